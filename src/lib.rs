@@ -1,0 +1,1 @@
+//! An Envoy filter for Azure OpenAI.
