@@ -1,1 +1,29 @@
-//! Placeholder.
+//! From a list of Azure OpenAI backends to a complete, commented Envoy configuration.
+//!
+//! A [`Fleet`] says what is there: the backends, the identity endpoint, where to listen, the module and its configuration.
+//! [`envoy`] turns it into one file that Envoy starts from. [`bootstrap`] and [`listener`] split the same text in two, for
+//! those who change the listener while Envoy runs.
+//!
+//! ```
+//! let yaml = render::envoy(&render::demo_fleet());
+//! assert!(yaml.contains("cluster_header: \"x-aoai-cluster\""));
+//! ```
+//!
+//! The text is written for people first: it carries comments, keeps one order and changes only where the fleet changes.
+//! Whatever comes from the fleet is written as a quoted string ([`yaml::quoted`]), so no name can break out of its place.
+
+pub mod yaml;
+
+mod bootstrap;
+mod clusters;
+mod demo;
+mod fleet;
+mod json;
+mod listener;
+
+pub use crate::bootstrap::{bootstrap, envoy};
+pub use crate::demo::demo_fleet;
+pub use crate::fleet::{
+    minimal_plugin, Admin, Backend, Engine, Fleet, Identity, Listener, TlsOptions,
+};
+pub use crate::listener::{listener, LISTENER_NAME};

@@ -1,0 +1,96 @@
+//! The file Envoy starts from.
+
+use std::path::Path;
+
+use crate::yaml::{indented, item, quoted};
+use crate::{clusters, listener, Fleet};
+
+/// The whole configuration in one file: admin interface, listener, clusters.
+pub fn envoy(fleet: &Fleet) -> String {
+    let listener = indented(&item(&listener::resource(fleet)), 2);
+    let clusters = indented(&clusters::all(fleet), 2);
+    format!(
+        "\
+# Envoy in front of several Azure OpenAI resources.
+#
+# A request comes in at the listener, the filter `azure_openai_balancer` chooses a backend and sets the access token,
+# and the router sends the request to that backend's cluster. To add a backend, add it in two places: to the plugin
+# configuration (`backends`) and to the list of clusters.
+{admin}
+static_resources:
+  listeners:
+{listener}
+  clusters:
+{clusters}{tail}",
+        admin = admin(fleet),
+        tail = tail(),
+    )
+}
+
+/// The configuration without its listener, which Envoy reads from the file `lds` (see [`crate::listener`]) and reads again
+/// whenever another file is renamed to it.
+pub fn bootstrap(fleet: &Fleet, lds: &Path) -> String {
+    let folder = lds.parent().unwrap_or(Path::new("."));
+    format!(
+        "\
+# Envoy in front of several Azure OpenAI resources; the listener is in a file of its own.
+
+# Envoy asks for a name before it takes configuration from elsewhere.
+node:
+  id: azure-openai-balancer
+  cluster: azure-openai-balancer
+{admin}
+dynamic_resources:
+  lds_config:
+    resource_api_version: V3
+    path_config_source:
+      path: {lds}
+      # A file renamed into this folder is noticed at once; Envoy never sees one half written.
+      watched_directory:
+        path: {folder}
+
+static_resources:
+  clusters:
+{clusters}{tail}",
+        admin = admin(fleet),
+        lds = quoted(&lds.to_string_lossy()),
+        folder = quoted(&folder.to_string_lossy()),
+        clusters = indented(&clusters::all(fleet), 2),
+        tail = tail(),
+    )
+}
+
+fn admin(fleet: &Fleet) -> String {
+    format!(
+        "
+# Envoy's own interface: /stats, /clusters, /ready. It has no login, and /config_dump shows the whole configuration:
+# keep it where only operators reach it.
+admin:
+  address:
+    socket_address:
+      address: {address}
+      port_value: {port}
+",
+        address = quoted(&fleet.admin.address),
+        port = fleet.admin.port,
+    )
+}
+
+fn tail() -> &'static str {
+    r#"
+# The module counts per backend, in names like `wasmcustom.aoai.backend.eastus.requests`. For Prometheus the backend
+# becomes a label: `aoai_backend_requests{aoai_backend="eastus"}`.
+stats_config:
+  stats_tags:
+  - tag_name: aoai_backend
+    regex: "^wasmcustom\\.aoai\\.backend\\.(([^.]+)\\.)"
+
+# Without a limit, connections could take all of Envoy's memory.
+overload_manager:
+  resource_monitors:
+  - name: envoy.resource_monitors.global_downstream_max_connections
+    typed_config:
+      "@type": type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig
+      max_active_downstream_connections: 50000
+"#
+}

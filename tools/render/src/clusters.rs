@@ -1,0 +1,149 @@
+//! The clusters: where the backends and the identity endpoint are.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::yaml::{indented, item, quoted};
+use crate::{Backend, Fleet, Identity, TlsOptions};
+
+/// Where Debian and its relatives, Envoy's images among them, keep the certificate authorities.
+const SYSTEM_CA_FILE: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// All clusters, as a YAML list that starts at the left margin.
+pub(crate) fn all(fleet: &Fleet) -> String {
+    let mut out = String::from(
+        "\
+# One cluster per backend. The filter takes the place of load balancing and of retries, so that each cluster is one
+# resource with nothing to choose from.
+",
+    );
+    for backend in &fleet.backends {
+        out.push_str(&item(&of_backend(backend)));
+    }
+    if let Some(identity) = &fleet.identity {
+        out.push_str(
+            "\n# The endpoint for access tokens. It speaks plain HTTP and refuses requests with an `x-forwarded-for`: add no headers.\n",
+        );
+        out.push_str(&item(&of_identity(identity)));
+    }
+    out
+}
+
+fn of_backend(backend: &Backend) -> String {
+    let tls = match &backend.tls {
+        Some(options) => tls(&backend.host, options),
+        None => String::new(),
+    };
+    format!(
+        "\
+name: {name}
+{discovery}\
+connect_timeout: 5s
+{LIMITS}\
+{PROTOCOL}\
+{tls}\
+{endpoint}",
+        name = quoted(&backend.cluster),
+        discovery = discovery(&backend.address),
+        endpoint = endpoint(&backend.cluster, &backend.address, backend.port),
+    )
+}
+
+fn of_identity(identity: &Identity) -> String {
+    format!(
+        "\
+name: {name}
+{discovery}\
+connect_timeout: 2s
+{endpoint}",
+        name = quoted(&identity.cluster),
+        discovery = discovery(&identity.address),
+        endpoint = endpoint(&identity.cluster, &identity.address, identity.port),
+    )
+}
+
+/// How the cluster learns its addresses.
+fn discovery(address: &str) -> &'static str {
+    if address.parse::<IpAddr>().is_ok() {
+        "type: STATIC\n"
+    } else {
+        "\
+# New connections go where the name points now; those that stream an answer stay.
+type: LOGICAL_DNS
+dns_lookup_family: V4_PREFERRED
+"
+    }
+}
+
+/// Envoy's defaults would turn the fourth concurrent retry and the 1025th concurrent request away.
+const LIMITS: &str = "\
+circuit_breakers:
+  thresholds:
+  - max_connections: 100000
+    max_pending_requests: 100000
+    max_requests: 100000
+    max_retries: 100000
+";
+
+const PROTOCOL: &str = "\
+typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    # HTTP/1.1, over which a WebSocket upgrade works everywhere.
+    explicit_http_config:
+      http_protocol_options: {}
+    # Idle connections end here before the other side ends them, so that no request starts on a dying one.
+    common_http_protocol_options:
+      idle_timeout: 60s
+";
+
+fn tls(host: &str, options: &TlsOptions) -> String {
+    let ca_file = options
+        .ca_file
+        .as_deref()
+        .unwrap_or(Path::new(SYSTEM_CA_FILE));
+    format!(
+        "\
+transport_socket:
+  name: envoy.transport_sockets.tls
+  typed_config:
+    \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+    sni: {host}
+    common_tls_context:
+      alpn_protocols: [\"http/1.1\"]
+      # Without this block Envoy would accept any certificate.
+      validation_context:
+        trusted_ca:
+          filename: {ca_file}
+        match_typed_subject_alt_names:
+        - san_type: DNS
+          matcher:
+            exact: {host}
+",
+        host = quoted(host),
+        ca_file = quoted(&ca_file.to_string_lossy()),
+    )
+}
+
+fn endpoint(cluster: &str, address: &str, port: u16) -> String {
+    let endpoint = format!(
+        "\
+endpoint:
+  address:
+    socket_address:
+      address: {address}
+      port_value: {port}
+",
+        address = quoted(address),
+    );
+    format!(
+        "\
+load_assignment:
+  cluster_name: {cluster}
+  endpoints:
+  - lb_endpoints:
+{}",
+        indented(&item(&endpoint), 4),
+        cluster = quoted(cluster),
+    )
+}

@@ -1,0 +1,184 @@
+//! What a configuration is made from.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::{json, Value};
+
+/// Everything the Envoy configuration depends on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fleet {
+    /// The Azure OpenAI resources, in the order in which they appear in the file.
+    pub backends: Vec<Backend>,
+    /// Where the module asks for access tokens; `None` for a fleet that needs none.
+    pub identity: Option<Identity>,
+    /// Where clients connect.
+    pub listener: Listener,
+    /// Where Envoy's admin interface listens.
+    pub admin: Admin,
+    /// The module's file, as Envoy will find it.
+    pub module: PathBuf,
+    /// The module's own configuration, written as JSON; a string is handed over as it is, which lets a test send what
+    /// is not JSON.
+    pub plugin: Value,
+    /// Environment variables for the module, with their values. They show in Envoy's `/config_dump`: for secrets use
+    /// [`Fleet::host_environment`].
+    pub environment: BTreeMap<String, String>,
+    /// Names of Envoy's own environment variables that the module may read.
+    pub host_environment: Vec<String>,
+    /// Who carries out the attempts after the first.
+    pub engine: Engine,
+}
+
+impl Fleet {
+    /// The request header that carries the chosen cluster: the plugin's `headers.cluster`, or its default.
+    pub fn cluster_header(&self) -> &str {
+        self.header("cluster", "x-aoai-cluster")
+    }
+
+    /// The response header that names the backend: the plugin's `headers.backend`, or its default.
+    pub fn backend_header(&self) -> &str {
+        self.header("backend", "x-aoai-backend")
+    }
+
+    /// The response header that counts the attempts: the plugin's `headers.attempts`, or its default.
+    pub fn attempts_header(&self) -> &str {
+        self.header("attempts", "x-aoai-attempts")
+    }
+
+    fn header<'a>(&'a self, name: &str, default: &'a str) -> &'a str {
+        match self.plugin["headers"][name].as_str() {
+            Some(configured) if is_header_name(configured) => configured,
+            _ => default,
+        }
+    }
+}
+
+/// A header name is put into a format string, so only what can be one is taken from the plugin's configuration.
+fn is_header_name(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+/// One Azure OpenAI resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// The short name, as in the plugin's configuration.
+    pub name: String,
+    /// The Envoy cluster it is reached through.
+    pub cluster: String,
+    /// The resource's host name: the server name in TLS, and what its certificate must be for.
+    pub host: String,
+    /// Where to connect: a host name, or an IP address.
+    pub address: String,
+    /// The port to connect to.
+    pub port: u16,
+    /// How to speak TLS; `None` for plain HTTP.
+    pub tls: Option<TlsOptions>,
+}
+
+impl Backend {
+    /// A resource as Azure has it: TLS on port 443 of its host, in the cluster `aoai_<name>`.
+    pub fn new(name: &str, host: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            cluster: format!("aoai_{name}"),
+            host: host.to_owned(),
+            address: host.to_owned(),
+            port: 443,
+            tls: Some(TlsOptions::default()),
+        }
+    }
+
+    /// The same resource, reached at another address.
+    pub fn at(mut self, address: &str, port: u16) -> Self {
+        self.address = address.to_owned();
+        self.port = port;
+        self
+    }
+
+    /// The same resource, with these TLS options, or none for plain HTTP.
+    pub fn tls(mut self, tls: Option<TlsOptions>) -> Self {
+        self.tls = tls;
+        self
+    }
+}
+
+/// How a backend's certificate is checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// The certificate authorities to trust; `None` for the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The endpoint that gives access tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its host name or IP address.
+    pub address: String,
+    /// Its port.
+    pub port: u16,
+    /// The Envoy cluster it is reached through.
+    pub cluster: String,
+}
+
+impl Identity {
+    /// The instance metadata service of an Azure virtual machine, in the cluster `imds`.
+    pub fn imds() -> Self {
+        Self {
+            address: "169.254.169.254".to_owned(),
+            port: 80,
+            cluster: "imds".to_owned(),
+        }
+    }
+
+    /// The same endpoint at another address.
+    pub fn at(mut self, address: &str, port: u16) -> Self {
+        self.address = address.to_owned();
+        self.port = port;
+        self
+    }
+}
+
+/// Where clients connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// The IP address to listen on.
+    pub address: String,
+    /// The port; 0 lets the system choose.
+    pub port: u16,
+}
+
+/// Where Envoy's admin interface listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// The IP address to listen on.
+    pub address: String,
+    /// The port; 0 lets the system choose.
+    pub port: u16,
+}
+
+/// Who carries out the attempts after the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Engine {
+    /// The module sends the request again itself.
+    #[default]
+    Filter,
+}
+
+/// The shortest plugin configuration for these backends: everything else keeps its default.
+pub fn minimal_plugin(backends: &[Backend], identity: Option<&Identity>) -> Value {
+    let backends: Vec<Value> = backends
+        .iter()
+        .map(|b| json!({"name": b.name, "cluster": b.cluster, "host": b.host}))
+        .collect();
+    match identity {
+        Some(identity) => {
+            json!({"backends": backends, "identity": {"cluster": identity.cluster}})
+        }
+        None => json!({"backends": backends}),
+    }
+}

@@ -1,0 +1,200 @@
+//! The listener: where requests come in, and the filters they pass.
+
+use serde_json::Value;
+
+use crate::yaml::{indented, item, quoted};
+use crate::{json, Engine, Fleet};
+
+/// The listener's name, which Envoy needs to tell an updated listener from a new one.
+pub const LISTENER_NAME: &str = "azure_openai";
+
+/// The listener alone, in the form of a file that Envoy reads it from while it runs (see [`crate::bootstrap`]).
+pub fn listener(fleet: &Fleet) -> String {
+    let typed = format!(
+        "\"@type\": type.googleapis.com/envoy.config.listener.v3.Listener\n{}",
+        resource(fleet)
+    );
+    format!("resources:\n{}", item(&typed))
+}
+
+/// The listener as a block of YAML that starts at the left margin.
+pub(crate) fn resource(fleet: &Fleet) -> String {
+    format!(
+        "\
+name: {name}
+address:
+  socket_address:
+    address: {address}
+    port_value: {port}
+# While a request waits (for the choice of a backend, for a token) Envoy holds its body in memory, up to this many
+# bytes a connection. A larger one that has to wait is answered 413; prompts with images are megabytes.
+per_connection_buffer_limit_bytes: 33554432
+filter_chains:
+- filters:
+  - name: envoy.filters.network.http_connection_manager
+    typed_config:
+      \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+{manager}",
+        name = LISTENER_NAME,
+        address = quoted(&fleet.listener.address),
+        port = fleet.listener.port,
+        manager = indented(&manager(fleet), 6),
+    )
+}
+
+fn manager(fleet: &Fleet) -> String {
+    format!(
+        "\
+stat_prefix: azure_openai
+# Clients are strangers: headers that would steer Envoy (`x-envoy-retry-on` and the like) are dropped.
+use_remote_address: true
+skip_xff_append: true
+internal_address_config: {{}}
+# Every request can be found again by its `x-request-id`; one that the client brought is kept.
+generate_request_id: true
+preserve_external_request_id: true
+# A model may think for minutes before its first byte.
+stream_idle_timeout: 900s
+# The Realtime API is a WebSocket.
+upgrade_configs:
+- upgrade_type: websocket
+{access_log}{routes}\
+http_filters:
+{module}\
+- name: envoy.filters.http.router
+  typed_config:
+    \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+",
+        access_log = access_log(fleet),
+        routes = routes(fleet),
+        module = item(&module(fleet)),
+    )
+}
+
+fn access_log(fleet: &Fleet) -> String {
+    format!(
+        "\
+# One line of JSON per request, without credentials: no header that has one, and the path without its query,
+# where clients may put a key. `first_cluster` is where the first attempt went, `backend` is who answered.
+access_log:
+- name: envoy.access_loggers.stdout
+  typed_config:
+    \"@type\": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog
+    log_format:
+      json_format:
+        time: \"%START_TIME%\"
+        request_id: \"%REQ(x-request-id)%\"
+        client: \"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%\"
+        method: \"%REQ(:METHOD)%\"
+        path: \"%PATH(NQ)%\"
+        status: \"%RESPONSE_CODE%\"
+        details: \"%RESPONSE_CODE_DETAILS%\"
+        flags: \"%RESPONSE_FLAGS%\"
+        backend: {backend}
+        attempts: {attempts}
+        first_cluster: \"%UPSTREAM_CLUSTER%\"
+        duration_ms: \"%DURATION%\"
+        first_byte_ms: \"%RESPONSE_DURATION%\"
+        bytes_in: \"%BYTES_RECEIVED%\"
+        bytes_out: \"%BYTES_SENT%\"
+",
+        backend = quoted(&format!("%RESP({})%", fleet.backend_header())),
+        attempts = quoted(&format!("%RESP({})%", fleet.attempts_header())),
+    )
+}
+
+fn routes(fleet: &Fleet) -> String {
+    let header = quoted(fleet.cluster_header());
+    match fleet.engine {
+        Engine::Filter => format!(
+            "\
+route_config:
+  name: azure_openai
+  virtual_hosts:
+  - name: azure_openai
+    domains: [\"*\"]
+    routes:
+    - match:
+        prefix: /
+      route:
+        # The filter names the cluster in this header. One that a client sends is replaced.
+        cluster_header: {header}
+        # A stream may last as long as it has something to say. What is limited is the wait until an answer
+        # begins, by the filter (`retry.per_try_timeout`).
+        timeout: 0s
+      # What is not for the backend: the choice, and who the client is.
+      request_headers_to_remove:
+      - {header}
+      - x-forwarded-for
+      - x-envoy-external-address
+"
+        ),
+    }
+}
+
+fn module(fleet: &Fleet) -> String {
+    format!(
+        "\
+name: envoy.filters.http.wasm
+typed_config:
+  \"@type\": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
+  config:
+    name: azure_openai_balancer
+    root_id: azure_openai_balancer
+    # If the module ever traps, Envoy starts it anew; the default is to refuse every request from then on.
+    failure_policy: FAIL_RELOAD
+    # Lets the filter read a request's body (its `model`) while the headers wait for a backend to be chosen.
+    allow_on_headers_stop_iteration: true
+    vm_config:
+      # What the workers share (counters, cooldowns, token) goes by this name.
+      vm_id: azure_openai_balancer
+      runtime: envoy.wasm.runtime.v8
+      code:
+        local:
+          filename: {module}
+{environment}\
+{configuration}",
+        module = quoted(&fleet.module.to_string_lossy()),
+        environment = indented(&environment(fleet), 6),
+        configuration = indented(&configuration(&fleet.plugin), 4),
+    )
+}
+
+/// The environment variables the module gets; nothing when there are none.
+fn environment(fleet: &Fleet) -> String {
+    if fleet.environment.is_empty() && fleet.host_environment.is_empty() {
+        return String::new();
+    }
+    let mut out = String::from("environment_variables:\n");
+    if !fleet.host_environment.is_empty() {
+        out.push_str("  # Taken from Envoy's own environment; their values show nowhere.\n");
+        out.push_str("  host_env_keys:\n");
+        for name in &fleet.host_environment {
+            out.push_str(&format!("  - {}\n", quoted(name)));
+        }
+    }
+    if !fleet.environment.is_empty() {
+        out.push_str("  # These values show in /config_dump.\n");
+        out.push_str("  key_values:\n");
+        for (name, value) in &fleet.environment {
+            out.push_str(&format!("    {}: {}\n", quoted(name), quoted(value)));
+        }
+    }
+    out
+}
+
+/// The plugin's configuration. It has to be a string value: Envoy hands a `google.protobuf.Struct` over as the bytes of
+/// that message rather than as JSON.
+fn configuration(plugin: &Value) -> String {
+    let text = match plugin {
+        Value::String(text) => format!(" {}\n", quoted(text)),
+        json => format!(" |\n{}", indented(&json::pretty(json), 4)),
+    };
+    format!(
+        "\
+# What the filter does; docs/configuration.md lists every field.
+configuration:
+  \"@type\": type.googleapis.com/google.protobuf.StringValue
+  value:{text}"
+    )
+}

@@ -1,0 +1,196 @@
+//! What the rendered configuration says, read back with a YAML parser.
+
+use std::path::Path;
+
+use render::{Backend, Fleet, TlsOptions};
+use saphyr::{LoadableYamlNode, Yaml};
+use serde_json::{json, Value};
+
+fn parse(text: &str) -> Yaml<'_> {
+    let mut documents = Yaml::load_from_str(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    assert_eq!(documents.len(), 1, "one document");
+    documents.remove(0)
+}
+
+fn manager<'a, 'b>(listener: &'b Yaml<'a>) -> &'b Yaml<'a> {
+    &listener["filter_chains"][0]["filters"][0]["typed_config"]
+}
+
+fn plugin<'a, 'b>(listener: &'b Yaml<'a>) -> &'b Yaml<'a> {
+    &manager(listener)["http_filters"][0]["typed_config"]["config"]
+}
+
+/// A text that tries to leave its place in every way a file knows.
+const HOSTILE: &str = "x\"}, {\"y: 1\n- injected: true # '%RESP(a)%\u{7f}\u{85}\u{2028}\\";
+
+#[test]
+fn the_demo_says_what_it_should() {
+    let text = render::envoy(&render::demo_fleet());
+    let yaml = parse(&text);
+    let listener = &yaml["static_resources"]["listeners"][0];
+    assert_eq!(
+        listener["address"]["socket_address"]["port_value"].as_integer(),
+        Some(10000)
+    );
+    let route = &manager(listener)["route_config"]["virtual_hosts"][0]["routes"][0];
+    assert_eq!(
+        route["route"]["cluster_header"].as_str(),
+        Some("x-aoai-cluster")
+    );
+    assert_eq!(route["route"]["timeout"].as_str(), Some("0s"));
+    assert_eq!(
+        plugin(listener)["failure_policy"].as_str(),
+        Some("FAIL_RELOAD")
+    );
+    let configuration = plugin(listener)["configuration"]["value"]
+        .as_str()
+        .expect("a string");
+    let configuration: Value = serde_json::from_str(configuration).expect("JSON");
+    assert_eq!(configuration, render::demo_fleet().plugin);
+
+    let clusters = yaml["static_resources"]["clusters"]
+        .as_sequence()
+        .expect("a list");
+    let names: Vec<_> = clusters.iter().map(|c| c["name"].as_str()).collect();
+    let expected = ["aoai_eastus", "aoai_westus", "aoai_swedencentral", "imds"];
+    assert_eq!(names, expected.map(Some));
+    assert!(clusters
+        .iter()
+        .all(|c| c["type"].as_str() == Some("STATIC")));
+}
+
+#[test]
+fn an_azure_backend_is_reached_by_name_with_its_certificate_checked() {
+    let mut fleet = render::demo_fleet();
+    fleet.backends = vec![Backend::new("eastus", "contoso-eastus.openai.azure.com")];
+    let text = render::envoy(&fleet);
+    let yaml = parse(&text);
+    let cluster = &yaml["static_resources"]["clusters"][0];
+    assert_eq!(cluster["type"].as_str(), Some("LOGICAL_DNS"));
+    let socket =
+        &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"];
+    let socket = &socket["socket_address"];
+    assert_eq!(
+        socket["address"].as_str(),
+        Some("contoso-eastus.openai.azure.com")
+    );
+    assert_eq!(socket["port_value"].as_integer(), Some(443));
+    let tls = &cluster["transport_socket"]["typed_config"];
+    assert_eq!(tls["sni"].as_str(), Some("contoso-eastus.openai.azure.com"));
+    let validation = &tls["common_tls_context"]["validation_context"];
+    assert_eq!(
+        validation["trusted_ca"]["filename"].as_str(),
+        Some("/etc/ssl/certs/ca-certificates.crt")
+    );
+    assert_eq!(
+        validation["match_typed_subject_alt_names"][0]["matcher"]["exact"].as_str(),
+        Some("contoso-eastus.openai.azure.com")
+    );
+}
+
+#[test]
+fn nothing_in_the_fleet_breaks_out_of_its_place() {
+    let mut fleet = render::demo_fleet();
+    fleet.backends = vec![Backend {
+        name: HOSTILE.to_owned(),
+        cluster: HOSTILE.to_owned(),
+        host: HOSTILE.to_owned(),
+        address: HOSTILE.to_owned(),
+        port: 1,
+        tls: Some(TlsOptions {
+            ca_file: Some(HOSTILE.into()),
+        }),
+    }];
+    fleet.module = HOSTILE.into();
+    fleet.plugin = json!({ HOSTILE: HOSTILE, "headers": {"cluster": HOSTILE, "backend": HOSTILE} });
+    fleet.environment = [(HOSTILE.to_owned(), HOSTILE.to_owned())].into();
+    fleet.host_environment = vec![HOSTILE.to_owned()];
+
+    let text = render::envoy(&fleet);
+    let yaml = parse(&text);
+    let listener = &yaml["static_resources"]["listeners"][0];
+    let config = plugin(listener);
+    let vm = &config["vm_config"];
+    assert_eq!(vm["code"]["local"]["filename"].as_str(), Some(HOSTILE));
+    let variables = &vm["environment_variables"];
+    assert_eq!(variables["key_values"][HOSTILE].as_str(), Some(HOSTILE));
+    assert_eq!(variables["host_env_keys"][0].as_str(), Some(HOSTILE));
+    let configuration = config["configuration"]["value"].as_str().expect("a string");
+    let configuration: Value = serde_json::from_str(configuration).expect("JSON");
+    assert_eq!(configuration, fleet.plugin);
+    let cluster = &yaml["static_resources"]["clusters"][0];
+    assert_eq!(cluster["name"].as_str(), Some(HOSTILE));
+    let tls = &cluster["transport_socket"]["typed_config"];
+    assert_eq!(tls["sni"].as_str(), Some(HOSTILE));
+    assert_eq!(
+        tls["common_tls_context"]["validation_context"]["trusted_ca"]["filename"].as_str(),
+        Some(HOSTILE)
+    );
+}
+
+#[test]
+fn a_plugin_configuration_that_is_a_string_is_handed_over_as_it_is() {
+    let fleet = Fleet {
+        plugin: "{ not json".into(),
+        ..render::demo_fleet()
+    };
+    let text = render::envoy(&fleet);
+    let yaml = parse(&text);
+    let listener = &yaml["static_resources"]["listeners"][0];
+    assert_eq!(
+        plugin(listener)["configuration"]["value"].as_str(),
+        Some("{ not json")
+    );
+}
+
+#[test]
+fn header_names_follow_the_plugin() {
+    let mut fleet = render::demo_fleet();
+    fleet.plugin["headers"] = json!({"cluster": "x-target", "backend": "x-served-by"});
+    let text = render::envoy(&fleet);
+    let yaml = parse(&text);
+    let manager = manager(&yaml["static_resources"]["listeners"][0]);
+    let route = &manager["route_config"]["virtual_hosts"][0]["routes"][0];
+    assert_eq!(route["route"]["cluster_header"].as_str(), Some("x-target"));
+    assert_eq!(
+        route["request_headers_to_remove"][0].as_str(),
+        Some("x-target")
+    );
+    let log = &manager["access_log"][0]["typed_config"]["log_format"]["json_format"];
+    assert_eq!(log["backend"].as_str(), Some("%RESP(x-served-by)%"));
+    assert_eq!(log["attempts"].as_str(), Some("%RESP(x-aoai-attempts)%"));
+}
+
+#[test]
+fn the_split_form_says_the_same() {
+    let fleet = render::demo_fleet();
+    let whole = render::envoy(&fleet);
+    let whole = parse(&whole);
+    let bootstrap = render::bootstrap(&fleet, Path::new("/some/where/lds.yaml"));
+    let bootstrap = parse(&bootstrap);
+    let listener = render::listener(&fleet);
+    let listener = parse(&listener);
+
+    let source = &bootstrap["dynamic_resources"]["lds_config"]["path_config_source"];
+    assert_eq!(source["path"].as_str(), Some("/some/where/lds.yaml"));
+    assert_eq!(
+        source["watched_directory"]["path"].as_str(),
+        Some("/some/where")
+    );
+    assert_eq!(
+        bootstrap["static_resources"]["clusters"],
+        whole["static_resources"]["clusters"]
+    );
+    assert_eq!(
+        listener["resources"][0]["filter_chains"],
+        whole["static_resources"]["listeners"][0]["filter_chains"]
+    );
+}
+
+#[test]
+fn a_fleet_with_keys_alone_needs_no_identity() {
+    let mut fleet = render::demo_fleet();
+    fleet.identity = None;
+    fleet.plugin = render::minimal_plugin(&fleet.backends, None);
+    assert!(!render::envoy(&fleet).contains("imds"));
+}
