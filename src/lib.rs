@@ -1,1 +1,17 @@
-//! An Envoy filter for Azure OpenAI.
+//! An Envoy HTTP filter that balances Azure OpenAI resources: exact round robin over backends, a managed-identity token in
+//! place of the client's credentials, and a failed request tried again on the next backend.
+//!
+//! [`core`] decides and knows no host; [`filter`] is the thin adapter between it and Envoy's proxy-wasm interface. See
+//! `docs/architecture.md`.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::string_slice
+    )
+)]
+
+pub mod core;

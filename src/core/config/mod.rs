@@ -1,0 +1,131 @@
+//! The plugin configuration: parsed once, into types that cannot be wrong.
+
+mod parse;
+mod reader;
+mod units;
+
+use std::fmt;
+use std::time::Duration;
+
+pub use reader::ConfigError;
+
+/// The most backends one configuration may name.
+pub const MAX_BACKENDS: usize = 100;
+
+/// The most attempts a request may be given, the first included.
+pub const MAX_ATTEMPTS: usize = 5;
+
+/// The whole plugin configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The Azure OpenAI resources, at least one, with different names.
+    pub backends: Vec<Backend>,
+    /// Where access tokens come from.
+    pub identity: Identity,
+    /// When a request is tried again.
+    pub retry: Retry,
+    /// The names of the headers the filter writes.
+    pub headers: HeaderNames,
+}
+
+/// One Azure OpenAI resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// What people call it: in response headers, metrics and logs.
+    pub name: String,
+    /// The Envoy cluster it is reached through.
+    pub cluster: String,
+    /// Its host name, sent as `:authority` on every attempt.
+    pub host: String,
+}
+
+/// The managed identity whose tokens the backends accept.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Which token service is asked, and how.
+    pub source: Source,
+    /// The Envoy cluster the token service is reached through.
+    pub cluster: String,
+    /// The audience of the token.
+    pub resource: String,
+    /// How long a request may wait for the first token.
+    pub wait_timeout: Duration,
+    /// How long the token service may take to answer.
+    pub fetch_timeout: Duration,
+}
+
+/// A token service.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// The instance metadata service of virtual machines and AKS nodes.
+    Imds {
+        /// Which of several user-assigned identities.
+        selector: Option<Selector>,
+    },
+    /// The endpoint that App Service, Container Apps and Functions offer.
+    AppService {
+        /// The endpoint's `host:port`.
+        authority: String,
+        /// The endpoint's path.
+        path: String,
+        /// What proves to the endpoint that the caller runs in this app.
+        secret: Secret,
+        /// Which of several user-assigned identities.
+        selector: Option<Selector>,
+    },
+}
+
+/// One of several user-assigned identities: a query parameter of the token service, in its own spelling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selector {
+    /// `client_id`, `object_id`, `principal_id`, `msi_res_id` or `mi_res_id`.
+    pub parameter: &'static str,
+    /// The identity's id.
+    pub value: String,
+}
+
+/// When a request is tried again, and how long an attempt may take.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    /// Attempts in all, the first included: 1 to [`MAX_ATTEMPTS`].
+    pub max_attempts: u8,
+    /// Statuses that send a request on to the next backend.
+    pub statuses: Vec<u16>,
+    /// How long an attempt may take: its headers in the first attempt, its whole answer in the ones the filter re-issues.
+    pub per_try_timeout: Duration,
+    /// The largest request body, in bytes, that is kept for another attempt.
+    pub replay_limit: usize,
+}
+
+/// The names of the headers the filter writes, in lower case.
+#[derive(Clone, Debug)]
+pub struct HeaderNames {
+    /// The request header that names the cluster for the route.
+    pub cluster: String,
+    /// The response header that names the backend, unless switched off.
+    pub backend: Option<String>,
+    /// The response header that counts the attempts, unless switched off.
+    pub attempts: Option<String>,
+}
+
+/// A string that must not be shown: its `Debug` says nothing, and it has no `Display`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `value`.
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The secret itself, for the one place that sends it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}

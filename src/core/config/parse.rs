@@ -1,0 +1,552 @@
+//! From the plugin configuration's JSON to [`Config`].
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::reader::{refused, whole_number, ConfigError, Object, Problems};
+use super::{
+    Backend, Config, HeaderNames, Identity, Retry, Secret, Selector, Source, MAX_ATTEMPTS,
+    MAX_BACKENDS,
+};
+
+/// Statuses after which another backend may do better: throttled, timed out, or broken on the server's side.
+const RETRIABLE_STATUSES: [u16; 6] = [408, 429, 500, 502, 503, 504];
+
+const NAME_FORM: &str = "1 to 64 letters, digits, '-' or '_'";
+const CLUSTER_FORM: &str = "the name of an Envoy cluster";
+const HOST_FORM: &str =
+    r#"a host name such as "contoso-eastus.openai.azure.com", without scheme or path"#;
+
+impl Config {
+    /// Reads the plugin configuration.
+    ///
+    /// `environment` looks up the variables of Envoy's VM configuration, the place for secrets.
+    ///
+    /// # Errors
+    /// Every problem there is, at once: each names the field's path, the value and the expected form.
+    pub fn from_json(
+        json: &[u8],
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let problems = Problems::default();
+        let config = match serde_json::from_slice::<Value>(json) {
+            Ok(value) => read_config(&value, environment, &problems),
+            Err(error) => {
+                problems.add(
+                    "",
+                    format_args!("the plugin configuration is not JSON: {error}"),
+                );
+                None
+            }
+        };
+        problems.into_result(config)
+    }
+}
+
+fn read_config(
+    value: &Value,
+    environment: &dyn Fn(&str) -> Option<String>,
+    problems: &Problems,
+) -> Option<Config> {
+    let mut root = Object::new(String::new(), value, problems)?;
+    let backends = root
+        .required("backends", "a list of backends")
+        .map(|list| read_backends(&root, list, problems));
+    let identity = root
+        .required("identity", r#"an object such as {"cluster": "imds"}"#)
+        .and_then(|value| read_identity(root.path_of("identity"), value, environment, problems));
+    let empty = Value::Object(serde_json::Map::new());
+    let retry = root.value("retry").unwrap_or(&empty);
+    let retry = read_retry(root.path_of("retry"), retry, problems);
+    let headers = root.value("headers").unwrap_or(&empty);
+    let headers = read_headers(root.path_of("headers"), headers, problems);
+    root.finish();
+    Some(Config {
+        backends: backends?,
+        identity: identity?,
+        retry: retry?,
+        headers: headers?,
+    })
+}
+
+fn read_backends(root: &Object<'_>, list: &Value, problems: &Problems) -> Vec<Backend> {
+    if let Some(too_many) = list.as_array().map(Vec::len).filter(|n| *n > MAX_BACKENDS) {
+        root.problem(
+            "backends",
+            format_args!("{too_many} backends are not allowed; use 1 to {MAX_BACKENDS}"),
+        );
+        return Vec::new();
+    }
+    let mut names = HashSet::new();
+    let mut clusters = HashSet::new();
+    let elements = root.list("backends", list, "a list with at least one backend");
+    elements
+        .filter_map(|(path, value)| {
+            let mut object = Object::new(path, value, problems)?;
+            let name = object.required_string("name", NAME_FORM, is_name);
+            let cluster = object.required_string("cluster", CLUSTER_FORM, is_header_text);
+            let host = object.required_string("host", HOST_FORM, is_host);
+            for (key, value, seen) in [
+                ("name", &name, &mut names),
+                ("cluster", &cluster, &mut clusters),
+            ] {
+                if value.as_ref().is_some_and(|v| !seen.insert(v.clone())) {
+                    let value = value.as_deref().unwrap_or_default();
+                    object.problem(
+                        key,
+                        format_args!(
+                            "{value:?} stands twice; use a different {key} for each backend"
+                        ),
+                    );
+                }
+            }
+            object.finish();
+            Some(Backend {
+                name: name?,
+                cluster: cluster?,
+                host: host?,
+            })
+        })
+        .collect()
+}
+
+fn read_identity(
+    path: String,
+    value: &Value,
+    environment: &dyn Fn(&str) -> Option<String>,
+    problems: &Problems,
+) -> Option<Identity> {
+    let mut object = Object::new(path, value, problems)?;
+    let source_form = r#""imds" or "app_service""#;
+    let kind = object
+        .optional_string("source", source_form, |text| {
+            matches!(text, "imds" | "app_service")
+        })
+        .unwrap_or_else(|| "imds".to_owned());
+    let cluster = object.required_string("cluster", CLUSTER_FORM, is_header_text);
+    let resource = object
+        .optional_string(
+            "resource",
+            r#"the audience of the token, such as "https://cognitiveservices.azure.com""#,
+            is_header_text,
+        )
+        .unwrap_or_else(|| "https://cognitiveservices.azure.com".to_owned());
+    let wait_timeout = object.duration("wait_timeout", "0s"..="60s", "5s");
+    let fetch_timeout = object.duration("fetch_timeout", "100ms"..="60s", "5s");
+    let source = if kind == "app_service" {
+        read_app_service(&mut object, environment)
+    } else {
+        let selector = read_selector(
+            &mut object,
+            &[
+                ("client_id", "client_id"),
+                ("object_id", "object_id"),
+                ("msi_res_id", "msi_res_id"),
+            ],
+        );
+        Some(Source::Imds { selector })
+    };
+    object.finish();
+    Some(Identity {
+        source: source?,
+        cluster: cluster?,
+        resource,
+        wait_timeout,
+        fetch_timeout,
+    })
+}
+
+fn read_app_service(
+    object: &mut Object<'_>,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Option<Source> {
+    let endpoint = read_variable(object, "endpoint_env", "IDENTITY_ENDPOINT", environment);
+    let secret = read_variable(object, "header_env", "IDENTITY_HEADER", environment);
+    // The two token services spell these differently; the configuration follows the service.
+    let selector = read_selector(
+        object,
+        &[
+            ("client_id", "client_id"),
+            ("object_id", "principal_id"),
+            ("mi_res_id", "mi_res_id"),
+        ],
+    );
+    let endpoint = endpoint?;
+    let Some((authority, path)) = split_url(&endpoint) else {
+        object.problem(
+            "endpoint_env",
+            format_args!(
+                r#"the variable holds {endpoint:?}; use a URL such as "http://localhost:42356/msi/token""#
+            ),
+        );
+        return None;
+    };
+    Some(Source::AppService {
+        authority: authority.to_owned(),
+        path: path.to_owned(),
+        secret: Secret::new(secret?),
+        selector,
+    })
+}
+
+/// The content of the environment variable that the field `key` names.
+fn read_variable(
+    object: &mut Object<'_>,
+    key: &'static str,
+    default: &str,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Option<String> {
+    let name = object
+        .optional_string(key, "the name of an environment variable", is_header_text)
+        .unwrap_or_else(|| default.to_owned());
+    let value = environment(&name).filter(|value| is_header_text(value) && !value.is_empty());
+    if value.is_none() {
+        object.problem(
+            key,
+            format_args!(
+                "the variable {name:?} is not set or not printable; set it in vm_config.environment_variables"
+            ),
+        );
+    }
+    value
+}
+
+/// At most one of the fields in `spellings` (the field, the query parameter it becomes).
+fn read_selector(
+    object: &mut Object<'_>,
+    spellings: &[(&'static str, &'static str)],
+) -> Option<Selector> {
+    let mut found: Option<(&'static str, Selector)> = None;
+    for &(key, parameter) in spellings {
+        let Some(value) = object.optional_string(key, "the id of an identity", is_header_text)
+        else {
+            continue;
+        };
+        match &found {
+            Some((first, _)) => object.problem(
+                key,
+                format_args!("not allowed beside {first}; use one of them"),
+            ),
+            None => found = Some((key, Selector { parameter, value })),
+        }
+    }
+    found.map(|(_, selector)| selector)
+}
+
+fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry> {
+    let mut object = Object::new(path, value, problems)?;
+    let max_attempts = object.integer("max_attempts", 1..=MAX_ATTEMPTS as u64, 3);
+    let statuses = match object.value("statuses") {
+        None => RETRIABLE_STATUSES.to_vec(),
+        Some(list) => read_statuses(&object, list, problems),
+    };
+    let per_try_timeout = object.duration("per_try_timeout", "100ms"..="1h", "300s");
+    let replay_limit = object.size("replay_limit", "0B"..="64MiB", "4MiB");
+    object.finish();
+    Some(Retry {
+        max_attempts: u8::try_from(max_attempts).unwrap_or(u8::MAX),
+        statuses,
+        per_try_timeout,
+        replay_limit,
+    })
+}
+
+fn read_statuses(object: &Object<'_>, list: &Value, problems: &Problems) -> Vec<u16> {
+    if list.as_array().is_some_and(Vec::is_empty) {
+        object.problem(
+            "statuses",
+            "an empty list is not allowed; use max_attempts 1 to switch retries off",
+        );
+        return Vec::new();
+    }
+    object
+        .list("statuses", list, "a list of statuses such as [429, 503]")
+        .filter_map(|(path, value)| {
+            let status = whole_number(value)
+                .and_then(|number| u16::try_from(number).ok())
+                // 401 has a rule of its own: a new token, or the next backend, as its error code says.
+                .filter(|status| (400..600).contains(status) && *status != 401);
+            if status.is_none() {
+                problems.add(
+                    &path,
+                    refused(value, "a status from 400 to 599, except 401"),
+                );
+            }
+            status
+        })
+        .collect()
+}
+
+fn read_headers(path: String, value: &Value, problems: &Problems) -> Option<HeaderNames> {
+    let mut object = Object::new(path, value, problems)?;
+    let form = "the name of a header in lower case";
+    let cluster = object
+        .optional_string("cluster", form, is_header_name)
+        .unwrap_or_else(|| "x-aoai-cluster".to_owned());
+    let mut switchable = |key: &'static str, default: &str| match object.value(key) {
+        None => Some(default.to_owned()),
+        Some(Value::Null) => None,
+        Some(value) => {
+            let form = format!("{form}, or null to switch it off");
+            object.string(key, value, &form, is_header_name)
+        }
+    };
+    let backend = switchable("backend", "x-aoai-backend");
+    let attempts = switchable("attempts", "x-aoai-attempts");
+    object.finish();
+    Some(HeaderNames {
+        cluster,
+        backend,
+        attempts,
+    })
+}
+
+fn is_name(text: &str) -> bool {
+    // The name becomes a part of statistics' names, where a dot would be a separator.
+    text.len() <= 64
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+}
+
+fn is_header_text(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+fn is_header_name(text: &str) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
+}
+
+fn is_host(text: &str) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':' | b'_' | b'[' | b']'))
+}
+
+/// The authority and the path of an `http` URL; the path is `/` where there is none.
+fn split_url(url: &str) -> Option<(&str, &str)> {
+    let rest = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"))?;
+    let (authority, path) = match rest.find('/') {
+        Some(at) => rest.split_at_checked(at)?,
+        None => (rest, "/"),
+    };
+    (!authority.is_empty() && is_host(authority)).then_some((authority, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const MINIMAL: &str = r#"{
+        "backends": [{"name": "east", "cluster": "aoai_east", "host": "east.openai.azure.com"}],
+        "identity": {"cluster": "imds"}
+    }"#;
+
+    fn parse(json: &str) -> Result<Config, ConfigError> {
+        parse_with(json, &[])
+    }
+
+    fn parse_with(json: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::from_json(json.as_bytes(), &|name| {
+            let found = environment.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    /// The problems of the minimal configuration with `pointer` replaced by `value`.
+    fn problems_with(pointer: &str, value: &str) -> Vec<String> {
+        let mut config: Value = serde_json::from_str(MINIMAL).unwrap();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        let value: Value = serde_json::from_str(value).unwrap();
+        match config.pointer_mut(parent).unwrap() {
+            Value::Object(map) => drop(map.insert(key.to_owned(), value)),
+            Value::Array(list) => list.push(value),
+            other => panic!("{other} has no fields"),
+        }
+        parse(&config.to_string()).unwrap_err().problems().to_vec()
+    }
+
+    #[test]
+    fn the_minimal_configuration_has_sensible_defaults() {
+        let config = parse(MINIMAL).unwrap();
+        assert_eq!(config.backends[0].host, "east.openai.azure.com");
+        assert!(matches!(
+            config.identity.source,
+            Source::Imds { selector: None }
+        ));
+        assert_eq!(
+            config.identity.resource,
+            "https://cognitiveservices.azure.com"
+        );
+        assert_eq!(config.identity.wait_timeout, Duration::from_secs(5));
+        assert_eq!(config.retry.max_attempts, 3);
+        assert_eq!(config.retry.statuses, RETRIABLE_STATUSES);
+        assert_eq!(config.retry.per_try_timeout, Duration::from_secs(300));
+        assert_eq!(config.retry.replay_limit, 4 * 1024 * 1024);
+        assert_eq!(config.headers.cluster, "x-aoai-cluster");
+        assert_eq!(config.headers.backend.as_deref(), Some("x-aoai-backend"));
+        assert_eq!(config.headers.attempts.as_deref(), Some("x-aoai-attempts"));
+    }
+
+    #[test]
+    fn a_protobuf_struct_may_spell_integers_as_doubles_and_null_switches_off() {
+        let config = parse(
+            r#"{"backends": [{"name": "e", "cluster": "c", "host": "h"}], "identity": {"cluster": "imds"},
+                "retry": {"max_attempts": 2.0, "statuses": [429.0]}, "headers": {"backend": null}}"#,
+        )
+        .unwrap();
+        assert_eq!(config.retry.max_attempts, 2);
+        assert_eq!(config.retry.statuses, [429]);
+        assert_eq!(config.headers.backend, None);
+        assert!(config.headers.attempts.is_some());
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once() {
+        let error = parse(
+            r#"{"backends": [{"name": "a b", "cluster": 5}], "identity": {"source": "arc"}, "retries": {}}"#,
+        )
+        .unwrap_err();
+        let expected = r#"
+backends[0].name: "a b" is not allowed; use 1 to 64 letters, digits, '-' or '_'
+backends[0].cluster: 5 is not allowed; use the name of an Envoy cluster
+backends[0].host: is missing; use a host name such as "contoso-eastus.openai.azure.com", without scheme or path
+identity.source: "arc" is not allowed; use "imds" or "app_service"
+identity.cluster: is missing; use the name of an Envoy cluster
+retries: unknown field; use one of backends, identity, retry, headers"#;
+        assert_eq!(error.to_string(), expected.trim_start());
+    }
+
+    #[test]
+    fn each_field_names_its_path_its_value_and_the_expected_form() {
+        let duration = r#"a duration with a unit such as "250ms", "10s", "5m" or "1h""#;
+        for (pointer, value, problem) in [
+            ("/backends", "[]", "backends: [] is not allowed; use a list with at least one backend".to_owned()),
+            ("/backends", "{}", "backends: {} is not allowed; use a list with at least one backend".to_owned()),
+            ("/backends/-", "3", "backends[1]: 3 is not allowed; use a JSON object".to_owned()),
+            (
+                "/backends/-",
+                r#"{"name": "east", "cluster": "b", "host": "h"}"#,
+                r#"backends[1].name: "east" stands twice; use a different name for each backend"#.to_owned(),
+            ),
+            (
+                "/backends/-",
+                r#"{"name": "west", "cluster": "aoai_east", "host": "h"}"#,
+                r#"backends[1].cluster: "aoai_east" stands twice; use a different cluster for each backend"#.to_owned(),
+            ),
+            (
+                "/backends/0/host",
+                r#""https://east/""#,
+                format!(r#"backends[0].host: "https://east/" is not allowed; use {HOST_FORM}"#),
+            ),
+            ("/backends/0/wieght", "1", "backends[0].wieght: unknown field; use one of name, cluster, host".to_owned()),
+            ("/identity/wait_timeout", "5", format!("identity.wait_timeout: 5 is not allowed; use {duration}")),
+            ("/identity/wait_timeout", r#""2m""#, r#"identity.wait_timeout: "2m" is not allowed; use 0s to 60s"#.to_owned()),
+            (
+                "/identity/mi_res_id",
+                r#""x""#,
+                "identity.mi_res_id: unknown field; use one of source, cluster, resource, wait_timeout, fetch_timeout, \
+                 client_id, object_id, msi_res_id"
+                    .to_owned(),
+            ),
+            ("/retry", r#"{"max_attempts": 0}"#, "retry.max_attempts: 0 is not allowed; use a whole number from 1 to 5".to_owned()),
+            ("/retry", r#"{"max_attempts": 2.5}"#, "retry.max_attempts: 2.5 is not allowed; use a whole number from 1 to 5".to_owned()),
+            ("/retry", r#"{"max_attempts": "three"}"#, r#"retry.max_attempts: "three" is not allowed; use a whole number from 1 to 5"#.to_owned()),
+            ("/retry", r#"{"statuses": [200]}"#, "retry.statuses[0]: 200 is not allowed; use a status from 400 to 599, except 401".to_owned()),
+            ("/retry", r#"{"statuses": []}"#, "retry.statuses: an empty list is not allowed; use max_attempts 1 to switch retries off".to_owned()),
+            ("/retry", r#"{"replay_limit": "1GiB"}"#, r#"retry.replay_limit: "1GiB" is not allowed; use 0B to 64MiB"#.to_owned()),
+            ("/retry", r#"{"per_try_timeout": "0s"}"#, r#"retry.per_try_timeout: "0s" is not allowed; use 100ms to 1h"#.to_owned()),
+            ("/headers", r#"{"cluster": "X-Cluster"}"#, r#"headers.cluster: "X-Cluster" is not allowed; use the name of a header in lower case"#.to_owned()),
+            ("/headers", r#"{"backend": false}"#, "headers.backend: false is not allowed; use the name of a header in lower case, or null to switch it off".to_owned()),
+        ] {
+            assert_eq!(problems_with(pointer, value), [problem], "{pointer} = {value}");
+        }
+    }
+
+    #[test]
+    fn no_json_is_said_to_be_none() {
+        let error = parse("{").unwrap_err().to_string();
+        assert!(
+            error.starts_with("the plugin configuration is not JSON: "),
+            "{error}"
+        );
+        assert_eq!(
+            parse("[]").unwrap_err().to_string(),
+            "[] is not allowed; use a JSON object"
+        );
+    }
+
+    #[test]
+    fn too_many_backends_are_refused_with_their_number() {
+        let list: Vec<Value> = (0..101)
+            .map(|i| serde_json::json!({"name": format!("b{i}"), "cluster": format!("c{i}"), "host": "h"}))
+            .collect();
+        assert_eq!(
+            problems_with("/backends", &Value::Array(list).to_string()),
+            ["backends: 101 backends are not allowed; use 1 to 100"]
+        );
+    }
+
+    #[test]
+    fn two_selectors_contradict_each_other() {
+        let json = MINIMAL.replace(
+            r#"{"cluster": "imds"}"#,
+            r#"{"cluster": "imds", "client_id": "a", "object_id": "b"}"#,
+        );
+        assert_eq!(
+            parse(&json).unwrap_err().to_string(),
+            "identity.object_id: not allowed beside client_id; use one of them"
+        );
+    }
+
+    const APP_SERVICE: &str = r#"{
+        "backends": [{"name": "east", "cluster": "aoai_east", "host": "east.openai.azure.com"}],
+        "identity": {"source": "app_service", "cluster": "msi", "object_id": "me"}
+    }"#;
+
+    #[test]
+    fn app_service_takes_endpoint_and_secret_from_the_environment() {
+        let config = parse_with(
+            APP_SERVICE,
+            &[
+                ("IDENTITY_ENDPOINT", "http://localhost:42356/msi/token"),
+                ("IDENTITY_HEADER", "s3cret"),
+            ],
+        )
+        .unwrap();
+        assert!(!format!("{config:?}").contains("s3cret"));
+        let Source::AppService {
+            authority,
+            path,
+            secret,
+            selector,
+        } = config.identity.source
+        else {
+            panic!("not the App Service form");
+        };
+        assert_eq!(
+            (authority.as_str(), path.as_str()),
+            ("localhost:42356", "/msi/token")
+        );
+        assert_eq!(secret.reveal(), "s3cret");
+        assert_eq!(selector.unwrap().parameter, "principal_id");
+    }
+
+    #[test]
+    fn app_service_without_its_environment_says_where_to_set_it() {
+        assert_eq!(
+            parse_with(APP_SERVICE, &[("IDENTITY_ENDPOINT", "localhost")])
+                .unwrap_err()
+                .problems(),
+            [
+                r#"identity.header_env: the variable "IDENTITY_HEADER" is not set or not printable; set it in vm_config.environment_variables"#,
+                r#"identity.endpoint_env: the variable holds "localhost"; use a URL such as "http://localhost:42356/msi/token""#,
+            ]
+        );
+    }
+}

@@ -1,0 +1,273 @@
+//! Reads JSON into types and collects every problem, each with the path of its field.
+//!
+//! `serde`'s derive stops at the first mistake; a person who has three to mend wants to see three.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::units;
+
+/// Everything that is wrong with a configuration, one line each: the field's path, the value and the expected form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    problems: Vec<String>,
+}
+
+impl ConfigError {
+    /// The problems in the order of the fields.
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problems.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Collects problems while a configuration is read to its end.
+#[derive(Default)]
+pub(super) struct Problems(RefCell<Vec<String>>);
+
+impl Problems {
+    pub(super) fn add(&self, path: &str, problem: impl fmt::Display) {
+        // Only ever borrowed for this push, so this cannot fail; a panic here would still be worse than a lost line.
+        if let Ok(mut problems) = self.0.try_borrow_mut() {
+            problems.push(match path {
+                "" => problem.to_string(),
+                path => format!("{path}: {problem}"),
+            });
+        }
+    }
+
+    /// `value` if nothing was wrong, all problems otherwise.
+    pub(super) fn into_result<T>(self, value: Option<T>) -> Result<T, ConfigError> {
+        let problems = self.0.into_inner();
+        match value {
+            Some(value) if problems.is_empty() => Ok(value),
+            _ => Err(ConfigError { problems }),
+        }
+    }
+}
+
+/// A JSON object being read field by field.
+///
+/// Every reader method returns `None` when it has recorded a problem, or when an optional field is absent; callers carry on
+/// with a placeholder so that the other fields are read too, and [`Problems::into_result`] refuses the whole at the end.
+pub(super) struct Object<'a> {
+    path: String,
+    fields: &'a Map<String, Value>,
+    known: Vec<&'static str>,
+    problems: &'a Problems,
+}
+
+impl<'a> Object<'a> {
+    /// Reads `value` as an object found at `path`.
+    pub(super) fn new(path: String, value: &'a Value, problems: &'a Problems) -> Option<Self> {
+        let Some(fields) = value.as_object() else {
+            problems.add(&path, refused(value, "a JSON object"));
+            return None;
+        };
+        Some(Self {
+            path,
+            fields,
+            known: Vec::new(),
+            problems,
+        })
+    }
+
+    /// The path of the field `key` of this object.
+    pub(super) fn path_of(&self, key: &str) -> String {
+        match self.path.as_str() {
+            "" => key.to_owned(),
+            path => format!("{path}.{key}"),
+        }
+    }
+
+    /// Records a problem of the field `key`.
+    pub(super) fn problem(&self, key: &str, problem: impl fmt::Display) {
+        self.problems.add(&self.path_of(key), problem);
+    }
+
+    /// The field's value. `null` counts as given: it switches off what can be switched off.
+    pub(super) fn value(&mut self, key: &'static str) -> Option<&'a Value> {
+        self.known.push(key);
+        self.fields.get(key)
+    }
+
+    /// The field's value; a problem if it is absent.
+    pub(super) fn required(&mut self, key: &'static str, form: &str) -> Option<&'a Value> {
+        let value = self.value(key);
+        if value.is_none() {
+            self.problem(key, format_args!("is missing; use {form}"));
+        }
+        value
+    }
+
+    /// A non-empty string that `accept` finds right.
+    pub(super) fn string(
+        &self,
+        key: &str,
+        value: &'a Value,
+        form: &str,
+        accept: impl Fn(&str) -> bool,
+    ) -> Option<String> {
+        match value.as_str() {
+            Some(text) if !text.is_empty() && accept(text) => Some(text.to_owned()),
+            _ => {
+                self.problem(key, refused(value, form));
+                None
+            }
+        }
+    }
+
+    /// A required string.
+    pub(super) fn required_string(
+        &mut self,
+        key: &'static str,
+        form: &str,
+        accept: impl Fn(&str) -> bool,
+    ) -> Option<String> {
+        let value = self.required(key, form)?;
+        self.string(key, value, form, accept)
+    }
+
+    /// An optional string.
+    pub(super) fn optional_string(
+        &mut self,
+        key: &'static str,
+        form: &str,
+        accept: impl Fn(&str) -> bool,
+    ) -> Option<String> {
+        let value = self.value(key)?;
+        self.string(key, value, form, accept)
+    }
+
+    /// A whole number within `range`, or `default`.
+    pub(super) fn integer(
+        &mut self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<u64>,
+        default: u64,
+    ) -> u64 {
+        let Some(value) = self.value(key) else {
+            return default;
+        };
+        match whole_number(value) {
+            Some(number) if range.contains(&number) => number,
+            _ => {
+                let form = format!("a whole number from {} to {}", range.start(), range.end());
+                self.problem(key, refused(value, &form));
+                default
+            }
+        }
+    }
+
+    /// A duration within `range`, or `default`.
+    pub(super) fn duration(
+        &mut self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<&str>,
+        default: &str,
+    ) -> Duration {
+        self.quantity(key, range, default, units::duration, units::DURATION_FORM)
+    }
+
+    /// A size in bytes within `range`, or `default`.
+    pub(super) fn size(
+        &mut self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<&str>,
+        default: &str,
+    ) -> usize {
+        self.quantity(key, range, default, units::size, units::SIZE_FORM)
+    }
+
+    // The bounds are given as people write them, so that the message can repeat them.
+    fn quantity<T: PartialOrd + Default>(
+        &mut self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<&str>,
+        default: &str,
+        parse: impl Fn(&str) -> Option<T>,
+        form: &str,
+    ) -> T {
+        let default = parse(default).unwrap_or_default();
+        let Some(value) = self.value(key) else {
+            return default;
+        };
+        let (least, most) = (parse(range.start()), parse(range.end()));
+        match value.as_str().and_then(&parse) {
+            Some(quantity)
+                if Some(&quantity) >= least.as_ref() && Some(&quantity) <= most.as_ref() =>
+            {
+                quantity
+            }
+            parsed => {
+                let form = match parsed {
+                    Some(_) => format!("{} to {}", range.start(), range.end()),
+                    None => form.to_owned(),
+                };
+                self.problem(key, refused(value, &form));
+                default
+            }
+        }
+    }
+
+    /// The elements of a list, each with its path; a problem if it is no list.
+    pub(super) fn list(
+        &self,
+        key: &str,
+        value: &'a Value,
+        form: &str,
+    ) -> impl Iterator<Item = (String, &'a Value)> + use<'a> {
+        let elements = match value {
+            Value::Array(elements) if !elements.is_empty() => elements.as_slice(),
+            _ => {
+                self.problem(key, refused(value, form));
+                &[]
+            }
+        };
+        let path = self.path_of(key);
+        elements
+            .iter()
+            .enumerate()
+            .map(move |(i, value)| (format!("{path}[{i}]"), value))
+    }
+
+    /// Ends the reading: every field that was never asked for is unknown.
+    pub(super) fn finish(self) {
+        for field in self.fields.keys() {
+            if !self.known.contains(&field.as_str()) {
+                let known = self.known.join(", ");
+                self.problem(field, format_args!("unknown field; use one of {known}"));
+            }
+        }
+    }
+}
+
+/// A whole number. A protobuf Struct holds doubles only, so `3.0` is one too.
+pub(super) fn whole_number(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| {
+        let number = value.as_f64()?;
+        (number.fract() == 0.0 && (0.0..1e15).contains(&number)).then_some(number as u64)
+    })
+}
+
+/// `VALUE is not allowed; use FORM`.
+pub(super) fn refused(value: &Value, form: &str) -> String {
+    let mut text = value.to_string();
+    // The value is there to be recognised, not to fill the log.
+    const SHOWN: usize = 60;
+    if let Some((at, _)) = text.char_indices().nth(SHOWN) {
+        text.truncate(at);
+        text.push('…');
+    }
+    format!("{text} is not allowed; use {form}")
+}

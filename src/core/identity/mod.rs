@@ -1,0 +1,11 @@
+//! Managed identity: from a token service's wire format to a token that is fetched once for all workers.
+//!
+//! [`source`] asks and understands the token services, [`claims`] reads what a token says of itself, [`record`] is the state
+//! the workers share and the machine that moves it: absent, fetching, valid, refreshing, failed.
+
+pub mod claims;
+pub mod record;
+pub mod source;
+
+pub use record::{Record, State};
+pub use source::{Failure, Fetched};

@@ -1,0 +1,389 @@
+//! The token's record, shared by all workers, and the machine that moves it.
+//!
+//! Whoever wants to change it reads it, changes its copy and stores that with compare-and-swap; who loses the race reads
+//! again. A fetch is claimed by a lease that ends by itself, so that a worker that dies with it blocks no one for long.
+
+use std::time::Duration;
+
+use super::source::{Failure, Fetched};
+use crate::core::config::Secret;
+use crate::core::shared::Fields;
+use crate::core::time::Timestamp;
+
+const VERSION: u8 = 1;
+
+/// How much longer than the fetch itself its lease lives.
+const LEASE_MARGIN: Duration = Duration::from_secs(2);
+
+/// Waits after failures: the first, doubled with each further one, up to the last.
+const TRANSIENT_WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// IMDS is back within about 70 seconds of its first 410.
+const UPDATING_WAITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(40));
+/// What someone has to mend is asked about slowly.
+const MISCONFIGURED_WAITS: (Duration, Duration) =
+    (Duration::from_secs(60), Duration::from_secs(60));
+
+/// From this lifetime on a token is renewed at half of it; a shorter one this long before it expires.
+const LONG_LIFETIME: Duration = Duration::from_secs(2 * 3600);
+const REFRESH_BEFORE_EXPIRY: Duration = Duration::from_secs(300);
+
+/// A backend's refusal of a token forces a new one at most this often: tokens are not the answer to every 401.
+const FORCED_FETCH_INTERVAL: Duration = Duration::from_secs(30);
+
+/// An access token and what is to be known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// The token itself.
+    pub secret: Secret,
+    /// Counts the different tokens there have been.
+    pub generation: u32,
+    /// When it expires.
+    pub expires_on: Timestamp,
+    /// When the next one is to be fetched.
+    pub refresh_at: Timestamp,
+}
+
+/// Where the token stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// There is none, and none was asked for yet.
+    Absent,
+    /// There is none; it is being fetched.
+    Fetching,
+    /// There is one.
+    Valid,
+    /// There is one, and the next is being fetched.
+    Refreshing,
+    /// There is none, and the last fetch failed.
+    Failed,
+}
+
+/// The token's record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    token: Option<Token>,
+    /// Fetches that ended, well or not: who waits for one sees by it that it is over.
+    fetches: u32,
+    /// Failures in a row.
+    failures: u32,
+    /// The running fetch's claim; in the past when there is none.
+    lease_until: Timestamp,
+    /// No fetch before this, because of failures.
+    not_before: Timestamp,
+    /// When a backend's refusal last forced a fetch.
+    forced_at: Timestamp,
+}
+
+impl Record {
+    /// The token, unless there is none or it has expired.
+    pub fn token(&self, now: Timestamp) -> Option<&Token> {
+        self.token.as_ref().filter(|token| now < token.expires_on)
+    }
+
+    /// Fetches that ended, well or not.
+    pub fn fetches(&self) -> u32 {
+        self.fetches
+    }
+
+    /// Where the token stands.
+    pub fn state(&self, now: Timestamp) -> State {
+        let fetching = now < self.lease_until;
+        match (self.token(now), fetching) {
+            (Some(_), false) => State::Valid,
+            (Some(_), true) => State::Refreshing,
+            (None, true) => State::Fetching,
+            (None, false) if self.failures > 0 => State::Failed,
+            (None, false) => State::Absent,
+        }
+    }
+
+    /// When a fetch is due next, the running one and the waits after failures considered.
+    pub fn next_fetch(&self, now: Timestamp) -> Timestamp {
+        let wanted = self.token(now).map_or(now, |token| token.refresh_at);
+        wanted.max(self.not_before).max(self.lease_until)
+    }
+
+    /// Claims the fetch if one is due: the caller is to ask the token service, and no one else will until the lease ends.
+    pub fn claim_fetch(&mut self, now: Timestamp, fetch_timeout: Duration) -> bool {
+        let due = self.next_fetch(now) <= now;
+        if due {
+            self.lease_until = now + fetch_timeout + LEASE_MARGIN;
+        }
+        due
+    }
+
+    /// A fetch brought a token.
+    pub fn fetched(&mut self, fetched: Fetched, now: Timestamp) {
+        // A service that caches hands out the same token again; it is still the same to those who saw it refused.
+        let generation = match &self.token {
+            Some(old) if old.secret == fetched.token => old.generation,
+            Some(old) => old.generation.wrapping_add(1),
+            None => 1,
+        };
+        let lifetime = fetched.expires_on.since(now);
+        let half = lifetime / 2;
+        let age = if lifetime >= LONG_LIFETIME {
+            half
+        } else {
+            half.max(lifetime.saturating_sub(REFRESH_BEFORE_EXPIRY))
+        };
+        self.token = Some(Token {
+            secret: fetched.token,
+            generation,
+            expires_on: fetched.expires_on,
+            refresh_at: now + age,
+        });
+        self.failures = 0;
+        self.not_before = now;
+        self.fetch_ended(now);
+    }
+
+    /// A fetch failed. What token there is goes on serving until it expires.
+    pub fn failed(&mut self, failure: &Failure, now: Timestamp) {
+        let ((first, longest), retry_after) = match failure {
+            Failure::Transient { retry_after, .. } => (TRANSIENT_WAITS, *retry_after),
+            Failure::Updating { retry_after } => (UPDATING_WAITS, *retry_after),
+            Failure::Malformed { .. } => (TRANSIENT_WAITS, None),
+            Failure::Misconfigured { .. } => (MISCONFIGURED_WAITS, None),
+        };
+        let doubled = first.saturating_mul(1 << self.failures.min(16));
+        let wait = doubled.min(longest).max(retry_after.unwrap_or_default());
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now + wait;
+        self.fetch_ended(now);
+    }
+
+    /// A backend refused the token of this generation: the next fetch is due now, unless that was so a moment ago.
+    pub fn refused(&mut self, generation: u32, now: Timestamp) {
+        let Some(token) = &mut self.token else {
+            return;
+        };
+        if token.generation == generation && self.forced_at + FORCED_FETCH_INTERVAL <= now {
+            token.refresh_at = now;
+            self.forced_at = now;
+        }
+    }
+
+    /// Whether a newer token than the one of this generation is on its way.
+    pub fn renewing(&self, now: Timestamp) -> bool {
+        now < self.lease_until || self.next_fetch(now) <= now
+    }
+
+    fn fetch_ended(&mut self, now: Timestamp) {
+        self.fetches = self.fetches.wrapping_add(1);
+        self.lease_until = now;
+    }
+
+    /// The record as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![VERSION];
+        for number in [self.fetches, self.failures] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        for time in [self.lease_until, self.not_before, self.forced_at] {
+            bytes.extend_from_slice(&time.as_millis().to_le_bytes());
+        }
+        bytes.push(u8::from(self.token.is_some()));
+        if let Some(token) = &self.token {
+            bytes.extend_from_slice(&token.generation.to_le_bytes());
+            for time in [token.expires_on, token.refresh_at] {
+                bytes.extend_from_slice(&time.as_millis().to_le_bytes());
+            }
+            bytes.extend_from_slice(token.secret.reveal().as_bytes());
+        }
+        bytes
+    }
+
+    /// The record in `bytes`; an empty one if there is none or it is not understood.
+    pub fn decode(bytes: Option<&[u8]>) -> Self {
+        bytes.and_then(Self::try_decode).unwrap_or_default()
+    }
+
+    fn try_decode(bytes: &[u8]) -> Option<Self> {
+        let mut fields = Fields::new(bytes, VERSION)?;
+        let mut record = Self {
+            fetches: fields.u32()?,
+            failures: fields.u32()?,
+            lease_until: Timestamp::from_millis(fields.u64()?),
+            not_before: Timestamp::from_millis(fields.u64()?),
+            forced_at: Timestamp::from_millis(fields.u64()?),
+            token: None,
+        };
+        if fields.u8()? == 1 {
+            record.token = Some(Token {
+                generation: fields.u32()?,
+                expires_on: Timestamp::from_millis(fields.u64()?),
+                refresh_at: Timestamp::from_millis(fields.u64()?),
+                secret: Secret::new(fields.text()?.to_owned()),
+            });
+        }
+        Some(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Timestamp = Timestamp::from_secs(1_700_000_000);
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    fn at(seconds: u64) -> Timestamp {
+        START + Duration::from_secs(seconds)
+    }
+
+    fn token(name: &str, expires_on: Timestamp) -> Fetched {
+        Fetched {
+            token: Secret::new(name.to_owned()),
+            expires_on,
+        }
+    }
+
+    fn transient(retry_after: Option<u64>) -> Failure {
+        Failure::Transient {
+            reason: "status 500".to_owned(),
+            retry_after: retry_after.map(Duration::from_secs),
+        }
+    }
+
+    #[test]
+    fn from_absent_to_valid() {
+        let mut record = Record::default();
+        assert_eq!(record.state(START), State::Absent);
+        assert!(record.claim_fetch(START, TIMEOUT));
+        assert_eq!(record.state(START), State::Fetching);
+        record.fetched(token("one", at(3600)), at(1));
+        assert_eq!(record.state(at(1)), State::Valid);
+        assert_eq!(record.token(at(1)).unwrap().secret.reveal(), "one");
+        assert_eq!(record.state(at(3600)), State::Absent, "expired");
+    }
+
+    #[test]
+    fn only_one_fetch_is_claimed_and_a_dead_one_blocks_no_one_for_long() {
+        let mut record = Record::default();
+        assert!(record.claim_fetch(START, TIMEOUT));
+        assert!(!record.claim_fetch(START, TIMEOUT));
+        assert!(!record.claim_fetch(at(6), TIMEOUT));
+        assert!(record.claim_fetch(at(7), TIMEOUT));
+    }
+
+    #[test]
+    fn refresh_comes_well_before_expiry() {
+        for (lifetime, refresh) in [
+            (86_400, 43_200),
+            (7200, 3600),
+            (3599, 3299),
+            (600, 300),
+            (400, 200),
+            (8, 4),
+        ] {
+            let mut record = Record::default();
+            record.fetched(token("one", at(lifetime)), START);
+            assert_eq!(record.next_fetch(START), at(refresh), "{lifetime}");
+            assert!(!record.claim_fetch(at(refresh - 1), TIMEOUT), "{lifetime}");
+            assert!(record.claim_fetch(at(refresh), TIMEOUT), "{lifetime}");
+            assert_eq!(record.state(at(refresh)), State::Refreshing);
+        }
+    }
+
+    #[test]
+    fn transient_failures_are_retried_at_doubling_intervals() {
+        let mut record = Record::default();
+        let mut now = START;
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            assert!(record.claim_fetch(now, TIMEOUT));
+            record.failed(&transient(None), now);
+            assert_eq!(record.state(now), State::Failed);
+            waits.push(record.next_fetch(now).since(now).as_secs());
+            now = record.next_fetch(now);
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30, 30]);
+    }
+
+    #[test]
+    fn every_kind_of_failure_has_its_own_schedule_and_retry_after_is_obeyed() {
+        let updating = |retry_after| Failure::Updating { retry_after };
+        for (failure, wait) in [
+            (transient(Some(7)), 7),
+            (transient(Some(0)), 1),
+            (updating(None), 5),
+            (updating(Some(Duration::from_secs(70))), 70),
+            (Failure::Malformed { reason: "" }, 1),
+            (
+                Failure::Misconfigured {
+                    reason: String::new(),
+                },
+                60,
+            ),
+        ] {
+            let mut record = Record::default();
+            record.failed(&failure, START);
+            assert_eq!(record.next_fetch(START), at(wait), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_success_ends_the_row_of_failures() {
+        let mut record = Record::default();
+        for _ in 0..5 {
+            record.failed(&transient(None), START);
+        }
+        record.fetched(token("one", at(10)), START);
+        record.failed(&transient(None), at(5));
+        assert_eq!(record.next_fetch(at(5)), at(6));
+    }
+
+    #[test]
+    fn the_old_token_serves_until_it_expires_while_refreshing_fails() {
+        let mut record = Record::default();
+        record.fetched(token("old", at(3600)), START);
+        for second in (3300..3600).step_by(30) {
+            assert!(record.claim_fetch(at(second), TIMEOUT));
+            record.failed(&transient(None), at(second));
+            assert_eq!(record.state(at(second)), State::Valid);
+        }
+        assert_eq!(record.state(at(3600)), State::Failed);
+    }
+
+    #[test]
+    fn a_refused_token_is_renewed_once_in_a_while() {
+        let mut record = Record::default();
+        record.fetched(token("one", at(3600)), START);
+        record.refused(7, at(40));
+        assert!(!record.renewing(at(40)), "another token was refused");
+        record.refused(1, at(40));
+        assert!(record.renewing(at(40)));
+        assert!(record.claim_fetch(at(40), TIMEOUT));
+        assert!(record.renewing(at(41)), "the fetch is running");
+        record.fetched(token("one", at(3600)), at(41));
+        assert_eq!(
+            record.token(at(41)).unwrap().generation,
+            1,
+            "the same token"
+        );
+        record.refused(1, at(60));
+        assert!(!record.renewing(at(60)), "a moment ago");
+        record.refused(1, at(70));
+        assert!(record.claim_fetch(at(70), TIMEOUT));
+        record.fetched(token("two", at(3600)), at(71));
+        assert_eq!(record.token(at(71)).unwrap().generation, 2);
+    }
+
+    #[test]
+    fn it_survives_encoding() {
+        let mut record = Record::default();
+        assert_eq!(Record::decode(Some(&record.encode())), record);
+        record.fetched(token("one", at(3600)), START);
+        record.failed(&transient(None), at(1));
+        record.refused(1, at(2));
+        assert!(record.claim_fetch(at(9), TIMEOUT));
+        let bytes = record.encode();
+        assert_eq!(Record::decode(Some(&bytes)), record);
+        for cut in 0..38 {
+            assert_eq!(Record::decode(bytes.get(..cut)), Record::default(), "{cut}");
+        }
+        assert_eq!(Record::decode(Some(&[9; 50])), Record::default());
+        assert_eq!(Record::decode(None), Record::default());
+    }
+}

@@ -1,0 +1,358 @@
+//! The token services' wire format: the request to send, and what the answer says.
+//!
+//! IMDS: <https://learn.microsoft.com/entra/identity/managed-identities-azure-resources/how-to-use-vm-token>.
+//! App Service: <https://learn.microsoft.com/azure/app-service/overview-managed-identity#rest-endpoint-reference>.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::core::config::{Identity, Secret, Source};
+use crate::core::time::Timestamp;
+
+/// The link-local address of IMDS, the same in every virtual network.
+const IMDS_AUTHORITY: &str = "169.254.169.254";
+const IMDS_PATH: &str = "/metadata/identity/oauth2/token";
+
+/// The largest wait that `retry-after` may ask for.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
+
+/// A token no one would issue: longer than what fits into a request's headers.
+const LONGEST_TOKEN: usize = 32 * 1024;
+
+/// A token as the service gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The access token.
+    pub token: Secret,
+    /// When it expires.
+    pub expires_on: Timestamp,
+}
+
+/// Why there is no token. Never branches on an error's description, which is for people and changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The service will do better soon: 404, 408, 429, 5xx, no answer.
+    Transient {
+        /// What happened, for the log.
+        reason: String,
+        /// The wait it asked for.
+        retry_after: Option<Duration>,
+    },
+    /// The service is being updated (410); it is back within 70 seconds.
+    Updating {
+        /// The wait it asked for.
+        retry_after: Option<Duration>,
+    },
+    /// The request will not be answered before someone changes something: 400, 403 and other refusals.
+    Misconfigured {
+        /// What the service said, for the log.
+        reason: String,
+    },
+    /// The answer made no sense.
+    Malformed {
+        /// What is wrong with it, for the log.
+        reason: &'static str,
+    },
+}
+
+/// The headers of the request for a token, pseudo-headers included.
+pub fn request(identity: &Identity) -> Vec<(&str, String)> {
+    let (authority, path, version, proof, selector) = match &identity.source {
+        Source::Imds { selector } => (
+            IMDS_AUTHORITY,
+            IMDS_PATH,
+            "2018-02-01",
+            ("metadata", "true"),
+            selector,
+        ),
+        Source::AppService {
+            authority,
+            path,
+            secret,
+            selector,
+        } => (
+            authority.as_str(),
+            path.as_str(),
+            "2019-08-01",
+            ("x-identity-header", secret.reveal()),
+            selector,
+        ),
+    };
+    let mut query = format!(
+        "api-version={version}&resource={}",
+        Encoded(&identity.resource)
+    );
+    if let Some(selector) = selector {
+        query.push_str(&format!(
+            "&{}={}",
+            selector.parameter,
+            Encoded(&selector.value)
+        ));
+    }
+    let (name, value) = proof;
+    vec![
+        (":method", "GET".to_owned()),
+        (":scheme", "http".to_owned()),
+        (":authority", authority.to_owned()),
+        (":path", format!("{path}?{query}")),
+        ("accept", "application/json".to_owned()),
+        (name, value.to_owned()),
+    ]
+}
+
+/// What the token service's answer says. `status` is `None` if there was no answer.
+///
+/// # Errors
+/// The [`Failure`] that decides when to ask again.
+pub fn read_answer(
+    status: Option<u16>,
+    retry_after: Option<&str>,
+    body: &[u8],
+    now: Timestamp,
+) -> Result<Fetched, Failure> {
+    let retry_after = retry_after
+        .and_then(|text| text.trim().parse().ok())
+        .map(|seconds| Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER));
+    match status {
+        Some(200) => read_token(body, now),
+        Some(410) => Err(Failure::Updating { retry_after }),
+        Some(status @ (404 | 408 | 429 | 500..=599)) => Err(Failure::Transient {
+            reason: describe(status, body),
+            retry_after,
+        }),
+        Some(status) => Err(Failure::Misconfigured {
+            reason: describe(status, body),
+        }),
+        None => Err(Failure::Transient {
+            reason: "no answer".to_owned(),
+            retry_after: None,
+        }),
+    }
+}
+
+fn read_token(body: &[u8], now: Timestamp) -> Result<Fetched, Failure> {
+    // Values are documented as strings; other implementations of the same interface send numbers.
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(default)]
+        access_token: Value,
+        #[serde(default)]
+        expires_on: Value,
+        #[serde(default)]
+        expires_in: Value,
+    }
+    let malformed = |reason| Failure::Malformed { reason };
+    let body: Body =
+        serde_json::from_slice(body).map_err(|_| malformed("the body is not a JSON object"))?;
+    let token = body.access_token.as_str().unwrap_or_default();
+    if token.is_empty()
+        || token.len() > LONGEST_TOKEN
+        || !token.bytes().all(|b| b.is_ascii_graphic())
+    {
+        return Err(malformed("access_token is missing or not a token"));
+    }
+    let expires_on = seconds(&body.expires_on).map(Timestamp::from_secs);
+    let expires_in = seconds(&body.expires_in).map(|s| now + Duration::from_secs(s));
+    // `expires_on` is exact, `expires_in` counts from an unknown moment; but a clock that is off makes the first one useless.
+    let expires_on = expires_on
+        .filter(|at| *at > now)
+        .or(expires_in)
+        .ok_or(malformed(
+            "neither expires_on nor expires_in tells when the token expires",
+        ))?;
+    if expires_on <= now {
+        return Err(malformed("the token has already expired"));
+    }
+    Ok(Fetched {
+        token: Secret::new(token.to_owned()),
+        expires_on,
+    })
+}
+
+/// Seconds as a string or a number, whole or not.
+fn seconds(value: &Value) -> Option<u64> {
+    let number = match value {
+        Value::String(text) => text.trim().parse::<f64>().ok()?,
+        Value::Number(number) => number.as_f64()?,
+        _ => return None,
+    };
+    (0.0..1e12).contains(&number).then_some(number as u64)
+}
+
+/// Status and error of a refusal, short and printable, for the log. An error answer holds no token.
+fn describe(status: u16, body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(default)]
+        error: Value,
+        #[serde(default)]
+        error_description: Value,
+    }
+    let mut text = format!("status {status}");
+    if let Ok(body) = serde_json::from_slice::<Body>(body) {
+        for part in [body.error, body.error_description] {
+            if let Some(part) = part.as_str() {
+                text.push_str(", ");
+                text.extend(part.chars().filter(|c| !c.is_control()).take(200));
+            }
+        }
+    }
+    text
+}
+
+/// Percent-encodes all but the unreserved characters (RFC 3986, section 2.3).
+struct Encoded<'a>(&'a str);
+
+impl std::fmt::Display for Encoded<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for byte in self.0.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                    write!(f, "{}", char::from(byte))?;
+                }
+                _ => write!(f, "%{byte:02X}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::config::Selector;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn identity(source: Source) -> Identity {
+        Identity {
+            source,
+            cluster: "imds".into(),
+            resource: "https://cognitiveservices.azure.com".into(),
+            wait_timeout: Duration::from_secs(5),
+            fetch_timeout: Duration::from_secs(5),
+        }
+    }
+
+    fn selector(parameter: &'static str) -> Option<Selector> {
+        Some(Selector {
+            parameter,
+            value: "/subscriptions/1".into(),
+        })
+    }
+
+    #[test]
+    fn the_request_to_imds() {
+        let identity = identity(Source::Imds {
+            selector: selector("msi_res_id"),
+        });
+        assert_eq!(
+            request(&identity),
+            [
+                (":method", "GET".to_owned()),
+                (":scheme", "http".to_owned()),
+                (":authority", "169.254.169.254".to_owned()),
+                (
+                    ":path",
+                    "/metadata/identity/oauth2/token?api-version=2018-02-01\
+                     &resource=https%3A%2F%2Fcognitiveservices.azure.com&msi_res_id=%2Fsubscriptions%2F1"
+                        .to_owned()
+                ),
+                ("accept", "application/json".to_owned()),
+                ("metadata", "true".to_owned()),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_request_to_app_service() {
+        let identity = identity(Source::AppService {
+            authority: "localhost:42356".into(),
+            path: "/msi/token".into(),
+            secret: Secret::new("s3cret".into()),
+            selector: None,
+        });
+        let headers = request(&identity);
+        assert_eq!(headers[2].1, "localhost:42356");
+        assert_eq!(
+            headers[3].1,
+            "/msi/token?api-version=2019-08-01&resource=https%3A%2F%2Fcognitiveservices.azure.com"
+        );
+        assert_eq!(headers[5], ("x-identity-header", "s3cret".to_owned()));
+    }
+
+    #[test]
+    fn both_expiries_as_strings_and_as_numbers() {
+        for (expiry, seconds_left) in [
+            (r#""expires_on":"1700003599","expires_in":"10""#, 3599),
+            (r#""expires_on":1700003599"#, 3599),
+            (r#""expires_on":"1700003599.75""#, 3599),
+            (r#""expires_in":"3599""#, 3599),
+            (r#""expires_in":3599"#, 3599),
+            // A clock that is off: only the relative one makes sense.
+            (r#""expires_on":"1600000000","expires_in":"60""#, 60),
+        ] {
+            let body = format!(r#"{{"access_token":"abc",{expiry},"token_type":"Bearer"}}"#);
+            let fetched = read_answer(Some(200), None, body.as_bytes(), NOW).unwrap();
+            assert_eq!(fetched.token.reveal(), "abc");
+            assert_eq!(
+                fetched.expires_on,
+                NOW + Duration::from_secs(seconds_left),
+                "{expiry}"
+            );
+        }
+    }
+
+    #[test]
+    fn answers_without_a_usable_token() {
+        for body in [
+            "",
+            "[]",
+            "<html>",
+            r#"{"expires_on":"1700003599"}"#,
+            r#"{"access_token":"","expires_on":"1700003599"}"#,
+            r#"{"access_token":"a b","expires_on":"1700003599"}"#,
+            r#"{"access_token":5,"expires_on":"1700003599"}"#,
+            r#"{"access_token":"abc"}"#,
+            r#"{"access_token":"abc","expires_on":"soon"}"#,
+            r#"{"access_token":"abc","expires_on":"1600000000"}"#,
+            r#"{"access_token":"abc","expires_in":"0"}"#,
+            r#"{"access_token":"abc","expires_in":-5}"#,
+        ] {
+            let failure = read_answer(Some(200), None, body.as_bytes(), NOW).unwrap_err();
+            assert!(matches!(failure, Failure::Malformed { .. }), "{body}");
+        }
+    }
+
+    #[test]
+    fn failures_are_told_apart_by_status_alone() {
+        let body = br#"{"error":"invalid_request","error_description":"Identity not found"}"#;
+        for status in [404, 408, 429, 500, 503] {
+            let failure = read_answer(Some(status), Some("7"), body, NOW).unwrap_err();
+            let expected = Failure::Transient {
+                reason: format!("status {status}, invalid_request, Identity not found"),
+                retry_after: Some(Duration::from_secs(7)),
+            };
+            assert_eq!(failure, expected);
+        }
+        for status in [400, 401, 403, 405] {
+            let failure = read_answer(Some(status), Some("7"), body, NOW).unwrap_err();
+            assert!(matches!(failure, Failure::Misconfigured { .. }), "{status}");
+        }
+        assert_eq!(
+            read_answer(Some(410), Some("99999"), b"", NOW),
+            Err(Failure::Updating {
+                retry_after: Some(LONGEST_RETRY_AFTER)
+            })
+        );
+        assert!(matches!(
+            read_answer(None, None, b"", NOW),
+            Err(Failure::Transient {
+                retry_after: None,
+                ..
+            })
+        ));
+    }
+}

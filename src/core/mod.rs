@@ -1,0 +1,20 @@
+//! The core: decides everything and touches nothing.
+//!
+//! No host, no clock, no environment, no randomness, no global state. The time comes in as an argument, what is to be done
+//! goes out as a value, so all of it runs natively in milliseconds under a virtual clock. The [`filter`](crate::filter) is
+//! the adapter that turns Envoy's callbacks into calls of this module and its answers into host calls.
+//!
+//! A request becomes a [`Plan`](plan::Plan): the ordered backends to try. An [`Exchange`](exchange::Exchange) walks it: every
+//! attempt ends in an [`Outcome`](outcome::Outcome), and the outcome decides whether the next backend is tried.
+
+pub mod attempt;
+pub mod config;
+pub mod exchange;
+pub mod identity;
+pub mod metrics;
+pub mod outcome;
+pub mod plan;
+pub mod reply;
+pub mod request;
+pub mod shared;
+pub mod time;

@@ -1,0 +1,190 @@
+//! What the answer to an attempt means.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::config::Retry;
+
+/// The outcome of one attempt, as far as it matters for what happens next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The backend did what was asked.
+    Success,
+    /// The request is at fault; every backend would say the same.
+    ClientError,
+    /// The backend's quota is used up (429).
+    Throttled,
+    /// The backend is broken, overloaded, too slow or out of reach.
+    Unavailable,
+    /// The backend does not accept the token: expired, revoked, malformed.
+    BadToken,
+    /// The token is good, but its identity lacks the role on this resource.
+    PermissionDenied,
+    /// The resource has no such deployment.
+    DeploymentNotFound,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of their statistics.
+    pub const ALL: [Self; 7] = [
+        Self::Success,
+        Self::ClientError,
+        Self::Throttled,
+        Self::Unavailable,
+        Self::BadToken,
+        Self::PermissionDenied,
+        Self::DeploymentNotFound,
+    ];
+
+    /// The name in statistics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::ClientError => "client_error",
+            Self::Throttled => "throttled",
+            Self::Unavailable => "unavailable",
+            Self::BadToken => "bad_token",
+            Self::PermissionDenied => "permission_denied",
+            Self::DeploymentNotFound => "deployment_not_found",
+        }
+    }
+
+    /// The outcome that `status` alone tells; `None` where the error code in the body decides.
+    pub fn from_status(status: u16, retry: &Retry) -> Option<Self> {
+        Some(match status {
+            0..=399 => Self::Success,
+            401 => return None,
+            429 if retry.statuses.contains(&status) => Self::Throttled,
+            _ if retry.statuses.contains(&status) => Self::Unavailable,
+            404 => return None,
+            _ => Self::ClientError,
+        })
+    }
+
+    /// The outcome of an answer whose error code decides: a 401 or a 404 with its body, as much of it as there is.
+    ///
+    /// Azure tells a token it does not accept and a role that is missing apart only by `error.code`. A 401 whose code says
+    /// nothing known counts as a bad token: the worst that follows is one fresh token that was not needed.
+    pub fn from_error(status: u16, body: &[u8]) -> Self {
+        match (status, error_code(body).as_deref()) {
+            (401, Some("PermissionDenied")) => Self::PermissionDenied,
+            (401, _) => Self::BadToken,
+            (404, Some("DeploymentNotFound")) => Self::DeploymentNotFound,
+            _ => Self::ClientError,
+        }
+    }
+}
+
+/// The `error.code` of an answer in Azure's shape, `{"error": {"code": "...", "message": "..."}}`.
+fn error_code(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Body {
+        error: Error,
+    }
+    #[derive(Deserialize)]
+    struct Error {
+        code: Value,
+    }
+    match serde_json::from_slice::<Body>(body).ok()?.error.code {
+        Value::String(code) => Some(code),
+        Value::Number(code) => Some(code.to_string()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn retry() -> Retry {
+        Retry {
+            max_attempts: 3,
+            statuses: vec![408, 429, 500, 502, 503, 504],
+            per_try_timeout: Duration::from_secs(300),
+            replay_limit: 0,
+        }
+    }
+
+    #[test]
+    fn statuses() {
+        for (status, outcome) in [
+            (200, Some(Outcome::Success)),
+            (204, Some(Outcome::Success)),
+            (302, Some(Outcome::Success)),
+            (400, Some(Outcome::ClientError)),
+            (401, None),
+            (403, Some(Outcome::ClientError)),
+            (404, None),
+            (408, Some(Outcome::Unavailable)),
+            (413, Some(Outcome::ClientError)),
+            (429, Some(Outcome::Throttled)),
+            (500, Some(Outcome::Unavailable)),
+            (501, Some(Outcome::ClientError)),
+            (504, Some(Outcome::Unavailable)),
+        ] {
+            assert_eq!(Outcome::from_status(status, &retry()), outcome, "{status}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_decides_which_statuses_are_retried() {
+        let retry = Retry {
+            statuses: vec![404, 418],
+            ..retry()
+        };
+        let outcome = |status| Outcome::from_status(status, &retry);
+        assert_eq!(outcome(404), Some(Outcome::Unavailable));
+        assert_eq!(outcome(418), Some(Outcome::Unavailable));
+        assert_eq!(outcome(429), Some(Outcome::ClientError));
+        assert_eq!(outcome(503), Some(Outcome::ClientError));
+    }
+
+    #[test]
+    fn error_codes() {
+        for (status, body, outcome) in [
+            (
+                401,
+                r#"{"error":{"code":"401","message":"Access denied"}}"#,
+                Outcome::BadToken,
+            ),
+            (401, r#"{"error":{"code":401}}"#, Outcome::BadToken),
+            (
+                401,
+                r#"{"error":{"code":"Unauthorized"}}"#,
+                Outcome::BadToken,
+            ),
+            (
+                401,
+                r#"{"error":{"code":"PermissionDenied"}}"#,
+                Outcome::PermissionDenied,
+            ),
+            (401, r#"{"statusCode":401}"#, Outcome::BadToken),
+            (401, "", Outcome::BadToken),
+            (
+                404,
+                r#"{"error":{"code":"DeploymentNotFound"}}"#,
+                Outcome::DeploymentNotFound,
+            ),
+            (
+                404,
+                r#"{"error":{"code":"404","message":"Resource not found"}}"#,
+                Outcome::ClientError,
+            ),
+            (404, r#"{"error":{"code":null}}"#, Outcome::ClientError),
+            (
+                404,
+                r#"{"error":"DeploymentNotFound"}"#,
+                Outcome::ClientError,
+            ),
+            (404, "<html>", Outcome::ClientError),
+        ] {
+            assert_eq!(
+                Outcome::from_error(status, body.as_bytes()),
+                outcome,
+                "{status} {body}"
+            );
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Local replies: the answers the filter makes itself, in the shape OpenAI's clients parse.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+/// An answer the filter makes itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalReply {
+    /// The HTTP status.
+    pub status: u16,
+    /// `error.code`, also the name in statistics.
+    pub code: &'static str,
+    /// `error.message`, for the person who reads it.
+    pub message: String,
+    /// When it makes sense to ask again.
+    pub retry_after: Option<Duration>,
+}
+
+impl LocalReply {
+    /// There is no token, and there will be none in time.
+    pub fn identity_unavailable(retry_after: Duration) -> Self {
+        Self {
+            status: 503,
+            code: "identity_unavailable",
+            message: "The gateway has no access token for Azure OpenAI yet. Try again later."
+                .into(),
+            retry_after: Some(retry_after),
+        }
+    }
+
+    /// Every attempt failed without any answer of a backend.
+    pub fn no_answer(timed_out: bool, attempts: u8) -> Self {
+        let tried = match attempts {
+            1 => "one attempt".to_owned(),
+            n => format!("{n} attempts"),
+        };
+        if timed_out {
+            Self {
+                status: 504,
+                code: "backend_timeout",
+                message: format!("No backend answered in time ({tried})."),
+                retry_after: None,
+            }
+        } else {
+            Self {
+                status: 503,
+                code: "backend_unavailable",
+                message: format!("No backend could be reached ({tried})."),
+                retry_after: None,
+            }
+        }
+    }
+
+    /// The body: `{"error": {...}}` as OpenAI's clients expect it.
+    pub fn body(&self) -> Vec<u8> {
+        let body = json!({
+            "error": {
+                "code": self.code,
+                "message": self.message,
+                "param": null,
+                "type": "server_error",
+            }
+        });
+        body.to_string().into_bytes()
+    }
+
+    /// The headers beside those that tell backend and attempts.
+    ///
+    /// `retry-after` in whole seconds, rounded up, at least one; `retry-after-ms` exact: the openai SDKs prefer it.
+    pub fn headers(&self) -> Vec<(&'static str, String)> {
+        let mut headers = vec![("content-type", "application/json".to_owned())];
+        if let Some(wait) = self.retry_after {
+            let millis = wait.as_millis().max(1);
+            headers.push(("retry-after", millis.div_ceil(1000).to_string()));
+            headers.push(("retry-after-ms", millis.to_string()));
+        }
+        headers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_body_has_openais_shape() {
+        let reply = LocalReply::identity_unavailable(Duration::from_secs(3));
+        let body: Value = serde_json::from_slice(&reply.body()).unwrap();
+        assert_eq!(body["error"]["code"], "identity_unavailable");
+        assert!(body["error"]["message"].is_string());
+        assert!(body["error"]["type"].is_string());
+    }
+
+    #[test]
+    fn waits_are_rounded_up_in_seconds_and_exact_in_milliseconds() {
+        for (millis, seconds, exact) in [
+            (0, "1", "1"),
+            (1, "1", "1"),
+            (1000, "1", "1000"),
+            (1001, "2", "1001"),
+        ] {
+            let headers = LocalReply::identity_unavailable(Duration::from_millis(millis)).headers();
+            assert_eq!(headers[1], ("retry-after", seconds.to_owned()), "{millis}");
+            assert_eq!(headers[2], ("retry-after-ms", exact.to_owned()), "{millis}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_and_an_unreachable_backend_are_told_apart() {
+        assert_eq!(LocalReply::no_answer(true, 3).status, 504);
+        let reply = LocalReply::no_answer(false, 1);
+        assert_eq!(reply.status, 503);
+        assert!(reply.message.contains("one attempt"));
+        assert!(reply
+            .headers()
+            .iter()
+            .all(|(name, _)| *name != "retry-after"));
+    }
+}

@@ -1,0 +1,142 @@
+//! The state that workers share: its keys and its compact binary form.
+//!
+//! Envoy's shared data is a process-wide map from string to bytes with compare-and-swap. Every value starts with a version
+//! byte; one that is not understood counts as absent and is overwritten, so that a newer or older module can follow in place.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+
+use super::config::{Backend, Identity, Source};
+
+/// Version byte of the turn counter.
+const TURN_VERSION: u8 = 1;
+
+/// How often a compare-and-swap is tried before the caller makes do without: enough for any number of workers, and an end.
+pub const SWAP_TRIES: usize = 64;
+
+/// The key of the turn counter that requests to these backends share.
+pub fn turn_key(backends: &[Backend]) -> String {
+    let mut hasher = DefaultHasher::new();
+    for backend in backends {
+        backend.cluster.hash(&mut hasher);
+    }
+    format!("aoai.turn.{:016x}", hasher.finish())
+}
+
+/// The key of the token record that all users of this identity share.
+pub fn token_key(identity: &Identity) -> String {
+    let mut hasher = DefaultHasher::new();
+    identity.cluster.hash(&mut hasher);
+    identity.resource.hash(&mut hasher);
+    let selector = match &identity.source {
+        Source::Imds { selector } => selector,
+        Source::AppService {
+            authority,
+            path,
+            selector,
+            ..
+        } => {
+            (authority, path).hash(&mut hasher);
+            selector
+        }
+    };
+    let selector = selector.as_ref();
+    selector.map(|s| (s.parameter, &s.value)).hash(&mut hasher);
+    format!("aoai.token.{:016x}", hasher.finish())
+}
+
+/// The turn counter's next value after `current`: the turn that is drawn, and the bytes to store.
+pub fn draw_turn(current: Option<&[u8]>) -> (u64, [u8; 9]) {
+    let turn = current.and_then(|bytes| {
+        let mut fields = Fields::new(bytes, TURN_VERSION)?;
+        fields.u64()
+    });
+    let turn = turn.unwrap_or(0);
+    let mut stored = [TURN_VERSION; 9];
+    let next = turn.wrapping_add(1).to_le_bytes();
+    for (slot, byte) in stored.iter_mut().skip(1).zip(next) {
+        *slot = byte;
+    }
+    (turn, stored)
+}
+
+/// Reads the fields of a binary value one after the other; `None` as soon as the bytes do not suffice.
+pub(super) struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    /// The fields behind the version byte, if it is `version`.
+    pub(super) fn new(bytes: &'a [u8], version: u8) -> Option<Self> {
+        match bytes.split_first()? {
+            (first, rest) if *first == version => Some(Self(rest)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn u8(&mut self) -> Option<u8> {
+        let (byte, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*byte)
+    }
+
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        let (bytes, rest) = self.0.split_first_chunk::<4>()?;
+        self.0 = rest;
+        Some(u32::from_le_bytes(*bytes))
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        let (bytes, rest) = self.0.split_first_chunk::<8>()?;
+        self.0 = rest;
+        Some(u64::from_le_bytes(*bytes))
+    }
+
+    /// All that is left, as text.
+    pub(super) fn text(self) -> Option<&'a str> {
+        std::str::from_utf8(self.0).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_drawn_one_after_the_other() {
+        let (turn, stored) = draw_turn(None);
+        assert_eq!(turn, 0);
+        let (turn, stored) = draw_turn(Some(&stored));
+        assert_eq!(turn, 1);
+        assert_eq!(draw_turn(Some(&stored)).0, 2);
+    }
+
+    #[test]
+    fn what_is_not_understood_counts_as_absent() {
+        for bytes in [&[][..], &[1], &[1, 2, 3], &[9; 9]] {
+            assert_eq!(draw_turn(Some(bytes)).0, 0, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn the_counter_wraps_instead_of_trapping() {
+        let mut last = [0xff; 9];
+        last[0] = TURN_VERSION;
+        let (turn, stored) = draw_turn(Some(&last));
+        assert_eq!(turn, u64::MAX);
+        assert_eq!(draw_turn(Some(&stored)).0, 0);
+    }
+
+    #[test]
+    fn other_backends_and_other_identities_have_other_keys() {
+        let backend = |cluster: &str| Backend {
+            name: "n".into(),
+            cluster: cluster.into(),
+            host: "h".into(),
+        };
+        assert_eq!(turn_key(&[backend("a")]), turn_key(&[backend("a")]));
+        assert_ne!(turn_key(&[backend("a")]), turn_key(&[backend("b")]));
+        assert_ne!(
+            turn_key(&[backend("ab")]),
+            turn_key(&[backend("a"), backend("b")])
+        );
+    }
+}

@@ -1,0 +1,85 @@
+//! Points in time as values, so that no part of the core reads a clock.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A point in time: milliseconds since the Unix epoch, the form in which workers share it.
+///
+/// Arithmetic saturates: a far-off time is as good as never, and nothing here may panic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The point that lies `millis` milliseconds after the Unix epoch.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// The point that lies `seconds` seconds after the Unix epoch.
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self(seconds.saturating_mul(1000))
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    /// The time left from `now` until this point; zero once it has passed.
+    pub const fn since(self, now: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(now.0))
+    }
+}
+
+impl std::ops::Add<Duration> for Timestamp {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(millis))
+    }
+}
+
+/// A duration as people read it: `250ms`, `1.5s`, `59m58s`.
+pub struct Pretty(pub Duration);
+
+impl fmt::Display for Pretty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        match (seconds / 60, seconds % 60) {
+            (0, 0) => write!(f, "{}ms", self.0.as_millis()),
+            (0, _) => write!(f, "{}s", self.0.as_secs_f64()),
+            (minutes, 0) => write!(f, "{minutes}m"),
+            (minutes, seconds) => write!(f, "{minutes}m{seconds}s"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_saturates_at_both_ends() {
+        let late = Timestamp::from_millis(u64::MAX);
+        assert_eq!(late + Duration::from_secs(1), late);
+        assert_eq!(Timestamp::from_secs(1).since(late), Duration::ZERO);
+        assert_eq!(
+            late.since(Timestamp::default()),
+            Duration::from_millis(u64::MAX)
+        );
+    }
+
+    #[test]
+    fn durations_read_like_the_configuration() {
+        for (millis, text) in [
+            (0, "0ms"),
+            (250, "250ms"),
+            (1500, "1.5s"),
+            (120_000, "2m"),
+            (3_598_000, "59m58s"),
+        ] {
+            assert_eq!(Pretty(Duration::from_millis(millis)).to_string(), text);
+        }
+    }
+}
