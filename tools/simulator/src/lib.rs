@@ -1,1 +1,37 @@
-//! Placeholder.
+//! Stands in for Azure OpenAI resources and for the identity endpoint in tests, demos and benchmarks.
+//!
+//! ```
+//! use simulator::{BackendSettings, Behaviour, Settings, Simulator};
+//!
+//! let simulator = Simulator::start(Settings {
+//!     backends: vec![BackendSettings::new("east"), BackendSettings::new("west")],
+//!     ..Settings::default()
+//! })?;
+//! simulator.backend("east").set(Behaviour::throttled(7).times(1));
+//! assert_eq!(simulator.backend("west").count(), 0);
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+mod admin;
+mod audit;
+mod azure;
+mod backend;
+mod behaviour;
+mod body;
+mod certificates;
+mod echo;
+mod imds;
+mod script;
+mod server;
+mod settings;
+mod simulator;
+mod tokens;
+
+pub use crate::audit::RecordedRequest;
+pub use crate::backend::BackendHandle;
+pub use crate::behaviour::{Answer, Behaviour, Failure, SlowBody, Stream, When};
+pub use crate::imds::{Expires, ImdsAnswer, ImdsBehaviour, ImdsHandle};
+pub use crate::server::Break;
+pub use crate::settings::{Auth, BackendSettings, ImdsSettings, Settings, Tls};
+pub use crate::simulator::Simulator;
+pub use crate::tokens::TokenCheck;

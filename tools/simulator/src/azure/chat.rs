@@ -1,0 +1,197 @@
+//! Chat completions and the older completions, whole and streamed.
+
+use serde::Deserialize;
+use serde_json::{json, Value};
+
+use super::{Call, Event, Reply, Resource};
+use crate::behaviour::Failure;
+use crate::tokens::now;
+
+/// Streamed text comes in words like this one; the letters outside ASCII are there to be split.
+const WORD: &str = " naïve";
+
+#[derive(Deserialize)]
+struct Request {
+    model: Option<String>,
+    #[serde(default)]
+    stream: bool,
+    stream_options: Option<StreamOptions>,
+}
+
+#[derive(Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: bool,
+}
+
+impl Request {
+    fn wants_usage(&self) -> bool {
+        self.stream_options
+            .as_ref()
+            .is_some_and(|options| options.include_usage)
+    }
+}
+
+impl Resource {
+    pub(super) fn chat(
+        &self,
+        call: &Call<'_>,
+        deployment: Option<&str>,
+        events: u32,
+    ) -> Result<Reply, Failure> {
+        let request: Request = call.json()?;
+        let model = self.model(deployment, request.model.as_deref())?;
+        let id = self.id("chatcmpl-");
+        if request.stream {
+            return Ok(Reply::Events(
+                self.chat_events(call, &request, &id, model, events),
+            ));
+        }
+        Ok(Reply::json(&json!({
+            "id": id,
+            "object": "chat.completion",
+            "created": now(),
+            "model": model,
+            "choices": [{
+                "index": 0,
+                "message": { "role": "assistant", "content": self.greeting(), "refusal": null, "annotations": [] },
+                "finish_reason": "stop",
+                "logprobs": null,
+                "content_filter_results": filter_results(),
+            }],
+            "prompt_filter_results": [{ "prompt_index": 0, "content_filter_results": filter_results() }],
+            "usage": usage(call, 4),
+            "system_fingerprint": "fp_simulated",
+        })))
+    }
+
+    fn chat_events(
+        &self,
+        call: &Call<'_>,
+        request: &Request,
+        id: &str,
+        model: &str,
+        pieces: u32,
+    ) -> Vec<Event> {
+        let created = now();
+        let chunk = |choices: Value, usage: Value| {
+            let mut chunk = json!({
+                "id": id,
+                "object": "chat.completion.chunk",
+                "created": created,
+                "model": model,
+                "system_fingerprint": "fp_simulated",
+                "choices": choices,
+            });
+            if request.wants_usage() {
+                chunk["usage"] = usage;
+            }
+            chunk
+        };
+        let choice = |delta: Value, finish: Value| {
+            json!([{
+                "index": 0,
+                "delta": delta,
+                "finish_reason": finish,
+                "logprobs": null,
+                "content_filter_results": if finish.is_null() { filter_results() } else { json!({}) },
+            }])
+        };
+        let mut first = chunk(json!([]), Value::Null);
+        first["id"] = json!("");
+        first["object"] = json!("");
+        first["created"] = json!(0);
+        first["model"] = json!("");
+        first["prompt_filter_results"] =
+            json!([{ "prompt_index": 0, "content_filter_results": filter_results() }]);
+        let mut events = vec![Event::data(first)];
+        let role = json!({ "role": "assistant", "content": "", "refusal": null });
+        events.push(Event::data(chunk(choice(role, Value::Null), Value::Null)));
+        // All pieces after the first are the same bytes.
+        let greeting = chunk(
+            choice(json!({ "content": self.greeting() }), Value::Null),
+            Value::Null,
+        )
+        .to_string();
+        let word = chunk(choice(json!({ "content": WORD }), Value::Null), Value::Null).to_string();
+        events.extend(
+            (0..pieces).map(|index| Event::data(if index == 0 { &greeting } else { &word })),
+        );
+        events.push(Event::data(chunk(
+            choice(json!({}), json!("stop")),
+            Value::Null,
+        )));
+        if request.wants_usage() {
+            events.push(Event::data(chunk(json!([]), usage(call, pieces))));
+        }
+        events.push(Event::done());
+        events
+    }
+
+    pub(super) fn completions(
+        &self,
+        call: &Call<'_>,
+        deployment: Option<&str>,
+        events: u32,
+    ) -> Result<Reply, Failure> {
+        let request: Request = call.json()?;
+        let model = self.model(deployment, request.model.as_deref())?;
+        let id = self.id("cmpl-");
+        let part = |text: &str, finish: Value| {
+            json!({
+                "id": id,
+                "object": "text_completion",
+                "created": now(),
+                "model": model,
+                "choices": [{ "text": text, "index": 0, "finish_reason": finish, "logprobs": null }],
+            })
+        };
+        if request.stream {
+            let mut parts = vec![Event::data(part(&self.greeting(), Value::Null))];
+            parts.extend((1..events).map(|_| Event::data(part(WORD, Value::Null))));
+            parts.push(Event::data(part("", json!("stop"))));
+            parts.push(Event::done());
+            return Ok(Reply::Events(parts));
+        }
+        let mut whole = part(&self.greeting(), json!("stop"));
+        whole["usage"] = usage(call, 4);
+        Ok(Reply::json(&whole))
+    }
+
+    /// The deployment in the path, else the model in the body, if this resource has it.
+    pub(super) fn model<'m>(
+        &self,
+        deployment: Option<&'m str>,
+        model: Option<&'m str>,
+    ) -> Result<&'m str, Failure> {
+        let asked = deployment.or(model);
+        self.known(asked)?;
+        Ok(asked.unwrap_or("gpt-4o"))
+    }
+
+    pub(super) fn greeting(&self) -> String {
+        format!("Hello from {}", self.name)
+    }
+}
+
+/// Counts that depend on the request alone: a quarter of its length as prompt.
+fn usage(call: &Call<'_>, completion: u32) -> Value {
+    let prompt = call.body.len() as u64 / 4;
+    json!({
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + u64::from(completion),
+        "prompt_tokens_details": { "cached_tokens": 0, "audio_tokens": 0 },
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    })
+}
+
+fn filter_results() -> Value {
+    let safe = json!({ "filtered": false, "severity": "safe" });
+    json!({ "hate": safe, "self_harm": safe, "sexual": safe, "violence": safe })
+}

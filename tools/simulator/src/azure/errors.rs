@@ -1,0 +1,131 @@
+//! Errors as Azure words them.
+
+use bytes::Bytes;
+use serde_json::json;
+
+use crate::behaviour::Failure;
+use crate::tokens::TokenCheck;
+
+/// The body of an error answer.
+pub(crate) fn body(failure: &Failure) -> Bytes {
+    if let Some(raw) = &failure.body {
+        return raw.clone().into();
+    }
+    let code = failure
+        .code
+        .clone()
+        .unwrap_or_else(|| failure.status.to_string());
+    let message = failure.message.clone();
+    let message =
+        message.unwrap_or_else(|| format!("The simulator was told to answer {}.", failure.status));
+    json!({ "error": { "code": code, "message": message } })
+        .to_string()
+        .into()
+}
+
+pub(crate) fn bad_request(message: &str) -> Failure {
+    Failure::coded(400, "BadRequest", message)
+}
+
+/// A path, method or api-version the service does not know.
+pub(crate) fn resource_not_found() -> Failure {
+    Failure::coded(404, "404", "Resource not found")
+}
+
+pub(crate) fn deployment_not_found() -> Failure {
+    Failure::coded(
+        404,
+        "DeploymentNotFound",
+        "The API deployment for this resource does not exist. If you created the deployment within the last 5 minutes, \
+         please wait a moment and try again.",
+    )
+}
+
+/// A stored object that is not on this resource.
+pub(crate) fn object_not_found(kind: &str, id: &str) -> Failure {
+    let message = format!("No {kind} found with id '{id}'.");
+    let body = json!({
+        "error": { "message": message, "type": "invalid_request_error", "param": null, "code": null }
+    });
+    Failure {
+        body: Some(body.to_string()),
+        ..Failure::new(404)
+    }
+}
+
+/// A credential that does not let the request in.
+pub(crate) fn unauthorized(check: TokenCheck) -> Failure {
+    let message = match check {
+        TokenCheck::WrongKey => {
+            "Access denied due to invalid subscription key or wrong API endpoint. Make sure to provide a valid key for an \
+             active subscription and use a correct regional API endpoint for your resource."
+        }
+        _ => {
+            "Unauthorized. Access token is missing, invalid, audience is incorrect \
+             (https://cognitiveservices.azure.com), or have expired."
+        }
+    };
+    Failure::coded(401, "401", message)
+}
+
+pub(crate) fn content_filter() -> Failure {
+    let safe = json!({ "filtered": false, "severity": "safe" });
+    let body = json!({
+        "error": {
+            "message": "The response was filtered due to the prompt triggering Azure OpenAI's content management policy. \
+                Please modify your prompt and retry.",
+            "type": null,
+            "param": "prompt",
+            "code": "content_filter",
+            "status": 400,
+            "innererror": {
+                "code": "ResponsibleAIPolicyViolation",
+                "content_filter_result": {
+                    "hate": safe,
+                    "self_harm": safe,
+                    "sexual": safe,
+                    "violence": { "filtered": true, "severity": "medium" },
+                },
+            },
+        }
+    });
+    Failure {
+        code: Some("content_filter".to_owned()),
+        body: Some(body.to_string()),
+        ..Failure::new(400)
+    }
+}
+
+pub(crate) fn context_length() -> Failure {
+    let body = json!({
+        "error": {
+            "message": "This model's maximum context length is 128000 tokens. However, your messages resulted in 128001 \
+                tokens. Please reduce the length of the messages.",
+            "type": "invalid_request_error",
+            "param": "messages",
+            "code": "context_length_exceeded",
+        }
+    });
+    Failure {
+        code: Some("context_length_exceeded".to_owned()),
+        body: Some(body.to_string()),
+        ..Failure::new(400)
+    }
+}
+
+/// A conversation that began on another resource.
+pub(crate) fn previous_response_not_found(id: &str) -> Failure {
+    let body = json!({
+        "error": {
+            "message": format!("Previous response with id '{id}' not found."),
+            "type": "invalid_request_error",
+            "param": "previous_response_id",
+            "code": "previous_response_not_found",
+        }
+    });
+    Failure {
+        code: Some("previous_response_not_found".to_owned()),
+        body: Some(body.to_string()),
+        ..Failure::new(400)
+    }
+}

@@ -1,0 +1,363 @@
+//! The identity endpoint of a virtual machine, and its App Service form on the same port.
+
+mod behaviour;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::header::{HeaderValue, CONTENT_TYPE};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::{json, Map, Value};
+use tokio::time::sleep;
+
+pub use self::behaviour::{Expires, ImdsAnswer, ImdsBehaviour};
+use crate::audit::{Log, RecordedRequest};
+use crate::azure::query;
+use crate::body::Body;
+use crate::script::Script;
+use crate::server::{Break, Connection, Listener, Service};
+use crate::settings::ImdsSettings;
+use crate::tokens::{now, Issued, Terms, TokenCheck, Tokens};
+
+/// The simulated identity endpoint.
+#[derive(Clone)]
+pub struct ImdsHandle {
+    pub(crate) imds: Arc<Imds>,
+    pub(crate) listener: Arc<Listener<Imds>>,
+}
+
+impl ImdsHandle {
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.addr().port()
+    }
+
+    /// The address it listens on.
+    pub fn addr(&self) -> SocketAddr {
+        self.listener.addr()
+    }
+
+    /// Replaces all behaviours by this one.
+    pub fn set(&self, behaviour: ImdsBehaviour) {
+        self.imds.script.set(behaviour);
+    }
+
+    /// Puts these in front of the standing behaviour, in the place of an earlier queue. Each is used once, or as often as
+    /// its `remaining` says.
+    pub fn queue(&self, behaviours: Vec<ImdsBehaviour>) {
+        self.imds.script.queue(behaviours);
+    }
+
+    /// Answers as the real service would again.
+    pub fn clear(&self) {
+        self.imds.script.clear();
+    }
+
+    /// The requests received, oldest first.
+    pub fn requests(&self) -> Vec<RecordedRequest> {
+        self.imds.log.requests()
+    }
+
+    /// How many requests were received.
+    pub fn count(&self) -> u64 {
+        self.imds.log.count()
+    }
+
+    /// Forgets the requests received.
+    pub fn clear_requests(&self) {
+        self.imds.log.clear();
+    }
+
+    /// TCP connections accepted since the start.
+    pub fn connections(&self) -> u64 {
+        self.listener.accepted()
+    }
+
+    /// How long tokens are valid that are issued from now on; the current one is replaced.
+    pub fn set_token_lifetime(&self, lifetime: Duration) {
+        *self
+            .imds
+            .lifetime
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = lifetime;
+        self.issue_fresh();
+    }
+
+    /// The next answer is a new token; the old ones stay good.
+    pub fn issue_fresh(&self) {
+        self.imds.tokens.issue_fresh();
+    }
+
+    /// The backends answer 401 to every token issued so far, and the next answer is a new one.
+    pub fn revoke_all(&self) {
+        self.imds.tokens.revoke_all();
+    }
+
+    /// Every token issued, oldest first.
+    pub fn tokens(&self) -> Vec<String> {
+        self.imds.tokens.all()
+    }
+
+    /// Closes the port and its connections: from now on connections are refused.
+    pub fn stop(&self) {
+        self.listener.stop();
+    }
+
+    /// Opens the same port again.
+    ///
+    /// # Errors
+    /// When another process has taken the port meanwhile.
+    pub fn restart(&self) -> io::Result<()> {
+        self.listener.restart()
+    }
+}
+
+/// The part of the identity endpoint that answers.
+pub(crate) struct Imds {
+    settings: ImdsSettings,
+    lifetime: Mutex<Duration>,
+    tokens: Arc<Tokens>,
+    script: Script<ImdsBehaviour>,
+    log: Arc<Log>,
+}
+
+impl Imds {
+    pub(crate) fn new(settings: ImdsSettings, tokens: Arc<Tokens>, log: Arc<Log>) -> Self {
+        Self {
+            lifetime: Mutex::new(settings.token_lifetime),
+            settings,
+            tokens,
+            script: Script::default(),
+            log,
+        }
+    }
+}
+
+impl Service for Imds {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        connection: Arc<Connection>,
+    ) -> Response<Body> {
+        let (head, mut body) = request.into_parts();
+        let mut entry = self.log.open(&head, &connection, TokenCheck::NotChecked);
+        let mut complete = true;
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => entry.body(frame.data_ref().map_or(&[], |data| data)),
+                Err(_) => complete = false,
+            }
+        }
+        entry.body_ended(complete);
+        let behaviour = self.script.next(head.uri.path());
+        if let Some(delay) = behaviour.delay_ms {
+            sleep(Duration::from_millis(delay)).await;
+        }
+        let response = match behaviour.answer {
+            ImdsAnswer::Normal {
+                expires,
+                as_numbers,
+            } => self.token(&head, expires, as_numbers, true),
+            ImdsAnswer::MissingToken => self.token(&head, Expires::Usual, false, false),
+            ImdsAnswer::Error {
+                status,
+                error,
+                description,
+                retry_after,
+            } => {
+                let mut response = refusal(status, &error, &description);
+                if let Some(value) = retry_after.and_then(|value| HeaderValue::try_from(value).ok())
+                {
+                    response.headers_mut().insert("retry-after", value);
+                }
+                response
+            }
+            ImdsAnswer::Garbage { body } => json_response(200, body),
+            ImdsAnswer::Hang => std::future::pending().await,
+            ImdsAnswer::Reset => match connection.cut(Break::Reset).await {},
+        };
+        entry.status(response.status().as_u16());
+        response
+    }
+}
+
+/// The two forms of the endpoint.
+#[derive(Clone, Copy, PartialEq)]
+enum Form {
+    VirtualMachine,
+    AppService,
+}
+
+impl Form {
+    fn version(self) -> &'static str {
+        match self {
+            Self::VirtualMachine => "2018-02-01",
+            Self::AppService => "2019-08-01",
+        }
+    }
+
+    fn selectors(self) -> [&'static str; 3] {
+        match self {
+            Self::VirtualMachine => ["client_id", "object_id", "msi_res_id"],
+            Self::AppService => ["client_id", "principal_id", "mi_res_id"],
+        }
+    }
+}
+
+/// A status, `error` and `error_description`.
+type Refusal = (u16, &'static str, String);
+
+impl Imds {
+    fn token(
+        &self,
+        head: &Parts,
+        expires: Expires,
+        as_numbers: bool,
+        with_token: bool,
+    ) -> Response<Body> {
+        let form = match head.uri.path() {
+            "/metadata/identity/oauth2/token" => Form::VirtualMachine,
+            "/msi/token" => Form::AppService,
+            _ => return refusal(404, "not_found", "There is nothing at this path."),
+        };
+        match self.grant(head, form) {
+            Ok((issued, resource)) => {
+                let mut fields = answer(&issued, &resource, form, expires, as_numbers);
+                if !with_token {
+                    fields.remove("access_token");
+                }
+                json_response(200, Value::Object(fields).to_string())
+            }
+            Err((status, error, description)) => refusal(status, error, &description),
+        }
+    }
+
+    fn grant(&self, head: &Parts, form: Form) -> Result<(Issued, String), Refusal> {
+        let bad = |description: &str| (400, "invalid_request", description.to_owned());
+        if head.method != Method::GET {
+            return Err(bad("Only GET is allowed."));
+        }
+        let header = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
+        match form {
+            Form::VirtualMachine
+                if header("metadata").is_none_or(|value| !value.eq_ignore_ascii_case(b"true")) =>
+            {
+                return Err(bad("Required metadata header not specified"));
+            }
+            Form::VirtualMachine if header("x-forwarded-for").is_some() => {
+                return Err(bad("Requests with X-Forwarded-For are refused."));
+            }
+            Form::AppService
+                if header("x-identity-header")
+                    != Some(self.settings.identity_header.as_bytes()) =>
+            {
+                return Err((
+                    401,
+                    "unauthorized",
+                    "X-IDENTITY-HEADER is missing or wrong.".to_owned(),
+                ));
+            }
+            _ => {}
+        }
+        match query(&head.uri, "api-version") {
+            Some(version) if version == form.version() => {}
+            Some(version) => {
+                let supported = form.version();
+                return Err(bad(&format!(
+                    "api-version '{version}' is not supported, use {supported}"
+                )));
+            }
+            None => return Err(bad("Required query variable 'api-version' is missing")),
+        }
+        let Some(resource) = query(&head.uri, "resource").filter(|resource| !resource.is_empty())
+        else {
+            return Err(bad("Required query variable 'resource' is missing"));
+        };
+        let chosen = form.selectors().map(|selector| query(&head.uri, selector));
+        let mut chosen = chosen.into_iter().flatten();
+        let identity = chosen.next().unwrap_or_default();
+        if chosen.next().is_some() {
+            return Err(bad("Give at most one of the identity's ids."));
+        }
+        match &self.settings.identities {
+            Some(known) if identity.is_empty() && known.len() > 1 => {
+                return Err(bad("Multiple user assigned identities exist, please specify the clientId / resourceId of \
+                    the identity in the token request"));
+            }
+            Some(known) if !identity.is_empty() && !known.contains(&identity) => {
+                return Err(bad("Identity not found"))
+            }
+            _ => {}
+        }
+        let terms = Terms {
+            lifetime: *self.lifetime.lock().unwrap_or_else(PoisonError::into_inner),
+            cache: self.settings.cache,
+            renew_below: self.settings.renew_below,
+        };
+        Ok((self.tokens.issue(&resource, &identity, &terms), resource))
+    }
+}
+
+fn answer(
+    issued: &Issued,
+    resource: &str,
+    form: Form,
+    expires: Expires,
+    as_numbers: bool,
+) -> Map<String, Value> {
+    let time = |seconds: u64| {
+        if as_numbers {
+            json!(seconds)
+        } else {
+            json!(seconds.to_string())
+        }
+    };
+    let app_service = form == Form::AppService;
+    let (on, within) = match expires {
+        Expires::Usual => (true, !app_service),
+        Expires::ExpiresOn => (true, false),
+        Expires::ExpiresIn => (false, true),
+        Expires::Both => (true, true),
+    };
+    let mut fields = Map::new();
+    let mut field = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+    field("access_token", json!(issued.token));
+    field("client_id", json!(issued.client_id));
+    if !app_service {
+        field("refresh_token", json!(""));
+    }
+    if within {
+        field("expires_in", time(issued.expires_on.saturating_sub(now())));
+    }
+    if on {
+        field("expires_on", time(issued.expires_on));
+    }
+    field("not_before", time(issued.not_before));
+    field("resource", json!(resource));
+    field("token_type", json!("Bearer"));
+    fields
+}
+
+fn refusal(status: u16, error: &str, description: &str) -> Response<Body> {
+    json_response(
+        status,
+        json!({ "error": error, "error_description": description }).to_string(),
+    )
+}
+
+fn json_response(status: u16, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::whole(body));
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/json; charset=utf-8"),
+    );
+    response
+}

@@ -1,0 +1,312 @@
+//! Listeners: TCP, TLS, HTTP/1.1 and HTTP/2, and ways to end a connection badly.
+
+use std::convert::Infallible;
+use std::future::{pending, Future};
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::body::Body;
+use crate::certificates::TlsPort;
+
+/// Numbers connections over all services.
+static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
+
+/// How a connection is broken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Break {
+    /// A TCP reset of the whole connection.
+    #[default]
+    Reset,
+    /// An orderly TCP close; in the middle of an HTTP/2 answer, a reset of that stream only.
+    Close,
+}
+
+/// Answers the requests of one listener.
+pub(crate) trait Service: Send + Sync + 'static {
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        connection: Arc<Connection>,
+    ) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// What a request knows of the connection it came on.
+pub(crate) struct Connection {
+    pub(crate) id: u64,
+    pub(crate) tls: bool,
+    pub(crate) sni: Option<String>,
+    fate: Arc<Fate>,
+}
+
+impl Connection {
+    /// Ends the connection under whoever awaits this.
+    pub(crate) async fn cut(&self, how: Break) -> Infallible {
+        self.fate.reset.store(how == Break::Reset, Ordering::SeqCst);
+        self.fate.ended.notify_one();
+        pending().await
+    }
+}
+
+#[derive(Default)]
+struct Fate {
+    reset: AtomicBool,
+    ended: Notify,
+}
+
+/// One service's port, which can be closed and opened again.
+pub(crate) struct Listener<S> {
+    runtime: Handle,
+    addr: SocketAddr,
+    shared: Arc<Shared<S>>,
+    running: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared<S> {
+    service: Arc<S>,
+    tls: Option<Arc<TlsPort>>,
+    accepted: AtomicU64,
+    open: AtomicUsize,
+}
+
+impl<S: Service> Listener<S> {
+    pub(crate) fn start(
+        runtime: &Handle,
+        addr: SocketAddr,
+        tls: Option<Arc<TlsPort>>,
+        service: Arc<S>,
+    ) -> io::Result<Self> {
+        let listener = StdListener::bind(addr)?;
+        let shared = Arc::new(Shared {
+            service,
+            tls,
+            accepted: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
+        });
+        let this = Self {
+            runtime: runtime.clone(),
+            addr: listener.local_addr()?,
+            shared,
+            running: Mutex::new(None),
+        };
+        this.run(listener)?;
+        Ok(this)
+    }
+
+    fn run(&self, listener: StdListener) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let _context = self.runtime.enter();
+        let listener = TcpListener::from_std(listener)?;
+        let task = self
+            .runtime
+            .spawn(accept(listener, Arc::clone(&self.shared)));
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        Ok(())
+    }
+
+    pub(crate) fn service(&self) -> &Arc<S> {
+        &self.shared.service
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub(crate) fn accepted(&self) -> u64 {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Closes the port and its connections; returns when both are done. Blocks for a moment.
+    pub(crate) fn stop(&self) {
+        let task = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(task) = task else { return };
+        task.abort();
+        let patience = Instant::now() + Duration::from_secs(2);
+        let done = || task.is_finished() && self.shared.open.load(Ordering::SeqCst) == 0;
+        while !done() && Instant::now() < patience {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Opens the port again if it is closed. Blocks for a moment.
+    pub(crate) fn restart(&self) -> io::Result<()> {
+        if self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
+        {
+            return Ok(());
+        }
+        let patience = Instant::now() + Duration::from_secs(2);
+        loop {
+            match StdListener::bind(self.addr) {
+                Ok(listener) => return self.run(listener),
+                Err(error) if Instant::now() > patience => return Err(error),
+                Err(_) => thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+}
+
+/// Accepts until it is aborted; its connections end with it.
+async fn accept<S: Service>(listener: TcpListener, shared: Arc<Shared<S>>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    shared.accepted.fetch_add(1, Ordering::SeqCst);
+                    shared.open.fetch_add(1, Ordering::SeqCst);
+                    let open = OpenConnection(Arc::clone(&shared));
+                    connections.spawn(connection(stream, open));
+                }
+                // Out of file descriptors, most likely: some will come back.
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+struct OpenConnection<S>(Arc<Shared<S>>);
+
+impl<S> Drop for OpenConnection<S> {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn connection<S: Service>(stream: TcpStream, open: OpenConnection<S>) {
+    let shared = &open.0;
+    let _ = stream.set_nodelay(true);
+    let fate = Arc::new(Fate::default());
+    let stream = Wire {
+        stream,
+        fate: Arc::clone(&fate),
+    };
+    let id = NEXT_CONNECTION.fetch_add(1, Ordering::SeqCst);
+    let plain = Connection {
+        id,
+        tls: false,
+        sni: None,
+        fate,
+    };
+    let service = Arc::clone(&shared.service);
+    let Some(tls) = &shared.tls else {
+        return serve(stream, plain, service).await;
+    };
+    let Some((stream, sni)) = tls.accept(stream).await else {
+        return;
+    };
+    let secured = Connection {
+        tls: true,
+        sni,
+        ..plain
+    };
+    serve(stream, secured, service).await;
+}
+
+async fn serve<S: Service>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    connection: Connection,
+    service: Arc<S>,
+) {
+    let fate = Arc::clone(&connection.fate);
+    let connection = Arc::new(connection);
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(10_000)
+        .initial_stream_window_size(1024 * 1024)
+        .initial_connection_window_size(16 * 1024 * 1024);
+    let answer = service_fn(move |request| {
+        let answer = Arc::clone(&service).answer(request, Arc::clone(&connection));
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    tokio::select! {
+        _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), answer) => {}
+        () = fate.ended.notified() => {}
+    }
+}
+
+/// A socket that ends in a reset when its fate says so.
+pub(crate) struct Wire {
+    stream: TcpStream,
+    fate: Arc<Fate>,
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if self.fate.reset.load(Ordering::SeqCst) {
+            let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,265 @@
+//! The tokens the identity endpoint issues and the backends check.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::Engine;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// What became of a request's credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenCheck {
+    /// This service or path asks for none.
+    NotChecked,
+    /// A token of this simulator, still good.
+    Valid,
+    /// The backend's key.
+    Key,
+    /// Neither a token nor a key.
+    Missing,
+    /// A key, but not this backend's.
+    WrongKey,
+    /// A token nobody here issued.
+    Unknown,
+    /// A token that has run out.
+    Expired,
+    /// A token that was revoked.
+    Revoked,
+    /// A token for something else.
+    WrongAudience,
+}
+
+impl TokenCheck {
+    /// Whether the request is let in.
+    pub fn passes(self) -> bool {
+        matches!(self, Self::NotChecked | Self::Valid | Self::Key)
+    }
+}
+
+/// A token and its times, in seconds of the epoch.
+#[derive(Clone)]
+pub(crate) struct Issued {
+    pub(crate) token: String,
+    pub(crate) client_id: String,
+    pub(crate) not_before: u64,
+    pub(crate) expires_on: u64,
+}
+
+struct Known {
+    audience: String,
+    expires_on: u64,
+    revoked: bool,
+}
+
+/// Every token issued so far.
+#[derive(Default)]
+pub(crate) struct Tokens {
+    store: RwLock<Store>,
+}
+
+#[derive(Default)]
+struct Store {
+    known: HashMap<String, Known>,
+    in_order: Vec<String>,
+    /// The current token per audience and identity.
+    current: HashMap<(String, String), Issued>,
+}
+
+/// How tokens are made.
+pub(crate) struct Terms {
+    pub(crate) lifetime: Duration,
+    pub(crate) cache: bool,
+    pub(crate) renew_below: Option<Duration>,
+}
+
+impl Tokens {
+    fn read(&self) -> RwLockReadGuard<'_, Store> {
+        self.store.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Store> {
+        self.store.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The current token for an audience and an identity, or a new one.
+    pub(crate) fn issue(&self, audience: &str, identity: &str, terms: &Terms) -> Issued {
+        let slot = (audience.to_owned(), identity.to_owned());
+        let now = now();
+        let mut store = self.write();
+        if let Some(current) = store.current.get(&slot).filter(|_| terms.cache) {
+            let lifetime = current.expires_on - current.not_before;
+            let renew_below = terms
+                .renew_below
+                .map_or(lifetime / 2, |least| least.as_secs());
+            if current.expires_on > now && current.expires_on - now >= renew_below {
+                return current.clone();
+            }
+        }
+        let issued = make(audience, identity, now, terms.lifetime);
+        store.known.insert(
+            issued.token.clone(),
+            Known {
+                audience: audience.to_owned(),
+                expires_on: issued.expires_on,
+                revoked: false,
+            },
+        );
+        store.in_order.push(issued.token.clone());
+        store.current.insert(slot, issued.clone());
+        issued
+    }
+
+    /// The next answer is a new token; the old ones stay good.
+    pub(crate) fn issue_fresh(&self) {
+        self.write().current.clear();
+    }
+
+    /// No token issued so far is good any more, and the next answer is a new one.
+    pub(crate) fn revoke_all(&self) {
+        let mut store = self.write();
+        store.current.clear();
+        for known in store.known.values_mut() {
+            known.revoked = true;
+        }
+    }
+
+    /// All tokens in the order they were issued.
+    pub(crate) fn all(&self) -> Vec<String> {
+        self.read().in_order.clone()
+    }
+
+    /// Whether a backend that asks for `audience` lets this token in.
+    pub(crate) fn check(&self, token: &str, audience: &str) -> TokenCheck {
+        let store = self.read();
+        let Some(known) = store.known.get(token) else {
+            return TokenCheck::Unknown;
+        };
+        if known.revoked {
+            TokenCheck::Revoked
+        } else if known.expires_on <= now() {
+            TokenCheck::Expired
+        } else if known.audience.trim_end_matches('/') != audience.trim_end_matches('/') {
+            TokenCheck::WrongAudience
+        } else {
+            TokenCheck::Valid
+        }
+    }
+}
+
+/// Seconds of the epoch.
+pub(crate) fn now() -> u64 {
+    since_epoch().as_secs()
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+/// A token of the size and form of a real one, signed with noise.
+fn make(audience: &str, identity: &str, now: u64, lifetime: Duration) -> Issued {
+    let exact = since_epoch() + lifetime;
+    let expires_on = exact.as_secs() + u64::from(exact.subsec_nanos() > 0);
+    let client_id = if identity.is_empty() {
+        "5c1b0d5e-0000-4000-8000-000000000001"
+    } else {
+        identity
+    };
+    let header = json!({ "typ": "JWT", "alg": "RS256", "kid": "simulated" });
+    let noise = noise();
+    // Groups bring the whole to the size of a real token, about 1.6 kB.
+    let groups: Vec<String> = noise.chunks(16).take(10).map(uuid).collect();
+    let claims = json!({
+        "aud": audience,
+        "iss": "https://sts.windows.net/00000000-0000-4000-8000-00000000000a/",
+        "iat": now,
+        "nbf": now,
+        "exp": expires_on,
+        "appid": client_id,
+        "oid": "00000000-0000-4000-8000-00000000000b",
+        "tid": "00000000-0000-4000-8000-00000000000a",
+        "xms_mirid": "/subscriptions/00000000-0000-4000-8000-00000000000c/resourcegroups/simulated\
+            /providers/Microsoft.ManagedIdentity/userAssignedIdentities/simulated",
+        "groups": groups,
+        "jti": hexed(&noise[..16]),
+        "ver": "1.0",
+    });
+    let part = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let token = format!(
+        "{}.{}.{}",
+        part(&header),
+        part(&claims),
+        URL_SAFE_NO_PAD.encode(noise)
+    );
+    Issued {
+        token,
+        client_id: client_id.to_owned(),
+        not_before: now,
+        expires_on,
+    }
+}
+
+fn noise() -> [u8; 256] {
+    let random = RandomState::new();
+    let mut noise = [0; 256];
+    for (index, piece) in noise.chunks_mut(8).enumerate() {
+        piece.copy_from_slice(&random.hash_one(index).to_le_bytes());
+    }
+    noise
+}
+
+fn hexed(bytes: &[u8]) -> String {
+    crate::audit::hex(bytes)
+}
+
+fn uuid(bytes: &[u8]) -> String {
+    let hex = hexed(bytes);
+    [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..32],
+    ]
+    .join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Terms = Terms {
+        lifetime: Duration::from_secs(3600),
+        cache: true,
+        renew_below: None,
+    };
+
+    #[test]
+    fn a_token_has_the_size_and_form_of_a_real_one() {
+        let token = Tokens::default().issue("https://a", "", &HOUR).token;
+        assert!((1400..1900).contains(&token.len()), "{}", token.len());
+        assert_eq!(token.split('.').count(), 3);
+    }
+
+    #[test]
+    fn the_same_token_is_given_until_it_is_revoked() {
+        let tokens = Tokens::default();
+        let first = tokens.issue("https://a", "", &HOUR).token;
+        assert_eq!(tokens.issue("https://a", "", &HOUR).token, first);
+        assert_ne!(tokens.issue("https://b", "", &HOUR).token, first);
+        tokens.revoke_all();
+        assert_eq!(tokens.check(&first, "https://a"), TokenCheck::Revoked);
+        let second = tokens.issue("https://a", "", &HOUR).token;
+        assert_eq!(tokens.check(&second, "https://a/"), TokenCheck::Valid);
+        assert_eq!(
+            tokens.check(&second, "https://b"),
+            TokenCheck::WrongAudience
+        );
+    }
+}
