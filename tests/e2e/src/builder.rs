@@ -1,0 +1,202 @@
+//! How a test says what it wants in front of its backends.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use render::{Admin, Backend, Engine, Fleet, Identity, Listener, TlsOptions};
+use serde_json::Value;
+
+use crate::{EnvoyVersion, Gateway};
+
+/// One simulated Azure OpenAI resource, as Envoy reaches it.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The backend's name.
+    pub name: String,
+    /// Its host name, which is not looked up.
+    pub host: String,
+    /// Where it really is.
+    pub address: SocketAddr,
+    /// The certificate authority it is checked with; `None` for plain HTTP.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Why a gateway did not start.
+#[derive(Debug)]
+pub struct StartError {
+    /// What was waited for in vain.
+    pub reason: String,
+    /// What Envoy and the module wrote until then.
+    pub log: String,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}; the end of the log:\n{}",
+            self.reason,
+            last_lines(&self.log)
+        )
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// The end of a log, long enough to see what went wrong.
+pub(crate) fn last_lines(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+type PluginPatch = Box<dyn FnOnce(&mut Value)>;
+type FleetPatch = Box<dyn FnOnce(&mut Fleet)>;
+
+/// Options of a [`Gateway`].
+#[must_use]
+pub struct GatewayBuilder {
+    version: EnvoyVersion,
+    workers: u32,
+    log_level: String,
+    upstreams: Vec<Upstream>,
+    identity: Option<SocketAddr>,
+    environment: Vec<(String, String)>,
+    secrets: Vec<(String, String)>,
+    plugin: Vec<PluginPatch>,
+    fleet: Vec<FleetPatch>,
+}
+
+impl Default for GatewayBuilder {
+    fn default() -> Self {
+        Self {
+            version: EnvoyVersion::default(),
+            workers: 1,
+            log_level: "debug".to_owned(),
+            upstreams: Vec::new(),
+            identity: None,
+            environment: Vec::new(),
+            secrets: Vec::new(),
+            plugin: Vec::new(),
+            fleet: Vec::new(),
+        }
+    }
+}
+
+impl GatewayBuilder {
+    /// Adds a backend.
+    pub fn upstream(mut self, upstream: Upstream) -> Self {
+        self.upstreams.push(upstream);
+        self
+    }
+
+    /// Where access tokens come from; without it the fleet has no identity.
+    pub fn identity(mut self, address: SocketAddr) -> Self {
+        self.identity = Some(address);
+        self
+    }
+
+    /// The Envoy to run; the newest unless told otherwise.
+    pub fn version(mut self, version: EnvoyVersion) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// How many worker threads Envoy runs; 1 unless told otherwise.
+    pub fn workers(mut self, workers: u32) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// What Envoy's `wasm` component logs, the module's own lines among it; `debug` unless told otherwise.
+    pub fn log_level(mut self, level: &str) -> Self {
+        self.log_level = level.to_owned();
+        self
+    }
+
+    /// Changes the plugin's configuration, which starts out with `backends` and `identity` alone.
+    pub fn plugin(mut self, patch: impl FnOnce(&mut Value) + 'static) -> Self {
+        self.plugin.push(Box::new(patch));
+        self
+    }
+
+    /// An environment variable of the module, its value in the configuration.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// An environment variable of the module that it takes from Envoy's own environment, as secrets should be.
+    pub fn secret(mut self, name: &str, value: &str) -> Self {
+        self.secrets.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Changes what the configuration is rendered from, after everything else.
+    pub fn fleet(mut self, patch: impl FnOnce(&mut Fleet) + 'static) -> Self {
+        self.fleet.push(Box::new(patch));
+        self
+    }
+
+    /// Starts Envoy and waits until it takes requests.
+    ///
+    /// # Panics
+    ///
+    /// When it does not get there; the message has the end of its log.
+    pub fn start(self) -> Gateway {
+        match self.try_start() {
+            Ok(gateway) => gateway,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The same, for tests of what must not start.
+    pub fn try_start(self) -> Result<Gateway, StartError> {
+        let (version, workers, log_level) = (self.version, self.workers, self.log_level.clone());
+        let secrets = self.secrets.clone();
+        Gateway::launch(version, workers, &log_level, &secrets, self.into_fleet())
+    }
+
+    fn into_fleet(self) -> Fleet {
+        let backends: Vec<Backend> = self
+            .upstreams
+            .into_iter()
+            .map(|upstream| {
+                Backend::new(&upstream.name, &upstream.host)
+                    .at(&upstream.address.ip().to_string(), upstream.address.port())
+                    .tls(upstream.ca_file.map(|file| TlsOptions {
+                        ca_file: Some(file),
+                    }))
+            })
+            .collect();
+        let identity = self
+            .identity
+            .map(|address| Identity::imds().at(&address.ip().to_string(), address.port()));
+        let mut plugin = render::minimal_plugin(&backends, identity.as_ref());
+        for patch in self.plugin {
+            patch(&mut plugin);
+        }
+        let loopback = || "127.0.0.1".to_owned();
+        let mut fleet = Fleet {
+            backends,
+            identity,
+            listener: Listener {
+                address: loopback(),
+                port: 0,
+            },
+            admin: Admin {
+                address: loopback(),
+                port: 0,
+            },
+            module: crate::version::module(),
+            plugin,
+            environment: self.environment.into_iter().collect(),
+            host_environment: self.secrets.into_iter().map(|(name, _)| name).collect(),
+            engine: Engine::Filter,
+        };
+        for patch in self.fleet {
+            patch(&mut fleet);
+        }
+        fleet
+    }
+}

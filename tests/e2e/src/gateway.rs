@@ -1,0 +1,395 @@
+//! A running Envoy with the module.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use render::Fleet;
+use rustix::process::{kill_process, Pid, Signal};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::admin::Admin;
+use crate::builder::{last_lines, GatewayBuilder, StartError};
+use crate::load::JSON;
+use crate::{Chat, Client, EnvoyVersion, Response};
+
+/// How long Envoy may take to be ready, on a machine that starts several at once.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long Envoy may take to accept or refuse a listener.
+const UPDATE_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long Envoy may take to end when asked to.
+const END_LIMIT: Duration = Duration::from_secs(3);
+
+const POLL: Duration = Duration::from_millis(20);
+
+/// A running Envoy with the module, which ends when this is dropped. One that has ended before that fails the test.
+///
+/// Its files are in a temporary folder, which stays (and is named) when the test panics.
+#[derive(Debug)]
+pub struct Gateway {
+    folder: Option<TempDir>,
+    path: PathBuf,
+    envoy: Child,
+    fleet: Fleet,
+    workers: u32,
+    admin: Admin,
+    address: SocketAddr,
+    /// Whether it got so far that only a test may end it.
+    is_ready: bool,
+}
+
+/// What Envoy made of a new configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// It serves with it.
+    Accepted,
+    /// It refused it, with this reason, and serves with the one before.
+    Rejected(String),
+}
+
+impl Gateway {
+    /// Options, to start one.
+    pub fn builder() -> GatewayBuilder {
+        GatewayBuilder::default()
+    }
+
+    pub(crate) fn launch(
+        version: EnvoyVersion,
+        workers: u32,
+        log_level: &str,
+        secrets: &[(String, String)],
+        fleet: Fleet,
+    ) -> Result<Self, StartError> {
+        let folder = tempfile::Builder::new()
+            .prefix("gateway-")
+            .tempdir()
+            .expect("a temporary folder");
+        let path = folder.path().to_owned();
+        write_listener(&path, &fleet);
+        let bootstrap = path.join("envoy.yaml");
+        fs::write(
+            &bootstrap,
+            render::bootstrap(&fleet, &path.join(LISTENER_FILE)),
+        )
+        .expect("write envoy.yaml");
+        let log = |name: &str| File::create(path.join(name)).expect("create a log file");
+        let envoy = Command::new(version.binary())
+            .arg("-c")
+            .arg(&bootstrap)
+            .args(["--concurrency", &workers.to_string()])
+            .arg("--admin-address-path")
+            .arg(path.join(ADMIN_FILE))
+            .args(["--component-log-level", &format!("wasm:{log_level}")])
+            // Lines of the access log appear at once, not every ten seconds.
+            .args(["--file-flush-interval-msec", "20"])
+            // Nothing is shared with other Envoys on this machine.
+            .arg("--disable-hot-restart")
+            .envs(secrets.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log(ACCESS_LOG_FILE))
+            .stderr(log(LOG_FILE))
+            .spawn()
+            .unwrap_or_else(|e| panic!("start Envoy {}: {e}", version.number()));
+
+        // From here on the process is ended whatever happens.
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut gateway = Self {
+            folder: Some(folder),
+            path,
+            envoy,
+            fleet,
+            workers,
+            admin: Admin::new(nowhere),
+            address: nowhere,
+            is_ready: false,
+        };
+        match gateway.await_ready() {
+            Ok(()) => {
+                gateway.is_ready = true;
+                Ok(gateway)
+            }
+            Err(reason) => Err(StartError {
+                reason: format!("Envoy {}: {reason}", version.number()),
+                log: gateway.log(),
+            }),
+        }
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL of a path.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// A client for it.
+    pub fn client(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    /// Sends a chat completion and reads the whole answer.
+    ///
+    /// # Panics
+    ///
+    /// When no whole answer comes.
+    pub fn chat(&self, chat: &Chat) -> Response {
+        self.client()
+            .send("POST", &chat.path, JSON, &chat.bytes())
+            .unwrap_or_else(|e| {
+                panic!(
+                    "{}: {e}; the end of the log:\n{}",
+                    chat.path,
+                    last_lines(&self.log())
+                )
+            })
+    }
+
+    /// What the configuration is rendered from, with the last update that was tried.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// The plugin's configuration, with the last update that was tried.
+    pub fn plugin(&self) -> Value {
+        self.fleet.plugin.clone()
+    }
+
+    /// Everything Envoy and the module have logged so far; the access log is not in it.
+    pub fn log(&self) -> String {
+        read_lossy(&self.path.join(LOG_FILE))
+    }
+
+    /// The access log so far, one JSON object per request that has ended. A line may be some 20 ms late.
+    pub fn access_log(&self) -> Vec<Value> {
+        read_lossy(&self.path.join(ACCESS_LOG_FILE))
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    /// A counter or gauge; `None` when Envoy has none of this name.
+    pub fn stat(&self, name: &str) -> Option<i64> {
+        self.stats(name).get(name).copied()
+    }
+
+    /// The counters and gauges whose names start with `prefix`. The module's start with `wasmcustom.`.
+    ///
+    /// # Panics
+    ///
+    /// When Envoy does not answer.
+    pub fn stats(&self, prefix: &str) -> BTreeMap<String, i64> {
+        self.admin.stats(prefix).unwrap_or_else(|e| {
+            panic!(
+                "statistics: {e}; the end of the log:\n{}",
+                last_lines(&self.log())
+            )
+        })
+    }
+
+    /// What the admin interface says at this path.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer 200.
+    pub fn admin(&self, path: &str) -> String {
+        self.admin
+            .get(path)
+            .unwrap_or_else(|e| panic!("admin interface: {e}"))
+    }
+
+    /// Envoy's memory in bytes: what is resident now.
+    pub fn memory(&self) -> u64 {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.envoy.id())).expect("Envoy runs");
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|value| value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+            .map(|kilobytes| kilobytes * 1024)
+            .expect("VmRSS in /proc")
+    }
+
+    /// Waits until `condition` holds.
+    ///
+    /// # Panics
+    ///
+    /// When it does not within `limit`; the message says `what` was waited for and has the end of the log.
+    pub fn wait_for(&self, condition: impl Fn(&Self) -> bool, limit: Duration, what: &str) {
+        let deadline = Instant::now() + limit;
+        while !condition(self) {
+            assert!(
+                Instant::now() < deadline,
+                "waited {limit:?} for {what}; the end of the log:\n{}",
+                last_lines(&self.log())
+            );
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Gives the module a new configuration while Envoy runs, and waits until Envoy has accepted it, on every worker, or
+    /// refused it.
+    ///
+    /// # Panics
+    ///
+    /// When Envoy does neither.
+    pub fn update(&mut self, plugin: Value) -> Update {
+        self.fleet.plugin = plugin;
+        let before = self.stats(LISTENER_STATS);
+        write_listener(&self.path, &self.fleet);
+        let deadline = Instant::now() + UPDATE_LIMIT;
+        while Instant::now() < deadline {
+            let now = self.stats(LISTENER_STATS);
+            let grown = |name: &str| {
+                let name = format!("{LISTENER_STATS}{name}");
+                now.get(&name).copied().unwrap_or_default()
+                    - before.get(&name).copied().unwrap_or_default()
+            };
+            if grown("lds.update_rejected") > 0 {
+                let reason = self.admin.listener_error().expect("admin interface");
+                return Update::Rejected(reason.unwrap_or_default());
+            }
+            if grown("lds.update_success") > 0 && self.is_everywhere(&grown) {
+                return Update::Accepted;
+            }
+            thread::sleep(POLL);
+        }
+        panic!(
+            "Envoy did not take the update within {UPDATE_LIMIT:?}; the end of the log:\n{}",
+            last_lines(&self.log())
+        );
+    }
+
+    /// Whether every worker has the new listener, or there was nothing new.
+    fn is_everywhere(&self, grown: &dyn Fn(&str) -> i64) -> bool {
+        let replaced = grown("listener_modified") + grown("listener_in_place_updated") > 0;
+        !replaced || grown("listener_create_success") >= i64::from(self.workers)
+    }
+
+    /// Waits for the admin interface, for readiness, and for the listener.
+    fn await_ready(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + START_LIMIT;
+        let mut missing = "its admin interface";
+        while Instant::now() < deadline {
+            if let Ok(Some(status)) = self.envoy.try_wait() {
+                return Err(format!("it ended with {status}"));
+            }
+            match self.progress() {
+                Ok(None) => return Ok(()),
+                Ok(Some(next)) => missing = next,
+                Err(refused) => return Err(refused),
+            }
+            thread::sleep(POLL);
+        }
+        Err(format!("waited {START_LIMIT:?} for {missing}"))
+    }
+
+    /// What is still missing before requests can be served, or why they never will.
+    fn progress(&mut self) -> Result<Option<&'static str>, String> {
+        if self.admin_address().is_none() {
+            return Ok(Some("its admin interface"));
+        }
+        let Ok(stats) = self.admin.stats(LISTENER_STATS) else {
+            return Ok(Some("its statistics"));
+        };
+        let stat = |name: &str| {
+            let name = format!("{LISTENER_STATS}{name}");
+            stats.get(&name).copied().unwrap_or_default()
+        };
+        if stat("lds.update_rejected") > 0 {
+            let reason = self.admin.listener_error().ok().flatten();
+            return Err(format!(
+                "it refused the listener: {}",
+                reason.unwrap_or_default()
+            ));
+        }
+        if self.admin.get("/ready").is_err() {
+            return Ok(Some("/ready"));
+        }
+        if stat("listener_create_success") < i64::from(self.workers) {
+            return Ok(Some("the listener on every worker"));
+        }
+        match self.admin.listener() {
+            Ok(Some(address)) => {
+                self.address = address;
+                Ok(None)
+            }
+            _ => Ok(Some("the listener's port")),
+        }
+    }
+
+    fn admin_address(&mut self) -> Option<SocketAddr> {
+        let address = fs::read_to_string(self.path.join(ADMIN_FILE)).ok()?;
+        let address = address.trim().parse().ok()?;
+        self.admin = Admin::new(address);
+        Some(address)
+    }
+
+    /// Asks Envoy to end, and ends it when it does not. Says how it ended if that was before it was asked.
+    fn end(&mut self) -> io::Result<Option<std::process::ExitStatus>> {
+        if let Some(status) = self.envoy.try_wait()? {
+            return Ok(Some(status));
+        }
+        kill_process(Pid::from_child(&self.envoy), Signal::TERM)?;
+        let deadline = Instant::now() + END_LIMIT;
+        while Instant::now() < deadline {
+            if self.envoy.try_wait()?.is_some() {
+                return Ok(None);
+            }
+            thread::sleep(POLL);
+        }
+        self.envoy.kill()?;
+        self.envoy.wait()?;
+        Ok(None)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let ended = self.end();
+        if thread::panicking() {
+            if let Some(folder) = self.folder.take() {
+                eprintln!(
+                    "Envoy's configuration and logs are in {}",
+                    folder.keep().display()
+                );
+            }
+            return;
+        }
+        if let (true, Ok(Some(status))) = (self.is_ready, ended) {
+            panic!(
+                "Envoy had ended with {status}; the end of its log:\n{}",
+                last_lines(&self.log())
+            );
+        }
+    }
+}
+
+const LISTENER_FILE: &str = "listener.yaml";
+const ADMIN_FILE: &str = "admin.txt";
+const LOG_FILE: &str = "envoy.log";
+const ACCESS_LOG_FILE: &str = "access.log";
+const LISTENER_STATS: &str = "listener_manager.";
+
+/// Puts the listener's file in place by renaming, which is what Envoy watches for.
+fn write_listener(folder: &Path, fleet: &Fleet) {
+    let new = folder.join("listener.yaml.new");
+    fs::write(&new, render::listener(fleet)).expect("write the listener");
+    fs::rename(&new, folder.join(LISTENER_FILE)).expect("put the listener in place");
+}
+
+fn read_lossy(path: &Path) -> String {
+    fs::read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default()
+}

@@ -1,0 +1,62 @@
+//! Where the binaries under test are.
+
+use std::env;
+use std::path::PathBuf;
+
+/// A release of Envoy that the module is tested with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EnvoyVersion {
+    /// The newest, and the one tests use unless they say otherwise.
+    #[default]
+    V1_40_0,
+    /// The first whose router can choose a cluster per attempt.
+    V1_39_0,
+    /// One before that.
+    V1_38_2,
+    /// The oldest that is supported.
+    V1_36_4,
+}
+
+impl EnvoyVersion {
+    /// All of them, newest first.
+    pub const ALL: [Self; 4] = [Self::V1_40_0, Self::V1_39_0, Self::V1_38_2, Self::V1_36_4];
+
+    /// The version as people write it.
+    pub fn number(self) -> &'static str {
+        match self {
+            Self::V1_40_0 => "1.40.0",
+            Self::V1_39_0 => "1.39.0",
+            Self::V1_38_2 => "1.38.2",
+            Self::V1_36_4 => "1.36.4",
+        }
+    }
+
+    /// The binary, as the environment names it: `AOAI_ENVOY_1_40_0` and so on.
+    ///
+    /// # Panics
+    ///
+    /// When the variable is not set, since a test without Envoy would prove nothing.
+    pub fn binary(self) -> PathBuf {
+        let variable = format!("AOAI_ENVOY_{}", self.number().replace('.', "_"));
+        from_environment(&variable, &format!("the binary of Envoy {}", self.number()))
+    }
+}
+
+/// The built module, as `AOAI_WASM` names it.
+pub(crate) fn module() -> PathBuf {
+    from_environment("AOAI_WASM", "the built module")
+}
+
+fn from_environment(variable: &str, what: &str) -> PathBuf {
+    let Some(value) = env::var_os(variable) else {
+        panic!("run `cargo xtask test`: {variable} names {what}");
+    };
+    let path = PathBuf::from(value);
+    assert!(
+        path.is_file(),
+        "{variable} names {}, which is no file",
+        path.display()
+    );
+    // Envoy may run in another folder.
+    std::path::absolute(&path).expect("a path can be made absolute")
+}
