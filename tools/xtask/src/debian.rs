@@ -49,7 +49,7 @@ pub fn ensure() -> Result<Compiler> {
         // Another run may have made it while this one waited.
         if !is_ready() {
             process::step(
-                "fetch Debian's compiler for wasm32-wasip1 (about 110 MB)",
+                "fetch Debian's compiler for wasm32-wasip1 (about 210 MB)",
                 || make(&place),
             )?;
         }

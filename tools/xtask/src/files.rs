@@ -43,9 +43,9 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// An empty draft of the directory `place`.
+    /// An empty draft of the directory `place`, whose lock the caller holds: what an ended run left is removed.
     pub fn of(place: &Path) -> Result<Self> {
-        let path = beside(place, &draft_suffix());
+        let path = beside(place, "draft");
         remove(&path)?;
         fs::create_dir_all(&path)
             .with_context(|| format!("{}: cannot be created", path.display()))?;
@@ -79,7 +79,7 @@ impl Drop for Draft {
 /// Copies a file so that readers of `to` see the old content or the new, never half of it.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     create_parent(to)?;
-    let draft = beside(to, &draft_suffix());
+    let draft = beside(to, &format!("draft-{}", process::id()));
     fs::copy(from, &draft)
         .and_then(|_| fs::rename(&draft, to))
         .with_context(|| format!("{}: cannot be copied to {}", from.display(), to.display()))
@@ -118,10 +118,6 @@ pub fn sha256(path: &Path) -> Result<String> {
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{suffix}"))
-}
-
-fn draft_suffix() -> String {
-    format!("draft-{}", process::id())
 }
 
 fn create_parent(path: &Path) -> Result<()> {

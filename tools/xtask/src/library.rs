@@ -56,7 +56,7 @@ impl Library {
         };
         eprintln!(
             "rustup did not add {TARGET} ({}); trying Debian's packages",
-            first_line(&refused)
+            reason(&refused)
         );
         debian::ensure().map(Self::Debian).map_err(|error| {
             anyhow!(
@@ -107,10 +107,11 @@ fn is_installed() -> bool {
 
 fn add_by_rustup() -> Result<()> {
     process::step(&format!("rustup target add {TARGET}"), || {
-        process::output_within(
-            Command::new("rustup").args(["target", "add", TARGET]),
-            RUSTUP_LIMIT,
-        )
+        let mut rustup = Command::new("rustup");
+        rustup
+            .args(["target", "add", TARGET])
+            .env("RUST_BACKTRACE", "0");
+        process::output_within(&mut rustup, RUSTUP_LIMIT)
     })
 }
 
@@ -133,10 +134,9 @@ fn linker() -> Result<PathBuf> {
     )
 }
 
-fn first_line(error: &anyhow::Error) -> String {
-    format!("{error:#}")
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+/// The one line of rustup's complaint that says what went wrong.
+fn reason(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    let said = text.lines().find_map(|line| line.strip_prefix("error: "));
+    said.or(text.lines().next()).unwrap_or_default().to_owned()
 }
