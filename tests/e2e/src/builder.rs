@@ -3,9 +3,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use render::{Admin, Backend, Engine, Fleet, Identity, Listener, TlsOptions};
 use serde_json::Value;
+use simulator::{BackendSettings, Settings, Simulator};
 
 use crate::{EnvoyVersion, Gateway};
 
@@ -20,6 +22,26 @@ pub struct Upstream {
     pub address: SocketAddr,
     /// The certificate authority it is checked with; `None` for plain HTTP.
     pub ca_file: Option<PathBuf>,
+}
+
+/// A simulator with a backend of each name, whose host is `contoso-<name>.openai.azure.com`, and an identity endpoint.
+///
+/// # Panics
+///
+/// When it cannot start.
+pub fn simulate(names: &[&str]) -> Simulator {
+    let backends = names
+        .iter()
+        .map(|name| BackendSettings {
+            host: format!("contoso-{name}.openai.azure.com"),
+            ..BackendSettings::new(name)
+        })
+        .collect();
+    Simulator::start(Settings {
+        backends,
+        ..Settings::default()
+    })
+    .unwrap_or_else(|e| panic!("the simulator did not start: {e}"))
 }
 
 /// Why a gateway did not start.
@@ -44,6 +66,14 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// The process to start.
+pub(crate) struct Process {
+    pub(crate) version: EnvoyVersion,
+    pub(crate) workers: u32,
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environment: Vec<(String, String)>,
+}
+
 /// The end of a log, long enough to see what went wrong.
 pub(crate) fn last_lines(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
@@ -63,6 +93,7 @@ pub struct GatewayBuilder {
     identity: Option<SocketAddr>,
     environment: Vec<(String, String)>,
     secrets: Vec<(String, String)>,
+    drain: Option<Duration>,
     plugin: Vec<PluginPatch>,
     fleet: Vec<FleetPatch>,
 }
@@ -77,6 +108,7 @@ impl Default for GatewayBuilder {
             identity: None,
             environment: Vec::new(),
             secrets: Vec::new(),
+            drain: None,
             plugin: Vec::new(),
             fleet: Vec::new(),
         }
@@ -84,6 +116,20 @@ impl Default for GatewayBuilder {
 }
 
 impl GatewayBuilder {
+    /// Adds all of a simulator's backends, and takes access tokens from its identity endpoint.
+    pub fn simulator(mut self, simulator: &Simulator) -> Self {
+        for backend in simulator.backends() {
+            let ca_file = backend.tls().then(|| simulator.ca_path().to_owned());
+            self = self.upstream(Upstream {
+                name: backend.name().to_owned(),
+                host: backend.host().to_owned(),
+                address: backend.addr(),
+                ca_file,
+            });
+        }
+        self.identity(simulator.imds().addr())
+    }
+
     /// Adds a backend.
     pub fn upstream(mut self, upstream: Upstream) -> Self {
         self.upstreams.push(upstream);
@@ -138,6 +184,13 @@ impl GatewayBuilder {
         self
     }
 
+    /// How long a replaced listener, and with it the module's old configuration, lives on for its connections, in whole
+    /// seconds; Envoy's 10 minutes unless told otherwise.
+    pub fn drain(mut self, time: Duration) -> Self {
+        self.drain = Some(time);
+        self
+    }
+
     /// Starts Envoy and waits until it takes requests.
     ///
     /// # Panics
@@ -152,9 +205,22 @@ impl GatewayBuilder {
 
     /// The same, for tests of what must not start.
     pub fn try_start(self) -> Result<Gateway, StartError> {
-        let (version, workers, log_level) = (self.version, self.workers, self.log_level.clone());
-        let secrets = self.secrets.clone();
-        Gateway::launch(version, workers, &log_level, &secrets, self.into_fleet())
+        let mut arguments = vec![
+            "--concurrency".to_owned(),
+            self.workers.to_string(),
+            "--component-log-level".to_owned(),
+            format!("wasm:{}", self.log_level),
+        ];
+        if let Some(time) = self.drain {
+            arguments.extend(["--drain-time-s".to_owned(), time.as_secs().to_string()]);
+        }
+        let process = Process {
+            version: self.version,
+            workers: self.workers,
+            arguments,
+            environment: self.secrets.clone(),
+        };
+        Gateway::launch(process, self.into_fleet())
     }
 
     fn into_fleet(self) -> Fleet {

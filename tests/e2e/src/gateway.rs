@@ -15,9 +15,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::admin::Admin;
-use crate::builder::{last_lines, GatewayBuilder, StartError};
+use crate::builder::{last_lines, GatewayBuilder, Process, StartError};
 use crate::load::JSON;
-use crate::{Chat, Client, EnvoyVersion, Response};
+use crate::{Chat, Client, Response};
 
 /// How long Envoy may take to be ready, on a machine that starts several at once.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -61,13 +61,10 @@ impl Gateway {
         GatewayBuilder::default()
     }
 
-    pub(crate) fn launch(
-        version: EnvoyVersion,
-        workers: u32,
-        log_level: &str,
-        secrets: &[(String, String)],
-        fleet: Fleet,
-    ) -> Result<Self, StartError> {
+    pub(crate) fn launch(process: Process, fleet: Fleet) -> Result<Self, StartError> {
+        let Process {
+            version, workers, ..
+        } = process;
         let folder = tempfile::Builder::new()
             .prefix("gateway-")
             .tempdir()
@@ -84,15 +81,14 @@ impl Gateway {
         let envoy = Command::new(version.binary())
             .arg("-c")
             .arg(&bootstrap)
-            .args(["--concurrency", &workers.to_string()])
+            .args(process.arguments)
             .arg("--admin-address-path")
             .arg(path.join(ADMIN_FILE))
-            .args(["--component-log-level", &format!("wasm:{log_level}")])
             // Lines of the access log appear at once, not every ten seconds.
             .args(["--file-flush-interval-msec", "20"])
             // Nothing is shared with other Envoys on this machine.
             .arg("--disable-hot-restart")
-            .envs(secrets.iter().map(|(name, value)| (name, value)))
+            .envs(process.environment)
             .stdin(Stdio::null())
             .stdout(log(ACCESS_LOG_FILE))
             .stderr(log(LOG_FILE))

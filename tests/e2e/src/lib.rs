@@ -4,17 +4,18 @@
 //! every [`Gateway`] has ports and files of its own and ends with the test.
 //!
 //! ```no_run
-//! # fn upstream(name: &str) -> e2e::Upstream { unimplemented!() }
-//! use e2e::{chat_request, Gateway};
+//! use e2e::{chat_request, simulate, Gateway};
+//! use simulator::Behaviour;
 //!
+//! let azure = simulate(&["eastus", "westus"]);
 //! let gateway = Gateway::builder()
-//!     .upstream(upstream("eastus"))
-//!     .upstream(upstream("westus"))
+//!     .simulator(&azure)
 //!     .plugin(|p| p["retry"] = serde_json::json!({"max_attempts": 2}))
 //!     .start();
+//! azure.backend("eastus").set(Behaviour::throttled(7));
 //! let answer = gateway.chat(&chat_request());
 //! assert_eq!(answer.status, 200);
-//! assert_eq!(answer.header("x-aoai-attempts"), Some("1"));
+//! assert_eq!(answer.header("x-aoai-backend"), Some("westus"));
 //! ```
 //!
 //! What has to be there is told by the environment, as `cargo xtask test` sets it: `AOAI_WASM` names the built module,
@@ -29,10 +30,10 @@ mod load;
 mod version;
 mod wire;
 
-pub use crate::builder::{GatewayBuilder, StartError, Upstream};
+pub use crate::builder::{simulate, GatewayBuilder, StartError, Upstream};
 pub use crate::chat::{chat_request, Chat};
 pub use crate::client::{Client, Connection, Stream, Upload};
 pub use crate::gateway::{Gateway, Update};
 pub use crate::load::{load, parallel, LoadResult};
-pub use crate::version::EnvoyVersion;
+pub use crate::version::{module, EnvoyVersion};
 pub use crate::wire::{Chunk, Ending, Headers, Response};

@@ -43,7 +43,11 @@ impl EnvoyVersion {
 }
 
 /// The built module, as `AOAI_WASM` names it.
-pub(crate) fn module() -> PathBuf {
+///
+/// # Panics
+///
+/// When the variable is not set.
+pub fn module() -> PathBuf {
     from_environment("AOAI_WASM", "the built module")
 }
 

@@ -46,10 +46,10 @@ fn manager(fleet: &Fleet) -> String {
     format!(
         "\
 stat_prefix: azure_openai
-# Clients are strangers: headers that would steer Envoy (`x-envoy-retry-on` and the like) are dropped.
+# Clients are strangers: headers that would steer Envoy (`x-envoy-retry-on` and the like) are dropped. Leave
+# `internal_address_config` out: an empty one makes Envoy trust every private address.
 use_remote_address: true
 skip_xff_append: true
-internal_address_config: {{}}
 # Every request can be found again by its `x-request-id`; one that the client brought is kept.
 generate_request_id: true
 preserve_external_request_id: true

@@ -1,0 +1,220 @@
+//! The rendered configuration, in every Envoy that is supported: it starts, it keeps to itself what it should.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use e2e::{chat_request, parallel, EnvoyVersion, Gateway, Update};
+use render::{Backend, Fleet};
+use simulator::{Auth, BackendSettings, Settings, Simulator, Tls};
+
+/// Backends that let everyone in: what they are asked is the matter here, not by whom.
+fn open_backends(names: &[&str], tls: Tls) -> Simulator {
+    let backends = names
+        .iter()
+        .map(|name| BackendSettings {
+            host: format!("contoso-{name}.openai.azure.com"),
+            tls,
+            ..BackendSettings::new(name)
+        })
+        .collect();
+    Simulator::start(Settings {
+        backends,
+        auth: Auth::Off,
+        ..Settings::default()
+    })
+    .expect("the simulator starts")
+}
+
+/// What `envoy --mode validate` says of a configuration, `None` for yes.
+fn objection(version: EnvoyVersion, fleet: &Fleet) -> Option<String> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let module = folder.path().join("target/azure_openai_balancer.wasm");
+    fs::create_dir_all(folder.path().join("target")).expect("create target");
+    fs::copy(e2e::module(), module).expect("copy the module");
+    fs::write(folder.path().join("envoy.yaml"), render::envoy(fleet)).expect("write envoy.yaml");
+    let output = Command::new(version.binary())
+        .args(["--mode", "validate", "-c", "envoy.yaml"])
+        .current_dir(folder.path())
+        .output()
+        .expect("Envoy runs");
+    let log = String::from_utf8_lossy(&output.stderr);
+    let is_silent = !log.contains("[warning]") && !log.contains("eprecated");
+    (!output.status.success() || !is_silent).then(|| log.into_owned())
+}
+
+#[test]
+fn every_envoy_takes_the_checked_in_configuration() {
+    for version in EnvoyVersion::ALL {
+        let objection = objection(version, &render::demo_fleet());
+        assert_eq!(objection, None, "Envoy {}", version.number());
+    }
+}
+
+#[test]
+fn every_envoy_takes_a_configuration_for_azure() {
+    let mut fleet = render::demo_fleet();
+    fleet.backends = vec![
+        Backend::new("eastus", "contoso-eastus.openai.azure.com"),
+        Backend::new("westus", "contoso-westus.openai.azure.com"),
+    ];
+    // Names are not looked up for a validation, but the authorities are read, and not every machine has the system's file.
+    let azure = open_backends(&[], Tls::Off);
+    for backend in &mut fleet.backends {
+        backend.tls = Some(render::TlsOptions {
+            ca_file: Some(azure.ca_path().to_owned()),
+        });
+    }
+    fleet.plugin = render::minimal_plugin(&fleet.backends, fleet.identity.as_ref());
+    fleet.environment = [("A".to_owned(), "1".to_owned())].into();
+    fleet.host_environment = vec!["HOME".to_owned()];
+    for version in EnvoyVersion::ALL {
+        let objection = objection(version, &fleet);
+        assert_eq!(objection, None, "Envoy {}", version.number());
+    }
+}
+
+#[test]
+fn every_envoy_serves() {
+    let azure = open_backends(&["eastus", "westus"], Tls::Off);
+    parallel(EnvoyVersion::ALL.len(), |n| {
+        let version = EnvoyVersion::ALL[n];
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .version(version)
+            .workers(2)
+            .start();
+        assert_eq!(
+            gateway.chat(&chat_request()).status,
+            200,
+            "Envoy {}",
+            version.number()
+        );
+    });
+}
+
+#[test]
+fn what_clients_send_does_not_steer_envoy_nor_tell_backends_who_they_are() {
+    let azure = open_backends(&["eastus"], Tls::Off);
+    let gateway = Gateway::builder().simulator(&azure).start();
+    let chat = chat_request();
+    let headers = [
+        ("content-type", "application/json"),
+        ("x-request-id", "chosen-by-the-client"),
+        ("x-envoy-retry-on", "5xx"),
+        ("x-envoy-max-retries", "5"),
+        ("x-envoy-upstream-rq-timeout-ms", "1"),
+        ("x-forwarded-for", "203.0.113.7"),
+        ("x-aoai-cluster", "imds"),
+    ];
+    let answer = gateway
+        .client()
+        .send("POST", &chat.path, &headers, &chat.bytes())
+        .expect("an answer");
+    assert_eq!(answer.status, 200);
+    let requests = azure.backend("eastus").requests();
+    let names: Vec<&str> = requests[0]
+        .headers
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert!(
+        !names.iter().any(|name| name.starts_with("x-envoy-")
+            || *name == "x-forwarded-for"
+            || *name == "x-aoai-cluster"),
+        "{names:?}"
+    );
+    let id = requests[0]
+        .headers
+        .iter()
+        .find(|(name, _)| name == "x-request-id");
+    assert_eq!(
+        id.map(|(_, value)| value.as_str()),
+        Some("chosen-by-the-client")
+    );
+    assert_eq!(
+        azure
+            .imds()
+            .requests()
+            .iter()
+            .filter(|r| r.method == "POST")
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn the_access_log_tells_the_story_without_the_query() {
+    let azure = open_backends(&["eastus"], Tls::Off);
+    let gateway = Gateway::builder().simulator(&azure).start();
+    let mut chat = chat_request();
+    chat.path.push_str("&api-key=very-secret");
+    gateway.chat(&chat);
+    gateway.wait_for(
+        |g| !g.access_log().is_empty(),
+        Duration::from_secs(5),
+        "a line of the access log",
+    );
+    let line = &gateway.access_log()[0];
+    assert_eq!(line["status"], 200);
+    assert_eq!(line["path"], "/openai/deployments/gpt-4o/chat/completions");
+    assert_eq!(line["first_cluster"], "aoai_eastus");
+    assert!(!line.to_string().contains("very-secret"), "{line}");
+}
+
+#[test]
+fn a_backend_is_asked_for_by_its_name_and_believed_by_its_certificate() {
+    let azure = open_backends(&["eastus"], Tls::On);
+    let gateway = Gateway::builder().simulator(&azure).start();
+    assert_eq!(gateway.chat(&chat_request()).status, 200);
+    let request = &azure.backend("eastus").requests()[0];
+    assert_eq!(
+        request.sni.as_deref(),
+        Some("contoso-eastus.openai.azure.com")
+    );
+
+    let impostor = open_backends(&["eastus"], Tls::On);
+    let backend = impostor.backend("eastus");
+    backend
+        .set_certificate_for("contoso-westus.openai.azure.com")
+        .expect("a certificate");
+    let gateway = Gateway::builder().simulator(&impostor).start();
+    assert_ne!(gateway.chat(&chat_request()).status, 200);
+    assert_eq!(backend.count(), 0);
+}
+
+#[test]
+fn a_wildcard_certificate_like_azures_is_believed() {
+    let azure = open_backends(&["eastus"], Tls::On);
+    let backend = azure.backend("eastus");
+    backend
+        .set_certificate_for("*.openai.azure.com")
+        .expect("a certificate");
+    let gateway = Gateway::builder().simulator(&azure).start();
+    assert_eq!(gateway.chat(&chat_request()).status, 200);
+}
+
+#[test]
+fn a_configuration_that_is_refused_leaves_the_last_one_in_place() {
+    let azure = open_backends(&["eastus"], Tls::Off);
+    let mut gateway = Gateway::builder().simulator(&azure).workers(2).start();
+    let good = gateway.plugin();
+    assert!(matches!(
+        gateway.update("this is not JSON!".into()),
+        Update::Rejected(_)
+    ));
+    assert_eq!(gateway.chat(&chat_request()).status, 200);
+    assert_eq!(gateway.update(good), Update::Accepted);
+    assert_eq!(gateway.chat(&chat_request()).status, 200);
+}
+
+#[test]
+fn a_configuration_refused_at_the_start_stops_the_start() {
+    let azure = open_backends(&["eastus"], Tls::Off);
+    let error = Gateway::builder()
+        .simulator(&azure)
+        .plugin(|p| *p = "this is not JSON!".into())
+        .try_start()
+        .expect_err("refused");
+    assert!(error.reason.contains("refused the listener"), "{error}");
+}
