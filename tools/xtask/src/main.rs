@@ -28,6 +28,7 @@ use library::Choice;
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
+    bin_name = "cargo xtask",
     about = "Builds, tests and checks the Azure OpenAI balancer",
     version
 )]

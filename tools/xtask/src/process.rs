@@ -113,7 +113,10 @@ pub fn line(command: &Command) -> String {
 pub fn not_started(command: &Command, error: &std::io::Error) -> anyhow::Error {
     let program = command.get_program().to_string_lossy();
     if error.kind() == ErrorKind::NotFound {
-        anyhow!("`{program}` was not found on PATH; install it and run this again (the command was `{}`)", line(command))
+        anyhow!(
+            "`{program}` was not found; install it and run this again (the command was `{}`)",
+            line(command)
+        )
     } else {
         anyhow!("`{}` could not be started: {error}", line(command))
     }
@@ -169,7 +172,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("`no-such-program-here` was not found on PATH"),
+            error.contains("`no-such-program-here` was not found;"),
             "{error}"
         );
     }

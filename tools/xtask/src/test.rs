@@ -9,7 +9,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use anyhow::{bail, Context, Result};
 
 use crate::library::{Choice, Library};
-use crate::tally::Tally;
+use crate::tally::{Counts, Tally};
 use crate::{envoy, files, paths, pins, process, python, wasm};
 
 /// Runs all tests, or those whose name contains `filter`.
@@ -20,11 +20,15 @@ pub fn command(filter: Option<&str>) -> Result<()> {
     let (tally, status) = process::step("run the tests", || run(filter, &variables))?;
 
     let total = tally.total();
-    let counts = format!(
-        "{} passed, {} failed, {} skipped\n",
-        total.passed, total.failed, total.ignored
-    );
-    files::write(&paths::counts(), &counts)?;
+    if total != Counts::default() {
+        let Counts {
+            passed,
+            failed,
+            ignored,
+        } = total;
+        let line = format!("{passed} passed, {failed} failed, {ignored} skipped\n");
+        files::write(&paths::counts(), &line)?;
+    }
     println!("\n{tally}");
     for name in tally.failed() {
         println!("failed: {name}");
@@ -104,17 +108,14 @@ fn copy_and_count(mut from: impl BufRead, mut to: impl Write) -> io::Result<Tall
 fn verdict(tally: &Tally, status: ExitStatus, filter: Option<&str>) -> Result<()> {
     let total = tally.total();
     if total.failed > 0 {
-        bail!(
-            "{} of the tests failed; their output is above",
-            total.failed
-        );
+        bail!("failed tests: {}; their output is above", total.failed);
     }
     if !status.success() {
         bail!("cargo test ended with {status} although no test failed; its output above says why");
     }
     if total.ignored > 0 {
         bail!(
-            "{} of the tests were ignored; run them or remove them, nothing is skipped in silence",
+            "ignored tests: {}; run them or remove them, nothing is skipped in silence",
             total.ignored
         );
     }
@@ -154,10 +155,12 @@ mod tests {
     #[test]
     fn only_a_run_of_passed_tests_passes() {
         assert_eq!(judged(PASSED, 0), "passed");
-        assert!(judged(&PASSED.replace("0 failed", "3 failed"), 101)
-            .starts_with("3 of the tests failed"));
-        assert!(judged(&PASSED.replace("0 ignored", "1 ignored"), 0)
-            .starts_with("1 of the tests were ignored"));
+        assert!(
+            judged(&PASSED.replace("0 failed", "3 failed"), 101).starts_with("failed tests: 3;")
+        );
+        assert!(
+            judged(&PASSED.replace("0 ignored", "1 ignored"), 0).starts_with("ignored tests: 1;")
+        );
         assert!(judged(PASSED, 101).starts_with("cargo test ended with exit status: 101"));
         assert_eq!(judged("", 0), "no test ran; no name contains \"name\"");
     }
