@@ -15,3 +15,11 @@
 )]
 
 pub mod core;
+pub mod filter;
+
+#[allow(missing_docs)] // The SDK's macro makes a public function.
+mod entry {
+    proxy_wasm::main! {{
+        crate::filter::start();
+    }}
+}

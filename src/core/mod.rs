@@ -14,6 +14,7 @@ pub mod identity;
 pub mod metrics;
 pub mod outcome;
 pub mod plan;
+pub mod replay;
 pub mod reply;
 pub mod request;
 pub mod shared;

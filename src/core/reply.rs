@@ -52,6 +52,16 @@ impl LocalReply {
         }
     }
 
+    /// Envoy refused something it should not; the log says what.
+    pub fn internal_error() -> Self {
+        Self {
+            status: 500,
+            code: "gateway_error",
+            message: "The gateway could not handle this request; its log says why.".into(),
+            retry_after: None,
+        }
+    }
+
     /// The body: `{"error": {...}}` as OpenAI's clients expect it.
     pub fn body(&self) -> Vec<u8> {
         let body = json!({

@@ -11,6 +11,9 @@ use super::config::{Backend, Identity, Source};
 /// Version byte of the turn counter.
 const TURN_VERSION: u8 = 1;
 
+/// The turn counter before any turn was drawn.
+pub const FIRST_TURN: [u8; 9] = [TURN_VERSION, 0, 0, 0, 0, 0, 0, 0, 0];
+
 /// How often a compare-and-swap is tried before the caller makes do without: enough for any number of workers, and an end.
 pub const SWAP_TRIES: usize = 64;
 

@@ -62,8 +62,6 @@ pub enum State {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     token: Option<Token>,
-    /// Fetches that ended, well or not: who waits for one sees by it that it is over.
-    fetches: u32,
     /// Failures in a row.
     failures: u32,
     /// The running fetch's claim; in the past when there is none.
@@ -78,11 +76,6 @@ impl Record {
     /// The token, unless there is none or it has expired.
     pub fn token(&self, now: Timestamp) -> Option<&Token> {
         self.token.as_ref().filter(|token| now < token.expires_on)
-    }
-
-    /// Fetches that ended, well or not.
-    pub fn fetches(&self) -> u32 {
-        self.fetches
     }
 
     /// Where the token stands.
@@ -101,6 +94,15 @@ impl Record {
     pub fn next_fetch(&self, now: Timestamp) -> Timestamp {
         let wanted = self.token(now).map_or(now, |token| token.refresh_at);
         wanted.max(self.not_before).max(self.lease_until)
+    }
+
+    /// When a token may be there that is not there now: at any moment while a fetch runs.
+    pub fn token_expected(&self, now: Timestamp) -> Timestamp {
+        if now < self.lease_until {
+            now
+        } else {
+            self.next_fetch(now)
+        }
     }
 
     /// Claims the fetch if one is due: the caller is to ask the token service, and no one else will until the lease ends.
@@ -135,7 +137,7 @@ impl Record {
         });
         self.failures = 0;
         self.not_before = now;
-        self.fetch_ended(now);
+        self.lease_until = now;
     }
 
     /// A fetch failed. What token there is goes on serving until it expires.
@@ -150,7 +152,7 @@ impl Record {
         let wait = doubled.min(longest).max(retry_after.unwrap_or_default());
         self.failures = self.failures.saturating_add(1);
         self.not_before = now + wait;
-        self.fetch_ended(now);
+        self.lease_until = now;
     }
 
     /// A backend refused the token of this generation: the next fetch is due now, unless that was so a moment ago.
@@ -166,20 +168,13 @@ impl Record {
 
     /// Whether a newer token than the one of this generation is on its way.
     pub fn renewing(&self, now: Timestamp) -> bool {
-        now < self.lease_until || self.next_fetch(now) <= now
-    }
-
-    fn fetch_ended(&mut self, now: Timestamp) {
-        self.fetches = self.fetches.wrapping_add(1);
-        self.lease_until = now;
+        self.token_expected(now) <= now
     }
 
     /// The record as bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION];
-        for number in [self.fetches, self.failures] {
-            bytes.extend_from_slice(&number.to_le_bytes());
-        }
+        bytes.extend_from_slice(&self.failures.to_le_bytes());
         for time in [self.lease_until, self.not_before, self.forced_at] {
             bytes.extend_from_slice(&time.as_millis().to_le_bytes());
         }
@@ -202,7 +197,6 @@ impl Record {
     fn try_decode(bytes: &[u8]) -> Option<Self> {
         let mut fields = Fields::new(bytes, VERSION)?;
         let mut record = Self {
-            fetches: fields.u32()?,
             failures: fields.u32()?,
             lease_until: Timestamp::from_millis(fields.u64()?),
             not_before: Timestamp::from_millis(fields.u64()?),
@@ -252,6 +246,7 @@ mod tests {
         assert_eq!(record.state(START), State::Absent);
         assert!(record.claim_fetch(START, TIMEOUT));
         assert_eq!(record.state(START), State::Fetching);
+        assert_eq!(record.token_expected(START), START);
         record.fetched(token("one", at(3600)), at(1));
         assert_eq!(record.state(at(1)), State::Valid);
         assert_eq!(record.token(at(1)).unwrap().secret.reveal(), "one");
@@ -295,6 +290,7 @@ mod tests {
             assert!(record.claim_fetch(now, TIMEOUT));
             record.failed(&transient(None), now);
             assert_eq!(record.state(now), State::Failed);
+            assert_eq!(record.token_expected(now), record.next_fetch(now));
             waits.push(record.next_fetch(now).since(now).as_secs());
             now = record.next_fetch(now);
         }
@@ -380,7 +376,7 @@ mod tests {
         assert!(record.claim_fetch(at(9), TIMEOUT));
         let bytes = record.encode();
         assert_eq!(Record::decode(Some(&bytes)), record);
-        for cut in 0..38 {
+        for cut in 0..34 {
             assert_eq!(Record::decode(bytes.get(..cut)), Record::default(), "{cut}");
         }
         assert_eq!(Record::decode(Some(&[9; 50])), Record::default());

@@ -1,0 +1,128 @@
+//! The copy of a request body that another attempt needs.
+
+use super::exchange::{NoRetry, Replay};
+
+/// A request body being copied while it passes, or the reason why there is no copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BodyCopy {
+    /// More of it may come.
+    Growing {
+        /// What came so far.
+        bytes: Vec<u8>,
+        /// The most that is kept.
+        limit: usize,
+    },
+    /// All of it.
+    Complete(Vec<u8>),
+    /// It is not kept.
+    Dropped(NoRetry),
+}
+
+impl BodyCopy {
+    /// An empty copy of a body that may grow to `limit` bytes. A body known to be larger is not copied at all.
+    pub fn new(announced: Option<u64>, limit: usize) -> Self {
+        match announced.map(usize::try_from) {
+            Some(Ok(length)) if length <= limit => Self::Growing {
+                bytes: Vec::with_capacity(length),
+                limit,
+            },
+            Some(_) => Self::Dropped(NoRetry::BodyTooLarge),
+            None => Self::Growing {
+                bytes: Vec::new(),
+                limit,
+            },
+        }
+    }
+
+    /// Whether the next chunk is wanted.
+    pub fn is_growing(&self) -> bool {
+        matches!(self, Self::Growing { .. })
+    }
+
+    /// Appends `chunk`; beyond the limit the whole copy is given up and its memory freed.
+    pub fn push(&mut self, chunk: &[u8]) {
+        if let Self::Growing { bytes, limit } = self {
+            if bytes.len().saturating_add(chunk.len()) > *limit {
+                *self = Self::Dropped(NoRetry::BodyTooLarge);
+            } else {
+                bytes.extend_from_slice(chunk);
+            }
+        }
+    }
+
+    /// The body has ended.
+    pub fn finish(&mut self) {
+        if let Self::Growing { bytes, .. } = self {
+            *self = Self::Complete(std::mem::take(bytes));
+        }
+    }
+
+    /// Gives the copy up: no further attempt will be made.
+    pub fn drop_because(&mut self, reason: NoRetry) {
+        *self = Self::Dropped(reason);
+    }
+
+    /// Whether the request can be sent once more.
+    pub fn replay(&self) -> Replay {
+        match self {
+            Self::Growing { .. } => Replay::Incomplete,
+            Self::Complete(_) => Replay::Ready,
+            Self::Dropped(reason) => Replay::Impossible(*reason),
+        }
+    }
+
+    /// What was copied.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Growing { bytes, .. } | Self::Complete(bytes) => bytes,
+            Self::Dropped(_) => &[],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOO_LARGE: Replay = Replay::Impossible(NoRetry::BodyTooLarge);
+
+    #[test]
+    fn chunks_add_up_to_the_body() {
+        for announced in [None, Some(5)] {
+            let mut copy = BodyCopy::new(announced, 5);
+            copy.push(b"he");
+            assert_eq!(copy.replay(), Replay::Incomplete);
+            copy.push(b"llo");
+            copy.finish();
+            assert_eq!(copy.replay(), Replay::Ready);
+            assert_eq!(copy.bytes(), b"hello");
+        }
+    }
+
+    #[test]
+    fn a_body_beyond_the_limit_is_given_up() {
+        assert_eq!(BodyCopy::new(Some(6), 5).replay(), TOO_LARGE);
+        assert_eq!(BodyCopy::new(Some(u64::MAX), 5).replay(), TOO_LARGE);
+        let mut copy = BodyCopy::new(None, 5);
+        copy.push(b"hello");
+        copy.push(b"!");
+        assert_eq!((copy.replay(), copy.bytes()), (TOO_LARGE, &b""[..]));
+        copy.push(b"more");
+        copy.finish();
+        assert_eq!(copy.replay(), TOO_LARGE);
+    }
+
+    #[test]
+    fn a_client_that_sends_more_than_announced_is_bounded_too() {
+        let mut copy = BodyCopy::new(Some(2), 5);
+        copy.push(b"hello!");
+        assert_eq!(copy.replay(), TOO_LARGE);
+    }
+
+    #[test]
+    fn no_limit_at_all_is_zero_bytes_not_no_requests() {
+        let mut copy = BodyCopy::new(None, 0);
+        copy.finish();
+        assert_eq!(copy.replay(), Replay::Ready);
+    }
+}

@@ -1,0 +1,108 @@
+//! A header map in the form the host hands it over, read in place.
+
+/// A serialised header map: the number of pairs, the sizes of every name and value, then the names and values, each followed
+/// by a zero byte; all numbers are 32-bit little-endian (proxy-wasm ABI 0.2.1).
+#[derive(Debug, Default)]
+pub(crate) struct HeaderMap(Vec<u8>);
+
+impl HeaderMap {
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The pairs in order, names in lower case. Ends early where the bytes do not hold what the sizes promise.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let mut rest = self.0.as_slice();
+        let count = take_u32(&mut rest).unwrap_or(0);
+        let (mut sizes, mut texts) = count
+            .checked_mul(8)
+            .and_then(|size| rest.split_at_checked(size))
+            .unwrap_or_default();
+        std::iter::from_fn(move || {
+            let name = take_u32(&mut sizes)?;
+            let value = take_u32(&mut sizes)?;
+            Some((take_text(&mut texts, name)?, take_text(&mut texts, value)?))
+        })
+    }
+
+    /// The pairs whose values are UTF-8.
+    pub(crate) fn iter_utf8(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.iter().filter_map(|(name, value)| {
+            let name = std::str::from_utf8(name).ok()?;
+            Some((name, std::str::from_utf8(value).ok()?))
+        })
+    }
+
+    /// The first value of `name`, if it is UTF-8.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.iter_utf8()
+            .find(|(candidate, _)| *candidate == name)
+            .map(|(_, value)| value)
+    }
+
+    /// Serialises `pairs` for the host.
+    pub(crate) fn encode(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
+        let text: usize = pairs
+            .iter()
+            .map(|(name, value)| name.len() + value.len() + 2)
+            .sum();
+        let mut bytes = Vec::with_capacity(4 + pairs.len() * 8 + text);
+        let mut push_u32 = |number: usize| {
+            // The host's memory is 32-bit as well: no size can be larger.
+            bytes.extend_from_slice(&(number as u32).to_le_bytes());
+        };
+        push_u32(pairs.len());
+        for (name, value) in pairs {
+            push_u32(name.len());
+            push_u32(value.len());
+        }
+        for (name, value) in pairs {
+            for text in [name, value] {
+                bytes.extend_from_slice(text);
+                bytes.push(0);
+            }
+        }
+        bytes
+    }
+}
+
+fn take_u32(bytes: &mut &[u8]) -> Option<usize> {
+    let (number, rest) = bytes.split_first_chunk::<4>()?;
+    *bytes = rest;
+    Some(u32::from_le_bytes(*number) as usize)
+}
+
+fn take_text<'a>(bytes: &mut &'a [u8], size: usize) -> Option<&'a [u8]> {
+    let (text, rest) = bytes.split_at_checked(size)?;
+    *bytes = rest.get(1..)?;
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_is_read_back() {
+        let pairs: [(&[u8], &[u8]); 3] = [
+            (b":path", b"/openai"),
+            (b"x-empty", b""),
+            (b"x-odd", b"caf\xe9"),
+        ];
+        let map = HeaderMap::new(HeaderMap::encode(&pairs));
+        assert_eq!(map.iter().collect::<Vec<_>>(), pairs);
+        assert_eq!(map.get(":path"), Some("/openai"));
+        assert_eq!(map.get("x-odd"), None);
+        assert_eq!(map.iter_utf8().count(), 2);
+    }
+
+    #[test]
+    fn bytes_cut_anywhere_never_trap() {
+        let whole = HeaderMap::encode(&[(b"name", b"value"), (b"other", b"")]);
+        for cut in 0..whole.len() {
+            let map = HeaderMap::new(whole[..cut].to_vec());
+            assert!(map.iter().count() < 2);
+        }
+        assert_eq!(HeaderMap::new(vec![0xff; 64]).iter().count(), 0);
+    }
+}

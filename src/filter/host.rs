@@ -1,0 +1,361 @@
+//! The host calls: the only file that names them.
+//!
+//! The SDK's own wrappers panic on every status they do not expect, and a panic ends all streams of the worker. These return
+//! a [`HostError`] instead. Only `dispatch_http_call` goes through the SDK, because its dispatcher must know the call.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::time::Duration;
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::Status;
+
+use super::header_map::HeaderMap;
+use crate::core::shared::SWAP_TRIES;
+use crate::core::time::Timestamp;
+
+const OK: u32 = Status::Ok as u32;
+const NOT_FOUND: u32 = Status::NotFound as u32;
+const CAS_MISMATCH: u32 = Status::CasMismatch as u32;
+
+/// A host call that was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HostError {
+    call: &'static str,
+    status: u32,
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Envoy refused {} with status {}", self.call, self.status)
+    }
+}
+
+type Result<T> = std::result::Result<T, HostError>;
+
+/// A header map of the current context.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub(crate) enum Map {
+    RequestHeaders = 0,
+    RequestTrailers = 1,
+    ResponseHeaders = 2,
+    CallHeaders = 6,
+}
+
+/// A buffer of the current context.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub(crate) enum Buffer {
+    RequestBody = 0,
+    ResponseBody = 1,
+    CallBody = 4,
+    PluginConfiguration = 7,
+}
+
+/// The half of a stream that is resumed.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub(crate) enum Half {
+    Request = 0,
+    Response = 1,
+}
+
+/// A kind of statistic.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub(crate) enum Metric {
+    Counter = 0,
+    Gauge = 1,
+}
+
+// proxy-wasm ABI 0.2.1. The statuses are plain numbers here: a host may return one that the SDK's enum does not have.
+#[cfg_attr(target_arch = "wasm32", link(wasm_import_module = "env"))]
+extern "C" {
+    fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
+    fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
+    fn proxy_get_buffer_bytes(
+        buffer: u32,
+        start: usize,
+        max_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+    ) -> u32;
+    fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_get_header_map_value(
+        map: u32,
+        key: *const u8,
+        key_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+    ) -> u32;
+    fn proxy_replace_header_map_value(
+        map: u32,
+        key: *const u8,
+        key_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
+    fn proxy_remove_header_map_value(map: u32, key: *const u8, key_size: usize) -> u32;
+    fn proxy_get_property(
+        path: *const u8,
+        path_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+    ) -> u32;
+    fn proxy_get_shared_data(
+        key: *const u8,
+        key_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+        cas: *mut u32,
+    ) -> u32;
+    fn proxy_set_shared_data(
+        key: *const u8,
+        key_size: usize,
+        value: *const u8,
+        value_size: usize,
+        cas: u32,
+    ) -> u32;
+    fn proxy_continue_stream(half: u32) -> u32;
+    fn proxy_send_local_response(
+        status: u32,
+        details: *const u8,
+        details_size: usize,
+        body: *const u8,
+        body_size: usize,
+        headers: *const u8,
+        headers_size: usize,
+        grpc_status: i32,
+    ) -> u32;
+    fn proxy_set_effective_context(context: u32) -> u32;
+    fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
+    fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+    fn proxy_record_metric(id: u32, value: u64) -> u32;
+}
+
+fn check(call: &'static str, status: u32) -> Result<()> {
+    match status {
+        OK => Ok(()),
+        status => Err(HostError { call, status }),
+    }
+}
+
+/// Takes over the bytes that `get` makes the host allocate in the module's memory; `None` where there is nothing.
+fn bytes(
+    call: &'static str,
+    get: impl FnOnce(*mut *mut u8, *mut usize) -> u32,
+) -> Result<Option<Vec<u8>>> {
+    let mut data = std::ptr::null_mut();
+    let mut size = 0;
+    match get(&mut data, &mut size) {
+        OK if data.is_null() => Ok(Some(Vec::new())),
+        // SAFETY: the host allocated exactly `size` bytes through the SDK's `proxy_on_memory_allocate`, which leaks a boxed
+        // slice of that size from the global allocator, and hands over its ownership.
+        OK => Ok(Some(unsafe { Vec::from_raw_parts(data, size, size) })),
+        NOT_FOUND => Ok(None),
+        status => Err(HostError { call, status }),
+    }
+}
+
+/// The time on Envoy's clock.
+pub(crate) fn now() -> Timestamp {
+    let mut nanos = 0;
+    // SAFETY: the host writes one u64. It cannot fail; were it to, the epoch would make every token look valid, not expired,
+    // and every wait overdue, which ends it.
+    unsafe { proxy_get_current_time_nanoseconds(&mut nanos) };
+    Timestamp::from_millis(nanos / 1_000_000)
+}
+
+/// Sets how often the root context ticks.
+pub(crate) fn set_tick_period(period: Duration) -> Result<()> {
+    let millis = u32::try_from(period.as_millis()).unwrap_or(u32::MAX);
+    // SAFETY: no pointers.
+    check("set_tick_period", unsafe {
+        proxy_set_tick_period_milliseconds(millis)
+    })
+}
+
+/// Up to `max_size` bytes of a buffer from `start` on; empty if there is no such buffer now.
+pub(crate) fn buffer(buffer: Buffer, start: usize, max_size: usize) -> Result<Vec<u8>> {
+    let found = bytes("get_buffer", |data, size| {
+        // SAFETY: `data` and `size` are valid for writes.
+        unsafe { proxy_get_buffer_bytes(buffer as u32, start, max_size, data, size) }
+    })?;
+    Ok(found.unwrap_or_default())
+}
+
+/// A whole header map.
+pub(crate) fn headers(map: Map) -> Result<HeaderMap> {
+    let found = bytes("get_header_map_pairs", |data, size| {
+        // SAFETY: `data` and `size` are valid for writes.
+        unsafe { proxy_get_header_map_pairs(map as u32, data, size) }
+    })?;
+    Ok(HeaderMap::new(found.unwrap_or_default()))
+}
+
+/// The value of a header.
+pub(crate) fn header(map: Map, name: &str) -> Result<Option<Vec<u8>>> {
+    bytes("get_header_map_value", |data, size| {
+        // SAFETY: `name` is valid for reads, `data` and `size` for writes.
+        unsafe { proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), data, size) }
+    })
+}
+
+/// Sets a header, whatever values it had.
+pub(crate) fn set_header(map: Map, name: &str, value: &str) -> Result<()> {
+    // SAFETY: `name` and `value` are valid for reads.
+    check("replace_header_map_value", unsafe {
+        proxy_replace_header_map_value(
+            map as u32,
+            name.as_ptr(),
+            name.len(),
+            value.as_ptr(),
+            value.len(),
+        )
+    })
+}
+
+/// Removes a header with all its values.
+pub(crate) fn remove_header(map: Map, name: &str) -> Result<()> {
+    // SAFETY: `name` is valid for reads.
+    check("remove_header_map_value", unsafe {
+        proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len())
+    })
+}
+
+/// A property of the current context; its path's parts are separated by zero bytes.
+pub(crate) fn property(path: &str) -> Result<Option<Vec<u8>>> {
+    bytes("get_property", |data, size| {
+        // SAFETY: `path` is valid for reads, `data` and `size` for writes.
+        unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) }
+    })
+}
+
+/// Reads a shared value, changes it and stores it, again and again until no one else was quicker.
+///
+/// `change` gets the current bytes and returns its result with the bytes to store, if any are to be.
+///
+/// # Errors
+/// The last compare-and-swap failure after [`SWAP_TRIES`], or what else the host refused.
+pub(crate) fn swap_shared<T, B: AsRef<[u8]>>(
+    key: &str,
+    mut change: impl FnMut(Option<&[u8]>) -> (T, Option<B>),
+) -> Result<T> {
+    let mut outcome = Err(HostError {
+        call: "set_shared_data",
+        status: CAS_MISMATCH,
+    });
+    for _ in 0..SWAP_TRIES {
+        let mut cas = 0;
+        let current = bytes("get_shared_data", |data, size| {
+            // SAFETY: `key` is valid for reads, the rest for writes.
+            unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &mut cas) }
+        })?;
+        let (result, store) = change(current.as_deref());
+        let Some(store) = store else {
+            return Ok(result);
+        };
+        let value = store.as_ref();
+        // SAFETY: `key` and `value` are valid for reads.
+        let status = unsafe {
+            proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas)
+        };
+        match status {
+            CAS_MISMATCH => continue,
+            status => {
+                outcome = check("set_shared_data", status).map(|()| result);
+                break;
+            }
+        }
+    }
+    outcome
+}
+
+/// Resumes a half of the current stream that was paused.
+pub(crate) fn resume(half: Half) -> Result<()> {
+    // SAFETY: no pointers.
+    check("continue_stream", unsafe {
+        proxy_continue_stream(half as u32)
+    })
+}
+
+/// Answers the current stream; `details` appear in Envoy's access log.
+pub(crate) fn send_local_response(
+    status: u16,
+    details: &str,
+    headers: &[(&[u8], &[u8])],
+    body: &[u8],
+) -> Result<()> {
+    let headers = HeaderMap::encode(headers);
+    const NO_GRPC: i32 = -1;
+    // SAFETY: all slices are valid for reads.
+    check("send_local_response", unsafe {
+        proxy_send_local_response(
+            u32::from(status),
+            details.as_ptr(),
+            details.len(),
+            body.as_ptr(),
+            body.len(),
+            headers.as_ptr(),
+            headers.len(),
+            NO_GRPC,
+        )
+    })
+}
+
+/// Sends a request of the filter's own; the answer comes to the context whose callback is running, under the returned number.
+///
+/// # Errors
+/// Envoy has no such cluster, or could not send at all.
+pub(crate) fn call(
+    cluster: &str,
+    headers: Vec<(&str, &str)>,
+    body: &[u8],
+    trailers: Vec<(&str, &str)>,
+    timeout: Duration,
+) -> Result<u32> {
+    let body = (!body.is_empty()).then_some(body);
+    hostcalls::dispatch_http_call(cluster, headers, body, trailers, timeout).map_err(|status| {
+        HostError {
+            call: "http_call",
+            status: status as u32,
+        }
+    })
+}
+
+/// Runs `act` as if in a callback of `context`, then returns to `back`.
+pub(crate) fn in_context<T>(context: u32, back: u32, act: impl FnOnce() -> T) -> Result<T> {
+    // SAFETY: no pointers.
+    check("set_effective_context", unsafe {
+        proxy_set_effective_context(context)
+    })?;
+    let result = act();
+    // SAFETY: no pointers.
+    check("set_effective_context", unsafe {
+        proxy_set_effective_context(back)
+    })?;
+    Ok(result)
+}
+
+/// Defines a statistic; its number is used from then on.
+pub(crate) fn define_metric(kind: Metric, name: &str) -> Result<u32> {
+    let mut id = 0;
+    // SAFETY: `name` is valid for reads, `id` for writes.
+    let status = unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &mut id) };
+    check("define_metric", status).map(|()| id)
+}
+
+/// Adds to a counter.
+pub(crate) fn increment_metric(id: u32, by: u32) -> Result<()> {
+    // SAFETY: no pointers.
+    check("increment_metric", unsafe {
+        proxy_increment_metric(id, i64::from(by))
+    })
+}
+
+/// Sets a gauge.
+pub(crate) fn record_metric(id: u32, value: u64) -> Result<()> {
+    // SAFETY: no pointers.
+    check("record_metric", unsafe { proxy_record_metric(id, value) })
+}

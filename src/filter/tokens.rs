@@ -1,0 +1,324 @@
+//! The access token on one worker: a local copy of the shared record, and its share of the work to keep that fresh.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::host::{self, Buffer, HostError, Map};
+use crate::core::config::{Identity, Source};
+use crate::core::identity::source;
+use crate::core::identity::{claims, Failure, Fetched, Record};
+use crate::core::metrics::Event;
+use crate::core::shared;
+use crate::core::time::{Pretty, Timestamp};
+
+/// The token in the form requests use it.
+#[derive(Debug)]
+pub(crate) struct Authorization {
+    /// The value of the `authorization` header.
+    pub(crate) header: String,
+    /// Which of the tokens there have been.
+    pub(crate) generation: u32,
+    expires_on: Timestamp,
+    refresh_at: Timestamp,
+}
+
+impl Authorization {
+    pub(crate) fn seconds_left(&self, now: Timestamp) -> u64 {
+        self.expires_on.since(now).as_secs()
+    }
+}
+
+/// What became of the wish for a newer token.
+pub(crate) enum Renewal {
+    /// Here it is.
+    Done(Rc<Authorization>),
+    /// It is being fetched.
+    Pending,
+    /// None is to be had soon.
+    Failed,
+}
+
+/// One worker's view of the token.
+pub(crate) struct Tokens {
+    key: String,
+    current: RefCell<Option<Rc<Authorization>>>,
+    /// The call that fetches, if it is this worker's.
+    fetching: Cell<Option<u32>>,
+    /// When a token may be there, as far as this worker knows.
+    expected: Cell<Timestamp>,
+    last_failure: RefCell<Option<Failure>>,
+}
+
+impl Tokens {
+    /// The view of `identity`'s token, and the shared record if no other worker has made it.
+    pub(crate) fn new(identity: &Identity) -> Result<Self, HostError> {
+        let tokens = Self {
+            key: shared::token_key(identity),
+            current: RefCell::default(),
+            fetching: Cell::default(),
+            expected: Cell::default(),
+            last_failure: RefCell::default(),
+        };
+        // A value that does not exist cannot be compared and swapped, so the first to be configured creates it.
+        host::swap_shared(&tokens.key, |bytes| {
+            let record = bytes.is_none().then(|| Record::default().encode());
+            ((), record)
+        })?;
+        Ok(tokens)
+    }
+
+    /// The token, unless it is missing or expired.
+    pub(crate) fn current(&self, now: Timestamp) -> Option<Rc<Authorization>> {
+        let current = self.current.try_borrow().ok()?;
+        current.clone().filter(|token| now < token.expires_on)
+    }
+
+    /// How long until a token may be there, seen from a request that has none.
+    pub(crate) fn expected_wait(&self, now: Timestamp) -> Duration {
+        self.expected.get().since(now)
+    }
+
+    /// Takes over what other workers found.
+    ///
+    /// # Errors
+    /// What the host refused.
+    pub(crate) fn sync(&self, now: Timestamp) -> Result<(), HostError> {
+        let record = self.read()?;
+        self.adopt(&record, now);
+        Ok(())
+    }
+
+    /// Takes over what other workers found, and starts a fetch if it falls to this one.
+    ///
+    /// # Errors
+    /// What the host refused; the next tick tries again.
+    pub(crate) fn keep_fresh(
+        &self,
+        identity: &Identity,
+        now: Timestamp,
+        count: &dyn Fn(Event),
+    ) -> Result<(), HostError> {
+        if self
+            .current(now)
+            .is_some_and(|token| now < token.refresh_at)
+        {
+            return Ok(());
+        }
+        let (record, claimed) = host::swap_shared(&self.key, |bytes| {
+            let mut record = Record::decode(bytes);
+            let claimed = record.claim_fetch(now, identity.fetch_timeout);
+            let store = claimed.then(|| record.encode());
+            ((record, claimed), store)
+        })?;
+        self.adopt(&record, now);
+        if claimed {
+            count(Event::TokenFetch);
+            self.fetch(identity, now, count)?;
+        }
+        Ok(())
+    }
+
+    /// A backend refused the token of `generation`: asks for a newer one.
+    ///
+    /// # Errors
+    /// What the host refused.
+    pub(crate) fn renew(&self, generation: u32, now: Timestamp) -> Result<Renewal, HostError> {
+        let record = host::swap_shared(&self.key, |bytes| {
+            let record = Record::decode(bytes);
+            let mut marked = record.clone();
+            marked.refused(generation, now);
+            let store = (marked != record).then(|| marked.encode());
+            (marked, store)
+        })?;
+        self.adopt(&record, now);
+        Ok(self.renewal_in(&record, generation, now))
+    }
+
+    /// What has become of a renewal that was asked for.
+    ///
+    /// # Errors
+    /// What the host refused.
+    pub(crate) fn renewal(&self, generation: u32, now: Timestamp) -> Result<Renewal, HostError> {
+        let record = self.read()?;
+        self.adopt(&record, now);
+        Ok(self.renewal_in(&record, generation, now))
+    }
+
+    fn renewal_in(&self, record: &Record, generation: u32, now: Timestamp) -> Renewal {
+        match self.current(now) {
+            Some(token) if token.generation != generation => Renewal::Done(token),
+            _ if record.renewing(now) => Renewal::Pending,
+            _ => Renewal::Failed,
+        }
+    }
+
+    fn read(&self) -> Result<Record, HostError> {
+        host::swap_shared(&self.key, |bytes| (Record::decode(bytes), None::<Vec<u8>>))
+    }
+
+    fn adopt(&self, record: &Record, now: Timestamp) {
+        self.expected.set(record.token_expected(now));
+        let Ok(mut current) = self.current.try_borrow_mut() else {
+            return;
+        };
+        let Some(token) = record.token(now) else {
+            *current = None;
+            return;
+        };
+        match current.as_deref() {
+            Some(old)
+                if old.generation == token.generation && old.refresh_at == token.refresh_at => {}
+            _ => {
+                *current = Some(Rc::new(Authorization {
+                    header: format!("Bearer {}", token.secret.reveal()),
+                    generation: token.generation,
+                    expires_on: token.expires_on,
+                    refresh_at: token.refresh_at,
+                }));
+            }
+        }
+    }
+
+    fn fetch(
+        &self,
+        identity: &Identity,
+        now: Timestamp,
+        count: &dyn Fn(Event),
+    ) -> Result<(), HostError> {
+        let headers = source::request(identity);
+        let headers = headers.iter().map(|(name, value)| (*name, value.as_str()));
+        let call = host::call(
+            &identity.cluster,
+            headers.collect(),
+            &[],
+            Vec::new(),
+            identity.fetch_timeout,
+        );
+        match call {
+            Ok(call) => {
+                self.fetching.set(Some(call));
+                Ok(())
+            }
+            Err(error) => {
+                let failure = Failure::Misconfigured {
+                    reason: format!(
+                        "identity.cluster: Envoy did not take a call to {:?} ({error}); use the name of a cluster it has",
+                        identity.cluster
+                    ),
+                };
+                self.finish(identity, Err(failure), now, count)
+            }
+        }
+    }
+
+    /// The answer to `call`, if that is the fetch.
+    ///
+    /// # Errors
+    /// What the host refused; the lease ends by itself.
+    pub(crate) fn on_call_response(
+        &self,
+        identity: &Identity,
+        call: u32,
+        now: Timestamp,
+        count: &dyn Fn(Event),
+    ) -> Result<(), HostError> {
+        if self.fetching.get() != Some(call) {
+            return Ok(());
+        }
+        self.fetching.set(None);
+        const LARGEST_ANSWER: usize = 64 * 1024;
+        let headers = host::headers(Map::CallHeaders)?;
+        let body = host::buffer(Buffer::CallBody, 0, LARGEST_ANSWER)?;
+        let status = headers
+            .get(":status")
+            .and_then(|status| status.parse().ok());
+        let answer = source::read_answer(status, headers.get("retry-after"), &body, now);
+        self.finish(identity, answer, now, count)
+    }
+
+    fn finish(
+        &self,
+        identity: &Identity,
+        answer: Result<Fetched, Failure>,
+        now: Timestamp,
+        count: &dyn Fn(Event),
+    ) -> Result<(), HostError> {
+        let record = host::swap_shared(&self.key, |bytes| {
+            let mut record = Record::decode(bytes);
+            match &answer {
+                Ok(fetched) => record.fetched(fetched.clone(), now),
+                Err(failure) => record.failed(failure, now),
+            }
+            let bytes = record.encode();
+            (record, Some(bytes))
+        })?;
+        self.adopt(&record, now);
+        match answer {
+            Ok(fetched) => self.log_token(identity, &fetched, now),
+            Err(failure) => {
+                count(Event::TokenFailure);
+                self.log_failure(failure, &record, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn log_token(&self, identity: &Identity, fetched: &Fetched, now: Timestamp) {
+        if let Ok(mut last) = self.last_failure.try_borrow_mut() {
+            *last = None;
+        }
+        let claims = claims::read(fetched.token.reveal()).unwrap_or_default();
+        log::info!(
+            "identity: new access token for {} (audience {}, identity {}), expires in {}",
+            identity.resource,
+            claims.audience.as_deref().unwrap_or("unknown"),
+            claims.object_id.as_deref().unwrap_or("unknown"),
+            Pretty(Duration::from_secs(fetched.expires_on.since(now).as_secs())),
+        );
+    }
+
+    /// Once per kind of failure, not once per try.
+    fn log_failure(&self, failure: Failure, record: &Record, now: Timestamp) {
+        let Ok(mut last) = self.last_failure.try_borrow_mut() else {
+            return;
+        };
+        if last.as_ref() == Some(&failure) {
+            return;
+        }
+        let wait = Pretty(record.next_fetch(now).since(now));
+        let serving = match record.token(now) {
+            Some(token) => format!(
+                "the old token serves for {}",
+                Pretty(Duration::from_secs(token.expires_on.since(now).as_secs()))
+            ),
+            None => "requests are answered 503".to_owned(),
+        };
+        match &failure {
+            Failure::Transient { reason, .. } => {
+                log::warn!("identity: no token ({reason}); next try in {wait}; {serving}");
+            }
+            Failure::Updating { .. } => {
+                log::warn!("identity: the token service is being updated (status 410); next try in {wait}; {serving}");
+            }
+            Failure::Malformed { reason } => {
+                log::warn!("identity: an answer without a usable token ({reason}); next try in {wait}; {serving}");
+            }
+            Failure::Misconfigured { reason } => {
+                log::error!(
+                    "identity: the token service refused ({reason}); check the identity of this machine and the \
+                     plugin's `identity`; next try in {wait}; {serving}"
+                );
+            }
+        }
+        *last = Some(failure);
+    }
+}
+
+/// What the token service is called in logs.
+pub(crate) fn describe(identity: &Identity) -> &'static str {
+    match identity.source {
+        Source::Imds { .. } => "IMDS",
+        Source::AppService { .. } => "App Service",
+    }
+}

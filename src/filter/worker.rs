@@ -1,0 +1,425 @@
+//! The root context: one worker's configuration, token, tally and waiting streams.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use proxy_wasm::traits::{Context, HttpContext, RootContext};
+use proxy_wasm::types::ContextType;
+
+use super::host::{self, Buffer, HostError, Metric};
+use super::stream::{self, Stream, StreamHandle};
+use super::tokens::{self, Authorization, Renewal, Tokens};
+use crate::core::config::Config;
+use crate::core::metrics::{self, Event, Tally};
+use crate::core::plan::Plan;
+use crate::core::shared;
+use crate::core::time::Timestamp;
+
+/// The usual tick: statistics are handed over, the token's age is looked at.
+const CALM: Duration = Duration::from_secs(1);
+/// The tick while a token is expected from another worker, or a stream waits.
+const BUSY: Duration = Duration::from_millis(20);
+/// The tick that comes as good as at once, for what only the root context can do.
+const NOW: Duration = Duration::from_millis(1);
+
+/// More streams than this do not wait on one worker; they are answered at once.
+const MOST_WAITING: usize = 10_000;
+
+/// What a stream waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wish {
+    /// Any token.
+    Token,
+    /// A token of another generation than this one, which a backend refused.
+    NewerToken(u32),
+    /// The body of an error answer; see [`Worker::can_inspect`].
+    ErrorBody,
+}
+
+/// How a wait ended.
+pub(crate) enum Granted {
+    Token(Rc<Authorization>),
+    /// There is none; it makes sense to ask again after this time.
+    NoToken(Duration),
+    /// The body never came.
+    NoErrorBody,
+}
+
+struct Waiting {
+    wish: Wish,
+    deadline: Timestamp,
+    stream: Rc<RefCell<Stream>>,
+}
+
+/// Whether Envoy hands over bodies while the headers are held, see `allow_on_headers_stop_iteration`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inspection {
+    Untried,
+    Works,
+    Missing,
+}
+
+/// What all streams of one configuration on one worker share.
+pub(crate) struct Worker {
+    root_id: u32,
+    pub(crate) config: Config,
+    turn_key: String,
+    tokens: Tokens,
+    tally: RefCell<Tally>,
+    counters: Vec<u32>,
+    seconds_to_expiry: u32,
+    handed_over_at: Cell<Timestamp>,
+    now: Cell<Timestamp>,
+    waiting: RefCell<BTreeMap<u32, Waiting>>,
+    calls: RefCell<HashMap<u32, (u32, Rc<RefCell<Stream>>)>>,
+    root_is_running: Cell<bool>,
+    inspection: Cell<Inspection>,
+    turns_without_host: Cell<u64>,
+}
+
+impl Worker {
+    fn new(root_id: u32, config: Config) -> Result<Self, HostError> {
+        let turn_key = shared::turn_key(&config.backends);
+        // See `Tokens::new` on why the value has to exist before it is counted up.
+        host::swap_shared(&turn_key, |bytes| {
+            ((), bytes.is_none().then_some(shared::FIRST_TURN))
+        })?;
+        let counters = metrics::counter_names(&config.backends)
+            .iter()
+            .map(|name| host::define_metric(Metric::Counter, name))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            root_id,
+            turn_key,
+            tokens: Tokens::new(&config.identity)?,
+            tally: RefCell::new(Tally::new(config.backends.len())),
+            counters,
+            seconds_to_expiry: host::define_metric(Metric::Gauge, metrics::TOKEN_SECONDS_LEFT)?,
+            handed_over_at: Cell::default(),
+            now: Cell::new(host::now()),
+            waiting: RefCell::default(),
+            calls: RefCell::default(),
+            root_is_running: Cell::default(),
+            inspection: Cell::new(Inspection::Untried),
+            turns_without_host: Cell::default(),
+            config,
+        })
+    }
+
+    /// The plan of the next request.
+    pub(crate) fn draw_plan(&self) -> Plan {
+        let turn = host::swap_shared(&self.turn_key, |bytes| {
+            let (turn, stored) = shared::draw_turn(bytes);
+            (turn, Some(stored))
+        });
+        let turn = turn.unwrap_or_else(|error| {
+            // Choosing must go on: a turn of this worker's own is fair, if not exact across workers.
+            log::warn!("round robin: {error}; counting on this worker alone");
+            self.turns_without_host
+                .replace(self.turns_without_host.get().wrapping_add(1))
+        });
+        Plan::round_robin(
+            turn,
+            self.config.backends.len(),
+            self.config.retry.max_attempts,
+        )
+    }
+
+    /// The token. It is looked at once a tick, so "expired" may be a tick late; a backend then says so, and it is renewed.
+    pub(crate) fn authorization(&self) -> Option<Rc<Authorization>> {
+        let now = self.now.get();
+        self.tokens.current(now).or_else(|| {
+            // Another worker may have got one since the last tick.
+            self.tokens.sync(now).ok()?;
+            self.tokens.current(now)
+        })
+    }
+
+    /// Counts `event`.
+    pub(crate) fn count(&self, event: Event) {
+        if let Ok(mut tally) = self.tally.try_borrow_mut() {
+            tally.add(event);
+        }
+    }
+
+    /// Asks for a token newer than the refused one of `generation`.
+    pub(crate) fn renew(&self, generation: u32) -> Result<Renewal, HostError> {
+        self.tokens.renew(generation, host::now())
+    }
+
+    /// Whether an answer's body may be waited for while its headers are held.
+    ///
+    /// Without `allow_on_headers_stop_iteration: true` in Envoy's configuration the body would never come. The module cannot
+    /// read that setting, so the first attempt is watched, and from then on it is known.
+    pub(crate) fn can_inspect(&self) -> bool {
+        self.inspection.get() != Inspection::Missing
+    }
+
+    /// The body of an answer came while its headers were held.
+    pub(crate) fn inspection_works(&self) {
+        self.inspection.set(Inspection::Works);
+    }
+
+    /// Puts the stream on the waiting list. `false` if it need not or cannot wait.
+    pub(crate) fn wait(&self, id: u32, stream: &Rc<RefCell<Stream>>, wish: Wish) -> bool {
+        const BODY_DEADLINE: Duration = Duration::from_secs(2);
+        let now = host::now();
+        let longest = match wish {
+            Wish::Token | Wish::NewerToken(_) => self.config.identity.wait_timeout,
+            Wish::ErrorBody if self.inspection.get() == Inspection::Works => return true,
+            Wish::ErrorBody => BODY_DEADLINE,
+        };
+        let hopeless = matches!(wish, Wish::Token) && self.tokens.expected_wait(now) > longest;
+        let Ok(mut waiting) = self.waiting.try_borrow_mut() else {
+            return false;
+        };
+        if hopeless || waiting.len() >= MOST_WAITING {
+            return false;
+        }
+        waiting.insert(
+            id,
+            Waiting {
+                wish,
+                deadline: now + longest,
+                stream: Rc::clone(stream),
+            },
+        );
+        self.tick_after(NOW);
+        true
+    }
+
+    /// When it makes sense to ask again for what needs a token.
+    pub(crate) fn retry_after(&self) -> Duration {
+        self.tokens.expected_wait(host::now()).max(CALM)
+    }
+
+    /// The stream waits no longer, or has ended.
+    pub(crate) fn forget(&self, id: u32) {
+        if let Ok(mut waiting) = self.waiting.try_borrow_mut() {
+            waiting.remove(&id);
+        }
+    }
+
+    /// The stream made a call. If that was in a callback of the root context, the SDK will bring the answer there, and it is
+    /// passed on.
+    pub(crate) fn call_made(&self, call: u32, id: u32, stream: &Weak<RefCell<Stream>>) {
+        if !self.root_is_running.get() {
+            return;
+        }
+        if let (Ok(mut calls), Some(stream)) = (self.calls.try_borrow_mut(), stream.upgrade()) {
+            calls.insert(call, (id, stream));
+        }
+    }
+
+    /// The stream has ended, and with it Envoy has cancelled the call.
+    pub(crate) fn disown_call(&self, call: u32) {
+        if let Ok(mut calls) = self.calls.try_borrow_mut() {
+            calls.remove(&call);
+        }
+    }
+
+    fn tick_after(&self, period: Duration) {
+        if let Err(error) = host::set_tick_period(period) {
+            log::error!("{error}");
+        }
+    }
+
+    fn on_tick(&self) {
+        let now = host::now();
+        self.now.set(now);
+        let identity = &self.config.identity;
+        if let Err(error) = self
+            .tokens
+            .keep_fresh(identity, now, &|event| self.count(event))
+        {
+            log::error!("identity: {error}");
+        }
+        self.grant_wishes(now);
+        if self.handed_over_at.get() + CALM <= now {
+            self.hand_over(now);
+        }
+        // Without a token a worker looks often while one may come: another worker may be the one that gets it.
+        let token_may_come =
+            self.tokens.current(now).is_none() && self.tokens.expected_wait(now) < CALM;
+        let someone_waits = self
+            .waiting
+            .try_borrow()
+            .is_ok_and(|waiting| !waiting.is_empty());
+        self.tick_after(if token_may_come || someone_waits {
+            BUSY
+        } else {
+            CALM
+        });
+    }
+
+    fn grant_wishes(&self, now: Timestamp) {
+        let Ok(mut waiting) = self.waiting.try_borrow_mut() else {
+            return;
+        };
+        if waiting.is_empty() {
+            return;
+        }
+        let mut granted = Vec::new();
+        waiting.retain(|id, entry| match self.grant(entry, now) {
+            Some(grant) => {
+                granted.push((*id, Rc::clone(&entry.stream), grant));
+                false
+            }
+            None => true,
+        });
+        // A stream may come back with another wish, so the list must be free.
+        drop(waiting);
+        for (id, stream, grant) in granted {
+            self.as_stream(id, || stream::granted(&stream, grant));
+        }
+    }
+
+    fn grant(&self, entry: &Waiting, now: Timestamp) -> Option<Granted> {
+        let overdue = entry.deadline <= now;
+        match entry.wish {
+            Wish::Token => match self.tokens.current(now) {
+                Some(token) => Some(Granted::Token(token)),
+                None => overdue.then(|| Granted::NoToken(self.retry_after())),
+            },
+            Wish::NewerToken(generation) => match self.tokens.renewal(generation, now) {
+                Ok(Renewal::Done(token)) => Some(Granted::Token(token)),
+                Ok(Renewal::Pending) if !overdue => None,
+                _ => Some(Granted::NoToken(self.retry_after())),
+            },
+            Wish::ErrorBody => overdue.then(|| {
+                if self.inspection.get() == Inspection::Untried {
+                    self.inspection.set(Inspection::Missing);
+                    log::error!(
+                        "set `allow_on_headers_stop_iteration: true` in this filter's wasm plugin config: without it \
+                         Envoy hides the body of an error, so a missing deployment or role is not told from other errors"
+                    );
+                }
+                Granted::NoErrorBody
+            }),
+        }
+    }
+
+    /// Runs `act` for the stream `id` from a callback of the root context.
+    fn as_stream(&self, id: u32, act: impl FnOnce()) {
+        self.root_is_running.set(true);
+        if let Err(error) = host::in_context(id, self.root_id, act) {
+            log::error!("{error}");
+        }
+        self.root_is_running.set(false);
+    }
+
+    fn on_call_response(&self, call: u32) {
+        let owner = self
+            .calls
+            .try_borrow_mut()
+            .ok()
+            .and_then(|mut calls| calls.remove(&call));
+        if let Some((id, stream)) = owner {
+            self.as_stream(id, || stream::call_answered(&stream, call));
+            return;
+        }
+        let now = host::now();
+        self.now.set(now);
+        let identity = &self.config.identity;
+        let count = |event| self.count(event);
+        if let Err(error) = self.tokens.on_call_response(identity, call, now, &count) {
+            log::error!("identity: {error}");
+        }
+        self.grant_wishes(now);
+    }
+
+    fn hand_over(&self, now: Timestamp) {
+        self.handed_over_at.set(now);
+        let Ok(mut tally) = self.tally.try_borrow_mut() else {
+            return;
+        };
+        tally.drain(|index, count| {
+            let id = self.counters.get(index);
+            if let Some(Err(error)) = id.map(|id| host::increment_metric(*id, count)) {
+                log::error!("{error}");
+            }
+        });
+        let left = self
+            .tokens
+            .current(now)
+            .map_or(0, |token| token.seconds_left(now));
+        if let Err(error) = host::record_metric(self.seconds_to_expiry, left) {
+            log::error!("{error}");
+        }
+    }
+}
+
+/// The root context as the SDK sees it.
+pub(crate) struct Root {
+    id: u32,
+    worker: Option<Rc<Worker>>,
+}
+
+impl Root {
+    pub(crate) fn new(id: u32) -> Self {
+        Self { id, worker: None }
+    }
+
+    fn configure(&mut self, size: usize) -> Result<(), String> {
+        let json = host::buffer(Buffer::PluginConfiguration, 0, size).map_err(|e| e.to_string())?;
+        let config = Config::from_json(&json, &|name| std::env::var(name).ok())
+            .map_err(|error| error.to_string())?;
+        let worker = Worker::new(self.id, config).map_err(|error| error.to_string())?;
+        log::info!(
+            "azure-openai-balancer {} balances {} backends; tokens come from {}",
+            env!("CARGO_PKG_VERSION"),
+            worker.config.backends.len(),
+            tokens::describe(&worker.config.identity),
+        );
+        worker.tick_after(NOW);
+        self.worker = Some(Rc::new(worker));
+        Ok(())
+    }
+}
+
+impl Context for Root {
+    fn on_http_call_response(&mut self, call: u32, _: usize, _: usize, _: usize) {
+        if let Some(worker) = &self.worker {
+            worker.on_call_response(call);
+        }
+    }
+
+    fn on_done(&mut self) -> bool {
+        if let Some(worker) = &self.worker {
+            worker.hand_over(host::now());
+        }
+        true
+    }
+}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, size: usize) -> bool {
+        match self.configure(size) {
+            Ok(()) => true,
+            Err(problems) => {
+                for problem in problems.lines() {
+                    log::error!("configuration refused: {problem}");
+                }
+                false
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        if let Some(worker) = &self.worker {
+            worker.on_tick();
+        }
+    }
+
+    fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
+        // Envoy creates no stream on a root whose configuration was refused.
+        let worker = self.worker.as_ref()?;
+        Some(Box::new(StreamHandle::new(context_id, Rc::clone(worker))))
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+}
