@@ -26,8 +26,7 @@ pub fn command(version: Option<&str>) -> Result<()> {
 
 /// `ENVOY_BIN`, a usable `envoy` on PATH, or the default version.
 pub fn any() -> Result<PathBuf> {
-    if let Some(path) = env::var_os("ENVOY_BIN").filter(|path| !path.is_empty()) {
-        let path = PathBuf::from(path);
+    if let Some(path) = named_by("ENVOY_BIN") {
         check_usable(&path)
             .with_context(|| format!("ENVOY_BIN={}: cannot be used", path.display()))?;
         return Ok(path);
@@ -44,8 +43,7 @@ pub fn any() -> Result<PathBuf> {
 /// The pinned binary, fetched once. An environment variable of [`variable`]'s name takes its place, where set.
 pub fn pinned(pinned: &pins::Envoy) -> Result<PathBuf> {
     let variable = variable(pinned.version);
-    if let Some(path) = env::var_os(&variable).filter(|path| !path.is_empty()) {
-        let path = PathBuf::from(path);
+    if let Some(path) = named_by(&variable) {
         check_version(&path, pinned).with_context(|| format!("{variable}={}", path.display()))?;
         return Ok(path);
     }
@@ -67,6 +65,11 @@ pub fn pinned(pinned: &pins::Envoy) -> Result<PathBuf> {
 /// The variable the tests find this version by: `AOAI_ENVOY_1_40_0`.
 pub fn variable(version: &str) -> String {
     format!("AOAI_ENVOY_{}", version.replace('.', "_"))
+}
+
+/// The path in an environment variable, made absolute: tests run in other directories.
+fn named_by(variable: &str) -> Option<PathBuf> {
+    std::path::absolute(env::var_os(variable)?).ok()
 }
 
 fn known(version: &str) -> Result<&'static pins::Envoy> {
