@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{watch, Notify};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::body::Body;
@@ -55,6 +55,8 @@ pub(crate) struct Connection {
     pub(crate) tls: bool,
     pub(crate) sni: Option<String>,
     fate: Arc<Fate>,
+    /// Its other end goes away when the listener stops.
+    running: watch::Receiver<()>,
 }
 
 impl Connection {
@@ -63,6 +65,11 @@ impl Connection {
         self.fate.reset.store(how == Break::Reset, Ordering::SeqCst);
         self.fate.ended.notify_one();
         pending().await
+    }
+
+    /// Resolves when the listener stops.
+    pub(crate) async fn stopped(&self) {
+        while self.running.clone().changed().await.is_ok() {}
     }
 }
 
@@ -174,6 +181,7 @@ impl<S: Service> Listener<S> {
 /// Accepts until it is aborted; its connections end with it.
 async fn accept<S: Service>(listener: TcpListener, shared: Arc<Shared<S>>) {
     let mut connections = JoinSet::new();
+    let (_running, running) = watch::channel(());
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -181,7 +189,7 @@ async fn accept<S: Service>(listener: TcpListener, shared: Arc<Shared<S>>) {
                     shared.accepted.fetch_add(1, Ordering::SeqCst);
                     shared.open.fetch_add(1, Ordering::SeqCst);
                     let open = OpenConnection(Arc::clone(&shared));
-                    connections.spawn(connection(stream, open));
+                    connections.spawn(connection(stream, open, running.clone()));
                 }
                 // Out of file descriptors, most likely: some will come back.
                 Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
@@ -199,7 +207,11 @@ impl<S> Drop for OpenConnection<S> {
     }
 }
 
-async fn connection<S: Service>(stream: TcpStream, open: OpenConnection<S>) {
+async fn connection<S: Service>(
+    stream: TcpStream,
+    open: OpenConnection<S>,
+    running: watch::Receiver<()>,
+) {
     let shared = &open.0;
     let _ = stream.set_nodelay(true);
     let fate = Arc::new(Fate::default());
@@ -213,6 +225,7 @@ async fn connection<S: Service>(stream: TcpStream, open: OpenConnection<S>) {
         tls: false,
         sni: None,
         fate,
+        running,
     };
     let service = Arc::clone(&shared.service);
     let Some(tls) = &shared.tls else {

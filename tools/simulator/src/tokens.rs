@@ -50,6 +50,14 @@ pub(crate) struct Issued {
     pub(crate) expires_on: u64,
 }
 
+impl Issued {
+    /// Whole seconds left.
+    pub(crate) fn expires_in(&self) -> u64 {
+        let left = Duration::from_secs(self.expires_on).checked_sub(since_epoch());
+        left.unwrap_or_default().as_secs()
+    }
+}
+
 struct Known {
     audience: String,
     expires_on: u64,

@@ -241,6 +241,21 @@ impl Resource {
         }
     }
 
+    /// What a realtime session begins by saying, if this resource has the deployment asked for.
+    pub(crate) fn session(&self, uri: &Uri) -> Result<Value, Failure> {
+        let dated = uri.path() == "/openai/realtime";
+        if dated && query(uri, "api-version").is_none() {
+            return Err(errors::resource_not_found());
+        }
+        let asked = query(uri, if dated { "deployment" } else { "model" });
+        let model = self.model(asked.as_deref(), None)?;
+        Ok(json!({
+            "type": "session.created",
+            "event_id": self.id("event_"),
+            "session": { "id": self.id("sess_"), "object": "realtime.session", "model": model },
+        }))
+    }
+
     /// Refuses a deployment this resource does not have.
     fn known(&self, deployment: Option<&str>) -> Result<(), Failure> {
         match (&self.deployments, deployment) {

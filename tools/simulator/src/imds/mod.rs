@@ -22,7 +22,7 @@ use crate::body::Body;
 use crate::script::Script;
 use crate::server::{Break, Connection, Listener, Service};
 use crate::settings::ImdsSettings;
-use crate::tokens::{now, Issued, Terms, TokenCheck, Tokens};
+use crate::tokens::{Issued, Terms, TokenCheck, Tokens};
 
 /// The simulated identity endpoint.
 #[derive(Clone)]
@@ -332,7 +332,7 @@ fn answer(
         field("refresh_token", json!(""));
     }
     if within {
-        field("expires_in", time(issued.expires_on.saturating_sub(now())));
+        field("expires_in", time(issued.expires_in()));
     }
     if on {
         field("expires_on", time(issued.expires_on));

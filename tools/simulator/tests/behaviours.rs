@@ -1,0 +1,330 @@
+//! Each behaviour of a backend, seen from a client.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use common::{chat, eventually, request, send, simulator, End, CHAT, KEY, STREAM};
+use simulator::{Answer, Behaviour, Break, Failure, SlowBody, Stream};
+
+#[test]
+fn a_throttled_backend_recovers_after_so_many_requests() {
+    let simulator = simulator();
+    simulator
+        .backend("east")
+        .set(Behaviour::throttled(7).times(2));
+    let answers: Vec<_> = (0..3).map(|_| chat(&simulator, "east", "{}")).collect();
+    assert_eq!(
+        [429, 429, 200],
+        [0, 1, 2].map(|index: usize| answers[index].status)
+    );
+    assert_eq!(answers[0].header("retry-after"), Some("7"));
+    assert_eq!(answers[0].header("x-sim-backend"), Some("east"));
+    assert_eq!(answers[0].error_code(), "429");
+}
+
+#[test]
+fn the_usual_errors_have_their_codes() {
+    let simulator = simulator();
+    let cases = [
+        (Behaviour::unauthorized_token(), 401, "401"),
+        (Behaviour::permission_denied(), 401, "PermissionDenied"),
+        (Behaviour::deployment_not_found(), 404, "DeploymentNotFound"),
+        (Behaviour::not_enabled_in_region(), 404, "NotFound"),
+        (Behaviour::content_filter(), 400, "content_filter"),
+        (Behaviour::context_length(), 400, "context_length_exceeded"),
+        (Behaviour::internal_error(), 500, "InternalServerError"),
+        (Behaviour::status(503), 503, "503"),
+    ];
+    for (behaviour, status, code) in cases {
+        simulator.backend("east").set(behaviour);
+        let answer = chat(&simulator, "east", "{}");
+        assert_eq!(
+            (answer.status, answer.error_code().as_str()),
+            (status, code)
+        );
+    }
+}
+
+#[test]
+fn an_error_can_be_given_byte_for_byte() {
+    let simulator = simulator();
+    let failure = Failure {
+        body: Some("<html>".to_owned()),
+        headers: vec![("content-type".to_owned(), "text/html".to_owned())],
+        ..Failure::new(502)
+    };
+    simulator.backend("east").set(Behaviour::error(failure));
+    let answer = chat(&simulator, "east", "{}");
+    assert_eq!((answer.status, answer.text().as_str()), (502, "<html>"));
+    assert_eq!(answer.header("content-type"), Some("text/html"));
+}
+
+#[test]
+fn a_delay_comes_before_the_answer() {
+    let simulator = simulator();
+    simulator
+        .backend("east")
+        .set(Behaviour::normal().after_ms(60));
+    let begun = Instant::now();
+    assert_eq!(chat(&simulator, "east", "{}").status, 200);
+    assert!(begun.elapsed() >= Duration::from_millis(60));
+}
+
+#[test]
+fn a_200_can_carry_other_headers() {
+    let simulator = simulator();
+    let behaviour = Behaviour::normal_with(&[("x-ratelimit-remaining-tokens", "0")]);
+    simulator.backend("east").set(behaviour);
+    let answer = chat(&simulator, "east", "{}");
+    assert_eq!(answer.header("x-ratelimit-remaining-tokens"), Some("0"));
+}
+
+#[test]
+fn an_early_error_does_not_wait_for_the_body() {
+    let simulator = simulator();
+    let east = simulator.backend("east");
+    east.queue(vec![Behaviour::early(429)]);
+    let mut stream = TcpStream::connect(east.addr()).unwrap();
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: t\r\napi-key: {KEY}\r\ncontent-length: 300000\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 429");
+    // The body is still taken, and the connection serves another request.
+    stream.write_all(&vec![b'x'; 300_000]).unwrap();
+    stream
+        .write_all(&request("GET", "/sim/bytes?n=3", &[], b""))
+        .unwrap();
+    let rest = common::received(&mut stream);
+    assert!(rest.text().ends_with("\r\n\r\n..."), "{}", rest.text());
+    eventually("the body is recorded", || east.requests()[0].body_complete);
+    let records = east.requests();
+    assert_eq!(records[0].body_len, 300_000);
+    assert_eq!(records[0].connection, records[1].connection);
+}
+
+#[test]
+fn a_hanging_backend_notices_that_the_client_left() {
+    let simulator = simulator();
+    let east = simulator.backend("east");
+    east.set(Behaviour::hang());
+    let mut stream = TcpStream::connect(east.addr()).unwrap();
+    stream
+        .write_all(&request("POST", CHAT, &[], b"{}"))
+        .unwrap();
+    eventually("the answer is in progress", || east.open_streams() == 1);
+    eventually("the body is recorded", || east.requests()[0].body_complete);
+    drop(stream);
+    eventually("the answer is given up", || east.open_streams() == 0);
+    assert_eq!(east.requests()[0].status, None);
+}
+
+#[test]
+fn a_reset_comes_before_any_byte() {
+    let simulator = simulator();
+    simulator.backend("east").set(Behaviour::reset());
+    let answer = chat(&simulator, "east", "{}");
+    assert_eq!((answer.end, answer.head.as_str()), (End::Reset, ""));
+}
+
+#[test]
+fn a_close_is_in_order() {
+    let simulator = simulator();
+    simulator.backend("east").set(Behaviour::close());
+    let answer = chat(&simulator, "east", "{}");
+    assert_eq!((answer.end, answer.head.as_str()), (End::Closed, ""));
+}
+
+#[test]
+fn a_stream_breaks_after_so_many_frames() {
+    let simulator = simulator();
+    for (how, end) in [(Break::Reset, End::Reset), (Break::Close, End::Closed)] {
+        simulator.backend("east").set(Behaviour::stream(Stream {
+            break_after: Some(4),
+            how,
+            ..Stream::default()
+        }));
+        let answer = chat(&simulator, "east", STREAM);
+        assert_eq!((answer.status, answer.end), (200, end));
+        assert_eq!(answer.text().matches("data: ").count(), 4);
+    }
+}
+
+#[test]
+fn a_stream_keeps_its_pace() {
+    let simulator = simulator();
+    simulator.backend("east").set(Behaviour::stream(Stream {
+        events: 3,
+        interval_ms: 10,
+        first_event_delay_ms: 30,
+        ..Stream::default()
+    }));
+    let begun = Instant::now();
+    let answer = chat(&simulator, "east", STREAM);
+    // Seven frames: filter results, role, three pieces, finish, DONE.
+    assert!(begun.elapsed() >= Duration::from_millis(90));
+    assert_eq!(answer.text().matches("data: ").count(), 7);
+}
+
+#[test]
+fn a_stream_can_have_flaws() {
+    let simulator = simulator();
+    let flawed = |stream: Stream| {
+        simulator.backend("east").set(Behaviour::stream(stream));
+        chat(&simulator, "east", STREAM)
+    };
+    let base = || Stream {
+        events: 2,
+        interval_ms: 0,
+        ..Stream::default()
+    };
+    let plain = flawed(base()).text();
+    let crlf = flawed(Stream {
+        crlf: true,
+        ..base()
+    })
+    .text();
+    assert_eq!(
+        crlf.matches("\r\n\r\n").count(),
+        plain.matches("\n\n").count()
+    );
+    let split = flawed(Stream {
+        split_frames: true,
+        ..base()
+    });
+    assert_eq!(split.text().len(), plain.len());
+    let bare = flawed(Stream {
+        bare: true,
+        ..base()
+    });
+    assert_eq!(bare.header("content-type"), None);
+    assert!(bare.text().ends_with("\n\n[DONE]"));
+}
+
+#[test]
+fn trailers_follow_a_stream() {
+    let simulator = simulator();
+    let east = simulator.backend("east");
+    east.set(Behaviour::stream(Stream {
+        trailers: Some(vec![("x-end".to_owned(), "yes".to_owned())]),
+        ..Stream::default()
+    }));
+    let mut stream = TcpStream::connect(east.addr()).unwrap();
+    let headers = [("api-key", KEY), ("te", "trailers")];
+    stream
+        .write_all(&request("POST", CHAT, &headers, STREAM.as_bytes()))
+        .unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).unwrap();
+    assert!(all.ends_with("0\r\nx-end: yes\r\n\r\n"), "{all}");
+}
+
+#[test]
+fn a_plain_body_breaks_in_the_middle() {
+    let simulator = simulator();
+    simulator
+        .backend("east")
+        .set(Behaviour::slow_body(SlowBody {
+            break_after: Some(100),
+            ..SlowBody::default()
+        }));
+    let answer = chat(&simulator, "east", "{}");
+    assert_eq!(
+        (answer.status, answer.end, answer.body.len()),
+        (200, End::Reset, 100)
+    );
+    let promised: usize = answer.header("content-length").unwrap().parse().unwrap();
+    assert!(promised > 100);
+}
+
+#[test]
+fn a_slow_body_arrives_whole() {
+    let simulator = simulator();
+    let slow = SlowBody {
+        interval_ms: 1,
+        ..SlowBody::default()
+    };
+    simulator.backend("east").set(Behaviour::slow_body(slow));
+    let answer = chat(&simulator, "east", "{}");
+    assert_eq!(answer.json()["object"], "chat.completion");
+}
+
+#[test]
+fn a_stopped_backend_refuses_and_comes_back() {
+    let simulator = simulator();
+    let east = simulator.backend("east");
+    let mut idle = TcpStream::connect(east.addr()).unwrap();
+    eventually("the connection is accepted", || east.connections() == 1);
+    east.stop();
+    assert_eq!(common::received(&mut idle).head, "");
+    assert_eq!(chat(&simulator, "east", "{}").end, End::Refused);
+    east.restart().unwrap();
+    assert_eq!(chat(&simulator, "east", "{}").status, 200);
+}
+
+#[test]
+fn a_behaviour_survives_the_way_through_json() {
+    let behaviours = [
+        Behaviour::normal(),
+        Behaviour::throttled(7)
+            .times(2)
+            .on_path("/chat")
+            .after_ms(5),
+        Behaviour::early(503),
+        Behaviour::stream(Stream::default()),
+        Behaviour::slow_body(SlowBody::default()),
+        Answer::Hang.into(),
+    ];
+    for behaviour in behaviours {
+        let text = serde_json::to_string(&behaviour).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Behaviour>(&text).unwrap(),
+            behaviour,
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn the_audit_orders_requests_across_backends() {
+    let simulator = common::started(["a", "b"].map(simulator::BackendSettings::new).to_vec());
+    for backend in ["a", "b", "a"] {
+        send(
+            simulator.backend(backend).addr(),
+            "POST",
+            "/sim/echo?x=1",
+            &[("X-One", "1")],
+            b"body",
+        );
+    }
+    let order: Vec<_> = simulator
+        .requests()
+        .into_iter()
+        .map(|request| request.service)
+        .collect();
+    assert_eq!(order, ["a", "b", "a"]);
+    let record = simulator.backend("b").requests().remove(0);
+    assert_eq!(
+        (record.method.as_str(), record.path.as_str()),
+        ("POST", "/sim/echo?x=1")
+    );
+    assert_eq!(
+        (record.header("x-one"), record.authority.as_str()),
+        (Some("1"), "test")
+    );
+    assert_eq!((&record.body[..], record.status), (&b"body"[..], Some(200)));
+    assert_eq!(
+        record.body_sha256,
+        "230d8358dc8e8890b4c58deeb62912ee2f20357ae92a5cc861b98e68fe31acb5"
+    );
+    simulator.backend("a").clear_requests();
+    assert_eq!(
+        (simulator.backend("a").count(), simulator.requests().len()),
+        (0, 1)
+    );
+}
