@@ -20,10 +20,10 @@ use crate::load::JSON;
 use crate::{Chat, Client, Response};
 
 /// How long Envoy may take to be ready, on a machine that starts several at once.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long Envoy may take to accept or refuse a listener.
-const UPDATE_LIMIT: Duration = Duration::from_secs(20);
+const UPDATE_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long Envoy may take to end when asked to.
 const END_LIMIT: Duration = Duration::from_secs(3);
@@ -51,7 +51,8 @@ pub struct Gateway {
 pub enum Update {
     /// It serves with it.
     Accepted,
-    /// It refused it, with this reason, and serves with the one before.
+    /// It refused it and serves with the one before. Here is Envoy's reason, and below it all that was logged meanwhile,
+    /// the module's own words among it.
     Rejected(String),
 }
 
@@ -242,6 +243,7 @@ impl Gateway {
     pub fn update(&mut self, plugin: Value) -> Update {
         self.fleet.plugin = plugin;
         let before = self.stats(LISTENER_STATS);
+        let logged = self.log().len();
         write_listener(&self.path, &self.fleet);
         let deadline = Instant::now() + UPDATE_LIMIT;
         while Instant::now() < deadline {
@@ -253,7 +255,9 @@ impl Gateway {
             };
             if grown("lds.update_rejected") > 0 {
                 let reason = self.admin.listener_error().expect("admin interface");
-                return Update::Rejected(reason.unwrap_or_default());
+                let log = self.log();
+                let log = log.get(logged..).unwrap_or(&log);
+                return Update::Rejected(format!("{}\n{log}", reason.unwrap_or_default()));
             }
             if grown("lds.update_success") > 0 && self.is_everywhere(&grown) {
                 return Update::Accepted;
@@ -385,7 +389,6 @@ fn write_listener(folder: &Path, fleet: &Fleet) {
 }
 
 fn read_lossy(path: &Path) -> String {
-    fs::read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default()
+    let bytes = fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
 }

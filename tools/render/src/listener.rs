@@ -64,6 +64,8 @@ http_filters:
 - name: envoy.filters.http.router
   typed_config:
     \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+    # Neither side needs Envoy's own headers, timeouts among them.
+    suppress_envoy_headers: true
 ",
         access_log = access_log(fleet),
         routes = routes(fleet),
@@ -125,8 +127,8 @@ route_config:
       # What is not for the backend: the choice, and who the client is.
       request_headers_to_remove:
       - {header}
-      - x-forwarded-for
       - x-envoy-external-address
+      - x-forwarded-for
 "
         ),
     }
