@@ -59,6 +59,11 @@ impl Authority {
         &self.path
     }
 
+    /// Removes the file; the authority itself may live on in connections that are about to end.
+    pub(crate) fn remove_file(&self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+
     fn server_config(&self, host: &str) -> io::Result<Arc<ServerConfig>> {
         let mut params = CertificateParams::new(vec![host.to_owned()]).map_err(io::Error::other)?;
         params.distinguished_name.push(DnType::CommonName, host);
@@ -82,7 +87,7 @@ impl Authority {
 
 impl Drop for Authority {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        self.remove_file();
     }
 }
 

@@ -152,6 +152,14 @@ impl Simulator {
 
 impl Drop for Simulator {
     fn drop(&mut self) {
+        for backend in self.backends() {
+            backend.stop();
+        }
+        self.imds().stop();
+        if let Some(admin) = &self.admin {
+            admin.stop();
+        }
+        self.authority.remove_file();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

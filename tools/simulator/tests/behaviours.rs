@@ -268,6 +268,17 @@ fn a_stopped_backend_refuses_and_comes_back() {
 }
 
 #[test]
+fn a_dropped_simulator_leaves_nothing_behind() {
+    let simulator = simulator();
+    let addr = simulator.backend("east").addr();
+    let ca = simulator.ca_path().to_owned();
+    assert!(ca.exists());
+    drop(simulator);
+    assert!(!ca.exists());
+    assert_eq!(send(addr, "GET", "/", &[], b"").end, End::Refused);
+}
+
+#[test]
 fn a_behaviour_survives_the_way_through_json() {
     let behaviours = [
         Behaviour::normal(),
