@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::config::{Backend, HeaderNames};
 use super::request::{is_credential_header, Request};
 
-/// Headers that belong to one connection, not to the request (RFC 9110, section 7.6.1), and those the callout sets itself.
-const NOT_REISSUED: [&str; 9] = [
+/// Headers that belong to one connection, not to the request (RFC 9110, section 7.6.1), those a call sets itself, and the
+/// client's address, which is no business of a backend's (Envoy's own calls carry none either).
+const NOT_REISSUED: [&str; 10] = [
     "connection",
     "content-length",
     "expect",
@@ -16,6 +17,7 @@ const NOT_REISSUED: [&str; 9] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-forwarded-for",
 ];
 
 /// A change of one request header.
@@ -95,7 +97,7 @@ impl<'a> Attempt<'a> {
 mod tests {
     use super::*;
 
-    const ORIGINAL: [(&str, &str); 12] = [
+    const ORIGINAL: [(&str, &str); 13] = [
         (":authority", "gateway.internal"),
         (":method", "POST"),
         (":path", "/openai/x?api-key=CLIENT&api-version=1"),
@@ -105,6 +107,7 @@ mod tests {
         ("content-length", "12"),
         ("content-type", "application/json"),
         ("x-aoai-cluster", "forged"),
+        ("x-forwarded-for", "203.0.113.9"),
         ("x-envoy-expected-rq-timeout-ms", "15000"),
         ("x-stainless-lang", "python"),
         ("x-stainless-lang", "again"),

@@ -27,8 +27,8 @@ pub enum NoRetry {
     HeadersNotReplayable,
     /// The request asks for another protocol, such as a WebSocket.
     Upgrade,
-    /// Envoy did not take the call to the next backend.
-    CallRefused,
+    /// The answer was over before the request was, and Envoy hands over nothing of a request after that.
+    RequestIncomplete,
 }
 
 impl NoRetry {
@@ -39,7 +39,7 @@ impl NoRetry {
         Self::BodyTooLarge,
         Self::HeadersNotReplayable,
         Self::Upgrade,
-        Self::CallRefused,
+        Self::RequestIncomplete,
     ];
 
     /// The name in statistics and logs.
@@ -50,7 +50,7 @@ impl NoRetry {
             Self::BodyTooLarge => "body_too_large",
             Self::HeadersNotReplayable => "headers_not_replayable",
             Self::Upgrade => "upgrade",
-            Self::CallRefused => "call_refused",
+            Self::RequestIncomplete => "request_incomplete",
         }
     }
 }

@@ -2,6 +2,13 @@
 
 use super::exchange::{NoRetry, Replay};
 
+/// A body announced to be no larger than this is held until it is complete.
+///
+/// It costs next to nothing, because such a body comes with its headers and a backend does nothing before it has all of it;
+/// and it means that whatever goes wrong then, an answer before the request's end included, the request can be sent again.
+/// Half of Envoy's default buffer limit, above which Envoy would refuse what it is told to hold.
+const HELD_UNTIL_COMPLETE: u64 = 512 * 1024;
+
 /// A request body being copied while it passes, or the reason why there is no copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyCopy {
@@ -32,6 +39,11 @@ impl BodyCopy {
                 limit,
             },
         }
+    }
+
+    /// Whether the request should be held until its body, announced to be this long, is complete.
+    pub fn is_worth_holding(&self, announced: Option<u64>) -> bool {
+        self.is_growing() && announced.is_some_and(|length| length <= HELD_UNTIL_COMPLETE)
     }
 
     /// Whether the next chunk is wanted.
@@ -117,6 +129,16 @@ mod tests {
         let mut copy = BodyCopy::new(Some(2), 5);
         copy.push(b"hello!");
         assert_eq!(copy.replay(), TOO_LARGE);
+    }
+
+    #[test]
+    fn a_body_is_held_if_it_is_small_and_may_be_needed_again() {
+        let held = |announced, limit| BodyCopy::new(announced, limit).is_worth_holding(announced);
+        assert!(held(Some(1000), 1_000_000));
+        assert!(held(Some(HELD_UNTIL_COMPLETE), 1_000_000));
+        assert!(!held(Some(HELD_UNTIL_COMPLETE + 1), 1_000_000));
+        assert!(!held(Some(1000), 999), "it cannot be replayed anyway");
+        assert!(!held(None, 1_000_000), "it may take any time");
     }
 
     #[test]

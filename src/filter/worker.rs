@@ -1,7 +1,7 @@
 //! The root context: one worker's configuration, token, tally and waiting streams.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -34,8 +34,8 @@ pub(crate) enum Wish {
     Token,
     /// A token of another generation than this one, which a backend refused.
     NewerToken(u32),
-    /// The body of an error answer; see [`Worker::can_inspect`].
-    ErrorBody,
+    /// The body of a request or an answer whose headers are held; see [`Worker::shows_held_bodies`].
+    Body,
 }
 
 /// How a wait ended.
@@ -44,7 +44,7 @@ pub(crate) enum Granted {
     /// There is none; it makes sense to ask again after this time.
     NoToken(Duration),
     /// The body never came.
-    NoErrorBody,
+    NoBody,
 }
 
 struct Waiting {
@@ -53,12 +53,14 @@ struct Waiting {
     stream: Rc<RefCell<Stream>>,
 }
 
-/// Whether Envoy hands over bodies while the headers are held, see `allow_on_headers_stop_iteration`.
+type Caller = (u32, Rc<RefCell<Stream>>);
+
+/// Whether Envoy shows bodies while their headers are held, see `allow_on_headers_stop_iteration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Inspection {
+enum HeldBodies {
     Untried,
-    Works,
-    Missing,
+    Shown,
+    Hidden,
 }
 
 /// What all streams of one configuration on one worker share.
@@ -73,9 +75,11 @@ pub(crate) struct Worker {
     handed_over_at: Cell<Timestamp>,
     now: Cell<Timestamp>,
     waiting: RefCell<BTreeMap<u32, Waiting>>,
-    calls: RefCell<HashMap<u32, (u32, Rc<RefCell<Stream>>)>>,
+    /// Calls made for a stream in the root context's name, with the stream's id.
+    calls: RefCell<HashMap<u32, Caller>>,
     root_is_running: Cell<bool>,
-    inspection: Cell<Inspection>,
+    held_bodies: Cell<HeldBodies>,
+    missing_clusters: RefCell<BTreeSet<usize>>,
     turns_without_host: Cell<u64>,
 }
 
@@ -102,7 +106,8 @@ impl Worker {
             waiting: RefCell::default(),
             calls: RefCell::default(),
             root_is_running: Cell::default(),
-            inspection: Cell::new(Inspection::Untried),
+            held_bodies: Cell::new(HeldBodies::Untried),
+            missing_clusters: RefCell::default(),
             turns_without_host: Cell::default(),
             config,
         })
@@ -149,17 +154,17 @@ impl Worker {
         self.tokens.renew(generation, host::now())
     }
 
-    /// Whether an answer's body may be waited for while its headers are held.
+    /// Whether a body may be waited for while its headers are held.
     ///
-    /// Without `allow_on_headers_stop_iteration: true` in Envoy's configuration the body would never come. The module cannot
-    /// read that setting, so the first attempt is watched, and from then on it is known.
-    pub(crate) fn can_inspect(&self) -> bool {
-        self.inspection.get() != Inspection::Missing
+    /// Without `allow_on_headers_stop_iteration: true` in Envoy's configuration it would never come. The module cannot read
+    /// that setting, so the first wait is watched, and from then on it is known.
+    pub(crate) fn shows_held_bodies(&self) -> bool {
+        self.held_bodies.get() != HeldBodies::Hidden
     }
 
-    /// The body of an answer came while its headers were held.
-    pub(crate) fn inspection_works(&self) {
-        self.inspection.set(Inspection::Works);
+    /// A body came while its headers were held.
+    pub(crate) fn showed_held_body(&self) {
+        self.held_bodies.set(HeldBodies::Shown);
     }
 
     /// Puts the stream on the waiting list. `false` if it need not or cannot wait.
@@ -168,8 +173,8 @@ impl Worker {
         let now = host::now();
         let longest = match wish {
             Wish::Token | Wish::NewerToken(_) => self.config.identity.wait_timeout,
-            Wish::ErrorBody if self.inspection.get() == Inspection::Works => return true,
-            Wish::ErrorBody => BODY_DEADLINE,
+            Wish::Body if self.held_bodies.get() == HeldBodies::Shown => return true,
+            Wish::Body => BODY_DEADLINE,
         };
         let hopeless = matches!(wish, Wish::Token) && self.tokens.expected_wait(now) > longest;
         let Ok(mut waiting) = self.waiting.try_borrow_mut() else {
@@ -199,6 +204,21 @@ impl Worker {
     pub(crate) fn forget(&self, id: u32) {
         if let Ok(mut waiting) = self.waiting.try_borrow_mut() {
             waiting.remove(&id);
+        }
+    }
+
+    /// Says, once, that Envoy has no such cluster as this backend's.
+    pub(crate) fn complain_of_cluster(&self, index: usize) {
+        let new = self
+            .missing_clusters
+            .try_borrow_mut()
+            .is_ok_and(|mut known| known.insert(index));
+        if let (true, Some(backend)) = (new, self.config.backends.get(index)) {
+            log::error!(
+                "backends[{index}].cluster: Envoy has no cluster {:?}, so {} gets no request; use the name of a cluster it has",
+                backend.cluster,
+                backend.name,
+            );
         }
     }
 
@@ -288,15 +308,15 @@ impl Worker {
                 Ok(Renewal::Pending) if !overdue => None,
                 _ => Some(Granted::NoToken(self.retry_after())),
             },
-            Wish::ErrorBody => overdue.then(|| {
-                if self.inspection.get() == Inspection::Untried {
-                    self.inspection.set(Inspection::Missing);
+            Wish::Body => overdue.then(|| {
+                if self.held_bodies.replace(HeldBodies::Hidden) == HeldBodies::Untried {
                     log::error!(
                         "set `allow_on_headers_stop_iteration: true` in this filter's wasm plugin config: without it \
-                         Envoy hides the body of an error, so a missing deployment or role is not told from other errors"
+                         Envoy hides the bodies of what is held, so a missing deployment or role is not told from other \
+                         errors, and some failures cannot be retried"
                     );
                 }
-                Granted::NoErrorBody
+                Granted::NoBody
             }),
         }
     }
@@ -363,8 +383,9 @@ impl Root {
     }
 
     fn configure(&mut self, size: usize) -> Result<(), String> {
-        let json = host::buffer(Buffer::PluginConfiguration, 0, size).map_err(|e| e.to_string())?;
-        let config = Config::from_json(&json, &|name| std::env::var(name).ok())
+        let bytes =
+            host::buffer(Buffer::PluginConfiguration, 0, size).map_err(|e| e.to_string())?;
+        let config = Config::from_bytes(&bytes, &|name| std::env::var(name).ok())
             .map_err(|error| error.to_string())?;
         let worker = Worker::new(self.id, config).map_err(|error| error.to_string())?;
         log::info!(

@@ -1,6 +1,7 @@
 //! The plugin configuration: parsed once, into types that cannot be wrong.
 
 mod parse;
+mod protobuf;
 mod reader;
 mod units;
 

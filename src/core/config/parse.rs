@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use super::protobuf;
 use super::reader::{refused, whole_number, ConfigError, Object, Problems};
 use super::{
     Backend, Config, HeaderNames, Identity, Retry, Secret, Selector, Source, MAX_ATTEMPTS,
@@ -19,24 +20,24 @@ const HOST_FORM: &str =
     r#"a host name such as "contoso-eastus.openai.azure.com", without scheme or path"#;
 
 impl Config {
-    /// Reads the plugin configuration.
+    /// Reads the plugin configuration: JSON, or the bytes of a protobuf Struct.
     ///
     /// `environment` looks up the variables of Envoy's VM configuration, the place for secrets.
     ///
     /// # Errors
     /// Every problem there is, at once: each names the field's path, the value and the expected form.
-    pub fn from_json(
-        json: &[u8],
+    pub fn from_bytes(
+        bytes: &[u8],
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let problems = Problems::default();
-        let config = match serde_json::from_slice::<Value>(json) {
+        let value =
+            serde_json::from_slice(bytes).or_else(|error| protobuf::object(bytes).ok_or(error));
+        let config = match value {
             Ok(value) => read_config(&value, environment, &problems),
             Err(error) => {
-                problems.add(
-                    "",
-                    format_args!("the plugin configuration is not JSON: {error}"),
-                );
+                let problem = format_args!("the plugin configuration is not JSON: {error}");
+                problems.add("", problem);
                 None
             }
         };
@@ -352,7 +353,7 @@ mod tests {
     }
 
     fn parse_with(json: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        Config::from_json(json.as_bytes(), &|name| {
+        Config::from_bytes(json.as_bytes(), &|name| {
             let found = environment.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| (*value).to_owned())
         })

@@ -4,6 +4,7 @@ use proxy_wasm::types::Action;
 
 use super::walk::Settled;
 use super::{Held, Phase, Stream};
+use crate::core::exchange::NoRetry;
 use crate::core::outcome::Outcome;
 use crate::filter::host::{self, Buffer, HostError, Map};
 use crate::filter::worker::Wish;
@@ -13,7 +14,7 @@ const ERROR_BODY: usize = 64 * 1024;
 
 impl Stream {
     pub(super) fn on_response_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
-        self.router_answer.is_complete = end_of_stream;
+        self.answer_ends(end_of_stream);
         if self.phase != Phase::Forwarded {
             // Not the answer to our attempt but a local reply, ours or another filter's.
             return Ok(Action::Continue);
@@ -21,16 +22,16 @@ impl Stream {
         let status = host::header(Map::ResponseHeaders, ":status")?;
         let status = status.as_deref().and_then(parse_status).unwrap_or(0);
         self.router_answer.backend = self.exchange.backend();
-        self.router_answer.is_real = status < 500 || is_from_backend()?;
+        self.router_answer.is_real = status < 500 || self.is_from_backend()?;
         self.timed_out = !self.router_answer.is_real && status == 504;
         match Outcome::from_status(status, &self.worker.config.retry) {
             Some(outcome) => self.settle(outcome),
-            None if end_of_stream || !self.worker.can_inspect() => {
+            None if end_of_stream || !self.worker.shows_held_bodies() => {
                 self.settle(Outcome::from_error(status, &[]))
             }
             None => {
                 self.phase = Phase::Held(Held::ErrorBody { status });
-                if self.wait(Wish::ErrorBody) {
+                if self.wait(Wish::Body) {
                     Ok(Action::Pause)
                 } else {
                     self.settle(Outcome::from_error(status, &[]))
@@ -44,25 +45,27 @@ impl Stream {
         size: usize,
         end_of_stream: bool,
     ) -> Result<Action, HostError> {
-        self.router_answer.is_complete |= end_of_stream;
+        self.answer_ends(end_of_stream);
         match self.phase {
             Phase::Held(Held::ErrorBody { status }) => {
-                self.worker.inspection_works();
+                self.worker.showed_held_body();
                 if end_of_stream || size > ERROR_BODY {
                     self.inspect(status, size)
                 } else {
                     Ok(Action::Pause)
                 }
             }
+            Phase::Held(Held::Request(outcome)) if end_of_stream => self.act(outcome),
             Phase::Held(_) => Ok(Action::Pause),
             _ => Ok(Action::Continue),
         }
     }
 
     pub(super) fn on_response_trailers(&mut self) -> Result<Action, HostError> {
-        self.router_answer.is_complete = true;
+        self.answer_ends(true);
         match self.phase {
             Phase::Held(Held::ErrorBody { status }) => self.inspect(status, ERROR_BODY),
+            Phase::Held(Held::Request(outcome)) => self.act(outcome),
             Phase::Held(_) => Ok(Action::Pause),
             _ => Ok(Action::Continue),
         }
@@ -74,19 +77,33 @@ impl Stream {
         self.settle(Outcome::from_error(status, &body))
     }
 
+    /// Whether an error that came through the router is a backend's, not Envoy's own for want of an answer.
+    fn is_from_backend(&self) -> Result<bool, HostError> {
+        let details = host::property("response\0code_details")?;
+        if details.as_deref() == Some(b"cluster_not_found") {
+            self.worker.complain_of_cluster(self.exchange.backend());
+        }
+        Ok(details.is_none_or(|details| details == b"via_upstream"))
+    }
+
+    fn answer_ends(&mut self, end_of_stream: bool) {
+        self.router_answer.is_complete |= end_of_stream;
+        if end_of_stream && self.body.is_growing() {
+            self.body.drop_because(NoRetry::RequestIncomplete);
+        }
+    }
+
     fn settle(&mut self, outcome: Outcome) -> Result<Action, HostError> {
         self.count_outcome(outcome);
+        self.act(outcome)
+    }
+
+    fn act(&mut self, outcome: Outcome) -> Result<Action, HostError> {
         Ok(match self.proceed(outcome)? {
             Settled::Released => Action::Continue,
             Settled::Held | Settled::Replaced => Action::Pause,
         })
     }
-}
-
-/// Whether an error that came through the router is a backend's, not Envoy's own for want of an answer.
-fn is_from_backend() -> Result<bool, HostError> {
-    let details = host::property("response\0code_details")?;
-    Ok(details.is_none_or(|details| details == b"via_upstream"))
 }
 
 fn parse_status(bytes: &[u8]) -> Option<u16> {

@@ -34,6 +34,8 @@ enum Phase {
     New,
     /// The request is held until there is a token.
     AwaitingToken,
+    /// The request is held until it is complete.
+    AwaitingBody,
     /// The request is with the router, whose answer is the first attempt's.
     Forwarded,
     /// The router's answer is held.

@@ -6,12 +6,12 @@ use proxy_wasm::types::Action;
 
 use super::{Held, Phase, Stream};
 use crate::core::attempt::{Attempt, Edit};
-use crate::core::exchange::{Exchange, NoRetry, Replay};
+use crate::core::exchange::{Exchange, NoRetry};
 use crate::core::metrics::Event;
 use crate::core::replay::BodyCopy;
 use crate::core::reply::LocalReply;
 use crate::core::request::Request;
-use crate::filter::host::{self, Buffer, HostError, Map};
+use crate::filter::host::{self, Buffer, Half, HostError, Map};
 use crate::filter::tokens::Authorization;
 use crate::filter::worker::Wish;
 
@@ -35,18 +35,38 @@ impl Stream {
         if end_of_stream {
             self.body.finish();
         }
-        if let Some(token) = worker.authorization() {
-            return self.forward(&token).map(|()| Action::Continue);
+        self.start()
+    }
+
+    /// Sends the request on its way as soon as that makes sense: with a token, and complete if it may be needed again.
+    fn start(&mut self) -> Result<Action, HostError> {
+        let worker = Rc::clone(&self.worker);
+        let Some(token) = worker.authorization() else {
+            self.phase = Phase::AwaitingToken;
+            if !self.wait(Wish::Token) {
+                self.reply_without_token(worker.retry_after())?;
+            }
+            return Ok(Action::Pause);
+        };
+        if self.body.is_worth_holding(self.request.content_length) && worker.shows_held_bodies() {
+            self.phase = Phase::AwaitingBody;
+            if self.wait(Wish::Body) {
+                return Ok(Action::Pause);
+            }
         }
-        self.phase = Phase::AwaitingToken;
-        if !self.wait(Wish::Token) {
-            self.reply_without_token(worker.retry_after())?;
+        self.forward(&token).map(|()| Action::Continue)
+    }
+
+    /// The same in a callback of the root context, from which the request has to be resumed.
+    pub(super) fn start_from_outside(&mut self) -> Result<(), HostError> {
+        match self.start()? {
+            Action::Continue => host::resume(Half::Request),
+            _ => Ok(()),
         }
-        Ok(Action::Pause)
     }
 
     /// Sends the request on its way to the first backend.
-    pub(super) fn forward(&mut self, token: &Authorization) -> Result<(), HostError> {
+    fn forward(&mut self, token: &Authorization) -> Result<(), HostError> {
         let config = &self.worker.config;
         let Some(backend) = config.backends.get(self.exchange.backend()) else {
             return Ok(());
@@ -111,15 +131,37 @@ impl Stream {
     fn pass_request(&mut self, size: usize) -> Result<Action, HostError> {
         match self.phase {
             Phase::AwaitingToken => {
+                self.worker.showed_held_body();
                 self.body_held = size;
-                return Ok(Action::Pause);
+                Ok(Action::Pause)
+            }
+            Phase::AwaitingBody => {
+                self.worker.showed_held_body();
+                self.worker.forget(self.id);
+                self.body_held = size;
+                if self.body.is_growing() {
+                    Ok(Action::Pause)
+                } else {
+                    self.start()
+                }
             }
             // An answer came before the request was complete; the next attempt may have waited for this.
-            Phase::Held(Held::Request(outcome)) if self.body.replay() != Replay::Incomplete => {
+            Phase::Held(Held::Request(outcome)) if !self.body.is_growing() => {
                 self.proceed_from_outside(outcome)?;
+                Ok(Action::Continue)
             }
-            _ => {}
+            _ => Ok(Action::Continue),
         }
-        Ok(Action::Continue)
+    }
+
+    /// No body was shown while the request was held: it goes on its way without being held.
+    pub(super) fn forward_unheld(&mut self) -> Result<(), HostError> {
+        match self.worker.authorization() {
+            Some(token) => {
+                self.forward(&token)?;
+                host::resume(Half::Request)
+            }
+            None => self.reply_without_token(self.worker.retry_after()),
+        }
     }
 }

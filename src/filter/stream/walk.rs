@@ -118,12 +118,8 @@ impl Stream {
                 self.phase = Phase::Held(Held::Call(call));
                 true
             }
-            Err(error) => {
-                log::error!(
-                    "backend {}: Envoy did not take a call to the cluster {:?} ({error}); does it have one of this name?",
-                    backend.name,
-                    backend.cluster,
-                );
+            Err(_) => {
+                self.worker.complain_of_cluster(self.exchange.backend());
                 self.count_outcome(Outcome::Unavailable);
                 self.timed_out = false;
                 false
@@ -163,10 +159,7 @@ impl Stream {
 
     pub(super) fn on_granted(&mut self, granted: Granted) -> Result<(), HostError> {
         match (self.phase, granted) {
-            (Phase::AwaitingToken, Granted::Token(token)) => {
-                self.forward(&token)?;
-                host::resume(Half::Request)
-            }
+            (Phase::AwaitingToken, Granted::Token(_)) => self.start_from_outside(),
             (Phase::AwaitingToken, Granted::NoToken(wait)) => self.reply_without_token(wait),
             (Phase::Held(Held::Token), Granted::Token(token)) => {
                 if self.call(&token) {
@@ -175,7 +168,8 @@ impl Stream {
                 self.proceed_from_outside(Outcome::Unavailable)
             }
             (Phase::Held(Held::Token), _) => self.proceed_from_outside(Outcome::BadToken),
-            (Phase::Held(Held::ErrorBody { status }), Granted::NoErrorBody) => {
+            (Phase::AwaitingBody, Granted::NoBody) => self.forward_unheld(),
+            (Phase::Held(Held::ErrorBody { status }), Granted::NoBody) => {
                 let outcome = Outcome::from_error(status, &[]);
                 self.count_outcome(outcome);
                 self.proceed_from_outside(outcome)

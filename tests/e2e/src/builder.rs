@@ -30,6 +30,28 @@ pub struct Upstream {
 ///
 /// When it cannot start.
 pub fn simulate(names: &[&str]) -> Simulator {
+    simulate_with(names, |_| {})
+}
+
+/// The same with backends that speak TLS.
+///
+/// # Panics
+///
+/// When it cannot start.
+pub fn simulate_tls(names: &[&str]) -> Simulator {
+    simulate_with(names, |settings| {
+        for backend in &mut settings.backends {
+            backend.tls = simulator::Tls::On;
+        }
+    })
+}
+
+/// The same with settings of the test's own.
+///
+/// # Panics
+///
+/// When it cannot start.
+pub fn simulate_with(names: &[&str], patch: impl FnOnce(&mut Settings)) -> Simulator {
     let backends = names
         .iter()
         .map(|name| BackendSettings {
@@ -37,11 +59,12 @@ pub fn simulate(names: &[&str]) -> Simulator {
             ..BackendSettings::new(name)
         })
         .collect();
-    Simulator::start(Settings {
+    let mut settings = Settings {
         backends,
         ..Settings::default()
-    })
-    .unwrap_or_else(|e| panic!("the simulator did not start: {e}"))
+    };
+    patch(&mut settings);
+    Simulator::start(settings).unwrap_or_else(|e| panic!("the simulator did not start: {e}"))
 }
 
 /// Why a gateway did not start.
@@ -146,6 +169,11 @@ impl GatewayBuilder {
     pub fn version(mut self, version: EnvoyVersion) -> Self {
         self.version = version;
         self
+    }
+
+    /// The retry engine; the filter's own unless told otherwise.
+    pub fn engine(self, engine: Engine) -> Self {
+        self.fleet(move |fleet| fleet.engine = engine)
     }
 
     /// How many worker threads Envoy runs; 1 unless told otherwise.

@@ -25,15 +25,20 @@ mod admin;
 mod builder;
 mod chat;
 mod client;
+mod engine;
 mod gateway;
 mod load;
 mod version;
 mod wire;
 
-pub use crate::builder::{simulate, GatewayBuilder, StartError, Upstream};
+pub use crate::builder::{
+    simulate, simulate_tls, simulate_with, GatewayBuilder, StartError, Upstream,
+};
 pub use crate::chat::{chat_request, Chat};
 pub use crate::client::{Client, Connection, Stream, Upload};
 pub use crate::gateway::{Gateway, Update};
 pub use crate::load::{load, parallel, LoadResult};
 pub use crate::version::{module, EnvoyVersion};
+pub use render::Engine;
+
 pub use crate::wire::{Chunk, Ending, Headers, Response};

@@ -1,0 +1,392 @@
+//! When a request goes on to the next backend, and when it does not.
+
+use std::time::{Duration, Instant};
+
+use e2e::{cases, chat_request, simulate, Gateway, Response};
+use serde_json::json;
+use simulator::{Behaviour, Simulator};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Requests received by all backends.
+fn upstream_calls(azure: &Simulator) -> u64 {
+    azure.backends().iter().map(|backend| backend.count()).sum()
+}
+
+fn attempts(answer: &Response) -> &str {
+    answer.header("x-aoai-attempts").unwrap_or("missing")
+}
+
+/// Sends requests until one starts at `backend`: at most one round.
+fn chat_starting_at(gateway: &Gateway, azure: &Simulator, backend: &str) -> Response {
+    for _ in 0..azure.backends().len() {
+        let before = azure.backend(backend).count();
+        let answer = gateway.chat(&chat_request());
+        if azure.backend(backend).count() > before {
+            return answer;
+        }
+    }
+    panic!("no request came to {backend}");
+}
+
+cases! {
+    fn case_08_three_failing_backends_are_called_once_each(engine) {
+        let azure = simulate(&["east", "west", "north"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        for backend in azure.backends() {
+            backend.set(Behaviour::internal_error());
+        }
+        let answer = gateway.chat(&chat_request());
+        assert_eq!(answer.status, 500);
+        assert_eq!(answer.json()["error"]["code"], "InternalServerError", "the last real answer");
+        assert_eq!(attempts(&answer), "3");
+        for backend in azure.backends() {
+            assert_eq!(backend.count(), 1, "{}", backend.name());
+        }
+        let last = azure.requests().last().unwrap().service.clone();
+        assert_eq!(answer.header("x-aoai-backend"), Some(last.as_str()));
+    }
+
+    fn case_09_two_backends_mean_two_calls(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        for backend in azure.backends() {
+            backend.set(Behaviour::internal_error());
+        }
+        let answer = gateway.chat(&chat_request());
+        assert_eq!((answer.status, attempts(&answer)), (500, "2"));
+        assert_eq!(upstream_calls(&azure), 2);
+        gateway.wait_for(
+            |g| g.stat("wasmcustom.aoai.no_retry.backends_exhausted") == Some(1),
+            3 * SECOND,
+            "the reason to be counted",
+        );
+    }
+
+    fn max_attempts_is_exact_and_counts_the_first(engine) {
+        for max_attempts in 1..=4 {
+            let azure = simulate(&["a", "b", "c", "d", "e"]);
+            let gateway = Gateway::builder()
+                .simulator(&azure)
+                .engine(engine)
+                .plugin(move |p| p["retry"] = json!({"max_attempts": max_attempts}))
+                .start();
+            for backend in azure.backends() {
+                backend.set(Behaviour::internal_error());
+            }
+            let answer = gateway.chat(&chat_request());
+            assert_eq!(answer.status, 500);
+            assert_eq!(upstream_calls(&azure), max_attempts);
+        }
+    }
+
+    fn case_10_the_clients_own_errors_are_not_retried(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        for behaviour in [
+            Behaviour::status(400),
+            Behaviour::status(403),
+            Behaviour::status(409),
+            Behaviour::status(413),
+            Behaviour::status(422),
+            Behaviour::content_filter(),
+            Behaviour::context_length(),
+        ] {
+            for backend in azure.backends() {
+                backend.set(behaviour.clone());
+                backend.clear_requests();
+            }
+            let answer = gateway.chat(&chat_request());
+            assert!((400..500).contains(&answer.status));
+            assert!(answer.json()["error"]["code"].is_string());
+            assert_eq!(attempts(&answer), "1");
+            assert_eq!(upstream_calls(&azure), 1, "status {}", answer.status);
+        }
+    }
+
+    fn case_10_retriable_statuses_go_on(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        for status in [408, 429, 500, 502, 503, 504] {
+            azure.backend("east").set(Behaviour::status(status));
+            let answer = chat_starting_at(&gateway, &azure, "east");
+            assert_eq!(answer.status, 200, "after {status}");
+            assert_eq!(answer.header("x-aoai-backend"), Some("west"));
+            assert_eq!(attempts(&answer), "2");
+        }
+    }
+
+    fn case_10_a_missing_deployment_goes_on_and_any_other_404_does_not(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::deployment_not_found());
+        let answer = chat_starting_at(&gateway, &azure, "east");
+        assert_eq!((answer.status, attempts(&answer)), (200, "2"));
+
+        for backend in azure.backends() {
+            backend.clear();
+            backend.clear_requests();
+        }
+        let answer = gateway.client().send("GET", "/openai/nothing/here", &[], b"").unwrap();
+        assert_eq!((answer.status, attempts(&answer)), (404, "1"));
+        assert_eq!(answer.json()["error"]["code"], "404", "the backend's own body");
+        assert_eq!(upstream_calls(&azure), 1);
+    }
+
+    fn the_statuses_are_the_configurations(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["retry"] = json!({"statuses": [418]}))
+            .start();
+        azure.backend("east").set(Behaviour::status(418));
+        assert_eq!(chat_starting_at(&gateway, &azure, "east").status, 200);
+        azure.backend("east").set(Behaviour::status(503));
+        assert_eq!(chat_starting_at(&gateway, &azure, "east").status, 503);
+    }
+
+    fn case_11_a_stale_token_is_renewed_once_and_the_same_backend_tried_again(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        assert_eq!(gateway.chat(&chat_request()).status, 200);
+        assert_eq!(azure.imds().count(), 1);
+        azure.imds().revoke_all();
+        let answer = gateway.chat(&chat_request());
+        assert_eq!((answer.status, attempts(&answer)), (200, "2"), "{}", answer.text());
+        assert_eq!(azure.imds().count(), 2, "one new token");
+        assert_eq!(azure.backend("west").count(), 2, "the same backend again");
+        assert_eq!(azure.backend("east").count(), 1);
+        let answer = gateway.chat(&chat_request());
+        assert_eq!((answer.status, attempts(&answer)), (200, "1"), "the new token is everyone's");
+        assert_eq!(azure.imds().count(), 2);
+    }
+
+    fn case_11_a_token_that_cannot_be_renewed_leads_to_the_next_backend(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::unauthorized_token());
+        // IMDS gives out the same token again, as it does while that is fresh: no use to the backend that refused it.
+        let answer = chat_starting_at(&gateway, &azure, "east");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(answer.header("x-aoai-backend"), Some("west"));
+        assert_eq!(azure.imds().count(), 2);
+        // And not again with every request: tokens are not the answer to every 401.
+        for _ in 0..6 {
+            assert_eq!(gateway.chat(&chat_request()).status, 200);
+        }
+        assert_eq!(azure.imds().count(), 2);
+    }
+
+    fn case_11_a_missing_role_leads_to_the_next_backend_and_the_token_stays(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::permission_denied());
+        let answer = chat_starting_at(&gateway, &azure, "east");
+        assert_eq!((answer.status, attempts(&answer)), (200, "2"));
+        assert_eq!(azure.imds().count(), 1);
+        gateway.wait_for(
+            |g| g.stat("wasmcustom.aoai.backend.east.outcome.permission_denied") == Some(1),
+            3 * SECOND,
+            "the missing role to be counted",
+        );
+    }
+
+    fn case_12_connection_refused_goes_on(engine) {
+        let azure = simulate(&["east", "west", "north"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").stop();
+        azure.backend("west").stop();
+        for _ in 0..6 {
+            let answer = gateway.chat(&chat_request());
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert_eq!(answer.header("x-aoai-backend"), Some("north"));
+        }
+    }
+
+    fn case_12_a_reset_or_a_close_before_the_headers_goes_on(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        for behaviour in [Behaviour::reset(), Behaviour::close()] {
+            azure.backend("east").set(behaviour);
+            let answer = chat_starting_at(&gateway, &azure, "east");
+            assert_eq!((answer.status, attempts(&answer)), (200, "2"), "{}", answer.text());
+        }
+    }
+
+    fn case_12_a_per_try_timeout_goes_on(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["retry"] = json!({"per_try_timeout": "500ms"}))
+            .start();
+        azure.backend("east").set(Behaviour::hang());
+        let started = Instant::now();
+        let answer = chat_starting_at(&gateway, &azure, "east");
+        assert_eq!((answer.status, attempts(&answer)), (200, "2"), "{}", answer.text());
+        assert!(started.elapsed() < 3 * SECOND);
+        azure.backend("west").set(Behaviour::hang());
+        let answer = gateway.chat(&chat_request());
+        assert_eq!((answer.status, attempts(&answer)), (504, "2"));
+        assert_eq!(answer.json()["error"]["code"], "backend_timeout");
+    }
+
+    fn no_backend_reachable_is_told_in_openais_shape(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        for backend in azure.backends() {
+            backend.stop();
+        }
+        let answer = gateway.chat(&chat_request());
+        assert_eq!((answer.status, attempts(&answer)), (503, "2"));
+        assert_eq!(answer.json()["error"]["code"], "backend_unavailable");
+        assert_eq!(answer.header("x-aoai-backend"), None, "none answered");
+    }
+
+    fn a_real_answer_is_worth_more_than_a_later_failure_to_connect(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::throttled(7));
+        azure.backend("west").stop();
+        let answer = gateway.chat(&chat_request());
+        assert_eq!((answer.status, attempts(&answer)), (429, "2"), "{}", answer.text());
+        assert_eq!(answer.header("retry-after"), Some("7"));
+        assert_eq!(answer.header("x-aoai-backend"), Some("east"));
+    }
+
+    fn case_16_a_body_above_the_replay_limit_is_served_in_one_attempt(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["retry"] = json!({"replay_limit": "64KiB"}))
+            .start();
+        let chat = chat_request().padded(200_000);
+        assert_eq!(gateway.chat(&chat).status, 200);
+        for backend in azure.backends() {
+            backend.set(Behaviour::internal_error());
+        }
+        let answer = gateway.chat(&chat);
+        assert_eq!((answer.status, attempts(&answer)), (500, "1"));
+        gateway.wait_for(
+            |g| g.stat("wasmcustom.aoai.no_retry.body_too_large") == Some(1),
+            3 * SECOND,
+            "the reason to be counted",
+        );
+    }
+
+    fn a_large_body_is_retried_byte_for_byte(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::internal_error());
+        let chat = chat_request().padded(3_000_000);
+        for _ in 0..2 {
+            assert_eq!(gateway.chat(&chat).status, 200);
+        }
+        let expected = azure.backend("east").requests()[0].body_sha256.clone();
+        for request in azure.requests().iter().filter(|request| request.method == "POST") {
+            assert_eq!(request.body_len, chat.bytes().len() as u64);
+            assert_eq!(request.body_sha256, expected);
+        }
+        assert_eq!(azure.backend("west").count(), 2);
+    }
+
+    fn a_request_of_known_size_is_held_until_complete_so_that_an_early_answer_is_retried(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::early(429));
+        let chat = chat_request();
+        for _ in 0..4 {
+            let answer = gateway.chat(&chat);
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+        for request in azure.backend("west").requests() {
+            assert_eq!(&request.body[..], &chat.bytes()[..]);
+        }
+        assert_eq!(azure.backend("west").count(), 4);
+    }
+
+    fn an_upload_of_unknown_size_is_not_held_and_an_early_answer_ends_it(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        for backend in azure.backends() {
+            backend.set(Behaviour::early(429));
+        }
+        let chat = chat_request();
+        let mut upload = gateway.client().upload("POST", &chat.path, &[]).unwrap();
+        upload.chunk(&chat.bytes()[..20]).unwrap();
+        let answer = upload.answer().unwrap().read_to_end();
+        assert_eq!((answer.status, attempts(&answer)), (429, "1"));
+        gateway.wait_for(
+            |g| g.stat("wasmcustom.aoai.no_retry.request_incomplete") == Some(1),
+            3 * SECOND,
+            "the reason to be counted",
+        );
+    }
+
+    fn an_upload_of_unknown_size_is_retried_once_it_is_complete(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::internal_error());
+        let chat = chat_request();
+        for _ in 0..2 {
+            let mut upload = gateway.client().upload("POST", &chat.path, &[]).unwrap();
+            for piece in chat.bytes().chunks(10) {
+                upload.chunk(piece).unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let answer = upload.finish().unwrap().read_to_end();
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+        assert_eq!(azure.backend("west").count(), 2);
+        for request in azure.backend("west").requests() {
+            assert_eq!(&request.body[..], &chat.bytes()[..]);
+        }
+    }
+
+    fn a_tls_failure_goes_on(engine) {
+        let azure = e2e::simulate_tls(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set_certificate_for("elsewhere.example").unwrap();
+        for _ in 0..4 {
+            let answer = gateway.chat(&chat_request());
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert_eq!(answer.header("x-aoai-backend"), Some("west"));
+        }
+        // Its open connections go with it.
+        azure.backend("west").stop();
+        azure.backend("west").set_tls_failure(true).unwrap();
+        azure.backend("west").restart().unwrap();
+        let answer = gateway.chat(&chat_request());
+        assert_eq!(answer.status, 503, "{}", answer.text());
+    }
+
+    fn get_and_delete_are_retried_too(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::internal_error());
+        for _ in 0..2 {
+            let answer = gateway
+                .client()
+                .send("GET", "/openai/models?api-version=2024-10-21", &[], b"")
+                .unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+    }
+
+    fn a_cluster_envoy_does_not_have_is_named_and_the_others_serve(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["backends"][0]["cluster"] = json!("aoai_nowhere"))
+            .start();
+        for _ in 0..4 {
+            let answer = gateway.chat(&chat_request());
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert_eq!(answer.header("x-aoai-backend"), Some("west"));
+        }
+        assert!(gateway.log().contains("aoai_nowhere"), "the log names the cluster");
+    }
+}
