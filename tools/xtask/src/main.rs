@@ -65,8 +65,12 @@ enum Command {
     Lint,
     /// Everything a change has to pass: test, then lint
     Ci,
-    /// Run the balancer in front of simulated backends
-    Demo,
+    /// Show the balancer at work: a real Envoy in front of simulated backends
+    Demo {
+        /// Leave everything running afterwards, to try things by hand
+        #[arg(long)]
+        keep: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -87,7 +91,7 @@ fn run(command: Command) -> Result<()> {
         Command::Test { filter } => test::command(filter.as_deref()),
         Command::Lint => lint::command(),
         Command::Ci => ci(),
-        Command::Demo => demo::command(),
+        Command::Demo { keep } => demo::command(keep),
     }
 }
 

@@ -1,0 +1,149 @@
+//! The checks: what is claimed, what was expected, what came.
+
+use std::cell::Cell;
+use std::error::Error;
+use std::fmt::{self, Display};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::processes::Processes;
+use crate::screen::Screen;
+
+/// How long something may take that is awaited, beyond what it takes by design.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Something that is not as it should be.
+#[derive(Debug)]
+pub struct Mismatch {
+    claim: String,
+    expected: String,
+    came: String,
+}
+
+impl Display for Mismatch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            claim,
+            expected,
+            came,
+        } = self;
+        write!(
+            formatter,
+            "this does not hold: {claim}\n  expected  {expected}\n  came      {came}"
+        )
+    }
+}
+
+impl Error for Mismatch {}
+
+/// Checks claims, writes those that hold and counts them.
+#[derive(Debug)]
+pub struct Checks {
+    screen: Screen,
+    processes: Processes,
+    passed: Cell<u32>,
+}
+
+impl Checks {
+    /// None yet.
+    pub fn new(screen: Screen, processes: Processes) -> Self {
+        Self {
+            screen,
+            processes,
+            passed: Cell::new(0),
+        }
+    }
+
+    /// How many claims held.
+    pub fn passed(&self) -> u32 {
+        self.passed.get()
+    }
+
+    /// Claims that something is equal to what is expected.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn equal<T: PartialEq + Display>(&self, claim: &str, expected: T, came: T) -> Result<()> {
+        self.holds(claim, expected == came, expected, came)
+    }
+
+    /// Claims what the caller has found out.
+    ///
+    /// # Errors
+    /// When it does not hold.
+    pub fn holds(
+        &self,
+        claim: &str,
+        holds: bool,
+        expected: impl Display,
+        came: impl Display,
+    ) -> Result<()> {
+        if !holds {
+            return Err(Mismatch {
+                claim: claim.to_owned(),
+                expected: expected.to_string(),
+                came: came.to_string(),
+            }
+            .into());
+        }
+        self.passed.set(self.passed.get() + 1);
+        self.screen.passed(claim);
+        Ok(())
+    }
+
+    /// Looks again and again until there is nothing left to complain of, then claims it.
+    ///
+    /// # Errors
+    /// When the complaint stays: it says what came instead of what was `expected`.
+    pub fn eventually(
+        &self,
+        claim: &str,
+        expected: &str,
+        mut complaint: impl FnMut() -> Result<Option<String>>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let came = complaint()?;
+            let overdue = Instant::now() >= deadline;
+            match came {
+                None => return self.holds(claim, true, expected, ""),
+                Some(came) if overdue => return self.holds(claim, false, expected, came),
+                Some(_) => self.processes.pause(Duration::from_millis(100))?,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checks() -> Checks {
+        Checks::new(Screen::new(), Processes::default())
+    }
+
+    #[test]
+    fn what_does_not_hold_is_told_with_what_came() {
+        let checks = checks();
+        checks.equal("one is one", 1, 1).unwrap();
+        let error = checks.equal("one is two", 2, 1).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "this does not hold: one is two\n  expected  2\n  came      1"
+        );
+        assert_eq!(checks.passed(), 1);
+    }
+
+    #[test]
+    fn what_takes_a_moment_is_waited_for() {
+        let mut looks = 0;
+        checks()
+            .eventually("it comes", "3", || {
+                looks += 1;
+                Ok((looks < 3).then(|| looks.to_string()))
+            })
+            .unwrap();
+        assert_eq!(looks, 3);
+    }
+}

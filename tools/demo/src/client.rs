@@ -1,0 +1,212 @@
+//! An application that talks to Azure OpenAI, reduced to what the tour shows.
+
+use std::cell::Cell;
+use std::io::{BufRead, BufReader};
+use std::time::{Duration, Instant};
+
+use anyhow::{anyhow, Context, Result};
+use render::Fleet;
+use serde_json::{json, Value};
+use ureq::http::Response;
+use ureq::{Agent, Body};
+
+/// Longer than any answer of the tour takes.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Where a chat completion is asked for.
+pub const CHAT: &str = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21";
+
+/// A client of HTTP without the environment's proxy: everything is on this machine.
+pub(crate) fn agent() -> Agent {
+    Agent::config_builder()
+        .proxy(None)
+        .http_status_as_error(false)
+        .timeout_global(Some(LIMIT))
+        // A connection for each request, so that they meet all of Envoy's workers.
+        .max_idle_connections(0)
+        .build()
+        .into()
+}
+
+/// A client of the balancer.
+#[derive(Debug)]
+pub struct Client {
+    agent: Agent,
+    url: String,
+    backend_header: String,
+    attempts_header: String,
+    sent: Cell<i64>,
+}
+
+/// What came back.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// Who answered, as the balancer tells.
+    pub backend: String,
+    /// How many attempts it took, as the balancer tells.
+    pub attempts: String,
+    /// Until the last byte was there.
+    pub elapsed: Duration,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The time in the form the tables have it.
+    pub fn time(&self) -> String {
+        milliseconds(self.elapsed)
+    }
+}
+
+/// A streamed answer, after its end.
+#[derive(Clone, Debug, Default)]
+pub struct Streamed {
+    /// What the balancer told; the body is what the model said.
+    pub answer: Answer,
+    /// Until the first byte was there.
+    pub first_byte: Duration,
+    /// Until each piece of what the model said was there.
+    pub pieces: Vec<Duration>,
+    /// Whether it ended with `[DONE]`.
+    pub is_done: bool,
+}
+
+impl Client {
+    /// A client that connects to `url`.
+    pub fn new(url: &str, fleet: &Fleet) -> Self {
+        Self {
+            agent: agent(),
+            url: url.to_owned(),
+            backend_header: fleet.backend_header().to_owned(),
+            attempts_header: fleet.attempts_header().to_owned(),
+            sent: Cell::new(0),
+        }
+    }
+
+    /// How many requests were sent.
+    pub fn sent(&self) -> i64 {
+        self.sent.get()
+    }
+
+    /// Sends a chat request and reads the whole answer.
+    ///
+    /// # Errors
+    /// When there is no answer of HTTP.
+    pub fn chat(&self) -> Result<Answer> {
+        let start = Instant::now();
+        let mut response = self.post(false)?;
+        let body = response.body_mut().read_to_string()?;
+        Ok(Answer {
+            elapsed: start.elapsed(),
+            body,
+            ..self.answer(&response)
+        })
+    }
+
+    /// Sends a chat request and hands over each piece of what the model says when it comes.
+    ///
+    /// # Errors
+    /// When there is no answer of HTTP, or it breaks off.
+    pub fn stream(&self, mut on_piece: impl FnMut(&str)) -> Result<Streamed> {
+        let start = Instant::now();
+        let response = self.post(true)?;
+        let mut streamed = Streamed {
+            answer: self.answer(&response),
+            ..Streamed::default()
+        };
+        let mut lines = BufReader::new(response.into_body().into_reader());
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            if streamed.first_byte.is_zero() {
+                streamed.first_byte = start.elapsed();
+            }
+            let text = String::from_utf8_lossy(&line);
+            match text.trim_end().strip_prefix("data: ") {
+                Some("[DONE]") => streamed.is_done = true,
+                Some(data) => {
+                    let piece = content(data)?;
+                    if !piece.is_empty() {
+                        streamed.pieces.push(start.elapsed());
+                        streamed.answer.body.push_str(&piece);
+                        on_piece(&piece);
+                    }
+                }
+                None => {}
+            }
+            line.clear();
+        }
+        streamed.answer.elapsed = start.elapsed();
+        Ok(streamed)
+    }
+
+    fn post(&self, stream: bool) -> Result<Response<Body>> {
+        self.sent.set(self.sent.get() + 1);
+        let body = json!({
+            "messages": [{"role": "user", "content": "Say hello."}],
+            "stream": stream,
+        });
+        let sent = self
+            .agent
+            .post(format!("{}{CHAT}", self.url))
+            .header("content-type", "application/json")
+            .send(body.to_string());
+        sent.map_err(|error| anyhow!("POST {}{CHAT}: {error}", self.url))
+    }
+
+    fn answer(&self, response: &Response<Body>) -> Answer {
+        let header = |name: &str| {
+            let value = response.headers().get(name);
+            let value = value.and_then(|value| value.to_str().ok());
+            value.unwrap_or("-").to_owned()
+        };
+        Answer {
+            status: response.status().as_u16(),
+            backend: header(&self.backend_header),
+            attempts: header(&self.attempts_header),
+            ..Answer::default()
+        }
+    }
+}
+
+/// What the model says in one event of a streamed chat completion; empty in those around the text.
+fn content(data: &str) -> Result<String> {
+    let event: Value =
+        serde_json::from_str(data).with_context(|| format!("an event is not JSON: {data}"))?;
+    let delta = &event["choices"][0]["delta"]["content"];
+    Ok(delta.as_str().unwrap_or_default().to_owned())
+}
+
+/// A duration as the tables have it.
+pub fn milliseconds(time: Duration) -> String {
+    let milliseconds = time.as_secs_f64() * 1000.0;
+    if milliseconds < 100.0 {
+        format!("{milliseconds:.1} ms")
+    } else {
+        format!("{milliseconds:.0} ms")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_events_with_text_say_something() {
+        let said = |data| content(data).unwrap();
+        assert_eq!(
+            said(r#"{"choices":[{"delta":{"content":" naïve"}}]}"#),
+            " naïve"
+        );
+        assert_eq!(said(r#"{"choices":[{"delta":{"role":"assistant"}}]}"#), "");
+        assert_eq!(said(r#"{"choices":[],"usage":{}}"#), "");
+        assert!(content("<html>").is_err());
+    }
+
+    #[test]
+    fn short_times_have_a_fraction() {
+        assert_eq!(milliseconds(Duration::from_micros(3149)), "3.1 ms");
+        assert_eq!(milliseconds(Duration::from_micros(1_234_567)), "1235 ms");
+    }
+}

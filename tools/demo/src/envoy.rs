@@ -1,0 +1,180 @@
+//! The Envoy of the tour.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{anyhow, bail, Context, Result};
+use serde_json::Value;
+use ureq::Agent;
+
+use crate::client;
+use crate::processes::{Process, Processes};
+
+/// How long it may take to be ready, the module's compilation included.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// More than one, because that is how Envoy runs, and no more, because some machines are small.
+const WORKERS: u32 = 2;
+
+/// What Envoy and the module write.
+const LOG: &str = "envoy.log";
+const ACCESS_LOG: &str = "access.log";
+const ADMIN: &str = "admin-address.txt";
+
+/// A running Envoy.
+#[derive(Debug)]
+pub struct Envoy {
+    process: Process,
+    agent: Agent,
+    admin: String,
+    listener: String,
+    version: String,
+    log: PathBuf,
+}
+
+/// Where Envoy's log is, or would be.
+pub fn log(folder: &Path) -> PathBuf {
+    folder.join(LOG)
+}
+
+impl Envoy {
+    /// Starts Envoy and waits until it serves.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn start(
+        binary: &Path,
+        config: &Path,
+        directory: &Path,
+        folder: &Path,
+        processes: &Processes,
+    ) -> Result<Self> {
+        let create = |name: &str| {
+            let path = folder.join(name);
+            File::create(&path).with_context(|| format!("{}: cannot be written", path.display()))
+        };
+        let admin_file = folder.join(ADMIN);
+        // One of an earlier run would name the wrong place.
+        let _ = fs::remove_file(&admin_file);
+        let mut command = Command::new(binary);
+        command
+            .arg("-c")
+            .arg(config)
+            .args(["--concurrency", &WORKERS.to_string()])
+            .arg("--admin-address-path")
+            .arg(&admin_file)
+            // Several may run on one machine; lines of the access log appear at once.
+            .args(["--disable-hot-restart", "--file-flush-interval-msec", "100"])
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(create(ACCESS_LOG)?)
+            .stderr(create(LOG)?);
+        let mut envoy = Self {
+            process: processes.start(&mut command)?,
+            agent: client::agent(),
+            admin: String::new(),
+            listener: String::new(),
+            version: String::new(),
+            log: log(folder),
+        };
+        let deadline = Instant::now() + START_LIMIT;
+        while !envoy.is_ready(&admin_file) {
+            envoy.check_alive()?;
+            if Instant::now() > deadline {
+                bail!("Envoy was not ready after {} s", START_LIMIT.as_secs());
+            }
+            processes.pause(Duration::from_millis(50))?;
+        }
+        Ok(envoy)
+    }
+
+    /// Where clients connect, as `http://address:port`.
+    pub fn url(&self) -> &str {
+        &self.listener
+    }
+
+    /// The admin interface, as `http://address:port`.
+    pub fn admin_url(&self) -> &str {
+        &self.admin
+    }
+
+    /// Its version, such as `1.40.0`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Its log, the module's lines included.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// The counters and gauges of the module, without the prefix that Envoy gives them.
+    ///
+    /// # Errors
+    /// When the admin interface does not answer.
+    pub fn statistics(&self) -> Result<BTreeMap<String, i64>> {
+        const PREFIX: &str = "wasmcustom.";
+        let text = self.get("/stats")?;
+        let lines = text.lines().filter_map(|line| line.strip_prefix(PREFIX));
+        Ok(lines
+            .filter_map(|line| line.split_once(": "))
+            .filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?)))
+            .collect())
+    }
+
+    /// Complains of an Envoy that has ended.
+    ///
+    /// # Errors
+    /// When it has.
+    pub fn check_alive(&self) -> Result<()> {
+        let Some(status) = self.process.ended() else {
+            return Ok(());
+        };
+        let log = fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let last = log.lines().rfind(|line| {
+            line.contains("[error]") || line.contains("[critical]") || line.contains("exception")
+        });
+        Err(anyhow!("Envoy ended with {status}").context(last.unwrap_or_default().to_owned()))
+            .context("Envoy does not run")
+    }
+
+    /// Whether it serves; on the way there, what was waited for is written down.
+    fn is_ready(&mut self, admin_file: &Path) -> bool {
+        self.progress(admin_file).unwrap_or(false)
+    }
+
+    fn progress(&mut self, admin_file: &Path) -> Result<bool> {
+        self.admin = format!("http://{}", fs::read_to_string(admin_file)?.trim());
+        self.get("/ready")?;
+        let created = self.get("/stats?filter=listener_manager.listener_create_success")?;
+        let created = created.rsplit(':').next().unwrap_or_default().trim();
+        if created.parse::<u32>()? < WORKERS {
+            return Ok(false);
+        }
+        let info: Value = serde_json::from_str(&self.get("/server_info")?)?;
+        // `COMMIT/1.40.0/Clean/RELEASE/BoringSSL`
+        let version = info["version"].as_str().unwrap_or_default();
+        self.version = version.split('/').nth(1).unwrap_or(version).to_owned();
+        let listeners: Value = serde_json::from_str(&self.get("/listeners?format=json")?)?;
+        let socket = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
+        let address = socket["address"].as_str().context("no listener")?;
+        self.listener = format!("http://{address}:{}", socket["port_value"]);
+        Ok(true)
+    }
+
+    fn get(&self, path: &str) -> Result<String> {
+        let mut response = self.agent.get(format!("{}{path}", self.admin)).call()?;
+        let body = response.body_mut().read_to_string()?;
+        if response.status() != 200 {
+            bail!(
+                "Envoy's admin interface: {path}: {} {body}",
+                response.status()
+            );
+        }
+        Ok(body)
+    }
+}

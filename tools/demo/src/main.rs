@@ -1,0 +1,118 @@
+//! The tour as a program; `cargo xtask demo` builds everything it needs and runs it.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use clap::Parser;
+use demo::{Processes, Screen, Setup};
+use render::Fleet;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// The simulator's admin endpoint has no place in Envoy's configuration.
+const ADMIN_PORT: u16 = 18091;
+
+/// What a shell says of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+/// Shows what the balancer does, with a real Envoy and simulated Azure OpenAI resources.
+#[derive(Parser)]
+struct Arguments {
+    /// The Envoy binary
+    #[arg(long, value_name = "FILE")]
+    envoy: PathBuf,
+    /// The configuration to run: the one that is checked in, with its ports
+    #[arg(long, value_name = "FILE", required_unless_present = "module")]
+    config: Option<PathBuf>,
+    /// The module to run instead, with a configuration for ports that are free
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    module: Option<PathBuf>,
+    /// Where Envoy runs
+    #[arg(long, value_name = "DIRECTORY", default_value = ".")]
+    directory: PathBuf,
+    /// A Python that can import the openai SDK
+    #[arg(long, value_name = "FILE")]
+    python: PathBuf,
+    /// PYTHONPATH for it
+    #[arg(long, value_name = "PATH", default_value = "")]
+    python_path: String,
+    /// Where logs go
+    #[arg(long, value_name = "DIRECTORY")]
+    folder: PathBuf,
+    /// Leave everything running after the tour, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+}
+
+impl Arguments {
+    fn into_setup(self) -> Setup {
+        let (fleet, admin_port) = match self.module {
+            Some(module) => (on_free_ports(module), 0),
+            None => (render::demo_fleet(), ADMIN_PORT),
+        };
+        Setup {
+            envoy: self.envoy,
+            directory: self.directory,
+            config: self.config,
+            fleet,
+            admin_port,
+            python: self.python,
+            python_path: self.python_path,
+            folder: self.folder,
+            keep: self.keep,
+        }
+    }
+}
+
+/// The fleet of the checked-in configuration, moved out of everyone's way.
+fn on_free_ports(module: PathBuf) -> Fleet {
+    let mut fleet = render::demo_fleet();
+    fleet.module = module;
+    fleet.listener.port = 0;
+    fleet.admin.port = 0;
+    for backend in &mut fleet.backends {
+        backend.port = 0;
+    }
+    if let Some(identity) = &mut fleet.identity {
+        identity.port = 0;
+    }
+    fleet
+}
+
+fn main() -> ExitCode {
+    let setup = Arguments::parse().into_setup();
+    let processes = Processes::default();
+    if let Err(error) = end_on_signals(processes.clone()) {
+        eprintln!("error: signals cannot be handled: {error}");
+        return ExitCode::FAILURE;
+    }
+    match demo::run(setup, Screen::new(), &processes) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) if processes.interrupted() => {
+            eprintln!("\ninterrupted; everything that was started has ended");
+            ExitCode::from(INTERRUPTED)
+        }
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Ends the processes on Ctrl-C and its like, from which the tour's own end follows.
+fn end_on_signals(processes: Processes) -> io::Result<()> {
+    /// Long enough for the tour to notice; nothing in it takes as long by itself.
+    const GRACE: Duration = Duration::from_secs(5);
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            processes.interrupt();
+            thread::sleep(GRACE);
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+    });
+    Ok(())
+}

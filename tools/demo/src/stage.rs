@@ -1,0 +1,157 @@
+//! Everything the tour needs to be running: the simulator and Envoy.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use render::Fleet;
+use simulator::{BackendSettings, ImdsSettings, Settings, Simulator};
+
+use crate::client::Client;
+use crate::envoy::Envoy;
+use crate::ports::{self, Port};
+use crate::processes::Processes;
+use crate::screen::Screen;
+use crate::Setup;
+
+/// What is running. When this is dropped, it is not.
+pub struct Stage {
+    /// The application.
+    pub client: Client,
+    /// Envoy with the module.
+    pub envoy: Envoy,
+    /// The backends and the identity endpoint.
+    pub simulator: Simulator,
+    /// The fleet, with the ports that were taken.
+    pub fleet: Fleet,
+}
+
+impl Stage {
+    /// Starts everything and tells what there is.
+    ///
+    /// # Errors
+    /// When a port is taken, or something does not start.
+    pub fn set(setup: &Setup, screen: Screen, processes: &Processes) -> Result<Self> {
+        let mut fleet = setup.fleet.clone();
+        check_ports(&fleet, setup.admin_port)?;
+        let simulator = simulate(&fleet, setup.admin_port)?;
+        for backend in &mut fleet.backends {
+            backend.port = simulator.backend(&backend.name).port();
+        }
+        if let Some(identity) = &mut fleet.identity {
+            identity.port = simulator.imds().port();
+        }
+        for backend in &fleet.backends {
+            screen.fact(
+                &backend.name,
+                format!("127.0.0.1:{:<6} simulates {}", backend.port, backend.host),
+            );
+        }
+        let port = simulator.imds().port();
+        screen.fact(
+            "IMDS",
+            format!("127.0.0.1:{port:<6} simulates the endpoint that gives access tokens"),
+        );
+
+        let config = match &setup.config {
+            Some(config) => config.clone(),
+            None => rendered(&fleet, &setup.folder)?,
+        };
+        let envoy = Envoy::start(
+            &setup.envoy,
+            &config,
+            &setup.directory,
+            &setup.folder,
+            processes,
+        )?;
+        screen.fact(
+            &format!("Envoy {}", envoy.version()),
+            format!(
+                "{:<16} runs {}",
+                envoy.url().trim_start_matches("http://"),
+                shown(&config, &setup.directory)
+            ),
+        );
+        screen.fact("its log", shown(envoy.log(), &setup.directory));
+        Ok(Self {
+            client: Client::new(envoy.url(), &fleet),
+            envoy,
+            simulator,
+            fleet,
+        })
+    }
+
+    /// The names of the backends, in the order of the configuration.
+    pub fn names(&self) -> Vec<&str> {
+        let backends = self.fleet.backends.iter();
+        backends.map(|backend| backend.name.as_str()).collect()
+    }
+}
+
+/// A path as a reader wants it: relative to the directory where it lies inside.
+pub fn shown(path: &Path, directory: &Path) -> String {
+    let directory = directory.canonicalize().unwrap_or_default();
+    let path = path.strip_prefix(directory).unwrap_or(path);
+    path.display().to_string()
+}
+
+fn check_ports(fleet: &Fleet, admin_port: u16) -> Result<()> {
+    const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    let port = |port, purpose| Port {
+        address: LOOPBACK,
+        port,
+        purpose,
+    };
+    let mut ports = vec![
+        port(fleet.listener.port, "where Envoy takes requests"),
+        port(fleet.admin.port, "Envoy's admin interface"),
+        port(admin_port, "the simulator's admin endpoint"),
+    ];
+    ports.extend(
+        fleet
+            .identity
+            .iter()
+            .map(|identity| port(identity.port, "the simulated IMDS")),
+    );
+    let purposes: Vec<String> = fleet
+        .backends
+        .iter()
+        .map(|backend| format!("the simulated backend {}", backend.name))
+        .collect();
+    let backends = fleet.backends.iter().zip(&purposes);
+    ports.extend(backends.map(|(backend, purpose)| port(backend.port, purpose)));
+    ports::check(&ports)
+}
+
+fn simulate(fleet: &Fleet, admin_port: u16) -> Result<Simulator> {
+    let backends = fleet
+        .backends
+        .iter()
+        .map(|backend| BackendSettings {
+            host: backend.host.clone(),
+            port: backend.port,
+            ..BackendSettings::new(&backend.name)
+        })
+        .collect();
+    let settings = Settings {
+        backends,
+        imds: ImdsSettings {
+            port: fleet.identity.as_ref().map_or(0, |identity| identity.port),
+            // Tokens that live for seconds are not handed out twice: each renewal shows as a new token.
+            renew_below: Some(Duration::from_secs(60)),
+            ..ImdsSettings::default()
+        },
+        admin_port: Some(admin_port),
+        ..Settings::default()
+    };
+    Simulator::start(settings).context("the simulator did not start")
+}
+
+fn rendered(fleet: &Fleet, folder: &Path) -> Result<PathBuf> {
+    let path = folder.join("envoy.yaml");
+    fs::write(&path, render::envoy(fleet))
+        .with_context(|| format!("{}: cannot be written", path.display()))?;
+    Ok(path)
+}

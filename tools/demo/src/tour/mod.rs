@@ -1,0 +1,134 @@
+//! The steps of the tour.
+
+mod balancing;
+mod claims;
+mod failures;
+mod sdk;
+mod streaming;
+mod summary;
+mod tokens;
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::check::Checks;
+use crate::client::Answer;
+use crate::processes::Processes;
+use crate::screen::{Column, Screen};
+use crate::stage::Stage;
+use crate::Setup;
+
+pub(crate) use sdk::SCRIPT_FILE;
+
+/// Slow enough to follow, fast enough not to be waited for.
+const BETWEEN_REQUESTS: Duration = Duration::from_millis(40);
+
+/// All that the steps have in common.
+pub struct Tour {
+    /// The checks so far.
+    pub checks: Checks,
+    /// What is running.
+    pub stage: Stage,
+    /// What the tour is made with.
+    pub setup: Setup,
+    /// Where it is written.
+    pub screen: Screen,
+    /// What it started.
+    pub processes: Processes,
+}
+
+type Step = fn(&Tour) -> Result<()>;
+
+const STEPS: [(&str, Step); 7] = [
+    ("Twelve chat requests", balancing::show),
+    ("A backend that throttles", failures::show_throttled),
+    ("A backend that is dead", failures::show_dead),
+    ("A stream", streaming::show),
+    ("Access tokens: revoked, expiring", tokens::show),
+    ("The openai Python SDK", sdk::show),
+    ("What Envoy counted", summary::show),
+];
+
+impl Tour {
+    /// Shows everything, and checks it.
+    ///
+    /// # Errors
+    /// With the first check that fails.
+    pub fn run(&self) -> Result<()> {
+        let start = Instant::now();
+        for (index, (title, show)) in STEPS.iter().enumerate() {
+            self.screen.step(index + 1, STEPS.len(), title);
+            show(self)?;
+            self.stage.envoy.check_alive()?;
+        }
+        self.screen.gap();
+        self.screen.title(&format!(
+            "Everything was as it should be: {} checks in {:.0} s.",
+            self.checks.passed(),
+            start.elapsed().as_secs_f64()
+        ));
+        Ok(())
+    }
+
+    /// Sends so many chat requests, one after the other, with a row of a table for each.
+    fn requests(&self, count: usize) -> Result<Vec<Answer>> {
+        let columns = [
+            Column::number("#", 2),
+            self.backend_column(),
+            Column::number("attempts", 0),
+            Column::number("status", 0),
+            Column::number("time", 8),
+        ];
+        let table = self.screen.table(&columns);
+        let mut answers = Vec::new();
+        for number in 1..=count {
+            let answer = self.stage.client.chat()?;
+            table.row(&[
+                number.to_string(),
+                answer.backend.clone(),
+                answer.attempts.clone(),
+                answer.status.to_string(),
+                answer.time(),
+            ]);
+            answers.push(answer);
+            self.processes.pause(BETWEEN_REQUESTS)?;
+        }
+        self.screen.gap();
+        Ok(answers)
+    }
+
+    fn backend_column(&self) -> Column {
+        let names = self.stage.names();
+        let longest = names.iter().map(|name| name.len()).max();
+        Column::text("backend", longest.unwrap_or_default())
+    }
+
+    /// Claims that all answers have the status 200.
+    fn check_all_succeeded(&self, answers: &[Answer]) -> Result<()> {
+        let failed: Vec<String> = answers
+            .iter()
+            .filter(|answer| answer.status != 200)
+            .map(|answer| format!("{} with the body {}", answer.status, answer.body))
+            .collect();
+        self.checks.holds(
+            "every request was answered 200",
+            failed.is_empty(),
+            "no other status",
+            failed.join("; "),
+        )
+    }
+
+    /// How many answers each backend gave: `eastus 4, westus 4`.
+    fn shares(&self, answers: &[Answer]) -> String {
+        let share = |name: &&str| {
+            let count = answers
+                .iter()
+                .filter(|answer| answer.backend == *name)
+                .count();
+            format!("{name} {count}")
+        };
+        let shares: Vec<String> = self.stage.names().iter().map(share).collect();
+        shares.join(", ")
+    }
+}

@@ -1,0 +1,131 @@
+//! Envoy's statistics say the same as the simulator saw.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use super::{sdk, Tour};
+use crate::screen::Column;
+
+/// The module's statistics, by their names.
+type Statistics = BTreeMap<String, i64>;
+
+/// The outcomes that the tour brings about.
+const OUTCOMES: [&str; 4] = ["success", "throttled", "unavailable", "bad_token"];
+
+/// What should not have happened at all.
+const NEVER: [&str; 3] = [
+    "aoai.no_retry.",
+    "aoai.stream_broken",
+    "aoai.identity.unavailable",
+];
+
+pub(super) fn show(tour: &Tour) -> Result<()> {
+    check_recovery(tour)?;
+    // The module hands its counts over once a second.
+    let mut statistics = Statistics::new();
+    let compared = tour.checks.eventually(
+        "Envoy's counters tell what the simulated backends and IMDS received",
+        "the same numbers",
+        || {
+            statistics = tour.stage.envoy.statistics()?;
+            Ok(difference(tour, &statistics))
+        },
+    );
+    tour.screen.gap();
+    write_table(tour, &statistics);
+    compared?;
+    let unwanted: Vec<String> = statistics
+        .iter()
+        .filter(|(name, count)| **count > 0 && NEVER.iter().any(|prefix| name.starts_with(prefix)))
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    tour.checks.holds(
+        "no request went without a token, no retry was left out, no stream broke",
+        unwanted.is_empty(),
+        "no such count",
+        unwanted.join(", "),
+    )
+}
+
+/// The backends that failed in the tour work again by themselves.
+fn check_recovery(tour: &Tour) -> Result<()> {
+    let names = tour.stage.names();
+    let mut missing: Vec<&str> = names.clone();
+    tour.checks.eventually(
+        "every backend answers again, the throttled and the dead one too",
+        &names.join(", "),
+        || {
+            let answer = tour.stage.client.chat()?;
+            missing.retain(|name| *name != answer.backend);
+            Ok((!missing.is_empty()).then(|| format!("nothing from {}", missing.join(", "))))
+        },
+    )
+}
+
+/// What Envoy and the simulator do not agree about.
+fn difference(tour: &Tour, statistics: &Statistics) -> Option<String> {
+    let simulator = &tour.stage.simulator;
+    let of = |name: &str| statistics.get(name).copied().unwrap_or_default();
+    let requests = tour.stage.client.sent() + sdk::REQUESTS as i64;
+    let mut pairs = vec![
+        ("requests".to_owned(), of("aoai.requests"), requests),
+        (
+            "calls to IMDS".to_owned(),
+            of("aoai.identity.fetches"),
+            number(simulator.imds().count()),
+        ),
+    ];
+    for backend in simulator.backends() {
+        let name = backend.name();
+        let of = |what: &str| of(&format!("aoai.backend.{name}.{what}"));
+        pairs.push((
+            // Attempts that could not connect are no requests to the backend.
+            format!("requests to {name}"),
+            of("attempts") - of("outcome.unavailable"),
+            number(backend.count()),
+        ));
+    }
+    let different: Vec<String> = pairs
+        .into_iter()
+        .filter(|(_, envoy, simulator)| envoy != simulator)
+        .map(|(what, envoy, real)| format!("{what}: Envoy counted {envoy}, there were {real}"))
+        .collect();
+    (!different.is_empty()).then(|| different.join("; "))
+}
+
+fn write_table(tour: &Tour, statistics: &Statistics) {
+    let mut columns = vec![
+        tour.backend_column(),
+        Column::number("attempts", 0),
+        Column::number("retries", 0),
+    ];
+    columns.extend(OUTCOMES.map(|outcome| Column::number(outcome, 0)));
+    let table = tour.screen.table(&columns);
+    let mut totals = vec![0; columns.len() - 1];
+    for name in tour.stage.names() {
+        let counts = ["attempts".to_owned(), "retries".to_owned()]
+            .into_iter()
+            .chain(OUTCOMES.map(|outcome| format!("outcome.{outcome}")))
+            .map(|what| {
+                let count = statistics.get(&format!("aoai.backend.{name}.{what}"));
+                count.copied().unwrap_or_default()
+            });
+        let counts: Vec<i64> = counts.collect();
+        for (total, count) in totals.iter_mut().zip(&counts) {
+            *total += count;
+        }
+        table.row(&row(name, &counts));
+    }
+    table.row(&row("all", &totals));
+    tour.screen.gap();
+}
+
+fn row(name: &str, counts: &[i64]) -> Vec<String> {
+    let counts = counts.iter().map(i64::to_string);
+    std::iter::once(name.to_owned()).chain(counts).collect()
+}
+
+fn number(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,167 @@
+//! Access tokens: fetched once, replaced when a backend refuses one, renewed before they expire.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use simulator::{RecordedRequest, TokenCheck};
+
+use super::claims::Claims;
+use super::Tour;
+use crate::client::Answer;
+use crate::screen::Column;
+
+/// Of the tokens that are to expire while the tour looks on.
+const SHORT: Duration = Duration::from_secs(5);
+/// As Azure has it, more or less.
+const USUAL: Duration = Duration::from_secs(3600);
+
+/// Long enough to see a short token's successor.
+const WATCH: Duration = Duration::from_millis(6500);
+const INTERVAL: Duration = Duration::from_millis(500);
+
+pub(super) fn show(tour: &Tour) -> Result<()> {
+    show_current(tour)?;
+    let imds = tour.stage.simulator.imds();
+    tour.screen.say(&format!(
+        "\nThe token is revoked now: every backend answers it 401. New ones live for {} s.\n\n",
+        SHORT.as_secs()
+    ));
+    // So far everything the backends received is known; what follows is looked at below.
+    let before = sent_to_backends(tour).len();
+    let (asked_before, tokens_before) = (imds.count(), imds.tokens().len());
+    imds.set_token_lifetime(SHORT);
+    imds.revoke_all();
+    let (answers, ids) = watch(tour)?;
+    imds.set_token_lifetime(USUAL);
+
+    tour.check_all_succeeded(&answers)?;
+    let sent = sent_to_backends(tour).split_off(before);
+    check_revoked(tour, &answers, &sent)?;
+    check_expiring(tour, &ids, &sent)?;
+    tour.checks.eventually(
+        "IMDS was asked once for each of the new tokens",
+        "as many calls as new tokens",
+        || {
+            let asked = imds.count() - asked_before;
+            let tokens = imds.tokens().len() - tokens_before;
+            let differ = asked != tokens as u64;
+            Ok(differ.then(|| format!("{asked} calls, {tokens} tokens")))
+        },
+    )
+}
+
+/// The token so far, with which the backends let everything in.
+fn show_current(tour: &Tour) -> Result<()> {
+    let sent = sent_to_backends(tour);
+    let last = sent.last().context("no backend received a request")?;
+    let claims = Claims::of(last)?;
+    let asked = tour.stage.simulator.imds().count();
+    let screen = tour.screen;
+    screen.say("The backends let in who has an access token. The balancer has one from IMDS:\n\n");
+    screen.fact("audience", &claims.audience);
+    screen.fact("identity", &claims.identity);
+    screen.fact("token id", &claims.id);
+    screen.fact("expires in", format!("{} s", claims.left().as_secs()));
+    screen.fact("sent so far", format!("with {} requests", sent.len()));
+    screen.gap();
+    tour.checks.equal(
+        "IMDS was asked once, for all workers and all requests",
+        1,
+        asked,
+    )
+}
+
+/// Sends requests for a while; their answers, and the ids of the tokens with which they were let in.
+fn watch(tour: &Tour) -> Result<(Vec<Answer>, BTreeSet<String>)> {
+    let columns = [
+        Column::number("after", 5),
+        tour.backend_column(),
+        Column::number("attempts", 0),
+        Column::number("status", 0),
+        Column::text("token id", 0),
+        Column::number("expires in", 0),
+        Column::number("IMDS asked", 0),
+    ];
+    let table = tour.screen.table(&columns);
+    let simulator = &tour.stage.simulator;
+    let start = Instant::now();
+    let mut answers = Vec::new();
+    let mut ids = BTreeSet::new();
+    while start.elapsed() < WATCH {
+        let after = start.elapsed();
+        let answer = tour.stage.client.chat()?;
+        let token = sent_to_backends(tour)
+            .into_iter()
+            .rfind(|request| request.service == answer.backend);
+        let (id, left) = match token.filter(|request| request.token == TokenCheck::Valid) {
+            Some(request) => {
+                let claims = Claims::of(&request)?;
+                (
+                    claims.id.clone(),
+                    format!("{:.1} s", claims.left().as_secs_f64()),
+                )
+            }
+            None => ("-".to_owned(), "-".to_owned()),
+        };
+        table.row(&[
+            format!("{:.1} s", after.as_secs_f64()),
+            answer.backend.clone(),
+            answer.attempts.clone(),
+            answer.status.to_string(),
+            id.clone(),
+            left,
+            simulator.imds().count().to_string(),
+        ]);
+        ids.insert(id);
+        answers.push(answer);
+        tour.processes.pause(INTERVAL)?;
+    }
+    tour.screen.gap();
+    Ok((answers, ids))
+}
+
+fn check_revoked(tour: &Tour, answers: &[Answer], sent: &[RecordedRequest]) -> Result<()> {
+    let refused = count(sent, TokenCheck::Revoked);
+    let healed = answers
+        .iter()
+        .filter(|answer| answer.attempts == "2")
+        .count();
+    tour.checks.holds(
+        "what met a 401 was tried again with a new token, unnoticed by the client: attempts 2",
+        refused > 0 && refused == healed,
+        format!(
+            "at least one 401, and as many requests with 2 attempts as there were 401s ({refused})"
+        ),
+        format!("{healed} requests with 2 attempts"),
+    )
+}
+
+fn check_expiring(tour: &Tour, ids: &BTreeSet<String>, sent: &[RecordedRequest]) -> Result<()> {
+    tour.checks.holds(
+        "the tokens were renewed while requests went on",
+        ids.len() >= 2,
+        format!("at least 2 tokens within {} s", WATCH.as_secs()),
+        ids.len(),
+    )?;
+    tour.checks.equal(
+        "none was sent after it had expired",
+        0,
+        count(sent, TokenCheck::Expired),
+    )
+}
+
+fn count(requests: &[RecordedRequest], check: TokenCheck) -> usize {
+    requests
+        .iter()
+        .filter(|request| request.token == check)
+        .count()
+}
+
+/// All that the backends received, in the order in which they did.
+fn sent_to_backends(tour: &Tour) -> Vec<RecordedRequest> {
+    let requests = tour.stage.simulator.requests().into_iter();
+    requests
+        .filter(|request| request.service != "imds")
+        .collect()
+}
