@@ -233,7 +233,7 @@ impl Worker {
         }
     }
 
-    /// The stream has ended, and with it Envoy has cancelled the call.
+    /// The stream has ended; the call's answer is no one's. (Envoy has no way to cancel it; its time limit ends it.)
     pub(crate) fn disown_call(&self, call: u32) {
         if let Ok(mut calls) = self.calls.try_borrow_mut() {
             calls.remove(&call);

@@ -95,6 +95,8 @@ pub(crate) struct Process {
     pub(crate) workers: u32,
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
+    /// Replacements in the rendered listener.
+    pub(crate) rewrites: Vec<(String, String)>,
 }
 
 /// The end of a log, long enough to see what went wrong.
@@ -119,6 +121,7 @@ pub struct GatewayBuilder {
     drain: Option<Duration>,
     plugin: Vec<PluginPatch>,
     fleet: Vec<FleetPatch>,
+    rewrites: Vec<(String, String)>,
 }
 
 impl Default for GatewayBuilder {
@@ -134,6 +137,7 @@ impl Default for GatewayBuilder {
             drain: None,
             plugin: Vec::new(),
             fleet: Vec::new(),
+            rewrites: Vec::new(),
         }
     }
 }
@@ -212,6 +216,12 @@ impl GatewayBuilder {
         self
     }
 
+    /// Replaces a text of the rendered listener, which has to be there: for what no one should configure.
+    pub fn rewrite(mut self, from: &str, to: &str) -> Self {
+        self.rewrites.push((from.to_owned(), to.to_owned()));
+        self
+    }
+
     /// How long a replaced listener, and with it the module's old configuration, lives on for its connections, in whole
     /// seconds; Envoy's 10 minutes unless told otherwise.
     pub fn drain(mut self, time: Duration) -> Self {
@@ -247,6 +257,7 @@ impl GatewayBuilder {
             workers: self.workers,
             arguments,
             environment: self.secrets.clone(),
+            rewrites: self.rewrites.clone(),
         };
         Gateway::launch(process, self.into_fleet())
     }

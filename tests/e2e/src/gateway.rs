@@ -39,6 +39,7 @@ pub struct Gateway {
     path: PathBuf,
     envoy: Child,
     fleet: Fleet,
+    rewrites: Vec<(String, String)>,
     workers: u32,
     admin: Admin,
     address: SocketAddr,
@@ -71,7 +72,7 @@ impl Gateway {
             .tempdir()
             .expect("a temporary folder");
         let path = folder.path().to_owned();
-        write_listener(&path, &fleet);
+        write_listener(&path, &fleet, &process.rewrites);
         let bootstrap = path.join("envoy.yaml");
         fs::write(
             &bootstrap,
@@ -103,6 +104,7 @@ impl Gateway {
             path,
             envoy,
             fleet,
+            rewrites: process.rewrites,
             workers,
             admin: Admin::new(nowhere),
             address: nowhere,
@@ -244,7 +246,7 @@ impl Gateway {
         self.fleet.plugin = plugin;
         let before = self.stats(LISTENER_STATS);
         let logged = self.log().len();
-        write_listener(&self.path, &self.fleet);
+        write_listener(&self.path, &self.fleet, &self.rewrites);
         let deadline = Instant::now() + UPDATE_LIMIT;
         while Instant::now() < deadline {
             let now = self.stats(LISTENER_STATS);
@@ -382,9 +384,14 @@ const ACCESS_LOG_FILE: &str = "access.log";
 const LISTENER_STATS: &str = "listener_manager.";
 
 /// Puts the listener's file in place by renaming, which is what Envoy watches for.
-fn write_listener(folder: &Path, fleet: &Fleet) {
+fn write_listener(folder: &Path, fleet: &Fleet, rewrites: &[(String, String)]) {
     let new = folder.join("listener.yaml.new");
-    fs::write(&new, render::listener(fleet)).expect("write the listener");
+    let mut listener = render::listener(fleet);
+    for (from, to) in rewrites {
+        assert!(listener.contains(from), "the listener does not contain {from:?}");
+        listener = listener.replace(from, to);
+    }
+    fs::write(&new, listener).expect("write the listener");
     fs::rename(&new, folder.join(LISTENER_FILE)).expect("put the listener in place");
 }
 

@@ -1,0 +1,140 @@
+//! What reaches a backend, and what never does.
+
+use e2e::{cases, chat_request, simulate, simulate_tls, Gateway};
+use serde_json::json;
+use simulator::{Behaviour, RecordedRequest, Simulator, TokenCheck};
+
+const CLIENT_HEADERS: &[(&str, &str)] = &[
+    ("api-key", "CLIENT-SECRET"),
+    ("authorization", "Bearer CLIENT-SECRET"),
+    ("Ocp-Apim-Subscription-Key", "CLIENT-SECRET"),
+    ("x-custom", "kept"),
+];
+
+/// What the backends received, requests for tokens left out.
+fn received(azure: &Simulator) -> Vec<RecordedRequest> {
+    let backends = azure.backends().iter();
+    backends.flat_map(|backend| backend.requests()).collect()
+}
+
+cases! {
+    fn case_17_client_credentials_never_reach_a_backend(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::internal_error());
+        let chat = chat_request();
+        for extra in ["&api-key=CLIENT-SECRET", "&api%2Dkey=CLIENT-SECRET", "&API-KEY=CLIENT-SECRET", ""] {
+            let path = format!("{}{extra}&last=1", chat.path);
+            for _ in 0..2 {
+                let answer =
+                    gateway.client().send("POST", &path, CLIENT_HEADERS, &chat.bytes()).unwrap();
+                assert_eq!(answer.status, 200, "{}", answer.text());
+            }
+        }
+        let received = received(&azure);
+        assert_eq!(received.len(), 8 + 4, "first attempts and re-issued ones");
+        for request in received {
+            assert_eq!(request.token, TokenCheck::Valid);
+            assert!(!format!("{request:?}").contains("CLIENT-SECRET"), "{request:?}");
+            assert_eq!(request.header("api-key"), None);
+            assert_eq!(request.header("ocp-apim-subscription-key"), None);
+            assert_eq!(request.header("x-custom"), Some("kept"));
+            assert_eq!(request.headers.iter().filter(|(name, _)| name == "authorization").count(), 1);
+            assert!(request.path.ends_with("?api-version=2024-10-21&last=1"), "{}", request.path);
+        }
+        assert!(!gateway.log().contains("CLIENT-SECRET"));
+        assert!(!format!("{:?}", gateway.access_log()).contains("CLIENT-SECRET"));
+    }
+
+    fn case_18_host_and_sni_are_the_backends_on_every_attempt(engine) {
+        let azure = simulate_tls(&["east", "west", "north"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::internal_error());
+        azure.backend("west").set(Behaviour::throttled(1));
+        for _ in 0..6 {
+            let answer = gateway.chat(&chat_request());
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+        let received = received(&azure);
+        assert!(received.len() > 6, "some were re-issued");
+        for request in received {
+            let host = format!("contoso-{}.openai.azure.com", request.service);
+            assert_eq!(request.authority, host);
+            assert_eq!(request.sni.as_deref(), Some(host.as_str()));
+            assert!(request.tls);
+        }
+    }
+
+    fn a_client_cannot_choose_the_backend(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let chat = chat_request();
+        let forged = [("x-aoai-cluster", "imds"), ("x-aoai-cluster", "aoai_east"), ("x-envoy-attempt-count", "2")];
+        for _ in 0..4 {
+            let answer = gateway.client().send("POST", &chat.path, &forged, &chat.bytes()).unwrap();
+            assert_eq!(answer.status, 200);
+        }
+        assert_eq!(azure.backend("east").count(), 2);
+        assert_eq!(azure.backend("west").count(), 2);
+        assert_eq!(azure.imds().count(), 1);
+        for request in received(&azure) {
+            assert_eq!(request.header("x-aoai-cluster"), None);
+        }
+    }
+
+    fn case_26_response_headers_name_the_backend_never_its_host_and_can_be_switched_off(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::internal_error());
+        for _ in 0..2 {
+            let answer = gateway.chat(&chat_request());
+            assert_eq!(answer.headers.all("x-aoai-backend"), ["west"]);
+            assert_eq!(answer.headers.all("x-aoai-attempts").len(), 1);
+            assert!(!format!("{:?}", answer.headers).contains("contoso-"), "{:?}", answer.headers);
+        }
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["headers"] = json!({"backend": null, "attempts": null}))
+            .start();
+        for _ in 0..2 {
+            let answer = gateway.chat(&chat_request());
+            assert_eq!(answer.status, 200);
+            assert_eq!(answer.header("x-aoai-backend"), None);
+            assert_eq!(answer.header("x-aoai-attempts"), None);
+        }
+    }
+
+    fn a_backend_cannot_forge_the_report(engine) {
+        let azure = simulate(&["east"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::normal_with(&[("x-aoai-backend", "other"), ("x-aoai-attempts", "9")]));
+        let answer = gateway.chat(&chat_request());
+        assert_eq!(answer.headers.all("x-aoai-backend"), ["east"]);
+        assert_eq!(answer.headers.all("x-aoai-attempts"), ["1"]);
+    }
+
+    fn case_28_multipart_uploads_pass_byte_for_byte(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::internal_error());
+        let mut body = b"--XX\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.bin\"\r\n\r\n".to_vec();
+        body.extend((0..=255_u8).cycle().take(900_000));
+        body.extend(b"\r\n--XX\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\nwhisper\r\n--XX--\r\n");
+        let headers = [("content-type", "multipart/form-data; boundary=XX")];
+        for _ in 0..2 {
+            let answer = gateway
+                .client()
+                .send("POST", "/openai/deployments/whisper/audio/transcriptions?api-version=2024-10-21", &headers, &body)
+                .unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+        let received = received(&azure);
+        assert_eq!(received.len(), 3, "one of them was re-issued");
+        for request in received {
+            assert_eq!(request.header("content-type"), Some("multipart/form-data; boundary=XX"));
+            assert_eq!(&request.body[..], &body[..request.body.len()]);
+            assert_eq!(request.body_len, body.len() as u64);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Many requests, and a module that traps.
+
+use std::time::Duration;
+
+use e2e::{cases, chat_request, load, module, simulate_with, Gateway};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The real module with a trap in a callback of our choice.
+fn trapping_module(export: &str) -> tempfile::TempPath {
+    let mut wasm = walrus::Module::from_file(module()).unwrap();
+    let function = wasm.exports.get_func(export).unwrap();
+    wasm.replace_exported_func(function, |(body, _)| {
+        body.unreachable();
+    })
+    .unwrap();
+    let path = tempfile::Builder::new().suffix(".wasm").tempfile().unwrap().into_temp_path();
+    wasm.emit_wasm_file(&path).unwrap();
+    path
+}
+
+cases! {
+    fn ten_thousand_requests_without_an_error_and_without_growth(engine) {
+        for workers in [1, 2] {
+            let azure = simulate_with(&["east", "west", "north"], |settings| settings.audit_bodies = false);
+            let gateway = Gateway::builder()
+                .simulator(&azure)
+                .engine(engine)
+                .workers(workers)
+                .log_level("info")
+                .start();
+            azure.backend("east").set(simulator::Behaviour::internal_error().times(500));
+            let chat = chat_request().padded(8_000);
+            let warm = load(&gateway, 32, 2_000, &chat);
+            let before = module_memory(&gateway);
+            let result = load(&gateway, 32, 8_000, &chat);
+            let after = module_memory(&gateway);
+            assert_eq!(warm.status(200) + result.status(200), 10_000, "{warm:?} {result:?}");
+            assert!(warm.errors.is_empty() && result.errors.is_empty());
+            // Memory of a wasm module never shrinks, so what it needs at the peak of the second thousand has to do for all.
+            assert!(after <= before + 2 * 1024 * 1024, "{workers} workers: {before} to {after} bytes");
+            assert_eq!(azure.imds().count(), 1);
+        }
+    }
+
+    fn case_29_a_trap_costs_the_streams_in_flight_and_the_next_request_is_served(engine) {
+        let azure = simulate_with(&["east", "west"], |_| {});
+        let path = trapping_module("proxy_on_request_trailers");
+        let trapping = path.to_path_buf();
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .fleet(move |fleet| fleet.module = trapping)
+            .rewrite("stat_prefix: azure_openai", "stat_prefix: azure_openai\n        http_protocol_options: {enable_trailers: true}")
+            .start();
+        let chat = chat_request();
+        assert_eq!(gateway.chat(&chat).status, 200);
+        for _ in 0..3 {
+            let mut upload = gateway.client().upload("POST", &chat.path, &[("te", "trailers")]).unwrap();
+            upload.chunk(&chat.bytes()).unwrap();
+            let trapped = upload.finish_with_trailers(&[("x-last", "word")]).map(|stream| stream.read_to_end().status);
+            assert!(!matches!(trapped, Ok(200)), "the trap was not hit: {trapped:?}");
+            let next = gateway.chat(&chat);
+            assert_eq!(next.status, 200, "{}", next.text());
+            // Envoy waits a second before it starts a module anew once more.
+            std::thread::sleep(SECOND + SECOND / 2);
+        }
+        assert!(gateway.log().contains("unreachable"), "the trap is in the log");
+    }
+}
+
+/// Envoy's memory, once it is at rest. The module's is a part of it, and the only one that could grow with requests.
+fn module_memory(gateway: &Gateway) -> u64 {
+    std::thread::sleep(SECOND / 2);
+    gateway.memory()
+}

@@ -1,0 +1,257 @@
+//! Where the token comes from, and what happens while there is none.
+
+use std::time::{Duration, Instant};
+
+use e2e::{cases, chat_request, load, simulate, simulate_with, Gateway};
+use serde_json::json;
+use simulator::{Expires, ImdsBehaviour};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Every token the gateway got, and its parts, are in no line of any log.
+fn assert_no_token_in_logs(azure: &simulator::Simulator, gateway: &Gateway) {
+    let log = gateway.log();
+    for token in azure.imds().tokens() {
+        for part in token.split('.').filter(|part| part.len() > 20) {
+            assert!(!log.contains(part), "a part of a token is in the log");
+        }
+    }
+    assert!(!log.contains("Bearer "), "a bearer token is in the log");
+}
+
+cases! {
+    fn case_21_one_fetch_serves_all_workers_at_start(engine) {
+        for workers in [1, 2, 4] {
+            let azure = simulate(&["east", "west"]);
+            let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(workers).start();
+            let result = load(&gateway, 16, 200, &chat_request());
+            assert_eq!(result.status(200), 200, "{result:?}");
+            assert_eq!(azure.imds().count(), 1, "{workers} workers");
+        }
+    }
+
+    fn case_21_the_request_to_imds_is_what_imds_demands(engine) {
+        let azure = simulate_with(&["east"], |settings| {
+            settings.imds.identities = Some(vec!["the-client".to_owned()]);
+        });
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["identity"]["client_id"] = json!("the-client"))
+            .start();
+        assert_eq!(gateway.chat(&chat_request()).status, 200);
+        let request = &azure.imds().requests()[0];
+        assert_eq!(request.method, "GET");
+        assert_eq!(request.authority, "169.254.169.254");
+        assert_eq!(request.header("metadata"), Some("true"));
+        assert_eq!(request.header("x-forwarded-for"), None);
+        assert_eq!(
+            request.path,
+            "/metadata/identity/oauth2/token?api-version=2018-02-01\
+             &resource=https%3A%2F%2Fcognitiveservices.azure.com&client_id=the-client"
+        );
+    }
+
+    fn case_21_every_spelling_of_the_expiry_is_understood(engine) {
+        for (expires, as_numbers) in [
+            (Expires::ExpiresOn, false),
+            (Expires::ExpiresOn, true),
+            (Expires::ExpiresIn, false),
+            (Expires::ExpiresIn, true),
+        ] {
+            let azure = simulate(&["east"]);
+            azure.imds().set(ImdsBehaviour::expires(expires, as_numbers));
+            let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+            assert_eq!(gateway.chat(&chat_request()).status, 200);
+            gateway.wait_for(
+                |g| g.stat("wasmcustom.aoai.identity.seconds_to_expiry").is_some_and(|s| s > 3500),
+                3 * SECOND,
+                "the expiry to be known",
+            );
+        }
+    }
+
+    fn case_21_the_token_is_refreshed_before_it_expires(engine) {
+        let azure = simulate_with(&["east"], |settings| {
+            settings.imds.token_lifetime = 6 * SECOND;
+        });
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(2).start();
+        let started = Instant::now();
+        while started.elapsed() < 10 * SECOND {
+            let answer = gateway.chat(&chat_request());
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert_eq!(answer.header("x-aoai-attempts"), Some("1"), "no token was ever refused");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let fetches = azure.imds().count();
+        assert!((3..=5).contains(&fetches), "{fetches} fetches of a 6 s token in 10 s");
+        assert_no_token_in_logs(&azure, &gateway);
+    }
+
+    fn case_21_transient_failures_are_retried_on_schedule(engine) {
+        for status in [404, 429, 500] {
+            let azure = simulate(&["east"]);
+            azure.imds().set(ImdsBehaviour::status(status).times(2));
+            let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(2).start();
+            let answer = gateway.chat(&chat_request());
+            assert_eq!(answer.status, 200, "after {status}: {}", answer.text());
+            let times: Vec<f64> = azure.imds().requests().iter().map(|r| r.received_at).collect();
+            assert_eq!(times.len(), 3);
+            for (gap, expected) in times.windows(2).zip([1000.0, 2000.0]) {
+                let gap = gap[1] - gap[0];
+                assert!((expected - 50.0..expected + 400.0).contains(&gap), "{status}: {times:?}");
+            }
+        }
+    }
+
+    fn case_21_an_update_of_imds_is_waited_out(engine) {
+        let azure = simulate(&["east"]);
+        azure.imds().set(ImdsBehaviour::status(410).times(1));
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["identity"]["wait_timeout"] = json!("10s"))
+            .start();
+        assert_eq!(gateway.chat(&chat_request()).status, 200);
+        let times: Vec<f64> = azure.imds().requests().iter().map(|r| r.received_at).collect();
+        assert!((4950.0..5500.0).contains(&(times[1] - times[0])), "{times:?}");
+    }
+
+    fn case_21_retry_after_is_obeyed(engine) {
+        let azure = simulate(&["east"]);
+        azure.imds().set(ImdsBehaviour::status_retry_after(429, "3").times(1));
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        assert_eq!(gateway.chat(&chat_request()).status, 200);
+        let times: Vec<f64> = azure.imds().requests().iter().map(|r| r.received_at).collect();
+        assert!((2950.0..3500.0).contains(&(times[1] - times[0])), "{times:?}");
+    }
+
+    fn case_21_a_refusal_is_reported_once_as_what_it_is_and_not_hammered(engine) {
+        let azure = simulate(&["east"]);
+        azure.imds().set(ImdsBehaviour::status(400));
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(2).start();
+        let started = Instant::now();
+        for _ in 0..5 {
+            let answer = gateway.chat(&chat_request());
+            assert_eq!(answer.status, 503);
+            assert_eq!(answer.json()["error"]["code"], "identity_unavailable");
+        }
+        assert!(started.elapsed() < 3 * SECOND, "there is no point in waiting");
+        assert_eq!(azure.imds().count(), 1);
+        let log = gateway.log();
+        let reports = log.lines().filter(|line| line.contains("the token service refused")).count();
+        assert_eq!(reports, 1, "{log}");
+        assert!(log.contains("The simulator was told to answer 400."), "what IMDS said is in the log");
+    }
+
+    fn case_22_imds_down_at_start_is_a_bounded_wait_then_503_then_service(engine) {
+        let azure = simulate(&["east"]);
+        azure.imds().stop();
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .workers(2)
+            .plugin(|p| p["identity"]["wait_timeout"] = json!("2s"))
+            .start();
+        let answer = gateway.chat(&chat_request());
+        assert_eq!(answer.status, 503);
+        assert_eq!(answer.json()["error"]["code"], "identity_unavailable");
+        assert!(answer.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
+        assert!(answer.header("retry-after-ms").is_some());
+        assert!(answer.elapsed < 4 * SECOND, "{:?}", answer.elapsed);
+        assert_eq!(azure.backend("east").count(), 0, "nothing left without a token");
+        azure.imds().restart().unwrap();
+        gateway.wait_for(
+            |g| g.chat(&chat_request()).status == 200,
+            40 * SECOND,
+            "service to resume by itself",
+        );
+        gateway.wait_for(
+            |g| g.stat("wasmcustom.aoai.identity.unavailable").is_some_and(|n| n >= 1),
+            3 * SECOND,
+            "the 503 to be counted",
+        );
+    }
+
+    fn case_22_a_hanging_imds_is_a_bounded_wait_too(engine) {
+        let azure = simulate(&["east"]);
+        azure.imds().set(ImdsBehaviour::hang());
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| {
+                p["identity"]["wait_timeout"] = json!("1s");
+                p["identity"]["fetch_timeout"] = json!("1s");
+            })
+            .start();
+        let answer = gateway.chat(&chat_request());
+        assert_eq!(answer.status, 503);
+        assert!(answer.elapsed < 3 * SECOND, "{:?}", answer.elapsed);
+        azure.imds().clear();
+        gateway.wait_for(|g| g.chat(&chat_request()).status == 200, 20 * SECOND, "service to resume");
+    }
+
+    fn case_22_imds_down_later_the_old_token_serves_until_it_expires(engine) {
+        let azure = simulate_with(&["east"], |settings| {
+            settings.imds.token_lifetime = 8 * SECOND;
+        });
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .workers(2)
+            .plugin(|p| p["identity"]["wait_timeout"] = json!("500ms"))
+            .start();
+        assert_eq!(gateway.chat(&chat_request()).status, 200);
+        let fetched = Instant::now();
+        azure.imds().stop();
+        while fetched.elapsed() < 7 * SECOND {
+            let answer = gateway.chat(&chat_request());
+            assert_eq!(answer.status, 200, "{:?}: {}", fetched.elapsed(), answer.text());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        gateway.wait_for(
+            |g| g.chat(&chat_request()).status == 503,
+            5 * SECOND,
+            "the token to expire",
+        );
+        azure.imds().restart().unwrap();
+        gateway.wait_for(|g| g.chat(&chat_request()).status == 200, 40 * SECOND, "service to resume");
+        assert_no_token_in_logs(&azure, &gateway);
+    }
+
+    fn requests_that_arrive_without_a_token_wait_and_are_served(engine) {
+        let azure = simulate(&["east", "west"]);
+        azure.imds().set(ImdsBehaviour::normal().after_ms(1500));
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(2).start();
+        // Bodies of unknown size and larger than what is held for completeness wait as well.
+        let chat = chat_request().padded(700_000);
+        let results = e2e::parallel(12, |_| gateway.chat(&chat));
+        for answer in results {
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+        assert_eq!(azure.imds().count(), 1);
+        for request in azure.requests().iter().filter(|request| request.method == "POST") {
+            assert_eq!(request.body_len, chat.bytes().len() as u64);
+        }
+    }
+
+    fn case_23_the_app_service_form_works_from_endpoint_and_header(engine) {
+        let azure = simulate_with(&["east"], |settings| {
+            settings.imds.identity_header = "the-proof".to_owned();
+        });
+        let endpoint = format!("http://127.0.0.1:{}/msi/token", azure.imds().port());
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["identity"]["source"] = json!("app_service"))
+            .environment("IDENTITY_ENDPOINT", &endpoint)
+            .secret("IDENTITY_HEADER", "the-proof")
+            .start();
+        assert_eq!(gateway.chat(&chat_request()).status, 200);
+        let request = &azure.imds().requests()[0];
+        assert_eq!(request.header("x-identity-header"), Some("the-proof"));
+        assert!(request.path.starts_with("/msi/token?api-version=2019-08-01&resource="), "{}", request.path);
+        assert!(!gateway.log().contains("the-proof"));
+        assert_no_token_in_logs(&azure, &gateway);
+    }
+}

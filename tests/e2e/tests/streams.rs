@@ -1,0 +1,216 @@
+//! Answers that take their time.
+
+use std::time::{Duration, Instant};
+
+use e2e::{cases, chat_request, simulate, Chunk, Ending, Gateway};
+use simulator::{Behaviour, Break, Stream};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn paced(events: u32, interval_ms: u64) -> Behaviour {
+    Behaviour::stream(Stream { events, interval_ms, ..Stream::default() })
+}
+
+fn bytes(chunks: &[Chunk]) -> Vec<u8> {
+    chunks.iter().flat_map(|chunk| chunk.bytes.clone()).collect()
+}
+
+cases! {
+    fn case_13_a_stream_that_is_not_retried_arrives_chunk_by_chunk(engine) {
+        let azure = simulate(&["east"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(paced(10, 60));
+        let chat = chat_request().streaming();
+        let mut stream = gateway.client().stream("POST", &chat.path, &[], &chat.bytes()).unwrap();
+        assert_eq!(stream.header("content-type"), Some("text/event-stream; charset=utf-8"));
+        let chunks: Vec<Chunk> = stream.by_ref().collect();
+        assert_eq!(stream.ending(), Some(&Ending::Complete));
+        let gaps: Vec<Duration> = chunks.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
+        assert!(gaps.iter().filter(|gap| **gap >= Duration::from_millis(40)).count() >= 8, "{gaps:?}");
+        assert!(gaps.iter().all(|gap| *gap < Duration::from_millis(60 + 50)), "{gaps:?}");
+        assert!(bytes(&chunks).ends_with(b"data: [DONE]\n\n"));
+    }
+
+    fn case_13_a_retried_stream_is_identical_and_with_the_filter_engine_arrives_at_once(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let stream = Stream { events: 20, interval_ms: 10, split_frames: true, ..Stream::default() };
+        azure.backend("west").set(Behaviour::stream(stream));
+        azure.backend("east").set(Behaviour::throttled(1).times(1));
+        let chat = chat_request().streaming();
+        let client = gateway.client();
+        let mut answers = Vec::new();
+        while answers.len() < 2 {
+            let answer = client.send("POST", &chat.path, &[], &chat.bytes()).unwrap();
+            assert_eq!(answer.status, 200);
+            if answer.header("x-aoai-backend") == Some("west") {
+                answers.push(answer);
+            }
+        }
+        let (retried, direct): (Vec<_>, Vec<_>) =
+            answers.iter().partition(|answer| answer.header("x-aoai-attempts") == Some("2"));
+        assert_eq!(retried.len(), 1, "one of the two was a second attempt");
+        assert_eq!(retried[0].header("content-type"), Some("text/event-stream; charset=utf-8"));
+        // What tells answers apart is only what the simulator numbers.
+        let plain = |text: String| -> Vec<String> {
+            let frames = text.split("\n\n").filter(|frame| !frame.is_empty());
+            frames
+                .map(|frame| match serde_json::from_str::<serde_json::Value>(frame.trim_start_matches("data: ")) {
+                    Ok(mut json) => {
+                        json["id"] = "".into();
+                        json["created"] = 0.into();
+                        json.to_string()
+                    }
+                    Err(_) => frame.to_owned(),
+                })
+                .collect()
+        };
+        assert_eq!(plain(retried[0].text()), plain(direct[0].text()));
+        assert!(retried[0].text().ends_with("data: [DONE]\n\n"));
+    }
+
+    fn case_14_a_stream_that_breaks_is_passed_on_as_far_as_it_came_and_not_retried(engine) {
+        for how in [Break::Reset, Break::Close] {
+            let azure = simulate(&["east", "west"]);
+            let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+            let broken = Stream { events: 20, interval_ms: 20, break_after: Some(5), how, ..Stream::default() };
+            for backend in azure.backends() {
+                backend.set(Behaviour::stream(broken.clone()));
+            }
+            let chat = chat_request().streaming();
+            let stream = gateway.client().stream("POST", &chat.path, &[], &chat.bytes()).unwrap();
+            let answer = stream.read_to_end();
+            assert_eq!(answer.status, 200);
+            assert!(matches!(answer.ending, Ending::Cut(_)), "{:?}", answer.ending);
+            assert_eq!(answer.text().matches("data: ").count(), 5, "{}", answer.text());
+            let calls: u64 = azure.backends().iter().map(|backend| backend.count()).sum();
+            assert_eq!(calls, 1);
+            gateway.wait_for(
+                |g| g.stat("wasmcustom.aoai.stream_broken") == Some(1),
+                3 * SECOND,
+                "the break to be counted",
+            );
+        }
+    }
+
+    fn case_15_a_client_that_leaves_mid_stream_is_noticed_upstream(engine) {
+        let azure = simulate(&["east"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(paced(1000, 20));
+        let chat = chat_request().streaming();
+        let mut stream = gateway.client().stream("POST", &chat.path, &[], &chat.bytes()).unwrap();
+        assert!(stream.next().is_some());
+        assert_eq!(azure.backend("east").open_streams(), 1);
+        stream.disconnect();
+        gateway.wait_for(
+            |_| azure.backend("east").open_streams() == 0,
+            3 * SECOND,
+            "the upstream request to be cancelled",
+        );
+        gateway.wait_for(
+            |g| g.stat("wasmcustom.aoai.client_gone") == Some(1),
+            3 * SECOND,
+            "the disconnect to be counted",
+        );
+        assert_eq!(gateway.stat("wasmcustom.aoai.stream_broken"), Some(0));
+    }
+
+    // A call of the module's own cannot be cancelled: proxy-wasm has no means for it.
+    fn case_15_a_client_that_leaves_during_a_retry_leaves_nothing_behind_but_that_attempt(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["retry"] = serde_json::json!({"per_try_timeout": "2s"}))
+            .start();
+        azure.backend("west").set(Behaviour::hang().times(2));
+        azure.backend("east").set(Behaviour::internal_error());
+        let chat = chat_request();
+        let left: Vec<_> = (0..2).map(|_| send_and_keep(&gateway, &chat.path, &chat.bytes())).collect();
+        gateway.wait_for(
+            |_| azure.backend("west").open_streams() == 2,
+            3 * SECOND,
+            "the requests to hang at west",
+        );
+        drop(left);
+        gateway.wait_for(
+            |g| g.stat("wasmcustom.aoai.client_gone") == Some(2),
+            3 * SECOND,
+            "the disconnects to be counted",
+        );
+        gateway.wait_for(
+            |_| azure.backend("west").open_streams() == 0,
+            4 * SECOND,
+            "the time limit to end the attempts",
+        );
+        for _ in 0..4 {
+            assert_eq!(gateway.chat(&chat).status, 200, "everything else goes on");
+        }
+    }
+
+    fn case_15_a_client_that_leaves_mid_request_leaves_nothing_behind(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let chat = chat_request();
+        for _ in 0..20 {
+            // Held for completeness, and passed on as it comes.
+            let mut socket = gateway.client().socket().unwrap();
+            let head = format!("POST {} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nhalf", chat.path);
+            std::io::Write::write_all(&mut socket, head.as_bytes()).unwrap();
+            let mut upload = gateway.client().upload("POST", &chat.path, &[]).unwrap();
+            upload.chunk(b"half").unwrap();
+            std::thread::sleep(Duration::from_millis(10));
+            upload.disconnect();
+        }
+        gateway.wait_for(
+            |g| g.stat("wasmcustom.aoai.client_gone") == Some(40),
+            3 * SECOND,
+            "all to be counted",
+        );
+        for backend in azure.backends() {
+            assert_eq!(backend.open_streams(), 0);
+        }
+        assert_eq!(gateway.chat(&chat).status, 200);
+    }
+
+    fn a_client_that_leaves_while_waiting_for_a_token_is_forgotten(engine) {
+        let azure = simulate(&["east"]);
+        azure.imds().set(simulator::ImdsBehaviour::normal().after_ms(1000));
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let chat = chat_request();
+        for _ in 0..10 {
+            drop(send_and_keep(&gateway, &chat.path, &chat.bytes()));
+        }
+        let answer = gateway.chat(&chat);
+        assert_eq!(answer.status, 200);
+        gateway.wait_for(
+            |g| g.stat("wasmcustom.aoai.client_gone") == Some(10),
+            3 * SECOND,
+            "all to be counted",
+        );
+        assert_eq!(azure.backend("east").count(), 1, "nothing was sent for those who had left");
+    }
+
+    fn a_long_stream_outlives_the_per_try_timeout(engine) {
+        let azure = simulate(&["east"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["retry"] = serde_json::json!({"per_try_timeout": "500ms"}))
+            .start();
+        azure.backend("east").set(paced(30, 50));
+        let started = Instant::now();
+        let answer = gateway.chat(&chat_request().streaming());
+        assert_eq!(answer.status, 200);
+        assert!(answer.text().ends_with("data: [DONE]\n\n"));
+        assert!(started.elapsed() > SECOND);
+    }
+}
+
+/// Sends a whole request and returns its connection, on which nothing is read.
+fn send_and_keep(gateway: &Gateway, path: &str, body: &[u8]) -> std::net::TcpStream {
+    let mut socket = gateway.client().socket().unwrap();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    std::io::Write::write_all(&mut socket, &[head.as_bytes(), body].concat()).unwrap();
+    socket
+}
