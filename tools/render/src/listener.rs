@@ -143,8 +143,11 @@ typed_config:
   config:
     name: azure_openai_balancer
     root_id: azure_openai_balancer
-    # If the module ever traps, Envoy starts it anew; the default is to refuse every request from then on.
+    # If the module ever traps, Envoy starts it anew with the next request, at most ten times a second; the default is to
+    # refuse every request from then on.
     failure_policy: FAIL_RELOAD
+    reload_config:
+      backoff: {{base_interval: 0.1s}}
     # Lets the filter read a request's body (its `model`) while the headers wait for a backend to be chosen.
     allow_on_headers_stop_iteration: true
     vm_config:
