@@ -197,7 +197,7 @@ fn configuration(plugin: &Value) -> String {
     };
     format!(
         "\
-# What the filter does; docs/configuration.md lists every field.
+# What the filter does; the README lists every field.
 configuration:
   \"@type\": type.googleapis.com/google.protobuf.StringValue
   value:{text}"

@@ -1,0 +1,71 @@
+//! The openai Python SDK as a client.
+
+use std::process::Command;
+
+use e2e::{cases, simulate, Gateway};
+use simulator::Behaviour;
+
+/// Runs `script` with the SDK at hand and `client` in place, and returns what it printed.
+fn python(gateway: &Gateway, script: &str) -> String {
+    let variable = |name: &str| {
+        std::env::var(name).unwrap_or_else(|_| panic!("run `cargo xtask test`: {name} tells where the openai SDK is"))
+    };
+    let prelude = format!(
+        "from openai import AzureOpenAI, OpenAI\n\
+         client = AzureOpenAI(azure_endpoint='http://{}', api_key='CLIENT-SECRET', api_version='2024-10-21', max_retries=0)\n",
+        gateway.address(),
+    );
+    let output = Command::new(variable("AOAI_PYTHON"))
+        .env("PYTHONPATH", variable("AOAI_PYTHONPATH"))
+        .args(["-c", &format!("{prelude}{script}")])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+cases! {
+    fn the_openai_sdk_chats_streams_and_embeds_while_a_backend_fails(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::throttled(1));
+        let printed = python(
+            &gateway,
+            "
+messages = [{'role': 'user', 'content': 'Say hello.'}]
+for _ in range(2):
+    print(client.chat.completions.create(model='gpt-4o', messages=messages).choices[0].message.content)
+for _ in range(2):
+    chunks = client.chat.completions.create(model='gpt-4o', messages=messages, stream=True)
+    print(''.join(chunk.choices[0].delta.content or '' for chunk in chunks if chunk.choices))
+for _ in range(2):
+    print(len(client.embeddings.create(model='embed', input='hello').data[0].embedding) > 0)
+",
+        );
+        let lines: Vec<&str> = printed.lines().collect();
+        assert_eq!(lines.len(), 6, "{printed}");
+        assert!(lines[..4].iter().all(|line| line.contains("west")), "{printed}");
+        assert_eq!(lines[4..], ["True", "True"]);
+        for request in azure.backend("west").requests() {
+            assert!(!format!("{request:?}").contains("CLIENT-SECRET"));
+        }
+    }
+
+    fn the_openai_sdk_understands_our_own_errors(engine) {
+        let azure = simulate(&["east"]);
+        azure.backend("east").stop();
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let printed = python(
+            &gateway,
+            "
+import openai
+try:
+    client.chat.completions.create(model='gpt-4o', messages=[])
+except openai.APIStatusError as error:
+    print(error.status_code, error.code, error.type)
+",
+        );
+        assert_eq!(printed.trim(), "503 backend_unavailable server_error");
+    }
+}
