@@ -1,0 +1,25 @@
+//! The adapter between Envoy and the core, tested natively through the proxy-wasm ABI: a mock host plays Envoy, and the test
+//! plays client, backends, token service and clock.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice
+)]
+
+mod adapter {
+    mod support;
+
+    mod bodies;
+    mod configuration;
+    mod endings;
+    mod errors;
+    mod held_bodies;
+    mod refusals;
+    mod retries;
+    mod statistics;
+    mod token;
+    mod unauthorized;
+    mod workers;
+}

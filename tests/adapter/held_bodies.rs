@@ -1,0 +1,99 @@
+//! `allow_on_headers_stop_iteration`: without it the bodies of what is held are hidden, which is found out and said once.
+
+use mock_host::{Action, Host, LogLevel, Setup, Vm};
+
+use super::support::*;
+
+fn hiding() -> (Host, Vm) {
+    ready_with(Setup::new(CONFIG).allow_on_headers_stop_iteration(false))
+}
+
+fn complaints(host: &Host) -> usize {
+    let errors = host.logged(LogLevel::Error).into_iter();
+    errors
+        .filter(|text| text.contains("allow_on_headers_stop_iteration: true"))
+        .count()
+}
+
+#[test]
+fn a_missing_setting_is_found_out_within_two_seconds_and_said_once() {
+    let (host, vm) = hiding();
+    let stream = get(&vm);
+    stream.respond(404, [], false);
+    stream.response_body(error("DeploymentNotFound"), true);
+    assert_eq!(stream.answered(), None);
+    host.advance(millis(2100));
+    let answer = stream.answer();
+    assert_eq!(answer.status, 404);
+    assert_eq!(code(answer.text()), "DeploymentNotFound");
+    assert_eq!(complaints(&host), 1);
+    let next = get(&vm);
+    assert_eq!(
+        next.respond(404, [], false),
+        Action::Continue,
+        "not held any more"
+    );
+    next.response_body("body", true);
+    assert_eq!(next.answer().text(), "body");
+    host.advance(seconds(10));
+    assert_eq!(complaints(&host), 1);
+}
+
+#[test]
+fn several_streams_that_find_out_at_once_are_all_released_and_it_is_said_once() {
+    let (host, vm) = hiding();
+    let streams: Vec<_> = (0..5).map(|_| get(&vm)).collect();
+    for stream in &streams {
+        stream.respond(404, [], false);
+        stream.response_body("missing", true);
+    }
+    host.advance(millis(2100));
+    for stream in &streams {
+        assert_eq!(stream.answer().text(), "missing");
+    }
+    assert_eq!(complaints(&host), 1);
+}
+
+#[test]
+fn a_request_is_served_although_its_body_is_hidden() {
+    let (host, vm) = hiding();
+    let stream = send(&vm);
+    host.advance(millis(2100));
+    let forwarded = stream.forwarded().expect("it went on");
+    assert_eq!(
+        (forwarded.body.as_slice(), forwarded.complete),
+        (BODY.as_bytes(), true)
+    );
+    let second = send(&vm);
+    assert!(second.forwarded().unwrap().complete, "at once from now on");
+    for stream in [stream, second] {
+        respond(&stream, 500, "");
+        let call = vm.call();
+        assert_eq!(call.body, BODY.as_bytes());
+        vm.answer(&call, 200, [], "ok");
+        assert_eq!(stream.answer().text(), "ok");
+    }
+    assert_eq!(complaints(&host), 1);
+}
+
+#[test]
+fn without_the_setting_a_status_alone_is_still_retried() {
+    let (_host, vm) = hiding();
+    let stream = get(&vm);
+    respond(&stream, 503, "overloaded");
+    vm.answer(&vm.call(), 200, [], "ok");
+    assert_eq!(stream.answer().text(), "ok");
+}
+
+#[test]
+fn without_the_setting_the_held_answer_is_delivered_whole_in_the_end() {
+    let (_host, vm) = hiding();
+    let stream = get(&vm);
+    stream.respond(503, [], false);
+    stream.response_body("one ", false);
+    vm.answer_locally(&vm.call(), 503);
+    stream.response_body("two ", false);
+    vm.answer_locally(&vm.call(), 503);
+    stream.response_body("three", true);
+    assert_eq!(stream.answer().text(), "one two three");
+}

@@ -1,0 +1,380 @@
+//! Further attempts: what they carry, how many there are, and whose answer the client gets.
+
+use mock_host::{status, Action, Fault, Setup};
+use serde_json::json;
+
+use super::support::*;
+
+const UNREACHABLE: &str = "upstream_reset_before_response_started{connection_failure}";
+
+#[test]
+fn an_attempt_that_succeeds_is_the_only_one() {
+    let (host, vm) = ready();
+    let stream = send(&vm);
+    assert_eq!(routed_to(&stream), "aoai_east");
+    assert_eq!(
+        stream.respond(200, [("x-ms-region", "East US")], false),
+        Action::Continue
+    );
+    assert_eq!(
+        stream.response_body("data: 1\n\n", false),
+        Some(Action::Continue)
+    );
+    assert_eq!(stream.answered().unwrap().text(), "data: 1\n\n", "at once");
+    stream.response_body("data: [DONE]\n\n", true);
+    let answer = stream.answer();
+    assert_eq!(answer.text(), "data: 1\n\ndata: [DONE]\n\n");
+    assert_eq!(answer.headers.get("x-ms-region"), Some("East US"));
+    assert_eq!(answer.headers.get("x-aoai-backend"), Some("east"));
+    assert_eq!(answer.headers.get("x-aoai-attempts"), Some("1"));
+    assert_eq!(vm.calls(), []);
+    assert_quiet(&host);
+}
+
+#[test]
+fn the_first_attempt_carries_the_token_and_none_of_the_clients_credentials() {
+    let (_host, vm) = ready();
+    let mut headers = chat_of(BODY.len());
+    headers.add("ocp-apim-subscription-key", CLIENT_KEY);
+    headers.add("x-aoai-cluster", "forged");
+    let stream = vm.request(headers, false);
+    stream.body(BODY, true);
+    let forwarded = stream.forwarded().unwrap();
+    let headers = forwarded.headers;
+    assert_eq!(headers.get("authorization"), Some("Bearer TOKEN-ONE"));
+    assert_eq!(headers.get(":authority"), Some("east.openai.azure.com"));
+    assert_eq!(headers.get("x-aoai-cluster"), Some("aoai_east"));
+    assert_eq!(headers.get(":path"), Some(PATH));
+    assert_eq!(headers.get("x-stainless-lang"), Some("python"));
+    assert!(!format!("{headers:?}").contains("CLIENT"));
+    for (name, value) in headers.iter() {
+        assert!(
+            !value.starts_with(b"CLIENT") && value != b"forged",
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_retry_is_made_from_the_original_request() {
+    let (_host, vm) = ready();
+    let mut headers = chat_of(BODY.len());
+    headers.add("ocp-apim-subscription-key", CLIENT_KEY);
+    headers.add("connection", "keep-alive");
+    headers.add("te", "trailers");
+    headers.add("x-envoy-expected-rq-timeout-ms", "15000");
+    headers.add("x-aoai-cluster", "forged");
+    let stream = vm.request(headers, false);
+    stream.body(BODY, true);
+    assert_eq!(stream.respond(500, [], true), Action::Pause);
+    let call = vm.call();
+    assert_eq!(call.cluster, "aoai_west");
+    assert_eq!(call.body, BODY.as_bytes());
+    assert_eq!(call.timeout, seconds(300));
+    assert_eq!(
+        call.headers,
+        [
+            (":method", "POST"),
+            (":scheme", "https"),
+            (":authority", "west.openai.azure.com"),
+            (":path", PATH),
+            ("content-type", "application/json"),
+            ("x-stainless-lang", "python"),
+            ("authorization", "Bearer TOKEN-ONE"),
+        ]
+        .into()
+    );
+}
+
+#[test]
+fn a_clients_key_in_the_query_reaches_no_backend() {
+    let (_host, vm) = ready();
+    let headers = [
+        (":method", "GET"),
+        (":scheme", "https"),
+        (":authority", "gateway.internal"),
+        (":path", "/openai/models?api-key=CLIENT-KEY&api-version=1"),
+    ];
+    let stream = vm.request(headers, true);
+    let forwarded = stream.forwarded().unwrap();
+    assert_eq!(
+        forwarded.headers.get(":path"),
+        Some("/openai/models?api-version=1")
+    );
+    respond(&stream, 503, "");
+    let call = vm.call();
+    assert_eq!(
+        call.headers.get(":path"),
+        Some("/openai/models?api-version=1")
+    );
+}
+
+#[test]
+fn the_answer_to_a_retry_replaces_the_first_one() {
+    let (host, vm) = ready();
+    let stream = send(&vm);
+    stream.respond(500, [("x-first", "yes")], false);
+    assert_eq!(stream.response_body("first", false), Some(Action::Pause));
+    assert_eq!(stream.answered(), None);
+    let headers = [
+        ("content-type", "application/json"),
+        ("content-length", "6"),
+        ("transfer-encoding", "chunked"),
+        ("x-ms-region", "West US"),
+    ];
+    vm.answer(&vm.call(), 200, headers, "second");
+    let answer = stream.answer();
+    assert_eq!((answer.status, answer.text()), (200, "second"));
+    assert_eq!(answer.details, "aoai_reissued");
+    assert_eq!(answer.headers.get("x-ms-region"), Some("West US"));
+    assert_eq!(answer.headers.get("x-aoai-backend"), Some("west"));
+    assert_eq!(answer.headers.get("x-aoai-attempts"), Some("2"));
+    assert_eq!(answer.headers.get("x-first"), None);
+    let lengths = answer
+        .headers
+        .names()
+        .filter(|name| *name == "content-length");
+    assert_eq!(lengths.count(), 1);
+    assert_eq!(answer.headers.get("transfer-encoding"), None);
+    assert_eq!(stream.response_body("rest", true), None, "no one wants it");
+    assert_eq!(stream.answer().text(), "second");
+    drop(stream);
+    assert_eq!(counted(&host, "aoai.backend.west.retries"), 1);
+    assert_eq!(counted(&host, "aoai.backend.west.outcome.success"), 1);
+    assert_eq!(counted(&host, "aoai.client_gone"), 0);
+    assert_quiet(&host);
+}
+
+#[test]
+fn three_attempts_are_made_and_the_last_real_answer_is_the_clients() {
+    let (host, vm) = ready();
+    let stream = send(&vm);
+    respond(&stream, 500, "from east");
+    vm.answer(&vm.call(), 503, [], "from west");
+    let call = vm.call();
+    assert_eq!(call.cluster, "aoai_north");
+    vm.answer(&call, 429, [("retry-after", "7")], "from north");
+    let answer = stream.answer();
+    assert_eq!((answer.status, answer.text()), (429, "from north"));
+    assert_eq!(answer.headers.get("retry-after"), Some("7"));
+    assert_eq!(answer.headers.get("x-aoai-attempts"), Some("3"));
+    assert_eq!(vm.calls(), []);
+    drop(stream);
+    assert_eq!(counted(&host, "aoai.no_retry.attempts_exhausted"), 1);
+}
+
+#[test]
+fn a_backends_answer_wins_over_a_later_failure_to_reach_one() {
+    let (_host, vm) = ready();
+    let stream = send(&vm);
+    respond(&stream, 500, "");
+    vm.answer(&vm.call(), 429, [("retry-after", "7")], "from west");
+    vm.answer_locally(&vm.call(), 503);
+    let answer = stream.answer();
+    assert_eq!((answer.status, answer.text()), (429, "from west"));
+    assert_eq!(answer.headers.get("x-aoai-backend"), Some("west"));
+    assert_eq!(answer.headers.get("x-aoai-attempts"), Some("3"));
+}
+
+#[test]
+fn the_routers_real_answer_is_the_clients_when_no_other_backend_can_be_reached() {
+    let (_host, vm) = ready();
+    let stream = send(&vm);
+    respond(&stream, 429, "from east");
+    vm.answer_locally(&vm.call(), 503);
+    vm.fail(&vm.call());
+    let answer = stream.answer();
+    assert_eq!((answer.status, answer.text()), (429, "from east"));
+    assert_eq!(answer.details, "via_upstream");
+    assert_eq!(answer.headers.get("x-aoai-backend"), Some("east"));
+    assert_eq!(answer.headers.get("x-aoai-attempts"), Some("3"));
+}
+
+#[test]
+fn a_backend_that_cannot_be_reached_is_passed_over() {
+    let (host, vm) = ready();
+    let stream = send(&vm);
+    stream.respond_locally(503, UNREACHABLE);
+    assert_eq!(stream.answered(), None);
+    vm.answer(&vm.call(), 200, [], "from west");
+    let answer = stream.answer();
+    assert_eq!((answer.status, answer.text()), (200, "from west"));
+    drop(stream);
+    assert_eq!(counted(&host, "aoai.backend.east.outcome.unavailable"), 1);
+}
+
+#[test]
+fn when_no_backend_can_be_reached_the_gateway_says_so() {
+    let (_host, vm) = ready();
+    let stream = send(&vm);
+    stream.respond_locally(503, UNREACHABLE);
+    vm.answer_locally(&vm.call(), 503);
+    vm.fail(&vm.call());
+    let answer = stream.answer();
+    assert_eq!(answer.status, 503);
+    assert_eq!(code(answer.text()), "backend_unavailable");
+    assert!(!answer.text().contains("connect error"));
+    assert_eq!(answer.headers.get("x-aoai-attempts"), Some("3"));
+    assert_eq!(answer.headers.get("x-aoai-backend"), None);
+}
+
+#[test]
+fn when_the_last_backend_did_not_answer_in_time_the_gateway_says_504() {
+    let (_host, vm) = ready();
+    let stream = send(&vm);
+    stream.respond_locally(504, "response_timeout");
+    vm.answer_locally(&vm.call(), 504);
+    vm.answer_locally(&vm.call(), 504);
+    let answer = stream.answer();
+    assert_eq!(answer.status, 504);
+    assert_eq!(code(answer.text()), "backend_timeout");
+}
+
+#[test]
+fn a_clients_own_error_is_not_retried() {
+    for status in [400, 403, 413, 422] {
+        let (_host, vm) = ready();
+        let stream = send(&vm);
+        respond(&stream, status, "your fault");
+        assert_eq!(vm.calls(), []);
+        assert_eq!(stream.answer().status, status);
+    }
+}
+
+#[test]
+fn an_early_429_waits_for_the_rest_of_the_request() {
+    let (_host, vm) = ready();
+    let stream = vm.request(chat(), false);
+    stream.body("first ", false);
+    assert_eq!(stream.respond(429, [], false), Action::Pause);
+    assert_eq!(stream.response_body("too many", false), Some(Action::Pause));
+    assert_eq!(vm.calls(), []);
+    stream.body("second ", false);
+    assert_eq!(vm.calls(), []);
+    stream.body("third", true);
+    let call = vm.call();
+    assert_eq!(call.body, b"first second third");
+    vm.answer(&call, 200, [], "done");
+    assert_eq!(stream.answer().text(), "done");
+}
+
+#[test]
+fn an_upgrade_is_not_retried() {
+    let (host, vm) = ready();
+    let stream = vm.request(
+        [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", "gateway.internal"),
+            (":path", "/openai/realtime?api-version=1&deployment=gpt-4o"),
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+        ],
+        false,
+    );
+    assert_eq!(routed_to(&stream), "aoai_east");
+    respond(&stream, 503, "overloaded");
+    assert_eq!(vm.calls(), []);
+    assert_eq!(stream.answer().text(), "overloaded");
+    drop(stream);
+    assert_eq!(counted(&host, "aoai.no_retry.upgrade"), 1);
+}
+
+#[test]
+fn bytes_after_an_upgrade_pass_both_ways() {
+    let (_host, vm) = ready();
+    let mut headers = chat();
+    headers.add("upgrade", "websocket");
+    let stream = vm.request(headers, false);
+    stream.respond(101, [], false);
+    assert_eq!(stream.body(b"\x81\x05", false), Some(Action::Continue));
+    assert_eq!(
+        stream.response_body(b"\x81\xff", false),
+        Some(Action::Continue)
+    );
+    assert_eq!(stream.forwarded().unwrap().body, b"\x81\x05");
+    assert_eq!(stream.answered().unwrap().body, b"\x81\xff");
+}
+
+#[test]
+fn a_header_that_is_not_text_passes_but_is_not_replayed() {
+    let (host, vm) = ready();
+    let headers = chat_of(BODY.len()).with("x-name", *b"caf\xe9");
+    let stream = vm.request(headers, false);
+    stream.body(BODY, true);
+    let forwarded = stream.forwarded().unwrap();
+    assert!(forwarded
+        .headers
+        .iter()
+        .any(|(_, value)| value == b"caf\xe9"));
+    respond(&stream, 500, "failed");
+    assert_eq!(stream.answer().text(), "failed");
+    drop(stream);
+    assert_eq!(counted(&host, "aoai.no_retry.headers_not_replayable"), 1);
+}
+
+#[test]
+fn a_cluster_that_envoy_does_not_have_is_passed_over() {
+    for refusal in [status::BAD_ARGUMENT, status::INTERNAL_FAILURE] {
+        let (host, vm) = ready();
+        host.inject(Fault::of("proxy_http_call").on("aoai_west").status(refusal));
+        let stream = send(&vm);
+        respond(&stream, 500, "");
+        let call = vm.call();
+        assert_eq!(call.cluster, "aoai_north");
+        vm.answer(&call, 200, [], "from north");
+        let answer = stream.answer();
+        assert_eq!(answer.text(), "from north");
+        assert_eq!(answer.headers.get("x-aoai-backend"), Some("north"));
+    }
+}
+
+#[test]
+fn when_envoy_takes_no_call_at_all_the_first_answer_is_the_clients() {
+    let (host, vm) = ready();
+    host.inject(Fault::of("proxy_http_call").status(status::INTERNAL_FAILURE));
+    let stream = send(&vm);
+    respond(&stream, 500, "from east");
+    let answer = stream.answer();
+    assert_eq!((answer.status, answer.text()), (500, "from east"));
+}
+
+#[test]
+fn with_one_attempt_there_is_no_retry() {
+    let setup = Setup::new(config_with("retry", json!({"max_attempts": 1})));
+    let (_host, vm) = ready_with(setup);
+    let stream = send(&vm);
+    respond(&stream, 500, "failed");
+    assert_eq!(vm.calls(), []);
+    assert_eq!(stream.answer().text(), "failed");
+}
+
+#[test]
+fn response_headers_can_be_switched_off() {
+    let setup = Setup::new(config_with(
+        "headers",
+        json!({"backend": null, "attempts": null}),
+    ));
+    let (_host, vm) = ready_with(setup);
+    let first = send(&vm);
+    respond(&first, 200, "ok");
+    let second = send(&vm);
+    respond(&second, 500, "");
+    vm.answer(&vm.call(), 200, [], "ok");
+    for stream in [first, second] {
+        let answer = stream.answer();
+        assert_eq!(answer.status, 200);
+        assert!(answer
+            .headers
+            .names()
+            .all(|name| !name.starts_with("x-aoai")));
+    }
+}
+
+#[test]
+fn requests_are_dealt_in_turn() {
+    let (_host, vm) = ready();
+    let clusters: Vec<_> = (0..6).map(|_| routed_to(&send(&vm))).collect();
+    let turn = ["aoai_east", "aoai_west", "aoai_north"];
+    assert_eq!(clusters, [turn, turn].concat());
+}

@@ -1,0 +1,172 @@
+//! A fleet of three backends, its requests, and the token service.
+
+use std::time::Duration;
+
+// Links the module: its callbacks are what the mock host calls.
+use azure_openai_balancer as _;
+use mock_host::{Call, Headers, Host, LogLevel, Setup, Stream, Vm};
+use serde_json::{json, Value};
+
+/// Three backends, everything else as it is by default.
+pub(crate) const CONFIG: &str = r#"{
+    "backends": [
+        {"name": "east", "cluster": "aoai_east", "host": "east.openai.azure.com"},
+        {"name": "west", "cluster": "aoai_west", "host": "west.openai.azure.com"},
+        {"name": "north", "cluster": "aoai_north", "host": "north.openai.azure.com"}
+    ],
+    "identity": {"cluster": "imds"}
+}"#;
+
+pub(crate) const PATH: &str = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21";
+
+/// The secrets of the tests. None of them may appear in a log line.
+pub(crate) const TOKEN: &str = "TOKEN-ONE";
+pub(crate) const SECOND_TOKEN: &str = "TOKEN-TWO";
+pub(crate) const CLIENT_KEY: &str = "CLIENT-KEY";
+
+/// `CONFIG` with a part of it replaced or added.
+pub(crate) fn config_with(key: &str, value: Value) -> String {
+    let mut config: Value = serde_json::from_str(CONFIG).unwrap();
+    config[key] = value;
+    config.to_string()
+}
+
+pub(crate) fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+pub(crate) fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A worker that has a token.
+pub(crate) fn ready() -> (Host, Vm) {
+    ready_with(Setup::new(CONFIG))
+}
+
+/// A worker with this setup that has a token.
+pub(crate) fn ready_with(setup: Setup) -> (Host, Vm) {
+    let host = Host::new();
+    let vm = host.start(setup).unwrap();
+    host.advance(millis(1));
+    give_token(&vm, TOKEN);
+    (host, vm)
+}
+
+/// The call to the token service that is out.
+pub(crate) fn fetch(vm: &Vm) -> Call {
+    let mut fetches = fetches(vm);
+    assert_eq!(fetches.len(), 1, "{fetches:#?}");
+    fetches.remove(0)
+}
+
+pub(crate) fn fetches(vm: &Vm) -> Vec<Call> {
+    let calls = vm.calls().into_iter();
+    calls.filter(|call| call.cluster == "imds").collect()
+}
+
+/// The token service answers with a token for an hour.
+pub(crate) fn give_token(vm: &Vm, token: &str) {
+    give_token_for(vm, token, seconds(3600));
+}
+
+pub(crate) fn give_token_for(vm: &Vm, token: &str, lifetime: Duration) {
+    let body = token_answer(&vm.host(), token, lifetime);
+    vm.answer(&fetch(vm), 200, [], body);
+}
+
+pub(crate) fn token_answer(host: &Host, token: &str, lifetime: Duration) -> String {
+    let expires_on = (host.now() + lifetime).as_secs();
+    json!({
+        "access_token": token,
+        "expires_on": expires_on.to_string(),
+        "expires_in": lifetime.as_secs().to_string(),
+        "token_type": "Bearer",
+    })
+    .to_string()
+}
+
+/// A client's chat request, without a body's length.
+pub(crate) fn chat() -> Headers {
+    Headers::from([
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":authority", "gateway.internal"),
+        (":path", PATH),
+        ("content-type", "application/json"),
+        ("api-key", CLIENT_KEY),
+        ("authorization", "Bearer CLIENT-KEY"),
+        ("x-stainless-lang", "python"),
+    ])
+}
+
+/// A client's chat request whose body has this length.
+pub(crate) fn chat_of(length: usize) -> Headers {
+    chat().with("content-length", length.to_string())
+}
+
+pub(crate) const BODY: &str = r#"{"model":"gpt-4o","messages":[]}"#;
+
+/// A client's chat request, complete.
+pub(crate) fn send(vm: &Vm) -> Stream {
+    let stream = vm.request(chat_of(BODY.len()), false);
+    stream.body(BODY, true);
+    stream
+}
+
+/// A client's request that has no body.
+pub(crate) fn get(vm: &Vm) -> Stream {
+    let headers = [
+        (":method", "GET"),
+        (":scheme", "https"),
+        (":authority", "gateway.internal"),
+        (":path", "/openai/models?api-version=2024-10-21"),
+    ];
+    vm.request(headers, true)
+}
+
+/// Which cluster the router was told to use.
+pub(crate) fn routed_to(stream: &Stream) -> String {
+    let forwarded = stream.forwarded().expect("the request went on");
+    let cluster = forwarded.headers.get("x-aoai-cluster");
+    cluster.expect("the route's header is set").to_owned()
+}
+
+/// An error in Azure's shape.
+pub(crate) fn error(code: &str) -> String {
+    json!({"error": {"code": code, "message": "as Azure words it"}}).to_string()
+}
+
+/// The backend's whole answer to what the router sent.
+pub(crate) fn respond(stream: &Stream, status: u16, body: &str) {
+    let headers = [("content-type", "application/json")];
+    stream.respond(status, headers, body.is_empty());
+    if !body.is_empty() {
+        stream.response_body(body, true);
+    }
+}
+
+/// `error.code` of an answer.
+pub(crate) fn code(body: &str) -> String {
+    let body: Value = serde_json::from_str(body).expect("the body is JSON");
+    body["error"]["code"]
+        .as_str()
+        .expect("it has a code")
+        .to_owned()
+}
+
+/// The module logged nothing that it should not have.
+pub(crate) fn assert_quiet(host: &Host) {
+    let loud: Vec<_> = host
+        .logs()
+        .into_iter()
+        .filter(|log| log.level >= LogLevel::Warn)
+        .collect();
+    assert_eq!(loud, [], "nothing to warn about");
+}
+
+/// The value of a statistic, once the worker has handed it over.
+pub(crate) fn counted(host: &Host, name: &str) -> u64 {
+    host.advance(seconds(2));
+    host.statistic(name)
+}

@@ -1,0 +1,140 @@
+//! Several workers of one process.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use mock_host::{Host, Vm};
+
+use super::support::*;
+
+#[test]
+fn workers_on_threads_of_their_own_deal_exact_shares() {
+    const WORKERS: usize = 4;
+    const REQUESTS: usize = 1000;
+    let (host, _first) = ready();
+    let start = Arc::new(Barrier::new(WORKERS));
+    let threads: Vec<_> = (0..WORKERS)
+        .map(|_| {
+            let (host, start) = (host.clone(), Arc::clone(&start));
+            thread::spawn(move || {
+                let vm = host.vm(CONFIG);
+                let mut shares = BTreeMap::<String, usize>::new();
+                start.wait();
+                for _ in 0..REQUESTS {
+                    *shares.entry(routed_to(&get(&vm))).or_default() += 1;
+                }
+                shares
+            })
+        })
+        .collect();
+    let mut shares = BTreeMap::<String, usize>::new();
+    for thread in threads {
+        for (cluster, share) in thread.join().unwrap() {
+            *shares.entry(cluster).or_default() += share;
+        }
+    }
+    let mut counts: Vec<_> = shares.into_values().collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [1333, 1333, 1334]);
+    assert_eq!(host.statistic("aoai.requests"), (WORKERS * REQUESTS) as u64);
+    assert_quiet(&host);
+}
+
+#[test]
+fn workers_that_start_at_once_on_threads_of_their_own_ask_for_one_token() {
+    const WORKERS: usize = 4;
+    for _ in 0..20 {
+        let host = Host::new();
+        let start = Arc::new(Barrier::new(WORKERS));
+        let threads: Vec<_> = (0..WORKERS)
+            .map(|_| {
+                let (host, start) = (host.clone(), Arc::clone(&start));
+                thread::spawn(move || {
+                    let vm = host.vm(CONFIG);
+                    start.wait();
+                    vm.tick();
+                    vm.calls().len()
+                })
+            })
+            .collect();
+        let fetches: usize = threads.into_iter().map(|t| t.join().unwrap()).sum();
+        assert_eq!(fetches, 1);
+    }
+}
+
+fn four_workers(host: &Host) -> Vec<Vm> {
+    (0..4).map(|_| host.vm(CONFIG)).collect()
+}
+
+/// The worker that asks the token service.
+fn asking(workers: &[Vm]) -> usize {
+    let asking: Vec<_> = (0..workers.len())
+        .filter(|index| !fetches(&workers[*index]).is_empty())
+        .collect();
+    assert_eq!(asking.len(), 1, "workers that ask: {asking:?}");
+    asking[0]
+}
+
+#[test]
+fn one_fetch_serves_all_workers() {
+    let host = Host::new();
+    let workers = four_workers(&host);
+    let streams: Vec<_> = workers.iter().map(get).collect();
+    host.advance(millis(50));
+    give_token(&workers[asking(&workers)], TOKEN);
+    host.advance(millis(25));
+    for stream in &streams {
+        assert!(stream.forwarded().is_some(), "within a tick");
+    }
+    host.advance(seconds(10));
+    assert_eq!(host.statistic("aoai.identity.fetches"), 1);
+    assert_quiet(&host);
+}
+
+#[test]
+fn when_the_worker_that_asks_is_gone_another_one_takes_over() {
+    let host = Host::new();
+    let mut workers = four_workers(&host);
+    host.advance(millis(50));
+    let asked_at = host.now();
+    workers.remove(asking(&workers)).crash();
+    // 5 s for the fetch, 2 s more for its lease to end.
+    host.advance(millis(6900));
+    assert!(workers.iter().all(|worker| fetches(worker).is_empty()));
+    let stream = get(&workers[0]);
+    host.advance(millis(200));
+    assert!(host.now() - asked_at < seconds(8));
+    give_token(&workers[asking(&workers)], TOKEN);
+    host.advance(millis(25));
+    assert!(stream.forwarded().is_some());
+}
+
+#[test]
+fn the_token_is_refreshed_once_for_all_workers() {
+    let host = Host::new();
+    let workers = four_workers(&host);
+    host.advance(millis(50));
+    give_token(&workers[asking(&workers)], TOKEN);
+    host.advance(seconds(3302));
+    give_token(&workers[asking(&workers)], SECOND_TOKEN);
+    host.advance(seconds(2));
+    for worker in &workers {
+        let forwarded = get(worker).forwarded().unwrap();
+        assert_eq!(
+            forwarded.headers.get("authorization"),
+            Some("Bearer TOKEN-TWO")
+        );
+    }
+    assert_eq!(counted(&host, "aoai.identity.fetches"), 2);
+}
+
+#[test]
+fn workers_deal_in_turn_together() {
+    let (host, _first) = ready();
+    let workers = four_workers(&host);
+    let clusters: Vec<_> = (0..8).map(|i| routed_to(&get(&workers[i % 4]))).collect();
+    for window in clusters.windows(3) {
+        assert!(window[0] != window[1] && window[1] != window[2] && window[0] != window[2]);
+    }
+}
