@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, bail, Context, Result};
+use anyhow::{bail, Context, Result};
 use serde_json::Value;
 use ureq::Agent;
 
@@ -134,12 +134,8 @@ impl Envoy {
             return Ok(());
         };
         let log = fs::read(&self.log).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        let last = log.lines().rfind(|line| {
-            line.contains("[error]") || line.contains("[critical]") || line.contains("exception")
-        });
-        Err(anyhow!("Envoy ended with {status}").context(last.unwrap_or_default().to_owned()))
-            .context("Envoy does not run")
+        let complaints = complaints(&String::from_utf8_lossy(&log));
+        bail!("Envoy ended with {status}{complaints}");
     }
 
     /// Whether it serves; on the way there, what was waited for is written down.
@@ -176,5 +172,38 @@ impl Envoy {
             );
         }
         Ok(body)
+    }
+}
+
+/// The last errors in a log, without time and place; each on a line of its own.
+fn complaints(log: &str) -> String {
+    const MOST: usize = 5;
+    let errors: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("[error]") || line.contains("[critical]"))
+        // `[time][thread][level][component] [source file:line] message`
+        .filter_map(|line| line.splitn(3, "] ").last())
+        .collect();
+    let last = &errors[errors.len().saturating_sub(MOST)..];
+    last.iter().map(|error| format!("\n  {error}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_are_the_last_errors() {
+        let line = |level: &str, text: &str| {
+            format!("[2026-01-01 00:00:00.000][1][{level}][wasm] [source/wasm.cc:1] {text}\n")
+        };
+        let log = [
+            line("error", "[a] one"),
+            line("info", "no"),
+            line("critical", "two"),
+        ];
+        assert_eq!(complaints(&log.concat()), "\n  [a] one\n  two");
+        assert_eq!(complaints(&line("error", "x").repeat(9)), "\n  x".repeat(5));
+        assert_eq!(complaints(""), "");
     }
 }

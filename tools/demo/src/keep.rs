@@ -14,7 +14,7 @@ use crate::tour::{Tour, SCRIPT_FILE};
 /// When Envoy ends before that.
 pub fn wait(tour: &Tour) -> Result<()> {
     let screen = tour.screen;
-    screen.say("Everything goes on running until Ctrl-C. Try, in another terminal,\n\n");
+    screen.say("Everything goes on running until Ctrl-C. To try in another terminal:\n\n");
     for (what, command) in suggestions(tour) {
         screen.say(&what);
         screen.code(&command);
@@ -30,7 +30,7 @@ pub fn wait(tour: &Tour) -> Result<()> {
     Ok(())
 }
 
-/// Sentences that begin with "Try", and the commands for them.
+/// What to try, and the commands for it.
 fn suggestions(tour: &Tour) -> Vec<(String, String)> {
     let url = tour.stage.envoy.url();
     let admin = tour.stage.envoy.admin_url();
@@ -50,13 +50,13 @@ fn suggestions(tour: &Tour) -> Vec<(String, String)> {
                  '{url}{CHAT}'"
             ),
         ),
-        ("the openai Python SDK:".to_owned(), python),
+        ("the openai Python SDK, with the script above:".to_owned(), python),
     ];
     let first = tour.stage.names().first().copied().unwrap_or_default();
     if let Some(address) = tour.stage.simulator.admin_addr() {
         let backend = format!("http://{address}/admin/backends/{first}");
         suggestions.push((
-            format!("to let {first} throttle, be gone, and be well again:"),
+            format!("{first} throttles; is gone; is well again (then send requests, and see who answers):"),
             format!(
                 "curl -X PUT '{backend}/behaviour' -d '{{\"answer\": {{\"kind\": \"error\", \"status\": 429, \
                  \"headers\": [[\"retry-after\", \"5\"]]}}}}'\n\
@@ -72,7 +72,7 @@ fn suggestions(tour: &Tour) -> Vec<(String, String)> {
     suggestions.push((
         "Envoy's statistics of the balancer, and its log:".to_owned(),
         format!(
-            "curl '{admin}/stats?filter=aoai'\ntail -f {}",
+            "curl '{admin}/stats?filter=wasmcustom'\ntail -f {}",
             shown(tour.stage.envoy.log())
         ),
     ));

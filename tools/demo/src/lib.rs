@@ -21,6 +21,7 @@ use render::Fleet;
 
 pub use crate::processes::Processes;
 pub use crate::screen::Screen;
+pub use crate::stage::on_free_ports;
 
 use crate::check::Checks;
 use crate::stage::Stage;
@@ -63,7 +64,8 @@ pub fn run(mut setup: Setup, screen: Screen, processes: &Processes) -> Result<()
     // So that a log that is there afterwards is of this run.
     let _ = fs::remove_file(&log);
     perform(setup, screen, processes).map_err(|error| {
-        if log.exists() && !processes.interrupted() {
+        let has_log = fs::metadata(&log).is_ok_and(|log| log.len() > 0);
+        if has_log && !processes.interrupted() {
             anyhow!("{error:#}\nEnvoy's log: {}", log.display())
         } else {
             error
@@ -72,7 +74,6 @@ pub fn run(mut setup: Setup, screen: Screen, processes: &Processes) -> Result<()
 }
 
 fn perform(setup: Setup, screen: Screen, processes: &Processes) -> Result<()> {
-    screen.title("The Azure OpenAI balancer: a real Envoy in front of simulated resources");
     let stage = Stage::set(&setup, screen, processes)?;
     let tour = Tour {
         checks: Checks::new(screen, processes.clone()),

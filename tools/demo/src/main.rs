@@ -50,7 +50,13 @@ struct Arguments {
 impl Arguments {
     fn into_setup(self) -> Setup {
         let (fleet, admin_port) = match self.module {
-            Some(module) => (on_free_ports(module), 0),
+            Some(module) => {
+                let fleet = Fleet {
+                    module,
+                    ..render::demo_fleet()
+                };
+                (demo::on_free_ports(fleet), 0)
+            }
             None => (render::demo_fleet(), ADMIN_PORT),
         };
         Setup {
@@ -65,21 +71,6 @@ impl Arguments {
             keep: self.keep,
         }
     }
-}
-
-/// The fleet of the checked-in configuration, moved out of everyone's way.
-fn on_free_ports(module: PathBuf) -> Fleet {
-    let mut fleet = render::demo_fleet();
-    fleet.module = module;
-    fleet.listener.port = 0;
-    fleet.admin.port = 0;
-    for backend in &mut fleet.backends {
-        backend.port = 0;
-    }
-    if let Some(identity) = &mut fleet.identity {
-        identity.port = 0;
-    }
-    fleet
 }
 
 fn main() -> ExitCode {

@@ -30,8 +30,9 @@ impl Screen {
         }
     }
 
-    /// The first line of all.
+    /// The first line of all, or the last.
     pub fn title(self, text: &str) {
+        self.line("");
         self.line(&self.painted(Colour::Bold, text));
         self.line("");
     }

@@ -36,6 +36,7 @@ impl Stage {
     pub fn set(setup: &Setup, screen: Screen, processes: &Processes) -> Result<Self> {
         let mut fleet = setup.fleet.clone();
         check_ports(&fleet, setup.admin_port)?;
+        screen.title("The Azure OpenAI balancer: a real Envoy in front of simulated resources");
         let simulator = simulate(&fleet, setup.admin_port)?;
         for backend in &mut fleet.backends {
             backend.port = simulator.backend(&backend.name).port();
@@ -88,6 +89,19 @@ impl Stage {
         let backends = self.fleet.backends.iter();
         backends.map(|backend| backend.name.as_str()).collect()
     }
+}
+
+/// The fleet, moved out of everyone's way.
+pub fn on_free_ports(mut fleet: Fleet) -> Fleet {
+    fleet.listener.port = 0;
+    fleet.admin.port = 0;
+    for backend in &mut fleet.backends {
+        backend.port = 0;
+    }
+    if let Some(identity) = &mut fleet.identity {
+        identity.port = 0;
+    }
+    fleet
 }
 
 /// A path as a reader wants it: relative to the directory where it lies inside.

@@ -41,7 +41,6 @@ pub fn command(keep: bool) -> Result<()> {
     if keep {
         tour.arg("--keep");
     }
-    eprintln!();
     // In the place of this process: Ctrl-C is the tour's to handle, and its exit status is the one that counts.
     let error = tour.exec();
     Err(process::not_started(&tour, &error))

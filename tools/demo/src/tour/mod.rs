@@ -59,10 +59,11 @@ impl Tour {
         let start = Instant::now();
         for (index, (title, show)) in STEPS.iter().enumerate() {
             self.screen.step(index + 1, STEPS.len(), title);
-            show(self)?;
+            let shown = show(self);
+            // If Envoy has ended, whatever else went wrong went wrong for that.
             self.stage.envoy.check_alive()?;
+            shown?;
         }
-        self.screen.gap();
         self.screen.title(&format!(
             "Everything was as it should be: {} checks in {:.0} s.",
             self.checks.passed(),

@@ -1,0 +1,167 @@
+//! The tour, from its beginning to its end, and the ways in which it may not get there.
+//!
+//! Everything is on free ports, so that this runs beside other tests and beside a tour.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use demo::{Processes, Screen, Setup};
+use render::Fleet;
+use rustix::process::{kill_process, Pid, Signal};
+use tempfile::TempDir;
+
+fn variable(name: &str) -> OsString {
+    env::var_os(name).unwrap_or_else(|| panic!("run `cargo xtask test`: {name} is not set"))
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// The program with a module of this path.
+fn program(folder: &Path, module: &OsString) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
+    command.arg("--envoy").arg(variable("AOAI_ENVOY_1_40_0"));
+    command.arg("--module").arg(module);
+    command.arg("--python").arg(variable("AOAI_PYTHON"));
+    command
+        .arg("--python-path")
+        .arg(variable("AOAI_PYTHONPATH"));
+    command.arg("--folder").arg(folder);
+    command
+}
+
+/// Reads until a line contains `text`; all the lines so far.
+fn read_until(output: &mut impl BufRead, text: &str) -> String {
+    let mut read = String::new();
+    loop {
+        let before = read.len();
+        let count = output.read_line(&mut read).expect("the output is text");
+        assert!(count > 0, "no line contains {text:?}:\n{read}");
+        if read[before..].contains(text) {
+            return read;
+        }
+    }
+}
+
+fn started(command: &mut Command) -> (Child, impl BufRead) {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("the demo starts");
+    let output = BufReader::new(child.stdout.take().expect("a pipe"));
+    (child, output)
+}
+
+fn interrupt(child: &Child) {
+    kill_process(Pid::from_child(child), Signal::INT).expect("the demo runs");
+}
+
+/// The address that Envoy was told to have.
+fn envoy_address(output: &str) -> &str {
+    let line = output.lines().find(|line| line.contains(" runs "));
+    let words = line.expect("a line about Envoy").split_whitespace();
+    words
+        .into_iter()
+        .find(|word| word.starts_with("127.0.0.1:"))
+        .expect("an address")
+}
+
+/// The setup of the program, with a fleet that a test may change.
+fn setup(folder: &Path, fleet: impl FnOnce(&mut Fleet)) -> Setup {
+    let mut setup = Setup {
+        envoy: variable("AOAI_ENVOY_1_40_0").into(),
+        directory: ".".into(),
+        config: None,
+        fleet: demo::on_free_ports(render::demo_fleet()),
+        admin_port: 0,
+        python: variable("AOAI_PYTHON").into(),
+        python_path: variable("AOAI_PYTHONPATH").into_string().expect("text"),
+        folder: folder.to_owned(),
+        keep: false,
+    };
+    setup.fleet.module = variable("AOAI_WASM").into();
+    fleet(&mut setup.fleet);
+    setup
+}
+
+#[test]
+fn the_whole_tour_holds_and_everything_runs_on_until_ctrl_c() {
+    let folder = folder();
+    let mut command = program(folder.path(), &variable("AOAI_WASM"));
+    let (mut child, mut output) = started(command.arg("--keep"));
+    let mut shown = read_until(&mut output, "until Ctrl-C");
+    assert!(
+        shown.contains("-- 7/7 ") && shown.contains("Everything was as it should be"),
+        "{shown}"
+    );
+    assert!(!shown.contains('\u{1b}'), "colours without a terminal");
+    let address = envoy_address(&shown).to_owned();
+    TcpStream::connect(&address).expect("Envoy goes on running");
+    interrupt(&child);
+    output.read_to_string(&mut shown).expect("the rest");
+    assert!(child.wait().expect("an end").success());
+    assert!(shown.contains("curl -i "), "{shown}");
+    TcpStream::connect(&address).expect_err("Envoy has ended");
+}
+
+#[test]
+fn ctrl_c_in_the_middle_leaves_nothing_behind() {
+    let folder = folder();
+    let mut command = program(folder.path(), &variable("AOAI_WASM"));
+    let (mut child, mut output) = started(&mut command);
+    let shown = read_until(&mut output, "-- 2/7 ");
+    interrupt(&child);
+    assert_eq!(child.wait().expect("an end").code(), Some(130));
+    TcpStream::connect(envoy_address(&shown)).expect_err("Envoy has ended");
+}
+
+#[test]
+fn a_balancer_that_does_not_retry_fails_the_tour() {
+    let folder = folder();
+    let setup = setup(folder.path(), |fleet| {
+        fleet.plugin["retry"] = serde_json::json!({"max_attempts": 1});
+    });
+    let error = demo::run(setup, Screen::new(), &Processes::default()).expect_err("a failure");
+    let text = error.to_string();
+    assert!(
+        text.starts_with("this does not hold: every request was answered 200\n"),
+        "{text}"
+    );
+    assert!(text.contains("\n  came      429 with the body {"), "{text}");
+    let log = text.rsplit("Envoy's log: ").next().expect("a path");
+    assert!(Path::new(log).is_file(), "{text}");
+}
+
+#[test]
+fn a_module_that_envoy_refuses_ends_the_tour_with_the_reason() {
+    let folder = folder();
+    let module = OsString::from(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+    let output = program(folder.path(), &module)
+        .output()
+        .expect("the demo starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("error: Envoy ended with ")
+            && said.contains("\n  Plugin azure_openai_balancer failed to load\n")
+            && said.contains("\nEnvoy's log: "),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let port = taken.local_addr().expect("an address").port();
+    let folder = folder();
+    let setup = setup(folder.path(), |fleet| fleet.listener.port = port);
+    let error = demo::run(setup, Screen::new(), &Processes::default()).expect_err("a failure");
+    let expected = format!("port {port} (where Envoy takes requests) cannot be listened on: ");
+    assert!(error.to_string().starts_with(&expected), "{error}");
+}
