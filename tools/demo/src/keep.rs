@@ -14,7 +14,7 @@ use crate::tour::{Tour, SCRIPT_FILE};
 /// When Envoy ends before that.
 pub fn wait(tour: &Tour) -> Result<()> {
     let screen = tour.screen;
-    screen.say("Everything goes on running until Ctrl-C. To try in another terminal:\n\n");
+    screen.tell("Everything goes on running until Ctrl-C. To try in another terminal:");
     for (what, command) in suggestions(tour) {
         screen.say(&what);
         screen.code(&command);
@@ -26,7 +26,8 @@ pub fn wait(tour: &Tour) -> Result<()> {
         }
         tour.stage.envoy.check_alive()?;
     }
-    screen.say("\nEverything has ended.");
+    screen.gap();
+    screen.say("Everything has ended.");
     Ok(())
 }
 

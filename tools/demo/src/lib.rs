@@ -1,7 +1,7 @@
 //! A tour of the balancer: a real Envoy, simulated Azure OpenAI resources, and a check of everything it shows.
 //!
-//! [`run`] sets the [`Stage`](stage::Stage) from a [`Setup`], walks through the steps of [`tour`] and ends everything it
-//! started. Each step writes what happens and checks it; the first check that fails ends the tour.
+//! [`run`] starts what a [`Setup`] describes, walks through the steps in `tour` and ends everything it started. Each step
+//! writes what happens and checks it; the first check that fails ends the tour.
 
 mod check;
 mod client;

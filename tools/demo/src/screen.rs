@@ -46,15 +46,15 @@ impl Screen {
         self.line("");
     }
 
-    /// A paragraph; every line of it is indented.
+    /// A sentence.
     pub fn say(self, text: &str) {
-        for line in text.lines() {
-            if line.is_empty() {
-                self.line("");
-            } else {
-                self.line(&format!("  {line}"));
-            }
-        }
+        self.line(&format!("  {text}"));
+    }
+
+    /// A sentence with space after it, for what follows from it.
+    pub fn tell(self, text: &str) {
+        self.say(text);
+        self.gap();
     }
 
     /// An empty line.

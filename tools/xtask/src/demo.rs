@@ -20,7 +20,7 @@ pub fn command(keep: bool) -> Result<()> {
     let envoy = envoy::any()?;
     let python = python::ensure()?;
     process::step("build the simulator and the tour", || {
-        process::run(cargo("build").arg("--quiet"))
+        process::run(&mut cargo("build"))
     })?;
 
     let mut tour = cargo("run");

@@ -15,8 +15,8 @@ const RETRY_AFTER: u64 = 1;
 pub(super) fn show_throttled(tour: &Tour) -> Result<()> {
     let backend = backend(tour, 0)?;
     let name = backend.name();
-    tour.screen.say(&format!(
-        "{name} has used up its quota: it answers 429 with `retry-after: {RETRY_AFTER}`.\n\n"
+    tour.screen.tell(&format!(
+        "{name} has used up its quota: it answers 429 with `retry-after: {RETRY_AFTER}`."
     ));
     backend.set(Behaviour::throttled(RETRY_AFTER));
     let before = backend.count();
@@ -46,8 +46,8 @@ pub(super) fn show_throttled(tour: &Tour) -> Result<()> {
 pub(super) fn show_dead(tour: &Tour) -> Result<()> {
     let backend = backend(tour, 1)?;
     let name = backend.name();
-    tour.screen.say(&format!(
-        "{name} is gone: nothing listens on port {} any more, connections are refused.\n\n",
+    tour.screen.tell(&format!(
+        "{name} is gone: nothing listens on port {} any more, connections are refused.",
         backend.port()
     ));
     backend.stop();

@@ -24,7 +24,8 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
     let path = tour.setup.folder.join(SCRIPT_FILE);
     fs::write(&path, &script).with_context(|| format!("{}: cannot be written", path.display()))?;
     tour.screen.code(&script);
-    tour.screen.say("\nIt writes:\n\n");
+    tour.screen.gap();
+    tour.screen.tell("It writes:");
 
     let backends = tour.stage.simulator.backends();
     let stream = Stream {

@@ -14,8 +14,8 @@ const FIRST: Duration = Duration::from_millis(250);
 
 pub(super) fn show(tour: &Tour) -> Result<()> {
     let screen = tour.screen;
-    screen.say(&format!(
-        "The backends say {PIECES} words, {} ms apart, after {} ms of thinking.\n\n",
+    screen.tell(&format!(
+        "The backends say {PIECES} words, {} ms apart, after {} ms of thinking.",
         INTERVAL.as_millis(),
         FIRST.as_millis()
     ));
@@ -31,7 +31,8 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
     }
     screen.piece("    ");
     let streamed = tour.stage.client.stream(|piece| screen.piece(piece));
-    screen.piece("\n\n");
+    screen.piece("\n");
+    screen.gap();
     for backend in backends {
         backend.clear();
     }

@@ -23,8 +23,9 @@ const INTERVAL: Duration = Duration::from_millis(500);
 pub(super) fn show(tour: &Tour) -> Result<()> {
     show_current(tour)?;
     let imds = tour.stage.simulator.imds();
-    tour.screen.say(&format!(
-        "\nThe token is revoked now: every backend answers it 401. New ones live for {} s.\n\n",
+    tour.screen.gap();
+    tour.screen.tell(&format!(
+        "The token is revoked now: every backend answers it 401. New ones live for {} s.",
         SHORT.as_secs()
     ));
     // So far everything the backends received is known; what follows is looked at below.
@@ -58,7 +59,7 @@ fn show_current(tour: &Tour) -> Result<()> {
     let claims = Claims::of(last)?;
     let asked = tour.stage.simulator.imds().count();
     let screen = tour.screen;
-    screen.say("The backends let in who has an access token. The balancer has one from IMDS:\n\n");
+    screen.tell("The backends let in who has an access token. The balancer has one from IMDS:");
     screen.fact("audience", &claims.audience);
     screen.fact("identity", &claims.identity);
     screen.fact("token id", &claims.id);
