@@ -1,0 +1,523 @@
+//! Several workers, one token: the core alone in a small world of its own, under a virtual clock.
+//!
+//! The world has a shared map with compare-and-swap, whose readers and writers interleave at random, and a token service that
+//! answers late, wrongly, or not at all. Everything follows from a seed, which a failed assertion names; `AOAI_SEED` runs one
+//! alone.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice
+)]
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use azure_openai_balancer::core::identity::record::Token;
+use azure_openai_balancer::core::identity::{source, Failure, Fetched, Record};
+use azure_openai_balancer::core::time::Timestamp;
+
+const START: Timestamp = Timestamp::from_secs(1_700_000_000);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time limit of a fetch and what its lease lives longer.
+const LEASE: Duration = Duration::from_secs(7);
+/// The longest that anything here asks to wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const CALM: Duration = Duration::from_secs(1);
+const BUSY: Duration = Duration::from_millis(20);
+
+/// A random number generator: splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    fn millis(&mut self, end: u64) -> Duration {
+        Duration::from_millis(self.below(end))
+    }
+}
+
+/// Envoy's shared data, as much of it as a token needs.
+#[derive(Default)]
+struct SharedValue {
+    bytes: Option<Vec<u8>>,
+    cas: u32,
+}
+
+/// What a worker wants to do to the record.
+#[derive(Clone)]
+enum Change {
+    Look,
+    Finish(Result<Fetched, Failure>),
+    Refuse(u32),
+}
+
+/// A worker: a local copy of the token, a timer, and at most one change under way.
+#[derive(Default)]
+struct Worker {
+    token: Option<Token>,
+    expected: Timestamp,
+    /// Between reading the record and storing its change: what was read, and the change.
+    reading: Option<(Record, u32, Change)>,
+    waiting: Vec<Change>,
+    next: Timestamp,
+    fetching: Option<u64>,
+    down_until: Timestamp,
+    without_since: Option<Timestamp>,
+}
+
+/// A question to the token service.
+struct Fetch {
+    worker: usize,
+    asked_at: Timestamp,
+    answered_at: Timestamp,
+    answer: Result<Fetched, Failure>,
+}
+
+/// How bad the world is.
+#[derive(Clone, Copy)]
+struct World {
+    workers: usize,
+    /// One in so many fetches fails outside of outages; 0 for none.
+    failures: u64,
+    /// One in so many fetches ends the worker that asks for a while; 0 for none.
+    crashes: u64,
+    /// One in so many ticks a backend refuses the token; 0 for none.
+    refusals: u64,
+    /// Outages of the token service, in seconds from the start.
+    outages: &'static [(u64, u64)],
+}
+
+struct Simulation {
+    seed: u64,
+    world: World,
+    random: Random,
+    now: Timestamp,
+    shared: SharedValue,
+    workers: Vec<Worker>,
+    fetches: BTreeMap<u64, Fetch>,
+    /// When each fetch was asked.
+    history: Vec<Timestamp>,
+    /// The tokens the service gave out, with their expiry.
+    issued: BTreeMap<String, Timestamp>,
+    swaps_lost: usize,
+    /// Moments at which some worker had no token, one a tick.
+    without_token: Vec<Timestamp>,
+    /// The longest time that a living worker was without one.
+    longest_without: Duration,
+}
+
+impl Simulation {
+    fn new(seed: u64, world: World) -> Self {
+        let mut simulation = Self {
+            seed,
+            world,
+            random: Random(seed),
+            now: START,
+            shared: SharedValue::default(),
+            workers: Vec::new(),
+            fetches: BTreeMap::new(),
+            history: Vec::new(),
+            issued: BTreeMap::new(),
+            swaps_lost: 0,
+            without_token: Vec::new(),
+            longest_without: Duration::ZERO,
+        };
+        // The first to be configured makes the record.
+        simulation.shared.bytes = Some(Record::default().encode());
+        simulation.shared.cas = 1;
+        for _ in 0..world.workers {
+            let next = START + simulation.random.millis(3);
+            simulation.workers.push(Worker {
+                next,
+                ..Worker::default()
+            });
+        }
+        simulation
+    }
+
+    fn check(&self, holds: bool, what: &str) {
+        let at = self.now.since(START);
+        assert!(holds, "AOAI_SEED={}: after {at:?}: {what}", self.seed);
+    }
+
+    /// Lets everything happen that happens before `end`.
+    fn run_until(&mut self, end: Timestamp) {
+        loop {
+            let worker = (0..self.workers.len()).min_by_key(|i| self.workers[*i].next);
+            let worker = worker.expect("there are workers");
+            let fetch = self
+                .fetches
+                .iter()
+                .min_by_key(|(_, fetch)| fetch.answered_at);
+            let fetch = fetch.map(|(id, fetch)| (*id, fetch.answered_at));
+            let worker_at = self.workers[worker].next;
+            match fetch {
+                Some((id, at)) if at <= worker_at && at <= end => {
+                    self.now = self.now.max(at);
+                    self.answer(id);
+                }
+                _ if worker_at <= end => {
+                    self.now = self.now.max(worker_at);
+                    self.step(worker);
+                }
+                _ => break,
+            }
+        }
+        self.now = end;
+    }
+
+    /// The token service answers; a worker that has restarted since does not know the call any more.
+    fn answer(&mut self, id: u64) {
+        let fetch = self.fetches.remove(&id).expect("it is out");
+        let worker = &mut self.workers[fetch.worker];
+        if worker.fetching == Some(id) {
+            worker.fetching = None;
+            worker.waiting.push(Change::Finish(fetch.answer));
+            worker.next = self.now;
+        }
+    }
+
+    /// One step of a worker: a tick, or the second half of a compare-and-swap.
+    fn step(&mut self, index: usize) {
+        if let Some((read, cas, change)) = self.workers[index].reading.take() {
+            self.store(index, read, cas, change);
+            return;
+        }
+        if self.workers[index].down_until > self.now {
+            self.workers[index].next = self.workers[index].down_until;
+            return;
+        }
+        let change = self.workers[index].waiting.pop().unwrap_or(Change::Look);
+        if matches!(change, Change::Look) {
+            self.use_token(index);
+        }
+        let fresh = self.workers[index]
+            .token
+            .as_ref()
+            .is_some_and(|token| self.now < token.expires_on.min(token.refresh_at));
+        if fresh && matches!(change, Change::Look) {
+            self.rest(index);
+            return;
+        }
+        let record = Record::decode(self.shared.bytes.as_deref());
+        let pause = self.random.millis(3);
+        let worker = &mut self.workers[index];
+        worker.reading = Some((record, self.shared.cas, change));
+        worker.next = self.now + pause;
+    }
+
+    /// What the worker's requests would be sent with now.
+    fn use_token(&mut self, index: usize) {
+        let token = self.workers[index]
+            .token
+            .clone()
+            .filter(|token| self.now < token.expires_on);
+        let Some(token) = token else {
+            let since = *self.workers[index].without_since.get_or_insert(self.now);
+            self.longest_without = self.longest_without.max(self.now.since(since));
+            self.without_token.push(self.now);
+            return;
+        };
+        self.workers[index].without_since = None;
+        let expires = self.issued.get(token.secret.reveal()).copied();
+        self.check(
+            expires.is_some_and(|at| self.now < at),
+            "a token is used that the service calls expired",
+        );
+        if self.world.refusals > 0 && self.random.one_in(self.world.refusals) {
+            let refusal = Change::Refuse(token.generation);
+            self.workers[index].waiting.push(refusal);
+        }
+    }
+
+    /// Stores what became of the record, or reads again if another worker was quicker.
+    fn store(&mut self, index: usize, mut record: Record, cas: u32, change: Change) {
+        let before = record.clone();
+        let mut claimed = false;
+        match &change {
+            Change::Look => claimed = record.claim_fetch(self.now, FETCH_TIMEOUT),
+            Change::Finish(Ok(fetched)) => record.fetched(fetched.clone(), self.now),
+            Change::Finish(Err(failure)) => record.failed(failure, self.now),
+            Change::Refuse(generation) => record.refused(*generation, self.now),
+        }
+        if record != before {
+            if cas != self.shared.cas {
+                self.swaps_lost += 1;
+                self.workers[index].waiting.push(change);
+                self.workers[index].next = self.now;
+                return;
+            }
+            self.shared.bytes = Some(record.encode());
+            self.shared.cas += 1;
+        }
+        let worker = &mut self.workers[index];
+        worker.token = record.token(self.now).cloned();
+        worker.expected = record.token_expected(self.now);
+        self.rest(index);
+        if claimed {
+            self.ask(index);
+            if self.world.crashes > 0 && self.random.one_in(self.world.crashes) {
+                self.crash(index);
+            }
+        }
+    }
+
+    /// The worker is gone, with all it knew, until it is started anew.
+    fn crash(&mut self, index: usize) {
+        let back = self.now + self.random.millis(20_000);
+        self.workers[index] = Worker {
+            down_until: back,
+            next: back,
+            ..Worker::default()
+        };
+    }
+
+    fn rest(&mut self, index: usize) {
+        let worker = &mut self.workers[index];
+        let token_may_come = worker.token.is_none() && worker.expected.since(self.now) < CALM;
+        let rest = match (worker.waiting.is_empty(), token_may_come) {
+            (false, _) => Duration::ZERO,
+            (true, true) => BUSY,
+            (true, false) => CALM,
+        };
+        worker.next = self.now + rest;
+    }
+
+    /// A worker asks the token service.
+    fn ask(&mut self, index: usize) {
+        for fetch in self.fetches.values() {
+            self.check(
+                fetch.asked_at + LEASE <= self.now,
+                "two fetches are out although no lease has ended",
+            );
+        }
+        let id = self.history.len() as u64;
+        self.history.push(self.now);
+        let down = self.world.outages.iter().any(|(from, until)| {
+            let at = self.now.since(START).as_secs();
+            (*from..*until).contains(&at)
+        });
+        let fails = down || (self.world.failures > 0 && self.random.one_in(self.world.failures));
+        let (delay, answer) = if fails {
+            self.failure()
+        } else {
+            (self.random.millis(800), Ok(()))
+        };
+        let answered_at = self.now + delay;
+        let answer = match answer {
+            Ok(()) => {
+                let lifetime = 300 + self.random.below(7000);
+                let name = format!("token-{id}");
+                let expires_on = answered_at + Duration::from_secs(lifetime);
+                let expires_on = Timestamp::from_secs(expires_on.as_millis() / 1000);
+                self.issued.insert(name.clone(), expires_on);
+                let body = format!(
+                    r#"{{"access_token":"{name}","expires_on":"{}"}}"#,
+                    expires_on.as_millis() / 1000
+                );
+                source::read_answer(Some(200), None, body.as_bytes(), answered_at)
+            }
+            Err((status, retry_after, body)) => {
+                let retry_after = retry_after.map(|seconds: u64| seconds.to_string());
+                source::read_answer(status, retry_after.as_deref(), body.as_bytes(), answered_at)
+            }
+        };
+        self.workers[index].fetching = Some(id);
+        self.fetches.insert(
+            id,
+            Fetch {
+                worker: index,
+                asked_at: self.now,
+                answered_at,
+                answer,
+            },
+        );
+    }
+
+    /// One of the ways a token service fails, and how long that takes.
+    #[allow(clippy::type_complexity)]
+    fn failure(
+        &mut self,
+    ) -> (
+        Duration,
+        Result<(), (Option<u16>, Option<u64>, &'static str)>,
+    ) {
+        let soon = self.random.millis(500);
+        let wait = self.random.below(LONGEST_WAIT.as_secs());
+        let failure = match self.random.below(8) {
+            0 => (Some(500), None, ""),
+            1 => (Some(429), Some(wait), ""),
+            2 => (Some(410), None, ""),
+            3 => (Some(404), None, r#"{"error":"not found"}"#),
+            4 => (Some(200), None, r#"{"access_token":"","expires_on":"1"}"#),
+            5 => (Some(200), None, "<html>"),
+            6 => (Some(400), None, r#"{"error":"invalid_request"}"#),
+            // Envoy ends the call at its time limit.
+            _ => return (FETCH_TIMEOUT, Err((Some(504), None, ""))),
+        };
+        (soon, Err(failure))
+    }
+
+    /// The most fetches within any `window`.
+    fn most_fetches_within(&self, window: Duration) -> usize {
+        let counts = self.history.iter().map(|from| {
+            let until = *from + window;
+            let inside = |at: &&Timestamp| (*from..until).contains(*at);
+            self.history.iter().filter(inside).count()
+        });
+        counts.max().unwrap_or_default()
+    }
+}
+
+/// Runs `test` in `world` with many seeds, or with the one that `AOAI_SEED` names.
+fn with_seeds(world: World, hours: u64, test: impl Fn(&mut Simulation)) {
+    let one = std::env::var("AOAI_SEED").ok();
+    let seeds = match one.and_then(|seed| seed.parse().ok()) {
+        Some(seed) => seed..seed + 1,
+        None => 0..10,
+    };
+    for seed in seeds {
+        let mut simulation = Simulation::new(seed, world);
+        simulation.run_until(START + Duration::from_secs(hours * 3600));
+        test(&mut simulation);
+    }
+}
+
+const FAIR: World = World {
+    workers: 4,
+    failures: 0,
+    crashes: 0,
+    refusals: 0,
+    outages: &[],
+};
+
+const ROUGH: World = World {
+    workers: 8,
+    failures: 3,
+    crashes: 5,
+    refusals: 400,
+    outages: &[(0, 120), (2000, 2600), (5000, 8000)],
+};
+
+#[test]
+fn in_a_fair_world_there_is_a_fetch_for_each_token_and_no_one_is_ever_without() {
+    with_seeds(FAIR, 6, |simulation| {
+        let fetches = simulation.history.len();
+        simulation.check(
+            fetches == simulation.issued.len(),
+            "a fetch was asked in vain",
+        );
+        // A token lives 300 s at least and is renewed at half of that at the earliest.
+        simulation.check(fetches <= 6 * 3600 / 150, "too many fetches");
+        let first_second = START + CALM;
+        let late = simulation.without_token.iter().any(|at| *at > first_second);
+        simulation.check(!late, "a worker was without a token");
+    });
+}
+
+#[test]
+fn in_a_rough_world_the_number_of_fetches_is_bounded() {
+    let swaps_lost = Cell::new(0);
+    with_seeds(ROUGH, 3, |simulation| {
+        // After a token: the one it replaces was refused (every 30 s at most). After a failure: waits of 1, 2, 4, 8, 16, 30 s.
+        let most = simulation.most_fetches_within(Duration::from_secs(60));
+        simulation.check(most <= 12, &format!("{most} fetches within a minute"));
+        swaps_lost.set(swaps_lost.get() + simulation.swaps_lost);
+    });
+    assert!(swaps_lost.get() > 0, "no worker ever lost a race");
+}
+
+#[test]
+fn after_every_outage_all_workers_get_a_token_again() {
+    with_seeds(ROUGH, 0, |simulation| {
+        for (_, until) in ROUGH.outages.iter().skip(1) {
+            simulation.world.failures = 0;
+            simulation.world.crashes = 0;
+            // The longest wait that the last failure may have asked for, a dead worker's lease, and a fetch.
+            let grace = LONGEST_WAIT + LEASE + FETCH_TIMEOUT + CALM;
+            simulation.run_until(START + Duration::from_secs(*until) + grace);
+            let from = simulation.now;
+            simulation.run_until(from + CALM);
+            let missing = simulation.without_token.iter().any(|at| *at > from);
+            simulation.check(!missing, "a worker is still without a token");
+            simulation.world.failures = ROUGH.failures;
+            simulation.world.crashes = ROUGH.crashes;
+        }
+    });
+}
+
+#[test]
+fn the_old_token_bridges_an_outage_that_is_shorter_than_its_life() {
+    let world = World {
+        outages: &[(150, 290)],
+        ..FAIR
+    };
+    with_seeds(world, 1, |simulation| {
+        let gap = (START + Duration::from_secs(1))..(START + Duration::from_secs(300));
+        let missing = simulation.without_token.iter().any(|at| gap.contains(at));
+        simulation.check(
+            !missing,
+            "a worker was without a token that had not expired",
+        );
+    });
+}
+
+#[test]
+fn an_outage_at_the_start_ends_for_everyone() {
+    let world = World {
+        outages: &[(0, 600)],
+        ..FAIR
+    };
+    with_seeds(world, 1, |simulation| {
+        let back = START + Duration::from_secs(600) + LONGEST_WAIT + FETCH_TIMEOUT + CALM;
+        let missing = simulation.without_token.iter().any(|at| *at > back);
+        simulation.check(!missing, "a worker is still without a token");
+        simulation.check(!simulation.issued.is_empty(), "there is no token at all");
+    });
+}
+
+#[test]
+fn workers_that_die_while_they_fetch_block_the_others_no_longer_than_a_lease() {
+    let world = World { crashes: 3, ..FAIR };
+    with_seeds(world, 2, |simulation| {
+        let most = simulation.most_fetches_within(LEASE);
+        simulation.check(most <= 1, &format!("{most} fetches within a lease"));
+        // Some die one after the other; ten in a row do not.
+        let longest = simulation.longest_without;
+        simulation.check(
+            longest < 10 * LEASE,
+            &format!("a worker was without a token for {longest:?}"),
+        );
+    });
+}
+
+#[test]
+fn backends_that_refuse_every_token_force_few_fetches() {
+    let world = World {
+        refusals: 2,
+        ..FAIR
+    };
+    with_seeds(world, 1, |simulation| {
+        let most = simulation.most_fetches_within(Duration::from_secs(29));
+        simulation.check(most <= 2, &format!("{most} fetches within half a minute"));
+        let all = simulation.history.len();
+        simulation.check(all <= 3600 / 30 + 30, &format!("{all} fetches in an hour"));
+    });
+}
