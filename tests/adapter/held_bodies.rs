@@ -97,3 +97,42 @@ fn without_the_setting_the_held_answer_is_delivered_whole_in_the_end() {
     stream.response_body("three", true);
     assert_eq!(stream.answer().text(), "one two three");
 }
+
+#[test]
+fn a_client_that_pauses_within_its_body_is_waited_for() {
+    let (host, vm) = ready();
+    let stream = vm.request(chat_of(BODY.len()), false);
+    let (first, second) = BODY.split_at(10);
+    stream.body(first, false);
+    host.advance(seconds(10));
+    assert_eq!(stream.forwarded(), None);
+    stream.body(second, true);
+    assert_eq!(stream.forwarded().unwrap().body, BODY.as_bytes());
+    assert_eq!(complaints(&host), 0);
+}
+
+#[test]
+fn what_has_worked_once_goes_on_working() {
+    let (host, vm) = ready();
+    let first = get(&vm);
+    respond(&first, 404, "not here");
+    host.advance(seconds(10));
+    let second = get(&vm);
+    respond(&second, 404, &error("DeploymentNotFound"));
+    assert_eq!(vm.call().cluster, "aoai_north");
+    assert_eq!(complaints(&host), 0);
+}
+
+#[test]
+fn a_token_that_expires_while_a_hidden_body_is_waited_for_is_not_sent() {
+    let host = Host::new();
+    let setup = Setup::new(CONFIG).allow_on_headers_stop_iteration(false);
+    let vm = host.start(setup).unwrap();
+    host.advance(millis(1));
+    give_token_for(&vm, TOKEN, seconds(2));
+    let stream = send(&vm);
+    assert_eq!(stream.forwarded(), None);
+    host.advance(millis(2100));
+    assert_eq!(stream.forwarded(), None);
+    assert_eq!(stream.answer().status, 503);
+}

@@ -1,6 +1,6 @@
 //! Further attempts: what they carry, how many there are, and whose answer the client gets.
 
-use mock_host::{status, Action, Fault, Setup};
+use mock_host::{status, Action, Fault, Host, LogLevel, Setup};
 use serde_json::json;
 
 use super::support::*;
@@ -377,4 +377,120 @@ fn requests_are_dealt_in_turn() {
     let clusters: Vec<_> = (0..6).map(|_| routed_to(&send(&vm))).collect();
     let turn = ["aoai_east", "aoai_west", "aoai_north"];
     assert_eq!(clusters, [turn, turn].concat());
+}
+
+#[test]
+fn without_a_token_there_is_no_retry() {
+    let host = Host::new();
+    let vm = host.vm(CONFIG);
+    host.advance(millis(1));
+    give_token_for(&vm, TOKEN, seconds(10));
+    let stream = send(&vm);
+    host.advance(seconds(11));
+    respond(&stream, 500, "from east");
+    let retries = vm.calls().into_iter().filter(|c| c.cluster != "imds");
+    assert_eq!(retries.count(), 0);
+    let answer = stream.answer();
+    assert_eq!(answer.text(), "from east");
+    assert_eq!(answer.headers.get("x-aoai-backend"), Some("east"));
+}
+
+#[test]
+fn a_call_that_envoy_does_not_take_counts_as_an_attempt_that_failed() {
+    let (host, vm) = ready();
+    host.inject(Fault::of("proxy_http_call").on("aoai_north"));
+    let stream = get(&vm);
+    stream.respond_locally(504, "response_timeout");
+    vm.answer_locally(&vm.call(), 504);
+    let answer = stream.answer();
+    assert_eq!(
+        code(answer.text()),
+        "backend_unavailable",
+        "the last one did not time out"
+    );
+    assert_eq!(answer.headers.get("x-aoai-attempts"), Some("3"));
+    assert_eq!(counted(&host, "aoai.backend.north.attempts"), 1);
+    assert_eq!(counted(&host, "aoai.backend.north.outcome.unavailable"), 1);
+}
+
+#[test]
+fn a_cluster_that_envoy_does_not_have_is_named_in_the_log_once() {
+    let (host, vm) = ready();
+    host.inject(Fault::of("proxy_http_call").on("aoai_north"));
+    for _ in 0..2 {
+        let stream = get(&vm);
+        respond(&stream, 500, "");
+        while let Some(call) = vm.calls().first() {
+            vm.answer(call, 500, [], "");
+        }
+        assert_eq!(stream.answer().status, 500);
+    }
+    let complaints = host.logged(LogLevel::Error);
+    assert_eq!(complaints.len(), 1, "once: {complaints:?}");
+    assert!(complaints[0].contains("aoai_north"), "{complaints:?}");
+}
+
+#[test]
+fn a_timeout_is_told_from_a_failure_by_the_last_attempt() {
+    for (first, second, third, expected) in [
+        (503, 503, 504, "backend_timeout"),
+        (504, 504, 503, "backend_unavailable"),
+    ] {
+        let (_host, vm) = ready();
+        let stream = get(&vm);
+        stream.respond_locally(first, "some_details");
+        vm.answer_locally(&vm.call(), second);
+        vm.answer_locally(&vm.call(), third);
+        assert_eq!(code(stream.answer().text()), expected);
+    }
+}
+
+#[test]
+fn a_single_attempt_that_takes_too_long_ends_with_504() {
+    let setup = Setup::new(config_with("retry", json!({"max_attempts": 1})));
+    let (_host, vm) = ready_with(setup);
+    let stream = send(&vm);
+    stream.respond_locally(504, "response_timeout");
+    let answer = stream.answer();
+    assert_eq!(answer.status, 504);
+    assert_eq!(code(answer.text()), "backend_timeout");
+}
+
+#[test]
+fn a_route_whose_cluster_envoy_does_not_have_is_said_once_and_passed_over() {
+    let (host, vm) = ready();
+    for _ in 0..4 {
+        let stream = get(&vm);
+        if routed_to(&stream) == "aoai_east" {
+            stream.respond_locally(503, "cluster_not_found");
+            vm.answer(&vm.call(), 200, [], "ok");
+        } else {
+            respond(&stream, 200, "ok");
+        }
+        assert_eq!(stream.answer().text(), "ok");
+    }
+    let complaints = host.logged(LogLevel::Error);
+    assert_eq!(complaints.len(), 1, "once: {complaints:?}");
+    assert!(complaints[0].contains("aoai_east"), "{complaints:?}");
+}
+
+#[test]
+fn an_answer_that_is_over_before_the_request_is_cannot_be_retried() {
+    for trailers in [false, true] {
+        let (host, vm) = ready();
+        let stream = vm.request(chat(), false);
+        stream.body("first ", false);
+        stream.respond(429, [("retry-after", "7")], false);
+        if trailers {
+            stream.response_body("too many", false);
+            stream.response_trailers([("x-trailer", "1")]);
+        } else {
+            stream.response_body("too many", true);
+        }
+        let answer = stream.answer();
+        assert_eq!((answer.status, answer.text()), (429, "too many"));
+        assert_eq!(vm.calls(), []);
+        drop(stream);
+        assert_eq!(counted(&host, "aoai.no_retry.request_incomplete"), 1);
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use mock_host::Host;
+
 use super::support::*;
 
 #[test]
@@ -50,4 +52,18 @@ fn an_idle_worker_ticks_once_a_second_and_hands_over_nothing() {
     assert!(!counts.contains_key("proxy_increment_metric"));
     assert!(!counts.contains_key("proxy_log"));
     assert_eq!(vm.tick_period(), Some(Duration::from_secs(1)));
+}
+
+#[test]
+fn a_worker_in_a_hurry_hands_over_once_a_second_all_the_same() {
+    let host = Host::new();
+    let vm = host.vm(CONFIG);
+    host.advance(millis(1));
+    host.clear_counts();
+    let stream = get(&vm);
+    host.advance(seconds(4));
+    assert_eq!(stream.answered(), None, "it waits");
+    let counts = host.counts();
+    assert!(counts["proxy_on_tick"].calls > 100);
+    assert!((3..=5).contains(&counts["proxy_record_metric"].calls));
 }

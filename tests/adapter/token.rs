@@ -193,3 +193,37 @@ fn no_secret_is_in_any_log_line() {
         }
     }
 }
+
+#[test]
+fn the_same_failure_is_logged_once_until_there_was_a_token() {
+    let host = Host::new();
+    let vm = host.vm(CONFIG);
+    let fail_five_times = || {
+        for _ in 0..5 {
+            while fetches(&vm).is_empty() {
+                host.advance(millis(500));
+            }
+            vm.answer(&fetch(&vm), 500, [], "");
+        }
+    };
+    fail_five_times();
+    assert_eq!(host.logged(LogLevel::Warn).len(), 1);
+    while fetches(&vm).is_empty() {
+        host.advance(millis(500));
+    }
+    give_token(&vm, TOKEN);
+    host.advance(seconds(3302));
+    fail_five_times();
+    assert_eq!(host.logged(LogLevel::Warn).len(), 2);
+}
+
+#[test]
+fn so_many_requests_wait_and_no_more() {
+    let host = Host::new();
+    let vm = host.vm(CONFIG);
+    let waiting: Vec<_> = (0..10_000).map(|_| get(&vm)).collect();
+    assert_eq!(get(&vm).answer().status, 503);
+    host.advance(millis(1));
+    give_token(&vm, TOKEN);
+    assert!(waiting.iter().all(|stream| stream.forwarded().is_some()));
+}

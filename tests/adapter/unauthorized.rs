@@ -151,3 +151,36 @@ fn many_refusals_at_once_fetch_one_token() {
     }
     assert_eq!(counted(&host, "aoai.identity.fetches"), 2);
 }
+
+#[test]
+fn it_is_the_token_of_the_last_attempt_that_was_refused() {
+    let (host, vm) = ready();
+    let stream = send(&vm);
+    host.advance(seconds(3301));
+    give_token(&vm, SECOND_TOKEN);
+    respond(&stream, 500, "");
+    let call = vm.call();
+    assert_eq!(call.headers.get("authorization"), Some("Bearer TOKEN-TWO"));
+    vm.answer(&call, 401, [], error("401"));
+    assert_eq!(vm.calls(), [], "the second token is not tried again");
+    host.advance(millis(1));
+    give_token(&vm, "TOKEN-THREE");
+    let call = vm.call();
+    assert_eq!(
+        call.headers.get("authorization"),
+        Some("Bearer TOKEN-THREE")
+    );
+}
+
+#[test]
+fn a_wait_for_a_newer_token_ends_in_time_although_other_streams_move_the_timer() {
+    let (host, vm) = ready();
+    let first = send(&vm);
+    respond(&first, 401, &error("401"));
+    host.advance(millis(400));
+    let second = send(&vm);
+    respond(&second, 401, &error("401"));
+    host.advance(millis(4650));
+    let retries = vm.calls().into_iter().filter(|c| c.cluster != "imds");
+    assert_eq!(retries.count(), 1, "the first one's five seconds are over");
+}

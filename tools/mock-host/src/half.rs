@@ -2,10 +2,12 @@
 //!
 //! This is the part of Envoy's filter manager that a single filter can observe, with the names used there.
 
+use std::fmt;
+
 use crate::headers::Headers;
 
 /// What went past the module so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Message {
     /// The headers, as the module left them.
     pub headers: Headers,
@@ -15,6 +17,17 @@ pub struct Message {
     pub trailers: Option<Headers>,
     /// Nothing more will come.
     pub complete: bool,
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("headers", &self.headers)
+            .field("body", &String::from_utf8_lossy(&self.body))
+            .field("trailers", &self.trailers)
+            .field("complete", &self.complete)
+            .finish()
+    }
 }
 
 /// What keeps a message from going on.

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::rc::Rc;
 
 use crate::abi::{exports, Action};
@@ -26,7 +27,7 @@ pub(crate) struct LocalReply {
 }
 
 /// What the client got so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The status.
     pub status: u16,
@@ -47,6 +48,17 @@ impl Answer {
     /// If it is not UTF-8.
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("the body is text")
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer")
+            .field("headers", &self.headers)
+            .field("body", &String::from_utf8_lossy(&self.body))
+            .field("complete", &self.complete)
+            .field("details", &self.details)
+            .finish()
     }
 }
 
@@ -327,8 +339,15 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn begin(worker: &Rc<Worker>, headers: Headers, end: bool) -> Self {
+    pub(crate) fn begin(
+        worker: &Rc<Worker>,
+        properties: &[(&str, &str)],
+        headers: Headers,
+        end: bool,
+    ) -> Self {
         let id = next_id();
+        let properties = properties.iter();
+        let properties = properties.map(|(path, value)| ((*path).into(), (*value).into()));
         let state = Rc::new(StreamState {
             id,
             request: RefCell::default(),
@@ -337,7 +356,7 @@ impl Stream {
             direct_reply: RefCell::default(),
             reset: Cell::default(),
             logging: Cell::default(),
-            properties: RefCell::default(),
+            properties: RefCell::new(properties.collect()),
         });
         worker.streams.borrow_mut().insert(id, Rc::clone(&state));
         worker.callback(id, "proxy_on_context_create", || {

@@ -379,7 +379,18 @@ impl Vm {
 
     /// A client's request comes in; `end` if it has no body.
     pub fn request(&self, headers: impl Into<Headers>, end: bool) -> Stream {
-        Stream::begin(&self.0, headers.into(), end)
+        self.request_with(&[], headers, end)
+    }
+
+    /// The same with properties that are there from the start, such as `xds\0cluster_name`; the parts of a path are separated
+    /// by zero bytes.
+    pub fn request_with(
+        &self,
+        properties: &[(&str, &str)],
+        headers: impl Into<Headers>,
+        end: bool,
+    ) -> Stream {
+        Stream::begin(&self.0, properties, headers.into(), end)
     }
 
     /// The worker is gone without another callback: it trapped, or its thread hangs. What it asked for is never answered.
