@@ -115,6 +115,13 @@ fn a_body_of_known_length_is_whole_whenever_the_token_comes() {
 }
 
 #[test]
+fn a_body_of_unknown_length_is_whole_whenever_the_token_comes() {
+    for before in 0..=4 {
+        across_a_token(Setup::new(CONFIG), false, before);
+    }
+}
+
+#[test]
 fn a_body_is_whole_in_an_envoy_that_loses_no_frames_too() {
     for before in 0..=4 {
         for announced in [false, true] {

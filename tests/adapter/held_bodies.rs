@@ -99,6 +99,46 @@ fn without_the_setting_the_held_answer_is_delivered_whole_in_the_end() {
 }
 
 #[test]
+fn a_client_that_is_slow_to_send_its_body_is_not_taken_for_a_missing_setting() {
+    let (host, vm) = ready();
+    let stream = vm.request(chat_of(BODY.len()), false);
+    host.advance(seconds(10));
+    stream.body(BODY, true);
+    assert_eq!(stream.forwarded().unwrap().body, BODY.as_bytes());
+    assert_eq!(complaints(&host), 0);
+    let next = get(&vm);
+    respond(&next, 404, &error("DeploymentNotFound"));
+    assert_eq!(next.answered(), None, "error codes are still read");
+}
+
+#[test]
+fn a_backend_that_is_slow_to_send_its_body_is_not_taken_for_a_missing_setting() {
+    let (host, vm) = ready();
+    let stream = get(&vm);
+    stream.respond(404, [], false);
+    host.advance(seconds(10));
+    stream.response_body(error("DeploymentNotFound"), true);
+    assert_eq!(complaints(&host), 0);
+    let next = get(&vm);
+    respond(&next, 404, &error("DeploymentNotFound"));
+    assert_eq!(next.answered(), None, "error codes are still read");
+}
+
+#[test]
+fn one_slow_body_does_not_undo_what_is_known_of_the_setting() {
+    let (host, vm) = ready();
+    let slow = get(&vm);
+    slow.respond(404, [], false);
+    let quick = get(&vm);
+    respond(&quick, 404, "not here");
+    assert_eq!(quick.answer().text(), "not here");
+    host.advance(seconds(3));
+    let next = get(&vm);
+    respond(&next, 404, &error("DeploymentNotFound"));
+    assert_eq!(next.answered(), None, "error codes are still read");
+}
+
+#[test]
 fn a_client_that_pauses_within_its_body_is_waited_for() {
     let (host, vm) = ready();
     let stream = vm.request(chat_of(BODY.len()), false);
@@ -135,4 +175,18 @@ fn a_token_that_expires_while_a_hidden_body_is_waited_for_is_not_sent() {
     host.advance(millis(2100));
     assert_eq!(stream.forwarded(), None);
     assert_eq!(stream.answer().status, 503);
+}
+
+#[test]
+fn an_error_whose_body_comes_in_slow_frames_is_read_to_its_end() {
+    let (host, vm) = ready();
+    let stream = get(&vm);
+    stream.respond(404, [], false);
+    let body = error("DeploymentNotFound");
+    let (first, second) = body.split_at(10);
+    stream.response_body(first, false);
+    host.advance(seconds(3));
+    assert_eq!(stream.answered(), None);
+    stream.response_body(second, true);
+    assert_eq!(vm.call().cluster, "aoai_west");
 }

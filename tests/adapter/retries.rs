@@ -191,6 +191,33 @@ fn the_routers_real_answer_is_the_clients_when_no_other_backend_can_be_reached()
 }
 
 #[test]
+fn the_routers_real_answer_is_whole_however_late_it_comes() {
+    const FRAMES: [&str; 4] = ["one ", "two ", "three ", "four"];
+    for before in 0..=FRAMES.len() {
+        let (_host, vm) = ready();
+        let stream = send(&vm);
+        stream.respond(429, [], false);
+        for (index, frame) in FRAMES.into_iter().enumerate() {
+            if index == before {
+                vm.answer_locally(&vm.call(), 503);
+                vm.answer_locally(&vm.call(), 503);
+            }
+            stream.response_body(frame, index + 1 == FRAMES.len());
+        }
+        if before == FRAMES.len() {
+            vm.answer_locally(&vm.call(), 503);
+            vm.answer_locally(&vm.call(), 503);
+        }
+        let answer = stream.answer();
+        assert_eq!(
+            answer.text(),
+            FRAMES.concat(),
+            "{before} frames before the resume"
+        );
+    }
+}
+
+#[test]
 fn a_backend_that_cannot_be_reached_is_passed_over() {
     let (host, vm) = ready();
     let stream = send(&vm);
