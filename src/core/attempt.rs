@@ -1,8 +1,6 @@
 //! Carrying out one attempt: what changes in the client's request on its way to a backend.
 
-use std::time::Duration;
-
-use super::config::{Backend, HeaderNames};
+use super::config::{Backend, Config, Engine, HeaderNames};
 use super::request::{is_credential_header, Request};
 
 /// Headers that belong to one connection, not to the request (RFC 9110, section 7.6.1), those a call sets itself, and the
@@ -44,12 +42,7 @@ pub struct Attempt<'a> {
 
 impl<'a> Attempt<'a> {
     /// The edits that turn the client's request into this attempt in place, for the router to send.
-    pub fn edit_in_place(
-        &self,
-        names: &'a HeaderNames,
-        per_try_timeout: Duration,
-        mut apply: impl FnMut(Edit<'_>),
-    ) {
+    pub fn edit_in_place(&self, config: &Config, mut apply: impl FnMut(Edit<'_>)) {
         for name in self.request.credential_headers() {
             // Set below, which replaces it.
             if name != "authorization" {
@@ -62,12 +55,15 @@ impl<'a> Attempt<'a> {
         apply(Edit::Set(":authority", &self.backend.host));
         apply(Edit::Set("authorization", self.authorization));
         // The router gives up on the headers after this time but lets an answer that has begun go on for as long as it takes.
+        let timeout = config.retry.per_try_timeout.as_millis().to_string();
         apply(Edit::Set(
             "x-envoy-upstream-rq-per-try-timeout-ms",
-            &per_try_timeout.as_millis().to_string(),
+            &timeout,
         ));
-        // Last, because the route is chosen by it.
-        apply(Edit::Set(&names.cluster, &self.backend.cluster));
+        // Last, because the route is chosen by it. The router engine's route looks elsewhere.
+        if config.retry.engine == Engine::Filter {
+            apply(Edit::Set(&config.headers.cluster, &self.backend.cluster));
+        }
     }
 
     /// The headers of this attempt as a request of its own, made from the `original` ones.
@@ -96,6 +92,7 @@ impl<'a> Attempt<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::config::Plugin;
 
     const ORIGINAL: [(&str, &str); 13] = [
         (":authority", "gateway.internal"),
@@ -113,19 +110,14 @@ mod tests {
         ("x-stainless-lang", "again"),
     ];
 
-    fn names() -> HeaderNames {
-        HeaderNames {
-            cluster: "x-aoai-cluster".into(),
-            backend: None,
-            attempts: None,
-        }
-    }
-
-    fn backend() -> Backend {
-        Backend {
-            name: "east".into(),
-            cluster: "aoai_east".into(),
-            host: "east.openai.azure.com".into(),
+    fn config(engine: &str) -> Config {
+        let json = format!(
+            r#"{{"backends": [{{"name": "east", "cluster": "aoai_east", "host": "east.openai.azure.com"}}],
+                "identity": {{"cluster": "imds"}}, "retry": {{"engine": "{engine}", "per_try_timeout": "30s"}}}}"#
+        );
+        match Plugin::from_bytes(json.as_bytes(), &|_| None) {
+            Ok(Plugin::Balancer(config)) => *config,
+            other => panic!("{other:?}"),
         }
     }
 
@@ -134,41 +126,47 @@ mod tests {
         Request::read(headers.map(|(name, value)| (name.as_bytes(), value.as_bytes())))
     }
 
-    #[test]
-    fn the_first_attempt_is_edited_in_place() {
-        let (request, backend, names) = (request(), backend(), names());
+    fn edits(config: &Config, request: &Request) -> Vec<String> {
         let attempt = Attempt {
-            request: &request,
-            backend: &backend,
+            request,
+            backend: &config.backends[0],
             authorization: "Bearer TOKEN",
         };
         let mut edits = Vec::new();
-        attempt.edit_in_place(&names, Duration::from_secs(30), |edit| {
-            edits.push(format!("{edit:?}"));
-        });
-        assert_eq!(
-            edits,
-            [
-                r#"Remove("api-key")"#,
-                r#"Set(":path", "/openai/x?api-version=1")"#,
-                r#"Set(":authority", "east.openai.azure.com")"#,
-                r#"Set("authorization", "Bearer TOKEN")"#,
-                r#"Set("x-envoy-upstream-rq-per-try-timeout-ms", "30000")"#,
-                r#"Set("x-aoai-cluster", "aoai_east")"#,
-            ]
-        );
+        attempt.edit_in_place(config, |edit| edits.push(format!("{edit:?}")));
+        edits
+    }
+
+    const COMMON: [&str; 5] = [
+        r#"Remove("api-key")"#,
+        r#"Set(":path", "/openai/x?api-version=1")"#,
+        r#"Set(":authority", "east.openai.azure.com")"#,
+        r#"Set("authorization", "Bearer TOKEN")"#,
+        r#"Set("x-envoy-upstream-rq-per-try-timeout-ms", "30000")"#,
+    ];
+
+    #[test]
+    fn the_filter_engine_edits_the_request_and_names_the_cluster() {
+        let edits = edits(&config("filter"), &request());
+        assert_eq!(edits[..5], COMMON);
+        assert_eq!(edits[5..], [r#"Set("x-aoai-cluster", "aoai_east")"#]);
+    }
+
+    #[test]
+    fn the_router_engine_edits_the_request_and_leaves_the_choice_to_the_route() {
+        assert_eq!(edits(&config("router"), &request()), COMMON);
     }
 
     #[test]
     fn a_reissued_attempt_carries_the_request_and_none_of_the_clients_credentials() {
-        let (request, backend, names) = (request(), backend(), names());
+        let (request, config) = (request(), config("filter"));
         let attempt = Attempt {
             request: &request,
-            backend: &backend,
+            backend: &config.backends[0],
             authorization: "Bearer TOKEN",
         };
         assert_eq!(
-            attempt.headers(&names, ORIGINAL.into_iter()),
+            attempt.headers(&config.headers, ORIGINAL.into_iter()),
             [
                 (":authority", "east.openai.azure.com"),
                 (":method", "POST"),

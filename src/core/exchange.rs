@@ -29,17 +29,21 @@ pub enum NoRetry {
     Upgrade,
     /// The answer was over before the request was, and Envoy hands over nothing of a request after that.
     RequestIncomplete,
+    /// Envoy's router did not make the attempt it was told to: the body outgrew its buffer, a circuit breaker is open, or the
+    /// cluster has no host at all.
+    RouterDeclined,
 }
 
 impl NoRetry {
     /// Every reason, in the order of their statistics.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::AttemptsExhausted,
         Self::BackendsExhausted,
         Self::BodyTooLarge,
         Self::HeadersNotReplayable,
         Self::Upgrade,
         Self::RequestIncomplete,
+        Self::RouterDeclined,
     ];
 
     /// The name in statistics and logs.
@@ -51,6 +55,7 @@ impl NoRetry {
             Self::HeadersNotReplayable => "headers_not_replayable",
             Self::Upgrade => "upgrade",
             Self::RequestIncomplete => "request_incomplete",
+            Self::RouterDeclined => "router_declined",
         }
     }
 }
@@ -98,6 +103,11 @@ impl Exchange {
     /// The backend of the current attempt.
     pub fn backend(&self) -> usize {
         self.backend
+    }
+
+    /// The backend that follows the current one, if the plan goes on.
+    pub fn successor(&self) -> Option<usize> {
+        self.plan.get(self.position.saturating_add(1))
     }
 
     /// The attempts made so far.

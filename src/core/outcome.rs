@@ -97,9 +97,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::core::config::Engine;
 
     fn retry() -> Retry {
         Retry {
+            engine: Engine::Filter,
             max_attempts: 3,
             statuses: vec![408, 429, 500, 502, 503, 504],
             per_try_timeout: Duration::from_secs(300),

@@ -78,7 +78,7 @@ impl LocalReply {
     /// The headers beside those that tell backend and attempts.
     ///
     /// `retry-after` in whole seconds, rounded up, at least one; `retry-after-ms` exact: the openai SDKs prefer it.
-    pub fn headers(&self) -> Vec<(&'static str, String)> {
+    pub fn headers<'a>(&self) -> Vec<(&'a str, String)> {
         let mut headers = vec![("content-type", "application/json".to_owned())];
         if let Some(wait) = self.retry_after {
             let millis = wait.as_millis().max(1);

@@ -3,9 +3,6 @@
 //! Envoy's shared data is a process-wide map from string to bytes with compare-and-swap. Every value starts with a version
 //! byte; one that is not understood counts as absent and is overwritten, so that a newer or older module can follow in place.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
-
 use super::config::{Backend, Identity, Source};
 
 /// Version byte of the turn counter.
@@ -19,18 +16,13 @@ pub const SWAP_TRIES: usize = 64;
 
 /// The key of the turn counter that requests to these backends share.
 pub fn turn_key(backends: &[Backend]) -> String {
-    let mut hasher = DefaultHasher::new();
-    for backend in backends {
-        backend.cluster.hash(&mut hasher);
-    }
-    format!("aoai.turn.{:016x}", hasher.finish())
+    let clusters = backends.iter().map(|backend| backend.cluster.as_str());
+    format!("aoai.turn.{:016x}", fingerprint(clusters))
 }
 
 /// The key of the token record that all users of this identity share.
 pub fn token_key(identity: &Identity) -> String {
-    let mut hasher = DefaultHasher::new();
-    identity.cluster.hash(&mut hasher);
-    identity.resource.hash(&mut hasher);
+    let mut parts = vec![identity.cluster.as_str(), identity.resource.as_str()];
     let selector = match &identity.source {
         Source::Imds { selector } => selector,
         Source::AppService {
@@ -39,13 +31,23 @@ pub fn token_key(identity: &Identity) -> String {
             selector,
             ..
         } => {
-            (authority, path).hash(&mut hasher);
+            parts.extend([authority.as_str(), path.as_str()]);
             selector
         }
     };
-    let selector = selector.as_ref();
-    selector.map(|s| (s.parameter, &s.value)).hash(&mut hasher);
-    format!("aoai.token.{:016x}", hasher.finish())
+    if let Some(selector) = selector {
+        parts.extend([selector.parameter, selector.value.as_str()]);
+    }
+    format!("aoai.token.{:016x}", fingerprint(parts.into_iter()))
+}
+
+/// FNV-1a over the parts, each ended by a byte that no part has. The standard library's hashers may change with the compiler,
+/// and a new build of the module is to find what the old one left.
+fn fingerprint<'a>(parts: impl Iterator<Item = &'a str>) -> u64 {
+    let bytes = parts.flat_map(|part| part.bytes().chain([0xff]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// The turn counter's next value after `current`: the turn that is drawn, and the bytes to store.
@@ -135,7 +137,7 @@ mod tests {
             cluster: cluster.into(),
             host: "h".into(),
         };
-        assert_eq!(turn_key(&[backend("a")]), turn_key(&[backend("a")]));
+        assert_eq!(turn_key(&[backend("a")]), "aoai.turn.089bc907b544c769");
         assert_ne!(turn_key(&[backend("a")]), turn_key(&[backend("b")]));
         assert_ne!(
             turn_key(&[backend("ab")]),

@@ -25,6 +25,14 @@ pub(crate) struct HostError {
     status: u32,
 }
 
+impl HostError {
+    /// Not the host's refusal but our own: a callback came while another one was at work on the same request.
+    pub(crate) const REENTERED: Self = Self {
+        call: "a callback within another",
+        status: u32::MAX,
+    };
+}
+
 impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Envoy refused {} with status {}", self.call, self.status)
@@ -102,6 +110,12 @@ extern "C" {
         path_size: usize,
         data: *mut *mut u8,
         size: *mut usize,
+    ) -> u32;
+    fn proxy_set_property(
+        path: *const u8,
+        path_size: usize,
+        value: *const u8,
+        value_size: usize,
     ) -> u32;
     fn proxy_get_shared_data(
         key: *const u8,
@@ -232,6 +246,14 @@ pub(crate) fn property(path: &str) -> Result<Option<Vec<u8>>> {
     })
 }
 
+/// Sets a property of the current stream; filter state knows it as `wasm.NAME`.
+pub(crate) fn set_property(name: &str, value: &[u8]) -> Result<()> {
+    // SAFETY: `name` and `value` are valid for reads.
+    check("set_property", unsafe {
+        proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len())
+    })
+}
+
 /// Reads a shared value, changes it and stores it, again and again until no one else was quicker.
 ///
 /// `change` gets the current bytes and returns its result with the bytes to store, if any are to be.
@@ -305,6 +327,7 @@ pub(crate) fn send_local_response(
 }
 
 /// Sends a request of the filter's own; the answer comes to the context whose callback is running, under the returned number.
+/// Through the SDK, which panics on any refusal but the two that Envoy's source has here.
 ///
 /// # Errors
 /// Envoy has no such cluster, or could not send at all.

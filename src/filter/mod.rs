@@ -1,16 +1,24 @@
 //! The adapter between Envoy's proxy-wasm interface and the [core](crate::core): bytes in, effects out.
 //!
 //! It keeps no decision. `host` is the only file that names host calls; `worker` is the root context, one for each worker
-//! thread; `tokens` fetches and keeps the access token; `stream` walks one request through its plan.
+//! thread and configuration; `tokens` fetches and keeps the access token. A request is a `journey` through its plan, and two
+//! retry engines take it there: with `reissue` the filter sends it again itself, with `reroute` Envoy's router does.
 
+mod gate;
 mod header_map;
 mod host;
-mod stream;
+mod journey;
+mod reissue;
+mod reroute;
 mod tokens;
 mod worker;
 
+use std::cell::RefCell;
+
 use proxy_wasm::traits::RootContext;
 use proxy_wasm::types::LogLevel;
+
+use self::host::HostError;
 
 /// Registers the filter with the SDK; the module's `_initialize` calls it once per VM.
 pub fn start() {
@@ -19,4 +27,30 @@ pub fn start() {
     proxy_wasm::set_root_context(|context_id| -> Box<dyn RootContext> {
         Box::new(worker::Root::new(context_id))
     });
+}
+
+/// What can still answer its client when a host call was refused.
+trait Recover {
+    /// Answers the client, unless it has its answer.
+    fn recover(&mut self) -> Result<(), HostError>;
+}
+
+/// Runs one callback of a stream. An error is logged and answered: a stream never hangs because a host call was refused, and
+/// a request that could not be edited never leaves.
+fn run<S: Recover, T>(
+    stream: &RefCell<S>,
+    otherwise: T,
+    act: impl FnOnce(&mut S) -> Result<T, HostError>,
+) -> T {
+    let Ok(mut stream) = stream.try_borrow_mut() else {
+        log::error!("a callback came while another one of the same stream was running");
+        return otherwise;
+    };
+    act(&mut stream).unwrap_or_else(|error| {
+        log::error!("{error}");
+        if let Err(error) = stream.recover() {
+            log::error!("{error}");
+        }
+        otherwise
+    })
 }

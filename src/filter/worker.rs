@@ -2,16 +2,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::Duration;
 
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 
 use super::host::{self, Buffer, HostError, Metric};
-use super::stream::{self, Stream, StreamHandle};
 use super::tokens::{self, Authorization, Renewal, Tokens};
-use crate::core::config::Config;
+use super::{reissue, reroute};
+use crate::core::config::{Config, Engine, Plugin};
 use crate::core::metrics::{self, Event, Tally};
 use crate::core::plan::Plan;
 use crate::core::shared;
@@ -47,13 +47,22 @@ pub(crate) enum Granted {
     NoBody,
 }
 
+/// A stream as its worker sees it. While these run, Envoy's effective context is the stream's.
+pub(crate) trait Stream {
+    /// What the stream waited for is there, or will not come.
+    fn granted(&self, granted: Granted);
+
+    /// The answer to a call that the stream made while the root context was running.
+    fn call_answered(&self, call: u32);
+}
+
 struct Waiting {
     wish: Wish,
     deadline: Timestamp,
-    stream: Rc<RefCell<Stream>>,
+    stream: Rc<dyn Stream>,
 }
 
-type Caller = (u32, Rc<RefCell<Stream>>);
+type Caller = (u32, Rc<dyn Stream>);
 
 /// Whether Envoy shows bodies while their headers are held, see `allow_on_headers_stop_iteration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +90,7 @@ pub(crate) struct Worker {
     held_bodies: Cell<HeldBodies>,
     missing_clusters: RefCell<BTreeSet<usize>>,
     turns_without_host: Cell<u64>,
+    complained: Cell<bool>,
 }
 
 impl Worker {
@@ -109,6 +119,7 @@ impl Worker {
             held_bodies: Cell::new(HeldBodies::Untried),
             missing_clusters: RefCell::default(),
             turns_without_host: Cell::default(),
+            complained: Cell::default(),
             config,
         })
     }
@@ -167,8 +178,20 @@ impl Worker {
         self.held_bodies.set(HeldBodies::Shown);
     }
 
+    /// A body came as soon as its headers, held in vain, were let go: it had been there all the time.
+    pub(crate) fn hid_held_body(&self) {
+        if self.held_bodies.get() == HeldBodies::Untried {
+            self.held_bodies.set(HeldBodies::Hidden);
+            log::error!(
+                "set `allow_on_headers_stop_iteration: true` in this filter's wasm plugin config: without it Envoy hides the \
+                 bodies of what is held, so a missing deployment or role is not told from other errors, and some failures \
+                 cannot be retried"
+            );
+        }
+    }
+
     /// Puts the stream on the waiting list. `false` if it need not or cannot wait.
-    pub(crate) fn wait(&self, id: u32, stream: &Rc<RefCell<Stream>>, wish: Wish) -> bool {
+    pub(crate) fn wait(&self, id: u32, stream: Rc<dyn Stream>, wish: Wish) -> bool {
         const BODY_DEADLINE: Duration = Duration::from_secs(2);
         let now = host::now();
         let longest = match wish {
@@ -188,7 +211,7 @@ impl Worker {
             Waiting {
                 wish,
                 deadline: now + longest,
-                stream: Rc::clone(stream),
+                stream,
             },
         );
         self.tick_after(NOW);
@@ -222,13 +245,35 @@ impl Worker {
         }
     }
 
+    /// Says, once, that attempts do not pass the upstream filter.
+    pub(crate) fn complain_of_upstream_filter(&self) {
+        if !self.complained.replace(true) {
+            log::error!(
+                "retry.engine is \"router\", but an answer came through a cluster without the upstream filter, so nothing is \
+                 retried; add the filter to the cluster's HttpProtocolOptions.http_filters with {{\"role\": \"upstream\"}} \
+                 and the same vm_config"
+            );
+        }
+    }
+
+    /// Says, once, that the router does not go where the plan leads.
+    pub(crate) fn complain_of_route(&self) {
+        if !self.complained.replace(true) {
+            log::error!(
+                "retry.engine is \"router\", but a retry went to another cluster than planned; the route needs the matcher \
+                 cluster specifier on filter state wasm.aoai_cluster and retry_policy.refresh_cluster_on_retry, which \
+                 Envoy has since 1.39"
+            );
+        }
+    }
+
     /// The stream made a call. If that was in a callback of the root context, the SDK will bring the answer there, and it is
     /// passed on.
-    pub(crate) fn call_made(&self, call: u32, id: u32, stream: &Weak<RefCell<Stream>>) {
+    pub(crate) fn call_made(&self, call: u32, id: u32, stream: Rc<dyn Stream>) {
         if !self.root_is_running.get() {
             return;
         }
-        if let (Ok(mut calls), Some(stream)) = (self.calls.try_borrow_mut(), stream.upgrade()) {
+        if let Ok(mut calls) = self.calls.try_borrow_mut() {
             calls.insert(call, (id, stream));
         }
     }
@@ -292,7 +337,7 @@ impl Worker {
         // A stream may come back with another wish, so the list must be free.
         drop(waiting);
         for (id, stream, grant) in granted {
-            self.as_stream(id, || stream::granted(&stream, grant));
+            self.as_stream(id, || stream.granted(grant));
         }
     }
 
@@ -301,23 +346,18 @@ impl Worker {
         match entry.wish {
             Wish::Token => match self.tokens.current(now) {
                 Some(token) => Some(Granted::Token(token)),
-                None => overdue.then(|| Granted::NoToken(self.retry_after())),
+                None => {
+                    let left = entry.deadline.since(now);
+                    let hopeless = overdue || self.tokens.expected_wait(now) > left;
+                    hopeless.then(|| Granted::NoToken(self.retry_after()))
+                }
             },
             Wish::NewerToken(generation) => match self.tokens.renewal(generation, now) {
                 Ok(Renewal::Done(token)) => Some(Granted::Token(token)),
                 Ok(Renewal::Pending) if !overdue => None,
                 _ => Some(Granted::NoToken(self.retry_after())),
             },
-            Wish::Body => overdue.then(|| {
-                if self.held_bodies.replace(HeldBodies::Hidden) == HeldBodies::Untried {
-                    log::error!(
-                        "set `allow_on_headers_stop_iteration: true` in this filter's wasm plugin config: without it \
-                         Envoy hides the bodies of what is held, so a missing deployment or role is not told from other \
-                         errors, and some failures cannot be retried"
-                    );
-                }
-                Granted::NoBody
-            }),
+            Wish::Body => overdue.then_some(Granted::NoBody),
         }
     }
 
@@ -337,7 +377,7 @@ impl Worker {
             .ok()
             .and_then(|mut calls| calls.remove(&call));
         if let Some((id, stream)) = owner {
-            self.as_stream(id, || stream::call_answered(&stream, call));
+            self.as_stream(id, || stream.call_answered(call));
             return;
         }
         let now = host::now();
@@ -371,23 +411,50 @@ impl Worker {
     }
 }
 
+/// What a root context is there for.
+enum Role {
+    /// Its configuration was refused, or has not come yet.
+    None,
+    /// It balances, among a listener's filters.
+    Balancer(Rc<Worker>),
+    /// It sees attempts, among a cluster's filters.
+    Upstream,
+}
+
 /// The root context as the SDK sees it.
 pub(crate) struct Root {
     id: u32,
-    worker: Option<Rc<Worker>>,
+    role: Role,
 }
 
 impl Root {
     pub(crate) fn new(id: u32) -> Self {
-        Self { id, worker: None }
+        Self {
+            id,
+            role: Role::None,
+        }
+    }
+
+    fn worker(&self) -> Option<&Worker> {
+        match &self.role {
+            Role::Balancer(worker) => Some(worker),
+            Role::None | Role::Upstream => None,
+        }
     }
 
     fn configure(&mut self, size: usize) -> Result<(), String> {
         let bytes =
             host::buffer(Buffer::PluginConfiguration, 0, size).map_err(|e| e.to_string())?;
-        let config = Config::from_bytes(&bytes, &|name| std::env::var(name).ok())
+        let plugin = Plugin::from_bytes(&bytes, &|name| std::env::var(name).ok())
             .map_err(|error| error.to_string())?;
-        let worker = Worker::new(self.id, config).map_err(|error| error.to_string())?;
+        let config = match plugin {
+            Plugin::Upstream => {
+                self.role = Role::Upstream;
+                return Ok(());
+            }
+            Plugin::Balancer(config) => config,
+        };
+        let worker = Worker::new(self.id, *config).map_err(|error| error.to_string())?;
         log::info!(
             "azure-openai-balancer {} balances {} backends; tokens come from {}",
             env!("CARGO_PKG_VERSION"),
@@ -395,20 +462,20 @@ impl Root {
             tokens::describe(&worker.config.identity),
         );
         worker.tick_after(NOW);
-        self.worker = Some(Rc::new(worker));
+        self.role = Role::Balancer(Rc::new(worker));
         Ok(())
     }
 }
 
 impl Context for Root {
     fn on_http_call_response(&mut self, call: u32, _: usize, _: usize, _: usize) {
-        if let Some(worker) = &self.worker {
+        if let Some(worker) = self.worker() {
             worker.on_call_response(call);
         }
     }
 
     fn on_done(&mut self) -> bool {
-        if let Some(worker) = &self.worker {
+        if let Some(worker) = self.worker() {
             worker.hand_over(host::now());
         }
         true
@@ -429,15 +496,24 @@ impl RootContext for Root {
     }
 
     fn on_tick(&mut self) {
-        if let Some(worker) = &self.worker {
+        if let Some(worker) = self.worker() {
             worker.on_tick();
         }
     }
 
     fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
-        // Envoy creates no stream on a root whose configuration was refused.
-        let worker = self.worker.as_ref()?;
-        Some(Box::new(StreamHandle::new(context_id, Rc::clone(worker))))
+        match &self.role {
+            // Envoy creates no stream on a root whose configuration was refused.
+            Role::None => None,
+            Role::Upstream => Some(Box::new(reroute::UpstreamHandle::new(context_id))),
+            Role::Balancer(worker) => {
+                let worker = Rc::clone(worker);
+                Some(match worker.config.retry.engine {
+                    Engine::Filter => Box::new(reissue::StreamHandle::new(context_id, worker)),
+                    Engine::Router => Box::new(reroute::DownstreamHandle::new(context_id, worker)),
+                })
+            }
+        }
     }
 
     fn get_type(&self) -> Option<ContextType> {

@@ -16,7 +16,16 @@ pub const MAX_BACKENDS: usize = 100;
 /// The most attempts a request may be given, the first included.
 pub const MAX_ATTEMPTS: usize = 5;
 
-/// The whole plugin configuration.
+/// What a plugin configuration says.
+#[derive(Clone, Debug)]
+pub enum Plugin {
+    /// The filter of a listener: it balances.
+    Balancer(Box<Config>),
+    /// The filter of a cluster, `{"role": "upstream"}`: the router engine's eye on each attempt.
+    Upstream,
+}
+
+/// The configuration of the filter that balances.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The Azure OpenAI resources, at least one, with different names.
@@ -85,9 +94,21 @@ pub struct Selector {
     pub value: String,
 }
 
+/// Who carries out the attempts after the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// The filter, by calls of its own: on every Envoy, but a re-issued answer arrives at once.
+    #[default]
+    Filter,
+    /// Envoy's router, along the filter's plan: answers always stream. Envoy 1.39 or later.
+    Router,
+}
+
 /// When a request is tried again, and how long an attempt may take.
 #[derive(Clone, Debug)]
 pub struct Retry {
+    /// Who carries out the attempts after the first.
+    pub engine: Engine,
     /// Attempts in all, the first included: 1 to [`MAX_ATTEMPTS`].
     pub max_attempts: u8,
     /// Statuses that send a request on to the next backend.

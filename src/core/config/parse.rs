@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::protobuf;
 use super::reader::{refused, whole_number, ConfigError, Object, Problems};
 use super::{
-    Backend, Config, HeaderNames, Identity, Retry, Secret, Selector, Source, MAX_ATTEMPTS,
-    MAX_BACKENDS,
+    Backend, Config, Engine, HeaderNames, Identity, Plugin, Retry, Secret, Selector, Source,
+    MAX_ATTEMPTS, MAX_BACKENDS,
 };
 
 /// Statuses after which another backend may do better: throttled, timed out, or broken on the server's side.
@@ -19,8 +19,8 @@ const CLUSTER_FORM: &str = "the name of an Envoy cluster";
 const HOST_FORM: &str =
     r#"a host name such as "contoso-eastus.openai.azure.com", without scheme or path"#;
 
-impl Config {
-    /// Reads the plugin configuration: JSON, or the bytes of a protobuf Struct.
+impl Plugin {
+    /// Reads a plugin configuration: JSON, or the bytes of a protobuf Struct.
     ///
     /// `environment` looks up the variables of Envoy's VM configuration, the place for secrets.
     ///
@@ -33,16 +33,32 @@ impl Config {
         let problems = Problems::default();
         let value =
             serde_json::from_slice(bytes).or_else(|error| protobuf::object(bytes).ok_or(error));
-        let config = match value {
-            Ok(value) => read_config(&value, environment, &problems),
+        let plugin = match value {
+            Ok(value) => read_plugin(&value, environment, &problems),
             Err(error) => {
                 let problem = format_args!("the plugin configuration is not JSON: {error}");
                 problems.add("", problem);
                 None
             }
         };
-        problems.into_result(config)
+        problems.into_result(plugin)
     }
+}
+
+fn read_plugin(
+    value: &Value,
+    environment: &dyn Fn(&str) -> Option<String>,
+    problems: &Problems,
+) -> Option<Plugin> {
+    if value.get("role").is_none() {
+        let config = read_config(value, environment, problems)?;
+        return Some(Plugin::Balancer(Box::new(config)));
+    }
+    let mut object = Object::new(String::new(), value, problems)?;
+    let form = r#""upstream", alone, in a cluster's filters; none in a listener's"#;
+    object.optional_string("role", form, |text| text == "upstream");
+    object.finish();
+    Some(Plugin::Upstream)
 }
 
 fn read_config(
@@ -237,6 +253,9 @@ fn read_selector(
 
 fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry> {
     let mut object = Object::new(path, value, problems)?;
+    let engine = object.optional_string("engine", r#""filter" or "router""#, |text| {
+        matches!(text, "filter" | "router")
+    });
     let max_attempts = object.integer("max_attempts", 1..=MAX_ATTEMPTS as u64, 3);
     let statuses = match object.value("statuses") {
         None => RETRIABLE_STATUSES.to_vec(),
@@ -246,6 +265,10 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
     let replay_limit = object.size("replay_limit", "0B"..="64MiB", "4MiB");
     object.finish();
     Some(Retry {
+        engine: match engine.as_deref() {
+            Some("router") => Engine::Router,
+            _ => Engine::Filter,
+        },
         max_attempts: u8::try_from(max_attempts).unwrap_or(u8::MAX),
         statuses,
         per_try_timeout,
@@ -353,10 +376,32 @@ mod tests {
     }
 
     fn parse_with(json: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        Config::from_bytes(json.as_bytes(), &|name| {
+        let plugin = Plugin::from_bytes(json.as_bytes(), &|name| {
             let found = environment.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| (*value).to_owned())
-        })
+        })?;
+        match plugin {
+            Plugin::Balancer(config) => Ok(*config),
+            Plugin::Upstream => panic!("the upstream filter's configuration"),
+        }
+    }
+
+    #[test]
+    fn the_upstream_filters_configuration_is_its_role_alone() {
+        let parse = |json: &str| Plugin::from_bytes(json.as_bytes(), &|_| None);
+        assert!(matches!(
+            parse(r#"{"role": "upstream"}"#),
+            Ok(Plugin::Upstream)
+        ));
+        assert_eq!(
+            parse(r#"{"role": "downstream", "backends": []}"#)
+                .unwrap_err()
+                .problems(),
+            [
+                r#"role: "downstream" is not allowed; use "upstream", alone, in a cluster's filters; none in a listener's"#,
+                "backends: unknown field; use one of role",
+            ]
+        );
     }
 
     /// The problems of the minimal configuration with `pointer` replaced by `value`.
@@ -385,6 +430,7 @@ mod tests {
             "https://cognitiveservices.azure.com"
         );
         assert_eq!(config.identity.wait_timeout, Duration::from_secs(5));
+        assert_eq!(config.retry.engine, Engine::Filter);
         assert_eq!(config.retry.max_attempts, 3);
         assert_eq!(config.retry.statuses, RETRIABLE_STATUSES);
         assert_eq!(config.retry.per_try_timeout, Duration::from_secs(300));
@@ -455,6 +501,7 @@ retries: unknown field; use one of backends, identity, retry, headers"#;
                  client_id, object_id, msi_res_id"
                     .to_owned(),
             ),
+            ("/retry", r#"{"engine": "envoy"}"#, r#"retry.engine: "envoy" is not allowed; use "filter" or "router""#.to_owned()),
             ("/retry", r#"{"max_attempts": 0}"#, "retry.max_attempts: 0 is not allowed; use a whole number from 1 to 5".to_owned()),
             ("/retry", r#"{"max_attempts": 2.5}"#, "retry.max_attempts: 2.5 is not allowed; use a whole number from 1 to 5".to_owned()),
             ("/retry", r#"{"max_attempts": "three"}"#, r#"retry.max_attempts: "three" is not allowed; use a whole number from 1 to 5"#.to_owned()),

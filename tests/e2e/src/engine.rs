@@ -1,15 +1,25 @@
 //! Every case is a test of its own for each retry engine it applies to.
 
-/// Makes each function a test for the engines named first: `case` becomes `filter_engine::case`, and so on.
+/// Makes each function a test for both retry engines, `filter_engine::case` and `router_engine::case`; after `filter:` or
+/// `router:` for that one alone.
 ///
 /// The function gets the engine, and hands it to [`GatewayBuilder::engine`](crate::GatewayBuilder::engine).
 #[macro_export]
 macro_rules! cases {
+    (filter: $($cases:tt)+) => { $crate::cases!(@filter_engine Filter $($cases)+); };
+    (router: $($cases:tt)+) => { $crate::cases!(@router_engine Router $($cases)+); };
+    (@$module:ident $variant:ident $($(#[$attribute:meta])* fn $name:ident($engine:ident) $body:block)+) => {
+        $($(#[$attribute])* #[test] fn $name() { let $engine = $crate::Engine::$variant; $body })+
+    };
     ($($(#[$attribute:meta])* fn $name:ident($engine:ident) $body:block)+) => {
         $($(#[$attribute])* fn $name($engine: $crate::Engine) $body)+
 
         mod filter_engine {
             $(#[test] fn $name() { super::$name($crate::Engine::Filter) })+
+        }
+
+        mod router_engine {
+            $(#[test] fn $name() { super::$name($crate::Engine::Router) })+
         }
     };
 }

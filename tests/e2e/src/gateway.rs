@@ -388,7 +388,10 @@ fn write_listener(folder: &Path, fleet: &Fleet, rewrites: &[(String, String)]) {
     let new = folder.join("listener.yaml.new");
     let mut listener = render::listener(fleet);
     for (from, to) in rewrites {
-        assert!(listener.contains(from), "the listener does not contain {from:?}");
+        assert!(
+            listener.contains(from),
+            "the listener does not contain {from:?}"
+        );
         listener = listener.replace(from, to);
     }
     fs::write(&new, listener).expect("write the listener");

@@ -14,7 +14,11 @@ fn trapping_module(export: &str) -> tempfile::TempPath {
         body.unreachable();
     })
     .unwrap();
-    let path = tempfile::Builder::new().suffix(".wasm").tempfile().unwrap().into_temp_path();
+    let path = tempfile::Builder::new()
+        .suffix(".wasm")
+        .tempfile()
+        .unwrap()
+        .into_temp_path();
     wasm.emit_wasm_file(&path).unwrap();
     path
 }

@@ -8,7 +8,9 @@ use simulator::Behaviour;
 /// Runs `script` with the SDK at hand and `client` in place, and returns what it printed.
 fn python(gateway: &Gateway, script: &str) -> String {
     let variable = |name: &str| {
-        std::env::var(name).unwrap_or_else(|_| panic!("run `cargo xtask test`: {name} tells where the openai SDK is"))
+        std::env::var(name).unwrap_or_else(|_| {
+            panic!("run `cargo xtask test`: {name} tells where the openai SDK is")
+        })
     };
     let prelude = format!(
         "from openai import AzureOpenAI, OpenAI\n\

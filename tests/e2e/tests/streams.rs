@@ -8,11 +8,18 @@ use simulator::{Behaviour, Break, Stream};
 const SECOND: Duration = Duration::from_secs(1);
 
 fn paced(events: u32, interval_ms: u64) -> Behaviour {
-    Behaviour::stream(Stream { events, interval_ms, ..Stream::default() })
+    Behaviour::stream(Stream {
+        events,
+        interval_ms,
+        ..Stream::default()
+    })
 }
 
 fn bytes(chunks: &[Chunk]) -> Vec<u8> {
-    chunks.iter().flat_map(|chunk| chunk.bytes.clone()).collect()
+    chunks
+        .iter()
+        .flat_map(|chunk| chunk.bytes.clone())
+        .collect()
 }
 
 cases! {
@@ -210,7 +217,10 @@ cases! {
 /// Sends a whole request and returns its connection, on which nothing is read.
 fn send_and_keep(gateway: &Gateway, path: &str, body: &[u8]) -> std::net::TcpStream {
     let mut socket = gateway.client().socket().unwrap();
-    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
     std::io::Write::write_all(&mut socket, &[head.as_bytes(), body].concat()).unwrap();
     socket
 }

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use crate::listener::upstream_module;
 use crate::yaml::{indented, item, quoted};
-use crate::{Backend, Fleet, Identity, TlsOptions};
+use crate::{Backend, Engine, Fleet, Identity, TlsOptions};
 
 /// Where Debian and its relatives, Envoy's images among them, keep the certificate authorities.
 const SYSTEM_CA_FILE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -18,7 +19,7 @@ pub(crate) fn all(fleet: &Fleet) -> String {
 ",
     );
     for backend in &fleet.backends {
-        out.push_str(&item(&of_backend(backend)));
+        out.push_str(&item(&of_backend(fleet, backend)));
     }
     if let Some(identity) = &fleet.identity {
         out.push_str(
@@ -29,7 +30,7 @@ pub(crate) fn all(fleet: &Fleet) -> String {
     out
 }
 
-fn of_backend(backend: &Backend) -> String {
+fn of_backend(fleet: &Fleet, backend: &Backend) -> String {
     let tls = match &backend.tls {
         Some(options) => tls(&backend.host, options),
         None => String::new(),
@@ -41,8 +42,10 @@ name: {name}
 connect_timeout: 5s
 {LIMITS}\
 {PROTOCOL}\
+{filters}\
 {tls}\
 {endpoint}",
+        filters = filters(fleet),
         name = quoted(&backend.cluster),
         discovery = discovery(&backend.address),
         endpoint = endpoint(&backend.cluster, &backend.address, backend.port),
@@ -96,6 +99,27 @@ typed_extension_protocol_options:
     common_http_protocol_options:
       idle_timeout: 60s
 ";
+
+/// The filters that every attempt on a cluster passes.
+fn filters(fleet: &Fleet) -> String {
+    match fleet.engine {
+        Engine::Filter => String::new(),
+        Engine::Router => indented(
+            &format!(
+                "\
+# Every attempt passes here. The VM is the one of the listener's filter: the vm_config must be the same.
+http_filters:
+{module}\
+- name: envoy.filters.http.upstream_codec
+  typed_config:
+    \"@type\": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec
+",
+                module = item(&upstream_module(fleet)),
+            ),
+            4,
+        ),
+    }
+}
 
 fn tls(host: &str, options: &TlsOptions) -> String {
     let ca_file = options

@@ -46,6 +46,25 @@ impl Fleet {
         self.header("attempts", "x-aoai-attempts")
     }
 
+    /// The plugin's configuration with the engine in it, so that it cannot contradict the route and the clusters.
+    pub(crate) fn plugin_with_engine(&self) -> Value {
+        let mut plugin = self.plugin.clone();
+        if self.engine == Engine::Router {
+            if let Some(plugin) = plugin.as_object_mut() {
+                let retry = plugin.entry("retry").or_insert_with(|| json!({}));
+                if let Some(retry) = retry.as_object_mut() {
+                    retry.insert("engine".to_owned(), json!("router"));
+                }
+            }
+        }
+        plugin
+    }
+
+    /// How many attempts a request gets at most: the plugin's `retry.max_attempts`, or its default.
+    pub(crate) fn max_attempts(&self) -> u64 {
+        self.plugin["retry"]["max_attempts"].as_u64().unwrap_or(3)
+    }
+
     fn header<'a>(&'a self, name: &str, default: &'a str) -> &'a str {
         match self.plugin["headers"][name].as_str() {
             Some(configured) if is_header_name(configured) => configured,
@@ -167,6 +186,8 @@ pub enum Engine {
     /// The module sends the request again itself.
     #[default]
     Filter,
+    /// Envoy's router does, along the module's plan. Envoy 1.39 or later.
+    Router,
 }
 
 /// The shortest plugin configuration for these backends: everything else keeps its default.

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::yaml::{indented, item, quoted};
-use crate::{json, Engine, Fleet};
+use crate::{json, Backend, Engine, Fleet};
 
 /// The listener's name, which Envoy needs to tell an updated listener from a new one.
 pub const LISTENER_NAME: &str = "azure_openai";
@@ -131,10 +131,101 @@ route_config:
       - x-forwarded-for
 "
         ),
+        Engine::Router => format!(
+            "\
+route_config:
+  name: azure_openai
+  virtual_hosts:
+  - name: azure_openai
+    domains: [\"*\"]
+    routes:
+    - match:
+        prefix: /
+      route:
+        # The filter writes the cluster of the next attempt into the request's filter state, where this reads it, anew for
+        # every attempt.
+        inline_cluster_specifier_plugin:
+          extension:
+            name: azure_openai_plan
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.MatcherClusterSpecifier
+              cluster_matcher:
+                matcher_tree:
+                  input:
+                    name: azure_openai_cluster
+                    typed_config:
+                      \"@type\": type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.FilterStateInput
+                      key: wasm.aoai_cluster
+                  exact_match_map:
+                    map:
+{clusters}
+        retry_policy:
+          # The filter marks answers that call for another attempt; the rest is what never becomes an answer. How many
+          # attempts there are is said for each request, by `retry.max_attempts`.
+          retry_on: connect-failure,refused-stream,reset,retriable-headers
+          retriable_headers:
+          - name: x-aoai-retry
+            present_match: true
+          num_retries: {retries}
+          refresh_cluster_on_retry: true
+          # There is no point in waiting: the next attempt goes elsewhere.
+          retry_back_off:
+            base_interval: 0.001s
+            max_interval: 0.001s
+        # A stream may last as long as it has something to say. What is limited is the wait until an answer
+        # begins, by the filter (`retry.per_try_timeout`).
+        timeout: 0s
+      # Who the client is, is not for the backend.
+      request_headers_to_remove:
+      - x-envoy-external-address
+      - x-forwarded-for
+",
+            clusters = fleet.backends.iter().map(choice).collect::<String>().trim_end_matches('\n'),
+            retries = fleet.max_attempts().saturating_sub(1),
+        ),
     }
 }
 
+/// One entry of the route's matcher.
+fn choice(backend: &Backend) -> String {
+    indented(
+        &format!(
+            "\
+{cluster}:
+  action:
+    name: cluster
+    typed_config:
+      \"@type\": type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction
+      cluster: {cluster}
+",
+            cluster = quoted(&backend.cluster)
+        ),
+        22,
+    )
+}
+
 fn module(fleet: &Fleet) -> String {
+    filter(
+        fleet,
+        "azure_openai_balancer",
+        &configuration(&fleet.plugin_with_engine()),
+    )
+}
+
+/// The module as one of a cluster's filters, where it sees every attempt.
+pub(crate) fn upstream_module(fleet: &Fleet) -> String {
+    filter(
+        fleet,
+        "azure_openai_balancer_upstream",
+        "\
+configuration:
+  \"@type\": type.googleapis.com/google.protobuf.StringValue
+  value: '{\"role\": \"upstream\"}'
+",
+    )
+}
+
+fn filter(fleet: &Fleet, root_id: &str, configuration: &str) -> String {
     format!(
         "\
 name: envoy.filters.http.wasm
@@ -142,13 +233,13 @@ typed_config:
   \"@type\": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
   config:
     name: azure_openai_balancer
-    root_id: azure_openai_balancer
+    root_id: {root_id}
     # If the module ever traps, Envoy starts it anew with the next request, at most ten times a second; the default is to
     # refuse every request from then on.
     failure_policy: FAIL_RELOAD
     reload_config:
       backoff: {{base_interval: 0.1s}}
-    # Lets the filter read a request's body (its `model`) while the headers wait for a backend to be chosen.
+    # Lets the filter read bodies while their headers are held: a request until it is complete, an error for its code.
     allow_on_headers_stop_iteration: true
     vm_config:
       # What the workers share (counters, cooldowns, token) goes by this name.
@@ -161,7 +252,7 @@ typed_config:
 {configuration}",
         module = quoted(&fleet.module.to_string_lossy()),
         environment = indented(&environment(fleet), 6),
-        configuration = indented(&configuration(&fleet.plugin), 4),
+        configuration = indented(configuration, 4),
     )
 }
 

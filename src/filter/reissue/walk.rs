@@ -1,25 +1,14 @@
 //! The walk through the plan: what follows an attempt's outcome, until the client has its answer.
 
 use super::{Held, Phase, Stream};
-use crate::core::attempt::Attempt;
 use crate::core::exchange::Verdict;
 use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
-use crate::core::reply::LocalReply;
 use crate::filter::header_map::HeaderMap;
-use crate::filter::host::{self, Buffer, Half, HostError, Map};
+use crate::filter::host::{self, Buffer, HostError, Map};
+use crate::filter::journey::Answer;
 use crate::filter::tokens::{Authorization, Renewal};
 use crate::filter::worker::{Granted, Wish};
-
-/// Headers of an answer that belong to its connection, or that Envoy writes itself.
-const NOT_PASSED_ON: [&[u8]; 6] = [
-    b":status",
-    b"connection",
-    b"content-length",
-    b"keep-alive",
-    b"proxy-connection",
-    b"transfer-encoding",
-];
 
 /// What became of the router's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,23 +22,15 @@ pub(super) enum Settled {
     Replaced,
 }
 
-/// A backend's answer to a call.
-pub(super) struct Answer {
-    status: u16,
-    headers: HeaderMap,
-    body: Vec<u8>,
-    backend: usize,
-}
-
 impl Stream {
     /// Does what follows the current attempt's `outcome`. In a callback of the answer, which acts on what is returned.
     pub(super) fn proceed(&mut self, mut outcome: Outcome) -> Result<Settled, HostError> {
         // Every turn makes an attempt, or asks for the one renewal there is, or ends.
         loop {
-            match self.exchange.after(outcome, self.body.replay()) {
+            match self.journey.exchange.after(outcome, self.body.replay()) {
                 Verdict::Deliver => return self.deliver(),
                 Verdict::GiveUp(reason) => {
-                    self.worker.count(Event::NoRetry(reason));
+                    self.worker().count(Event::NoRetry(reason));
                     return self.deliver();
                 }
                 Verdict::AwaitRequest => {
@@ -58,7 +39,7 @@ impl Stream {
                 }
                 Verdict::TryNext => {
                     // Without a token there is no attempt, and the others would fare no better.
-                    let Some(token) = self.worker.authorization() else {
+                    let Some(token) = self.worker().authorization() else {
                         return self.deliver();
                     };
                     if self.call(&token) {
@@ -66,14 +47,16 @@ impl Stream {
                     }
                     outcome = Outcome::Unavailable;
                 }
-                Verdict::RenewToken => match self.worker.renew(self.token_generation)? {
+                Verdict::RenewToken => match self.worker().renew(self.journey.token_generation)? {
                     Renewal::Done(token) => {
                         if self.call(&token) {
                             return Ok(Settled::Held);
                         }
                         outcome = Outcome::Unavailable;
                     }
-                    Renewal::Pending if self.wait(Wish::NewerToken(self.token_generation)) => {
+                    Renewal::Pending
+                        if self.wait(Wish::NewerToken(self.journey.token_generation)) =>
+                    {
                         self.phase = Phase::Held(Held::Token);
                         return Ok(Settled::Held);
                     }
@@ -87,41 +70,41 @@ impl Stream {
     /// The same in any other callback, from which the router's answer has to be resumed.
     pub(super) fn proceed_from_outside(&mut self, outcome: Outcome) -> Result<(), HostError> {
         match self.proceed(outcome)? {
-            Settled::Released => host::resume(Half::Response),
+            Settled::Released => self.down.open(),
             Settled::Held | Settled::Replaced => Ok(()),
         }
     }
 
     /// Makes an attempt on the exchange's current backend as a call; `false` if Envoy does not take it.
     fn call(&mut self, token: &Authorization) -> bool {
-        self.token_generation = token.generation;
-        self.attempt_made();
-        let config = &self.worker.config;
-        let Some(backend) = config.backends.get(self.exchange.backend()) else {
+        let journey = &mut self.journey;
+        journey.token_generation = token.generation;
+        journey.attempt_made();
+        let Some(attempt) = journey.attempt(token) else {
             return false;
         };
-        let attempt = Attempt {
-            request: &self.request,
-            backend,
-            authorization: &token.header,
-        };
+        let config = &journey.worker.config;
         let called = host::call(
-            &backend.cluster,
-            attempt.headers(&config.headers, self.original.iter_utf8()),
+            &attempt.backend.cluster,
+            attempt.headers(&config.headers, journey.original.iter_utf8()),
             self.body.bytes(),
             self.trailers.iter_utf8().collect(),
             config.retry.per_try_timeout,
         );
         match called {
             Ok(call) => {
-                self.worker.call_made(call, self.id, &self.me);
+                if let Some(me) = self.me.upgrade() {
+                    self.worker().call_made(call, self.id, me);
+                }
                 self.phase = Phase::Held(Held::Call(call));
                 true
             }
             Err(_) => {
-                self.worker.complain_of_cluster(self.exchange.backend());
-                self.count_outcome(Outcome::Unavailable);
-                self.timed_out = false;
+                journey
+                    .worker
+                    .complain_of_cluster(journey.exchange.backend());
+                journey.count_outcome(Outcome::Unavailable);
+                journey.timed_out = false;
                 false
             }
         }
@@ -140,19 +123,19 @@ impl Stream {
         let outcome = match status {
             // No answer at all.
             0 => Outcome::Unavailable,
-            status => Outcome::from_status(status, &self.worker.config.retry)
+            status => Outcome::from_status(status, &self.worker().config.retry)
                 .unwrap_or_else(|| Outcome::from_error(status, &body)),
         };
-        self.count_outcome(outcome);
+        self.journey.count_outcome(outcome);
         if is_from_backend(status, &headers) {
-            self.answer = Some(Answer {
+            self.journey.answer = Some(Answer {
                 status,
                 headers,
                 body,
-                backend: self.exchange.backend(),
+                backend: self.journey.exchange.backend(),
             });
         } else {
-            self.timed_out = status == 504;
+            self.journey.timed_out = status == 504;
         }
         self.proceed_from_outside(outcome)
     }
@@ -170,8 +153,9 @@ impl Stream {
             (Phase::Held(Held::Token), _) => self.proceed_from_outside(Outcome::BadToken),
             (Phase::AwaitingBody, Granted::NoBody) => self.forward_unheld(),
             (Phase::Held(Held::ErrorBody { status }), Granted::NoBody) => {
+                self.unheld_at = Some(host::now());
                 let outcome = Outcome::from_error(status, &[]);
-                self.count_outcome(outcome);
+                self.journey.count_outcome(outcome);
                 self.proceed_from_outside(outcome)
             }
             _ => Ok(()),
@@ -181,46 +165,19 @@ impl Stream {
     /// Gives the client the last answer of a backend there is: a call's, or else the router's, or else a reply that says there
     /// was none.
     fn deliver(&mut self) -> Result<Settled, HostError> {
-        if let Some(answer) = self.answer.take() {
-            self.replace(&answer)?;
+        if let Some(answer) = self.journey.answer.take() {
+            self.phase = Phase::Replied;
+            self.journey.replace(&answer)?;
             return Ok(Settled::Replaced);
         }
         if !self.router_answer.is_real {
-            let reply = LocalReply::no_answer(self.timed_out, self.exchange.attempts());
-            self.reply(&reply)?;
+            self.phase = Phase::Replied;
+            self.journey.reply_without_answer()?;
             return Ok(Settled::Replaced);
         }
         self.phase = Phase::Passing;
-        for (name, value) in self.report(self.router_answer.backend) {
-            host::set_header(Map::ResponseHeaders, &name, &value)?;
-        }
+        self.journey.sign(self.router_answer.backend)?;
         Ok(Settled::Released)
-    }
-
-    fn replace(&mut self, answer: &Answer) -> Result<(), HostError> {
-        self.phase = Phase::Replied;
-        let report = self.report(answer.backend);
-        let kept = answer
-            .headers
-            .iter()
-            .filter(|(name, _)| !NOT_PASSED_ON.contains(name));
-        let added = report
-            .iter()
-            .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-        let headers: Vec<_> = kept.chain(added).collect();
-        host::send_local_response(answer.status, "aoai_reissued", &headers, &answer.body)
-    }
-
-    /// The headers that tell the client which backend answered and how many attempts it took.
-    fn report(&self, backend: usize) -> Vec<(String, String)> {
-        let names = &self.worker.config.headers;
-        let backend = names
-            .backend
-            .as_ref()
-            .map(|name| (name.clone(), self.backend_name(backend).to_owned()));
-        let attempts = names.attempts.as_ref();
-        let attempts = attempts.map(|name| (name.clone(), self.exchange.attempts().to_string()));
-        backend.into_iter().chain(attempts).collect()
     }
 }
 

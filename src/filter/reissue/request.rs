@@ -1,36 +1,31 @@
 //! The way up: the client's request, edited for its first attempt and copied while it passes.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use proxy_wasm::types::Action;
 
 use super::{Held, Phase, Stream};
-use crate::core::attempt::{Attempt, Edit};
-use crate::core::exchange::{Exchange, NoRetry};
-use crate::core::metrics::Event;
+use crate::core::exchange::NoRetry;
 use crate::core::replay::BodyCopy;
-use crate::core::reply::LocalReply;
-use crate::core::request::Request;
-use crate::filter::host::{self, Buffer, Half, HostError, Map};
+use crate::filter::host::{self, Buffer, HostError, Map};
 use crate::filter::tokens::Authorization;
 use crate::filter::worker::Wish;
 
 impl Stream {
     pub(super) fn on_request_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
-        let worker = Rc::clone(&self.worker);
-        worker.count(Event::Request);
-        let retry = &worker.config.retry;
-        self.original = host::headers(Map::RequestHeaders)?;
-        self.request = Request::read(self.original.iter());
-        self.exchange = Exchange::new(worker.draw_plan(), retry.max_attempts);
-        self.body = if self.request.upgrade {
+        self.journey.begin()?;
+        self.up.complete(end_of_stream);
+        let retry = &self.journey.worker.config.retry;
+        let request = &self.journey.request;
+        self.body = if request.upgrade {
             BodyCopy::Dropped(NoRetry::Upgrade)
-        } else if !self.request.headers_are_utf8 {
+        } else if !request.headers_are_utf8 {
             BodyCopy::Dropped(NoRetry::HeadersNotReplayable)
         } else if retry.max_attempts == 1 {
             BodyCopy::Dropped(NoRetry::AttemptsExhausted)
         } else {
-            BodyCopy::new(self.request.content_length, retry.replay_limit)
+            BodyCopy::new(request.content_length, retry.replay_limit)
         };
         if end_of_stream {
             self.body.finish();
@@ -40,7 +35,7 @@ impl Stream {
 
     /// Sends the request on its way as soon as that makes sense: with a token, and complete if it may be needed again.
     fn start(&mut self) -> Result<Action, HostError> {
-        let worker = Rc::clone(&self.worker);
+        let worker = Rc::clone(self.worker());
         let Some(token) = worker.authorization() else {
             self.phase = Phase::AwaitingToken;
             if !self.wait(Wish::Token) {
@@ -48,7 +43,11 @@ impl Stream {
             }
             return Ok(Action::Pause);
         };
-        if self.body.is_worth_holding(self.request.content_length) && worker.shows_held_bodies() {
+        if self
+            .body
+            .is_worth_holding(self.journey.request.content_length)
+            && worker.shows_held_bodies()
+        {
             self.phase = Phase::AwaitingBody;
             if self.wait(Wish::Body) {
                 return Ok(Action::Pause);
@@ -60,45 +59,22 @@ impl Stream {
     /// The same in a callback of the root context, from which the request has to be resumed.
     pub(super) fn start_from_outside(&mut self) -> Result<(), HostError> {
         match self.start()? {
-            Action::Continue => host::resume(Half::Request),
+            Action::Continue => self.up.open(),
             _ => Ok(()),
         }
     }
 
     /// Sends the request on its way to the first backend.
     fn forward(&mut self, token: &Authorization) -> Result<(), HostError> {
-        let config = &self.worker.config;
-        let Some(backend) = config.backends.get(self.exchange.backend()) else {
-            return Ok(());
-        };
-        let attempt = Attempt {
-            request: &self.request,
-            backend,
-            authorization: &token.header,
-        };
-        let mut result = Ok(());
-        attempt.edit_in_place(&config.headers, config.retry.per_try_timeout, |edit| {
-            if result.is_ok() {
-                result = match edit {
-                    Edit::Set(name, value) => host::set_header(Map::RequestHeaders, name, value),
-                    Edit::Remove(name) => host::remove_header(Map::RequestHeaders, name),
-                };
-            }
-        });
-        result?;
-        self.token_generation = token.generation;
-        self.attempt_made();
+        self.journey.edit_request(token)?;
+        self.journey.attempt_made();
         self.phase = Phase::Forwarded;
-        self.body_held = 0;
         Ok(())
     }
 
-    pub(super) fn reply_without_token(
-        &mut self,
-        retry_after: std::time::Duration,
-    ) -> Result<(), HostError> {
-        self.worker.count(Event::IdentityUnavailable);
-        self.reply(&LocalReply::identity_unavailable(retry_after))
+    pub(super) fn reply_without_token(&mut self, retry_after: Duration) -> Result<(), HostError> {
+        self.phase = Phase::Replied;
+        self.journey.reply_without_token(retry_after)
     }
 
     pub(super) fn on_request_body(
@@ -106,6 +82,8 @@ impl Stream {
         size: usize,
         end_of_stream: bool,
     ) -> Result<Action, HostError> {
+        self.up.complete(end_of_stream);
+        self.look_for_hidden_body();
         if self.body.is_growing() {
             // While the request is held, Envoy shows all that it holds; else only what is new.
             let new = size.saturating_sub(self.body_held);
@@ -117,28 +95,32 @@ impl Stream {
                 self.body.finish();
             }
         }
-        self.pass_request(size)
+        let action = self.pass_request()?;
+        self.body_held = match action {
+            Action::Continue => 0,
+            _ => size,
+        };
+        Ok(self.up.body(action))
     }
 
     pub(super) fn on_request_trailers(&mut self) -> Result<Action, HostError> {
+        self.up.complete(true);
         if self.body.is_growing() {
             self.trailers = host::headers(Map::RequestTrailers)?;
             self.body.finish();
         }
-        self.pass_request(self.body_held)
+        self.pass_request()
     }
 
-    fn pass_request(&mut self, size: usize) -> Result<Action, HostError> {
+    fn pass_request(&mut self) -> Result<Action, HostError> {
         match self.phase {
             Phase::AwaitingToken => {
-                self.worker.showed_held_body();
-                self.body_held = size;
+                self.worker().showed_held_body();
                 Ok(Action::Pause)
             }
             Phase::AwaitingBody => {
-                self.worker.showed_held_body();
-                self.worker.forget(self.id);
-                self.body_held = size;
+                self.worker().showed_held_body();
+                self.worker().forget(self.id);
                 if self.body.is_growing() {
                     Ok(Action::Pause)
                 } else {
@@ -156,12 +138,11 @@ impl Stream {
 
     /// No body was shown while the request was held: it goes on its way without being held.
     pub(super) fn forward_unheld(&mut self) -> Result<(), HostError> {
-        match self.worker.authorization() {
-            Some(token) => {
-                self.forward(&token)?;
-                host::resume(Half::Request)
-            }
-            None => self.reply_without_token(self.worker.retry_after()),
-        }
+        let Some(token) = self.worker().authorization() else {
+            return self.reply_without_token(self.worker().retry_after());
+        };
+        self.unheld_at = Some(host::now());
+        self.forward(&token)?;
+        self.up.open()
     }
 }

@@ -1,0 +1,50 @@
+//! A half of a stream that may be held.
+
+use proxy_wasm::types::Action;
+
+use super::host::{self, Half, HostError};
+
+/// Remembers how a half of a stream is held, so that it is resumed without losing a frame.
+///
+/// Envoy before 1.40 drops the frame that comes next when a body callback had paused and the stream is then resumed by a host
+/// call (envoyproxy/envoy#46842). So where another frame is sure to come, its callback does the resuming, by not pausing.
+#[derive(Debug)]
+pub(super) struct Gate {
+    half: Half,
+    paused_in_body: bool,
+    complete: bool,
+}
+
+impl Gate {
+    pub(super) fn new(half: Half) -> Self {
+        Self {
+            half,
+            paused_in_body: false,
+            complete: false,
+        }
+    }
+
+    /// All of it has come.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Its end has come, with a frame or without one.
+    pub(super) fn complete(&mut self, end_of_stream: bool) {
+        self.complete |= end_of_stream;
+    }
+
+    /// A body callback ends with this action.
+    pub(super) fn body(&mut self, action: Action) -> Action {
+        self.paused_in_body = action != Action::Continue;
+        action
+    }
+
+    /// Lets it go on, in a callback that is not its own. Its next callback must not pause.
+    pub(super) fn open(&self) -> Result<(), HostError> {
+        if self.paused_in_body && !self.complete {
+            return Ok(());
+        }
+        host::resume(self.half)
+    }
+}

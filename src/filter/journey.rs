@@ -1,0 +1,214 @@
+//! What both retry engines know of a request, and do for its client.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::header_map::HeaderMap;
+use super::host::{self, HostError, Map};
+use super::tokens::Authorization;
+use super::worker::Worker;
+use crate::core::attempt::{Attempt, Edit};
+use crate::core::exchange::Exchange;
+use crate::core::metrics::Event;
+use crate::core::outcome::Outcome;
+use crate::core::plan::Plan;
+use crate::core::reply::LocalReply;
+use crate::core::request::Request;
+
+/// Headers of an answer that belong to its connection, or that Envoy writes itself.
+const NOT_PASSED_ON: [&[u8]; 6] = [
+    b":status",
+    b"connection",
+    b"content-length",
+    b"keep-alive",
+    b"proxy-connection",
+    b"transfer-encoding",
+];
+
+/// As much of an error's body as is read for its code.
+pub(super) const ERROR_BODY: usize = 64 * 1024;
+
+/// A backend's answer that may become the client's.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+    pub(super) backend: usize,
+}
+
+/// One request on its way through its plan.
+pub(super) struct Journey {
+    pub(super) worker: Rc<Worker>,
+    pub(super) exchange: Exchange,
+    pub(super) request: Request,
+    /// The headers as the client sent them: every attempt starts from them.
+    pub(super) original: HeaderMap,
+    /// The generation of the token that the current attempt carries.
+    pub(super) token_generation: u32,
+    /// The last answer of a backend that was not the client's, because another attempt was due.
+    pub(super) answer: Option<Answer>,
+    /// The last attempt without an answer of a backend ended because of its time limit.
+    pub(super) timed_out: bool,
+}
+
+impl Journey {
+    pub(super) fn new(worker: Rc<Worker>) -> Self {
+        Self {
+            exchange: Exchange::new(Plan::round_robin(0, 1, 1), 1),
+            request: Request::default(),
+            original: HeaderMap::default(),
+            token_generation: 0,
+            answer: None,
+            timed_out: false,
+            worker,
+        }
+    }
+
+    /// Reads the request and draws its plan. In a callback of the request's headers.
+    pub(super) fn begin(&mut self) -> Result<(), HostError> {
+        self.worker.count(Event::Request);
+        self.original = host::headers(Map::RequestHeaders)?;
+        self.request = Request::read(self.original.iter());
+        let max_attempts = self.worker.config.retry.max_attempts;
+        self.exchange = Exchange::new(self.worker.draw_plan(), max_attempts);
+        Ok(())
+    }
+
+    /// The current attempt, with this token.
+    pub(super) fn attempt<'a>(&'a self, token: &'a Authorization) -> Option<Attempt<'a>> {
+        let backend = self.worker.config.backends.get(self.exchange.backend())?;
+        Some(Attempt {
+            request: &self.request,
+            backend,
+            authorization: &token.header,
+        })
+    }
+
+    /// Turns the client's request into the current attempt, in place. A request for which that fails must not leave: it may
+    /// still carry the client's credentials.
+    pub(super) fn edit_request(&mut self, token: &Authorization) -> Result<(), HostError> {
+        let mut result = Ok(());
+        if let Some(attempt) = self.attempt(token) {
+            attempt.edit_in_place(&self.worker.config, |edit| {
+                if result.is_ok() {
+                    result = apply(edit);
+                }
+            });
+        }
+        self.token_generation = token.generation;
+        result
+    }
+
+    pub(super) fn attempt_made(&mut self) {
+        let backend = self.exchange.backend();
+        self.exchange.attempt_made();
+        self.worker.count(Event::Attempt(backend));
+        if self.exchange.attempts() > 1 {
+            self.worker.count(Event::Retry(backend));
+        }
+    }
+
+    pub(super) fn count_outcome(&self, outcome: Outcome) {
+        let backend = self.exchange.backend();
+        self.worker.count(Event::Outcome(backend, outcome));
+    }
+
+    /// Answers the client with a reply of the filter's own.
+    pub(super) fn reply(&self, reply: &LocalReply) -> Result<(), HostError> {
+        let mut headers = reply.headers();
+        if let Some(name) = &self.worker.config.headers.attempts {
+            headers.push((name, self.exchange.attempts().to_string()));
+        }
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
+            .collect();
+        host::send_local_response(reply.status, reply.code, &headers, &reply.body())
+    }
+
+    pub(super) fn reply_without_token(&self, retry_after: Duration) -> Result<(), HostError> {
+        self.worker.count(Event::IdentityUnavailable);
+        self.reply(&LocalReply::identity_unavailable(retry_after))
+    }
+
+    /// Answers the client for want of any answer of a backend.
+    pub(super) fn reply_without_answer(&self) -> Result<(), HostError> {
+        self.reply(&LocalReply::no_answer(
+            self.timed_out,
+            self.exchange.attempts(),
+        ))
+    }
+
+    /// Answers the client with what a backend answered to an attempt.
+    pub(super) fn replace(&self, answer: &Answer) -> Result<(), HostError> {
+        let report = self.report(answer.backend);
+        let kept = answer.headers.iter();
+        let kept = kept.filter(|(name, _)| !NOT_PASSED_ON.contains(name));
+        let added = report
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        let headers: Vec<_> = kept.chain(added).collect();
+        host::send_local_response(answer.status, "aoai_reissued", &headers, &answer.body)
+    }
+
+    /// Tells the client, on the answer that passes, which backend it is from and how many attempts it took.
+    pub(super) fn sign(&self, backend: usize) -> Result<(), HostError> {
+        for (name, value) in self.report(backend) {
+            host::set_header(Map::ResponseHeaders, name, &value)?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, backend: usize) -> Vec<(&str, String)> {
+        let config = &self.worker.config;
+        let backend = config
+            .backends
+            .get(backend)
+            .map(|backend| backend.name.clone());
+        let mut report = Vec::with_capacity(2);
+        if let (Some(name), Some(backend)) = (&config.headers.backend, backend) {
+            report.push((name.as_str(), backend));
+        }
+        if let Some(name) = &config.headers.attempts {
+            report.push((name.as_str(), self.exchange.attempts().to_string()));
+        }
+        report
+    }
+
+    /// Counts an answer that ended before it was complete.
+    pub(super) fn count_break(&self) {
+        let details = host::property("response\0code_details").ok().flatten();
+        // Envoy's own words: `upstream_reset_after_response_started{...}`.
+        let by_upstream = details.is_some_and(|details| details.starts_with(b"upstream"));
+        self.worker.count(if by_upstream {
+            Event::StreamBroken
+        } else {
+            Event::ClientGone
+        });
+    }
+
+    /// Whether the error that came through the router is a backend's, not Envoy's own for want of an answer.
+    pub(super) fn is_from_backend(&self) -> Result<bool, HostError> {
+        let details = host::property("response\0code_details")?;
+        if details.as_deref() == Some(b"cluster_not_found") {
+            self.worker.complain_of_cluster(self.exchange.backend());
+        }
+        Ok(details.is_none_or(|details| details == b"via_upstream"))
+    }
+}
+
+fn apply(edit: Edit<'_>) -> Result<(), HostError> {
+    match edit {
+        Edit::Set(name, value) => host::set_header(Map::RequestHeaders, name, value),
+        Edit::Remove(name) => host::remove_header(Map::RequestHeaders, name),
+    }
+}
+
+/// The status of an answer whose headers are there.
+pub(super) fn status() -> Result<u16, HostError> {
+    let status = host::header(Map::ResponseHeaders, ":status")?;
+    let status = status
+        .as_deref()
+        .and_then(|bytes| std::str::from_utf8(bytes).ok());
+    Ok(status.and_then(|text| text.parse().ok()).unwrap_or(0))
+}

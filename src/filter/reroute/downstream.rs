@@ -1,0 +1,268 @@
+//! The listener's side: the plan, the first attempt, and the client's answer.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+
+use proxy_wasm::traits::{Context, HttpContext};
+use proxy_wasm::types::Action;
+
+use super::{unreplayable, with, Shared, Step, REQUEST, REQUESTS, RETRY};
+use crate::core::exchange::{NoRetry, Replay, Verdict};
+use crate::core::metrics::Event;
+use crate::core::outcome::Outcome;
+use crate::core::reply::LocalReply;
+use crate::filter::host::{self, Half, HostError, Map};
+use crate::filter::journey::{self, Journey};
+use crate::filter::worker::{self, Granted, Wish, Worker};
+use crate::filter::{run, Recover};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing came yet.
+    New,
+    /// The request is held until there is a token.
+    AwaitingToken,
+    /// The request is with the router.
+    Forwarded,
+    /// The router's answer passes to the client.
+    Passing,
+    /// The client's answer was made here, or is complete.
+    Done,
+}
+
+/// One request.
+pub(super) struct Downstream {
+    id: u32,
+    me: Weak<RefCell<Downstream>>,
+    worker: Rc<Worker>,
+    shared: Rc<RefCell<Shared>>,
+    phase: Phase,
+}
+
+impl Downstream {
+    fn on_request_headers(&mut self) -> Result<Action, HostError> {
+        with(&self.shared, |shared| {
+            shared.journey.begin()?;
+            if let Some(reason) = unreplayable(&shared.journey) {
+                shared.replay = Replay::Impossible(reason);
+            }
+            Ok(())
+        })?;
+        let shared = Rc::clone(&self.shared);
+        REQUESTS.with_borrow_mut(|requests| requests.insert(self.id, shared));
+        self.start()
+    }
+
+    fn start(&mut self) -> Result<Action, HostError> {
+        let Some(token) = self.worker.authorization() else {
+            self.phase = Phase::AwaitingToken;
+            let me = self.me.upgrade();
+            if !me.is_some_and(|me| self.worker.wait(self.id, me, Wish::Token)) {
+                self.phase = Phase::Done;
+                let retry_after = self.worker.retry_after();
+                with(&self.shared, |shared| {
+                    shared.journey.reply_without_token(retry_after)
+                })?;
+            }
+            return Ok(Action::Pause);
+        };
+        let id = self.id.to_le_bytes();
+        with(&self.shared, |shared| {
+            let retries = match shared.replay {
+                Replay::Impossible(_) => 0,
+                _ => self.worker.config.retry.max_attempts.saturating_sub(1),
+            };
+            shared.journey.edit_request(&token)?;
+            host::set_header(
+                Map::RequestHeaders,
+                "x-envoy-max-retries",
+                &retries.to_string(),
+            )?;
+            host::set_property(REQUEST, &id)?;
+            shared.point_to(Some(shared.journey.exchange.backend()))
+        })?;
+        self.phase = Phase::Forwarded;
+        Ok(Action::Continue)
+    }
+
+    fn on_response_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
+        if self.phase != Phase::Forwarded {
+            return Ok(Action::Continue);
+        }
+        self.phase = if end_of_stream {
+            Phase::Done
+        } else {
+            Phase::Passing
+        };
+        let worker = Rc::clone(&self.worker);
+        with(&self.shared, |shared| match shared.step {
+            Step::Answered => shared.journey.sign(shared.journey.exchange.backend()),
+            Step::Marked => {
+                // The router did not follow: the body outgrew its buffer, or a circuit breaker is open.
+                host::remove_header(Map::ResponseHeaders, RETRY)?;
+                worker.count(Event::NoRetry(NoRetry::RouterDeclined));
+                let backend = shared.journey.answer.take().map(|answer| answer.backend);
+                shared
+                    .journey
+                    .sign(backend.unwrap_or_else(|| shared.journey.exchange.backend()))
+            }
+            Step::Attempting => {
+                if let Verdict::GiveUp(reason) = shared.no_answer() {
+                    worker.count(Event::NoRetry(reason));
+                }
+                self.phase = Phase::Done;
+                shared.answer_for_want_of_one()
+            }
+            Step::Before if shared.journey.is_from_backend()? => {
+                worker.complain_of_upstream_filter();
+                shared.journey.exchange.attempt_made();
+                shared.journey.sign(shared.journey.exchange.backend())
+            }
+            Step::Before => {
+                shared.journey.attempt_made();
+                shared.journey.count_outcome(Outcome::Unavailable);
+                worker.count(Event::NoRetry(NoRetry::RouterDeclined));
+                self.phase = Phase::Done;
+                shared.answer_for_want_of_one()
+            }
+        })?;
+        Ok(Action::Continue)
+    }
+
+    fn on_granted(&mut self, granted: Granted) -> Result<(), HostError> {
+        match granted {
+            Granted::Token(_) => match self.start()? {
+                Action::Continue => host::resume(Half::Request),
+                _ => Ok(()),
+            },
+            Granted::NoToken(wait) => {
+                self.phase = Phase::Done;
+                with(&self.shared, |shared| {
+                    shared.journey.reply_without_token(wait)
+                })
+            }
+            Granted::NoBody => Ok(()),
+        }
+    }
+
+    fn on_end(&mut self) -> Result<(), HostError> {
+        REQUESTS.with_borrow_mut(|requests| requests.remove(&self.id));
+        self.worker.forget(self.id);
+        match self.phase {
+            Phase::New | Phase::Done => Ok(()),
+            Phase::Passing => with(&self.shared, |shared| {
+                shared.journey.count_break();
+                Ok(())
+            }),
+            Phase::AwaitingToken | Phase::Forwarded => {
+                self.worker.count(Event::ClientGone);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// The router gave up without an answer: the client gets the last one a backend gave, if there was any.
+    fn answer_for_want_of_one(&mut self) -> Result<(), HostError> {
+        self.journey.timed_out = journey::status()? == 504;
+        match self.journey.answer.take() {
+            Some(answer) => self.journey.replace(&answer),
+            None => self.journey.reply_without_answer(),
+        }
+    }
+}
+
+impl Recover for Downstream {
+    fn recover(&mut self) -> Result<(), HostError> {
+        if matches!(self.phase, Phase::Passing | Phase::Done) {
+            return Ok(());
+        }
+        self.phase = Phase::Done;
+        with(&self.shared, |shared| {
+            shared.journey.reply(&LocalReply::internal_error())
+        })
+    }
+}
+
+impl worker::Stream for RefCell<Downstream> {
+    fn granted(&self, granted: Granted) {
+        run(self, (), |stream| stream.on_granted(granted));
+    }
+
+    fn call_answered(&self, _call: u32) {}
+}
+
+/// The HTTP context as the SDK sees it.
+pub(crate) struct DownstreamHandle(Rc<RefCell<Downstream>>);
+
+impl DownstreamHandle {
+    pub(crate) fn new(id: u32, worker: Rc<Worker>) -> Self {
+        let shared = Shared::new(Journey::new(Rc::clone(&worker)));
+        Self(Rc::new_cyclic(|me| {
+            RefCell::new(Downstream {
+                id,
+                me: Weak::clone(me),
+                worker,
+                shared: Rc::new(RefCell::new(shared)),
+                phase: Phase::New,
+            })
+        }))
+    }
+
+    fn answer_ends(&self, end_of_stream: bool) -> Action {
+        if end_of_stream {
+            run(&self.0, (), |stream| {
+                stream.phase = Phase::Done;
+                Ok(())
+            });
+        }
+        Action::Continue
+    }
+}
+
+impl Context for DownstreamHandle {}
+
+impl HttpContext for DownstreamHandle {
+    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
+        run(&self.0, Action::Pause, Downstream::on_request_headers)
+    }
+
+    fn on_http_request_body(&mut self, _: usize, _: bool) -> Action {
+        self.while_held()
+    }
+
+    fn on_http_request_trailers(&mut self, _: usize) -> Action {
+        self.while_held()
+    }
+
+    fn on_http_response_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
+        run(&self.0, Action::Pause, |stream| {
+            stream.on_response_headers(end_of_stream)
+        })
+    }
+
+    fn on_http_response_body(&mut self, _: usize, end_of_stream: bool) -> Action {
+        self.answer_ends(end_of_stream)
+    }
+
+    fn on_http_response_trailers(&mut self, _: usize) -> Action {
+        self.answer_ends(true)
+    }
+
+    fn on_log(&mut self) {
+        run(&self.0, (), Downstream::on_end);
+    }
+}
+
+impl DownstreamHandle {
+    /// A part of the request that is not its headers: held if they are.
+    fn while_held(&self) -> Action {
+        run(&self.0, Action::Pause, |stream| {
+            Ok(match stream.phase {
+                Phase::AwaitingToken => Action::Pause,
+                _ => Action::Continue,
+            })
+        })
+    }
+}

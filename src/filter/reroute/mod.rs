@@ -1,0 +1,117 @@
+//! The router engine: Envoy's router sends a request again, along the filter's plan. Answers stream on every attempt, and the
+//! body never enters the module. Envoy 1.39 or later.
+//!
+//! The filter stands in two places. *Downstream*, among the listener's filters, it draws the plan, makes the first attempt and
+//! signs the answer. *Upstream*, among each cluster's filters, it sees every attempt: it readdresses the later ones, reads the
+//! answers, and marks those that call for another attempt with a header the route's retry policy looks for. Where the router
+//! goes next is written into the request's filter state, where the route's matcher reads it anew for each attempt.
+//!
+//! Both run in the same VM of a worker, if their VM configurations are the same, and so share the request's [`Journey`].
+
+mod downstream;
+mod upstream;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+pub(crate) use self::downstream::DownstreamHandle;
+pub(crate) use self::upstream::UpstreamHandle;
+use super::host::{self, HostError};
+use super::journey::Journey;
+use crate::core::exchange::{NoRetry, Replay, Verdict};
+use crate::core::outcome::Outcome;
+
+/// The property that names the cluster of the next attempt; the route's matcher knows it as `wasm.aoai_cluster`.
+const NEXT_CLUSTER: &str = "aoai_cluster";
+
+/// The property by which an attempt finds its request.
+const REQUEST: &str = "aoai_request";
+
+/// The response header that the route's retry policy looks for (`retriable_headers`). No client sees it.
+const RETRY: &str = "x-aoai-retry";
+
+thread_local! {
+    /// The requests in flight in this VM, by their downstream context's id.
+    static REQUESTS: RefCell<HashMap<u32, Rc<RefCell<Shared>>>> = RefCell::default();
+}
+
+/// What the downstream filter and the upstream filters share of one request.
+struct Shared {
+    journey: Journey,
+    replay: Replay,
+    step: Step,
+}
+
+/// Where a request's attempts stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// None went out yet.
+    Before,
+    /// One went out, and has no answer.
+    Attempting,
+    /// The last answer called for another attempt; the router was told so.
+    Marked,
+    /// The last answer is the client's.
+    Answered,
+}
+
+impl Shared {
+    fn new(journey: Journey) -> Self {
+        Self {
+            journey,
+            replay: Replay::Ready,
+            step: Step::Before,
+        }
+    }
+
+    /// The router starts an attempt: the first, one that a marked answer called for, or one after an attempt that got no answer.
+    fn attempt_begins(&mut self) {
+        if self.step == Step::Attempting {
+            self.no_answer();
+        }
+        self.journey.attempt_made();
+        self.step = Step::Attempting;
+    }
+
+    /// The attempt ended without an answer: connection refused, reset, timeout.
+    fn no_answer(&mut self) -> Verdict {
+        self.journey.count_outcome(Outcome::Unavailable);
+        self.journey
+            .exchange
+            .after(Outcome::Unavailable, self.replay)
+    }
+
+    /// Writes where the router goes from here, should it have to.
+    fn point_to(&self, backend: Option<usize>) -> Result<(), HostError> {
+        let backends = &self.journey.worker.config.backends;
+        match backend.and_then(|index| backends.get(index)) {
+            Some(backend) => host::set_property(NEXT_CLUSTER, backend.cluster.as_bytes()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a request is not to be retried, known before it is sent.
+fn unreplayable(journey: &Journey) -> Option<NoRetry> {
+    let retry = &journey.worker.config.retry;
+    let length = journey.request.content_length.unwrap_or(0);
+    if journey.request.upgrade {
+        Some(NoRetry::Upgrade)
+    } else if usize::try_from(length).map_or(true, |length| length > retry.replay_limit) {
+        Some(NoRetry::BodyTooLarge)
+    } else {
+        None
+    }
+}
+
+/// Runs `act` on what is shared of a request.
+fn with<T>(
+    shared: &RefCell<Shared>,
+    act: impl FnOnce(&mut Shared) -> Result<T, HostError>,
+) -> Result<T, HostError> {
+    match shared.try_borrow_mut() {
+        Ok(mut shared) => act(&mut shared),
+        Err(_) => Err(HostError::REENTERED),
+    }
+}

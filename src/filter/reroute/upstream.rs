@@ -1,0 +1,324 @@
+//! The clusters' side: every attempt passes here on its way to a backend, and its answer on the way back.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+
+use proxy_wasm::traits::{Context, HttpContext};
+use proxy_wasm::types::Action;
+
+use super::{with, Shared, Step, REQUEST, REQUESTS, RETRY};
+use crate::core::exchange::Verdict;
+use crate::core::metrics::Event;
+use crate::core::outcome::Outcome;
+use crate::core::reply::LocalReply;
+use crate::filter::host::{self, Buffer, Half, HostError, Map};
+use crate::filter::journey::{self, Answer, ERROR_BODY};
+use crate::filter::tokens::Renewal;
+use crate::filter::worker::{self, Granted, Wish};
+use crate::filter::{run, Recover};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Whatever comes passes.
+    Passing,
+    /// An answer is held until its body, an error's, is complete.
+    AwaitingBody { status: u16 },
+    /// An answer is held until there is a newer token.
+    AwaitingToken,
+}
+
+/// One attempt.
+pub(super) struct Upstream {
+    id: u32,
+    me: Weak<RefCell<Upstream>>,
+    shared: Option<Rc<RefCell<Shared>>>,
+    phase: Phase,
+}
+
+impl Upstream {
+    fn on_request_headers(&mut self) -> Result<Action, HostError> {
+        let id = host::property(REQUEST)?;
+        let id = id.and_then(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)));
+        self.shared = id.and_then(|id| REQUESTS.with_borrow(|requests| requests.get(&id).cloned()));
+        let Some(shared) = &self.shared else {
+            log::error!(
+                "an attempt came through the upstream filter without its request: the listener's filter is missing, or its \
+                 vm_config (vm_id, code, environment) is not the same as the upstream filter's"
+            );
+            host::send_local_response(
+                500,
+                "aoai_no_request",
+                &[],
+                &LocalReply::internal_error().body(),
+            )?;
+            return Ok(Action::Pause);
+        };
+        let right_cluster = with(shared, |shared| {
+            shared.attempt_begins();
+            let journey = &mut shared.journey;
+            let Some(backend) = journey
+                .worker
+                .config
+                .backends
+                .get(journey.exchange.backend())
+            else {
+                return Ok(true);
+            };
+            if journey.exchange.attempts() > 1 {
+                let cluster = host::property("xds\0cluster_name")?;
+                if cluster.is_some_and(|cluster| cluster != backend.cluster.as_bytes()) {
+                    journey.worker.complain_of_route();
+                    return Ok(false);
+                }
+                // The first attempt was addressed downstream.
+                if let Some(token) = journey.worker.authorization() {
+                    host::set_header(Map::RequestHeaders, ":authority", &backend.host)?;
+                    if token.generation != journey.token_generation {
+                        host::set_header(Map::RequestHeaders, "authorization", &token.header)?;
+                    }
+                    journey.token_generation = token.generation;
+                }
+            }
+            // Should this attempt get no answer, the router goes on without asking.
+            shared.point_to(shared.journey.exchange.successor())?;
+            Ok(true)
+        })?;
+        if !right_cluster {
+            host::send_local_response(
+                500,
+                "aoai_wrong_route",
+                &[],
+                &LocalReply::internal_error().body(),
+            )?;
+            return Ok(Action::Pause);
+        }
+        Ok(Action::Continue)
+    }
+
+    fn on_response_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
+        let Some(shared) = self.shared.clone() else {
+            return Ok(Action::Continue);
+        };
+        let status = journey::status()?;
+        let worker = with(&shared, |shared| Ok(Rc::clone(&shared.journey.worker)))?;
+        let outcome = Outcome::from_status(status, &worker.config.retry);
+        match outcome {
+            Some(outcome @ (Outcome::Success | Outcome::ClientError)) => with(&shared, |shared| {
+                shared.journey.count_outcome(outcome);
+                shared.step = Step::Answered;
+                Ok(Action::Continue)
+            }),
+            // An error's body is awaited: it may decide what follows, and it may be the last real answer there is.
+            _ if !end_of_stream && worker.shows_held_bodies() => {
+                self.phase = Phase::AwaitingBody { status };
+                let me = self.me.upgrade();
+                if me.is_some_and(|me| worker.wait(self.id, me, Wish::Body)) {
+                    return Ok(Action::Pause);
+                }
+                self.settle(status, &[])
+            }
+            _ => self.settle(status, &[]),
+        }
+    }
+
+    fn on_response_body(&mut self, size: usize, end_of_stream: bool) -> Result<Action, HostError> {
+        match self.phase {
+            Phase::Passing => Ok(Action::Continue),
+            Phase::AwaitingToken => Ok(Action::Pause),
+            Phase::AwaitingBody { status } => {
+                if let Some(shared) = &self.shared {
+                    with(shared, |shared| {
+                        shared.journey.worker.showed_held_body();
+                        Ok(())
+                    })?;
+                }
+                if end_of_stream || size > ERROR_BODY {
+                    let body = host::buffer(Buffer::ResponseBody, 0, size.min(ERROR_BODY))?;
+                    self.settle(status, &body)
+                } else {
+                    Ok(Action::Pause)
+                }
+            }
+        }
+    }
+
+    fn on_response_trailers(&mut self) -> Result<Action, HostError> {
+        match self.phase {
+            Phase::Passing => Ok(Action::Continue),
+            Phase::AwaitingToken => Ok(Action::Pause),
+            Phase::AwaitingBody { status } => {
+                let body = host::buffer(Buffer::ResponseBody, 0, ERROR_BODY)?;
+                self.settle(status, &body)
+            }
+        }
+    }
+
+    /// Decides what follows an error.
+    fn settle(&mut self, status: u16, body: &[u8]) -> Result<Action, HostError> {
+        let Some(shared) = self.shared.clone() else {
+            return Ok(Action::Continue);
+        };
+        let headers = host::headers(Map::ResponseHeaders)?;
+        let outcome = with(&shared, |shared| {
+            let journey = &mut shared.journey;
+            journey.worker.forget(self.id);
+            let outcome = Outcome::from_status(status, &journey.worker.config.retry)
+                .unwrap_or_else(|| Outcome::from_error(status, body));
+            journey.count_outcome(outcome);
+            journey.answer = Some(Answer {
+                status,
+                headers,
+                body: body.to_vec(),
+                backend: journey.exchange.backend(),
+            });
+            Ok(outcome)
+        })?;
+        self.proceed(&shared, outcome)
+    }
+
+    fn proceed(&mut self, shared: &RefCell<Shared>, outcome: Outcome) -> Result<Action, HostError> {
+        let (id, me) = (self.id, self.me.upgrade());
+        let phase = with(shared, |shared| {
+            let worker = Rc::clone(&shared.journey.worker);
+            // At most twice: the second time a bad token counts like any other failure.
+            loop {
+                match shared.journey.exchange.after(outcome, shared.replay) {
+                    Verdict::TryNext => {
+                        shared.mark()?;
+                        return Ok(Phase::Passing);
+                    }
+                    Verdict::RenewToken => {
+                        let generation = shared.journey.token_generation;
+                        match worker.renew(generation)? {
+                            Renewal::Done(_) => {
+                                shared.mark()?;
+                                return Ok(Phase::Passing);
+                            }
+                            Renewal::Pending => {
+                                let wish = Wish::NewerToken(generation);
+                                if me.clone().is_some_and(|me| worker.wait(id, me, wish)) {
+                                    return Ok(Phase::AwaitingToken);
+                                }
+                            }
+                            Renewal::Failed => {}
+                        }
+                    }
+                    verdict => {
+                        if let Verdict::GiveUp(reason) = verdict {
+                            worker.count(Event::NoRetry(reason));
+                        }
+                        shared.journey.answer = None;
+                        shared.step = Step::Answered;
+                        return Ok(Phase::Passing);
+                    }
+                }
+            }
+        })?;
+        self.phase = phase;
+        Ok(match phase {
+            Phase::AwaitingToken => Action::Pause,
+            _ => Action::Continue,
+        })
+    }
+
+    fn on_granted(&mut self, granted: Granted) -> Result<(), HostError> {
+        let Some(shared) = self.shared.clone() else {
+            return Ok(());
+        };
+        let action = match (self.phase, granted) {
+            (Phase::AwaitingToken, Granted::Token(_)) => {
+                self.phase = Phase::Passing;
+                with(&shared, |shared| shared.mark())?;
+                Action::Continue
+            }
+            (Phase::AwaitingToken, _) => self.proceed(&shared, Outcome::BadToken)?,
+            (Phase::AwaitingBody { status }, Granted::NoBody) => {
+                self.phase = Phase::Passing;
+                self.settle(status, &[])?
+            }
+            _ => return Ok(()),
+        };
+        match action {
+            Action::Continue => host::resume(Half::Response),
+            _ => Ok(()),
+        }
+    }
+
+    fn on_end(&mut self) -> Result<(), HostError> {
+        match &self.shared {
+            Some(shared) => with(shared, |shared| {
+                shared.journey.worker.forget(self.id);
+                Ok(())
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Shared {
+    /// Tells the router to make another attempt, on the exchange's current backend.
+    fn mark(&mut self) -> Result<(), HostError> {
+        self.step = Step::Marked;
+        self.point_to(Some(self.journey.exchange.backend()))?;
+        host::set_header(Map::ResponseHeaders, RETRY, "1")
+    }
+}
+
+impl Recover for Upstream {
+    fn recover(&mut self) -> Result<(), HostError> {
+        self.phase = Phase::Passing;
+        host::send_local_response(500, "aoai_error", &[], &LocalReply::internal_error().body())
+    }
+}
+
+impl worker::Stream for RefCell<Upstream> {
+    fn granted(&self, granted: Granted) {
+        run(self, (), |stream| stream.on_granted(granted));
+    }
+
+    fn call_answered(&self, _call: u32) {}
+}
+
+/// The HTTP context as the SDK sees it.
+pub(crate) struct UpstreamHandle(Rc<RefCell<Upstream>>);
+
+impl UpstreamHandle {
+    pub(crate) fn new(id: u32) -> Self {
+        Self(Rc::new_cyclic(|me| {
+            RefCell::new(Upstream {
+                id,
+                me: Weak::clone(me),
+                shared: None,
+                phase: Phase::Passing,
+            })
+        }))
+    }
+}
+
+impl Context for UpstreamHandle {}
+
+impl HttpContext for UpstreamHandle {
+    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
+        run(&self.0, Action::Pause, Upstream::on_request_headers)
+    }
+
+    fn on_http_response_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
+        run(&self.0, Action::Pause, |stream| {
+            stream.on_response_headers(end_of_stream)
+        })
+    }
+
+    fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        run(&self.0, Action::Pause, |stream| {
+            stream.on_response_body(size, end_of_stream)
+        })
+    }
+
+    fn on_http_response_trailers(&mut self, _: usize) -> Action {
+        run(&self.0, Action::Pause, Upstream::on_response_trailers)
+    }
+
+    fn on_log(&mut self) {
+        run(&self.0, (), Upstream::on_end);
+    }
+}
