@@ -91,6 +91,7 @@ pub(crate) struct Worker {
     missing_clusters: RefCell<BTreeSet<usize>>,
     turns_without_host: Cell<u64>,
     complained: Cell<bool>,
+    missed_bodies: Cell<u8>,
 }
 
 impl Worker {
@@ -120,6 +121,7 @@ impl Worker {
             missing_clusters: RefCell::default(),
             turns_without_host: Cell::default(),
             complained: Cell::default(),
+            missed_bodies: Cell::default(),
             config,
         })
     }
@@ -176,6 +178,16 @@ impl Worker {
     /// A body came while its headers were held.
     pub(crate) fn showed_held_body(&self) {
         self.held_bodies.set(HeldBodies::Shown);
+    }
+
+    /// A body that was waited for did not come in time, and it cannot be found out why. One may be slow; not several in a row.
+    pub(crate) fn missed_held_body(&self) {
+        const SLOW_ONES: u8 = 2;
+        let missed = self.missed_bodies.get().saturating_add(1);
+        self.missed_bodies.set(missed);
+        if missed > SLOW_ONES {
+            self.hid_held_body();
+        }
     }
 
     /// A body came as soon as its headers, held in vain, were let go: it had been there all the time.

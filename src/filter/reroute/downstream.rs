@@ -7,7 +7,7 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::{unreplayable, with, Shared, Step, REQUEST, REQUESTS, RETRY};
-use crate::core::exchange::{NoRetry, Replay, Verdict};
+use crate::core::exchange::{NoRetry, Replay};
 use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
 use crate::core::reply::LocalReply;
@@ -107,9 +107,12 @@ impl Downstream {
                     .sign(backend.unwrap_or_else(|| shared.journey.exchange.backend()))
             }
             Step::Attempting => {
-                if let Verdict::GiveUp(reason) = shared.no_answer() {
-                    worker.count(Event::NoRetry(reason));
-                }
+                shared.no_answer();
+                shared.journey.timed_out = journey::status()? == 504;
+                self.phase = Phase::Done;
+                shared.answer_for_want_of_one()
+            }
+            Step::GivenUp => {
                 self.phase = Phase::Done;
                 shared.answer_for_want_of_one()
             }
@@ -165,7 +168,6 @@ impl Downstream {
 impl Shared {
     /// The router gave up without an answer: the client gets the last one a backend gave, if there was any.
     fn answer_for_want_of_one(&mut self) -> Result<(), HostError> {
-        self.journey.timed_out = journey::status()? == 504;
         match self.journey.answer.take() {
             Some(answer) => self.journey.replace(&answer),
             None => self.journey.reply_without_answer(),

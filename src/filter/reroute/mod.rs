@@ -20,7 +20,9 @@ pub(crate) use self::upstream::UpstreamHandle;
 use super::host::{self, HostError};
 use super::journey::Journey;
 use crate::core::exchange::{NoRetry, Replay, Verdict};
+use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
+use crate::core::time::Timestamp;
 
 /// The property that names the cluster of the next attempt; the route's matcher knows it as `wasm.aoai_cluster`.
 const NEXT_CLUSTER: &str = "aoai_cluster";
@@ -41,6 +43,8 @@ struct Shared {
     journey: Journey,
     replay: Replay,
     step: Step,
+    /// When the current attempt began, unless it is the first.
+    began: Option<Timestamp>,
 }
 
 /// Where a request's attempts stand.
@@ -54,6 +58,8 @@ enum Step {
     Marked,
     /// The last answer is the client's.
     Answered,
+    /// There was no answer, and there is no backend left; the router was told so.
+    GivenUp,
 }
 
 impl Shared {
@@ -62,24 +68,38 @@ impl Shared {
             journey,
             replay: Replay::Ready,
             step: Step::Before,
+            began: None,
         }
     }
 
-    /// The router starts an attempt: the first, one that a marked answer called for, or one after an attempt that got no answer.
-    fn attempt_begins(&mut self) {
-        if self.step == Step::Attempting {
-            self.no_answer();
+    /// The router starts an attempt: the first, one that a marked answer called for, or one after an attempt that got no
+    /// answer. `false` if the plan has no backend for it.
+    fn attempt_begins(&mut self) -> bool {
+        if self.step == Step::Attempting && self.no_answer() != Verdict::TryNext {
+            let limit = self.journey.worker.config.retry.per_try_timeout;
+            let overdue = |began: Timestamp| began + limit <= host::now();
+            self.journey.timed_out = self.began.is_some_and(overdue);
+            self.step = Step::GivenUp;
+            return false;
         }
         self.journey.attempt_made();
+        // Asked for only where the answer may be wanted: it is a host call.
+        self.began = (self.journey.exchange.attempts() > 1).then(host::now);
         self.step = Step::Attempting;
+        true
     }
 
     /// The attempt ended without an answer: connection refused, reset, timeout.
     fn no_answer(&mut self) -> Verdict {
         self.journey.count_outcome(Outcome::Unavailable);
-        self.journey
+        let verdict = self
+            .journey
             .exchange
-            .after(Outcome::Unavailable, self.replay)
+            .after(Outcome::Unavailable, self.replay);
+        if let Verdict::GiveUp(reason) = verdict {
+            self.journey.worker.count(Event::NoRetry(reason));
+        }
+        verdict
     }
 
     /// Writes where the router goes from here, should it have to.

@@ -11,6 +11,7 @@ use crate::core::exchange::Verdict;
 use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
 use crate::core::reply::LocalReply;
+use crate::filter::gate::Gate;
 use crate::filter::host::{self, Buffer, Half, HostError, Map};
 use crate::filter::journey::{self, Answer, ERROR_BODY};
 use crate::filter::tokens::Renewal;
@@ -33,6 +34,7 @@ pub(super) struct Upstream {
     me: Weak<RefCell<Upstream>>,
     shared: Option<Rc<RefCell<Shared>>>,
     phase: Phase,
+    down: Gate,
 }
 
 impl Upstream {
@@ -53,49 +55,20 @@ impl Upstream {
             )?;
             return Ok(Action::Pause);
         };
-        let right_cluster = with(shared, |shared| {
-            shared.attempt_begins();
-            let journey = &mut shared.journey;
-            let Some(backend) = journey
-                .worker
-                .config
-                .backends
-                .get(journey.exchange.backend())
-            else {
-                return Ok(true);
-            };
-            if journey.exchange.attempts() > 1 {
-                let cluster = host::property("xds\0cluster_name")?;
-                if cluster.is_some_and(|cluster| cluster != backend.cluster.as_bytes()) {
-                    journey.worker.complain_of_route();
-                    return Ok(false);
-                }
-                // The first attempt was addressed downstream.
-                if let Some(token) = journey.worker.authorization() {
-                    host::set_header(Map::RequestHeaders, ":authority", &backend.host)?;
-                    if token.generation != journey.token_generation {
-                        host::set_header(Map::RequestHeaders, "authorization", &token.header)?;
-                    }
-                    journey.token_generation = token.generation;
-                }
+        let refusal = with(shared, Shared::readdress)?;
+        match refusal {
+            None => Ok(Action::Continue),
+            // The router takes this for an answer of the cluster, and asks no further.
+            Some(details) => {
+                let body = LocalReply::internal_error().body();
+                host::send_local_response(503, details, &[], &body)?;
+                Ok(Action::Pause)
             }
-            // Should this attempt get no answer, the router goes on without asking.
-            shared.point_to(shared.journey.exchange.successor())?;
-            Ok(true)
-        })?;
-        if !right_cluster {
-            host::send_local_response(
-                500,
-                "aoai_wrong_route",
-                &[],
-                &LocalReply::internal_error().body(),
-            )?;
-            return Ok(Action::Pause);
         }
-        Ok(Action::Continue)
     }
 
     fn on_response_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
+        self.down.complete(end_of_stream);
         let Some(shared) = self.shared.clone() else {
             return Ok(Action::Continue);
         };
@@ -122,27 +95,31 @@ impl Upstream {
     }
 
     fn on_response_body(&mut self, size: usize, end_of_stream: bool) -> Result<Action, HostError> {
-        match self.phase {
-            Phase::Passing => Ok(Action::Continue),
-            Phase::AwaitingToken => Ok(Action::Pause),
+        self.down.complete(end_of_stream);
+        let action = match self.phase {
+            Phase::Passing => Action::Continue,
+            Phase::AwaitingToken => Action::Pause,
             Phase::AwaitingBody { status } => {
                 if let Some(shared) = &self.shared {
                     with(shared, |shared| {
                         shared.journey.worker.showed_held_body();
+                        shared.journey.worker.forget(self.id);
                         Ok(())
                     })?;
                 }
                 if end_of_stream || size > ERROR_BODY {
                     let body = host::buffer(Buffer::ResponseBody, 0, size.min(ERROR_BODY))?;
-                    self.settle(status, &body)
+                    self.settle(status, &body)?
                 } else {
-                    Ok(Action::Pause)
+                    Action::Pause
                 }
             }
-        }
+        };
+        Ok(self.down.body(action))
     }
 
     fn on_response_trailers(&mut self) -> Result<Action, HostError> {
+        self.down.complete(true);
         match self.phase {
             Phase::Passing => Ok(Action::Continue),
             Phase::AwaitingToken => Ok(Action::Pause),
@@ -161,7 +138,6 @@ impl Upstream {
         let headers = host::headers(Map::ResponseHeaders)?;
         let outcome = with(&shared, |shared| {
             let journey = &mut shared.journey;
-            journey.worker.forget(self.id);
             let outcome = Outcome::from_status(status, &journey.worker.config.retry)
                 .unwrap_or_else(|| Outcome::from_error(status, body));
             journey.count_outcome(outcome);
@@ -234,12 +210,16 @@ impl Upstream {
             (Phase::AwaitingToken, _) => self.proceed(&shared, Outcome::BadToken)?,
             (Phase::AwaitingBody { status }, Granted::NoBody) => {
                 self.phase = Phase::Passing;
+                with(&shared, |shared| {
+                    shared.journey.worker.missed_held_body();
+                    Ok(())
+                })?;
                 self.settle(status, &[])?
             }
             _ => return Ok(()),
         };
         match action {
-            Action::Continue => host::resume(Half::Response),
+            Action::Continue => self.down.open(),
             _ => Ok(()),
         }
     }
@@ -256,6 +236,36 @@ impl Upstream {
 }
 
 impl Shared {
+    /// The router begins an attempt: addresses it to the backend whose turn it is. Why it is not to leave, if it is not.
+    fn readdress(&mut self) -> Result<Option<&'static str>, HostError> {
+        if !self.attempt_begins() {
+            return Ok(Some("aoai_plan_exhausted"));
+        }
+        let journey = &mut self.journey;
+        let config = &journey.worker.config;
+        if let (true, Some(backend)) = (
+            // The first attempt was addressed downstream.
+            journey.exchange.attempts() > 1,
+            config.backends.get(journey.exchange.backend()),
+        ) {
+            let cluster = host::property("xds\0cluster_name")?;
+            if cluster.is_some_and(|cluster| cluster != backend.cluster.as_bytes()) {
+                journey.worker.complain_of_route();
+                return Ok(Some("aoai_wrong_route"));
+            }
+            if let Some(token) = journey.worker.authorization() {
+                host::set_header(Map::RequestHeaders, ":authority", &backend.host)?;
+                if token.generation != journey.token_generation {
+                    host::set_header(Map::RequestHeaders, "authorization", &token.header)?;
+                }
+                journey.token_generation = token.generation;
+            }
+        }
+        // Should this attempt get no answer, the router goes on without asking.
+        self.point_to(self.journey.exchange.successor())?;
+        Ok(None)
+    }
+
     /// Tells the router to make another attempt, on the exchange's current backend.
     fn mark(&mut self) -> Result<(), HostError> {
         self.step = Step::Marked;
@@ -290,12 +300,19 @@ impl UpstreamHandle {
                 me: Weak::clone(me),
                 shared: None,
                 phase: Phase::Passing,
+                down: Gate::new(Half::Response),
             })
         }))
     }
 }
 
-impl Context for UpstreamHandle {}
+impl Context for UpstreamHandle {
+    // An upstream filter gets no `on_log`.
+    fn on_done(&mut self) -> bool {
+        run(&self.0, (), Upstream::on_end);
+        true
+    }
+}
 
 impl HttpContext for UpstreamHandle {
     fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
@@ -316,9 +333,5 @@ impl HttpContext for UpstreamHandle {
 
     fn on_http_response_trailers(&mut self, _: usize) -> Action {
         run(&self.0, Action::Pause, Upstream::on_response_trailers)
-    }
-
-    fn on_log(&mut self) {
-        run(&self.0, (), Upstream::on_end);
     }
 }

@@ -307,24 +307,6 @@ cases! {
         assert_eq!(azure.backend("west").count(), 4);
     }
 
-    fn an_upload_of_unknown_size_is_not_held_and_an_early_answer_ends_it(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
-        for backend in azure.backends() {
-            backend.set(Behaviour::early(429));
-        }
-        let chat = chat_request();
-        let mut upload = gateway.client().upload("POST", &chat.path, &[]).unwrap();
-        upload.chunk(&chat.bytes()[..20]).unwrap();
-        let answer = upload.answer().unwrap().read_to_end();
-        assert_eq!((answer.status, attempts(&answer)), (429, "1"));
-        gateway.wait_for(
-            |g| g.stat("wasmcustom.aoai.no_retry.request_incomplete") == Some(1),
-            3 * SECOND,
-            "the reason to be counted",
-        );
-    }
-
     fn an_upload_of_unknown_size_is_retried_once_it_is_complete(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
@@ -374,6 +356,29 @@ cases! {
             assert_eq!(answer.status, 200, "{}", answer.text());
         }
     }
+}
+
+mod filter_engine_alone {
+    use super::*;
+
+    e2e::cases! { filter:
+    fn an_upload_of_unknown_size_is_not_held_and_an_early_answer_ends_it(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        for backend in azure.backends() {
+            backend.set(Behaviour::early(429));
+        }
+        let chat = chat_request();
+        let mut upload = gateway.client().upload("POST", &chat.path, &[]).unwrap();
+        upload.chunk(&chat.bytes()[..20]).unwrap();
+        let answer = upload.answer().unwrap().read_to_end();
+        assert_eq!((answer.status, attempts(&answer)), (429, "1"));
+        gateway.wait_for(
+            |g| g.stat("wasmcustom.aoai.no_retry.request_incomplete") == Some(1),
+            3 * SECOND,
+            "the reason to be counted",
+        );
+    }
 
     fn a_cluster_envoy_does_not_have_is_named_and_the_others_serve(engine) {
         let azure = simulate(&["east", "west"]);
@@ -388,5 +393,78 @@ cases! {
             assert_eq!(answer.header("x-aoai-backend"), Some("west"));
         }
         assert!(gateway.log().contains("aoai_nowhere"), "the log names the cluster");
+    }
+    }
+}
+
+mod router_engine_alone {
+    use super::*;
+
+    e2e::cases! { router:
+    fn an_early_answer_to_an_upload_of_unknown_size_is_retried_with_all_of_it(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::early(429));
+        let chat = chat_request();
+        for _ in 0..2 {
+            let mut upload = gateway.client().upload("POST", &chat.path, &[]).unwrap();
+            upload.chunk(&chat.bytes()[..20]).unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+            upload.chunk(&chat.bytes()[20..]).unwrap();
+            let answer = upload.finish().unwrap().read_to_end();
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+        assert_eq!(azure.backend("west").count(), 2);
+        for request in azure.backend("west").requests() {
+            assert_eq!(&request.body[..], &chat.bytes()[..]);
+        }
+    }
+
+    fn a_cluster_envoy_does_not_have_is_named(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["backends"][0]["cluster"] = json!("aoai_nowhere"))
+            .start();
+        let mut statuses: Vec<u16> = (0..4).map(|_| gateway.chat(&chat_request()).status).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 200, 503, 503]);
+        assert!(gateway.log().contains("aoai_nowhere"), "the log names the cluster");
+    }
+
+    fn five_megabytes_are_retried_without_entering_the_module(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .log_level("trace")
+            .plugin(|p| p["retry"] = json!({"replay_limit": "16MiB"}))
+            .start();
+        azure.backend("east").set(Behaviour::internal_error());
+        let chat = chat_request().padded(5_000_000);
+        for _ in 0..2 {
+            assert_eq!(gateway.chat(&chat).status, 200);
+        }
+        let sent = azure.backend("east").requests()[0].clone();
+        for request in azure.backend("west").requests() {
+            assert_eq!((request.body_len, &request.body_sha256), (chat.bytes().len() as u64, &sent.body_sha256));
+        }
+        // The trace names every host call: what the module reads of bodies are errors'.
+        let log = gateway.log();
+        let read = log.lines().filter(|line| line.contains("[vm->host] env.proxy_get_buffer_bytes(0,"));
+        assert_eq!(read.count(), 0, "the request body was read");
+    }
+
+    fn more_than_three_retries_at_once_are_all_made(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::throttled(1));
+        azure.backend("west").set(Behaviour::normal().after_ms(300));
+        let answers = e2e::parallel(40, |_| gateway.chat(&chat_request()));
+        for answer in answers {
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+    }
     }
 }

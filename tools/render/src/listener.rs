@@ -175,8 +175,9 @@ route_config:
         # A stream may last as long as it has something to say. What is limited is the wait until an answer
         # begins, by the filter (`retry.per_try_timeout`).
         timeout: 0s
-      # Who the client is, is not for the backend.
+      # What is not for the backend: what a client takes for the choice, and who the client is.
       request_headers_to_remove:
+      - {header}
       - x-envoy-external-address
       - x-forwarded-for
 ",
