@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::complaint::Complaint;
 use super::header_map::HeaderMap;
 use super::host::{self, HostError, Map};
 use super::tokens::Authorization;
@@ -191,7 +192,8 @@ impl Journey {
     pub(super) fn is_from_backend(&self) -> Result<bool, HostError> {
         let details = host::property("response\0code_details")?;
         if details.as_deref() == Some(b"cluster_not_found") {
-            self.worker.complain_of_cluster(self.exchange.backend());
+            self.worker
+                .complain(Complaint::Cluster(self.exchange.backend()));
         }
         Ok(details.is_none_or(|details| details == b"via_upstream"))
     }

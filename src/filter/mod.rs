@@ -4,6 +4,7 @@
 //! thread and configuration; `tokens` fetches and keeps the access token. A request is a `journey` through its plan, and two
 //! retry engines take it there: with `reissue` the filter sends it again itself, with `reroute` Envoy's router does.
 
+mod complaint;
 mod gate;
 mod header_map;
 mod host;

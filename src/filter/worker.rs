@@ -8,6 +8,7 @@ use std::time::Duration;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 
+use super::complaint::Complaint;
 use super::host::{self, Buffer, HostError, Metric};
 use super::tokens::{self, Authorization, Renewal, Tokens};
 use super::{reissue, reroute};
@@ -88,9 +89,8 @@ pub(crate) struct Worker {
     calls: RefCell<HashMap<u32, Caller>>,
     root_is_running: Cell<bool>,
     held_bodies: Cell<HeldBodies>,
-    missing_clusters: RefCell<BTreeSet<usize>>,
     turns_without_host: Cell<u64>,
-    complained: Cell<bool>,
+    complaints: RefCell<BTreeSet<Complaint>>,
     missed_bodies: Cell<u8>,
 }
 
@@ -118,9 +118,8 @@ impl Worker {
             calls: RefCell::default(),
             root_is_running: Cell::default(),
             held_bodies: Cell::new(HeldBodies::Untried),
-            missing_clusters: RefCell::default(),
             turns_without_host: Cell::default(),
-            complained: Cell::default(),
+            complaints: RefCell::default(),
             missed_bodies: Cell::default(),
             config,
         })
@@ -194,11 +193,7 @@ impl Worker {
     pub(crate) fn hid_held_body(&self) {
         if self.held_bodies.get() == HeldBodies::Untried {
             self.held_bodies.set(HeldBodies::Hidden);
-            log::error!(
-                "set `allow_on_headers_stop_iteration: true` in this filter's wasm plugin config: without it Envoy hides the \
-                 bodies of what is held, so a missing deployment or role is not told from other errors, and some failures \
-                 cannot be retried"
-            );
+            self.complain(Complaint::HiddenBodies);
         }
     }
 
@@ -242,40 +237,14 @@ impl Worker {
         }
     }
 
-    /// Says, once, that Envoy has no such cluster as this backend's.
-    pub(crate) fn complain_of_cluster(&self, index: usize) {
+    /// Says what is wrong around the filter, once.
+    pub(crate) fn complain(&self, complaint: Complaint) {
         let new = self
-            .missing_clusters
+            .complaints
             .try_borrow_mut()
-            .is_ok_and(|mut known| known.insert(index));
-        if let (true, Some(backend)) = (new, self.config.backends.get(index)) {
-            log::error!(
-                "backends[{index}].cluster: Envoy has no cluster {:?}, so {} gets no request; use the name of a cluster it has",
-                backend.cluster,
-                backend.name,
-            );
-        }
-    }
-
-    /// Says, once, that attempts do not pass the upstream filter.
-    pub(crate) fn complain_of_upstream_filter(&self) {
-        if !self.complained.replace(true) {
-            log::error!(
-                "retry.engine is \"router\", but an answer came through a cluster without the upstream filter, so nothing is \
-                 retried; add the filter to the cluster's HttpProtocolOptions.http_filters with {{\"role\": \"upstream\"}} \
-                 and the same vm_config"
-            );
-        }
-    }
-
-    /// Says, once, that the router does not go where the plan leads.
-    pub(crate) fn complain_of_route(&self) {
-        if !self.complained.replace(true) {
-            log::error!(
-                "retry.engine is \"router\", but a retry went to another cluster than planned; the route needs the matcher \
-                 cluster specifier on filter state wasm.aoai_cluster and retry_policy.refresh_cluster_on_retry, which \
-                 Envoy has since 1.39"
-            );
+            .is_ok_and(|mut known| known.insert(complaint));
+        if new {
+            log::error!("{}", complaint.text(&self.config));
         }
     }
 
@@ -466,6 +435,9 @@ impl Root {
             }
             Plugin::Balancer(config) => config,
         };
+        if config.retry.engine == Engine::Router {
+            check_envoy_for_router_engine()?;
+        }
         let worker = Worker::new(self.id, *config).map_err(|error| error.to_string())?;
         log::info!(
             "azure-openai-balancer {} balances {} backends; tokens come from {}",
@@ -476,6 +448,22 @@ impl Root {
         worker.tick_after(NOW);
         self.role = Role::Balancer(Rc::new(worker));
         Ok(())
+    }
+}
+
+/// Refuses the router engine on an Envoy that cannot choose the cluster anew on a retry.
+fn check_envoy_for_router_engine() -> Result<(), String> {
+    let part = |name: &str| {
+        let path = format!("xds\0node\0user_agent_build_version\0version\0{name}");
+        let bytes = host::property(&path).ok().flatten()?;
+        // Numbers are handed over as 64-bit ones.
+        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    };
+    match (part("major_number"), part("minor_number")) {
+        (Some(major), Some(minor)) if (major, minor) < (1, 39) => Err(format!(
+            "retry.engine: \"router\" is not allowed with Envoy {major}.{minor}; use \"filter\", or Envoy 1.39 or later"
+        )),
+        _ => Ok(()),
     }
 }
 

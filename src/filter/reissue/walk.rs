@@ -4,6 +4,7 @@ use super::{Held, Phase, Stream};
 use crate::core::exchange::Verdict;
 use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
+use crate::filter::complaint::Complaint;
 use crate::filter::header_map::HeaderMap;
 use crate::filter::host::{self, Buffer, HostError, Map};
 use crate::filter::journey::Answer;
@@ -100,9 +101,8 @@ impl Stream {
                 true
             }
             Err(_) => {
-                journey
-                    .worker
-                    .complain_of_cluster(journey.exchange.backend());
+                let missing = Complaint::Cluster(journey.exchange.backend());
+                journey.worker.complain(missing);
                 journey.count_outcome(Outcome::Unavailable);
                 journey.timed_out = false;
                 false

@@ -11,6 +11,7 @@ use crate::core::exchange::{NoRetry, Replay};
 use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
 use crate::core::reply::LocalReply;
+use crate::filter::complaint::Complaint;
 use crate::filter::host::{self, Half, HostError, Map};
 use crate::filter::journey::{self, Journey};
 use crate::filter::worker::{self, Granted, Wish, Worker};
@@ -101,6 +102,7 @@ impl Downstream {
                 // The router did not follow: the body outgrew its buffer, or a circuit breaker is open.
                 host::remove_header(Map::ResponseHeaders, RETRY)?;
                 worker.count(Event::NoRetry(NoRetry::RouterDeclined));
+                worker.complain(Complaint::RouterDeclined);
                 let backend = shared.journey.answer.take().map(|answer| answer.backend);
                 shared
                     .journey
@@ -117,7 +119,7 @@ impl Downstream {
                 shared.answer_for_want_of_one()
             }
             Step::Before if shared.journey.is_from_backend()? => {
-                worker.complain_of_upstream_filter();
+                worker.complain(Complaint::UpstreamFilter);
                 shared.journey.exchange.attempt_made();
                 shared.journey.sign(shared.journey.exchange.backend())
             }

@@ -11,6 +11,7 @@ use crate::core::exchange::Verdict;
 use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
 use crate::core::reply::LocalReply;
+use crate::filter::complaint::Complaint;
 use crate::filter::gate::Gate;
 use crate::filter::host::{self, Buffer, Half, HostError, Map};
 use crate::filter::journey::{self, Answer, ERROR_BODY};
@@ -250,7 +251,7 @@ impl Shared {
         ) {
             let cluster = host::property("xds\0cluster_name")?;
             if cluster.is_some_and(|cluster| cluster != backend.cluster.as_bytes()) {
-                journey.worker.complain_of_route();
+                journey.worker.complain(Complaint::Route);
                 return Ok(Some("aoai_wrong_route"));
             }
             if let Some(token) = journey.worker.authorization() {

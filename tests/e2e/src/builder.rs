@@ -97,6 +97,10 @@ pub(crate) struct Process {
     pub(crate) environment: Vec<(String, String)>,
     /// Replacements in the rendered listener.
     pub(crate) rewrites: Vec<(String, String)>,
+    /// Replacements in the rest.
+    pub(crate) cluster_rewrites: Vec<(String, String)>,
+    /// What the rest is rendered from, unless from the same as the listener.
+    pub(crate) clusters: Option<Fleet>,
 }
 
 /// The end of a log, long enough to see what went wrong.
@@ -122,6 +126,8 @@ pub struct GatewayBuilder {
     plugin: Vec<PluginPatch>,
     fleet: Vec<FleetPatch>,
     rewrites: Vec<(String, String)>,
+    cluster_rewrites: Vec<(String, String)>,
+    upstream_filter: bool,
 }
 
 impl Default for GatewayBuilder {
@@ -138,6 +144,8 @@ impl Default for GatewayBuilder {
             plugin: Vec::new(),
             fleet: Vec::new(),
             rewrites: Vec::new(),
+            cluster_rewrites: Vec::new(),
+            upstream_filter: true,
         }
     }
 }
@@ -222,6 +230,18 @@ impl GatewayBuilder {
         self
     }
 
+    /// Replaces a text outside the listener, which has to be there.
+    pub fn rewrite_clusters(mut self, from: &str, to: &str) -> Self {
+        self.cluster_rewrites.push((from.to_owned(), to.to_owned()));
+        self
+    }
+
+    /// Leaves the module out of the clusters' filters, where the router engine needs it.
+    pub fn without_upstream_filter(mut self) -> Self {
+        self.upstream_filter = false;
+        self
+    }
+
     /// How long a replaced listener, and with it the module's old configuration, lives on for its connections, in whole
     /// seconds; Envoy's 10 minutes unless told otherwise.
     pub fn drain(mut self, time: Duration) -> Self {
@@ -252,14 +272,24 @@ impl GatewayBuilder {
         if let Some(time) = self.drain {
             arguments.extend(["--drain-time-s".to_owned(), time.as_secs().to_string()]);
         }
-        let process = Process {
+        let mut process = Process {
             version: self.version,
             workers: self.workers,
             arguments,
             environment: self.secrets.clone(),
             rewrites: self.rewrites.clone(),
+            cluster_rewrites: self.cluster_rewrites.clone(),
+            clusters: None,
         };
-        Gateway::launch(process, self.into_fleet())
+        let upstream_filter = self.upstream_filter;
+        let fleet = self.into_fleet();
+        if !upstream_filter {
+            process.clusters = Some(Fleet {
+                engine: Engine::Filter,
+                ..fleet.clone()
+            });
+        }
+        Gateway::launch(process, fleet)
     }
 
     fn into_fleet(self) -> Fleet {

@@ -74,11 +74,16 @@ impl Gateway {
         let path = folder.path().to_owned();
         write_listener(&path, &fleet, &process.rewrites);
         let bootstrap = path.join("envoy.yaml");
-        fs::write(
-            &bootstrap,
-            render::bootstrap(&fleet, &path.join(LISTENER_FILE)),
-        )
-        .expect("write envoy.yaml");
+        let clusters = process.clusters.as_ref().unwrap_or(&fleet);
+        let mut text = render::bootstrap(clusters, &path.join(LISTENER_FILE));
+        for (from, to) in &process.cluster_rewrites {
+            assert!(
+                text.contains(from),
+                "the bootstrap does not contain {from:?}"
+            );
+            text = text.replace(from, to);
+        }
+        fs::write(&bootstrap, text).expect("write envoy.yaml");
         let log = |name: &str| File::create(path.join(name)).expect("create a log file");
         let envoy = Command::new(version.binary())
             .arg("-c")

@@ -1,0 +1,64 @@
+//! What can be wrong in Envoy's configuration around the filter, told to the person who can mend it.
+
+use crate::core::config::{Config, Engine};
+
+/// Something wrong, said once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Complaint {
+    /// Envoy has no cluster of the name that this backend has.
+    Cluster(usize),
+    /// Envoy does not show bodies while their headers are held.
+    HiddenBodies,
+    /// The router engine's upstream filter is missing on a cluster.
+    UpstreamFilter,
+    /// A retry does not go where the plan leads.
+    Route,
+    /// An answer was marked for another attempt, and the router made none.
+    RouterDeclined,
+}
+
+impl Complaint {
+    /// The place, what is wrong with it, and what would be right.
+    pub(super) fn text(self, config: &Config) -> String {
+        match self {
+            Self::Cluster(index) => {
+                let backend = config.backends.get(index);
+                let (name, cluster) = backend.map_or(("", ""), |b| (&b.name, &b.cluster));
+                let otherwise = match config.retry.engine {
+                    Engine::Filter => "",
+                    Engine::Router => {
+                        ", unless the route lacks the matcher cluster specifier on filter state wasm.aoai_cluster, which \
+                         retry.engine \"router\" needs"
+                    }
+                };
+                format!(
+                    "backends[{index}].cluster: Envoy has no cluster {cluster:?}, so {name} gets no request; use the name of \
+                     a cluster it has{otherwise}"
+                )
+            }
+            Self::HiddenBodies => {
+                "set `allow_on_headers_stop_iteration: true` in this filter's wasm plugin config: without it Envoy hides the \
+                 bodies of what is held, so a missing deployment or role is not told from other errors, and some failures \
+                 cannot be retried"
+                    .to_owned()
+            }
+            Self::UpstreamFilter => {
+                "retry.engine is \"router\", but an answer came through a cluster without the upstream filter, so nothing is \
+                 retried; add the filter to the cluster's HttpProtocolOptions.http_filters with {\"role\": \"upstream\"} and \
+                 the same vm_config"
+                    .to_owned()
+            }
+            Self::Route => {
+                "retry.engine is \"router\", but a retry went to another cluster than planned; the route needs the matcher \
+                 cluster specifier on filter state wasm.aoai_cluster, and retry_policy.refresh_cluster_on_retry"
+                    .to_owned()
+            }
+            Self::RouterDeclined => {
+                "the router made no attempt where one was called for: the route's retry_policy needs retry_on \
+                 retriable-headers with the header x-aoai-retry; or the request body outgrew Envoy's buffer \
+                 (per_connection_buffer_limit_bytes), or the cluster's circuit breaker allows too few retries (max_retries)"
+                    .to_owned()
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What the router engine needs around it, and what it says when that is missing.
+
+use e2e::{cases, chat_request, load, simulate, simulate_tls, EnvoyVersion, Gateway};
+use serde_json::json;
+use simulator::Behaviour;
+
+cases! { router:
+    fn an_envoy_before_1_39_is_refused(engine) {
+        for version in [EnvoyVersion::V1_36_4, EnvoyVersion::V1_38_2] {
+            let azure = simulate(&["east", "west"]);
+            let refused = Gateway::builder()
+                .simulator(&azure)
+                .engine(engine)
+                .version(version)
+                .try_start()
+                .unwrap_err();
+            let wanted = r#"retry.engine: "router" is not allowed with Envoy 1.3"#;
+            assert!(refused.log.contains(wanted), "{}", refused.log);
+        }
+    }
+
+    fn a_missing_upstream_filter_is_named(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).without_upstream_filter().start();
+        let answer = gateway.chat(&chat_request());
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("x-aoai-attempts"), Some("1"));
+        assert!(gateway.log().contains("came through a cluster without the upstream filter"));
+    }
+
+    fn an_upstream_filter_in_another_vm_is_named(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .rewrite_clusters("vm_id: azure_openai_balancer", "vm_id: another")
+            .start();
+        let answer = gateway.chat(&chat_request());
+        assert_eq!(answer.status, 503, "never a silent fallback");
+        assert!(gateway.log().contains("came through the upstream filter without its request"));
+    }
+
+    fn a_route_without_the_matcher_is_named(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .rewrite("key: wasm.aoai_cluster", "key: wasm.something_else")
+            .start();
+        let answer = gateway.chat(&chat_request());
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert!(gateway.log().contains("the route lacks the matcher cluster specifier on filter state wasm.aoai_cluster"));
+    }
+
+    fn a_route_that_does_not_refresh_the_cluster_is_named(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .rewrite("refresh_cluster_on_retry: true", "refresh_cluster_on_retry: false")
+            .start();
+        azure.backend("east").set(Behaviour::throttled(7));
+        let statuses: Vec<u16> = (0..2).map(|_| gateway.chat(&chat_request()).status).collect();
+        assert!(statuses.contains(&429), "the last real answer: {statuses:?}");
+        assert!(gateway.log().contains("a retry went to another cluster than planned"));
+        for request in azure.backend("east").requests() {
+            assert_eq!(request.authority, "contoso-east.openai.azure.com");
+        }
+    }
+
+    fn a_router_that_does_not_retry_is_counted_and_the_mark_removed(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .rewrite("name: x-aoai-retry", "name: x-something-else")
+            .start();
+        azure.backend("east").set(Behaviour::throttled(7));
+        let answers: Vec<_> = (0..2).map(|_| gateway.chat(&chat_request())).collect();
+        let passed: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
+        assert_eq!(passed.len(), 1);
+        assert_eq!(passed[0].header("x-aoai-retry"), None);
+        assert_eq!(passed[0].header("x-aoai-backend"), Some("east"));
+        gateway.wait_for(
+            |g| g.stat("wasmcustom.aoai.no_retry.router_declined") == Some(1),
+            std::time::Duration::from_secs(3),
+            "the refusal to be counted",
+        );
+        assert!(gateway.log().contains("x-aoai-retry"), "the log says what the route lacks");
+    }
+
+    // Envoy decides on a retry at an answer's headers, and resets what has not ended by then: over HTTP/1.1, a connection for
+    // every 429. The upstream filter holds the headers until the answer is complete.
+    fn a_retried_429_costs_no_connection(engine) {
+        let azure = simulate_tls(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).log_level("info").start();
+        azure.backend("east").set(Behaviour::throttled(1));
+        let result = load(&gateway, 8, 400, &chat_request());
+        assert_eq!(result.status(200), 400, "{result:?}");
+        assert_eq!(azure.backend("east").count(), 200);
+        assert_eq!(azure.backend("east").requests()[0].http_version, "HTTP/1.1");
+        let connections = azure.backend("east").connections();
+        assert!(connections <= 16, "{connections} connections for 200 answers of 429");
+    }
+
+    fn the_same_over_http_2(engine) {
+        let azure = simulate_tls(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .log_level("info")
+            .rewrite_clusters(
+                "explicit_http_config:\n          http_protocol_options: {}",
+                "auto_config:\n          http_protocol_options: {}\n          http2_protocol_options: {}",
+            )
+            .rewrite_clusters("alpn_protocols: [\"http/1.1\"]", "alpn_protocols: [\"h2\", \"http/1.1\"]")
+            .start();
+        azure.backend("east").set(Behaviour::throttled(1));
+        let result = load(&gateway, 8, 400, &chat_request());
+        assert_eq!(result.status(200), 400, "{result:?}");
+        assert_eq!(azure.backend("east").requests()[0].http_version, "HTTP/2.0");
+        let connections = azure.backend("east").connections();
+        assert!(connections <= 4, "{connections} connections for 200 answers of 429");
+    }
+
+    fn an_upgrade_is_not_retried(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["retry"] = json!({"max_attempts": 3}))
+            .start();
+        for backend in azure.backends() {
+            backend.set(Behaviour::throttled(1));
+        }
+        let headers = [("connection", "upgrade"), ("upgrade", "websocket")];
+        let answer = gateway.client().send("GET", "/openai/realtime?api-version=x&deployment=y", &headers, b"");
+        let calls: u64 = azure.backends().iter().map(|backend| backend.count()).sum();
+        assert!(calls <= 1, "{answer:?}");
+    }
+}
