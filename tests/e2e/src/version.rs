@@ -4,10 +4,9 @@ use std::env;
 use std::path::PathBuf;
 
 /// A release of Envoy that the module is tested with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EnvoyVersion {
-    /// The newest, and the one tests use unless they say otherwise.
-    #[default]
+    /// The newest.
     V1_40_0,
     /// The first whose router can choose a cluster per attempt.
     V1_39_0,
@@ -42,6 +41,33 @@ impl EnvoyVersion {
     }
 }
 
+/// Names the version that tests use unless they say otherwise.
+const VERSION: &str = "AOAI_ENVOY_VERSION";
+
+impl Default for EnvoyVersion {
+    /// The one that the environment names as `AOAI_ENVOY_VERSION`, else the newest.
+    ///
+    /// # Panics
+    ///
+    /// When it names one that the module is not tested with.
+    fn default() -> Self {
+        match env::var_os(VERSION) {
+            Some(number) => Self::named(&number.to_string_lossy()),
+            None => Self::V1_40_0,
+        }
+    }
+}
+
+impl EnvoyVersion {
+    fn named(number: &str) -> Self {
+        let named = Self::ALL.into_iter().find(|version| version.number() == number);
+        named.unwrap_or_else(|| {
+            let known = Self::ALL.map(Self::number).join(", ");
+            panic!("{VERSION}={number}: no such version; use one of {known}")
+        })
+    }
+}
+
 /// The built module, as `AOAI_WASM` names it.
 ///
 /// # Panics
@@ -63,4 +89,24 @@ fn from_environment(variable: &str, what: &str) -> PathBuf {
     );
     // Envoy may run in another folder.
     std::path::absolute(&path).expect("a path can be made absolute")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_goes_by_its_number() {
+        for version in EnvoyVersion::ALL {
+            assert_eq!(EnvoyVersion::named(version.number()), version);
+        }
+    }
+
+    #[test]
+    #[should_panic(
+        expected = "AOAI_ENVOY_VERSION=1.2.3: no such version; use one of 1.40.0, 1.39.0, 1.38.2, 1.36.4"
+    )]
+    fn an_unknown_version_is_answered_with_the_known_ones() {
+        EnvoyVersion::named("1.2.3");
+    }
 }
