@@ -12,6 +12,7 @@ use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
 use crate::core::reply::LocalReply;
 use crate::filter::complaint::Complaint;
+use crate::filter::gate::Gate;
 use crate::filter::host::{self, Half, HostError, Map};
 use crate::filter::journey::{self, Journey};
 use crate::filter::worker::{self, Granted, Wish, Worker};
@@ -38,10 +39,12 @@ pub(super) struct Downstream {
     worker: Rc<Worker>,
     shared: Rc<RefCell<Shared>>,
     phase: Phase,
+    up: Gate,
 }
 
 impl Downstream {
-    fn on_request_headers(&mut self) -> Result<Action, HostError> {
+    fn on_request_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
+        self.up.complete(end_of_stream);
         with(&self.shared, |shared| {
             shared.journey.begin()?;
             if let Some(reason) = unreplayable(&shared.journey) {
@@ -137,7 +140,7 @@ impl Downstream {
     fn on_granted(&mut self, granted: Granted) -> Result<(), HostError> {
         match granted {
             Granted::Token(_) => match self.start()? {
-                Action::Continue => host::resume(Half::Request),
+                Action::Continue => self.up.open(),
                 _ => Ok(()),
             },
             Granted::NoToken(wait) => {
@@ -210,8 +213,20 @@ impl DownstreamHandle {
                 worker,
                 shared: Rc::new(RefCell::new(shared)),
                 phase: Phase::New,
+                up: Gate::new(Half::Request),
             })
         }))
+    }
+
+    /// A part of the request that is not its headers: held if they are.
+    fn request_goes_on(&self, end_of_stream: bool) -> Action {
+        run(&self.0, Action::Pause, |stream| {
+            stream.up.complete(end_of_stream);
+            Ok(stream.up.body(match stream.phase {
+                Phase::AwaitingToken => Action::Pause,
+                _ => Action::Continue,
+            }))
+        })
     }
 
     fn answer_ends(&self, end_of_stream: bool) -> Action {
@@ -228,16 +243,18 @@ impl DownstreamHandle {
 impl Context for DownstreamHandle {}
 
 impl HttpContext for DownstreamHandle {
-    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
-        run(&self.0, Action::Pause, Downstream::on_request_headers)
+    fn on_http_request_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
+        run(&self.0, Action::Pause, |stream| {
+            stream.on_request_headers(end_of_stream)
+        })
     }
 
-    fn on_http_request_body(&mut self, _: usize, _: bool) -> Action {
-        self.while_held()
+    fn on_http_request_body(&mut self, _: usize, end_of_stream: bool) -> Action {
+        self.request_goes_on(end_of_stream)
     }
 
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
-        self.while_held()
+        self.request_goes_on(true)
     }
 
     fn on_http_response_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
@@ -256,17 +273,5 @@ impl HttpContext for DownstreamHandle {
 
     fn on_log(&mut self) {
         run(&self.0, (), Downstream::on_end);
-    }
-}
-
-impl DownstreamHandle {
-    /// A part of the request that is not its headers: held if they are.
-    fn while_held(&self) -> Action {
-        run(&self.0, Action::Pause, |stream| {
-            Ok(match stream.phase {
-                Phase::AwaitingToken => Action::Pause,
-                _ => Action::Continue,
-            })
-        })
     }
 }

@@ -60,7 +60,9 @@ impl Default for EnvoyVersion {
 
 impl EnvoyVersion {
     fn named(number: &str) -> Self {
-        let named = Self::ALL.into_iter().find(|version| version.number() == number);
+        let named = Self::ALL
+            .into_iter()
+            .find(|version| version.number() == number);
         named.unwrap_or_else(|| {
             let known = Self::ALL.map(Self::number).join(", ");
             panic!("{VERSION}={number}: no such version; use one of {known}")

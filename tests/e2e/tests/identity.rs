@@ -235,6 +235,24 @@ cases! {
         }
     }
 
+    // Envoy before 1.40 drops a frame when a stream that a body callback had paused is resumed by a call.
+    fn an_upload_that_waits_for_the_token_loses_no_chunk(engine) {
+        let azure = simulate(&["east"]);
+        azure.imds().set(ImdsBehaviour::normal().after_ms(1000));
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let chat = chat_request();
+        let body = chat.bytes();
+        let mut upload = gateway.client().upload("POST", &chat.path, &[]).unwrap();
+        let pieces: Vec<&[u8]> = body.chunks(body.len() / 8).collect();
+        for piece in &pieces {
+            upload.chunk(piece).unwrap();
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let answer = upload.finish().unwrap().read_to_end();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(&azure.backend("east").requests()[0].body[..], &body[..]);
+    }
+
     fn case_23_the_app_service_form_works_from_endpoint_and_header(engine) {
         let azure = simulate_with(&["east"], |settings| {
             settings.imds.identity_header = "the-proof".to_owned();

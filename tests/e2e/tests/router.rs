@@ -100,7 +100,26 @@ cases! { router:
         assert_eq!(azure.backend("east").count(), 200);
         assert_eq!(azure.backend("east").requests()[0].http_version, "HTTP/1.1");
         let connections = azure.backend("east").connections();
+
         assert!(connections <= 16, "{connections} connections for 200 answers of 429");
+    }
+
+    fn stock_envoys_retry_costs_one_each(engine) {
+        let azure = simulate_tls(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .log_level("info")
+            .without_upstream_filter()
+            .rewrite("retry_on: connect-failure,refused-stream,reset,retriable-headers", "retry_on: 5xx")
+            .start();
+        azure.backend("east").set(Behaviour::status(503));
+        let result = load(&gateway, 8, 100, &chat_request());
+        // Nothing leads the router elsewhere, so each of 50 requests meets its 503 three times and is retried twice.
+        assert_eq!(result.status(503), 50, "{result:?}");
+        assert_eq!(azure.backend("east").count(), 150);
+        let connections = azure.backend("east").connections();
+        assert!(connections >= 100, "{connections} connections for 100 retried answers");
     }
 
     fn the_same_over_http_2(engine) {
@@ -120,6 +139,7 @@ cases! { router:
         assert_eq!(result.status(200), 400, "{result:?}");
         assert_eq!(azure.backend("east").requests()[0].http_version, "HTTP/2.0");
         let connections = azure.backend("east").connections();
+
         assert!(connections <= 4, "{connections} connections for 200 answers of 429");
     }
 
