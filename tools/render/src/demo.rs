@@ -1,11 +1,17 @@
-//! The fleet of the checked-in `envoy/envoy.yaml`.
+//! The fleet of the checked-in `envoy/envoy.yaml` and `envoy/envoy-router.yaml`.
 
 use std::collections::BTreeMap;
 
 use crate::{minimal_plugin, Admin, Backend, Engine, Fleet, Identity, Listener};
 
-/// Three backends and an identity endpoint on this machine, without TLS, and the shortest plugin configuration.
+/// Three backends and an identity endpoint on this machine, without TLS, and the shortest plugin configuration: for every
+/// Envoy that is supported, which means the filter engine.
 pub fn demo_fleet() -> Fleet {
+    demo_fleet_with(Engine::Filter)
+}
+
+/// The same with this engine.
+pub fn demo_fleet_with(engine: Engine) -> Fleet {
     let backends: Vec<Backend> = [
         ("eastus", 18081),
         ("westus", 18082),
@@ -34,6 +40,6 @@ pub fn demo_fleet() -> Fleet {
         module: "target/azure_openai_balancer.wasm".into(),
         environment: BTreeMap::new(),
         host_environment: Vec::new(),
-        engine: Engine::Filter,
+        engine,
     }
 }

@@ -22,7 +22,7 @@ mod json;
 mod listener;
 
 pub use crate::bootstrap::{bootstrap, envoy};
-pub use crate::demo::demo_fleet;
+pub use crate::demo::{demo_fleet, demo_fleet_with};
 pub use crate::fleet::{
     minimal_plugin, Admin, Backend, Engine, Fleet, Identity, Listener, TlsOptions,
 };

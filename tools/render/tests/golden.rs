@@ -1,18 +1,31 @@
-//! Keeps the checked-in configuration what the renderer writes.
+//! Keeps the checked-in configurations what the renderer writes.
 
 use std::path::Path;
 use std::{env, fs};
 
-#[test]
-fn the_checked_in_configuration_is_the_demo_fleet() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../envoy/envoy.yaml");
-    let rendered = render::envoy(&render::demo_fleet());
+use render::Engine;
+
+fn check(name: &str, engine: Engine) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../envoy")
+        .join(name);
+    let rendered = render::envoy(&render::demo_fleet_with(engine));
     if env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(&file, &rendered).expect("write envoy/envoy.yaml");
+        fs::write(&file, &rendered).unwrap_or_else(|e| panic!("envoy/{name}: {e}"));
     }
-    let checked_in = fs::read_to_string(&file).expect("read envoy/envoy.yaml");
+    let checked_in = fs::read_to_string(&file).unwrap_or_else(|e| panic!("envoy/{name}: {e}"));
     assert!(
         checked_in == rendered,
-        "envoy/envoy.yaml is not what the renderer writes; run `UPDATE_GOLDEN=1 cargo test -p render` and look at the diff"
+        "envoy/{name} is not what the renderer writes; run `UPDATE_GOLDEN=1 cargo test -p render` and look at the diff"
     );
+}
+
+#[test]
+fn the_checked_in_configuration_is_the_demo_fleet() {
+    check("envoy.yaml", Engine::Filter);
+}
+
+#[test]
+fn the_checked_in_configuration_of_the_router_engine_is_the_demo_fleet_with_it() {
+    check("envoy-router.yaml", Engine::Router);
 }
