@@ -59,19 +59,26 @@ impl Resource {
     fn chat_answer(&self, call: &Call<'_>, id: &str, model: &str) -> Reply {
         let (id, model) = (json!(id), json!(model));
         let content = Value::from(self.greeting());
-        let created = now();
         let prompt = prompt_tokens(call);
-        let total = prompt + 4;
         let body = format!(
-            r#"{{"id":{id},"object":"chat.completion","created":{created},"model":{model},
-            "choices":[{{"index":0,"message":{{"role":"assistant","content":{content},"refusal":null,
-            "annotations":[]}},"finish_reason":"stop","logprobs":null,
-            "content_filter_results":{SAFE}}}],"prompt_filter_results":[{{"prompt_index":0,
-            "content_filter_results":{SAFE}}}],"usage":{{"prompt_tokens":{prompt},"completion_tokens":4,
-            "total_tokens":{total},"prompt_tokens_details":{{"cached_tokens":0,"audio_tokens":0}},
-            "completion_tokens_details":{{"reasoning_tokens":0,"audio_tokens":0,
-            "accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}}},
-            "system_fingerprint":"fp_simulated"}}"#
+            concat!(
+                r#"{{"id":{id},"object":"chat.completion","created":{created},"model":{model},"#,
+                r#""choices":[{{"index":0,"message":{{"role":"assistant","content":{content},"refusal":null,"#,
+                r#""annotations":[]}},"finish_reason":"stop","logprobs":null,"#,
+                r#""content_filter_results":{safe}}}],"prompt_filter_results":[{{"prompt_index":0,"#,
+                r#""content_filter_results":{safe}}}],"usage":{{"prompt_tokens":{prompt},"completion_tokens":4,"#,
+                r#""total_tokens":{total},"prompt_tokens_details":{{"cached_tokens":0,"audio_tokens":0}},"#,
+                r#""completion_tokens_details":{{"reasoning_tokens":0,"audio_tokens":0,"#,
+                r#""accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}}},"#,
+                r#""system_fingerprint":"fp_simulated"}}"#,
+            ),
+            id = id,
+            created = now(),
+            model = model,
+            content = content,
+            safe = SAFE,
+            prompt = prompt,
+            total = prompt + 4,
         );
         Reply::Whole("application/json", body.into())
     }
