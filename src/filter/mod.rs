@@ -1,7 +1,7 @@
 //! The adapter between Envoy's proxy-wasm interface and the [core](crate::core): bytes in, effects out.
 //!
-//! It keeps no decision. `host` is the only file that names host calls; `worker` is the root context, one for each worker
-//! thread and configuration; `tokens` fetches and keeps the access token. A request is a `journey` through its plan, and two
+//! It keeps no decision. `host` is the only file that names host calls; `root` reads the configuration; a `worker` is what the
+//! streams of one configuration on one thread share; `tokens` fetches and keeps the access token. A request is a `journey` through its plan, and two
 //! retry engines take it there: with `reissue` the filter sends it again itself, with `reroute` Envoy's router does.
 
 mod complaint;
@@ -11,6 +11,7 @@ mod host;
 mod journey;
 mod reissue;
 mod reroute;
+mod root;
 mod tokens;
 mod worker;
 
@@ -26,7 +27,7 @@ pub fn start() {
     // Envoy filters by its own log level; what it would drop must not be formatted either, so `info` is the finest we offer.
     proxy_wasm::set_log_level(LogLevel::Info);
     proxy_wasm::set_root_context(|context_id| -> Box<dyn RootContext> {
-        Box::new(worker::Root::new(context_id))
+        Box::new(root::Root::new(context_id))
     });
 }
 

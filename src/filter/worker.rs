@@ -1,18 +1,14 @@
-//! The root context: one worker's configuration, token, tally and waiting streams.
+//! What all streams of one configuration on one worker thread share: token, tally, turns, and the list of those that wait.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::ContextType;
-
 use super::complaint::Complaint;
-use super::host::{self, Buffer, HostError, Metric};
-use super::tokens::{self, Authorization, Renewal, Tokens};
-use super::{reissue, reroute};
-use crate::core::config::{Config, Engine, Plugin};
+use super::host::{self, HostError, Metric};
+use super::tokens::{Authorization, Renewal, Tokens};
+use crate::core::config::Config;
 use crate::core::metrics::{self, Event, Tally};
 use crate::core::plan::Plan;
 use crate::core::shared;
@@ -95,7 +91,8 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    fn new(root_id: u32, config: Config) -> Result<Self, HostError> {
+    /// Sets the worker to work: its first tick comes as good as at once.
+    pub(super) fn start(root_id: u32, config: Config) -> Result<Self, HostError> {
         let turn_key = shared::turn_key(&config.backends);
         // See `Tokens::new` on why the value has to exist before it is counted up.
         host::swap_shared(&turn_key, |bytes| {
@@ -105,6 +102,7 @@ impl Worker {
             .iter()
             .map(|name| host::define_metric(Metric::Counter, name))
             .collect::<Result<_, _>>()?;
+        host::set_tick_period(NOW)?;
         Ok(Self {
             root_id,
             turn_key,
@@ -272,7 +270,7 @@ impl Worker {
         }
     }
 
-    fn on_tick(&self) {
+    pub(super) fn on_tick(&self) {
         let now = host::now();
         self.now.set(now);
         let identity = &self.config.identity;
@@ -351,7 +349,8 @@ impl Worker {
         self.root_is_running.set(false);
     }
 
-    fn on_call_response(&self, call: u32) {
+    /// The answer to a call that was made in a callback of the root context: the token's, or one of a stream's.
+    pub(super) fn on_call_response(&self, call: u32) {
         let owner = self
             .calls
             .try_borrow_mut()
@@ -371,7 +370,8 @@ impl Worker {
         self.grant_wishes(now);
     }
 
-    fn hand_over(&self, now: Timestamp) {
+    /// Hands the counts over to Envoy.
+    pub(super) fn hand_over(&self, now: Timestamp) {
         self.handed_over_at.set(now);
         let Ok(mut tally) = self.tally.try_borrow_mut() else {
             return;
@@ -389,134 +389,5 @@ impl Worker {
         if let Err(error) = host::record_metric(self.seconds_to_expiry, left) {
             log::error!("{error}");
         }
-    }
-}
-
-/// What a root context is there for.
-enum Role {
-    /// Its configuration was refused, or has not come yet.
-    None,
-    /// It balances, among a listener's filters.
-    Balancer(Rc<Worker>),
-    /// It sees attempts, among a cluster's filters.
-    Upstream,
-}
-
-/// The root context as the SDK sees it.
-pub(crate) struct Root {
-    id: u32,
-    role: Role,
-}
-
-impl Root {
-    pub(crate) fn new(id: u32) -> Self {
-        Self {
-            id,
-            role: Role::None,
-        }
-    }
-
-    fn worker(&self) -> Option<&Worker> {
-        match &self.role {
-            Role::Balancer(worker) => Some(worker),
-            Role::None | Role::Upstream => None,
-        }
-    }
-
-    fn configure(&mut self, size: usize) -> Result<(), String> {
-        let bytes =
-            host::buffer(Buffer::PluginConfiguration, 0, size).map_err(|e| e.to_string())?;
-        let plugin = Plugin::from_bytes(&bytes, &|name| std::env::var(name).ok())
-            .map_err(|error| error.to_string())?;
-        let config = match plugin {
-            Plugin::Upstream => {
-                self.role = Role::Upstream;
-                return Ok(());
-            }
-            Plugin::Balancer(config) => config,
-        };
-        if config.retry.engine == Engine::Router {
-            check_envoy_for_router_engine()?;
-        }
-        let worker = Worker::new(self.id, *config).map_err(|error| error.to_string())?;
-        log::info!(
-            "azure-openai-balancer {} balances {} backends; tokens come from {}",
-            env!("CARGO_PKG_VERSION"),
-            worker.config.backends.len(),
-            tokens::describe(&worker.config.identity),
-        );
-        worker.tick_after(NOW);
-        self.role = Role::Balancer(Rc::new(worker));
-        Ok(())
-    }
-}
-
-/// Refuses the router engine on an Envoy that cannot choose the cluster anew on a retry.
-fn check_envoy_for_router_engine() -> Result<(), String> {
-    let part = |name: &str| {
-        let path = format!("xds\0node\0user_agent_build_version\0version\0{name}");
-        let bytes = host::property(&path).ok().flatten()?;
-        // Numbers are handed over as 64-bit ones.
-        Some(u64::from_le_bytes(bytes.try_into().ok()?))
-    };
-    match (part("major_number"), part("minor_number")) {
-        (Some(major), Some(minor)) if (major, minor) < (1, 39) => Err(format!(
-            "retry.engine: \"router\" is not allowed with Envoy {major}.{minor}; use \"filter\", or Envoy 1.39 or later"
-        )),
-        _ => Ok(()),
-    }
-}
-
-impl Context for Root {
-    fn on_http_call_response(&mut self, call: u32, _: usize, _: usize, _: usize) {
-        if let Some(worker) = self.worker() {
-            worker.on_call_response(call);
-        }
-    }
-
-    fn on_done(&mut self) -> bool {
-        if let Some(worker) = self.worker() {
-            worker.hand_over(host::now());
-        }
-        true
-    }
-}
-
-impl RootContext for Root {
-    fn on_configure(&mut self, size: usize) -> bool {
-        match self.configure(size) {
-            Ok(()) => true,
-            Err(problems) => {
-                for problem in problems.lines() {
-                    log::error!("configuration refused: {problem}");
-                }
-                false
-            }
-        }
-    }
-
-    fn on_tick(&mut self) {
-        if let Some(worker) = self.worker() {
-            worker.on_tick();
-        }
-    }
-
-    fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
-        match &self.role {
-            // Envoy creates no stream on a root whose configuration was refused.
-            Role::None => None,
-            Role::Upstream => Some(Box::new(reroute::UpstreamHandle::new(context_id))),
-            Role::Balancer(worker) => {
-                let worker = Rc::clone(worker);
-                Some(match worker.config.retry.engine {
-                    Engine::Filter => Box::new(reissue::StreamHandle::new(context_id, worker)),
-                    Engine::Router => Box::new(reroute::DownstreamHandle::new(context_id, worker)),
-                })
-            }
-        }
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
     }
 }

@@ -1,0 +1,139 @@
+//! The root context: reads the configuration, and makes a stream of every request.
+
+use std::rc::Rc;
+
+use proxy_wasm::traits::{Context, HttpContext, RootContext};
+use proxy_wasm::types::ContextType;
+
+use super::host::{self, Buffer};
+use super::worker::Worker;
+use super::{reissue, reroute, tokens};
+use crate::core::config::{Engine, Plugin};
+
+/// What a root context is there for.
+enum Role {
+    /// Its configuration was refused, or has not come yet.
+    None,
+    /// It balances, among a listener's filters.
+    Balancer(Rc<Worker>),
+    /// It sees attempts, among a cluster's filters.
+    Upstream,
+}
+
+/// The root context as the SDK sees it.
+pub(crate) struct Root {
+    id: u32,
+    role: Role,
+}
+
+impl Root {
+    pub(crate) fn new(id: u32) -> Self {
+        Self {
+            id,
+            role: Role::None,
+        }
+    }
+
+    fn worker(&self) -> Option<&Worker> {
+        match &self.role {
+            Role::Balancer(worker) => Some(worker),
+            Role::None | Role::Upstream => None,
+        }
+    }
+
+    fn configure(&mut self, size: usize) -> Result<(), String> {
+        let bytes =
+            host::buffer(Buffer::PluginConfiguration, 0, size).map_err(|e| e.to_string())?;
+        let plugin = Plugin::from_bytes(&bytes, &|name| std::env::var(name).ok())
+            .map_err(|error| error.to_string())?;
+        let config = match plugin {
+            Plugin::Upstream => {
+                self.role = Role::Upstream;
+                return Ok(());
+            }
+            Plugin::Balancer(config) => config,
+        };
+        if config.retry.engine == Engine::Router {
+            check_envoy_for_router_engine()?;
+        }
+        let worker = Worker::start(self.id, *config).map_err(|error| error.to_string())?;
+        log::info!(
+            "azure-openai-balancer {} balances {} backends; tokens come from {}",
+            env!("CARGO_PKG_VERSION"),
+            worker.config.backends.len(),
+            tokens::describe(&worker.config.identity),
+        );
+        self.role = Role::Balancer(Rc::new(worker));
+        Ok(())
+    }
+}
+
+/// Refuses the router engine on an Envoy that cannot choose the cluster anew on a retry.
+fn check_envoy_for_router_engine() -> Result<(), String> {
+    let part = |name: &str| {
+        let path = format!("xds\0node\0user_agent_build_version\0version\0{name}");
+        let bytes = host::property(&path).ok().flatten()?;
+        // Numbers are handed over as 64-bit ones.
+        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    };
+    match (part("major_number"), part("minor_number")) {
+        (Some(major), Some(minor)) if (major, minor) < (1, 39) => Err(format!(
+            "retry.engine: \"router\" is not allowed with Envoy {major}.{minor}; use \"filter\", or Envoy 1.39 or later"
+        )),
+        _ => Ok(()),
+    }
+}
+
+impl Context for Root {
+    fn on_http_call_response(&mut self, call: u32, _: usize, _: usize, _: usize) {
+        if let Some(worker) = self.worker() {
+            worker.on_call_response(call);
+        }
+    }
+
+    fn on_done(&mut self) -> bool {
+        if let Some(worker) = self.worker() {
+            worker.hand_over(host::now());
+        }
+        true
+    }
+}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, size: usize) -> bool {
+        match self.configure(size) {
+            Ok(()) => true,
+            Err(problems) => {
+                for problem in problems.lines() {
+                    log::error!("configuration refused: {problem}");
+                }
+                false
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        if let Some(worker) = self.worker() {
+            worker.on_tick();
+        }
+    }
+
+    fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
+        match &self.role {
+            // Envoy creates no stream on a root whose configuration was refused.
+            Role::None => None,
+            Role::Upstream => Some(Box::new(reroute::UpstreamHandle::new(context_id))),
+            Role::Balancer(worker) => {
+                let worker = Rc::clone(worker);
+                Some(match worker.config.retry.engine {
+                    Engine::Filter => Box::new(reissue::StreamHandle::new(context_id, worker)),
+                    Engine::Router => Box::new(reroute::DownstreamHandle::new(context_id, worker)),
+                })
+            }
+        }
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+}
