@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use demo::{Processes, Screen, Setup};
-use render::Fleet;
+use render::{Engine, Fleet};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -18,12 +18,24 @@ const ADMIN_PORT: u16 = 18091;
 /// What a shell says of a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
 
+/// Who carries out the attempts after the first.
+#[derive(Clone, Copy, ValueEnum)]
+enum EngineName {
+    /// Envoy's router, along the module's plan
+    Router,
+    /// The module itself
+    Filter,
+}
+
 /// Shows what the balancer does, with a real Envoy and simulated Azure OpenAI resources.
 #[derive(Parser)]
 struct Arguments {
     /// The Envoy binary
     #[arg(long, value_name = "FILE")]
     envoy: PathBuf,
+    /// Who carries out the attempts after the first; the configuration has to agree
+    #[arg(long, value_enum)]
+    engine: EngineName,
     /// The configuration to run: the one that is checked in, with its ports
     #[arg(long, value_name = "FILE", required_unless_present = "module")]
     config: Option<PathBuf>,
@@ -49,15 +61,16 @@ struct Arguments {
 
 impl Arguments {
     fn into_setup(self) -> Setup {
+        let fleet = render::demo_fleet_with(match self.engine {
+            EngineName::Router => Engine::Router,
+            EngineName::Filter => Engine::Filter,
+        });
         let (fleet, admin_port) = match self.module {
             Some(module) => {
-                let fleet = Fleet {
-                    module,
-                    ..render::demo_fleet()
-                };
+                let fleet = Fleet { module, ..fleet };
                 (demo::on_free_ports(fleet), 0)
             }
-            None => (render::demo_fleet(), ADMIN_PORT),
+            None => (fleet, ADMIN_PORT),
         };
         Setup {
             envoy: self.envoy,

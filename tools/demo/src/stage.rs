@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use render::Fleet;
+use render::{Engine, Fleet};
 use simulator::{BackendSettings, ImdsSettings, Settings, Simulator};
 
 use crate::client::Client;
@@ -75,6 +75,7 @@ impl Stage {
                 shown(&config, &setup.directory)
             ),
         );
+        screen.fact("retry engine", engine(&fleet));
         screen.fact("its log", shown(envoy.log(), &setup.directory));
         Ok(Self {
             client: Client::new(envoy.url(), &fleet),
@@ -82,6 +83,11 @@ impl Stage {
             simulator,
             fleet,
         })
+    }
+
+    /// Whether Envoy's router carries out the attempts after the first.
+    pub fn is_router_engine(&self) -> bool {
+        self.fleet.engine == Engine::Router
     }
 
     /// The names of the backends, in the order of the configuration.
@@ -109,6 +115,13 @@ pub fn shown(path: &Path, directory: &Path) -> String {
     let directory = directory.canonicalize().unwrap_or_default();
     let path = path.strip_prefix(directory).unwrap_or(path);
     path.display().to_string()
+}
+
+fn engine(fleet: &Fleet) -> &'static str {
+    match fleet.engine {
+        Engine::Router => "router: Envoy's router sends a failed request to the next backend",
+        _ => "filter: the module itself sends a failed request to the next backend",
+    }
 }
 
 fn check_ports(fleet: &Fleet, admin_port: u16) -> Result<()> {

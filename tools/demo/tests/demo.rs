@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use demo::{Processes, Screen, Setup};
-use render::Fleet;
+use render::{Engine, Fleet};
 use rustix::process::{kill_process, Pid, Signal};
 use tempfile::TempDir;
 
@@ -22,9 +22,10 @@ fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// The program with a module of this path.
-fn program(folder: &Path, module: &OsString) -> Command {
+/// The program with this engine and a module of this path.
+fn program(folder: &Path, engine: &str, module: &OsString) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
+    command.args(["--engine", engine]);
     command.arg("--envoy").arg(variable("AOAI_ENVOY_1_40_0"));
     command.arg("--module").arg(module);
     command.arg("--python").arg(variable("AOAI_PYTHON"));
@@ -73,12 +74,12 @@ fn envoy_address(output: &str) -> &str {
 }
 
 /// The setup of the program, with a fleet that a test may change.
-fn setup(folder: &Path, fleet: impl FnOnce(&mut Fleet)) -> Setup {
+fn setup(folder: &Path, engine: Engine, fleet: impl FnOnce(&mut Fleet)) -> Setup {
     let mut setup = Setup {
         envoy: variable("AOAI_ENVOY_1_40_0").into(),
         directory: ".".into(),
         config: None,
-        fleet: demo::on_free_ports(render::demo_fleet()),
+        fleet: demo::on_free_ports(render::demo_fleet_with(engine)),
         admin_port: 0,
         python: variable("AOAI_PYTHON").into(),
         python_path: variable("AOAI_PYTHONPATH").into_string().expect("text"),
@@ -90,14 +91,49 @@ fn setup(folder: &Path, fleet: impl FnOnce(&mut Fleet)) -> Setup {
     setup
 }
 
-#[test]
-fn the_whole_tour_holds_and_everything_runs_on_until_ctrl_c() {
+mod filter_engine {
+    use super::*;
+
+    #[test]
+    fn the_whole_tour_holds_and_everything_runs_on_until_ctrl_c() {
+        let shown = whole_tour("filter");
+        assert!(
+            shown.contains("it came at once, after the last word was said"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn a_balancer_that_does_not_retry_fails_the_tour() {
+        does_not_retry(Engine::Filter);
+    }
+}
+
+mod router_engine {
+    use super::*;
+
+    #[test]
+    fn the_whole_tour_holds_and_everything_runs_on_until_ctrl_c() {
+        let shown = whole_tour("router");
+        assert_eq!(shown.matches("it came word by word").count(), 2, "{shown}");
+    }
+
+    #[test]
+    fn a_balancer_that_does_not_retry_fails_the_tour() {
+        does_not_retry(Engine::Router);
+    }
+}
+
+/// Goes through the tour, then ends it; what was shown.
+fn whole_tour(engine: &str) -> String {
     let folder = folder();
-    let mut command = program(folder.path(), &variable("AOAI_WASM"));
+    let mut command = program(folder.path(), engine, &variable("AOAI_WASM"));
     let (mut child, mut output) = started(command.arg("--keep"));
     let mut shown = read_until(&mut output, "until Ctrl-C");
     assert!(
-        shown.contains("-- 7/7 ") && shown.contains("Everything was as it should be"),
+        shown.contains("-- 8/8 ")
+            && shown.contains("Everything was as it should be")
+            && shown.contains(&format!("  retry engine   {engine}: ")),
         "{shown}"
     );
     assert!(!shown.contains('\u{1b}'), "colours without a terminal");
@@ -108,23 +144,23 @@ fn the_whole_tour_holds_and_everything_runs_on_until_ctrl_c() {
     assert!(child.wait().expect("an end").success());
     assert!(shown.contains("curl -i "), "{shown}");
     TcpStream::connect(&address).expect_err("Envoy has ended");
+    shown
 }
 
 #[test]
 fn ctrl_c_in_the_middle_leaves_nothing_behind() {
     let folder = folder();
-    let mut command = program(folder.path(), &variable("AOAI_WASM"));
+    let mut command = program(folder.path(), "router", &variable("AOAI_WASM"));
     let (mut child, mut output) = started(&mut command);
-    let shown = read_until(&mut output, "-- 2/7 ");
+    let shown = read_until(&mut output, "-- 2/8 ");
     interrupt(&child);
     assert_eq!(child.wait().expect("an end").code(), Some(130));
     TcpStream::connect(envoy_address(&shown)).expect_err("Envoy has ended");
 }
 
-#[test]
-fn a_balancer_that_does_not_retry_fails_the_tour() {
+fn does_not_retry(engine: Engine) {
     let folder = folder();
-    let setup = setup(folder.path(), |fleet| {
+    let setup = setup(folder.path(), engine, |fleet| {
         fleet.plugin["retry"] = serde_json::json!({"max_attempts": 1});
     });
     let error = demo::run(setup, Screen::new(), &Processes::default()).expect_err("a failure");
@@ -142,7 +178,7 @@ fn a_balancer_that_does_not_retry_fails_the_tour() {
 fn a_module_that_envoy_refuses_ends_the_tour_with_the_reason() {
     let folder = folder();
     let module = OsString::from(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
-    let output = program(folder.path(), &module)
+    let output = program(folder.path(), "router", &module)
         .output()
         .expect("the demo starts");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -160,7 +196,9 @@ fn a_port_that_is_taken_is_named() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let port = taken.local_addr().expect("an address").port();
     let folder = folder();
-    let setup = setup(folder.path(), |fleet| fleet.listener.port = port);
+    let setup = setup(folder.path(), Engine::Filter, |fleet| {
+        fleet.listener.port = port
+    });
     let error = demo::run(setup, Screen::new(), &Processes::default()).expect_err("a failure");
     let expected = format!("port {port} (where Envoy takes requests) cannot be listened on: ");
     assert!(error.to_string().starts_with(&expected), "{error}");

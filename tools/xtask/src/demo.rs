@@ -3,32 +3,72 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{bail, Result};
+use clap::ValueEnum;
 
 use crate::library::{Choice, Library};
-use crate::{envoy, files, paths, process, python, wasm};
+use crate::{envoy, paths, pins, process, python, wasm};
 
-/// Where the checked-in configuration names the module, seen from the top of the workspace.
-const MODULE: &str = "target/azure_openai_balancer.wasm";
-const CONFIG: &str = "envoy/envoy.yaml";
+/// Who carries out the attempts after the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// Envoy's router, along the module's plan (Envoy 1.39 and newer)
+    Router,
+    /// The module, which sends the request again itself (every Envoy)
+    Filter,
+}
+
+impl Engine {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Router => "router",
+            Self::Filter => "filter",
+        }
+    }
+
+    /// The checked-in configuration with this engine.
+    fn config(self) -> &'static str {
+        match self {
+            Self::Router => "envoy/envoy-router.yaml",
+            Self::Filter => "envoy/envoy.yaml",
+        }
+    }
+
+    /// The one that was asked for, if this Envoy can run it; else the best it can.
+    fn choose(asked: Option<Self>, version: &envoy::Version) -> Result<Self> {
+        let can_route = envoy::has_router_engine(version);
+        match asked {
+            Some(Self::Router) if !can_route => {
+                let (major, minor) = pins::OLDEST_ROUTER_ENVOY;
+                bail!(
+                    "--engine router: this is Envoy {version}; the router engine needs {major}.{minor} or newer: use \
+                     --engine filter, or name another Envoy in ENVOY_BIN"
+                )
+            }
+            Some(asked) => Ok(asked),
+            None if can_route => Ok(Self::Router),
+            None => Ok(Self::Filter),
+        }
+    }
+}
 
 /// Runs the tour; with `keep` it goes on running until Ctrl-C.
-pub fn command(keep: bool) -> Result<()> {
-    let module = wasm::build(&Library::find(Choice::Auto)?)?;
-    let workspace = paths::workspace();
-    files::copy(&module, &workspace.join(MODULE))?;
+pub fn command(keep: bool, engine: Option<Engine>) -> Result<()> {
     let envoy = envoy::any()?;
+    let engine = Engine::choose(engine, &envoy::version_of(&envoy)?)?;
+    wasm::build(&Library::find(Choice::Auto)?)?;
     let python = python::ensure()?;
     process::step("build the simulator and the tour", || {
         process::run(&mut cargo("build"))
     })?;
 
+    let workspace = paths::workspace();
     let mut tour = cargo("run");
-    tour.args(["--quiet", "--"])
+    tour.args(["--quiet", "--", "--engine", engine.name()])
         .arg("--envoy")
         .arg(envoy)
         .arg("--config")
-        .arg(workspace.join(CONFIG))
+        .arg(workspace.join(engine.config()))
         .arg("--directory")
         .arg(&workspace)
         .arg("--python")
@@ -58,4 +98,31 @@ fn cargo(subcommand: &str) -> Command {
         ])
         .arg(paths::workspace().join("Cargo.toml"));
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(asked: Option<Engine>, version: &str) -> Result<Engine> {
+        Engine::choose(asked, &envoy::Version::parse(version).unwrap())
+    }
+
+    #[test]
+    fn the_router_engine_runs_where_it_can() {
+        assert_eq!(chosen(None, "1.40.0").unwrap(), Engine::Router);
+        assert_eq!(chosen(None, "1.38.2").unwrap(), Engine::Filter);
+    }
+
+    #[test]
+    fn what_was_asked_for_runs_or_is_refused() {
+        let (router, filter) = (Some(Engine::Router), Some(Engine::Filter));
+        assert_eq!(chosen(filter, "1.40.0").unwrap(), Engine::Filter);
+        assert_eq!(chosen(router, "1.39.0").unwrap(), Engine::Router);
+        let error = chosen(router, "1.38.2").unwrap_err().to_string();
+        assert!(
+            error.starts_with("--engine router: this is Envoy 1.38.2; "),
+            "{error}"
+        );
+    }
 }

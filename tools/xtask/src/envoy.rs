@@ -62,6 +62,11 @@ pub fn pinned(pinned: &pins::Envoy) -> Result<PathBuf> {
     Ok(binary)
 }
 
+/// Whether the router engine runs on this Envoy.
+pub fn has_router_engine(version: &Version) -> bool {
+    (version.major, version.minor) >= pins::OLDEST_ROUTER_ENVOY
+}
+
 /// The variable the tests find this version by: `AOAI_ENVOY_1_40_0`.
 pub fn variable(version: &str) -> String {
     format!("AOAI_ENVOY_{}", version.replace('.', "_"))
@@ -166,10 +171,26 @@ fn check_usable(path: &Path) -> Result<()> {
 
 /// The three numbers of a release.
 #[derive(Debug, PartialEq, Eq)]
-struct Version {
+pub struct Version {
     major: u32,
     minor: u32,
     patch: u32,
+}
+
+impl Version {
+    /// From `1.40.0`; development and vendors' builds say `1.40.0-dev`.
+    pub fn parse(number: &str) -> Option<Self> {
+        let mut parts = number
+            .split('-')
+            .next()?
+            .split('.')
+            .map(|part| part.parse().ok());
+        Some(Self {
+            major: parts.next()??,
+            minor: parts.next()??,
+            patch: parts.next()??,
+        })
+    }
 }
 
 impl std::fmt::Display for Version {
@@ -178,7 +199,8 @@ impl std::fmt::Display for Version {
     }
 }
 
-fn version_of(path: &Path) -> Result<Version> {
+/// The version of a binary, as it says itself.
+pub fn version_of(path: &Path) -> Result<Version> {
     let said = process::output(Command::new(path).arg("--version"))?;
     parse_version(&said).ok_or_else(|| {
         let shown = path.display();
@@ -191,18 +213,7 @@ fn version_of(path: &Path) -> Result<Version> {
 
 /// From `envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`.
 fn parse_version(said: &str) -> Option<Version> {
-    let number = said.split("version:").nth(1)?.trim().split('/').nth(1)?;
-    // Development and vendors' builds say `1.40.0-dev`.
-    let mut parts = number
-        .split('-')
-        .next()?
-        .split('.')
-        .map(|part| part.parse().ok());
-    Some(Version {
-        major: parts.next()??,
-        minor: parts.next()??,
-        patch: parts.next()??,
-    })
+    Version::parse(said.split("version:").nth(1)?.trim().split('/').nth(1)?)
 }
 
 #[cfg(test)]
@@ -235,6 +246,13 @@ mod tests {
         ] {
             assert_eq!(parse_version(said), None, "{said}");
         }
+    }
+
+    #[test]
+    fn the_router_engine_needs_1_39() {
+        let has = |number| has_router_engine(&Version::parse(number).unwrap());
+        assert!(has("1.39.0") && has("1.40.1-dev") && has("2.0.0"));
+        assert!(!has("1.38.2") && !has("1.9.0"));
     }
 
     #[test]

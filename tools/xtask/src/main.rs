@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use demo::Engine;
 use library::Choice;
 
 #[derive(Parser)]
@@ -56,10 +57,14 @@ enum Command {
     },
     /// Install the openai Python SDK under target/ and print how to run it
     Python,
-    /// Build and fetch everything, run every test and count
+    /// Build and fetch everything, run every test and count: all of them with the newest Envoy, those in real Envoys again
+    /// with the older ones
     Test {
-        /// Only tests whose name contains this
+        /// Only tests whose name contains this, with the newest Envoy unless --envoy names others
         filter: Option<String>,
+        /// Only with this pinned version, or with `all`; may be repeated
+        #[arg(long, value_name = "VERSION")]
+        envoy: Vec<String>,
     },
     /// Format, clippy on the host and on the wasm target, documentation: no warnings
     Lint,
@@ -70,6 +75,9 @@ enum Command {
         /// Leave everything running afterwards, to try things by hand
         #[arg(long)]
         keep: bool,
+        /// Who carries out the attempts after the first; by default the router, where Envoy can (1.39 and newer)
+        #[arg(long, value_enum)]
+        engine: Option<Engine>,
     },
 }
 
@@ -88,16 +96,16 @@ fn run(command: Command) -> Result<()> {
         Command::Wasm { imports, library } => wasm::command(imports, library),
         Command::Envoy { version } => envoy::command(version.as_deref()),
         Command::Python => python::command(),
-        Command::Test { filter } => test::command(filter.as_deref()),
+        Command::Test { filter, envoy } => test::command(filter.as_deref(), &envoy),
         Command::Lint => lint::command(),
         Command::Ci => ci(),
-        Command::Demo { keep } => demo::command(keep),
+        Command::Demo { keep, engine } => demo::command(keep, engine),
     }
 }
 
 /// Lints even when a test failed, so that one run shows everything there is to fix.
 fn ci() -> Result<()> {
-    let tested = test::command(None);
+    let tested = test::command(None, &[]);
     if let Err(error) = &tested {
         eprintln!("error: {error:#}");
     }

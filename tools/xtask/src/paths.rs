@@ -42,6 +42,11 @@ pub fn module() -> PathBuf {
     target().join("wasm32-wasip1/release/azure_openai_balancer.wasm")
 }
 
+/// The copy of the module that the checked-in configurations name: always below the workspace, where Envoy runs.
+pub fn configured_module() -> PathBuf {
+    tools().join("azure_openai_balancer.wasm")
+}
+
 /// Debian's compiler with its wasm32-wasip1 library.
 pub fn debian_rust() -> PathBuf {
     tools().join("debian-rust")

@@ -16,6 +16,9 @@ pub const DEFAULT_ENVOY: &str = "1.40.0";
 /// The oldest Envoy the balancer is tested with; an older `envoy` on PATH is not used.
 pub const OLDEST_ENVOY: (u32, u32) = (1, 36);
 
+/// The first Envoy whose router can choose a cluster per attempt, which the router engine needs.
+pub const OLDEST_ROUTER_ENVOY: (u32, u32) = (1, 39);
+
 /// The Envoys the tests run against, newest first.
 pub const ENVOYS: &[Envoy] = &[
     Envoy {

@@ -5,6 +5,7 @@ use std::fmt;
 /// The results of one test binary, or of one crate's documentation tests.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Binary {
+    run: String,
     name: String,
     counts: Counts,
     filtered: u64,
@@ -35,17 +36,24 @@ impl fmt::Display for Counts {
 /// Everything one run of `cargo test` printed, as far as it matters.
 #[derive(Debug, Default)]
 pub struct Tally {
+    run: String,
     binaries: Vec<Binary>,
     failed: Vec<String>,
     ignored: Vec<String>,
 }
 
 impl Tally {
+    /// What is read from now on belongs to this run of `cargo test`: the version of Envoy it was made with.
+    pub fn begin(&mut self, run: &str) {
+        self.run = run.to_owned();
+    }
+
     /// Takes in one line, of stdout or stderr, in the order they came.
     pub fn read(&mut self, line: &str) {
         let line = without_colors(line);
         if let Some(name) = announced(&line) {
             self.binaries.push(Binary {
+                run: self.run.clone(),
                 name,
                 ..Binary::default()
             });
@@ -59,7 +67,7 @@ impl Tally {
                 .binaries
                 .last()
                 .map_or("", |binary| binary.name.as_str());
-            let name = format!("{binary}: {name}");
+            let name = format!("Envoy {}: {binary}: {name}", self.run);
             if outcome.starts_with("FAILED") {
                 self.failed.push(name);
             } else if outcome.starts_with("ignored") {
@@ -68,9 +76,19 @@ impl Tally {
         }
     }
 
-    /// The sum over all binaries.
+    /// The sum over all binaries of all runs.
     pub fn total(&self) -> Counts {
-        self.binaries.iter().fold(Counts::default(), |sum, binary| {
+        self.sum(|_| true)
+    }
+
+    /// The sum over all binaries of one run.
+    pub fn total_of(&self, run: &str) -> Counts {
+        self.sum(|binary| binary.run == run)
+    }
+
+    fn sum(&self, belongs: impl Fn(&Binary) -> bool) -> Counts {
+        let binaries = self.binaries.iter().filter(|binary| belongs(binary));
+        binaries.fold(Counts::default(), |sum, binary| {
             let counts = binary.counts();
             Counts {
                 passed: sum.passed + counts.passed,
@@ -93,6 +111,7 @@ impl Tally {
     fn add(&mut self, counts: Counts, filtered: u64) {
         if self.binaries.is_empty() {
             self.binaries.push(Binary {
+                run: self.run.clone(),
                 name: "(unnamed)".to_owned(),
                 ..Binary::default()
             });
@@ -119,12 +138,12 @@ impl Binary {
 }
 
 impl fmt::Display for Tally {
-    /// A table with a line per binary. Binaries without any test are left out.
+    /// A table with a line per binary and run. Binaries that had nothing to run are left out.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = || {
             self.binaries
                 .iter()
-                .filter(|binary| binary.counts() != Counts::default() || binary.filtered > 0)
+                .filter(|binary| binary.counts() != Counts::default())
         };
         let width = rows()
             .map(|binary| binary.name.len())
@@ -133,8 +152,8 @@ impl fmt::Display for Tally {
             .max("tests".len());
         writeln!(
             formatter,
-            "{:width$}  {:>7}  {:>7}  {:>7}",
-            "tests", "passed", "failed", "ignored"
+            "{:7}  {:width$}  {:>7}  {:>7}  {:>7}",
+            "Envoy", "tests", "passed", "failed", "ignored"
         )?;
         for binary in rows() {
             let Counts {
@@ -144,8 +163,8 @@ impl fmt::Display for Tally {
             } = binary.counts();
             write!(
                 formatter,
-                "{:width$}  {passed:>7}  {failed:>7}  {ignored:>7}",
-                binary.name
+                "{:7}  {:width$}  {passed:>7}  {failed:>7}  {ignored:>7}",
+                binary.run, binary.name
             )?;
             if binary.filtered > 0 {
                 write!(formatter, "  ({} filtered out)", binary.filtered)?;
@@ -211,6 +230,7 @@ mod tests {
 
     fn tally(text: &str) -> Tally {
         let mut tally = Tally::default();
+        tally.begin("1.40.0");
         text.lines().for_each(|line| tally.read(line));
         tally
     }
@@ -246,8 +266,11 @@ test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
             }
         );
         assert_eq!(tally.total().to_string(), "24 passed, 1 failed, 1 ignored");
-        assert_eq!(tally.failed(), ["one (src/lib.rs): a::fails"]);
-        assert_eq!(tally.ignored(), ["one (src/lib.rs): a::later"]);
+        assert_eq!(tally.failed(), ["Envoy 1.40.0: one (src/lib.rs): a::fails"]);
+        assert_eq!(
+            tally.ignored(),
+            ["Envoy 1.40.0: one (src/lib.rs): a::later"]
+        );
     }
 
     #[test]
@@ -258,6 +281,7 @@ test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         assert_eq!(
             lines[1].split_whitespace().collect::<Vec<_>>(),
             [
+                "1.40.0",
                 "one",
                 "(src/lib.rs)",
                 "1",
@@ -269,11 +293,33 @@ test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
             ]
         );
         assert!(
-            lines[2].starts_with("two_parts (tests/two-parts.rs) "),
+            lines[2].starts_with("1.40.0   two_parts (tests/two-parts.rs) "),
             "{table}"
         );
         assert!(
-            lines[3].starts_with("one (documentation) ") && lines[3].contains('3'),
+            lines[3].starts_with("1.40.0   one (documentation) ") && lines[3].contains('3'),
+            "{table}"
+        );
+    }
+
+    #[test]
+    fn runs_are_counted_apart_and_together() {
+        let mut tally = tally(RUN);
+        tally.begin("1.36.4");
+        let again = "     Running tests/two-parts.rs (target/debug/deps/two_parts-99)
+test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 15 filtered out; finished in 1.00s
+     Running tests/nothing.rs (target/debug/deps/nothing-99)
+test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; finished in 0.00s
+";
+        again.lines().for_each(|line| tally.read(line));
+        assert_eq!(tally.total_of("1.40.0").passed, 24);
+        assert_eq!(tally.total_of("1.36.4").passed, 5);
+        assert_eq!(tally.total().passed, 29);
+        let table = tally.to_string();
+        assert_eq!(table.lines().count(), 5, "{table}");
+        let last = table.lines().last().unwrap();
+        assert!(
+            last.starts_with("1.36.4   two_parts ") && last.ends_with("(15 filtered out)"),
             "{table}"
         );
     }

@@ -1,4 +1,7 @@
 //! `cargo xtask test`: everything the tests need, then every test, counted.
+//!
+//! Everything is tested with the newest Envoy, and what runs in a real Envoy again with every older one: with both retry
+//! engines where it has both, else with the filter engine.
 
 use std::env;
 use std::fs;
@@ -6,18 +9,36 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{anyhow, bail, Context, Result};
 
 use crate::library::{Choice, Library};
 use crate::tally::{Counts, Tally};
 use crate::{envoy, files, paths, pins, process, python, wasm};
 
-/// Runs all tests, or those whose name contains `filter`.
-pub fn command(filter: Option<&str>) -> Result<()> {
+/// Tells the end-to-end tests which Envoy to use.
+const VERSION: &str = "AOAI_ENVOY_VERSION";
+
+/// What the names of the tests have in common that run the filter engine, or the router engine.
+const FILTER_ENGINE: &str = "filter_engine";
+const ROUTER_ENGINE: &str = "router_engine";
+
+/// Runs the tests with the versions of Envoy in `envoys`: all tests, or those whose name contains `filter`.
+pub fn command(filter: Option<&str>, envoys: &[String]) -> Result<()> {
     // What an earlier run left must not pass for the counts of this one.
     let _ = fs::remove_file(paths::counts());
+    let runs = runs(filter, envoys)?;
     let variables = prepare()?;
-    let (tally, status) = process::step("run the tests", || run(filter, &variables))?;
+    let mut tally = Tally::default();
+    let mut ends = Vec::new();
+    for run in &runs {
+        let what = format!("run the tests with Envoy {}", run.version);
+        let status = process::step(&what, || run.perform(&variables, &mut tally))?;
+        ends.push((run.version, status));
+        // Nothing was run where something does not compile, and nothing else will be.
+        if !status.success() && tally.total_of(run.version) == Counts::default() {
+            break;
+        }
+    }
 
     let total = tally.total();
     if total != Counts::default() {
@@ -37,7 +58,7 @@ pub fn command(filter: Option<&str>) -> Result<()> {
         println!("ignored: {name}");
     }
     println!("{total}");
-    verdict(&tally, status, filter)
+    verdict(&tally, &ends, filter)
 }
 
 /// The counts of the last run, if it got as far as counting.
@@ -62,39 +83,92 @@ fn prepare() -> Result<Vec<(String, PathBuf)>> {
     Ok(variables)
 }
 
-fn run(filter: Option<&str>, variables: &[(String, PathBuf)]) -> Result<(Tally, ExitStatus)> {
-    let cargo = process::cargo();
-    // One pipe for both streams: only together do they tell which binary a result belongs to.
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", "exec \"$@\" 2>&1", "sh"])
-        .arg(cargo.get_program());
-    command
-        .args(["test", "--workspace", "--locked", "--no-fail-fast"])
-        .args(filter);
-    command
-        .current_dir(paths::workspace())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
-    command.envs(variables.iter().map(|(name, path)| (name, path)));
-    if io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none() {
-        command.env("CARGO_TERM_COLOR", "always");
+/// One run of `cargo test`.
+#[derive(Debug, PartialEq)]
+struct Run {
+    /// The Envoy it is made with.
+    version: &'static str,
+    arguments: Vec<String>,
+}
+
+/// The runs that were asked for, in the order of the pinned versions.
+fn runs(filter: Option<&str>, envoys: &[String]) -> Result<Vec<Run>> {
+    for version in envoys.iter().filter(|version| *version != "all") {
+        pins::envoy(version).ok_or_else(|| {
+            anyhow!(
+                "--envoy {version}: not pinned; use all or one of {}",
+                pins::envoy_versions()
+            )
+        })?;
+    }
+    let is_wanted = |version: &str| match envoys {
+        [] => filter.is_none() || version == pins::DEFAULT_ENVOY,
+        envoys => envoys
+            .iter()
+            .any(|wanted| wanted == "all" || wanted == version),
+    };
+    let versions = pins::ENVOYS.iter().map(|pinned| pinned.version);
+    versions
+        .filter(|version| is_wanted(version))
+        .map(|version| Run::new(version, filter))
+        .collect()
+}
+
+impl Run {
+    fn new(version: &'static str, filter: Option<&str>) -> Result<Self> {
+        let release = envoy::Version::parse(version).context("a pinned version is none")?;
+        let tests: &[&str] = if version == pins::DEFAULT_ENVOY {
+            &["--workspace"]
+        } else {
+            // All else is the same with every Envoy.
+            &["--package", "e2e"]
+        };
+        let restriction = match filter {
+            _ if envoy::has_router_engine(&release) => filter.into_iter().collect(),
+            None => vec![FILTER_ENGINE],
+            // Of several names, a test has to contain any, not all.
+            Some(filter) => vec![filter, "--", "--skip", ROUTER_ENGINE],
+        };
+        let arguments = ["test", "--locked", "--no-fail-fast"].iter();
+        let arguments = arguments.chain(tests).chain(&restriction);
+        Ok(Self {
+            version,
+            arguments: arguments.map(ToString::to_string).collect(),
+        })
     }
 
-    let mut child = command
-        .spawn()
-        .map_err(|error| process::not_started(&command, &error))?;
-    let output = child
-        .stdout
-        .take()
-        .context("the output of cargo test cannot be read")?;
-    let tally = copy_and_count(BufReader::new(output), io::stdout())?;
-    Ok((tally, child.wait()?))
+    fn perform(&self, variables: &[(String, PathBuf)], tally: &mut Tally) -> Result<ExitStatus> {
+        let cargo = process::cargo();
+        // One pipe for both streams: only together do they tell which binary a result belongs to.
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "exec \"$@\" 2>&1", "sh"])
+            .arg(cargo.get_program())
+            .args(&self.arguments)
+            .current_dir(paths::workspace())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .envs(variables.iter().map(|(name, path)| (name, path)))
+            .env(VERSION, self.version);
+        if io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none() {
+            command.env("CARGO_TERM_COLOR", "always");
+        }
+
+        let mut child = command
+            .spawn()
+            .map_err(|error| process::not_started(&command, &error))?;
+        let output = child
+            .stdout
+            .take()
+            .context("the output of cargo test cannot be read")?;
+        tally.begin(self.version);
+        copy_and_count(BufReader::new(output), io::stdout(), tally)?;
+        Ok(child.wait()?)
+    }
 }
 
 /// Shows every line as it comes. Lines are bytes: a test may print anything.
-fn copy_and_count(mut from: impl BufRead, mut to: impl Write) -> io::Result<Tally> {
-    let mut tally = Tally::default();
+fn copy_and_count(mut from: impl BufRead, mut to: impl Write, tally: &mut Tally) -> io::Result<()> {
     let mut line = Vec::new();
     while from.read_until(b'\n', &mut line)? > 0 {
         to.write_all(&line)?;
@@ -102,16 +176,19 @@ fn copy_and_count(mut from: impl BufRead, mut to: impl Write) -> io::Result<Tall
         tally.read(String::from_utf8_lossy(&line).trim_end());
         line.clear();
     }
-    Ok(tally)
+    Ok(())
 }
 
-fn verdict(tally: &Tally, status: ExitStatus, filter: Option<&str>) -> Result<()> {
+/// `ends` are the versions that were run and how each run ended.
+fn verdict(tally: &Tally, ends: &[(&str, ExitStatus)], filter: Option<&str>) -> Result<()> {
     let total = tally.total();
     if total.failed > 0 {
         bail!("failed tests: {}; their output is above", total.failed);
     }
-    if !status.success() {
-        bail!("cargo test ended with {status} although no test failed; its output above says why");
+    if let Some((version, status)) = ends.iter().find(|(_, status)| !status.success()) {
+        bail!(
+            "cargo test with Envoy {version} ended with {status} although no test failed; its output above says why"
+        );
     }
     if total.ignored > 0 {
         bail!(
@@ -119,13 +196,16 @@ fn verdict(tally: &Tally, status: ExitStatus, filter: Option<&str>) -> Result<()
             total.ignored
         );
     }
-    if total.passed == 0 {
-        bail!(
-            "no test ran; no name contains {:?}",
-            filter.unwrap_or_default()
-        );
+    let mut versions = ends.iter().map(|(version, _)| *version);
+    let without_tests = versions.find(|version| tally.total_of(version).passed == 0);
+    match (without_tests, filter) {
+        (Some(version), None) => bail!("no test ran with Envoy {version}"),
+        // Some names are those of one engine, and not every Envoy has both.
+        (Some(_), Some(filter)) if total.passed == 0 => {
+            bail!("no test ran; no name contains {filter:?}, of those that run with this Envoy")
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -136,19 +216,86 @@ mod tests {
 
     const PASSED: &str = "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0s\n";
 
-    fn tally(text: &str) -> Tally {
-        copy_and_count(text.as_bytes(), io::sink()).unwrap()
+    fn tally(texts: &[(&str, &str)]) -> Tally {
+        let mut tally = Tally::default();
+        for (version, text) in texts {
+            tally.begin(version);
+            copy_and_count(text.as_bytes(), io::sink(), &mut tally).unwrap();
+        }
+        tally
+    }
+
+    /// What is said of runs that printed these texts and ended with this code.
+    fn judged_runs(texts: &[(&str, &str)], code: i32, filter: Option<&str>) -> String {
+        let status = ExitStatus::from_raw(code << 8);
+        let ends: Vec<_> = texts
+            .iter()
+            .map(|(version, _)| (*version, status))
+            .collect();
+        let verdict = verdict(&tally(texts), &ends, filter);
+        verdict.map_or_else(|error| error.to_string(), |()| "passed".to_owned())
     }
 
     fn judged(text: &str, code: i32) -> String {
-        let verdict = verdict(&tally(text), ExitStatus::from_raw(code << 8), Some("name"));
-        verdict.map_or_else(|error| error.to_string(), |()| "passed".to_owned())
+        judged_runs(&[("1.40.0", text)], code, Some("name"))
+    }
+
+    fn shown(filter: Option<&str>, envoys: &[&str]) -> Vec<String> {
+        let envoys: Vec<_> = envoys.iter().map(|version| (*version).to_owned()).collect();
+        let runs = runs(filter, &envoys).unwrap().into_iter();
+        runs.map(|run| {
+            let arguments = run.arguments.join(" ");
+            let arguments = arguments.strip_prefix("test --locked --no-fail-fast ");
+            format!("{}: {}", run.version, arguments.unwrap())
+        })
+        .collect()
+    }
+
+    #[test]
+    fn everything_is_every_envoy_with_the_engines_it_has() {
+        let all = [
+            "1.40.0: --workspace",
+            "1.39.0: --package e2e",
+            "1.38.2: --package e2e filter_engine",
+            "1.36.4: --package e2e filter_engine",
+        ];
+        assert_eq!(shown(None, &[]), all);
+        assert_eq!(shown(None, &["1.36.4", "all"]), all);
+    }
+
+    #[test]
+    fn one_name_is_looked_for_where_it_is_asked_for() {
+        assert_eq!(shown(Some("x"), &[]), ["1.40.0: --workspace x"]);
+        assert_eq!(
+            shown(Some("x"), &["1.36.4", "1.39.0", "1.36.4"]),
+            [
+                "1.39.0: --package e2e x",
+                "1.36.4: --package e2e x -- --skip router_engine"
+            ]
+        );
+        assert_eq!(shown(Some("x"), &["all"]).len(), pins::ENVOYS.len());
+        let error = runs(None, &["1.2.3".to_owned()]).unwrap_err().to_string();
+        assert!(
+            error.starts_with("--envoy 1.2.3: not pinned; use all or one of 1.40.0, "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn no_envoy_goes_without_tests_unless_a_name_was_asked_for() {
+        let texts = [("1.40.0", PASSED), ("1.36.4", "")];
+        assert_eq!(
+            judged_runs(&texts, 0, None),
+            "no test ran with Envoy 1.36.4"
+        );
+        assert_eq!(judged_runs(&texts, 0, Some("name")), "passed");
     }
 
     #[test]
     fn every_byte_is_shown() {
         let mut shown = Vec::new();
-        copy_and_count(&b"one\n\xff\ntwo"[..], &mut shown).unwrap();
+        let mut tally = Tally::default();
+        copy_and_count(&b"one\n\xff\ntwo"[..], &mut shown, &mut tally).unwrap();
         assert_eq!(shown, b"one\n\xff\ntwo");
     }
 
@@ -161,7 +308,8 @@ mod tests {
         assert!(
             judged(&PASSED.replace("0 ignored", "1 ignored"), 0).starts_with("ignored tests: 1;")
         );
-        assert!(judged(PASSED, 101).starts_with("cargo test ended with exit status: 101"));
-        assert_eq!(judged("", 0), "no test ran; no name contains \"name\"");
+        assert!(judged(PASSED, 101)
+            .starts_with("cargo test with Envoy 1.40.0 ended with exit status: 101"));
+        assert!(judged("", 0).starts_with("no test ran; no name contains \"name\""));
     }
 }

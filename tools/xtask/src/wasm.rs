@@ -17,6 +17,7 @@ pub fn command(list_imports: bool, choice: Choice) -> Result<()> {
         .with_context(|| format!("{}: cannot be read", module.display()))?
         .len();
     println!("path      {}", module.display());
+    println!("copy      {}", paths::configured_module().display());
     println!("size      {size} bytes");
     println!("sha256    {}", files::sha256(&module)?);
     println!("compiler  {}", library.compiler()?);
@@ -29,7 +30,7 @@ pub fn command(list_imports: bool, choice: Choice) -> Result<()> {
     Ok(())
 }
 
-/// Builds the module with the library and returns its path, [`paths::module`].
+/// Builds the module with the library and returns its path, [`paths::module`]; a copy is at [`paths::configured_module`].
 pub fn build(library: &Library) -> Result<PathBuf> {
     process::step("build the module", || {
         process::run(library.cargo("build")?.args([
@@ -45,6 +46,7 @@ pub fn build(library: &Library) -> Result<PathBuf> {
         // Checked first: a module that Envoy would refuse never gets to where it is used.
         let module = paths::module();
         files::copy(&built, &module)?;
+        files::copy(&built, &paths::configured_module())?;
         Ok(module)
     })
 }

@@ -40,11 +40,12 @@ pub struct Tour {
 
 type Step = fn(&Tour) -> Result<()>;
 
-const STEPS: [(&str, Step); 7] = [
+const STEPS: [(&str, Step); 8] = [
     ("Twelve chat requests", balancing::show),
     ("A backend that throttles", failures::show_throttled),
     ("A backend that is dead", failures::show_dead),
     ("A stream", streaming::show),
+    ("A stream that is retried", streaming::show_retried),
     ("Access tokens: revoked, expiring", tokens::show),
     ("The openai Python SDK", sdk::show),
     ("What Envoy counted", summary::show),
