@@ -56,7 +56,8 @@ impl Complaint {
             Self::RouterDeclined => {
                 "the router made no attempt where one was called for: the route's retry_policy needs retry_on \
                  retriable-headers with the header x-aoai-retry; or the request body outgrew Envoy's buffer \
-                 (per_connection_buffer_limit_bytes), or the cluster's circuit breaker allows too few retries (max_retries)"
+                 (per_connection_buffer_limit_bytes), the cluster's circuit breaker allows too few retries (max_retries), or the \
+                 next cluster has no healthy host"
                     .to_owned()
             }
         }

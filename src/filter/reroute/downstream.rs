@@ -102,14 +102,15 @@ impl Downstream {
         with(&self.shared, |shared| match shared.step {
             Step::Answered => shared.journey.sign(shared.journey.exchange.backend()),
             Step::Marked => {
-                // The router did not follow: the body outgrew its buffer, or a circuit breaker is open.
-                host::remove_header(Map::ResponseHeaders, RETRY)?;
                 worker.count(Event::NoRetry(NoRetry::RouterDeclined));
                 worker.complain(Complaint::RouterDeclined);
-                let backend = shared.journey.answer.take().map(|answer| answer.backend);
-                shared
-                    .journey
-                    .sign(backend.unwrap_or_else(|| shared.journey.exchange.backend()))
+                if host::header(Map::ResponseHeaders, RETRY)?.is_none() {
+                    // The router followed, but no further than to a cluster without a host.
+                    self.phase = Phase::Done;
+                    return shared.answer_for_want_of_one();
+                }
+                host::remove_header(Map::ResponseHeaders, RETRY)?;
+                shared.journey.sign(shared.answered_by)
             }
             Step::Attempting => {
                 shared.no_answer();

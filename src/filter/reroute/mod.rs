@@ -45,6 +45,8 @@ struct Shared {
     step: Step,
     /// When the current attempt began, unless it is the first.
     began: Option<Timestamp>,
+    /// The backend of the last answer that called for another attempt.
+    answered_by: usize,
 }
 
 /// Where a request's attempts stand.
@@ -69,6 +71,7 @@ impl Shared {
             replay: Replay::Ready,
             step: Step::Before,
             began: None,
+            answered_by: 0,
         }
     }
 

@@ -1,6 +1,6 @@
 //! The clusters' side: every attempt passes here on its way to a backend, and its answer on the way back.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
 use proxy_wasm::traits::{Context, HttpContext};
@@ -18,6 +18,11 @@ use crate::filter::journey::{self, Answer, ERROR_BODY};
 use crate::filter::tokens::Renewal;
 use crate::filter::worker::{self, Granted, Wish};
 use crate::filter::{run, Recover};
+
+thread_local! {
+    /// An attempt without its request was seen in this VM, and said.
+    static ORPHAN_SEEN: Cell<bool> = const { Cell::new(false) };
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -44,10 +49,12 @@ impl Upstream {
         let id = id.and_then(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)));
         self.shared = id.and_then(|id| REQUESTS.with_borrow(|requests| requests.get(&id).cloned()));
         let Some(shared) = &self.shared else {
-            log::error!(
-                "an attempt came through the upstream filter without its request: the listener's filter is missing, or its \
-                 vm_config (vm_id, code, environment) is not the same as the upstream filter's"
-            );
+            if !ORPHAN_SEEN.replace(true) {
+                log::error!(
+                    "an attempt came through the upstream filter without its request: the listener's filter is missing, or \
+                     its vm_config (vm_id, code, environment) is not the same as the upstream filter's"
+                );
+            }
             host::send_local_response(
                 500,
                 "aoai_no_request",
@@ -142,11 +149,14 @@ impl Upstream {
             let outcome = Outcome::from_status(status, &journey.worker.config.retry)
                 .unwrap_or_else(|| Outcome::from_error(status, body));
             journey.count_outcome(outcome);
-            journey.answer = Some(Answer {
+            let backend = journey.exchange.backend();
+            shared.answered_by = backend;
+            // One that is larger than an error should be is not kept: what is delivered is whole.
+            journey.answer = self.down.is_complete().then(|| Answer {
                 status,
                 headers,
                 body: body.to_vec(),
-                backend: journey.exchange.backend(),
+                backend,
             });
             Ok(outcome)
         })?;
@@ -254,8 +264,8 @@ impl Shared {
                 journey.worker.complain(Complaint::Route);
                 return Ok(Some("aoai_wrong_route"));
             }
+            host::set_header(Map::RequestHeaders, ":authority", &backend.host)?;
             if let Some(token) = journey.worker.authorization() {
-                host::set_header(Map::RequestHeaders, ":authority", &backend.host)?;
                 if token.generation != journey.token_generation {
                     host::set_header(Map::RequestHeaders, "authorization", &token.header)?;
                 }

@@ -362,6 +362,21 @@ mod filter_engine_alone {
     use super::*;
 
     e2e::cases! { filter:
+    fn a_backend_whose_name_does_not_resolve_is_passed_over(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .fleet(|fleet| fleet.backends[1].address = "nowhere.invalid".to_owned())
+            .start();
+        // Envoy answers for a cluster without a host before it has read a byte of the body.
+        for _ in 0..4 {
+            let answer = gateway.chat(&chat_request());
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert_eq!(answer.header("x-aoai-backend"), Some("east"));
+        }
+    }
+
     fn an_upload_of_unknown_size_is_not_held_and_an_early_answer_ends_it(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
@@ -401,6 +416,24 @@ mod router_engine_alone {
     use super::*;
 
     e2e::cases! { router:
+    fn a_backend_whose_name_does_not_resolve_costs_the_requests_whose_turn_it_is(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .fleet(|fleet| fleet.backends[1].address = "nowhere.invalid".to_owned())
+            .start();
+        let mut statuses: Vec<u16> = (0..4).map(|_| gateway.chat(&chat_request()).status).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 200, 503, 503], "documented: Envoy does not retry what it could not route");
+        azure.backend("east").set(Behaviour::throttled(7));
+        let answers: Vec<_> = (0..2).map(|_| gateway.chat(&chat_request())).collect();
+        let throttled = answers.iter().find(|answer| answer.status == 429).expect("the last real answer");
+        assert_eq!(throttled.header("retry-after"), Some("7"));
+        assert_eq!(throttled.header("x-aoai-backend"), Some("east"));
+        assert_eq!(throttled.header("x-aoai-retry"), None);
+    }
+
     fn an_early_answer_to_an_upload_of_unknown_size_is_retried_with_all_of_it(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
