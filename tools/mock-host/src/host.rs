@@ -1,6 +1,7 @@
 //! One Envoy process: what all its workers share.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -114,7 +115,7 @@ impl Host {
     /// # Errors
     /// The module refused its configuration.
     pub fn start(&self, setup: Setup) -> Result<Vm, Refused> {
-        Vm::start(&self.0, setup)
+        Vm::start(&self.0, Rc::default(), setup)
     }
 
     /// The time on the process's clock, since the Unix epoch.

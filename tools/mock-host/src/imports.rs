@@ -176,7 +176,10 @@ unsafe extern "C" fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32 {
 #[no_mangle]
 extern "C" fn proxy_set_tick_period_milliseconds(period: u32) -> u32 {
     host_call("proxy_set_tick_period_milliseconds", b"", 4, |worker| {
-        worker.set_period(Duration::from_millis(period.into()));
+        // Each root context has a timer of its own.
+        if let Some(root) = worker.acting_root() {
+            root.set_period(Duration::from_millis(period.into()));
+        }
         Ok(0)
     })
 }
@@ -332,8 +335,9 @@ unsafe extern "C" fn proxy_get_property(
     // SAFETY: the module's bytes.
     let path = unsafe { bytes(path, path_size) };
     host_call("proxy_get_property", path, path_size, |worker| {
-        let stream = worker.acting_stream().ok_or(status::NOT_FOUND)?;
-        let value = stream.properties.borrow().get(path).cloned();
+        let stream = worker.acting_stream();
+        let value = stream.and_then(|stream| stream.property(path));
+        let value = value.or_else(|| worker.property(path));
         // SAFETY: the module's variables.
         unsafe { give(&value.ok_or(status::NOT_FOUND)?, data, size) }
     })
@@ -351,8 +355,8 @@ unsafe extern "C" fn proxy_set_property(
     let size = path_size + value_size;
     host_call("proxy_set_property", path, size, |worker| {
         let stream = worker.acting_stream().ok_or(status::NOT_FOUND)?;
-        let mut properties = stream.properties.borrow_mut();
-        properties.insert(path.to_vec(), value.to_vec());
+        let mut filter_state = stream.filter_state.borrow_mut();
+        filter_state.insert(path.to_vec(), value.to_vec());
         Ok(0)
     })
 }

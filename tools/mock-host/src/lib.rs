@@ -34,6 +34,8 @@
 //!   otherwise, see [`Setup::allow_on_headers_stop_iteration`].
 //! - A local reply and a resume take effect after the callback, before its own result does. A local reply runs through the
 //!   module's response callbacks if no response has begun, replaces one that is held, and resets the stream after that.
+//! - Plugins may share a VM ([`Vm::plugin`]): its contexts know each other, and each root context has a timer of its own.
+//! - A [`Router`] stands for Envoy's where the module is also among the filters of the clusters, and so sees every attempt.
 //! - A frame after an asynchronous resume may be lost, see [`Setup::loses_frames`].
 
 mod abi;
@@ -43,6 +45,7 @@ mod half;
 mod headers;
 mod host;
 mod imports;
+mod router;
 mod shared_data;
 mod statistics;
 mod stream;
@@ -54,5 +57,6 @@ pub use fault::Fault;
 pub use half::Message;
 pub use headers::Headers;
 pub use host::{Host, Log, LogLevel};
+pub use router::{Attempt, Routed, Router};
 pub use stream::{Answer, Stream};
 pub use vm::{Call, Refused, Setup, Vm};

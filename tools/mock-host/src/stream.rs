@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use crate::abi::{exports, Action};
 use crate::half::{Half, Message, Stopped};
@@ -62,8 +62,17 @@ impl fmt::Debug for Answer {
     }
 }
 
+pub(crate) type Properties = BTreeMap<Vec<u8>, Vec<u8>>;
+
 pub(crate) struct StreamState {
     pub(crate) id: u32,
+    pub(crate) worker: Weak<Worker>,
+    /// It is one attempt of the router, among a cluster's filters.
+    pub(crate) is_attempt: bool,
+    /// The module is not among the filters.
+    pub(crate) bypassed: bool,
+    /// An attempt's local reply, which is the business of the downstream stream.
+    pub(crate) refusal: RefCell<Option<LocalReply>>,
     request: RefCell<Half>,
     response: RefCell<Half>,
     action: Cell<Action>,
@@ -71,12 +80,85 @@ pub(crate) struct StreamState {
     direct_reply: RefCell<Option<LocalReply>>,
     reset: Cell<bool>,
     pub(crate) logging: Cell<bool>,
-    pub(crate) properties: RefCell<BTreeMap<Vec<u8>, Vec<u8>>>,
+    properties: RefCell<Properties>,
+    /// What the module set: shared by a request and its attempts.
+    pub(crate) filter_state: Rc<RefCell<Properties>>,
 }
 
 const CODE_DETAILS: &[u8] = b"response\0code_details";
 
 impl StreamState {
+    pub(crate) fn new(
+        worker: &Rc<Worker>,
+        properties: &[(&str, &str)],
+        request: Option<&StreamState>,
+    ) -> Self {
+        let properties = properties.iter();
+        let properties = properties.map(|(path, value)| ((*path).into(), (*value).into()));
+        Self {
+            id: next_id(),
+            worker: Rc::downgrade(worker),
+            is_attempt: request.is_some(),
+            bypassed: false,
+            refusal: RefCell::default(),
+            request: RefCell::default(),
+            response: RefCell::default(),
+            action: Cell::new(Action::Continue),
+            direct_reply: RefCell::default(),
+            reset: Cell::default(),
+            logging: Cell::default(),
+            properties: RefCell::new(properties.collect()),
+            filter_state: request.map_or_else(Rc::default, |r| Rc::clone(&r.filter_state)),
+        }
+    }
+
+    /// Creates the module's context, and shows it the request's headers.
+    pub(crate) fn begin(self: &Rc<Self>, worker: &Rc<Worker>, headers: Headers, end: bool) {
+        if !self.bypassed {
+            let id = self.id;
+            let mut streams = worker.instance.streams.borrow_mut();
+            streams.insert(id, Rc::clone(self));
+            drop(streams);
+            worker.callback(id, "proxy_on_context_create", || {
+                exports::proxy_on_context_create(id, worker.root);
+            });
+        }
+        self.headers(worker, Direction::Request, headers, end);
+    }
+
+    pub(crate) fn property(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let own = self.properties.borrow().get(path).cloned();
+        own.or_else(|| self.filter_state.borrow().get(path).cloned())
+    }
+
+    pub(crate) fn action(&self) -> Action {
+        self.action.get()
+    }
+
+    /// There is nothing more to be had of a backend.
+    pub(crate) fn is_answered(&self) -> bool {
+        let response = self.half(Direction::Response);
+        self.half(Direction::Request).aborted
+            || response.aborted
+            || response.passed().is_some_and(|passed| passed.complete)
+    }
+
+    /// What the module does in a callback, and whether it sent a local reply.
+    fn ask(
+        &self,
+        worker: &Rc<Worker>,
+        name: &'static str,
+        call: impl FnOnce(u32) -> u32,
+    ) -> (Action, bool) {
+        if self.bypassed {
+            return (Action::Continue, false);
+        }
+        let (action, replied) = worker.callback(self.id, name, || call(self.id));
+        let action = Action::from_abi(action);
+        self.action.set(action);
+        (action, replied)
+    }
+
     pub(crate) fn half(&self, direction: Direction) -> RefMut<'_, Half> {
         match direction {
             Direction::Request => self.request.borrow_mut(),
@@ -84,7 +166,7 @@ impl StreamState {
         }
     }
 
-    fn set_details(&self, details: &str) {
+    pub(crate) fn set_details(&self, details: &str) {
         let mut properties = self.properties.borrow_mut();
         properties.insert(CODE_DETAILS.to_vec(), details.as_bytes().to_vec());
     }
@@ -95,19 +177,23 @@ impl StreamState {
         String::from_utf8_lossy(details.unwrap_or_default()).into_owned()
     }
 
-    fn headers(&self, worker: &Rc<Worker>, direction: Direction, headers: Headers, end: bool) {
-        let (id, count) = (self.id, headers.len());
+    pub(crate) fn headers(
+        &self,
+        worker: &Rc<Worker>,
+        direction: Direction,
+        headers: Headers,
+        end: bool,
+    ) {
+        let count = headers.len();
         self.half(direction).begin(headers, end);
         let (action, replied) = match direction {
-            Direction::Request => worker.callback(id, "proxy_on_request_headers", || {
+            Direction::Request => self.ask(worker, "proxy_on_request_headers", |id| {
                 exports::proxy_on_request_headers(id, count, end)
             }),
-            Direction::Response => worker.callback(id, "proxy_on_response_headers", || {
+            Direction::Response => self.ask(worker, "proxy_on_response_headers", |id| {
                 exports::proxy_on_response_headers(id, count, end)
             }),
         };
-        let action = Action::from_abi(action);
-        self.action.set(action);
         let mut half = self.half(direction);
         if half.aborted {
             return;
@@ -125,7 +211,7 @@ impl StreamState {
         }
     }
 
-    fn frame(
+    pub(crate) fn frame(
         &self,
         worker: &Rc<Worker>,
         direction: Direction,
@@ -156,17 +242,14 @@ impl StreamState {
         end: bool,
     ) -> Action {
         let size = self.half(direction).open_body(frame);
-        let id = self.id;
         let (action, replied) = match direction {
-            Direction::Request => worker.callback(id, "proxy_on_request_body", || {
+            Direction::Request => self.ask(worker, "proxy_on_request_body", |id| {
                 exports::proxy_on_request_body(id, size, end)
             }),
-            Direction::Response => worker.callback(id, "proxy_on_response_body", || {
+            Direction::Response => self.ask(worker, "proxy_on_response_body", |id| {
                 exports::proxy_on_response_body(id, size, end)
             }),
         };
-        let action = Action::from_abi(action);
-        self.action.set(action);
         let mut half = self.half(direction);
         match action {
             _ if half.aborted || replied => half.drop_body(),
@@ -176,7 +259,7 @@ impl StreamState {
         action
     }
 
-    fn end_with(
+    pub(crate) fn end_with(
         &self,
         worker: &Rc<Worker>,
         direction: Direction,
@@ -203,22 +286,20 @@ impl StreamState {
         direction: Direction,
         trailers: Headers,
     ) -> Action {
-        let (id, count) = (self.id, trailers.len());
+        let count = trailers.len();
         {
             let mut half = self.half(direction);
             half.trailers = trailers;
             half.trailers_open = true;
         }
         let (action, replied) = match direction {
-            Direction::Request => worker.callback(id, "proxy_on_request_trailers", || {
+            Direction::Request => self.ask(worker, "proxy_on_request_trailers", |id| {
                 exports::proxy_on_request_trailers(id, count)
             }),
-            Direction::Response => worker.callback(id, "proxy_on_response_trailers", || {
+            Direction::Response => self.ask(worker, "proxy_on_response_trailers", |id| {
                 exports::proxy_on_response_trailers(id, count)
             }),
         };
-        let action = Action::from_abi(action);
-        self.action.set(action);
         let mut half = self.half(direction);
         match action {
             _ if half.aborted || replied => {}
@@ -265,6 +346,11 @@ impl StreamState {
     /// `proxy_send_local_response`, once its callback has returned.
     pub(crate) fn reply(&self, worker: &Rc<Worker>, reply: LocalReply) {
         self.half(Direction::Request).aborted = true;
+        if self.is_attempt {
+            self.half(Direction::Response).aborted = true;
+            self.refusal.replace(Some(reply));
+            return;
+        }
         let (begun, passed) = {
             let half = self.half(Direction::Response);
             (!half.headers.is_empty(), half.passed().is_some())
@@ -291,7 +377,20 @@ impl StreamState {
         }
     }
 
-    fn answered(&self) -> Option<Answer> {
+    /// Envoy answers itself, for want of a backend's answer.
+    pub(crate) fn reply_locally(&self, worker: &Rc<Worker>, status: u16, details: &str) {
+        self.half(Direction::Request).aborted = true;
+        self.set_details(details);
+        let reply = LocalReply {
+            status: u32::from(status),
+            details: details.to_owned(),
+            headers: Headers::default(),
+            body: details.as_bytes().to_vec(),
+        };
+        self.pass_local_reply(worker, &reply);
+    }
+
+    pub(crate) fn answered(&self) -> Option<Answer> {
         let answer = match &*self.direct_reply.borrow() {
             Some(reply) => Message {
                 headers: reply.all_headers(),
@@ -345,24 +444,8 @@ impl Stream {
         headers: Headers,
         end: bool,
     ) -> Self {
-        let id = next_id();
-        let properties = properties.iter();
-        let properties = properties.map(|(path, value)| ((*path).into(), (*value).into()));
-        let state = Rc::new(StreamState {
-            id,
-            request: RefCell::default(),
-            response: RefCell::default(),
-            action: Cell::new(Action::Continue),
-            direct_reply: RefCell::default(),
-            reset: Cell::default(),
-            logging: Cell::default(),
-            properties: RefCell::new(properties.collect()),
-        });
-        worker.streams.borrow_mut().insert(id, Rc::clone(&state));
-        worker.callback(id, "proxy_on_context_create", || {
-            exports::proxy_on_context_create(id, worker.root);
-        });
-        state.headers(worker, Direction::Request, headers, end);
+        let state = Rc::new(StreamState::new(worker, properties, None));
+        state.begin(worker, headers, end);
         Self {
             worker: Rc::clone(worker),
             state,
@@ -376,7 +459,7 @@ impl Stream {
 
     /// What the module answered to the last callback.
     pub fn action(&self) -> Action {
-        self.state.action.get()
+        self.state.action()
     }
 
     /// The client sends a frame of the body; `end` with the last one, which may be empty. `None` if the module does not see
@@ -432,15 +515,7 @@ impl Stream {
     /// If the request has not reached the router.
     pub fn respond_locally(&self, status: u16, details: &str) {
         assert!(self.forwarded().is_some(), "the router has no request");
-        self.state.half(Direction::Request).aborted = true;
-        self.state.set_details(details);
-        let reply = LocalReply {
-            status: u32::from(status),
-            details: details.to_owned(),
-            headers: Headers::default(),
-            body: details.as_bytes().to_vec(),
-        };
-        self.state.pass_local_reply(&self.worker, &reply);
+        self.state.reply_locally(&self.worker, status, details);
     }
 
     /// What the router got so far; `None` while the headers are held.
@@ -476,7 +551,7 @@ impl Stream {
 
     /// A property the module set, or the test.
     pub fn property(&self, path: &str) -> Option<Vec<u8>> {
-        self.state.properties.borrow().get(path.as_bytes()).cloned()
+        self.state.property(path.as_bytes())
     }
 
     /// The stream ends: log, done, delete.

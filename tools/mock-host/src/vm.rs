@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::abi::{exports, status};
 use crate::headers::Headers;
 use crate::host::{Host, Log, LogLevel, Process};
+use crate::router::RoutedState;
 use crate::stream::{Direction, LocalReply, Stream, StreamState};
 
 /// Context ids and call numbers: never the same twice, whatever worker of whatever process asks.
@@ -36,6 +37,7 @@ pub(crate) fn next_id() -> u32 {
 pub struct Setup {
     json: Vec<u8>,
     environment: Vec<(String, String)>,
+    properties: Vec<(Vec<u8>, Vec<u8>)>,
     allow_on_headers_stop_iteration: bool,
     loses_frames: bool,
 }
@@ -46,6 +48,7 @@ impl Setup {
         Self {
             json: json.as_ref().to_vec(),
             environment: Vec::new(),
+            properties: Vec::new(),
             allow_on_headers_stop_iteration: true,
             loses_frames: true,
         }
@@ -55,6 +58,14 @@ impl Setup {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With a property of the process, such as `xds\0node\0id`, which the module may read in any context; the parts of `path`
+    /// are separated by zero bytes. Envoy hands numbers over as eight bytes, least first.
+    #[must_use]
+    pub fn property(mut self, path: &str, value: impl AsRef<[u8]>) -> Self {
+        self.properties.push((path.into(), value.as_ref().into()));
         self
     }
 
@@ -120,12 +131,35 @@ pub(crate) enum Effect {
     Reply(u32, LocalReply),
 }
 
+/// A VM: the contexts of all plugins in it.
+#[derive(Default)]
+pub(crate) struct Instance {
+    pub(crate) streams: RefCell<BTreeMap<u32, Rc<StreamState>>>,
+    roots: RefCell<BTreeMap<u32, Weak<Worker>>>,
+    pub(crate) routed: RefCell<Vec<Weak<RoutedState>>>,
+}
+
+impl Instance {
+    /// Lets the routers of this VM's requests do what has become possible.
+    pub(crate) fn route(&self) {
+        let routed = {
+            let mut routed = self.routed.borrow_mut();
+            routed.retain(|routed| routed.strong_count() > 0);
+            routed.clone()
+        };
+        for routed in routed.iter().filter_map(Weak::upgrade) {
+            routed.proceed();
+        }
+    }
+}
+
+/// A plugin on a worker thread. Several may share a VM.
 pub(crate) struct Worker {
+    pub(crate) instance: Rc<Instance>,
     pub(crate) process: Arc<Process>,
     pub(crate) root: u32,
     pub(crate) configuration: RefCell<Option<Vec<u8>>>,
     pub(crate) setup: Setup,
-    pub(crate) streams: RefCell<BTreeMap<u32, Rc<StreamState>>>,
     pub(crate) calls: RefCell<BTreeMap<u32, Call>>,
     pub(crate) answer: RefCell<Option<CallAnswer>>,
     pub(crate) current: Cell<u32>,
@@ -161,16 +195,20 @@ impl Worker {
         RUNNING.with(|running| running.replace(None));
         let stopped = self.iteration_stopped.take();
         for effect in self.effects.take() {
-            let stream = |id| self.streams.borrow().get(id).cloned();
+            // The stream may be another plugin's.
+            let stream = |id| {
+                let stream = self.instance.streams.borrow().get(id).cloned()?;
+                Some((stream.worker.upgrade()?, stream))
+            };
             match effect {
                 Effect::Resume(id, direction) => {
-                    if let Some(stream) = stream(&id) {
-                        stream.resume(self, direction);
+                    if let Some((worker, stream)) = stream(&id) {
+                        stream.resume(&worker, direction);
                     }
                 }
                 Effect::Reply(id, reply) => {
-                    if let Some(stream) = stream(&id) {
-                        stream.reply(self, reply);
+                    if let Some((worker, stream)) = stream(&id) {
+                        stream.reply(&worker, reply);
                     }
                 }
             }
@@ -188,11 +226,27 @@ impl Worker {
     }
 
     pub(crate) fn knows(&self, context: u32) -> bool {
-        context == self.root || self.streams.borrow().contains_key(&context)
+        let is_root = self.instance.roots.borrow().contains_key(&context);
+        is_root || self.instance.streams.borrow().contains_key(&context)
     }
 
     pub(crate) fn acting_stream(&self) -> Option<Rc<StreamState>> {
-        self.streams.borrow().get(&self.acting()).cloned()
+        self.instance.streams.borrow().get(&self.acting()).cloned()
+    }
+
+    /// The root context of the context that host calls act on: timers are its.
+    pub(crate) fn acting_root(&self) -> Option<Rc<Worker>> {
+        match self.acting_stream() {
+            Some(stream) => stream.worker.upgrade(),
+            None => self.instance.roots.borrow().get(&self.acting())?.upgrade(),
+        }
+    }
+
+    /// A property of the process.
+    pub(crate) fn property(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let properties = self.setup.properties.iter();
+        let mut found = properties.filter(|(name, _)| name == path);
+        found.next().map(|(_, value)| value.clone())
     }
 
     pub(crate) fn allow_on_headers_stop_iteration(&self) -> bool {
@@ -220,6 +274,7 @@ impl Worker {
             exports::proxy_on_tick(self.root);
         });
         self.arm();
+        self.instance.route();
     }
 
     pub(crate) fn make_call(&self, call: Call) -> Result<u32, u32> {
@@ -242,25 +297,31 @@ impl Worker {
             exports::proxy_on_http_call_response(self.root, number, sizes.0, sizes.1, 0);
         });
         self.answer.replace(None);
+        self.instance.route();
     }
 
     pub(crate) fn end_stream(self: &Rc<Self>, stream: &StreamState) {
-        if self.closed.get() || !self.streams.borrow().contains_key(&stream.id) {
+        let known = self.instance.streams.borrow().contains_key(&stream.id);
+        if self.closed.get() || !known {
             return;
         }
         let id = stream.id;
-        stream.logging.set(true);
-        self.callback(id, "proxy_on_log", || exports::proxy_on_log(id));
-        stream.logging.set(false);
+        if !stream.is_attempt {
+            stream.logging.set(true);
+            self.callback(id, "proxy_on_log", || exports::proxy_on_log(id));
+            stream.logging.set(false);
+        }
         self.callback(id, "proxy_on_done", || exports::proxy_on_done(id));
         self.callback(id, "proxy_on_delete", || exports::proxy_on_delete(id));
-        self.streams.borrow_mut().remove(&id);
+        self.instance.streams.borrow_mut().remove(&id);
     }
 
     fn close(self: &Rc<Self>) {
-        let streams: Vec<_> = self.streams.borrow().values().cloned().collect();
+        let streams: Vec<_> = self.instance.streams.borrow().values().cloned().collect();
         for stream in streams {
-            self.end_stream(&stream);
+            if stream.worker.ptr_eq(&Rc::downgrade(self)) {
+                self.end_stream(&stream);
+            }
         }
         self.callback(self.root, "proxy_on_done", || {
             exports::proxy_on_done(self.root)
@@ -299,17 +360,21 @@ pub(crate) fn advance(process: &Arc<Process>, time: Duration) {
 /// The module on one worker of a [`Host`].
 ///
 /// When dropped the worker ends its streams and then itself, as Envoy does.
-pub struct Vm(Rc<Worker>);
+pub struct Vm(pub(crate) Rc<Worker>);
 
 impl Vm {
-    pub(crate) fn start(process: &Arc<Process>, setup: Setup) -> Result<Self, Refused> {
+    pub(crate) fn start(
+        process: &Arc<Process>,
+        instance: Rc<Instance>,
+        setup: Setup,
+    ) -> Result<Self, Refused> {
         let root = next_id();
         let worker = Rc::new(Worker {
+            instance: Rc::clone(&instance),
             process: Arc::clone(process),
             root,
             configuration: RefCell::default(),
             setup,
-            streams: RefCell::default(),
             calls: RefCell::default(),
             answer: RefCell::default(),
             current: Cell::new(root),
@@ -320,6 +385,8 @@ impl Vm {
             next_tick: Cell::default(),
             closed: Cell::default(),
         });
+        let roots = &instance.roots;
+        roots.borrow_mut().insert(root, Rc::downgrade(&worker));
         let logs_before = process.logs().len();
         let global = GLOBAL_STATE.lock().unwrap_or_else(PoisonError::into_inner);
         let vm = Self(worker);
@@ -355,6 +422,15 @@ impl Vm {
             std::env::remove_var(name);
         }
         configured
+    }
+
+    /// Another plugin in the same VM, as Envoy has it where `vm_id`, code and VM configuration are the same: its root context
+    /// and its streams know those of this one.
+    ///
+    /// # Errors
+    /// The module refused its configuration.
+    pub fn plugin(&self, setup: Setup) -> Result<Self, Refused> {
+        Self::start(&self.0.process, Rc::clone(&self.0.instance), setup)
     }
 
     /// The process this worker belongs to.
