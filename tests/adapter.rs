@@ -17,6 +17,7 @@ mod adapter {
     mod errors;
     mod held_bodies;
     mod refusals;
+    mod reroute;
     mod retries;
     mod statistics;
     mod token;

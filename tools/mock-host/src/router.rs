@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ops::Deref;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use crate::abi::Action;
 use crate::half::Message;
@@ -14,7 +14,7 @@ use crate::headers::Headers;
 use crate::stream::{Answer, Direction, LocalReply, StreamState};
 use crate::vm::{Vm, Worker};
 
-/// What the route's retry policy looks for: the header that marks an answer, and where the cluster stands.
+/// What the route looks for: the header that marks an answer, and the filter state that names the cluster.
 const MARK: &str = "x-aoai-retry";
 const NEXT_CLUSTER: &[u8] = b"aoai_cluster";
 const MAX_RETRIES: &str = "x-envoy-max-retries";
@@ -28,7 +28,7 @@ const TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
 pub struct Router {
     listener: Rc<Worker>,
     upstream: Rc<Worker>,
-    bypassed: bool,
+    bypassing: BTreeSet<String>,
     clusters: BTreeSet<String>,
     without_hosts: BTreeSet<String>,
     refreshes: bool,
@@ -41,7 +41,7 @@ impl Router {
         Self {
             listener: Rc::clone(&listener.0),
             upstream: Rc::clone(&upstream.0),
-            bypassed: false,
+            bypassing: BTreeSet::new(),
             clusters: clusters.iter().copied().map(str::to_owned).collect(),
             without_hosts: BTreeSet::new(),
             refreshes: true,
@@ -49,13 +49,11 @@ impl Router {
         }
     }
 
-    /// The clusters do not have the module among their filters.
+    /// This cluster does not have the module among its filters.
     #[must_use]
-    pub fn without_upstream_filter(self) -> Self {
-        Self {
-            bypassed: true,
-            ..self
-        }
+    pub fn without_upstream_filter(mut self, cluster: &str) -> Self {
+        self.bypassing.insert(cluster.to_owned());
+        self
     }
 
     /// A retry goes where the first attempt went: the route lacks `refresh_cluster_on_retry`.
@@ -87,7 +85,7 @@ impl Router {
     pub fn request(&self, headers: impl Into<Headers>, end: bool) -> Routed {
         let state = Rc::new(RoutedState {
             router: self.clone(),
-            stream: Rc::new(StreamState::new(&self.listener, &[], None)),
+            stream: Rc::new(StreamState::new::<&str>(&self.listener, &[], None)),
             headers: RefCell::default(),
             attempts: RefCell::default(),
             retries_left: Cell::default(),
@@ -198,7 +196,7 @@ impl RoutedState {
         }
         let properties = [("xds\0cluster_name", cluster.as_str())];
         let mut stream = StreamState::new(&router.upstream, &properties, Some(&self.stream));
-        stream.bypassed = router.bypassed;
+        stream.bypassed = router.bypassing.contains(&cluster);
         let attempt = Attempt(Rc::new(AttemptState {
             request: Rc::downgrade(self),
             worker: Rc::clone(&router.upstream),
@@ -429,7 +427,7 @@ pub struct Attempt(Rc<AttemptState>);
 
 /// Shared by the handles of an attempt.
 pub struct AttemptState {
-    request: std::rc::Weak<RoutedState>,
+    request: Weak<RoutedState>,
     worker: Rc<Worker>,
     stream: Rc<StreamState>,
     cluster: String,

@@ -88,13 +88,13 @@ pub(crate) struct StreamState {
 const CODE_DETAILS: &[u8] = b"response\0code_details";
 
 impl StreamState {
-    pub(crate) fn new(
+    pub(crate) fn new<V: AsRef<[u8]>>(
         worker: &Rc<Worker>,
-        properties: &[(&str, &str)],
+        properties: &[(&str, V)],
         request: Option<&StreamState>,
     ) -> Self {
         let properties = properties.iter();
-        let properties = properties.map(|(path, value)| ((*path).into(), (*value).into()));
+        let properties = properties.map(|(path, value)| ((*path).into(), value.as_ref().into()));
         Self {
             id: next_id(),
             worker: Rc::downgrade(worker),
@@ -438,9 +438,9 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn begin(
+    pub(crate) fn begin<V: AsRef<[u8]>>(
         worker: &Rc<Worker>,
-        properties: &[(&str, &str)],
+        properties: &[(&str, V)],
         headers: Headers,
         end: bool,
     ) -> Self {

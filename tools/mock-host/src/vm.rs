@@ -455,14 +455,14 @@ impl Vm {
 
     /// A client's request comes in; `end` if it has no body.
     pub fn request(&self, headers: impl Into<Headers>, end: bool) -> Stream {
-        self.request_with(&[], headers, end)
+        self.request_with::<&str>(&[], headers, end)
     }
 
     /// The same with properties that are there from the start, such as `xds\0cluster_name`; the parts of a path are separated
     /// by zero bytes.
-    pub fn request_with(
+    pub fn request_with<V: AsRef<[u8]>>(
         &self,
-        properties: &[(&str, &str)],
+        properties: &[(&str, V)],
         headers: impl Into<Headers>,
         end: bool,
     ) -> Stream {

@@ -1,0 +1,171 @@
+//! What is wrong around the filter is said once, and the client gets an honest answer all the same.
+
+use mock_host::LogLevel;
+use serde_json::json;
+
+use super::*;
+
+fn said(host: &Host, text: &str) -> usize {
+    let logs = host.logs().into_iter();
+    logs.filter(|log| log.level >= LogLevel::Warn && log.text.contains(text))
+        .count()
+}
+
+#[test]
+fn an_answer_that_the_router_does_not_follow_loses_its_mark_and_the_reason_is_counted() {
+    let gateway = gateway();
+    let router = gateway.router.clone().without_heed();
+    for backend in ["east", "west"] {
+        let request = send_through(&router);
+        answer(&request.attempt(), 429, "busy");
+        assert_eq!(outcome(&request), is(429, backend, "1", "busy"));
+        assert_eq!(request.attempts().len(), 1);
+    }
+    assert_eq!(gateway.counted("aoai.no_retry.router_declined"), 2);
+    assert_eq!(said(&gateway.host, "x-aoai-retry"), 1);
+}
+
+#[test]
+fn an_answer_before_the_request_is_complete_loses_its_mark() {
+    let gateway = gateway();
+    let request = gateway.router.request(chat_of(100), false);
+    request.body("begin", false);
+    answer(&request.attempt(), 429, "busy");
+    assert_eq!(outcome(&request), is(429, "east", "1", "busy"));
+}
+
+#[test]
+fn a_missing_upstream_filter_is_said_once_and_the_answer_passes() {
+    let gateway = gateway();
+    let mut router = gateway.router.clone();
+    for cluster in CLUSTERS {
+        router = router.without_upstream_filter(cluster);
+    }
+    for (status, backend) in [(200, "east"), (429, "west")] {
+        let request = send_through(&router);
+        assert_eq!(
+            sent(&request.attempt(), "authorization").as_deref(),
+            Some("Bearer TOKEN-ONE")
+        );
+        answer(&request.attempt(), status, "from it");
+        assert_eq!(outcome(&request), is(status, backend, "1", "from it"));
+    }
+    assert_eq!(said(&gateway.host, "without the upstream filter"), 1);
+}
+
+#[test]
+fn without_the_upstream_filter_nothing_reaches_a_backend_under_anothers_name() {
+    let gateway = gateway();
+    let router = gateway.router.clone();
+    let request = send_through(&router.without_upstream_filter("aoai_east"));
+    request.attempt().fail();
+    for attempt in request.attempts() {
+        let host = attempt.cluster().replace("aoai_", "") + ".openai.azure.com";
+        assert_eq!(sent(&attempt, ":authority"), Some(host));
+    }
+}
+
+#[test]
+fn an_upstream_filter_in_another_vm_lets_nothing_pass_and_says_so_once() {
+    let gateway = gateway();
+    let requests: Vec<_> = (0..3).map(|_| gateway.send()).collect();
+    let ids: Vec<_> = requests.iter().map(Routed::id).collect();
+    let host = gateway.host.clone();
+    // A thread has a module of its own, as another VM has.
+    let other = std::thread::spawn(move || {
+        let vm = host.vm(UPSTREAM);
+        for id in ids {
+            let id = u32::to_le_bytes(id);
+            let properties = [
+                ("xds\0cluster_name", &b"aoai_east"[..]),
+                ("aoai_request", &id),
+            ];
+            let stream = vm.request_with(&properties, chat(), true);
+            assert_eq!(stream.forwarded(), None);
+            assert_eq!(stream.answer().status, 500);
+            assert_eq!(stream.answer().details, "aoai_no_request");
+        }
+    });
+    other.join().unwrap();
+    let wanted = "came through the upstream filter without its request";
+    assert_eq!(said(&gateway.host, wanted), 1);
+}
+
+#[test]
+fn a_retry_to_another_cluster_than_planned_does_not_leave_and_is_said_once() {
+    let gateway = gateway();
+    let router = gateway.router.clone().without_refresh();
+    for backend in ["east", "west"] {
+        let request = send_through(&router);
+        answer(&request.attempt(), 429, "busy");
+        assert_eq!(request.clusters(), [format!("aoai_{backend}")]);
+        let answer = request.answer();
+        assert_eq!((answer.status, answer.text()), (429, "busy"));
+        assert_eq!(answer.headers.get("x-aoai-backend"), Some(backend));
+    }
+    assert_eq!(said(&gateway.host, "another cluster than planned"), 1);
+}
+
+#[test]
+fn a_cluster_that_envoy_does_not_have_is_named_once() {
+    let gateway = gateway();
+    let router = Router::new(&gateway.vm, &gateway.upstream, &["aoai_west"]);
+    for status in [503, 200, 503, 503] {
+        let request = send_through(&router);
+        if let [attempt] = &request.attempts()[..] {
+            answer(attempt, 200, "hello");
+        }
+        assert_eq!(request.answer().status, status);
+    }
+    assert_eq!(said(&gateway.host, r#"no cluster "aoai_east""#), 1);
+    assert_eq!(said(&gateway.host, r#"no cluster "aoai_north""#), 1);
+    assert_eq!(gateway.counted("aoai.backend.east.outcome.unavailable"), 2);
+}
+
+/// The setup for an Envoy of this version, which says so in numbers of eight bytes.
+fn on_envoy(setup: Setup, major: u64, minor: u64) -> Setup {
+    let path = |name| format!("xds\0node\0user_agent_build_version\0version\0{name}");
+    setup
+        .property(&path("major_number"), major.to_le_bytes())
+        .property(&path("minor_number"), minor.to_le_bytes())
+}
+
+#[test]
+fn an_envoy_that_is_too_old_is_refused() {
+    for (major, minor) in [(1, 36), (1, 38), (0, 99)] {
+        let setup = on_envoy(routing_to(3, json!({})), major, minor);
+        let refused = Host::new().start(setup).err().expect("it is refused");
+        let errors: Vec<_> = refused
+            .logs
+            .iter()
+            .filter(|log| log.level == LogLevel::Error)
+            .collect();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        let wanted = format!(r#"retry.engine: "router" is not allowed with Envoy {major}.{minor}"#);
+        assert!(errors[0].text.contains(&wanted), "{errors:?}");
+    }
+}
+
+#[test]
+fn an_envoy_that_is_new_enough_or_does_not_say_is_accepted() {
+    for (major, minor) in [(1, 39), (1, 40), (2, 0)] {
+        let setup = on_envoy(routing_to(3, json!({})), major, minor);
+        assert!(Host::new().start(setup).is_ok(), "{major}.{minor}");
+    }
+    assert!(Host::new().start(routing_to(3, json!({}))).is_ok());
+    let old = on_envoy(Setup::new(CONFIG), 1, 30);
+    assert!(
+        Host::new().start(old).is_ok(),
+        "the filter engine runs on any"
+    );
+}
+
+#[test]
+fn a_client_cannot_see_or_forge_a_mark() {
+    let gateway = gateway();
+    let request = gateway
+        .router
+        .request(chat().with("x-aoai-retry", "1"), true);
+    answer(&request.attempt(), 200, "hello");
+    assert_eq!(outcome(&request), is(200, "east", "1", "hello"));
+}

@@ -1,0 +1,136 @@
+//! The token before the first attempt, and one that expires between two.
+
+use mock_host::Action;
+use serde_json::json;
+
+use super::*;
+
+fn waiting() -> Gateway {
+    Gateway::start(routing_to(3, json!({})), Setup::new(UPSTREAM))
+}
+
+#[test]
+fn a_request_before_the_first_token_waits_and_goes_on_whole() {
+    for before in 0..=3 {
+        for announced in [false, true] {
+            let gateway = waiting();
+            let headers = if announced { chat_of(9) } else { chat() };
+            let request = gateway.router.request(headers, false);
+            assert_eq!(request.action(), Action::Pause);
+            for (index, frame) in ["one", "two", "six"].iter().enumerate() {
+                if index == before {
+                    gateway.host.advance(millis(1));
+                    give_token(&gateway.vm, TOKEN);
+                }
+                request.body(frame, index == 2);
+            }
+            if before == 3 {
+                assert_eq!(request.forwarded(), None);
+                gateway.host.advance(millis(1));
+                give_token(&gateway.vm, TOKEN);
+            }
+            let attempt = request.attempt();
+            let message = attempt.sent().unwrap();
+            assert_eq!(
+                message.headers.get("authorization"),
+                Some("Bearer TOKEN-ONE")
+            );
+            let body = String::from_utf8(message.body).unwrap();
+            assert_eq!(
+                (body.as_str(), message.complete),
+                ("onetwosix", true),
+                "{before}"
+            );
+            answer(&attempt, 429, "");
+            assert_eq!(request.attempt().sent().unwrap().body, b"onetwosix");
+            assert_quiet(&gateway.host);
+        }
+    }
+}
+
+#[test]
+fn a_request_without_a_body_waits_too() {
+    let gateway = waiting();
+    let request = gateway.router.request(chat(), true);
+    gateway.host.advance(millis(100));
+    assert_eq!(request.forwarded(), None);
+    give_token(&gateway.vm, TOKEN);
+    answer(&request.attempt(), 200, "hello");
+    assert_eq!(outcome(&request), is(200, "east", "1", "hello"));
+}
+
+#[test]
+fn a_wait_for_the_token_ends_with_503() {
+    let gateway = waiting();
+    let request = gateway.send();
+    gateway.host.advance(millis(4900));
+    assert_eq!(request.answered(), None);
+    gateway.host.advance(millis(200));
+    let answer = request.answer();
+    assert_eq!(answer.status, 503);
+    assert_eq!(code(answer.text()), "identity_unavailable");
+    assert_eq!(answer.headers.get("x-aoai-backend"), None);
+    assert_eq!(request.attempts().len(), 0);
+    drop(request);
+    assert_eq!(gateway.counted("aoai.identity.unavailable"), 1);
+    assert_eq!(gateway.host.statistic("aoai.client_gone"), 0);
+}
+
+#[test]
+fn a_request_is_answered_at_once_when_waiting_is_hopeless() {
+    let gateway = waiting();
+    gateway.host.advance(millis(1));
+    gateway.vm.answer(
+        &fetch(&gateway.vm),
+        400,
+        [],
+        r#"{"error":"invalid_request"}"#,
+    );
+    let request = gateway.router.request(chat_of(BODY.len()), false);
+    assert_eq!(request.answer().status, 503);
+    assert_eq!(request.attempts().len(), 0);
+}
+
+#[test]
+fn a_request_whose_clients_key_cannot_be_removed_does_not_leave() {
+    for name in ["authorization", "api-key"] {
+        let gateway = gateway();
+        gateway
+            .host
+            .inject(mock_host::Fault::of("proxy_replace_header_map_value").on(name));
+        gateway
+            .host
+            .inject(mock_host::Fault::of("proxy_remove_header_map_value").on(name));
+        let request = gateway.router.request(chat(), false);
+        assert_eq!(request.attempts().len(), 0);
+        assert_eq!(request.answer().status, 500);
+        assert_eq!(code(request.answer().text()), "gateway_error");
+    }
+}
+
+#[test]
+fn a_retry_that_cannot_be_readdressed_does_not_leave() {
+    let gateway = gateway();
+    let request = gateway.send();
+    gateway
+        .host
+        .inject(mock_host::Fault::of("proxy_replace_header_map_value").on(":authority"));
+    answer(&request.attempt(), 429, "busy");
+    assert_eq!(request.clusters(), ["aoai_east"]);
+    assert!(request.answer().status >= 429);
+    assert_eq!(request.answer().headers.get("x-aoai-retry"), None);
+}
+
+#[test]
+fn a_retry_after_the_token_expired_carries_the_name_of_its_own_backend() {
+    let gateway = gateway();
+    let request = gateway.send();
+    gateway.host.skip(seconds(3601));
+    gateway.vm.tick();
+    answer(&request.attempt(), 429, "busy");
+    let left: Vec<_> = request.attempts();
+    for attempt in left.iter().filter(|attempt| attempt.sent().is_some()) {
+        let host = attempt.cluster().replace("aoai_", "") + ".openai.azure.com";
+        assert_eq!(sent(attempt, ":authority"), Some(host));
+    }
+}

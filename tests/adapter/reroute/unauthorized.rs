@@ -1,0 +1,223 @@
+//! 401 behind the router: the answer is held until there is a newer token.
+
+use mock_host::{Action, Stream};
+
+use super::*;
+
+/// A request whose first attempt was refused for its token.
+fn refused(gateway: &Gateway) -> Routed {
+    let request = gateway.send();
+    answer(&request.attempt(), 401, &error("401"));
+    request
+}
+
+#[test]
+fn a_refused_answer_is_held_until_a_newer_token_is_there() {
+    let gateway = gateway();
+    let request = refused(&gateway);
+    let first = request.attempt();
+    assert_eq!(first.action(), Action::Pause);
+    gateway.host.advance(millis(1100));
+    assert!(!first.ended());
+    give_token(&gateway.vm, SECOND_TOKEN);
+    assert!(first.ended());
+    let second = request.attempt();
+    assert_eq!(second.cluster(), "aoai_east");
+    assert_eq!(
+        sent(&second, "authorization").as_deref(),
+        Some("Bearer TOKEN-TWO")
+    );
+    assert_eq!(
+        sent(&second, ":authority").as_deref(),
+        Some("east.openai.azure.com")
+    );
+    assert_eq!(second.sent().unwrap().body, BODY.as_bytes());
+    answer(&second, 200, "welcome");
+    assert_eq!(outcome(&request), is(200, "east", "2", "welcome"));
+    drop(request);
+    assert_eq!(gateway.counted("aoai.identity.fetches"), 2);
+    assert_eq!(
+        gateway
+            .host
+            .statistic("aoai.backend.east.outcome.bad_token"),
+        1
+    );
+    assert_quiet(&gateway.host);
+}
+
+/// Another worker, which has the same token, and a request there that was refused for it.
+fn refused_elsewhere(gateway: &Gateway) -> (Vm, Stream) {
+    let other = gateway.host.vm(CONFIG);
+    gateway.host.advance(millis(20));
+    let stream = send(&other);
+    respond(&stream, 401, &error("401"));
+    (other, stream)
+}
+
+#[test]
+fn a_token_that_another_worker_has_renewed_is_used_at_once() {
+    let gateway = gateway();
+    let request = gateway.send();
+    let (other, _stream) = refused_elsewhere(&gateway);
+    // Only the other worker's time passes: this one still has the old token.
+    other.tick();
+    give_token(&other, SECOND_TOKEN);
+    answer(&request.attempt(), 401, &error("401"));
+    let second = request.attempt();
+    assert_eq!(second.cluster(), "aoai_east");
+    assert_eq!(
+        sent(&second, "authorization").as_deref(),
+        Some("Bearer TOKEN-TWO")
+    );
+    assert_eq!(fetches(&gateway.vm), []);
+}
+
+#[test]
+fn a_renewal_by_another_worker_reaches_the_answer_that_is_held() {
+    let gateway = gateway();
+    let request = refused(&gateway);
+    let (other, _stream) = refused_elsewhere(&gateway);
+    for vm in [&other, &gateway.vm] {
+        vm.tick();
+        for fetch in fetches(vm) {
+            let body = token_answer(&gateway.host, SECOND_TOKEN, seconds(3600));
+            vm.answer(&fetch, 200, [], body);
+        }
+    }
+    let second = request.attempt();
+    assert_eq!(second.cluster(), "aoai_east");
+    assert_eq!(
+        sent(&second, "authorization").as_deref(),
+        Some("Bearer TOKEN-TWO")
+    );
+}
+
+#[test]
+fn when_no_newer_token_is_to_be_had_the_next_backend_is_tried() {
+    let gateway = gateway();
+    let request = refused(&gateway);
+    gateway.host.advance(millis(1100));
+    gateway.vm.answer(&fetch(&gateway.vm), 500, [], "");
+    let second = request.attempt();
+    assert_eq!(second.cluster(), "aoai_west");
+    assert_eq!(
+        sent(&second, "authorization").as_deref(),
+        Some("Bearer TOKEN-ONE")
+    );
+    assert_eq!(
+        sent(&second, ":authority").as_deref(),
+        Some("west.openai.azure.com")
+    );
+    answer(&second, 200, "hello");
+    assert_eq!(outcome(&request), is(200, "west", "2", "hello"));
+}
+
+#[test]
+fn a_renewal_that_takes_too_long_leads_to_the_next_backend() {
+    let gateway = gateway();
+    let request = refused(&gateway);
+    gateway.host.advance(millis(4900));
+    assert_eq!(request.attempts().len(), 1);
+    gateway.host.advance(millis(1300));
+    assert_eq!(request.attempt().cluster(), "aoai_west");
+}
+
+#[test]
+fn a_renewed_token_that_is_refused_too_leads_to_the_next_backend() {
+    let gateway = gateway();
+    let request = refused(&gateway);
+    gateway.host.advance(millis(1100));
+    give_token(&gateway.vm, SECOND_TOKEN);
+    answer(&request.attempt(), 401, &error("401"));
+    let third = request.attempt();
+    assert_eq!(third.cluster(), "aoai_west");
+    assert_eq!(
+        sent(&third, "authorization").as_deref(),
+        Some("Bearer TOKEN-TWO")
+    );
+    gateway.host.advance(seconds(1));
+    assert_eq!(fetches(&gateway.vm), [], "one renewal for a request");
+}
+
+#[test]
+fn a_refusal_of_the_last_attempt_is_the_clients() {
+    let gateway = Gateway::ready(routing_to(3, serde_json::json!({"max_attempts": 1})));
+    let request = refused(&gateway);
+    assert_eq!(outcome(&request), is(401, "east", "1", &error("401")));
+}
+
+#[test]
+fn when_the_backend_fails_after_the_renewal_the_next_one_is_tried() {
+    let gateway = gateway();
+    let request = refused(&gateway);
+    gateway.host.advance(millis(1100));
+    give_token(&gateway.vm, SECOND_TOKEN);
+    request.attempt().fail();
+    let third = request.attempt();
+    assert_eq!(third.cluster(), "aoai_west");
+    assert_eq!(
+        sent(&third, ":authority").as_deref(),
+        Some("west.openai.azure.com")
+    );
+    third.fail();
+    assert_eq!(outcome(&request), is(401, "east", "3", &error("401")));
+}
+
+#[test]
+fn an_attempt_whose_time_is_up_while_its_answer_is_held_leads_to_the_next_backend() {
+    let gateway = gateway();
+    let request = refused(&gateway);
+    request.attempt().time_out();
+    let second = request.attempt();
+    assert_eq!(second.cluster(), "aoai_west");
+    assert_eq!(
+        sent(&second, ":authority").as_deref(),
+        Some("west.openai.azure.com")
+    );
+    gateway.host.advance(millis(1100));
+    for fetch in fetches(&gateway.vm) {
+        let body = token_answer(&gateway.host, SECOND_TOKEN, seconds(3600));
+        gateway.vm.answer(&fetch, 200, [], body);
+    }
+    assert!(!second.ended(), "the wait is over with its attempt");
+    answer(&second, 200, "hello");
+    assert_eq!(outcome(&request), is(200, "west", "2", "hello"));
+}
+
+#[test]
+fn a_refusal_larger_than_64_kib_is_let_go_whole_or_retried() {
+    let gateway = gateway();
+    let request = gateway.send();
+    let first = request.attempt();
+    first.respond(401, [], false);
+    first.response_body("x".repeat(70_000), false);
+    gateway.host.advance(millis(1100));
+    give_token(&gateway.vm, SECOND_TOKEN);
+    first.response_body("end", true);
+    let second = request.attempt();
+    assert_eq!(second.cluster(), "aoai_east");
+    assert_eq!(
+        sent(&second, "authorization").as_deref(),
+        Some("Bearer TOKEN-TWO")
+    );
+}
+
+#[test]
+fn many_refusals_at_once_fetch_one_token() {
+    let gateway = gateway();
+    let requests: Vec<_> = (0..20).map(|_| refused(&gateway)).collect();
+    gateway.host.advance(millis(1100));
+    give_token(&gateway.vm, SECOND_TOKEN);
+    for (index, request) in requests.iter().enumerate() {
+        let attempt = request.attempt();
+        assert_eq!(attempt.cluster(), CLUSTERS[index % 3]);
+        assert_eq!(
+            sent(&attempt, "authorization").as_deref(),
+            Some("Bearer TOKEN-TWO")
+        );
+        answer(&attempt, 200, "ok");
+        assert_eq!(request.answer().status, 200);
+    }
+    gateway.host.advance(seconds(1));
+    assert_eq!(fetches(&gateway.vm), []);
+}
