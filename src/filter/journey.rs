@@ -75,6 +75,12 @@ impl Journey {
         Ok(())
     }
 
+    /// Whether the request may be held for a token. Not one for another protocol: its client says nothing more before it is
+    /// answered, so the frame that would resume it without loss (see `Gate`) may never come.
+    pub(super) fn may_wait_for_token(&self) -> bool {
+        !self.request.upgrade
+    }
+
     /// The current attempt, with this token.
     pub(super) fn attempt<'a>(&'a self, token: &'a Authorization) -> Option<Attempt<'a>> {
         let backend = self.worker.config.backends.get(self.exchange.backend())?;

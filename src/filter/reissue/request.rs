@@ -38,7 +38,7 @@ impl Stream {
         let worker = Rc::clone(self.worker());
         let Some(token) = worker.authorization() else {
             self.phase = Phase::AwaitingToken;
-            if !self.wait(Wish::Token) {
+            if !self.journey.may_wait_for_token() || !self.wait(Wish::Token) {
                 self.reply_without_token(worker.retry_after())?;
             }
             return Ok(Action::Pause);

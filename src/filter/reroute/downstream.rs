@@ -60,7 +60,10 @@ impl Downstream {
     fn start(&mut self) -> Result<Action, HostError> {
         let Some(token) = self.worker.authorization() else {
             self.phase = Phase::AwaitingToken;
-            let me = self.me.upgrade();
+            let may_wait = with(&self.shared, |shared| {
+                Ok(shared.journey.may_wait_for_token())
+            })?;
+            let me = self.me.upgrade().filter(|_| may_wait);
             if !me.is_some_and(|me| self.worker.wait(self.id, me, Wish::Token)) {
                 self.phase = Phase::Done;
                 let retry_after = self.worker.retry_after();

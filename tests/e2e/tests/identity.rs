@@ -235,6 +235,17 @@ cases! {
         }
     }
 
+    fn an_upgrade_does_not_wait_for_a_token(engine) {
+        let azure = simulate(&["east"]);
+        azure.imds().set(ImdsBehaviour::normal().after_ms(1000));
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let headers = [("connection", "upgrade"), ("upgrade", "websocket")];
+        let answer = gateway.client().send("GET", "/openai/realtime?deployment=d", &headers, b"").unwrap();
+        assert_eq!(answer.status, 503);
+        assert_eq!(answer.json()["error"]["code"], "identity_unavailable");
+        assert!(answer.elapsed < SECOND, "{:?}", answer.elapsed);
+    }
+
     // Envoy before 1.40 drops a frame when a stream that a body callback had paused is resumed by a call.
     fn an_upload_that_waits_for_the_token_loses_no_chunk(engine) {
         let azure = simulate(&["east"]);
