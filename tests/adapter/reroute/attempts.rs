@@ -1,5 +1,6 @@
 //! How each attempt is addressed, and which attempts there are.
 
+use mock_host::Fault;
 use serde_json::json;
 
 use super::*;
@@ -7,6 +8,9 @@ use super::*;
 #[test]
 fn the_first_attempt_is_addressed_before_the_router_and_left_alone_behind_it() {
     let gateway = gateway();
+    // Set before the router, and never again.
+    let again = Fault::of("proxy_replace_header_map_value").on(":authority");
+    gateway.host.inject(again.after(1));
     let request = gateway.router.request(chat_of(BODY.len()), false);
     let forwarded = request.forwarded().expect("it goes on at once").headers;
     for (name, value) in [

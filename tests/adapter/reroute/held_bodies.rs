@@ -100,3 +100,18 @@ fn a_slow_body_that_was_given_up_is_delivered_whole() {
     attempt.response_body("sing", true);
     assert_eq!(outcome(&request), is(404, "east", "1", "missing"));
 }
+
+#[test]
+fn a_body_that_has_begun_is_waited_for() {
+    let gateway = gateway();
+    let request = gateway.send();
+    let attempt = request.attempt();
+    attempt.respond(404, [], false);
+    let body = error("DeploymentNotFound");
+    let (begin, end) = body.split_at(10);
+    attempt.response_body(begin, false);
+    gateway.host.advance(seconds(4));
+    assert_eq!(request.answered(), None);
+    attempt.response_body(end, true);
+    assert_eq!(request.attempt().cluster(), "aoai_west");
+}

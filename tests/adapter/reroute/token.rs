@@ -1,6 +1,6 @@
 //! The token before the first attempt, and one that expires between two.
 
-use mock_host::Action;
+use mock_host::{Action, Fault};
 use serde_json::json;
 
 use super::*;
@@ -97,10 +97,10 @@ fn a_request_whose_clients_key_cannot_be_removed_does_not_leave() {
         let gateway = gateway();
         gateway
             .host
-            .inject(mock_host::Fault::of("proxy_replace_header_map_value").on(name));
+            .inject(Fault::of("proxy_replace_header_map_value").on(name));
         gateway
             .host
-            .inject(mock_host::Fault::of("proxy_remove_header_map_value").on(name));
+            .inject(Fault::of("proxy_remove_header_map_value").on(name));
         let request = gateway.router.request(chat(), false);
         assert_eq!(request.attempts().len(), 0);
         assert_eq!(request.answer().status, 500);
@@ -114,7 +114,7 @@ fn a_retry_that_cannot_be_readdressed_does_not_leave() {
     let request = gateway.send();
     gateway
         .host
-        .inject(mock_host::Fault::of("proxy_replace_header_map_value").on(":authority"));
+        .inject(Fault::of("proxy_replace_header_map_value").on(":authority"));
     answer(&request.attempt(), 429, "busy");
     assert_eq!(request.clusters(), ["aoai_east"]);
     assert!(request.answer().status >= 429);

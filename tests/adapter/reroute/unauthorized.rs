@@ -185,20 +185,53 @@ fn an_attempt_whose_time_is_up_while_its_answer_is_held_leads_to_the_next_backen
 }
 
 #[test]
-fn a_refusal_larger_than_64_kib_is_let_go_whole_or_retried() {
+fn a_refusal_larger_than_64_kib_is_held_however_much_more_comes() {
+    for trailers in [false, true] {
+        let gateway = gateway();
+        let request = gateway.send();
+        let first = request.attempt();
+        first.respond(401, [], false);
+        for _ in 0..3 {
+            let action = first.response_body("x".repeat(70_000), false);
+            assert_eq!(action, Some(Action::Pause));
+        }
+        if trailers {
+            first.response_trailers([("x-trailer", "1")]);
+        }
+        assert_eq!((request.answered(), request.attempts().len()), (None, 1));
+        gateway.host.advance(millis(1100));
+        give_token(&gateway.vm, SECOND_TOKEN);
+        first.response_body("end", true);
+        let second = request.attempt();
+        assert_eq!(second.cluster(), "aoai_east");
+        assert_eq!(
+            sent(&second, "authorization").as_deref(),
+            Some("Bearer TOKEN-TWO")
+        );
+    }
+}
+
+#[test]
+fn it_is_the_token_of_the_last_attempt_that_was_refused() {
     let gateway = gateway();
     let request = gateway.send();
-    let first = request.attempt();
-    first.respond(401, [], false);
-    first.response_body("x".repeat(70_000), false);
-    gateway.host.advance(millis(1100));
+    gateway.host.advance(seconds(3301));
     give_token(&gateway.vm, SECOND_TOKEN);
-    first.response_body("end", true);
+    answer(&request.attempt(), 429, "busy");
     let second = request.attempt();
-    assert_eq!(second.cluster(), "aoai_east");
     assert_eq!(
         sent(&second, "authorization").as_deref(),
         Some("Bearer TOKEN-TWO")
+    );
+    answer(&second, 401, &error("401"));
+    assert!(!second.ended(), "a third token is awaited");
+    gateway.host.advance(millis(1100));
+    give_token(&gateway.vm, "TOKEN-THREE");
+    let third = request.attempt();
+    assert_eq!(third.cluster(), "aoai_west");
+    assert_eq!(
+        sent(&third, "authorization").as_deref(),
+        Some("Bearer TOKEN-THREE")
     );
 }
 
