@@ -7,7 +7,8 @@ use super::host::{self, Half, HostError};
 /// Remembers how a half of a stream is held, so that it is resumed without losing a frame.
 ///
 /// Envoy before 1.40 drops the frame that comes next when a body callback had paused and the stream is then resumed by a host
-/// call (envoyproxy/envoy#46842). So where another frame is sure to come, its callback does the resuming, by not pausing.
+/// call (envoyproxy/envoy#46842). So where another frame is to come, its callback does the resuming, by not pausing. That a peer
+/// stops in the middle and waits is no reason to lose what it would send after that.
 #[derive(Debug)]
 pub(super) struct Gate {
     half: Half,

@@ -76,7 +76,9 @@ fn a_first_answer_of_success_is_signed_and_otherwise_unchanged() {
 fn a_clients_own_error_is_not_retried() {
     let gateway = gateway();
     let request = gateway.send();
-    answer(&request.attempt(), 400, &error("content_filter"));
+    let attempt = request.attempt();
+    assert_eq!(attempt.respond(400, [], false), Action::Continue, "at once");
+    attempt.response_body(error("content_filter"), true);
     assert_eq!(
         outcome(&request),
         is(400, "east", "1", &error("content_filter"))

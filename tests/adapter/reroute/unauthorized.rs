@@ -212,6 +212,34 @@ fn a_refusal_larger_than_64_kib_is_held_however_much_more_comes() {
 }
 
 #[test]
+fn a_refusal_larger_than_64_kib_that_becomes_the_clients_is_whole() {
+    let gateway = Gateway::ready(routing_to(1, serde_json::json!({})));
+    let request = gateway.send();
+    let attempt = request.attempt();
+    attempt.respond(401, [], false);
+    attempt.response_body("x".repeat(70_000), false);
+    gateway.host.advance(millis(1100));
+    gateway.vm.answer(&fetch(&gateway.vm), 500, [], "");
+    attempt.response_body("y".repeat(70_000), false);
+    attempt.response_body("end", true);
+    let answer = request.answer();
+    assert_eq!((answer.status, answer.body.len()), (401, 140_003));
+    assert_eq!(answer.headers.get("x-aoai-backend"), Some("east"));
+}
+
+#[test]
+fn when_the_token_was_just_renewed_in_vain_the_next_backend_is_tried_at_once() {
+    let gateway = gateway();
+    let request = refused(&gateway);
+    gateway.host.advance(millis(1100));
+    gateway.vm.answer(&fetch(&gateway.vm), 500, [], "");
+    assert_eq!(request.attempt().cluster(), "aoai_west");
+    let second = refused(&gateway);
+    let clusters = second.clusters();
+    assert_eq!(clusters.len(), 2, "{clusters:?}");
+}
+
+#[test]
 fn it_is_the_token_of_the_last_attempt_that_was_refused() {
     let gateway = gateway();
     let request = gateway.send();

@@ -380,10 +380,12 @@ mod filter_engine_alone {
     fn an_upload_of_unknown_size_is_not_held_and_an_early_answer_ends_it(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let chat = chat_request();
+        // While there is no token an upload is held, and resumed by its next chunk, which this client does not send.
+        assert_eq!(gateway.chat(&chat).status, 200);
         for backend in azure.backends() {
             backend.set(Behaviour::early(429));
         }
-        let chat = chat_request();
         let mut upload = gateway.client().upload("POST", &chat.path, &[]).unwrap();
         upload.chunk(&chat.bytes()[..20]).unwrap();
         let answer = upload.answer().unwrap().read_to_end();

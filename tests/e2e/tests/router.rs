@@ -4,7 +4,10 @@ use e2e::{cases, chat_request, load, simulate, simulate_tls, EnvoyVersion, Gatew
 use serde_json::json;
 use simulator::Behaviour;
 
-cases! { router:
+mod router_engine_alone {
+    use super::*;
+
+    cases! { router:
     fn an_envoy_before_1_39_is_refused(engine) {
         for version in [EnvoyVersion::V1_36_4, EnvoyVersion::V1_38_2] {
             let azure = simulate(&["east", "west"]);
@@ -164,5 +167,6 @@ cases! { router:
         assert_eq!((answer.status, answer.header("x-aoai-attempts")), (429, Some("1")));
         let calls: u64 = azure.backends().iter().map(|backend| backend.count()).sum();
         assert_eq!(calls, 1);
+    }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::yaml::{indented, item, quoted};
-use crate::{clusters, listener, Fleet};
+use crate::{clusters, listener, Engine, Fleet};
 
 /// The whole configuration in one file: admin interface, listener, clusters.
 pub fn envoy(fleet: &Fleet) -> String {
@@ -14,14 +14,17 @@ pub fn envoy(fleet: &Fleet) -> String {
 # Envoy in front of several Azure OpenAI resources.
 #
 # A request comes in at the listener, the filter `azure_openai_balancer` chooses a backend and sets the access token,
-# and the router sends the request to that backend's cluster. To add a backend, add it in two places: to the plugin
-# configuration (`backends`) and to the list of clusters.
+# and the router sends the request to that backend's cluster. To add a backend, add it {places}.
 {admin}
 static_resources:
   listeners:
 {listener}
   clusters:
 {clusters}{tail}",
+        places = match fleet.engine {
+            Engine::Filter => "in two places: to the plugin\n# configuration (`backends`) and to the list of clusters",
+            Engine::Router => "in three places: to the plugin\n# configuration (`backends`), to the route's `exact_match_map` and to the list of clusters",
+        },
         admin = admin(fleet),
         tail = tail(),
     )

@@ -14,8 +14,8 @@ const SYSTEM_CA_FILE: &str = "/etc/ssl/certs/ca-certificates.crt";
 pub(crate) fn all(fleet: &Fleet) -> String {
     let mut out = String::from(
         "\
-# One cluster per backend. The filter takes the place of load balancing and of retries, so that each cluster is one
-# resource with nothing to choose from.
+# One cluster per backend. The filter takes the place of load balancing, so that each cluster is one resource with nothing to
+# choose from.
 ",
     );
     for backend in &fleet.backends {
