@@ -219,7 +219,11 @@ impl Worker {
                 stream,
             },
         );
-        self.tick_after(NOW);
+        drop(waiting);
+        // The timer is the effective root context's, and behind the router that is another one.
+        if let Err(error) = host::in_context(self.root_id, id, || self.tick_after(NOW)) {
+            log::error!("{error}");
+        }
         true
     }
 

@@ -104,18 +104,25 @@ impl Downstream {
         let worker = Rc::clone(&self.worker);
         with(&self.shared, |shared| match shared.step {
             Step::Answered => shared.journey.sign(shared.journey.exchange.backend()),
-            Step::Marked => {
+            Step::Marked if host::header(Map::ResponseHeaders, RETRY)?.is_some() => {
                 worker.count(Event::NoRetry(NoRetry::RouterDeclined));
                 worker.complain(Complaint::RouterDeclined);
-                if host::header(Map::ResponseHeaders, RETRY)?.is_none() {
-                    // The router followed, but no further than to a cluster without a host.
-                    self.phase = Phase::Done;
-                    return shared.answer_for_want_of_one();
-                }
                 host::remove_header(Map::ResponseHeaders, RETRY)?;
                 shared.journey.sign(shared.answered_by)
             }
-            Step::Attempting => {
+            Step::Marked if shared.journey.is_from_backend()? => {
+                worker.complain(Complaint::UpstreamFilter);
+                shared.journey.exchange.attempt_made();
+                shared.journey.sign(shared.journey.exchange.backend())
+            }
+            Step::Marked => {
+                // The router followed, but no further than to a cluster without a host.
+                worker.count(Event::NoRetry(NoRetry::RouterDeclined));
+                worker.complain(Complaint::RouterDeclined);
+                self.phase = Phase::Done;
+                shared.answer_for_want_of_one()
+            }
+            Step::Attempting | Step::Held => {
                 shared.no_answer();
                 shared.journey.timed_out = journey::status()? == 504;
                 self.phase = Phase::Done;

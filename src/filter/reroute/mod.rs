@@ -43,7 +43,7 @@ struct Shared {
     journey: Journey,
     replay: Replay,
     step: Step,
-    /// When the current attempt began, unless it is the first.
+    /// When the current attempt began, if it may be the last.
     began: Option<Timestamp>,
     /// The backend of the last answer that called for another attempt.
     answered_by: usize,
@@ -56,6 +56,8 @@ enum Step {
     Before,
     /// One went out, and has no answer.
     Attempting,
+    /// The last answer is held; its outcome is counted.
+    Held,
     /// The last answer called for another attempt; the router was told so.
     Marked,
     /// The last answer is the client's.
@@ -78,7 +80,8 @@ impl Shared {
     /// The router starts an attempt: the first, one that a marked answer called for, or one after an attempt that got no
     /// answer. `false` if the plan has no backend for it.
     fn attempt_begins(&mut self) -> bool {
-        if self.step == Step::Attempting && self.no_answer() != Verdict::TryNext {
+        let unanswered = matches!(self.step, Step::Attempting | Step::Held);
+        if unanswered && self.no_answer() != Verdict::TryNext {
             let limit = self.journey.worker.config.retry.per_try_timeout;
             let overdue = |began: Timestamp| began + limit <= host::now();
             self.journey.timed_out = self.began.is_some_and(overdue);
@@ -86,15 +89,19 @@ impl Shared {
             return false;
         }
         self.journey.attempt_made();
-        // Asked for only where the answer may be wanted: it is a host call.
-        self.began = (self.journey.exchange.attempts() > 1).then(host::now);
+        // Asked for only where it may be wanted, by an attempt that may be the last: it is a host call.
+        let exchange = &self.journey.exchange;
+        let may_be_last = exchange.attempts() > 1 || exchange.successor().is_none();
+        self.began = may_be_last.then(host::now);
         self.step = Step::Attempting;
         true
     }
 
-    /// The attempt ended without an answer: connection refused, reset, timeout.
+    /// The attempt ended without an answer, or its time was up while that was held: connection refused, reset, timeout.
     fn no_answer(&mut self) -> Verdict {
-        self.journey.count_outcome(Outcome::Unavailable);
+        if self.step != Step::Held {
+            self.journey.count_outcome(Outcome::Unavailable);
+        }
         let verdict = self
             .journey
             .exchange

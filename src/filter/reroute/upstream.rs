@@ -85,6 +85,8 @@ impl Upstream {
         let outcome = Outcome::from_status(status, &worker.config.retry);
         match outcome {
             Some(outcome @ (Outcome::Success | Outcome::ClientError)) => with(&shared, |shared| {
+                // Whether there is another attempt is not for the backend to say.
+                host::remove_header(Map::ResponseHeaders, RETRY)?;
                 shared.journey.count_outcome(outcome);
                 shared.step = Step::Answered;
                 Ok(Action::Continue)
@@ -149,6 +151,7 @@ impl Upstream {
             let outcome = Outcome::from_status(status, &journey.worker.config.retry)
                 .unwrap_or_else(|| Outcome::from_error(status, body));
             journey.count_outcome(outcome);
+            shared.step = Step::Held;
             let backend = journey.exchange.backend();
             shared.answered_by = backend;
             // One that is larger than an error should be is not kept: what is delivered is whole.
@@ -194,6 +197,7 @@ impl Upstream {
                         if let Verdict::GiveUp(reason) = verdict {
                             worker.count(Event::NoRetry(reason));
                         }
+                        host::remove_header(Map::ResponseHeaders, RETRY)?;
                         shared.journey.answer = None;
                         shared.step = Step::Answered;
                         return Ok(Phase::Passing);

@@ -82,6 +82,16 @@ fn when_no_backend_answers_in_time_the_client_gets_504() {
 }
 
 #[test]
+fn when_the_only_backend_does_not_answer_in_time_the_client_gets_504() {
+    let retry = json!({"max_attempts": 3, "per_try_timeout": "10s"});
+    let gateway = Gateway::ready(routing_to(1, retry));
+    let request = gateway.send();
+    gateway.host.advance(seconds(10));
+    request.attempt().time_out();
+    assert_local(&request, 504, "backend_timeout", "1");
+}
+
+#[test]
 fn a_real_answer_is_kept_over_a_later_failure_to_connect() {
     for backends in [2, 3] {
         let gateway = Gateway::ready(routing_to(backends, json!({"max_attempts": 3})));

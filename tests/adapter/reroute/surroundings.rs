@@ -66,6 +66,17 @@ fn without_the_upstream_filter_nothing_reaches_a_backend_under_anothers_name() {
 }
 
 #[test]
+fn an_upstream_filter_that_only_a_later_cluster_lacks_is_said_too() {
+    let gateway = gateway();
+    let router = gateway.router.clone();
+    let request = send_through(&router.without_upstream_filter("aoai_west"));
+    answer(&request.attempt(), 429, "busy");
+    answer(&request.attempt(), 421, "misdirected");
+    assert_eq!(request.answer().headers.get("x-aoai-retry"), None);
+    assert_eq!(said(&gateway.host, "without the upstream filter"), 1);
+}
+
+#[test]
 fn an_upstream_filter_in_another_vm_lets_nothing_pass_and_says_so_once() {
     let gateway = gateway();
     let requests: Vec<_> = (0..3).map(|_| gateway.send()).collect();
@@ -167,5 +178,15 @@ fn a_client_cannot_see_or_forge_a_mark() {
         .router
         .request(chat().with("x-aoai-retry", "1"), true);
     answer(&request.attempt(), 200, "hello");
+    assert_eq!(outcome(&request), is(200, "east", "1", "hello"));
+}
+
+#[test]
+fn a_backend_cannot_make_the_router_retry() {
+    let gateway = gateway();
+    let request = gateway.send();
+    let attempt = request.attempt();
+    attempt.respond(200, [("x-aoai-retry", "1")], false);
+    attempt.response_body("hello", true);
     assert_eq!(outcome(&request), is(200, "east", "1", "hello"));
 }

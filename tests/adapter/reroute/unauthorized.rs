@@ -45,6 +45,30 @@ fn a_refused_answer_is_held_until_a_newer_token_is_there() {
     assert_quiet(&gateway.host);
 }
 
+#[test]
+fn a_newer_token_is_asked_for_at_once() {
+    let gateway = gateway();
+    gateway.host.advance(millis(1500));
+    let _request = refused(&gateway);
+    gateway.host.advance(millis(5));
+    assert_eq!(fetches(&gateway.vm).len(), 1);
+}
+
+#[test]
+fn a_wait_behind_the_router_leaves_no_timer_running_there() {
+    let gateway = gateway();
+    let request = refused(&gateway);
+    gateway.host.advance(millis(1100));
+    give_token(&gateway.vm, SECOND_TOKEN);
+    answer(&request.attempt(), 200, "welcome");
+    drop(request);
+    gateway.host.advance(seconds(2));
+    gateway.host.clear_counts();
+    gateway.host.advance(seconds(10));
+    let ticks = gateway.host.counts()["proxy_on_tick"].calls;
+    assert!(ticks <= 11, "{ticks} ticks in ten calm seconds");
+}
+
 /// Another worker, which has the same token, and a request there that was refused for it.
 fn refused_elsewhere(gateway: &Gateway) -> (Vm, Stream) {
     let other = gateway.host.vm(CONFIG);
@@ -281,4 +305,18 @@ fn many_refusals_at_once_fetch_one_token() {
     }
     gateway.host.advance(seconds(1));
     assert_eq!(fetches(&gateway.vm), []);
+}
+
+#[test]
+fn an_attempt_has_one_outcome_even_if_its_time_is_up_while_its_answer_is_held() {
+    let gateway = gateway();
+    let request = refused(&gateway);
+    request.attempt().time_out();
+    answer(&request.attempt(), 200, "hello");
+    drop(request);
+    let unavailable = gateway.counted("aoai.backend.east.outcome.unavailable");
+    let bad_token = gateway
+        .host
+        .statistic("aoai.backend.east.outcome.bad_token");
+    assert_eq!(unavailable + bad_token, 1, "{unavailable} + {bad_token}");
 }
