@@ -73,18 +73,19 @@ cases! {
 
     fn case_21_the_token_is_refreshed_before_it_expires(engine) {
         let azure = simulate_with(&["east"], |settings| {
-            settings.imds.token_lifetime = 6 * SECOND;
+            // Long enough for the tick of a second by which each worker learns of a new token.
+            settings.imds.token_lifetime = 10 * SECOND;
         });
         let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(2).start();
         let started = Instant::now();
-        while started.elapsed() < 10 * SECOND {
+        while started.elapsed() < 15 * SECOND {
             let answer = gateway.chat(&chat_request());
             assert_eq!(answer.status, 200, "{}", answer.text());
             assert_eq!(answer.header("x-aoai-attempts"), Some("1"), "no token was ever refused");
             std::thread::sleep(Duration::from_millis(100));
         }
         let fetches = azure.imds().count();
-        assert!((3..=5).contains(&fetches), "{fetches} fetches of a 6 s token in 10 s");
+        assert!((3..=6).contains(&fetches), "{fetches} fetches of a 10 s token in 15 s");
         assert_no_token_in_logs(&azure, &gateway);
     }
 
