@@ -12,6 +12,7 @@ mod adapter {
     mod support;
 
     mod bodies;
+    mod budget;
     mod configuration;
     mod endings;
     mod errors;

@@ -198,12 +198,12 @@ impl Worker {
     /// Puts the stream on the waiting list. `false` if it need not or cannot wait.
     pub(crate) fn wait(&self, id: u32, stream: Rc<dyn Stream>, wish: Wish) -> bool {
         const BODY_DEADLINE: Duration = Duration::from_secs(2);
-        let now = host::now();
         let longest = match wish {
             Wish::Token | Wish::NewerToken(_) => self.config.identity.wait_timeout,
             Wish::Body if self.held_bodies.get() == HeldBodies::Shown => return true,
             Wish::Body => BODY_DEADLINE,
         };
+        let now = host::now();
         let hopeless = matches!(wish, Wish::Token) && self.tokens.expected_wait(now) > longest;
         let Ok(mut waiting) = self.waiting.try_borrow_mut() else {
             return false;

@@ -2,6 +2,7 @@
 
 mod answers;
 mod attempts;
+mod budget;
 mod endings;
 mod errors;
 mod held_bodies;

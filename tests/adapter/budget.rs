@@ -1,0 +1,43 @@
+//! What a plain request costs in host calls. Each takes about a microsecond, so more of them is a decision, made here.
+
+use std::collections::BTreeMap;
+
+use mock_host::Host;
+
+use super::support::*;
+
+/// The host calls since the counts were cleared, callbacks left out.
+pub(crate) fn host_calls(host: &Host) -> BTreeMap<&'static str, u64> {
+    let counts = host.counts().into_iter();
+    counts
+        .filter(|(function, _)| !function.starts_with("proxy_on_"))
+        .map(|(function, count)| (function, count.calls))
+        .collect()
+}
+
+#[test]
+fn a_request_served_at_the_first_attempt_by_the_filter_engine() {
+    let (host, vm) = ready();
+    // The first request finds out whether held bodies are shown.
+    respond(&send(&vm), 200, "warm");
+    host.clear_counts();
+    let request = send(&vm);
+    respond(&request, 200, "hello");
+    drop(request);
+    assert_eq!(
+        host_calls(&host),
+        BTreeMap::from([
+            ("proxy_get_header_map_pairs", 1),
+            ("proxy_get_shared_data", 1),
+            ("proxy_set_shared_data", 1),
+            // The body, for another attempt.
+            ("proxy_get_buffer_bytes", 1),
+            // `api-key`; `authorization` is replaced.
+            ("proxy_remove_header_map_value", 1),
+            // Host, token, time limit, cluster; on the answer backend and attempts.
+            ("proxy_replace_header_map_value", 6),
+            // `:status`
+            ("proxy_get_header_map_value", 1),
+        ])
+    );
+}
