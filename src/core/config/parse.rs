@@ -36,7 +36,7 @@ impl Plugin {
         let plugin = match value {
             Ok(value) => read_plugin(&value, environment, &problems),
             Err(error) => {
-                let problem = format_args!("the plugin configuration is not JSON: {error}");
+                let problem = format!("the plugin configuration is not JSON: {error}");
                 problems.add("", problem);
                 None
             }
