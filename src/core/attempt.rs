@@ -40,7 +40,7 @@ pub struct Attempt<'a> {
     pub authorization: &'a str,
 }
 
-impl<'a> Attempt<'a> {
+impl Attempt<'_> {
     /// The edits that turn the client's request into this attempt in place, for the router to send.
     pub fn edit_in_place(&self, config: &Config, mut apply: impl FnMut(Edit<'_>)) {
         for name in self.request.credential_headers() {
