@@ -31,6 +31,11 @@ impl HostError {
         call: "a callback within another",
         status: u32::MAX,
     };
+
+    /// Whether an argument was wrong, such as the name of a cluster.
+    pub(crate) fn is_bad_argument(self) -> bool {
+        self.status == Status::BadArgument as u32
+    }
 }
 
 impl fmt::Display for HostError {

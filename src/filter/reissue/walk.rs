@@ -100,9 +100,12 @@ impl Stream {
                 self.phase = Phase::Held(Held::Call(call));
                 true
             }
-            Err(_) => {
-                let missing = Complaint::Cluster(journey.exchange.backend());
-                journey.worker.complain(missing);
+            Err(error) => {
+                // Otherwise the cluster has no healthy host, or a circuit breaker is open.
+                if error.is_bad_argument() {
+                    let missing = Complaint::Cluster(journey.exchange.backend());
+                    journey.worker.complain(missing);
+                }
                 journey.count_outcome(Outcome::Unavailable);
                 journey.timed_out = false;
                 false
