@@ -82,7 +82,14 @@ impl Shared {
     fn attempt_begins(&mut self) -> bool {
         let unanswered = matches!(self.step, Step::Attempting | Step::Held);
         if unanswered && self.no_answer() != Verdict::TryNext {
-            let limit = self.journey.worker.config.retry.per_try_timeout;
+            // Envoy's timers run on a clock of their own, which may be some milliseconds ahead of the one that is read here.
+            let limit = self
+                .journey
+                .worker
+                .config
+                .retry
+                .per_try_timeout
+                .mul_f64(0.9);
             let overdue = |began: Timestamp| began + limit <= host::now();
             self.journey.timed_out = self.began.is_some_and(overdue);
             self.step = Step::GivenUp;
