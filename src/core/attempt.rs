@@ -55,7 +55,12 @@ impl Attempt<'_> {
         apply(Edit::Set(":authority", &self.backend.host));
         apply(Edit::Set("authorization", self.authorization));
         // The router gives up on the headers after this time but lets an answer that has begun go on for as long as it takes.
-        let timeout = config.retry.per_try_timeout.as_millis().to_string();
+        let timeout = match config.retry.engine {
+            Engine::Filter => self.backend.attempt_timeout(&config.retry),
+            // There this value is for all attempts, on whatever backend; see `reroute`.
+            Engine::Router => config.retry.per_try_timeout,
+        };
+        let timeout = timeout.as_millis().to_string();
         apply(Edit::Set(
             "x-envoy-upstream-rq-per-try-timeout-ms",
             &timeout,

@@ -21,6 +21,10 @@ pub enum NoRetry {
     AttemptsExhausted,
     /// Every backend was tried.
     BackendsExhausted,
+    /// The backends that were not tried cool down.
+    BackendsOut,
+    /// The retry budget is used up.
+    BudgetSpent,
     /// The request body is larger than the replay limit.
     BodyTooLarge,
     /// A header of the request cannot be put into a call of the filter's own: it is not UTF-8.
@@ -36,9 +40,11 @@ pub enum NoRetry {
 
 impl NoRetry {
     /// Every reason, in the order of their statistics.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::AttemptsExhausted,
         Self::BackendsExhausted,
+        Self::BackendsOut,
+        Self::BudgetSpent,
         Self::BodyTooLarge,
         Self::HeadersNotReplayable,
         Self::Upgrade,
@@ -51,6 +57,8 @@ impl NoRetry {
         match self {
             Self::AttemptsExhausted => "attempts_exhausted",
             Self::BackendsExhausted => "backends_exhausted",
+            Self::BackendsOut => "backends_cooling_down",
+            Self::BudgetSpent => "budget_spent",
             Self::BodyTooLarge => "body_too_large",
             Self::HeadersNotReplayable => "headers_not_replayable",
             Self::Upgrade => "upgrade",
@@ -76,38 +84,43 @@ pub enum Verdict {
     AwaitRequest,
 }
 
+/// A backend for the next attempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chosen {
+    /// Which one.
+    pub backend: usize,
+    /// The attempt is the probe that decides whether the backend is well again.
+    pub probe: bool,
+}
+
 /// One request's walk through its [`Plan`]: counts the attempts and decides after each.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Exchange {
     plan: Plan,
-    position: u8,
-    backend: usize,
+    current: Chosen,
     attempts: u8,
     max_attempts: u8,
     token_renewed: bool,
 }
 
 impl Exchange {
-    /// The walk through `plan`, at its first backend.
+    /// The walk along `plan`, before its first backend.
     pub fn new(plan: Plan, max_attempts: u8) -> Self {
         Self {
             plan,
-            position: 0,
-            backend: plan.get(0).unwrap_or_default(),
-            attempts: 0,
             max_attempts,
-            token_renewed: false,
+            ..Self::default()
         }
+    }
+
+    /// The plan, with the backends it has been to.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// The backend of the current attempt.
     pub fn backend(&self) -> usize {
-        self.backend
-    }
-
-    /// The backend that follows the current one, if the plan goes on.
-    pub fn successor(&self) -> Option<usize> {
-        self.plan.get(self.position.saturating_add(1))
+        self.current.backend
     }
 
     /// The attempts made so far.
@@ -115,13 +128,35 @@ impl Exchange {
         self.attempts
     }
 
+    /// The next attempt goes there.
+    pub fn go_to(&mut self, chosen: Chosen) {
+        self.plan.tried.add(chosen.backend);
+        self.current = chosen;
+    }
+
+    /// Whether the current attempt is a probe whose outcome was not told yet.
+    pub fn is_probe(&self) -> bool {
+        self.current.probe
+    }
+
+    /// The same; it counts as told from then on.
+    pub fn take_probe(&mut self) -> bool {
+        std::mem::take(&mut self.current.probe)
+    }
+
     /// Counts an attempt on the current backend.
     pub fn attempt_made(&mut self) {
         self.attempts = self.attempts.saturating_add(1);
     }
 
-    /// Decides what follows the `outcome` of the current attempt.
-    pub fn after(&mut self, outcome: Outcome, replay: Replay) -> Verdict {
+    /// Decides what follows the `outcome` of the current attempt; `choose` is asked for another backend where there is to be
+    /// one.
+    pub fn after(
+        &mut self,
+        outcome: Outcome,
+        replay: Replay,
+        choose: impl FnOnce(&Plan) -> Result<Chosen, NoRetry>,
+    ) -> Verdict {
         match outcome {
             Outcome::Success | Outcome::ClientError => Verdict::Deliver,
             Outcome::BadToken if !self.token_renewed => self.when_allowed(replay, |this| {
@@ -133,7 +168,15 @@ impl Exchange {
             | Outcome::Throttled
             | Outcome::Unavailable
             | Outcome::PermissionDenied
-            | Outcome::DeploymentNotFound => self.when_allowed(replay, Self::advance),
+            | Outcome::DeploymentNotFound => {
+                self.when_allowed(replay, |this| match choose(&this.plan) {
+                    Ok(chosen) => {
+                        this.go_to(chosen);
+                        Verdict::TryNext
+                    }
+                    Err(reason) => Verdict::GiveUp(reason),
+                })
+            }
         }
     }
 
@@ -147,93 +190,100 @@ impl Exchange {
             Replay::Ready => go(self),
         }
     }
-
-    fn advance(&mut self) -> Verdict {
-        let position = self.position.saturating_add(1);
-        match self.plan.get(position) {
-            Some(backend) => {
-                self.position = position;
-                self.backend = backend;
-                Verdict::TryNext
-            }
-            None => Verdict::GiveUp(NoRetry::BackendsExhausted),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn exchange(backends: usize, max_attempts: u8) -> Exchange {
-        let mut exchange =
-            Exchange::new(Plan::round_robin(0, backends, max_attempts), max_attempts);
-        exchange.attempt_made();
-        exchange
+    /// A walk over this many backends, one after the other.
+    struct Walk {
+        exchange: Exchange,
+        backends: usize,
+    }
+
+    impl Walk {
+        fn new(backends: usize, max_attempts: u8) -> Self {
+            let mut exchange = Exchange::new(Plan::new(0), max_attempts);
+            exchange.go_to(Chosen::default());
+            exchange.attempt_made();
+            Self { exchange, backends }
+        }
+
+        fn after(&mut self, outcome: Outcome, replay: Replay) -> Verdict {
+            let backends = self.backends;
+            let verdict = self.exchange.after(outcome, replay, |plan| {
+                let next = (0..backends).find(|backend| !plan.tried.contains(*backend));
+                let chosen = next.map(|backend| Chosen {
+                    backend,
+                    probe: false,
+                });
+                chosen.ok_or(NoRetry::BackendsExhausted)
+            });
+            if matches!(verdict, Verdict::TryNext | Verdict::RenewToken) {
+                self.exchange.attempt_made();
+            }
+            verdict
+        }
     }
 
     #[test]
     fn three_failing_backends_are_tried_once_each() {
-        let mut exchange = exchange(3, 3);
+        let mut walk = Walk::new(3, 3);
         assert_eq!(
-            exchange.after(Outcome::Unavailable, Replay::Ready),
+            walk.after(Outcome::Unavailable, Replay::Ready),
             Verdict::TryNext
         );
-        assert_eq!(exchange.backend(), 1);
-        exchange.attempt_made();
+        assert_eq!(walk.exchange.backend(), 1);
         assert_eq!(
-            exchange.after(Outcome::Throttled, Replay::Ready),
+            walk.after(Outcome::Throttled, Replay::Ready),
             Verdict::TryNext
         );
-        assert_eq!(exchange.backend(), 2);
-        exchange.attempt_made();
+        assert_eq!(walk.exchange.backend(), 2);
         assert_eq!(
-            exchange.after(Outcome::Unavailable, Replay::Ready),
+            walk.after(Outcome::Unavailable, Replay::Ready),
             Verdict::GiveUp(NoRetry::AttemptsExhausted)
         );
-        assert_eq!(exchange.attempts(), 3);
+        assert_eq!(walk.exchange.attempts(), 3);
     }
 
     #[test]
     fn two_backends_allow_two_attempts_whatever_the_maximum() {
-        let mut exchange = exchange(2, 3);
+        let mut walk = Walk::new(2, 3);
         assert_eq!(
-            exchange.after(Outcome::Unavailable, Replay::Ready),
+            walk.after(Outcome::Unavailable, Replay::Ready),
             Verdict::TryNext
         );
-        exchange.attempt_made();
         assert_eq!(
-            exchange.after(Outcome::Unavailable, Replay::Ready),
+            walk.after(Outcome::Unavailable, Replay::Ready),
             Verdict::GiveUp(NoRetry::BackendsExhausted)
         );
     }
 
     #[test]
     fn a_bad_token_is_renewed_once_on_the_same_backend_then_the_next_one_is_tried() {
-        let mut exchange = exchange(3, 3);
+        let mut walk = Walk::new(3, 3);
         assert_eq!(
-            exchange.after(Outcome::BadToken, Replay::Ready),
+            walk.after(Outcome::BadToken, Replay::Ready),
             Verdict::RenewToken
         );
-        assert_eq!(exchange.backend(), 0);
-        exchange.attempt_made();
+        assert_eq!(walk.exchange.backend(), 0);
         assert_eq!(
-            exchange.after(Outcome::BadToken, Replay::Ready),
+            walk.after(Outcome::BadToken, Replay::Ready),
             Verdict::TryNext
         );
-        assert_eq!(exchange.backend(), 1);
+        assert_eq!(walk.exchange.backend(), 1);
     }
 
     #[test]
     fn renewing_counts_as_an_attempt() {
-        let mut exchange = exchange(3, 2);
+        let mut walk = Walk::new(3, 2);
         assert_eq!(
-            exchange.after(Outcome::BadToken, Replay::Ready),
+            walk.after(Outcome::BadToken, Replay::Ready),
             Verdict::RenewToken
         );
-        exchange.attempt_made();
         assert_eq!(
-            exchange.after(Outcome::Throttled, Replay::Ready),
+            walk.after(Outcome::Throttled, Replay::Ready),
             Verdict::GiveUp(NoRetry::AttemptsExhausted)
         );
     }
@@ -242,7 +292,7 @@ mod tests {
     fn a_missing_role_or_deployment_leads_to_the_next_backend() {
         for outcome in [Outcome::PermissionDenied, Outcome::DeploymentNotFound] {
             assert_eq!(
-                exchange(2, 3).after(outcome, Replay::Ready),
+                Walk::new(2, 3).after(outcome, Replay::Ready),
                 Verdict::TryNext
             );
         }
@@ -252,7 +302,7 @@ mod tests {
     fn the_clients_own_errors_and_successes_are_delivered_at_once() {
         for outcome in [Outcome::Success, Outcome::ClientError] {
             assert_eq!(
-                exchange(3, 3).after(outcome, Replay::Ready),
+                Walk::new(3, 3).after(outcome, Replay::Ready),
                 Verdict::Deliver
             );
         }
@@ -262,23 +312,44 @@ mod tests {
     fn what_cannot_be_replayed_is_given_up_with_the_reason() {
         let replay = Replay::Impossible(NoRetry::BodyTooLarge);
         let verdict = Verdict::GiveUp(NoRetry::BodyTooLarge);
-        assert_eq!(exchange(3, 3).after(Outcome::Throttled, replay), verdict);
-        assert_eq!(exchange(3, 3).after(Outcome::BadToken, replay), verdict);
+        assert_eq!(Walk::new(3, 3).after(Outcome::Throttled, replay), verdict);
+        assert_eq!(Walk::new(3, 3).after(Outcome::BadToken, replay), verdict);
+    }
+
+    #[test]
+    fn no_backend_is_chosen_that_will_not_be_used() {
+        for (replay, attempts) in [(Replay::Incomplete, 3), (Replay::Ready, 1)] {
+            let mut walk = Walk::new(3, attempts);
+            walk.exchange
+                .after(Outcome::Throttled, replay, |_| panic!("asked"));
+        }
+    }
+
+    #[test]
+    fn a_probes_outcome_is_told_once() {
+        let mut exchange = Exchange::new(Plan::new(0), 3);
+        exchange.go_to(Chosen {
+            backend: 2,
+            probe: true,
+        });
+        assert!(exchange.take_probe());
+        assert!(!exchange.take_probe());
+        assert_eq!(exchange.backend(), 2);
     }
 
     #[test]
     fn an_early_answer_waits_for_the_rest_of_the_request() {
-        let mut exchange = exchange(3, 3);
+        let mut walk = Walk::new(3, 3);
         for _ in 0..3 {
             assert_eq!(
-                exchange.after(Outcome::Throttled, Replay::Incomplete),
+                walk.after(Outcome::Throttled, Replay::Incomplete),
                 Verdict::AwaitRequest
             );
         }
         assert_eq!(
-            exchange.after(Outcome::Throttled, Replay::Ready),
+            walk.after(Outcome::Throttled, Replay::Ready),
             Verdict::TryNext
         );
-        assert_eq!(exchange.backend(), 1);
+        assert_eq!(walk.exchange.backend(), 1);
     }
 }

@@ -2,7 +2,9 @@
 
 use super::config::Backend;
 use super::exchange::NoRetry;
+use super::health::{Health, Reason, Standing};
 use super::outcome::Outcome;
+use super::time::Timestamp;
 
 /// Something that is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +19,10 @@ pub enum Event {
     ClientGone,
     /// A request was answered 503 for want of a token.
     IdentityUnavailable,
+    /// A request was answered 429 because every backend cools down, one of them at least for want of quota.
+    AllThrottled,
+    /// A request was answered 503 because every backend cools down for other reasons.
+    AllUnavailable,
     /// The token service was asked.
     TokenFetch,
     /// The token service was asked in vain.
@@ -27,18 +33,26 @@ pub enum Event {
     Retry(usize),
     /// The outcome of an attempt on the backend with this index.
     Outcome(usize, Outcome),
+    /// The backend with this index cools down.
+    Cooldown(usize, Reason),
+    /// The backend with this index was sent a probe.
+    Probe(usize),
+    /// The backend with this index does not have a deployment that it was asked for.
+    MissingDeployment(usize),
 }
 
-const SIMPLE: [(&str, Event); 6] = [
+const SIMPLE: [(&str, Event); 8] = [
     ("requests", Event::Request),
     ("stream_broken", Event::StreamBroken),
     ("client_gone", Event::ClientGone),
+    ("refused.throttled", Event::AllThrottled),
+    ("refused.unavailable", Event::AllUnavailable),
     ("identity.unavailable", Event::IdentityUnavailable),
     ("identity.fetches", Event::TokenFetch),
     ("identity.failures", Event::TokenFailure),
 ];
 const GLOBAL: usize = SIMPLE.len() + NoRetry::ALL.len();
-const PER_BACKEND: usize = 2 + Outcome::ALL.len();
+const PER_BACKEND: usize = 4 + Outcome::ALL.len() + Reason::ALL.len();
 
 /// The gauge of the seconds until the current token expires; 0 without a token.
 pub const TOKEN_SECONDS_LEFT: &str = "aoai.identity.seconds_to_expiry";
@@ -54,9 +68,32 @@ pub fn counter_names(backends: &[Backend]) -> Vec<String> {
         let prefix = format!("aoai.backend.{}", backend.name);
         names.push(format!("{prefix}.attempts"));
         names.push(format!("{prefix}.retries"));
+        names.push(format!("{prefix}.probes"));
+        names.push(format!("{prefix}.missing_deployments"));
         names.extend(Outcome::ALL.map(|outcome| format!("{prefix}.outcome.{}", outcome.name())));
+        names.extend(Reason::ALL.map(|reason| format!("{prefix}.cooldowns.{}", reason.name())));
     }
     names
+}
+
+/// The names of a backend's gauges: its state (0 free, 1 throttled, 2 failing, 3 misconfigured, 4 being probed), and the
+/// seconds until its cooldown is over.
+pub fn gauge_names(backend: &Backend) -> [String; 2] {
+    ["state", "cooldown_seconds"].map(|gauge| format!("aoai.backend.{}.{gauge}", backend.name))
+}
+
+/// The values of [`gauge_names`].
+pub fn gauges(health: &Health, now: Timestamp) -> [u64; 2] {
+    let state = match health.trouble() {
+        None => 0,
+        Some(_) if health.is_probing(now) => 4,
+        Some(reason) => 1 + reason as u64,
+    };
+    let left = match health.standing(now) {
+        Standing::Out(_, until) if state != 4 => until.since(now).as_millis().div_ceil(1000),
+        _ => 0,
+    };
+    [state, u64::try_from(left).unwrap_or(u64::MAX)]
 }
 
 /// Counts since the last hand-over. Adding is a memory write; a host call for each event would cost about a microsecond.
@@ -100,7 +137,12 @@ fn index(event: Event) -> Option<usize> {
     match event {
         Event::Attempt(backend) => of_backend(backend, 0),
         Event::Retry(backend) => of_backend(backend, 1),
-        Event::Outcome(backend, outcome) => of_backend(backend, 2 + outcome as usize),
+        Event::Probe(backend) => of_backend(backend, 2),
+        Event::MissingDeployment(backend) => of_backend(backend, 3),
+        Event::Outcome(backend, outcome) => of_backend(backend, 4 + outcome as usize),
+        Event::Cooldown(backend, reason) => {
+            of_backend(backend, 4 + Outcome::ALL.len() + reason as usize)
+        }
         Event::NoRetry(reason) => Some(SIMPLE.len() + reason as usize),
         simple => SIMPLE.iter().position(|(_, event)| *event == simple),
     }
@@ -114,8 +156,7 @@ mod tests {
         ["east", "west"]
             .map(|name| Backend {
                 name: name.into(),
-                cluster: name.into(),
-                host: name.into(),
+                ..Backend::default()
             })
             .to_vec()
     }
@@ -129,7 +170,10 @@ mod tests {
         for backend in 0..2 {
             events.push(Event::Attempt(backend));
             events.push(Event::Retry(backend));
+            events.push(Event::Probe(backend));
+            events.push(Event::MissingDeployment(backend));
             events.extend(Outcome::ALL.map(|outcome| Event::Outcome(backend, outcome)));
+            events.extend(Reason::ALL.map(|reason| Event::Cooldown(backend, reason)));
         }
         assert_eq!(events.len(), names.len());
         for (event, name) in events.into_iter().zip(&names) {

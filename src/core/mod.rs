@@ -8,8 +8,11 @@
 //! attempt ends in an [`Outcome`](outcome::Outcome), and the outcome decides whether the next backend is tried.
 
 pub mod attempt;
+pub mod budget;
 pub mod config;
 pub mod exchange;
+pub mod fleet;
+pub mod health;
 pub mod identity;
 pub mod metrics;
 pub mod outcome;
@@ -17,5 +20,7 @@ pub mod plan;
 pub mod replay;
 pub mod reply;
 pub mod request;
+pub mod retry_after;
+pub mod schedule;
 pub mod shared;
 pub mod time;

@@ -18,7 +18,7 @@ pub enum Outcome {
     Unavailable,
     /// The backend does not accept the token: expired, revoked, malformed.
     BadToken,
-    /// The token is good, but its identity lacks the role on this resource.
+    /// The token is good, but the resource does not let its identity in: a role is missing, or its network is closed.
     PermissionDenied,
     /// The resource has no such deployment.
     DeploymentNotFound,
@@ -56,24 +56,38 @@ impl Outcome {
             401 => return None,
             429 if retry.statuses.contains(&status) => Self::Throttled,
             _ if retry.statuses.contains(&status) => Self::Unavailable,
-            404 => return None,
+            403 | 404 => return None,
             _ => Self::ClientError,
         })
     }
 
-    /// The outcome of an answer whose error code decides: a 401 or a 404 with its body, as much of it as there is.
+    /// The outcome of an answer whose error code decides: a 401, 403 or 404 with its body, as much of it as there is.
     ///
     /// Azure tells a token it does not accept and a role that is missing apart only by `error.code`. A 401 whose code says
-    /// nothing known counts as a bad token: the worst that follows is one fresh token that was not needed.
+    /// nothing known counts as a bad token: the worst that follows is one fresh token that was not needed. A 403 is the resource's if its
+    /// code says so; one that is about the request must not make a backend look closed to all others.
     pub fn from_error(status: u16, body: &[u8]) -> Self {
         match (status, error_code(body).as_deref()) {
             (401, Some("PermissionDenied")) => Self::PermissionDenied,
             (401, _) => Self::BadToken,
+            (403, Some(code)) if CLOSED.contains(&code) => Self::PermissionDenied,
             (404, Some("DeploymentNotFound")) => Self::DeploymentNotFound,
             _ => Self::ClientError,
         }
     }
 }
+
+/// What a resource says with status 403 that lets the caller in nowhere: its firewall (`403`, `AccessDenied`), its role
+/// assignments, its public endpoint that is switched off.
+const CLOSED: [&str; 7] = [
+    "403",
+    "AccessDenied",
+    "AuthenticationFailed",
+    "AuthorizationFailed",
+    "Forbidden",
+    "PermissionDenied",
+    "PublicNetworkAccessDisabled",
+];
 
 /// The `error.code` of an answer in Azure's shape, `{"error": {"code": "...", "message": "..."}}`.
 fn error_code(body: &[u8]) -> Option<String> {
@@ -106,6 +120,7 @@ mod tests {
             statuses: vec![408, 429, 500, 502, 503, 504],
             per_try_timeout: Duration::from_secs(300),
             replay_limit: 0,
+            budget: None,
         }
     }
 
@@ -117,7 +132,7 @@ mod tests {
             (302, Some(Outcome::Success)),
             (400, Some(Outcome::ClientError)),
             (401, None),
-            (403, Some(Outcome::ClientError)),
+            (403, None),
             (404, None),
             (408, Some(Outcome::Unavailable)),
             (413, Some(Outcome::ClientError)),
@@ -162,6 +177,23 @@ mod tests {
                 r#"{"error":{"code":"PermissionDenied"}}"#,
                 Outcome::PermissionDenied,
             ),
+            (
+                403,
+                r#"{"error":{"code":"403","message":"Access denied due to Virtual Network/Firewall rules."}}"#,
+                Outcome::PermissionDenied,
+            ),
+            (403, r#"{"error":{"code":403}}"#, Outcome::PermissionDenied),
+            (
+                403,
+                r#"{"error":{"code":"PermissionDenied"}}"#,
+                Outcome::PermissionDenied,
+            ),
+            (
+                403,
+                r#"{"error":{"code":"content_policy"}}"#,
+                Outcome::ClientError,
+            ),
+            (403, "", Outcome::ClientError),
             (401, r#"{"statusCode":401}"#, Outcome::BadToken),
             (401, "", Outcome::BadToken),
             (

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::fleet::Wait;
+
 /// An answer the filter makes itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalReply {
@@ -52,6 +54,26 @@ impl LocalReply {
         }
     }
 
+    /// No backend may be asked now.
+    pub fn all_out(wait: Wait) -> Self {
+        let retry_after = Some(wait.left);
+        if wait.throttled {
+            Self {
+                status: 429,
+                code: "all_backends_throttled",
+                message: "The quota of every Azure OpenAI resource is used up for now.".into(),
+                retry_after,
+            }
+        } else {
+            Self {
+                status: 503,
+                code: "all_backends_unavailable",
+                message: "No Azure OpenAI resource is serving at the moment.".into(),
+                retry_after,
+            }
+        }
+    }
+
     /// Envoy refused something it should not; the log says what.
     pub fn internal_error() -> Self {
         Self {
@@ -69,7 +91,7 @@ impl LocalReply {
                 "code": self.code,
                 "message": self.message,
                 "param": null,
-                "type": "server_error",
+                "type": if self.status == 429 { "rate_limit_error" } else { "server_error" },
             }
         });
         body.to_string().into_bytes()
@@ -116,6 +138,23 @@ mod tests {
             assert_eq!(headers[1], ("retry-after", seconds.to_owned()), "{millis}");
             assert_eq!(headers[2], ("retry-after-ms", exact.to_owned()), "{millis}");
         }
+    }
+
+    #[test]
+    fn a_quota_that_is_used_up_and_a_failure_are_told_apart() {
+        let reply = |throttled| {
+            LocalReply::all_out(Wait {
+                left: Duration::from_millis(6500),
+                throttled,
+            })
+        };
+        let (throttled, failing) = (reply(true), reply(false));
+        assert_eq!((throttled.status, failing.status), (429, 503));
+        assert_eq!(throttled.headers()[1].1, "7");
+        assert_eq!(throttled.headers()[2].1, "6500");
+        let body: Value = serde_json::from_slice(&throttled.body()).unwrap();
+        assert_eq!(body["error"]["type"], "rate_limit_error");
+        assert_eq!(body["error"]["code"], "all_backends_throttled");
     }
 
     #[test]

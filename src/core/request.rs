@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use super::shared::fingerprint;
+
 /// Headers that carry a client's credentials: the openai SDKs send `api-key` or `authorization`, API Management's clients
 /// `ocp-apim-subscription-key`. None of them may reach a backend.
 const CREDENTIAL_HEADERS: [&str; 3] = ["authorization", "api-key", "ocp-apim-subscription-key"];
@@ -14,6 +16,8 @@ const CREDENTIAL_PARAMETERS: [&str; 2] = ["api-key", "subscription-key"];
 pub struct Request {
     /// `:path` without the client's credentials, if it had any.
     pub clean_path: Option<String>,
+    /// The deployment the path names, as a fingerprint.
+    pub deployment: Option<u64>,
     /// The size of the body, where the client announced it.
     pub content_length: Option<u64>,
     /// The client asks to switch to another protocol.
@@ -34,7 +38,11 @@ impl Request {
             let text = std::str::from_utf8(value);
             request.headers_are_utf8 &= text.is_ok();
             match name {
-                b":path" => request.clean_path = text.ok().and_then(without_credentials),
+                b":path" => {
+                    request.clean_path = text.ok().and_then(without_credentials);
+                    let deployment = text.ok().and_then(deployment_in);
+                    request.deployment = deployment.map(|name| fingerprint([name].into_iter()));
+                }
                 b"content-length" => {
                     request.content_length = text.ok().and_then(|text| text.parse().ok());
                 }
@@ -59,6 +67,13 @@ impl Request {
             .filter(|(bit, _)| self.credential_headers & (1 << bit) != 0)
             .map(|(_, name)| name)
     }
+}
+
+/// The deployment that a path of Azure's dated API names, `/openai/deployments/NAME/...`.
+pub fn deployment_in(path: &str) -> Option<&str> {
+    let (_, rest) = path.split_once("/deployments/")?;
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    rest.get(..end).filter(|name| !name.is_empty())
 }
 
 /// Whether `name`, in lower case, is a header that carries a client's credentials.

@@ -5,19 +5,31 @@
 
 use super::config::{Backend, Identity, Source};
 
-/// Version byte of the turn counter.
-const TURN_VERSION: u8 = 1;
-
-/// The turn counter before any turn was drawn.
-pub const FIRST_TURN: [u8; 9] = [TURN_VERSION, 0, 0, 0, 0, 0, 0, 0, 0];
+const TURN_VERSION: u8 = 2;
 
 /// How often a compare-and-swap is tried before the caller makes do without: enough for any number of workers, and an end.
 pub const SWAP_TRIES: usize = 64;
 
-/// The key of the turn counter that requests to these backends share.
+/// The key of the turns that requests to these backends draw.
 pub fn turn_key(backends: &[Backend]) -> String {
-    let clusters = backends.iter().map(|backend| backend.cluster.as_str());
-    format!("aoai.turn.{:016x}", fingerprint(clusters))
+    key(
+        "turn",
+        backends.iter().map(|backend| backend.cluster.as_str()),
+    )
+}
+
+/// The key of the retry budget that requests to these backends share.
+pub fn budget_key(backends: &[Backend]) -> String {
+    key(
+        "budget",
+        backends.iter().map(|backend| backend.cluster.as_str()),
+    )
+}
+
+/// The key of a backend's health: all configurations that name it, before and after a reload, mean the same.
+pub fn health_key(backend: &Backend) -> String {
+    let parts = [backend.cluster.as_str(), backend.host.as_str()];
+    key("health", parts.into_iter())
 }
 
 /// The key of the token record that all users of this identity share.
@@ -38,31 +50,83 @@ pub fn token_key(identity: &Identity) -> String {
     if let Some(selector) = selector {
         parts.extend([selector.parameter, selector.value.as_str()]);
     }
-    format!("aoai.token.{:016x}", fingerprint(parts.into_iter()))
+    key("token", parts.into_iter())
+}
+
+fn key<'a>(kind: &str, parts: impl Iterator<Item = &'a str>) -> String {
+    format!("aoai.{kind}.{:016x}", fingerprint(parts))
 }
 
 /// FNV-1a over the parts, each ended by a byte that no part has. The standard library's hashers may change with the compiler,
 /// and a new build of the module is to find what the old one left.
-fn fingerprint<'a>(parts: impl Iterator<Item = &'a str>) -> u64 {
+pub(super) fn fingerprint<'a>(parts: impl Iterator<Item = &'a str>) -> u64 {
     let bytes = parts.flat_map(|part| part.bytes().chain([0xff]));
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-/// The turn counter's next value after `current`: the turn that is drawn, and the bytes to store.
-pub fn draw_turn(current: Option<&[u8]>) -> (u64, [u8; 9]) {
-    let turn = current.and_then(|bytes| {
-        let mut fields = Fields::new(bytes, TURN_VERSION)?;
-        fields.u64()
-    });
-    let turn = turn.unwrap_or(0);
-    let mut stored = [TURN_VERSION; 9];
-    let next = turn.wrapping_add(1).to_le_bytes();
-    for (slot, byte) in stored.iter_mut().skip(1).zip(next) {
-        *slot = byte;
+/// A number that looks random and follows from `seed`: the finalizer of splitmix64.
+pub(super) fn scatter(seed: u64) -> u64 {
+    let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+/// The turns of requests, one number after the other, and beside them the edition of the backends' health: it changes with
+/// every change of that, so that whoever draws a turn knows whether to look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turns {
+    /// The next turn.
+    pub next: u64,
+    /// The edition of the backends' health.
+    pub edition: u32,
+}
+
+impl Turns {
+    /// The state after the next turn was drawn.
+    #[must_use]
+    pub fn after_draw(self) -> Self {
+        Self {
+            next: self.next.wrapping_add(1),
+            ..self
+        }
     }
-    (turn, stored)
+
+    /// The state after a backend's health has changed.
+    #[must_use]
+    pub fn after_change(self) -> Self {
+        Self {
+            edition: self.edition.wrapping_add(1),
+            ..self
+        }
+    }
+
+    /// As bytes.
+    pub fn encode(self) -> [u8; 13] {
+        let mut bytes = [TURN_VERSION; 13];
+        let fields = self
+            .next
+            .to_le_bytes()
+            .into_iter()
+            .chain(self.edition.to_le_bytes());
+        for (slot, byte) in bytes.iter_mut().skip(1).zip(fields) {
+            *slot = byte;
+        }
+        bytes
+    }
+
+    /// From bytes; the first turn if there are none or they are not understood.
+    pub fn decode(bytes: Option<&[u8]>) -> Self {
+        let turns = bytes.and_then(|bytes| {
+            let mut fields = Fields::new(bytes, TURN_VERSION)?;
+            Some(Self {
+                next: fields.u64()?,
+                edition: fields.u32()?,
+            })
+        });
+        turns.unwrap_or_default()
+    }
 }
 
 /// Reads the fields of a binary value one after the other; `None` as soon as the bytes do not suffice.
@@ -106,42 +170,54 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_are_drawn_one_after_the_other() {
-        let (turn, stored) = draw_turn(None);
-        assert_eq!(turn, 0);
-        let (turn, stored) = draw_turn(Some(&stored));
-        assert_eq!(turn, 1);
-        assert_eq!(draw_turn(Some(&stored)).0, 2);
+    fn turns_are_drawn_one_after_the_other_whatever_changes() {
+        let mut turns = Turns::decode(None);
+        for expected in 0..3 {
+            assert_eq!(turns.next, expected);
+            turns = Turns::decode(Some(&turns.after_draw().encode()));
+            turns = Turns::decode(Some(&turns.after_change().encode()));
+        }
+        assert_eq!(turns.edition, 3);
     }
 
     #[test]
     fn what_is_not_understood_counts_as_absent() {
-        for bytes in [&[][..], &[1], &[1, 2, 3], &[9; 9]] {
-            assert_eq!(draw_turn(Some(bytes)).0, 0, "{bytes:?}");
+        for bytes in [&[][..], &[TURN_VERSION], &[TURN_VERSION; 12], &[9; 13]] {
+            assert_eq!(Turns::decode(Some(bytes)), Turns::default(), "{bytes:?}");
         }
     }
 
     #[test]
-    fn the_counter_wraps_instead_of_trapping() {
-        let mut last = [0xff; 9];
-        last[0] = TURN_VERSION;
-        let (turn, stored) = draw_turn(Some(&last));
-        assert_eq!(turn, u64::MAX);
-        assert_eq!(draw_turn(Some(&stored)).0, 0);
+    fn the_counters_wrap_instead_of_trapping() {
+        let last = Turns {
+            next: u64::MAX,
+            edition: u32::MAX,
+        };
+        assert_eq!(last.after_draw().after_change(), Turns::default());
     }
 
     #[test]
     fn other_backends_and_other_identities_have_other_keys() {
-        let backend = |cluster: &str| Backend {
-            name: "n".into(),
+        let backend = |cluster: &str, host: &str| Backend {
             cluster: cluster.into(),
-            host: "h".into(),
+            host: host.into(),
+            ..Backend::default()
         };
-        assert_eq!(turn_key(&[backend("a")]), "aoai.turn.089bc907b544c769");
-        assert_ne!(turn_key(&[backend("a")]), turn_key(&[backend("b")]));
+        let (a, b) = (backend("a", "h"), backend("b", "h"));
+        assert_eq!(turn_key(&[a.clone()]), "aoai.turn.089bc907b544c769");
+        assert_eq!(budget_key(&[a.clone()]), "aoai.budget.089bc907b544c769");
+        assert_ne!(turn_key(&[a.clone()]), turn_key(&[b.clone()]));
         assert_ne!(
-            turn_key(&[backend("ab")]),
-            turn_key(&[backend("a"), backend("b")])
+            turn_key(&[backend("ab", "h")]),
+            turn_key(&[a.clone(), b.clone()])
         );
+        assert_ne!(health_key(&a), health_key(&b));
+        assert_ne!(health_key(&a), health_key(&backend("a", "i")));
+        let renamed = Backend {
+            name: "other".into(),
+            weight: 7,
+            ..a.clone()
+        };
+        assert_eq!(health_key(&a), health_key(&renamed));
     }
 }

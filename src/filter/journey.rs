@@ -9,12 +9,17 @@ use super::host::{self, HostError, Map};
 use super::tokens::Authorization;
 use super::worker::Worker;
 use crate::core::attempt::{Attempt, Edit};
-use crate::core::exchange::Exchange;
+use crate::core::config::Policy;
+use crate::core::exchange::{Chosen, Exchange, NoRetry, Replay, Verdict};
+use crate::core::fleet::{NoChoice, Wait};
+use crate::core::health::Finding;
 use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
 use crate::core::plan::Plan;
 use crate::core::reply::LocalReply;
-use crate::core::request::Request;
+use crate::core::request::{deployment_in, Request};
+use crate::core::retry_after::stated_wait;
+use crate::core::time::Timestamp;
 
 /// Headers of an answer that belong to its connection, or that Envoy writes itself.
 const NOT_PASSED_ON: [&[u8]; 6] = [
@@ -50,29 +55,130 @@ pub(super) struct Journey {
     pub(super) answer: Option<Answer>,
     /// The last attempt without an answer of a backend ended because of its time limit.
     pub(super) timed_out: bool,
+    /// Until when the request may wait for a backend, once it has begun to.
+    wait_until: Option<Timestamp>,
+}
+
+/// Whether a request has a backend to go to.
+pub(super) enum Departure {
+    /// It has.
+    Ready,
+    /// One may be free after this time, which the request can wait.
+    In(Wait),
+    /// The client was answered: there is none.
+    Refused,
 }
 
 impl Journey {
     pub(super) fn new(worker: Rc<Worker>) -> Self {
         Self {
-            exchange: Exchange::new(Plan::round_robin(0, 1, 1), 1),
+            exchange: Exchange::default(),
             request: Request::default(),
             original: HeaderMap::default(),
             token_generation: 0,
             answer: None,
             timed_out: false,
+            wait_until: None,
             worker,
         }
     }
 
-    /// Reads the request and draws its plan. In a callback of the request's headers.
+    /// Reads the request and draws its turn. In a callback of the request's headers.
     pub(super) fn begin(&mut self) -> Result<(), HostError> {
         self.worker.count(Event::Request);
         self.original = host::headers(Map::RequestHeaders)?;
         self.request = Request::read(self.original.iter());
         let max_attempts = self.worker.config.retry.max_attempts;
-        self.exchange = Exchange::new(self.worker.draw_plan(), max_attempts);
+        self.exchange = Exchange::new(Plan::new(self.worker.backends.draw()), max_attempts);
         Ok(())
+    }
+
+    /// Chooses the backend of the first attempt; answers the client if there is none to be had in time.
+    pub(super) fn depart(&mut self) -> Result<Departure, HostError> {
+        let worker = &self.worker;
+        let plan = self.exchange.plan();
+        match worker
+            .backends
+            .choose(&worker.config, plan, self.request.deployment)
+        {
+            Ok(chosen) => {
+                self.go_to(chosen);
+                Ok(Departure::Ready)
+            }
+            Err(NoChoice::AllOut(wait)) => match self.can_wait(wait) {
+                true => Ok(Departure::In(wait)),
+                false => self.refuse(wait).map(|()| Departure::Refused),
+            },
+            // There is always one that was not tried, before the first attempt.
+            Err(NoChoice::AllTried) => self
+                .reply(&LocalReply::internal_error())
+                .map(|()| Departure::Refused),
+        }
+    }
+
+    fn go_to(&mut self, chosen: Chosen) {
+        self.exchange.go_to(chosen);
+        if chosen.probe {
+            self.worker.count(Event::Probe(chosen.backend));
+        }
+    }
+
+    fn can_wait(&mut self, wait: Wait) -> bool {
+        let longest = self.worker.config.cooldown.wait_timeout;
+        // One for another protocol cannot be resumed in time, see `may_wait_for_token`.
+        if longest.is_zero() || self.request.upgrade {
+            return false;
+        }
+        let now = host::now();
+        let until = *self.wait_until.get_or_insert(now + longest);
+        now + wait.left <= until
+    }
+
+    /// Answers the client for want of a backend.
+    pub(super) fn refuse(&self, wait: Wait) -> Result<(), HostError> {
+        self.worker.count(match wait.throttled {
+            true => Event::AllThrottled,
+            false => Event::AllUnavailable,
+        });
+        self.reply(&LocalReply::all_out(wait))
+    }
+
+    /// Decides what follows the `outcome` of the current attempt. Another one goes to the `foreseen` backend if it can.
+    pub(super) fn after(
+        &mut self,
+        outcome: Outcome,
+        replay: Replay,
+        foreseen: Option<usize>,
+    ) -> Verdict {
+        let (worker, deployment) = (Rc::clone(&self.worker), self.request.deployment);
+        let (backend, probe) = (self.exchange.backend(), self.exchange.is_probe());
+        let verdict = self.exchange.after(outcome, replay, |plan| {
+            worker
+                .backends
+                .choose_next(&worker.config, plan, deployment, foreseen, outcome)
+        });
+        if probe && !matches!(verdict, Verdict::RenewToken | Verdict::AwaitRequest) {
+            // A bad token said nothing about the backend, and it will not be asked again.
+            worker.learn(backend, Finding::Nothing, true, || None);
+        }
+        match &verdict {
+            Verdict::TryNext if self.exchange.is_probe() => {
+                worker.count(Event::Probe(self.exchange.backend()));
+            }
+            Verdict::GiveUp(reason) => worker.count(Event::NoRetry(*reason)),
+            _ => {}
+        }
+        verdict
+    }
+
+    /// Ends the exchange after an attempt without an answer that the router will not follow with another one.
+    pub(super) fn end_unanswered(&mut self, replay: Replay, reason: NoRetry) {
+        let verdict = self
+            .exchange
+            .after(Outcome::Unavailable, replay, |_| Err(reason));
+        if let Verdict::GiveUp(reason) = verdict {
+            self.worker.count(Event::NoRetry(reason));
+        }
     }
 
     /// Whether the request may be held for a token. Not one for another protocol: its client says nothing more before it is
@@ -115,9 +221,44 @@ impl Journey {
         }
     }
 
-    pub(super) fn count_outcome(&self, outcome: Outcome) {
+    /// The current attempt ended: counts its `outcome`, and learns from it. `headers` are the answer's, where there was one and
+    /// [`Self::wants_headers`].
+    pub(super) fn conclude(&mut self, outcome: Outcome, headers: Option<&HeaderMap>) {
         let backend = self.exchange.backend();
         self.worker.count(Event::Outcome(backend, outcome));
+        let stated = |name: &str| headers.and_then(|headers| headers.get(name));
+        let wait = match outcome {
+            Outcome::Throttled => stated_wait(stated, host::now()),
+            _ => None,
+        };
+        if self.worker.config.policy == Policy::LeastThrottled {
+            let remaining = stated("x-ratelimit-remaining-tokens");
+            if let Some(remaining) = remaining.and_then(|text| text.trim().parse().ok()) {
+                self.worker.backends.note_capacity(backend, remaining);
+            }
+        }
+        let finding = Finding::of(outcome, wait, self.request.deployment);
+        // A bad token says nothing about the backend yet: it will be asked once more.
+        let probe = finding != Finding::Nothing && self.exchange.take_probe();
+        self.worker.learn(backend, finding, probe, || {
+            let path = self.original.get(":path")?;
+            deployment_in(path).map(str::to_owned)
+        });
+    }
+
+    /// Whether the headers of an answer with this outcome say something to learn.
+    pub(super) fn wants_headers(&self, outcome: Outcome) -> bool {
+        outcome == Outcome::Throttled || self.worker.config.policy == Policy::LeastThrottled
+    }
+
+    /// [`Self::conclude`] in a callback of the answer.
+    pub(super) fn conclude_answer(&mut self, outcome: Outcome) -> Result<(), HostError> {
+        let headers = match self.wants_headers(outcome) {
+            true => Some(host::headers(Map::ResponseHeaders)?),
+            false => None,
+        };
+        self.conclude(outcome, headers.as_ref());
+        Ok(())
     }
 
     /// Answers the client with a reply of the filter's own.
@@ -202,6 +343,16 @@ impl Journey {
                 .complain(Complaint::Cluster(self.exchange.backend()));
         }
         Ok(details.is_none_or(|details| details == b"via_upstream"))
+    }
+}
+
+impl Drop for Journey {
+    fn drop(&mut self) {
+        // A probe whose outcome no one will tell: the client left, or a host call was refused.
+        if self.exchange.take_probe() {
+            let backend = self.exchange.backend();
+            self.worker.learn(backend, Finding::Nothing, true, || None);
+        }
     }
 }
 

@@ -1,17 +1,17 @@
-//! What all streams of one configuration on one worker thread share: token, tally, turns, and the list of those that wait.
+//! What all streams of one configuration on one worker thread share: backends, token, tally, and the list of those that wait.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::backends::{self, Backends};
 use super::complaint::Complaint;
 use super::host::{self, HostError, Metric};
 use super::tokens::{Authorization, Renewal, Tokens};
 use crate::core::config::Config;
+use crate::core::health::{Change, Finding};
 use crate::core::metrics::{self, Event, Tally};
-use crate::core::plan::Plan;
-use crate::core::shared;
 use crate::core::time::Timestamp;
 
 /// The usual tick: statistics are handed over, the token's age is looked at.
@@ -33,6 +33,10 @@ pub(crate) enum Wish {
     NewerToken(u32),
     /// The body of a request or an answer whose headers are held; see [`Worker::shows_held_bodies`].
     Body,
+    /// That a backend's cooldown is over, which takes this long.
+    Backend(Duration),
+    /// The first byte of an attempt's answer, for this long.
+    FirstByte(Duration),
 }
 
 /// How a wait ended.
@@ -42,6 +46,10 @@ pub(crate) enum Granted {
     NoToken(Duration),
     /// The body never came.
     NoBody,
+    /// A backend may be free.
+    Backend,
+    /// The first byte never came.
+    NoFirstByte,
 }
 
 /// A stream as its worker sees it. While these run, Envoy's effective context is the stream's.
@@ -73,19 +81,19 @@ enum HeldBodies {
 pub(crate) struct Worker {
     root_id: u32,
     pub(crate) config: Config,
-    turn_key: String,
+    pub(crate) backends: Backends,
     tokens: Tokens,
     tally: RefCell<Tally>,
     counters: Vec<u32>,
     seconds_to_expiry: u32,
     handed_over_at: Cell<Timestamp>,
+    tidied_at: Cell<Timestamp>,
     now: Cell<Timestamp>,
     waiting: RefCell<BTreeMap<u32, Waiting>>,
     /// Calls made for a stream in the root context's name, with the stream's id.
     calls: RefCell<HashMap<u32, Caller>>,
     root_is_running: Cell<bool>,
     held_bodies: Cell<HeldBodies>,
-    turns_without_host: Cell<u64>,
     complaints: RefCell<BTreeSet<Complaint>>,
     missed_bodies: Cell<u8>,
 }
@@ -93,11 +101,6 @@ pub(crate) struct Worker {
 impl Worker {
     /// Sets the worker to work: its first tick comes as good as at once.
     pub(super) fn start(root_id: u32, config: Config) -> Result<Self, HostError> {
-        let turn_key = shared::turn_key(&config.backends);
-        // See `Tokens::new` on why the value has to exist before it is counted up.
-        host::swap_shared(&turn_key, |bytes| {
-            ((), bytes.is_none().then_some(shared::FIRST_TURN))
-        })?;
         let counters = metrics::counter_names(&config.backends)
             .iter()
             .map(|name| host::define_metric(Metric::Counter, name))
@@ -105,41 +108,44 @@ impl Worker {
         host::set_tick_period(NOW)?;
         Ok(Self {
             root_id,
-            turn_key,
+            backends: Backends::new(&config)?,
             tokens: Tokens::new(&config.identity)?,
             tally: RefCell::new(Tally::new(config.backends.len())),
             counters,
             seconds_to_expiry: host::define_metric(Metric::Gauge, metrics::TOKEN_SECONDS_LEFT)?,
             handed_over_at: Cell::default(),
+            tidied_at: Cell::default(),
             now: Cell::new(host::now()),
             waiting: RefCell::default(),
             calls: RefCell::default(),
             root_is_running: Cell::default(),
             held_bodies: Cell::new(HeldBodies::Untried),
-            turns_without_host: Cell::default(),
             complaints: RefCell::default(),
             missed_bodies: Cell::default(),
             config,
         })
     }
 
-    /// The plan of the next request.
-    pub(crate) fn draw_plan(&self) -> Plan {
-        let turn = host::swap_shared(&self.turn_key, |bytes| {
-            let (turn, stored) = shared::draw_turn(bytes);
-            (turn, Some(stored))
-        });
-        let turn = turn.unwrap_or_else(|error| {
-            // Choosing must go on: a turn of this worker's own is fair, if not exact across workers.
-            log::warn!("round robin: {error}; counting on this worker alone");
-            self.turns_without_host
-                .replace(self.turns_without_host.get().wrapping_add(1))
-        });
-        Plan::round_robin(
-            turn,
-            self.config.backends.len(),
-            self.config.retry.max_attempts,
-        )
+    /// Learns from an attempt on `backend`, which was or was not its `probe`, for this deployment.
+    pub(crate) fn learn(
+        &self,
+        backend: usize,
+        finding: Finding,
+        probe: bool,
+        deployment: impl FnOnce() -> Option<String>,
+    ) {
+        if let Some(change) = self.backends.learn(&self.config, backend, finding, probe) {
+            self.announce(backend, change, deployment().as_deref());
+        }
+    }
+
+    fn announce(&self, backend: usize, change: Change, deployment: Option<&str>) {
+        if let Some(event) = backends::event(backend, change) {
+            self.count(event);
+        }
+        if let Some(backend) = self.config.backends.get(backend) {
+            backends::report(&backend.name, change, deployment);
+        }
     }
 
     /// The token. It is looked at once a tick, so "expired" may be a tick late; a backend then says so, and it is renewed.
@@ -202,6 +208,7 @@ impl Worker {
             Wish::Token | Wish::NewerToken(_) => self.config.identity.wait_timeout,
             Wish::Body if self.held_bodies.get() == HeldBodies::Shown => return true,
             Wish::Body => BODY_DEADLINE,
+            Wish::Backend(wait) | Wish::FirstByte(wait) => wait,
         };
         let now = host::now();
         let hopeless = matches!(wish, Wish::Token) && self.tokens.expected_wait(now) > longest;
@@ -285,6 +292,11 @@ impl Worker {
             log::error!("identity: {error}");
         }
         self.grant_wishes(now);
+        if self.tidied_at.get() + CALM <= now {
+            self.tidied_at.set(now);
+            self.backends
+                .on_tick(now, |backend, change| self.announce(backend, change, None));
+        }
         if self.handed_over_at.get() + CALM <= now {
             self.hand_over(now);
         }
@@ -341,6 +353,8 @@ impl Worker {
                 _ => Some(Granted::NoToken(self.retry_after())),
             },
             Wish::Body => overdue.then_some(Granted::NoBody),
+            Wish::Backend(_) => overdue.then_some(Granted::Backend),
+            Wish::FirstByte(_) => overdue.then_some(Granted::NoFirstByte),
         }
     }
 

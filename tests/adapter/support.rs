@@ -157,12 +157,16 @@ pub(crate) fn code(body: &str) -> String {
 
 /// The module logged nothing that it should not have.
 pub(crate) fn assert_quiet(host: &Host) {
-    let loud: Vec<_> = host
-        .logs()
-        .into_iter()
-        .filter(|log| log.level >= LogLevel::Warn)
-        .collect();
-    assert_eq!(loud, [], "nothing to warn about");
+    let loud = loud(host);
+    assert!(loud.is_empty(), "nothing to warn about: {loud:?}");
+}
+
+/// The warnings and errors the module logged.
+pub(crate) fn loud(host: &Host) -> Vec<String> {
+    let logs = host.logs().into_iter();
+    logs.filter(|log| log.level >= LogLevel::Warn)
+        .map(|log| log.text)
+        .collect()
 }
 
 /// The value of a statistic, once the worker has handed it over.

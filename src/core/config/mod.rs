@@ -30,8 +30,12 @@ pub enum Plugin {
 pub struct Config {
     /// The Azure OpenAI resources, at least one, with different names.
     pub backends: Vec<Backend>,
+    /// How one of several equal backends is chosen.
+    pub policy: Policy,
     /// Where access tokens come from.
     pub identity: Identity,
+    /// How long a backend is left alone after what.
+    pub cooldown: Cooldown,
     /// When a request is tried again.
     pub retry: Retry,
     /// The names of the headers the filter writes.
@@ -39,7 +43,7 @@ pub struct Config {
 }
 
 /// One Azure OpenAI resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backend {
     /// What people call it: in response headers, metrics and logs.
     pub name: String,
@@ -47,6 +51,51 @@ pub struct Backend {
     pub cluster: String,
     /// Its host name, sent as `:authority` on every attempt.
     pub host: String,
+    /// Lower is first; a higher one serves only while the lower ones have no one.
+    pub priority: u8,
+    /// Its share within its priority.
+    pub weight: u8,
+    /// How long it may take until the first byte of its answer, if that is less than an attempt's limit.
+    pub first_byte_timeout: Option<Duration>,
+}
+
+/// How one of several backends of the same priority is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// In turn, as often as the weights say.
+    #[default]
+    RoundRobin,
+    /// In proportion to the tokens that are left of each one's quota, where that is known.
+    LeastThrottled,
+}
+
+/// How long a backend is left alone after what.
+#[derive(Clone, Debug)]
+pub struct Cooldown {
+    /// After a 429 that does not say how long.
+    pub throttled: Duration,
+    /// The least that a 429 can ask for.
+    pub shortest: Duration,
+    /// The most that a 429 can ask for, and that failures lead to. Zero: there are no cooldowns for either.
+    pub longest: Duration,
+    /// After too many failures; doubled each time it turns out not to be enough.
+    pub failing: Duration,
+    /// How many failures in a row are too many.
+    pub consecutive_failures: u32,
+    /// How large a share of failures is too many, in percent.
+    pub failure_percent: u8,
+    /// After a refusal of the identity, or for a deployment that is missing. Zero: there is none.
+    pub misconfigured: Duration,
+    /// How long a request may wait for a backend when all cool down.
+    pub wait_timeout: Duration,
+}
+
+impl Backend {
+    /// How long an attempt on it may take until its first byte.
+    pub fn attempt_timeout(&self, retry: &Retry) -> Duration {
+        let limit = self.first_byte_timeout.unwrap_or(retry.per_try_timeout);
+        limit.min(retry.per_try_timeout)
+    }
 }
 
 /// The managed identity whose tokens the backends accept.
@@ -117,6 +166,17 @@ pub struct Retry {
     pub per_try_timeout: Duration,
     /// The largest request body, in bytes, that is kept for another attempt.
     pub replay_limit: usize,
+    /// How many failures are tried again, over all requests; `None`: all.
+    pub budget: Option<Budget>,
+}
+
+/// How many retries after failures there may be, over all requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// As a share of the requests, in percent.
+    pub percent: u8,
+    /// On top of that, in every second.
+    pub min_per_second: u16,
 }
 
 /// The names of the headers the filter writes, in lower case.

@@ -1,14 +1,15 @@
 //! From the plugin configuration's JSON to [`Config`].
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::protobuf;
 use super::reader::{refused, whole_number, ConfigError, Object, Problems};
 use super::{
-    Backend, Config, Engine, HeaderNames, Identity, Plugin, Retry, Secret, Selector, Source,
-    MAX_ATTEMPTS, MAX_BACKENDS,
+    Backend, Budget, Config, Cooldown, Engine, HeaderNames, Identity, Plugin, Policy, Retry,
+    Secret, Selector, Source, MAX_ATTEMPTS, MAX_BACKENDS,
 };
 
 /// Statuses after which another backend may do better: throttled, timed out, or broken on the server's side.
@@ -73,7 +74,13 @@ fn read_config(
     let identity = root
         .required("identity", r#"an object such as {"cluster": "imds"}"#)
         .and_then(|value| read_identity(root.path_of("identity"), value, environment, problems));
+    let policy_form = r#""round_robin" or "least_throttled""#;
+    let policy = root.optional_string("policy", policy_form, |text| {
+        matches!(text, "round_robin" | "least_throttled")
+    });
     let empty = Value::Object(serde_json::Map::new());
+    let cooldown = root.value("cooldown").unwrap_or(&empty);
+    let cooldown = read_cooldown(root.path_of("cooldown"), cooldown, problems);
     let retry = root.value("retry").unwrap_or(&empty);
     let retry = read_retry(root.path_of("retry"), retry, problems);
     let headers = root.value("headers").unwrap_or(&empty);
@@ -81,7 +88,12 @@ fn read_config(
     root.finish();
     Some(Config {
         backends: backends?,
+        policy: match policy.as_deref() {
+            Some("least_throttled") => Policy::LeastThrottled,
+            _ => Policy::RoundRobin,
+        },
         identity: identity?,
+        cooldown: cooldown?,
         retry: retry?,
         headers: headers?,
     })
@@ -118,11 +130,17 @@ fn read_backends(root: &Object<'_>, list: &Value, problems: &Problems) -> Vec<Ba
                     );
                 }
             }
+            let priority = object.integer("priority", 0..=255, 0);
+            let weight = object.integer("weight", 1..=100, 1);
+            let first_byte_timeout = object.optional_duration("first_byte_timeout", "100ms"..="1h");
             object.finish();
             Some(Backend {
                 name: name?,
                 cluster: cluster?,
                 host: host?,
+                priority: u8::try_from(priority).unwrap_or(u8::MAX),
+                weight: u8::try_from(weight).unwrap_or(u8::MAX),
+                first_byte_timeout,
             })
         })
         .collect()
@@ -251,6 +269,49 @@ fn read_selector(
     found.map(|(_, selector)| selector)
 }
 
+fn read_cooldown(path: String, value: &Value, problems: &Problems) -> Option<Cooldown> {
+    if value.is_null() {
+        return Some(Cooldown::NONE);
+    }
+    let mut object = Object::new(path, value, problems)?;
+    let throttled = object.duration("throttled", "100ms"..="1h", "10s");
+    let shortest = object.duration("shortest", "0s"..="1h", "1s");
+    let longest = object.duration("longest", "1s"..="24h", "5m");
+    let failing = object.duration("failing", "100ms"..="1h", "5s");
+    let consecutive_failures = object.integer("consecutive_failures", 1..=1000, 5);
+    let failure_percent = object.integer("failure_percent", 1..=100, 50);
+    let misconfigured = object.duration("misconfigured", "1s"..="24h", "5m");
+    let wait_timeout = object.duration("wait_timeout", "0s"..="60s", "0s");
+    if shortest > longest {
+        object.problem("shortest", "is longer than `longest`; use a shorter one");
+    }
+    object.finish();
+    Some(Cooldown {
+        throttled,
+        shortest,
+        longest,
+        failing,
+        consecutive_failures: u32::try_from(consecutive_failures).unwrap_or(u32::MAX),
+        failure_percent: u8::try_from(failure_percent).unwrap_or(100),
+        misconfigured,
+        wait_timeout,
+    })
+}
+
+impl Cooldown {
+    /// What `null` stands for.
+    const NONE: Self = Self {
+        throttled: Duration::ZERO,
+        shortest: Duration::ZERO,
+        longest: Duration::ZERO,
+        failing: Duration::ZERO,
+        consecutive_failures: u32::MAX,
+        failure_percent: 100,
+        misconfigured: Duration::ZERO,
+        wait_timeout: Duration::ZERO,
+    };
+}
+
 fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry> {
     let mut object = Object::new(path, value, problems)?;
     let engine = object.optional_string("engine", r#""filter" or "router""#, |text| {
@@ -263,6 +324,12 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
     };
     let per_try_timeout = object.duration("per_try_timeout", "100ms"..="1h", "300s");
     let replay_limit = object.size("replay_limit", "0B"..="64MiB", "4MiB");
+    let empty = Value::Object(serde_json::Map::new());
+    let budget = object.value("budget").unwrap_or(&empty);
+    let budget = match budget {
+        Value::Null => None,
+        value => Some(read_budget(object.path_of("budget"), value, problems)?),
+    };
     object.finish();
     Some(Retry {
         engine: match engine.as_deref() {
@@ -273,6 +340,18 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
         statuses,
         per_try_timeout,
         replay_limit,
+        budget,
+    })
+}
+
+fn read_budget(path: String, value: &Value, problems: &Problems) -> Option<Budget> {
+    let mut object = Object::new(path, value, problems)?;
+    let percent = object.integer("percent", 0..=100, 20);
+    let min_per_second = object.integer("min_per_second", 0..=10_000, 10);
+    object.finish();
+    Some(Budget {
+        percent: u8::try_from(percent).unwrap_or(100),
+        min_per_second: u16::try_from(min_per_second).unwrap_or(u16::MAX),
     })
 }
 
@@ -435,9 +514,67 @@ mod tests {
         assert_eq!(config.retry.statuses, RETRIABLE_STATUSES);
         assert_eq!(config.retry.per_try_timeout, Duration::from_secs(300));
         assert_eq!(config.retry.replay_limit, 4 * 1024 * 1024);
+        assert_eq!(
+            config.retry.budget,
+            Some(Budget {
+                percent: 20,
+                min_per_second: 10
+            })
+        );
+        assert_eq!(config.policy, Policy::RoundRobin);
+        let backend = &config.backends[0];
+        assert_eq!((backend.priority, backend.weight), (0, 1));
+        assert_eq!(
+            backend.attempt_timeout(&config.retry),
+            Duration::from_secs(300)
+        );
+        let cooldown = &config.cooldown;
+        let seconds = |duration: Duration| duration.as_secs();
+        assert_eq!(seconds(cooldown.throttled), 10);
+        assert_eq!(
+            (seconds(cooldown.shortest), seconds(cooldown.longest)),
+            (1, 300)
+        );
+        assert_eq!(
+            (seconds(cooldown.failing), seconds(cooldown.misconfigured)),
+            (5, 300)
+        );
+        assert_eq!(
+            (cooldown.consecutive_failures, cooldown.failure_percent),
+            (5, 50)
+        );
+        assert_eq!(seconds(cooldown.wait_timeout), 0);
         assert_eq!(config.headers.cluster, "x-aoai-cluster");
         assert_eq!(config.headers.backend.as_deref(), Some("x-aoai-backend"));
         assert_eq!(config.headers.attempts.as_deref(), Some("x-aoai-attempts"));
+    }
+
+    #[test]
+    fn cooldowns_and_the_budget_can_be_switched_off() {
+        let json = MINIMAL.replace(
+            r#""identity""#,
+            r#""cooldown": null, "retry": {"budget": null}, "identity""#,
+        );
+        let config = parse(&json).unwrap();
+        assert_eq!(config.cooldown.longest, Duration::ZERO);
+        assert_eq!(config.cooldown.misconfigured, Duration::ZERO);
+        assert_eq!(config.retry.budget, None);
+    }
+
+    #[test]
+    fn the_first_byte_timeout_cannot_outlast_the_attempt() {
+        let json = MINIMAL.replace(r#""host""#, r#""first_byte_timeout": "2s", "host""#);
+        let config = parse(&json).unwrap();
+        let mut retry = config.retry;
+        assert_eq!(
+            config.backends[0].attempt_timeout(&retry),
+            Duration::from_secs(2)
+        );
+        retry.per_try_timeout = Duration::from_secs(1);
+        assert_eq!(
+            config.backends[0].attempt_timeout(&retry),
+            Duration::from_secs(1)
+        );
     }
 
     #[test]
@@ -465,7 +602,7 @@ backends[0].cluster: 5 is not allowed; use the name of an Envoy cluster
 backends[0].host: is missing; use a host name such as "contoso-eastus.openai.azure.com", without scheme or path
 identity.source: "arc" is not allowed; use "imds" or "app_service"
 identity.cluster: is missing; use the name of an Envoy cluster
-retries: unknown field; use one of backends, identity, retry, headers"#;
+retries: unknown field; use one of backends, identity, policy, cooldown, retry, headers"#;
         assert_eq!(error.to_string(), expected.trim_start());
     }
 
@@ -491,7 +628,7 @@ retries: unknown field; use one of backends, identity, retry, headers"#;
                 r#""https://east/""#,
                 format!(r#"backends[0].host: "https://east/" is not allowed; use {HOST_FORM}"#),
             ),
-            ("/backends/0/wieght", "1", "backends[0].wieght: unknown field; use one of name, cluster, host".to_owned()),
+            ("/backends/0/wieght", "1", "backends[0].wieght: unknown field; use one of name, cluster, host, priority, weight, first_byte_timeout".to_owned()),
             ("/identity/wait_timeout", "5", format!("identity.wait_timeout: 5 is not allowed; use {duration}")),
             ("/identity/wait_timeout", r#""2m""#, r#"identity.wait_timeout: "2m" is not allowed; use 0s to 60s"#.to_owned()),
             (
@@ -509,6 +646,19 @@ retries: unknown field; use one of backends, identity, retry, headers"#;
             ("/retry", r#"{"statuses": []}"#, "retry.statuses: an empty list is not allowed; use max_attempts 1 to switch retries off".to_owned()),
             ("/retry", r#"{"replay_limit": "1GiB"}"#, r#"retry.replay_limit: "1GiB" is not allowed; use 0B to 64MiB"#.to_owned()),
             ("/retry", r#"{"per_try_timeout": "0s"}"#, r#"retry.per_try_timeout: "0s" is not allowed; use 100ms to 1h"#.to_owned()),
+            ("/retry", r#"{"budget": {"percent": 101}}"#, "retry.budget.percent: 101 is not allowed; use a whole number from 0 to 100".to_owned()),
+            ("/retry", r#"{"budget": 20}"#, "retry.budget: 20 is not allowed; use a JSON object".to_owned()),
+            ("/policy", r#""random""#, r#"policy: "random" is not allowed; use "round_robin" or "least_throttled""#.to_owned()),
+            ("/backends/0/weight", "0", "backends[0].weight: 0 is not allowed; use a whole number from 1 to 100".to_owned()),
+            ("/backends/0/priority", "-1", "backends[0].priority: -1 is not allowed; use a whole number from 0 to 255".to_owned()),
+            (
+                "/backends/0/first_byte_timeout",
+                r#""2h""#,
+                r#"backends[0].first_byte_timeout: "2h" is not allowed; use 100ms to 1h"#.to_owned(),
+            ),
+            ("/cooldown", r#"{"longest": "0s"}"#, r#"cooldown.longest: "0s" is not allowed; use 1s to 24h"#.to_owned()),
+            ("/cooldown", r#"{"shortest": "10m"}"#, "cooldown.shortest: is longer than `longest`; use a shorter one".to_owned()),
+            ("/cooldown", "false", "cooldown: false is not allowed; use a JSON object".to_owned()),
             ("/headers", r#"{"cluster": "X-Cluster"}"#, r#"headers.cluster: "X-Cluster" is not allowed; use the name of a header in lower case"#.to_owned()),
             ("/headers", r#"{"backend": false}"#, "headers.backend: false is not allowed; use the name of a header in lower case, or null to switch it off".to_owned()),
         ] {

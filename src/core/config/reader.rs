@@ -179,6 +179,17 @@ impl<'a> Object<'a> {
         self.quantity(key, range, default, units::duration, units::DURATION_FORM)
     }
 
+    /// A duration within `range`, if there is one.
+    pub(super) fn optional_duration(
+        &mut self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<&str>,
+    ) -> Option<Duration> {
+        let given = self.fields.contains_key(key);
+        let duration = self.duration(key, range, "0s");
+        given.then_some(duration)
+    }
+
     /// A size in bytes within `range`, or `default`.
     pub(super) fn size(
         &mut self,

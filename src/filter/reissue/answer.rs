@@ -86,7 +86,7 @@ impl Stream {
     }
 
     fn settle(&mut self, outcome: Outcome) -> Result<Action, HostError> {
-        self.journey.count_outcome(outcome);
+        self.journey.conclude_answer(outcome)?;
         self.act(outcome)
     }
 

@@ -37,6 +37,8 @@ enum Phase {
     AwaitingToken,
     /// The request is held until it is complete.
     AwaitingBody,
+    /// The request is held until a backend may be free.
+    AwaitingBackend,
     /// The request is with the router, whose answer is the first attempt's.
     Forwarded,
     /// The router's answer is held.

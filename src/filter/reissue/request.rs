@@ -9,6 +9,7 @@ use super::{Held, Phase, Stream};
 use crate::core::exchange::NoRetry;
 use crate::core::replay::BodyCopy;
 use crate::filter::host::{self, Buffer, HostError, Map};
+use crate::filter::journey::Departure;
 use crate::filter::tokens::Authorization;
 use crate::filter::worker::Wish;
 
@@ -53,7 +54,7 @@ impl Stream {
                 return Ok(Action::Pause);
             }
         }
-        self.forward(&token).map(|()| Action::Continue)
+        self.forward(&token)
     }
 
     /// The same in a callback of the root context, from which the request has to be resumed.
@@ -64,12 +65,25 @@ impl Stream {
         }
     }
 
-    /// Sends the request on its way to the first backend.
-    fn forward(&mut self, token: &Authorization) -> Result<(), HostError> {
-        self.journey.edit_request(token)?;
-        self.journey.attempt_made();
-        self.phase = Phase::Forwarded;
-        Ok(())
+    /// Sends the request on its way to the first backend, if there is one to be had.
+    fn forward(&mut self, token: &Authorization) -> Result<Action, HostError> {
+        match self.journey.depart()? {
+            Departure::Ready => {
+                self.journey.edit_request(token)?;
+                self.journey.attempt_made();
+                self.phase = Phase::Forwarded;
+                return Ok(Action::Continue);
+            }
+            Departure::In(wait) => {
+                self.phase = Phase::AwaitingBackend;
+                if !self.wait(Wish::Backend(wait.left)) {
+                    self.phase = Phase::Replied;
+                    self.journey.refuse(wait)?;
+                }
+            }
+            Departure::Refused => self.phase = Phase::Replied,
+        }
+        Ok(Action::Pause)
     }
 
     pub(super) fn reply_without_token(&mut self, retry_after: Duration) -> Result<(), HostError> {
@@ -114,7 +128,7 @@ impl Stream {
 
     fn pass_request(&mut self) -> Result<Action, HostError> {
         match self.phase {
-            Phase::AwaitingToken => {
+            Phase::AwaitingToken | Phase::AwaitingBackend => {
                 self.worker().showed_held_body();
                 Ok(Action::Pause)
             }
@@ -142,7 +156,9 @@ impl Stream {
             return self.reply_without_token(self.worker().retry_after());
         };
         self.unheld_at = Some(host::now());
-        self.forward(&token)?;
-        self.up.open()
+        match self.forward(&token)? {
+            Action::Continue => self.up.open(),
+            _ => Ok(()),
+        }
     }
 }

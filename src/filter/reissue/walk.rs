@@ -2,7 +2,6 @@
 
 use super::{Held, Phase, Stream};
 use crate::core::exchange::Verdict;
-use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
 use crate::filter::complaint::Complaint;
 use crate::filter::header_map::HeaderMap;
@@ -28,12 +27,8 @@ impl Stream {
     pub(super) fn proceed(&mut self, mut outcome: Outcome) -> Result<Settled, HostError> {
         // Every turn makes an attempt, or asks for the one renewal there is, or ends.
         loop {
-            match self.journey.exchange.after(outcome, self.body.replay()) {
-                Verdict::Deliver => return self.deliver(),
-                Verdict::GiveUp(reason) => {
-                    self.worker().count(Event::NoRetry(reason));
-                    return self.deliver();
-                }
+            match self.journey.after(outcome, self.body.replay(), None) {
+                Verdict::Deliver | Verdict::GiveUp(_) => return self.deliver(),
                 Verdict::AwaitRequest => {
                     self.phase = Phase::Held(Held::Request(outcome));
                     return Ok(Settled::Held);
@@ -106,7 +101,7 @@ impl Stream {
                     let missing = Complaint::Cluster(journey.exchange.backend());
                     journey.worker.complain(missing);
                 }
-                journey.count_outcome(Outcome::Unavailable);
+                journey.conclude(Outcome::Unavailable, None);
                 journey.timed_out = false;
                 false
             }
@@ -129,7 +124,7 @@ impl Stream {
             status => Outcome::from_status(status, &self.worker().config.retry)
                 .unwrap_or_else(|| Outcome::from_error(status, &body)),
         };
-        self.journey.count_outcome(outcome);
+        self.journey.conclude(outcome, Some(&headers));
         if is_from_backend(status, &headers) {
             self.journey.answer = Some(Answer {
                 status,
@@ -145,7 +140,8 @@ impl Stream {
 
     pub(super) fn on_granted(&mut self, granted: Granted) -> Result<(), HostError> {
         match (self.phase, granted) {
-            (Phase::AwaitingToken, Granted::Token(_)) => self.start_from_outside(),
+            (Phase::AwaitingToken, Granted::Token(_))
+            | (Phase::AwaitingBackend, Granted::Backend) => self.start_from_outside(),
             (Phase::AwaitingToken, Granted::NoToken(wait)) => self.reply_without_token(wait),
             (Phase::Held(Held::Token), Granted::Token(token)) => {
                 if self.call(&token) {
@@ -158,7 +154,7 @@ impl Stream {
             (Phase::Held(Held::ErrorBody { status }), Granted::NoBody) => {
                 self.unheld_at = Some(host::now());
                 let outcome = Outcome::from_error(status, &[]);
-                self.journey.count_outcome(outcome);
+                self.journey.conclude(outcome, None);
                 self.proceed_from_outside(outcome)
             }
             _ => Ok(()),

@@ -14,7 +14,8 @@ use crate::core::reply::LocalReply;
 use crate::filter::complaint::Complaint;
 use crate::filter::gate::Gate;
 use crate::filter::host::{self, Half, HostError, Map};
-use crate::filter::journey::{self, Journey};
+use crate::filter::journey::{self, Departure, Journey};
+use crate::filter::tokens::Authorization;
 use crate::filter::worker::{self, Granted, Wish, Worker};
 use crate::filter::{run, Recover};
 
@@ -22,8 +23,8 @@ use crate::filter::{run, Recover};
 enum Phase {
     /// Nothing came yet.
     New,
-    /// The request is held until there is a token.
-    AwaitingToken,
+    /// The request is held until there is a token, or a backend may be free.
+    Waiting,
     /// The request is with the router.
     Forwarded,
     /// The router's answer passes to the client.
@@ -59,7 +60,7 @@ impl Downstream {
 
     fn start(&mut self) -> Result<Action, HostError> {
         let Some(token) = self.worker.authorization() else {
-            self.phase = Phase::AwaitingToken;
+            self.phase = Phase::Waiting;
             let may_wait = with(&self.shared, |shared| {
                 Ok(shared.journey.may_wait_for_token())
             })?;
@@ -73,13 +74,42 @@ impl Downstream {
             }
             return Ok(Action::Pause);
         };
+        let departure = with(&self.shared, |shared| shared.journey.depart())?;
+        match departure {
+            Departure::Ready => {
+                self.forward(&token)?;
+                return Ok(Action::Continue);
+            }
+            Departure::In(wait) => {
+                self.phase = Phase::Waiting;
+                let wish = Wish::Backend(wait.left);
+                let me = self.me.upgrade();
+                if !me.is_some_and(|me| self.worker.wait(self.id, me, wish)) {
+                    self.phase = Phase::Done;
+                    with(&self.shared, |shared| shared.journey.refuse(wait))?;
+                }
+            }
+            Departure::Refused => self.phase = Phase::Done,
+        }
+        Ok(Action::Pause)
+    }
+
+    /// Sends the request on its way to the first backend.
+    fn forward(&mut self, token: &Authorization) -> Result<(), HostError> {
         let id = self.id.to_le_bytes();
         with(&self.shared, |shared| {
             let retries = match shared.replay {
                 Replay::Impossible(_) => 0,
-                _ => self.worker.config.retry.max_attempts.saturating_sub(1),
+                // Twice as many as there are attempts: one that found its backend cooling down is sent elsewhere by another.
+                _ => self
+                    .worker
+                    .config
+                    .retry
+                    .max_attempts
+                    .saturating_sub(1)
+                    .saturating_mul(2),
             };
-            shared.journey.edit_request(&token)?;
+            shared.journey.edit_request(token)?;
             host::set_header(
                 Map::RequestHeaders,
                 "x-envoy-max-retries",
@@ -89,7 +119,7 @@ impl Downstream {
             shared.point_to(Some(shared.journey.exchange.backend()))
         })?;
         self.phase = Phase::Forwarded;
-        Ok(Action::Continue)
+        Ok(())
     }
 
     fn on_response_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
@@ -124,6 +154,11 @@ impl Downstream {
             }
             Step::Attempting | Step::Held => {
                 shared.no_answer();
+                let reason = match shared.foreseen {
+                    Some(_) => NoRetry::RouterDeclined,
+                    None => NoRetry::BackendsExhausted,
+                };
+                shared.journey.end_unanswered(shared.replay, reason);
                 shared.journey.timed_out = journey::status()? == 504;
                 self.phase = Phase::Done;
                 shared.answer_for_want_of_one()
@@ -139,7 +174,7 @@ impl Downstream {
             }
             Step::Before => {
                 shared.journey.attempt_made();
-                shared.journey.count_outcome(Outcome::Unavailable);
+                shared.journey.conclude(Outcome::Unavailable, None);
                 worker.count(Event::NoRetry(NoRetry::RouterDeclined));
                 self.phase = Phase::Done;
                 shared.answer_for_want_of_one()
@@ -150,7 +185,7 @@ impl Downstream {
 
     fn on_granted(&mut self, granted: Granted) -> Result<(), HostError> {
         match granted {
-            Granted::Token(_) => match self.start()? {
+            Granted::Token(_) | Granted::Backend => match self.start()? {
                 Action::Continue => self.up.open(),
                 _ => Ok(()),
             },
@@ -160,7 +195,7 @@ impl Downstream {
                     shared.journey.reply_without_token(wait)
                 })
             }
-            Granted::NoBody => Ok(()),
+            Granted::NoBody | Granted::NoFirstByte => Ok(()),
         }
     }
 
@@ -173,7 +208,7 @@ impl Downstream {
                 shared.journey.count_break();
                 Ok(())
             }),
-            Phase::AwaitingToken | Phase::Forwarded => {
+            Phase::Waiting | Phase::Forwarded => {
                 self.worker.count(Event::ClientGone);
                 Ok(())
             }
@@ -234,7 +269,7 @@ impl DownstreamHandle {
         run(&self.0, Action::Pause, |stream| {
             stream.up.complete(end_of_stream);
             Ok(stream.up.body(match stream.phase {
-                Phase::AwaitingToken => Action::Pause,
+                Phase::Waiting => Action::Pause,
                 _ => Action::Continue,
             }))
         })

@@ -20,7 +20,6 @@ pub(crate) use self::upstream::UpstreamHandle;
 use super::host::{self, HostError};
 use super::journey::Journey;
 use crate::core::exchange::{NoRetry, Replay, Verdict};
-use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
 use crate::core::time::Timestamp;
 
@@ -47,6 +46,19 @@ struct Shared {
     began: Option<Timestamp>,
     /// The backend of the last answer that called for another attempt.
     answered_by: usize,
+    /// Where the router goes if the current attempt gets no answer.
+    foreseen: Option<usize>,
+}
+
+/// What becomes of an attempt that the router starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// It goes to the exchange's current backend.
+    Now,
+    /// That one is not where the router went: it is to come again.
+    Elsewhere,
+    /// There is none to make.
+    NoMore,
 }
 
 /// Where a request's attempts stand.
@@ -74,49 +86,62 @@ impl Shared {
             step: Step::Before,
             began: None,
             answered_by: 0,
+            foreseen: None,
         }
     }
 
     /// The router starts an attempt: the first, one that a marked answer called for, or one after an attempt that got no
-    /// answer. `false` if the plan has no backend for it.
-    fn attempt_begins(&mut self) -> bool {
-        let unanswered = matches!(self.step, Step::Attempting | Step::Held);
-        if unanswered && self.no_answer() != Verdict::TryNext {
-            // Envoy's timers run on a clock of their own, which may be some milliseconds ahead of the one that is read here.
-            let limit = self
+    /// answer, which it makes where it was told before.
+    fn attempt_begins(&mut self) -> Result<Start, HostError> {
+        if matches!(self.step, Step::Attempting | Step::Held) {
+            self.no_answer();
+            let foreseen = self.foreseen;
+            match self
                 .journey
-                .worker
-                .config
-                .retry
-                .per_try_timeout
-                .mul_f64(0.9);
-            let overdue = |began: Timestamp| began + limit <= host::now();
-            self.journey.timed_out = self.began.is_some_and(overdue);
-            self.step = Step::GivenUp;
-            return false;
+                .after(Outcome::Unavailable, self.replay, foreseen)
+            {
+                Verdict::TryNext if foreseen == Some(self.journey.exchange.backend()) => {}
+                Verdict::TryNext => {
+                    self.step = Step::Marked;
+                    self.point_to(Some(self.journey.exchange.backend()))?;
+                    return Ok(Start::Elsewhere);
+                }
+                _ => {
+                    self.journey.timed_out = self.is_overdue();
+                    self.step = Step::GivenUp;
+                    return Ok(Start::NoMore);
+                }
+            }
         }
         self.journey.attempt_made();
+        let (exchange, request) = (&self.journey.exchange, &self.journey.request);
+        let backends = &self.journey.worker.backends;
+        self.foreseen = backends.foresee(exchange.plan(), request.deployment).ok();
         // Asked for only where it may be wanted, by an attempt that may be the last: it is a host call.
-        let exchange = &self.journey.exchange;
-        let may_be_last = exchange.attempts() > 1 || exchange.successor().is_none();
+        let may_be_last = exchange.attempts() > 1 || self.foreseen.is_none();
         self.began = may_be_last.then(host::now);
         self.step = Step::Attempting;
-        true
+        Ok(Start::Now)
+    }
+
+    fn is_overdue(&self) -> bool {
+        // Envoy's timers run on a clock of their own, which may be some milliseconds ahead of the one that is read here.
+        let limit = self
+            .journey
+            .worker
+            .config
+            .retry
+            .per_try_timeout
+            .mul_f64(0.9);
+        let overdue = |began: Timestamp| began + limit <= host::now();
+        self.began.is_some_and(overdue)
     }
 
     /// The attempt ended without an answer, or its time was up while that was held: connection refused, reset, timeout.
-    fn no_answer(&mut self) -> Verdict {
+    fn no_answer(&mut self) {
         if self.step != Step::Held {
-            self.journey.count_outcome(Outcome::Unavailable);
+            self.journey.conclude(Outcome::Unavailable, None);
         }
-        let verdict = self
-            .journey
-            .exchange
-            .after(Outcome::Unavailable, self.replay);
-        if let Verdict::GiveUp(reason) = verdict {
-            self.journey.worker.count(Event::NoRetry(reason));
-        }
-        verdict
     }
 
     /// Writes where the router goes from here, should it have to.

@@ -2,13 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use super::{with, Shared, Step, REQUEST, REQUESTS, RETRY};
+use super::{with, Shared, Start, Step, REQUEST, REQUESTS, RETRY};
 use crate::core::exchange::Verdict;
-use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
 use crate::core::reply::LocalReply;
 use crate::filter::complaint::Complaint;
@@ -32,6 +32,25 @@ enum Phase {
     AwaitingBody { status: u16 },
     /// An answer is held until there is a newer token.
     AwaitingToken,
+    /// Nothing came yet, and there is a limit to that.
+    AwaitingFirstByte,
+}
+
+/// What follows an attempt that this filter ends itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Attempt,
+    None,
+}
+
+/// What becomes of an attempt on its way out.
+enum Departure {
+    /// It leaves; its first byte is to come within this time, if there is such a limit.
+    Ready(Option<Duration>),
+    /// It is to come again, and will be sent to another backend.
+    Elsewhere,
+    /// It must not leave.
+    Refused(&'static str),
 }
 
 /// One attempt.
@@ -63,16 +82,51 @@ impl Upstream {
             )?;
             return Ok(Action::Pause);
         };
-        let refusal = with(shared, Shared::readdress)?;
-        match refusal {
-            None => Ok(Action::Continue),
-            // The router takes this for an answer of the cluster, and asks no further.
-            Some(details) => {
-                let body = LocalReply::internal_error().body();
-                host::send_local_response(503, details, &[], &body)?;
+        match with(shared, Shared::readdress)? {
+            Departure::Ready(first_byte_timeout) => {
+                if let Some(limit) = first_byte_timeout {
+                    self.phase = Phase::AwaitingFirstByte;
+                    self.wait(Wish::FirstByte(limit));
+                }
+                Ok(Action::Continue)
+            }
+            Departure::Refused(details) => {
+                self.answer_for_backend(503, details, Next::None)?;
+                Ok(Action::Pause)
+            }
+            Departure::Elsewhere => {
+                self.answer_for_backend(503, "aoai_another_backend", Next::Attempt)?;
                 Ok(Action::Pause)
             }
         }
+    }
+
+    /// Ends the attempt with an answer to the router, which takes it for one of the cluster.
+    fn answer_for_backend(
+        &mut self,
+        status: u16,
+        details: &str,
+        next: Next,
+    ) -> Result<(), HostError> {
+        // It comes through this filter too, as no answer of a backend.
+        self.shared = None;
+        self.phase = Phase::Passing;
+        let mark: (&[u8], &[u8]) = (RETRY.as_bytes(), b"1");
+        let headers = match next {
+            Next::Attempt => &[mark][..],
+            Next::None => &[],
+        };
+        let body = LocalReply::internal_error().body();
+        host::send_local_response(status, details, headers, &body)
+    }
+
+    /// Puts this attempt on the worker's waiting list; `false` if there is no point in waiting.
+    fn wait(&self, wish: Wish) -> bool {
+        let (Some(me), Some(shared)) = (self.me.upgrade(), &self.shared) else {
+            return false;
+        };
+        let worker = with(shared, |shared| Ok(Rc::clone(&shared.journey.worker)));
+        worker.is_ok_and(|worker| worker.wait(self.id, me, wish))
     }
 
     fn on_response_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
@@ -80,6 +134,10 @@ impl Upstream {
         let Some(shared) = self.shared.clone() else {
             return Ok(Action::Continue);
         };
+        if self.phase == Phase::AwaitingFirstByte {
+            self.phase = Phase::Passing;
+            self.on_end()?;
+        }
         let status = journey::status()?;
         let worker = with(&shared, |shared| Ok(Rc::clone(&shared.journey.worker)))?;
         let outcome = Outcome::from_status(status, &worker.config.retry);
@@ -87,15 +145,14 @@ impl Upstream {
             Some(outcome @ (Outcome::Success | Outcome::ClientError)) => with(&shared, |shared| {
                 // Whether there is another attempt is not for the backend to say.
                 host::remove_header(Map::ResponseHeaders, RETRY)?;
-                shared.journey.count_outcome(outcome);
+                shared.journey.conclude_answer(outcome)?;
                 shared.step = Step::Answered;
                 Ok(Action::Continue)
             }),
             // An error's body is awaited: it may decide what follows, and it may be the last real answer there is.
             _ if !end_of_stream && worker.shows_held_bodies() => {
                 self.phase = Phase::AwaitingBody { status };
-                let me = self.me.upgrade();
-                if me.is_some_and(|me| worker.wait(self.id, me, Wish::Body)) {
+                if self.wait(Wish::Body) {
                     return Ok(Action::Pause);
                 }
                 self.settle(status, &[])
@@ -107,7 +164,7 @@ impl Upstream {
     fn on_response_body(&mut self, size: usize, end_of_stream: bool) -> Result<Action, HostError> {
         self.down.complete(end_of_stream);
         let action = match self.phase {
-            Phase::Passing => Action::Continue,
+            Phase::Passing | Phase::AwaitingFirstByte => Action::Continue,
             Phase::AwaitingToken => Action::Pause,
             Phase::AwaitingBody { status } => {
                 if let Some(shared) = &self.shared {
@@ -131,7 +188,7 @@ impl Upstream {
     fn on_response_trailers(&mut self) -> Result<Action, HostError> {
         self.down.complete(true);
         match self.phase {
-            Phase::Passing => Ok(Action::Continue),
+            Phase::Passing | Phase::AwaitingFirstByte => Ok(Action::Continue),
             Phase::AwaitingToken => Ok(Action::Pause),
             Phase::AwaitingBody { status } => {
                 let body = host::buffer(Buffer::ResponseBody, 0, ERROR_BODY)?;
@@ -150,7 +207,7 @@ impl Upstream {
             let journey = &mut shared.journey;
             let outcome = Outcome::from_status(status, &journey.worker.config.retry)
                 .unwrap_or_else(|| Outcome::from_error(status, body));
-            journey.count_outcome(outcome);
+            journey.conclude(outcome, Some(&headers));
             shared.step = Step::Held;
             let backend = journey.exchange.backend();
             shared.answered_by = backend;
@@ -172,7 +229,7 @@ impl Upstream {
             let worker = Rc::clone(&shared.journey.worker);
             // At most twice: the second time a bad token counts like any other failure.
             loop {
-                match shared.journey.exchange.after(outcome, shared.replay) {
+                match shared.journey.after(outcome, shared.replay, None) {
                     Verdict::TryNext => {
                         shared.mark()?;
                         return Ok(Phase::Passing);
@@ -193,10 +250,7 @@ impl Upstream {
                             Renewal::Failed => {}
                         }
                     }
-                    verdict => {
-                        if let Verdict::GiveUp(reason) = verdict {
-                            worker.count(Event::NoRetry(reason));
-                        }
+                    _ => {
                         host::remove_header(Map::ResponseHeaders, RETRY)?;
                         shared.journey.answer = None;
                         shared.step = Step::Answered;
@@ -223,6 +277,9 @@ impl Upstream {
                 Action::Continue
             }
             (Phase::AwaitingToken, _) => self.proceed(&shared, Outcome::BadToken)?,
+            (Phase::AwaitingFirstByte, Granted::NoFirstByte) => {
+                return self.on_no_first_byte(&shared)
+            }
             (Phase::AwaitingBody { status }, Granted::NoBody) => {
                 self.phase = Phase::Passing;
                 with(&shared, |shared| {
@@ -239,6 +296,27 @@ impl Upstream {
         }
     }
 
+    /// The backend takes too long: the router is told so, and to make another attempt if there is one to make.
+    fn on_no_first_byte(&mut self, shared: &RefCell<Shared>) -> Result<(), HostError> {
+        let next = with(shared, |shared| {
+            let journey = &mut shared.journey;
+            journey.timed_out = true;
+            journey.conclude(Outcome::Unavailable, None);
+            match journey.after(Outcome::Unavailable, shared.replay, None) {
+                Verdict::TryNext => {
+                    shared.step = Step::Marked;
+                    shared.point_to(Some(shared.journey.exchange.backend()))?;
+                    Ok(Next::Attempt)
+                }
+                _ => {
+                    shared.step = Step::GivenUp;
+                    Ok(Next::None)
+                }
+            }
+        })?;
+        self.answer_for_backend(504, "aoai_first_byte_timeout", next)
+    }
+
     fn on_end(&mut self) -> Result<(), HostError> {
         match &self.shared {
             Some(shared) => with(shared, |shared| {
@@ -252,21 +330,25 @@ impl Upstream {
 
 impl Shared {
     /// The router begins an attempt: addresses it to the backend whose turn it is. Why it is not to leave, if it is not.
-    fn readdress(&mut self) -> Result<Option<&'static str>, HostError> {
-        if !self.attempt_begins() {
-            return Ok(Some("aoai_plan_exhausted"));
+    fn readdress(&mut self) -> Result<Departure, HostError> {
+        match self.attempt_begins()? {
+            Start::Now => {}
+            Start::Elsewhere => return Ok(Departure::Elsewhere),
+            Start::NoMore => return Ok(Departure::Refused("aoai_plan_exhausted")),
         }
         let journey = &mut self.journey;
         let config = &journey.worker.config;
-        if let (true, Some(backend)) = (
-            // The first attempt was addressed downstream.
-            journey.exchange.attempts() > 1,
-            config.backends.get(journey.exchange.backend()),
-        ) {
+        let Some(backend) = config.backends.get(journey.exchange.backend()) else {
+            return Ok(Departure::Refused("aoai_no_backend"));
+        };
+        let limit = backend.first_byte_timeout;
+        let limit = limit.filter(|limit| *limit < config.retry.per_try_timeout);
+        // The first attempt was addressed downstream.
+        if journey.exchange.attempts() > 1 {
             let cluster = host::property("xds\0cluster_name")?;
             if cluster.is_some_and(|cluster| cluster != backend.cluster.as_bytes()) {
                 journey.worker.complain(Complaint::Route);
-                return Ok(Some("aoai_wrong_route"));
+                return Ok(Departure::Refused("aoai_wrong_route"));
             }
             host::set_header(Map::RequestHeaders, ":authority", &backend.host)?;
             if let Some(token) = journey.worker.authorization() {
@@ -277,8 +359,8 @@ impl Shared {
             }
         }
         // Should this attempt get no answer, the router goes on without asking.
-        self.point_to(self.journey.exchange.successor())?;
-        Ok(None)
+        self.point_to(self.foreseen)?;
+        Ok(Departure::Ready(limit))
     }
 
     /// Tells the router to make another attempt, on the exchange's current backend.

@@ -6,9 +6,10 @@ use super::*;
 
 #[test]
 fn an_error_code_in_frames_decides() {
-    for (status, error_code, name) in [
-        (401, "PermissionDenied", "permission_denied"),
-        (404, "DeploymentNotFound", "deployment_not_found"),
+    for (status, error_code, name, told) in [
+        (401, "PermissionDenied", "permission_denied", "role"),
+        (403, "403", "permission_denied", "role"),
+        (404, "DeploymentNotFound", "deployment_not_found", "gpt-4o"),
     ] {
         let gateway = gateway();
         let request = gateway.send();
@@ -31,7 +32,8 @@ fn an_error_code_in_frames_decides() {
         let name = format!("aoai.backend.east.outcome.{name}");
         assert_eq!(gateway.counted(&name), 1, "{name}");
         assert_eq!(gateway.host.statistic("aoai.identity.fetches"), 1);
-        assert_quiet(&gateway.host);
+        let loud = loud(&gateway.host);
+        assert!(loud.len() == 1 && loud[0].contains(told), "{loud:?}");
     }
 }
 

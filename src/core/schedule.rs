@@ -1,0 +1,384 @@
+//! The order in which backends take their turns: weights and priorities, worked out once at configuration time.
+
+use super::config::{Backend, MAX_BACKENDS};
+use super::health::Standing;
+use super::plan::Tried;
+
+// A schedule holds indices as bytes.
+const _: () = assert!(MAX_BACKENDS <= u8::MAX as usize);
+
+/// Who takes which turn.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// Lowest priority number first.
+    tiers: Vec<Tier>,
+}
+
+/// The backends of one priority.
+#[derive(Clone, Debug)]
+struct Tier {
+    members: Vec<Member>,
+    /// One round: every member as often as its weight says, as evenly spread as that goes.
+    round: Vec<Slot>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    backend: u8,
+    weight: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    member: u8,
+    /// Which of the member's slots in the round it is.
+    nth: u8,
+}
+
+impl Schedule {
+    /// The schedule of these backends, at most [`MAX_BACKENDS`].
+    pub fn new(backends: &[Backend]) -> Self {
+        let mut priorities: Vec<u8> = backends.iter().map(|backend| backend.priority).collect();
+        priorities.sort_unstable();
+        priorities.dedup();
+        let tiers = priorities
+            .into_iter()
+            .map(|priority| {
+                let members = (0..=u8::MAX).zip(backends);
+                Tier::new(
+                    members
+                        .filter(|(_, backend)| backend.priority == priority)
+                        .map(|(index, backend)| Member {
+                            backend: index,
+                            weight: backend.weight.max(1),
+                        })
+                        .collect(),
+                )
+            })
+            .collect();
+        Self { tiers }
+    }
+
+    /// The backend that the request with number `turn` goes to next, among those that `standing` finds usable and that it has
+    /// not tried.
+    ///
+    /// Within a priority the schedule decides. A turn whose backend is out is another one's: that backend's turns are dealt
+    /// to all the others in proportion to their weights, so that no neighbour has to carry its load alone.
+    pub fn pick(
+        &self,
+        turn: u64,
+        tried: Tried,
+        standing: impl Fn(usize) -> Standing,
+    ) -> Option<usize> {
+        self.tiers
+            .iter()
+            .find_map(|tier| tier.pick(turn, tried, &standing))
+    }
+
+    /// The same, but within a priority a backend's chance is in proportion to its `capacity`. An unknown one counts like the
+    /// average of those that are known; where none is, the schedule decides.
+    pub fn pick_by_capacity(
+        &self,
+        turn: u64,
+        tried: Tried,
+        standing: impl Fn(usize) -> Standing,
+        capacity: impl Fn(usize) -> Option<u32>,
+    ) -> Option<usize> {
+        self.tiers.iter().find_map(|tier| {
+            tier.pick_by_capacity(turn, tried, &standing, &capacity)
+                .or_else(|| tier.pick(turn, tried, &standing))
+        })
+    }
+}
+
+impl Tier {
+    fn new(mut members: Vec<Member>) -> Self {
+        let divisor = members
+            .iter()
+            .fold(0, |gcd, m| greatest_common_divisor(gcd, m.weight));
+        for member in &mut members {
+            member.weight /= divisor.max(1);
+        }
+        Self {
+            round: round(&members),
+            members,
+        }
+    }
+
+    fn pick(
+        &self,
+        turn: u64,
+        tried: Tried,
+        standing: &impl Fn(usize) -> Standing,
+    ) -> Option<usize> {
+        let length = (self.round.len() as u64).max(1);
+        let slot = self.round.get((turn % length) as usize)?;
+        let home = self.members.get(usize::from(slot.member))?;
+        let index = usize::from(home.backend);
+        if !tried.contains(index) && standing(index).is_usable() {
+            return Some(index);
+        }
+        // Counts the turns that this backend had to leave to others.
+        let left = (turn / length)
+            .wrapping_mul(u64::from(home.weight))
+            .wrapping_add(u64::from(slot.nth));
+        let after = usize::from(slot.member).saturating_add(1);
+        // A probe may fail, so it is made on turns of its own, and on others' only where nothing better is left.
+        [Standing::Free, Standing::Due]
+            .into_iter()
+            .find_map(|wanted| {
+                let candidates = || {
+                    let members = self.members.iter();
+                    let from_home = members.clone().skip(after).chain(members.take(after));
+                    from_home.filter(|member| {
+                        let index = usize::from(member.backend);
+                        !tried.contains(index) && standing(index) == wanted
+                    })
+                };
+                let shares = || candidates().map(|member| u64::from(member.weight));
+                let at = left.checked_rem(shares().sum())?;
+                let chosen = nth_share(shares(), at)?;
+                candidates()
+                    .nth(chosen)
+                    .map(|member| usize::from(member.backend))
+            })
+    }
+
+    fn pick_by_capacity(
+        &self,
+        turn: u64,
+        tried: Tried,
+        standing: &impl Fn(usize) -> Standing,
+        capacity: &impl Fn(usize) -> Option<u32>,
+    ) -> Option<usize> {
+        let candidates = || {
+            let indices = self
+                .members
+                .iter()
+                .map(|member| usize::from(member.backend));
+            indices.filter(|index| !tried.contains(*index) && standing(*index).is_usable())
+        };
+        let known = || candidates().filter_map(capacity).map(u64::from);
+        let average = known().sum::<u64>().checked_div(known().count() as u64)?;
+        let shares = || candidates().map(|index| capacity(index).map_or(average, u64::from));
+        let total: u64 = shares().sum();
+        // Multiples of the golden ratio, modulo one, are spread evenly however they are cut into shares.
+        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+        let point = u128::from(turn.wrapping_mul(GOLDEN)) * u128::from(total) >> 64;
+        let chosen = nth_share(shares(), point as u64)?;
+        candidates().nth(chosen)
+    }
+}
+
+/// Which of the shares, laid end to end, covers the point `at`.
+fn nth_share(mut shares: impl Iterator<Item = u64>, mut at: u64) -> Option<usize> {
+    shares.position(|share| match at.checked_sub(share) {
+        Some(rest) => {
+            at = rest;
+            false
+        }
+        None => true,
+    })
+}
+
+/// Smooth weighted round robin: in every step each member gains its weight, and the one that has gained most takes the slot
+/// and pays the sum of all weights for it.
+fn round(members: &[Member]) -> Vec<Slot> {
+    let total: i32 = members.iter().map(|member| i32::from(member.weight)).sum();
+    let mut gains = vec![0_i32; members.len()];
+    let mut taken = vec![0_u8; members.len()];
+    (0..total)
+        .filter_map(|_| {
+            for (gain, member) in gains.iter_mut().zip(members) {
+                *gain = gain.saturating_add(i32::from(member.weight));
+            }
+            let most = *gains.iter().max()?;
+            let winner = gains.iter().position(|gain| *gain == most)?;
+            let gain = gains.get_mut(winner)?;
+            *gain = gain.saturating_sub(total);
+            let taken = taken.get_mut(winner)?;
+            let nth = *taken;
+            *taken = taken.saturating_add(1);
+            Some(Slot {
+                member: u8::try_from(winner).ok()?,
+                nth,
+            })
+        })
+        .collect()
+}
+
+fn greatest_common_divisor(a: u8, b: u8) -> u8 {
+    match b {
+        0 => a,
+        b => greatest_common_divisor(b, a.checked_rem(b).unwrap_or(0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(backends: &[(u8, u8)]) -> Schedule {
+        let backends: Vec<Backend> = backends
+            .iter()
+            .map(|&(priority, weight)| Backend {
+                priority,
+                weight,
+                ..Backend::default()
+            })
+            .collect();
+        Schedule::new(&backends)
+    }
+
+    fn free(_: usize) -> Standing {
+        Standing::Free
+    }
+
+    /// Only these are usable.
+    fn only(usable: &[usize]) -> impl Fn(usize) -> Standing + '_ {
+        |index| match usable.contains(&index) {
+            true => Standing::Free,
+            false => Standing::TAKEN,
+        }
+    }
+
+    fn shares(schedule: &Schedule, turns: u64, standing: impl Fn(usize) -> Standing) -> Vec<u64> {
+        let mut shares = vec![0; 10];
+        for turn in 0..turns {
+            let picked = schedule.pick(turn, Tried::default(), &standing).unwrap();
+            shares[picked] += 1;
+        }
+        while shares.last() == Some(&0) {
+            shares.pop();
+        }
+        shares
+    }
+
+    #[test]
+    fn equal_weights_alternate() {
+        let schedule = schedule(&[(0, 7), (0, 7), (0, 7)]);
+        for turn in 0..100 {
+            let picked = schedule.pick(turn, Tried::default(), free);
+            assert_eq!(picked, Some(turn as usize % 3));
+        }
+    }
+
+    #[test]
+    fn weights_are_exact_and_interleaved() {
+        let schedule = schedule(&[(0, 3), (0, 2), (0, 1)]);
+        assert_eq!(shares(&schedule, 600, free), [300, 200, 100]);
+        let order: Vec<_> = (0..600)
+            .map(|turn| schedule.pick(turn, Tried::default(), free).unwrap())
+            .collect();
+        assert_eq!(order[..6], [0, 1, 0, 2, 1, 0]);
+        assert!(order.windows(3).all(|w| w[0] != w[1] || w[1] != w[2]));
+    }
+
+    #[test]
+    fn a_lower_priority_serves_only_while_the_higher_has_no_one() {
+        let schedule = schedule(&[(0, 1), (1, 3), (0, 1), (1, 1)]);
+        assert_eq!(shares(&schedule, 100, free), [50, 0, 50]);
+        assert_eq!(shares(&schedule, 100, only(&[0, 1, 3])), [100]);
+        assert_eq!(shares(&schedule, 100, only(&[1, 3])), [0, 75, 0, 25]);
+        assert_eq!(schedule.pick(0, Tried::default(), only(&[])), None);
+    }
+
+    #[test]
+    fn the_turns_of_one_that_is_out_are_dealt_by_weight() {
+        let schedule = schedule(&[(0, 4), (0, 3), (0, 2), (0, 1)]);
+        // 400 of its own and 6 of every 600 of the first one's turns for each unit of weight.
+        assert_eq!(
+            shares(&schedule, 6000, only(&[1, 2, 3])),
+            [0, 3000, 2000, 1000]
+        );
+        assert_eq!(shares(&schedule, 5000, only(&[0, 3])), [4000, 0, 0, 1000]);
+    }
+
+    #[test]
+    fn a_probe_has_turns_of_its_own_and_others_only_where_nothing_is_free() {
+        let schedule = schedule(&[(0, 1), (0, 1), (0, 1), (1, 1)]);
+        let second_is_due = |first: Standing| {
+            move |index| match index {
+                0 => first,
+                1 => Standing::Due,
+                2 => Standing::TAKEN,
+                _ => Standing::Free,
+            }
+        };
+        let pick = |turn, first| schedule.pick(turn, Tried::default(), second_is_due(first));
+        assert_eq!(pick(0, Standing::Free), Some(0));
+        assert_eq!(pick(1, Standing::Free), Some(1));
+        assert_eq!(pick(2, Standing::Free), Some(0));
+        assert_eq!(pick(5, Standing::Free), Some(0));
+        assert_eq!(pick(2, Standing::TAKEN), Some(1));
+    }
+
+    #[test]
+    fn no_backend_is_tried_twice() {
+        for count in [1, 2, 3, 7, MAX_BACKENDS] {
+            let schedule = schedule(&vec![(0, 1); count]);
+            for turn in [0, 1, 2, 99, 12_345, u64::MAX] {
+                let mut tried = Tried::default();
+                for _ in 0..count {
+                    let picked = schedule.pick(turn, tried, free).unwrap();
+                    assert!(!tried.contains(picked), "{count} {turn}");
+                    tried.add(picked);
+                }
+                assert_eq!(schedule.pick(turn, tried, free), None);
+            }
+        }
+    }
+
+    #[test]
+    fn the_load_of_a_failing_backend_is_spread_evenly_over_the_others() {
+        const COUNT: usize = 5;
+        let schedule = schedule(&[(0, 1); COUNT]);
+        let mut second = [0; COUNT];
+        for turn in 0..(COUNT * (COUNT - 1) * 10) as u64 {
+            let mut tried = Tried::default();
+            let first = schedule.pick(turn, tried, free).unwrap();
+            tried.add(first);
+            if first == 2 {
+                second[schedule.pick(turn, tried, free).unwrap()] += 1;
+            }
+        }
+        assert_eq!(second, [10, 10, 0, 10, 10]);
+    }
+
+    #[test]
+    fn capacity_decides_within_a_priority() {
+        let schedule = schedule(&[(0, 1), (0, 1), (0, 1), (1, 1)]);
+        let shares = |capacities: [Option<u32>; 4]| {
+            let mut shares = [0; 4];
+            for turn in 0..10_000 {
+                let picked = schedule
+                    .pick_by_capacity(turn, Tried::default(), free, |index| capacities[index]);
+                shares[picked.unwrap()] += 1;
+            }
+            shares.map(|share: u32| (f64::from(share) / 100.0).round() as u32)
+        };
+        assert_eq!(
+            shares([Some(800), Some(100), Some(100), Some(9000)]),
+            [80, 10, 10, 0]
+        );
+        assert_eq!(shares([Some(300), Some(100), None, None]), [50, 17, 33, 0]);
+        assert_eq!(shares([None; 4]), [33, 33, 33, 0]);
+        assert_eq!(
+            shares([Some(u32::MAX), Some(u32::MAX), None, None]),
+            [33, 33, 33, 0]
+        );
+    }
+
+    #[test]
+    fn the_largest_fleet_with_the_largest_weights_has_a_schedule() {
+        let backends: Vec<_> = (0..MAX_BACKENDS as u8).map(|i| (0, 100 - i % 2)).collect();
+        let schedule = schedule(&backends);
+        assert_eq!(schedule.tiers[0].round.len(), 9950);
+        assert!(schedule.pick(u64::MAX, Tried::default(), free).is_some());
+    }
+
+    #[test]
+    fn without_backends_there_is_no_one_to_pick() {
+        assert_eq!(schedule(&[]).pick(7, Tried::default(), free), None);
+    }
+}

@@ -1,0 +1,426 @@
+//! The backends on one worker: a local copy of what all workers know of their health, and its share of the work to find out.
+
+use std::cell::{Cell, RefCell};
+
+use super::host::{self, HostError, Metric};
+use crate::core::budget::Budget;
+use crate::core::config::{self, Config};
+use crate::core::exchange::{Chosen, NoRetry};
+use crate::core::fleet::{Choice, Fleet, NoChoice};
+use crate::core::health::{Change, Finding, Health, Reason};
+use crate::core::metrics::{self, Event};
+use crate::core::outcome::Outcome;
+use crate::core::plan::Plan;
+use crate::core::shared::{self, Turns};
+use crate::core::time::{Pretty, Timestamp};
+
+/// One worker's view of the backends.
+pub(crate) struct Backends {
+    turn_key: String,
+    budget_key: String,
+    health_keys: Vec<String>,
+    fleet: RefCell<Fleet>,
+    /// The edition of the backends' health that this view shows.
+    edition: Cell<Option<u32>>,
+    /// Attempts that succeeded, by backend, as long as that may matter to a failure.
+    succeeded: RefCell<Vec<u32>>,
+    turns_without_host: Cell<u64>,
+    gauges: Vec<Gauges>,
+}
+
+/// The gauges of one backend, and what they were set to.
+struct Gauges {
+    ids: [u32; 2],
+    shown: Cell<Option<[u64; 2]>>,
+}
+
+impl Backends {
+    /// The view of the backends of `config`, and the shared values that no other worker has made.
+    pub(crate) fn new(config: &Config) -> Result<Self, HostError> {
+        let backends = Self {
+            turn_key: shared::turn_key(&config.backends),
+            budget_key: shared::budget_key(&config.backends),
+            health_keys: config.backends.iter().map(shared::health_key).collect(),
+            fleet: RefCell::new(Fleet::new(config)),
+            edition: Cell::default(),
+            succeeded: RefCell::new(vec![0; config.backends.len()]),
+            turns_without_host: Cell::default(),
+            gauges: config
+                .backends
+                .iter()
+                .map(Gauges::of)
+                .collect::<Result<_, _>>()?,
+        };
+        // A value that does not exist cannot be compared and swapped, so the first to be configured creates it.
+        create(&backends.turn_key, || Turns::default().encode())?;
+        for key in &backends.health_keys {
+            create(key, || Health::default().encode())?;
+        }
+        if let Some(rules) = &config.retry.budget {
+            let turn = backends.turns()?.next;
+            create(&backends.budget_key, || {
+                Budget::new(rules, turn, host::now()).encode()
+            })?;
+        }
+        Ok(backends)
+    }
+
+    /// Draws a request's turn, and takes over what other workers found.
+    pub(crate) fn draw(&self) -> u64 {
+        let turns = host::swap_shared(&self.turn_key, |bytes| {
+            let turns = Turns::decode(bytes);
+            (turns, Some(turns.after_draw().encode()))
+        });
+        match turns {
+            Ok(turns) => {
+                self.sync(turns.edition);
+                turns.next
+            }
+            Err(error) => {
+                // Choosing must go on: a turn of this worker's own is fair, if not exact across workers.
+                log::warn!("round robin: {error}; counting on this worker alone");
+                let turn = self.turns_without_host.get();
+                self.turns_without_host.replace(turn.wrapping_add(1))
+            }
+        }
+    }
+
+    /// Chooses the backend that the request with this `plan` goes to next, and claims the probe if it is one.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn choose(
+        &self,
+        config: &Config,
+        plan: &Plan,
+        deployment: Option<u64>,
+    ) -> Result<Chosen, NoChoice> {
+        // Each round that is lost to another worker's probe leaves one backend less to choose.
+        for _ in 0..=self.health_keys.len() {
+            let now = self.now_if_it_matters();
+            match self.look(plan, deployment, now)? {
+                Choice::Free(backend) => {
+                    return Ok(Chosen {
+                        backend,
+                        probe: false,
+                    })
+                }
+                Choice::Probe(backend) if self.claim(config, backend, now) => {
+                    return Ok(Chosen {
+                        backend,
+                        probe: true,
+                    })
+                }
+                Choice::Probe(_) => {}
+            }
+        }
+        Err(NoChoice::AllTried)
+    }
+
+    /// The same without a claim.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn foresee(&self, plan: &Plan, deployment: Option<u64>) -> Result<usize, NoChoice> {
+        match self.look(plan, deployment, self.now_if_it_matters())? {
+            Choice::Free(backend) | Choice::Probe(backend) => Ok(backend),
+        }
+    }
+
+    /// Chooses the backend for another attempt, the `foreseen` one if it may still be used.
+    ///
+    /// # Errors
+    /// There is none, or the budget is spent.
+    pub(crate) fn choose_next(
+        &self,
+        config: &Config,
+        plan: &Plan,
+        deployment: Option<u64>,
+        foreseen: Option<usize>,
+        outcome: Outcome,
+    ) -> Result<Chosen, NoRetry> {
+        let why = |none| match none {
+            NoChoice::AllTried => NoRetry::BackendsExhausted,
+            NoChoice::AllOut(_) => NoRetry::BackendsOut,
+        };
+        self.foresee(plan, deployment).map_err(why)?;
+        // A refusal costs a backend nothing, so there is nothing to save; what fails may be overloaded.
+        if let (Outcome::Unavailable, Some(rules)) = (outcome, &config.retry.budget) {
+            if !self.withdraw(rules, plan.turn) {
+                return Err(NoRetry::BudgetSpent);
+            }
+        }
+        let only_foreseen = foreseen.map(|backend| {
+            let mut plan = *plan;
+            (0..self.health_keys.len())
+                .filter(|other| *other != backend)
+                .for_each(|other| plan.tried.add(other));
+            plan
+        });
+        only_foreseen
+            .and_then(|plan| self.choose(config, &plan, deployment).ok())
+            .map_or_else(|| self.choose(config, plan, deployment).map_err(why), Ok)
+    }
+
+    fn look(
+        &self,
+        plan: &Plan,
+        deployment: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Choice, NoChoice> {
+        let fleet = self.fleet.try_borrow().map_err(|_| NoChoice::AllTried)?;
+        fleet.choose(plan, deployment, now)
+    }
+
+    /// The time, unless the choice does not depend on it: asking for it is a host call.
+    fn now_if_it_matters(&self) -> Timestamp {
+        match self.fleet.try_borrow().is_ok_and(|fleet| fleet.is_plain()) {
+            true => Timestamp::default(),
+            false => host::now(),
+        }
+    }
+
+    fn claim(&self, config: &Config, backend: usize, now: Timestamp) -> bool {
+        let limit = config.backends.get(backend);
+        let limit = limit.map_or(config.retry.per_try_timeout, |backend| {
+            backend.attempt_timeout(&config.retry)
+        });
+        self.change(backend, |health| health.claim_probe(now, limit))
+            // If the host is in the way, a backend is better probed twice than never.
+            .unwrap_or(true)
+    }
+
+    /// Learns from an attempt on `backend`, which was or was not its `probe`.
+    pub(crate) fn learn(
+        &self,
+        config: &Config,
+        backend: usize,
+        finding: Finding,
+        probe: bool,
+    ) -> Option<Change> {
+        let news = self.fleet.try_borrow().is_ok_and(|fleet| {
+            let health = fleet.health(backend);
+            health.is_some_and(|health| health.is_news(finding, probe))
+        });
+        if !news {
+            if finding == Finding::Answered {
+                self.count_success(backend);
+            }
+            return None;
+        }
+        let finding = match finding {
+            Finding::Failed(_) => Finding::Failed(self.take_successes(backend)),
+            finding => finding,
+        };
+        let now = host::now();
+        self.change(backend, |health| {
+            health.learn(finding, probe, &config.cooldown, now)
+        })
+        .unwrap_or(None)
+    }
+
+    /// An answer of `backend` said how many tokens it has left.
+    pub(crate) fn note_capacity(&self, backend: usize, remaining_tokens: i64) {
+        if let Ok(mut fleet) = self.fleet.try_borrow_mut() {
+            fleet.set_capacity(backend, remaining_tokens, host::now());
+        }
+    }
+
+    /// Takes over what other workers found, forgets what is over, and shows how things stand.
+    pub(crate) fn on_tick(&self, now: Timestamp, mut changed: impl FnMut(usize, Change)) {
+        match self.turns() {
+            Ok(turns) => self.sync(turns.edition),
+            Err(error) => log::error!("{error}"),
+        }
+        for (backend, gauges) in self.gauges.iter().enumerate() {
+            let Some(mut health) = self.health(backend) else {
+                continue;
+            };
+            let succeeded = self.take_successes(backend);
+            let tells = succeeded > 0 && health.counts_successes(now);
+            let before = health.clone();
+            health.tidy(now);
+            if tells || health != before {
+                let change = self.change(backend, |health| {
+                    if tells {
+                        health.succeed(succeeded);
+                    }
+                    health.tidy(now)
+                });
+                if let Ok(Some(change)) = change {
+                    changed(backend, change);
+                }
+            }
+            gauges.show(metrics::gauges(&health, now));
+        }
+    }
+
+    /// Takes a retry out of the budget.
+    fn withdraw(&self, rules: &config::Budget, turn: u64) -> bool {
+        let now = host::now();
+        let withdrawn = host::swap_shared(&self.budget_key, |bytes| {
+            let mut budget = Budget::decode(bytes).unwrap_or_else(|| Budget::new(rules, turn, now));
+            (budget.withdraw(rules, turn, now), Some(budget.encode()))
+        });
+        withdrawn.unwrap_or(true)
+    }
+
+    /// Changes a backend's shared record, and tells the other workers if that is something for them.
+    fn change<T>(
+        &self,
+        backend: usize,
+        mut change: impl FnMut(&mut Health) -> T,
+    ) -> Result<T, HostError> {
+        let key = self.health_keys.get(backend).map_or("", String::as_str);
+        let result = host::swap_shared(key, |bytes| {
+            let before = Health::decode(bytes);
+            let mut after = before.clone();
+            let result = change(&mut after);
+            let store = (after != before).then(|| after.encode());
+            ((result, before, after), store)
+        });
+        let (result, before, after) = result.inspect_err(|error| log::error!("{error}"))?;
+        let told = !after.looks_like(&before);
+        if let Ok(mut fleet) = self.fleet.try_borrow_mut() {
+            fleet.set_health(backend, after);
+        }
+        if told {
+            self.tell();
+        }
+        Ok(result)
+    }
+
+    /// Makes every worker look at the backends' health with its next request.
+    fn tell(&self) {
+        let told = host::swap_shared(&self.turn_key, |bytes| {
+            let turns = Turns::decode(bytes);
+            let after = turns.after_change();
+            ((turns.edition, after.edition), Some(after.encode()))
+        });
+        match told {
+            // What this worker has changed itself it knows.
+            Ok((before, after)) if self.edition.get() == Some(before) => {
+                self.edition.set(Some(after));
+            }
+            Ok(_) => {}
+            Err(error) => log::error!("{error}"),
+        }
+    }
+
+    fn sync(&self, edition: u32) {
+        if self.edition.get() == Some(edition) {
+            return;
+        }
+        let Ok(mut fleet) = self.fleet.try_borrow_mut() else {
+            return;
+        };
+        for (backend, key) in self.health_keys.iter().enumerate() {
+            match read(key, Health::decode) {
+                Ok(health) => fleet.set_health(backend, health),
+                Err(error) => {
+                    log::error!("{error}");
+                    return;
+                }
+            }
+        }
+        self.edition.set(Some(edition));
+    }
+
+    fn turns(&self) -> Result<Turns, HostError> {
+        read(&self.turn_key, Turns::decode)
+    }
+
+    fn health(&self, backend: usize) -> Option<Health> {
+        self.fleet.try_borrow().ok()?.health(backend).cloned()
+    }
+
+    fn count_success(&self, backend: usize) {
+        if let Ok(mut succeeded) = self.succeeded.try_borrow_mut() {
+            if let Some(count) = succeeded.get_mut(backend) {
+                *count = count.saturating_add(1);
+            }
+        }
+    }
+
+    fn take_successes(&self, backend: usize) -> u32 {
+        let succeeded = self.succeeded.try_borrow_mut();
+        succeeded.map_or(0, |mut succeeded| {
+            succeeded.get_mut(backend).map_or(0, std::mem::take)
+        })
+    }
+}
+
+impl Gauges {
+    fn of(backend: &config::Backend) -> Result<Self, HostError> {
+        let [state, seconds] = metrics::gauge_names(backend);
+        Ok(Self {
+            ids: [
+                host::define_metric(Metric::Gauge, &state)?,
+                host::define_metric(Metric::Gauge, &seconds)?,
+            ],
+            shown: Cell::default(),
+        })
+    }
+
+    fn show(&self, values: [u64; 2]) {
+        if self.shown.replace(Some(values)) == Some(values) {
+            return;
+        }
+        for (id, value) in self.ids.into_iter().zip(values) {
+            if let Err(error) = host::record_metric(id, value) {
+                log::error!("{error}");
+            }
+        }
+    }
+}
+
+/// The event that a change counts as, if it is one to count.
+pub(super) fn event(backend: usize, change: Change) -> Option<Event> {
+    match change {
+        Change::CoolsDown(reason, _) => Some(Event::Cooldown(backend, reason)),
+        Change::Lacks(_) => Some(Event::MissingDeployment(backend)),
+        Change::Recovered => None,
+    }
+}
+
+/// Says what has changed of the backend called `name`, on a request for this deployment.
+pub(super) fn report(name: &str, change: Change, deployment: Option<&str>) {
+    match change {
+        Change::CoolsDown(Reason::Throttled, wait) => {
+            log::info!(
+                "backend {name}: throttled (429); no requests for {}",
+                Pretty(wait)
+            );
+        }
+        Change::CoolsDown(Reason::Failing, wait) => {
+            log::warn!(
+                "backend {name}: too many failures (5xx, timeouts, connections refused or broken); no requests for {}",
+                Pretty(wait)
+            );
+        }
+        Change::CoolsDown(Reason::Misconfigured, wait) => {
+            log::error!(
+                "backend {name}: does not let this identity in (401 PermissionDenied, or 403): give it the role Cognitive \
+                 Services OpenAI User there, or open the resource's network to it; no requests for {}",
+                Pretty(wait)
+            );
+        }
+        Change::Recovered => log::info!("backend {name}: serves again"),
+        Change::Lacks(wait) => {
+            // The client chose this text.
+            let deployment: String = deployment.unwrap_or_default().chars().take(64).collect();
+            log::warn!(
+                "backend {name}: has no deployment {deployment:?}; requests for it pass this backend over for {}",
+                Pretty(wait)
+            );
+        }
+    }
+}
+
+fn read<T>(key: &str, decode: impl Fn(Option<&[u8]>) -> T) -> Result<T, HostError> {
+    host::swap_shared(key, |bytes| (decode(bytes), None::<[u8; 0]>))
+}
+
+fn create<B: AsRef<[u8]>>(key: &str, value: impl Fn() -> B) -> Result<(), HostError> {
+    host::swap_shared(key, |bytes| ((), bytes.is_none().then(&value)))
+}
