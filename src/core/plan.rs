@@ -12,7 +12,7 @@ pub struct Plan {
     /// The request's number in the order of all requests.
     pub turn: u64,
     /// The backends it has been to.
-    pub tried: Tried,
+    pub tried: BackendSet,
 }
 
 impl Plan {
@@ -20,16 +20,16 @@ impl Plan {
     pub fn new(turn: u64) -> Self {
         Self {
             turn,
-            tried: Tried::default(),
+            tried: BackendSet::default(),
         }
     }
 }
 
 /// A set of backends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tried(u128);
+pub struct BackendSet(u128);
 
-impl Tried {
+impl BackendSet {
     /// Adds a backend.
     pub fn add(&mut self, backend: usize) {
         self.0 |= bit(backend);
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn every_backend_has_a_place_of_its_own() {
         for added in 0..MAX_BACKENDS {
-            let mut tried = Tried::default();
+            let mut tried = BackendSet::default();
             tried.add(added);
             for other in 0..MAX_BACKENDS {
                 assert_eq!(tried.contains(other), other == added);
@@ -65,9 +65,9 @@ mod tests {
 
     #[test]
     fn a_backend_that_cannot_be_is_not_there() {
-        let mut tried = Tried::default();
+        let mut tried = BackendSet::default();
         tried.add(128);
         tried.add(usize::MAX);
-        assert_eq!(tried, Tried::default());
+        assert_eq!(tried, BackendSet::default());
     }
 }

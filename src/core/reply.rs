@@ -98,17 +98,21 @@ impl LocalReply {
     }
 
     /// The headers beside those that tell backend and attempts.
-    ///
-    /// `retry-after` in whole seconds, rounded up, at least one; `retry-after-ms` exact: the openai SDKs prefer it.
     pub fn headers<'a>(&self) -> Vec<(&'a str, String)> {
         let mut headers = vec![("content-type", "application/json".to_owned())];
-        if let Some(wait) = self.retry_after {
-            let millis = wait.as_millis().max(1);
-            headers.push(("retry-after", millis.div_ceil(1000).to_string()));
-            headers.push(("retry-after-ms", millis.to_string()));
-        }
+        headers.extend(self.retry_after.into_iter().flat_map(retry_after));
         headers
     }
+}
+
+/// The headers that ask a client to wait: `retry-after` in whole seconds, rounded up, at least one; `retry-after-ms` exact, which
+/// the openai SDKs prefer.
+pub fn retry_after<'a>(wait: Duration) -> [(&'a str, String); 2] {
+    let millis = wait.as_millis().max(1);
+    [
+        ("retry-after", millis.div_ceil(1000).to_string()),
+        ("retry-after-ms", millis.to_string()),
+    ]
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::config::{Backend, MAX_BACKENDS};
 use super::health::Standing;
-use super::plan::Tried;
+use super::plan::BackendSet;
 
 // A schedule holds indices as bytes.
 const _: () = assert!(MAX_BACKENDS <= u8::MAX as usize);
@@ -67,7 +67,7 @@ impl Schedule {
     pub fn pick(
         &self,
         turn: u64,
-        tried: Tried,
+        tried: BackendSet,
         standing: impl Fn(usize) -> Standing,
     ) -> Option<usize> {
         self.tiers
@@ -80,7 +80,7 @@ impl Schedule {
     pub fn pick_by_capacity(
         &self,
         turn: u64,
-        tried: Tried,
+        tried: BackendSet,
         standing: impl Fn(usize) -> Standing,
         capacity: impl Fn(usize) -> Option<u32>,
     ) -> Option<usize> {
@@ -108,7 +108,7 @@ impl Tier {
     fn pick(
         &self,
         turn: u64,
-        tried: Tried,
+        tried: BackendSet,
         standing: &impl Fn(usize) -> Standing,
     ) -> Option<usize> {
         let length = (self.round.len() as u64).max(1);
@@ -147,7 +147,7 @@ impl Tier {
     fn pick_by_capacity(
         &self,
         turn: u64,
-        tried: Tried,
+        tried: BackendSet,
         standing: &impl Fn(usize) -> Standing,
         capacity: &impl Fn(usize) -> Option<u32>,
     ) -> Option<usize> {
@@ -164,7 +164,7 @@ impl Tier {
         let total: u64 = shares().sum();
         // Multiples of the golden ratio, modulo one, are spread evenly however they are cut into shares.
         const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-        let point = u128::from(turn.wrapping_mul(GOLDEN)) * u128::from(total) >> 64;
+        let point = (u128::from(turn.wrapping_mul(GOLDEN)) * u128::from(total)) >> 64;
         let chosen = nth_share(shares(), point as u64)?;
         candidates().nth(chosen)
     }
@@ -245,7 +245,9 @@ mod tests {
     fn shares(schedule: &Schedule, turns: u64, standing: impl Fn(usize) -> Standing) -> Vec<u64> {
         let mut shares = vec![0; 10];
         for turn in 0..turns {
-            let picked = schedule.pick(turn, Tried::default(), &standing).unwrap();
+            let picked = schedule
+                .pick(turn, BackendSet::default(), &standing)
+                .unwrap();
             shares[picked] += 1;
         }
         while shares.last() == Some(&0) {
@@ -258,7 +260,7 @@ mod tests {
     fn equal_weights_alternate() {
         let schedule = schedule(&[(0, 7), (0, 7), (0, 7)]);
         for turn in 0..100 {
-            let picked = schedule.pick(turn, Tried::default(), free);
+            let picked = schedule.pick(turn, BackendSet::default(), free);
             assert_eq!(picked, Some(turn as usize % 3));
         }
     }
@@ -268,7 +270,7 @@ mod tests {
         let schedule = schedule(&[(0, 3), (0, 2), (0, 1)]);
         assert_eq!(shares(&schedule, 600, free), [300, 200, 100]);
         let order: Vec<_> = (0..600)
-            .map(|turn| schedule.pick(turn, Tried::default(), free).unwrap())
+            .map(|turn| schedule.pick(turn, BackendSet::default(), free).unwrap())
             .collect();
         assert_eq!(order[..6], [0, 1, 0, 2, 1, 0]);
         assert!(order.windows(3).all(|w| w[0] != w[1] || w[1] != w[2]));
@@ -280,7 +282,7 @@ mod tests {
         assert_eq!(shares(&schedule, 100, free), [50, 0, 50]);
         assert_eq!(shares(&schedule, 100, only(&[0, 1, 3])), [100]);
         assert_eq!(shares(&schedule, 100, only(&[1, 3])), [0, 75, 0, 25]);
-        assert_eq!(schedule.pick(0, Tried::default(), only(&[])), None);
+        assert_eq!(schedule.pick(0, BackendSet::default(), only(&[])), None);
     }
 
     #[test]
@@ -305,7 +307,7 @@ mod tests {
                 _ => Standing::Free,
             }
         };
-        let pick = |turn, first| schedule.pick(turn, Tried::default(), second_is_due(first));
+        let pick = |turn, first| schedule.pick(turn, BackendSet::default(), second_is_due(first));
         assert_eq!(pick(0, Standing::Free), Some(0));
         assert_eq!(pick(1, Standing::Free), Some(1));
         assert_eq!(pick(2, Standing::Free), Some(0));
@@ -318,7 +320,7 @@ mod tests {
         for count in [1, 2, 3, 7, MAX_BACKENDS] {
             let schedule = schedule(&vec![(0, 1); count]);
             for turn in [0, 1, 2, 99, 12_345, u64::MAX] {
-                let mut tried = Tried::default();
+                let mut tried = BackendSet::default();
                 for _ in 0..count {
                     let picked = schedule.pick(turn, tried, free).unwrap();
                     assert!(!tried.contains(picked), "{count} {turn}");
@@ -335,7 +337,7 @@ mod tests {
         let schedule = schedule(&[(0, 1); COUNT]);
         let mut second = [0; COUNT];
         for turn in 0..(COUNT * (COUNT - 1) * 10) as u64 {
-            let mut tried = Tried::default();
+            let mut tried = BackendSet::default();
             let first = schedule.pick(turn, tried, free).unwrap();
             tried.add(first);
             if first == 2 {
@@ -351,8 +353,10 @@ mod tests {
         let shares = |capacities: [Option<u32>; 4]| {
             let mut shares = [0; 4];
             for turn in 0..10_000 {
-                let picked = schedule
-                    .pick_by_capacity(turn, Tried::default(), free, |index| capacities[index]);
+                let picked =
+                    schedule.pick_by_capacity(turn, BackendSet::default(), free, |index| {
+                        capacities[index]
+                    });
                 shares[picked.unwrap()] += 1;
             }
             shares.map(|share: u32| (f64::from(share) / 100.0).round() as u32)
@@ -374,11 +378,13 @@ mod tests {
         let backends: Vec<_> = (0..MAX_BACKENDS as u8).map(|i| (0, 100 - i % 2)).collect();
         let schedule = schedule(&backends);
         assert_eq!(schedule.tiers[0].round.len(), 9950);
-        assert!(schedule.pick(u64::MAX, Tried::default(), free).is_some());
+        assert!(schedule
+            .pick(u64::MAX, BackendSet::default(), free)
+            .is_some());
     }
 
     #[test]
     fn without_backends_there_is_no_one_to_pick() {
-        assert_eq!(schedule(&[]).pick(7, Tried::default(), free), None);
+        assert_eq!(schedule(&[]).pick(7, BackendSet::default(), free), None);
     }
 }

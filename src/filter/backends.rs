@@ -1,6 +1,7 @@
 //! The backends on one worker: a local copy of what all workers know of their health, and its share of the work to find out.
 
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
 use super::host::{self, HostError, Metric};
 use crate::core::budget::Budget;
@@ -162,6 +163,14 @@ impl Backends {
             .map_or_else(|| self.choose(config, plan, deployment).map_err(why), Ok)
     }
 
+    /// How long until a backend may be used again, if every one is out now.
+    pub(crate) fn all_out(&self, deployment: Option<u64>) -> Option<Duration> {
+        match self.look(&Plan::default(), deployment, self.now_if_it_matters()) {
+            Err(NoChoice::AllOut(wait)) => Some(wait.left),
+            _ => None,
+        }
+    }
+
     fn look(
         &self,
         plan: &Plan,
@@ -228,6 +237,8 @@ impl Backends {
 
     /// Takes over what other workers found, forgets what is over, and shows how things stand.
     pub(crate) fn on_tick(&self, now: Timestamp, mut changed: impl FnMut(usize, Change)) {
+        // Whatever the edition: another configuration that has a backend in common does not count it up.
+        self.edition.set(None);
         match self.turns() {
             Ok(turns) => self.sync(turns.edition),
             Err(error) => log::error!("{error}"),

@@ -15,8 +15,8 @@ use crate::core::fleet::{NoChoice, Wait};
 use crate::core::health::Finding;
 use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
-use crate::core::plan::Plan;
-use crate::core::reply::LocalReply;
+use crate::core::plan::{BackendSet, Plan};
+use crate::core::reply::{retry_after, LocalReply};
 use crate::core::request::{deployment_in, Request};
 use crate::core::retry_after::stated_wait;
 use crate::core::time::Timestamp;
@@ -55,6 +55,8 @@ pub(super) struct Journey {
     pub(super) answer: Option<Answer>,
     /// The last attempt without an answer of a backend ended because of its time limit.
     pub(super) timed_out: bool,
+    /// The backends that answered 429.
+    throttled: BackendSet,
     /// Until when the request may wait for a backend, once it has begun to.
     wait_until: Option<Timestamp>,
 }
@@ -78,6 +80,7 @@ impl Journey {
             token_generation: 0,
             answer: None,
             timed_out: false,
+            throttled: BackendSet::default(),
             wait_until: None,
             worker,
         }
@@ -228,7 +231,10 @@ impl Journey {
         self.worker.count(Event::Outcome(backend, outcome));
         let stated = |name: &str| headers.and_then(|headers| headers.get(name));
         let wait = match outcome {
-            Outcome::Throttled => stated_wait(stated, host::now()),
+            Outcome::Throttled => {
+                self.throttled.add(backend);
+                stated_wait(stated, host::now())
+            }
             _ => None,
         };
         if self.worker.config.policy == Policy::LeastThrottled {
@@ -290,8 +296,9 @@ impl Journey {
     /// Answers the client with what a backend answered to an attempt.
     pub(super) fn replace(&self, answer: &Answer) -> Result<(), HostError> {
         let report = self.report(answer.backend);
+        let replaced = |name: &[u8]| report.iter().any(|(other, _)| name == other.as_bytes());
         let kept = answer.headers.iter();
-        let kept = kept.filter(|(name, _)| !NOT_PASSED_ON.contains(name));
+        let kept = kept.filter(|(name, _)| !NOT_PASSED_ON.contains(name) && !replaced(name));
         let added = report
             .iter()
             .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
@@ -307,18 +314,21 @@ impl Journey {
         Ok(())
     }
 
+    /// What the client is told with the answer of `backend`.
     fn report(&self, backend: usize) -> Vec<(&str, String)> {
         let config = &self.worker.config;
-        let backend = config
-            .backends
-            .get(backend)
-            .map(|backend| backend.name.clone());
-        let mut report = Vec::with_capacity(2);
-        if let (Some(name), Some(backend)) = (&config.headers.backend, backend) {
-            report.push((name.as_str(), backend));
+        let name = config.backends.get(backend);
+        let mut report = Vec::with_capacity(4);
+        if let (Some(header), Some(backend)) = (&config.headers.backend, name) {
+            report.push((header.as_str(), backend.name.clone()));
         }
-        if let Some(name) = &config.headers.attempts {
-            report.push((name.as_str(), self.exchange.attempts().to_string()));
+        if let Some(header) = &config.headers.attempts {
+            report.push((header.as_str(), self.exchange.attempts().to_string()));
+        }
+        if self.throttled.contains(backend) {
+            // The backend spoke for itself; the client asks all of them.
+            let wait = self.worker.backends.all_out(self.request.deployment);
+            report.extend(wait.into_iter().flat_map(retry_after));
         }
         report
     }
