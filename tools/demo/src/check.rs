@@ -11,7 +11,7 @@ use crate::processes::Processes;
 use crate::screen::Screen;
 
 /// How long something may take that is awaited, beyond what it takes by design.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Something that is not as it should be.
 #[derive(Debug)]

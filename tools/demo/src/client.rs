@@ -47,6 +47,8 @@ pub struct Answer {
     pub backend: String,
     /// How many attempts it took, as the balancer tells.
     pub attempts: String,
+    /// How many seconds to wait before asking again, if the answer says so.
+    pub retry_after: String,
     /// Until the last byte was there.
     pub elapsed: Duration,
     /// The body.
@@ -165,6 +167,7 @@ impl Client {
             status: response.status().as_u16(),
             backend: header(&self.backend_header),
             attempts: header(&self.attempts_header),
+            retry_after: header("retry-after"),
             ..Answer::default()
         }
     }

@@ -131,7 +131,7 @@ fn whole_tour(engine: &str) -> String {
     let (mut child, mut output) = started(command.arg("--keep"));
     let mut shown = read_until(&mut output, "until Ctrl-C");
     assert!(
-        shown.contains("-- 8/8 ")
+        shown.contains("-- 9/9 ")
             && shown.contains("Everything was as it should be")
             && shown.contains(&format!("  retry engine   {engine}: ")),
         "{shown}"

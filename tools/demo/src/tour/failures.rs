@@ -12,6 +12,9 @@ const REQUESTS: usize = 9;
 /// Short, so that the backend is back before the tour ends.
 const RETRY_AFTER: u64 = 1;
 
+/// Long enough to show that no one is asked meanwhile.
+const ALL_RETRY_AFTER: u64 = 2;
+
 pub(super) fn show_throttled(tour: &Tour) -> Result<()> {
     let backend = backend(tour, 0)?;
     let name = backend.name();
@@ -26,14 +29,13 @@ pub(super) fn show_throttled(tour: &Tour) -> Result<()> {
 
     tour.check_all_succeeded(&answers)?;
     check_absence(tour, name, &answers)?;
-    tour.checks.holds(
-        &format!("{name} was asked all the same"),
-        refused > 0,
-        "at least one request",
+    tour.checks.equal(
+        &format!("{name} was asked once, and left alone from then on"),
+        1,
         refused,
     )?;
     tour.checks.equal(
-        "each request it refused was sent on to another backend: attempts 2",
+        "the request it refused was sent on to another backend: attempts 2",
         format!("{refused} requests with 2 attempts, the others with 1"),
         format!(
             "{} requests with 2 attempts, the others with {}",
@@ -66,6 +68,50 @@ pub(super) fn show_dead(tour: &Tour) -> Result<()> {
             others(&answers)
         ),
     )
+}
+
+pub(super) fn show_all_throttled(tour: &Tour) -> Result<()> {
+    let backends = tour.stage.simulator.backends();
+    tour.screen.tell(&format!(
+        "All have used up their quota: they answer 429 with `retry-after: {ALL_RETRY_AFTER}`."
+    ));
+    for backend in backends {
+        backend.set(Behaviour::throttled(ALL_RETRY_AFTER));
+    }
+    let mut answers = tour.requests(1)?;
+    let count = || backends.iter().map(BackendHandle::count).sum::<u64>();
+    let before = count();
+    answers.extend(tour.requests(3)?);
+    let asked = count() - before;
+    for backend in backends {
+        backend.clear();
+    }
+
+    let all_429 = answers.iter().all(|answer| answer.status == 429);
+    tour.checks
+        .holds("the client is told 429", all_429, "429", statuses(&answers))?;
+    tour.checks.equal(
+        "the first request found out; for the others no backend was asked",
+        0,
+        asked,
+    )?;
+    let waits = answers.iter().map(|answer| answer.retry_after.as_str());
+    let waits: Vec<&str> = waits.collect();
+    tour.checks.holds(
+        "each answer says how long to wait: `retry-after`",
+        answers.iter().all(|answer| {
+            let wait = answer.retry_after.parse();
+            wait.is_ok_and(|wait| (1..=ALL_RETRY_AFTER).contains(&wait))
+        }),
+        format!("1 to {ALL_RETRY_AFTER} seconds"),
+        waits.join(", "),
+    )?;
+    tour.check_recovery("after that every backend serves again")
+}
+
+fn statuses(answers: &[Answer]) -> String {
+    let statuses = answers.iter().map(|answer| answer.status.to_string());
+    statuses.collect::<Vec<_>>().join(", ")
 }
 
 fn backend(tour: &Tour, index: usize) -> Result<&BackendHandle> {

@@ -40,10 +40,11 @@ pub struct Tour {
 
 type Step = fn(&Tour) -> Result<()>;
 
-const STEPS: [(&str, Step); 8] = [
+const STEPS: [(&str, Step); 9] = [
     ("Twelve chat requests", balancing::show),
     ("A backend that throttles", failures::show_throttled),
     ("A backend that is dead", failures::show_dead),
+    ("All backends throttle", failures::show_all_throttled),
     ("A stream", streaming::show),
     ("A stream that is retried", streaming::show_retried),
     ("Access tokens: revoked, expiring", tokens::show),
@@ -119,6 +120,17 @@ impl Tour {
             "no other status",
             failed.join("; "),
         )
+    }
+
+    /// Claims that the backends that failed work again by themselves.
+    fn check_recovery(&self, claim: &str) -> Result<()> {
+        let names = self.stage.names();
+        let mut missing: Vec<&str> = names.clone();
+        self.checks.eventually(claim, &names.join(", "), || {
+            let answer = self.stage.client.chat()?;
+            missing.retain(|name| *name != answer.backend);
+            Ok((!missing.is_empty()).then(|| format!("nothing from {}", missing.join(", "))))
+        })
     }
 
     /// How many answers each backend gave: `eastus 4, westus 4`.
