@@ -1,10 +1,350 @@
-//! stub
-use super::time::Timestamp;
+//! How long a throttled backend asks to be left alone, in all the spellings there are.
+//!
+//! Azure OpenAI says it in milliseconds, in seconds, or only by when a limit is reset; HTTP allows a date as well (RFC 9110,
+//! sections 10.2.3 and 5.6.7); the reset headers also come in the form of Go's `time.Duration.String`.
+
 use std::time::Duration;
-/// stub
+
+use super::time::Timestamp;
+
+/// When each limit is reset; the names are spelled both ways.
+const RESETS: [&str; 4] = [
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-reset-tokens",
+    "x-rate-limit-reset-requests",
+    "x-rate-limit-reset-tokens",
+];
+
+/// The wait that an answer states, not clamped; `None` if it states none that can be used. `header` finds a header by its name
+/// in lower case.
 pub fn stated_wait<'a>(
     header: impl Fn(&str) -> Option<&'a str>,
-    _now: Timestamp,
+    now: Timestamp,
 ) -> Option<Duration> {
-    header("retry-after")?.parse().ok().map(Duration::from_secs)
+    let header = |name: &str| header(name).map(str::trim);
+    let millis = |name| header(name).and_then(|text| decimal(text, 1.0));
+    millis("retry-after-ms")
+        .or_else(|| millis("x-ms-retry-after-ms"))
+        .or_else(|| header("retry-after").and_then(|text| seconds_or_date(text, now)))
+        .or_else(|| {
+            let resets = RESETS
+                .iter()
+                .filter_map(|name| header(name).and_then(reset));
+            // The limit that is not used up says 0.
+            resets.filter(|wait| !wait.is_zero()).max()
+        })
+}
+
+fn seconds_or_date(text: &str, now: Timestamp) -> Option<Duration> {
+    decimal(text, 1000.0).or_else(|| http_date(text, now).map(|date| date.since(now)))
+}
+
+fn reset(text: &str) -> Option<Duration> {
+    decimal(text, 1000.0).or_else(|| go_duration(text))
+}
+
+/// A decimal number without sign or exponent, of units of so many milliseconds.
+fn decimal(text: &str, millis_per_unit: f64) -> Option<Duration> {
+    let mut bytes = text.bytes();
+    // `f64` alone would take "inf", "1e9" and "-1" as well.
+    if text.is_empty() || !bytes.all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return None;
+    }
+    let number: f64 = text.parse().ok()?;
+    // A conversion from `f64` saturates.
+    Some(Duration::from_millis(
+        (number * millis_per_unit).ceil() as u64
+    ))
+}
+
+/// A duration as Go writes it: `6m0s`, `1h2m3.5s`, `250ms`.
+fn go_duration(text: &str) -> Option<Duration> {
+    let mut millis = 0.0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let unit_at = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at_checked(unit_at)?;
+        let number: f64 = number.parse().ok()?;
+        let unit_end = after.find(|c: char| c.is_ascii_digit() || c == '.');
+        let (unit, next) = after.split_at_checked(unit_end.unwrap_or(after.len()))?;
+        millis += number
+            * match unit {
+                "h" => 3_600_000.0,
+                "m" => 60_000.0,
+                "s" => 1000.0,
+                "ms" => 1.0,
+                "us" | "µs" | "μs" => 1e-3,
+                "ns" => 1e-6,
+                _ => return None,
+            };
+        rest = next;
+    }
+    (!text.is_empty()).then(|| Duration::from_millis(millis.ceil() as u64))
+}
+
+const MONTHS: [&str; 12] = [
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+];
+
+/// A date in one of HTTP's three forms: `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94 08:49:37 GMT`,
+/// `Sun Nov  6 08:49:37 1994`.
+fn http_date(text: &str, now: Timestamp) -> Option<Timestamp> {
+    let mut words = text.split_ascii_whitespace();
+    let [first, second, third, fourth] = [(); 4].map(|()| words.next().unwrap_or_default());
+    let (fifth, sixth) = (words.next(), words.next());
+    if words.next().is_some() {
+        return None;
+    }
+    match (first.ends_with(','), fifth, sixth) {
+        (true, Some(time), Some("GMT")) => timestamp(number(fourth)?, third, second, time),
+        (true, None, None) if fourth == "GMT" => {
+            let mut date = second.splitn(3, '-');
+            let (day, month, year) = (date.next()?, date.next()?, date.next()?);
+            timestamp(full_year(number(year)?, now)?, month, day, third)
+        }
+        (false, Some(year), None) => timestamp(number(year)?, second, third, fourth),
+        _ => None,
+    }
+}
+
+/// The year that two digits mean: in this century, unless that is more than fifty years ahead.
+fn full_year(two_digits: u64, now: Timestamp) -> Option<u64> {
+    // The mean length of a year is near enough: no one states a wait of decades.
+    let this_year = 1970 + now.as_millis() / 31_556_952_000;
+    let year = this_year - this_year % 100 + two_digits;
+    match two_digits {
+        0..=99 if year > this_year + 50 => year.checked_sub(100),
+        0..=99 => Some(year),
+        _ => None,
+    }
+}
+
+fn timestamp(year: u64, month: &str, day: &str, time: &str) -> Option<Timestamp> {
+    let month = MONTHS.iter().position(|name| *name == month)? as u64;
+    let day = number(day)?;
+    let mut parts = time.splitn(3, ':').map(number);
+    let (hour, minute, second) = (parts.next()??, parts.next()??, parts.next()??);
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days_in_month = match month {
+        1 if leap => 29,
+        1 => 28,
+        3 | 5 | 8 | 10 => 30,
+        _ => 31,
+    };
+    // A leap second is a second like any other here.
+    let exists = (1970..10_000).contains(&year)
+        && (1..=days_in_month).contains(&day)
+        && hour < 24
+        && minute < 60
+        && second <= 60;
+    if !exists {
+        return None;
+    }
+    // Days since 1970, counted in years that begin in March, so that a leap day is a year's last.
+    let (shifted_year, shifted_month) = match month {
+        0 | 1 => (year - 1, month + 10),
+        month => (year, month - 2),
+    };
+    let leap_days = shifted_year / 4 - shifted_year / 100 + shifted_year / 400;
+    let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
+    const DAYS_TO_1970: u64 = 719_468;
+    let days = (365 * shifted_year + leap_days + day_of_year).checked_sub(DAYS_TO_1970)?;
+    Some(Timestamp::from_secs(
+        days * 86_400 + hour * 3600 + minute * 60 + second,
+    ))
+}
+
+/// At most four digits.
+fn number(text: &str) -> Option<u64> {
+    let digits = (1..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sun, 06 Nov 1994 08:49:37 GMT
+    const RFC_DATE: Timestamp = Timestamp::from_secs(784_111_777);
+    /// Tue, 14 Nov 2023 22:13:20 GMT
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn wait(headers: &[(&str, &'static str)]) -> Option<u128> {
+        let find = |name: &str| {
+            let found = headers.iter().find(|(header, _)| *header == name);
+            found.map(|(_, value)| *value)
+        };
+        stated_wait(find, NOW).map(|wait| wait.as_millis())
+    }
+
+    #[test]
+    fn every_spelling() {
+        for (name, value, millis) in [
+            ("retry-after-ms", "1500", Some(1500)),
+            ("retry-after-ms", "0.4", Some(1)),
+            ("retry-after-ms", " 20 ", Some(20)),
+            ("x-ms-retry-after-ms", "300", Some(300)),
+            ("retry-after", "7", Some(7000)),
+            ("retry-after", "1.5", Some(1500)),
+            ("retry-after", "0", Some(0)),
+            ("retry-after", "86400", Some(86_400_000)),
+            ("retry-after", "Tue, 14 Nov 2023 22:13:27 GMT", Some(7000)),
+            ("retry-after", "Tuesday, 14-Nov-23 22:13:27 GMT", Some(7000)),
+            ("retry-after", "Tue Nov 14 22:13:27 2023", Some(7000)),
+            ("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT", Some(0)),
+            ("x-ratelimit-reset-requests", "12", Some(12_000)),
+            ("x-ratelimit-reset-tokens", "0.25", Some(250)),
+            ("x-ratelimit-reset-tokens", "6m0s", Some(360_000)),
+            ("x-rate-limit-reset-tokens", "1h2m3.5s", Some(3_723_500)),
+            ("x-rate-limit-reset-requests", "250ms", Some(250)),
+            ("x-ratelimit-reset-tokens", "120us", Some(1)),
+            ("x-ratelimit-reset-tokens", "120µs", Some(1)),
+            ("x-ratelimit-reset-tokens", "10ns", Some(1)),
+            ("x-ratelimit-reset-tokens", "0", None),
+            ("x-ratelimit-reset-tokens", "0s", None),
+        ] {
+            assert_eq!(wait(&[(name, value)]), millis, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn what_says_nothing() {
+        for value in [
+            "",
+            "-1",
+            "soon",
+            "inf",
+            "NaN",
+            "1e3",
+            "+5",
+            "1.2.3",
+            ".",
+            "5 s",
+            "7m",
+            "0x10",
+            "Tue, 14 Nov 2023 22:13:27",
+            "Tue, 30 Feb 2023 22:13:27 GMT",
+            "Tue, 14 Nuv 2023 22:13:27 GMT",
+            "Tue, 14 Nov 2023 24:00:00 GMT",
+            "Tue, 14 Nov 2023 22:60:00 GMT",
+            "Tue, 14 Nov 2023 22:13 GMT",
+            "Tue, 14 Nov 1969 22:13:27 GMT",
+            "Tue, 00 Nov 2023 22:13:27 GMT",
+            "Tue, 14-Nov-2023 22:13:27 GMT",
+            "Tue, 14 Nov 2023 22:13:27 GMT GMT",
+            "Tue, 14 Nov 99999 22:13:27 GMT",
+            "Tue, 14-Nov 22:13:27 GMT",
+            "Tue Nov 14 22:13:27 2023 GMT",
+        ] {
+            assert_eq!(wait(&[("retry-after", value)]), None, "{value}");
+        }
+        for value in ["", "-1", "m", "5m-1s", "1d", "ms5", "1.2.3s", "1m2"] {
+            assert_eq!(
+                wait(&[("x-ratelimit-reset-tokens", value)]),
+                None,
+                "{value}"
+            );
+        }
+        assert_eq!(wait(&[]), None);
+    }
+
+    #[test]
+    fn the_most_exact_source_comes_first_and_one_that_says_nothing_is_passed_over() {
+        let mut headers = vec![
+            ("retry-after-ms", "1"),
+            ("x-ms-retry-after-ms", "2"),
+            ("retry-after", "3"),
+            ("x-ratelimit-reset-requests", "5"),
+            ("x-ratelimit-reset-tokens", "4"),
+        ];
+        for (source, millis) in [1, 2, 3000, 5000, 4000].into_iter().enumerate() {
+            assert_eq!(wait(&headers), Some(millis));
+            headers[source].1 = "-1";
+        }
+        assert_eq!(wait(&headers), None);
+    }
+
+    #[test]
+    fn huge_numbers_saturate() {
+        let huge = "99999999999999999999999999999999";
+        assert_eq!(wait(&[("retry-after", huge)]), Some(u128::from(u64::MAX)));
+        assert_eq!(
+            wait(&[("retry-after-ms", huge)]),
+            Some(u128::from(u64::MAX))
+        );
+        let huge = "99999999999999999999999999999999h9s";
+        assert_eq!(
+            wait(&[("x-ratelimit-reset-tokens", huge)]),
+            Some(u128::from(u64::MAX))
+        );
+    }
+
+    #[test]
+    fn dates_around_leap_days_and_ends_of_centuries() {
+        for (date, seconds) in [
+            ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777),
+            ("Mon, 28 Feb 2000 23:59:59 GMT", 951_782_399),
+            ("Tue, 29 Feb 2000 00:00:00 GMT", 951_782_400),
+            ("Wed, 01 Mar 2000 00:00:00 GMT", 951_868_800),
+            ("Sat, 31 Dec 2016 23:59:60 GMT", 1_483_228_800),
+            ("Thu, 29 Feb 2024 12:00:00 GMT", 1_709_208_000),
+            ("Mon, 01 Mar 2100 00:00:00 GMT", 4_107_542_400),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", 253_402_300_799),
+        ] {
+            assert_eq!(
+                http_date(date, NOW),
+                Some(Timestamp::from_secs(seconds)),
+                "{date}"
+            );
+        }
+        for date in [
+            "Thu, 29 Feb 2023 12:00:00 GMT",
+            "Mon, 29 Feb 2100 00:00:00 GMT",
+        ] {
+            assert_eq!(http_date(date, NOW), None, "{date}");
+        }
+        for month in ["Apr", "Jun", "Sep", "Nov"] {
+            assert_eq!(
+                http_date(&format!("Mon, 31 {month} 2024 00:00:00 GMT"), NOW),
+                None
+            );
+        }
+    }
+
+    #[test]
+    fn two_digits_mean_a_year_that_is_not_too_far_ahead() {
+        assert_eq!(
+            http_date("Sunday, 06-Nov-94 08:49:37 GMT", NOW),
+            Some(RFC_DATE)
+        );
+        assert_eq!(http_date("Sun Nov  6 08:49:37 1994", NOW), Some(RFC_DATE));
+        assert_eq!(full_year(73, NOW), Some(2073));
+        assert_eq!(full_year(74, NOW), Some(1974));
+        assert_eq!(full_year(0, NOW), Some(2000));
+        assert_eq!(full_year(100, NOW), None);
+    }
+
+    #[test]
+    fn no_text_makes_it_panic() {
+        let seeds = [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+            "1h2m3.5sµs",
+        ];
+        for (index, seed) in seeds.into_iter().enumerate() {
+            let letters: Vec<char> = seed.chars().collect();
+            for at in 0..letters.len() {
+                for other in ['0', '9', ' ', ',', '-', ':', '.', 'µ', '\u{10ffff}'] {
+                    let mut text = letters.clone();
+                    text[at] = other;
+                    text.truncate(letters.len() - (at + index) % 3);
+                    let text: String = text.into_iter().collect();
+                    let _ = (seconds_or_date(&text, NOW), reset(&text));
+                    let _ = http_date(&text, Timestamp::from_millis(u64::MAX));
+                }
+            }
+        }
+    }
 }

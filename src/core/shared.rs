@@ -203,10 +203,11 @@ mod tests {
             host: host.into(),
             ..Backend::default()
         };
+        let one = |backend: &Backend| vec![backend.clone()];
         let (a, b) = (backend("a", "h"), backend("b", "h"));
-        assert_eq!(turn_key(&[a.clone()]), "aoai.turn.089bc907b544c769");
-        assert_eq!(budget_key(&[a.clone()]), "aoai.budget.089bc907b544c769");
-        assert_ne!(turn_key(&[a.clone()]), turn_key(&[b.clone()]));
+        assert_eq!(turn_key(&one(&a)), "aoai.turn.089bc907b544c769");
+        assert_eq!(budget_key(&one(&a)), "aoai.budget.089bc907b544c769");
+        assert_ne!(turn_key(&one(&a)), turn_key(&one(&b)));
         assert_ne!(
             turn_key(&[backend("ab", "h")]),
             turn_key(&[a.clone(), b.clone()])
