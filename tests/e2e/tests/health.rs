@@ -1,0 +1,686 @@
+//! Who is well, who is left alone, and what clients are told when no one is there.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use e2e::{
+    cases, chat_request, load, parallel, simulate, Gateway, GatewayBuilder, Response, Update,
+};
+use serde_json::{json, Value};
+use simulator::{Behaviour, Failure, Simulator};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn count(azure: &Simulator, backend: &str) -> u64 {
+    azure.backend(backend).count()
+}
+
+/// Requests received by all backends.
+fn upstream_calls(azure: &Simulator) -> u64 {
+    azure.backends().iter().map(|backend| backend.count()).sum()
+}
+
+fn chats(gateway: &Gateway, number: usize) -> Vec<Response> {
+    (0..number).map(|_| gateway.chat(&chat_request())).collect()
+}
+
+/// Who answered, in order.
+fn order(answers: &[Response]) -> Vec<&str> {
+    let names = answers.iter().map(|answer| answer.header("x-sim-backend"));
+    names.map(|name| name.unwrap_or("none")).collect()
+}
+
+fn header<'a>(answer: &'a Response, name: &str) -> &'a str {
+    answer.header(name).unwrap_or("missing")
+}
+
+fn code(answer: &Response) -> String {
+    answer.json()["error"]["code"]
+        .as_str()
+        .unwrap_or("none")
+        .to_owned()
+}
+
+fn millis(answer: &Response) -> u64 {
+    let text = header(answer, "retry-after-ms");
+    text.parse().unwrap_or_else(|_| panic!("{text}"))
+}
+
+/// The value of a statistic below `wasmcustom.aoai.`.
+fn stat(gateway: &Gateway, name: &str) -> i64 {
+    gateway
+        .stat(&format!("wasmcustom.aoai.{name}"))
+        .unwrap_or(0)
+}
+
+fn wait_for_stat(gateway: &Gateway, name: &str, value: i64) {
+    gateway.wait_for(
+        |g| stat(g, name) == value,
+        5 * SECOND,
+        &format!("{name} {value}"),
+    );
+}
+
+/// Waits until a request is answered by this backend, and says how long that took.
+fn wait_for_backend(gateway: &Gateway, name: &str, limit: Duration) -> Duration {
+    let start = Instant::now();
+    loop {
+        let answer = gateway.chat(&chat_request());
+        if answer.header("x-sim-backend") == Some(name) {
+            return start.elapsed();
+        }
+        assert!(
+            start.elapsed() < limit,
+            "nothing from {name} within {limit:?}"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn weigh(gateway: GatewayBuilder, field: &'static str, values: &'static [u8]) -> GatewayBuilder {
+    gateway.plugin(move |p| {
+        for (backend, value) in p["backends"].as_array_mut().unwrap().iter_mut().zip(values) {
+            backend[field] = json!(value);
+        }
+    })
+}
+
+fn cooldown(gateway: GatewayBuilder, rules: Value) -> GatewayBuilder {
+    gateway.plugin(move |p| p["cooldown"] = rules)
+}
+
+fn lines(gateway: &Gateway, text: &str) -> usize {
+    gateway
+        .log()
+        .lines()
+        .filter(|line| line.contains(text))
+        .count()
+}
+
+cases! {
+    fn case_01_weights_are_exact_and_interleaved(engine) {
+        for workers in [1, 2, 4] {
+            let azure = simulate(&["east", "west", "north"]);
+            let gateway = weigh(Gateway::builder().simulator(&azure), "weight", &[3, 2, 1])
+                .engine(engine)
+                .workers(workers)
+                .start();
+            let client = gateway.client();
+            let chat = chat_request();
+            let answers: Vec<_> = (0..600)
+                .map(|_| client.send("POST", &chat.path, &[], &chat.bytes()).unwrap())
+                .collect();
+            let order = order(&answers);
+            for (name, share) in [("east", 300), ("west", 200), ("north", 100)] {
+                assert_eq!(count(&azure, name), share, "{workers} workers, {name}");
+            }
+            for three in order.windows(3) {
+                assert!(three[0] != three[1] || three[1] != three[2], "{order:?}");
+            }
+        }
+    }
+
+    fn case_02_weights_are_exact_for_sixteen_clients_too(engine) {
+        for workers in [2, 4] {
+            let azure = simulate(&["east", "west", "north"]);
+            let gateway = weigh(Gateway::builder().simulator(&azure), "weight", &[3, 2, 1])
+                .engine(engine)
+                .workers(workers)
+                .start();
+            let result = load(&gateway, 16, 600, &chat_request());
+            assert_eq!(result.status(200), 600, "{result:?}");
+            for (name, share) in [("east", 300), ("west", 200), ("north", 100)] {
+                assert_eq!(count(&azure, name), share, "{workers} workers, {name}");
+            }
+        }
+    }
+
+    fn case_03_a_lower_priority_serves_only_while_the_higher_has_no_one(engine) {
+        for workers in [1, 2, 4] {
+            let azure = simulate(&["ptu-a", "ptu-b", "paygo"]);
+            let gateway = weigh(Gateway::builder().simulator(&azure), "priority", &[0, 0, 1])
+                .engine(engine)
+                .workers(workers)
+                .start();
+            assert_eq!(load(&gateway, 4, 40, &chat_request()).status(200), 40);
+            assert_eq!((count(&azure, "ptu-a"), count(&azure, "paygo")), (20, 0));
+            azure.backend("ptu-a").set(Behaviour::throttled(2));
+            assert_eq!(load(&gateway, 4, 40, &chat_request()).status(200), 40);
+            assert_eq!(count(&azure, "paygo"), 0, "the other one of priority 0 is there");
+            azure.backend("ptu-b").set(Behaviour::throttled(2));
+            assert_eq!(load(&gateway, 4, 40, &chat_request()).status(200), 40, "the lower priority serves");
+            assert!(count(&azure, "paygo") >= 36, "{}", count(&azure, "paygo"));
+            azure.backend("ptu-a").clear();
+            azure.backend("ptu-b").clear();
+            wait_for_backend(&gateway, "ptu-a", 5 * SECOND);
+            wait_for_backend(&gateway, "ptu-b", 5 * SECOND);
+            let before = count(&azure, "paygo");
+            load(&gateway, 4, 40, &chat_request());
+            assert_eq!(count(&azure, "paygo"), before, "and stops");
+        }
+    }
+
+    fn case_04_a_throttled_backend_is_left_alone_for_as_long_as_it_asks(engine) {
+        for (workers, seconds) in [(1, 7), (2, 3), (4, 3)] {
+            let azure = simulate(&["east", "west", "north"]);
+            let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(workers).start();
+            azure.backend("west").set(Behaviour::throttled(seconds));
+            let mut first_refusal = None;
+            while first_refusal.is_none() {
+                let answer = gateway.chat(&chat_request());
+                assert_eq!(answer.status, 200);
+                if count(&azure, "west") > 0 {
+                    assert_eq!(header(&answer, "x-aoai-attempts"), "2");
+                    first_refusal = Some(Instant::now());
+                }
+            }
+            azure.backend("west").clear();
+            let start = first_refusal.unwrap();
+            while count(&azure, "west") == 1 {
+                let result = load(&gateway, 4, 20, &chat_request());
+                assert_eq!(result.status(200), 20, "{result:?}");
+                assert!(start.elapsed() < Duration::from_secs(seconds + 2), "traffic comes again");
+            }
+            let rest = start.elapsed();
+            assert!(rest > Duration::from_secs(seconds) - SECOND / 4, "{rest:?}");
+            let before = count(&azure, "west");
+            load(&gateway, 4, 30, &chat_request());
+            assert_eq!(count(&azure, "west") - before, 10, "it has its share again");
+            wait_for_stat(&gateway, "backend.west.cooldowns.throttled", 1);
+            wait_for_stat(&gateway, "backend.west.probes", 1);
+            wait_for_stat(&gateway, "backend.west.state", 0);
+            assert_eq!(lines(&gateway, "backend west: throttled (429); no requests for"), 1);
+            assert_eq!(lines(&gateway, "backend west: serves again"), 1);
+        }
+    }
+
+    fn case_05_every_spelling_of_the_wait_is_understood_and_clamped(engine) {
+        let in_a_minute = httpdate::fmt_http_date(std::time::SystemTime::now() + 60 * SECOND);
+        for (headers, wait) in [
+            (vec![("retry-after-ms", "4500"), ("retry-after", "20")], 4_500),
+            (vec![("x-ms-retry-after-ms", "3500")], 3_500),
+            (vec![("retry-after", "20")], 20_000),
+            (vec![("retry-after", in_a_minute.as_str())], 60_000),
+            (vec![("x-ratelimit-reset-requests", "0"), ("x-ratelimit-reset-tokens", "8")], 8_000),
+            (vec![("x-ratelimit-reset-tokens", "1m30s")], 90_000),
+            (vec![("x-rate-limit-reset-tokens", "6.5")], 6_500),
+            (vec![("retry-after", "86400")], 300_000),
+            (vec![("retry-after", "0")], 1_000),
+            (vec![("retry-after", "-1")], 10_000),
+            (vec![("retry-after", "-1"), ("x-ratelimit-reset-tokens", "5s")], 5_000),
+            (vec![("retry-after", "soon")], 10_000),
+            (vec![], 10_000),
+        ] {
+            let azure = simulate(&["east"]);
+            let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+            azure.backend("east").set(Behaviour::throttled_with(&headers));
+            let first = gateway.chat(&chat_request());
+            assert_eq!((first.status, header(&first, "x-aoai-attempts")), (429, "1"));
+            let second = gateway.chat(&chat_request());
+            assert_eq!((second.status, header(&second, "x-aoai-attempts")), (429, "0"), "{headers:?}");
+            let left = millis(&second);
+            // A date has whole seconds.
+            let tolerance = if wait == 60_000 { 5_000 } else { 900 };
+            assert!((wait - tolerance..=wait).contains(&left), "{headers:?}: {left}");
+        }
+    }
+
+    fn case_06_headers_of_a_success_cool_no_one_down(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::normal_with(&[
+            ("x-ratelimit-remaining-requests", "0"),
+            ("x-ratelimit-remaining-tokens", "-1"),
+            ("retry-after", "60"),
+            ("retry-after-ms", "60000"),
+        ]));
+        assert_eq!(load(&gateway, 2, 40, &chat_request()).status(200), 40);
+        assert_eq!((count(&azure, "east"), count(&azure, "west")), (20, 20));
+        assert_eq!(stat(&gateway, "backend.east.cooldowns.throttled"), 0);
+    }
+
+    fn case_07_all_throttled_is_said_at_once_with_the_smallest_wait(engine) {
+        for workers in [1, 2, 4] {
+            let azure = simulate(&["east", "west", "north"]);
+            let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(workers).start();
+            azure.backend("east").set(Behaviour::throttled(60));
+            azure.backend("west").set(Behaviour::throttled_with(&[("retry-after-ms", "30500")]));
+            azure.backend("north").set(Behaviour::throttled(90));
+            let start = Instant::now();
+            let first = gateway.chat(&chat_request());
+            assert_eq!((first.status, header(&first, "x-aoai-attempts")), (429, "3"));
+            assert_eq!(code(&first), "429", "the last real answer");
+            assert!(millis(&first) <= 30_500, "but the smallest of all waits");
+            let result = load(&gateway, 8, 100, &chat_request());
+            assert_eq!(result.status(429), 100, "{result:?}");
+            assert!(result.within(0.9) < SECOND / 2, "{:?}", result.within(0.9));
+            assert_eq!(upstream_calls(&azure), 3, "no other request left");
+            let answer = gateway.chat(&chat_request());
+            let gone = start.elapsed().as_millis() as u64;
+            let left = millis(&answer);
+            assert!(left <= 30_500 && left + gone + 50 >= 30_500, "{left} after {gone}");
+            assert_eq!(header(&answer, "retry-after"), left.div_ceil(1000).to_string());
+            assert_eq!(header(&answer, "x-aoai-attempts"), "0");
+            assert_eq!(answer.header("x-aoai-backend"), None);
+            assert_eq!(header(&answer, "content-type"), "application/json");
+            assert_eq!(code(&answer), "all_backends_throttled");
+            assert_eq!(answer.json()["error"]["type"], "rate_limit_error");
+            wait_for_stat(&gateway, "refused.throttled", 101);
+        }
+    }
+
+    fn case_07_all_failing_is_503(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = cooldown(Gateway::builder().simulator(&azure), json!({"consecutive_failures": 1, "failing": "20s"}))
+            .engine(engine)
+            .start();
+        for backend in azure.backends() {
+            backend.set(Behaviour::internal_error());
+        }
+        assert_eq!(gateway.chat(&chat_request()).status, 500, "the last real answer");
+        let answer = gateway.chat(&chat_request());
+        assert_eq!((answer.status, code(&answer).as_str()), (503, "all_backends_unavailable"));
+        let left = millis(&answer);
+        assert!((19_000..=25_000).contains(&left), "{left}");
+        assert_eq!(upstream_calls(&azure), 2);
+        wait_for_stat(&gateway, "refused.unavailable", 1);
+        wait_for_stat(&gateway, "backend.east.state", 2);
+        assert!(stat(&gateway, "backend.east.cooldown_seconds") > 10);
+    }
+
+    fn case_10_a_deployment_that_is_missing_on_one_backend_is_not_asked_of_it_again(engine) {
+        for workers in [1, 4] {
+            let azure = simulate(&["east", "west"]);
+            let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(workers).start();
+            azure.backend("east").set(Behaviour::deployment_not_found().on_path("/gpt-4o/"));
+            for _ in 0..10 {
+                assert_eq!(gateway.chat(&chat_request()).status, 200);
+            }
+            assert_eq!((count(&azure, "east"), count(&azure, "west")), (1, 10), "asked once");
+            for _ in 0..10 {
+                assert_eq!(gateway.chat(&chat_request().deployment("other")).status, 200);
+            }
+            assert_eq!((count(&azure, "east"), count(&azure, "west")), (6, 15), "any other is");
+            wait_for_stat(&gateway, "backend.east.missing_deployments", 1);
+            assert_eq!(lines(&gateway, r#"backend east: has no deployment "gpt-4o""#), 1);
+            // The one that has it is throttled: that is what is said, not the other one's 404.
+            azure.backend("west").set(Behaviour::throttled(30));
+            assert_eq!(gateway.chat(&chat_request()).status, 429);
+            let answer = gateway.chat(&chat_request());
+            assert_eq!((answer.status, code(&answer).as_str()), (429, "all_backends_throttled"));
+            assert_eq!(gateway.chat(&chat_request().deployment("other")).status, 200);
+        }
+    }
+
+    fn case_10_a_deployment_that_no_one_has_is_a_404_again_and_again(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        for backend in azure.backends() {
+            backend.set(Behaviour::deployment_not_found());
+        }
+        for _ in 0..3 {
+            let answer = gateway.chat(&chat_request());
+            assert_eq!((answer.status, code(&answer).as_str()), (404, "DeploymentNotFound"));
+        }
+        let hostile = chat_request().deployment("x%0d%0aforged%22");
+        assert_eq!(gateway.chat(&hostile).status, 404);
+        assert_eq!(lines(&gateway, "backend east: has no deployment"), 2);
+    }
+
+    fn case_11_a_backend_that_refuses_the_identity_is_left_alone_and_flagged(engine) {
+        let firewall = Failure::coded(403, "403", "Access denied due to Virtual Network/Firewall rules.");
+        for (workers, refusal) in [(1, Behaviour::permission_denied()), (4, Behaviour::error(firewall))] {
+            let azure = simulate(&["east", "west"]);
+            let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(workers).start();
+            azure.backend("east").set(refusal);
+            let result = load(&gateway, 1, 20, &chat_request());
+            assert_eq!(result.status(200), 20, "{result:?}");
+            assert_eq!((count(&azure, "east"), count(&azure, "west")), (1, 20));
+            assert_eq!(azure.imds().count(), 1, "the token stays");
+            wait_for_stat(&gateway, "backend.east.state", 3);
+            wait_for_stat(&gateway, "backend.east.cooldowns.misconfigured", 1);
+            assert_eq!(lines(&gateway, "backend east: does not let this identity in"), 1);
+        }
+    }
+
+    fn a_403_that_is_about_the_request_closes_no_backend(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::error(Failure::coded(403, "unsupported_region", "Not for you.")));
+        let statuses: Vec<u16> = chats(&gateway, 10).iter().map(|answer| answer.status).collect();
+        assert_eq!(statuses.iter().filter(|status| **status == 403).count(), 5, "{statuses:?}");
+    }
+
+    fn five_failures_in_a_row_take_a_backend_out_and_one_probe_decides(engine) {
+        for workers in [1, 2, 4] {
+            let azure = simulate(&["east", "west"]);
+            let gateway = cooldown(Gateway::builder().simulator(&azure), json!({"failing": "1s"}))
+                .engine(engine)
+                .workers(workers)
+                .start();
+            azure.backend("east").set(Behaviour::internal_error());
+            assert_eq!(load(&gateway, 1, 40, &chat_request()).status(200), 40);
+            assert_eq!(count(&azure, "east"), 5, "{workers} workers");
+            // Slow to fail: whoever else comes meanwhile must not be sent there.
+            azure.backend("east").set(Behaviour::internal_error().after_ms(700));
+            let statuses = parallel(8, |_| {
+                let start = Instant::now();
+                let mut statuses = Vec::new();
+                while start.elapsed() < 2 * SECOND {
+                    statuses.push(gateway.chat(&chat_request()).status);
+                }
+                statuses
+            });
+            assert!(statuses.iter().flatten().all(|status| *status == 200));
+            assert_eq!(count(&azure, "east"), 6, "one probe, {workers} workers");
+            azure.backend("east").clear();
+            let rest = wait_for_backend(&gateway, "east", 5 * SECOND);
+            assert!(rest > SECOND / 2, "twice as long after the probe failed: {rest:?}");
+            wait_for_stat(&gateway, "backend.east.cooldowns.failing", 2);
+            wait_for_stat(&gateway, "backend.east.probes", 2);
+            wait_for_stat(&gateway, "backend.east.state", 0);
+            let before = count(&azure, "east");
+            load(&gateway, 4, 20, &chat_request());
+            assert_eq!(count(&azure, "east") - before, 10);
+        }
+    }
+
+    fn a_success_in_between_begins_the_row_anew(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(2).start();
+        for _ in 0..3 {
+            azure.backend("east").set(Behaviour::internal_error().times(4));
+            assert_eq!(load(&gateway, 1, 10, &chat_request()).status(200), 10);
+        }
+        assert_eq!(count(&azure, "east"), 15);
+        assert_eq!(stat(&gateway, "backend.east.cooldowns.failing"), 0);
+    }
+
+    fn a_dead_backend_and_a_slow_one_are_left_alone_too(engine) {
+        let azure = simulate(&["dead", "slow", "fine"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .plugin(|p| {
+                p["cooldown"] = json!({"consecutive_failures": 2, "failing": "60s"});
+                p["retry"]["per_try_timeout"] = json!("300ms");
+            })
+            .engine(engine)
+            .start();
+        azure.backend("dead").stop();
+        azure.backend("slow").set(Behaviour::hang());
+        assert_eq!(load(&gateway, 1, 12, &chat_request()).status(200), 12);
+        assert_eq!(count(&azure, "slow"), 2);
+        let start = Instant::now();
+        for answer in chats(&gateway, 20) {
+            assert_eq!((answer.status, header(&answer, "x-aoai-attempts")), (200, "1"));
+        }
+        assert!(start.elapsed() < 2 * SECOND);
+        wait_for_stat(&gateway, "backend.dead.outcome.unavailable", 2);
+    }
+
+    fn a_probe_whose_client_leaves_is_made_by_the_next_request(engine) {
+        let azure = simulate(&["east"]);
+        let gateway = cooldown(Gateway::builder().simulator(&azure), json!({"consecutive_failures": 1, "failing": "500ms"}))
+            .engine(engine)
+            .start();
+        azure.backend("east").set(Behaviour::internal_error());
+        assert_eq!(gateway.chat(&chat_request()).status, 500);
+        azure.backend("east").set(Behaviour::hang());
+        let hurried = gateway.client().give_up_after(Duration::from_millis(300));
+        let chat = chat_request();
+        let deadline = Instant::now() + 5 * SECOND;
+        while count(&azure, "east") < 2 {
+            assert!(Instant::now() < deadline, "no probe");
+            let _ = hurried.send("POST", &chat.path, &[], &chat.bytes());
+        }
+        azure.backend("east").clear();
+        gateway.wait_for(|g| g.chat(&chat_request()).status == 200, 2 * SECOND, "the next probe");
+    }
+
+    fn a_probe_that_is_answered_400_frees_the_backend(engine) {
+        let azure = simulate(&["east"]);
+        let gateway = cooldown(Gateway::builder().simulator(&azure), json!({"consecutive_failures": 1, "failing": "300ms"}))
+            .engine(engine)
+            .start();
+        azure.backend("east").set(Behaviour::internal_error());
+        assert_eq!(gateway.chat(&chat_request()).status, 500);
+        azure.backend("east").set(Behaviour::content_filter());
+        gateway.wait_for(|g| g.chat(&chat_request()).status == 400, 3 * SECOND, "the probe");
+        wait_for_stat(&gateway, "backend.east.state", 0);
+    }
+
+    fn case_24_cooldowns_survive_a_reload_for_backends_that_stay(engine) {
+        for workers in [1, 4] {
+            let azure = simulate(&["east", "west", "north"]);
+            let mut gateway = Gateway::builder().simulator(&azure).engine(engine).workers(workers).start();
+            azure.backend("east").set(Behaviour::throttled(60));
+            assert_eq!(load(&gateway, 1, 9, &chat_request()).status(200), 9);
+            assert_eq!(count(&azure, "east"), 1);
+            let mut changed = gateway.plugin();
+            changed["backends"][0]["name"] = json!("eastus");
+            changed["backends"][1]["weight"] = json!(2);
+            changed["backends"].as_array_mut().unwrap().truncate(2);
+            assert_eq!(gateway.update(changed), Update::Accepted);
+            let north = count(&azure, "north");
+            let result = load(&gateway, 1, 30, &chat_request());
+            assert_eq!(result.status(200), 30);
+            assert_eq!((count(&azure, "east"), count(&azure, "north")), (1, north), "{result:?}");
+        }
+    }
+
+    fn case_30_a_storm_stays_within_the_retry_budget(engine) {
+        for (workers, forgetful) in [(1, false), (2, true), (4, true)] {
+            let azure = simulate(&["east", "west", "north"]);
+            let gateway = Gateway::builder()
+                .simulator(&azure)
+                .plugin(move |p| {
+                    if forgetful {
+                        p["cooldown"] = Value::Null;
+                    }
+                })
+                .engine(engine)
+                .workers(workers)
+                .start();
+            for backend in azure.backends() {
+                backend.set(Behaviour::internal_error());
+            }
+            const THREADS: usize = 16;
+            const REQUESTS: u64 = 1500;
+            let start = Instant::now();
+            let answered: usize = parallel(THREADS, |thread| {
+                // 500 in a second, each at its time.
+                let turns = (thread as u64..REQUESTS).step_by(THREADS);
+                let client = gateway.client();
+                let chat = chat_request();
+                turns
+                    .filter(|turn| {
+                        let due = start + Duration::from_millis(2 * turn);
+                        thread::sleep(due.saturating_duration_since(Instant::now()));
+                        let answer = client.send("POST", &chat.path, &[], &chat.bytes()).unwrap();
+                        assert!(answer.status >= 500, "{}", answer.status);
+                        true
+                    })
+                    .count()
+            })
+            .into_iter()
+            .sum();
+            assert_eq!(answered as u64, REQUESTS, "every client has an answer");
+            let calls = upstream_calls(&azure);
+            if forgetful {
+                let budget = 100 + REQUESTS / 5 + 10 * (start.elapsed().as_secs() + 1);
+                assert!(calls <= REQUESTS + budget, "{calls} calls, budget {budget}");
+                assert!(calls >= REQUESTS + budget / 2, "and uses it: {calls} calls");
+                gateway.wait_for(|g| stat(g, "no_retry.budget_spent") > 0, 3 * SECOND, "the count");
+            } else {
+                // Five in a row each, what was under way by then, and a probe.
+                assert!(calls <= 3 * (5 + THREADS as u64 + 1), "{calls} calls");
+            }
+        }
+    }
+
+    fn half_of_the_backends_throttled_under_load_cost_a_handful_of_429s(engine) {
+        for workers in [1, 2, 4] {
+            let azure = simulate(&["a", "b", "c", "d"]);
+            let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(workers).start();
+            azure.backend("a").set(Behaviour::throttled(2));
+            azure.backend("c").set(Behaviour::throttled(2));
+            const CLIENTS: usize = 8;
+            let start = Instant::now();
+            let served: usize = parallel(CLIENTS, |_| {
+                let mut served = 0;
+                while start.elapsed() < 7 * SECOND {
+                    let answer = gateway.chat(&chat_request());
+                    assert_eq!(answer.status, 200, "no client sees a 429");
+                    served += 1;
+                }
+                served
+            })
+            .into_iter()
+            .sum();
+            for name in ["a", "c"] {
+                // What was under way when it began, then a probe every two seconds.
+                let refusals = count(&azure, name);
+                assert!((2..=CLIENTS as u64 + 3).contains(&refusals), "{refusals} 429s for {served} requests");
+            }
+            let (b, d) = (count(&azure, "b") as i64, count(&azure, "d") as i64);
+            assert!((b - d).abs() <= 1 + served as i64 / 20, "{b} {d}");
+        }
+    }
+
+    fn a_request_waits_for_a_backend_where_that_is_allowed_and_worth_it(engine) {
+        for workers in [1, 4] {
+            let azure = simulate(&["east", "west"]);
+            let gateway = cooldown(Gateway::builder().simulator(&azure), json!({"wait_timeout": "4s"}))
+                .engine(engine)
+                .workers(workers)
+                .start();
+            azure.backend("east").set(Behaviour::throttled(2).times(1));
+            azure.backend("west").set(Behaviour::throttled(20));
+            assert_eq!(gateway.chat(&chat_request()).status, 429);
+            let chat = chat_request().padded(100_000);
+            let answers = parallel(4, |_| gateway.chat(&chat));
+            for answer in &answers {
+                assert_eq!((answer.status, header(answer, "x-aoai-backend")), (200, "east"));
+                assert!(answer.elapsed > SECOND, "{:?}", answer.elapsed);
+                assert!(answer.elapsed < 4 * SECOND, "{:?}", answer.elapsed);
+            }
+            let received = azure.requests();
+            let last = received.last().unwrap();
+            assert_eq!(last.body, chat.bytes(), "not a byte is lost");
+            azure.backend("east").set(Behaviour::throttled(20));
+            assert_eq!(gateway.chat(&chat_request()).status, 429);
+            let answer = gateway.chat(&chat_request());
+            assert_eq!(answer.status, 429);
+            assert!(answer.elapsed < SECOND, "too long to wait for: {:?}", answer.elapsed);
+        }
+    }
+
+    fn a_client_that_leaves_while_it_waits_for_a_backend_is_forgotten(engine) {
+        let azure = simulate(&["east"]);
+        let gateway = cooldown(Gateway::builder().simulator(&azure), json!({"wait_timeout": "10s"}))
+            .engine(engine)
+            .start();
+        azure.backend("east").set(Behaviour::throttled(2).times(1));
+        assert_eq!(gateway.chat(&chat_request()).status, 429);
+        let chat = chat_request();
+        let hurried = gateway.client().give_up_after(Duration::from_millis(300));
+        assert!(hurried.send("POST", &chat.path, &[], &chat.bytes()).is_err());
+        wait_for_stat(&gateway, "client_gone", 1);
+        assert_eq!(gateway.chat(&chat_request()).status, 200);
+        assert_eq!(count(&azure, "east"), 2);
+    }
+
+    fn a_backend_may_have_less_time_for_its_first_byte(engine) {
+        let azure = simulate(&["slow", "fast"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .plugin(|p| p["backends"][0]["first_byte_timeout"] = json!("400ms"))
+            .engine(engine)
+            .start();
+        azure.backend("slow").set(Behaviour::normal().after_ms(3000));
+        azure.backend("fast").set(Behaviour::normal().after_ms(800));
+        let answers = chats(&gateway, 4);
+        for answer in &answers {
+            assert_eq!((answer.status, header(answer, "x-aoai-backend")), (200, "fast"));
+            assert!(answer.elapsed < 2 * SECOND, "{:?}", answer.elapsed);
+        }
+        assert_eq!(count(&azure, "slow"), 2);
+        wait_for_stat(&gateway, "backend.slow.outcome.unavailable", 2);
+        assert_eq!(stat(&gateway, "backend.fast.outcome.unavailable"), 0);
+    }
+
+    fn the_one_with_more_quota_left_gets_more(engine) {
+        let azure = simulate(&["east", "west", "north"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .plugin(|p| p["policy"] = json!("least_throttled"))
+            .engine(engine)
+            .start();
+        let left = |tokens| Behaviour::normal_with(&[("x-ratelimit-remaining-tokens", tokens)]);
+        azure.backend("east").set(left("90000"));
+        azure.backend("west").set(left("10000"));
+        azure.backend("north").set(left("-1"));
+        load(&gateway, 1, 30, &chat_request());
+        for backend in azure.backends() {
+            backend.clear_requests();
+        }
+        assert_eq!(load(&gateway, 4, 300, &chat_request()).status(200), 300);
+        // 9 : 1, and the unknown one like their average.
+        for (name, share) in [("east", 180), ("west", 20), ("north", 100)] {
+            let served = count(&azure, name);
+            assert!(served.abs_diff(share) <= 12, "{name} {served}");
+        }
+    }
+}
+
+mod router_engine_alone {
+    use super::*;
+
+    e2e::cases! { router:
+    fn a_later_attempt_has_its_own_backends_time_for_the_first_byte(engine) {
+        let azure = simulate(&["broken", "slow", "fast"]);
+        let gateway = weigh(Gateway::builder().simulator(&azure), "priority", &[0, 1, 2])
+            .plugin(|p| p["backends"][1]["first_byte_timeout"] = json!("400ms"))
+            .engine(engine)
+            .start();
+        azure.backend("broken").set(Behaviour::internal_error());
+        azure.backend("slow").set(Behaviour::hang());
+        for _ in 0..3 {
+            let answer = gateway.chat(&chat_request());
+            assert_eq!((answer.status, header(&answer, "x-aoai-attempts")), (200, "3"));
+            assert!(answer.elapsed < 2 * SECOND, "{:?}", answer.elapsed);
+        }
+        azure.backend("fast").stop();
+        let answer = gateway.chat(&chat_request());
+        assert_eq!(answer.status, 500, "the only real answer there was");
+        azure.backend("broken").stop();
+        let answer = gateway.chat(&chat_request());
+        assert_eq!(answer.status, 503);
+    }
+
+    fn an_attempt_that_finds_its_backend_cooling_down_goes_elsewhere(engine) {
+        let azure = simulate(&["hangs", "next", "last"]);
+        let gateway = weigh(Gateway::builder().simulator(&azure), "priority", &[0, 1, 2])
+            .plugin(|p| p["retry"]["per_try_timeout"] = json!("1500ms"))
+            .engine(engine)
+            .start();
+        azure.backend("hangs").set(Behaviour::hang());
+        let answers = parallel(2, |thread| {
+            if thread == 1 {
+                // While the first one's attempt hangs, the backend that is to follow is throttled.
+                thread::sleep(SECOND / 2);
+                azure.backend("hangs").set(Behaviour::throttled(1));
+                azure.backend("next").set(Behaviour::throttled(30));
+            }
+            gateway.chat(&chat_request())
+        });
+        for answer in &answers {
+            assert_eq!((answer.status, header(answer, "x-aoai-backend")), (200, "last"));
+        }
+        assert_eq!(header(&answers[0], "x-aoai-attempts"), "2");
+        assert_eq!(header(&answers[1], "x-aoai-attempts"), "3");
+        assert_eq!(count(&azure, "next"), 1, "only the second one asked it");
+        assert_eq!(stat(&gateway, "no_retry.router_declined"), 0);
+    }
+    }
+}
