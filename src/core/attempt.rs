@@ -57,8 +57,7 @@ impl Attempt<'_> {
         // The router gives up on the headers after this time but lets an answer that has begun go on for as long as it takes.
         let timeout = match config.retry.engine {
             Engine::Filter => self.backend.attempt_timeout(&config.retry),
-            // There this value is for all attempts, on whatever backend; see `reroute`.
-            Engine::Router => config.retry.per_try_timeout,
+            Engine::Router => config.router_timeout(),
         };
         let timeout = timeout.as_millis().to_string();
         apply(Edit::Set(

@@ -128,7 +128,7 @@ impl Backends {
         }
     }
 
-    /// Chooses the backend for another attempt, the `foreseen` one if it may still be used.
+    /// Chooses the backend for another attempt, after one with this `outcome`.
     ///
     /// # Errors
     /// There is none, or the budget is spent.
@@ -137,30 +137,40 @@ impl Backends {
         config: &Config,
         plan: &Plan,
         deployment: Option<u64>,
+        outcome: Outcome,
+    ) -> Result<Chosen, NoRetry> {
+        self.foresee(plan, deployment).map_err(no_retry)?;
+        self.withdraw(config, plan, outcome)?;
+        self.choose(config, plan, deployment).map_err(no_retry)
+    }
+
+    /// The same where it was foreseen: the router is there already.
+    ///
+    /// # Errors
+    /// Nothing was foreseen, or the budget is spent.
+    pub(crate) fn choose_foreseen(
+        &self,
+        config: &Config,
+        plan: &Plan,
+        deployment: Option<u64>,
         foreseen: Option<usize>,
         outcome: Outcome,
     ) -> Result<Chosen, NoRetry> {
-        let why = |none| match none {
-            NoChoice::AllTried => NoRetry::BackendsExhausted,
-            NoChoice::AllOut(_) => NoRetry::BackendsOut,
+        let Some(backend) = foreseen else {
+            self.foresee(plan, deployment).map_err(no_retry)?;
+            // One has become free a moment ago.
+            return Err(NoRetry::BackendsOut);
         };
-        self.foresee(plan, deployment).map_err(why)?;
-        // A refusal costs a backend nothing, so there is nothing to save; what fails may be overloaded.
-        if let (Outcome::Unavailable, Some(rules)) = (outcome, &config.retry.budget) {
-            if !self.withdraw(rules, plan.turn) {
-                return Err(NoRetry::BudgetSpent);
-            }
-        }
-        let only_foreseen = foreseen.map(|backend| {
-            let mut plan = *plan;
-            (0..self.health_keys.len())
-                .filter(|other| *other != backend)
-                .for_each(|other| plan.tried.add(other));
-            plan
-        });
-        only_foreseen
-            .and_then(|plan| self.choose(config, &plan, deployment).ok())
-            .map_or_else(|| self.choose(config, plan, deployment).map_err(why), Ok)
+        self.withdraw(config, plan, outcome)?;
+        let mut only = *plan;
+        let others = (0..self.health_keys.len()).filter(|other| *other != backend);
+        others.for_each(|other| only.tried.add(other));
+        let chosen = self.choose(config, &only, deployment);
+        // One that is out since a moment ago is asked all the same: there is no going back.
+        Ok(chosen.unwrap_or(Chosen {
+            backend,
+            probe: false,
+        }))
     }
 
     /// How long until a backend may be used again, if every one is out now.
@@ -267,13 +277,24 @@ impl Backends {
     }
 
     /// Takes a retry out of the budget.
-    fn withdraw(&self, rules: &config::Budget, turn: u64) -> bool {
+    fn withdraw(&self, config: &Config, plan: &Plan, outcome: Outcome) -> Result<(), NoRetry> {
+        // A refusal costs a backend nothing, so there is nothing to save; what fails may be overloaded.
+        let (Outcome::Unavailable, Some(rules)) = (outcome, &config.retry.budget) else {
+            return Ok(());
+        };
         let now = host::now();
         let withdrawn = host::swap_shared(&self.budget_key, |bytes| {
-            let mut budget = Budget::decode(bytes).unwrap_or_else(|| Budget::new(rules, turn, now));
-            (budget.withdraw(rules, turn, now), Some(budget.encode()))
+            let mut budget =
+                Budget::decode(bytes).unwrap_or_else(|| Budget::new(rules, plan.turn, now));
+            (
+                budget.withdraw(rules, plan.turn, now),
+                Some(budget.encode()),
+            )
         });
-        withdrawn.unwrap_or(true)
+        match withdrawn {
+            Ok(false) => Err(NoRetry::BudgetSpent),
+            Ok(true) | Err(_) => Ok(()),
+        }
     }
 
     /// Changes a backend's shared record, and tells the other workers if that is something for them.
@@ -425,6 +446,13 @@ pub(super) fn report(name: &str, change: Change, deployment: Option<&str>) {
                 Pretty(wait)
             );
         }
+    }
+}
+
+fn no_retry(none: NoChoice) -> NoRetry {
+    match none {
+        NoChoice::AllTried => NoRetry::BackendsExhausted,
+        NoChoice::AllOut(_) => NoRetry::BackendsOut,
     }
 }
 

@@ -61,6 +61,15 @@ pub(super) struct Journey {
     wait_until: Option<Timestamp>,
 }
 
+/// Where another attempt goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Next {
+    /// To the best backend there is now.
+    Best,
+    /// To the one that was foreseen, if any was: the router has not asked again.
+    Foreseen(Option<usize>),
+}
+
 /// Whether a request has a backend to go to.
 pub(super) enum Departure {
     /// It has.
@@ -146,19 +155,16 @@ impl Journey {
         self.reply(&LocalReply::all_out(wait))
     }
 
-    /// Decides what follows the `outcome` of the current attempt. Another one goes to the `foreseen` backend if it can.
-    pub(super) fn after(
-        &mut self,
-        outcome: Outcome,
-        replay: Replay,
-        foreseen: Option<usize>,
-    ) -> Verdict {
+    /// Decides what follows the `outcome` of the current attempt, and where another one goes.
+    pub(super) fn after(&mut self, outcome: Outcome, replay: Replay, next: Next) -> Verdict {
         let (worker, deployment) = (Rc::clone(&self.worker), self.request.deployment);
         let (backend, probe) = (self.exchange.backend(), self.exchange.is_probe());
-        let verdict = self.exchange.after(outcome, replay, |plan| {
-            worker
-                .backends
-                .choose_next(&worker.config, plan, deployment, foreseen, outcome)
+        let (backends, config) = (&worker.backends, &worker.config);
+        let verdict = self.exchange.after(outcome, replay, |plan| match next {
+            Next::Best => backends.choose_next(config, plan, deployment, outcome),
+            Next::Foreseen(foreseen) => {
+                backends.choose_foreseen(config, plan, deployment, foreseen, outcome)
+            }
         });
         if probe && !matches!(verdict, Verdict::RenewToken | Verdict::AwaitRequest) {
             // A bad token said nothing about the backend, and it will not be asked again.

@@ -114,7 +114,9 @@ impl RootContext for Root {
 
     fn on_tick(&mut self) {
         if let Some(worker) = self.worker() {
-            worker.on_tick();
+            if worker.on_tick() {
+                reroute::look_ahead(worker);
+            }
         }
     }
 

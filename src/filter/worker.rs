@@ -35,8 +35,6 @@ pub(crate) enum Wish {
     Body,
     /// That a backend's cooldown is over, which takes this long.
     Backend(Duration),
-    /// The first byte of an attempt's answer, for this long.
-    FirstByte(Duration),
 }
 
 /// How a wait ended.
@@ -48,8 +46,6 @@ pub(crate) enum Granted {
     NoBody,
     /// A backend may be free.
     Backend,
-    /// The first byte never came.
-    NoFirstByte,
 }
 
 /// A stream as its worker sees it. While these run, Envoy's effective context is the stream's.
@@ -208,7 +204,7 @@ impl Worker {
             Wish::Token | Wish::NewerToken(_) => self.config.identity.wait_timeout,
             Wish::Body if self.held_bodies.get() == HeldBodies::Shown => return true,
             Wish::Body => BODY_DEADLINE,
-            Wish::Backend(wait) | Wish::FirstByte(wait) => wait,
+            Wish::Backend(wait) => wait,
         };
         let now = host::now();
         let hopeless = matches!(wish, Wish::Token) && self.tokens.expected_wait(now) > longest;
@@ -281,7 +277,8 @@ impl Worker {
         }
     }
 
-    pub(super) fn on_tick(&self) {
+    /// Does what is to be done from time to time. Whether it looked at the backends anew, as it does once a second.
+    pub(super) fn on_tick(&self) -> bool {
         let now = host::now();
         self.now.set(now);
         let identity = &self.config.identity;
@@ -292,7 +289,8 @@ impl Worker {
             log::error!("identity: {error}");
         }
         self.grant_wishes(now);
-        if self.tidied_at.get() + CALM <= now {
+        let looks = self.tidied_at.get() + CALM <= now;
+        if looks {
             self.tidied_at.set(now);
             self.backends
                 .on_tick(now, |backend, change| self.announce(backend, change, None));
@@ -312,6 +310,7 @@ impl Worker {
         } else {
             CALM
         });
+        looks
     }
 
     fn grant_wishes(&self, now: Timestamp) {
@@ -354,12 +353,11 @@ impl Worker {
             },
             Wish::Body => overdue.then_some(Granted::NoBody),
             Wish::Backend(_) => overdue.then_some(Granted::Backend),
-            Wish::FirstByte(_) => overdue.then_some(Granted::NoFirstByte),
         }
     }
 
     /// Runs `act` for the stream `id` from a callback of the root context.
-    fn as_stream(&self, id: u32, act: impl FnOnce()) {
+    pub(super) fn as_stream(&self, id: u32, act: impl FnOnce()) {
         self.root_is_running.set(true);
         if let Err(error) = host::in_context(id, self.root_id, act) {
             log::error!("{error}");

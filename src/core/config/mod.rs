@@ -59,6 +59,16 @@ pub struct Backend {
     pub first_byte_timeout: Option<Duration>,
 }
 
+impl Config {
+    /// The time limit that the router is told for an attempt's first byte. It has one for all attempts of a request, so it is
+    /// the largest there is: no backend may be cut short for another's sake.
+    pub fn router_timeout(&self) -> Duration {
+        let limits = self.backends.iter();
+        let limits = limits.map(|backend| backend.attempt_timeout(&self.retry));
+        limits.max().unwrap_or(self.retry.per_try_timeout)
+    }
+}
+
 /// How one of several backends of the same priority is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {

@@ -6,7 +6,7 @@ use crate::core::outcome::Outcome;
 use crate::filter::complaint::Complaint;
 use crate::filter::header_map::HeaderMap;
 use crate::filter::host::{self, Buffer, HostError, Map};
-use crate::filter::journey::Answer;
+use crate::filter::journey::{Answer, Next};
 use crate::filter::tokens::{Authorization, Renewal};
 use crate::filter::worker::{Granted, Wish};
 
@@ -27,7 +27,7 @@ impl Stream {
     pub(super) fn proceed(&mut self, mut outcome: Outcome) -> Result<Settled, HostError> {
         // Every turn makes an attempt, or asks for the one renewal there is, or ends.
         loop {
-            match self.journey.after(outcome, self.body.replay(), None) {
+            match self.journey.after(outcome, self.body.replay(), Next::Best) {
                 Verdict::Deliver | Verdict::GiveUp(_) => return self.deliver(),
                 Verdict::AwaitRequest => {
                     self.phase = Phase::Held(Held::Request(outcome));

@@ -100,14 +100,7 @@ impl Downstream {
         with(&self.shared, |shared| {
             let retries = match shared.replay {
                 Replay::Impossible(_) => 0,
-                // Twice as many as there are attempts: one that found its backend cooling down is sent elsewhere by another.
-                _ => self
-                    .worker
-                    .config
-                    .retry
-                    .max_attempts
-                    .saturating_sub(1)
-                    .saturating_mul(2),
+                _ => self.worker.config.retry.max_attempts.saturating_sub(1),
             };
             shared.journey.edit_request(token)?;
             host::set_header(
@@ -195,7 +188,7 @@ impl Downstream {
                     shared.journey.reply_without_token(wait)
                 })
             }
-            Granted::NoBody | Granted::NoFirstByte => Ok(()),
+            Granted::NoBody => Ok(()),
         }
     }
 

@@ -18,7 +18,8 @@ use std::rc::Rc;
 pub(crate) use self::downstream::DownstreamHandle;
 pub(crate) use self::upstream::UpstreamHandle;
 use super::host::{self, HostError};
-use super::journey::Journey;
+use super::journey::{Journey, Next};
+use super::worker::Worker;
 use crate::core::exchange::{NoRetry, Replay, Verdict};
 use crate::core::outcome::Outcome;
 use crate::core::time::Timestamp;
@@ -48,17 +49,6 @@ struct Shared {
     answered_by: usize,
     /// Where the router goes if the current attempt gets no answer.
     foreseen: Option<usize>,
-}
-
-/// What becomes of an attempt that the router starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Start {
-    /// It goes to the exchange's current backend.
-    Now,
-    /// That one is not where the router went: it is to come again.
-    Elsewhere,
-    /// There is none to make.
-    NoMore,
 }
 
 /// Where a request's attempts stand.
@@ -91,48 +81,44 @@ impl Shared {
     }
 
     /// The router starts an attempt: the first, one that a marked answer called for, or one after an attempt that got no
-    /// answer, which it makes where it was told before.
-    fn attempt_begins(&mut self) -> Result<Start, HostError> {
-        if matches!(self.step, Step::Attempting | Step::Held) {
+    /// answer, which it makes where it was told before. `false` if there is none to make.
+    fn attempt_begins(&mut self) -> bool {
+        if self.is_under_way() {
             self.no_answer();
-            let foreseen = self.foreseen;
-            match self
-                .journey
-                .after(Outcome::Unavailable, self.replay, foreseen)
-            {
-                Verdict::TryNext if foreseen == Some(self.journey.exchange.backend()) => {}
-                Verdict::TryNext => {
-                    self.step = Step::Marked;
-                    self.point_to(Some(self.journey.exchange.backend()))?;
-                    return Ok(Start::Elsewhere);
-                }
-                _ => {
-                    self.journey.timed_out = self.is_overdue();
-                    self.step = Step::GivenUp;
-                    return Ok(Start::NoMore);
-                }
+            let next = Next::Foreseen(self.foreseen);
+            let verdict = self.journey.after(Outcome::Unavailable, self.replay, next);
+            if verdict != Verdict::TryNext {
+                self.journey.timed_out = self.is_overdue();
+                self.step = Step::GivenUp;
+                return false;
             }
         }
         self.journey.attempt_made();
-        let (exchange, request) = (&self.journey.exchange, &self.journey.request);
-        let backends = &self.journey.worker.backends;
-        self.foreseen = backends.foresee(exchange.plan(), request.deployment).ok();
+        self.foreseen = self.look_ahead();
+        let exchange = &self.journey.exchange;
         // Asked for only where it may be wanted, by an attempt that may be the last: it is a host call.
         let may_be_last = exchange.attempts() > 1 || self.foreseen.is_none();
         self.began = may_be_last.then(host::now);
         self.step = Step::Attempting;
-        Ok(Start::Now)
+        true
+    }
+
+    /// An attempt went out whose answer, if it comes, is not the end yet.
+    fn is_under_way(&self) -> bool {
+        matches!(self.step, Step::Attempting | Step::Held)
+    }
+
+    /// Where the router should go if the current attempt gets no answer.
+    fn look_ahead(&self) -> Option<usize> {
+        let journey = &self.journey;
+        let backends = &journey.worker.backends;
+        let foreseen = backends.foresee(journey.exchange.plan(), journey.request.deployment);
+        foreseen.ok()
     }
 
     fn is_overdue(&self) -> bool {
         // Envoy's timers run on a clock of their own, which may be some milliseconds ahead of the one that is read here.
-        let limit = self
-            .journey
-            .worker
-            .config
-            .retry
-            .per_try_timeout
-            .mul_f64(0.9);
+        let limit = self.journey.worker.config.router_timeout().mul_f64(0.9);
         let overdue = |began: Timestamp| began + limit <= host::now();
         self.began.is_some_and(overdue)
     }
@@ -150,6 +136,34 @@ impl Shared {
         match backend.and_then(|index| backends.get(index)) {
             Some(backend) => host::set_property(NEXT_CLUSTER, backend.cluster.as_bytes()),
             None => Ok(()),
+        }
+    }
+}
+
+/// Looks again where the router should go from attempts that get no answer: since they began, backends may have been throttled,
+/// or become well.
+pub(crate) fn look_ahead(worker: &Worker) {
+    let requests: Vec<_> = REQUESTS.with_borrow(|requests| {
+        let requests = requests.iter();
+        requests
+            .map(|(id, shared)| (*id, Rc::clone(shared)))
+            .collect()
+    });
+    for (id, shared) in requests {
+        let result = with(&shared, |shared| {
+            let foreseen = shared.look_ahead();
+            let other = foreseen != shared.foreseen;
+            // Of two configurations in this VM, each looks after its own requests.
+            if !(other && shared.is_under_way() && std::ptr::eq(&*shared.journey.worker, worker)) {
+                return Ok(());
+            }
+            shared.foreseen = foreseen;
+            let mut pointed = Ok(());
+            worker.as_stream(id, || pointed = shared.point_to(foreseen));
+            pointed
+        });
+        if let Err(error) = result {
+            log::error!("{error}");
         }
     }
 }

@@ -2,19 +2,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-use std::time::Duration;
 
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use super::{with, Shared, Start, Step, REQUEST, REQUESTS, RETRY};
+use super::{with, Shared, Step, REQUEST, REQUESTS, RETRY};
 use crate::core::exchange::Verdict;
 use crate::core::outcome::Outcome;
 use crate::core::reply::LocalReply;
 use crate::filter::complaint::Complaint;
 use crate::filter::gate::Gate;
 use crate::filter::host::{self, Buffer, Half, HostError, Map};
-use crate::filter::journey::{self, Answer, ERROR_BODY};
+use crate::filter::journey::{self, Answer, Next, ERROR_BODY};
 use crate::filter::tokens::Renewal;
 use crate::filter::worker::{self, Granted, Wish};
 use crate::filter::{run, Recover};
@@ -32,25 +31,6 @@ enum Phase {
     AwaitingBody { status: u16 },
     /// An answer is held until there is a newer token.
     AwaitingToken,
-    /// Nothing came yet, and there is a limit to that.
-    AwaitingFirstByte,
-}
-
-/// What follows an attempt that this filter ends itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    Attempt,
-    None,
-}
-
-/// What becomes of an attempt on its way out.
-enum Departure {
-    /// It leaves; its first byte is to come within this time, if there is such a limit.
-    Ready(Option<Duration>),
-    /// It is to come again, and will be sent to another backend.
-    Elsewhere,
-    /// It must not leave.
-    Refused(&'static str),
 }
 
 /// One attempt.
@@ -83,41 +63,14 @@ impl Upstream {
             return Ok(Action::Pause);
         };
         match with(shared, Shared::readdress)? {
-            Departure::Ready(first_byte_timeout) => {
-                if let Some(limit) = first_byte_timeout {
-                    self.phase = Phase::AwaitingFirstByte;
-                    self.wait(Wish::FirstByte(limit));
-                }
-                Ok(Action::Continue)
-            }
-            Departure::Refused(details) => {
-                self.answer_for_backend(503, details, Next::None)?;
-                Ok(Action::Pause)
-            }
-            Departure::Elsewhere => {
-                self.answer_for_backend(503, "aoai_another_backend", Next::Attempt)?;
+            None => Ok(Action::Continue),
+            // The router takes this for the answer to the request, and asks no further.
+            Some(details) => {
+                let body = LocalReply::internal_error().body();
+                host::send_local_response(503, details, &[], &body)?;
                 Ok(Action::Pause)
             }
         }
-    }
-
-    /// Ends the attempt with an answer to the router, which takes it for one of the cluster.
-    fn answer_for_backend(
-        &mut self,
-        status: u16,
-        details: &str,
-        next: Next,
-    ) -> Result<(), HostError> {
-        // It comes through this filter too, as no answer of a backend.
-        self.shared = None;
-        self.phase = Phase::Passing;
-        let mark: (&[u8], &[u8]) = (RETRY.as_bytes(), b"1");
-        let headers = match next {
-            Next::Attempt => &[mark][..],
-            Next::None => &[],
-        };
-        let body = LocalReply::internal_error().body();
-        host::send_local_response(status, details, headers, &body)
     }
 
     /// Puts this attempt on the worker's waiting list; `false` if there is no point in waiting.
@@ -134,10 +87,6 @@ impl Upstream {
         let Some(shared) = self.shared.clone() else {
             return Ok(Action::Continue);
         };
-        if self.phase == Phase::AwaitingFirstByte {
-            self.phase = Phase::Passing;
-            self.on_end()?;
-        }
         let status = journey::status()?;
         let worker = with(&shared, |shared| Ok(Rc::clone(&shared.journey.worker)))?;
         let outcome = Outcome::from_status(status, &worker.config.retry);
@@ -164,7 +113,7 @@ impl Upstream {
     fn on_response_body(&mut self, size: usize, end_of_stream: bool) -> Result<Action, HostError> {
         self.down.complete(end_of_stream);
         let action = match self.phase {
-            Phase::Passing | Phase::AwaitingFirstByte => Action::Continue,
+            Phase::Passing => Action::Continue,
             Phase::AwaitingToken => Action::Pause,
             Phase::AwaitingBody { status } => {
                 if let Some(shared) = &self.shared {
@@ -188,7 +137,7 @@ impl Upstream {
     fn on_response_trailers(&mut self) -> Result<Action, HostError> {
         self.down.complete(true);
         match self.phase {
-            Phase::Passing | Phase::AwaitingFirstByte => Ok(Action::Continue),
+            Phase::Passing => Ok(Action::Continue),
             Phase::AwaitingToken => Ok(Action::Pause),
             Phase::AwaitingBody { status } => {
                 let body = host::buffer(Buffer::ResponseBody, 0, ERROR_BODY)?;
@@ -229,7 +178,7 @@ impl Upstream {
             let worker = Rc::clone(&shared.journey.worker);
             // At most twice: the second time a bad token counts like any other failure.
             loop {
-                match shared.journey.after(outcome, shared.replay, None) {
+                match shared.journey.after(outcome, shared.replay, Next::Best) {
                     Verdict::TryNext => {
                         shared.mark()?;
                         return Ok(Phase::Passing);
@@ -277,9 +226,6 @@ impl Upstream {
                 Action::Continue
             }
             (Phase::AwaitingToken, _) => self.proceed(&shared, Outcome::BadToken)?,
-            (Phase::AwaitingFirstByte, Granted::NoFirstByte) => {
-                return self.on_no_first_byte(&shared)
-            }
             (Phase::AwaitingBody { status }, Granted::NoBody) => {
                 self.phase = Phase::Passing;
                 with(&shared, |shared| {
@@ -296,27 +242,6 @@ impl Upstream {
         }
     }
 
-    /// The backend takes too long: the router is told so, and to make another attempt if there is one to make.
-    fn on_no_first_byte(&mut self, shared: &RefCell<Shared>) -> Result<(), HostError> {
-        let next = with(shared, |shared| {
-            let journey = &mut shared.journey;
-            journey.timed_out = true;
-            journey.conclude(Outcome::Unavailable, None);
-            match journey.after(Outcome::Unavailable, shared.replay, None) {
-                Verdict::TryNext => {
-                    shared.step = Step::Marked;
-                    shared.point_to(Some(shared.journey.exchange.backend()))?;
-                    Ok(Next::Attempt)
-                }
-                _ => {
-                    shared.step = Step::GivenUp;
-                    Ok(Next::None)
-                }
-            }
-        })?;
-        self.answer_for_backend(504, "aoai_first_byte_timeout", next)
-    }
-
     fn on_end(&mut self) -> Result<(), HostError> {
         match &self.shared {
             Some(shared) => with(shared, |shared| {
@@ -330,25 +255,21 @@ impl Upstream {
 
 impl Shared {
     /// The router begins an attempt: addresses it to the backend whose turn it is. Why it is not to leave, if it is not.
-    fn readdress(&mut self) -> Result<Departure, HostError> {
-        match self.attempt_begins()? {
-            Start::Now => {}
-            Start::Elsewhere => return Ok(Departure::Elsewhere),
-            Start::NoMore => return Ok(Departure::Refused("aoai_plan_exhausted")),
+    fn readdress(&mut self) -> Result<Option<&'static str>, HostError> {
+        if !self.attempt_begins() {
+            return Ok(Some("aoai_plan_exhausted"));
         }
         let journey = &mut self.journey;
         let config = &journey.worker.config;
-        let Some(backend) = config.backends.get(journey.exchange.backend()) else {
-            return Ok(Departure::Refused("aoai_no_backend"));
-        };
-        let limit = backend.first_byte_timeout;
-        let limit = limit.filter(|limit| *limit < config.retry.per_try_timeout);
-        // The first attempt was addressed downstream.
-        if journey.exchange.attempts() > 1 {
+        if let (true, Some(backend)) = (
+            // The first attempt was addressed downstream.
+            journey.exchange.attempts() > 1,
+            config.backends.get(journey.exchange.backend()),
+        ) {
             let cluster = host::property("xds\0cluster_name")?;
             if cluster.is_some_and(|cluster| cluster != backend.cluster.as_bytes()) {
                 journey.worker.complain(Complaint::Route);
-                return Ok(Departure::Refused("aoai_wrong_route"));
+                return Ok(Some("aoai_wrong_route"));
             }
             host::set_header(Map::RequestHeaders, ":authority", &backend.host)?;
             if let Some(token) = journey.worker.authorization() {
@@ -360,7 +281,7 @@ impl Shared {
         }
         // Should this attempt get no answer, the router goes on without asking.
         self.point_to(self.foreseen)?;
-        Ok(Departure::Ready(limit))
+        Ok(None)
     }
 
     /// Tells the router to make another attempt, on the exchange's current backend.

@@ -16,7 +16,7 @@ fn the_first_attempt_is_addressed_before_the_router_and_left_alone_behind_it() {
     for (name, value) in [
         (":authority", "east.openai.azure.com"),
         ("authorization", "Bearer TOKEN-ONE"),
-        ("x-envoy-max-retries", "4"),
+        ("x-envoy-max-retries", "2"),
         ("x-stainless-lang", "python"),
         (":path", PATH),
     ] {
@@ -50,7 +50,7 @@ fn what_a_client_says_of_retries_does_not_count() {
         .iter()
         .filter(|(name, _)| *name == "x-envoy-max-retries")
         .collect();
-    assert_eq!(said, [("x-envoy-max-retries", &b"4"[..])]);
+    assert_eq!(said, [("x-envoy-max-retries", &b"2"[..])]);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn two_backends_that_fail_are_tried_once_each_whatever_the_maximum() {
             .unwrap()
             .headers
             .get("x-envoy-max-retries"),
-        Some("4")
+        Some("2")
     );
     answer(&request.attempt(), 429, &error("first"));
     answer(&request.attempt(), 429, &error("second"));
@@ -203,7 +203,7 @@ fn an_upgrade_is_sent_once() {
 #[test]
 fn a_body_over_the_replay_limit_is_sent_once_and_the_reason_counted_if_it_fails() {
     let gateway = Gateway::ready(routing_to(3, json!({"replay_limit": "8B"})));
-    for (length, retries) in [(8, "4"), (9, "0")] {
+    for (length, retries) in [(8, "2"), (9, "0")] {
         let request = gateway.router.request(chat_of(length), false);
         request.body(vec![b'x'; length], true);
         let forwarded = request.forwarded().unwrap().headers;

@@ -7,7 +7,7 @@ use e2e::{
     cases, chat_request, load, parallel, simulate, Gateway, GatewayBuilder, Response, Update,
 };
 use serde_json::{json, Value};
-use simulator::{Behaviour, Failure, Simulator};
+use simulator::{Behaviour, Failure, Simulator, Stream};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -590,23 +590,46 @@ cases! {
         assert_eq!(count(&azure, "east"), 2);
     }
 
-    fn a_backend_may_have_less_time_for_its_first_byte(engine) {
+    fn backends_may_have_less_time_for_their_first_byte(engine) {
         let azure = simulate(&["slow", "fast"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
-            .plugin(|p| p["backends"][0]["first_byte_timeout"] = json!("400ms"))
+            .plugin(|p| {
+                for backend in p["backends"].as_array_mut().unwrap() {
+                    backend["first_byte_timeout"] = json!("1s");
+                }
+            })
             .engine(engine)
             .start();
-        azure.backend("slow").set(Behaviour::normal().after_ms(3000));
-        azure.backend("fast").set(Behaviour::normal().after_ms(800));
-        let answers = chats(&gateway, 4);
-        for answer in &answers {
-            assert_eq!((answer.status, header(answer, "x-aoai-backend")), (200, "fast"));
-            assert!(answer.elapsed < 2 * SECOND, "{:?}", answer.elapsed);
+        azure.backend("slow").set(Behaviour::hang());
+        azure.backend("fast").set(Behaviour::normal().after_ms(300));
+        for answer in chats(&gateway, 4) {
+            assert_eq!((answer.status, header(&answer, "x-aoai-backend")), (200, "fast"));
+            assert!(answer.elapsed < 3 * SECOND, "{:?}", answer.elapsed);
         }
         assert_eq!(count(&azure, "slow"), 2);
         wait_for_stat(&gateway, "backend.slow.outcome.unavailable", 2);
         assert_eq!(stat(&gateway, "backend.fast.outcome.unavailable"), 0);
+    }
+
+    fn an_answer_that_has_begun_in_time_may_last(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .plugin(|p| {
+                for backend in p["backends"].as_array_mut().unwrap() {
+                    backend["first_byte_timeout"] = json!("500ms");
+                }
+            })
+            .engine(engine)
+            .start();
+        for backend in azure.backends() {
+            backend.set(Behaviour::stream(Stream { events: 15, interval_ms: 100, ..Stream::default() }));
+        }
+        let answer = gateway.chat(&chat_request().streaming());
+        assert_eq!((answer.status, header(&answer, "x-aoai-attempts")), (200, "1"));
+        assert!(answer.text().trim_end().ends_with("[DONE]"));
+        assert!(answer.elapsed > SECOND);
     }
 
     fn the_one_with_more_quota_left_gets_more(engine) {
@@ -633,35 +656,50 @@ cases! {
     }
 }
 
+mod filter_engine_alone {
+    use super::*;
+
+    e2e::cases! { filter:
+    fn each_backend_has_its_own_time_for_the_first_byte_of_a_first_attempt(engine) {
+        let azure = simulate(&["slow", "fast"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .plugin(|p| p["backends"][0]["first_byte_timeout"] = json!("300ms"))
+            .engine(engine)
+            .start();
+        azure.backend("slow").set(Behaviour::normal().after_ms(3000));
+        azure.backend("fast").set(Behaviour::normal().after_ms(800));
+        for answer in chats(&gateway, 4) {
+            assert_eq!((answer.status, header(&answer, "x-aoai-backend")), (200, "fast"));
+            assert!(answer.elapsed < 2 * SECOND, "{:?}", answer.elapsed);
+        }
+        assert_eq!(count(&azure, "slow"), 2);
+    }
+    }
+}
+
 mod router_engine_alone {
     use super::*;
 
     e2e::cases! { router:
-    fn a_later_attempt_has_its_own_backends_time_for_the_first_byte(engine) {
-        let azure = simulate(&["broken", "slow", "fast"]);
-        let gateway = weigh(Gateway::builder().simulator(&azure), "priority", &[0, 1, 2])
-            .plugin(|p| p["backends"][1]["first_byte_timeout"] = json!("400ms"))
+    fn no_backend_is_cut_short_for_anothers_first_byte_timeout(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .plugin(|p| p["backends"][0]["first_byte_timeout"] = json!("200ms"))
             .engine(engine)
             .start();
-        azure.backend("broken").set(Behaviour::internal_error());
-        azure.backend("slow").set(Behaviour::hang());
-        for _ in 0..3 {
-            let answer = gateway.chat(&chat_request());
-            assert_eq!((answer.status, header(&answer, "x-aoai-attempts")), (200, "3"));
-            assert!(answer.elapsed < 2 * SECOND, "{:?}", answer.elapsed);
+        azure.backend("east").set(Behaviour::internal_error());
+        azure.backend("west").set(Behaviour::normal().after_ms(700));
+        for answer in chats(&gateway, 2) {
+            assert_eq!((answer.status, header(&answer, "x-aoai-backend")), (200, "west"));
         }
-        azure.backend("fast").stop();
-        let answer = gateway.chat(&chat_request());
-        assert_eq!(answer.status, 500, "the only real answer there was");
-        azure.backend("broken").stop();
-        let answer = gateway.chat(&chat_request());
-        assert_eq!(answer.status, 503);
     }
 
-    fn an_attempt_that_finds_its_backend_cooling_down_goes_elsewhere(engine) {
+    fn what_follows_an_attempt_without_an_answer_is_reconsidered_while_it_lasts(engine) {
         let azure = simulate(&["hangs", "next", "last"]);
         let gateway = weigh(Gateway::builder().simulator(&azure), "priority", &[0, 1, 2])
-            .plugin(|p| p["retry"]["per_try_timeout"] = json!("1500ms"))
+            .plugin(|p| p["retry"]["per_try_timeout"] = json!("3s"))
             .engine(engine)
             .start();
         azure.backend("hangs").set(Behaviour::hang());
