@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use e2e::{cases, chat_request, simulate, Gateway, Response};
 use serde_json::json;
-use simulator::{Behaviour, Simulator};
+use simulator::{Behaviour, Failure, Simulator};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -85,7 +85,7 @@ cases! {
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         for behaviour in [
             Behaviour::status(400),
-            Behaviour::status(403),
+            Behaviour::error(Failure::coded(403, "unsupported", "Not with this request.")),
             Behaviour::status(409),
             Behaviour::status(413),
             Behaviour::status(422),
@@ -106,7 +106,11 @@ cases! {
 
     fn case_10_retriable_statuses_go_on(engine) {
         let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .plugin(|p| p["cooldown"] = json!(null))
+            .engine(engine)
+            .start();
         for status in [408, 429, 500, 502, 503, 504] {
             azure.backend("east").set(Behaviour::status(status));
             let answer = chat_starting_at(&gateway, &azure, "east");

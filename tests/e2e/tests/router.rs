@@ -1,7 +1,7 @@
 //! What the router engine needs around it, and what it says when that is missing.
 
 use e2e::{cases, chat_request, load, simulate, simulate_tls, EnvoyVersion, Gateway};
-use serde_json::json;
+use serde_json::Value;
 use simulator::Behaviour;
 
 mod router_engine_alone {
@@ -96,7 +96,12 @@ mod router_engine_alone {
     // every 429. The upstream filter holds the headers until the answer is complete.
     fn a_retried_429_costs_no_connection(engine) {
         let azure = simulate_tls(&["east", "west"]);
-        let gateway = Gateway::builder().simulator(&azure).engine(engine).log_level("info").start();
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["cooldown"] = Value::Null)
+            .log_level("info")
+            .start();
         azure.backend("east").set(Behaviour::throttled(1));
         let result = load(&gateway, 8, 400, &chat_request());
         assert_eq!(result.status(200), 400, "{result:?}");
@@ -130,6 +135,7 @@ mod router_engine_alone {
         let gateway = Gateway::builder()
             .simulator(&azure)
             .engine(engine)
+            .plugin(|p| p["cooldown"] = Value::Null)
             .log_level("info")
             .rewrite_clusters(
                 "explicit_http_config:\n          http_protocol_options: {}",
@@ -140,6 +146,7 @@ mod router_engine_alone {
         azure.backend("east").set(Behaviour::throttled(1));
         let result = load(&gateway, 8, 400, &chat_request());
         assert_eq!(result.status(200), 400, "{result:?}");
+        assert_eq!(azure.backend("east").count(), 200);
         assert_eq!(azure.backend("east").requests()[0].http_version, "HTTP/2.0");
         let connections = azure.backend("east").connections();
 
@@ -151,7 +158,7 @@ mod router_engine_alone {
         let gateway = Gateway::builder()
             .simulator(&azure)
             .engine(engine)
-            .plugin(|p| p["retry"] = json!({"max_attempts": 3}))
+            .plugin(|p| p["cooldown"] = Value::Null)
             .start();
         for backend in azure.backends() {
             backend.set(Behaviour::throttled(1));
