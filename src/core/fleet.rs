@@ -161,3 +161,202 @@ impl Fleet {
 
 /// Stands for a backend that has nothing to offer.
 const NOT_THERE: Standing = Standing::Out(Reason::Misconfigured, Timestamp::from_millis(u64::MAX));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::config::Plugin;
+    use crate::core::health::Finding;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+    const GPT: Option<u64> = Some(4);
+
+    fn config(policy: &str) -> Config {
+        let json = format!(
+            r#"{{"backends": [
+                    {{"name": "a", "cluster": "a", "host": "a"}},
+                    {{"name": "b", "cluster": "b", "host": "b"}},
+                    {{"name": "c", "cluster": "c", "host": "c"}}
+                ],
+                "policy": "{policy}", "identity": {{"cluster": "imds"}}}}"#
+        );
+        match Plugin::from_bytes(json.as_bytes(), &|_| None) {
+            Ok(Plugin::Balancer(config)) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn fleet() -> Fleet {
+        Fleet::new(&config("round_robin"))
+    }
+
+    impl Fleet {
+        fn learn(&mut self, backend: usize, finding: Finding, now: Timestamp) {
+            let mut health = self.health(backend).unwrap().clone();
+            let cooldown = config("round_robin").cooldown;
+            health.learn(finding, false, &cooldown, now);
+            self.set_health(backend, health);
+        }
+
+        fn first(&self, turn: u64, deployment: Option<u64>) -> Result<Choice, NoChoice> {
+            self.choose(&Plan::new(turn), deployment, NOW)
+        }
+    }
+
+    fn throttled(seconds: u64) -> Finding {
+        Finding::Throttled(Some(Duration::from_secs(seconds)))
+    }
+
+    fn all_out(seconds: u64, throttled: bool) -> Result<Choice, NoChoice> {
+        Err(NoChoice::AllOut(Wait {
+            left: Duration::from_secs(seconds),
+            throttled,
+        }))
+    }
+
+    #[test]
+    fn all_free() {
+        let fleet = fleet();
+        assert!(fleet.is_plain());
+        for turn in 0..6 {
+            assert_eq!(fleet.first(turn, GPT), Ok(Choice::Free(turn as usize % 3)));
+        }
+        assert!(!Fleet::new(&config("least_throttled")).is_plain());
+    }
+
+    #[test]
+    fn one_that_is_out_is_passed_over_until_it_is_due() {
+        let mut fleet = fleet();
+        fleet.learn(1, throttled(7), NOW);
+        assert!(!fleet.is_plain());
+        assert_eq!(fleet.first(1, None), Ok(Choice::Free(2)));
+        assert_eq!(fleet.first(4, None), Ok(Choice::Free(0)));
+        let then = NOW + Duration::from_secs(7);
+        let chosen = |turn| fleet.choose(&Plan::new(turn), None, then);
+        assert_eq!(chosen(1), Ok(Choice::Probe(1)));
+        assert_eq!(chosen(2), Ok(Choice::Free(2)));
+        fleet.set_health(1, Health::default());
+        assert!(fleet.is_plain());
+    }
+
+    #[test]
+    fn every_backend_is_tried_once() {
+        let fleet = fleet();
+        let mut plan = Plan::new(5);
+        for backend in [2, 1, 0] {
+            assert_eq!(fleet.choose(&plan, None, NOW), Ok(Choice::Free(backend)));
+            plan.tried.add(backend);
+        }
+        assert_eq!(fleet.choose(&plan, None, NOW), Err(NoChoice::AllTried));
+    }
+
+    #[test]
+    fn what_was_not_tried_and_is_out_is_told_from_what_was() {
+        let mut fleet = fleet();
+        fleet.learn(0, throttled(9), NOW);
+        let mut plan = Plan::new(0);
+        plan.tried.add(1);
+        plan.tried.add(2);
+        assert_eq!(fleet.choose(&plan, None, NOW), all_out(9, true));
+        plan.tried.add(0);
+        assert_eq!(fleet.choose(&plan, None, NOW), Err(NoChoice::AllTried));
+    }
+
+    #[test]
+    fn the_smallest_wait_counts_and_a_quota_is_told_from_a_failure() {
+        let mut fleet = fleet();
+        fleet.learn(0, Finding::Denied, NOW);
+        fleet.learn(1, Finding::Denied, NOW);
+        fleet.learn(2, Finding::Denied, NOW);
+        assert_eq!(fleet.first(0, None), all_out(300, false));
+        fleet.set_health(2, Health::default());
+        fleet.learn(2, throttled(20), NOW);
+        assert_eq!(fleet.first(0, None), all_out(20, true));
+        fleet.set_health(0, Health::default());
+        fleet.learn(0, throttled(30), NOW);
+        assert_eq!(fleet.first(0, None), all_out(20, true));
+    }
+
+    #[test]
+    fn who_lacks_the_deployment_is_passed_over_for_that_deployment() {
+        let mut fleet = fleet();
+        fleet.learn(0, Finding::Missing(4), NOW);
+        assert_eq!(fleet.first(0, GPT), Ok(Choice::Free(1)));
+        assert_eq!(fleet.first(0, Some(5)), Ok(Choice::Free(0)));
+        assert_eq!(fleet.first(0, None), Ok(Choice::Free(0)));
+        // Those that have it are out: that is the answer, not the 404 of the one that does not.
+        fleet.learn(1, throttled(20), NOW);
+        fleet.learn(2, throttled(10), NOW);
+        assert_eq!(fleet.first(0, GPT), all_out(10, true));
+        assert_eq!(fleet.first(1, None), Ok(Choice::Free(0)));
+    }
+
+    #[test]
+    fn a_deployment_that_no_one_has_is_anyones_to_refuse() {
+        let mut fleet = fleet();
+        for backend in 0..3 {
+            fleet.learn(backend, Finding::Missing(4), NOW);
+        }
+        assert_eq!(fleet.first(1, GPT), Ok(Choice::Free(1)));
+        fleet.learn(1, throttled(5), NOW);
+        assert_eq!(fleet.first(1, GPT), Ok(Choice::Free(2)));
+    }
+
+    #[test]
+    fn when_all_that_may_have_it_were_tried_that_is_all() {
+        let mut fleet = fleet();
+        fleet.learn(0, Finding::Missing(4), NOW);
+        let mut plan = Plan::new(0);
+        plan.tried.add(1);
+        plan.tried.add(2);
+        assert_eq!(fleet.choose(&plan, GPT, NOW), Err(NoChoice::AllTried));
+    }
+
+    #[test]
+    fn known_quotas_decide_for_a_minute() {
+        let mut fleet = Fleet::new(&config("least_throttled"));
+        let shares = |fleet: &Fleet, now| {
+            let mut shares = [0; 3];
+            for turn in 0..1000 {
+                match fleet.choose(&Plan::new(turn), None, now) {
+                    Ok(Choice::Free(backend)) => shares[backend] += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+            shares.map(|share: u32| share.div_ceil(10))
+        };
+        assert_eq!(shares(&fleet, NOW), [34, 34, 34]);
+        fleet.set_capacity(0, 9000, NOW);
+        fleet.set_capacity(1, 1000, NOW);
+        fleet.set_capacity(2, 5000, NOW);
+        let [a, b, c] = shares(&fleet, NOW + Duration::from_secs(60));
+        assert!(
+            a.abs_diff(60) <= 1 && b.abs_diff(7) <= 1 && c.abs_diff(33) <= 1,
+            "{a} {b} {c}"
+        );
+        assert_eq!(
+            shares(&fleet, NOW + Duration::from_millis(60_001)),
+            [34, 34, 34]
+        );
+        for unknown in [0, -1, i64::MIN] {
+            fleet.set_capacity(0, 9000, NOW);
+            fleet.set_capacity(0, unknown, NOW);
+            let [a, b, c] = shares(&fleet, NOW);
+            assert!(
+                a.abs_diff(33) <= 1 && b.abs_diff(11) <= 1 && c.abs_diff(56) <= 1,
+                "{a} {b} {c}"
+            );
+        }
+        fleet.set_capacity(0, i64::MAX, NOW);
+        assert!(shares(&fleet, NOW)[0] >= 99);
+    }
+
+    #[test]
+    fn backends_that_do_not_exist_do_no_harm() {
+        let mut fleet = fleet();
+        fleet.set_capacity(7, 1, NOW);
+        fleet.set_health(7, Health::default());
+        assert!(fleet.health(7).is_none());
+        assert!(fleet.is_plain());
+    }
+}

@@ -405,3 +405,482 @@ impl Health {
         Some(health)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Timestamp = Timestamp::from_secs(1_700_000_000);
+    const LIMIT: Duration = Duration::from_secs(30);
+    const RULES: Cooldown = Cooldown {
+        throttled: Duration::from_secs(10),
+        shortest: Duration::from_secs(1),
+        longest: Duration::from_secs(300),
+        failing: Duration::from_secs(5),
+        consecutive_failures: 5,
+        failure_percent: 50,
+        misconfigured: Duration::from_secs(600),
+        wait_timeout: Duration::ZERO,
+    };
+    const FAILED: Finding = Finding::Failed(0);
+
+    fn at(millis: u64) -> Timestamp {
+        START + Duration::from_millis(millis)
+    }
+
+    fn throttled(seconds: u64) -> Finding {
+        Finding::Throttled(Some(Duration::from_secs(seconds)))
+    }
+
+    /// A backend that cools down for this reason from the start, and for how long.
+    fn cooling(reason: Reason) -> (Health, Duration) {
+        let mut health = Health::default();
+        let findings = match reason {
+            Reason::Throttled => vec![throttled(7)],
+            Reason::Failing => vec![FAILED; 5],
+            Reason::Misconfigured => vec![Finding::Denied],
+        };
+        let mut last = None;
+        for finding in findings {
+            assert_eq!(last, None);
+            last = health.learn(finding, false, &RULES, START);
+        }
+        match last {
+            Some(Change::CoolsDown(because, wait)) if because == reason => (health, wait),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The same, its cooldown just over.
+    fn due(reason: Reason) -> (Health, Timestamp) {
+        let (health, wait) = cooling(reason);
+        (health, START + wait)
+    }
+
+    /// The same, being probed.
+    fn probed(reason: Reason) -> (Health, Timestamp) {
+        let (mut health, now) = due(reason);
+        assert!(health.claim_probe(now, LIMIT));
+        (health, now)
+    }
+
+    #[test]
+    fn a_stated_wait_is_obeyed_within_bounds() {
+        for (finding, millis) in [
+            (throttled(7), 7_000),
+            (throttled(0), 1_000),
+            (throttled(86_400), 300_000),
+            (
+                Finding::Throttled(Some(Duration::from_millis(1_234))),
+                1_234,
+            ),
+            (Finding::Throttled(None), 10_000),
+        ] {
+            let mut health = Health::default();
+            let wait = Duration::from_millis(millis);
+            assert_eq!(
+                health.learn(finding, false, &RULES, START),
+                Some(Change::CoolsDown(Reason::Throttled, wait))
+            );
+            let out = Standing::Out(Reason::Throttled, START + wait);
+            assert_eq!(health.standing(START), out);
+            assert_eq!(health.standing(at(millis - 1)), out);
+            assert_eq!(health.standing(at(millis)), Standing::Due);
+        }
+    }
+
+    #[test]
+    fn so_many_failures_in_a_row_are_too_many_and_a_success_begins_anew() {
+        let mut health = Health::default();
+        for _ in 0..3 {
+            for _ in 0..4 {
+                assert_eq!(health.learn(FAILED, false, &RULES, START), None);
+            }
+            assert_eq!(health.learn(Finding::Answered, false, &RULES, START), None);
+        }
+        assert_eq!(health.standing(START), Standing::Free);
+        for _ in 0..4 {
+            assert_eq!(health.learn(FAILED, false, &RULES, START), None);
+        }
+        let change = health.learn(FAILED, false, &RULES, START);
+        assert!(matches!(
+            change,
+            Some(Change::CoolsDown(Reason::Failing, _))
+        ));
+    }
+
+    /// Failures that are never five in a row, each with so many successes of others; how many until the backend is out.
+    fn failures_until_out(others: u32, most: u64, millis_apart: u64) -> Option<u64> {
+        let mut health = Health::default();
+        (1..=most).find(|n| {
+            let now = at(n * millis_apart);
+            let change = health.learn(Finding::Failed(others), false, &RULES, now);
+            health.learn(Finding::Answered, false, &RULES, now);
+            change.is_some()
+        })
+    }
+
+    #[test]
+    fn a_large_share_of_failures_is_too_many_where_there_are_enough_attempts() {
+        // One success for each: half fail, and the tenth failure makes twenty attempts.
+        assert_eq!(failures_until_out(1, 100, 1), Some(10));
+        assert_eq!(failures_until_out(0, 100, 1), Some(20));
+        assert_eq!(failures_until_out(2, 1000, 1), None, "a third");
+        assert_eq!(
+            failures_until_out(1, 1000, 1_112),
+            None,
+            "too few within ten seconds"
+        );
+    }
+
+    #[test]
+    fn successes_told_later_count_too() {
+        let mut health = Health::default();
+        assert!(!health.counts_successes(START));
+        health.learn(FAILED, false, &RULES, START);
+        assert!(health.counts_successes(at(9_999)));
+        assert!(!health.counts_successes(at(10_000)));
+        health.succeed(30);
+        for n in 0..25 {
+            health.learn(Finding::Answered, false, &RULES, at(n));
+            assert_eq!(health.learn(FAILED, false, &RULES, at(n)), None, "{n}");
+        }
+        health.succeed(u32::MAX);
+        assert_eq!(health.learn(FAILED, false, &RULES, at(30)), None);
+    }
+
+    #[test]
+    fn cooldowns_double_with_jitter_up_to_the_longest() {
+        let (mut health, mut wait) = cooling(Reason::Failing);
+        let mut now = START;
+        let mut exact = 0;
+        for expected in [5, 10, 20, 40, 80, 160, 300, 300] {
+            let (least, most) = (
+                Duration::from_secs(expected),
+                Duration::from_millis(expected * 1250),
+            );
+            assert!(
+                wait >= least && wait <= most.min(RULES.longest),
+                "{expected}: {wait:?}"
+            );
+            exact += u32::from(wait == least);
+            now = now + wait;
+            assert!(health.claim_probe(now, LIMIT));
+            wait = match health.learn(FAILED, true, &RULES, now) {
+                Some(Change::CoolsDown(Reason::Failing, wait)) => wait,
+                other => panic!("{other:?}"),
+            };
+        }
+        assert!(exact <= 4, "there is jitter");
+    }
+
+    #[test]
+    fn who_was_well_for_a_minute_begins_with_a_short_cooldown_again() {
+        for (well_for, seconds) in [(59_999, 10), (60_000, 5)] {
+            let (mut health, now) = probed(Reason::Failing);
+            assert_eq!(
+                health.learn(Finding::Answered, true, &RULES, now),
+                Some(Change::Recovered)
+            );
+            let later = now + Duration::from_millis(well_for);
+            let mut change = None;
+            for _ in 0..5 {
+                change = health.learn(FAILED, false, &RULES, later);
+            }
+            let Some(Change::CoolsDown(Reason::Failing, wait)) = change else {
+                panic!("{change:?}");
+            };
+            let least = Duration::from_secs(seconds);
+            assert!(
+                wait >= least && wait < least * 5 / 4,
+                "{well_for}: {wait:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_one_probe_is_claimed() {
+        for reason in Reason::ALL {
+            let (mut health, wait) = cooling(reason);
+            let over = START + wait;
+            let before = Timestamp::from_millis(over.as_millis() - 1);
+            assert!(!health.claim_probe(before, LIMIT), "{reason:?}");
+            assert!(health.claim_probe(over, LIMIT), "{reason:?}");
+            assert!(health.is_probing(over));
+            assert!(!health.claim_probe(over, LIMIT), "{reason:?}");
+            assert!(!health.standing(over).is_usable());
+        }
+        assert!(!Health::default().claim_probe(START, LIMIT));
+    }
+
+    #[test]
+    fn a_lost_probe_is_made_again() {
+        for reason in [Reason::Failing, Reason::Misconfigured] {
+            let (mut health, now) = probed(reason);
+            let claimed = LIMIT + Duration::from_secs(2);
+            let almost = now + (claimed - Duration::from_millis(1));
+            assert!(!health.standing(almost).is_usable());
+            assert_eq!(health.standing(now + claimed), Standing::Due);
+            assert_eq!(health.tidy(now + claimed), None);
+            assert!(health.claim_probe(now + claimed, LIMIT));
+        }
+    }
+
+    #[test]
+    fn a_throttled_backends_probe_that_is_not_refused_at_once_was_accepted() {
+        let (mut health, now) = probed(Reason::Throttled);
+        let almost = now + Duration::from_millis(999);
+        assert!(matches!(
+            health.standing(almost),
+            Standing::Out(Reason::Throttled, _)
+        ));
+        assert_eq!(health.tidy(almost), None);
+        let second = now + Duration::from_secs(1);
+        assert_eq!(health.standing(second), Standing::Free);
+        assert!(!health.claim_probe(second, LIMIT));
+        let mut tidied = health.clone();
+        assert_eq!(tidied.tidy(second), Some(Change::Recovered));
+        assert!(tidied.is_plain());
+        // Whatever is learnt first: it is free, and what counts against it counts.
+        assert_eq!(
+            health.learn(Finding::Answered, true, &RULES, second),
+            Some(Change::Recovered)
+        );
+        let (mut health, _) = probed(Reason::Throttled);
+        assert_eq!(
+            health.learn(throttled(3), true, &RULES, second),
+            Some(Change::CoolsDown(Reason::Throttled, Duration::from_secs(3)))
+        );
+    }
+
+    #[test]
+    fn a_probes_wait_ends_within_a_second_for_all_one_can_tell() {
+        let (health, now) = probed(Reason::Failing);
+        let out = Standing::Out(Reason::Failing, now + Duration::from_secs(1));
+        assert_eq!(health.standing(now), out);
+    }
+
+    #[test]
+    fn the_probes_outcome_decides() {
+        for reason in Reason::ALL {
+            let (mut health, now) = probed(reason);
+            let change = health.learn(Finding::Answered, true, &RULES, now);
+            assert_eq!(change, Some(Change::Recovered));
+            assert!(health.is_plain() && health.trouble().is_none());
+
+            for (finding, because) in [
+                (throttled(2), Reason::Throttled),
+                (FAILED, Reason::Failing),
+                (Finding::Denied, Reason::Misconfigured),
+            ] {
+                let (mut health, now) = probed(reason);
+                let change = health.learn(finding, true, &RULES, now);
+                assert!(
+                    matches!(change, Some(Change::CoolsDown(why, _)) if why == because),
+                    "{reason:?} {finding:?} {change:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_probe_that_says_nothing_is_due_again_at_once() {
+        for reason in Reason::ALL {
+            let (mut health, now) = probed(reason);
+            assert!(health.is_news(Finding::Nothing, true));
+            assert_eq!(health.learn(Finding::Nothing, true, &RULES, now), None);
+            assert_eq!(health.standing(now), Standing::Due);
+            assert_eq!(health.trouble(), Some(reason));
+            assert!(health.claim_probe(now, LIMIT));
+        }
+    }
+
+    #[test]
+    fn what_comes_late_changes_nothing() {
+        for reason in Reason::ALL {
+            for (mut health, now) in [cooling(reason).0, due(reason).0, probed(reason).0]
+                .into_iter()
+                .zip([START, due(reason).1, due(reason).1])
+            {
+                let before = health.clone();
+                for finding in [
+                    Finding::Answered,
+                    throttled(100),
+                    FAILED,
+                    Finding::Denied,
+                    Finding::Nothing,
+                ] {
+                    assert_eq!(
+                        health.learn(finding, false, &RULES, now),
+                        None,
+                        "{finding:?}"
+                    );
+                    assert_eq!(health, before, "{reason:?} {finding:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_probe_that_was_overtaken_changes_nothing() {
+        let (mut health, _) = cooling(Reason::Throttled);
+        let before = health.clone();
+        for finding in [
+            Finding::Answered,
+            throttled(100),
+            FAILED,
+            Finding::Denied,
+            Finding::Nothing,
+        ] {
+            assert_eq!(health.learn(finding, true, &RULES, START), None);
+            assert_eq!(health, before, "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_deployment_is_remembered_for_a_while() {
+        let mut health = Health::default();
+        let change = Some(Change::Lacks(RULES.misconfigured));
+        assert_eq!(
+            health.learn(Finding::Missing(1), false, &RULES, START),
+            change
+        );
+        assert_eq!(
+            health.learn(Finding::Missing(1), false, &RULES, at(1)),
+            None,
+            "known"
+        );
+        assert!(health.lacks(1, at(599_999)) && !health.lacks(2, START));
+        assert!(!health.lacks(1, at(600_000)));
+        assert_eq!(health.standing(START), Standing::Free);
+        assert!(!health.is_plain());
+        assert_eq!(health.tidy(at(600_000)), None);
+        assert!(health.is_plain());
+    }
+
+    #[test]
+    fn a_probe_that_finds_a_deployment_missing_frees_the_backend() {
+        let (mut health, now) = probed(Reason::Failing);
+        let change = health.learn(Finding::Missing(1), true, &RULES, now);
+        assert_eq!(change, Some(Change::Lacks(RULES.misconfigured)));
+        assert_eq!(health.standing(now), Standing::Free);
+        let (mut health, now) = probed(Reason::Failing);
+        health.miss(1, &RULES, now);
+        let change = health.learn(Finding::Missing(1), true, &RULES, now);
+        assert_eq!(change, Some(Change::Recovered));
+    }
+
+    #[test]
+    fn the_memory_for_missing_deployments_has_an_end() {
+        let mut health = Health::default();
+        for deployment in 0..100 {
+            health.learn(Finding::Missing(deployment), false, &RULES, START);
+        }
+        assert_eq!(health.missing.len(), MOST_MISSING);
+        assert!(!health.lacks(83, START) && health.lacks(84, START) && health.lacks(99, START));
+    }
+
+    #[test]
+    fn cooldowns_of_no_length_are_none() {
+        let rules = Cooldown {
+            longest: Duration::ZERO,
+            misconfigured: Duration::ZERO,
+            ..RULES
+        };
+        let mut health = Health::default();
+        for finding in [
+            throttled(7),
+            Finding::Throttled(None),
+            Finding::Denied,
+            Finding::Missing(3),
+        ] {
+            assert_eq!(health.learn(finding, false, &rules, START), None);
+        }
+        for _ in 0..100 {
+            assert_eq!(health.learn(FAILED, false, &rules, START), None);
+        }
+        assert!(health.is_plain());
+    }
+
+    #[test]
+    fn only_news_is_told() {
+        let mut well = Health::default();
+        for finding in [throttled(1), FAILED, Finding::Denied, Finding::Missing(1)] {
+            assert!(well.is_news(finding, false), "{finding:?}");
+        }
+        for finding in [Finding::Answered, Finding::Nothing] {
+            assert!(!well.is_news(finding, false), "{finding:?}");
+            assert!(well.is_news(finding, true), "{finding:?}");
+        }
+        well.learn(FAILED, false, &RULES, START);
+        assert!(well.is_news(Finding::Answered, false), "it ends the row");
+        assert!(!cooling(Reason::Throttled)
+            .0
+            .is_news(Finding::Answered, false));
+    }
+
+    #[test]
+    fn counts_are_no_news_to_those_who_choose() {
+        let well = Health::default();
+        let mut failed = well.clone();
+        failed.learn(FAILED, false, &RULES, START);
+        assert!(!failed.looks_like(&well), "its successes are news now");
+        let mut again = failed.clone();
+        again.learn(FAILED, false, &RULES, START);
+        again.succeed(7);
+        assert!(again.looks_like(&failed));
+        assert!(!cooling(Reason::Throttled).0.looks_like(&well));
+        let mut lacking = well.clone();
+        lacking.learn(Finding::Missing(1), false, &RULES, START);
+        assert!(!lacking.looks_like(&well));
+    }
+
+    #[test]
+    fn it_survives_encoding() {
+        let mut all = vec![Health::default()];
+        for reason in Reason::ALL {
+            all.extend([cooling(reason).0, probed(reason).0]);
+        }
+        for mut health in all {
+            health.learn(Finding::Missing(u64::MAX), false, &RULES, START);
+            health.learn(Finding::Missing(7), false, &RULES, at(5));
+            health.succeed(3);
+            let bytes = health.encode();
+            assert_eq!(Health::decode(Some(&bytes)), health);
+            for cut in 0..bytes.len() {
+                let decoded = Health::decode(bytes.get(..cut));
+                // A deployment more or less is no harm; half a state would be.
+                let but_deployments = cut >= bytes.len() - 32 && decoded.state == health.state;
+                assert!(decoded == Health::default() || but_deployments, "{cut}");
+            }
+            for position in 0..bytes.len() {
+                let mut junk = bytes.clone();
+                junk[position] ^= 0xff;
+                let _ = Health::decode(Some(&junk)).standing(START);
+            }
+        }
+        assert_eq!(Health::decode(Some(&[9; 60])), Health::default());
+        assert_eq!(Health::decode(None), Health::default());
+    }
+
+    #[test]
+    fn outcomes_become_findings() {
+        let wait = Some(Duration::from_secs(3));
+        for (outcome, finding) in [
+            (Outcome::Success, Finding::Answered),
+            (Outcome::ClientError, Finding::Answered),
+            (Outcome::Throttled, Finding::Throttled(wait)),
+            (Outcome::Unavailable, Finding::Failed(0)),
+            (Outcome::PermissionDenied, Finding::Denied),
+            (Outcome::DeploymentNotFound, Finding::Missing(9)),
+            (Outcome::BadToken, Finding::Nothing),
+        ] {
+            assert_eq!(Finding::of(outcome, wait, Some(9)), finding);
+        }
+        // Without a name there is nothing to remember.
+        assert_eq!(
+            Finding::of(Outcome::DeploymentNotFound, None, None),
+            Finding::Answered
+        );
+    }
+}
