@@ -16,6 +16,7 @@ mod adapter {
     mod configuration;
     mod endings;
     mod errors;
+    mod health;
     mod held_bodies;
     mod refusals;
     mod reroute;

@@ -22,6 +22,8 @@ const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 const CONSENT: Duration = Duration::from_secs(1);
 /// How much longer than the attempt itself a probe's claim lives.
 const CLAIM_MARGIN: Duration = Duration::from_secs(2);
+/// No cooldown lasts longer, whatever the configuration says; one that seems to began before the clock was put back.
+const LONGEST_EVER: Duration = Duration::from_secs(24 * 3600);
 /// More missing deployments than this are not remembered of one backend.
 const MOST_MISSING: usize = 16;
 
@@ -150,21 +152,23 @@ impl Health {
         self.state == State::Free && self.missing.is_empty()
     }
 
-    /// Whether it is the same as `other` to those who only choose: the counts apart, unless they begin or end.
+    /// Whether it is the same as `other` to those who have no failure to report: the counts apart, unless a row of failures
+    /// begins or ends, which a success is to end.
     pub fn looks_like(&self, other: &Self) -> bool {
         self.state == other.state
             && self.missing == other.missing
             && (self.streak > 0) == (other.streak > 0)
-            && (self.failed > 0) == (other.failed > 0)
     }
 
     /// Whether it may be sent a request.
     pub fn standing(&self, now: Timestamp) -> Standing {
         match self.state {
             State::Free => Standing::Free,
-            State::CoolingDown(reason, until) if now < until => Standing::Out(reason, until),
+            State::CoolingDown(reason, until) if is_ahead(until, now) => {
+                Standing::Out(reason, until)
+            }
             State::CoolingDown(..) => Standing::Due,
-            State::Probing(reason, until) if now < until => {
+            State::Probing(reason, until) if is_ahead(until, now) => {
                 // The probe ends with its answer, and no one knows when that comes.
                 Standing::Out(reason, until.min(now + CONSENT))
             }
@@ -177,7 +181,7 @@ impl Health {
     /// Whether it is known not to have this deployment.
     pub fn lacks(&self, deployment: u64, now: Timestamp) -> bool {
         let mut missing = self.missing.iter();
-        missing.any(|known| known.deployment == deployment && now < known.until)
+        missing.any(|known| known.deployment == deployment && is_ahead(known.until, now))
     }
 
     /// Why it is not free, if it is not.
@@ -190,7 +194,7 @@ impl Health {
 
     /// Whether a probe is under way.
     pub fn is_probing(&self, now: Timestamp) -> bool {
-        matches!(self.state, State::Probing(_, until) if now < until)
+        matches!(self.state, State::Probing(_, until) if is_ahead(until, now))
     }
 
     /// Claims the probe, for an attempt that takes no longer than `limit`: the caller is to make it, and no one else will.
@@ -265,12 +269,11 @@ impl Health {
 
     /// Forgets what is over: a probe that was not refused in time, deployments that may be there by now.
     pub fn tidy(&mut self, now: Timestamp) -> Option<Change> {
-        self.missing.retain(|known| now < known.until);
+        self.missing.retain(|known| is_ahead(known.until, now));
         let accepted =
-            matches!(self.state, State::Probing(Reason::Throttled, until) if until <= now);
+            matches!(self.state, State::Probing(Reason::Throttled, until) if !is_ahead(until, now));
         accepted.then(|| {
             self.state = State::Free;
-            self.recovered_at = now;
             Change::Recovered
         })
     }
@@ -288,6 +291,7 @@ impl Health {
     fn answered(&mut self, probe: bool, now: Timestamp) -> Option<Change> {
         if self.standing(now) == Standing::Free {
             self.streak = 0;
+            self.succeed(1);
         }
         if !(probe && matches!(self.state, State::Probing(..))) {
             return None;
@@ -406,6 +410,10 @@ impl Health {
     }
 }
 
+fn is_ahead(until: Timestamp, now: Timestamp) -> bool {
+    now < until && until.since(now) <= LONGEST_EVER
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -509,7 +517,7 @@ mod tests {
         ));
     }
 
-    /// Failures that are never five in a row, each with so many successes of others; how many until the backend is out.
+    /// Failures, each with so many successes that are told with it and one that is not; how many until the backend is out.
     fn failures_until_out(others: u32, most: u64, millis_apart: u64) -> Option<u64> {
         let mut health = Health::default();
         (1..=most).find(|n| {
@@ -522,12 +530,11 @@ mod tests {
 
     #[test]
     fn a_large_share_of_failures_is_too_many_where_there_are_enough_attempts() {
-        // One success for each: half fail, and the tenth failure makes twenty attempts.
-        assert_eq!(failures_until_out(1, 100, 1), Some(10));
-        assert_eq!(failures_until_out(0, 100, 1), Some(20));
-        assert_eq!(failures_until_out(2, 1000, 1), None, "a third");
+        // One success for each: half fail, and with the eleventh failure there are twenty attempts.
+        assert_eq!(failures_until_out(0, 100, 1), Some(11));
+        assert_eq!(failures_until_out(1, 1000, 1), None, "a third");
         assert_eq!(
-            failures_until_out(1, 1000, 1_112),
+            failures_until_out(0, 1000, 1_112),
             None,
             "too few within ten seconds"
         );
@@ -829,10 +836,30 @@ mod tests {
         again.learn(FAILED, false, &RULES, START);
         again.succeed(7);
         assert!(again.looks_like(&failed));
+        again.learn(Finding::Answered, false, &RULES, START);
+        assert!(!again.looks_like(&failed), "the row has ended");
         assert!(!cooling(Reason::Throttled).0.looks_like(&well));
         let mut lacking = well.clone();
         lacking.learn(Finding::Missing(1), false, &RULES, START);
         assert!(!lacking.looks_like(&well));
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_leaves_no_one_out_for_years() {
+        let year = Duration::from_secs(365 * 24 * 3600);
+        for reason in Reason::ALL {
+            let (mut health, _) = cooling(reason);
+            let earlier = Timestamp::from_millis(START.as_millis() - year.as_millis() as u64);
+            assert_eq!(health.standing(earlier), Standing::Due);
+            assert!(health.claim_probe(earlier, LIMIT));
+            let (health, _) = probed(reason);
+            assert!(health.standing(earlier).is_usable());
+        }
+        let mut health = Health::default();
+        health.learn(Finding::Missing(1), false, &RULES, START + year);
+        assert!(!health.lacks(1, START));
+        health.tidy(START);
+        assert!(health.is_plain());
     }
 
     #[test]

@@ -186,6 +186,50 @@ mod tests {
     }
 
     #[test]
+    fn the_gauges_tell_state_and_wait() {
+        use std::time::Duration;
+
+        use crate::core::config::Plugin;
+        use crate::core::health::Finding;
+
+        let json = r#"{"backends": [{"name": "a", "cluster": "a", "host": "a"}], "identity": {"cluster": "i"}}"#;
+        let Ok(Plugin::Balancer(config)) = Plugin::from_bytes(json.as_bytes(), &|_| None) else {
+            panic!("{json}");
+        };
+        let now = Timestamp::from_secs(1_700_000_000);
+        let throttled = Finding::Throttled(Some(Duration::from_millis(6_500)));
+        let failed = [Finding::Failed(0); 5];
+        for (findings, state, seconds) in [
+            (&[][..], 0, 0..=0),
+            (&[throttled], 1, 7..=7),
+            (&failed, 2, 5..=7),
+            (&[Finding::Denied], 3, 300..=300),
+        ] {
+            let mut health = Health::default();
+            for finding in findings {
+                health.learn(*finding, false, &config.cooldown, now);
+            }
+            let [is, left] = gauges(&health, now);
+            assert!(
+                is == state && seconds.contains(&left),
+                "{findings:?}: {is} {left}"
+            );
+            let over = now + Duration::from_secs(300);
+            assert_eq!(gauges(&health, over), [state, 0], "due");
+            if health.claim_probe(over, Duration::from_secs(9)) {
+                assert_eq!(gauges(&health, over), [4, 0]);
+            }
+        }
+        assert_eq!(
+            gauge_names(&backends()[0]),
+            [
+                "aoai.backend.east.state",
+                "aoai.backend.east.cooldown_seconds"
+            ]
+        );
+    }
+
+    #[test]
     fn names_are_stable() {
         let names = counter_names(&backends());
         for name in [

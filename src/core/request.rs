@@ -159,6 +159,28 @@ mod tests {
     }
 
     #[test]
+    fn the_deployment_is_the_one_the_path_names() {
+        for (path, name) in [
+            (
+                "/openai/deployments/gpt-4o/chat/completions?api-version=1",
+                Some("gpt-4o"),
+            ),
+            ("/openai/deployments/gpt-4o?api-version=1", Some("gpt-4o")),
+            ("/openai/deployments/gpt-4o", Some("gpt-4o")),
+            ("/openai/deployments/", None),
+            ("/openai/deployments?api-version=1", None),
+            ("/openai/v1/chat/completions", None),
+        ] {
+            assert_eq!(deployment_in(path), name, "{path}");
+        }
+        let of =
+            |path: &str| Request::read([(&b":path"[..], path.as_bytes())].into_iter()).deployment;
+        assert_eq!(of("/openai/deployments/a/x"), of("/openai/deployments/a/y"));
+        assert_ne!(of("/openai/deployments/a/x"), of("/openai/deployments/b/x"));
+        assert_eq!(of("/openai/v1/responses"), None);
+    }
+
+    #[test]
     fn every_credential_header_is_found() {
         let request = read(&[
             ("ocp-apim-subscription-key", b"k"),

@@ -50,7 +50,7 @@ impl Schedule {
                         .filter(|(_, backend)| backend.priority == priority)
                         .map(|(index, backend)| Member {
                             backend: index,
-                            weight: backend.weight.max(1),
+                            weight: backend.weight,
                         })
                         .collect(),
                 )
@@ -122,22 +122,22 @@ impl Tier {
         let left = (turn / length)
             .wrapping_mul(u64::from(home.weight))
             .wrapping_add(u64::from(slot.nth));
-        let after = usize::from(slot.member).saturating_add(1);
+        let at = usize::from(slot.member);
         // A probe may fail, so it is made on turns of its own, and on others' only where nothing better is left.
         [Standing::Free, Standing::Due]
             .into_iter()
             .find_map(|wanted| {
                 let candidates = || {
                     let members = self.members.iter();
-                    let from_home = members.clone().skip(after).chain(members.take(after));
+                    let from_home = members.clone().skip(at).chain(members.take(at));
                     from_home.filter(|member| {
                         let index = usize::from(member.backend);
                         !tried.contains(index) && standing(index) == wanted
                     })
                 };
                 let shares = || candidates().map(|member| u64::from(member.weight));
-                let at = left.checked_rem(shares().sum())?;
-                let chosen = nth_share(shares(), at)?;
+                let share = left.checked_rem(shares().sum())?;
+                let chosen = nth_share(shares(), share)?;
                 candidates()
                     .nth(chosen)
                     .map(|member| usize::from(member.backend))
@@ -371,6 +371,11 @@ mod tests {
             shares([Some(u32::MAX), Some(u32::MAX), None, None]),
             [33, 33, 33, 0]
         );
+    }
+
+    #[test]
+    fn a_round_is_as_short_as_it_can_be() {
+        assert_eq!(schedule(&[(0, 100), (0, 50)]).tiers[0].round.len(), 3);
     }
 
     #[test]

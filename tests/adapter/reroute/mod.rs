@@ -5,6 +5,7 @@ mod attempts;
 mod budget;
 mod endings;
 mod errors;
+mod health;
 mod held_bodies;
 mod no_answer;
 mod surroundings;

@@ -172,6 +172,11 @@ impl Host {
         self.0.shared.get(key.as_bytes()).map(|(value, _)| value)
     }
 
+    /// The keys of the shared data, in order.
+    pub fn shared_keys(&self) -> Vec<String> {
+        self.0.shared.keys()
+    }
+
     /// Stores a value in the shared data, as another worker would.
     pub fn set_shared(&self, key: &str, value: &[u8]) {
         // Without a number to compare it cannot be refused.

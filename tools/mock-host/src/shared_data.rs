@@ -19,6 +19,16 @@ impl SharedData {
         self.0.lock().unwrap().values.get(key).cloned()
     }
 
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let inner = self.0.lock().unwrap();
+        let keys = inner.values.keys();
+        let mut keys: Vec<_> = keys
+            .map(|key| String::from_utf8_lossy(key).into_owned())
+            .collect();
+        keys.sort_unstable();
+        keys
+    }
+
     /// Stores `value` if `cas` is still the stored value's number. 0 stores in any case, and so does any number where there is
     /// no value yet: a race to create one has no loser.
     pub(crate) fn set(&self, key: &[u8], value: &[u8], cas: u32) -> Result<(), u32> {
