@@ -598,7 +598,7 @@ impl World {
             .min();
         let before: Vec<f64> = self.backends.iter().map(|backend| backend.got).collect();
         self.run(1000);
-        for index in 0..self.backends.len() {
+        for (index, before) in before.into_iter().enumerate() {
             let health = Health::decode(Some(&self.health[index]));
             self.check(
                 health.standing(self.time()).is_usable(),
@@ -610,7 +610,7 @@ impl World {
                     &format!("{index} is not well: {health:?}"),
                 );
                 self.check(
-                    self.backends[index].got > before[index],
+                    self.backends[index].got > before,
                     &format!("{index} serves no one"),
                 );
             }
