@@ -3,17 +3,17 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-use super::host::{self, HostError, Metric};
+use super::announce::Gauges;
+use super::host::{self, HostError};
 use crate::core::budget::Budget;
-use crate::core::config::{self, Config};
+use crate::core::config::Config;
 use crate::core::exchange::{Chosen, NoRetry};
 use crate::core::fleet::{Choice, Fleet, NoChoice};
-use crate::core::health::{Change, Finding, Health, Reason};
-use crate::core::metrics::{self, Event};
+use crate::core::health::{Change, Finding, Health};
 use crate::core::outcome::Outcome;
 use crate::core::plan::Plan;
 use crate::core::shared::{self, Turns};
-use crate::core::time::{Pretty, Timestamp};
+use crate::core::time::Timestamp;
 
 /// One worker's view of the backends.
 pub(crate) struct Backends {
@@ -27,12 +27,6 @@ pub(crate) struct Backends {
     succeeded: RefCell<Vec<u32>>,
     turns_without_host: Cell<u64>,
     gauges: Vec<Gauges>,
-}
-
-/// The gauges of one backend, and what they were set to.
-struct Gauges {
-    ids: [u32; 2],
-    shown: Cell<Option<[u64; 2]>>,
 }
 
 impl Backends {
@@ -272,7 +266,7 @@ impl Backends {
                     changed(backend, change);
                 }
             }
-            gauges.show(metrics::gauges(&health, now));
+            gauges.show(&health, now);
         }
     }
 
@@ -379,73 +373,6 @@ impl Backends {
         succeeded.map_or(0, |mut succeeded| {
             succeeded.get_mut(backend).map_or(0, std::mem::take)
         })
-    }
-}
-
-impl Gauges {
-    fn of(backend: &config::Backend) -> Result<Self, HostError> {
-        let [state, seconds] = metrics::gauge_names(backend);
-        Ok(Self {
-            ids: [
-                host::define_metric(Metric::Gauge, &state)?,
-                host::define_metric(Metric::Gauge, &seconds)?,
-            ],
-            shown: Cell::default(),
-        })
-    }
-
-    fn show(&self, values: [u64; 2]) {
-        if self.shown.replace(Some(values)) == Some(values) {
-            return;
-        }
-        for (id, value) in self.ids.into_iter().zip(values) {
-            if let Err(error) = host::record_metric(id, value) {
-                log::error!("{error}");
-            }
-        }
-    }
-}
-
-/// The event that a change counts as, if it is one to count.
-pub(super) fn event(backend: usize, change: Change) -> Option<Event> {
-    match change {
-        Change::CoolsDown(reason, _) => Some(Event::Cooldown(backend, reason)),
-        Change::Lacks(_) => Some(Event::MissingDeployment(backend)),
-        Change::Recovered => None,
-    }
-}
-
-/// Says what has changed of the backend called `name`, on a request for this deployment.
-pub(super) fn report(name: &str, change: Change, deployment: Option<&str>) {
-    match change {
-        Change::CoolsDown(Reason::Throttled, wait) => {
-            log::info!(
-                "backend {name}: throttled (429); no requests for {}",
-                Pretty(wait)
-            );
-        }
-        Change::CoolsDown(Reason::Failing, wait) => {
-            log::warn!(
-                "backend {name}: too many failures (5xx, timeouts, connections refused or broken); no requests for {}",
-                Pretty(wait)
-            );
-        }
-        Change::CoolsDown(Reason::Misconfigured, wait) => {
-            log::error!(
-                "backend {name}: does not let this identity in (401 PermissionDenied, or 403): give it the role Cognitive \
-                 Services OpenAI User there, or open the resource's network to it; no requests for {}",
-                Pretty(wait)
-            );
-        }
-        Change::Recovered => log::info!("backend {name}: serves again"),
-        Change::Lacks(wait) => {
-            // The client chose this text.
-            let deployment: String = deployment.unwrap_or_default().chars().take(64).collect();
-            log::warn!(
-                "backend {name}: has no deployment {deployment:?}; requests for it pass this backend over for {}",
-                Pretty(wait)
-            );
-        }
     }
 }
 

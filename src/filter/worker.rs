@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::backends::{self, Backends};
+use super::announce;
+use super::backends::Backends;
 use super::complaint::Complaint;
 use super::host::{self, HostError, Metric};
 use super::tokens::{Authorization, Renewal, Tokens};
@@ -136,11 +137,11 @@ impl Worker {
     }
 
     fn announce(&self, backend: usize, change: Change, deployment: Option<&str>) {
-        if let Some(event) = backends::event(backend, change) {
+        if let Some(event) = announce::event(backend, change) {
             self.count(event);
         }
         if let Some(backend) = self.config.backends.get(backend) {
-            backends::report(&backend.name, change, deployment);
+            announce::report(&backend.name, change, deployment);
         }
     }
 

@@ -127,6 +127,35 @@ fn a_throttled_backends_probe_that_is_slow_holds_up_no_one_for_long() {
 }
 
 #[test]
+fn a_probe_that_was_accepted_is_told_before_its_answer() {
+    let (host, vm) = fleet(1, json!({}));
+    throttle(&get(&vm), "2");
+    host.advance(seconds(2));
+    let _slow = get(&vm);
+    host.advance(seconds(3));
+    let said = host.logged(mock_host::LogLevel::Info);
+    let back = said.iter().filter(|line| line.contains("serves again"));
+    assert_eq!(back.count(), 1);
+}
+
+#[test]
+fn what_one_worker_finds_hides_nothing_that_another_found() {
+    let (host, first) = fleet(3, json!({}));
+    let second = host.vm(&fleet_config(3, json!({})));
+    host.advance(millis(50));
+    let under_way = get(&first);
+    assert_eq!(routed_to(&under_way), EAST);
+    let stream = get(&second);
+    assert_eq!(routed_to(&stream), WEST);
+    throttle(&stream, "30");
+    second.answer(&second.call(), 200, [], "fine");
+    // The first worker writes something itself before it has looked.
+    throttle(&under_way, "30");
+    first.answer(&first.call(), 200, [], "fine");
+    assert_eq!(served_by(&first, 3), [NORTH; 3]);
+}
+
+#[test]
 fn other_workers_know_with_their_next_request() {
     let (host, first) = fleet(2, json!({}));
     let others: Vec<Vm> = (0..3)
@@ -301,6 +330,34 @@ fn a_probe_that_meets_a_bad_token_decides_with_the_next() {
 }
 
 #[test]
+fn a_probe_that_refuses_the_new_token_too_is_free_for_the_next() {
+    let (host, vm) = fleet(
+        2,
+        json!({"cooldown": {"consecutive_failures": 1, "failing": "2s"}}),
+    );
+    let stream = get(&vm);
+    respond(&stream, 500, "x");
+    vm.answer(&vm.call(), 200, [], "fine");
+    host.advance(seconds(60));
+    let probe = loop {
+        let stream = get(&vm);
+        if routed_to(&stream) == EAST {
+            break stream;
+        }
+        respond(&stream, 200, "fine");
+    };
+    respond(&probe, 401, &error("401"));
+    host.advance(millis(5));
+    give_token(&vm, SECOND_TOKEN);
+    host.advance(millis(25));
+    vm.answer(&vm.call(), 401, [], error("401"));
+    assert_eq!(vm.call().cluster, WEST);
+    vm.answer(&vm.call(), 200, [], "fine");
+    let clusters: Vec<_> = (0..2).map(|_| routed_to(&get(&vm))).collect();
+    assert!(clusters.contains(&EAST.to_owned()), "{clusters:?}");
+}
+
+#[test]
 fn a_probe_whose_token_no_one_renews_is_free_for_the_next() {
     let (host, vm) = fleet(
         1,
@@ -447,6 +504,32 @@ fn failures_spend_the_budget_and_refusals_do_not() {
     });
     assert_eq!(retried.count(), 10, "of both workers together");
     assert_eq!(counted(&host, "aoai.no_retry.budget_spent"), 4);
+}
+
+#[test]
+fn what_cannot_be_retried_anyway_spends_nothing() {
+    let more = json!({"cooldown": null, "retry": {"budget": {"percent": 0, "min_per_second": 0}}});
+    let (host, vm) = fleet(1, more);
+    for _ in 0..20 {
+        respond(&get(&vm), 500, "x");
+    }
+    assert_eq!(counted(&host, "aoai.no_retry.backends_exhausted"), 20);
+}
+
+#[test]
+fn a_failure_among_others_is_written_down_once() {
+    let (host, vm) = fleet(1, json!({"retry": {"max_attempts": 1}}));
+    let writes = || {
+        host.clear_counts();
+        respond(&get(&vm), 500, "x");
+        host_calls(&host).remove("proxy_set_shared_data")
+    };
+    assert_eq!(
+        writes(),
+        Some(3),
+        "turn, health, and the edition: a success would be news now"
+    );
+    assert_eq!(writes(), Some(2));
 }
 
 #[test]

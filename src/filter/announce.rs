@@ -1,0 +1,85 @@
+//! What people are told of the backends' health: gauges, counts, and a line in the log for each change.
+
+use std::cell::Cell;
+
+use super::host::{self, HostError, Metric};
+use crate::core::config::Backend;
+use crate::core::health::{Change, Health, Reason};
+use crate::core::metrics::{self, Event};
+use crate::core::time::{Pretty, Timestamp};
+
+/// The gauges of one backend, and what they were set to.
+pub(super) struct Gauges {
+    ids: [u32; 2],
+    shown: Cell<Option<[u64; 2]>>,
+}
+
+impl Gauges {
+    /// Defines them.
+    pub(super) fn of(backend: &Backend) -> Result<Self, HostError> {
+        let [state, seconds] = metrics::gauge_names(backend);
+        Ok(Self {
+            ids: [
+                host::define_metric(Metric::Gauge, &state)?,
+                host::define_metric(Metric::Gauge, &seconds)?,
+            ],
+            shown: Cell::default(),
+        })
+    }
+
+    /// Sets them, unless they are right.
+    pub(super) fn show(&self, health: &Health, now: Timestamp) {
+        let values = metrics::gauges(health, now);
+        if self.shown.replace(Some(values)) == Some(values) {
+            return;
+        }
+        for (id, value) in self.ids.into_iter().zip(values) {
+            if let Err(error) = host::record_metric(id, value) {
+                log::error!("{error}");
+            }
+        }
+    }
+}
+
+/// The event that a change counts as, if it is one to count.
+pub(super) fn event(backend: usize, change: Change) -> Option<Event> {
+    match change {
+        Change::CoolsDown(reason, _) => Some(Event::Cooldown(backend, reason)),
+        Change::Lacks(_) => Some(Event::MissingDeployment(backend)),
+        Change::Recovered => None,
+    }
+}
+
+/// Says what has changed of the backend called `name`, on a request for this deployment.
+pub(super) fn report(name: &str, change: Change, deployment: Option<&str>) {
+    match change {
+        Change::CoolsDown(Reason::Throttled, wait) => {
+            log::info!(
+                "backend {name}: throttled (429); no requests for {}",
+                Pretty(wait)
+            );
+        }
+        Change::CoolsDown(Reason::Failing, wait) => {
+            log::warn!(
+                "backend {name}: too many failures (5xx, timeouts, connections refused or broken); no requests for {}",
+                Pretty(wait)
+            );
+        }
+        Change::CoolsDown(Reason::Misconfigured, wait) => {
+            log::error!(
+                "backend {name}: does not let this identity in (401 PermissionDenied, or 403): give it the role Cognitive \
+                 Services OpenAI User there, or open the resource's network to it; no requests for {}",
+                Pretty(wait)
+            );
+        }
+        Change::Recovered => log::info!("backend {name}: serves again"),
+        Change::Lacks(wait) => {
+            // The client chose this text.
+            let deployment: String = deployment.unwrap_or_default().chars().take(64).collect();
+            log::warn!(
+                "backend {name}: has no deployment {deployment:?}; requests for it pass this backend over for {}",
+                Pretty(wait)
+            );
+        }
+    }
+}
