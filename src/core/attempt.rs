@@ -1,6 +1,9 @@
 //! Carrying out one attempt: what changes in the client's request on its way to a backend.
 
+use std::borrow::Cow;
+
 use super::config::{Backend, Config, Engine, HeaderNames};
+use super::path;
 use super::request::{is_credential_header, Request};
 
 /// Headers that belong to one connection, not to the request (RFC 9110, section 7.6.1), those a call sets itself, and the
@@ -38,9 +41,16 @@ pub struct Attempt<'a> {
     pub backend: &'a Backend,
     /// The value of the `authorization` header.
     pub authorization: &'a str,
+    /// The path, as the client sent it.
+    pub path: &'a str,
 }
 
 impl Attempt<'_> {
+    /// The path of this attempt.
+    pub fn path(&self) -> Cow<'_, str> {
+        path::on_backend(self.request.path(self.path), self.backend)
+    }
+
     /// The edits that turn the client's request into this attempt in place, for the router to send.
     pub fn edit_in_place(&self, config: &Config, mut apply: impl FnMut(Edit<'_>)) {
         for name in self.request.credential_headers() {
@@ -49,8 +59,9 @@ impl Attempt<'_> {
                 apply(Edit::Remove(name));
             }
         }
-        if let Some(path) = &self.request.clean_path {
-            apply(Edit::Set(":path", path));
+        let path = self.path();
+        if path != self.path {
+            apply(Edit::Set(":path", &path));
         }
         apply(Edit::Set(":authority", &self.backend.host));
         apply(Edit::Set("authorization", self.authorization));
@@ -70,10 +81,11 @@ impl Attempt<'_> {
         }
     }
 
-    /// The headers of this attempt as a request of its own, made from the `original` ones.
+    /// The headers of this attempt as a request of its own, made from the `original` ones, with this [`path`](Self::path).
     pub fn headers<'h>(
         &'h self,
         names: &'h HeaderNames,
+        path: &'h str,
         original: impl Iterator<Item = (&'h str, &'h str)>,
     ) -> Vec<(&'h str, &'h str)> {
         let kept = original.filter(|(name, _)| {
@@ -85,7 +97,7 @@ impl Attempt<'_> {
         });
         kept.map(|(name, value)| match name {
             ":authority" => (name, self.backend.host.as_str()),
-            ":path" => (name, self.request.clean_path.as_deref().unwrap_or(value)),
+            ":path" => (name, path),
             _ => (name, value),
         })
         .chain([("authorization", self.authorization)])
@@ -135,6 +147,7 @@ mod tests {
             request,
             backend: &config.backends[0],
             authorization: "Bearer TOKEN",
+            path: ORIGINAL[2].1,
         };
         let mut edits = Vec::new();
         attempt.edit_in_place(config, |edit| edits.push(format!("{edit:?}")));
@@ -168,9 +181,10 @@ mod tests {
             request: &request,
             backend: &config.backends[0],
             authorization: "Bearer TOKEN",
+            path: ORIGINAL[2].1,
         };
         assert_eq!(
-            attempt.headers(&config.headers, ORIGINAL.into_iter()),
+            attempt.headers(&config.headers, &attempt.path(), ORIGINAL.into_iter()),
             [
                 (":authority", "east.openai.azure.com"),
                 (":method", "POST"),

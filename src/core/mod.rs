@@ -16,6 +16,7 @@ pub mod health;
 pub mod identity;
 pub mod metrics;
 pub mod outcome;
+pub mod path;
 pub mod plan;
 pub mod replay;
 pub mod reply;

@@ -180,12 +180,11 @@ impl Journey {
         verdict
     }
 
-    /// Ends the exchange after an attempt without an answer that the router will not follow with another one.
-    pub(super) fn end_unanswered(&mut self, replay: Replay, reason: NoRetry) {
-        let verdict = self
-            .exchange
-            .after(Outcome::Unavailable, replay, |_| Err(reason));
-        if let Verdict::GiveUp(reason) = verdict {
+    /// Ends the exchange after an attempt without an answer that the router did not follow with another one.
+    pub(super) fn end_unanswered(&mut self, replay: Replay) {
+        let declined = |_: &Plan| Err(NoRetry::RouterDeclined);
+        if let Verdict::GiveUp(reason) = self.exchange.after(Outcome::Unavailable, replay, declined)
+        {
             self.worker.count(Event::NoRetry(reason));
         }
     }
@@ -203,7 +202,13 @@ impl Journey {
             request: &self.request,
             backend,
             authorization: &token.header,
+            path: self.client_path(),
         })
+    }
+
+    /// The path as the client sent it.
+    pub(super) fn client_path(&self) -> &str {
+        self.original.get(":path").unwrap_or_default()
     }
 
     /// Turns the client's request into the current attempt, in place. A request for which that fails must not leave: it may
@@ -253,8 +258,7 @@ impl Journey {
         // A bad token says nothing about the backend yet: it will be asked once more.
         let probe = finding != Finding::Nothing && self.exchange.take_probe();
         self.worker.learn(backend, finding, probe, || {
-            let path = self.original.get(":path")?;
-            deployment_in(path).map(str::to_owned)
+            deployment_in(self.client_path()).map(str::to_owned)
         });
     }
 

@@ -209,6 +209,7 @@ fn when_all_are_out_no_one_is_asked_and_the_smallest_wait_is_said() {
     assert!(vm.calls().is_empty());
     drop(stream);
     assert_eq!(counted(&host, "aoai.refused.throttled"), 1);
+    assert_eq!(host.statistic("aoai.client_gone"), 0);
     assert_eq!(host.statistic("aoai.backend.east.attempts"), 1);
     assert_eq!(host.statistic("aoai.requests"), 2);
 }
@@ -424,6 +425,23 @@ fn a_request_waits_for_a_backend_and_loses_nothing() {
         respond(&stream, 200, "fine");
         assert_eq!(stream.answer().status, 200);
     }
+}
+
+#[test]
+fn a_body_that_comes_while_its_request_waits_stays_with_it() {
+    let (host, vm) = fleet(1, json!({"cooldown": {"wait_timeout": "5s"}}));
+    throttle(&get(&vm), "2");
+    // Of unknown length, so it is not held for its own sake.
+    let stream = vm.request(chat(), false);
+    for frame in ["one ", "two ", "three "] {
+        stream.body(frame, false);
+        assert!(stream.forwarded().is_none());
+    }
+    host.advance(millis(2100));
+    stream.body("four", true);
+    assert_eq!(stream.forwarded().unwrap().body, b"one two three four");
+    respond(&stream, 200, "fine");
+    assert_eq!(stream.answer().status, 200);
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod protobuf;
 mod reader;
 mod units;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ pub use reader::ConfigError;
 
 /// The most backends one configuration may name.
 pub const MAX_BACKENDS: usize = 100;
+
+/// The most deployments one backend may name.
+pub const MAX_DEPLOYMENTS: usize = 200;
 
 /// The most attempts a request may be given, the first included.
 pub const MAX_ATTEMPTS: usize = 5;
@@ -57,6 +61,31 @@ pub struct Backend {
     pub weight: u8,
     /// How long it may take until the first byte of its answer, if that is less than an attempt's limit.
     pub first_byte_timeout: Option<Duration>,
+    /// Its deployments, by the names that clients use.
+    pub deployments: Deployments,
+    /// The version of the dated API it is asked for, whatever the client says.
+    pub api_version: Option<String>,
+    /// What its paths begin with, before `/openai`.
+    pub base_path: Option<String>,
+}
+
+/// A backend's deployments.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deployments {
+    /// From the name that clients use to its own.
+    pub aliases: BTreeMap<String, String>,
+    /// What of a name that is not among them.
+    pub unlisted: Unlisted,
+}
+
+/// What a deployment is that a backend's configuration does not name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unlisted {
+    /// It is called the same there.
+    #[default]
+    Pass,
+    /// It is not there.
+    Refuse,
 }
 
 impl Config {
@@ -101,6 +130,12 @@ pub struct Cooldown {
 }
 
 impl Backend {
+    /// Whether it has a name of its own for anything in a path.
+    pub fn renames(&self) -> bool {
+        let aliases = &self.deployments.aliases;
+        !aliases.is_empty() || self.api_version.is_some() || self.base_path.is_some()
+    }
+
     /// How long an attempt on it may take until its first byte.
     pub fn attempt_timeout(&self, retry: &Retry) -> Duration {
         let limit = self.first_byte_timeout.unwrap_or(retry.per_try_timeout);

@@ -1,6 +1,6 @@
 //! From the plugin configuration's JSON to [`Config`].
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::protobuf;
 use super::reader::{refused, whole_number, ConfigError, Object, Problems};
 use super::{
-    Backend, Budget, Config, Cooldown, Engine, HeaderNames, Identity, Plugin, Policy, Retry,
-    Secret, Selector, Source, MAX_ATTEMPTS, MAX_BACKENDS,
+    Backend, Budget, Config, Cooldown, Deployments, Engine, HeaderNames, Identity, Plugin, Policy,
+    Retry, Secret, Selector, Source, Unlisted, MAX_ATTEMPTS, MAX_BACKENDS, MAX_DEPLOYMENTS,
 };
 
 /// Statuses after which another backend may do better: throttled, timed out, or broken on the server's side.
@@ -133,6 +133,11 @@ fn read_backends(root: &Object<'_>, list: &Value, problems: &Problems) -> Vec<Ba
             let priority = object.integer("priority", 0..=255, 0);
             let weight = object.integer("weight", 1..=100, 1);
             let first_byte_timeout = object.optional_duration("first_byte_timeout", "100ms"..="1h");
+            let deployments = read_deployments(&mut object, problems);
+            let version_form = r#"a version of the API such as "2024-10-21""#;
+            let api_version = object.optional_string("api_version", version_form, is_name);
+            let base_form = r#"a path such as "/api/projects/contoso", without a slash at its end"#;
+            let base_path = object.optional_string("base_path", base_form, is_base_path);
             object.finish();
             Some(Backend {
                 name: name?,
@@ -141,9 +146,55 @@ fn read_backends(root: &Object<'_>, list: &Value, problems: &Problems) -> Vec<Ba
                 priority: u8::try_from(priority).unwrap_or(u8::MAX),
                 weight: u8::try_from(weight).unwrap_or(u8::MAX),
                 first_byte_timeout,
+                deployments,
+                api_version,
+                base_path,
             })
         })
         .collect()
+}
+
+fn read_deployments(backend: &mut Object<'_>, problems: &Problems) -> Deployments {
+    let form = r#""pass" or "refuse""#;
+    let unlisted = backend.optional_string("unlisted_deployments", form, |text| {
+        matches!(text, "pass" | "refuse")
+    });
+    let mut deployments = Deployments {
+        aliases: BTreeMap::new(),
+        unlisted: match unlisted.as_deref() {
+            Some("refuse") => Unlisted::Refuse,
+            _ => Unlisted::Pass,
+        },
+    };
+    let Some(value) = backend.value("deployments") else {
+        return deployments;
+    };
+    let path = backend.path_of("deployments");
+    let Some(names) = value.as_object() else {
+        problems.add(
+            &path,
+            refused(value, r#"an object such as {"gpt-4o": "gpt-4o-eu"}"#),
+        );
+        return deployments;
+    };
+    if names.len() > MAX_DEPLOYMENTS {
+        let many = names.len();
+        let problem = format_args!("{many} names are not allowed; use at most {MAX_DEPLOYMENTS}");
+        problems.add(&path, problem);
+        return deployments;
+    }
+    for (name, own) in names {
+        match own.as_str() {
+            Some(own) if is_deployment(name) && is_deployment(own) => {
+                deployments.aliases.insert(name.clone(), own.to_owned());
+            }
+            _ => {
+                let form = "names of 1 to 128 letters, digits, '-', '_' or '.' on both sides";
+                problems.add(&format!("{path}.{name}"), refused(own, form));
+            }
+        }
+    }
+    deployments
 }
 
 fn read_identity(
@@ -413,6 +464,21 @@ fn is_name(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
 }
 
+fn is_deployment(text: &str) -> bool {
+    (1..=128).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+fn is_base_path(text: &str) -> bool {
+    text.starts_with('/')
+        && !text.ends_with('/')
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'))
+}
+
 fn is_header_text(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_graphic())
 }
@@ -628,7 +694,8 @@ retries: unknown field; use one of backends, identity, policy, cooldown, retry, 
                 r#""https://east/""#,
                 format!(r#"backends[0].host: "https://east/" is not allowed; use {HOST_FORM}"#),
             ),
-            ("/backends/0/wieght", "1", "backends[0].wieght: unknown field; use one of name, cluster, host, priority, weight, first_byte_timeout".to_owned()),
+            ("/backends/0/wieght", "1", "backends[0].wieght: unknown field; use one of name, cluster, host, priority, weight, \
+                 first_byte_timeout, unlisted_deployments, deployments, api_version, base_path".to_owned()),
             ("/identity/wait_timeout", "5", format!("identity.wait_timeout: 5 is not allowed; use {duration}")),
             ("/identity/wait_timeout", r#""2m""#, r#"identity.wait_timeout: "2m" is not allowed; use 0s to 60s"#.to_owned()),
             (
@@ -655,6 +722,19 @@ retries: unknown field; use one of backends, identity, policy, cooldown, retry, 
                 "/backends/0/first_byte_timeout",
                 r#""2h""#,
                 r#"backends[0].first_byte_timeout: "2h" is not allowed; use 100ms to 1h"#.to_owned(),
+            ),
+            (
+                "/backends/0/deployments",
+                r#"{"gpt-4o": "a/b"}"#,
+                r#"backends[0].deployments.gpt-4o: "a/b" is not allowed; use names of 1 to 128 letters, digits, '-', '_' or '.' on both sides"#.to_owned(),
+            ),
+            ("/backends/0/deployments", "[]", r#"backends[0].deployments: [] is not allowed; use an object such as {"gpt-4o": "gpt-4o-eu"}"#.to_owned()),
+            ("/backends/0/unlisted_deployments", "true", r#"backends[0].unlisted_deployments: true is not allowed; use "pass" or "refuse""#.to_owned()),
+            ("/backends/0/api_version", r#""a&b""#, r#"backends[0].api_version: "a&b" is not allowed; use a version of the API such as "2024-10-21""#.to_owned()),
+            (
+                "/backends/0/base_path",
+                r#""/x/""#,
+                r#"backends[0].base_path: "/x/" is not allowed; use a path such as "/api/projects/contoso", without a slash at its end"#.to_owned(),
             ),
             ("/cooldown", r#"{"longest": "0s"}"#, r#"cooldown.longest: "0s" is not allowed; use 1s to 24h"#.to_owned()),
             ("/cooldown", r#"{"shortest": "10m"}"#, "cooldown.shortest: is longer than `longest`; use a shorter one".to_owned()),

@@ -80,9 +80,10 @@ impl Stream {
             return false;
         };
         let config = &journey.worker.config;
+        let path = attempt.path();
         let called = host::call(
             &attempt.backend.cluster,
-            attempt.headers(&config.headers, journey.original.iter_utf8()),
+            attempt.headers(&config.headers, &path, journey.original.iter_utf8()),
             self.body.bytes(),
             self.trailers.iter_utf8().collect(),
             config.retry.per_try_timeout,

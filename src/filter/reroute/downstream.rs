@@ -147,11 +147,7 @@ impl Downstream {
             }
             Step::Attempting | Step::Held => {
                 shared.no_answer();
-                let reason = match shared.foreseen {
-                    Some(_) => NoRetry::RouterDeclined,
-                    None => NoRetry::BackendsExhausted,
-                };
-                shared.journey.end_unanswered(shared.replay, reason);
+                shared.journey.end_unanswered(shared.replay);
                 shared.journey.timed_out = journey::status()? == 504;
                 self.phase = Phase::Done;
                 shared.answer_for_want_of_one()

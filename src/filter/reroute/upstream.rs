@@ -7,8 +7,10 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::{with, Shared, Step, REQUEST, REQUESTS, RETRY};
+use crate::core::config::Backend;
 use crate::core::exchange::Verdict;
 use crate::core::outcome::Outcome;
+use crate::core::path;
 use crate::core::reply::LocalReply;
 use crate::filter::complaint::Complaint;
 use crate::filter::gate::Gate;
@@ -272,6 +274,12 @@ impl Shared {
                 return Ok(Some("aoai_wrong_route"));
             }
             host::set_header(Map::RequestHeaders, ":authority", &backend.host)?;
+            // What the attempt before made of the path is still there.
+            if config.backends.iter().any(Backend::renames) {
+                let path = journey.request.path(journey.client_path());
+                let path = path::on_backend(path, backend);
+                host::set_header(Map::RequestHeaders, ":path", &path)?;
+            }
             if let Some(token) = journey.worker.authorization() {
                 if token.generation != journey.token_generation {
                     host::set_header(Map::RequestHeaders, "authorization", &token.header)?;

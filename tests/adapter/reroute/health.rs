@@ -86,6 +86,7 @@ fn when_all_are_out_nothing_reaches_the_router() {
     assert!(request.forwarded().is_none());
     drop(request);
     assert_eq!(gateway.counted("aoai.refused.throttled"), 1);
+    assert_eq!(gateway.host.statistic("aoai.client_gone"), 0);
 }
 
 #[test]
