@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::config::{Config, Policy};
+use super::config::{Backend, Config, Policy, Unlisted};
 use super::health::{Health, Reason, Standing};
 use super::plan::Plan;
+use super::request::deployment_id;
 use super::schedule::Schedule;
 use super::time::Timestamp;
 
@@ -18,6 +19,8 @@ pub struct Fleet {
     policy: Policy,
     health: Vec<Health>,
     capacity: Vec<Option<Capacity>>,
+    /// The deployments that each backend has, where its configuration names all of them.
+    offers: Vec<Option<Vec<u64>>>,
     /// Every backend is free for all and everything, so that no one needs to look closer.
     plain: bool,
 }
@@ -40,6 +43,8 @@ pub enum Choice {
 /// Why there was none to choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoChoice {
+    /// No backend has the deployment, by the configuration.
+    NotOffered,
     /// The request has been to every one.
     AllTried,
     /// Those that are left cool down.
@@ -64,6 +69,7 @@ impl Fleet {
             policy: config.policy,
             health: vec![Health::default(); backends],
             capacity: vec![None; backends],
+            offers: config.backends.iter().map(offers).collect(),
             plain: true,
         }
     }
@@ -106,12 +112,21 @@ impl Fleet {
         deployment: Option<u64>,
         now: Timestamp,
     ) -> Result<Choice, NoChoice> {
-        // A deployment that no one has is no reason to choose no one: the answer is for a backend to give.
+        let mut offering = (0..self.offers.len()).filter(|index| self.offers(*index, deployment));
+        // That those who should have the deployment lack it is no reason to choose no one: the answer is for them to give.
         let lacking = deployment.filter(|deployment| {
-            let mut health = self.health.iter();
-            !self.plain && !health.all(|health| health.lacks(*deployment, now))
+            !self.plain
+                && offering
+                    .clone()
+                    .any(|index| !self.lacks(index, *deployment, now))
         });
-        let standing = |index: usize| self.standing(index, lacking, now).unwrap_or(NOT_THERE);
+        if offering.next().is_none() {
+            return Err(NoChoice::NotOffered);
+        }
+        let standing = |index: usize| {
+            let standing = self.standing(index, deployment, lacking, now);
+            standing.unwrap_or(NOT_THERE)
+        };
         let chosen = match self.policy {
             Policy::RoundRobin => self.schedule.pick(plan.turn, plan.tried, standing),
             Policy::LeastThrottled => {
@@ -123,18 +138,26 @@ impl Fleet {
         match chosen {
             Some(index) if standing(index) == Standing::Due => Ok(Choice::Probe(index)),
             Some(index) => Ok(Choice::Free(index)),
-            None => Err(self.wait(plan, lacking, now)),
+            None => Err(self.wait(plan, deployment, lacking, now)),
         }
     }
 
-    /// Whether a request with this `plan` would be chosen a backend; how long until one may be, otherwise.
-    fn wait(&self, plan: &Plan, lacking: Option<u64>, now: Timestamp) -> NoChoice {
+    /// Why there is no backend for a request with this `plan`.
+    fn wait(
+        &self,
+        plan: &Plan,
+        deployment: Option<u64>,
+        lacking: Option<u64>,
+        now: Timestamp,
+    ) -> NoChoice {
         let mut wait: Option<Wait> = None;
         for index in 0..self.health.len() {
             if plan.tried.contains(index) {
                 continue;
             }
-            if let Some(Standing::Out(reason, until)) = self.standing(index, lacking, now) {
+            if let Some(Standing::Out(reason, until)) =
+                self.standing(index, deployment, lacking, now)
+            {
                 let left = until.since(now);
                 let throttled = reason == Reason::Throttled;
                 wait = Some(wait.map_or(Wait { left, throttled }, |wait| Wait {
@@ -146,11 +169,34 @@ impl Fleet {
         wait.map_or(NoChoice::AllTried, NoChoice::AllOut)
     }
 
-    /// The standing of a backend for a request to the deployment `lacking`; `None` if it has nothing to offer to it.
-    fn standing(&self, index: usize, lacking: Option<u64>, now: Timestamp) -> Option<Standing> {
-        let health = self.health.get(index)?;
-        let lacks = lacking.is_some_and(|deployment| health.lacks(deployment, now));
-        (!lacks).then(|| health.standing(now))
+    /// The standing of a backend for a request to `deployment`, if it has that, as far as is known; what is known of
+    /// `lacking` ones counts, if that is given.
+    fn standing(
+        &self,
+        index: usize,
+        deployment: Option<u64>,
+        lacking: Option<u64>,
+        now: Timestamp,
+    ) -> Option<Standing> {
+        let lacks = lacking.is_some_and(|deployment| self.lacks(index, deployment, now));
+        if lacks || !self.offers(index, deployment) {
+            return None;
+        }
+        Some(self.health.get(index)?.standing(now))
+    }
+
+    /// Whether a backend has the deployment, by its configuration.
+    fn offers(&self, index: usize, deployment: Option<u64>) -> bool {
+        match (self.offers.get(index), deployment) {
+            (Some(Some(offered)), Some(deployment)) => offered.contains(&deployment),
+            (offered, _) => offered.is_some(),
+        }
+    }
+
+    /// Whether a backend said that it does not have the deployment.
+    fn lacks(&self, index: usize, deployment: u64, now: Timestamp) -> bool {
+        let health = self.health.get(index);
+        health.is_some_and(|health| health.lacks(deployment, now))
     }
 
     fn capacity(&self, index: usize, now: Timestamp) -> Option<u32> {
@@ -159,13 +205,19 @@ impl Fleet {
     }
 }
 
+fn offers(backend: &Backend) -> Option<Vec<u64>> {
+    let deployments = &backend.deployments;
+    let names = deployments.aliases.keys().map(|name| deployment_id(name));
+    (deployments.unlisted == Unlisted::Refuse).then(|| names.collect())
+}
+
 /// Stands for a backend that has nothing to offer.
 const NOT_THERE: Standing = Standing::Out(Reason::Misconfigured, Timestamp::from_millis(u64::MAX));
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::config::Plugin;
+    use crate::core::config::{Deployments, Plugin};
     use crate::core::health::Finding;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -300,6 +352,38 @@ mod tests {
         assert_eq!(fleet.first(1, GPT), Ok(Choice::Free(1)));
         fleet.learn(1, throttled(5), NOW);
         assert_eq!(fleet.first(1, GPT), Ok(Choice::Free(2)));
+    }
+
+    #[test]
+    fn who_is_not_configured_for_a_deployment_is_not_asked_for_it() {
+        let mut config = config("round_robin");
+        let only = |name: &str| Deployments {
+            aliases: [(name.to_owned(), "own".to_owned())].into(),
+            unlisted: Unlisted::Refuse,
+        };
+        config.backends[0].deployments = only("x");
+        config.backends[1].deployments = only("y");
+        config.backends[2].deployments = only("x");
+        let mut fleet = Fleet::new(&config);
+        let (x, y) = (Some(deployment_id("x")), Some(deployment_id("y")));
+        assert_eq!(fleet.first(1, x), Ok(Choice::Free(2)));
+        assert_eq!(fleet.first(4, x), Ok(Choice::Free(0)));
+        assert_eq!(fleet.first(0, y), Ok(Choice::Free(1)));
+        assert_eq!(
+            fleet.first(1, None),
+            Ok(Choice::Free(1)),
+            "no deployment is anyone's"
+        );
+        assert_eq!(fleet.first(0, Some(7)), Err(NoChoice::NotOffered));
+        // All that should have it say they do not: theirs is the answer.
+        fleet.learn(1, Finding::Missing(deployment_id("y")), NOW);
+        assert_eq!(fleet.first(0, y), Ok(Choice::Free(1)));
+        // The only one that has it is out.
+        fleet.learn(1, throttled(9), NOW);
+        assert_eq!(fleet.first(0, y), all_out(9, true));
+        let mut plan = Plan::new(0);
+        plan.tried.add(1);
+        assert_eq!(fleet.choose(&plan, y, NOW), Err(NoChoice::AllTried));
     }
 
     #[test]

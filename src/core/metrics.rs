@@ -23,6 +23,8 @@ pub enum Event {
     AllThrottled,
     /// A request was answered 503 because every backend cools down for other reasons.
     AllUnavailable,
+    /// A request was answered 404 because no backend has the deployment, by the configuration.
+    NotOffered,
     /// The token service was asked.
     TokenFetch,
     /// The token service was asked in vain.
@@ -41,12 +43,13 @@ pub enum Event {
     MissingDeployment(usize),
 }
 
-const SIMPLE: [(&str, Event); 8] = [
+const SIMPLE: [(&str, Event); 9] = [
     ("requests", Event::Request),
     ("stream_broken", Event::StreamBroken),
     ("client_gone", Event::ClientGone),
     ("refused.throttled", Event::AllThrottled),
     ("refused.unavailable", Event::AllUnavailable),
+    ("refused.no_deployment", Event::NotOffered),
     ("identity.unavailable", Event::IdentityUnavailable),
     ("identity.fetches", Event::TokenFetch),
     ("identity.failures", Event::TokenFailure),

@@ -74,6 +74,17 @@ impl LocalReply {
         }
     }
 
+    /// No backend has the deployment. Code and status are Azure's.
+    pub fn no_deployment() -> Self {
+        Self {
+            status: 404,
+            code: "DeploymentNotFound",
+            message: "No Azure OpenAI resource behind this gateway has a deployment of this name."
+                .into(),
+            retry_after: None,
+        }
+    }
+
     /// Envoy refused something it should not; the log says what.
     pub fn internal_error() -> Self {
         Self {
@@ -91,7 +102,11 @@ impl LocalReply {
                 "code": self.code,
                 "message": self.message,
                 "param": null,
-                "type": if self.status == 429 { "rate_limit_error" } else { "server_error" },
+                "type": match self.status {
+                    429 => "rate_limit_error",
+                    400..=499 => "invalid_request_error",
+                    _ => "server_error",
+                },
             }
         });
         body.to_string().into_bytes()

@@ -378,7 +378,7 @@ impl Backends {
 
 fn no_retry(none: NoChoice) -> NoRetry {
     match none {
-        NoChoice::AllTried => NoRetry::BackendsExhausted,
+        NoChoice::NotOffered | NoChoice::AllTried => NoRetry::BackendsExhausted,
         NoChoice::AllOut(_) => NoRetry::BackendsOut,
     }
 }

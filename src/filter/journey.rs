@@ -121,6 +121,11 @@ impl Journey {
                 true => Ok(Departure::In(wait)),
                 false => self.refuse(wait).map(|()| Departure::Refused),
             },
+            Err(NoChoice::NotOffered) => {
+                self.worker.count(Event::NotOffered);
+                self.reply(&LocalReply::no_deployment())
+                    .map(|()| Departure::Refused)
+            }
             // There is always one that was not tried, before the first attempt.
             Err(NoChoice::AllTried) => self
                 .reply(&LocalReply::internal_error())

@@ -1,0 +1,155 @@
+//! Backends that are not alike: each has its own names for deployments, versions and paths.
+
+use e2e::{cases, chat_request, simulate, Gateway, Response};
+use serde_json::json;
+use simulator::{Behaviour, Simulator};
+
+/// What reached a backend: path and query, and the body, of its last request.
+fn last(azure: &Simulator, backend: &str) -> (String, Vec<u8>) {
+    let requests = azure.backend(backend).requests();
+    let request = requests
+        .last()
+        .unwrap_or_else(|| panic!("nothing came to {backend}"));
+    (request.path.clone(), request.body.to_vec())
+}
+
+/// Requests received by all backends.
+fn upstream_calls(azure: &Simulator) -> u64 {
+    azure.backends().iter().map(|backend| backend.count()).sum()
+}
+
+fn send(gateway: &Gateway, path: &str) -> Response {
+    let chat = chat_request();
+    gateway
+        .client()
+        .send("POST", path, &[], &chat.bytes())
+        .unwrap()
+}
+
+cases! {
+    fn case_19_only_the_deployments_segment_changes_and_each_attempt_starts_from_the_original(engine) {
+        let azure = simulate(&["east", "west", "north"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| {
+                p["backends"][0]["deployments"] = json!({"gpt-4o": "gpt4o-east"});
+                p["backends"][1]["deployments"] = json!({"gpt-4o": "a-longer-name-in-the-west"});
+            })
+            .start();
+        let paths = [
+            ("east", "/openai/deployments/gpt4o-east/chat/completions?api-version=2024-10-21&q=gpt-4o"),
+            ("west", "/openai/deployments/a-longer-name-in-the-west/chat/completions?api-version=2024-10-21&q=gpt-4o"),
+            ("north", "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21&q=gpt-4o"),
+        ];
+        let path = paths[2].1;
+        for backend in azure.backends() {
+            backend.set(Behaviour::internal_error());
+        }
+        for _ in 0..3 {
+            assert_eq!(send(&gateway, path).status, 500);
+            for (name, expected) in paths {
+                assert_eq!(last(&azure, name), (expected.to_owned(), chat_request().bytes()));
+            }
+        }
+        assert_eq!(upstream_calls(&azure), 9);
+    }
+
+    fn case_20_the_dated_apis_version_is_the_backends_and_v1_is_left_alone(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["backends"][0]["api_version"] = json!("2025-04-01-preview"))
+            .start();
+        azure.backend("east").set(Behaviour::internal_error().times(3));
+        for (path, east) in [
+            (
+                "/openai/deployments/d/embeddings?api-version=2024-10-21",
+                "/openai/deployments/d/embeddings?api-version=2025-04-01-preview",
+            ),
+            ("/openai/responses?api-version=2024-10-21&x=1", "/openai/responses?api-version=2025-04-01-preview&x=1"),
+            ("/openai/v1/chat/completions?api-version=preview", "/openai/v1/chat/completions?api-version=preview"),
+        ] {
+            for _ in 0..2 {
+                send(&gateway, path);
+            }
+            assert_eq!(last(&azure, "east").0, east);
+            assert_eq!(last(&azure, "west").0, path, "after a retry too");
+        }
+    }
+
+    fn a_base_path_comes_before_everything_and_only_there(engine) {
+        let azure = simulate(&["foundry", "plain"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["backends"][0]["base_path"] = json!("/api/projects/contoso"))
+            .start();
+        azure.backend("foundry").set(Behaviour::internal_error());
+        for _ in 0..2 {
+            send(&gateway, "/openai/v1/chat/completions");
+        }
+        assert_eq!(last(&azure, "foundry").0, "/api/projects/contoso/openai/v1/chat/completions");
+        assert_eq!(last(&azure, "plain").0, "/openai/v1/chat/completions");
+    }
+
+    fn a_backend_that_is_not_configured_for_a_deployment_is_not_asked_for_it(engine) {
+        let azure = simulate(&["east", "west", "north"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| {
+                for (index, deployments) in [json!({"gpt-4o": "gpt-4o"}), json!({"gpt-4o": "own", "o3": "o3"})].into_iter().enumerate() {
+                    p["backends"][index]["deployments"] = deployments;
+                    p["backends"][index]["unlisted_deployments"] = json!("refuse");
+                }
+                p["backends"].as_array_mut().unwrap().truncate(2);
+            })
+            .start();
+        for _ in 0..10 {
+            assert_eq!(gateway.chat(&chat_request().deployment("o3")).status, 200);
+        }
+        assert_eq!((azure.backend("east").count(), azure.backend("west").count()), (0, 10));
+        for _ in 0..10 {
+            assert_eq!(gateway.chat(&chat_request()).status, 200);
+        }
+        assert_eq!((azure.backend("east").count(), azure.backend("west").count()), (5, 15));
+        let answer = gateway.chat(&chat_request().deployment("nowhere"));
+        assert_eq!(answer.status, 404);
+        assert_eq!(answer.json()["error"]["code"], "DeploymentNotFound");
+        assert_eq!(answer.header("x-aoai-attempts"), Some("0"));
+        assert_eq!(upstream_calls(&azure), 20, "no one was asked");
+        // The only one that has it is throttled: its 429, not another one's 404.
+        azure.backend("west").set(Behaviour::throttled(30));
+        for attempts in ["1", "0"] {
+            let answer = gateway.chat(&chat_request().deployment("o3"));
+            assert_eq!((answer.status, answer.header("x-aoai-attempts")), (429, Some(attempts)));
+        }
+        gateway.wait_for(
+            |g| g.stat("wasmcustom.aoai.refused.no_deployment") == Some(1),
+            std::time::Duration::from_secs(3),
+            "the 404 to be counted",
+        );
+    }
+
+    fn an_alias_is_told_apart_from_the_deployment_that_is_missing(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["backends"][0]["deployments"] = json!({"gpt-4o": "gone"}))
+            .start();
+        azure.backend("east").set(Behaviour::deployment_not_found().on_path("/gone/"));
+        for _ in 0..6 {
+            assert_eq!(gateway.chat(&chat_request()).status, 200);
+        }
+        let to_gone = azure.backend("east").requests();
+        let to_gone = to_gone.iter().filter(|request| request.path.contains("/gone/"));
+        assert_eq!(to_gone.count(), 1, "remembered by the client's name");
+        for _ in 0..4 {
+            assert_eq!(gateway.chat(&chat_request().deployment("other")).status, 200);
+        }
+        assert_eq!(azure.backend("east").count(), 3);
+    }
+}
