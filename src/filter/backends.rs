@@ -194,10 +194,8 @@ impl Backends {
     }
 
     fn claim(&self, config: &Config, backend: usize, now: Timestamp) -> bool {
-        let limit = config.backends.get(backend);
-        let limit = limit.map_or(config.retry.per_try_timeout, |backend| {
-            backend.attempt_timeout(&config.retry)
-        });
+        // The longest that an attempt can take, by either engine.
+        let limit = config.retry.per_try_timeout;
         self.change(backend, |health| health.claim_probe(now, limit))
             // If the host is in the way, a backend is better probed twice than never.
             .unwrap_or(true)
