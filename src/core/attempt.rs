@@ -30,6 +30,15 @@ pub enum Edit<'a> {
     Remove(&'a str),
 }
 
+/// A header that proves to a backend who is asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credential<'a> {
+    /// `authorization` or `api-key`.
+    pub name: &'a str,
+    /// Its value.
+    pub value: &'a str,
+}
+
 /// One attempt of a request on a backend.
 ///
 /// Every attempt starts from the request as the client sent it, never from what an earlier attempt made of it.
@@ -39,8 +48,8 @@ pub struct Attempt<'a> {
     pub request: &'a Request,
     /// The backend of this attempt.
     pub backend: &'a Backend,
-    /// The value of the `authorization` header.
-    pub authorization: &'a str,
+    /// The header that proves to the backend who is asking.
+    pub credential: Credential<'a>,
     /// The path, as the client sent it.
     pub path: &'a str,
 }
@@ -55,7 +64,7 @@ impl Attempt<'_> {
     pub fn edit_in_place(&self, config: &Config, mut apply: impl FnMut(Edit<'_>)) {
         for name in self.request.credential_headers() {
             // Set below, which replaces it.
-            if name != "authorization" {
+            if name != self.credential.name {
                 apply(Edit::Remove(name));
             }
         }
@@ -64,7 +73,7 @@ impl Attempt<'_> {
             apply(Edit::Set(":path", &path));
         }
         apply(Edit::Set(":authority", &self.backend.host));
-        apply(Edit::Set("authorization", self.authorization));
+        apply(Edit::Set(self.credential.name, self.credential.value));
         // The router gives up on the headers after this time but lets an answer that has begun go on for as long as it takes.
         let timeout = match config.retry.engine {
             Engine::Filter => self.backend.attempt_timeout(&config.retry),
@@ -100,7 +109,7 @@ impl Attempt<'_> {
             ":path" => (name, path),
             _ => (name, value),
         })
-        .chain([("authorization", self.authorization)])
+        .chain([(self.credential.name, self.credential.value)])
         .collect()
     }
 }
@@ -126,6 +135,11 @@ mod tests {
         ("x-stainless-lang", "again"),
     ];
 
+    const TOKEN: Credential<'static> = Credential {
+        name: "authorization",
+        value: "Bearer TOKEN",
+    };
+
     fn config(engine: &str) -> Config {
         let json = format!(
             r#"{{"backends": [{{"name": "east", "cluster": "aoai_east", "host": "east.openai.azure.com"}}],
@@ -146,7 +160,7 @@ mod tests {
         let attempt = Attempt {
             request,
             backend: &config.backends[0],
-            authorization: "Bearer TOKEN",
+            credential: TOKEN,
             path: ORIGINAL[2].1,
         };
         let mut edits = Vec::new();
@@ -175,12 +189,39 @@ mod tests {
     }
 
     #[test]
+    fn a_key_takes_the_place_of_every_credential_too() {
+        let (request, config) = (request(), config("filter"));
+        let attempt = Attempt {
+            request: &request,
+            backend: &config.backends[0],
+            credential: Credential {
+                name: "api-key",
+                value: "KEY",
+            },
+            path: "/openai/x",
+        };
+        let mut edits = Vec::new();
+        attempt.edit_in_place(&config, |edit| edits.push(format!("{edit:?}")));
+        assert_eq!(edits[0], r#"Remove("authorization")"#);
+        assert!(edits.contains(&r#"Set("api-key", "KEY")"#.to_owned()));
+        assert!(!edits
+            .iter()
+            .any(|edit| edit.contains("Set(\"authorization")));
+        let headers = attempt.headers(&config.headers, "/openai/x", ORIGINAL.into_iter());
+        let mut credentials = headers
+            .iter()
+            .filter(|(name, _)| is_credential_header(name));
+        assert_eq!(credentials.next(), Some(&("api-key", "KEY")));
+        assert_eq!(credentials.next(), None);
+    }
+
+    #[test]
     fn a_reissued_attempt_carries_the_request_and_none_of_the_clients_credentials() {
         let (request, config) = (request(), config("filter"));
         let attempt = Attempt {
             request: &request,
             backend: &config.backends[0],
-            authorization: "Bearer TOKEN",
+            credential: TOKEN,
             path: ORIGINAL[2].1,
         };
         assert_eq!(

@@ -21,6 +21,10 @@ pub struct Fleet {
     capacity: Vec<Option<Capacity>>,
     /// The deployments that each backend has, where its configuration names all of them.
     offers: Vec<Option<Vec<u64>>>,
+    /// The backends that have a key of their own.
+    keyed: Vec<bool>,
+    /// There is no access token now, so that only those with a key can be asked.
+    tokenless: bool,
     /// Every backend is free for all and everything, so that no one needs to look closer.
     plain: bool,
 }
@@ -45,6 +49,8 @@ pub enum Choice {
 pub enum NoChoice {
     /// No backend has the deployment, by the configuration.
     NotOffered,
+    /// There may be one for a request that has a token, and there is no token.
+    NoToken,
     /// The request has been to every one.
     AllTried,
     /// Those that are left cool down.
@@ -70,6 +76,12 @@ impl Fleet {
             health: vec![Health::default(); backends],
             capacity: vec![None; backends],
             offers: config.backends.iter().map(offers).collect(),
+            keyed: config
+                .backends
+                .iter()
+                .map(|b| b.api_key.is_some())
+                .collect(),
+            tokenless: false,
             plain: true,
         }
     }
@@ -90,6 +102,11 @@ impl Fleet {
             *known = health;
         }
         self.plain = self.health.iter().all(Health::is_plain);
+    }
+
+    /// Whether there is an access token now, for the backends that have no key.
+    pub fn set_token(&mut self, there: bool) {
+        self.tokenless = !there;
     }
 
     /// An answer said how many tokens its backend has left. Some say 0 or -1 for "unknown".
@@ -138,6 +155,7 @@ impl Fleet {
         match chosen {
             Some(index) if standing(index) == Standing::Due => Ok(Choice::Probe(index)),
             Some(index) => Ok(Choice::Free(index)),
+            None if self.waits_for_token(plan, deployment) => Err(NoChoice::NoToken),
             None => Err(self.wait(plan, deployment, lacking, now)),
         }
     }
@@ -169,6 +187,18 @@ impl Fleet {
         wait.map_or(NoChoice::AllTried, NoChoice::AllOut)
     }
 
+    fn waits_for_token(&self, plan: &Plan, deployment: Option<u64>) -> bool {
+        let mut backends = 0..self.keyed.len();
+        backends.any(|index| {
+            self.lacks_token(index) && !plan.tried.contains(index) && self.offers(index, deployment)
+        })
+    }
+
+    /// Whether a backend cannot be asked for want of a token.
+    fn lacks_token(&self, index: usize) -> bool {
+        self.tokenless && self.keyed.get(index) == Some(&false)
+    }
+
     /// The standing of a backend for a request to `deployment`, if it has that, as far as is known; what is known of
     /// `lacking` ones counts, if that is given.
     fn standing(
@@ -179,7 +209,7 @@ impl Fleet {
         now: Timestamp,
     ) -> Option<Standing> {
         let lacks = lacking.is_some_and(|deployment| self.lacks(index, deployment, now));
-        if lacks || !self.offers(index, deployment) {
+        if lacks || self.lacks_token(index) || !self.offers(index, deployment) {
             return None;
         }
         Some(self.health.get(index)?.standing(now))
@@ -217,7 +247,7 @@ const NOT_THERE: Standing = Standing::Out(Reason::Misconfigured, Timestamp::from
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::config::{Deployments, Plugin};
+    use crate::core::config::{Deployments, Plugin, Secret};
     use crate::core::health::Finding;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -384,6 +414,26 @@ mod tests {
         let mut plan = Plan::new(0);
         plan.tried.add(1);
         assert_eq!(fleet.choose(&plan, y, NOW), Err(NoChoice::AllTried));
+    }
+
+    #[test]
+    fn without_a_token_those_with_a_key_serve() {
+        let mut config = config("round_robin");
+        config.backends[1].api_key = Some(Secret::new("KEY".into()));
+        let mut fleet = Fleet::new(&config);
+        assert_eq!(fleet.first(0, GPT), Ok(Choice::Free(0)));
+        fleet.set_token(false);
+        for turn in 0..6 {
+            assert_eq!(fleet.first(turn, GPT), Ok(Choice::Free(1)));
+        }
+        fleet.learn(1, throttled(9), NOW);
+        assert_eq!(fleet.first(0, GPT), Err(NoChoice::NoToken));
+        let mut plan = Plan::new(0);
+        plan.tried.add(0);
+        plan.tried.add(2);
+        assert_eq!(fleet.choose(&plan, GPT, NOW), all_out(9, true));
+        fleet.set_token(true);
+        assert_eq!(fleet.first(0, GPT), Ok(Choice::Free(0)));
     }
 
     #[test]

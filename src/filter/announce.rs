@@ -67,8 +67,8 @@ pub(super) fn report(name: &str, change: Change, deployment: Option<&str>) {
         }
         Change::CoolsDown(Reason::Misconfigured, wait) => {
             log::error!(
-                "backend {name}: does not let this identity in (401 PermissionDenied, or 403): give it the role Cognitive \
-                 Services OpenAI User there, or open the resource's network to it; no requests for {}",
+                "backend {name}: does not let this identity or key in (401, or 403): give the identity the role Cognitive \
+                 Services OpenAI User there, renew the key, or open the resource's network; no requests for {}",
                 Pretty(wait)
             );
         }

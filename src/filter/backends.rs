@@ -230,6 +230,13 @@ impl Backends {
         .unwrap_or(None)
     }
 
+    /// Whether there is an access token now, for the backends that have no key.
+    pub(crate) fn set_token(&self, there: bool) {
+        if let Ok(mut fleet) = self.fleet.try_borrow_mut() {
+            fleet.set_token(there);
+        }
+    }
+
     /// An answer of `backend` said how many tokens it has left.
     pub(crate) fn note_capacity(&self, backend: usize, remaining_tokens: i64) {
         if let Ok(mut fleet) = self.fleet.try_borrow_mut() {
@@ -377,7 +384,7 @@ impl Backends {
 fn no_retry(none: NoChoice) -> NoRetry {
     match none {
         NoChoice::NotOffered | NoChoice::AllTried => NoRetry::BackendsExhausted,
-        NoChoice::AllOut(_) => NoRetry::BackendsOut,
+        NoChoice::NoToken | NoChoice::AllOut(_) => NoRetry::BackendsOut,
     }
 }
 

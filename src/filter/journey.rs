@@ -49,8 +49,8 @@ pub(super) struct Journey {
     pub(super) request: Request,
     /// The headers as the client sent them: every attempt starts from them.
     pub(super) original: HeaderMap,
-    /// The generation of the token that the current attempt carries.
-    pub(super) token_generation: u32,
+    /// What the current attempt carries.
+    carries: Option<Rc<Authorization>>,
     /// The last answer of a backend that was not the client's, because another attempt was due.
     pub(super) answer: Option<Answer>,
     /// The last attempt without an answer of a backend ended because of its time limit.
@@ -72,8 +72,10 @@ pub(super) enum Next {
 
 /// Whether a request has a backend to go to.
 pub(super) enum Departure {
-    /// It has.
-    Ready,
+    /// It has, and this is to be shown to it.
+    Ready(Rc<Authorization>),
+    /// There is none for want of a token.
+    NoToken,
     /// One may be free after this time, which the request can wait.
     In(Wait),
     /// The client was answered: there is none.
@@ -86,7 +88,7 @@ impl Journey {
             exchange: Exchange::default(),
             request: Request::default(),
             original: HeaderMap::default(),
-            token_generation: 0,
+            carries: None,
             answer: None,
             timed_out: false,
             throttled: BackendSet::default(),
@@ -114,9 +116,11 @@ impl Journey {
             .choose(&worker.config, plan, self.request.deployment)
         {
             Ok(chosen) => {
+                let authorization = worker.authorization(chosen.backend);
                 self.go_to(chosen);
-                Ok(Departure::Ready)
+                Ok(authorization.map_or(Departure::NoToken, Departure::Ready))
             }
+            Err(NoChoice::NoToken) => Ok(Departure::NoToken),
             Err(NoChoice::AllOut(wait)) => match self.can_wait(wait) {
                 true => Ok(Departure::In(wait)),
                 false => self.refuse(wait).map(|()| Departure::Refused),
@@ -163,6 +167,7 @@ impl Journey {
     /// Decides what follows the `outcome` of the current attempt, and where another one goes.
     pub(super) fn after(&mut self, outcome: Outcome, replay: Replay, next: Next) -> Verdict {
         let (worker, deployment) = (Rc::clone(&self.worker), self.request.deployment);
+        worker.can_authorize();
         let (backend, probe) = (self.exchange.backend(), self.exchange.is_probe());
         let (backends, config) = (&worker.backends, &worker.config);
         let verdict = self.exchange.after(outcome, replay, |plan| match next {
@@ -200,13 +205,37 @@ impl Journey {
         !self.request.upgrade
     }
 
+    /// The generation of the token that the current attempt carries.
+    pub(super) fn token_generation(&self) -> u32 {
+        self.carries
+            .as_ref()
+            .map_or(0, |carried| carried.generation)
+    }
+
+    /// The current attempt carries this from now on; what was carried before, if it is something else.
+    pub(super) fn carry(&mut self, authorization: &Rc<Authorization>) -> Option<Rc<Authorization>> {
+        let before = self.carries.replace(Rc::clone(authorization))?;
+        (!Rc::ptr_eq(&before, authorization)).then_some(before)
+    }
+
+    /// The outcome of an answer whose error code decides.
+    pub(super) fn error_outcome(&self, status: u16, body: &[u8]) -> Outcome {
+        match Outcome::from_error(status, body) {
+            // There is no other key to try.
+            Outcome::BadToken if self.worker.is_keyed(self.exchange.backend()) => {
+                Outcome::PermissionDenied
+            }
+            outcome => outcome,
+        }
+    }
+
     /// The current attempt, with this token.
     pub(super) fn attempt<'a>(&'a self, token: &'a Authorization) -> Option<Attempt<'a>> {
         let backend = self.worker.config.backends.get(self.exchange.backend())?;
         Some(Attempt {
             request: &self.request,
             backend,
-            authorization: &token.header,
+            credential: token.credential(),
             path: self.client_path(),
         })
     }
@@ -218,7 +247,7 @@ impl Journey {
 
     /// Turns the client's request into the current attempt, in place. A request for which that fails must not leave: it may
     /// still carry the client's credentials.
-    pub(super) fn edit_request(&mut self, token: &Authorization) -> Result<(), HostError> {
+    pub(super) fn edit_request(&mut self, token: &Rc<Authorization>) -> Result<(), HostError> {
         let mut result = Ok(());
         if let Some(attempt) = self.attempt(token) {
             attempt.edit_in_place(&self.worker.config, |edit| {
@@ -227,7 +256,7 @@ impl Journey {
                 }
             });
         }
-        self.token_generation = token.generation;
+        self.carry(token);
         result
     }
 

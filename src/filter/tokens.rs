@@ -5,18 +5,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::host::{self, Buffer, HostError, Map};
-use crate::core::config::{Identity, Source};
+use crate::core::attempt::Credential;
+use crate::core::config::{Identity, Secret, Source};
 use crate::core::identity::source;
 use crate::core::identity::{claims, Failure, Fetched, Record};
 use crate::core::metrics::Event;
 use crate::core::shared;
 use crate::core::time::{Pretty, Timestamp};
 
-/// The token in the form requests use it.
-#[derive(Debug)]
+/// A token or a key in the form requests use it.
 pub(crate) struct Authorization {
-    /// The value of the `authorization` header.
-    pub(crate) header: String,
+    name: &'static str,
+    value: String,
     /// Which of the tokens there have been.
     pub(crate) generation: u32,
     expires_on: Timestamp,
@@ -24,6 +24,25 @@ pub(crate) struct Authorization {
 }
 
 impl Authorization {
+    /// With a backend's key.
+    pub(crate) fn with_key(key: &Secret) -> Self {
+        Self {
+            name: "api-key",
+            value: key.reveal().to_owned(),
+            generation: 0,
+            expires_on: Timestamp::from_millis(u64::MAX),
+            refresh_at: Timestamp::from_millis(u64::MAX),
+        }
+    }
+
+    /// The header that carries it.
+    pub(crate) fn credential(&self) -> Credential<'_> {
+        Credential {
+            name: self.name,
+            value: &self.value,
+        }
+    }
+
     pub(crate) fn seconds_left(&self, now: Timestamp) -> u64 {
         self.expires_on.since(now).as_secs()
     }
@@ -41,6 +60,7 @@ pub(crate) enum Renewal {
 
 /// One worker's view of the token.
 pub(crate) struct Tokens {
+    identity: Identity,
     key: String,
     current: RefCell<Option<Rc<Authorization>>>,
     /// The call that fetches, if it is this worker's.
@@ -52,9 +72,10 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     /// The view of `identity`'s token, and the shared record if no other worker has made it.
-    pub(crate) fn new(identity: &Identity) -> Result<Self, HostError> {
+    pub(crate) fn new(identity: Identity) -> Result<Self, HostError> {
         let tokens = Self {
-            key: shared::token_key(identity),
+            key: shared::token_key(&identity),
+            identity,
             current: RefCell::default(),
             fetching: Cell::default(),
             expected: Cell::default(),
@@ -72,6 +93,11 @@ impl Tokens {
     pub(crate) fn current(&self, now: Timestamp) -> Option<Rc<Authorization>> {
         let current = self.current.try_borrow().ok()?;
         current.clone().filter(|token| now < token.expires_on)
+    }
+
+    /// How long a request may wait for a token.
+    pub(crate) fn wait_timeout(&self) -> Duration {
+        self.identity.wait_timeout
     }
 
     /// How long until a token may be there, seen from a request that has none.
@@ -95,7 +121,6 @@ impl Tokens {
     /// What the host refused; the next tick tries again.
     pub(crate) fn keep_fresh(
         &self,
-        identity: &Identity,
         now: Timestamp,
         count: &dyn Fn(Event),
     ) -> Result<(), HostError> {
@@ -107,14 +132,14 @@ impl Tokens {
         }
         let (record, claimed) = host::swap_shared(&self.key, |bytes| {
             let mut record = Record::decode(bytes);
-            let claimed = record.claim_fetch(now, identity.fetch_timeout);
+            let claimed = record.claim_fetch(now, self.identity.fetch_timeout);
             let store = claimed.then(|| record.encode());
             ((record, claimed), store)
         })?;
         self.adopt(&record, now);
         if claimed {
             count(Event::TokenFetch);
-            self.fetch(identity, now, count)?;
+            self.fetch(now, count)?;
         }
         Ok(())
     }
@@ -171,7 +196,8 @@ impl Tokens {
                 if old.generation == token.generation && old.refresh_at == token.refresh_at => {}
             _ => {
                 *current = Some(Rc::new(Authorization {
-                    header: format!("Bearer {}", token.secret.reveal()),
+                    name: "authorization",
+                    value: format!("Bearer {}", token.secret.reveal()),
                     generation: token.generation,
                     expires_on: token.expires_on,
                     refresh_at: token.refresh_at,
@@ -180,12 +206,8 @@ impl Tokens {
         }
     }
 
-    fn fetch(
-        &self,
-        identity: &Identity,
-        now: Timestamp,
-        count: &dyn Fn(Event),
-    ) -> Result<(), HostError> {
+    fn fetch(&self, now: Timestamp, count: &dyn Fn(Event)) -> Result<(), HostError> {
+        let identity = &self.identity;
         let headers = source::request(identity);
         let headers = headers.iter().map(|(name, value)| (*name, value.as_str()));
         let call = host::call(
@@ -207,7 +229,7 @@ impl Tokens {
                         identity.cluster
                     ),
                 };
-                self.finish(identity, Err(failure), now, count)
+                self.finish(Err(failure), now, count)
             }
         }
     }
@@ -218,7 +240,6 @@ impl Tokens {
     /// What the host refused; the lease ends by itself.
     pub(crate) fn on_call_response(
         &self,
-        identity: &Identity,
         call: u32,
         now: Timestamp,
         count: &dyn Fn(Event),
@@ -234,12 +255,11 @@ impl Tokens {
             .get(":status")
             .and_then(|status| status.parse().ok());
         let answer = source::read_answer(status, headers.get("retry-after"), &body, now);
-        self.finish(identity, answer, now, count)
+        self.finish(answer, now, count)
     }
 
     fn finish(
         &self,
-        identity: &Identity,
         answer: Result<Fetched, Failure>,
         now: Timestamp,
         count: &dyn Fn(Event),
@@ -255,7 +275,7 @@ impl Tokens {
         })?;
         self.adopt(&record, now);
         match answer {
-            Ok(fetched) => self.log_token(identity, &fetched, now),
+            Ok(fetched) => self.log_token(&fetched, now),
             Err(failure) => {
                 count(Event::TokenFailure);
                 self.log_failure(failure, &record, now);
@@ -264,14 +284,14 @@ impl Tokens {
         Ok(())
     }
 
-    fn log_token(&self, identity: &Identity, fetched: &Fetched, now: Timestamp) {
+    fn log_token(&self, fetched: &Fetched, now: Timestamp) {
         if let Ok(mut last) = self.last_failure.try_borrow_mut() {
             *last = None;
         }
         let claims = claims::read(fetched.token.reveal()).unwrap_or_default();
         log::info!(
             "identity: new access token for {} (audience {}, identity {}), expires in {}",
-            identity.resource,
+            self.identity.resource,
             claims.audience.as_deref().unwrap_or("unknown"),
             claims.object_id.as_deref().unwrap_or("unknown"),
             Pretty(Duration::from_secs(fetched.expires_on.since(now).as_secs())),
@@ -315,10 +335,11 @@ impl Tokens {
     }
 }
 
-/// What the token service is called in logs.
-pub(crate) fn describe(identity: &Identity) -> &'static str {
-    match identity.source {
-        Source::Imds { .. } => "IMDS",
-        Source::AppService { .. } => "App Service",
+/// Where tokens come from, for logs.
+pub(crate) fn describe(identity: Option<&Identity>) -> &'static str {
+    match identity.map(|identity| &identity.source) {
+        Some(Source::Imds { .. }) => "IMDS",
+        Some(Source::AppService { .. }) => "App Service",
+        None => "nowhere: every one has a key",
     }
 }

@@ -79,7 +79,10 @@ pub(crate) struct Worker {
     root_id: u32,
     pub(crate) config: Config,
     pub(crate) backends: Backends,
-    tokens: Tokens,
+    /// There is none where every backend has a key.
+    tokens: Option<Tokens>,
+    /// The keys of the backends that have one.
+    keys: Vec<Option<Rc<Authorization>>>,
     tally: RefCell<Tally>,
     counters: Vec<u32>,
     seconds_to_expiry: u32,
@@ -106,7 +109,18 @@ impl Worker {
         Ok(Self {
             root_id,
             backends: Backends::new(&config)?,
-            tokens: Tokens::new(&config.identity)?,
+            tokens: config.identity.clone().map(Tokens::new).transpose()?,
+            keys: config
+                .backends
+                .iter()
+                .map(|backend| {
+                    backend
+                        .api_key
+                        .as_ref()
+                        .map(Authorization::with_key)
+                        .map(Rc::new)
+                })
+                .collect(),
             tally: RefCell::new(Tally::new(config.backends.len())),
             counters,
             seconds_to_expiry: host::define_metric(Metric::Gauge, metrics::TOKEN_SECONDS_LEFT)?,
@@ -145,14 +159,43 @@ impl Worker {
         }
     }
 
+    /// What is shown to `backend`: its key, or else the token.
+    pub(crate) fn authorization(&self, backend: usize) -> Option<Rc<Authorization>> {
+        match self.keys.get(backend) {
+            Some(Some(key)) => Some(Rc::clone(key)),
+            _ => self.token(),
+        }
+    }
+
+    /// Whether `backend` is shown a key.
+    pub(crate) fn is_keyed(&self, backend: usize) -> bool {
+        matches!(self.keys.get(backend), Some(Some(_)))
+    }
+
+    /// Whether there is anything to show to any backend. Those that could be asked are told apart from those that could not.
+    pub(crate) fn can_authorize(&self) -> bool {
+        let token = self.token().is_some();
+        let keys = self.keys.iter().any(Option::is_some);
+        if keys {
+            self.backends.set_token(token);
+        }
+        token || keys
+    }
+
     /// The token. It is looked at once a tick, so "expired" may be a tick late; a backend then says so, and it is renewed.
-    pub(crate) fn authorization(&self) -> Option<Rc<Authorization>> {
-        let now = self.now.get();
-        self.tokens.current(now).or_else(|| {
+    fn token(&self) -> Option<Rc<Authorization>> {
+        let (tokens, now) = (self.tokens.as_ref()?, self.now.get());
+        tokens.current(now).or_else(|| {
             // Another worker may have got one since the last tick.
-            self.tokens.sync(now).ok()?;
-            self.tokens.current(now)
+            tokens.sync(now).ok()?;
+            tokens.current(now)
         })
+    }
+
+    /// How long until a token may be there, as far as is known.
+    fn token_wait(&self, now: Timestamp) -> Duration {
+        let tokens = self.tokens.as_ref();
+        tokens.map_or(Duration::MAX, |tokens| tokens.expected_wait(now))
     }
 
     /// Counts `event`.
@@ -164,7 +207,10 @@ impl Worker {
 
     /// Asks for a token newer than the refused one of `generation`.
     pub(crate) fn renew(&self, generation: u32) -> Result<Renewal, HostError> {
-        self.tokens.renew(generation, host::now())
+        match &self.tokens {
+            Some(tokens) => tokens.renew(generation, host::now()),
+            None => Ok(Renewal::Failed),
+        }
     }
 
     /// Whether a body may be waited for while its headers are held.
@@ -202,13 +248,16 @@ impl Worker {
     pub(crate) fn wait(&self, id: u32, stream: Rc<dyn Stream>, wish: Wish) -> bool {
         const BODY_DEADLINE: Duration = Duration::from_secs(2);
         let longest = match wish {
-            Wish::Token | Wish::NewerToken(_) => self.config.identity.wait_timeout,
+            Wish::Token | Wish::NewerToken(_) => {
+                let tokens = self.tokens.as_ref();
+                tokens.map_or(Duration::ZERO, Tokens::wait_timeout)
+            }
             Wish::Body if self.held_bodies.get() == HeldBodies::Shown => return true,
             Wish::Body => BODY_DEADLINE,
             Wish::Backend(wait) => wait,
         };
         let now = host::now();
-        let hopeless = matches!(wish, Wish::Token) && self.tokens.expected_wait(now) > longest;
+        let hopeless = matches!(wish, Wish::Token) && self.token_wait(now) > longest;
         let Ok(mut waiting) = self.waiting.try_borrow_mut() else {
             return false;
         };
@@ -233,7 +282,7 @@ impl Worker {
 
     /// When it makes sense to ask again for what needs a token.
     pub(crate) fn retry_after(&self) -> Duration {
-        self.tokens.expected_wait(host::now()).max(CALM)
+        self.token_wait(host::now()).max(CALM)
     }
 
     /// The stream waits no longer, or has ended.
@@ -282,12 +331,10 @@ impl Worker {
     pub(super) fn on_tick(&self) -> bool {
         let now = host::now();
         self.now.set(now);
-        let identity = &self.config.identity;
-        if let Err(error) = self
-            .tokens
-            .keep_fresh(identity, now, &|event| self.count(event))
-        {
-            log::error!("identity: {error}");
+        if let Some(tokens) = &self.tokens {
+            if let Err(error) = tokens.keep_fresh(now, &|event| self.count(event)) {
+                log::error!("identity: {error}");
+            }
         }
         self.grant_wishes(now);
         let looks = self.tidied_at.get() + CALM <= now;
@@ -300,8 +347,8 @@ impl Worker {
             self.hand_over(now);
         }
         // Without a token a worker looks often while one may come: another worker may be the one that gets it.
-        let token_may_come =
-            self.tokens.current(now).is_none() && self.tokens.expected_wait(now) < CALM;
+        let token = self.tokens.as_ref().map(|tokens| tokens.current(now));
+        let token_may_come = matches!(token, Some(None)) && self.token_wait(now) < CALM;
         let someone_waits = self
             .waiting
             .try_borrow()
@@ -339,17 +386,21 @@ impl Worker {
     fn grant(&self, entry: &Waiting, now: Timestamp) -> Option<Granted> {
         let overdue = entry.deadline <= now;
         match entry.wish {
-            Wish::Token => match self.tokens.current(now) {
+            Wish::Token => match self.tokens.as_ref().and_then(|tokens| tokens.current(now)) {
                 Some(token) => Some(Granted::Token(token)),
                 None => {
                     let left = entry.deadline.since(now);
-                    let hopeless = overdue || self.tokens.expected_wait(now) > left;
+                    let hopeless = overdue || self.token_wait(now) > left;
                     hopeless.then(|| Granted::NoToken(self.retry_after()))
                 }
             },
-            Wish::NewerToken(generation) => match self.tokens.renewal(generation, now) {
-                Ok(Renewal::Done(token)) => Some(Granted::Token(token)),
-                Ok(Renewal::Pending) if !overdue => None,
+            Wish::NewerToken(generation) => match self
+                .tokens
+                .as_ref()
+                .map(|tokens| tokens.renewal(generation, now))
+            {
+                Some(Ok(Renewal::Done(token))) => Some(Granted::Token(token)),
+                Some(Ok(Renewal::Pending)) if !overdue => None,
                 _ => Some(Granted::NoToken(self.retry_after())),
             },
             Wish::Body => overdue.then_some(Granted::NoBody),
@@ -379,10 +430,10 @@ impl Worker {
         }
         let now = host::now();
         self.now.set(now);
-        let identity = &self.config.identity;
-        let count = |event| self.count(event);
-        if let Err(error) = self.tokens.on_call_response(identity, call, now, &count) {
-            log::error!("identity: {error}");
+        if let Some(tokens) = &self.tokens {
+            if let Err(error) = tokens.on_call_response(call, now, &|event| self.count(event)) {
+                log::error!("identity: {error}");
+            }
         }
         self.grant_wishes(now);
     }
@@ -399,10 +450,8 @@ impl Worker {
                 log::error!("{error}");
             }
         });
-        let left = self
-            .tokens
-            .current(now)
-            .map_or(0, |token| token.seconds_left(now));
+        let token = self.tokens.as_ref().and_then(|tokens| tokens.current(now));
+        let left = token.map_or(0, |token| token.seconds_left(now));
         if let Err(error) = host::record_metric(self.seconds_to_expiry, left) {
             log::error!("{error}");
         }

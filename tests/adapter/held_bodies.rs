@@ -174,6 +174,8 @@ fn a_token_that_expires_while_a_hidden_body_is_waited_for_is_not_sent() {
     assert_eq!(stream.forwarded(), None);
     host.advance(millis(2100));
     assert_eq!(stream.forwarded(), None);
+    assert_eq!(stream.answered(), None, "it waits for the next token");
+    host.advance(millis(5100));
     assert_eq!(stream.answer().status, 503);
 }
 

@@ -36,8 +36,8 @@ pub struct Config {
     pub backends: Vec<Backend>,
     /// How one of several equal backends is chosen.
     pub policy: Policy,
-    /// Where access tokens come from.
-    pub identity: Identity,
+    /// Where access tokens come from; there may be none where every backend has a key.
+    pub identity: Option<Identity>,
     /// How long a backend is left alone after what.
     pub cooldown: Cooldown,
     /// When a request is tried again.
@@ -67,6 +67,8 @@ pub struct Backend {
     pub api_version: Option<String>,
     /// What its paths begin with, before `/openai`.
     pub base_path: Option<String>,
+    /// Its API key, if it is not to be shown an access token.
+    pub api_key: Option<Secret>,
 }
 
 /// A backend's deployments.

@@ -70,10 +70,23 @@ fn read_config(
     let mut root = Object::new(String::new(), value, problems)?;
     let backends = root
         .required("backends", "a list of backends")
-        .map(|list| read_backends(&root, list, problems));
-    let identity = root
-        .required("identity", r#"an object such as {"cluster": "imds"}"#)
-        .and_then(|value| read_identity(root.path_of("identity"), value, environment, problems));
+        .map(|list| read_backends(&root, list, environment, problems));
+    let identity = match root.value("identity") {
+        Some(value) => {
+            let path = root.path_of("identity");
+            read_identity(path, value, environment, problems)
+        }
+        None => {
+            let all_keyed = backends.as_ref().is_some_and(|backends| {
+                !backends.is_empty() && backends.iter().all(|backend| backend.api_key.is_some())
+            });
+            if !all_keyed {
+                let form = r#"is missing; use an object such as {"cluster": "imds"}, or give every backend an api_key_env"#;
+                root.problem("identity", form);
+            }
+            None
+        }
+    };
     let policy_form = r#""round_robin" or "least_throttled""#;
     let policy = root.optional_string("policy", policy_form, |text| {
         matches!(text, "round_robin" | "least_throttled")
@@ -92,14 +105,19 @@ fn read_config(
             Some("least_throttled") => Policy::LeastThrottled,
             _ => Policy::RoundRobin,
         },
-        identity: identity?,
+        identity,
         cooldown: cooldown?,
         retry: retry?,
         headers: headers?,
     })
 }
 
-fn read_backends(root: &Object<'_>, list: &Value, problems: &Problems) -> Vec<Backend> {
+fn read_backends(
+    root: &Object<'_>,
+    list: &Value,
+    environment: &dyn Fn(&str) -> Option<String>,
+    problems: &Problems,
+) -> Vec<Backend> {
     if let Some(too_many) = list.as_array().map(Vec::len).filter(|n| *n > MAX_BACKENDS) {
         root.problem(
             "backends",
@@ -138,6 +156,13 @@ fn read_backends(root: &Object<'_>, list: &Value, problems: &Problems) -> Vec<Ba
             let api_version = object.optional_string("api_version", version_form, is_name);
             let base_form = r#"a path such as "/api/projects/contoso", without a slash at its end"#;
             let base_path = object.optional_string("base_path", base_form, is_base_path);
+            let api_key = match object.has("api_key_env") {
+                true => read_variable(&mut object, "api_key_env", "", environment),
+                false => {
+                    object.value("api_key_env");
+                    None
+                }
+            };
             object.finish();
             Some(Backend {
                 name: name?,
@@ -149,6 +174,7 @@ fn read_backends(root: &Object<'_>, list: &Value, problems: &Problems) -> Vec<Ba
                 deployments,
                 api_version,
                 base_path,
+                api_key: api_key.map(Secret::new),
             })
         })
         .collect()
@@ -567,14 +593,17 @@ mod tests {
         let config = parse(MINIMAL).unwrap();
         assert_eq!(config.backends[0].host, "east.openai.azure.com");
         assert!(matches!(
-            config.identity.source,
+            config.identity.as_ref().unwrap().source,
             Source::Imds { selector: None }
         ));
         assert_eq!(
-            config.identity.resource,
+            config.identity.as_ref().unwrap().resource,
             "https://cognitiveservices.azure.com"
         );
-        assert_eq!(config.identity.wait_timeout, Duration::from_secs(5));
+        assert_eq!(
+            config.identity.as_ref().unwrap().wait_timeout,
+            Duration::from_secs(5)
+        );
         assert_eq!(config.retry.engine, Engine::Filter);
         assert_eq!(config.retry.max_attempts, 3);
         assert_eq!(config.retry.statuses, RETRIABLE_STATUSES);
@@ -613,6 +642,37 @@ mod tests {
         assert_eq!(config.headers.cluster, "x-aoai-cluster");
         assert_eq!(config.headers.backend.as_deref(), Some("x-aoai-backend"));
         assert_eq!(config.headers.attempts.as_deref(), Some("x-aoai-attempts"));
+    }
+
+    #[test]
+    fn a_key_comes_from_the_environment_and_may_stand_for_the_identity() {
+        let keyed = MINIMAL.replace(r#""host""#, r#""api_key_env": "EAST_KEY", "host""#);
+        let config = parse_with(&keyed, &[("EAST_KEY", "s3cret")]).unwrap();
+        assert!(!format!("{config:?}").contains("s3cret"));
+        let key = config.backends[0].api_key.as_ref().unwrap();
+        assert_eq!(key.reveal(), "s3cret");
+        let alone = keyed.replace(",\n        \"identity\": {\"cluster\": \"imds\"}", "");
+        assert_ne!(alone, keyed);
+        assert!(parse_with(&alone, &[("EAST_KEY", "s3cret")])
+            .unwrap()
+            .identity
+            .is_none());
+        for value in [None, Some(""), Some("two words")] {
+            let environment: Vec<_> = value.iter().map(|value| ("EAST_KEY", *value)).collect();
+            assert_eq!(
+                parse_with(&keyed, &environment).unwrap_err().problems(),
+                [
+                    r#"backends[0].api_key_env: the variable "EAST_KEY" is not set or not printable; set it in vm_config.environment_variables"#
+                ]
+            );
+        }
+        let without = alone.replace(r#""api_key_env": "EAST_KEY", "#, "");
+        assert_eq!(
+            parse(&without).unwrap_err().problems(),
+            [
+                r#"identity: is missing; use an object such as {"cluster": "imds"}, or give every backend an api_key_env"#
+            ]
+        );
     }
 
     #[test]
@@ -695,7 +755,7 @@ retries: unknown field; use one of backends, identity, policy, cooldown, retry, 
                 format!(r#"backends[0].host: "https://east/" is not allowed; use {HOST_FORM}"#),
             ),
             ("/backends/0/wieght", "1", "backends[0].wieght: unknown field; use one of name, cluster, host, priority, weight, \
-                 first_byte_timeout, unlisted_deployments, deployments, api_version, base_path".to_owned()),
+                 first_byte_timeout, unlisted_deployments, deployments, api_version, base_path, api_key_env".to_owned()),
             ("/identity/wait_timeout", "5", format!("identity.wait_timeout: 5 is not allowed; use {duration}")),
             ("/identity/wait_timeout", r#""2m""#, r#"identity.wait_timeout: "2m" is not allowed; use 0s to 60s"#.to_owned()),
             (
@@ -803,7 +863,7 @@ retries: unknown field; use one of backends, identity, policy, cooldown, retry, 
             path,
             secret,
             selector,
-        } = config.identity.source
+        } = config.identity.unwrap().source
         else {
             panic!("not the App Service form");
         };

@@ -101,6 +101,11 @@ impl<'a> Object<'a> {
         self.fields.get(key)
     }
 
+    /// Whether the field is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.fields.contains_key(key)
+    }
+
     /// The field's value; a problem if it is absent.
     pub(super) fn required(&mut self, key: &'static str, form: &str) -> Option<&'a Value> {
         let value = self.value(key);
@@ -185,7 +190,7 @@ impl<'a> Object<'a> {
         key: &'static str,
         range: std::ops::RangeInclusive<&str>,
     ) -> Option<Duration> {
-        let given = self.fields.contains_key(key);
+        let given = self.has(key);
         let duration = self.duration(key, range, "0s");
         given.then_some(duration)
     }

@@ -24,14 +24,14 @@ impl Stream {
         match Outcome::from_status(status, &self.worker().config.retry) {
             Some(outcome) => self.settle(outcome),
             None if end_of_stream || !self.worker().shows_held_bodies() => {
-                self.settle(Outcome::from_error(status, &[]))
+                self.settle(self.journey.error_outcome(status, &[]))
             }
             None => {
                 self.phase = Phase::Held(Held::ErrorBody { status });
                 if self.wait(Wish::Body) {
                     Ok(Action::Pause)
                 } else {
-                    self.settle(Outcome::from_error(status, &[]))
+                    self.settle(self.journey.error_outcome(status, &[]))
                 }
             }
         }
@@ -75,7 +75,7 @@ impl Stream {
 
     fn inspect(&mut self, status: u16, size: usize) -> Result<Action, HostError> {
         let body = host::buffer(Buffer::ResponseBody, 0, size.min(ERROR_BODY))?;
-        self.settle(Outcome::from_error(status, &body))
+        self.settle(self.journey.error_outcome(status, &body))
     }
 
     fn answer_ends(&mut self, end_of_stream: bool) {

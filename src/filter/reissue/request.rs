@@ -10,7 +10,6 @@ use crate::core::exchange::NoRetry;
 use crate::core::replay::BodyCopy;
 use crate::filter::host::{self, Buffer, HostError, Map};
 use crate::filter::journey::Departure;
-use crate::filter::tokens::Authorization;
 use crate::filter::worker::Wish;
 
 impl Stream {
@@ -37,13 +36,9 @@ impl Stream {
     /// Sends the request on its way as soon as that makes sense: with a token, and complete if it may be needed again.
     fn start(&mut self) -> Result<Action, HostError> {
         let worker = Rc::clone(self.worker());
-        let Some(token) = worker.authorization() else {
-            self.phase = Phase::AwaitingToken;
-            if !self.journey.may_wait_for_token() || !self.wait(Wish::Token) {
-                self.reply_without_token(worker.retry_after())?;
-            }
-            return Ok(Action::Pause);
-        };
+        if !worker.can_authorize() {
+            return self.await_token();
+        }
         if self
             .body
             .is_worth_holding(self.journey.request.content_length)
@@ -54,7 +49,15 @@ impl Stream {
                 return Ok(Action::Pause);
             }
         }
-        self.forward(&token)
+        self.forward()
+    }
+
+    fn await_token(&mut self) -> Result<Action, HostError> {
+        self.phase = Phase::AwaitingToken;
+        if !self.journey.may_wait_for_token() || !self.wait(Wish::Token) {
+            self.reply_without_token(self.worker().retry_after())?;
+        }
+        Ok(Action::Pause)
     }
 
     /// The same in a callback of the root context, from which the request has to be resumed.
@@ -66,14 +69,15 @@ impl Stream {
     }
 
     /// Sends the request on its way to the first backend, if there is one to be had.
-    fn forward(&mut self, token: &Authorization) -> Result<Action, HostError> {
+    fn forward(&mut self) -> Result<Action, HostError> {
         match self.journey.depart()? {
-            Departure::Ready => {
-                self.journey.edit_request(token)?;
+            Departure::Ready(authorization) => {
+                self.journey.edit_request(&authorization)?;
                 self.journey.attempt_made();
                 self.phase = Phase::Forwarded;
                 return Ok(Action::Continue);
             }
+            Departure::NoToken => return self.await_token(),
             Departure::In(wait) => {
                 self.phase = Phase::AwaitingBackend;
                 if !self.wait(Wish::Backend(wait.left)) {
@@ -152,11 +156,8 @@ impl Stream {
 
     /// No body was shown while the request was held: it goes on its way without being held.
     pub(super) fn forward_unheld(&mut self) -> Result<(), HostError> {
-        let Some(token) = self.worker().authorization() else {
-            return self.reply_without_token(self.worker().retry_after());
-        };
         self.unheld_at = Some(host::now());
-        match self.forward(&token)? {
+        match self.forward()? {
             Action::Continue => self.up.open(),
             _ => Ok(()),
         }

@@ -1,5 +1,7 @@
 //! The walk through the plan: what follows an attempt's outcome, until the client has its answer.
 
+use std::rc::Rc;
+
 use super::{Held, Phase, Stream};
 use crate::core::exchange::Verdict;
 use crate::core::outcome::Outcome;
@@ -35,7 +37,8 @@ impl Stream {
                 }
                 Verdict::TryNext => {
                     // Without a token there is no attempt, and the others would fare no better.
-                    let Some(token) = self.worker().authorization() else {
+                    let backend = self.journey.exchange.backend();
+                    let Some(token) = self.worker().authorization(backend) else {
                         return self.deliver();
                     };
                     if self.call(&token) {
@@ -43,22 +46,24 @@ impl Stream {
                     }
                     outcome = Outcome::Unavailable;
                 }
-                Verdict::RenewToken => match self.worker().renew(self.journey.token_generation)? {
-                    Renewal::Done(token) => {
-                        if self.call(&token) {
+                Verdict::RenewToken => {
+                    match self.worker().renew(self.journey.token_generation())? {
+                        Renewal::Done(token) => {
+                            if self.call(&token) {
+                                return Ok(Settled::Held);
+                            }
+                            outcome = Outcome::Unavailable;
+                        }
+                        Renewal::Pending
+                            if self.wait(Wish::NewerToken(self.journey.token_generation())) =>
+                        {
+                            self.phase = Phase::Held(Held::Token);
                             return Ok(Settled::Held);
                         }
-                        outcome = Outcome::Unavailable;
+                        // Asked once more, the exchange goes on to the next backend.
+                        Renewal::Pending | Renewal::Failed => {}
                     }
-                    Renewal::Pending
-                        if self.wait(Wish::NewerToken(self.journey.token_generation)) =>
-                    {
-                        self.phase = Phase::Held(Held::Token);
-                        return Ok(Settled::Held);
-                    }
-                    // Asked once more, the exchange goes on to the next backend.
-                    Renewal::Pending | Renewal::Failed => {}
-                },
+                }
             }
         }
     }
@@ -72,9 +77,9 @@ impl Stream {
     }
 
     /// Makes an attempt on the exchange's current backend as a call; `false` if Envoy does not take it.
-    fn call(&mut self, token: &Authorization) -> bool {
+    fn call(&mut self, token: &Rc<Authorization>) -> bool {
         let journey = &mut self.journey;
-        journey.token_generation = token.generation;
+        journey.carry(token);
         journey.attempt_made();
         let Some(attempt) = journey.attempt(token) else {
             return false;
@@ -123,7 +128,7 @@ impl Stream {
             // No answer at all.
             0 => Outcome::Unavailable,
             status => Outcome::from_status(status, &self.worker().config.retry)
-                .unwrap_or_else(|| Outcome::from_error(status, &body)),
+                .unwrap_or_else(|| self.journey.error_outcome(status, &body)),
         };
         self.journey.conclude(outcome, Some(&headers));
         if is_from_backend(status, &headers) {
@@ -154,7 +159,7 @@ impl Stream {
             (Phase::AwaitingBody, Granted::NoBody) => self.forward_unheld(),
             (Phase::Held(Held::ErrorBody { status }), Granted::NoBody) => {
                 self.unheld_at = Some(host::now());
-                let outcome = Outcome::from_error(status, &[]);
+                let outcome = self.journey.error_outcome(status, &[]);
                 self.journey.conclude(outcome, None);
                 self.proceed_from_outside(outcome)
             }

@@ -59,27 +59,16 @@ impl Downstream {
     }
 
     fn start(&mut self) -> Result<Action, HostError> {
-        let Some(token) = self.worker.authorization() else {
-            self.phase = Phase::Waiting;
-            let may_wait = with(&self.shared, |shared| {
-                Ok(shared.journey.may_wait_for_token())
-            })?;
-            let me = self.me.upgrade().filter(|_| may_wait);
-            if !me.is_some_and(|me| self.worker.wait(self.id, me, Wish::Token)) {
-                self.phase = Phase::Done;
-                let retry_after = self.worker.retry_after();
-                with(&self.shared, |shared| {
-                    shared.journey.reply_without_token(retry_after)
-                })?;
-            }
-            return Ok(Action::Pause);
-        };
+        if !self.worker.can_authorize() {
+            return self.await_token();
+        }
         let departure = with(&self.shared, |shared| shared.journey.depart())?;
         match departure {
-            Departure::Ready => {
-                self.forward(&token)?;
+            Departure::Ready(authorization) => {
+                self.forward(&authorization)?;
                 return Ok(Action::Continue);
             }
+            Departure::NoToken => return self.await_token(),
             Departure::In(wait) => {
                 self.phase = Phase::Waiting;
                 let wish = Wish::Backend(wait.left);
@@ -94,8 +83,24 @@ impl Downstream {
         Ok(Action::Pause)
     }
 
+    fn await_token(&mut self) -> Result<Action, HostError> {
+        self.phase = Phase::Waiting;
+        let may_wait = with(&self.shared, |shared| {
+            Ok(shared.journey.may_wait_for_token())
+        })?;
+        let me = self.me.upgrade().filter(|_| may_wait);
+        if !me.is_some_and(|me| self.worker.wait(self.id, me, Wish::Token)) {
+            self.phase = Phase::Done;
+            let retry_after = self.worker.retry_after();
+            with(&self.shared, |shared| {
+                shared.journey.reply_without_token(retry_after)
+            })?;
+        }
+        Ok(Action::Pause)
+    }
+
     /// Sends the request on its way to the first backend.
-    fn forward(&mut self, token: &Authorization) -> Result<(), HostError> {
+    fn forward(&mut self, token: &Rc<Authorization>) -> Result<(), HostError> {
         let id = self.id.to_le_bytes();
         with(&self.shared, |shared| {
             let retries = match shared.replay {

@@ -157,7 +157,7 @@ impl Upstream {
         let outcome = with(&shared, |shared| {
             let journey = &mut shared.journey;
             let outcome = Outcome::from_status(status, &journey.worker.config.retry)
-                .unwrap_or_else(|| Outcome::from_error(status, body));
+                .unwrap_or_else(|| journey.error_outcome(status, body));
             journey.conclude(outcome, Some(&headers));
             shared.step = Step::Held;
             let backend = journey.exchange.backend();
@@ -186,7 +186,7 @@ impl Upstream {
                         return Ok(Phase::Passing);
                     }
                     Verdict::RenewToken => {
-                        let generation = shared.journey.token_generation;
+                        let generation = shared.journey.token_generation();
                         match worker.renew(generation)? {
                             Renewal::Done(_) => {
                                 shared.mark()?;
@@ -280,11 +280,14 @@ impl Shared {
                 let path = path::on_backend(path, backend);
                 host::set_header(Map::RequestHeaders, ":path", &path)?;
             }
-            if let Some(token) = journey.worker.authorization() {
-                if token.generation != journey.token_generation {
-                    host::set_header(Map::RequestHeaders, "authorization", &token.header)?;
+            let authorization = journey.worker.authorization(journey.exchange.backend());
+            let change = authorization.and_then(|new| Some((journey.carry(&new)?, new)));
+            if let Some((old, new)) = change {
+                let (old, new) = (old.credential(), new.credential());
+                if old.name != new.name {
+                    host::remove_header(Map::RequestHeaders, old.name)?;
                 }
-                journey.token_generation = token.generation;
+                host::set_header(Map::RequestHeaders, new.name, new.value)?;
             }
         }
         // Should this attempt get no answer, the router goes on without asking.

@@ -152,7 +152,7 @@ fn ctrl_c_in_the_middle_leaves_nothing_behind() {
     let folder = folder();
     let mut command = program(folder.path(), "router", &variable("AOAI_WASM"));
     let (mut child, mut output) = started(&mut command);
-    let shown = read_until(&mut output, "-- 2/8 ");
+    let shown = read_until(&mut output, "-- 2/9 ");
     interrupt(&child);
     assert_eq!(child.wait().expect("an end").code(), Some(130));
     TcpStream::connect(envoy_address(&shown)).expect_err("Envoy has ended");
