@@ -18,6 +18,7 @@ mod adapter {
     mod errors;
     mod health;
     mod held_bodies;
+    mod keys;
     mod refusals;
     mod reroute;
     mod retries;

@@ -7,6 +7,7 @@ mod endings;
 mod errors;
 mod health;
 mod held_bodies;
+mod keys;
 mod no_answer;
 mod surroundings;
 mod token;

@@ -1,8 +1,12 @@
 //! Backends that are not alike: each has its own names for deployments, versions and paths.
 
-use e2e::{cases, chat_request, simulate, Gateway, Response};
-use serde_json::json;
-use simulator::{Behaviour, Simulator};
+use std::time::Duration;
+
+use e2e::{cases, chat_request, load, simulate, simulate_with, Gateway, GatewayBuilder, Response};
+use serde_json::{json, Value};
+use simulator::{Behaviour, ImdsBehaviour, RecordedRequest, Simulator, TokenCheck};
+
+const KEY: &str = "EAST-SECRET";
 
 /// What reached a backend: path and query, and the body, of its last request.
 fn last(azure: &Simulator, backend: &str) -> (String, Vec<u8>) {
@@ -16,6 +20,34 @@ fn last(azure: &Simulator, backend: &str) -> (String, Vec<u8>) {
 /// Requests received by all backends.
 fn upstream_calls(azure: &Simulator) -> u64 {
     azure.backends().iter().map(|backend| backend.count()).sum()
+}
+
+/// A simulator whose backend `east` accepts a key, and a gateway that has it.
+fn keyed(names: &[&str]) -> (Simulator, GatewayBuilder) {
+    let azure = simulate_with(names, |settings| {
+        settings.backends[0].api_key = Some(KEY.to_owned())
+    });
+    let gateway = Gateway::builder()
+        .simulator(&azure)
+        .secret("EAST_KEY", KEY)
+        .plugin(|p| p["backends"][0]["api_key_env"] = json!("EAST_KEY"));
+    (azure, gateway)
+}
+
+/// What a backend received is what it should be shown, and nothing else.
+fn assert_shown(request: &RecordedRequest) {
+    let credentials = [request.header("api-key"), request.header("authorization")];
+    match request.service.as_str() {
+        "east" => {
+            assert_eq!(request.token, TokenCheck::Key);
+            assert_eq!(credentials, [Some(KEY), None]);
+        }
+        _ => {
+            assert_eq!(request.token, TokenCheck::Valid);
+            assert_eq!(credentials[0], None);
+        }
+    }
+    assert!(!format!("{request:?}").contains("CLIENT"), "{request:?}");
 }
 
 fn send(gateway: &Gateway, path: &str) -> Response {
@@ -128,7 +160,7 @@ cases! {
         }
         gateway.wait_for(
             |g| g.stat("wasmcustom.aoai.refused.no_deployment") == Some(1),
-            std::time::Duration::from_secs(3),
+            Duration::from_secs(3),
             "the 404 to be counted",
         );
     }
@@ -151,5 +183,76 @@ cases! {
             assert_eq!(gateway.chat(&chat_request().deployment("other")).status, 200);
         }
         assert_eq!(azure.backend("east").count(), 3);
+    }
+
+    fn case_17_a_backend_with_a_key_is_shown_the_key_and_another_one_the_token(engine) {
+        let (azure, gateway) = keyed(&["east", "west"]);
+        let gateway = gateway.engine(engine).plugin(|p| p["cooldown"] = Value::Null).start();
+        let client = [("api-key", "CLIENT"), ("authorization", "Bearer CLIENT")];
+        let chat = chat_request();
+        // From the token to the key, and the other way round.
+        for failing in ["none", "east", "west"] {
+            for backend in azure.backends() {
+                match backend.name() == failing {
+                    true => backend.set(Behaviour::internal_error()),
+                    false => backend.clear(),
+                }
+            }
+            for _ in 0..4 {
+                let answer = gateway.client().send("POST", &chat.path, &client, &chat.bytes()).unwrap();
+                assert_eq!(answer.status, 200, "{}", answer.text());
+            }
+        }
+        let mut seen = 0;
+        for request in azure.backends().iter().flat_map(|backend| backend.requests()) {
+            assert_shown(&request);
+            seen += 1;
+        }
+        assert_eq!(seen, 4 + 6 + 6);
+        assert!(!gateway.log().contains(KEY));
+    }
+
+    fn a_backend_with_a_key_serves_while_the_identity_is_down(engine) {
+        let (azure, gateway) = keyed(&["east", "west"]);
+        azure.imds().set(ImdsBehaviour::status(500));
+        let gateway = gateway.engine(engine).workers(2).start();
+        let result = load(&gateway, 4, 40, &chat_request());
+        assert_eq!(result.status(200), 40, "{result:?}");
+        assert_eq!((azure.backend("east").count(), azure.backend("west").count()), (40, 0));
+        // Not even for the one that has no key does anyone wait.
+        assert!(result.within(1.0) < Duration::from_secs(2), "{:?}", result.within(1.0));
+        azure.imds().clear();
+        gateway.wait_for(
+            |g| g.chat(&chat_request()).header("x-sim-backend") == Some("west"),
+            Duration::from_secs(10),
+            "the identity to serve again",
+        );
+        // The only one with a key is throttled: the other one serves, with a token.
+        azure.backend("east").set(Behaviour::throttled(60));
+        assert_eq!(load(&gateway, 1, 6, &chat_request()).status(200), 6);
+    }
+
+    fn without_an_identity_keys_are_enough(engine) {
+        let (azure, gateway) = keyed(&["east"]);
+        let gateway = gateway
+            .engine(engine)
+            .plugin(|p| drop(p.as_object_mut().unwrap().remove("identity")))
+            .start();
+        assert_eq!(load(&gateway, 2, 10, &chat_request()).status(200), 10);
+        assert_eq!(azure.imds().count(), 0);
+    }
+
+    fn a_key_that_is_refused_takes_its_backend_out_and_renews_no_token(engine) {
+        let (azure, gateway) = keyed(&["east", "west"]);
+        let gateway = gateway
+            .engine(engine)
+            .secret("WRONG_KEY", "WRONG")
+            .plugin(|p| p["backends"][0]["api_key_env"] = json!("WRONG_KEY"))
+            .start();
+        assert_eq!(load(&gateway, 1, 10, &chat_request()).status(200), 10);
+        assert_eq!(azure.backend("east").count(), 1);
+        assert_eq!(azure.imds().count(), 1);
+        assert!(gateway.log().contains("backend east: does not let this identity or key in"));
+        assert!(!gateway.log().contains("WRONG"));
     }
 }
