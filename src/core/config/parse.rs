@@ -205,7 +205,7 @@ fn read_deployments(backend: &mut Object<'_>, problems: &Problems) -> Deployment
     };
     if names.len() > MAX_DEPLOYMENTS {
         let many = names.len();
-        let problem = format_args!("{many} names are not allowed; use at most {MAX_DEPLOYMENTS}");
+        let problem = format!("{many} names are not allowed; use at most {MAX_DEPLOYMENTS}");
         problems.add(&path, problem);
         return deployments;
     }
