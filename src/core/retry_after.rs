@@ -22,7 +22,7 @@ pub fn stated_wait<'a>(
     now: Timestamp,
 ) -> Option<Duration> {
     let header = |name: &str| header(name).map(str::trim);
-    let millis = |name| header(name).and_then(|text| decimal(text, 1.0));
+    let millis = |name| header(name).and_then(|text| decimal(text, MILLISECOND));
     millis("retry-after-ms")
         .or_else(|| millis("x-ms-retry-after-ms"))
         .or_else(|| header("retry-after").and_then(|text| seconds_or_date(text, now)))
@@ -36,50 +36,67 @@ pub fn stated_wait<'a>(
 }
 
 fn seconds_or_date(text: &str, now: Timestamp) -> Option<Duration> {
-    decimal(text, 1000.0).or_else(|| http_date(text, now).map(|date| date.since(now)))
+    decimal(text, SECOND).or_else(|| http_date(text, now).map(|date| date.since(now)))
 }
 
 fn reset(text: &str) -> Option<Duration> {
-    decimal(text, 1000.0).or_else(|| go_duration(text))
+    decimal(text, SECOND).or_else(|| go_duration(text))
 }
 
-/// A decimal number without sign or exponent, of units of so many milliseconds.
-fn decimal(text: &str, millis_per_unit: f64) -> Option<Duration> {
-    let mut bytes = text.bytes();
-    // `f64` alone would take "inf", "1e9" and "-1" as well.
-    if text.is_empty() || !bytes.all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return None;
-    }
-    let number: f64 = text.parse().ok()?;
-    // A conversion from `f64` saturates.
-    Some(Duration::from_millis(
-        (number * millis_per_unit).ceil() as u64
-    ))
+const MILLISECOND: u128 = 1_000_000;
+const SECOND: u128 = 1000 * MILLISECOND;
+
+/// A decimal number, of units of so many nanoseconds.
+fn decimal(text: &str, unit: u128) -> Option<Duration> {
+    nanos(text, unit).map(whole_millis)
 }
 
 /// A duration as Go writes it: `6m0s`, `1h2m3.5s`, `250ms`.
 fn go_duration(text: &str) -> Option<Duration> {
-    let mut millis = 0.0;
+    let mut total: u128 = 0;
     let mut rest = text;
     while !rest.is_empty() {
         let unit_at = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, after) = rest.split_at_checked(unit_at)?;
-        let number: f64 = number.parse().ok()?;
         let unit_end = after.find(|c: char| c.is_ascii_digit() || c == '.');
         let (unit, next) = after.split_at_checked(unit_end.unwrap_or(after.len()))?;
-        millis += number
-            * match unit {
-                "h" => 3_600_000.0,
-                "m" => 60_000.0,
-                "s" => 1000.0,
-                "ms" => 1.0,
-                "us" | "µs" | "μs" => 1e-3,
-                "ns" => 1e-6,
-                _ => return None,
-            };
+        let unit = match unit {
+            "h" => 3600 * SECOND,
+            "m" => 60 * SECOND,
+            "s" => SECOND,
+            "ms" => MILLISECOND,
+            "us" | "µs" | "μs" => 1000,
+            "ns" => 1,
+            _ => return None,
+        };
+        total = total.saturating_add(nanos(number, unit)?);
         rest = next;
     }
-    (!text.is_empty()).then(|| Duration::from_millis(millis.ceil() as u64))
+    (!text.is_empty()).then(|| whole_millis(total))
+}
+
+/// A decimal number without sign or exponent, of units of so many nanoseconds. Not by way of `f64`, in which 2.007 s come to
+/// 2007.0000000000002 ms and would be rounded up to 2008.
+fn nanos(text: &str, unit: u128) -> Option<u128> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let mut digits = whole.bytes().chain(fraction.bytes());
+    if text.len() == text.matches('.').count() || !digits.all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let value = |byte: u8| u128::from(byte - b'0');
+    let whole = whole.bytes().fold(0_u128, |sum, byte| {
+        sum.saturating_mul(10).saturating_add(value(byte))
+    });
+    // From the last digit on, so that every step stays below one unit.
+    let fraction = fraction
+        .bytes()
+        .rev()
+        .fold(0_u128, |sum, byte| (sum + value(byte) * unit).div_ceil(10));
+    Some(whole.saturating_mul(unit).saturating_add(fraction))
+}
+
+fn whole_millis(nanos: u128) -> Duration {
+    Duration::from_millis(u64::try_from(nanos.div_ceil(MILLISECOND)).unwrap_or(u64::MAX))
 }
 
 const MONTHS: [&str; 12] = [
@@ -132,7 +149,7 @@ fn timestamp(year: u64, month: &str, day: &str, time: &str) -> Option<Timestamp>
         _ => 31,
     };
     // A leap second is a second like any other here.
-    let exists = (1970..10_000).contains(&year)
+    let exists = (1..10_000).contains(&year)
         && (1..=days_in_month).contains(&day)
         && hour < 24
         && minute < 60
@@ -148,7 +165,8 @@ fn timestamp(year: u64, month: &str, day: &str, time: &str) -> Option<Timestamp>
     let leap_days = shifted_year / 4 - shifted_year / 100 + shifted_year / 400;
     let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
     const DAYS_TO_1970: u64 = 719_468;
-    let days = (365 * shifted_year + leap_days + day_of_year).checked_sub(DAYS_TO_1970)?;
+    // What lies before 1970 is past in any case.
+    let days = (365 * shifted_year + leap_days + day_of_year).saturating_sub(DAYS_TO_1970);
     Some(Timestamp::from_secs(
         days * 86_400 + hour * 3600 + minute * 60 + second,
     ))
@@ -192,6 +210,15 @@ mod tests {
             ("retry-after", "Tuesday, 14-Nov-23 22:13:27 GMT", Some(7000)),
             ("retry-after", "Tue Nov 14 22:13:27 2023", Some(7000)),
             ("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT", Some(0)),
+            ("retry-after", "Fri, 14 Nov 1969 22:13:27 GMT", Some(0)),
+            ("retry-after", "Mon, 01 Jan 0001 00:00:00 GMT", Some(0)),
+            ("retry-after", "2.007", Some(2007)),
+            ("retry-after", "2.0070000000000000000000001", Some(2008)),
+            ("retry-after", ".5", Some(500)),
+            ("retry-after", "5.", Some(5000)),
+            ("x-ratelimit-reset-tokens", "1m2.007s", Some(62_007)),
+            ("x-ratelimit-reset-tokens", "3000us", Some(3)),
+            ("x-ratelimit-reset-tokens", "120μs", Some(1)),
             ("x-ratelimit-reset-requests", "12", Some(12_000)),
             ("x-ratelimit-reset-tokens", "0.25", Some(250)),
             ("x-ratelimit-reset-tokens", "6m0s", Some(360_000)),
@@ -228,7 +255,12 @@ mod tests {
             "Tue, 14 Nov 2023 24:00:00 GMT",
             "Tue, 14 Nov 2023 22:60:00 GMT",
             "Tue, 14 Nov 2023 22:13 GMT",
-            "Tue, 14 Nov 1969 22:13:27 GMT",
+            "Tue, 14 Nov 2023 22:13:61 GMT",
+            "Tue, 14 Nov 2023 22:13:27 EST",
+            "Tuesday, 14-Nov-23 22:13:27 EST",
+            "Tuesday, 14-Nov-23-1 22:13:27 GMT",
+            "Tue, 00014 Nov 2023 22:13:27 GMT",
+            "Tue, 14 Nov 0000 22:13:27 GMT",
             "Tue, 00 Nov 2023 22:13:27 GMT",
             "Tue, 14-Nov-2023 22:13:27 GMT",
             "Tue, 14 Nov 2023 22:13:27 GMT GMT",
@@ -272,6 +304,13 @@ mod tests {
             wait(&[("retry-after-ms", huge)]),
             Some(u128::from(u64::MAX))
         );
+        // What would come to nearly nothing if it wrapped: 2^128 + 4, and the same in nanoseconds.
+        for wraps in [
+            "340282366920938463463374607431768211460",
+            "340282366920938463463374607432",
+        ] {
+            assert_eq!(wait(&[("retry-after", wraps)]), Some(u128::from(u64::MAX)));
+        }
         let huge = "99999999999999999999999999999999h9s";
         assert_eq!(
             wait(&[("x-ratelimit-reset-tokens", huge)]),
