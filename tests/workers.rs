@@ -11,6 +11,8 @@
     clippy::string_slice
 )]
 
+mod random;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,6 +20,8 @@ use std::time::Duration;
 use azure_openai_balancer::core::identity::record::Token;
 use azure_openai_balancer::core::identity::{source, Failure, Fetched, Record};
 use azure_openai_balancer::core::time::Timestamp;
+
+use self::random::{seeds, Random};
 
 const START: Timestamp = Timestamp::from_secs(1_700_000_000);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,31 +31,6 @@ const LEASE: Duration = Duration::from_secs(7);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const CALM: Duration = Duration::from_secs(1);
 const BUSY: Duration = Duration::from_millis(20);
-
-/// A random number generator: splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    fn millis(&mut self, end: u64) -> Duration {
-        Duration::from_millis(self.below(end))
-    }
-}
 
 /// Envoy's shared data, as much of it as a token needs.
 #[derive(Default)]
@@ -388,12 +367,7 @@ impl Simulation {
 
 /// Runs `test` in `world` with many seeds, or with the one that `AOAI_SEED` names.
 fn with_seeds(world: World, hours: u64, test: impl Fn(&mut Simulation)) {
-    let one = std::env::var("AOAI_SEED").ok();
-    let seeds = match one.and_then(|seed| seed.parse().ok()) {
-        Some(seed) => seed..seed + 1,
-        None => 0..10,
-    };
-    for seed in seeds {
+    for seed in seeds(0..10) {
         let mut simulation = Simulation::new(seed, world);
         simulation.run_until(START + Duration::from_secs(hours * 3600));
         test(&mut simulation);
