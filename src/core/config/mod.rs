@@ -1,5 +1,7 @@
 //! The plugin configuration: parsed once, into types that cannot be wrong.
 
+mod backends;
+mod identity;
 mod parse;
 mod protobuf;
 mod reader;

@@ -1,25 +1,20 @@
 //! From the plugin configuration's JSON to [`Config`].
 
-use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use serde_json::Value;
 
+use super::backends::read_backends;
+use super::identity::read_identity;
 use super::protobuf;
 use super::reader::{refused, whole_number, ConfigError, Object, Problems};
-use super::{
-    Backend, Budget, Config, Cooldown, Deployments, Engine, HeaderNames, Identity, Plugin, Policy,
-    Retry, Secret, Selector, Source, Unlisted, MAX_ATTEMPTS, MAX_BACKENDS, MAX_DEPLOYMENTS,
-};
+use super::{Budget, Config, Cooldown, Engine, HeaderNames, Plugin, Policy, Retry, MAX_ATTEMPTS};
 
 /// Statuses after which another backend may do better: throttled, timed out, or broken on the server's side.
 const RETRIABLE_STATUSES: [u16; 6] = [408, 429, 500, 502, 503, 504];
 
-const NAME_FORM: &str = "1 to 64 letters, digits, '-' or '_'";
-const CLUSTER_FORM: &str = "the name of an Envoy cluster";
-const HOST_FORM: &str =
-    r#"a host name such as "contoso-eastus.openai.azure.com", without scheme or path"#;
-
+/// What the name of a cluster looks like, for error messages.
+pub(super) const CLUSTER_FORM: &str = "the name of an Envoy cluster";
 impl Plugin {
     /// Reads a plugin configuration: JSON, or the bytes of a protobuf Struct.
     ///
@@ -110,240 +105,6 @@ fn read_config(
         retry: retry?,
         headers: headers?,
     })
-}
-
-fn read_backends(
-    root: &Object<'_>,
-    list: &Value,
-    environment: &dyn Fn(&str) -> Option<String>,
-    problems: &Problems,
-) -> Vec<Backend> {
-    if let Some(too_many) = list.as_array().map(Vec::len).filter(|n| *n > MAX_BACKENDS) {
-        root.problem(
-            "backends",
-            format_args!("{too_many} backends are not allowed; use 1 to {MAX_BACKENDS}"),
-        );
-        return Vec::new();
-    }
-    let mut names = HashSet::new();
-    let mut clusters = HashSet::new();
-    let elements = root.list("backends", list, "a list with at least one backend");
-    elements
-        .filter_map(|(path, value)| {
-            let mut object = Object::new(path, value, problems)?;
-            let name = object.required_string("name", NAME_FORM, is_name);
-            let cluster = object.required_string("cluster", CLUSTER_FORM, is_header_text);
-            let host = object.required_string("host", HOST_FORM, is_host);
-            for (key, value, seen) in [
-                ("name", &name, &mut names),
-                ("cluster", &cluster, &mut clusters),
-            ] {
-                if value.as_ref().is_some_and(|v| !seen.insert(v.clone())) {
-                    let value = value.as_deref().unwrap_or_default();
-                    object.problem(
-                        key,
-                        format_args!(
-                            "{value:?} stands twice; use a different {key} for each backend"
-                        ),
-                    );
-                }
-            }
-            let priority = object.integer("priority", 0..=255, 0);
-            let weight = object.integer("weight", 1..=100, 1);
-            let first_byte_timeout = object.optional_duration("first_byte_timeout", "100ms"..="1h");
-            let deployments = read_deployments(&mut object, problems);
-            let version_form = r#"a version of the API such as "2024-10-21""#;
-            let api_version = object.optional_string("api_version", version_form, is_name);
-            let base_form = r#"a path such as "/api/projects/contoso", without a slash at its end"#;
-            let base_path = object.optional_string("base_path", base_form, is_base_path);
-            let api_key = match object.has("api_key_env") {
-                true => read_variable(&mut object, "api_key_env", "", environment),
-                false => {
-                    object.value("api_key_env");
-                    None
-                }
-            };
-            object.finish();
-            Some(Backend {
-                name: name?,
-                cluster: cluster?,
-                host: host?,
-                priority: u8::try_from(priority).unwrap_or(u8::MAX),
-                weight: u8::try_from(weight).unwrap_or(u8::MAX),
-                first_byte_timeout,
-                deployments,
-                api_version,
-                base_path,
-                api_key: api_key.map(Secret::new),
-            })
-        })
-        .collect()
-}
-
-fn read_deployments(backend: &mut Object<'_>, problems: &Problems) -> Deployments {
-    let form = r#""pass" or "refuse""#;
-    let unlisted = backend.optional_string("unlisted_deployments", form, |text| {
-        matches!(text, "pass" | "refuse")
-    });
-    let mut deployments = Deployments {
-        aliases: BTreeMap::new(),
-        unlisted: match unlisted.as_deref() {
-            Some("refuse") => Unlisted::Refuse,
-            _ => Unlisted::Pass,
-        },
-    };
-    let Some(value) = backend.value("deployments") else {
-        return deployments;
-    };
-    let path = backend.path_of("deployments");
-    let Some(names) = value.as_object() else {
-        problems.add(
-            &path,
-            refused(value, r#"an object such as {"gpt-4o": "gpt-4o-eu"}"#),
-        );
-        return deployments;
-    };
-    if names.len() > MAX_DEPLOYMENTS {
-        let many = names.len();
-        let problem = format!("{many} names are not allowed; use at most {MAX_DEPLOYMENTS}");
-        problems.add(&path, problem);
-        return deployments;
-    }
-    for (name, own) in names {
-        match own.as_str() {
-            Some(own) if is_deployment(name) && is_deployment(own) => {
-                deployments.aliases.insert(name.clone(), own.to_owned());
-            }
-            _ => {
-                let form = "names of 1 to 128 letters, digits, '-', '_' or '.' on both sides";
-                problems.add(&format!("{path}.{name}"), refused(own, form));
-            }
-        }
-    }
-    deployments
-}
-
-fn read_identity(
-    path: String,
-    value: &Value,
-    environment: &dyn Fn(&str) -> Option<String>,
-    problems: &Problems,
-) -> Option<Identity> {
-    let mut object = Object::new(path, value, problems)?;
-    let source_form = r#""imds" or "app_service""#;
-    let kind = object
-        .optional_string("source", source_form, |text| {
-            matches!(text, "imds" | "app_service")
-        })
-        .unwrap_or_else(|| "imds".to_owned());
-    let cluster = object.required_string("cluster", CLUSTER_FORM, is_header_text);
-    let resource = object
-        .optional_string(
-            "resource",
-            r#"the audience of the token, such as "https://cognitiveservices.azure.com""#,
-            is_header_text,
-        )
-        .unwrap_or_else(|| "https://cognitiveservices.azure.com".to_owned());
-    let wait_timeout = object.duration("wait_timeout", "0s"..="60s", "5s");
-    let fetch_timeout = object.duration("fetch_timeout", "100ms"..="60s", "5s");
-    let source = if kind == "app_service" {
-        read_app_service(&mut object, environment)
-    } else {
-        let selector = read_selector(
-            &mut object,
-            &[
-                ("client_id", "client_id"),
-                ("object_id", "object_id"),
-                ("msi_res_id", "msi_res_id"),
-            ],
-        );
-        Some(Source::Imds { selector })
-    };
-    object.finish();
-    Some(Identity {
-        source: source?,
-        cluster: cluster?,
-        resource,
-        wait_timeout,
-        fetch_timeout,
-    })
-}
-
-fn read_app_service(
-    object: &mut Object<'_>,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Option<Source> {
-    let endpoint = read_variable(object, "endpoint_env", "IDENTITY_ENDPOINT", environment);
-    let secret = read_variable(object, "header_env", "IDENTITY_HEADER", environment);
-    // The two token services spell these differently; the configuration follows the service.
-    let selector = read_selector(
-        object,
-        &[
-            ("client_id", "client_id"),
-            ("object_id", "principal_id"),
-            ("mi_res_id", "mi_res_id"),
-        ],
-    );
-    let endpoint = endpoint?;
-    let Some((authority, path)) = split_url(&endpoint) else {
-        object.problem(
-            "endpoint_env",
-            format_args!(
-                r#"the variable holds {endpoint:?}; use a URL such as "http://localhost:42356/msi/token""#
-            ),
-        );
-        return None;
-    };
-    Some(Source::AppService {
-        authority: authority.to_owned(),
-        path: path.to_owned(),
-        secret: Secret::new(secret?),
-        selector,
-    })
-}
-
-/// The content of the environment variable that the field `key` names.
-fn read_variable(
-    object: &mut Object<'_>,
-    key: &'static str,
-    default: &str,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Option<String> {
-    let name = object
-        .optional_string(key, "the name of an environment variable", is_header_text)
-        .unwrap_or_else(|| default.to_owned());
-    let value = environment(&name).filter(|value| is_header_text(value) && !value.is_empty());
-    if value.is_none() {
-        object.problem(
-            key,
-            format_args!(
-                "the variable {name:?} is not set or not printable; set it in vm_config.environment_variables"
-            ),
-        );
-    }
-    value
-}
-
-/// At most one of the fields in `spellings` (the field, the query parameter it becomes).
-fn read_selector(
-    object: &mut Object<'_>,
-    spellings: &[(&'static str, &'static str)],
-) -> Option<Selector> {
-    let mut found: Option<(&'static str, Selector)> = None;
-    for &(key, parameter) in spellings {
-        let Some(value) = object.optional_string(key, "the id of an identity", is_header_text)
-        else {
-            continue;
-        };
-        match &found {
-            Some((first, _)) => object.problem(
-                key,
-                format_args!("not allowed beside {first}; use one of them"),
-            ),
-            None => found = Some((key, Selector { parameter, value })),
-        }
-    }
-    found.map(|(_, selector)| selector)
 }
 
 fn read_cooldown(path: String, value: &Value, problems: &Problems) -> Option<Cooldown> {
@@ -482,30 +243,30 @@ fn read_headers(path: String, value: &Value, problems: &Problems) -> Option<Head
     })
 }
 
-fn is_name(text: &str) -> bool {
-    // The name becomes a part of statistics' names, where a dot would be a separator.
-    text.len() <= 64
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+/// The content of the environment variable that the field `key` names.
+pub(super) fn read_variable(
+    object: &mut Object<'_>,
+    key: &'static str,
+    default: &str,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Option<String> {
+    let name = object
+        .optional_string(key, "the name of an environment variable", is_header_text)
+        .unwrap_or_else(|| default.to_owned());
+    let value = environment(&name).filter(|value| is_header_text(value) && !value.is_empty());
+    if value.is_none() {
+        object.problem(
+            key,
+            format_args!(
+                "the variable {name:?} is not set or not printable; set it in vm_config.environment_variables"
+            ),
+        );
+    }
+    value
 }
 
-fn is_deployment(text: &str) -> bool {
-    (1..=128).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-}
-
-fn is_base_path(text: &str) -> bool {
-    text.starts_with('/')
-        && !text.ends_with('/')
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'))
-}
-
-fn is_header_text(text: &str) -> bool {
+/// Whether a text can stand in a header.
+pub(super) fn is_header_text(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_graphic())
 }
 
@@ -514,28 +275,13 @@ fn is_header_name(text: &str) -> bool {
         .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
 }
 
-fn is_host(text: &str) -> bool {
-    text.bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':' | b'_' | b'[' | b']'))
-}
-
-/// The authority and the path of an `http` URL; the path is `/` where there is none.
-fn split_url(url: &str) -> Option<(&str, &str)> {
-    let rest = url
-        .strip_prefix("http://")
-        .or_else(|| url.strip_prefix("https://"))?;
-    let (authority, path) = match rest.find('/') {
-        Some(at) => rest.split_at_checked(at)?,
-        None => (rest, "/"),
-    };
-    (!authority.is_empty() && is_host(authority)).then_some((authority, path))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
+    use super::super::Source;
     use super::*;
+
+    const HOST_FORM: &str =
+        r#"a host name such as "contoso-eastus.openai.azure.com", without scheme or path"#;
 
     const MINIMAL: &str = r#"{
         "backends": [{"name": "east", "cluster": "aoai_east", "host": "east.openai.azure.com"}],

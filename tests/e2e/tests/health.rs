@@ -18,11 +18,6 @@ fn count(azure: &Simulator, backend: &str) -> u64 {
     azure.backend(backend).count()
 }
 
-/// Requests received by all backends.
-fn upstream_calls(azure: &Simulator) -> u64 {
-    azure.backends().iter().map(|backend| backend.count()).sum()
-}
-
 fn chats(gateway: &Gateway, number: usize) -> Vec<Response> {
     (0..number).map(|_| gateway.chat(&chat_request())).collect()
 }
@@ -261,7 +256,7 @@ cases! {
             let result = load(&gateway, 8, 100, &chat_request());
             assert_eq!(result.status(429), 100, "{result:?}");
             assert!(result.within(0.9) < SECOND / 2, "{:?}", result.within(0.9));
-            assert_eq!(upstream_calls(&azure), 3, "no other request left");
+            assert_eq!(azure.upstream_calls(), 3, "no other request left");
             let answer = gateway.chat(&chat_request());
             let gone = start.elapsed().as_millis() as u64;
             let left = millis(&answer);
@@ -289,7 +284,7 @@ cases! {
         assert_eq!((answer.status, code(&answer).as_str()), (503, "all_backends_unavailable"));
         let left = millis(&answer);
         assert!((19_000..=25_000).contains(&left), "{left}");
-        assert_eq!(upstream_calls(&azure), 2);
+        assert_eq!(azure.upstream_calls(), 2);
         wait_for_stat(&gateway, "refused.unavailable", 1);
         wait_for_stat(&gateway, "backend.east.state", 2);
         assert!(stat(&gateway, "backend.east.cooldown_seconds") > 10);
@@ -512,7 +507,7 @@ cases! {
             .into_iter()
             .sum();
             assert_eq!(answered as u64, REQUESTS, "every client has an answer");
-            let calls = upstream_calls(&azure);
+            let calls = azure.upstream_calls();
             if forgetful {
                 let budget = 100 + REQUESTS / 5 + 10 * (start.elapsed().as_secs() + 1);
                 assert!(calls <= REQUESTS + budget, "{calls} calls, budget {budget}");

@@ -8,11 +8,6 @@ use simulator::{Behaviour, Failure, Simulator};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Requests received by all backends.
-fn upstream_calls(azure: &Simulator) -> u64 {
-    azure.backends().iter().map(|backend| backend.count()).sum()
-}
-
 fn attempts(answer: &Response) -> &str {
     answer.header("x-aoai-attempts").unwrap_or("missing")
 }
@@ -55,7 +50,7 @@ cases! {
         }
         let answer = gateway.chat(&chat_request());
         assert_eq!((answer.status, attempts(&answer)), (500, "2"));
-        assert_eq!(upstream_calls(&azure), 2);
+        assert_eq!(azure.upstream_calls(), 2);
         gateway.wait_for(
             |g| g.stat("wasmcustom.aoai.no_retry.backends_exhausted") == Some(1),
             3 * SECOND,
@@ -76,7 +71,7 @@ cases! {
             }
             let answer = gateway.chat(&chat_request());
             assert_eq!(answer.status, 500);
-            assert_eq!(upstream_calls(&azure), max_attempts);
+            assert_eq!(azure.upstream_calls(), max_attempts);
         }
     }
 
@@ -100,7 +95,7 @@ cases! {
             assert!((400..500).contains(&answer.status));
             assert!(answer.json()["error"]["code"].is_string());
             assert_eq!(attempts(&answer), "1");
-            assert_eq!(upstream_calls(&azure), 1, "status {}", answer.status);
+            assert_eq!(azure.upstream_calls(), 1, "status {}", answer.status);
         }
     }
 
@@ -134,7 +129,7 @@ cases! {
         let answer = gateway.client().send("GET", "/openai/nothing/here", &[], b"").unwrap();
         assert_eq!((answer.status, attempts(&answer)), (404, "1"));
         assert_eq!(answer.json()["error"]["code"], "404", "the backend's own body");
-        assert_eq!(upstream_calls(&azure), 1);
+        assert_eq!(azure.upstream_calls(), 1);
     }
 
     fn the_statuses_are_the_configurations(engine) {

@@ -17,11 +17,6 @@ fn last(azure: &Simulator, backend: &str) -> (String, Vec<u8>) {
     (request.path.clone(), request.body.to_vec())
 }
 
-/// Requests received by all backends.
-fn upstream_calls(azure: &Simulator) -> u64 {
-    azure.backends().iter().map(|backend| backend.count()).sum()
-}
-
 /// A simulator whose backend `east` accepts a key, and a gateway that has it.
 fn keyed(names: &[&str]) -> (Simulator, GatewayBuilder) {
     let azure = simulate_with(names, |settings| {
@@ -84,7 +79,7 @@ cases! {
                 assert_eq!(last(&azure, name), (expected.to_owned(), chat_request().bytes()));
             }
         }
-        assert_eq!(upstream_calls(&azure), 9);
+        assert_eq!(azure.upstream_calls(), 9);
     }
 
     fn case_20_the_dated_apis_version_is_the_backends_and_v1_is_left_alone(engine) {
@@ -151,7 +146,7 @@ cases! {
         assert_eq!(answer.status, 404);
         assert_eq!(answer.json()["error"]["code"], "DeploymentNotFound");
         assert_eq!(answer.header("x-aoai-attempts"), Some("0"));
-        assert_eq!(upstream_calls(&azure), 20, "no one was asked");
+        assert_eq!(azure.upstream_calls(), 20, "no one was asked");
         // The only one that has it is throttled: its 429, not another one's 404.
         azure.backend("west").set(Behaviour::throttled(30));
         for attempts in ["1", "0"] {

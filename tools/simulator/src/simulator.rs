@@ -114,6 +114,11 @@ impl Simulator {
         &self.services.backends
     }
 
+    /// How many requests all backends together have received.
+    pub fn upstream_calls(&self) -> u64 {
+        self.backends().iter().map(BackendHandle::count).sum()
+    }
+
     /// The identity endpoint.
     pub fn imds(&self) -> &ImdsHandle {
         &self.services.imds

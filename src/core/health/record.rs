@@ -1,119 +1,31 @@
-//! The health of one backend, shared by all workers: what its answers said about it, and since when it is left alone.
+//! The record of one backend's health, and the machine that moves it.
 //!
-//! A backend is free until an answer says otherwise; then it cools down; then it is due, and one request, the probe, decides.
 //! Whoever learns something reads the record, changes its copy and stores that with compare-and-swap.
 
 use std::time::Duration;
 
-use super::config::Cooldown;
-use super::outcome::Outcome;
-use super::shared::{scatter, Fields};
-use super::time::Timestamp;
+use super::{Change, Finding, Reason, Standing};
+use crate::core::config::Cooldown;
+use crate::core::shared::{scatter, Fields};
+use crate::core::time::Timestamp;
 
 const VERSION: u8 = 1;
 
 /// Failures are counted over this time.
-pub const WINDOW: Duration = Duration::from_secs(10);
+const WINDOW: Duration = Duration::from_secs(10);
 /// A share of fewer attempts than this says nothing.
-pub const FEWEST_ATTEMPTS: u32 = 20;
+const FEWEST_ATTEMPTS: u32 = 20;
 /// A backend that has been well for this long starts anew with short cooldowns.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 /// A throttled backend refuses at once, so a probe that it has not refused by then was accepted.
 const CONSENT: Duration = Duration::from_secs(1);
 /// How much longer than the attempt itself a probe's claim lives.
 const CLAIM_MARGIN: Duration = Duration::from_secs(2);
-/// No cooldown lasts longer, whatever the configuration says; one that seems to began before the clock was put back.
+/// No cooldown lasts longer, whatever the configuration says; one that seems to began before
+/// the clock was put back.
 const LONGEST_EVER: Duration = Duration::from_secs(24 * 3600);
 /// More missing deployments than this are not remembered of one backend.
 const MOST_MISSING: usize = 16;
-
-/// Why a backend cools down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// Its quota is used up.
-    Throttled,
-    /// It failed too often.
-    Failing,
-    /// It refuses the identity: someone has to mend that.
-    Misconfigured,
-}
-
-impl Reason {
-    /// Every reason, in the order of their statistics.
-    pub const ALL: [Self; 3] = [Self::Throttled, Self::Failing, Self::Misconfigured];
-
-    /// The name in statistics and logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Throttled => "throttled",
-            Self::Failing => "failing",
-            Self::Misconfigured => "misconfigured",
-        }
-    }
-}
-
-/// Whether a backend may be sent a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Any.
-    Free,
-    /// One, to see whether it is well again.
-    Due,
-    /// None before this, as far as one can tell.
-    Out(Reason, Timestamp),
-}
-
-impl Standing {
-    #[cfg(test)]
-    pub(super) const TAKEN: Self = Self::Out(Reason::Throttled, Timestamp::from_millis(u64::MAX));
-
-    /// Whether there is a request it may be sent.
-    pub fn is_usable(self) -> bool {
-        !matches!(self, Self::Out(..))
-    }
-}
-
-/// What an attempt's outcome says about its backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// It works.
-    Answered,
-    /// It is throttled, for this long if it said so.
-    Throttled(Option<Duration>),
-    /// It failed. So many other attempts of the same worker on it did not, since the last that was told.
-    Failed(u32),
-    /// It refuses the identity.
-    Denied,
-    /// It does not have this deployment.
-    Missing(u64),
-    /// Nothing: the token was at fault, or the client left.
-    Nothing,
-}
-
-impl Finding {
-    /// What `outcome` says; with the wait that a throttled backend stated, and the deployment the request was for.
-    pub fn of(outcome: Outcome, stated_wait: Option<Duration>, deployment: Option<u64>) -> Self {
-        match outcome {
-            Outcome::Success | Outcome::ClientError => Self::Answered,
-            Outcome::Throttled => Self::Throttled(stated_wait),
-            Outcome::Unavailable => Self::Failed(0),
-            Outcome::PermissionDenied => Self::Denied,
-            Outcome::DeploymentNotFound => deployment.map_or(Self::Answered, Self::Missing),
-            Outcome::BadToken => Self::Nothing,
-        }
-    }
-}
-
-/// A change of a backend's health that people want to know of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// It cools down for this long.
-    CoolsDown(Reason, Duration),
-    /// It is free again.
-    Recovered,
-    /// A deployment it does not have is not asked of it for this long.
-    Lacks(Duration),
-}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
@@ -417,6 +329,7 @@ fn is_ahead(until: Timestamp, now: Timestamp) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::outcome::Outcome;
 
     const START: Timestamp = Timestamp::from_secs(1_700_000_000);
     const LIMIT: Duration = Duration::from_secs(30);

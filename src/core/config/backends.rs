@@ -1,0 +1,154 @@
+//! The backends of a plugin configuration.
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde_json::Value;
+
+use super::parse::{is_header_text, read_variable, CLUSTER_FORM};
+use super::reader::{refused, Object, Problems};
+use super::{Backend, Deployments, Secret, Unlisted, MAX_BACKENDS, MAX_DEPLOYMENTS};
+
+const NAME_FORM: &str = "1 to 64 letters, digits, '-' or '_'";
+const HOST_FORM: &str =
+    r#"a host name such as "contoso-eastus.openai.azure.com", without scheme or path"#;
+
+/// Reads the list of backends.
+pub(super) fn read_backends(
+    root: &Object<'_>,
+    list: &Value,
+    environment: &dyn Fn(&str) -> Option<String>,
+    problems: &Problems,
+) -> Vec<Backend> {
+    if let Some(too_many) = list.as_array().map(Vec::len).filter(|n| *n > MAX_BACKENDS) {
+        root.problem(
+            "backends",
+            format_args!("{too_many} backends are not allowed; use 1 to {MAX_BACKENDS}"),
+        );
+        return Vec::new();
+    }
+    let mut names = HashSet::new();
+    let mut clusters = HashSet::new();
+    let elements = root.list("backends", list, "a list with at least one backend");
+    elements
+        .filter_map(|(path, value)| {
+            let mut object = Object::new(path, value, problems)?;
+            let name = object.required_string("name", NAME_FORM, is_name);
+            let cluster = object.required_string("cluster", CLUSTER_FORM, is_header_text);
+            let host = object.required_string("host", HOST_FORM, is_host);
+            for (key, value, seen) in [
+                ("name", &name, &mut names),
+                ("cluster", &cluster, &mut clusters),
+            ] {
+                if value.as_ref().is_some_and(|v| !seen.insert(v.clone())) {
+                    let value = value.as_deref().unwrap_or_default();
+                    object.problem(
+                        key,
+                        format_args!(
+                            "{value:?} stands twice; use a different {key} for each backend"
+                        ),
+                    );
+                }
+            }
+            let priority = object.integer("priority", 0..=255, 0);
+            let weight = object.integer("weight", 1..=100, 1);
+            let first_byte_timeout = object.optional_duration("first_byte_timeout", "100ms"..="1h");
+            let deployments = read_deployments(&mut object, problems);
+            let version_form = r#"a version of the API such as "2024-10-21""#;
+            let api_version = object.optional_string("api_version", version_form, is_name);
+            let base_form = r#"a path such as "/api/projects/contoso", without a slash at its end"#;
+            let base_path = object.optional_string("base_path", base_form, is_base_path);
+            let api_key = match object.has("api_key_env") {
+                true => read_variable(&mut object, "api_key_env", "", environment),
+                false => {
+                    object.value("api_key_env");
+                    None
+                }
+            };
+            object.finish();
+            Some(Backend {
+                name: name?,
+                cluster: cluster?,
+                host: host?,
+                priority: u8::try_from(priority).unwrap_or(u8::MAX),
+                weight: u8::try_from(weight).unwrap_or(u8::MAX),
+                first_byte_timeout,
+                deployments,
+                api_version,
+                base_path,
+                api_key: api_key.map(Secret::new),
+            })
+        })
+        .collect()
+}
+
+fn read_deployments(backend: &mut Object<'_>, problems: &Problems) -> Deployments {
+    let form = r#""pass" or "refuse""#;
+    let unlisted = backend.optional_string("unlisted_deployments", form, |text| {
+        matches!(text, "pass" | "refuse")
+    });
+    let mut deployments = Deployments {
+        aliases: BTreeMap::new(),
+        unlisted: match unlisted.as_deref() {
+            Some("refuse") => Unlisted::Refuse,
+            _ => Unlisted::Pass,
+        },
+    };
+    let Some(value) = backend.value("deployments") else {
+        return deployments;
+    };
+    let path = backend.path_of("deployments");
+    let Some(names) = value.as_object() else {
+        problems.add(
+            &path,
+            refused(value, r#"an object such as {"gpt-4o": "gpt-4o-eu"}"#),
+        );
+        return deployments;
+    };
+    if names.len() > MAX_DEPLOYMENTS {
+        let many = names.len();
+        let problem = format!("{many} names are not allowed; use at most {MAX_DEPLOYMENTS}");
+        problems.add(&path, problem);
+        return deployments;
+    }
+    for (name, own) in names {
+        match own.as_str() {
+            Some(own) if is_deployment(name) && is_deployment(own) => {
+                deployments.aliases.insert(name.clone(), own.to_owned());
+            }
+            _ => {
+                let form = "names of 1 to 128 letters, digits, '-', '_' or '.' on both sides";
+                problems.add(&format!("{path}.{name}"), refused(own, form));
+            }
+        }
+    }
+    deployments
+}
+
+fn is_name(text: &str) -> bool {
+    // The name becomes a part of statistics' names, where a dot would be a separator.
+    text.len() <= 64
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+}
+
+fn is_deployment(text: &str) -> bool {
+    (1..=128).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+fn is_base_path(text: &str) -> bool {
+    text.starts_with('/')
+        && !text.ends_with('/')
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'))
+}
+
+/// Whether a text is a host, with or without a port.
+pub(super) fn is_host(text: &str) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':' | b'_' | b'[' | b']'))
+}
