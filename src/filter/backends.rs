@@ -219,12 +219,16 @@ impl Backends {
             }
             return None;
         }
+        let now = host::now();
         let finding = match finding {
             Finding::Failed(_) => Finding::Failed(self.take_successes(backend)),
             finding => finding,
         };
-        let now = host::now();
+        let serves = finding == Finding::Denied && self.has_successes(backend);
         self.change(backend, |health| {
+            if serves {
+                health.note_service(now);
+            }
             health.learn(finding, probe, &config.cooldown, now)
         })
         .unwrap_or(None)
@@ -257,11 +261,15 @@ impl Backends {
                 continue;
             };
             let succeeded = self.take_successes(backend);
+            let serves = succeeded > 0 && health.wants_service_noted(now);
             let tells = succeeded > 0 && health.counts_successes(now);
             let before = health.clone();
             health.tidy(now);
-            if tells || health != before {
+            if serves || tells || health != before {
                 let change = self.change(backend, |health| {
+                    if serves {
+                        health.note_service(now);
+                    }
                     if tells {
                         health.succeed(succeeded);
                     }
@@ -371,6 +379,11 @@ impl Backends {
                 *count = count.saturating_add(1);
             }
         }
+    }
+
+    fn has_successes(&self, backend: usize) -> bool {
+        let succeeded = self.succeeded.try_borrow();
+        succeeded.is_ok_and(|succeeded| succeeded.get(backend).is_some_and(|count| *count > 0))
     }
 
     fn take_successes(&self, backend: usize) -> u32 {

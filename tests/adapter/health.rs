@@ -254,21 +254,24 @@ fn successes_count_for_the_share_of_failures() {
 }
 
 #[test]
-fn the_tick_tells_of_successes() {
+fn the_tick_tells_of_successes_where_they_matter() {
     let (host, vm) = fleet(1, json!({"retry": {"max_attempts": 1}}));
-    respond(&get(&vm), 500, "x");
-    served_by(&vm, 30);
-    host.advance(seconds(1));
     let key = host_key(&host, "aoai.health.");
+    respond(&get(&vm), 500, "x");
+    // The first one ends the row of failures, which is news.
+    served_by(&vm, 30);
+    let before = host.shared(&key).unwrap();
+    host.advance(seconds(2));
+    assert_ne!(host.shared(&key).unwrap(), before);
+    host.advance(seconds(10));
     let before = host.shared(&key).unwrap();
     served_by(&vm, 30);
+    host.advance(seconds(2));
     assert_eq!(
         host.shared(&key).unwrap(),
         before,
         "nothing is written while all is well"
     );
-    host.advance(seconds(1));
-    assert_ne!(host.shared(&key).unwrap(), before);
 }
 
 /// The shared key that begins with this.
@@ -621,6 +624,39 @@ fn a_backend_that_refuses_the_identity_is_left_alone() {
             "{loud:?}"
         );
     }
+}
+
+#[test]
+fn one_that_serves_is_not_taken_out_by_what_the_role_does_not_include() {
+    let (host, vm) = fleet(2, json!({}));
+    let idle = host.vm(&fleet_config(2, json!({})));
+    host.advance(millis(50));
+    let ask_for_too_much = |vm: &Vm| {
+        let stream = get(vm);
+        respond(&stream, 401, &error("PermissionDenied"));
+        vm.answer(&vm.call(), 401, [], error("PermissionDenied"));
+        assert_eq!(stream.answer().status, 401);
+    };
+    served_by(&vm, 2);
+    ask_for_too_much(&vm);
+    assert_eq!(served_by(&vm, 2).len(), 2, "at once");
+    host.advance(seconds(2));
+    // A worker that has served no one knows it too.
+    ask_for_too_much(&idle);
+    host.advance(seconds(30));
+    ask_for_too_much(&idle);
+    assert_eq!(
+        counted(&host, "aoai.backend.east.cooldowns.misconfigured"),
+        0
+    );
+    assert_quiet(&host);
+    // But one that has not served for a while is taken at its word.
+    host.advance(seconds(61));
+    ask_for_too_much(&idle);
+    assert_eq!(
+        counted(&host, "aoai.backend.east.cooldowns.misconfigured"),
+        1
+    );
 }
 
 #[test]

@@ -21,6 +21,10 @@ const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 const CONSENT: Duration = Duration::from_secs(1);
 /// How much longer than the attempt itself a probe's claim lives.
 const CLAIM_MARGIN: Duration = Duration::from_secs(2);
+/// Who has served within this time lets the identity in: a refusal is about the one operation that was asked for.
+const SERVED_LATELY: Duration = Duration::from_secs(60);
+/// It is written down this often that a backend serves.
+const SERVICE_NOTED_EVERY: Duration = Duration::from_secs(20);
 /// No cooldown lasts longer, whatever the configuration says; one that seems to began before
 /// the clock was put back.
 const LONGEST_EVER: Duration = Duration::from_secs(24 * 3600);
@@ -49,6 +53,7 @@ pub struct Health {
     /// Cooldowns for failing that followed one another.
     relapses: u32,
     recovered_at: Timestamp,
+    served_at: Timestamp,
     missing: Vec<Missing>,
 }
 
@@ -172,6 +177,8 @@ impl Health {
                 let wait = stated.map_or(rules.throttled, |wait| wait.max(rules.shortest));
                 self.cool_down(Reason::Throttled, wait.min(rules.longest), now)
             }
+            // No client may take a backend from all others by asking for what the identity's role does not include.
+            Finding::Denied if self.serves(now) && !probe => None,
             Finding::Denied => self.cool_down(Reason::Misconfigured, rules.misconfigured, now),
             Finding::Failed(others) => self.fail(others, probe, rules, now),
             Finding::Missing(_) => None,
@@ -190,6 +197,21 @@ impl Health {
         })
     }
 
+    /// Whether it has served lately.
+    fn serves(&self, now: Timestamp) -> bool {
+        is_ahead(self.served_at + SERVED_LATELY, now)
+    }
+
+    /// Whether it is worth writing down that it serves.
+    pub fn wants_service_noted(&self, now: Timestamp) -> bool {
+        !is_ahead(self.served_at + SERVICE_NOTED_EVERY, now)
+    }
+
+    /// It serves.
+    pub fn note_service(&mut self, now: Timestamp) {
+        self.served_at = now;
+    }
+
     /// Takes over how many attempts succeeded, for the share of those that fail.
     pub fn succeed(&mut self, count: u32) {
         self.succeeded = self.succeeded.saturating_add(count);
@@ -204,12 +226,14 @@ impl Health {
         if self.standing(now) == Standing::Free {
             self.streak = 0;
             self.succeed(1);
+            self.note_service(now);
         }
         if !(probe && matches!(self.state, State::Probing(..))) {
             return None;
         }
         self.state = State::Free;
         self.recovered_at = now;
+        self.note_service(now);
         Some(Change::Recovered)
     }
 
@@ -279,7 +303,7 @@ impl Health {
         for number in [self.streak, self.failed, self.succeeded, self.relapses] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
-        for time in [until, self.window_start, self.recovered_at] {
+        for time in [until, self.window_start, self.recovered_at, self.served_at] {
             bytes.extend_from_slice(&time.as_millis().to_le_bytes());
         }
         for missing in &self.missing {
@@ -308,6 +332,7 @@ impl Health {
         let until = Timestamp::from_millis(fields.u64()?);
         health.window_start = Timestamp::from_millis(fields.u64()?);
         health.recovered_at = Timestamp::from_millis(fields.u64()?);
+        health.served_at = Timestamp::from_millis(fields.u64()?);
         health.state = match state {
             0 => State::Free,
             1 => State::CoolingDown(reason, until),
@@ -516,6 +541,36 @@ mod tests {
                 "{well_for}: {wait:?}"
             );
         }
+    }
+
+    #[test]
+    fn who_has_served_lately_is_not_out_for_one_refusal_of_the_identity() {
+        let out = Some(Change::CoolsDown(
+            Reason::Misconfigured,
+            RULES.misconfigured,
+        ));
+        for (millis, change) in [(0, None), (59_999, None), (60_000, out)] {
+            let mut health = Health::default();
+            health.note_service(START);
+            let learnt = health.learn(Finding::Denied, false, &RULES, at(millis));
+            assert_eq!(learnt, change, "{millis}");
+        }
+        let (mut health, now) = probed(Reason::Failing);
+        health.note_service(now);
+        let learnt = health.learn(Finding::Denied, true, &RULES, now);
+        assert_eq!(learnt, out, "the probe decides");
+    }
+
+    #[test]
+    fn service_is_noted_now_and_then() {
+        let mut health = Health::default();
+        assert!(health.wants_service_noted(START));
+        health.note_service(START);
+        assert!(!health.wants_service_noted(at(19_999)));
+        assert!(health.wants_service_noted(at(20_000)));
+        let (mut health, now) = probed(Reason::Throttled);
+        health.learn(Finding::Answered, true, &RULES, now);
+        assert!(!health.wants_service_noted(now), "the probe served");
     }
 
     #[test]

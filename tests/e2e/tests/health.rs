@@ -345,6 +345,23 @@ cases! {
         }
     }
 
+    fn case_11_no_client_can_close_a_backend_to_the_others(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(2).start();
+        assert_eq!(load(&gateway, 4, 20, &chat_request()).status(200), 20);
+        for backend in azure.backends() {
+            backend.set(Behaviour::permission_denied().on_path("/fine_tuning/"));
+        }
+        // The role lets the identity chat, and no more.
+        for _ in 0..4 {
+            let path = "/openai/fine_tuning/jobs?api-version=2024-10-21";
+            let answer = gateway.client().send("GET", path, &[], b"").unwrap();
+            assert_eq!((answer.status, code(&answer).as_str()), (401, "PermissionDenied"));
+        }
+        assert_eq!(load(&gateway, 4, 20, &chat_request()).status(200), 20);
+        assert_eq!(stat(&gateway, "backend.east.cooldowns.misconfigured"), 0);
+    }
+
     fn a_403_that_is_about_the_request_closes_no_backend(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
