@@ -25,6 +25,8 @@ pub(crate) struct Backends {
     edition: Cell<Option<u32>>,
     /// Attempts that succeeded, by backend, as long as that may matter to a failure.
     succeeded: RefCell<Vec<u32>>,
+    /// The backends of which it is written down that they served lately.
+    served: Vec<Cell<bool>>,
     turns_without_host: Cell<u64>,
     gauges: Vec<Gauges>,
 }
@@ -39,6 +41,7 @@ impl Backends {
             fleet: RefCell::new(Fleet::new(config)),
             edition: Cell::default(),
             succeeded: RefCell::new(vec![0; config.backends.len()]),
+            served: vec![Cell::default(); config.backends.len()],
             turns_without_host: Cell::default(),
             gauges: config
                 .backends
@@ -224,11 +227,7 @@ impl Backends {
             Finding::Failed(_) => Finding::Failed(self.take_successes(backend)),
             finding => finding,
         };
-        let serves = finding == Finding::Denied && self.has_successes(backend);
         self.change(backend, |health| {
-            if serves {
-                health.note_service(now);
-            }
             health.learn(finding, probe, &config.cooldown, now)
         })
         .unwrap_or(None)
@@ -261,15 +260,14 @@ impl Backends {
                 continue;
             };
             let succeeded = self.take_successes(backend);
-            let serves = succeeded > 0 && health.wants_service_noted(now);
+            if let Some(served) = self.served.get(backend) {
+                served.set(!health.wants_service_noted(now));
+            }
             let tells = succeeded > 0 && health.counts_successes(now);
             let before = health.clone();
             health.tidy(now);
-            if serves || tells || health != before {
+            if tells || health != before {
                 let change = self.change(backend, |health| {
-                    if serves {
-                        health.note_service(now);
-                    }
                     if tells {
                         health.succeed(succeeded);
                     }
@@ -374,16 +372,24 @@ impl Backends {
     }
 
     fn count_success(&self, backend: usize) {
+        if self
+            .served
+            .get(backend)
+            .is_some_and(|served| !served.replace(true))
+        {
+            let now = host::now();
+            // A failure is logged there, and makes no difference here.
+            let _ = self.change(backend, |health| {
+                if health.wants_service_noted(now) {
+                    health.note_service(now);
+                }
+            });
+        }
         if let Ok(mut succeeded) = self.succeeded.try_borrow_mut() {
             if let Some(count) = succeeded.get_mut(backend) {
                 *count = count.saturating_add(1);
             }
         }
-    }
-
-    fn has_successes(&self, backend: usize) -> bool {
-        let succeeded = self.succeeded.try_borrow();
-        succeeded.is_ok_and(|succeeded| succeeded.get(backend).is_some_and(|count| *count > 0))
     }
 
     fn take_successes(&self, backend: usize) -> u32 {

@@ -640,7 +640,6 @@ fn one_that_serves_is_not_taken_out_by_what_the_role_does_not_include() {
     served_by(&vm, 2);
     ask_for_too_much(&vm);
     assert_eq!(served_by(&vm, 2).len(), 2, "at once");
-    host.advance(seconds(2));
     // A worker that has served no one knows it too.
     ask_for_too_much(&idle);
     host.advance(seconds(30));
@@ -776,6 +775,7 @@ fn without_shared_data_requests_are_served_all_the_same() {
 #[test]
 fn a_cooldown_costs_a_request_one_host_call() {
     let (host, vm) = fleet(3, json!({}));
+    // Their first answers write down that they serve.
     served_by(&vm, 3);
     let calls = || {
         host.clear_counts();
