@@ -1,5 +1,6 @@
 //! One request's walk through its plan.
 
+use super::health::Claim;
 use super::outcome::Outcome;
 use super::plan::Plan;
 
@@ -89,8 +90,8 @@ pub enum Verdict {
 pub struct Chosen {
     /// Which one.
     pub backend: usize,
-    /// The attempt is the probe that decides whether the backend is well again.
-    pub probe: bool,
+    /// The claim of the attempt that is the probe, which decides whether the backend is well again.
+    pub probe: Option<Claim>,
 }
 
 /// One request's walk through its [`Plan`]: counts the attempts and decides after each.
@@ -136,12 +137,17 @@ impl Exchange {
 
     /// Whether the current attempt is a probe whose outcome was not told yet.
     pub fn is_probe(&self) -> bool {
-        self.current.probe
+        self.current.probe.is_some()
     }
 
-    /// The same; it counts as told from then on.
-    pub fn take_probe(&mut self) -> bool {
-        std::mem::take(&mut self.current.probe)
+    /// The current attempt's outcome is not known yet after all: it will be made once more.
+    pub fn keep_probe(&mut self, claim: Option<Claim>) {
+        self.current.probe = claim;
+    }
+
+    /// The current attempt's claim, if it is a probe whose outcome was not told yet; it counts as told from then on.
+    pub fn take_probe(&mut self) -> Option<Claim> {
+        self.current.probe.take()
     }
 
     /// Counts an attempt on the current backend.
@@ -216,7 +222,7 @@ mod tests {
                 let next = (0..backends).find(|backend| !plan.tried.contains(*backend));
                 let chosen = next.map(|backend| Chosen {
                     backend,
-                    probe: false,
+                    probe: None,
                 });
                 chosen.ok_or(NoRetry::BackendsExhausted)
             });
@@ -330,10 +336,11 @@ mod tests {
         let mut exchange = Exchange::new(Plan::new(0), 3);
         exchange.go_to(Chosen {
             backend: 2,
-            probe: true,
+            probe: Some(Claim::ANY),
         });
-        assert!(exchange.take_probe());
-        assert!(!exchange.take_probe());
+        assert!(exchange.is_probe());
+        assert_eq!(exchange.take_probe(), Some(Claim::ANY));
+        assert_eq!(exchange.take_probe(), None);
         assert_eq!(exchange.backend(), 2);
     }
 

@@ -276,7 +276,7 @@ mod tests {
         fn learn(&mut self, backend: usize, finding: Finding, now: Timestamp) {
             let mut health = self.health(backend).unwrap().clone();
             let cooldown = config("round_robin").cooldown;
-            health.learn(finding, false, &cooldown, now);
+            health.learn(finding, None, &cooldown, now);
             self.set_health(backend, health);
         }
 

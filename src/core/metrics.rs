@@ -210,7 +210,7 @@ mod tests {
         ] {
             let mut health = Health::default();
             for finding in findings {
-                health.learn(*finding, false, &config.cooldown, now);
+                health.learn(*finding, None, &config.cooldown, now);
             }
             let [is, left] = gauges(&health, now);
             assert!(
@@ -219,7 +219,7 @@ mod tests {
             );
             let over = now + Duration::from_secs(300);
             assert_eq!(gauges(&health, over), [state, 0], "due");
-            if health.claim_probe(over, Duration::from_secs(9)) {
+            if health.claim_probe(over, Duration::from_secs(9)).is_some() {
                 assert_eq!(gauges(&health, over), [4, 0]);
             }
         }

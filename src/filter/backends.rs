@@ -9,7 +9,7 @@ use crate::core::budget::Budget;
 use crate::core::config::Config;
 use crate::core::exchange::{Chosen, NoRetry};
 use crate::core::fleet::{Choice, Fleet, NoChoice};
-use crate::core::health::{Change, Finding, Health};
+use crate::core::health::{Change, Claim, Finding, Health};
 use crate::core::outcome::Outcome;
 use crate::core::plan::Plan;
 use crate::core::shared::{self, Turns};
@@ -96,21 +96,16 @@ impl Backends {
         // Each round that is lost to another worker's probe leaves one backend less to choose.
         for _ in 0..=self.health_keys.len() {
             let now = self.now_if_it_matters();
-            match self.look(plan, deployment, now)? {
-                Choice::Free(backend) => {
-                    return Ok(Chosen {
-                        backend,
-                        probe: false,
-                    })
-                }
-                Choice::Probe(backend) if self.claim(config, backend, now) => {
-                    return Ok(Chosen {
-                        backend,
-                        probe: true,
-                    })
-                }
-                Choice::Probe(_) => {}
-            }
+            let (backend, probe) = match self.look(plan, deployment, now)? {
+                Choice::Free(backend) => (backend, None),
+                Choice::Probe(backend) => match self.claim(config, backend, now) {
+                    Ok(None) => continue,
+                    Ok(claim) => (backend, claim),
+                    // If the host is in the way, a backend is better probed twice than never.
+                    Err(_) => (backend, None),
+                },
+            };
+            return Ok(Chosen { backend, probe });
         }
         Err(NoChoice::AllTried)
     }
@@ -166,7 +161,7 @@ impl Backends {
         // One that is out since a moment ago is asked all the same: there is no going back.
         Ok(chosen.unwrap_or(Chosen {
             backend,
-            probe: false,
+            probe: None,
         }))
     }
 
@@ -196,25 +191,28 @@ impl Backends {
         }
     }
 
-    fn claim(&self, config: &Config, backend: usize, now: Timestamp) -> bool {
+    fn claim(
+        &self,
+        config: &Config,
+        backend: usize,
+        now: Timestamp,
+    ) -> Result<Option<Claim>, HostError> {
         // The longest that an attempt can take, by either engine.
         let limit = config.retry.per_try_timeout;
         self.change(backend, |health| health.claim_probe(now, limit))
-            // If the host is in the way, a backend is better probed twice than never.
-            .unwrap_or(true)
     }
 
-    /// Learns from an attempt on `backend`, which was or was not its `probe`.
+    /// Learns from an attempt on `backend`, made with or without the `claim` of its probe.
     pub(crate) fn learn(
         &self,
         config: &Config,
         backend: usize,
         finding: Finding,
-        probe: bool,
+        claim: Option<Claim>,
     ) -> Option<Change> {
         let news = self.fleet.try_borrow().is_ok_and(|fleet| {
             let health = fleet.health(backend);
-            health.is_some_and(|health| health.is_news(finding, probe))
+            health.is_some_and(|health| health.is_news(finding, claim))
         });
         if !news {
             if finding == Finding::Answered {
@@ -228,7 +226,7 @@ impl Backends {
             finding => finding,
         };
         self.change(backend, |health| {
-            health.learn(finding, probe, &config.cooldown, now)
+            health.learn(finding, claim, &config.cooldown, now)
         })
         .unwrap_or(None)
     }

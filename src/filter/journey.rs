@@ -115,11 +115,17 @@ impl Journey {
             .backends
             .choose(&worker.config, plan, self.request.deployment)
         {
-            Ok(chosen) => {
-                let authorization = worker.authorization(chosen.backend);
-                self.go_to(chosen);
-                Ok(authorization.map_or(Departure::NoToken, Departure::Ready))
-            }
+            Ok(chosen) => match worker.authorization(chosen.backend) {
+                Some(authorization) => {
+                    self.go_to(chosen);
+                    Ok(Departure::Ready(authorization))
+                }
+                // The token has expired since it was last looked at: the backend keeps its turn.
+                None => {
+                    worker.learn(chosen.backend, Finding::Nothing, chosen.probe, || None);
+                    Ok(Departure::NoToken)
+                }
+            },
             Err(NoChoice::NoToken) => Ok(Departure::NoToken),
             Err(NoChoice::AllOut(wait)) => match self.can_wait(wait) {
                 true => Ok(Departure::In(wait)),
@@ -139,7 +145,7 @@ impl Journey {
 
     fn go_to(&mut self, chosen: Chosen) {
         self.exchange.go_to(chosen);
-        if chosen.probe {
+        if chosen.probe.is_some() {
             self.worker.count(Event::Probe(chosen.backend));
         }
     }
@@ -168,7 +174,7 @@ impl Journey {
     pub(super) fn after(&mut self, outcome: Outcome, replay: Replay, next: Next) -> Verdict {
         let (worker, deployment) = (Rc::clone(&self.worker), self.request.deployment);
         worker.can_authorize();
-        let (backend, probe) = (self.exchange.backend(), self.exchange.is_probe());
+        let (backend, claim) = (self.exchange.backend(), self.exchange.take_probe());
         let (backends, config) = (&worker.backends, &worker.config);
         let verdict = self.exchange.after(outcome, replay, |plan| match next {
             Next::Best => backends.choose_next(config, plan, deployment, outcome),
@@ -176,9 +182,12 @@ impl Journey {
                 backends.choose_foreseen(config, plan, deployment, foreseen, outcome)
             }
         });
-        if probe && !matches!(verdict, Verdict::RenewToken | Verdict::AwaitRequest) {
-            // A bad token said nothing about the backend, and it will not be asked again.
-            worker.learn(backend, Finding::Nothing, true, || None);
+        if claim.is_some() {
+            match verdict {
+                Verdict::RenewToken | Verdict::AwaitRequest => self.exchange.keep_probe(claim),
+                // A bad token said nothing about the backend, and it will not be asked again.
+                _ => worker.learn(backend, Finding::Nothing, claim, || None),
+            }
         }
         match &verdict {
             Verdict::TryNext if self.exchange.is_probe() => {
@@ -290,8 +299,11 @@ impl Journey {
         }
         let finding = Finding::of(outcome, wait, self.request.deployment);
         // A bad token says nothing about the backend yet: it will be asked once more.
-        let probe = finding != Finding::Nothing && self.exchange.take_probe();
-        self.worker.learn(backend, finding, probe, || {
+        let claim = match finding {
+            Finding::Nothing => None,
+            _ => self.exchange.take_probe(),
+        };
+        self.worker.learn(backend, finding, claim, || {
             deployment_in(self.client_path()).map(str::to_owned)
         });
     }
@@ -398,14 +410,21 @@ impl Journey {
         }
         Ok(details.is_none_or(|details| details == b"via_upstream"))
     }
+
+    /// Whether the answer is Envoy's own to a client that took too long over its request (`stream_idle_timeout`,
+    /// `request_timeout`). It says nothing of the backend, and the rest of the request will not come.
+    pub(super) fn is_to_slow_client(&self, status: u16) -> Result<bool, HostError> {
+        Ok(status == 408 && !self.is_from_backend()?)
+    }
 }
 
 impl Drop for Journey {
     fn drop(&mut self) {
         // A probe whose outcome no one will tell: the client left, or a host call was refused.
-        if self.exchange.take_probe() {
+        let claim = self.exchange.take_probe();
+        if claim.is_some() {
             let backend = self.exchange.backend();
-            self.worker.learn(backend, Finding::Nothing, true, || None);
+            self.worker.learn(backend, Finding::Nothing, claim, || None);
         }
     }
 }

@@ -11,7 +11,7 @@ use super::complaint::Complaint;
 use super::host::{self, HostError, Metric};
 use super::tokens::{Authorization, Renewal, Tokens};
 use crate::core::config::Config;
-use crate::core::health::{Change, Finding};
+use crate::core::health::{Change, Claim, Finding};
 use crate::core::metrics::{self, Event, Tally};
 use crate::core::time::Timestamp;
 
@@ -137,15 +137,15 @@ impl Worker {
         })
     }
 
-    /// Learns from an attempt on `backend`, which was or was not its `probe`, for this deployment.
+    /// Learns from an attempt on `backend`, made with or without the `claim` of its probe, for this deployment.
     pub(crate) fn learn(
         &self,
         backend: usize,
         finding: Finding,
-        probe: bool,
+        claim: Option<Claim>,
         deployment: impl FnOnce() -> Option<String>,
     ) {
-        if let Some(change) = self.backends.learn(&self.config, backend, finding, probe) {
+        if let Some(change) = self.backends.learn(&self.config, backend, finding, claim) {
             self.announce(backend, change, deployment().as_deref());
         }
     }

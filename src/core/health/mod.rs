@@ -57,6 +57,15 @@ impl Standing {
     }
 }
 
+/// A claimed probe: the attempt that decides whether its backend is well again. Told from others by the end of the claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim(Timestamp);
+
+impl Claim {
+    #[cfg(test)]
+    pub(super) const ANY: Self = Self(Timestamp::from_secs(1));
+}
+
 /// What an attempt's outcome says about its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {

@@ -5,6 +5,7 @@ use proxy_wasm::types::Action;
 use super::walk::Settled;
 use super::{Held, Phase, Stream};
 use crate::core::exchange::NoRetry;
+use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
 use crate::filter::host::{self, Buffer, HostError};
 use crate::filter::journey::{self, ERROR_BODY};
@@ -18,6 +19,11 @@ impl Stream {
             return Ok(Action::Continue);
         }
         let status = journey::status()?;
+        if self.journey.is_to_slow_client(status)? {
+            self.worker().count(Event::ClientGone);
+            self.phase = Phase::Replied;
+            return Ok(Action::Continue);
+        }
         self.router_answer.backend = self.journey.exchange.backend();
         self.router_answer.is_real = status < 500 || self.journey.is_from_backend()?;
         self.journey.timed_out = !self.router_answer.is_real && status == 504;

@@ -145,10 +145,17 @@ impl Downstream {
             }
             Step::Marked => {
                 // The router followed, but no further than to a cluster without a host.
+                shared.journey.attempt_made();
+                shared.journey.conclude(Outcome::Unavailable, None);
                 worker.count(Event::NoRetry(NoRetry::RouterDeclined));
                 worker.complain(Complaint::RouterDeclined);
                 self.phase = Phase::Done;
                 shared.answer_for_want_of_one()
+            }
+            Step::Attempting if shared.journey.is_to_slow_client(journey::status()?)? => {
+                worker.count(Event::ClientGone);
+                self.phase = Phase::Done;
+                Ok(())
             }
             Step::Attempting | Step::Held => {
                 shared.no_answer();

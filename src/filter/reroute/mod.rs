@@ -93,6 +93,12 @@ impl Shared {
                 return false;
             }
         }
+        let backend = self.journey.exchange.backend();
+        if self.journey.worker.authorization(backend).is_none() {
+            // The token has expired, and this one is not to be shown what the one before was.
+            self.step = Step::GivenUp;
+            return false;
+        }
         self.journey.attempt_made();
         self.foreseen = self.look_ahead();
         let exchange = &self.journey.exchange;

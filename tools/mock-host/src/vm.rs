@@ -173,8 +173,9 @@ pub(crate) struct Worker {
 
 /// Runs `act` on the worker whose callback is running.
 pub(crate) fn running<T>(act: impl FnOnce(&Worker) -> T) -> Option<T> {
-    let worker = RUNNING.with(|running| running.borrow().clone());
-    worker.map(|worker| act(&worker))
+    // After a failed assertion what is left of the module goes with its thread, and this may have gone before it.
+    let worker = RUNNING.try_with(|running| running.borrow().clone());
+    worker.ok().flatten().map(|worker| act(&worker))
 }
 
 impl Worker {
