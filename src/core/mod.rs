@@ -24,4 +24,6 @@ pub mod request;
 pub mod retry_after;
 pub mod schedule;
 pub mod shared;
+pub mod splices;
+pub mod state;
 pub mod time;
