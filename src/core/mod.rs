@@ -14,6 +14,7 @@ pub mod exchange;
 pub mod fleet;
 pub mod health;
 pub mod identity;
+pub mod json;
 pub mod metrics;
 pub mod outcome;
 pub mod path;
