@@ -16,6 +16,7 @@ pub mod health;
 pub mod identity;
 pub mod json;
 pub mod metrics;
+pub mod multipart;
 pub mod outcome;
 pub mod path;
 pub mod plan;
