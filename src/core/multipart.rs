@@ -59,12 +59,16 @@ impl Scanner {
 
     /// Reads the next chunk.
     pub fn push(&mut self, chunk: &[u8]) {
-        for byte in chunk {
-            if self.is_done() {
+        let mut rest = chunk;
+        while !self.is_done() {
+            let passed = self.passes(rest);
+            self.offset = self.offset.saturating_add(passed);
+            let Some((byte, after)) = rest.get(passed..).and_then(<[u8]>::split_first) else {
                 return;
-            }
+            };
             self.take(*byte);
             self.offset = self.offset.saturating_add(1);
+            rest = after;
         }
     }
 
@@ -79,6 +83,15 @@ impl Scanner {
             State::Done(value) => value.as_ref(),
             _ => None,
         }
+    }
+
+    /// How many of the bytes can be passed over at once: in a file, those in front of the next line break.
+    fn passes(&self, bytes: &[u8]) -> usize {
+        if !matches!(self.state, State::Elsewhere) || self.delimiter.matched > 0 {
+            return 0;
+        }
+        let next = bytes.iter().position(|byte| *byte == b'\r');
+        next.unwrap_or(bytes.len())
     }
 
     fn take(&mut self, byte: u8) {
@@ -446,6 +459,11 @@ mod tests {
         let body = "--\r\n--\r\n--x\r\ncontent-disposition: form-data; name=model\r\n\r\n\
             a\r\n--\r\n--\r\n--\r\n--x--";
         assert_eq!(text(content_type, body).as_deref(), Some("a\r\n--"));
+        // A delimiter that ends as it begins does not end with a value that goes on like it.
+        let content_type = "multipart/form-data; boundary=\"x\r\n--\"";
+        let body = "--x\r\n--\r\ncontent-disposition: form-data; name=model\r\n\r\n\
+            x\r\n--\r\n--x\r\n----";
+        assert_eq!(text(content_type, body).as_deref(), Some("x\r\n--"));
     }
 
     #[test]

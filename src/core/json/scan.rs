@@ -131,7 +131,6 @@ impl Findings {
                 Reading::Id(id) => id.push(text),
             },
             Event::End { at } => self.complete(std::mem::take(reading), offset.saturating_add(at)),
-            Event::Reset => *reading = Reading::Nothing,
         }
     }
 

@@ -36,7 +36,6 @@ impl Tagger {
                     places.push(at);
                 }
             }
-            Event::Reset => *id = None,
             Event::Key(_) | Event::Bool(..) => {}
         });
         places
