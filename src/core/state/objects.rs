@@ -5,7 +5,8 @@
 
 use super::ids::Tag;
 
-/// How the ids of Azure OpenAI begin, by the examples of its REST reference and of the OpenAI API's.
+/// How the ids of Azure OpenAI begin, by examples for it and for the OpenAI API; neither promises a form. A prefix too many costs
+/// nothing, an object whose prefix is missing is untagged, like one from before the filter.
 ///
 /// Completions (`chatcmpl-`) are not here: each frame of every stream carries one, and almost none is ever stored.
 const PREFIXES: [&[u8]; 15] = [
