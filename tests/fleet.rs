@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use azure_openai_balancer::core::config::{Config, Plugin};
 use azure_openai_balancer::core::exchange::Chosen;
-use azure_openai_balancer::core::fleet::{Choice, Fleet, NoChoice};
+use azure_openai_balancer::core::fleet::{Choice, Demand, Fleet, NoChoice};
 use azure_openai_balancer::core::health::{Change, Claim, Finding, Health, Reason, Standing};
 use azure_openai_balancer::core::plan::Plan;
 use azure_openai_balancer::core::shared::Turns;
@@ -259,10 +259,12 @@ impl World {
 
     fn choose(&mut self, worker: usize, plan: &Plan, deployment: u64) -> Result<Chosen, NoChoice> {
         let now = self.time();
+        let demand = Demand {
+            deployment: Some(deployment),
+            api: None,
+        };
         loop {
-            let choice = self.workers[worker]
-                .fleet
-                .choose(plan, Some(deployment), now)?;
+            let choice = self.workers[worker].fleet.choose(plan, demand, now)?;
             let (backend, probe) = match choice {
                 Choice::Free(backend) => (backend, None),
                 Choice::Probe(backend) => {

@@ -28,6 +28,10 @@ pub enum NoRetry {
     BudgetSpent,
     /// The request body is larger than the replay limit.
     BodyTooLarge,
+    /// The request makes something that lasts, and may have made it: that must not happen twice.
+    NotRepeatable,
+    /// The request is none that is known here, so whether it may be repeated is not known either.
+    UnknownOperation,
     /// A header of the request cannot be put into a call of the filter's own: it is not UTF-8.
     HeadersNotReplayable,
     /// The request asks for another protocol, such as a WebSocket.
@@ -41,12 +45,14 @@ pub enum NoRetry {
 
 impl NoRetry {
     /// Every reason, in the order of their statistics.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::AttemptsExhausted,
         Self::BackendsExhausted,
         Self::BackendsOut,
         Self::BudgetSpent,
         Self::BodyTooLarge,
+        Self::NotRepeatable,
+        Self::UnknownOperation,
         Self::HeadersNotReplayable,
         Self::Upgrade,
         Self::RequestIncomplete,
@@ -61,6 +67,8 @@ impl NoRetry {
             Self::BackendsOut => "backends_cooling_down",
             Self::BudgetSpent => "budget_spent",
             Self::BodyTooLarge => "body_too_large",
+            Self::NotRepeatable => "not_repeatable",
+            Self::UnknownOperation => "unknown_operation",
             Self::HeadersNotReplayable => "headers_not_replayable",
             Self::Upgrade => "upgrade",
             Self::RequestIncomplete => "request_incomplete",
@@ -174,7 +182,8 @@ impl Exchange {
             | Outcome::Throttled
             | Outcome::Unavailable
             | Outcome::PermissionDenied
-            | Outcome::DeploymentNotFound => {
+            | Outcome::DeploymentNotFound
+            | Outcome::ApiNotEnabled => {
                 self.when_allowed(replay, |this| match choose(&this.plan) {
                     Ok(chosen) => {
                         this.go_to(chosen);
@@ -296,7 +305,11 @@ mod tests {
 
     #[test]
     fn a_missing_role_or_deployment_leads_to_the_next_backend() {
-        for outcome in [Outcome::PermissionDenied, Outcome::DeploymentNotFound] {
+        for outcome in [
+            Outcome::PermissionDenied,
+            Outcome::DeploymentNotFound,
+            Outcome::ApiNotEnabled,
+        ] {
             assert_eq!(
                 Walk::new(2, 3).after(outcome, Replay::Ready),
                 Verdict::TryNext

@@ -61,6 +61,19 @@ impl Splices {
             .sum()
     }
 
+    /// Where what was at `offset` in the original body is after everything was replaced.
+    pub fn moved(&self, offset: usize) -> usize {
+        let before = self.0.iter().filter(|splice| splice.range.end <= offset);
+        let before = Self(before.cloned().collect());
+        offset.saturating_add_signed(before.delta())
+    }
+
+    /// Whether anything is replaced in this range of the original body.
+    pub fn touch(&self, range: Range<usize>) -> bool {
+        let mut splices = self.0.iter();
+        splices.any(|splice| splice.range.start < range.end && range.start < splice.range.end)
+    }
+
     /// The whole body with everything replaced.
     pub fn apply(&self, body: &[u8]) -> Vec<u8> {
         let mut spliced = Vec::with_capacity(body.len().saturating_add_signed(self.delta()));

@@ -365,6 +365,8 @@ fn is_ahead(until: Timestamp, now: Timestamp) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::fleet::Demand;
+    use crate::core::operation::Api;
     use crate::core::outcome::Outcome;
 
     const START: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -875,6 +877,10 @@ mod tests {
     #[test]
     fn outcomes_become_findings() {
         let wait = Some(Duration::from_secs(3));
+        let demand = Demand {
+            deployment: Some(9),
+            api: Some(Api::Audio),
+        };
         for (outcome, finding) in [
             (Outcome::Success, Finding::Answered),
             (Outcome::ClientError, Finding::Answered),
@@ -882,13 +888,14 @@ mod tests {
             (Outcome::Unavailable, Finding::Failed(0)),
             (Outcome::PermissionDenied, Finding::Denied),
             (Outcome::DeploymentNotFound, Finding::Missing(9)),
+            (Outcome::ApiNotEnabled, Finding::Missing(Api::Audio.id())),
             (Outcome::BadToken, Finding::Nothing),
         ] {
-            assert_eq!(Finding::of(outcome, wait, Some(9)), finding);
+            assert_eq!(Finding::of(outcome, wait, demand), finding);
         }
         // Without a name there is nothing to remember.
         assert_eq!(
-            Finding::of(Outcome::DeploymentNotFound, None, None),
+            Finding::of(Outcome::DeploymentNotFound, None, Demand::default()),
             Finding::Answered
         );
     }

@@ -36,6 +36,8 @@ pub struct Findings {
     pub store: Option<bool>,
     /// The tags of ids, in the order of the body.
     pub tags: Vec<Tagged>,
+    /// An id has no tag: its object was made before there were tags, or not through this gateway.
+    pub untagged: bool,
     /// There are more than [`MAX_TAGS`] tags; the others were not collected.
     pub too_many_tags: bool,
 }
@@ -144,8 +146,13 @@ impl Findings {
                 });
             }
             Reading::Id(id) => {
-                let Some(Kind::Tagged(tag)) = id.kind() else {
-                    return;
+                let tag = match id.kind() {
+                    Some(Kind::Tagged(tag)) => tag,
+                    Some(Kind::Plain) => {
+                        self.untagged = true;
+                        return;
+                    }
+                    None => return,
                 };
                 if self.tags.len() == MAX_TAGS {
                     self.too_many_tags = true;

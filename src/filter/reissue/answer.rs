@@ -6,7 +6,7 @@ use super::walk::Settled;
 use super::{Held, Phase, Stream};
 use crate::core::exchange::NoRetry;
 use crate::core::metrics::Event;
-use crate::core::outcome::Outcome;
+use crate::core::outcome::{Outcome, Trace};
 use crate::filter::host::{self, Buffer, HostError};
 use crate::filter::journey::{self, ERROR_BODY};
 use crate::filter::worker::Wish;
@@ -25,6 +25,7 @@ impl Stream {
             return Ok(Action::Continue);
         }
         self.router_answer.backend = self.journey.exchange.backend();
+        self.journey.trace = Trace::of_status(status);
         self.router_answer.is_real = status < 500 || self.journey.is_from_backend()?;
         self.journey.timed_out = !self.router_answer.is_real && status == 504;
         match Outcome::from_status(status, &self.worker().config.retry) {
@@ -64,6 +65,10 @@ impl Stream {
             }
             Phase::Held(Held::Request(outcome)) if end_of_stream => self.act(outcome)?,
             Phase::Held(_) => Action::Pause,
+            Phase::Passing => {
+                self.journey.pass_answer(size)?;
+                Action::Continue
+            }
             _ => Action::Continue,
         };
         Ok(self.down.body(action))
