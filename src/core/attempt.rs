@@ -115,14 +115,15 @@ impl Attempt<'_> {
         path: &'h str,
         original: impl Iterator<Item = (&'h str, &'h str)>,
     ) -> Vec<(&'h str, &'h str)> {
-        let kept = original.filter(|(name, _)| {
-            !NOT_REISSUED.contains(name)
-                && !is_credential_header(name)
-                && *name != names.cluster
-                && !(self.reads_answer && *name == "accept-encoding")
+        let dropped = |name: &str| {
+            NOT_REISSUED.contains(&name)
+                || is_credential_header(name)
+                || name == names.cluster
+                || self.reads_answer && name == "accept-encoding"
                 // Envoy's instructions to its own router; a callout has its own.
-                && !name.starts_with("x-envoy-")
-        });
+                || name.starts_with("x-envoy-")
+        };
+        let kept = original.filter(move |(name, _)| !dropped(name));
         kept.map(|(name, value)| match name {
             ":authority" => (name, self.backend.host.as_str()),
             ":path" => (name, path),

@@ -313,3 +313,180 @@ impl Operation {
 fn is_verb(segment: Option<&str>) -> bool {
     segment.is_none_or(|segment| !segment.starts_with("resp_"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(method: &str, path: &str) -> (Option<Api>, Deployment, State) {
+        let operation = Operation::read(method, path);
+        assert!(operation.is_known, "{method} {path}");
+        (operation.api, operation.deployment, operation.state)
+    }
+
+    fn name(path: &str) -> Option<&str> {
+        match Operation::read("POST", path).deployment {
+            Deployment::InPath(range) => path.get(range),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn both_surfaces_are_told_apart_from_all_else() {
+        for (path, expected) in [
+            ("/openai/v1/chat/completions", Some(Surface::V1)),
+            ("/openai/v1/responses?x=/../", Some(Surface::V1)),
+            (
+                "/openai/deployments/a/chat/completions?api-version=1",
+                Some(Surface::Dated),
+            ),
+            ("/openai/v11/x", Some(Surface::Dated)),
+            ("/openai/files/file-1.b123456", Some(Surface::Dated)),
+            ("/openai/files/a%20b", Some(Surface::Dated)),
+            ("/openai/files/...", Some(Surface::Dated)),
+            ("/openai", None),
+            ("/openaix/v1", None),
+            ("/OpenAI/v1/x", None),
+            ("/", None),
+            ("", None),
+            ("*", None),
+            ("/api/openai/v1/x", None),
+            ("/openai/../admin", None),
+            ("/openai/v1/..", None),
+            ("/openai/v1/./x", None),
+            ("/openai/%2e%2E/admin", None),
+            ("/openai/.%2e/admin", None),
+            ("/openai/v1%2f..%2fadmin", None),
+            ("/openai/v1\\..\\admin", None),
+        ] {
+            assert_eq!(surface(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_makes_nothing_that_lasts() {
+        for (path, api) in [
+            ("chat/completions", Api::Chat),
+            ("completions", Api::Chat),
+            ("embeddings", Api::Embeddings),
+            ("images/generations", Api::Images),
+            ("images/edits", Api::Images),
+            ("audio/transcriptions", Api::Audio),
+            ("audio/speech", Api::Audio),
+        ] {
+            let v1 = format!("/openai/v1/{path}");
+            assert_eq!(
+                read("POST", &v1),
+                (Some(api), Deployment::InBody, State::None)
+            );
+            let dated = format!("/openai/deployments/d/{path}?api-version=1");
+            let (found, _, state) = read("POST", &dated);
+            assert_eq!(
+                (found, name(&dated), state),
+                (Some(api), Some("d"), State::None)
+            );
+        }
+    }
+
+    #[test]
+    fn what_lives_on_a_backend() {
+        use State::{Contents, Lists, Makes, MakesAtHome, MakesResponse, Uses};
+        for (method, path, api, state) in [
+            ("POST", "responses", Api::Responses, MakesResponse),
+            (
+                "POST",
+                "responses/input_tokens",
+                Api::Responses,
+                MakesResponse,
+            ),
+            ("GET", "responses/resp_1", Api::Responses, Uses),
+            ("DELETE", "responses/resp_1", Api::Responses, Uses),
+            ("POST", "responses/resp_1/cancel", Api::Responses, Uses),
+            ("GET", "responses/resp_1/input_items", Api::Responses, Uses),
+            ("POST", "conversations", Api::Responses, Makes),
+            ("POST", "files", Api::Files, Makes),
+            ("GET", "files", Api::Files, Lists),
+            ("GET", "files/file-1", Api::Files, Uses),
+            ("GET", "files/file-1/content", Api::Files, Contents),
+            ("POST", "uploads", Api::Files, Makes),
+            ("POST", "uploads/upload_1/parts", Api::Files, Uses),
+            ("POST", "vector_stores", Api::Files, MakesAtHome),
+            ("POST", "vector_stores/vs_1/files", Api::Files, Uses),
+            ("POST", "batches", Api::Batches, Makes),
+            ("POST", "batches/batch_1/cancel", Api::Batches, Uses),
+            ("POST", "assistants", Api::Assistants, MakesAtHome),
+            ("POST", "threads", Api::Assistants, MakesAtHome),
+            ("POST", "threads/runs", Api::Assistants, MakesAtHome),
+            ("POST", "threads/thread_1/runs", Api::Assistants, Uses),
+            ("POST", "fine_tuning/jobs", Api::FineTuning, Makes),
+            ("GET", "fine_tuning/jobs", Api::FineTuning, Lists),
+            ("GET", "fine_tuning/jobs/ftjob-1", Api::FineTuning, Uses),
+            ("POST", "videos", Api::Videos, Makes),
+            ("GET", "chat/completions/chatcmpl-1", Api::Chat, Uses),
+        ] {
+            for path in [
+                format!("/openai/v1/{path}"),
+                format!("/openai/{path}?api-version=1"),
+                format!("/openai/{path}/?api-version=1"),
+            ] {
+                let (found, _, done) = read(method, &path);
+                assert_eq!((found, done), (Some(api), state), "{method} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn deployments_are_found_where_they_are_named() {
+        for (path, expected) in [
+            (
+                "/openai/deployments/gpt-4o/chat/completions?x",
+                Some("gpt-4o"),
+            ),
+            ("/openai/deployments/gpt-4o?x", Some("gpt-4o")),
+            ("/openai/deployments/ü/x", Some("ü")),
+            ("/openai/deployments/", None),
+            ("/openai/deployments//x", None),
+            ("/openai/deployments?x=/deployments/y", None),
+            (
+                "/openai/realtime?api-version=1&deployment=voice",
+                Some("voice"),
+            ),
+            ("/openai/v1/realtime?model=voice&x=1", Some("voice")),
+            ("/openai/v1/realtime?xmodel=voice", None),
+        ] {
+            assert_eq!(name(path), expected, "{path}");
+        }
+        let response = Operation::read("POST", "/openai/v1/responses");
+        assert_eq!(response.deployment, Deployment::InBody);
+        let retrieval = Operation::read("GET", "/openai/v1/responses/resp_1");
+        assert_eq!(retrieval.deployment, Deployment::Unnamed);
+    }
+
+    #[test]
+    fn what_is_not_known_is_said_to_be_so() {
+        for path in [
+            "/openai/v1/novelties",
+            "/openai/",
+            "/openai/deployments/d/novelty",
+        ] {
+            assert!(!Operation::read("POST", path).is_known, "{path}");
+        }
+        assert_eq!(name("/openai/deployments/d/novelty"), Some("d"));
+    }
+
+    #[test]
+    fn making_is_not_to_be_repeated() {
+        assert!(State::None.is_repeatable() && State::MakesResponse.is_repeatable());
+        assert!(!State::Makes.is_repeatable() && !State::MakesAtHome.is_repeatable());
+    }
+
+    #[test]
+    fn every_api_has_a_name_and_an_id_of_its_own() {
+        for api in Api::ALL {
+            assert_eq!(Api::named(api.name()), Some(api));
+            let others = Api::ALL.into_iter().filter(|other| *other != api);
+            assert!(others.clone().all(|other| other.id() != api.id()));
+        }
+        assert_eq!(Api::named("novelties"), None);
+    }
+}

@@ -119,6 +119,16 @@ pub struct Call {
     pub context: u32,
 }
 
+impl Call {
+    /// The body as text.
+    ///
+    /// # Panics
+    /// If it is not UTF-8.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("the body is text")
+    }
+}
+
 /// The answer to a call, readable while its callback runs.
 pub(crate) struct CallAnswer {
     pub(crate) headers: Headers,
