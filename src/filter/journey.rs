@@ -9,6 +9,7 @@ use super::host::{self, HostError, Map};
 use super::tokens::Authorization;
 use super::worker::Worker;
 use crate::core::attempt::{Attempt, Edit};
+use crate::core::clients::client_name;
 use crate::core::config::Policy;
 use crate::core::exchange::{Chosen, Exchange, NoRetry, Replay, Verdict};
 use crate::core::fleet::{NoChoice, Wait};
@@ -102,9 +103,23 @@ impl Journey {
         self.worker.count(Event::Request);
         self.original = host::headers(Map::RequestHeaders)?;
         self.request = Request::read(self.original.iter());
+        self.meet_client()?;
         let max_attempts = self.worker.config.retry.max_attempts;
         self.exchange = Exchange::new(Plan::new(self.worker.backends.draw()), max_attempts);
         Ok(())
+    }
+
+    /// Counts the request as its client's, and keeps the client's name for the access log, where it knows it as
+    /// `%FILTER_STATE(wasm.aoai_client:PLAIN)%`.
+    fn meet_client(&self) -> Result<(), HostError> {
+        let Some(header) = &self.worker.config.headers.client else {
+            return Ok(());
+        };
+        let Some(client) = self.original.get(header).and_then(client_name) else {
+            return Ok(());
+        };
+        self.worker.clients.count(&client);
+        host::set_property("aoai_client", client.as_bytes())
     }
 
     /// Chooses the backend of the first attempt; answers the client if there is none to be had in time.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::announce;
 use super::backends::Backends;
+use super::clients::ClientCounters;
 use super::complaint::Complaint;
 use super::host::{self, HostError, Metric};
 use super::tokens::{Authorization, Renewal, Tokens};
@@ -85,6 +86,7 @@ pub(crate) struct Worker {
     keys: Vec<Option<Rc<Authorization>>>,
     tally: RefCell<Tally>,
     counters: Vec<u32>,
+    pub(super) clients: ClientCounters,
     seconds_to_expiry: u32,
     handed_over_at: Cell<Timestamp>,
     tidied_at: Cell<Timestamp>,
@@ -123,6 +125,7 @@ impl Worker {
                 .collect(),
             tally: RefCell::new(Tally::new(config.backends.len())),
             counters,
+            clients: ClientCounters::default(),
             seconds_to_expiry: host::define_metric(Metric::Gauge, metrics::TOKEN_SECONDS_LEFT)?,
             handed_over_at: Cell::default(),
             tidied_at: Cell::default(),
@@ -450,6 +453,7 @@ impl Worker {
                 log::error!("{error}");
             }
         });
+        self.clients.hand_over();
         let token = self.tokens.as_ref().and_then(|tokens| tokens.current(now));
         let left = token.map_or(0, |token| token.seconds_left(now));
         if let Err(error) = host::record_metric(self.seconds_to_expiry, left) {
