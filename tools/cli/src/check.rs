@@ -89,7 +89,8 @@ fn choose_engine(expanded: &mut Expanded, asked: Option<Engine>, problems: &mut 
     expanded.set_engine(engine);
 }
 
-/// A plugin configuration names a cluster for every backend, which a short form does without; and it has none of its fields.
+/// A plugin configuration names a cluster for every backend, which a short form mostly does without; and it has none of the
+/// short form's own fields.
 fn form_of(value: &Value) -> Form {
     if value.get("role").is_some() {
         return Form::Plugin;
@@ -101,11 +102,11 @@ fn form_of(value: &Value) -> Form {
             .iter()
             .any(|backend| backend.get(ENDPOINT).is_some())
         || value.pointer("/identity/endpoint").is_some();
-    let has_cluster = value.pointer("/identity/cluster").is_some()
-        || backends
-            .iter()
-            .any(|backend| backend.get("cluster").is_some());
-    match has_cluster && !has_own {
+    let with_cluster = backends.iter();
+    let with_cluster = with_cluster.filter(|backend| backend.get("cluster").is_some());
+    let has_clusters =
+        value.pointer("/identity/cluster").is_some() || 2 * with_cluster.count() > backends.len();
+    match has_clusters && !has_own {
         true => Form::Plugin,
         false => Form::Short,
     }
@@ -119,11 +120,21 @@ fn parse(value: &Value, form: Form, problems: &mut Problems<'_>) -> bool {
         Err(error) => {
             for problem in error.problems() {
                 let (path, text) = split(problem);
+                if form == Form::Short && is_derived(&problems, path, text) {
+                    continue;
+                }
                 problems.add(path, with_own_fields(path, text, form));
             }
             true
         }
     }
+}
+
+/// Whether what is wrong follows from something else: a name from a host that is missing, a cluster from a name.
+fn is_derived(problems: &Problems<'_>, path: &str, text: &str) -> bool {
+    let (name, cluster) = (path.ends_with(".name"), path.ends_with(".cluster"));
+    let twice = cluster && text.contains("stands twice");
+    (name || cluster) && text.starts_with("is missing") || twice && !problems.is_written(path)
 }
 
 /// Variables need not be set where a file is checked. Any of them may be asked for a URL.

@@ -82,6 +82,11 @@ impl Document {
         self.place(path).map_or(Position::START, |place| place.key)
     }
 
+    /// Whether there is anything at `path`.
+    pub fn has(&self, path: &str) -> bool {
+        self.places.contains_key(path)
+    }
+
     fn place(&self, mut path: &str) -> Option<&Place> {
         loop {
             if let Some(place) = self.places.get(path) {

@@ -151,7 +151,7 @@ fn needs_identity(root: &Map<String, Value>) -> bool {
             .iter()
             .any(|key| backend.get(key).is_some())
     };
-    !backends.is_some_and(|backends| backends.iter().all(has_own))
+    !backends.is_some_and(|backends| !backends.is_empty() && backends.iter().all(has_own))
 }
 
 fn complete_identity(
@@ -227,7 +227,11 @@ fn in_our_words(error: &serde_json::Error) -> String {
         .strip_prefix("invalid type: ")
         .and_then(|rest| rest.split_once(", expected "))
     {
-        Some((value, _)) => format!("{value} is not allowed; use an object"),
+        Some((value, _)) => {
+            // ``integer `5` `` or `string "x"`.
+            let value = value.split_once(' ').map_or(value, |(_, value)| value);
+            format!("{} is not allowed; use an object", value.replace('`', ""))
+        }
         None => text,
     }
 }

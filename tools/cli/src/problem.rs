@@ -72,6 +72,11 @@ impl<'d> Problems<'d> {
         }
     }
 
+    /// Whether there is anything at `path` in the file.
+    pub(crate) fn is_written(&self, path: &str) -> bool {
+        self.document.has(path)
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.found.len()
     }
