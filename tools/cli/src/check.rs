@@ -26,7 +26,6 @@ pub struct Checked {
     pub form: Form,
     /// The plugin configuration: `None` for the one of a cluster's filter, which is its role alone.
     pub plugin: Option<Plugin>,
-    pub(crate) expanded: Option<Expanded>,
 }
 
 /// Checks a file; what it is can be told, or is seen from what it says.
@@ -43,10 +42,12 @@ pub fn check(text: &str, form: Option<Form>) -> Result<Checked, Vec<Problem>> {
             problems.into_result(Checked {
                 form: Form::Plugin,
                 plugin,
-                expanded: None,
             })
         }
-        Form::Short => check_short(&document, None),
+        Form::Short => check_short(&document, None).map(|(plugin, _)| Checked {
+            form: Form::Short,
+            plugin: Some(plugin),
+        }),
     }
 }
 
@@ -54,17 +55,17 @@ pub fn check(text: &str, form: Option<Form>) -> Result<Checked, Vec<Problem>> {
 pub(crate) fn check_short(
     document: &Document,
     engine: Option<Engine>,
-) -> Result<Checked, Vec<Problem>> {
+) -> Result<(Plugin, Expanded), Vec<Problem>> {
     let mut problems = Problems::of(document);
     let mut expanded = expand(&document.value, &mut problems);
     choose_engine(&mut expanded, engine, &mut problems);
     parse(&expanded.plugin, Form::Short, &mut problems);
     let plugin = typed(&expanded.plugin, true, &mut problems);
-    problems.into_result(Checked {
-        form: Form::Short,
-        plugin,
-        expanded: Some(expanded),
-    })
+    match (problems.into_result(())?, plugin) {
+        ((), Some(plugin)) => Ok((plugin, expanded)),
+        // Without a problem there is a plugin.
+        ((), None) => Err(Vec::new()),
+    }
 }
 
 /// The engine that was asked for, the one that the file names, or the router.

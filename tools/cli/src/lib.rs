@@ -22,5 +22,5 @@ pub use crate::arguments::run;
 pub use crate::check::{check, Checked, Form};
 pub use crate::keys::keys;
 pub use crate::problem::Problem;
-pub use crate::rendering::{render, Options, Target};
+pub use crate::rendering::{fleet, render, Options, Target};
 pub use crate::summary::summary;

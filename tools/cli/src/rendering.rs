@@ -2,8 +2,8 @@
 
 use crate::check::check_short;
 use crate::document::Document;
-use crate::fleet::fleet;
-use crate::plugin::Engine;
+use crate::expand::Expanded;
+use crate::plugin::{Engine, Plugin};
 use crate::Problem;
 
 /// What a configuration is for.
@@ -27,12 +27,22 @@ pub struct Options {
 /// # Errors
 /// Everything that is wrong with the short form, in the order of the file.
 pub fn render(target: Target, text: &str, options: Options) -> Result<String, Vec<Problem>> {
+    match target {
+        Target::Envoy => fleet(text, options).map(|fleet| render::envoy(&fleet)),
+    }
+}
+
+/// What the Envoy configuration of a short form is made from.
+///
+/// # Errors
+/// Everything that is wrong with the short form, in the order of the file.
+pub fn fleet(text: &str, options: Options) -> Result<render::Fleet, Vec<Problem>> {
+    let (plugin, expanded) = read(text, options)?;
+    Ok(crate::fleet::fleet(&plugin, &expanded, options.open))
+}
+
+/// The short form in `text`, checked.
+fn read(text: &str, options: Options) -> Result<(Plugin, Expanded), Vec<Problem>> {
     let document = Document::parse(text).map_err(|problem| vec![problem])?;
-    let checked = check_short(&document, options.engine)?;
-    let (Some(plugin), Some(expanded)) = (&checked.plugin, &checked.expanded) else {
-        return Ok(String::new());
-    };
-    Ok(match target {
-        Target::Envoy => render::envoy(&fleet(plugin, expanded, options.open)),
-    })
+    check_short(&document, options.engine)
 }

@@ -63,7 +63,9 @@ fn resolve(root: &Value, schema: &Value) -> Value {
         choices.iter().find_map(|choice| choice["$ref"].as_str())
     });
     if let Some(target) = target {
-        let found = root.pointer(target.trim_start_matches('#')).expect("a definition");
+        let found = root
+            .pointer(target.trim_start_matches('#'))
+            .expect("a definition");
         for (key, value) in found.as_object().expect("an object") {
             merged[key] = value.clone();
         }
@@ -75,7 +77,12 @@ fn fields(root: &Value) -> Vec<Field> {
     let mut found = Vec::new();
     let mut to_see = vec![(String::new(), String::new(), root.clone())];
     while let Some((path, pointer, object)) = to_see.pop() {
-        let required: Vec<&str> = object["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: Vec<&str> = object["required"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         for (name, schema) in object["properties"].as_object().expect("properties") {
             let raw = schema.clone();
             let schema = resolve(root, schema);
@@ -92,7 +99,13 @@ fn fields(root: &Value) -> Vec<Field> {
                 to_see.push((format!("{path}[0]"), format!("{pointer}/0"), item));
             }
             let required = required.contains(&name.as_str());
-            found.push(Field { path, pointer, raw, schema, required });
+            found.push(Field {
+                path,
+                pointer,
+                raw,
+                schema,
+                required,
+            });
         }
     }
     found
@@ -107,17 +120,71 @@ fn problem(field: &Field, value: &Value) -> Option<String> {
 /// Values of every type, and texts of every kind.
 fn probes() -> Vec<Value> {
     let texts = [
-        "", " ", "a", "A", "a b", "a.b", "a/b", "a_b-1", "/", "/x", "/x/", "/x/y", "/x?y", "/x#y", "x-name", "X-Name", "ä",
-        "https://h", "[::1]:443", "a\n", "10s", "0s", "5m", "1MiB", "5", "s", "-1s", "round_robin", "router", "pass", "imds",
+        "",
+        " ",
+        "a",
+        "A",
+        "a b",
+        "a.b",
+        "a/b",
+        "a_b-1",
+        "/",
+        "/x",
+        "/x/",
+        "/x/y",
+        "/x?y",
+        "/x#y",
+        "x-name",
+        "X-Name",
+        "ä",
+        "https://h",
+        "[::1]:443",
+        "a\n",
+        "10s",
+        "0s",
+        "5m",
+        "1MiB",
+        "5",
+        "s",
+        "-1s",
+        "round_robin",
+        "router",
+        "pass",
+        "imds",
     ];
     let mut probes: Vec<Value> = texts.iter().map(|text| json!(text)).collect();
     probes.push(json!("x".repeat(64)));
     probes.push(json!("x".repeat(65)));
     probes.extend([
-        json!(null), json!(true), json!(0), json!(1), json!(5), json!(6), json!(100), json!(101), json!(255), json!(256),
-        json!(1000), json!(1001), json!(10_000), json!(10_001), json!(-1), json!(1.5), json!([]), json!({}), json!([400]), json!([599]),
-        json!([399]), json!([600]), json!([401]), json!(["429"]), json!({"a": "b"}), json!({"a b": "c"}), json!({"a": "b/c"}),
-        json!({"a": 1}), json!({"unknown": 1}),
+        json!(null),
+        json!(true),
+        json!(0),
+        json!(1),
+        json!(5),
+        json!(6),
+        json!(100),
+        json!(101),
+        json!(255),
+        json!(256),
+        json!(1000),
+        json!(1001),
+        json!(10_000),
+        json!(10_001),
+        json!(-1),
+        json!(1.5),
+        json!([]),
+        json!({}),
+        json!([400]),
+        json!([599]),
+        json!([399]),
+        json!([600]),
+        json!([401]),
+        json!(["429"]),
+        json!({"a": "b"}),
+        json!({"a b": "c"}),
+        json!({"a": "b/c"}),
+        json!({"a": 1}),
+        json!({"unknown": 1}),
     ]);
     probes
 }
@@ -136,14 +203,22 @@ fn the_parser_and_the_schema_take_and_refuse_the_same() {
         let validator = validator(&root, &field.raw);
         for probe in probes() {
             // Bounds of quantities, and which token service a field is for, are no part of JSON Schema; they have tests below.
-            if field.schema.get("x-minimum").is_some() && probe.is_string() && validator.is_valid(&probe) {
+            if field.schema.get("x-minimum").is_some()
+                && probe.is_string()
+                && validator.is_valid(&probe)
+            {
                 continue;
             }
             if matches!(field.path.as_str(), "backends" | "identity.source") {
                 continue;
             }
             let problem = problem(&field, &probe);
-            assert_eq!(problem.is_none(), validator.is_valid(&probe), "{} = {probe}: {problem:?}", field.path);
+            assert_eq!(
+                problem.is_none(),
+                validator.is_valid(&probe),
+                "{} = {probe}: {problem:?}",
+                field.path
+            );
             probed += 1;
         }
     }
@@ -156,20 +231,32 @@ fn the_bounds_of_quantities_are_the_parsers() {
         let digits = text.find(|c: char| !c.is_ascii_digit())?;
         let (number, unit) = text.split_at(digits);
         let number: u64 = number.parse().ok()?;
-        let number = if up { number + 1 } else { number.checked_sub(1)? };
+        let number = if up {
+            number + 1
+        } else {
+            number.checked_sub(1)?
+        };
         Some(format!("{number}{unit}"))
     };
     let root = cli::schema::schema(Form::Plugin);
     let mut quantities = 0;
     for field in fields(&root) {
-        let (Some(least), Some(most)) = (field.schema["x-minimum"].as_str(), field.schema["x-maximum"].as_str()) else {
-            assert!(field.schema.get("x-minimum").is_none() && field.schema.get("x-maximum").is_none(), "{}", field.path);
+        let (Some(least), Some(most)) = (
+            field.schema["x-minimum"].as_str(),
+            field.schema["x-maximum"].as_str(),
+        ) else {
+            assert!(
+                field.schema.get("x-minimum").is_none() && field.schema.get("x-maximum").is_none(),
+                "{}",
+                field.path
+            );
             continue;
         };
         quantities += 1;
         for (text, up) in [(least, false), (most, true)] {
             // The two bounds of a cooldown may not cross.
-            let told = problem(&field, &json!(text)).filter(|told| !told.contains("is longer than"));
+            let told =
+                problem(&field, &json!(text)).filter(|told| !told.contains("is longer than"));
             assert_eq!(told, None, "{} = {text}", field.path);
             if let Some(beyond) = just_beyond(text, up) {
                 let told = problem(&field, &json!(beyond)).expect("refused");
@@ -193,14 +280,24 @@ fn every_object_has_the_fields_that_the_parser_knows_and_no_other() {
         }
         if let Some(item) = field.schema["items"]["$ref"].as_str() {
             let item = resolve(&root, &json!({"$ref": item}));
-            objects.push((field.path.clone(), format!("{}/0/unknown", field.pointer), item, "imds"));
+            objects.push((
+                field.path.clone(),
+                format!("{}/0/unknown", field.pointer),
+                item,
+                "imds",
+            ));
         }
     }
     assert!(objects.len() > 8);
     for (path, pointer, schema, source) in objects {
         assert_eq!(schema["additionalProperties"], false, "{path}");
-        let told = parse(&with(base(source), &pointer, json!(1))).expect_err("unknown").to_string();
-        let line = told.lines().find(|line| line.contains("unknown field")).expect("said so");
+        let told = parse(&with(base(source), &pointer, json!(1)))
+            .expect_err("unknown")
+            .to_string();
+        let line = told
+            .lines()
+            .find(|line| line.contains("unknown field"))
+            .expect("said so");
         let (_, known) = line.split_once("use one of ").expect("with what is known");
         let mut known: Vec<&str> = known.split(", ").collect();
         let properties = schema["properties"].as_object().expect("properties");
@@ -226,7 +323,12 @@ fn every_default_is_the_parsers() {
         let base = base(source(&field.schema));
         let said = parse(&with(base.clone(), &field.pointer, default.clone()));
         let left_out = parse(&base).expect("right");
-        assert_eq!(format!("{:?}", said.expect("right")), format!("{left_out:?}"), "{}", field.path);
+        assert_eq!(
+            format!("{:?}", said.expect("right")),
+            format!("{left_out:?}"),
+            "{}",
+            field.path
+        );
         defaults += 1;
     }
     assert!(defaults >= 20, "{defaults}");
@@ -235,15 +337,25 @@ fn every_default_is_the_parsers() {
 #[test]
 fn what_is_required_is_missed() {
     let root = cli::schema::schema(Form::Plugin);
-    let required: Vec<Field> = fields(&root).into_iter().filter(|field| field.required).collect();
+    let required: Vec<Field> = fields(&root)
+        .into_iter()
+        .filter(|field| field.required)
+        .collect();
     let paths: Vec<&str> = required.iter().map(|field| field.path.as_str()).collect();
     assert_eq!(paths.len(), 5, "{paths:?}");
     for field in &required {
         let mut config = base("imds");
         let (parent, name) = field.pointer.rsplit_once('/').expect("a pointer");
-        config.pointer_mut(parent).and_then(Value::as_object_mut).expect("an object").remove(name);
+        config
+            .pointer_mut(parent)
+            .and_then(Value::as_object_mut)
+            .expect("an object")
+            .remove(name);
         let told = parse(&config).expect_err("missing").to_string();
-        assert!(told.contains(&format!("{}: is missing", field.path)), "{told}");
+        assert!(
+            told.contains(&format!("{}: is missing", field.path)),
+            "{told}"
+        );
     }
 }
 
@@ -271,7 +383,14 @@ fn the_types_are_the_schemas() {
     });
     let root = cli::schema::schema(Form::Plugin);
     assert!(jsonschema::is_valid(&root, &everything));
-    for value in [everything.clone(), with(with(everything, "/cooldown", json!(null)), "/retry/budget", json!(null))] {
+    for value in [
+        everything.clone(),
+        with(
+            with(everything, "/cooldown", json!(null)),
+            "/retry/budget",
+            json!(null),
+        ),
+    ] {
         parse(&value).expect("right");
         let typed: cli::plugin::Plugin = serde_json::from_value(value.clone()).expect("in types");
         assert_eq!(serde_json::to_value(typed).expect("JSON"), value);
@@ -283,18 +402,43 @@ fn the_short_form_is_the_plugins_with_less_and_its_own() {
     let schema = cli::schema::schema(Form::Short);
     let validator = jsonschema::validator_for(&schema).expect("a schema");
     for (short, valid) in [
-        (json!({"backends": [{"host": "contoso.openai.azure.com"}]}), true),
-        (json!({"backends": [{"host": "h", "endpoint": "http://127.0.0.1:8080"}], "engine": "filter"}), true),
-        (json!({"backends": [{"host": "h"}], "identity": {"endpoint": "http://a"}, "listener": {"port": 1}}), true),
-        (json!({"backends": [{"host": "h"}], "clients": {"keys_file": "x"}, "cooldown": null}), true),
-        (json!({"backends": [{"host": "h"}], "clients": {"entra_id": {"tenant": "t", "audience": "a"}}}), true),
+        (
+            json!({"backends": [{"host": "contoso.openai.azure.com"}]}),
+            true,
+        ),
+        (
+            json!({"backends": [{"host": "h", "endpoint": "http://127.0.0.1:8080"}], "engine": "filter"}),
+            true,
+        ),
+        (
+            json!({"backends": [{"host": "h"}], "identity": {"endpoint": "http://a"}, "listener": {"port": 1}}),
+            true,
+        ),
+        (
+            json!({"backends": [{"host": "h"}], "clients": {"keys_file": "x"}, "cooldown": null}),
+            true,
+        ),
+        (
+            json!({"backends": [{"host": "h"}], "clients": {"entra_id": {"tenant": "t", "audience": "a"}}}),
+            true,
+        ),
         (json!({"backends": [{"name": "a"}]}), false),
         (json!({"backends": [{"host": "h", "wieght": 1}]}), false),
-        (json!({"backends": [{"host": "h"}], "listener": {"port": 0}}), false),
-        (json!({"backends": [{"host": "h"}], "clients": {"entra_id": {"tenant": "t"}}}), false),
+        (
+            json!({"backends": [{"host": "h"}], "listener": {"port": 0}}),
+            false,
+        ),
+        (
+            json!({"backends": [{"host": "h"}], "clients": {"entra_id": {"tenant": "t"}}}),
+            false,
+        ),
         (json!({"backends": [{"host": "h"}], "unknown": 1}), false),
     ] {
         assert_eq!(validator.is_valid(&short), valid, "{short}");
-        assert_eq!(cli::check(&short.to_string(), Some(Form::Short)).is_ok(), valid, "{short}");
+        assert_eq!(
+            cli::check(&short.to_string(), Some(Form::Short)).is_ok(),
+            valid,
+            "{short}"
+        );
     }
 }

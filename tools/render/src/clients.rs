@@ -89,7 +89,7 @@ config_discovery:
     ));
     format!(
         "\
-# Who may ask: those whose key is in this file, which `azure-openai-balancer keys` makes. Without it Envoy serves no one.
+# Who may ask: those whose key is in this file, which `azure-openai-balancer keys` makes. Without it Envoy does not start.
 {filter}"
     )
 }
