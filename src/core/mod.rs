@@ -9,6 +9,7 @@
 
 pub mod attempt;
 pub mod budget;
+pub mod clients;
 pub mod config;
 pub mod exchange;
 pub mod fleet;

@@ -11,6 +11,7 @@ use super::tagging::Tagging;
 use super::tokens::Authorization;
 use super::worker::Worker;
 use crate::core::attempt::{Attempt, Edit};
+use crate::core::clients::client_name;
 use crate::core::config::{Engine, OtherPaths, Policy};
 use crate::core::exchange::{Chosen, Exchange, NoRetry, Replay, Verdict};
 use crate::core::fleet::{NoChoice, Wait};
@@ -114,6 +115,7 @@ impl Journey {
         self.worker.count(Event::Request);
         self.original = host::headers(Map::RequestHeaders)?;
         self.request = Request::read(self.original.iter(), &self.worker.tags);
+        self.meet_client()?;
         let served =
             self.request.surface.is_some() || self.worker.config.other_paths == OtherPaths::Pass;
         if !served {
@@ -141,6 +143,19 @@ impl Journey {
         self.exchange = Exchange::new(plan, worker.config.retry.max_attempts);
         self.planned = true;
         true
+    }
+
+    /// Counts the request as its client's, and keeps the client's name for the access log, where it knows it as
+    /// `%FILTER_STATE(wasm.aoai_client:PLAIN)%`.
+    fn meet_client(&self) -> Result<(), HostError> {
+        let Some(header) = &self.worker.config.headers.client else {
+            return Ok(());
+        };
+        let Some(client) = self.original.get(header).and_then(client_name) else {
+            return Ok(());
+        };
+        self.worker.clients.count(&client);
+        host::set_property("aoai_client", client.as_bytes())
     }
 
     /// Chooses the backend of the first attempt; answers the client if there is none to be had in time.

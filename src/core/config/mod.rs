@@ -334,7 +334,7 @@ pub struct Budget {
     pub min_per_second: u16,
 }
 
-/// The names of the headers the filter writes, in lower case.
+/// The names of the headers the filter reads and writes, in lower case.
 #[derive(Clone, Debug)]
 pub struct HeaderNames {
     /// The request header that names the cluster for the route.
@@ -343,6 +343,8 @@ pub struct HeaderNames {
     pub backend: Option<String>,
     /// The response header that counts the attempts, unless switched off.
     pub attempts: Option<String>,
+    /// The request header in which a filter before this one put the client's name, if one does.
+    pub client: Option<String>,
 }
 
 /// A string that must not be shown: its `Debug` says nothing, and it has no `Display`.

@@ -275,21 +275,23 @@ fn read_headers(path: String, value: &Value, problems: &Problems) -> Option<Head
     let cluster = object
         .optional_string("cluster", form, is_header_name)
         .unwrap_or_else(|| "x-aoai-cluster".to_owned());
-    let mut switchable = |key: &'static str, default: &str| match object.value(key) {
-        None => Some(default.to_owned()),
+    let mut switchable = |key: &'static str, default: Option<&str>| match object.value(key) {
+        None => default.map(str::to_owned),
         Some(Value::Null) => None,
         Some(value) => {
             let form = format!("{form}, or null to switch it off");
             object.string(key, value, &form, is_header_name)
         }
     };
-    let backend = switchable("backend", "x-aoai-backend");
-    let attempts = switchable("attempts", "x-aoai-attempts");
+    let backend = switchable("backend", Some("x-aoai-backend"));
+    let attempts = switchable("attempts", Some("x-aoai-attempts"));
+    let client = switchable("client", None);
     object.finish();
     Some(HeaderNames {
         cluster,
         backend,
         attempts,
+        client,
     })
 }
 
@@ -435,6 +437,7 @@ mod tests {
         assert_eq!(config.headers.cluster, "x-aoai-cluster");
         assert_eq!(config.headers.backend.as_deref(), Some("x-aoai-backend"));
         assert_eq!(config.headers.attempts.as_deref(), Some("x-aoai-attempts"));
+        assert_eq!(config.headers.client, None);
     }
 
     #[test]
