@@ -24,10 +24,11 @@ pub struct Plugin {
     pub identity: Option<Identity>,
     /// Further identities, by the names that backends know them by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 20),
-        extend("propertyNames" = {"pattern": "^[A-Za-z0-9_-]{1,64}$"})
-    )]
+    #[schemars(extend(
+        "minProperties" = 1,
+        "maxProperties" = 20,
+        "propertyNames" = {"pattern": "^[A-Za-z0-9_-]{1,64}$"},
+    ))]
     pub identities: Option<BTreeMap<String, Identity>>,
     /// What becomes of objects that live on the backend where they were made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
