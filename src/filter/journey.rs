@@ -505,8 +505,12 @@ impl Journey {
             report.push((header.as_str(), self.exchange.attempts().to_string()));
         }
         if self.throttled.contains(backend) {
-            // The backend spoke for itself; the client asks all of them.
-            let wait = self.worker.backends.all_out(self.request.demand());
+            // The backend spoke for itself; the client asks all of those that can serve it.
+            let plan = match self.request.place(config) {
+                Place::Only(backend) => Plan::only(backend, config.backends.len()),
+                Place::Anywhere | Place::Nowhere => Plan::default(),
+            };
+            let wait = self.worker.backends.all_out(&plan, self.request.demand());
             report.extend(wait.into_iter().flat_map(retry_after));
         }
         report
