@@ -683,4 +683,82 @@ retries: unknown field; use one of backends, identity, identities, state, other_
             ]
         );
     }
+
+    #[test]
+    fn backends_name_their_identities() {
+        let json = r#"{
+            "backends": [
+                {"name": "a", "cluster": "a", "host": "a"},
+                {"name": "b", "cluster": "b", "host": "b", "identity": "lab"},
+                {"name": "c", "cluster": "c", "host": "c", "identity": "nobody"},
+                {"name": "d", "cluster": "d", "host": "d", "identity": "lab", "api_key_env": "KEY"}
+            ],
+            "identity": {"cluster": "imds"},
+            "identities": {"lab": {"cluster": "imds", "client_id": "l"}, "a b": {"cluster": "x"}, "other": 5}
+        }"#;
+        assert_eq!(
+            parse_with(json, &[("KEY", "k")]).unwrap_err().problems(),
+            [
+                r#"identities.a b: "a b" is not allowed; use 1 to 64 letters, digits, '-' or '_'"#,
+                "identities.other: 5 is not allowed; use a JSON object",
+                r#"backends[2].identity: "nobody" is not allowed; use the name of one of `identities`"#,
+                "backends[3].identity: not allowed beside api_key_env; use one of them",
+            ]
+        );
+        let only_named = r#"{
+            "backends": [{"name": "a", "cluster": "a", "host": "a", "identity": "lab"}],
+            "identities": {"lab": {"cluster": "imds"}}
+        }"#;
+        let config = parse(only_named).unwrap();
+        assert_eq!(
+            config.backends[0].credential,
+            BackendCredential::Identity(0)
+        );
+        let unnamed = only_named.replace(r#", "identity": "lab""#, "");
+        assert!(parse(&unnamed).unwrap_err().problems()[0].starts_with("identity: is missing"));
+    }
+
+    #[test]
+    fn what_the_surface_is_served_with() {
+        for (pointer, value, problem) in [
+            (
+                "/backends/0/apis",
+                "[]",
+                "backends[0].apis: [] is not allowed; use a list of chat, ",
+            ),
+            (
+                "/backends/0/apis",
+                r#"["chat", "chats"]"#,
+                r#"backends[0].apis[1]: "chats" is not allowed; use one of chat, "#,
+            ),
+            (
+                "/state",
+                r#"{"home": "west"}"#,
+                r#"state.home: "west" is not allowed; use the name of one of the backends"#,
+            ),
+            (
+                "/state",
+                r#"{"ids": "odd"}"#,
+                r#"state.ids: "odd" is not allowed; use "tagged" or "plain""#,
+            ),
+            (
+                "/other_paths",
+                "true",
+                r#"other_paths: true is not allowed; use "refuse" or "pass""#,
+            ),
+            (
+                "/retry",
+                r#"{"repeat_creations": 1}"#,
+                "retry.repeat_creations: 1 is not allowed; use true or false",
+            ),
+        ] {
+            let problems = problems_with(pointer, value);
+            assert!(
+                problems.len() == 1 && problems[0].starts_with(problem),
+                "{problems:?}"
+            );
+        }
+        let json = MINIMAL.replace("\"identity\"", r#""state": {"home": "east"}, "identity""#);
+        assert_eq!(parse(&json).unwrap().state.home, Some(0));
+    }
 }
