@@ -1,8 +1,8 @@
 //! The processes that are measured.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -163,20 +163,8 @@ fn listening(admin: &Path) -> Option<SocketAddr> {
 
 /// The body of what is there, if it is there.
 fn get(address: SocketAddr, path: &str) -> Option<String> {
-    let mut socket = TcpStream::connect(address).ok()?;
-    socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(
-        socket,
-        "GET {path} HTTP/1.0\r\nhost: {address}\r\nconnection: close\r\n\r\n"
-    )
-    .ok()?;
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.split(' ')
-        .nth(1)
-        .is_some_and(|status| status == "200")
-        .then(|| body.to_owned())
+    let mut answer = ureq::get(format!("http://{address}{path}")).call().ok()?;
+    answer.body_mut().read_to_string().ok()
 }
 
 fn await_that<T>(process: &mut Guard, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
