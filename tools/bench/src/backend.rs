@@ -347,7 +347,8 @@ impl Answers {
             "access_token": token(), "expires_in": "86399", "expires_on": "4102444800", "token_type": "Bearer",
             "resource": "https://cognitiveservices.azure.com",
         });
-        let limits = "x-ratelimit-remaining-tokens: 90000\r\nx-ratelimit-remaining-requests: 900\r\n";
+        let limits =
+            "x-ratelimit-remaining-tokens: 90000\r\nx-ratelimit-remaining-requests: 900\r\n";
         let wait = format!("retry-after: {RETRY_AFTER}\r\nx-ratelimit-remaining-tokens: 0\r\n");
         Self {
             chat: answer("200 OK", limits, &chat.to_string()),

@@ -33,7 +33,14 @@ pub fn svg(results: &Results) -> String {
         if bars.is_empty() {
             continue;
         }
-        text(&mut body, 8.0, y, "start", "group", &format!("body of {workload}"));
+        text(
+            &mut body,
+            8.0,
+            y,
+            "start",
+            "group",
+            &format!("body of {workload}"),
+        );
         y += LINE * 0.4;
         for (variant, ratio) in bars {
             bar(&mut body, y, variant, ratio);
@@ -69,7 +76,11 @@ fn ratio(results: &Results, variant: Variant, workload: Workload) -> Option<f64>
 }
 
 fn bar(body: &mut String, y: f64, variant: Variant, ratio: f64) {
-    let class = if variant.is_balancer() { "balancer" } else { "other" };
+    let class = if variant.is_balancer() {
+        "balancer"
+    } else {
+        "other"
+    };
     let length = ratio.min(MOST) / MOST * BARS;
     let height = LINE - 5.0;
     let base = y + LINE - 8.0;
@@ -104,15 +115,26 @@ mod tests {
     #[test]
     fn there_is_a_bar_for_each_variant_and_none_leaves_the_page() {
         let mut results = Results::default();
-        for (variant, micros) in [(Variant::Envoy, 30), (Variant::Router, 39), (Variant::LiteLlm, 6000)] {
-            let seen = Seen { served: 1, elapsed: Duration::from_secs(1), ..Seen::default() };
+        for (variant, micros) in [
+            (Variant::Envoy, 30),
+            (Variant::Router, 39),
+            (Variant::LiteLlm, 6000),
+        ] {
+            let seen = Seen {
+                served: 1,
+                elapsed: Duration::from_secs(1),
+                ..Seen::default()
+            };
             let slice = Slice::new(seen, Duration::from_micros(micros), Duration::ZERO);
             results.add(variant, Workload::Body(1), slice);
         }
         let svg = svg(&results);
         assert_eq!(svg.matches("<rect class=\"balancer\"").count(), 1);
         assert_eq!(svg.matches("<rect class=\"other\"").count(), 2);
-        assert!(svg.contains(">1.30</text>") && svg.contains(">200 ...</text>"), "{svg}");
+        assert!(
+            svg.contains(">1.30</text>") && svg.contains(">200 ...</text>"),
+            "{svg}"
+        );
         assert!(svg.contains("width=\"420.0\""), "{svg}");
     }
 }

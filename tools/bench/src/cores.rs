@@ -64,7 +64,9 @@ impl Cores {
                 pin(if everywhere { &self.all } else { self.proxy() });
                 command.spawn()
             });
-            spawn.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")))
+            spawn
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("it panicked")))
         })
     }
 }

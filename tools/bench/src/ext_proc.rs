@@ -58,7 +58,9 @@ impl ExternalProcessor for Processor {
         let answers = request.into_inner().map(move |message| {
             let asked = message?.request;
             if !matches!(asked, Some(processing_request::Request::RequestHeaders(_))) {
-                return Err(Status::invalid_argument("only request headers were asked for"));
+                return Err(Status::invalid_argument(
+                    "only request headers were asked for",
+                ));
             }
             let index = turn.fetch_add(1, Relaxed) % backend::BACKENDS;
             Ok(edit(index, &authorization))

@@ -18,6 +18,9 @@ pub struct Request {
     number_at: Option<usize>,
 }
 
+/// The client's own key, which no backend may see.
+pub const CLIENT_KEY: &str = "sk-3f9d1c6b08e24a57b1d0c7e95f82a6340d9be17c52f84ab6";
+
 /// Digits of that number.
 const DIGITS: usize = 12;
 
@@ -31,7 +34,7 @@ impl Request {
              content-type: application/json\r\nuser-agent: AzureOpenAI/Python 2.54.0\r\nx-stainless-lang: python\r\n\
              x-stainless-package-version: 2.54.0\r\nx-stainless-os: Linux\r\nx-stainless-arch: x64\r\n\
              x-stainless-runtime: CPython\r\nx-stainless-runtime-version: 3.13.5\r\nx-stainless-async: false\r\n\
-             x-stainless-retry-count: 0\r\nx-stainless-read-timeout: 600\r\napi-key: sk-the-clients-own\r\n\
+             x-stainless-retry-count: 0\r\nx-stainless-read-timeout: 600\r\napi-key: {CLIENT_KEY}\r\n\
              content-length: {}\r\n",
             body.len()
         );
@@ -245,7 +248,10 @@ impl Load {
                 Ok(size) => connection.sent += size,
                 // Not connected yet, or the other side is slower.
                 Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) =>
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::NotConnected
+                    ) =>
                 {
                     return Ok(())
                 }

@@ -183,7 +183,9 @@ impl Run {
 }
 
 fn version(envoy: &Path) -> Result<String> {
-    let output = std::process::Command::new(envoy).arg("--version").output()?;
+    let output = std::process::Command::new(envoy)
+        .arg("--version")
+        .output()?;
     let said = String::from_utf8_lossy(&output.stdout);
     let number = said.split('/').find(|part| {
         part.split('.').count() == 3 && part.starts_with(|c: char| c.is_ascii_digit())

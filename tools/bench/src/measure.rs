@@ -57,9 +57,8 @@ impl Proxies {
 fn check(variant: Variant, proxy: &Proxy, backends: &Backends) -> Result<()> {
     const REQUESTS: u64 = 30;
     let board = &backends.board;
-    let counts = || -> [u64; BACKENDS] {
-        std::array::from_fn(|index| board.requests[index].load(Relaxed))
-    };
+    let counts =
+        || -> [u64; BACKENDS] { std::array::from_fn(|index| board.requests[index].load(Relaxed)) };
     let (before, authorized) = (counts(), board.authorized.load(Relaxed));
     let mut load = Load::connect(proxy.address, 1, &Workload::Alone.request())?;
     let seen = load.run(Duration::from_secs(60), REQUESTS)?;
@@ -76,7 +75,11 @@ fn check(variant: Variant, proxy: &Proxy, backends: &Backends) -> Result<()> {
     let after = counts();
     let shares: [u64; BACKENDS] = std::array::from_fn(|index| after[index] - before[index]);
     // LiteLLM's choice is random.
-    let least = if variant == Variant::LiteLlm { 1 } else { REQUESTS / BACKENDS as u64 - 1 };
+    let least = if variant == Variant::LiteLlm {
+        1
+    } else {
+        REQUESTS / BACKENDS as u64 - 1
+    };
     ensure!(
         shares.iter().all(|share| *share >= least),
         "{variant}: the backends got {shares:?} of {REQUESTS} requests"
@@ -128,7 +131,10 @@ pub fn run(
         .iter()
         .copied()
         .partition(|workload| *workload == Workload::Throttled);
-    for (name, workloads) in [("usual conditions", usual), ("one of three throttled", throttled)] {
+    for (name, workloads) in [
+        ("usual conditions", usual),
+        ("one of three throttled", throttled),
+    ] {
         let mut slices: Vec<_> = proxies
             .0
             .keys()

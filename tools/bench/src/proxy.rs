@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::config::{self, Surroundings};
 use crate::cores::Cores;
+use crate::load::CLIENT_KEY;
 use crate::variant::Variant;
 
 /// How long a proxy may take to serve.
@@ -127,6 +128,7 @@ impl Launcher<'_> {
             .arg(file)
             .args(["--host", "127.0.0.1", "--num_workers", "1"])
             .args(["--port", &free.port().to_string()])
+            .env("LITELLM_MASTER_KEY", CLIENT_KEY)
             // Prices are fetched from elsewhere otherwise.
             .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
             .env("LITELLM_LOG", "ERROR")

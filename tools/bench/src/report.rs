@@ -100,7 +100,9 @@ impl Report<'_> {
     }
 
     fn cpu_table(&self) -> Table {
-        let columns = BODIES.into_iter().chain([Workload::Streams, Workload::Throttled]);
+        let columns = BODIES
+            .into_iter()
+            .chain([Workload::Streams, Workload::Throttled]);
         let columns: Vec<_> = columns.collect();
         let mut table = Table::new("CPU per request, microseconds (ratio to plain Envoy)");
         table.head(columns.iter().map(ToString::to_string));
@@ -108,11 +110,14 @@ impl Report<'_> {
             if variant == Variant::Direct {
                 continue;
             }
-            table.row(variant, columns.iter().map(|workload| {
-                let value = self.results.cpu(variant, *workload)?;
-                let base = self.results.cpu(Variant::Envoy, *workload);
-                Some(with_ratio(value, base, 1))
-            }));
+            table.row(
+                variant,
+                columns.iter().map(|workload| {
+                    let value = self.results.cpu(variant, *workload)?;
+                    let base = self.results.cpu(Variant::Envoy, *workload);
+                    Some(with_ratio(value, base, 1))
+                }),
+            );
         }
         table
     }
@@ -121,23 +126,29 @@ impl Report<'_> {
         let mut table = Table::new("Requests per second (ratio to plain Envoy)");
         table.head(BODIES.iter().map(ToString::to_string));
         for variant in self.variants() {
-            table.row(variant, BODIES.iter().map(|workload| {
-                let value = self.results.rate(variant, *workload)?;
-                let base = self.results.rate(Variant::Envoy, *workload);
-                let busy = self.results.busy(variant, *workload).unwrap_or(0.0);
-                // At less than its limit, something else set the pace.
-                let mark = if variant != Variant::Direct && busy < SATURATED { "*" } else { "" };
-                Some(format!("{}{mark}", with_ratio(value, base, 0)))
-            }));
+            table.row(
+                variant,
+                BODIES.iter().map(|workload| {
+                    let value = self.results.rate(variant, *workload)?;
+                    let base = self.results.rate(Variant::Envoy, *workload);
+                    let busy = self.results.busy(variant, *workload).unwrap_or(0.0);
+                    // At less than its limit, something else set the pace.
+                    let mark = if variant != Variant::Direct && busy < SATURATED {
+                        "*"
+                    } else {
+                        ""
+                    };
+                    Some(format!("{}{mark}", with_ratio(value, base, 0)))
+                }),
+            );
         }
         table
     }
 
     fn latency_table(&self) -> Table {
         let mut table = Table::new("Added to the backend's own time, one connection, microseconds");
-        table.head(
-            ["p50", "p99", "first byte of a stream", "the same, retried"].map(str::to_owned),
-        );
+        table
+            .head(["p50", "p99", "first byte of a stream", "the same, retried"].map(str::to_owned));
         let results = self.results;
         for variant in self.variants() {
             let added = |of: &dyn Fn(Variant) -> Option<Summary>, base: Option<Summary>| {
@@ -153,19 +164,25 @@ impl Report<'_> {
                 table.row(variant, own.map(|own| Some(format!("{:.0}", own?.best))));
                 continue;
             }
-            table.row(variant, [
-                added(&p50, p50(Variant::Direct)),
-                added(&p99, p99(Variant::Direct)),
-                added(&first, first(Variant::Direct)),
-                added(&retried, first(Variant::Direct)),
-            ]);
+            table.row(
+                variant,
+                [
+                    added(&p50, p50(Variant::Direct)),
+                    added(&p99, p99(Variant::Direct)),
+                    added(&first, first(Variant::Direct)),
+                    added(&retried, first(Variant::Direct)),
+                ],
+            );
         }
         table
     }
 
     fn memory_table(&self) -> Table {
         let growth = &self.results.growth;
-        let watched = growth.values().next().and_then(|steps| Some((steps.get(1)?.0, steps.last()?.0)));
+        let watched = growth
+            .values()
+            .next()
+            .and_then(|steps| Some((steps.get(1)?.0, steps.last()?.0)));
         let mut table = Table::new("Memory, MB");
         let mut head = vec!["at the end".to_owned(), "at most".to_owned()];
         if let Some((early, late)) = watched {
@@ -192,12 +209,23 @@ impl Report<'_> {
     fn workers_table(&self) -> Table {
         let mut table = Table::new("Two workers beside one, all cores shared with the load");
         table.head(
-            ["requests/s, one", "two", "ratio", "CPU us, one", "two", "ratio"].map(str::to_owned),
+            [
+                "requests/s, one",
+                "two",
+                "ratio",
+                "CPU us, one",
+                "two",
+                "ratio",
+            ]
+            .map(str::to_owned),
         );
         for variant in self.variants() {
             let results = self.results;
             let pair = |of: &dyn Fn(Workload) -> Option<Summary>| {
-                Some((of(Workload::OneWorker)?.best, of(Workload::TwoWorkers)?.best))
+                Some((
+                    of(Workload::OneWorker)?.best,
+                    of(Workload::TwoWorkers)?.best,
+                ))
             };
             let rates = pair(&|workload| results.rate(variant, workload));
             let cpus = pair(&|workload| results.cpu(variant, workload));
@@ -237,7 +265,9 @@ impl Report<'_> {
                 spread * 100.0
             ));
         }
-        let load = BODIES.iter().filter_map(|w| self.results.load_busy(Variant::Envoy, *w));
+        let load = BODIES
+            .iter()
+            .filter_map(|w| self.results.load_busy(Variant::Envoy, *w));
         if let Some(load) = load.reduce(f64::max) {
             line(format!(
                 "Load and backends used at most {:.0} % of their core beside plain Envoy.",
@@ -246,7 +276,9 @@ impl Report<'_> {
         }
         line("`*`: the proxy was not at its limit; the load, or the memory's speed, set the pace. CPU per request holds all the same.".to_owned());
         for (variant, workload, errors) in self.results.errors() {
-            line(format!("{variant}, {workload}: {errors} requests were not served."));
+            line(format!(
+                "{variant}, {workload}: {errors} requests were not served."
+            ));
         }
         text
     }
@@ -306,15 +338,19 @@ impl Table {
     }
 
     fn head(&mut self, columns: impl IntoIterator<Item = String>) {
-        self.rows.push([String::new()].into_iter().chain(columns).collect());
+        self.rows
+            .push([String::new()].into_iter().chain(columns).collect());
     }
 
     /// A line; one that has nothing to say is left out.
     fn row(&mut self, variant: Variant, cells: impl IntoIterator<Item = Option<String>>) {
         let cells: Vec<_> = cells.into_iter().collect();
         if cells.iter().any(Option::is_some) {
-            let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| "-".to_owned()));
-            self.rows.push([variant.to_string()].into_iter().chain(cells).collect());
+            let cells = cells
+                .into_iter()
+                .map(|cell| cell.unwrap_or_else(|| "-".to_owned()));
+            self.rows
+                .push([variant.to_string()].into_iter().chain(cells).collect());
         }
     }
 }

@@ -196,7 +196,12 @@ mod tests {
         let mut results = Results::default();
         let workload = Workload::Body(1);
         // One that served nothing says nothing.
-        for slice in [slice(1000, 50), slice(2000, 60), slice(1500, 60), slice(0, 9)] {
+        for slice in [
+            slice(1000, 50),
+            slice(2000, 60),
+            slice(1500, 60),
+            slice(0, 9),
+        ] {
             results.add(Variant::Envoy, workload, slice);
         }
         let cpu = results.cpu(Variant::Envoy, workload).unwrap();

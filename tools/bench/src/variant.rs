@@ -178,10 +178,9 @@ impl Workload {
             Self::FirstByteRetried => variant.retries(),
             // Plain Envoy, with nothing throttled, is what the others are compared with.
             Self::Throttled => variant.retries() || variant == Variant::Envoy,
-            Self::OneWorker | Self::TwoWorkers => matches!(
-                variant,
-                Variant::Envoy | Variant::Filter | Variant::Router
-            ),
+            Self::OneWorker | Self::TwoWorkers => {
+                matches!(variant, Variant::Envoy | Variant::Filter | Variant::Router)
+            }
             _ => true,
         }
     }

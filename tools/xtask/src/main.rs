@@ -3,6 +3,7 @@
 //! Nothing is installed outside the workspace: every tool it fetches is pinned in [`pins`] and put under `target/`.
 
 mod apt;
+mod bench;
 mod debian;
 mod demo;
 mod envoy;
@@ -10,6 +11,7 @@ mod files;
 mod imports;
 mod library;
 mod lint;
+mod litellm;
 mod paths;
 mod pins;
 mod process;
@@ -79,6 +81,8 @@ enum Command {
         #[arg(long, value_enum)]
         engine: Option<Engine>,
     },
+    /// Measure the balancer beside what one would use instead of it
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -100,6 +104,7 @@ fn run(command: Command) -> Result<()> {
         Command::Lint => lint::command(),
         Command::Ci => ci(),
         Command::Demo { keep, engine } => demo::command(keep, engine),
+        Command::Bench(arguments) => bench::command(&arguments),
     }
 }
 
