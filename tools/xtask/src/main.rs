@@ -4,6 +4,7 @@
 
 mod apt;
 mod bench;
+mod budget;
 mod debian;
 mod demo;
 mod envoy;
@@ -81,6 +82,8 @@ enum Command {
         #[arg(long, value_enum)]
         engine: Option<Engine>,
     },
+    /// Show what a request costs the module in instructions, host calls and bytes, beside the budget of tests/budget.toml
+    Budget,
     /// Measure the balancer beside what one would use instead of it
     Bench(bench::Arguments),
 }
@@ -104,6 +107,7 @@ fn run(command: Command) -> Result<()> {
         Command::Lint => lint::command(),
         Command::Ci => ci(),
         Command::Demo { keep, engine } => demo::command(keep, engine),
+        Command::Budget => budget::command(),
         Command::Bench(arguments) => bench::command(&arguments),
     }
 }
