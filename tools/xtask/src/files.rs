@@ -91,6 +91,11 @@ pub fn write(path: &Path, content: &str) -> Result<()> {
     fs::write(path, content).with_context(|| format!("{}: cannot be written", path.display()))
 }
 
+/// Whether a file has exactly this content.
+pub fn says(path: &Path, content: &str) -> bool {
+    fs::read_to_string(path).is_ok_and(|found| found == content)
+}
+
 /// Removes a directory and everything in it; it need not be there.
 pub fn remove(directory: &Path) -> Result<()> {
     match fs::remove_dir_all(directory) {

@@ -3,6 +3,8 @@
 //! Nothing is installed outside the workspace: every tool it fetches is pinned in [`pins`] and put under `target/`.
 
 mod apt;
+mod bench;
+mod budget;
 mod debian;
 mod demo;
 mod envoy;
@@ -10,6 +12,7 @@ mod files;
 mod imports;
 mod library;
 mod lint;
+mod litellm;
 mod paths;
 mod pins;
 mod process;
@@ -79,6 +82,10 @@ enum Command {
         #[arg(long, value_enum)]
         engine: Option<Engine>,
     },
+    /// Show what a request costs the module in instructions, host calls and bytes, beside the budget of tests/budget.toml
+    Budget,
+    /// Measure the balancer beside what one would use instead of it
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -100,6 +107,8 @@ fn run(command: Command) -> Result<()> {
         Command::Lint => lint::command(),
         Command::Ci => ci(),
         Command::Demo { keep, engine } => demo::command(keep, engine),
+        Command::Budget => budget::command(),
+        Command::Bench(arguments) => bench::command(&arguments),
     }
 }
 

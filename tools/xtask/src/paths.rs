@@ -62,6 +62,11 @@ pub fn python() -> PathBuf {
     tools().join("python")
 }
 
+/// The Python environment that holds the LiteLLM proxy.
+pub fn litellm() -> PathBuf {
+    tools().join("litellm")
+}
+
 /// The counts of the last test run, for the end of a longer run.
 pub fn counts() -> PathBuf {
     tools().join("test-counts.txt")

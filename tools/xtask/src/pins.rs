@@ -46,6 +46,9 @@ pub const ENVOYS: &[Envoy] = &[
 /// The openai Python SDK the tests drive the balancer with.
 pub const OPENAI_SDK: &str = "2.54.0";
 
+/// The LiteLLM proxy that the benchmarks measure beside the balancer.
+pub const LITELLM: &str = "1.106.2";
+
 /// The Debian release whose compiler and wasm32-wasip1 library belong together.
 pub const DEBIAN_SUITE: &str = "trixie";
 

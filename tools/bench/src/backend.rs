@@ -1,0 +1,397 @@
+//! The backends: three stand-ins for Azure OpenAI resources and one for the token service, in one thread, as lean as they can be.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use slab::Slab;
+
+use crate::cores::Cores;
+use crate::http1::{self, Event, Framing, Reader};
+
+/// How many backends there are.
+pub const BACKENDS: usize = 3;
+
+/// What every backend wants to be shown, of the size of a managed identity's token.
+pub fn token() -> String {
+    "eyJ0eXAiOiJKV1Qi".repeat(100)
+}
+
+/// What a throttled backend asks for.
+const RETRY_AFTER: &str = "2";
+
+/// Events of a stream, and the time between two of them.
+pub const STREAM_EVENTS: usize = 51;
+/// See [`STREAM_EVENTS`].
+pub const STREAM_PAUSE: Duration = Duration::from_millis(3);
+
+/// Only a body up to this size can ask for a stream; larger ones are not looked at.
+const LOOKED_AT: usize = 4096;
+
+/// The request header whose number makes the first attempt with it fail, wherever that comes.
+pub const FAIL_ONCE: &str = "x-bench-fail-once";
+
+/// What the backends are told, and what they tell.
+#[derive(Debug, Default)]
+pub struct Board {
+    /// The first backend answers 429.
+    pub throttled: AtomicBool,
+    /// Requests of each backend.
+    pub requests: [AtomicU64; BACKENDS],
+    /// Those that showed the token.
+    pub authorized: AtomicU64,
+    failed_once: AtomicU64,
+}
+
+/// Running backends; they end with the process.
+#[derive(Debug)]
+pub struct Backends {
+    /// Where the Azure OpenAI resources are.
+    pub addresses: [SocketAddr; BACKENDS],
+    /// Where the token service is.
+    pub imds: SocketAddr,
+    /// What they are told.
+    pub board: Arc<Board>,
+}
+
+impl Backends {
+    /// Starts them on the cores of the load.
+    pub fn start(cores: &Cores) -> io::Result<Self> {
+        let listen = || TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let listeners = (0..=BACKENDS)
+            .map(|_| listen())
+            .collect::<io::Result<Vec<_>>>()?;
+        let addresses = listeners
+            .iter()
+            .map(TcpListener::local_addr)
+            .collect::<io::Result<Vec<_>>>()?;
+        let board = Arc::new(Board::default());
+        let mut server = Server::new(listeners, Arc::clone(&board))?;
+        let cores = cores.clone();
+        thread::Builder::new()
+            .name("backends".to_owned())
+            .spawn(move || {
+                cores.pin_to_load();
+                if let Err(error) = server.run() {
+                    eprintln!("the backends ended: {error}");
+                }
+            })?;
+        Ok(Self {
+            addresses: std::array::from_fn(|index| addresses[index]),
+            imds: addresses[BACKENDS],
+            board,
+        })
+    }
+}
+
+/// What matters of a request's head.
+#[derive(Debug)]
+struct Head {
+    authorized: bool,
+    small: bool,
+    fail_once: Option<u64>,
+}
+
+fn parse(head: &[u8]) -> Option<(Head, Framing)> {
+    let mut headers = [httparse::EMPTY_HEADER; 96];
+    let mut request = httparse::Request::new(&mut headers);
+    request.parse(head).ok()?;
+    let framing = http1::framing(request.headers)?;
+    let mut read = Head {
+        authorized: false,
+        small: matches!(framing, Framing::Length(length) if length <= LOOKED_AT),
+        fail_once: None,
+    };
+    for header in request.headers.iter() {
+        match header.name {
+            name if name.eq_ignore_ascii_case("authorization") => {
+                read.authorized = header.value.starts_with(b"Bearer eyJ0eXAi");
+            }
+            name if name.eq_ignore_ascii_case(FAIL_ONCE) => {
+                read.fail_once = std::str::from_utf8(header.value).ok()?.parse().ok();
+            }
+            _ => {}
+        }
+    }
+    Some((read, framing))
+}
+
+struct Connection {
+    socket: TcpStream,
+    /// The listener it came to.
+    at: usize,
+    reader: Reader<Head>,
+    head: Option<Head>,
+    streams: bool,
+    /// What could not be written yet.
+    out: Vec<u8>,
+    written: usize,
+    events_left: usize,
+}
+
+struct Server {
+    poll: Poll,
+    listeners: Vec<TcpListener>,
+    connections: Slab<Connection>,
+    timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    board: Arc<Board>,
+    answers: Answers,
+    scratch: Vec<u8>,
+}
+
+impl Server {
+    fn new(mut listeners: Vec<TcpListener>, board: Arc<Board>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        for (index, listener) in listeners.iter_mut().enumerate() {
+            poll.registry()
+                .register(listener, Token(index), Interest::READABLE)?;
+        }
+        Ok(Self {
+            poll,
+            listeners,
+            connections: Slab::new(),
+            timers: BinaryHeap::new(),
+            board,
+            answers: Answers::new(),
+            scratch: vec![0; 256 << 10],
+        })
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(256);
+        loop {
+            let next = self.timers.peek().map(|Reverse((at, _))| *at);
+            let wait = next.map(|at| at.saturating_duration_since(Instant::now()));
+            match self.poll.poll(&mut events, wait) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                result => result?,
+            }
+            for event in &events {
+                let Token(token) = event.token();
+                match token.checked_sub(self.listeners.len()) {
+                    None => self.accept(token)?,
+                    Some(key) => self.proceed(key),
+                }
+            }
+            self.send_due_events();
+        }
+    }
+
+    fn accept(&mut self, at: usize) -> io::Result<()> {
+        loop {
+            let mut socket = match self.listeners[at].accept() {
+                Ok((socket, _)) => socket,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            // An answer goes out when it is written.
+            socket.set_nodelay(true)?;
+            let entry = self.connections.vacant_entry();
+            let token = Token(entry.key() + self.listeners.len());
+            let both = Interest::READABLE | Interest::WRITABLE;
+            self.poll.registry().register(&mut socket, token, both)?;
+            entry.insert(Connection {
+                socket,
+                at,
+                reader: Reader::new(parse),
+                head: None,
+                streams: false,
+                out: Vec::new(),
+                written: 0,
+                events_left: 0,
+            });
+        }
+    }
+
+    /// Reads and writes what can be; ends a connection that is done.
+    fn proceed(&mut self, key: usize) {
+        if self.connections.contains(key) && self.read_and_write(key).is_none() {
+            self.connections.remove(key);
+        }
+    }
+
+    fn read_and_write(&mut self, key: usize) -> Option<()> {
+        self.connections[key].flush()?;
+        loop {
+            let connection = &mut self.connections[key];
+            let mut input = match connection.socket.read(&mut self.scratch) {
+                Ok(0) => return None,
+                Ok(size) => &self.scratch[..size],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Some(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(_) => return None,
+            };
+            let short = input.len() < self.scratch.len();
+            while let Some(event) = connection.reader.next(&mut input).ok()? {
+                match event {
+                    Event::Head(head) => connection.head = Some(head),
+                    Event::Body(part) => {
+                        if connection.head.as_ref().is_some_and(|head| head.small) {
+                            connection.streams |= asks_for_stream(part);
+                        }
+                    }
+                    Event::End => {
+                        let head = connection.head.take()?;
+                        let streams = std::mem::take(&mut connection.streams);
+                        let answer = self.answers.choose(&self.board, connection.at, &head);
+                        match answer {
+                            Some(answer) => connection.send(answer)?,
+                            None if streams => {
+                                connection.send(&self.answers.stream_head)?;
+                                connection.events_left = STREAM_EVENTS;
+                                self.timers.push(Reverse((Instant::now(), key)));
+                            }
+                            None => connection.send(&self.answers.chat)?,
+                        }
+                    }
+                }
+            }
+            // Less than there was room for: there is no more, and asking would cost a system call. What comes later is an event.
+            if short {
+                return Some(());
+            }
+        }
+    }
+
+    fn send_due_events(&mut self) {
+        let now = Instant::now();
+        while let Some(Reverse((at, key))) = self.timers.peek().copied() {
+            if at > now {
+                return;
+            }
+            self.timers.pop();
+            let Some(connection) = self.connections.get_mut(key) else {
+                continue;
+            };
+            // The connection may be another one by now, which streams nothing.
+            if connection.events_left == 0 {
+                continue;
+            }
+            connection.events_left -= 1;
+            let last = connection.events_left == 0;
+            let event = match last {
+                true => &self.answers.last_event,
+                false => &self.answers.event,
+            };
+            if connection.send(event).is_none() {
+                self.connections.remove(key);
+            } else if !last {
+                self.timers.push(Reverse((at + STREAM_PAUSE, key)));
+            }
+        }
+    }
+}
+
+fn asks_for_stream(part: &[u8]) -> bool {
+    [&b"\"stream\":true"[..], b"\"stream\": true"]
+        .iter()
+        .any(|text| memchr::memmem::find(part, text).is_some())
+}
+
+impl Connection {
+    /// Sends now what can be sent, and the rest when it can.
+    fn send(&mut self, bytes: &[u8]) -> Option<()> {
+        self.out.extend_from_slice(bytes);
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Option<()> {
+        while self.written < self.out.len() {
+            match self.socket.write(&self.out[self.written..]) {
+                Ok(size) => self.written += size,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Some(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+        self.out.clear();
+        self.written = 0;
+        Some(())
+    }
+}
+
+/// What there is to answer, made once.
+struct Answers {
+    chat: Vec<u8>,
+    token: Vec<u8>,
+    throttled: Vec<u8>,
+    failed: Vec<u8>,
+    stream_head: Vec<u8>,
+    event: Vec<u8>,
+    last_event: Vec<u8>,
+}
+
+impl Answers {
+    fn new() -> Self {
+        let chat = serde_json::json!({
+            "id": "chatcmpl-bench", "object": "chat.completion", "created": 1_700_000_000, "model": "gpt-4o",
+            "choices": [{"index": 0, "finish_reason": "stop", "logprobs": null,
+                         "message": {"role": "assistant", "content": "All is well. ".repeat(40)}}],
+            "usage": {"prompt_tokens": 200, "completion_tokens": 120, "total_tokens": 320},
+        });
+        let event = serde_json::json!({
+            "id": "chatcmpl-bench", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "gpt-4o",
+            "choices": [{"index": 0, "finish_reason": null, "delta": {"content": " well"}}],
+        });
+        let event = chunk(&format!("data: {event}\n\n"));
+        let last_event = [chunk("data: [DONE]\n\n"), b"0\r\n\r\n".to_vec()].concat();
+        let error = |code: &str| serde_json::json!({"error": {"code": code, "message": "as Azure words it"}});
+        let token = serde_json::json!({
+            "access_token": token(), "expires_in": "86399", "expires_on": "4102444800", "token_type": "Bearer",
+            "resource": "https://cognitiveservices.azure.com",
+        });
+        let limits =
+            "x-ratelimit-remaining-tokens: 90000\r\nx-ratelimit-remaining-requests: 900\r\n";
+        let wait = format!("retry-after: {RETRY_AFTER}\r\nx-ratelimit-remaining-tokens: 0\r\n");
+        Self {
+            chat: answer("200 OK", limits, &chat.to_string()),
+            token: answer("200 OK", "", &token.to_string()),
+            throttled: answer("429 Too Many Requests", &wait, &error("429").to_string()),
+            failed: answer("503 Service Unavailable", "", &error("503").to_string()),
+            stream_head: format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n{limits}transfer-encoding: chunked\r\n\r\n"
+            )
+            .into_bytes(),
+            event,
+            last_event,
+        }
+    }
+
+    /// What is answered to a request whatever it asks for, if anything.
+    fn choose(&self, board: &Board, at: usize, head: &Head) -> Option<&[u8]> {
+        let Some(requests) = board.requests.get(at) else {
+            return Some(&self.token);
+        };
+        requests.fetch_add(1, Relaxed);
+        board
+            .authorized
+            .fetch_add(u64::from(head.authorized), Relaxed);
+        if at == 0 && board.throttled.load(Relaxed) {
+            return Some(&self.throttled);
+        }
+        let fails = head
+            .fail_once
+            .is_some_and(|number| board.failed_once.swap(number, Relaxed) != number);
+        fails.then_some(&self.failed)
+    }
+}
+
+fn answer(status: &str, headers: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\napim-request-id: 5f1c1a52\r\nx-ms-region: East US\r\n\
+         {headers}content-length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+fn chunk(text: &str) -> Vec<u8> {
+    format!("{:x}\r\n{text}\r\n", text.len()).into_bytes()
+}

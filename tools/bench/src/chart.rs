@@ -1,0 +1,140 @@
+//! The chart: CPU per request of every variant, in units of plain Envoy's.
+
+use std::fmt::Write as _;
+
+use crate::results::Results;
+use crate::variant::{Variant, Workload};
+
+const GROUPS: [Workload; 4] = [
+    Workload::Body(1),
+    Workload::Body(16),
+    Workload::Body(100),
+    Workload::Body(1024),
+];
+
+/// Bars end here; what is more is written beside them.
+const MOST: f64 = 3.0;
+
+const LABELS: f64 = 210.0;
+const BARS: f64 = 420.0;
+const WIDTH: f64 = LABELS + BARS + 60.0;
+const LINE: f64 = 18.0;
+
+/// The chart as SVG, which reads well on light and dark pages.
+pub fn svg(results: &Results) -> String {
+    let mut body = String::new();
+    let mut y = 40.0;
+    for workload in GROUPS {
+        let bars: Vec<_> = results
+            .variants()
+            .into_iter()
+            .filter_map(|variant| Some((variant, ratio(results, variant, workload)?)))
+            .collect();
+        if bars.is_empty() {
+            continue;
+        }
+        text(
+            &mut body,
+            8.0,
+            y,
+            "start",
+            "group",
+            &format!("body of {workload}"),
+        );
+        y += LINE * 0.4;
+        for (variant, ratio) in bars {
+            bar(&mut body, y, variant, ratio);
+            y += LINE;
+        }
+        y += LINE * 1.4;
+    }
+    for whole in [1.0, 2.0, 3.0] {
+        let x = LABELS + whole / MOST * BARS;
+        let bottom = y - LINE;
+        let _ = writeln!(body, r#"<line x1="{x}" y1="30" x2="{x}" y2="{bottom}"/>"#);
+    }
+    format!(
+        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" font-family="sans-serif" font-size="12" role="img">
+<title>CPU per request, in units of plain Envoy's; less is better</title>
+<style>
+rect.page {{ fill: #ffffff }} text {{ fill: #24292f }} .title {{ font-size: 14px; font-weight: bold }} .group {{ font-weight: bold }}
+rect.balancer {{ fill: #0969da }} rect.other {{ fill: #8c959f }} line {{ stroke: #d0d7de }}
+</style>
+<rect class="page" width="{WIDTH}" height="{y}"/>
+<text class="title" x="8" y="20">CPU per request, in units of plain Envoy's; less is better</text>
+{body}</svg>
+"##
+    )
+}
+
+fn ratio(results: &Results, variant: Variant, workload: Workload) -> Option<f64> {
+    if matches!(variant, Variant::Direct | Variant::EnvoyAgain) {
+        return None;
+    }
+    let base = results.cpu(Variant::Envoy, workload)?;
+    Some(results.cpu(variant, workload)?.best / base.best)
+}
+
+fn bar(body: &mut String, y: f64, variant: Variant, ratio: f64) {
+    let class = if variant.is_balancer() {
+        "balancer"
+    } else {
+        "other"
+    };
+    let length = ratio.min(MOST) / MOST * BARS;
+    let height = LINE - 5.0;
+    let base = y + LINE - 8.0;
+    text(body, LABELS - 6.0, base, "end", "", &variant.to_string());
+    let _ = writeln!(
+        body,
+        r#"<rect class="{class}" x="{LABELS}" y="{y:.1}" width="{length:.1}" height="{height}"/>"#
+    );
+    let shown = match ratio {
+        ratio if ratio > MOST => format!("{ratio:.0} ..."),
+        ratio => format!("{ratio:.2}"),
+    };
+    text(body, LABELS + length + 5.0, base, "start", "", &shown);
+}
+
+fn text(body: &mut String, x: f64, y: f64, anchor: &str, class: &str, text: &str) {
+    // No variant's name needs escaping.
+    let _ = writeln!(
+        body,
+        r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" class="{class}">{text}</text>"#
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::load::Seen;
+    use crate::results::Slice;
+
+    #[test]
+    fn there_is_a_bar_for_each_variant_and_none_leaves_the_page() {
+        let mut results = Results::default();
+        for (variant, micros) in [
+            (Variant::Envoy, 30),
+            (Variant::Router, 39),
+            (Variant::LiteLlm, 6000),
+        ] {
+            let seen = Seen {
+                served: 1,
+                elapsed: Duration::from_secs(1),
+                ..Seen::default()
+            };
+            let slice = Slice::new(seen, Duration::from_micros(micros), Duration::ZERO);
+            results.add(variant, Workload::Body(1), slice);
+        }
+        let svg = svg(&results);
+        assert_eq!(svg.matches("<rect class=\"balancer\"").count(), 1);
+        assert_eq!(svg.matches("<rect class=\"other\"").count(), 2);
+        assert!(
+            svg.contains(">1.30</text>") && svg.contains(">200 ...</text>"),
+            "{svg}"
+        );
+        assert!(svg.contains("width=\"420.0\""), "{svg}");
+    }
+}

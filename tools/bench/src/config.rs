@@ -1,0 +1,268 @@
+//! The Envoy configurations of all variants: each is the one that is shipped for the balancer, with only that changed which makes
+//! the variant. The access log is left out of all of them.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use render::{Admin, Backend, Engine, Fleet, Identity, Listener};
+use serde_json::{json, Value};
+
+use crate::backend::{token, Backends, BACKENDS};
+use crate::variant::Variant;
+
+/// The request header that names the cluster.
+pub const CLUSTER_HEADER: &str = "x-aoai-cluster";
+
+const NAMES: [&str; BACKENDS] = ["eastus", "westus", "swedencentral"];
+
+/// The cluster of a backend.
+pub fn cluster(index: usize) -> String {
+    format!("aoai_{}", NAMES[index])
+}
+
+/// The host name of a backend.
+pub fn host(index: usize) -> String {
+    format!("contoso-{}.openai.azure.com", NAMES[index])
+}
+
+/// Files and addresses that configurations name.
+pub struct Surroundings<'a> {
+    /// The backends.
+    pub backends: &'a Backends,
+    /// The module that is measured.
+    pub module: &'a Path,
+    /// Another build of it to compare with.
+    pub against: Option<&'a Path>,
+    /// The module that does nothing.
+    pub idle: &'a Path,
+    /// The `ext_proc` service, where it runs.
+    pub ext_proc: Option<SocketAddr>,
+}
+
+/// The configuration of `variant`, as JSON.
+pub fn envoy(variant: Variant, around: &Surroundings<'_>) -> Result<Value> {
+    let engine = match variant {
+        Variant::Router | Variant::RouterAgainst => Engine::Router,
+        _ => Engine::Filter,
+    };
+    let module = match variant {
+        Variant::FilterAgainst | Variant::RouterAgainst => around.against,
+        _ => Some(around.module),
+    };
+    let module = module.context("there is no other module to compare with")?;
+    let mut config = shipped(engine, around.backends, module)?;
+    let manager = manager(&mut config)?;
+    manager
+        .as_object_mut()
+        .context("no connection manager")?
+        .remove("access_log");
+    match variant {
+        Variant::Filter | Variant::Router | Variant::FilterAgainst | Variant::RouterAgainst => {}
+        Variant::Envoy | Variant::EnvoyAgain => {
+            filters(manager)?.remove(0);
+            *route(manager)? = json!({"cluster": "pool", "timeout": "0s"});
+            add_cluster(&mut config, pool(around.backends))?;
+        }
+        Variant::Stock => {
+            filters(manager)?.remove(0);
+            *route(manager)? = json!({
+                "cluster": "pool", "timeout": "0s", "auto_host_rewrite": true, "retry_policy": retry_on_another_host(),
+            });
+            let route = &mut manager["route_config"]["virtual_hosts"][0]["routes"][0];
+            route["request_headers_to_remove"] = json!(["api-key"]);
+            route["request_headers_to_add"] = json!([{
+                "header": {"key": "authorization", "value": format!("Bearer {}", token())},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }]);
+            add_cluster(&mut config, pool(around.backends))?;
+        }
+        Variant::Lua => {
+            filters(manager)?[0] = json!({
+                "name": "envoy.filters.http.lua",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
+                    "default_source_code": {"inline_string": lua()},
+                },
+            });
+        }
+        Variant::ExtProc => {
+            let address = around.ext_proc.context("there is no ext_proc service")?;
+            filters(manager)?[0] = ext_proc();
+            add_cluster(&mut config, ext_proc_cluster(address))?;
+        }
+        Variant::Idle => {
+            let path = around.idle.display().to_string();
+            let filter = &mut filters(manager)?[0]["typed_config"]["config"];
+            filter["vm_config"]["vm_id"] = json!("idle");
+            filter["vm_config"]["code"] = json!({"local": {"filename": path}});
+            *route(manager)? = json!({"cluster": "pool", "timeout": "0s"});
+            add_cluster(&mut config, pool(around.backends))?;
+        }
+        Variant::Direct | Variant::LiteLlm => anyhow::bail!("{variant} is not an Envoy"),
+    }
+    Ok(config)
+}
+
+/// LiteLLM's configuration, which is YAML, and JSON as well.
+pub fn litellm(backends: &Backends) -> Value {
+    let models = backends.addresses.iter().map(|address| {
+        json!({
+            "model_name": "gpt-4o",
+            "litellm_params": {
+                "model": "azure/gpt-4o", "api_base": format!("http://{address}"), "api_key": token(),
+                "api_version": "2024-10-21",
+            },
+        })
+    });
+    json!({
+        "model_list": models.collect::<Vec<_>>(),
+        "litellm_settings": {"telemetry": false, "num_retries": 2, "set_verbose": false},
+        "router_settings": {"routing_strategy": "simple-shuffle"},
+    })
+}
+
+fn shipped(engine: Engine, backends: &Backends, module: &Path) -> Result<Value> {
+    let loopback = || "127.0.0.1".to_owned();
+    let fleet_backends: Vec<Backend> = (0..BACKENDS)
+        .map(|index| {
+            let port = backends.addresses[index].port();
+            Backend::new(NAMES[index], &host(index))
+                .at("127.0.0.1", port)
+                .tls(None)
+        })
+        .collect();
+    let identity = Identity::imds().at("127.0.0.1", backends.imds.port());
+    let fleet = Fleet {
+        plugin: render::minimal_plugin(&fleet_backends, Some(&identity)),
+        backends: fleet_backends,
+        identity: Some(identity),
+        listener: Listener {
+            address: loopback(),
+            port: 0,
+        },
+        admin: Admin {
+            address: loopback(),
+            port: 0,
+        },
+        module: module.to_owned(),
+        environment: Default::default(),
+        host_environment: Vec::new(),
+        engine,
+    };
+    serde_saphyr::from_str(&render::envoy(&fleet)).context("the rendered configuration")
+}
+
+fn manager(config: &mut Value) -> Result<&mut Value> {
+    let path = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+    config
+        .pointer_mut(path)
+        .context("no HTTP connection manager")
+}
+
+fn filters(manager: &mut Value) -> Result<&mut Vec<Value>> {
+    manager["http_filters"]
+        .as_array_mut()
+        .context("no HTTP filters")
+}
+
+fn route(manager: &mut Value) -> Result<&mut Value> {
+    let path = "/route_config/virtual_hosts/0/routes/0/route";
+    manager.pointer_mut(path).context("no route")
+}
+
+fn add_cluster(config: &mut Value, cluster: Value) -> Result<()> {
+    let clusters = config["static_resources"]["clusters"].as_array_mut();
+    clusters.context("no clusters")?.push(cluster);
+    Ok(())
+}
+
+fn endpoint(address: SocketAddr) -> Value {
+    json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
+}
+
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+fn http_options(protocol: &str) -> Value {
+    json!({HTTP_OPTIONS: {
+        "@type": format!("type.googleapis.com/{HTTP_OPTIONS}"),
+        "explicit_http_config": {protocol: {}},
+    }})
+}
+
+/// All backends as the hosts of one cluster.
+fn pool(backends: &Backends) -> Value {
+    let hosts = backends.addresses.iter().enumerate().map(|(index, address)| {
+        json!({"endpoint": {"address": endpoint(*address), "hostname": host(index)}})
+    });
+    json!({
+        "name": "pool", "type": "STATIC", "connect_timeout": "5s",
+        "circuit_breakers": {"thresholds": [{
+            "max_connections": 100_000, "max_pending_requests": 100_000, "max_requests": 100_000, "max_retries": 100_000,
+        }]},
+        "typed_extension_protocol_options": http_options("http_protocol_options"),
+        "load_assignment": {"cluster_name": "pool", "endpoints": [{"lb_endpoints": hosts.collect::<Vec<_>>()}]},
+    })
+}
+
+fn retry_on_another_host() -> Value {
+    json!({
+        "retry_on": "connect-failure,refused-stream,reset,retriable-status-codes",
+        "retriable_status_codes": [408, 429, 500, 502, 503, 504],
+        "num_retries": 2,
+        "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.001s"},
+        "host_selection_retry_max_attempts": 3,
+        "retry_host_predicate": [{
+            "name": "envoy.retry_host_predicates.previous_hosts",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
+            },
+        }],
+    })
+}
+
+fn lua() -> String {
+    let quoted = |text: fn(usize) -> String| {
+        let names = (0..BACKENDS).map(|index| format!("{:?}", text(index)));
+        names.collect::<Vec<_>>().join(", ")
+    };
+    format!(
+        r#"local clusters, hosts = {{{}}}, {{{}}}
+local authorization = "Bearer {}"
+local turn = 0
+function envoy_on_request(handle)
+  turn = turn % #clusters + 1
+  local headers = handle:headers()
+  headers:replace("{CLUSTER_HEADER}", clusters[turn])
+  headers:replace(":authority", hosts[turn])
+  headers:replace("authorization", authorization)
+  headers:remove("api-key")
+end
+"#,
+        quoted(cluster),
+        quoted(host),
+        token()
+    )
+}
+
+fn ext_proc() -> Value {
+    json!({
+        "name": "envoy.filters.http.ext_proc",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
+            "grpc_service": {"envoy_grpc": {"cluster_name": "ext_proc"}, "timeout": "5s"},
+            "processing_mode": {"request_header_mode": "SEND", "response_header_mode": "SKIP"},
+            "mutation_rules": {"allow_all_routing": true},
+        },
+    })
+}
+
+fn ext_proc_cluster(address: SocketAddr) -> Value {
+    json!({
+        "name": "ext_proc", "type": "STATIC", "connect_timeout": "5s",
+        "typed_extension_protocol_options": http_options("http2_protocol_options"),
+        "load_assignment": {"cluster_name": "ext_proc", "endpoints": [{"lb_endpoints": [
+            {"endpoint": {"address": endpoint(address)}},
+        ]}]},
+    })
+}

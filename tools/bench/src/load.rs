@@ -1,0 +1,297 @@
+//! The load: so many connections, each with one request at a time, in the calling thread.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::backend::FAIL_ONCE;
+use crate::http1::{self, Event, Reader};
+
+/// What every connection sends, again and again.
+#[derive(Clone, Debug)]
+pub struct Request {
+    bytes: Vec<u8>,
+    /// Where the number is that makes a first attempt fail, if it is to.
+    number_at: Option<usize>,
+}
+
+/// The client's own key, which no backend may see.
+pub const CLIENT_KEY: &str = "sk-3f9d1c6b08e24a57b1d0c7e95f82a6340d9be17c52f84ab6";
+
+/// Digits of that number.
+const DIGITS: usize = 12;
+
+impl Request {
+    /// A chat request as the openai SDK for Python sends it, with a body of `size` bytes.
+    pub fn chat(size: usize, stream: bool, fail_once: bool) -> Self {
+        let body = body(size, stream);
+        let mut head = format!(
+            "POST /openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21 HTTP/1.1\r\n\
+             host: gateway.internal\r\naccept-encoding: gzip, deflate\r\nconnection: keep-alive\r\naccept: application/json\r\n\
+             content-type: application/json\r\nuser-agent: AzureOpenAI/Python 2.54.0\r\nx-stainless-lang: python\r\n\
+             x-stainless-package-version: 2.54.0\r\nx-stainless-os: Linux\r\nx-stainless-arch: x64\r\n\
+             x-stainless-runtime: CPython\r\nx-stainless-runtime-version: 3.13.5\r\nx-stainless-async: false\r\n\
+             x-stainless-retry-count: 0\r\nx-stainless-read-timeout: 600\r\napi-key: {CLIENT_KEY}\r\n\
+             content-length: {}\r\n",
+            body.len()
+        );
+        let number_at = fail_once.then(|| {
+            head.push_str(FAIL_ONCE);
+            head.push_str(": ");
+            let at = head.len();
+            head.push_str(&"0".repeat(DIGITS));
+            head.push_str("\r\n");
+            at
+        });
+        head.push_str("\r\n");
+        let bytes = [head.into_bytes(), body.into_bytes()].concat();
+        Self { bytes, number_at }
+    }
+
+    fn number(&mut self, number: u64) {
+        if let Some(at) = self.number_at {
+            let digits = format!("{number:0DIGITS$}");
+            self.bytes[at..at + DIGITS].copy_from_slice(digits.as_bytes());
+        }
+    }
+}
+
+/// A chat request's body of exactly `size` bytes, or of the least there can be.
+fn body(size: usize, stream: bool) -> String {
+    let frame = |text: &str| {
+        format!(
+            r#"{{"model":"gpt-4o","stream":{stream},"max_tokens":120,"messages":[{{"role":"user","content":"{text}"}}]}}"#
+        )
+    };
+    let text = "All work and no play makes a dull prompt. ";
+    let length = size.saturating_sub(frame("").len());
+    let mut content = text.repeat(length / text.len() + 1);
+    content.truncate(length);
+    frame(&content)
+}
+
+/// What was seen while it was measured.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Answers of status 200.
+    pub served: u64,
+    /// Other answers, and connections that broke.
+    pub errors: u64,
+    /// How long it was measured.
+    pub elapsed: Duration,
+    /// From the request's first byte to the answer's last.
+    pub latencies: Vec<Duration>,
+    /// From the request's first byte to the first of the answer's body.
+    pub first_bytes: Vec<Duration>,
+}
+
+struct Connection {
+    socket: TcpStream,
+    request: Request,
+    sent: usize,
+    began: Instant,
+    reader: Reader<u16>,
+    status: u16,
+    first_byte: Option<Duration>,
+    answered: bool,
+}
+
+/// The connections to one address.
+pub struct Load {
+    poll: Poll,
+    events: Events,
+    address: SocketAddr,
+    request: Request,
+    connections: Vec<Connection>,
+    scratch: Vec<u8>,
+    requests: u64,
+    seen: Seen,
+}
+
+impl Load {
+    /// Opens `count` connections.
+    pub fn connect(address: SocketAddr, count: usize, request: &Request) -> io::Result<Self> {
+        let mut load = Self {
+            poll: Poll::new()?,
+            events: Events::with_capacity(256),
+            address,
+            request: request.clone(),
+            connections: Vec::new(),
+            scratch: vec![0; 256 << 10],
+            // Numbers are not used twice, whoever counts.
+            requests: u64::from(std::process::id()) << 8 ^ since_epoch(),
+            seen: Seen::default(),
+        };
+        for index in 0..count {
+            let connection = load.open(index)?;
+            load.connections.push(connection);
+            load.write(index)?;
+        }
+        Ok(load)
+    }
+
+    fn open(&mut self, index: usize) -> io::Result<Connection> {
+        let mut socket = TcpStream::connect(self.address)?;
+        socket.set_nodelay(true)?;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll
+            .registry()
+            .register(&mut socket, Token(index), both)?;
+        let mut request = self.request.clone();
+        self.requests += 1;
+        request.number(self.requests);
+        Ok(Connection {
+            socket,
+            request,
+            sent: 0,
+            began: Instant::now(),
+            reader: Reader::new(http1::response),
+            status: 0,
+            first_byte: None,
+            answered: false,
+        })
+    }
+
+    /// Sends and receives until the time is over, or so many requests were served; what was seen in that time.
+    pub fn run(&mut self, time: Duration, most: u64) -> io::Result<Seen> {
+        self.seen = Seen::default();
+        let start = Instant::now();
+        loop {
+            let elapsed = start.elapsed();
+            let done = self.seen.served + self.seen.errors;
+            if elapsed >= time || done >= most {
+                self.seen.elapsed = elapsed;
+                return Ok(std::mem::take(&mut self.seen));
+            }
+            match self.poll.poll(&mut self.events, Some(time - elapsed)) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                result => result?,
+            }
+            let ready: Vec<usize> = self.events.iter().map(|event| event.token().0).collect();
+            for index in ready {
+                if self.proceed(index).is_err() {
+                    self.seen.errors += 1;
+                    self.connections[index] = self.open(index)?;
+                }
+            }
+        }
+    }
+
+    fn proceed(&mut self, index: usize) -> io::Result<()> {
+        self.write(index)?;
+        loop {
+            let connection = &mut self.connections[index];
+            let mut input = match connection.socket.read(&mut self.scratch) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(size) => &self.scratch[..size],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let short = input.len() < self.scratch.len();
+            let mut ended = false;
+            loop {
+                let event = connection.reader.next(&mut input);
+                match event.map_err(|_| ErrorKind::InvalidData)? {
+                    None => break,
+                    Some(Event::Head(status)) => connection.status = status,
+                    Some(Event::Body(_)) => {
+                        let began = connection.began;
+                        connection.first_byte.get_or_insert_with(|| began.elapsed());
+                    }
+                    Some(Event::End) => ended = true,
+                }
+            }
+            if ended {
+                connection.answered = true;
+                self.next(index)?;
+            }
+            if short {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Notes an answer, and sends the next request if this one has left.
+    fn next(&mut self, index: usize) -> io::Result<()> {
+        let connection = &mut self.connections[index];
+        if !connection.answered || connection.sent < connection.request.bytes.len() {
+            return Ok(());
+        }
+        match connection.status {
+            200 => {
+                self.seen.served += 1;
+                self.seen.latencies.push(connection.began.elapsed());
+                self.seen.first_bytes.extend(connection.first_byte);
+            }
+            _ => self.seen.errors += 1,
+        }
+        self.requests += 1;
+        connection.request.number(self.requests);
+        connection.answered = false;
+        connection.first_byte = None;
+        connection.sent = 0;
+        connection.began = Instant::now();
+        self.write(index)
+    }
+
+    fn write(&mut self, index: usize) -> io::Result<()> {
+        let connection = &mut self.connections[index];
+        while connection.sent < connection.request.bytes.len() {
+            match connection
+                .socket
+                .write(&connection.request.bytes[connection.sent..])
+            {
+                Ok(size) => connection.sent += size,
+                // Not connected yet, or the other side is slower.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::NotConnected
+                    ) =>
+                {
+                    return Ok(())
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match connection.answered {
+            true => self.next(index),
+            false => Ok(()),
+        }
+    }
+}
+
+fn since_epoch() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_millis() as u64 % 1_000_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_have_their_size_and_are_json() {
+        for size in [1 << 10, 16 << 10, 1 << 20] {
+            let body = body(size, true);
+            assert_eq!(body.len(), size);
+            let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(json["stream"], true);
+        }
+    }
+
+    #[test]
+    fn numbers_take_their_place() {
+        let mut request = Request::chat(1024, false, true);
+        let length = request.bytes.len();
+        request.number(4711);
+        let text = String::from_utf8(request.bytes.clone()).unwrap();
+        assert!(text.contains("\r\nx-bench-fail-once: 000000004711\r\n\r\n{"));
+        assert_eq!(request.bytes.len(), length);
+    }
+}

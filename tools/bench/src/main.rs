@@ -1,0 +1,222 @@
+//! Measures the balancer beside what one would use instead of it: plain Envoy, stock Envoy's own means, Lua, an `ext_proc` service,
+//! the LiteLLM proxy. `cargo xtask bench` builds and fetches what it needs and runs it.
+
+mod backend;
+mod chart;
+mod config;
+mod cores;
+mod ext_proc;
+mod http1;
+mod load;
+mod measure;
+mod proxy;
+mod report;
+mod results;
+mod usage;
+mod variant;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{anyhow, ensure, Context, Result};
+use clap::{Args, Parser, Subcommand};
+
+use backend::Backends;
+use config::Surroundings;
+use cores::Cores;
+use measure::{Effort, Proxies};
+use proxy::Launcher;
+use report::Report;
+use results::Results;
+use variant::{Variant, Workload};
+
+#[derive(Parser)]
+#[command(about = "Measures the balancer beside what one would use instead of it")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure, and print the tables
+    Run(Run),
+    /// Be the ext_proc service of that variant
+    ExtProc,
+}
+
+#[derive(Args)]
+struct Run {
+    /// Envoy
+    #[arg(long)]
+    envoy: PathBuf,
+    /// The module
+    #[arg(long)]
+    module: PathBuf,
+    /// Another build of the module to compare with
+    #[arg(long)]
+    against: Option<PathBuf>,
+    /// The LiteLLM proxy
+    #[arg(long)]
+    litellm: Option<PathBuf>,
+    /// Where configurations and logs are written
+    #[arg(long)]
+    folder: PathBuf,
+    /// Write benchmarks.md and benchmarks.svg here
+    #[arg(long)]
+    write: Option<PathBuf>,
+    /// How often everything is measured
+    #[arg(long, default_value_t = 12)]
+    rounds: usize,
+    /// Length of a slice in milliseconds
+    #[arg(long, default_value_t = 1000)]
+    slice: u64,
+    /// Only these variants
+    #[arg(long, value_delimiter = ',', value_parser = variant)]
+    only: Vec<Variant>,
+    /// Watch the memory over a million requests to each variant
+    #[arg(long)]
+    memory: bool,
+    /// Only see that everything works: one round of short slices
+    #[arg(long)]
+    quick: bool,
+}
+
+fn variant(key: &str) -> Result<Variant> {
+    Variant::named(key).ok_or_else(|| {
+        let keys = Variant::ALL.map(Variant::key).join(", ");
+        anyhow!("{key}: there is no such variant; use some of {keys}")
+    })
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run(run) => run.perform(),
+        Command::ExtProc => ext_proc::serve(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Run {
+    fn perform(&self) -> Result<()> {
+        fs::create_dir_all(&self.folder)
+            .with_context(|| format!("{}: cannot be made", self.folder.display()))?;
+        let cores = Cores::find()?;
+        let backends = Backends::start(&cores)?;
+        let idle = self.folder.join("idle.wasm");
+        fs::write(&idle, wat::parse_str(include_str!("idle.wat"))?)?;
+        cores.pin_to_load();
+        let mut launcher = Launcher {
+            envoy: &self.envoy,
+            litellm: self.litellm.as_deref(),
+            folder: &self.folder,
+            cores: &cores,
+            around: Surroundings {
+                backends: &backends,
+                module: &self.module,
+                against: self.against.as_deref(),
+                idle: &idle,
+                ext_proc: None,
+            },
+        };
+        let (variants, effort) = (self.variants(), self.effort());
+        let mut results = Results::default();
+        let proxies = Proxies::start(&mut launcher, &variants)?;
+        measure::run(&proxies, &effort, &backends, &mut results)?;
+        if self.memory {
+            let requests = if self.quick { 1_000 } else { 1_000_000 };
+            measure::run_memory(&proxies, requests, &mut results)?;
+        }
+        drop(proxies);
+        measure::run_workers(&mut launcher, &variants, &effort, &mut results)?;
+
+        let report = Report {
+            results: &results,
+            effort: &effort,
+            machine: usage::machine(cores.count()),
+            envoy: version(&self.envoy)?,
+            pinned: cores.are_apart(),
+        };
+        println!("\n{report}");
+        if let Some(folder) = &self.write {
+            write(folder, &report, &results)?;
+        }
+        judge(&results)
+    }
+
+    fn variants(&self) -> Vec<Variant> {
+        let is_there = |variant: &Variant| match variant {
+            Variant::LiteLlm => self.litellm.is_some(),
+            Variant::FilterAgainst | Variant::RouterAgainst => self.against.is_some(),
+            _ => true,
+        };
+        let is_wanted = |variant: &Variant| self.only.is_empty() || self.only.contains(variant);
+        let variants = Variant::ALL.into_iter();
+        variants.filter(is_there).filter(is_wanted).collect()
+    }
+
+    fn effort(&self) -> Effort {
+        let workloads = Workload::USUAL.into_iter().chain([Workload::Throttled]);
+        let (rounds, slice, warm_up) = match self.quick {
+            true => (1, Duration::from_millis(200), Duration::from_millis(20)),
+            false => (
+                self.rounds.max(1),
+                Duration::from_millis(self.slice),
+                Duration::from_millis(150),
+            ),
+        };
+        Effort {
+            rounds,
+            slice,
+            warm_up,
+            workloads: workloads.collect(),
+        }
+    }
+}
+
+fn version(envoy: &Path) -> Result<String> {
+    let output = std::process::Command::new(envoy)
+        .arg("--version")
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let number = said.split('/').find(|part| {
+        part.split('.').count() == 3 && part.starts_with(|c: char| c.is_ascii_digit())
+    });
+    Ok(number.unwrap_or(said.trim()).to_owned())
+}
+
+fn write(folder: &Path, report: &Report<'_>, results: &Results) -> Result<()> {
+    for (name, content) in [
+        ("benchmarks.md", report.page()),
+        ("benchmarks.svg", chart::svg(results)),
+    ] {
+        let file = folder.join(name);
+        fs::write(&file, content)
+            .with_context(|| format!("{}: cannot be written", file.display()))?;
+        println!("written: {}", file.display());
+    }
+    Ok(())
+}
+
+/// The balancer serves every request, whatever its speed.
+fn judge(results: &Results) -> Result<()> {
+    let errors = results.errors().into_iter();
+    let failed: Vec<_> = errors
+        .filter(|(variant, _, _)| variant.is_balancer())
+        .map(|(variant, workload, errors)| format!("{variant}, {workload}: {errors}"))
+        .collect();
+    ensure!(
+        failed.is_empty(),
+        "requests were not served: {}",
+        failed.join("; ")
+    );
+    Ok(())
+}

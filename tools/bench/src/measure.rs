@@ -1,0 +1,248 @@
+//! The run: slices of all variants under all conditions, shuffled, so that whatever disturbs the machine disturbs all alike.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+use rand::seq::SliceRandom;
+
+use crate::backend::{Backends, BACKENDS};
+use crate::load::Load;
+use crate::proxy::{Launcher, Proxy};
+use crate::results::{Results, Slice};
+use crate::usage;
+use crate::variant::{Variant, Workload};
+
+/// How much is measured.
+#[derive(Clone, Debug)]
+pub struct Effort {
+    /// How often everything is measured.
+    pub rounds: usize,
+    /// For how long each time.
+    pub slice: Duration,
+    /// For how long the load runs before.
+    pub warm_up: Duration,
+    /// What is measured.
+    pub workloads: Vec<Workload>,
+}
+
+/// The running proxies.
+pub struct Proxies(pub BTreeMap<Variant, Proxy>);
+
+impl Proxies {
+    /// Starts the variants and checks that each does what it is there for. One that cannot be had is left out, with a line that
+    /// says why, if it is not Envoy.
+    pub fn start(launcher: &mut Launcher<'_>, variants: &[Variant]) -> Result<Self> {
+        let mut proxies = BTreeMap::new();
+        for variant in variants {
+            eprintln!("start {variant}");
+            match launcher.start(*variant, None) {
+                Ok(proxy) => {
+                    check(*variant, &proxy, launcher.around.backends)?;
+                    proxies.insert(*variant, proxy);
+                }
+                Err(error) if *variant == Variant::LiteLlm => {
+                    eprintln!("{variant} is left out: {error:#}");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self(proxies))
+    }
+}
+
+/// A variant that does less than the others would look good for the wrong reason.
+fn check(variant: Variant, proxy: &Proxy, backends: &Backends) -> Result<()> {
+    const REQUESTS: u64 = 30;
+    let board = &backends.board;
+    let counts =
+        || -> [u64; BACKENDS] { std::array::from_fn(|index| board.requests[index].load(Relaxed)) };
+    let (before, authorized) = (counts(), board.authorized.load(Relaxed));
+    let mut load = Load::connect(proxy.address, 1, &Workload::Alone.request())?;
+    let seen = load.run(Duration::from_secs(60), REQUESTS)?;
+    drop(load);
+    ensure!(
+        seen.served == REQUESTS && seen.errors == 0,
+        "{variant}: of {REQUESTS} requests {} were served and {} failed",
+        seen.served,
+        seen.errors
+    );
+    if variant == Variant::Direct {
+        return Ok(());
+    }
+    let after = counts();
+    let shares: [u64; BACKENDS] = std::array::from_fn(|index| after[index] - before[index]);
+    // LiteLLM's choice is random.
+    let least = if variant == Variant::LiteLlm {
+        1
+    } else {
+        REQUESTS / BACKENDS as u64 - 1
+    };
+    ensure!(
+        shares.iter().all(|share| *share >= least),
+        "{variant}: the backends got {shares:?} of {REQUESTS} requests"
+    );
+    let shown = board.authorized.load(Relaxed) - authorized;
+    ensure!(
+        !variant.shows_token() || shown >= REQUESTS,
+        "{variant}: only {shown} of {REQUESTS} requests showed the token"
+    );
+    Ok(())
+}
+
+/// One slice.
+fn measure(
+    proxy: &Proxy,
+    variant: Variant,
+    workload: Workload,
+    effort: &Effort,
+    backends: &Backends,
+) -> Result<Slice> {
+    let throttled = &backends.board.throttled;
+    throttled.store(workload.throttles(variant), Relaxed);
+    let me = [std::process::id()];
+    let mut load = Load::connect(proxy.address, workload.connections(), &workload.request())?;
+    // LiteLLM takes its time: a warm-up is at least one request.
+    let start = Instant::now();
+    while load.run(effort.warm_up, u64::MAX)?.served == 0 {
+        ensure!(
+            start.elapsed() < Duration::from_secs(60),
+            "no request was served within a minute"
+        );
+    }
+    let before = (usage::cpu(&proxy.processes)?, usage::cpu(&me)?);
+    let seen = load.run(effort.slice, u64::MAX)?;
+    let after = (usage::cpu(&proxy.processes)?, usage::cpu(&me)?);
+    throttled.store(false, Relaxed);
+    Ok(Slice::new(seen, after.0 - before.0, after.1 - before.1))
+}
+
+/// Measures the usual conditions shuffled, then the throttled one, which leaves its mark on what is known of the backends.
+pub fn run(
+    proxies: &Proxies,
+    effort: &Effort,
+    backends: &Backends,
+    results: &mut Results,
+) -> Result<()> {
+    let (throttled, usual): (Vec<_>, Vec<_>) = effort
+        .workloads
+        .iter()
+        .copied()
+        .partition(|workload| *workload == Workload::Throttled);
+    for (name, workloads) in [
+        ("usual conditions", usual),
+        ("one of three throttled", throttled),
+    ] {
+        let mut slices: Vec<_> = proxies
+            .0
+            .keys()
+            .flat_map(|variant| workloads.iter().map(|workload| (*variant, *workload)))
+            .filter(|(variant, workload)| workload.suits(*variant))
+            .collect();
+        let mut progress = Progress::new(name, effort.rounds * slices.len());
+        for _ in 0..effort.rounds {
+            slices.shuffle(&mut rand::rng());
+            for (variant, workload) in &slices {
+                let proxy = proxies.0.get(variant).context("a proxy that runs")?;
+                let slice = measure(proxy, *variant, *workload, effort, backends)
+                    .with_context(|| format!("{variant}, {workload}"))?;
+                progress.step(*variant, *workload, &slice);
+                results.add(*variant, *workload, slice);
+            }
+        }
+    }
+    for (variant, proxy) in &proxies.0 {
+        let memory = usage::memory(&proxy.processes)?;
+        results.memory.insert(*variant, memory);
+    }
+    Ok(())
+}
+
+/// Measures Envoys with one and with two workers, on all cores.
+pub fn run_workers(
+    launcher: &mut Launcher<'_>,
+    variants: &[Variant],
+    effort: &Effort,
+    results: &mut Results,
+) -> Result<()> {
+    launcher.cores.unpin();
+    let mut proxies = Vec::new();
+    for variant in variants {
+        for (workload, workers) in [(Workload::OneWorker, 1), (Workload::TwoWorkers, 2)] {
+            if workload.suits(*variant) {
+                proxies.push((*variant, workload, launcher.start(*variant, Some(workers))?));
+            }
+        }
+    }
+    let mut progress = Progress::new("workers", effort.rounds * proxies.len());
+    for _ in 0..effort.rounds {
+        proxies.shuffle(&mut rand::rng());
+        for (variant, workload, proxy) in &proxies {
+            let slice = measure(proxy, *variant, *workload, effort, launcher.around.backends)?;
+            progress.step(*variant, *workload, &slice);
+            results.add(*variant, *workload, slice);
+        }
+    }
+    launcher.cores.pin_to_load();
+    Ok(())
+}
+
+/// Watches the memory over `requests` requests to each variant.
+pub fn run_memory(proxies: &Proxies, requests: u64, results: &mut Results) -> Result<()> {
+    const STEPS: u64 = 10;
+    let variants = proxies.0.iter().filter(|(variant, _)| variant.is_envoy());
+    for (variant, proxy) in variants {
+        let workload = Workload::Body(1);
+        let mut load = Load::connect(proxy.address, workload.connections(), &workload.request())?;
+        let mut served = 0;
+        while served < requests {
+            let seen = load.run(Duration::from_secs(600), requests / STEPS)?;
+            ensure!(seen.served > 0, "{variant} serves no more");
+            served += seen.served + seen.errors;
+            let memory = usage::memory(&proxy.processes)?;
+            eprintln!(
+                "memory: {variant} after {served} requests: {:.1} MB",
+                memory.now as f64 / 1e6
+            );
+            let growth = results.growth.entry(*variant).or_default();
+            growth.push((served, memory));
+        }
+    }
+    Ok(())
+}
+
+/// A line for each slice; on a terminal always the same one.
+struct Progress {
+    name: &'static str,
+    done: usize,
+    all: usize,
+}
+
+impl Progress {
+    fn new(name: &'static str, all: usize) -> Self {
+        Self { name, done: 0, all }
+    }
+
+    fn step(&mut self, variant: Variant, workload: Workload, slice: &Slice) {
+        self.done += 1;
+        let cpu = slice.cpu_per_request().unwrap_or_default();
+        let line = format!(
+            "{} {}/{}: {variant}, {workload}: {:.1} us, {:.0}/s",
+            self.name,
+            self.done,
+            self.all,
+            cpu.as_secs_f64() * 1e6,
+            slice.rate()
+        );
+        let mut stderr = io::stderr().lock();
+        // Progress that cannot be shown is no reason to stop.
+        let _ = if stderr.is_terminal() {
+            let end = if self.done == self.all { "\n" } else { "" };
+            write!(stderr, "\r\x1b[K{line}{end}")
+        } else {
+            writeln!(stderr, "{line}")
+        };
+    }
+}

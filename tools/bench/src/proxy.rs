@@ -1,0 +1,198 @@
+//! The processes that are measured.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use serde_json::Value;
+
+use crate::config::{self, Surroundings};
+use crate::cores::Cores;
+use crate::load::CLIENT_KEY;
+use crate::variant::Variant;
+
+/// How long a proxy may take to serve.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// How often is asked whether it does.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Something that takes requests, with its processes, which end when this is dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Where it takes requests.
+    pub address: SocketAddr,
+    /// Its processes; none where there is only a backend.
+    pub processes: Vec<u32>,
+    _children: Vec<Guard>,
+}
+
+/// What proxies are started from.
+pub struct Launcher<'a> {
+    /// Envoy.
+    pub envoy: &'a Path,
+    /// The LiteLLM proxy, where there is one.
+    pub litellm: Option<&'a Path>,
+    /// Where configurations and logs are written.
+    pub folder: &'a Path,
+    /// Where processes run.
+    pub cores: &'a Cores,
+    /// What the configurations name.
+    pub around: Surroundings<'a>,
+}
+
+impl Launcher<'_> {
+    /// Starts `variant` and waits until it serves. With `workers` an Envoy has so many and runs on all cores.
+    pub fn start(&mut self, variant: Variant, workers: Option<u32>) -> Result<Proxy> {
+        let name = match workers {
+            Some(workers) => format!("{}-{workers}", variant.key()),
+            None => variant.key().to_owned(),
+        };
+        let proxy = match variant {
+            Variant::Direct => Ok(Proxy {
+                address: self.around.backends.addresses[0],
+                processes: Vec::new(),
+                _children: Vec::new(),
+            }),
+            Variant::LiteLlm => self.start_litellm(&name),
+            Variant::ExtProc => self.start_with_service(&name, workers),
+            _ => self.start_envoy(variant, &name, workers),
+        };
+        proxy.with_context(|| {
+            let log = self.folder.join(format!("{name}.log"));
+            format!("{variant} did not start; its log is {}", log.display())
+        })
+    }
+
+    fn spawn(&self, command: &mut Command, name: &str, everywhere: bool) -> Result<Guard> {
+        let log = File::create(self.folder.join(format!("{name}.log")))?;
+        command.stdin(Stdio::null()).stderr(log);
+        let child = self.cores.spawn(command, everywhere);
+        let program = command.get_program().to_string_lossy().into_owned();
+        Ok(Guard(child.with_context(|| format!("start {program}"))?))
+    }
+
+    fn start_envoy(&self, variant: Variant, name: &str, workers: Option<u32>) -> Result<Proxy> {
+        let configuration = config::envoy(variant, &self.around)?;
+        let file = self.write(name, &configuration)?;
+        let admin = self.folder.join(format!("{name}.admin"));
+        // What an earlier run left is not this one's.
+        let _ = fs::remove_file(&admin);
+        let mut command = Command::new(self.envoy);
+        command
+            .args(["--disable-hot-restart", "--log-level", "warning"])
+            .args(["--concurrency", &workers.unwrap_or(1).to_string()])
+            .arg("--admin-address-path")
+            .arg(&admin)
+            .arg("--config-path")
+            .arg(file)
+            .stdout(Stdio::null());
+        let mut envoy = self.spawn(&mut command, name, workers.is_some())?;
+        let address = await_that(&mut envoy, || listening(&admin))?;
+        Ok(Proxy {
+            address,
+            processes: vec![envoy.0.id()],
+            _children: vec![envoy],
+        })
+    }
+
+    /// Envoy and its `ext_proc` service, which share a core: what the service costs is part of the price.
+    fn start_with_service(&mut self, name: &str, workers: Option<u32>) -> Result<Proxy> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("ext-proc").stdout(Stdio::piped());
+        let mut service = self.spawn(&mut command, "ext_proc-service", workers.is_some())?;
+        let stdout = service.0.stdout.take().context("no standard output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let address = line.trim().parse();
+        self.around.ext_proc = Some(address.context("the service did not say where it is")?);
+        let mut proxy = self.start_envoy(Variant::ExtProc, name, workers)?;
+        proxy.processes.push(service.0.id());
+        proxy._children.push(service);
+        Ok(proxy)
+    }
+
+    fn start_litellm(&self, name: &str) -> Result<Proxy> {
+        let program = self.litellm.context("no LiteLLM proxy was named")?;
+        let file = self.write(name, &config::litellm(self.around.backends))?;
+        // The proxy cannot choose a port itself. Between this and its start another process may take it, which is then said.
+        let free = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+        let mut command = Command::new(program);
+        command
+            .arg("--config")
+            .arg(file)
+            .args(["--host", "127.0.0.1", "--num_workers", "1"])
+            .args(["--port", &free.port().to_string()])
+            .env("LITELLM_MASTER_KEY", CLIENT_KEY)
+            // Prices are fetched from elsewhere otherwise.
+            .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+            .env("LITELLM_LOG", "ERROR")
+            .stdout(Stdio::null());
+        let mut litellm = self.spawn(&mut command, name, false)?;
+        await_that(&mut litellm, || {
+            get(free, "/health/liveliness").is_some().then_some(())
+        })?;
+        Ok(Proxy {
+            address: free,
+            processes: vec![litellm.0.id()],
+            _children: vec![litellm],
+        })
+    }
+
+    fn write(&self, name: &str, configuration: &Value) -> Result<PathBuf> {
+        let file = self.folder.join(format!("{name}.json"));
+        fs::write(&file, serde_json::to_vec_pretty(configuration)?)
+            .with_context(|| format!("{}: cannot be written", file.display()))?;
+        Ok(file)
+    }
+}
+
+/// Where Envoy's listener is, once it is there; Envoy writes first where its admin interface is.
+fn listening(admin: &Path) -> Option<SocketAddr> {
+    let admin = fs::read_to_string(admin).ok()?.trim().parse().ok()?;
+    get(admin, "/ready").filter(|body| body.trim() == "LIVE")?;
+    let listeners: Value = serde_json::from_str(&get(admin, "/listeners?format=json")?).ok()?;
+    let address = listeners.pointer("/listener_statuses/0/local_address/socket_address")?;
+    let ip = address["address"].as_str()?.parse().ok()?;
+    let port = u16::try_from(address["port_value"].as_u64()?).ok()?;
+    Some(SocketAddr::new(ip, port))
+}
+
+/// The body of what is there, if it is there.
+fn get(address: SocketAddr, path: &str) -> Option<String> {
+    let mut answer = ureq::get(format!("http://{address}{path}")).call().ok()?;
+    answer.body_mut().read_to_string().ok()
+}
+
+fn await_that<T>(process: &mut Guard, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = ready() {
+            return Ok(found);
+        }
+        if let Some(status) = process.0.try_wait()? {
+            bail!("it ended with {status}");
+        }
+        if start.elapsed() > START_LIMIT {
+            bail!("it did not serve within {} s", START_LIMIT.as_secs());
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// A process that ends with its owner.
+#[derive(Debug)]
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

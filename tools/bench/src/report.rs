@@ -1,0 +1,412 @@
+//! The report: tables of what was measured, and how.
+
+use std::fmt::{self, Write as _};
+
+use crate::backend::{STREAM_EVENTS, STREAM_PAUSE};
+use crate::measure::Effort;
+use crate::results::{Results, Summary};
+use crate::variant::{Variant, Workload};
+
+/// What the report is made from.
+pub struct Report<'a> {
+    /// What was measured.
+    pub results: &'a Results,
+    /// How much.
+    pub effort: &'a Effort,
+    /// On which machine.
+    pub machine: String,
+    /// Envoy's version.
+    pub envoy: String,
+    /// Whether proxy and load had a core each.
+    pub pinned: bool,
+}
+
+const BODIES: [Workload; 4] = [
+    Workload::Body(1),
+    Workload::Body(16),
+    Workload::Body(100),
+    Workload::Body(1024),
+];
+
+/// From this share of a core on, a proxy is at its limit.
+const SATURATED: f64 = 0.9;
+
+impl Report<'_> {
+    /// The page of the documentation.
+    pub fn page(&self) -> String {
+        format!(
+            "# Benchmarks\n\n\
+             What the balancer costs beside what one would use instead of it, measured in one run by `cargo xtask bench --write`, \
+             which also wrote this page.\n\n\
+             ![CPU per request, compared with plain Envoy](benchmarks.svg)\n\n{self}{}",
+            self.method()
+        )
+    }
+
+    fn method(&self) -> String {
+        let events = STREAM_EVENTS;
+        let pause = STREAM_PAUSE.as_millis();
+        format!(
+            "## How it is measured\n\n\
+             All variants run at the same time, and slices of {slice} ms are given to them in shuffled order, {rounds} to each under \
+             each condition, so that what disturbs the machine disturbs all alike. The best slice counts; absolute times of \
+             different runs cannot be compared.\n\n\
+             - **CPU per request** is what the kernel accounts to all threads of the proxy's processes (`schedstat`), those of its \
+             helpers included, over the requests served.\n\
+             - {pinned}\n\
+             - Every variant is the configuration that is shipped for the balancer, without its access log, and with only that \
+             changed which makes the variant; plain HTTP/1.1 on both sides, 16 connections, a token of 1.6 KB.\n\
+             - **stock Envoy**: one cluster of three hosts, a fixed token added by the route, retries on another host. **Lua** and \
+             **ext_proc**: round robin and token, no retries; the service is asked for request headers only and runs beside Envoy. \
+             **LiteLLM**: one worker, three Azure deployments, random choice.\n\
+             - **streams** are {events} events, {pause} ms apart, over 64 connections; what is given is for a whole stream. *First byte* is \
+             from the request's first byte to the first of the answer's body, over one connection. *Retried*: the first attempt \
+             of every request is answered 503.\n\
+             - **one of three throttled**: one backend answers every request with 429 and `retry-after: 2`; plain Envoy beside it \
+             meets none.\n\
+             - **workers**: Envoy and load share all cores, so that only the ratios among the rows say something.\n\n\
+             What is deterministic is checked by the tests: host calls, bytes and instructions of a request, and the size of the \
+             module, see [budget.toml](../tests/budget.toml).\n",
+            slice = self.effort.slice.as_millis(),
+            rounds = self.effort.rounds,
+            pinned = match self.pinned {
+                true => "The proxy has the machine's first core for itself; load and backends, one lean process, have the last.",
+                false => "There was only one core: proxy, load and backends shared it.",
+            },
+        )
+    }
+
+    fn variants(&self) -> Vec<Variant> {
+        self.results.variants()
+    }
+
+    /// What the two plain Envoys differ by.
+    fn noise(&self) -> Option<f64> {
+        let differences = BODIES.iter().filter_map(|workload| {
+            let once = self.results.cpu(Variant::Envoy, *workload)?.best;
+            let again = self.results.cpu(Variant::EnvoyAgain, *workload)?.best;
+            Some((again / once - 1.0).abs())
+        });
+        differences.reduce(f64::max)
+    }
+
+    /// How much the median slice is above the best, of plain Envoy.
+    fn spread(&self) -> Option<f64> {
+        let spreads = BODIES.iter().filter_map(|workload| {
+            let cpu = self.results.cpu(Variant::Envoy, *workload)?;
+            Some(cpu.median / cpu.best - 1.0)
+        });
+        spreads.reduce(f64::max)
+    }
+
+    fn cpu_table(&self) -> Table {
+        let columns = BODIES
+            .into_iter()
+            .chain([Workload::Streams, Workload::Throttled]);
+        let columns: Vec<_> = columns.collect();
+        let mut table = Table::new("CPU per request, microseconds (ratio to plain Envoy)");
+        table.head(columns.iter().map(ToString::to_string));
+        for variant in self.variants() {
+            if variant == Variant::Direct {
+                continue;
+            }
+            table.row(
+                variant,
+                columns.iter().map(|workload| {
+                    let value = self.results.cpu(variant, *workload)?;
+                    let base = self.results.cpu(Variant::Envoy, *workload);
+                    Some(with_ratio(value, base, 1))
+                }),
+            );
+        }
+        table
+    }
+
+    fn rate_table(&self) -> Table {
+        let mut table = Table::new("Requests per second (ratio to plain Envoy)");
+        table.head(BODIES.iter().map(ToString::to_string));
+        for variant in self.variants() {
+            table.row(
+                variant,
+                BODIES.iter().map(|workload| {
+                    let value = self.results.rate(variant, *workload)?;
+                    let base = self.results.rate(Variant::Envoy, *workload);
+                    let busy = self.results.busy(variant, *workload).unwrap_or(0.0);
+                    // At less than its limit, something else set the pace.
+                    let mark = if variant != Variant::Direct && busy < SATURATED {
+                        "*"
+                    } else {
+                        ""
+                    };
+                    Some(format!("{}{mark}", with_ratio(value, base, 0)))
+                }),
+            );
+        }
+        table
+    }
+
+    fn latency_table(&self) -> Table {
+        let mut table = Table::new("Added to the backend's own time, one connection, microseconds");
+        table
+            .head(["p50", "p99", "first byte of a stream", "the same, retried"].map(str::to_owned));
+        let results = self.results;
+        for variant in self.variants() {
+            let added = |of: &dyn Fn(Variant) -> Option<Summary>, base: Option<Summary>| {
+                let base = base.map_or(0.0, |base| base.best);
+                Some(format!("{:+.0}", of(variant)?.best - base))
+            };
+            let p50 = |variant| results.p50(variant, Workload::Alone);
+            let p99 = |variant| results.p99(variant, Workload::Alone);
+            let first = |variant| results.first_byte(variant, Workload::FirstByte);
+            let retried = |variant| results.first_byte(variant, Workload::FirstByteRetried);
+            if variant == Variant::Direct {
+                let own = [p50(variant), p99(variant), first(variant), None];
+                table.row(variant, own.map(|own| Some(format!("{:.0}", own?.best))));
+                continue;
+            }
+            table.row(
+                variant,
+                [
+                    added(&p50, p50(Variant::Direct)),
+                    added(&p99, p99(Variant::Direct)),
+                    added(&first, first(Variant::Direct)),
+                    added(&retried, first(Variant::Direct)),
+                ],
+            );
+        }
+        table
+    }
+
+    fn memory_table(&self) -> Table {
+        let growth = &self.results.growth;
+        let watched = growth
+            .values()
+            .next()
+            .and_then(|steps| Some((steps.get(1)?.0, steps.last()?.0)));
+        let mut table = Table::new("Memory, MB");
+        let mut head = vec!["at the end".to_owned(), "at most".to_owned()];
+        if let Some((early, late)) = watched {
+            head.extend([format!("after {early} requests"), format!("after {late}")]);
+        }
+        table.head(head);
+        let megabytes = |bytes: u64| Some(format!("{:.1}", bytes as f64 / 1e6));
+        for (variant, memory) in &self.results.memory {
+            if *variant == Variant::Direct {
+                continue;
+            }
+            let mut row = vec![megabytes(memory.now), megabytes(memory.peak)];
+            if watched.is_some() {
+                let steps = growth.get(variant);
+                let at = |step: Option<&(u64, crate::usage::Memory)>| megabytes(step?.1.now);
+                row.push(steps.and_then(|steps| at(steps.get(1))));
+                row.push(steps.and_then(|steps| at(steps.last())));
+            }
+            table.row(*variant, row);
+        }
+        table
+    }
+
+    fn workers_table(&self) -> Table {
+        let mut table = Table::new("Two workers beside one, all cores shared with the load");
+        table.head(
+            [
+                "requests/s, one",
+                "two",
+                "ratio",
+                "CPU us, one",
+                "two",
+                "ratio",
+            ]
+            .map(str::to_owned),
+        );
+        for variant in self.variants() {
+            let results = self.results;
+            let pair = |of: &dyn Fn(Workload) -> Option<Summary>| {
+                Some((
+                    of(Workload::OneWorker)?.best,
+                    of(Workload::TwoWorkers)?.best,
+                ))
+            };
+            let rates = pair(&|workload| results.rate(variant, workload));
+            let cpus = pair(&|workload| results.cpu(variant, workload));
+            let (Some(rates), Some(cpus)) = (rates, cpus) else {
+                continue;
+            };
+            let row = [
+                format!("{:.0}", rates.0),
+                format!("{:.0}", rates.1),
+                format!("{:.2}", rates.1 / rates.0),
+                format!("{:.1}", cpus.0),
+                format!("{:.1}", cpus.1),
+                format!("{:.2}", cpus.1 / cpus.0),
+            ];
+            table.row(variant, row.map(Some));
+        }
+        table
+    }
+
+    /// What has to be known to believe the tables.
+    fn remarks(&self) -> String {
+        let mut text = String::new();
+        let mut line = |remark: String| {
+            text.push_str("- ");
+            text.push_str(&remark);
+            text.push('\n');
+        };
+        if let Some(noise) = self.noise() {
+            line(format!(
+                "Noise: two plain Envoys with the same configuration differ by up to {:.0} % in their best slices; less than that says nothing.",
+                noise * 100.0
+            ));
+        }
+        if let Some(spread) = self.spread() {
+            line(format!(
+                "Plain Envoy's median slice is up to {:.0} % above its best.",
+                spread * 100.0
+            ));
+        }
+        let load = BODIES
+            .iter()
+            .filter_map(|w| self.results.load_busy(Variant::Envoy, *w));
+        if let Some(load) = load.reduce(f64::max) {
+            line(format!(
+                "Load and backends used at most {:.0} % of their core beside plain Envoy.",
+                load * 100.0
+            ));
+        }
+        line("`*`: the proxy was not at its limit; the load, or the memory's speed, set the pace. CPU per request holds all the same.".to_owned());
+        for (variant, workload, errors) in self.results.errors() {
+            line(format!(
+                "{variant}, {workload}: {errors} requests were not served."
+            ));
+        }
+        text
+    }
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{}; Envoy {}; best of {} slices of {} ms.\n",
+            self.machine,
+            self.envoy,
+            self.effort.rounds,
+            self.effort.slice.as_millis()
+        )?;
+        writeln!(f, "{}", self.remarks())?;
+        for table in [
+            self.cpu_table(),
+            self.rate_table(),
+            self.latency_table(),
+            self.memory_table(),
+            self.workers_table(),
+        ] {
+            writeln!(f, "{table}")?;
+        }
+        Ok(())
+    }
+}
+
+fn with_ratio(value: Summary, base: Option<Summary>, digits: usize) -> String {
+    let mut text = format!("{:.digits$}", value.best);
+    if let Some(base) = base {
+        let ratio = value.best / base.best;
+        let digits = match ratio {
+            ratio if ratio >= 10.0 => 0,
+            ratio if ratio < 0.1 => 3,
+            _ => 2,
+        };
+        // Writing to a string does not fail.
+        let _ = write!(text, " ({ratio:.digits$})");
+    }
+    text
+}
+
+/// A Markdown table with a line for each variant.
+struct Table {
+    title: &'static str,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(title: &'static str) -> Self {
+        Self {
+            title,
+            rows: Vec::new(),
+        }
+    }
+
+    fn head(&mut self, columns: impl IntoIterator<Item = String>) {
+        self.rows
+            .push([String::new()].into_iter().chain(columns).collect());
+    }
+
+    /// A line; one that has nothing to say is left out.
+    fn row(&mut self, variant: Variant, cells: impl IntoIterator<Item = Option<String>>) {
+        let cells: Vec<_> = cells.into_iter().collect();
+        if cells.iter().any(Option::is_some) {
+            let cells = cells
+                .into_iter()
+                .map(|cell| cell.unwrap_or_else(|| "-".to_owned()));
+            self.rows
+                .push([variant.to_string()].into_iter().chain(cells).collect());
+        }
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.rows.first().map_or(0, Vec::len);
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(String::len).max().unwrap_or(0).max(3)
+        };
+        let widths: Vec<_> = (0..columns).map(width).collect();
+        writeln!(f, "## {}\n", self.title)?;
+        for (index, row) in self.rows.iter().enumerate() {
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                match column {
+                    0 => write!(f, "| {cell:width$} ")?,
+                    _ => write!(f, "| {cell:>width$} ")?,
+                }
+            }
+            writeln!(f, "|")?;
+            if index == 0 {
+                for (column, width) in widths.iter().enumerate() {
+                    let colon = if column == 0 { "" } else { ":" };
+                    write!(f, "|{}{colon}", "-".repeat(width + 2 - colon.len()))?;
+                }
+                writeln!(f, "|")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_markdown() {
+        let mut table = Table::new("Things");
+        table.head(["one".to_owned(), "two".to_owned()]);
+        table.row(Variant::Lua, [Some("1.0".to_owned()), None]);
+        table.row(Variant::Stock, [None, None]);
+        assert_eq!(
+            table.to_string(),
+            "## Things\n\n|     | one | two |\n|-----|----:|----:|\n| Lua | 1.0 |   - |\n"
+        );
+    }
+
+    #[test]
+    fn ratios_have_as_many_digits_as_they_mean() {
+        let summary = |best| Summary { best, median: best };
+        let shown = |value, base| with_ratio(summary(value), Some(summary(base)), 1);
+        assert_eq!(shown(13.04, 10.0), "13.0 (1.30)");
+        assert_eq!(shown(1870.0, 10.0), "1870.0 (187)");
+        assert_eq!(shown(5.0, 1000.0), "5.0 (0.005)");
+        assert_eq!(with_ratio(summary(5.0), None, 0), "5");
+    }
+}

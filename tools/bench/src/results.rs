@@ -1,0 +1,221 @@
+//! What was measured, and what is made of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::load::Seen;
+use crate::usage::Memory;
+use crate::variant::{Variant, Workload};
+
+/// One slice.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    /// Answers of status 200.
+    pub served: u64,
+    /// Everything else.
+    pub errors: u64,
+    /// How long it was.
+    pub elapsed: Duration,
+    /// The proxy's processor time.
+    pub cpu: Duration,
+    /// The processor time of load and backends.
+    pub load_cpu: Duration,
+    /// The median of the latencies.
+    pub p50: Duration,
+    /// The 99th percentile.
+    pub p99: Duration,
+    /// The median of the times to the first byte of a body.
+    pub first_byte: Duration,
+}
+
+impl Slice {
+    /// From what the load saw, and what was spent meanwhile.
+    pub fn new(mut seen: Seen, cpu: Duration, load_cpu: Duration) -> Self {
+        seen.latencies.sort_unstable();
+        seen.first_bytes.sort_unstable();
+        Self {
+            served: seen.served,
+            errors: seen.errors,
+            elapsed: seen.elapsed,
+            cpu,
+            load_cpu,
+            p50: percentile(&seen.latencies, 50),
+            p99: percentile(&seen.latencies, 99),
+            first_byte: percentile(&seen.first_bytes, 50),
+        }
+    }
+
+    /// The proxy's processor time for each request.
+    pub fn cpu_per_request(&self) -> Option<Duration> {
+        (self.served > 0).then(|| self.cpu.div_f64(self.served as f64))
+    }
+
+    /// Requests in a second.
+    pub fn rate(&self) -> f64 {
+        self.served as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+/// Of sorted values, the one that so many percent do not exceed.
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied().unwrap_or_default()
+}
+
+/// Everything that was measured.
+#[derive(Debug, Default)]
+pub struct Results {
+    slices: BTreeMap<(Variant, Workload), Vec<Slice>>,
+    /// Memory of each variant's processes at the end.
+    pub memory: BTreeMap<Variant, Memory>,
+    /// Memory after so many requests, where that was watched.
+    pub growth: BTreeMap<Variant, Vec<(u64, Memory)>>,
+}
+
+/// The best and the median of several slices.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    /// The best: what is least disturbed by anything else on the machine.
+    pub best: f64,
+    /// The median.
+    pub median: f64,
+}
+
+impl Results {
+    /// Takes in a slice.
+    pub fn add(&mut self, variant: Variant, workload: Workload, slice: Slice) {
+        let slices = self.slices.entry((variant, workload)).or_default();
+        slices.push(slice);
+    }
+
+    /// The variants that were measured.
+    pub fn variants(&self) -> Vec<Variant> {
+        let mut variants: Vec<_> = self.slices.keys().map(|(variant, _)| *variant).collect();
+        variants.dedup();
+        variants
+    }
+
+    /// All slices of a variant under a condition.
+    pub fn of(&self, variant: Variant, workload: Workload) -> &[Slice] {
+        let slices = self.slices.get(&(variant, workload));
+        slices.map_or(&[], Vec::as_slice)
+    }
+
+    /// Everything that went wrong.
+    pub fn errors(&self) -> Vec<(Variant, Workload, u64)> {
+        let sums = self.slices.iter().map(|((variant, workload), slices)| {
+            let errors = slices.iter().map(|slice| slice.errors).sum();
+            (*variant, *workload, errors)
+        });
+        sums.filter(|(_, _, errors)| *errors > 0).collect()
+    }
+
+    /// Processor time for each request, in microseconds.
+    pub fn cpu(&self, variant: Variant, workload: Workload) -> Option<Summary> {
+        self.least(variant, workload, |slice| {
+            Some(micros(slice.cpu_per_request()?))
+        })
+    }
+
+    /// Requests in a second.
+    pub fn rate(&self, variant: Variant, workload: Workload) -> Option<Summary> {
+        // The best rate is the largest.
+        let negative = self.least(variant, workload, |slice| Some(-slice.rate()))?;
+        Some(Summary {
+            best: -negative.best,
+            median: -negative.median,
+        })
+    }
+
+    /// The median latency, in microseconds.
+    pub fn p50(&self, variant: Variant, workload: Workload) -> Option<Summary> {
+        self.least(variant, workload, |slice| Some(micros(slice.p50)))
+    }
+
+    /// The 99th percentile of the latencies, in microseconds.
+    pub fn p99(&self, variant: Variant, workload: Workload) -> Option<Summary> {
+        self.least(variant, workload, |slice| Some(micros(slice.p99)))
+    }
+
+    /// The median time to the first byte of an answer's body, in microseconds.
+    pub fn first_byte(&self, variant: Variant, workload: Workload) -> Option<Summary> {
+        self.least(variant, workload, |slice| Some(micros(slice.first_byte)))
+    }
+
+    /// How busy the proxy was in its best slice, as a share of one core.
+    pub fn busy(&self, variant: Variant, workload: Workload) -> Option<f64> {
+        let busy = |slice: &Slice| slice.cpu.as_secs_f64() / slice.elapsed.as_secs_f64();
+        let shares = self.of(variant, workload).iter().map(busy);
+        shares.reduce(f64::max)
+    }
+
+    /// The same of load and backends together.
+    pub fn load_busy(&self, variant: Variant, workload: Workload) -> Option<f64> {
+        let busy = |slice: &Slice| slice.load_cpu.as_secs_f64() / slice.elapsed.as_secs_f64();
+        let shares = self.of(variant, workload).iter().map(busy);
+        shares.reduce(f64::max)
+    }
+
+    fn least(
+        &self,
+        variant: Variant,
+        workload: Workload,
+        value: impl Fn(&Slice) -> Option<f64>,
+    ) -> Option<Summary> {
+        let slices = self.of(variant, workload).iter();
+        let served = slices.filter(|slice| slice.served > 0);
+        let mut values: Vec<f64> = served.filter_map(value).collect();
+        values.sort_by(f64::total_cmp);
+        Some(Summary {
+            best: *values.first()?,
+            median: *values.get(values.len() / 2)?,
+        })
+    }
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(served: u64, cpu_millis: u64) -> Slice {
+        let seen = Seen {
+            served,
+            elapsed: Duration::from_secs(1),
+            latencies: (1..=100).rev().map(Duration::from_micros).collect(),
+            ..Seen::default()
+        };
+        Slice::new(seen, Duration::from_millis(cpu_millis), Duration::ZERO)
+    }
+
+    #[test]
+    fn the_best_slice_is_the_cheapest_or_the_fastest() {
+        let mut results = Results::default();
+        let workload = Workload::Body(1);
+        // One that served nothing says nothing.
+        for slice in [
+            slice(1000, 50),
+            slice(2000, 60),
+            slice(1500, 60),
+            slice(0, 9),
+        ] {
+            results.add(Variant::Envoy, workload, slice);
+        }
+        let cpu = results.cpu(Variant::Envoy, workload).unwrap();
+        assert_eq!((cpu.best.round(), cpu.median.round()), (30.0, 40.0));
+        let rate = results.rate(Variant::Envoy, workload).unwrap();
+        assert_eq!((rate.best, rate.median), (2000.0, 1500.0));
+        assert_eq!(results.cpu(Variant::Lua, workload), None);
+    }
+
+    #[test]
+    fn percentiles_are_values_that_were_seen() {
+        let slice = slice(100, 1);
+        assert_eq!(slice.p50, Duration::from_micros(50));
+        assert_eq!(slice.p99, Duration::from_micros(99));
+        assert_eq!(slice.first_byte, Duration::ZERO);
+    }
+}

@@ -1,0 +1,208 @@
+//! What is measured, and under which conditions.
+
+use std::fmt;
+
+use crate::load::Request;
+
+/// What stands between the client and the backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Variant {
+    /// Nothing.
+    Direct,
+    /// Envoy with one route to three hosts. All others are compared with it.
+    Envoy,
+    /// The same once more: what it differs by is noise.
+    EnvoyAgain,
+    /// What comes nearest without the module: a fixed token, retries on another host.
+    Stock,
+    /// Round robin and token by a Lua filter.
+    Lua,
+    /// Round robin and token by a service that Envoy asks over gRPC.
+    ExtProc,
+    /// A wasm filter that does nothing.
+    Idle,
+    /// The balancer, filter engine.
+    Filter,
+    /// The balancer, router engine.
+    Router,
+    /// The filter engine of another build.
+    FilterAgainst,
+    /// The router engine of another build.
+    RouterAgainst,
+    /// The LiteLLM proxy.
+    LiteLlm,
+}
+
+impl Variant {
+    /// All of them, in the order of the report.
+    pub const ALL: [Self; 12] = [
+        Self::Direct,
+        Self::Envoy,
+        Self::EnvoyAgain,
+        Self::Stock,
+        Self::Lua,
+        Self::ExtProc,
+        Self::Idle,
+        Self::Filter,
+        Self::Router,
+        Self::FilterAgainst,
+        Self::RouterAgainst,
+        Self::LiteLlm,
+    ];
+
+    /// What the command line calls it.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Envoy => "envoy",
+            Self::EnvoyAgain => "again",
+            Self::Stock => "stock",
+            Self::Lua => "lua",
+            Self::ExtProc => "ext_proc",
+            Self::Idle => "idle",
+            Self::Filter => "filter",
+            Self::Router => "router",
+            Self::FilterAgainst => "filter-against",
+            Self::RouterAgainst => "router-against",
+            Self::LiteLlm => "litellm",
+        }
+    }
+
+    /// The variant of this [`key`](Self::key).
+    pub fn named(key: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|variant| variant.key() == key)
+    }
+
+    /// Whether it is an Envoy.
+    pub fn is_envoy(self) -> bool {
+        !matches!(self, Self::Direct | Self::LiteLlm)
+    }
+
+    /// Whether it is the balancer.
+    pub fn is_balancer(self) -> bool {
+        matches!(
+            self,
+            Self::Filter | Self::Router | Self::FilterAgainst | Self::RouterAgainst
+        )
+    }
+
+    /// Whether every request has to arrive with the token.
+    pub fn shows_token(self) -> bool {
+        self.is_balancer() || matches!(self, Self::Stock | Self::Lua | Self::ExtProc)
+    }
+
+    /// Whether a failed request is sent to another backend.
+    pub fn retries(self) -> bool {
+        self.is_balancer() || self == Self::Stock
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "backend alone",
+            Self::Envoy => "plain Envoy",
+            Self::EnvoyAgain => "plain Envoy, again",
+            Self::Stock => "stock Envoy: token, retries",
+            Self::Lua => "Lua",
+            Self::ExtProc => "ext_proc service",
+            Self::Idle => "wasm that does nothing",
+            Self::Filter => "balancer, filter engine",
+            Self::Router => "balancer, router engine",
+            Self::FilterAgainst => "other build, filter engine",
+            Self::RouterAgainst => "other build, router engine",
+            Self::LiteLlm => "LiteLLM proxy",
+        })
+    }
+}
+
+/// The condition of a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Workload {
+    /// Requests with a body of so many KiB over 16 connections.
+    Body(usize),
+    /// Streams over 64 connections.
+    Streams,
+    /// Small requests over one connection.
+    Alone,
+    /// Streams over one connection.
+    FirstByte,
+    /// The same, the first attempt of each failing.
+    FirstByteRetried,
+    /// Requests of 16 KiB while one backend throttles.
+    Throttled,
+    /// Small requests to an Envoy with one worker on all cores.
+    OneWorker,
+    /// The same with two workers.
+    TwoWorkers,
+}
+
+impl Workload {
+    /// What runs shuffled in one phase.
+    pub const USUAL: [Self; 8] = [
+        Self::Body(1),
+        Self::Body(16),
+        Self::Body(100),
+        Self::Body(1024),
+        Self::Streams,
+        Self::Alone,
+        Self::FirstByte,
+        Self::FirstByteRetried,
+    ];
+
+    /// The request that is sent.
+    pub fn request(self) -> Request {
+        match self {
+            Self::Body(kib) => Request::chat(kib << 10, false, false),
+            Self::Alone | Self::OneWorker | Self::TwoWorkers => {
+                Request::chat(1 << 10, false, false)
+            }
+            Self::Streams | Self::FirstByte => Request::chat(1 << 10, true, false),
+            Self::FirstByteRetried => Request::chat(1 << 10, true, true),
+            Self::Throttled => Request::chat(16 << 10, false, false),
+        }
+    }
+
+    /// Over how many connections.
+    pub fn connections(self) -> usize {
+        match self {
+            Self::Alone | Self::FirstByte | Self::FirstByteRetried => 1,
+            Self::Streams => 64,
+            _ => 16,
+        }
+    }
+
+    /// Whether it makes sense for `variant`.
+    pub fn suits(self, variant: Variant) -> bool {
+        match self {
+            Self::FirstByteRetried => variant.retries(),
+            // Plain Envoy, with nothing throttled, is what the others are compared with.
+            Self::Throttled => variant.retries() || variant == Variant::Envoy,
+            Self::OneWorker | Self::TwoWorkers => {
+                matches!(variant, Variant::Envoy | Variant::Filter | Variant::Router)
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether a backend throttles while `variant` is measured.
+    pub fn throttles(self, variant: Variant) -> bool {
+        self == Self::Throttled && variant.retries()
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Body(kib) if *kib >= 1024 => write!(f, "{} MB", kib >> 10),
+            Self::Body(kib) => write!(f, "{kib} KB"),
+            Self::Streams => f.write_str("streams"),
+            Self::Alone => f.write_str("one connection"),
+            Self::FirstByte => f.write_str("first byte"),
+            Self::FirstByteRetried => f.write_str("first byte, retried"),
+            Self::Throttled => f.write_str("one of three throttled"),
+            Self::OneWorker => f.write_str("one worker"),
+            Self::TwoWorkers => f.write_str("two workers"),
+        }
+    }
+}

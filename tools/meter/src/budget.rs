@@ -1,0 +1,161 @@
+//! What a request may cost: `tests/budget.toml`, which only people change.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::cost::Quantities;
+
+/// The file, below the workspace.
+const FILE: &str = "tests/budget.toml";
+
+/// The budget.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// The module.
+    pub module: Size,
+    /// Each path a request can take, by its name.
+    pub paths: BTreeMap<String, Quantities>,
+}
+
+/// How large the module may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Size {
+    /// In bytes.
+    pub bytes: u64,
+}
+
+impl Budget {
+    /// Reads the file.
+    ///
+    /// # Panics
+    /// When it is not as it should be.
+    pub fn read() -> Self {
+        let file = workspace().join(FILE);
+        let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+    }
+
+    /// What is wrong with the cost of `path`, if anything.
+    ///
+    /// Calls and bytes follow from the source, and have to be what the budget says: what fell is written down, or it could
+    /// rise again unseen. Instructions depend on the compiler as well, and have to be below it.
+    pub fn judge(&self, path: &str, cost: Quantities) -> Vec<String> {
+        let section = format!("[paths.{path:?}]");
+        let Some(budget) = self.paths.get(path) else {
+            return vec![format!("{FILE} has no section {section}")];
+        };
+        let exact = [
+            ("callbacks", cost.callbacks, budget.callbacks),
+            ("host_calls", cost.host_calls, budget.host_calls),
+            ("bytes_in", cost.bytes_in, budget.bytes_in),
+            ("bytes_out", cost.bytes_out, budget.bytes_out),
+        ];
+        let exact = exact
+            .into_iter()
+            .filter_map(|(name, is, may)| changed(&section, name, is, may));
+        let limit = rose(
+            &section,
+            "instructions",
+            cost.instructions,
+            budget.instructions,
+        );
+        exact.chain(limit).collect()
+    }
+
+    /// What is wrong with the module's size, if anything.
+    pub fn judge_size(&self, bytes: u64) -> Option<String> {
+        rose("[module]", "bytes", bytes, self.module.bytes)
+    }
+}
+
+fn changed(section: &str, name: &str, is: u64, may: u64) -> Option<String> {
+    rose(section, name, is, may).or_else(|| {
+        (is < may).then(|| {
+            format!(
+                "{name} fell from {may} to {is}. Keep the gain: write `{name} = {is}` below {section} in {FILE}"
+            )
+        })
+    })
+}
+
+fn rose(section: &str, name: &str, is: u64, may: u64) -> Option<String> {
+    let more = is.checked_sub(may).filter(|more| *more > 0)?;
+    let percent = more as f64 / may.max(1) as f64 * 100.0;
+    Some(format!(
+        "{name} rose from {may} to {is}, by {more} ({percent:.1} %). `cargo xtask budget` shows what a request costs, by callback and \
+         host call. If it is worth that, write `{name} = {is}` below {section} in {FILE} and say why in the commit"
+    ))
+}
+
+fn workspace() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let workspace = package.ancestors().nth(2).unwrap_or(package);
+    workspace.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+        [module]
+        bytes = 1000
+        [paths."one"]
+        callbacks = 3
+        host_calls = 10
+        bytes_in = 100
+        bytes_out = 200
+        instructions = 5000
+    "#;
+
+    fn judged(change: impl FnOnce(&mut Quantities)) -> Vec<String> {
+        let budget: Budget = toml::from_str(TEXT).unwrap();
+        let mut cost = budget.paths["one"];
+        change(&mut cost);
+        budget.judge("one", cost)
+    }
+
+    #[test]
+    fn what_costs_what_it_may_is_fine() {
+        assert!(judged(|_| {}).is_empty());
+        // Another compiler makes other instructions of the same source.
+        assert!(judged(|cost| cost.instructions = 4000).is_empty());
+    }
+
+    #[test]
+    fn what_rose_is_said_with_how_to_allow_it() {
+        let said = judged(|cost| {
+            cost.host_calls = 12;
+            cost.instructions = 5001;
+        });
+        assert_eq!(said.len(), 2);
+        assert!(
+            said[0].starts_with("host_calls rose from 10 to 12, by 2 (20.0 %).")
+                && said[0].contains("`host_calls = 12` below [paths.\"one\"] in tests/budget.toml"),
+            "{said:?}"
+        );
+        assert!(said[1].starts_with("instructions rose from 5000 to 5001, by 1 (0.0 %)."));
+    }
+
+    #[test]
+    fn what_fell_is_written_down() {
+        let said = judged(|cost| cost.bytes_in = 0);
+        assert!(
+            said[0].starts_with("bytes_in fell from 100 to 0."),
+            "{said:?}"
+        );
+    }
+
+    #[test]
+    fn a_path_without_a_budget_and_a_larger_module_are_said() {
+        let budget: Budget = toml::from_str(TEXT).unwrap();
+        assert!(budget.judge("two", Quantities::default())[0].contains("no section"));
+        assert!(budget.judge_size(1001).unwrap().contains("by 1 "));
+        assert_eq!(budget.judge_size(1000), None);
+    }
+}

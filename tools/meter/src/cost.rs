@@ -1,0 +1,104 @@
+//! What a request costs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use mock_host::{Count, Host};
+
+use crate::module::{self, Spent};
+
+/// Everything that was counted of one request.
+#[derive(Clone, Debug, Default)]
+pub struct Cost {
+    /// By callback.
+    pub callbacks: BTreeMap<&'static str, Spent>,
+    /// By host call.
+    pub host_calls: BTreeMap<&'static str, Count>,
+}
+
+impl Cost {
+    /// Counts what happens on `host` while `act` runs.
+    pub fn of(host: &Host, act: impl FnOnce()) -> Self {
+        host.clear_counts();
+        module::take_instructions();
+        act();
+        let counts = host.counts().into_iter();
+        Self {
+            callbacks: module::take_instructions(),
+            host_calls: counts
+                .filter(|(name, _)| !name.starts_with("proxy_on_"))
+                .collect(),
+        }
+    }
+
+    /// The quantities that have a budget.
+    pub fn quantities(&self) -> Quantities {
+        let spent = self.callbacks.values();
+        let calls = self.host_calls.values();
+        Quantities {
+            callbacks: spent.clone().map(|spent| spent.calls).sum(),
+            host_calls: calls.clone().map(|count| count.calls).sum(),
+            bytes_in: calls.clone().map(|count| count.bytes_in).sum(),
+            bytes_out: calls.map(|count| count.bytes_out).sum(),
+            instructions: spent.map(|spent| spent.instructions).sum(),
+        }
+    }
+}
+
+/// What a request costs in all, or may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quantities {
+    /// Callbacks that Envoy makes, those of the contexts' lives included.
+    pub callbacks: u64,
+    /// Host calls that the module makes.
+    pub host_calls: u64,
+    /// Bytes that host calls bring into the module, each into memory that it allocates.
+    pub bytes_in: u64,
+    /// Bytes that host calls take out of it.
+    pub bytes_out: u64,
+    /// Instructions, as the interpreter counts them.
+    pub instructions: u64,
+}
+
+impl fmt::Display for Quantities {
+    /// As the budget file has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "callbacks = {}", self.callbacks)?;
+        writeln!(f, "host_calls = {}", self.host_calls)?;
+        writeln!(f, "bytes_in = {}", self.bytes_in)?;
+        writeln!(f, "bytes_out = {}", self.bytes_out)?;
+        writeln!(f, "instructions = {}", self.instructions)
+    }
+}
+
+impl fmt::Display for Cost {
+    /// Two tables: callbacks with their instructions, host calls with their bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "  {:34} {:>6} {:>13}",
+            "callback", "calls", "instructions"
+        )?;
+        for (name, spent) in &self.callbacks {
+            let Spent {
+                calls,
+                instructions,
+            } = spent;
+            writeln!(f, "  {name:34} {calls:>6} {instructions:>13}")?;
+        }
+        writeln!(
+            f,
+            "  {:34} {:>6} {:>9} {:>10}",
+            "host call", "calls", "bytes in", "bytes out"
+        )?;
+        for (name, count) in &self.host_calls {
+            writeln!(
+                f,
+                "  {name:34} {:>6} {:>9} {:>10}",
+                count.calls, count.bytes_in, count.bytes_out
+            )?;
+        }
+        Ok(())
+    }
+}

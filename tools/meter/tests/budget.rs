@@ -1,0 +1,31 @@
+//! The module keeps its budget.
+
+use std::fs;
+
+use meter::budget::Budget;
+use meter::{module, paths};
+
+/// One test for all paths: see [`paths::all`].
+#[test]
+fn every_path_keeps_its_budget() {
+    let budget = Budget::read();
+    let costs = paths::all();
+    let objections = costs.iter().flat_map(|(name, cost)| {
+        let said = budget.judge(name, cost.quantities()).into_iter();
+        said.map(move |said| format!("{name}: {said}"))
+    });
+    let objections: Vec<_> = objections.collect();
+    assert!(objections.is_empty(), "{}", objections.join("\n"));
+    // What is no longer a path would be a budget for nothing.
+    let known: Vec<_> = budget.paths.keys().collect();
+    let mut measured: Vec<_> = costs.iter().map(|(name, _)| name).collect();
+    measured.sort_unstable();
+    assert_eq!(known, measured);
+}
+
+#[test]
+fn the_module_keeps_its_size() {
+    let size = fs::metadata(module::path()).unwrap().len();
+    let objection = Budget::read().judge_size(size);
+    assert_eq!(objection, None);
+}

@@ -1,0 +1,94 @@
+//! `cargo xtask bench`: everything `tools/bench` measures, then the measuring itself.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::library::{Choice, Library};
+use crate::{envoy, litellm, paths, process, wasm};
+
+/// What is handed on to the tool.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Only see that everything works: one round of short slices
+    #[arg(long)]
+    quick: bool,
+    /// Only these, separated by commas: direct, envoy, again, stock, lua, ext_proc, idle, filter, router, litellm
+    #[arg(long, value_name = "VARIANTS")]
+    only: Option<String>,
+    /// Measure another build of the module beside this one
+    #[arg(long, value_name = "WASM")]
+    against: Option<PathBuf>,
+    /// Also watch the memory over a million requests to each variant
+    #[arg(long)]
+    memory: bool,
+    /// How often everything is measured, 12 times unless told
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Write docs/benchmarks.md and docs/benchmarks.svg
+    #[arg(long)]
+    write: bool,
+}
+
+impl Arguments {
+    fn wants_litellm(&self) -> bool {
+        let only = self.only.as_deref();
+        only.is_none_or(|only| only.split(',').any(|key| key == "litellm"))
+    }
+}
+
+/// Builds and fetches what is needed, then measures.
+pub fn command(arguments: &Arguments) -> Result<()> {
+    let envoy = envoy::any()?;
+    let module = wasm::build(&Library::find(Choice::Auto)?)?;
+    // The tool runs in the place of this process, so that nothing else runs beside what it measures.
+    process::step("build the benchmark", || {
+        process::run(process::cargo().current_dir(paths::workspace()).args([
+            "build",
+            "--locked",
+            "--package",
+            "bench",
+            "--profile",
+            "tools",
+        ]))
+    })?;
+    let mut bench = std::process::Command::new(paths::target().join("tools/bench"));
+    bench
+        .arg("run")
+        .arg("--envoy")
+        .arg(envoy)
+        .arg("--module")
+        .arg(module)
+        .arg("--folder")
+        .arg(paths::tools().join("bench"));
+    if arguments.wants_litellm() {
+        match litellm::ensure() {
+            Ok(program) => drop(bench.arg("--litellm").arg(program)),
+            Err(error) => {
+                let error = format!("{error:#}");
+                let reason = error.lines().next().unwrap_or_default();
+                eprintln!("the LiteLLM proxy is left out: {reason}");
+            }
+        }
+    }
+    if let Some(against) = &arguments.against {
+        bench.arg("--against").arg(std::path::absolute(against)?);
+    }
+    if let Some(only) = &arguments.only {
+        bench.arg("--only").arg(only);
+    }
+    if let Some(rounds) = arguments.rounds {
+        bench.arg("--rounds").arg(rounds.to_string());
+    }
+    if arguments.write {
+        bench.arg("--write").arg(paths::workspace().join("docs"));
+    }
+    for (flag, is_set) in [("--quick", arguments.quick), ("--memory", arguments.memory)] {
+        if is_set {
+            bench.arg(flag);
+        }
+    }
+    let error = bench.exec();
+    Err(process::not_started(&bench, &error))
+}
