@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use render::{Admin, Backend, Engine, Fleet, Identity, Listener};
+use render::{Admin, Backend, Clients, Engine, Fleet, Identity, Listener};
 use serde_json::{json, Value};
 
 use crate::backend::{token, Backends, BACKENDS};
@@ -137,9 +137,11 @@ fn shipped(engine: Engine, backends: &Backends, module: &Path) -> Result<Value> 
         plugin: render::minimal_plugin(&fleet_backends, Some(&identity)),
         backends: fleet_backends,
         identity: Some(identity),
+        further_identities: Vec::new(),
         listener: Listener {
             address: loopback(),
             port: 0,
+            tls: None,
         },
         admin: Admin {
             address: loopback(),
@@ -149,6 +151,7 @@ fn shipped(engine: Engine, backends: &Backends, module: &Path) -> Result<Value> 
         environment: Default::default(),
         host_environment: Vec::new(),
         engine,
+        clients: Clients::Open,
     };
     serde_saphyr::from_str(&render::envoy(&fleet)).context("the rendered configuration")
 }
