@@ -52,6 +52,8 @@ pub struct Attempt<'a> {
     pub credential: Credential<'a>,
     /// The path, as the client sent it.
     pub path: &'a str,
+    /// The router's time limit, in milliseconds, as a number in text: it is the same for every request.
+    pub timeout_ms: &'a str,
     /// By how many bytes the body will grow.
     pub growth: isize,
     /// The answer will be read, so it must not come encoded.
@@ -96,14 +98,9 @@ impl Attempt<'_> {
         apply(Edit::Set(":authority", &self.backend.host));
         apply(Edit::Set(self.credential.name, self.credential.value));
         // The router gives up on the headers after this time but lets an answer that has begun go on for as long as it takes.
-        let timeout = match config.retry.engine {
-            Engine::Filter => self.backend.attempt_timeout(&config.retry),
-            Engine::Router => config.router_timeout(),
-        };
-        let timeout = timeout.as_millis().to_string();
         apply(Edit::Set(
             "x-envoy-upstream-rq-per-try-timeout-ms",
-            &timeout,
+            self.timeout_ms,
         ));
         // Last, because the route is chosen by it. The router engine's route looks elsewhere.
         if config.retry.engine == Engine::Filter {
@@ -195,6 +192,7 @@ mod tests {
             backend: &config.backends[0],
             credential: TOKEN,
             path: ORIGINAL[2].1,
+            timeout_ms: "30000",
             growth: 0,
             reads_answer: false,
         };
@@ -234,6 +232,7 @@ mod tests {
                 value: "KEY",
             },
             path: "/openai/x",
+            timeout_ms: "30000",
             growth: 0,
             reads_answer: false,
         };
@@ -260,6 +259,7 @@ mod tests {
             backend: &config.backends[0],
             credential: TOKEN,
             path: ORIGINAL[2].1,
+            timeout_ms: "30000",
             growth: 0,
             reads_answer: false,
         };

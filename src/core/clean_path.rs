@@ -25,6 +25,10 @@ pub(super) fn without_credentials(path: &str) -> Option<String> {
 
 /// `path` without the tags of the ids in it, and the backends that these name; `None` if it has none, which is the usual case.
 pub(super) fn without_tags(path: &str, tags: &Tags) -> Option<(String, Vec<usize>)> {
+    // Every tag has a dot, and few paths have one.
+    if !path.as_bytes().contains(&b'.') {
+        return None;
+    }
     let (mut clean, mut backends) = (String::new(), Vec::new());
     // A tag ends a segment, or a value of the query.
     for part in path.split_inclusive(['/', '?', '&', '=', '#']) {

@@ -1,5 +1,6 @@
 //! One request's walk through its plan.
 
+use super::config::MAX_ATTEMPTS;
 use super::health::Claim;
 use super::outcome::Outcome;
 use super::plan::Plan;
@@ -13,6 +14,13 @@ pub enum Replay {
     Incomplete,
     /// It cannot be sent again.
     Impossible(NoRetry),
+}
+
+/// A number of attempts as text. There are few attempts, and requests many.
+pub fn digit(attempts: u8) -> &'static str {
+    const DIGITS: [&str; MAX_ATTEMPTS + 1] = ["0", "1", "2", "3", "4", "5"];
+    let attempts = usize::from(attempts).min(MAX_ATTEMPTS);
+    DIGITS.get(attempts).copied().unwrap_or_default()
 }
 
 /// Why an answer that would have called for another attempt was delivered all the same.

@@ -163,10 +163,9 @@ pub fn surface(path: &str) -> Option<Surface> {
         let decoded = segment.to_ascii_lowercase().replace("%2e", ".");
         decoded == ".." || decoded == "." || decoded.contains("%2f") || decoded.contains('\\')
     };
-    // Few paths have a dot, and fewer an escape, in a segment of their own.
-    if (rest.contains("/.") || rest.starts_with('.') || rest.contains(['%', '\\']))
-        && rest.split('/').any(climbs)
-    {
+    // Few paths have a dot, and fewer an escape or a backslash.
+    let odd = |byte| matches!(byte, b'.' | b'%' | b'\\');
+    if rest.bytes().any(odd) && rest.split('/').any(climbs) {
         return None;
     }
     Some(match rest.starts_with(V1) {

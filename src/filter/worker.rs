@@ -85,6 +85,8 @@ pub(crate) struct Worker {
     pub(crate) credentials: Credentials,
     /// The tags by which ids name backends.
     pub(crate) tags: Tags,
+    /// The router's time limit for each backend, in milliseconds, as it is told.
+    timeouts: Vec<String>,
     tally: RefCell<Tally>,
     counters: Vec<u32>,
     pub(super) clients: ClientCounters,
@@ -113,6 +115,11 @@ impl Worker {
             backends: Backends::new(&config)?,
             credentials: Credentials::new(&config)?,
             tags: config.tags(),
+            timeouts: config
+                .backends
+                .iter()
+                .map(|backend| config.router_timeout(backend).as_millis().to_string())
+                .collect(),
             tally: RefCell::new(Tally::new(config.backends.len())),
             counters,
             clients: ClientCounters::default(),
@@ -149,6 +156,11 @@ impl Worker {
         if let Some(backend) = self.config.backends.get(backend) {
             announce::report(&backend.name, change, wanted);
         }
+    }
+
+    /// The router's time limit for an attempt on `backend`, in milliseconds.
+    pub(crate) fn timeout_ms(&self, backend: usize) -> &str {
+        self.timeouts.get(backend).map_or("", String::as_str)
     }
 
     /// Whether there is anything to show to any backend. Those that could be asked are told apart from those that could not.

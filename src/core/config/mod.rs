@@ -194,12 +194,17 @@ impl Config {
         Tags::new(self.backends.iter().map(|backend| backend.host.as_str())).unwrap_or_default()
     }
 
-    /// The time limit that the router is told for an attempt's first byte. It has one for all attempts of a request, so it is
-    /// the largest there is: no backend may be cut short for another's sake.
-    pub fn router_timeout(&self) -> Duration {
-        let limits = self.backends.iter();
-        let limits = limits.map(|backend| backend.attempt_timeout(&self.retry));
-        limits.max().unwrap_or(self.retry.per_try_timeout)
+    /// The time limit that the router is told for the first byte of an attempt on `backend`. The router engine's router has one
+    /// for all attempts of a request, so it is the largest there is: no backend may be cut short for another's sake.
+    pub fn router_timeout(&self, backend: &Backend) -> Duration {
+        match self.retry.engine {
+            Engine::Filter => backend.attempt_timeout(&self.retry),
+            Engine::Router => {
+                let limits = self.backends.iter();
+                let limits = limits.map(|backend| backend.attempt_timeout(&self.retry));
+                limits.max().unwrap_or(self.retry.per_try_timeout)
+            }
+        }
     }
 }
 

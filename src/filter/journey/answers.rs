@@ -1,8 +1,10 @@
 //! What the client is answered: a backend's answer, signed, or one of the filter's own.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::{status, Answer, Journey};
+use crate::core::exchange::digit;
 use crate::core::fleet::Wait;
 use crate::core::metrics::Event;
 use crate::core::plan::Plan;
@@ -112,15 +114,15 @@ impl Journey {
     }
 
     /// What the client is told with the answer of `backend`.
-    fn report(&self, backend: usize) -> Vec<(&str, String)> {
+    fn report(&self, backend: usize) -> Vec<(&str, Cow<'_, str>)> {
         let config = &self.worker.config;
         let name = config.backends.get(backend);
         let mut report = Vec::with_capacity(4);
         if let (Some(header), Some(backend)) = (&config.headers.backend, name) {
-            report.push((header.as_str(), backend.name.clone()));
+            report.push((header.as_str(), Cow::from(&backend.name)));
         }
         if let Some(header) = &config.headers.attempts {
-            report.push((header.as_str(), self.exchange.attempts().to_string()));
+            report.push((header.as_str(), digit(self.exchange.attempts()).into()));
         }
         if self.throttled.contains(backend) {
             // The backend spoke for itself; the client asks all of those that can serve it.
@@ -129,7 +131,8 @@ impl Journey {
                 Place::Anywhere | Place::Nowhere => Plan::default(),
             };
             let wait = self.worker.backends.all_out(&plan, self.request.demand());
-            report.extend(wait.into_iter().flat_map(retry_after));
+            let waits = wait.into_iter().flat_map(retry_after);
+            report.extend(waits.map(|(name, value)| (name, value.into())));
         }
         report
     }

@@ -321,6 +321,7 @@ impl Journey {
             backend,
             credential: token.credential(),
             path: self.client_path(),
+            timeout_ms: self.worker.timeout_ms(self.exchange.backend()),
             growth: match self.worker.config.retry.engine {
                 Engine::Filter => self.splices().delta(),
                 // The deployment's name is put in upstream, attempt by attempt.

@@ -7,7 +7,7 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::{unreplayable, with, Shared, Step, REQUEST, REQUESTS, RETRY};
-use crate::core::exchange::{NoRetry, Replay};
+use crate::core::exchange::{digit, NoRetry, Replay};
 use crate::core::inspection::Inspection;
 use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
@@ -156,17 +156,14 @@ impl Downstream {
                 Replay::Impossible(_) => 0,
                 _ => self.worker.config.retry.max_attempts.saturating_sub(1),
             };
+            let retries = digit(retries);
             shared.journey.edit_request(token)?;
             let cuts = &shared.journey.request.cuts;
             if !cuts.is_empty() {
                 let held = host::buffer(Buffer::RequestBody, 0, usize::MAX)?;
                 host::replace_buffer(Buffer::RequestBody, &cuts.apply(&held))?;
             }
-            host::set_header(
-                Map::RequestHeaders,
-                "x-envoy-max-retries",
-                &retries.to_string(),
-            )?;
+            host::set_header(Map::RequestHeaders, "x-envoy-max-retries", retries)?;
             if let Some(failures) = shared
                 .journey
                 .request

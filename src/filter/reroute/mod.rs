@@ -12,7 +12,7 @@ mod downstream;
 mod upstream;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 pub(crate) use self::downstream::DownstreamHandle;
@@ -35,7 +35,7 @@ const RETRY: &str = "x-aoai-retry";
 
 thread_local! {
     /// The requests in flight in this VM, by their downstream context's id.
-    static REQUESTS: RefCell<HashMap<u32, Rc<RefCell<Shared>>>> = RefCell::default();
+    static REQUESTS: RefCell<BTreeMap<u32, Rc<RefCell<Shared>>>> = RefCell::default();
 }
 
 /// What the downstream filter and the upstream filters share of one request.
@@ -124,7 +124,12 @@ impl Shared {
 
     fn is_overdue(&self) -> bool {
         // Envoy's timers run on a clock of their own, which may be some milliseconds ahead of the one that is read here.
-        let limit = self.journey.worker.config.router_timeout().mul_f64(0.9);
+        let (config, backend) = (&self.journey.worker.config, self.journey.exchange.backend());
+        let limit = config
+            .backends
+            .get(backend)
+            .map(|backend| config.router_timeout(backend));
+        let limit = limit.unwrap_or_default().mul_f64(0.9);
         let overdue = |began: Timestamp| began + limit <= host::now();
         self.began.is_some_and(overdue)
     }
