@@ -17,7 +17,7 @@ fn every_variant_that_is_an_envoy_serves_and_is_reported() {
     let module = path("AOAI_WASM");
     let output = Command::new(env!("CARGO_BIN_EXE_bench"))
         .args(["run", "--quick", "--memory", "--only"])
-        .arg("direct,envoy,again,stock,lua,ext_proc,idle,filter,router,filter-against,router-against")
+        .arg("direct,envoy,stock,lua,ext_proc,idle,filter,router,router-against")
         .arg("--envoy")
         .arg(path("AOAI_ENVOY_1_40_0"))
         .arg("--module")
@@ -35,7 +35,6 @@ fn every_variant_that_is_an_envoy_serves_and_is_reported() {
     let page = std::fs::read_to_string(folder.path().join("benchmarks.md")).unwrap();
     for row in [
         "| plain Envoy ",
-        "| plain Envoy, again ",
         "| stock Envoy: token, retries ",
         "| Lua ",
         "| ext_proc service ",

@@ -14,17 +14,21 @@ pub struct Cost {
     pub callbacks: BTreeMap<&'static str, Spent>,
     /// By host call.
     pub host_calls: BTreeMap<&'static str, Count>,
+    /// Instructions by function.
+    pub functions: BTreeMap<String, u64>,
 }
 
 impl Cost {
     /// Counts what happens on `host` while `act` runs.
     pub fn of(host: &Host, act: impl FnOnce()) -> Self {
         host.clear_counts();
-        module::take_instructions();
+        module::take();
         act();
+        let counted = module::take();
         let counts = host.counts().into_iter();
         Self {
-            callbacks: module::take_instructions(),
+            callbacks: counted.callbacks,
+            functions: counted.functions,
             host_calls: counts
                 .filter(|(name, _)| !name.starts_with("proxy_on_"))
                 .collect(),
@@ -57,7 +61,7 @@ pub struct Quantities {
     pub bytes_in: u64,
     /// Bytes that host calls take out of it.
     pub bytes_out: u64,
-    /// Instructions, as the interpreter counts them.
+    /// WebAssembly instructions. Copying memory is one, however much it is.
     pub instructions: u64,
 }
 
@@ -73,7 +77,7 @@ impl fmt::Display for Quantities {
 }
 
 impl fmt::Display for Cost {
-    /// Two tables: callbacks with their instructions, host calls with their bytes.
+    /// Three tables: callbacks with their instructions, host calls with their bytes, the functions that count most.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
@@ -98,6 +102,19 @@ impl fmt::Display for Cost {
                 "  {name:34} {:>6} {:>9} {:>10}",
                 count.calls, count.bytes_in, count.bytes_out
             )?;
+        }
+        self.show_functions(f)
+    }
+}
+
+impl Cost {
+    fn show_functions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 12;
+        let mut functions: Vec<_> = self.functions.iter().collect();
+        functions.sort_by_key(|(_, instructions)| std::cmp::Reverse(**instructions));
+        writeln!(f, "  instructions by function, those it calls left out")?;
+        for (name, instructions) in functions.into_iter().take(SHOWN) {
+            writeln!(f, "  {instructions:>9}  {name}")?;
         }
         Ok(())
     }

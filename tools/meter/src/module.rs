@@ -1,4 +1,4 @@
-//! The built module in an interpreter that counts instructions.
+//! The built module in an interpreter, with counters for its instructions.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -7,21 +7,36 @@ use std::fs;
 use std::path::PathBuf;
 
 use wasmi::errors::LinkerError;
-use wasmi::{Caller, Config, Engine, Instance, Linker, Module, Store, Val};
+use wasmi::{Caller, Engine, Global, Instance, Linker, Module, Store, Val};
 
-use crate::{imports, wasi};
+use crate::{imports, instrument, wasi};
 
 /// The environment variable that names the module's file; `cargo xtask test` sets it.
 pub const VARIABLE: &str = "AOAI_WASM";
 
-/// More than any callback uses.
-const FUEL: u64 = 1 << 40;
-
 thread_local! {
     /// The module of this thread; a test has a thread of its own.
     static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
-    /// Instructions of each callback since [`take_instructions`].
-    static INSTRUCTIONS: RefCell<BTreeMap<&'static str, Spent>> = const { RefCell::new(BTreeMap::new()) };
+    /// What was counted since [`take`].
+    static COUNTED: RefCell<Counted> = const { RefCell::new(Counted::new()) };
+}
+
+/// Where instructions were executed.
+#[derive(Clone, Debug, Default)]
+pub struct Counted {
+    /// By callback.
+    pub callbacks: BTreeMap<&'static str, Spent>,
+    /// By function, those it calls left out.
+    pub functions: BTreeMap<String, u64>,
+}
+
+impl Counted {
+    const fn new() -> Self {
+        Self {
+            callbacks: BTreeMap::new(),
+            functions: BTreeMap::new(),
+        }
+    }
 }
 
 /// What the calls of one callback used.
@@ -36,15 +51,16 @@ pub struct Spent {
 struct Running {
     store: Store<()>,
     instance: Instance,
+    /// A counter for each function, with the function's name.
+    counters: Vec<(String, Global)>,
 }
 
 impl Running {
     fn start() -> Self {
-        let mut config = Config::default();
-        config.consume_fuel(true);
-        let engine = Engine::new(&config);
+        let engine = Engine::default();
         let path = path();
         let bytes = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let (bytes, functions) = instrument::instrument(&bytes);
         let module = Module::new(&engine, &bytes).expect("the module is WebAssembly");
         let mut store = Store::new(&engine, ());
         let mut linker = Linker::new(&engine);
@@ -64,10 +80,18 @@ impl Running {
                 Err(error) => panic!("{}: {error}", import.name()),
             }
         }
-        store.set_fuel(FUEL).expect("fuel is counted");
         let instance = linker.instantiate_and_start(&mut store, &module);
         let instance = instance.expect("every import has a definition");
-        Self { store, instance }
+        let counters = functions.into_iter().enumerate().map(|(index, name)| {
+            let counter = instance.get_global(&store, &instrument::counter(index));
+            (name, counter.expect("every function has a counter"))
+        });
+        let counters = counters.collect();
+        Self {
+            store,
+            instance,
+            counters,
+        }
     }
 
     /// Runs an export, if the module has it: Envoy leaves out what it has not.
@@ -75,16 +99,29 @@ impl Running {
         let function = self.instance.get_func(&self.store, name)?;
         let arguments: Vec<_> = arguments.iter().copied().map(Val::I32).collect();
         let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
-        self.store.set_fuel(FUEL).expect("fuel is counted");
         let called = function.call(&mut self.store, &arguments, &mut results);
         called.unwrap_or_else(|error| panic!("the module trapped in {name}: {error}"));
-        let left = self.store.get_fuel().expect("fuel is counted");
-        INSTRUCTIONS.with_borrow_mut(|instructions| {
-            let spent = instructions.entry(name).or_default();
-            spent.calls += 1;
-            spent.instructions += FUEL - left;
-        });
+        self.count(name);
         Some(results.first().and_then(Val::i32).unwrap_or(0))
+    }
+}
+
+impl Running {
+    /// Books what the counters say to the callback that has just run.
+    fn count(&mut self, callback: &'static str) {
+        COUNTED.with_borrow_mut(|counted| {
+            let spent = counted.callbacks.entry(callback).or_default();
+            spent.calls += 1;
+            for (function, counter) in &self.counters {
+                let instructions = counter.get(&self.store).i64().unwrap_or(0) as u64;
+                if instructions > 0 {
+                    spent.instructions += instructions;
+                    *counted.functions.entry(function.clone()).or_default() += instructions;
+                    let reset = counter.set(&mut self.store, Val::I64(0));
+                    reset.expect("counters can be set");
+                }
+            }
+        });
     }
 }
 
@@ -107,8 +144,8 @@ pub(crate) fn call(name: &'static str, arguments: &[i32]) -> Option<i32> {
     })
 }
 
-/// What the callbacks used since this was asked before. Memory that the host has the module allocate is part of the callback
-/// in which that happens.
-pub fn take_instructions() -> BTreeMap<&'static str, Spent> {
-    INSTRUCTIONS.with_borrow_mut(std::mem::take)
+/// What was counted since this was asked before. Memory that the host has the module allocate is part of the callback in which
+/// that happens.
+pub fn take() -> Counted {
+    COUNTED.with_borrow_mut(std::mem::take)
 }

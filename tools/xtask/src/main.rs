@@ -8,6 +8,7 @@ mod budget;
 mod debian;
 mod demo;
 mod envoy;
+mod exports;
 mod files;
 mod imports;
 mod library;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::exports;
 use crate::imports::{self, Import};
 use crate::library::{Choice, Library, TARGET};
 use crate::{files, paths, process};
@@ -42,17 +43,21 @@ pub fn build(library: &Library) -> Result<PathBuf> {
         let built = paths::wasm_target()
             .join(TARGET)
             .join("release/azure_openai_balancer.wasm");
-        imports::check(&read_imports(&built)?)?;
+        let bytes = read(&built)?;
+        let stripped = exports::strip(&bytes).with_context(|| built.display().to_string())?;
+        imports::check(&imports::of(&stripped)?)?;
         // Checked first: a module that Envoy would refuse never gets to where it is used.
         let module = paths::module();
-        files::copy(&built, &module)?;
-        files::copy(&built, &paths::configured_module())?;
+        files::replace(&module, &stripped)?;
+        files::replace(&paths::configured_module(), &stripped)?;
         Ok(module)
     })
 }
 
+fn read(module: &Path) -> Result<Vec<u8>> {
+    fs::read(module).with_context(|| format!("{}: cannot be read", module.display()))
+}
+
 fn read_imports(module: &Path) -> Result<Vec<Import>> {
-    let bytes =
-        fs::read(module).with_context(|| format!("{}: cannot be read", module.display()))?;
-    imports::of(&bytes).with_context(|| module.display().to_string())
+    imports::of(&read(module)?).with_context(|| module.display().to_string())
 }
