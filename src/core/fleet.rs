@@ -103,6 +103,11 @@ impl Fleet {
         self.plain && self.policy == Policy::RoundRobin
     }
 
+    /// Whether any backend is known to lack a deployment or an API.
+    pub fn lacks_any(&self) -> bool {
+        !self.plain && self.health.iter().any(Health::lacks_any)
+    }
+
     /// What is known of a backend's health.
     pub fn health(&self, backend: usize) -> Option<&Health> {
         self.health.get(backend)

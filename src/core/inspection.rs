@@ -18,9 +18,9 @@ pub enum Inspection {
 }
 
 impl Inspection {
-    /// The reading that `request`, which has a body, needs.
-    pub fn of(request: &Request, config: &Config) -> Self {
-        match (request.needs(config), &request.form) {
+    /// The reading that `request`, which has a body, [needs](Request::needs).
+    pub fn of(request: &Request, config: &Config, models_matter: bool) -> Self {
+        match (request.needs(config, models_matter), &request.form) {
             (Need::Nothing, _) => Self::Done,
             (_, BodyForm::Json) => Self::Json(Box::default()),
             (_, BodyForm::Multipart(content_type)) => match Scanner::new(content_type, "model") {
@@ -68,6 +68,7 @@ impl Inspection {
 mod tests {
     use super::*;
     use crate::core::config::Plugin;
+    use crate::core::operation::Deployment;
     use crate::core::request::{Objects, Place};
     use crate::core::state::ids::Tag;
 
@@ -98,7 +99,7 @@ mod tests {
     /// The request after its body was read, in two parts.
     fn read(config: &Config, path: &str, content_type: &str, body: &str) -> Request {
         let mut request = request(config, path, content_type);
-        let mut inspection = Inspection::of(&request, config);
+        let mut inspection = Inspection::of(&request, config, false);
         let (one, other) = body.as_bytes().split_at(body.len() / 2);
         for (chunk, end) in [(one, false), (other, true)] {
             if let Some(found) = inspection.push(chunk, end) {
@@ -123,10 +124,10 @@ mod tests {
         alone.backends[0].deployments.aliases.clear();
         for (path, content_type, of_aliased, of_plain, of_one) in [
             (CHAT, JSON, true, false, false),
-            (RESPONSES, JSON, true, true, false),
+            (RESPONSES, JSON, true, true, true),
             ("/openai/v1/audio/transcriptions", FORM, true, false, false),
             ("/openai/v1/files", FORM, false, false, false),
-            ("/openai/v1/batches", JSON, true, true, false),
+            ("/openai/v1/batches", JSON, true, true, true),
             (
                 "/openai/deployments/gpt/chat/completions",
                 JSON,
@@ -139,13 +140,20 @@ mod tests {
             for (config, expected) in [(&aliased, of_aliased), (&plain, of_plain), (&alone, of_one)]
             {
                 let request = request(config, path, content_type);
-                let reads = Inspection::of(&request, config).is_under_way();
+                let reads = Inspection::of(&request, config, false).is_under_way();
                 assert_eq!(reads, expected, "{path} {content_type}");
+                let if_models_matter = Inspection::of(&request, config, true).is_under_way();
+                let names_one = request.operation.deployment == Deployment::InBody;
+                assert_eq!(
+                    if_models_matter,
+                    expected || names_one,
+                    "{path} {content_type}"
+                );
             }
         }
         let plain_ids = config(r#", "state": {"ids": "plain"}"#);
         let request = request(&plain_ids, "/openai/v1/batches", JSON);
-        assert!(!Inspection::of(&request, &plain_ids).is_under_way());
+        assert!(!Inspection::of(&request, &plain_ids, false).is_under_way());
     }
 
     #[test]
@@ -209,7 +217,7 @@ mod tests {
         assert_eq!(request.model, None);
         // Without a boundary there is no form to read.
         let headers = request_without_boundary(&config);
-        assert!(!Inspection::of(&headers, &config).is_under_way());
+        assert!(!Inspection::of(&headers, &config, false).is_under_way());
     }
 
     fn request_without_boundary(config: &Config) -> Request {

@@ -213,7 +213,13 @@ impl Operation {
                 Some(_) if last == Some("content") => State::Contents,
                 Some(_) => State::Uses,
             };
-            Self::new(Some(api), Deployment::Unnamed, state)
+            // What is made or run by a model names that, a deployment; what is trained is made from a model of Azure's.
+            let by_model = matches!(api, Api::Responses | Api::Assistants | Api::Videos);
+            let deployment = match post && by_model {
+                true => Deployment::InBody,
+                false => Deployment::Unnamed,
+            };
+            Self::new(Some(api), deployment, state)
         };
         match first {
             // What lasts of a chat is asked for by its id.
@@ -249,7 +255,7 @@ impl Operation {
             // A thread may be made and run at once.
             "threads" if post && second == Some("runs") => Self::new(
                 Some(Api::Assistants),
-                Deployment::Unnamed,
+                Deployment::InBody,
                 State::MakesAtHome,
             ),
             "threads" => stateful(Api::Assistants, State::MakesAtHome),

@@ -140,12 +140,11 @@ impl Request {
         }
     }
 
-    /// What the filter has to know of the body before a backend can be chosen.
-    pub fn needs(&self, config: &Config) -> Need {
-        // With one backend there is nothing to choose, and its names are in no one's way but its own.
-        let several = config.backends.len() > 1;
-        let objects = several
-            && config.state.ids == Ids::Tagged
+    /// What the filter has to know of the body before a backend can be chosen. `models_matter` where a backend lacks a
+    /// deployment that others may have.
+    pub fn needs(&self, config: &Config, models_matter: bool) -> Need {
+        // With one backend too: there may have been others when the ids were given out.
+        let objects = config.state.ids == Ids::Tagged
             && !matches!(self.operation.state, State::None | State::Contents)
             && self.form == BodyForm::Json;
         if self.upgrade {
@@ -153,7 +152,7 @@ impl Request {
         } else if objects {
             Need::Objects
         } else if self.operation.deployment == Deployment::InBody
-            && !config.backends.iter().all(Backend::takes_any_deployment)
+            && (models_matter || !config.backends.iter().all(Backend::takes_any_deployment))
         {
             Need::Deployment
         } else {
@@ -195,6 +194,11 @@ impl Request {
             self.deployment = Some(deployment_id(&name));
             self.model = Some(Model { range, name });
         }
+    }
+
+    /// Whether it may name a deployment in a body that was not read.
+    pub fn names_unread_deployment(&self) -> bool {
+        self.operation.deployment == Deployment::InBody && self.deployment.is_none()
     }
 
     /// What is to be changed in the body for `backend`.

@@ -28,6 +28,8 @@ pub(crate) struct Backends {
     /// The backends of which it is written down that they served lately.
     served: Vec<Cell<bool>>,
     turns_without_host: Cell<u64>,
+    /// Until when the deployments matter that bodies name, because a backend did not have one.
+    models_matter_until: Cell<Timestamp>,
     gauges: Vec<Gauges>,
 }
 
@@ -43,6 +45,7 @@ impl Backends {
             succeeded: RefCell::new(vec![0; config.backends.len()]),
             served: vec![Cell::default(); config.backends.len()],
             turns_without_host: Cell::default(),
+            models_matter_until: Cell::default(),
             gauges: config
                 .backends
                 .iter()
@@ -235,6 +238,18 @@ impl Backends {
         .unwrap_or(None)
     }
 
+    /// A backend did not have the deployment that a request named in its body, which was not read.
+    pub(crate) fn note_unread_deployment(&self, config: &Config) {
+        let until = host::now() + config.cooldown.misconfigured;
+        self.models_matter_until.set(until);
+    }
+
+    /// Whether it matters which deployment a body names, because a backend lacks one.
+    pub(crate) fn models_matter(&self) -> bool {
+        self.models_matter_until.get() > Timestamp::default()
+            || self.fleet.try_borrow().is_ok_and(|fleet| fleet.lacks_any())
+    }
+
     /// These backends cannot be asked now, for want of an access token.
     pub(crate) fn set_tokenless(&self, backends: BackendSet) {
         if let Ok(mut fleet) = self.fleet.try_borrow_mut() {
@@ -251,6 +266,9 @@ impl Backends {
 
     /// Takes over what other workers found, forgets what is over, and shows how things stand.
     pub(crate) fn on_tick(&self, now: Timestamp, mut changed: impl FnMut(usize, Change)) {
+        if self.models_matter_until.get() <= now {
+            self.models_matter_until.set(Timestamp::default());
+        }
         // Whatever the edition: another configuration that has a backend in common does not count it up.
         self.edition.set(None);
         match self.turns() {

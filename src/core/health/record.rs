@@ -101,6 +101,11 @@ impl Health {
         missing.any(|known| known.deployment == deployment && is_ahead(known.until, now))
     }
 
+    /// Whether it is known not to have something.
+    pub fn lacks_any(&self) -> bool {
+        !self.missing.is_empty()
+    }
+
     /// Why it is not free, if it is not.
     pub fn trouble(&self) -> Option<Reason> {
         match self.state {

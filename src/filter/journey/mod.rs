@@ -10,6 +10,7 @@ use crate::core::config::{Engine, OtherPaths, Policy};
 use crate::core::exchange::{Chosen, Exchange, NoRetry, Replay, Verdict};
 use crate::core::fleet::{NoChoice, Wait};
 use crate::core::health::Finding;
+use crate::core::inspection::Inspection;
 use crate::core::metrics::Event;
 use crate::core::outcome::{Outcome, Trace};
 use crate::core::plan::{BackendSet, Plan};
@@ -114,6 +115,16 @@ impl Journey {
             self.reply(&LocalReply::other_path())?;
         }
         Ok(served)
+    }
+
+    /// The reading of the request's body that is needed, where it has one.
+    pub(in crate::filter) fn inspection(&self) -> Inspection {
+        let worker = &self.worker;
+        Inspection::of(
+            &self.request,
+            &worker.config,
+            worker.backends.models_matter(),
+        )
     }
 
     /// Makes the plan, as late as possible: a request that can go to one backend only takes no one's turn, and what it says in
@@ -229,13 +240,7 @@ impl Journey {
         next: Next,
     ) -> Verdict {
         let (worker, demand) = (Rc::clone(&self.worker), self.request.demand());
-        let once = outcome == Outcome::Unavailable
-            && self.trace == Trace::Possible
-            && !self.request.is_repeatable(&worker.config);
-        let replay = match once {
-            true => Replay::Impossible(NoRetry::NotRepeatable),
-            false => replay,
-        };
+        let replay = self.replay_after(outcome, replay);
         worker.can_authorize();
         let (backend, claim) = (self.exchange.backend(), self.exchange.take_probe());
         let (backends, config) = (&worker.backends, &worker.config);
@@ -262,8 +267,20 @@ impl Journey {
         verdict
     }
 
+    /// Whether the request may be sent once more after this `outcome`: not if it may have been done, and must not be done twice.
+    fn replay_after(&self, outcome: Outcome, replay: Replay) -> Replay {
+        let once = outcome == Outcome::Unavailable
+            && self.trace == Trace::Possible
+            && !self.request.is_repeatable(&self.worker.config);
+        match once {
+            true => Replay::Impossible(NoRetry::NotRepeatable),
+            false => replay,
+        }
+    }
+
     /// Ends the exchange after an attempt without an answer that the router did not follow with another one.
     pub(in crate::filter) fn end_unanswered(&mut self, replay: Replay) {
+        let replay = self.replay_after(Outcome::Unavailable, replay);
         let declined = |_: &Plan| Err(NoRetry::RouterDeclined);
         if let Verdict::GiveUp(reason) = self.exchange.after(Outcome::Unavailable, replay, declined)
         {
@@ -386,6 +403,11 @@ impl Journey {
             if let Some(remaining) = remaining.and_then(|text| text.trim().parse().ok()) {
                 self.worker.backends.note_capacity(backend, remaining);
             }
+        }
+        if outcome == Outcome::DeploymentNotFound && self.request.names_unread_deployment() {
+            self.worker
+                .backends
+                .note_unread_deployment(&self.worker.config);
         }
         let finding = Finding::of(outcome, wait, self.request.demand());
         // A bad token says nothing about the backend yet: it will be asked once more.

@@ -7,7 +7,6 @@ use proxy_wasm::types::Action;
 
 use super::{Held, Phase, Stream};
 use crate::core::exchange::NoRetry;
-use crate::core::inspection::Inspection;
 use crate::core::replay::BodyCopy;
 use crate::filter::host::{self, Buffer, HostError, Map};
 use crate::filter::journey::Departure;
@@ -36,7 +35,7 @@ impl Stream {
         if end_of_stream {
             self.body.finish();
         } else {
-            self.inspection = Inspection::of(request, &self.journey.worker.config);
+            self.inspection = self.journey.inspection();
         }
         self.start()
     }

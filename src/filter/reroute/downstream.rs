@@ -58,7 +58,7 @@ impl Downstream {
                 shared.replay = Replay::Impossible(reason);
             }
             if !end_of_stream {
-                self.inspection = Inspection::of(&shared.journey.request, &self.worker.config);
+                self.inspection = shared.journey.inspection();
             }
             Ok(served)
         })?;
@@ -219,6 +219,8 @@ impl Downstream {
                 Ok(())
             }
             Step::Attempting | Step::Held => {
+                // For what Envoy says of it.
+                shared.journey.is_from_backend()?;
                 shared.no_answer();
                 shared.journey.end_unanswered(shared.replay);
                 shared.journey.timed_out = journey::status()? == 504;
