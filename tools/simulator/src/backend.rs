@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Request, Response, Version};
+use hyper::{HeaderMap, Request, Response, Uri, Version};
 
 use crate::audit::{Log, RecordedRequest};
 use crate::azure::Resource;
@@ -142,6 +142,7 @@ pub(crate) struct Backend {
     pub(crate) name: String,
     pub(crate) resource: Resource,
     pub(crate) api_key: Option<String>,
+    pub(crate) base_path: String,
     pub(crate) identities: Option<Vec<String>>,
     pub(crate) auth: Auth,
     pub(crate) audience: String,
@@ -159,11 +160,14 @@ impl Service for Backend {
         connection: Arc<Connection>,
     ) -> Response<Body> {
         let open = OpenAnswer::new(&self.open);
-        let (head, body) = request.into_parts();
-        let credential = self.check(&head);
+        let (mut head, body) = request.into_parts();
+        let asked = head.uri.clone();
+        let below = self.below_base(&asked);
+        let credential = self.check(&head, below.path());
         let entry = self.log.open(&head, &connection, &credential);
-        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let path = asked.path_and_query().map_or("/", |path| path.as_str());
         let behaviour = self.script.next(path);
+        head.uri = below;
         let exchange = Exchange {
             backend: &self,
             connection,
@@ -177,8 +181,21 @@ impl Service for Backend {
 }
 
 impl Backend {
-    fn check(&self, head: &Parts) -> Credential {
-        if !head.uri.path().starts_with("/openai/") {
+    /// With the path after the base path, and with that of nowhere if it does not begin with it.
+    fn below_base(&self, uri: &Uri) -> Uri {
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let below = match path.strip_prefix(self.base_path.as_str()) {
+            // What shows or sends bulk is not the resource's.
+            None if path.starts_with("/sim/") => path,
+            below => below.unwrap_or("/"),
+        };
+        let mut parts = uri.clone().into_parts();
+        parts.path_and_query = below.parse().ok();
+        Uri::from_parts(parts).unwrap_or_default()
+    }
+
+    fn check(&self, head: &Parts, path: &str) -> Credential {
+        if !path.starts_with("/openai/") {
             return TokenCheck::NotChecked.into();
         }
         let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());

@@ -58,6 +58,8 @@ pub struct BackendSettings {
     pub deployments: Option<Vec<String>>,
     /// The parts of the API that its region does not offer.
     pub not_enabled: Vec<Api>,
+    /// What its paths begin with, before `/openai`, as those of a Foundry project do.
+    pub base_path: String,
     /// The identities that have a role on this resource, by the ids their tokens are asked for with; `None` means all.
     pub identities: Option<Vec<String>>,
 }
@@ -73,6 +75,7 @@ impl BackendSettings {
             api_key: None,
             deployments: None,
             not_enabled: Vec::new(),
+            base_path: String::new(),
             identities: None,
         }
     }

@@ -227,6 +227,7 @@ impl Start<'_> {
                 settings.not_enabled.clone(),
             ),
             api_key: settings.api_key.clone(),
+            base_path: settings.base_path.clone(),
             identities: settings.identities.clone(),
             auth: self.settings.auth,
             audience: self.settings.imds.audience.clone(),

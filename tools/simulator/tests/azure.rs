@@ -273,6 +273,25 @@ fn what_the_region_does_not_offer_is_not_there() {
 }
 
 #[test]
+fn a_project_has_a_base_path() {
+    let simulator = started(vec![BackendSettings {
+        api_key: Some(KEY.to_owned()),
+        base_path: "/api/projects/contoso".to_owned(),
+        ..BackendSettings::new("east")
+    }]);
+    let path = "/api/projects/contoso/openai/v1/embeddings";
+    assert_eq!(call(&simulator, "POST", path, "{}").status, 200);
+    let unknown = send(simulator.backend("east").addr(), "POST", path, &[], b"{}");
+    assert_eq!(unknown.status, 401);
+    assert_eq!(
+        call(&simulator, "POST", "/openai/v1/embeddings", "{}").status,
+        404
+    );
+    let asked = simulator.backend("east").requests();
+    assert_eq!(asked[0].path, path);
+}
+
+#[test]
 fn echo_and_bytes_need_no_credential() {
     let simulator = simulator();
     let addr = simulator.backend("east").addr();
