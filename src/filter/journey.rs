@@ -4,21 +4,24 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::complaint::Complaint;
+use super::credentials::Identities;
 use super::header_map::HeaderMap;
 use super::host::{self, HostError, Map};
+use super::tagging::Tagging;
 use super::tokens::Authorization;
 use super::worker::Worker;
 use crate::core::attempt::{Attempt, Edit};
-use crate::core::config::Policy;
+use crate::core::config::{Engine, OtherPaths, Policy};
 use crate::core::exchange::{Chosen, Exchange, NoRetry, Replay, Verdict};
 use crate::core::fleet::{NoChoice, Wait};
 use crate::core::health::Finding;
 use crate::core::metrics::Event;
-use crate::core::outcome::Outcome;
+use crate::core::outcome::{Outcome, Trace};
 use crate::core::plan::{BackendSet, Plan};
 use crate::core::reply::{retry_after, LocalReply};
-use crate::core::request::{deployment_in, Request};
+use crate::core::request::{Place, Request};
 use crate::core::retry_after::stated_wait;
+use crate::core::splices::Splices;
 use crate::core::time::Timestamp;
 
 /// Headers of an answer that belong to its connection, or that Envoy writes itself.
@@ -55,6 +58,12 @@ pub(super) struct Journey {
     pub(super) answer: Option<Answer>,
     /// The last attempt without an answer of a backend ended because of its time limit.
     pub(super) timed_out: bool,
+    /// What the last attempt that failed may have done.
+    pub(super) trace: Trace,
+    /// Its plan was made: its turn drawn, or the one backend found that it can go to.
+    planned: bool,
+    /// The tagging of the answer that passes.
+    tagging: Option<Tagging>,
     /// The backends that answered 429.
     throttled: BackendSet,
     /// Until when the request may wait for a backend, once it has begun to.
@@ -91,55 +100,106 @@ impl Journey {
             carries: None,
             answer: None,
             timed_out: false,
+            trace: Trace::None,
+            planned: false,
+            tagging: None,
             throttled: BackendSet::default(),
             wait_until: None,
             worker,
         }
     }
 
-    /// Reads the request and draws its turn. In a callback of the request's headers.
-    pub(super) fn begin(&mut self) -> Result<(), HostError> {
+    /// Reads the request, in a callback of its headers. `false` if it is none to balance: the client was answered.
+    pub(super) fn begin(&mut self) -> Result<bool, HostError> {
         self.worker.count(Event::Request);
         self.original = host::headers(Map::RequestHeaders)?;
-        self.request = Request::read(self.original.iter());
-        let max_attempts = self.worker.config.retry.max_attempts;
-        self.exchange = Exchange::new(Plan::new(self.worker.backends.draw()), max_attempts);
-        Ok(())
+        self.request = Request::read(self.original.iter(), &self.worker.tags);
+        let served =
+            self.request.surface.is_some() || self.worker.config.other_paths == OtherPaths::Pass;
+        if !served {
+            self.worker.count(Event::NotServed);
+            self.reply(&LocalReply::other_path())?;
+        }
+        Ok(served)
+    }
+
+    /// Makes the plan, as late as possible: a request that can go to one backend only takes no one's turn, and what it says in
+    /// its body may be why. `false` if there is no backend for it at all.
+    fn plan(&mut self) -> bool {
+        if self.planned {
+            return true;
+        }
+        let (worker, backends) = (&self.worker, &self.worker.backends);
+        let plan = match self.request.place(&worker.config) {
+            Place::Anywhere => Plan::new(backends.draw()),
+            Place::Only(backend) => {
+                backends.look_around();
+                Plan::only(backend, worker.config.backends.len())
+            }
+            Place::Nowhere => return false,
+        };
+        self.exchange = Exchange::new(plan, worker.config.retry.max_attempts);
+        self.planned = true;
+        true
     }
 
     /// Chooses the backend of the first attempt; answers the client if there is none to be had in time.
     pub(super) fn depart(&mut self) -> Result<Departure, HostError> {
+        if !self.plan() {
+            return self.refuse_as(Event::NotServed, &LocalReply::objects_apart());
+        }
         let worker = &self.worker;
         let plan = self.exchange.plan();
         match worker
             .backends
-            .choose(&worker.config, plan, self.request.deployment)
+            .choose(&worker.config, plan, self.request.demand())
         {
-            Ok(chosen) => {
-                let authorization = worker.authorization(chosen.backend);
-                self.go_to(chosen);
-                Ok(authorization.map_or(Departure::NoToken, Departure::Ready))
-            }
+            Ok(chosen) => match worker.credentials.of(chosen.backend) {
+                Some(authorization) => {
+                    self.go_to(chosen);
+                    Ok(Departure::Ready(authorization))
+                }
+                // The token has expired since it was last looked at: the backend keeps its turn.
+                None => {
+                    worker.learn(chosen.backend, Finding::Nothing, chosen.probe, || None);
+                    Ok(Departure::NoToken)
+                }
+            },
             Err(NoChoice::NoToken) => Ok(Departure::NoToken),
             Err(NoChoice::AllOut(wait)) => match self.can_wait(wait) {
                 true => Ok(Departure::In(wait)),
                 false => self.refuse(wait).map(|()| Departure::Refused),
             },
-            Err(NoChoice::NotOffered) => {
-                self.worker.count(Event::NotOffered);
-                self.reply(&LocalReply::no_deployment())
-                    .map(|()| Departure::Refused)
+            Err(NoChoice::NoApi) => {
+                let reply = LocalReply::no_api(self.request.operation.api);
+                self.refuse_as(Event::NotServed, &reply)
             }
-            // There is always one that was not tried, before the first attempt.
-            Err(NoChoice::AllTried) => self
-                .reply(&LocalReply::internal_error())
-                .map(|()| Departure::Refused),
+            // Before the first attempt there is one that was not tried. Where only one can be, it may lack the deployment.
+            Err(NoChoice::NoDeployment | NoChoice::AllTried) => {
+                self.refuse_as(Event::NotOffered, &LocalReply::no_deployment())
+            }
         }
+    }
+
+    fn refuse_as(&self, event: Event, reply: &LocalReply) -> Result<Departure, HostError> {
+        self.worker.count(event);
+        self.reply(reply)?;
+        Ok(Departure::Refused)
+    }
+
+    /// The identities that would have to have a token for this request to go on.
+    pub(super) fn identities(&self) -> Identities {
+        let only = match self.request.place(&self.worker.config) {
+            Place::Only(backend) => Some(backend),
+            Place::Anywhere | Place::Nowhere => None,
+        };
+        let credentials = &self.worker.credentials;
+        credentials.wanted(|backend| only.is_none_or(|only| only == backend))
     }
 
     fn go_to(&mut self, chosen: Chosen) {
         self.exchange.go_to(chosen);
-        if chosen.probe {
+        if chosen.probe.is_some() {
             self.worker.count(Event::Probe(chosen.backend));
         }
     }
@@ -161,24 +221,37 @@ impl Journey {
             true => Event::AllThrottled,
             false => Event::AllUnavailable,
         });
-        self.reply(&LocalReply::all_out(wait))
+        self.reply(&match self.request.place(&self.worker.config) {
+            Place::Only(_) if self.worker.config.backends.len() > 1 => LocalReply::home_out(wait),
+            _ => LocalReply::all_out(wait),
+        })
     }
 
     /// Decides what follows the `outcome` of the current attempt, and where another one goes.
     pub(super) fn after(&mut self, outcome: Outcome, replay: Replay, next: Next) -> Verdict {
-        let (worker, deployment) = (Rc::clone(&self.worker), self.request.deployment);
+        let (worker, demand) = (Rc::clone(&self.worker), self.request.demand());
+        let once = outcome == Outcome::Unavailable
+            && self.trace == Trace::Possible
+            && !self.request.is_repeatable(&worker.config);
+        let replay = match once {
+            true => Replay::Impossible(NoRetry::NotRepeatable),
+            false => replay,
+        };
         worker.can_authorize();
-        let (backend, probe) = (self.exchange.backend(), self.exchange.is_probe());
+        let (backend, claim) = (self.exchange.backend(), self.exchange.take_probe());
         let (backends, config) = (&worker.backends, &worker.config);
         let verdict = self.exchange.after(outcome, replay, |plan| match next {
-            Next::Best => backends.choose_next(config, plan, deployment, outcome),
+            Next::Best => backends.choose_next(config, plan, demand, outcome),
             Next::Foreseen(foreseen) => {
-                backends.choose_foreseen(config, plan, deployment, foreseen, outcome)
+                backends.choose_foreseen(config, plan, demand, foreseen, outcome)
             }
         });
-        if probe && !matches!(verdict, Verdict::RenewToken | Verdict::AwaitRequest) {
-            // A bad token said nothing about the backend, and it will not be asked again.
-            worker.learn(backend, Finding::Nothing, true, || None);
+        if claim.is_some() {
+            match verdict {
+                Verdict::RenewToken | Verdict::AwaitRequest => self.exchange.keep_probe(claim),
+                // A bad token said nothing about the backend, and it will not be asked again.
+                _ => worker.learn(backend, Finding::Nothing, claim, || None),
+            }
         }
         match &verdict {
             Verdict::TryNext if self.exchange.is_probe() => {
@@ -222,11 +295,17 @@ impl Journey {
     pub(super) fn error_outcome(&self, status: u16, body: &[u8]) -> Outcome {
         match Outcome::from_error(status, body) {
             // There is no other key to try.
-            Outcome::BadToken if self.worker.is_keyed(self.exchange.backend()) => {
+            Outcome::BadToken if self.worker.credentials.is_keyed(self.exchange.backend()) => {
                 Outcome::PermissionDenied
             }
             outcome => outcome,
         }
+    }
+
+    /// What is to be changed in the body for the current backend.
+    pub(super) fn splices(&self) -> Splices {
+        let backend = self.worker.config.backends.get(self.exchange.backend());
+        backend.map_or_else(Splices::default, |backend| self.request.splices(backend))
     }
 
     /// The current attempt, with this token.
@@ -237,7 +316,18 @@ impl Journey {
             backend,
             credential: token.credential(),
             path: self.client_path(),
+            growth: match self.worker.config.retry.engine {
+                Engine::Filter => self.splices().delta(),
+                // The deployment's name is put in upstream, attempt by attempt.
+                Engine::Router => self.request.cuts.delta(),
+            },
+            reads_answer: self.reads_answer(),
         })
+    }
+
+    /// Whether the answer will be read, for the ids in it.
+    fn reads_answer(&self) -> bool {
+        self.request.accepts_encodings && self.request.tags_answer(&self.worker.config)
     }
 
     /// The path as the client sent it.
@@ -288,11 +378,14 @@ impl Journey {
                 self.worker.backends.note_capacity(backend, remaining);
             }
         }
-        let finding = Finding::of(outcome, wait, self.request.deployment);
+        let finding = Finding::of(outcome, wait, self.request.demand());
         // A bad token says nothing about the backend yet: it will be asked once more.
-        let probe = finding != Finding::Nothing && self.exchange.take_probe();
-        self.worker.learn(backend, finding, probe, || {
-            deployment_in(self.client_path()).map(str::to_owned)
+        let claim = match finding {
+            Finding::Nothing => None,
+            _ => self.exchange.take_probe(),
+        };
+        self.worker.learn(backend, finding, claim, || {
+            Some(self.request.wanted(self.client_path(), outcome))
         });
     }
 
@@ -337,6 +430,26 @@ impl Journey {
         ))
     }
 
+    /// An answer of the current backend begins to pass to the client: its ids are tagged, if it has any.
+    pub(super) fn open_answer(&mut self) -> Result<(), HostError> {
+        if self.request.tags_answer(&self.worker.config) {
+            let tag = self.worker.tags.of_backend(self.exchange.backend());
+            self.tagging = match tag {
+                Some(tag) => Tagging::begin(tag, status()?)?,
+                None => None,
+            };
+        }
+        Ok(())
+    }
+
+    /// So many bytes of that answer pass.
+    pub(super) fn pass_answer(&mut self, size: usize) -> Result<(), HostError> {
+        match &mut self.tagging {
+            Some(tagging) => tagging.pass(size),
+            None => Ok(()),
+        }
+    }
+
     /// Answers the client with what a backend answered to an attempt.
     pub(super) fn replace(&self, answer: &Answer) -> Result<(), HostError> {
         let report = self.report(answer.backend);
@@ -347,7 +460,14 @@ impl Journey {
             .iter()
             .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
         let headers: Vec<_> = kept.chain(added).collect();
-        host::send_local_response(answer.status, "aoai_reissued", &headers, &answer.body)
+        let tagged = match self.worker.tags.of_backend(answer.backend) {
+            Some(tag) if self.request.tags_answer(&self.worker.config) => {
+                Tagging::whole(tag, answer.status, &answer.headers, &answer.body)
+            }
+            _ => None,
+        };
+        let body = tagged.as_ref().unwrap_or(&answer.body);
+        host::send_local_response(answer.status, "aoai_reissued", &headers, body)
     }
 
     /// Tells the client, on the answer that passes, which backend it is from and how many attempts it took.
@@ -371,7 +491,7 @@ impl Journey {
         }
         if self.throttled.contains(backend) {
             // The backend spoke for itself; the client asks all of them.
-            let wait = self.worker.backends.all_out(self.request.deployment);
+            let wait = self.worker.backends.all_out(self.request.demand());
             report.extend(wait.into_iter().flat_map(retry_after));
         }
         report
@@ -390,22 +510,33 @@ impl Journey {
     }
 
     /// Whether the error that came through the router is a backend's, not Envoy's own for want of an answer.
-    pub(super) fn is_from_backend(&self) -> Result<bool, HostError> {
+    pub(super) fn is_from_backend(&mut self) -> Result<bool, HostError> {
         let details = host::property("response\0code_details")?;
+        let details = details.filter(|details| details != b"via_upstream");
+        if let Some(details) = &details {
+            self.trace = Trace::of_no_answer(details);
+        }
         if details.as_deref() == Some(b"cluster_not_found") {
             self.worker
                 .complain(Complaint::Cluster(self.exchange.backend()));
         }
-        Ok(details.is_none_or(|details| details == b"via_upstream"))
+        Ok(details.is_none())
+    }
+
+    /// Whether the answer is Envoy's own to a client that took too long over its request (`stream_idle_timeout`,
+    /// `request_timeout`). It says nothing of the backend, and the rest of the request will not come.
+    pub(super) fn is_to_slow_client(&mut self, status: u16) -> Result<bool, HostError> {
+        Ok(status == 408 && !self.is_from_backend()?)
     }
 }
 
 impl Drop for Journey {
     fn drop(&mut self) {
         // A probe whose outcome no one will tell: the client left, or a host call was refused.
-        if self.exchange.take_probe() {
+        let claim = self.exchange.take_probe();
+        if claim.is_some() {
             let backend = self.exchange.backend();
-            self.worker.learn(backend, Finding::Nothing, true, || None);
+            self.worker.learn(backend, Finding::Nothing, claim, || None);
         }
     }
 }

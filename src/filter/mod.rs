@@ -7,6 +7,7 @@
 mod announce;
 mod backends;
 mod complaint;
+mod credentials;
 mod gate;
 mod header_map;
 mod host;
@@ -14,6 +15,7 @@ mod journey;
 mod reissue;
 mod reroute;
 mod root;
+mod tagging;
 mod tokens;
 mod worker;
 

@@ -162,7 +162,7 @@ route_config:
         retry_policy:
           # The filter marks answers that call for another attempt; the rest is what never becomes an answer. How many
           # attempts there are is said for each request, by `retry.max_attempts`.
-          retry_on: connect-failure,refused-stream,reset,retriable-headers
+          retry_on: connect-failure,refused-stream,retriable-headers
           retriable_headers:
           - name: x-aoai-retry
             present_match: true
@@ -175,6 +175,11 @@ route_config:
         # A stream may last as long as it has something to say. What is limited is the wait until an answer
         # begins, by the filter (`retry.per_try_timeout`).
         timeout: 0s
+      # A connection that breaks when the request is out calls for another attempt as well, unless the filter says otherwise:
+      # what must not be done twice may have been done.
+      request_headers_to_add:
+      - header: {{key: x-envoy-retry-on, value: reset}}
+        append_action: ADD_IF_ABSENT
       # What is not for the backend: what a client takes for the choice, and who the client is.
       request_headers_to_remove:
       - {header}
