@@ -1,10 +1,13 @@
 //! Whole requests through a gateway.
 
+use std::time::Duration;
+
 use serde_json::Value;
+use simulator::{BackendHandle, Simulator};
 
 use crate::builder::last_lines;
 use crate::load::JSON;
-use crate::{Chat, Form, Gateway, Response};
+use crate::{chat_request, Chat, Form, Gateway, Response};
 
 impl Gateway {
     /// Sends a chat completion and reads the whole answer.
@@ -35,6 +38,29 @@ impl Gateway {
     /// When no whole answer comes.
     pub fn upload(&self, path: &str, form: &Form) -> Response {
         self.request("POST", path, &[Form::CONTENT_TYPE], &form.bytes())
+    }
+
+    /// Waits until every backend serves, the ones that need a token as well, and then lets them forget what they were asked.
+    ///
+    /// # Panics
+    ///
+    /// When one of them does not.
+    pub fn warm_up(&self, azure: &Simulator) {
+        let chat = chat_request();
+        let serves =
+            |backend: &BackendHandle| backend.requests().iter().any(|r| r.status == Some(200));
+        self.wait_for(
+            |gateway| {
+                gateway.chat(&chat);
+                azure.backends().iter().all(serves)
+            },
+            Duration::from_secs(10),
+            "every backend to serve",
+        );
+        azure
+            .backends()
+            .iter()
+            .for_each(BackendHandle::clear_requests);
     }
 
     fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {

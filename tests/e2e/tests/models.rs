@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{cases, simulate, Engine, Form, Gateway, GatewayBuilder};
+use e2e::{cases, simulate, simulate_with, Engine, Form, Gateway, GatewayBuilder};
 use serde_json::{json, Value};
 use sha2::{Digest, Sha256};
 use simulator::{Behaviour, RecordedRequest, Simulator};
@@ -218,10 +218,14 @@ cases! {
     }
 
     fn a_model_that_a_backend_lacks_is_remembered_by_the_clients_name(engine) {
-        let azure = e2e::simulate_with(&["east", "west"], |settings| {
+        let azure = simulate_with(&["east", "west"], |settings| {
             settings.backends[0].deployments = Some(vec!["other".to_owned()]);
         });
-        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["backends"][0]["deployments"] = json!({"gpt-4o": "gone"}))
+            .start();
         for path in [CHAT, "/openai/v1/responses"] {
             for _ in 0..6 {
                 assert_eq!(gateway.call("POST", path, &json!({"model": "gpt-4o"})).status, 200);

@@ -8,6 +8,7 @@ cases! {
     fn an_unknown_path_below_openai_goes_to_each_backend_in_turn_and_is_not_retried(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).plugin(|p| p["cooldown"] = Value::Null).start();
+        gateway.warm_up(&azure);
         for path in ["/openai/v1/evals", "/openai/v1/evals/eval_1/runs?a=b", "/openai/new-thing?api-version=2024-10-21"] {
             for backend in azure.backends() {
                 backend.clear_requests();
@@ -28,6 +29,7 @@ cases! {
     fn an_unknown_path_with_an_objects_id_goes_to_the_objects_backend(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
         for _ in 0..3 {
             let made = gateway.call("POST", "/openai/v1/responses", &json!({"model": "gpt-4o", "input": "x"}));
             let id = made.json()["id"].as_str().unwrap().to_owned();

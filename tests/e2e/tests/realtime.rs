@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use e2e::{cases, chat_request, simulate, uneven, Gateway};
+use e2e::{cases, simulate, uneven, Gateway};
 use serde_json::{json, Value};
 use simulator::{Behaviour, RecordedRequest, Simulator};
 use tungstenite::client::IntoClientRequest;
@@ -53,14 +53,6 @@ fn open(gateway: &Gateway, path: &str) -> Result<Session, u16> {
     }
 }
 
-/// A gateway that has a token: a session does not wait for one.
-fn ready(gateway: Gateway) -> Gateway {
-    for _ in 0..3 {
-        assert_eq!(gateway.chat(&chat_request()).status, 200);
-    }
-    gateway
-}
-
 /// The sessions that backends were asked for.
 fn asked(azure: &Simulator) -> Vec<RecordedRequest> {
     let requests = azure.requests().into_iter();
@@ -72,7 +64,8 @@ fn asked(azure: &Simulator) -> Vec<RecordedRequest> {
 cases! {
     fn case_27_a_session_is_opened_as_each_backend_wants_it(engine) {
         let (azure, gateway) = uneven();
-        let gateway = ready(gateway.engine(engine).start());
+        let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
         for (path, shown) in PATHS.into_iter().zip([
             [
                 ("east", "/openai/realtime?api-version=2024-10-01-preview&deployment=gpt4o-east&x=1"),
@@ -112,7 +105,8 @@ cases! {
 
     fn case_27_a_session_that_has_begun_is_not_begun_again(engine) {
         let azure = simulate(&["east", "west"]);
-        let gateway = ready(Gateway::builder().simulator(&azure).engine(engine).start());
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        gateway.warm_up(&azure);
         for path in PATHS {
             let before = asked(&azure).len();
             let mut session = open(&gateway, path).unwrap();
@@ -125,7 +119,8 @@ cases! {
 
     fn case_27_a_session_ends_for_both_sides(engine) {
         let azure = simulate(&["east"]);
-        let gateway = ready(Gateway::builder().simulator(&azure).engine(engine).start());
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        gateway.warm_up(&azure);
         let session = open(&gateway, PATHS[1]).unwrap();
         assert_eq!(azure.backend("east").open_streams(), 1);
         drop(session);
@@ -134,7 +129,8 @@ cases! {
 
     fn case_27_a_refusal_is_not_retried_and_remembered(engine) {
         let azure = simulate(&["east", "west"]);
-        let gateway = ready(Gateway::builder().simulator(&azure).engine(engine).start());
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        gateway.warm_up(&azure);
         azure.backend("east").set(Behaviour::throttled(30));
         let outcomes: Vec<_> = (0..6).map(|_| open(&gateway, PATHS[0]).map(|session| session.backend)).collect();
         let refused = outcomes.iter().filter(|outcome| **outcome == Err(429)).count();
@@ -157,7 +153,7 @@ cases! {
                 p["backends"][1]["unlisted_deployments"] = json!("refuse");
             })
             .start();
-        let gateway = ready(gateway);
+        gateway.warm_up(&azure);
         for path in PATHS {
             for _ in 0..4 {
                 let session = open(&gateway, &path.replace("gpt-4o", "rt%20one")).unwrap();

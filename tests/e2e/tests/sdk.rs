@@ -58,6 +58,7 @@ for _ in range(2):
     fn the_openai_sdk_does_everything_on_uneven_backends(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
         let printed = python(&gateway, include_str!("sdk/everything.py"));
         // Of the bytes 0 to 255, forty times.
         let digest = "e96760a87768717bcebcfd25ddc7d46b4dbc95a4b0014def080c08539f7d90d0";

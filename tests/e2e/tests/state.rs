@@ -109,6 +109,7 @@ cases! {
     fn case_25_a_response_is_read_continued_and_deleted_where_it_was_made(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
         let request = json!({"model": "gpt-4o", "input": "hi"});
         for path in FORMS {
             let mut homes = BTreeSet::new();
@@ -137,6 +138,7 @@ cases! {
     fn case_25_a_streamed_response_is_continued_where_it_was_made(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
         for (crlf, split_frames) in [(false, false), (false, true), (true, true)] {
             for backend in azure.backends() {
                 let stream = simulator::Stream { crlf, split_frames, interval_ms: 0, ..Default::default() };
@@ -175,6 +177,7 @@ cases! {
     fn case_25_a_file_is_read_and_deleted_where_it_was_uploaded(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
         let content = br#"{"custom_id": "file-1", "id": "resp_2", "body": {"file_id": "file-3"}}"#;
         for path in FORMS {
             let mut homes = BTreeSet::new();
@@ -200,6 +203,7 @@ cases! {
     fn case_25_a_batch_goes_where_its_file_is(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
         for path in FORMS {
             for _ in 0..3 {
                 let (file, home) = upload(&gateway, "batch", b"{}");
@@ -227,6 +231,7 @@ cases! {
     fn case_25_a_fine_tuning_job_goes_where_its_files_are(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
         for _ in 0..3 {
             let (file, home) = upload(&gateway, "fine-tune", b"{}");
             let request = json!({"model": "m", "training_file": file["id"], "validation_file": file["id"]});
@@ -266,6 +271,7 @@ cases! {
             .engine(engine)
             .plugin(|p| p["state"] = json!({"home": "west"}))
             .start();
+        gateway.warm_up(&azure);
         for path in FORMS {
             for (collection, body) in [
                 ("threads", json!({})),
@@ -287,8 +293,9 @@ cases! {
     fn case_25_an_assistant_answers_on_a_thread(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
         for path in FORMS {
-            let (assistant, home) = ok(&gateway.call("POST", &path("assistants"), &json!({"model": "gpt-4o"})));
+            let (assistant, home) = ok(&gateway.call("POST", &path("assistants"), &json!({"name": "n"})));
             let (thread, there) = ok(&gateway.call("POST", &path("threads"), &json!({})));
             assert_eq!((home.as_str(), there.as_str()), ("east", "east"), "the first backend is home");
             let thread_id = thread["id"].as_str().unwrap();
@@ -318,6 +325,7 @@ cases! {
     fn case_25_references_deep_in_a_body_lead_to_their_backend(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
         for _ in 0..3 {
             let (file, home) = upload(&gateway, "assistants", b"text");
             let (store, there) =
@@ -330,7 +338,6 @@ cases! {
             let one = format!("{files}/{}", file["id"].as_str().unwrap());
             assert_eq!(ok(&gateway.call("GET", &one, &NOTHING)).0["vector_store_id"], store["id"]);
             let assistant = json!({
-                "model": "gpt-4o",
                 "name": "naïve",
                 "tool_resources": {"file_search": {"vector_store_ids": [store["id"]]}},
             });
@@ -350,6 +357,7 @@ cases! {
     fn case_25_a_backend_that_cools_down_answers_for_its_objects_itself(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
         let request = json!({"model": "gpt-4o", "input": "hi"});
         let made: Vec<(Value, String)> =
             (0..3).map(|_| ok(&gateway.call("POST", "/openai/v1/responses", &request))).collect();

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use e2e::{cases, simulate, simulate_with, uneven, Chunk, Client, Form, Gateway, Response, Update};
+use e2e::{
+    cases, simulate, simulate_with, uneven, Chunk, Client, Engine, Form, Gateway, GatewayBuilder,
+    Response, Update,
+};
 use serde_json::{json, Value};
-use simulator::{Behaviour, Failure, SlowBody, Stream};
+use simulator::{Behaviour, Failure, Simulator, SlowBody, Stream};
 
 const NOTHING: Value = Value::Null;
 const RESPONSES: &str = "/openai/v1/responses";
@@ -41,6 +44,16 @@ fn file() -> Form {
         .file("file", "a", b"text")
 }
 
+/// A backend that is asked for everything but embeddings, and another one, without which no id would need a tag.
+fn one_and_a_half(engine: Engine) -> (Simulator, GatewayBuilder) {
+    let azure = simulate(&["east", "west"]);
+    let gateway = Gateway::builder()
+        .simulator(&azure)
+        .engine(engine)
+        .plugin(|p| p["backends"][1]["apis"] = json!(["embeddings"]));
+    (azure, gateway)
+}
+
 /// What a backend might say, with a word for the tag where one belongs.
 const SAID: &str = r#" {
   "object" : "response", "id" : "resp_1TAG", "id2": "resp_1", "previous_response_id":"resp_0TAG",
@@ -54,8 +67,8 @@ const SAID: &str = r#" {
 
 cases! {
     fn only_ids_of_objects_get_a_tag_and_nothing_else_changes(engine) {
-        let azure = simulate(&["east"]);
-        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let (azure, gateway) = one_and_a_half(engine);
+        let gateway = gateway.start();
         let first = id(&gateway.call("POST", RESPONSES, &json!({"input": "x"})));
         azure.backend("east").set(answering(&SAID.replace("TAG", "")));
         let answer = gateway.call("POST", RESPONSES, &json!({"input": "x"}));
@@ -65,8 +78,8 @@ cases! {
     }
 
     fn an_answer_in_small_pieces_is_tagged_like_a_whole_one(engine) {
-        let azure = simulate(&["east"]);
-        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let (azure, gateway) = one_and_a_half(engine);
+        let gateway = gateway.start();
         let first = id(&gateway.call("POST", RESPONSES, &json!({"input": "x"})));
         for piece in [1, 7, 64] {
             azure.backend("east").set(Behaviour::slow_body(SlowBody { piece, interval_ms: 0, ..SlowBody::default() }));
@@ -77,9 +90,11 @@ cases! {
     }
 
     fn chat_answers_and_what_files_hold_are_passed_on_as_they_are(engine) {
-        let azure = simulate(&["east"]);
-        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
-        azure.backend("east").set(answering(SAID));
+        let (azure, gateway) = one_and_a_half(engine);
+        let gateway = gateway.start();
+        for backend in azure.backends() {
+            backend.set(answering(SAID));
+        }
         for path in [
             "/openai/v1/chat/completions",
             "/openai/deployments/d/chat/completions?api-version=2024-10-21",
@@ -119,6 +134,7 @@ cases! {
     fn objects_of_two_backends_cannot_meet(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
         let files: Vec<Response> = (0..2).map(|_| gateway.upload("/openai/v1/files", &file())).collect();
         assert_ne!(backend(&files[0]), backend(&files[1]));
         let ids: Vec<String> = files.iter().map(id).collect();
@@ -236,10 +252,8 @@ cases! {
     }
 
     fn the_version_is_the_backends_where_an_object_is_too(engine) {
-        let azure = simulate(&["east"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = one_and_a_half(engine);
+        let gateway = gateway
             .plugin(|p| {
                 p["backends"][0]["api_version"] = json!("2025-04-01-preview");
                 p["backends"][0]["base_path"] = json!("/api/projects/contoso");
@@ -256,8 +270,8 @@ cases! {
     }
 
     fn a_streamed_answer_with_tags_still_streams(engine) {
-        let azure = simulate(&["east"]);
-        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let (azure, gateway) = one_and_a_half(engine);
+        let gateway = gateway.start();
         let first = id(&gateway.call("POST", RESPONSES, &json!({"input": "x"})));
         azure.backend("east").set(Behaviour::stream(Stream { events: 10, interval_ms: 60, ..Stream::default() }));
         let body = json!({"input": "x", "stream": true}).to_string();
