@@ -13,6 +13,7 @@ mod adapter {
 
     mod bodies;
     mod budget;
+    mod clients;
     mod configuration;
     mod endings;
     mod errors;

@@ -78,6 +78,9 @@ impl Attempt<'_> {
                 apply(Edit::Remove(name));
             }
         }
+        if let Some(client) = &config.headers.client {
+            apply(Edit::Remove(client));
+        }
         let path = self.path();
         if path != self.path {
             apply(Edit::Set(":path", &path));
@@ -119,6 +122,7 @@ impl Attempt<'_> {
             NOT_REISSUED.contains(&name)
                 || is_credential_header(name)
                 || name == names.cluster
+                || Some(name) == names.client.as_deref()
                 || self.reads_answer && name == "accept-encoding"
                 // Envoy's instructions to its own router; a callout has its own.
                 || name.starts_with("x-envoy-")

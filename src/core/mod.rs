@@ -9,6 +9,8 @@
 
 pub mod attempt;
 pub mod budget;
+pub mod clean_path;
+pub mod clients;
 pub mod config;
 pub mod exchange;
 pub mod fleet;

@@ -282,7 +282,8 @@ impl Operation {
             false => Deployment::InPath(start..start.saturating_add(name.len())),
         };
         let api = match operation.split('/').next().unwrap_or_default() {
-            "chat" | "completions" => Api::Chat,
+            // `extensions/chat/completions` is what versions before 2024 called a chat over one's own data.
+            "chat" | "completions" | "extensions" => Api::Chat,
             "embeddings" => Api::Embeddings,
             "images" => Api::Images,
             "audio" => Api::Audio,

@@ -297,4 +297,35 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn what_was_turned_away_or_never_sent_has_done_nothing() {
+        for (status, trace) in [
+            (429, Trace::None),
+            (503, Trace::None),
+            (401, Trace::None),
+            (404, Trace::None),
+            (408, Trace::Possible),
+            (500, Trace::Possible),
+            (502, Trace::Possible),
+            (504, Trace::Possible),
+        ] {
+            assert_eq!(Trace::of_status(status), trace, "{status}");
+        }
+        for (said, trace) in [
+            ("upstream_reset_before_response_started{connection_failure|TLS}", Trace::None),
+            (
+                "upstream connect error or disconnect/reset before headers. reset reason: connection failure",
+                Trace::None,
+            ),
+            ("no healthy upstream", Trace::None),
+            ("cluster_not_found", Trace::None),
+            ("upstream_reset_before_response_started{connection_termination}", Trace::Possible),
+            ("upstream_per_try_timeout", Trace::Possible),
+            ("response_timeout", Trace::Possible),
+            ("", Trace::Possible),
+        ] {
+            assert_eq!(Trace::of_no_answer(said.as_bytes()), trace, "{said}");
+        }
+    }
 }

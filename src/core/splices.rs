@@ -188,4 +188,16 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn what_stands_behind_a_replacement_moves_with_it() {
+        let mut splices = Splices::default();
+        assert!(splices.cut(2..5) && splices.replace(10..12, b"longer"));
+        for (before, after) in [(0, 0), (2, 2), (5, 2), (9, 6), (10, 7), (12, 13), (20, 21)] {
+            assert_eq!(splices.moved(before), after, "{before}");
+        }
+        for (range, touched) in [(0..2, false), (0..3, true), (4..9, true), (5..10, false)] {
+            assert_eq!(splices.touch(range.clone()), touched, "{range:?}");
+        }
+    }
 }

@@ -174,9 +174,9 @@ impl Backends {
         }))
     }
 
-    /// How long until a backend may be used again, if every one is out now.
-    pub(crate) fn all_out(&self, demand: Demand) -> Option<Duration> {
-        match self.look(&Plan::default(), demand, self.now_if_it_matters()) {
+    /// How long until one of the `plan`'s backends may be used again, if every one is out now.
+    pub(crate) fn all_out(&self, plan: &Plan, demand: Demand) -> Option<Duration> {
+        match self.look(plan, demand, self.now_if_it_matters()) {
             Err(NoChoice::AllOut(wait)) => Some(wait.left),
             _ => None,
         }

@@ -6,6 +6,7 @@
 
 mod announce;
 mod backends;
+mod clients;
 mod complaint;
 mod credentials;
 mod gate;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::announce;
 use super::backends::Backends;
+use super::clients::ClientCounters;
 use super::complaint::Complaint;
 use super::credentials::{Credentials, Identities};
 use super::host::{self, HostError, Metric};
@@ -86,6 +87,7 @@ pub(crate) struct Worker {
     pub(crate) tags: Tags,
     tally: RefCell<Tally>,
     counters: Vec<u32>,
+    pub(super) clients: ClientCounters,
     seconds_to_expiry: u32,
     handed_over_at: Cell<Timestamp>,
     tidied_at: Cell<Timestamp>,
@@ -113,6 +115,7 @@ impl Worker {
             tags: config.tags(),
             tally: RefCell::new(Tally::new(config.backends.len())),
             counters,
+            clients: ClientCounters::default(),
             seconds_to_expiry: host::define_metric(Metric::Gauge, metrics::TOKEN_SECONDS_LEFT)?,
             handed_over_at: Cell::default(),
             tidied_at: Cell::default(),
@@ -392,6 +395,7 @@ impl Worker {
                 log::error!("{error}");
             }
         });
+        self.clients.hand_over();
         let left = self.credentials.seconds_to_expiry(now);
         if let Err(error) = host::record_metric(self.seconds_to_expiry, left) {
             log::error!("{error}");

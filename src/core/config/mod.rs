@@ -130,8 +130,8 @@ impl Apis {
 /// What becomes of objects that live on the backend where they were made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateRules {
-    /// The backend of objects whose ids do not say where they live, and of lists; if it is not named, the first one that has
-    /// the API.
+    /// The backend of objects whose ids do not say where they live, and of lists; if none is named, or it does not have the
+    /// API, the first one that has.
     pub home: Option<usize>,
     /// Whether clients are shown ids that say where an object lives.
     pub ids: Ids,
@@ -180,8 +180,12 @@ impl Config {
     /// The backend of objects of this API whose ids do not say where they live.
     pub fn home(&self, api: Option<Api>) -> usize {
         let has = |backend: &Backend| api.is_none_or(|api| backend.apis.include(api));
+        let home = self
+            .state
+            .home
+            .filter(|home| self.backends.get(*home).is_some_and(has));
         let first = || self.backends.iter().position(has);
-        self.state.home.or_else(first).unwrap_or_default()
+        home.or_else(first).unwrap_or_default()
     }
 
     /// The tags by which ids name the backends.
@@ -334,7 +338,7 @@ pub struct Budget {
     pub min_per_second: u16,
 }
 
-/// The names of the headers the filter writes, in lower case.
+/// The names of the headers the filter reads and writes, in lower case.
 #[derive(Clone, Debug)]
 pub struct HeaderNames {
     /// The request header that names the cluster for the route.
@@ -343,6 +347,8 @@ pub struct HeaderNames {
     pub backend: Option<String>,
     /// The response header that counts the attempts, unless switched off.
     pub attempts: Option<String>,
+    /// The request header in which a filter before this one put the client's name, if one does.
+    pub client: Option<String>,
 }
 
 /// A string that must not be shown: its `Debug` says nothing, and it has no `Display`.

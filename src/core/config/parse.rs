@@ -275,21 +275,23 @@ fn read_headers(path: String, value: &Value, problems: &Problems) -> Option<Head
     let cluster = object
         .optional_string("cluster", form, is_header_name)
         .unwrap_or_else(|| "x-aoai-cluster".to_owned());
-    let mut switchable = |key: &'static str, default: &str| match object.value(key) {
-        None => Some(default.to_owned()),
+    let mut switchable = |key: &'static str, default: Option<&str>| match object.value(key) {
+        None => default.map(str::to_owned),
         Some(Value::Null) => None,
         Some(value) => {
             let form = format!("{form}, or null to switch it off");
             object.string(key, value, &form, is_header_name)
         }
     };
-    let backend = switchable("backend", "x-aoai-backend");
-    let attempts = switchable("attempts", "x-aoai-attempts");
+    let backend = switchable("backend", Some("x-aoai-backend"));
+    let attempts = switchable("attempts", Some("x-aoai-attempts"));
+    let client = switchable("client", None);
     object.finish();
     Some(HeaderNames {
         cluster,
         backend,
         attempts,
+        client,
     })
 }
 
@@ -435,6 +437,7 @@ mod tests {
         assert_eq!(config.headers.cluster, "x-aoai-cluster");
         assert_eq!(config.headers.backend.as_deref(), Some("x-aoai-backend"));
         assert_eq!(config.headers.attempts.as_deref(), Some("x-aoai-attempts"));
+        assert_eq!(config.headers.client, None);
     }
 
     #[test]
@@ -679,5 +682,83 @@ retries: unknown field; use one of backends, identity, identities, state, other_
                 r#"identity.endpoint_env: the variable holds "localhost"; use a URL such as "http://localhost:42356/msi/token""#,
             ]
         );
+    }
+
+    #[test]
+    fn backends_name_their_identities() {
+        let json = r#"{
+            "backends": [
+                {"name": "a", "cluster": "a", "host": "a"},
+                {"name": "b", "cluster": "b", "host": "b", "identity": "lab"},
+                {"name": "c", "cluster": "c", "host": "c", "identity": "nobody"},
+                {"name": "d", "cluster": "d", "host": "d", "identity": "lab", "api_key_env": "KEY"}
+            ],
+            "identity": {"cluster": "imds"},
+            "identities": {"lab": {"cluster": "imds", "client_id": "l"}, "a b": {"cluster": "x"}, "other": 5}
+        }"#;
+        assert_eq!(
+            parse_with(json, &[("KEY", "k")]).unwrap_err().problems(),
+            [
+                r#"identities.a b: "a b" is not allowed; use 1 to 64 letters, digits, '-' or '_'"#,
+                "identities.other: 5 is not allowed; use a JSON object",
+                r#"backends[2].identity: "nobody" is not allowed; use the name of one of `identities`"#,
+                "backends[3].identity: not allowed beside api_key_env; use one of them",
+            ]
+        );
+        let only_named = r#"{
+            "backends": [{"name": "a", "cluster": "a", "host": "a", "identity": "lab"}],
+            "identities": {"lab": {"cluster": "imds"}}
+        }"#;
+        let config = parse(only_named).unwrap();
+        assert_eq!(
+            config.backends[0].credential,
+            BackendCredential::Identity(0)
+        );
+        let unnamed = only_named.replace(r#", "identity": "lab""#, "");
+        assert!(parse(&unnamed).unwrap_err().problems()[0].starts_with("identity: is missing"));
+    }
+
+    #[test]
+    fn what_the_surface_is_served_with() {
+        for (pointer, value, problem) in [
+            (
+                "/backends/0/apis",
+                "[]",
+                "backends[0].apis: [] is not allowed; use a list of chat, ",
+            ),
+            (
+                "/backends/0/apis",
+                r#"["chat", "chats"]"#,
+                r#"backends[0].apis[1]: "chats" is not allowed; use one of chat, "#,
+            ),
+            (
+                "/state",
+                r#"{"home": "west"}"#,
+                r#"state.home: "west" is not allowed; use the name of one of the backends"#,
+            ),
+            (
+                "/state",
+                r#"{"ids": "odd"}"#,
+                r#"state.ids: "odd" is not allowed; use "tagged" or "plain""#,
+            ),
+            (
+                "/other_paths",
+                "true",
+                r#"other_paths: true is not allowed; use "refuse" or "pass""#,
+            ),
+            (
+                "/retry",
+                r#"{"repeat_creations": 1}"#,
+                "retry.repeat_creations: 1 is not allowed; use true or false",
+            ),
+        ] {
+            let problems = problems_with(pointer, value);
+            assert!(
+                problems.len() == 1 && problems[0].starts_with(problem),
+                "{problems:?}"
+            );
+        }
+        let json = MINIMAL.replace("\"identity\"", r#""state": {"home": "east"}, "identity""#);
+        assert_eq!(parse(&json).unwrap().state.home, Some(0));
     }
 }

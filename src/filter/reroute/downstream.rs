@@ -83,6 +83,7 @@ impl Downstream {
         self.up.complete(end_of_stream);
         if self.phase == Phase::AwaitingBody {
             self.worker.showed_held_body();
+            self.worker.forget(self.id);
             let new = size.saturating_sub(self.body_held);
             let chunk = match new {
                 0 => Vec::new(),
@@ -90,7 +91,6 @@ impl Downstream {
             };
             self.body_held = size;
             if let Some(found) = self.inspection.push(&chunk, end_of_stream) {
-                self.worker.forget(self.id);
                 with(&self.shared, |shared| {
                     shared.journey.request.learn(found, &self.worker.tags);
                     Ok(())

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use render::{Admin, Backend, Engine, Fleet, Identity, Listener, TlsOptions};
+use render::{Admin, Backend, Clients, Engine, Fleet, Identity, Listener, TlsOptions};
 use serde_json::Value;
 use simulator::{BackendSettings, Settings, Simulator};
 
@@ -315,9 +315,11 @@ impl GatewayBuilder {
         let mut fleet = Fleet {
             backends,
             identity,
+            further_identities: Vec::new(),
             listener: Listener {
                 address: loopback(),
                 port: 0,
+                tls: None,
             },
             admin: Admin {
                 address: loopback(),
@@ -328,6 +330,7 @@ impl GatewayBuilder {
             environment: self.environment.into_iter().collect(),
             host_environment: self.secrets.into_iter().map(|(name, _)| name).collect(),
             engine: Engine::Filter,
+            clients: Clients::Open,
         };
         for patch in self.fleet {
             patch(&mut fleet);

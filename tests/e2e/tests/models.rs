@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use e2e::{cases, simulate, simulate_with, Engine, Form, Gateway, GatewayBuilder};
+use ring::digest::{digest, SHA256};
 use serde_json::{json, Value};
-use sha2::{Digest, Sha256};
 use simulator::{Behaviour, RecordedRequest, Simulator};
 
 const CHAT: &str = "/openai/v1/chat/completions";
@@ -43,8 +43,11 @@ fn last(azure: &Simulator, backend: &str) -> RecordedRequest {
 
 /// A backend received exactly this, and was told its length.
 fn assert_received(request: &RecordedRequest, body: &[u8]) {
-    let digest = Sha256::digest(body);
-    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest: String = digest(&SHA256, body)
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let start = String::from_utf8_lossy(&request.body[..request.body.len().min(400)]);
     assert_eq!(request.body_len, body.len() as u64, "{start}");
     assert_eq!(request.body_sha256, digest, "{start}");

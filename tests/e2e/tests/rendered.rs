@@ -1,12 +1,14 @@
 //! The rendered configuration, in every Envoy that is supported: it starts, it keeps to itself what it should.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use e2e::{chat_request, parallel, EnvoyVersion, Gateway, Update};
-use render::{Backend, Fleet};
-use simulator::{Auth, BackendSettings, Settings, Simulator, Tls};
+use e2e::{cases, chat_request, parallel, simulate_tls, EnvoyVersion, Gateway, Update};
+use render::{Admin, Backend, Clients, Fleet, Key, Listener};
+use simulator::{Auth, BackendSettings, Behaviour, Settings, Simulator, Tls};
 
 /// Backends that let everyone in: what they are asked is the matter here, not by whom.
 fn open_backends(names: &[&str], tls: Tls) -> Simulator {
@@ -214,4 +216,123 @@ fn a_configuration_refused_at_the_start_stops_the_start() {
         .try_start()
         .expect_err("refused");
     assert!(error.reason.contains("refused the listener"), "{error}");
+}
+
+/// What the tool makes of a list of so many backends, where they have no more than a host.
+fn fleet_of(backends: usize, engine: cli::plugin::Engine) -> Fleet {
+    let mut short = String::from("backends:\n");
+    for n in 1..=backends {
+        short.push_str(&format!("- host: contoso-{n}.openai.azure.com\n"));
+    }
+    let options = cli::Options {
+        engine: Some(engine),
+        open: false,
+    };
+    cli::fleet(&short, options).expect("right")
+}
+
+const SIZES: [usize; 3] = [2, 5, 30];
+
+#[test]
+fn envoy_takes_what_is_made_of_a_list_of_hosts() {
+    use cli::plugin::Engine;
+    let azure = open_backends(&[], Tls::Off);
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = folder.path().join("clients.yaml");
+    fs::write(&keys, render::keys_file("x-aoai-client", &[])).expect("write the keys");
+    for size in SIZES {
+        for (version, engine) in [
+            (EnvoyVersion::V1_36_4, Engine::Filter),
+            (EnvoyVersion::V1_39_0, Engine::Router),
+            (EnvoyVersion::V1_40_0, Engine::Router),
+            (EnvoyVersion::V1_40_0, Engine::Filter),
+        ] {
+            let mut fleet = fleet_of(size, engine);
+            // What a validation reads has to be there: the module, clients' keys, and the authorities, which not every
+            // machine has in the system's file.
+            fleet.clients = Clients::Keys { file: keys.clone() };
+            fleet.module = "target/azure_openai_balancer.wasm".into();
+            for backend in &mut fleet.backends {
+                let tls = backend.tls.as_mut().expect("TLS, as Azure has it");
+                tls.ca_file = Some(azure.ca_path().to_owned());
+            }
+            let objection = objection(version, &fleet);
+            assert_eq!(
+                objection,
+                None,
+                "Envoy {}, {size} backends",
+                version.number()
+            );
+        }
+    }
+}
+
+cases! {
+    fn what_is_made_of_a_list_of_hosts_serves(engine) {
+        for size in SIZES {
+            let names: Vec<String> = (1..=size).map(|n| format!("n{n}")).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let azure = simulate_tls(&names);
+            let folder = tempfile::tempdir().expect("a folder");
+            let keys = folder.path().join("clients.yaml");
+            let key = Key { client: "app-1".to_owned(), key: "KEY".to_owned() };
+            fs::write(&keys, render::keys_file("x-aoai-client", &[key])).expect("write the keys");
+            let gateway = Gateway::builder().fleet({
+                let fleet = running(&azure, engine, &keys);
+                move |harness| *harness = Fleet { module: harness.module.clone(), ..fleet }
+            });
+            let gateway = gateway.workers(2).start();
+            let chat = chat_request();
+            let ask = |headers: &[(&str, &str)]| {
+                let answer = gateway.client().send("POST", &chat.path, headers, &chat.bytes());
+                answer.expect("an answer")
+            };
+            assert_eq!(ask(&[]).status, 401);
+            let mut answered = BTreeSet::new();
+            azure.backend("n1").set(Behaviour::throttled(60));
+            for _ in 0..2 * size {
+                let answer = ask(&[("api-key", "KEY")]);
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                answered.insert(answer.header("x-aoai-backend").expect("who").to_owned());
+            }
+            assert_eq!(answered.len(), size - 1, "everyone but the one that is throttled");
+        }
+    }
+}
+
+/// What the tool makes of the simulator's backends.
+fn running(azure: &Simulator, engine: e2e::Engine, keys: &Path) -> Fleet {
+    let mut short = String::from("backends:\n");
+    for backend in azure.backends() {
+        let (name, host, address) = (backend.name(), backend.host(), backend.addr());
+        short.push_str(&format!(
+            "- {{name: {name}, host: {host}, endpoint: \"https://{address}\"}}\n"
+        ));
+    }
+    short.push_str(&format!(
+        "identity: {{endpoint: \"http://{}\"}}\n",
+        azure.imds().addr()
+    ));
+    short.push_str(&format!("clients: {{keys_file: {}}}\n", keys.display()));
+    short.push_str(match engine {
+        e2e::Engine::Router => "engine: router\n",
+        _ => "engine: filter\n",
+    });
+    let mut fleet = cli::fleet(&short, cli::Options::default()).expect("right");
+    let here = || "127.0.0.1".to_owned();
+    fleet.listener = Listener {
+        address: here(),
+        port: 0,
+        tls: None,
+    };
+    fleet.admin = Admin {
+        address: here(),
+        port: 0,
+    };
+    for backend in &mut fleet.backends {
+        let tls = backend.tls.as_mut().expect("TLS");
+        tls.ca_file = Some(azure.ca_path().to_owned());
+    }
+    assert!(matches!(fleet.clients, Clients::Keys { .. }));
+    fleet
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::yaml::{indented, item, quoted};
-use crate::{clusters, listener, Engine, Fleet};
+use crate::{clusters, listener, Clients, Engine, Fleet};
 
 /// The whole configuration in one file: admin interface, listener, clusters.
 pub fn envoy(fleet: &Fleet) -> String {
@@ -13,22 +13,36 @@ pub fn envoy(fleet: &Fleet) -> String {
         "\
 # Envoy in front of several Azure OpenAI resources.
 #
+# Made by `azure-openai-balancer render envoy`: change the list of backends that it was made from, and make it anew.
+#
 # A request comes in at the listener, the filter `azure_openai_balancer` chooses a backend and sets the access token,
-# and the router sends the request to that backend's cluster. To add a backend, add it {places}.
-{admin}
+# and the router sends the request to that backend's cluster. A backend stands in {places}.
+{node}{admin}
 static_resources:
   listeners:
 {listener}
   clusters:
 {clusters}{tail}",
         places = match fleet.engine {
-            Engine::Filter => "in two places: to the plugin\n# configuration (`backends`) and to the list of clusters",
-            Engine::Router => "in three places: to the plugin\n# configuration (`backends`), to the route's `exact_match_map` and to the list of clusters",
+            Engine::Filter => "two places: the plugin's\n# configuration (`backends`) and the list of clusters",
+            Engine::Router => "three places: the plugin's\n# configuration (`backends`), the route's `exact_match_map` and the list of clusters",
+        },
+        // Configuration from a file of its own is something that Envoy asks a name for.
+        node = match fleet.clients {
+            Clients::Keys { .. } => format!("\n{NODE}"),
+            _ => String::new(),
         },
         admin = admin(fleet),
-        tail = tail(),
+        tail = tail(fleet),
     )
 }
+
+const NODE: &str = "\
+# Envoy asks for a name before it takes configuration from elsewhere.
+node:
+  id: azure-openai-balancer
+  cluster: azure-openai-balancer
+";
 
 /// The configuration without its listener, which Envoy reads from the file `lds` (see [`crate::listener`]) and reads again
 /// whenever another file is renamed to it.
@@ -38,11 +52,7 @@ pub fn bootstrap(fleet: &Fleet, lds: &Path) -> String {
         "\
 # Envoy in front of several Azure OpenAI resources; the listener is in a file of its own.
 
-# Envoy asks for a name before it takes configuration from elsewhere.
-node:
-  id: azure-openai-balancer
-  cluster: azure-openai-balancer
-{admin}
+{NODE}{admin}
 dynamic_resources:
   lds_config:
     resource_api_version: V3
@@ -59,7 +69,7 @@ static_resources:
         lds = quoted(&lds.to_string_lossy()),
         folder = quoted(&folder.to_string_lossy()),
         clusters = indented(&clusters::all(fleet), 2),
-        tail = tail(),
+        tail = tail(fleet),
     )
 }
 
@@ -79,15 +89,29 @@ admin:
     )
 }
 
-fn tail() -> &'static str {
-    r#"
-# The module counts per backend, in names like `wasmcustom.aoai.backend.eastus.requests`. For Prometheus the backend
-# becomes a label: `aoai_backend_requests{aoai_backend="eastus"}`.
+fn tail(fleet: &Fleet) -> String {
+    let client_tag = match fleet.clients {
+        Clients::Open => "",
+        _ => CLIENT_TAG,
+    };
+    format!("{BACKEND_TAG}{client_tag}{LIMITS}")
+}
+
+const BACKEND_TAG: &str = r#"
+# The module counts per backend, in names like `wasmcustom.aoai.backend.eastus.attempts`. For Prometheus the backend
+# becomes a label: `aoai_backend_attempts{aoai_backend="eastus"}`.
 stats_config:
   stats_tags:
   - tag_name: aoai_backend
     regex: "^wasmcustom\\.aoai\\.backend\\.(([^.]+)\\.)"
+"#;
 
+const CLIENT_TAG: &str = r#"  # And per client: `aoai_client_requests{aoai_client="app-1"}`.
+  - tag_name: aoai_client
+    regex: "^wasmcustom\\.aoai\\.client\\.(([^.]+)\\.)"
+"#;
+
+const LIMITS: &str = r#"
 # Without a limit, connections could take all of Envoy's memory.
 overload_manager:
   resource_monitors:
@@ -95,5 +119,4 @@ overload_manager:
     typed_config:
       "@type": type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig
       max_active_downstream_connections: 50000
-"#
-}
+"#;

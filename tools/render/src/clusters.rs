@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use crate::clients::JWKS_CLUSTER;
 use crate::listener::upstream_module;
 use crate::yaml::{indented, item, quoted};
-use crate::{Backend, Engine, Fleet, Identity, TlsOptions};
+use crate::{Backend, Clients, Engine, Fleet, Identity, TlsOptions, TokenIssuer};
 
 /// Where Debian and its relatives, Envoy's images among them, keep the certificate authorities.
 const SYSTEM_CA_FILE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -26,6 +27,13 @@ pub(crate) fn all(fleet: &Fleet) -> String {
             "\n# The endpoint for access tokens. It speaks plain HTTP and refuses requests with an `x-forwarded-for`: add no headers.\n",
         );
         out.push_str(&item(&of_identity(identity)));
+    }
+    for identity in &fleet.further_identities {
+        out.push_str(&item(&of_identity(identity)));
+    }
+    if let Clients::Tokens(issuer) = &fleet.clients {
+        out.push_str("\n# Where the keys are that clients' tokens are signed with.\n");
+        out.push_str(&item(&of_issuer(issuer)));
     }
     out
 }
@@ -62,6 +70,24 @@ connect_timeout: 2s
         name = quoted(&identity.cluster),
         discovery = discovery(&identity.address),
         endpoint = endpoint(&identity.cluster, &identity.address, identity.port),
+    )
+}
+
+fn of_issuer(issuer: &TokenIssuer) -> String {
+    format!(
+        "\
+name: {name}
+{discovery}\
+connect_timeout: 5s
+{tls}\
+{endpoint}",
+        name = quoted(JWKS_CLUSTER),
+        discovery = discovery(&issuer.host),
+        tls = match &issuer.tls {
+            Some(options) => tls(&issuer.host, options),
+            None => String::new(),
+        },
+        endpoint = endpoint(JWKS_CLUSTER, &issuer.host, issuer.port),
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{minimal_plugin, Admin, Backend, Engine, Fleet, Identity, Listener};
+use crate::{minimal_plugin, Admin, Backend, Clients, Engine, Fleet, Identity, Listener};
 
 /// Three backends and an identity endpoint on this machine, without TLS, and the shortest plugin configuration: for every
 /// Envoy that is supported, which means the filter engine.
@@ -29,9 +29,11 @@ pub fn demo_fleet_with(engine: Engine) -> Fleet {
         plugin: minimal_plugin(&backends, Some(&identity)),
         backends,
         identity: Some(identity),
+        further_identities: Vec::new(),
         listener: Listener {
             address: "127.0.0.1".to_owned(),
             port: 10000,
+            tls: None,
         },
         admin: Admin {
             address: "127.0.0.1".to_owned(),
@@ -41,5 +43,6 @@ pub fn demo_fleet_with(engine: Engine) -> Fleet {
         environment: BTreeMap::new(),
         host_environment: Vec::new(),
         engine,
+        clients: Clients::Open,
     }
 }

@@ -12,6 +12,8 @@ pub struct Fleet {
     pub backends: Vec<Backend>,
     /// Where the module asks for access tokens; `None` for a fleet that needs none.
     pub identity: Option<Identity>,
+    /// Where else it does, for backends with identities of their own: each through a cluster of its own.
+    pub further_identities: Vec<Identity>,
     /// Where clients connect.
     pub listener: Listener,
     /// Where Envoy's admin interface listens.
@@ -28,6 +30,8 @@ pub struct Fleet {
     pub host_environment: Vec<String>,
     /// Who carries out the attempts after the first.
     pub engine: Engine,
+    /// Who may ask.
+    pub clients: Clients,
 }
 
 impl Fleet {
@@ -46,9 +50,24 @@ impl Fleet {
         self.header("attempts", "x-aoai-attempts")
     }
 
-    /// The plugin's configuration with the engine in it, so that it cannot contradict the route and the clusters.
-    pub(crate) fn plugin_with_engine(&self) -> Value {
+    /// The request header that carries the client's name: the plugin's `headers.client`, or `x-aoai-client`.
+    pub fn client_header(&self) -> &str {
+        self.header("client", "x-aoai-client")
+    }
+
+    /// The plugin's configuration with what the route, the clusters and the filters before it say too, so that it cannot
+    /// contradict them: the engine, and the header with the client's name.
+    pub(crate) fn plugin_in_place(&self) -> Value {
         let mut plugin = self.plugin.clone();
+        if self.clients != Clients::Open {
+            let client = json!(self.client_header());
+            if let Some(plugin) = plugin.as_object_mut() {
+                let headers = plugin.entry("headers").or_insert_with(|| json!({}));
+                if let Some(headers) = headers.as_object_mut() {
+                    headers.insert("client".to_owned(), client);
+                }
+            }
+        }
         if self.engine == Engine::Router {
             if let Some(plugin) = plugin.as_object_mut() {
                 let retry = plugin.entry("retry").or_insert_with(|| json!({}));
@@ -168,6 +187,52 @@ pub struct Listener {
     pub address: String,
     /// The port; 0 lets the system choose.
     pub port: u16,
+    /// The certificate that clients are shown; `None` for plain HTTP.
+    pub tls: Option<Certificate>,
+}
+
+/// A certificate and its key, in files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The certificate chain, in PEM form.
+    pub chain: PathBuf,
+    /// Its private key, in PEM form.
+    pub key: PathBuf,
+}
+
+/// Who may ask.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Clients {
+    /// Everyone who reaches the listener.
+    #[default]
+    Open,
+    /// Those who have one of the keys in a file that Envoy reads, and reads again when another one is renamed to it; see
+    /// [`crate::keys_file`].
+    Keys {
+        /// The file, as Envoy will find it.
+        file: PathBuf,
+    },
+    /// Those who have a signed token.
+    Tokens(TokenIssuer),
+}
+
+/// Whose tokens are accepted of clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenIssuer {
+    /// What a token's `iss` must be.
+    pub issuer: String,
+    /// What a token's `aud` must be.
+    pub audience: String,
+    /// The claim that names the client.
+    pub client_claim: String,
+    /// The URL of the keys that tokens are signed with.
+    pub jwks: String,
+    /// The host of that URL.
+    pub host: String,
+    /// The port of that URL.
+    pub port: u16,
+    /// How to speak TLS to it; `None` for plain HTTP.
+    pub tls: Option<TlsOptions>,
 }
 
 /// Where Envoy's admin interface listens.

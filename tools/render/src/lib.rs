@@ -15,6 +15,7 @@
 pub mod yaml;
 
 mod bootstrap;
+mod clients;
 mod clusters;
 mod demo;
 mod fleet;
@@ -22,8 +23,10 @@ mod json;
 mod listener;
 
 pub use crate::bootstrap::{bootstrap, envoy};
+pub use crate::clients::{keys_file, Key};
 pub use crate::demo::{demo_fleet, demo_fleet_with};
 pub use crate::fleet::{
-    minimal_plugin, Admin, Backend, Engine, Fleet, Identity, Listener, TlsOptions,
+    minimal_plugin, Admin, Backend, Certificate, Clients, Engine, Fleet, Identity, Listener,
+    TlsOptions, TokenIssuer,
 };
 pub use crate::listener::{listener, LISTENER_NAME};

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::yaml::{indented, item, quoted};
-use crate::{json, Backend, Engine, Fleet};
+use crate::{clients, json, Backend, Clients, Engine, Fleet};
 
 /// The listener's name, which Envoy needs to tell an updated listener from a new one.
 pub const LISTENER_NAME: &str = "azure_openai";
@@ -30,7 +30,7 @@ address:
 # bytes a connection. A larger one that has to wait is answered 413; prompts with images are megabytes.
 per_connection_buffer_limit_bytes: 33554432
 filter_chains:
-- filters:
+- {tls}filters:
   - name: envoy.filters.network.http_connection_manager
     typed_config:
       \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
@@ -38,7 +38,38 @@ filter_chains:
         name = LISTENER_NAME,
         address = quoted(&fleet.listener.address),
         port = fleet.listener.port,
+        tls = indented(&tls(fleet), 2).trim_start(),
         manager = indented(&manager(fleet), 6),
+    )
+}
+
+/// The certificate that clients are shown; nothing for plain HTTP.
+fn tls(fleet: &Fleet) -> String {
+    let Some(certificate) = &fleet.listener.tls else {
+        return String::new();
+    };
+    let file = |path: &std::path::Path| quoted(&path.to_string_lossy());
+    let folder = certificate
+        .chain
+        .parent()
+        .unwrap_or(std::path::Path::new("."));
+    format!(
+        "\
+transport_socket:
+  name: envoy.transport_sockets.tls
+  typed_config:
+    \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+    common_tls_context:
+      alpn_protocols: [\"h2\", \"http/1.1\"]
+      tls_certificates:
+      - certificate_chain: {{filename: {chain}}}
+        private_key: {{filename: {key}}}
+        # Another certificate that is renamed into this folder is taken up without a restart.
+        watched_directory: {{path: {folder}}}
+",
+        chain = file(&certificate.chain),
+        key = file(&certificate.key),
+        folder = file(folder),
     )
 }
 
@@ -58,9 +89,9 @@ stream_idle_timeout: 900s
 # The Realtime API is a WebSocket.
 upgrade_configs:
 - upgrade_type: websocket
-{access_log}{routes}\
+{access_log}{refusals}{routes}\
 http_filters:
-{module}\
+{clients}{module}\
 - name: envoy.filters.http.router
   typed_config:
     \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
@@ -68,7 +99,9 @@ http_filters:
     suppress_envoy_headers: true
 ",
         access_log = access_log(fleet),
+        refusals = clients::refusals(fleet),
         routes = routes(fleet),
+        clients = clients::filter(fleet),
         module = item(&module(fleet)),
     )
 }
@@ -86,7 +119,7 @@ access_log:
       json_format:
         time: \"%START_TIME%\"
         request_id: \"%REQ(x-request-id)%\"
-        client: \"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%\"
+{client}        address: \"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%\"
         method: \"%REQ(:METHOD)%\"
         path: \"%PATH(NQ)%\"
         status: \"%RESPONSE_CODE%\"
@@ -100,6 +133,10 @@ access_log:
         bytes_in: \"%BYTES_RECEIVED%\"
         bytes_out: \"%BYTES_SENT%\"
 ",
+        client = match fleet.clients {
+            Clients::Open => "",
+            _ => "        client: \"%FILTER_STATE(wasm.aoai_client:PLAIN)%\"\n",
+        },
         backend = quoted(&format!("%RESP({})%", fleet.backend_header())),
         attempts = quoted(&format!("%RESP({})%", fleet.attempts_header())),
     )
@@ -214,7 +251,7 @@ fn module(fleet: &Fleet) -> String {
     filter(
         fleet,
         "azure_openai_balancer",
-        &configuration(&fleet.plugin_with_engine()),
+        &configuration(&fleet.plugin_in_place()),
     )
 }
 

@@ -1,16 +1,11 @@
 //! What both retry engines know of a request, and do for its client.
 
-use std::rc::Rc;
-use std::time::Duration;
+mod answers;
 
-use super::complaint::Complaint;
-use super::credentials::Identities;
-use super::header_map::HeaderMap;
-use super::host::{self, HostError, Map};
-use super::tagging::Tagging;
-use super::tokens::Authorization;
-use super::worker::Worker;
+use std::rc::Rc;
+
 use crate::core::attempt::{Attempt, Edit};
+use crate::core::clients::client_name;
 use crate::core::config::{Engine, OtherPaths, Policy};
 use crate::core::exchange::{Chosen, Exchange, NoRetry, Replay, Verdict};
 use crate::core::fleet::{NoChoice, Wait};
@@ -18,48 +13,45 @@ use crate::core::health::Finding;
 use crate::core::metrics::Event;
 use crate::core::outcome::{Outcome, Trace};
 use crate::core::plan::{BackendSet, Plan};
-use crate::core::reply::{retry_after, LocalReply};
+use crate::core::reply::LocalReply;
 use crate::core::request::{Place, Request};
 use crate::core::retry_after::stated_wait;
 use crate::core::splices::Splices;
 use crate::core::time::Timestamp;
-
-/// Headers of an answer that belong to its connection, or that Envoy writes itself.
-const NOT_PASSED_ON: [&[u8]; 6] = [
-    b":status",
-    b"connection",
-    b"content-length",
-    b"keep-alive",
-    b"proxy-connection",
-    b"transfer-encoding",
-];
+use crate::filter::complaint::Complaint;
+use crate::filter::credentials::Identities;
+use crate::filter::header_map::HeaderMap;
+use crate::filter::host::{self, HostError, Map};
+use crate::filter::tagging::Tagging;
+use crate::filter::tokens::Authorization;
+use crate::filter::worker::Worker;
 
 /// As much of an error's body as is read for its code.
-pub(super) const ERROR_BODY: usize = 64 * 1024;
+pub(in crate::filter) const ERROR_BODY: usize = 64 * 1024;
 
 /// A backend's answer that may become the client's.
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Vec<u8>,
-    pub(super) backend: usize,
+pub(in crate::filter) struct Answer {
+    pub(in crate::filter) status: u16,
+    pub(in crate::filter) headers: HeaderMap,
+    pub(in crate::filter) body: Vec<u8>,
+    pub(in crate::filter) backend: usize,
 }
 
 /// One request on its way through its plan.
-pub(super) struct Journey {
-    pub(super) worker: Rc<Worker>,
-    pub(super) exchange: Exchange,
-    pub(super) request: Request,
+pub(in crate::filter) struct Journey {
+    pub(in crate::filter) worker: Rc<Worker>,
+    pub(in crate::filter) exchange: Exchange,
+    pub(in crate::filter) request: Request,
     /// The headers as the client sent them: every attempt starts from them.
-    pub(super) original: HeaderMap,
+    pub(in crate::filter) original: HeaderMap,
     /// What the current attempt carries.
     carries: Option<Rc<Authorization>>,
     /// The last answer of a backend that was not the client's, because another attempt was due.
-    pub(super) answer: Option<Answer>,
+    pub(in crate::filter) answer: Option<Answer>,
     /// The last attempt without an answer of a backend ended because of its time limit.
-    pub(super) timed_out: bool,
+    pub(in crate::filter) timed_out: bool,
     /// What the last attempt that failed may have done.
-    pub(super) trace: Trace,
+    pub(in crate::filter) trace: Trace,
     /// Its plan was made: its turn drawn, or the one backend found that it can go to.
     planned: bool,
     /// The tagging of the answer that passes.
@@ -72,7 +64,7 @@ pub(super) struct Journey {
 
 /// Where another attempt goes.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Next {
+pub(in crate::filter) enum Next {
     /// To the best backend there is now.
     Best,
     /// To the one that was foreseen, if any was: the router has not asked again.
@@ -80,7 +72,7 @@ pub(super) enum Next {
 }
 
 /// Whether a request has a backend to go to.
-pub(super) enum Departure {
+pub(in crate::filter) enum Departure {
     /// It has, and this is to be shown to it.
     Ready(Rc<Authorization>),
     /// There is none for want of a token.
@@ -92,7 +84,7 @@ pub(super) enum Departure {
 }
 
 impl Journey {
-    pub(super) fn new(worker: Rc<Worker>) -> Self {
+    pub(in crate::filter) fn new(worker: Rc<Worker>) -> Self {
         Self {
             exchange: Exchange::default(),
             request: Request::default(),
@@ -110,10 +102,11 @@ impl Journey {
     }
 
     /// Reads the request, in a callback of its headers. `false` if it is none to balance: the client was answered.
-    pub(super) fn begin(&mut self) -> Result<bool, HostError> {
+    pub(in crate::filter) fn begin(&mut self) -> Result<bool, HostError> {
         self.worker.count(Event::Request);
         self.original = host::headers(Map::RequestHeaders)?;
         self.request = Request::read(self.original.iter(), &self.worker.tags);
+        self.meet_client()?;
         let served =
             self.request.surface.is_some() || self.worker.config.other_paths == OtherPaths::Pass;
         if !served {
@@ -143,8 +136,21 @@ impl Journey {
         true
     }
 
+    /// Counts the request as its client's, and keeps the client's name for the access log, where it knows it as
+    /// `%FILTER_STATE(wasm.aoai_client:PLAIN)%`.
+    fn meet_client(&self) -> Result<(), HostError> {
+        let Some(header) = &self.worker.config.headers.client else {
+            return Ok(());
+        };
+        let Some(client) = self.original.get(header).and_then(client_name) else {
+            return Ok(());
+        };
+        self.worker.clients.count(&client);
+        host::set_property("aoai_client", client.as_bytes())
+    }
+
     /// Chooses the backend of the first attempt; answers the client if there is none to be had in time.
-    pub(super) fn depart(&mut self) -> Result<Departure, HostError> {
+    pub(in crate::filter) fn depart(&mut self) -> Result<Departure, HostError> {
         if !self.plan() {
             return self.refuse_as(Event::NotServed, &LocalReply::objects_apart());
         }
@@ -188,7 +194,7 @@ impl Journey {
     }
 
     /// The identities that would have to have a token for this request to go on.
-    pub(super) fn identities(&self) -> Identities {
+    pub(in crate::filter) fn identities(&self) -> Identities {
         let only = match self.request.place(&self.worker.config) {
             Place::Only(backend) => Some(backend),
             Place::Anywhere | Place::Nowhere => None,
@@ -215,20 +221,13 @@ impl Journey {
         now + wait.left <= until
     }
 
-    /// Answers the client for want of a backend.
-    pub(super) fn refuse(&self, wait: Wait) -> Result<(), HostError> {
-        self.worker.count(match wait.throttled {
-            true => Event::AllThrottled,
-            false => Event::AllUnavailable,
-        });
-        self.reply(&match self.request.place(&self.worker.config) {
-            Place::Only(_) if self.worker.config.backends.len() > 1 => LocalReply::home_out(wait),
-            _ => LocalReply::all_out(wait),
-        })
-    }
-
     /// Decides what follows the `outcome` of the current attempt, and where another one goes.
-    pub(super) fn after(&mut self, outcome: Outcome, replay: Replay, next: Next) -> Verdict {
+    pub(in crate::filter) fn after(
+        &mut self,
+        outcome: Outcome,
+        replay: Replay,
+        next: Next,
+    ) -> Verdict {
         let (worker, demand) = (Rc::clone(&self.worker), self.request.demand());
         let once = outcome == Outcome::Unavailable
             && self.trace == Trace::Possible
@@ -264,7 +263,7 @@ impl Journey {
     }
 
     /// Ends the exchange after an attempt without an answer that the router did not follow with another one.
-    pub(super) fn end_unanswered(&mut self, replay: Replay) {
+    pub(in crate::filter) fn end_unanswered(&mut self, replay: Replay) {
         let declined = |_: &Plan| Err(NoRetry::RouterDeclined);
         if let Verdict::GiveUp(reason) = self.exchange.after(Outcome::Unavailable, replay, declined)
         {
@@ -274,25 +273,28 @@ impl Journey {
 
     /// Whether the request may be held for a token. Not one for another protocol: its client says nothing more before it is
     /// answered, so the frame that would resume it without loss (see `Gate`) may never come.
-    pub(super) fn may_wait_for_token(&self) -> bool {
+    pub(in crate::filter) fn may_wait_for_token(&self) -> bool {
         !self.request.upgrade
     }
 
     /// The generation of the token that the current attempt carries.
-    pub(super) fn token_generation(&self) -> u32 {
+    pub(in crate::filter) fn token_generation(&self) -> u32 {
         self.carries
             .as_ref()
             .map_or(0, |carried| carried.generation)
     }
 
     /// The current attempt carries this from now on; what was carried before, if it is something else.
-    pub(super) fn carry(&mut self, authorization: &Rc<Authorization>) -> Option<Rc<Authorization>> {
+    pub(in crate::filter) fn carry(
+        &mut self,
+        authorization: &Rc<Authorization>,
+    ) -> Option<Rc<Authorization>> {
         let before = self.carries.replace(Rc::clone(authorization))?;
         (!Rc::ptr_eq(&before, authorization)).then_some(before)
     }
 
     /// The outcome of an answer whose error code decides.
-    pub(super) fn error_outcome(&self, status: u16, body: &[u8]) -> Outcome {
+    pub(in crate::filter) fn error_outcome(&self, status: u16, body: &[u8]) -> Outcome {
         match Outcome::from_error(status, body) {
             // There is no other key to try.
             Outcome::BadToken if self.worker.credentials.is_keyed(self.exchange.backend()) => {
@@ -303,13 +305,16 @@ impl Journey {
     }
 
     /// What is to be changed in the body for the current backend.
-    pub(super) fn splices(&self) -> Splices {
+    pub(in crate::filter) fn splices(&self) -> Splices {
         let backend = self.worker.config.backends.get(self.exchange.backend());
         backend.map_or_else(Splices::default, |backend| self.request.splices(backend))
     }
 
     /// The current attempt, with this token.
-    pub(super) fn attempt<'a>(&'a self, token: &'a Authorization) -> Option<Attempt<'a>> {
+    pub(in crate::filter) fn attempt<'a>(
+        &'a self,
+        token: &'a Authorization,
+    ) -> Option<Attempt<'a>> {
         let backend = self.worker.config.backends.get(self.exchange.backend())?;
         Some(Attempt {
             request: &self.request,
@@ -331,13 +336,16 @@ impl Journey {
     }
 
     /// The path as the client sent it.
-    pub(super) fn client_path(&self) -> &str {
+    pub(in crate::filter) fn client_path(&self) -> &str {
         self.original.get(":path").unwrap_or_default()
     }
 
     /// Turns the client's request into the current attempt, in place. A request for which that fails must not leave: it may
     /// still carry the client's credentials.
-    pub(super) fn edit_request(&mut self, token: &Rc<Authorization>) -> Result<(), HostError> {
+    pub(in crate::filter) fn edit_request(
+        &mut self,
+        token: &Rc<Authorization>,
+    ) -> Result<(), HostError> {
         let mut result = Ok(());
         if let Some(attempt) = self.attempt(token) {
             attempt.edit_in_place(&self.worker.config, |edit| {
@@ -350,7 +358,7 @@ impl Journey {
         result
     }
 
-    pub(super) fn attempt_made(&mut self) {
+    pub(in crate::filter) fn attempt_made(&mut self) {
         let backend = self.exchange.backend();
         self.exchange.attempt_made();
         self.worker.count(Event::Attempt(backend));
@@ -361,7 +369,7 @@ impl Journey {
 
     /// The current attempt ended: counts its `outcome`, and learns from it. `headers` are the answer's, where there was one and
     /// [`Self::wants_headers`].
-    pub(super) fn conclude(&mut self, outcome: Outcome, headers: Option<&HeaderMap>) {
+    pub(in crate::filter) fn conclude(&mut self, outcome: Outcome, headers: Option<&HeaderMap>) {
         let backend = self.exchange.backend();
         self.worker.count(Event::Outcome(backend, outcome));
         let stated = |name: &str| headers.and_then(|headers| headers.get(name));
@@ -390,12 +398,12 @@ impl Journey {
     }
 
     /// Whether the headers of an answer with this outcome say something to learn.
-    pub(super) fn wants_headers(&self, outcome: Outcome) -> bool {
+    pub(in crate::filter) fn wants_headers(&self, outcome: Outcome) -> bool {
         outcome == Outcome::Throttled || self.worker.config.policy == Policy::LeastThrottled
     }
 
     /// [`Self::conclude`] in a callback of the answer.
-    pub(super) fn conclude_answer(&mut self, outcome: Outcome) -> Result<(), HostError> {
+    pub(in crate::filter) fn conclude_answer(&mut self, outcome: Outcome) -> Result<(), HostError> {
         let headers = match self.wants_headers(outcome) {
             true => Some(host::headers(Map::ResponseHeaders)?),
             false => None,
@@ -404,101 +412,8 @@ impl Journey {
         Ok(())
     }
 
-    /// Answers the client with a reply of the filter's own.
-    pub(super) fn reply(&self, reply: &LocalReply) -> Result<(), HostError> {
-        let mut headers = reply.headers();
-        if let Some(name) = &self.worker.config.headers.attempts {
-            headers.push((name, self.exchange.attempts().to_string()));
-        }
-        let headers: Vec<_> = headers
-            .iter()
-            .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
-            .collect();
-        host::send_local_response(reply.status, reply.code, &headers, &reply.body())
-    }
-
-    pub(super) fn reply_without_token(&self, retry_after: Duration) -> Result<(), HostError> {
-        self.worker.count(Event::IdentityUnavailable);
-        self.reply(&LocalReply::identity_unavailable(retry_after))
-    }
-
-    /// Answers the client for want of any answer of a backend.
-    pub(super) fn reply_without_answer(&self) -> Result<(), HostError> {
-        self.reply(&LocalReply::no_answer(
-            self.timed_out,
-            self.exchange.attempts(),
-        ))
-    }
-
-    /// An answer of the current backend begins to pass to the client: its ids are tagged, if it has any.
-    pub(super) fn open_answer(&mut self) -> Result<(), HostError> {
-        if self.request.tags_answer(&self.worker.config) {
-            let tag = self.worker.tags.of_backend(self.exchange.backend());
-            self.tagging = match tag {
-                Some(tag) => Tagging::begin(tag, status()?)?,
-                None => None,
-            };
-        }
-        Ok(())
-    }
-
-    /// So many bytes of that answer pass.
-    pub(super) fn pass_answer(&mut self, size: usize) -> Result<(), HostError> {
-        match &mut self.tagging {
-            Some(tagging) => tagging.pass(size),
-            None => Ok(()),
-        }
-    }
-
-    /// Answers the client with what a backend answered to an attempt.
-    pub(super) fn replace(&self, answer: &Answer) -> Result<(), HostError> {
-        let report = self.report(answer.backend);
-        let replaced = |name: &[u8]| report.iter().any(|(other, _)| name == other.as_bytes());
-        let kept = answer.headers.iter();
-        let kept = kept.filter(|(name, _)| !NOT_PASSED_ON.contains(name) && !replaced(name));
-        let added = report
-            .iter()
-            .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-        let headers: Vec<_> = kept.chain(added).collect();
-        let tagged = match self.worker.tags.of_backend(answer.backend) {
-            Some(tag) if self.request.tags_answer(&self.worker.config) => {
-                Tagging::whole(tag, answer.status, &answer.headers, &answer.body)
-            }
-            _ => None,
-        };
-        let body = tagged.as_ref().unwrap_or(&answer.body);
-        host::send_local_response(answer.status, "aoai_reissued", &headers, body)
-    }
-
-    /// Tells the client, on the answer that passes, which backend it is from and how many attempts it took.
-    pub(super) fn sign(&self, backend: usize) -> Result<(), HostError> {
-        for (name, value) in self.report(backend) {
-            host::set_header(Map::ResponseHeaders, name, &value)?;
-        }
-        Ok(())
-    }
-
-    /// What the client is told with the answer of `backend`.
-    fn report(&self, backend: usize) -> Vec<(&str, String)> {
-        let config = &self.worker.config;
-        let name = config.backends.get(backend);
-        let mut report = Vec::with_capacity(4);
-        if let (Some(header), Some(backend)) = (&config.headers.backend, name) {
-            report.push((header.as_str(), backend.name.clone()));
-        }
-        if let Some(header) = &config.headers.attempts {
-            report.push((header.as_str(), self.exchange.attempts().to_string()));
-        }
-        if self.throttled.contains(backend) {
-            // The backend spoke for itself; the client asks all of them.
-            let wait = self.worker.backends.all_out(self.request.demand());
-            report.extend(wait.into_iter().flat_map(retry_after));
-        }
-        report
-    }
-
     /// Counts an answer that ended before it was complete.
-    pub(super) fn count_break(&self) {
+    pub(in crate::filter) fn count_break(&self) {
         let details = host::property("response\0code_details").ok().flatten();
         // Envoy's own words: `upstream_reset_after_response_started{...}`.
         let by_upstream = details.is_some_and(|details| details.starts_with(b"upstream"));
@@ -510,7 +425,7 @@ impl Journey {
     }
 
     /// Whether the error that came through the router is a backend's, not Envoy's own for want of an answer.
-    pub(super) fn is_from_backend(&mut self) -> Result<bool, HostError> {
+    pub(in crate::filter) fn is_from_backend(&mut self) -> Result<bool, HostError> {
         let details = host::property("response\0code_details")?;
         let details = details.filter(|details| details != b"via_upstream");
         if let Some(details) = &details {
@@ -525,7 +440,7 @@ impl Journey {
 
     /// Whether the answer is Envoy's own to a client that took too long over its request (`stream_idle_timeout`,
     /// `request_timeout`). It says nothing of the backend, and the rest of the request will not come.
-    pub(super) fn is_to_slow_client(&mut self, status: u16) -> Result<bool, HostError> {
+    pub(in crate::filter) fn is_to_slow_client(&mut self, status: u16) -> Result<bool, HostError> {
         Ok(status == 408 && !self.is_from_backend()?)
     }
 }
@@ -549,7 +464,7 @@ fn apply(edit: Edit<'_>) -> Result<(), HostError> {
 }
 
 /// The status of an answer whose headers are there.
-pub(super) fn status() -> Result<u16, HostError> {
+pub(in crate::filter) fn status() -> Result<u16, HostError> {
     let status = host::header(Map::ResponseHeaders, ":status")?;
     let status = status
         .as_deref()

@@ -1,0 +1,47 @@
+//! The counters of clients' requests.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use super::host::{self, Metric};
+use crate::core::clients::{counter_name, Clients};
+
+/// Counts requests by client, and hands the counts over to Envoy. Each worker tells its clients apart for itself.
+#[derive(Default)]
+pub(crate) struct ClientCounters {
+    clients: RefCell<Clients>,
+    /// Envoy's numbers of those counters that have been handed over, by the client's place.
+    counters: RefCell<BTreeMap<usize, u32>>,
+}
+
+impl ClientCounters {
+    /// Counts a request of `client`.
+    pub(crate) fn count(&self, client: &str) {
+        if let Ok(mut clients) = self.clients.try_borrow_mut() {
+            clients.count(client);
+        }
+    }
+
+    /// Hands the counts over. A counter is defined when its client is first met: no configuration knows the names.
+    pub(crate) fn hand_over(&self) {
+        let (Ok(mut clients), Ok(mut counters)) = (
+            self.clients.try_borrow_mut(),
+            self.counters.try_borrow_mut(),
+        ) else {
+            return;
+        };
+        clients.drain(|place, client, count| {
+            let counter = match counters.get(&place) {
+                Some(id) => Ok(*id),
+                None => host::define_metric(Metric::Counter, &counter_name(client)),
+            };
+            let counted = counter.and_then(|id| {
+                counters.insert(place, id);
+                host::increment_metric(id, count)
+            });
+            if let Err(error) = counted {
+                log::error!("{error}");
+            }
+        });
+    }
+}

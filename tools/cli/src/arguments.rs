@@ -1,0 +1,153 @@
+//! The command line.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{schema, Form, Options, Problem, Target};
+
+/// Checks configurations of the Azure OpenAI balancer, and makes complete ones from a list of backends
+#[derive(Parser)]
+#[command(name = "azure-openai-balancer", version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check a plugin configuration or a list of backends, YAML or JSON: exit status 1 with every problem, or a summary
+    Check {
+        /// The file; `-` for standard input
+        file: PathBuf,
+        /// What the file is, where that is not plain to see
+        #[arg(long)]
+        form: Option<Form>,
+    },
+    /// Make a complete configuration from a list of backends
+    Render {
+        /// What it is for
+        target: Target,
+        /// The list of backends; `-` for standard input
+        file: PathBuf,
+        /// Who carries out the attempts after the first, whatever the file says
+        #[arg(long)]
+        engine: Option<crate::plugin::Engine>,
+        /// Ask no client who it is: everyone who reaches the listener spends the quota
+        #[arg(long)]
+        open: bool,
+        /// Where to write it, instead of to standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Make a file of keys for clients, with a new key for each
+    Keys {
+        /// The clients' names, as they appear in statistics and the access log
+        #[arg(required = true, value_parser = client_name)]
+        clients: Vec<String>,
+    },
+    /// Print a JSON Schema, for editors
+    Schema {
+        /// Of what
+        form: Form,
+    },
+}
+
+fn client_name(text: &str) -> Result<String, String> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    match (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+        true => Ok(text.to_owned()),
+        false => Err("use 1 to 64 letters, digits, '-' or '_'".to_owned()),
+    }
+}
+
+/// Does what the command line says.
+pub fn run(arguments: Arguments) -> ExitCode {
+    match carry_out(arguments.command) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(command: Command) -> Result<ExitCode, String> {
+    match command {
+        Command::Check { file, form } => {
+            let text = read(&file)?;
+            match crate::check(&text, form) {
+                Ok(checked) => print(None, &crate::summary(&checked)),
+                Err(problems) => Ok(complain(&file, &problems)),
+            }
+        }
+        Command::Render {
+            target,
+            file,
+            engine,
+            open,
+            output,
+        } => {
+            let text = read(&file)?;
+            match crate::render(target, &text, Options { engine, open }) {
+                Ok(rendered) => print(output.as_deref(), &rendered),
+                Err(problems) => Ok(complain(&file, &problems)),
+            }
+        }
+        Command::Keys { clients } => {
+            let keys =
+                crate::keys(&clients).map_err(|error| format!("no random numbers: {error}"))?;
+            print(None, &keys)
+        }
+        Command::Schema { form } => print(None, &schema::text(form)),
+    }
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    let text = if is_standard_input(file) {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        fs::read_to_string(file)
+    };
+    text.map_err(|error| format!("{}: {error}", name(file)))
+}
+
+fn is_standard_input(file: &Path) -> bool {
+    file == Path::new("-")
+}
+
+fn name(file: &Path) -> String {
+    match is_standard_input(file) {
+        true => "standard input".to_owned(),
+        false => file.display().to_string(),
+    }
+}
+
+fn print(output: Option<&Path>, text: &str) -> Result<ExitCode, String> {
+    let (written, to) = match output {
+        Some(file) => (fs::write(file, text), file.display().to_string()),
+        None => (
+            io::stdout().write_all(text.as_bytes()),
+            "standard output".to_owned(),
+        ),
+    };
+    written.map_err(|error| format!("{to}: {error}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tells every problem, in the form that compilers have and editors find.
+fn complain(file: &Path, problems: &[Problem]) -> ExitCode {
+    let file = name(file);
+    for problem in problems {
+        eprintln!("{file}:{problem}");
+    }
+    match problems.len() {
+        1 => eprintln!("1 problem"),
+        many => eprintln!("{many} problems"),
+    }
+    ExitCode::FAILURE
+}

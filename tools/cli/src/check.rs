@@ -1,0 +1,187 @@
+//! Checking a file: the module's own parser, with the place of every problem.
+
+use azure_openai_balancer::core::config::Plugin as Parsed;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::document::Document;
+use crate::expand::{expand, Expanded};
+use crate::plugin::{Engine, Plugin};
+use crate::problem::{Problem, Problems};
+use crate::short::{ENDPOINT, OWN};
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Form {
+    /// The configuration of the module, as Envoy hands it over.
+    Plugin,
+    /// The short form, which is rendered.
+    Short,
+}
+
+/// A file that is right.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// What it was read as.
+    pub form: Form,
+    /// The plugin configuration: `None` for the one of a cluster's filter, which is its role alone.
+    pub plugin: Option<Plugin>,
+}
+
+/// Checks a file; what it is can be told, or is seen from what it says.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the file.
+pub fn check(text: &str, form: Option<Form>) -> Result<Checked, Vec<Problem>> {
+    let document = Document::parse(text).map_err(|problem| vec![problem])?;
+    match form.unwrap_or_else(|| form_of(&document.value)) {
+        Form::Plugin => {
+            let mut problems = Problems::of(&document);
+            let is_balancer = parse(&document.value, Form::Plugin, &mut problems);
+            let plugin = typed(&document.value, is_balancer, &mut problems);
+            problems.into_result(Checked {
+                form: Form::Plugin,
+                plugin,
+            })
+        }
+        Form::Short => check_short(&document, None).map(|(plugin, _)| Checked {
+            form: Form::Short,
+            plugin: Some(plugin),
+        }),
+    }
+}
+
+/// Checks a short form, with another engine if one is given.
+pub(crate) fn check_short(
+    document: &Document,
+    engine: Option<Engine>,
+) -> Result<(Plugin, Expanded), Vec<Problem>> {
+    let mut problems = Problems::of(document);
+    let mut expanded = expand(&document.value, &mut problems);
+    choose_engine(&mut expanded, engine, &mut problems);
+    parse(&expanded.plugin, Form::Short, &mut problems);
+    let plugin = typed(&expanded.plugin, true, &mut problems);
+    match (problems.into_result(())?, plugin) {
+        ((), Some(plugin)) => Ok((plugin, expanded)),
+        // Without a problem there is a plugin.
+        ((), None) => Err(Vec::new()),
+    }
+}
+
+/// The engine that was asked for, the one that the file names, or the router.
+fn choose_engine(expanded: &mut Expanded, asked: Option<Engine>, problems: &mut Problems<'_>) {
+    let written = expanded
+        .plugin
+        .get("retry")
+        .and_then(|retry| retry.get("engine"));
+    let written = written.map(Engine::deserialize);
+    let engine = match (asked, expanded.own.engine, written) {
+        // The parser will say what it thinks of it.
+        (_, _, Some(Err(_))) => return,
+        (_, Some(own), Some(Ok(written))) if own != written => {
+            problems.add("retry.engine", "differs from `engine`; use that alone");
+            return;
+        }
+        (Some(asked), ..) => asked,
+        (None, Some(own), _) => own,
+        (None, None, Some(Ok(written))) => written,
+        (None, None, None) => Engine::Router,
+    };
+    expanded.set_engine(engine);
+}
+
+/// A plugin configuration names a cluster for every backend, which a short form mostly does without; and it has none of the
+/// short form's own fields.
+fn form_of(value: &Value) -> Form {
+    if value.get("role").is_some() {
+        return Form::Plugin;
+    }
+    let backends = value.get("backends").and_then(Value::as_array);
+    let backends: Vec<&Value> = backends.into_iter().flatten().collect();
+    let has_own = OWN.iter().any(|key| value.get(key).is_some())
+        || backends
+            .iter()
+            .any(|backend| backend.get(ENDPOINT).is_some())
+        || value.pointer("/identity/endpoint").is_some();
+    let with_cluster = backends.iter();
+    let with_cluster = with_cluster.filter(|backend| backend.get("cluster").is_some());
+    let has_clusters =
+        value.pointer("/identity/cluster").is_some() || 2 * with_cluster.count() > backends.len();
+    match has_clusters && !has_own {
+        true => Form::Plugin,
+        false => Form::Short,
+    }
+}
+
+/// Asks the module's parser. Whether it found the configuration of a balancer, as far as it found anything.
+fn parse(value: &Value, form: Form, problems: &mut Problems<'_>) -> bool {
+    let bytes = value.to_string();
+    match Parsed::from_bytes(bytes.as_bytes(), &any_variable) {
+        Ok(parsed) => matches!(parsed, Parsed::Balancer(_)),
+        Err(error) => {
+            for problem in error.problems() {
+                let (path, text) = split(problem);
+                if form == Form::Short && is_derived(problems, path, text) {
+                    continue;
+                }
+                problems.add(path, with_own_fields(path, text, form));
+            }
+            true
+        }
+    }
+}
+
+/// Whether what is wrong follows from something else: a name from a host that is missing, a cluster from a name.
+fn is_derived(problems: &Problems<'_>, path: &str, text: &str) -> bool {
+    let (name, cluster) = (path.ends_with(".name"), path.ends_with(".cluster"));
+    let twice = cluster && text.contains("stands twice");
+    (name || cluster) && text.starts_with("is missing") || twice && !problems.is_written(path)
+}
+
+/// Variables need not be set where a file is checked. Any of them may be asked for a URL.
+fn any_variable(_: &str) -> Option<String> {
+    Some("http://set-when-it-runs".to_owned())
+}
+
+/// A problem's path and text. Only a problem of the whole has no path, and it begins with the value.
+fn split(problem: &str) -> (&str, &str) {
+    match problem.split_once(": ") {
+        Some((path, text)) if !path.contains([' ', '"', '{']) => (path, text),
+        _ => ("", problem),
+    }
+}
+
+/// What is unknown to the module is told with what it knows; the short form knows more.
+fn with_own_fields(path: &str, text: &str, form: Form) -> String {
+    if form == Form::Plugin || !text.starts_with("unknown field") {
+        return text.to_owned();
+    }
+    let more = match path.rsplit_once('.') {
+        None => OWN.join(", "),
+        Some((parent, _)) => {
+            let has_endpoint = parent == "identity"
+                || parent.starts_with("identities.")
+                || (parent.starts_with("backends[") && parent.ends_with(']'));
+            match has_endpoint {
+                true => ENDPOINT.to_owned(),
+                false => return text.to_owned(),
+            }
+        }
+    };
+    format!("{text}, {more}")
+}
+
+/// The same in types, which a configuration that the parser accepts always has.
+fn typed(value: &Value, is_balancer: bool, problems: &mut Problems<'_>) -> Option<Plugin> {
+    if !is_balancer || !problems.is_empty() {
+        return None;
+    }
+    match serde_path_to_error::deserialize::<_, Plugin>(value) {
+        Ok(plugin) => Some(plugin),
+        Err(error) => {
+            let path = error.path().to_string();
+            problems.add(&path, error.inner().to_string());
+            None
+        }
+    }
+}

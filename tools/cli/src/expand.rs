@@ -1,0 +1,237 @@
+//! From the short form to the plugin configuration that it stands for.
+
+use serde::Deserialize;
+use serde_json::{json, Map, Value};
+
+use crate::plugin::Engine;
+use crate::problem::Problems;
+use crate::short::{Endpoint, Own, ENDPOINT, OWN};
+
+/// A short form, taken apart.
+#[derive(Clone, Debug)]
+pub(crate) struct Expanded {
+    /// The plugin configuration.
+    pub plugin: Value,
+    /// What the short form says beside it.
+    pub own: Own,
+    /// Where each backend is, if not at its host.
+    pub backends: Vec<Option<Endpoint>>,
+    /// Where the token services are that are not where they always are, by cluster.
+    pub identities: Vec<(String, Option<Endpoint>)>,
+}
+
+/// The cluster of the token service of virtual machines and AKS.
+pub(crate) const IMDS: &str = "imds";
+
+/// The cluster of the token service of App Service, Container Apps and Functions.
+pub(crate) const APP_SERVICE: &str = "app_service_identity";
+
+/// Takes the short form's own fields out and fills in what was left out. What is not of the form that it must have stays as
+/// it is, for the module's parser to say so.
+pub(crate) fn expand(short: &Value, problems: &mut Problems<'_>) -> Expanded {
+    let mut plugin = short.clone();
+    let Some(root) = plugin.as_object_mut() else {
+        return Expanded {
+            plugin,
+            own: Own::default(),
+            backends: Vec::new(),
+            identities: Vec::new(),
+        };
+    };
+    let own = take_own(root, problems);
+    let mut backends = Vec::new();
+    let list = root.get_mut("backends").and_then(Value::as_array_mut);
+    for (i, backend) in list.into_iter().flatten().enumerate() {
+        let path = format!("backends[{i}]");
+        backends.push(complete_backend(backend, &path, problems));
+    }
+    let mut identities = Vec::new();
+    if !root.contains_key("identity") && needs_identity(root) {
+        root.insert("identity".to_owned(), json!({}));
+    }
+    if let Some(identity) = root.get_mut("identity") {
+        complete_identity(identity, "identity", &mut identities, problems);
+    }
+    // The named ones, where there are any.
+    let named = root.get_mut("identities").and_then(Value::as_object_mut);
+    for (name, identity) in named.into_iter().flatten() {
+        let path = format!("identities.{name}");
+        complete_identity(identity, &path, &mut identities, problems);
+    }
+    Expanded {
+        plugin,
+        own,
+        backends,
+        identities,
+    }
+}
+
+impl Expanded {
+    /// Makes `engine` the one that the plugin configuration names.
+    pub(crate) fn set_engine(&mut self, engine: Engine) {
+        let Some(root) = self.plugin.as_object_mut() else {
+            return;
+        };
+        let retry = root.entry("retry").or_insert_with(|| json!({}));
+        let Some(fields) = retry.as_object_mut() else {
+            return;
+        };
+        match engine {
+            Engine::Router => fields.insert("engine".to_owned(), json!("router")),
+            Engine::Filter => fields.remove("engine"),
+        };
+        if fields.is_empty() {
+            root.remove("retry");
+        }
+    }
+}
+
+fn take_own(root: &mut Map<String, Value>, problems: &mut Problems<'_>) -> Own {
+    let mut own = Own::default();
+    // One at a time, so that a mistake in one of them does not hide those in the others.
+    for key in OWN {
+        let Some(value) = root.remove(key) else {
+            continue;
+        };
+        let alone = Value::Object(Map::from_iter([(key.to_owned(), value)]));
+        match serde_path_to_error::deserialize::<_, Own>(&alone) {
+            Ok(read) => match key {
+                "engine" => own.engine = read.engine,
+                "listener" => own.listener = read.listener,
+                "admin" => own.admin = read.admin,
+                "clients" => own.clients = read.clients,
+                "module" => own.module = read.module,
+                _ => own.kubernetes = read.kubernetes,
+            },
+            Err(error) => {
+                let path = error.path().to_string();
+                problems.add(&path, in_our_words(error.inner()));
+            }
+        }
+    }
+    if let (Some(_), Some(_)) = (&own.clients.keys_file, &own.clients.entra_id) {
+        problems.add(
+            "clients.entra_id",
+            "not allowed beside keys_file; use one of them",
+        );
+    }
+    own
+}
+
+fn complete_backend(
+    backend: &mut Value,
+    path: &str,
+    problems: &mut Problems<'_>,
+) -> Option<Endpoint> {
+    let fields = backend.as_object_mut()?;
+    if let Some(host) = fields.get("host").and_then(Value::as_str) {
+        let name = name_of(host);
+        if !fields.contains_key("name") && !name.is_empty() {
+            fields.insert("name".to_owned(), json!(name));
+        }
+    }
+    if let Some(name) = fields.get("name").and_then(Value::as_str) {
+        let cluster = format!("aoai_{name}");
+        fields.entry("cluster").or_insert_with(|| json!(cluster));
+    }
+    take_endpoint(fields, path, problems)
+}
+
+/// The name of a backend with this host: what the resource is called.
+fn name_of(host: &str) -> String {
+    let first = host.split('.').next().unwrap_or_default();
+    let allowed = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    first.chars().filter(allowed).take(64).collect()
+}
+
+fn needs_identity(root: &Map<String, Value>) -> bool {
+    let backends = root.get("backends").and_then(Value::as_array);
+    let has_own = |backend: &Value| {
+        ["api_key_env", "identity"]
+            .iter()
+            .any(|key| backend.get(key).is_some())
+    };
+    !backends.is_some_and(|backends| !backends.is_empty() && backends.iter().all(has_own))
+}
+
+fn complete_identity(
+    identity: &mut Value,
+    path: &str,
+    identities: &mut Vec<(String, Option<Endpoint>)>,
+    problems: &mut Problems<'_>,
+) {
+    let Some(fields) = identity.as_object_mut() else {
+        return;
+    };
+    let is_app_service = fields.get("source").and_then(Value::as_str) == Some("app_service");
+    let cluster = if is_app_service { APP_SERVICE } else { IMDS };
+    let cluster = fields.entry("cluster").or_insert_with(|| json!(cluster));
+    let cluster = cluster.as_str().unwrap_or_default().to_owned();
+    let before = problems.count();
+    let endpoint = take_endpoint(fields, path, problems);
+    if is_app_service && endpoint.is_none() && problems.count() == before {
+        let form = r#"is missing; use where IDENTITY_ENDPOINT points to, such as "http://127.0.0.1:42356""#;
+        problems.add(&format!("{path}.{ENDPOINT}"), form);
+    }
+    match identities.iter().find(|(known, _)| *known == cluster) {
+        None => identities.push((cluster, endpoint)),
+        Some((_, known)) if *known == endpoint => {}
+        Some(_) => problems.add(
+            &format!("{path}.{ENDPOINT}"),
+            format!("differs from that of another identity with cluster {cluster:?}; use a cluster of its own"),
+        ),
+    }
+}
+
+fn take_endpoint(
+    fields: &mut Map<String, Value>,
+    path: &str,
+    problems: &mut Problems<'_>,
+) -> Option<Endpoint> {
+    let value = fields.remove(ENDPOINT)?;
+    match Endpoint::deserialize(value) {
+        Ok(endpoint) => Some(endpoint),
+        Err(error) => {
+            problems.add(&format!("{path}.{ENDPOINT}"), error.to_string());
+            None
+        }
+    }
+}
+
+/// The library's words for what is unknown, missing or of another type, in those of the module.
+fn in_our_words(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let quoted = |text: &str| -> Vec<String> {
+        let parts = text.split('`').skip(1).step_by(2);
+        parts.map(str::to_owned).collect()
+    };
+    if text.starts_with("unknown field") {
+        let names = quoted(&text);
+        let known = names.get(1..).unwrap_or_default().join(", ");
+        return format!("unknown field; use one of {known}");
+    }
+    if let (true, Some(name)) = (text.starts_with("missing field"), quoted(&text).first()) {
+        return format!("{name} is missing");
+    }
+    if text.starts_with("unknown variant") {
+        let names = quoted(&text);
+        let value = names.first().map(String::as_str).unwrap_or_default();
+        let known: Vec<String> = names
+            .iter()
+            .skip(1)
+            .map(|name| format!("{name:?}"))
+            .collect();
+        return format!("{value:?} is not allowed; use {}", known.join(" or "));
+    }
+    match text
+        .strip_prefix("invalid type: ")
+        .and_then(|rest| rest.split_once(", expected "))
+    {
+        Some((value, _)) => {
+            // ``integer `5` `` or `string "x"`.
+            let value = value.split_once(' ').map_or(value, |(_, value)| value);
+            format!("{} is not allowed; use an object", value.replace('`', ""))
+        }
+        None => text,
+    }
+}

@@ -1,0 +1,181 @@
+//! From a checked short form to what an Envoy configuration is made from.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use render::{
+    Admin, Backend, Certificate, Clients, Fleet, Identity, Listener, TlsOptions, TokenIssuer,
+};
+
+use crate::expand::Expanded;
+use crate::plugin::{Engine, Plugin, Source};
+use crate::short::{EntraId, Url};
+
+/// Where the keys of clients are, unless told otherwise.
+pub(crate) const KEYS_FILE: &str = "/etc/envoy/clients.yaml";
+
+/// Where the module is, unless told otherwise.
+const MODULE: &str = "/etc/envoy/azure_openai_balancer.wasm";
+
+/// What the Envoy configuration is made from; `open`: everyone may ask.
+pub(crate) fn fleet(plugin: &Plugin, expanded: &Expanded, open: bool) -> Fleet {
+    let own = &expanded.own;
+    let address = |given: Option<IpAddr>, otherwise: Ipv4Addr| {
+        given.unwrap_or(IpAddr::V4(otherwise)).to_string()
+    };
+    let file = |path: &crate::short::FilePath| path.0.clone();
+    let mut identities = identities(expanded).into_iter();
+    Fleet {
+        backends: backends(plugin, expanded),
+        identity: identities.next(),
+        further_identities: identities.collect(),
+        listener: Listener {
+            address: address(
+                own.listener.address.as_ref().map(|a| a.0),
+                Ipv4Addr::UNSPECIFIED,
+            ),
+            port: own.listener.port.as_ref().map_or(10000, |port| port.0),
+            tls: own.listener.tls.as_ref().map(|tls| Certificate {
+                chain: file(&tls.certificate),
+                key: file(&tls.key),
+            }),
+        },
+        admin: Admin {
+            address: address(own.admin.address.as_ref().map(|a| a.0), Ipv4Addr::LOCALHOST),
+            port: own.admin.port.as_ref().map_or(9901, |port| port.0),
+        },
+        module: own
+            .module
+            .as_ref()
+            .map_or_else(|| PathBuf::from(MODULE), file),
+        plugin: serde_json::to_value(plugin).unwrap_or_default(),
+        environment: BTreeMap::new(),
+        host_environment: variables(plugin),
+        engine: match engine(plugin) {
+            Engine::Filter => render::Engine::Filter,
+            Engine::Router => render::Engine::Router,
+        },
+        clients: match open {
+            true => Clients::Open,
+            false => clients(expanded),
+        },
+    }
+}
+
+/// Who carries out the attempts after the first.
+pub(crate) fn engine(plugin: &Plugin) -> Engine {
+    let retry = plugin.retry.as_ref();
+    retry
+        .and_then(|retry| retry.engine)
+        .unwrap_or(Engine::Filter)
+}
+
+/// The environment variables that the module reads, in the order in which they are named, each once.
+pub(crate) fn variables(plugin: &Plugin) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    let keys = plugin
+        .backends
+        .iter()
+        .filter_map(|backend| backend.api_key_env.clone());
+    let identity = plugin.identity.iter();
+    let of_identity = identity.filter(|identity| identity.source == Some(Source::AppService));
+    let of_identity = of_identity.flat_map(|identity| {
+        let or = |name: &Option<String>, default: &str| {
+            name.clone().unwrap_or_else(|| default.to_owned())
+        };
+        [
+            or(&identity.endpoint_env, "IDENTITY_ENDPOINT"),
+            or(&identity.header_env, "IDENTITY_HEADER"),
+        ]
+    });
+    for name in keys.chain(of_identity) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+fn backends(plugin: &Plugin, expanded: &Expanded) -> Vec<Backend> {
+    let endpoints = expanded.backends.iter().map(Option::as_ref);
+    plugin
+        .backends
+        .iter()
+        .zip(endpoints.chain(std::iter::repeat(None)))
+        .map(|(backend, endpoint)| {
+            // A host may say its port; its certificate does not.
+            let (host, port) = match backend.host.split_once(':') {
+                Some((host, port)) => (host, port.parse().unwrap_or(443)),
+                None => (backend.host.as_str(), 443),
+            };
+            let mut rendered = Backend::new(&backend.name, host).at(host, port);
+            rendered.cluster.clone_from(&backend.cluster);
+            match endpoint {
+                Some(endpoint) => {
+                    let Url {
+                        tls, host, port, ..
+                    } = &endpoint.0;
+                    rendered.at(host, *port).tls(tls.then(TlsOptions::default))
+                }
+                None => rendered,
+            }
+        })
+        .collect()
+}
+
+fn identities(expanded: &Expanded) -> Vec<Identity> {
+    let identities = expanded.identities.iter();
+    identities
+        .map(|(cluster, endpoint)| {
+            let mut identity = Identity::imds();
+            identity.cluster.clone_from(cluster);
+            match endpoint {
+                Some(endpoint) => identity.at(&endpoint.0.host, endpoint.0.port),
+                None => identity,
+            }
+        })
+        .collect()
+}
+
+fn clients(expanded: &Expanded) -> Clients {
+    let clients = &expanded.own.clients;
+    match &clients.entra_id {
+        Some(entra_id) => Clients::Tokens(token_issuer(entra_id)),
+        None => Clients::Keys {
+            file: match &clients.keys_file {
+                Some(file) => file.0.clone(),
+                None => PathBuf::from(KEYS_FILE),
+            },
+        },
+    }
+}
+
+/// Who signs clients' tokens.
+pub(crate) fn token_issuer(entra_id: &EntraId) -> TokenIssuer {
+    let tenant = &entra_id.tenant.0;
+    let at = |path: &str| Url {
+        tls: true,
+        host: "login.microsoftonline.com".to_owned(),
+        port: 443,
+        path: format!("/{tenant}/{path}"),
+    };
+    let jwks = match &entra_id.jwks {
+        Some(jwks) => jwks.0.clone(),
+        None => at("discovery/v2.0/keys"),
+    };
+    let issuer = match &entra_id.issuer {
+        Some(issuer) => issuer.0.clone(),
+        None => at("v2.0"),
+    };
+    let claim = entra_id.client_claim.as_ref();
+    TokenIssuer {
+        issuer: issuer.to_string(),
+        audience: entra_id.audience.0.clone(),
+        client_claim: claim.map_or_else(|| "azp".to_owned(), |claim| claim.0.clone()),
+        jwks: jwks.to_string(),
+        host: jwks.host,
+        port: jwks.port,
+        tls: jwks.tls.then(TlsOptions::default),
+    }
+}

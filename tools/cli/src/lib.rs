@@ -1,0 +1,26 @@
+//! From a list of Azure OpenAI resources to a checked, complete configuration: the tool `azure-openai-balancer`.
+//!
+//! [`check`] reads a plugin configuration, or the [`short`] form of one, and tells everything that is wrong, each with its
+//! line. [`render`] makes a configuration of the short form: for [`Envoy`](Target::Envoy), [`Istio`](Target::Istio) or
+//! [`Envoy Gateway`](Target::EnvoyGateway). Both judge by the module's own parser.
+
+pub mod arguments;
+pub mod document;
+pub mod plugin;
+pub mod schema;
+pub mod short;
+
+mod check;
+mod expand;
+mod fleet;
+mod keys;
+mod problem;
+mod rendering;
+mod summary;
+
+pub use crate::arguments::run;
+pub use crate::check::{check, Checked, Form};
+pub use crate::keys::keys;
+pub use crate::problem::Problem;
+pub use crate::rendering::{fleet, render, Options, Target};
+pub use crate::summary::summary;

@@ -1,0 +1,442 @@
+//! The plugin configuration as types: what the renderer writes, and where its JSON Schema comes from.
+//!
+//! The module reads its configuration by hand, so that it can tell every mistake at once, and its parser remains the judge.
+//! These types say the same once more; the test `schema` probes the parser with everything that they allow and forbid. A new
+//! field of the module is one field here.
+//!
+//! Beside JSON Schema's own keywords there are three: `x-minimum` and `x-maximum` bound quantities with a unit, and
+//! `x-nullable` marks what `null` switches off.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Configuration of the Azure OpenAI balancer, an Envoy HTTP filter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Plugin {
+    /// The Azure OpenAI resources.
+    #[schemars(length(min = 1, max = 100))]
+    pub backends: Vec<Backend>,
+    /// Where access tokens come from; required unless every backend has an `api_key_env`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+    /// Further identities, by the names that backends know them by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "minProperties" = 1,
+        "maxProperties" = 20,
+        "propertyNames" = {"pattern": "^[A-Za-z0-9_-]{1,64}$"},
+    ))]
+    pub identities: Option<BTreeMap<String, Identity>>,
+    /// What becomes of objects that live on the backend where they were made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
+    /// What becomes of requests whose paths are not Azure OpenAI's: answered 404, or passed to a backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "refuse"))]
+    pub other_paths: Option<OtherPaths>,
+    /// How one of several backends of the same priority is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "round_robin"))]
+    pub policy: Option<Policy>,
+    /// How long a backend is left alone after what; `null`: nothing is remembered of failures.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(extend("x-nullable" = true))]
+    pub cooldown: Option<Option<Cooldown>>,
+    /// When a request is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// The names of the headers the filter reads and writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Headers>,
+}
+
+/// One Azure OpenAI resource.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Backend {
+    /// What people call it, in headers, statistics and logs.
+    #[schemars(regex(pattern = "^[A-Za-z0-9_-]{1,64}$"))]
+    pub name: String,
+    /// The Envoy cluster it is reached through.
+    #[schemars(regex(pattern = "^[!-~]+$"))]
+    pub cluster: String,
+    /// Its host name, sent as `:authority`.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9\-.:_\[\]]+$"))]
+    pub host: String,
+    /// Lower is first; a backend of a higher number serves only while every one of the lower numbers is out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 255), extend("default" = 0))]
+    pub priority: Option<u8>,
+    /// Its share of the requests within its priority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100), extend("default" = 1))]
+    pub weight: Option<u8>,
+    /// How long it may take until its answer begins, where that is less than `retry.per_try_timeout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[0-9.]+(ms|s|m|h)$"), extend("x-minimum" = "100ms", "x-maximum" = "1h"))]
+    pub first_byte_timeout: Option<String>,
+    /// Its own names for deployments, by the names that clients use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "maxProperties" = 200,
+        "propertyNames" = {"pattern": "^[A-Za-z0-9._-]{1,128}$"},
+        "additionalProperties" = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+    ))]
+    pub deployments: Option<BTreeMap<String, String>>,
+    /// What of a deployment that is not among them: it is called the same there, or, with `refuse`, it is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "pass"))]
+    pub unlisted_deployments: Option<Unlisted>,
+    /// The `api-version` it is asked for, whatever the client says; the v1 API is left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[A-Za-z0-9_-]{1,64}$"))]
+    pub api_version: Option<String>,
+    /// What its paths begin with, before `/openai`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r#"^/[!-"$->@-~]*[!-"$-.0->@-~]$"#))]
+    pub base_path: Option<String>,
+    /// The APIs it has; by default, as far as is known, every one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub apis: Option<Vec<Api>>,
+    /// Which of `identities` it is shown the token of; by default that of `identity`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[A-Za-z0-9_-]{1,64}$"))]
+    pub identity: Option<String>,
+    /// The environment variable that holds its API key, where it is to be shown that and not a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[!-~]+$"))]
+    pub api_key_env: Option<String>,
+}
+
+/// One of the APIs of an Azure OpenAI resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Api {
+    /// Chat completions and completions.
+    Chat,
+    /// Responses and conversations.
+    Responses,
+    /// Embeddings.
+    Embeddings,
+    /// Images: generations, edits, variations.
+    Images,
+    /// Audio: transcriptions, translations, speech.
+    Audio,
+    /// Videos.
+    Videos,
+    /// Files, uploads, vector stores and containers.
+    Files,
+    /// Batches.
+    Batches,
+    /// Realtime sessions.
+    Realtime,
+    /// Assistants and threads.
+    Assistants,
+    /// Fine-tuning jobs.
+    FineTuning,
+}
+
+/// What becomes of objects that live on the backend where they were made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// The backend of objects whose ids do not say where they live, and of lists; by default the first that has the API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[A-Za-z0-9_-]{1,64}$"))]
+    pub home: Option<String>,
+    /// The ids that clients are shown: they say where an object lives, or are the backends' own, so all are made at home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "tagged"))]
+    pub ids: Option<Ids>,
+}
+
+/// The ids that clients are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Ids {
+    /// They say where an object lives.
+    Tagged,
+    /// They are the backends' own.
+    Plain,
+}
+
+/// What becomes of requests whose paths are not Azure OpenAI's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum OtherPaths {
+    /// They are answered 404.
+    Refuse,
+    /// They are sent to a backend, and not tried again.
+    Pass,
+}
+
+/// What of a deployment that a backend does not list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Unlisted {
+    /// It is called the same there.
+    Pass,
+    /// It is not there.
+    Refuse,
+}
+
+/// How one of several backends of the same priority is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Policy {
+    /// In turn, by weight.
+    RoundRobin,
+    /// In proportion to the tokens that are left of each one's quota.
+    LeastThrottled,
+}
+
+/// Where access tokens come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// The token service: of virtual machines and AKS, or of App Service, Container Apps and Functions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "imds"))]
+    pub source: Option<Source>,
+    /// The Envoy cluster the token service is reached through.
+    #[schemars(regex(pattern = "^[!-~]+$"))]
+    pub cluster: String,
+    /// The audience of the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[!-~]+$"), extend("default" = "https://cognitiveservices.azure.com"))]
+    pub resource: Option<String>,
+    /// Which of several user-assigned identities, by its client id. At most one of the ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[!-~]+$"))]
+    pub client_id: Option<String>,
+    /// Which of several user-assigned identities, by its object id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[!-~]+$"))]
+    pub object_id: Option<String>,
+    /// Which of several user-assigned identities, by its resource id; with source `imds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[!-~]+$"), extend("x-source" = "imds"))]
+    pub msi_res_id: Option<String>,
+    /// Which of several user-assigned identities, by its resource id; with source `app_service`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[!-~]+$"), extend("x-source" = "app_service"))]
+    pub mi_res_id: Option<String>,
+    /// The environment variable that holds the token service's URL; with source `app_service`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[!-~]+$"), extend("default" = "IDENTITY_ENDPOINT", "x-source" = "app_service"))]
+    pub endpoint_env: Option<String>,
+    /// The environment variable that holds the token service's secret; with source `app_service`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[!-~]+$"), extend("default" = "IDENTITY_HEADER", "x-source" = "app_service"))]
+    pub header_env: Option<String>,
+    /// How long a request may wait for the first token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
+        extend("default" = "5s", "x-minimum" = "0s", "x-maximum" = "60s")
+    )]
+    pub wait_timeout: Option<String>,
+    /// How long the token service may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
+        extend("default" = "5s", "x-minimum" = "100ms", "x-maximum" = "60s")
+    )]
+    pub fetch_timeout: Option<String>,
+}
+
+/// A token service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Source {
+    /// The instance metadata service of virtual machines and AKS nodes.
+    Imds,
+    /// The endpoint that App Service, Container Apps and Functions offer.
+    AppService,
+}
+
+/// How long a backend is left alone after what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cooldown {
+    /// After a 429 that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
+        extend("default" = "10s", "x-minimum" = "100ms", "x-maximum" = "1h")
+    )]
+    pub throttled: Option<String>,
+    /// The least that a 429 can ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
+        extend("default" = "1s", "x-minimum" = "0s", "x-maximum" = "1h")
+    )]
+    pub shortest: Option<String>,
+    /// The most that a 429 can ask for, and that failures lead to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
+        extend("default" = "5m", "x-minimum" = "1s", "x-maximum" = "24h")
+    )]
+    pub longest: Option<String>,
+    /// After too many failures; doubled each time the backend turns out not to be well after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
+        extend("default" = "5s", "x-minimum" = "100ms", "x-maximum" = "1h")
+    )]
+    pub failing: Option<String>,
+    /// How many failures in a row are too many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000), extend("default" = 5))]
+    pub consecutive_failures: Option<u16>,
+    /// What share of at least 20 attempts within 10 s is too many, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100), extend("default" = 50))]
+    pub failure_percent: Option<u8>,
+    /// After a refusal of the identity, and for a deployment that a backend does not have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
+        extend("default" = "5m", "x-minimum" = "1s", "x-maximum" = "24h")
+    )]
+    pub misconfigured: Option<String>,
+    /// How long a request may wait for a backend when all are out, instead of being answered 429 or 503 at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
+        extend("default" = "0s", "x-minimum" = "0s", "x-maximum" = "60s")
+    )]
+    pub wait_timeout: Option<String>,
+}
+
+/// When a request is tried again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// Who carries out the attempts after the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "filter"))]
+    pub engine: Option<Engine>,
+    /// Attempts in all, the first included; never more than there are backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 5), extend("default" = 3))]
+    pub max_attempts: Option<u8>,
+    /// Statuses that send a request on to the next backend; 401 has rules of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1),
+        extend(
+            "default" = [408, 429, 500, 502, 503, 504],
+            "items" = {"type": "integer", "minimum": 400, "maximum": 599, "not": {"const": 401}}
+        )
+    )]
+    pub statuses: Option<Vec<u16>>,
+    /// How long an attempt may take until its headers are there; one that the filter engine re-issues, until its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
+        extend("default" = "300s", "x-minimum" = "100ms", "x-maximum" = "1h")
+    )]
+    pub per_try_timeout: Option<String>,
+    /// The largest request body that is sent again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        regex(pattern = r"^[0-9.]+(B|KiB|MiB|GiB)$"),
+        extend("default" = "4MiB", "x-minimum" = "0B", "x-maximum" = "64MiB")
+    )]
+    pub replay_limit: Option<String>,
+    /// Whether what makes an object may be tried again although it may have been made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = false))]
+    pub repeat_creations: Option<bool>,
+    /// How many failures are tried again, over all requests; `null`: all.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(extend("x-nullable" = true))]
+    pub budget: Option<Option<Budget>>,
+}
+
+/// Who carries out the attempts after the first.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Engine {
+    /// The filter, by calls of its own: on every Envoy, but a retried answer arrives at its end.
+    Filter,
+    /// Envoy's router, along the filter's plan: answers always stream. Envoy 1.39 or later.
+    Router,
+}
+
+/// How many retries after failures there may be, over all requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// As a share of the requests, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100), extend("default" = 20))]
+    pub percent: Option<u8>,
+    /// On top of that, in every second, saved up for ten seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10000), extend("default" = 10))]
+    pub min_per_second: Option<u16>,
+}
+
+/// The names of the headers the filter reads and writes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Headers {
+    /// The request header that names the cluster for the route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[a-z0-9_-]+$"), extend("default" = "x-aoai-cluster"))]
+    pub cluster: Option<String>,
+    /// The response header that names the backend; `null` switches it off.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(regex(pattern = "^[a-z0-9_-]+$"), extend("default" = "x-aoai-backend", "x-nullable" = true))]
+    pub backend: Option<Option<String>>,
+    /// The response header that counts the attempts; `null` switches it off.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(regex(pattern = "^[a-z0-9_-]+$"), extend("default" = "x-aoai-attempts", "x-nullable" = true))]
+    pub attempts: Option<Option<String>>,
+    /// The request header in which a filter before this one put the client's name, for statistics and the access log.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(regex(pattern = "^[a-z0-9_-]+$"), extend("default" = null, "x-nullable" = true))]
+    pub client: Option<Option<String>>,
+}
+
+/// A field that is there, be it `null`: what switches something off is not the same as what is left out.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}

@@ -1,0 +1,111 @@
+//! The JSON Schemas of the plugin configuration and of its short form.
+
+use schemars::generate::SchemaSettings;
+use schemars::JsonSchema;
+use serde_json::{json, Map, Value};
+
+use crate::plugin::Plugin;
+use crate::short::{Endpoint, Own, ENDPOINT};
+use crate::Form;
+
+/// The schema as it is checked in.
+pub fn text(form: Form) -> String {
+    format!("{:#}\n", schema(form))
+}
+
+/// The schema of a file of this form.
+pub fn schema(form: Form) -> Value {
+    match form {
+        Form::Plugin => plugin(),
+        Form::Short => short(),
+    }
+}
+
+fn plugin() -> Value {
+    let mut schema = of::<Plugin>();
+    schema["title"] = json!("Plugin configuration of the Azure OpenAI balancer");
+    schema
+}
+
+/// The plugin's schema with less that is required, and the short form's own fields.
+fn short() -> Value {
+    let mut schema = plugin();
+    let own = of::<Own>();
+    schema["title"] = json!("Backends of the Azure OpenAI balancer");
+    schema["description"] = json!("The short form: a list of Azure OpenAI resources, from which a complete configuration is made.");
+    move_fields(&own, "/properties", &mut schema);
+    move_fields(&own, "/$defs", &mut schema);
+    let endpoint = serde_json::to_value(Endpoint::json_schema(&mut settings().into_generator()))
+        .unwrap_or_default();
+    for (kind, required, what) in [
+        ("Backend", &["host"][..], "Where it is reached, if not at `https://HOST`, such as a private endpoint's address."),
+        ("Identity", &[], "Where the token service is, if not where IMDS always is; with `app_service`, where IDENTITY_ENDPOINT points to."),
+    ] {
+        let Some(object) = schema.pointer_mut(&format!("/$defs/{kind}")) else {
+            continue;
+        };
+        object["required"] = json!(required);
+        let mut field = endpoint.clone();
+        field["description"] = json!(what);
+        object["properties"][ENDPOINT] = field;
+    }
+    schema
+}
+
+fn move_fields(from: &Value, pointer: &str, to: &mut Value) {
+    let fields = from.pointer(pointer).and_then(Value::as_object);
+    let target = to.pointer_mut(pointer).and_then(Value::as_object_mut);
+    if let (Some(fields), Some(target)) = (fields, target) {
+        target.extend(fields.clone());
+    }
+}
+
+fn settings() -> SchemaSettings {
+    SchemaSettings::draft2020_12()
+}
+
+fn of<T: JsonSchema>() -> Value {
+    let schema = settings().into_generator().into_root_schema_for::<T>();
+    let mut schema = serde_json::to_value(schema).unwrap_or_default();
+    without_null(&mut schema);
+    schema
+}
+
+/// A field that may be left out is an `Option`, of which the library says that it may be `null`. Here it may not, unless it
+/// says so.
+fn without_null(schema: &mut Value) {
+    match schema {
+        Value::Array(items) => items.iter_mut().for_each(without_null),
+        Value::Object(fields) => {
+            if fields.get("x-nullable").is_none() {
+                remove_null(fields);
+            }
+            fields.values_mut().for_each(without_null);
+        }
+        _ => {}
+    }
+}
+
+fn remove_null(fields: &mut Map<String, Value>) {
+    if let Some(Value::Array(types)) = fields.get_mut("type") {
+        types.retain(|kind| kind != "null");
+        if let [only] = &types[..] {
+            let only = only.clone();
+            fields.insert("type".to_owned(), only);
+        }
+    }
+    if let Some(Value::Array(values)) = fields.get_mut("enum") {
+        values.retain(|value| !value.is_null());
+    }
+    let Some(Value::Array(choices)) = fields.get_mut("anyOf") else {
+        return;
+    };
+    choices.retain(|choice| choice.get("type") != Some(&json!("null")));
+    if let [only] = &choices[..] {
+        let only = only.clone();
+        fields.remove("anyOf");
+        if let Value::Object(only) = only {
+            fields.extend(only);
+        }
+    }
+}

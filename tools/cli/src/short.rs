@@ -1,0 +1,288 @@
+//! The short form: a plugin configuration in which what can be derived is left out, and a few fields of its own that say what
+//! the plugin does not need to know.
+//!
+//! Every field of the plugin is one of the short form too, so a new one needs nothing here.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use schemars::{json_schema, JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer};
+
+use crate::plugin::Engine;
+
+/// What the short form has beside the plugin's own fields.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Own {
+    /// Who carries out the attempts after the first: Envoy's router, or the filter itself.
+    #[schemars(extend("default" = "router"))]
+    pub engine: Option<Engine>,
+    /// Where clients connect.
+    pub listener: Listener,
+    /// Where Envoy's admin interface listens.
+    pub admin: Admin,
+    /// Who may ask. By default those who have a key in `/etc/envoy/clients.yaml`.
+    pub clients: Clients,
+    /// The module's file, as Envoy finds it.
+    #[schemars(extend("default" = "/etc/envoy/azure_openai_balancer.wasm"))]
+    pub module: Option<FilePath>,
+    /// What only Kubernetes needs to know.
+    pub kubernetes: Kubernetes,
+}
+
+/// The names of [`Own`]'s fields.
+pub const OWN: [&str; 6] = [
+    "engine",
+    "listener",
+    "admin",
+    "clients",
+    "module",
+    "kubernetes",
+];
+
+/// The field that a backend and an identity have beside the plugin's own.
+pub const ENDPOINT: &str = "endpoint";
+
+/// Where clients connect.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listener {
+    /// The IP address to listen on.
+    #[schemars(extend("default" = "0.0.0.0"))]
+    pub address: Option<IpAddress>,
+    /// The port to listen on.
+    #[schemars(extend("default" = 10000))]
+    pub port: Option<Port>,
+    /// The certificate to show; without it the listener speaks plain HTTP.
+    pub tls: Option<Tls>,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The file of the certificate chain, in PEM form.
+    pub certificate: FilePath,
+    /// The file of its private key, in PEM form.
+    pub key: FilePath,
+}
+
+/// Where Envoy's admin interface listens.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// The IP address to listen on.
+    #[schemars(extend("default" = "127.0.0.1"))]
+    pub address: Option<IpAddress>,
+    /// The port to listen on.
+    #[schemars(extend("default" = 9901))]
+    pub port: Option<Port>,
+}
+
+/// Who may ask: those who have a key of the file, or those whom Entra ID gave a token.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Clients {
+    /// The file of keys, as Envoy finds it, which `azure-openai-balancer keys` makes. By default `/etc/envoy/clients.yaml`.
+    pub keys_file: Option<FilePath>,
+    /// Whose tokens are accepted instead of keys.
+    pub entra_id: Option<EntraId>,
+}
+
+/// Tokens of Entra ID.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EntraId {
+    /// The tenant's id.
+    pub tenant: Word,
+    /// Whom a token must be for: the client id, or the URI, of the application that stands for this gateway.
+    pub audience: Word,
+    /// The claim that names the client: `azp` in tokens of version 2, `appid` in those of version 1.
+    #[serde(default)]
+    #[schemars(extend("default" = "azp"))]
+    pub client_claim: Option<Word>,
+    /// Who signs the tokens; by default `https://login.microsoftonline.com/TENANT/v2.0`.
+    #[serde(default)]
+    pub issuer: Option<Endpoint>,
+    /// Where the keys are that tokens are signed with; by default
+    /// `https://login.microsoftonline.com/TENANT/discovery/v2.0/keys`.
+    #[serde(default)]
+    pub jwks: Option<Endpoint>,
+}
+
+/// What only Kubernetes needs to know.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kubernetes {
+    /// The namespace of everything that is rendered.
+    #[schemars(extend("default" = "azure-openai"))]
+    pub namespace: Option<Word>,
+    /// The image that holds the module.
+    #[schemars(extend("default" = "ghcr.io/contoso/azure-openai-balancer:0.1.0"))]
+    pub image: Option<Word>,
+    /// The host name that clients ask for.
+    #[schemars(extend("default" = "openai.example.com"))]
+    pub host: Option<Word>,
+    /// The Gateway's name; with Istio, the value of the `istio` label of its pods.
+    #[schemars(extend("default" = "azure-openai"))]
+    pub gateway: Option<Word>,
+}
+
+/// A text that is checked while it is read.
+macro_rules! checked {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $form:expr, $pattern:expr, $parse:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $name(pub $inner);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let value = serde_json::Value::deserialize(from)?;
+                let parse: fn(&serde_json::Value) -> Option<$inner> = $parse;
+                parse(&value).map(Self).ok_or_else(|| {
+                    serde::de::Error::custom(format!("{value} is not allowed; use {}", $form))
+                })
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                $pattern
+            }
+        }
+    };
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+checked! {
+    /// A text without spaces.
+    Word(String), "a text without spaces", json_schema!({"type": "string", "pattern": "^[!-~]+$"}),
+    |value| value.as_str().filter(|text| is_word(text)).map(str::to_owned)
+}
+
+checked! {
+    /// The path of a file.
+    FilePath(PathBuf), "the path of a file", json_schema!({"type": "string", "minLength": 1}),
+    |value| value.as_str().filter(|text| !text.is_empty()).map(PathBuf::from)
+}
+
+checked! {
+    /// An IP address.
+    IpAddress(std::net::IpAddr), r#"an IP address such as "0.0.0.0" or "127.0.0.1""#, json_schema!({"type": "string"}),
+    |value| value.as_str()?.parse().ok()
+}
+
+checked! {
+    /// A port.
+    Port(u16), "a port from 1 to 65535", json_schema!({"type": "integer", "minimum": 1, "maximum": 65535}),
+    |value| value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0)
+}
+
+checked! {
+    /// Where a server is.
+    Endpoint(Url), r#"a URL such as "https://10.0.0.4" or "http://127.0.0.1:8080""#,
+    json_schema!({"type": "string", "pattern": r#"^https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?$"#}),
+    |value| value.as_str()?.parse().ok()
+}
+
+/// An `http` or `https` URL, as far as it is needed here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Url {
+    /// Whether it is `https`.
+    pub tls: bool,
+    /// A host name or an IPv4 address.
+    pub host: String,
+    /// The port, where it is given or not.
+    pub port: u16,
+    /// The path with its slash; empty where there is none.
+    pub path: String,
+}
+
+impl FromStr for Url {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (tls, rest) = match text.strip_prefix("https://") {
+            Some(rest) => (true, rest),
+            None => (false, text.strip_prefix("http://").ok_or(())?),
+        };
+        let at = rest.find('/').unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(at);
+        let (host, port) = match authority.split_once(':') {
+            Some((host, port)) => (host, port.parse().ok().filter(|port| *port > 0).ok_or(())?),
+            None => (authority, if tls { 443 } else { 80 }),
+        };
+        let is_host = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-');
+        if host.is_empty() || !host.bytes().all(is_host) || !(path.is_empty() || is_word(path)) {
+            return Err(());
+        }
+        Ok(Self {
+            tls,
+            host: host.to_owned(),
+            port,
+            path: path.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            tls,
+            host,
+            port,
+            path,
+        } = self;
+        let scheme = if *tls { "https" } else { "http" };
+        match (tls, port) {
+            (true, 443) | (false, 80) => write!(f, "{scheme}://{host}{path}"),
+            _ => write!(f, "{scheme}://{host}:{port}{path}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        for (text, url) in [
+            ("https://10.0.0.4", Some((true, "10.0.0.4", 443, ""))),
+            (
+                "http://127.0.0.1:8080/",
+                Some((false, "127.0.0.1", 8080, "/")),
+            ),
+            ("http://a/b?c", Some((false, "a", 80, "/b?c"))),
+            ("10.0.0.4", None),
+            ("ftp://a", None),
+            ("http://", None),
+            ("http://a:0", None),
+            ("http://a:70000", None),
+            ("http://a b", None),
+            ("http://u@a", None),
+        ] {
+            let parsed = text.parse::<Url>().ok();
+            let parts = parsed
+                .as_ref()
+                .map(|u| (u.tls, u.host.as_str(), u.port, u.path.as_str()));
+            assert_eq!(parts, url, "{text}");
+            if let Some(url) = parsed {
+                assert_eq!(url.to_string(), text);
+            }
+        }
+    }
+}

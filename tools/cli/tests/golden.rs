@@ -1,0 +1,71 @@
+//! Keeps what is checked in what the tool makes: the configurations in `envoy/`, the schemas in `schema/`.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use cli::plugin::Engine;
+use cli::{Form, Options, Target};
+
+fn workspace(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(path)
+}
+
+fn assert_checked_in(path: &str, made: &str) {
+    let file = workspace(path);
+    if env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&file, made).unwrap_or_else(|e| panic!("{path}: {e}"));
+    }
+    let checked_in = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{path}: {e}"));
+    assert!(
+        checked_in == made,
+        "{path} is not what the tool makes; run `UPDATE_GOLDEN=1 cargo test -p cli` and look at the diff"
+    );
+}
+
+fn rendered(target: Target, backends: &str, options: Options) -> String {
+    let text =
+        fs::read_to_string(workspace(backends)).unwrap_or_else(|e| panic!("{backends}: {e}"));
+    cli::render(target, &text, options)
+        .unwrap_or_else(|problems| panic!("{backends}: {problems:#?}"))
+}
+
+fn open(engine: Engine) -> Options {
+    Options {
+        engine: Some(engine),
+        open: true,
+    }
+}
+
+#[test]
+fn the_checked_in_configuration_is_made_of_the_checked_in_backends() {
+    let made = rendered(Target::Envoy, "envoy/backends.yaml", open(Engine::Filter));
+    assert_checked_in("envoy/envoy.yaml", &made);
+}
+
+#[test]
+fn so_is_that_of_the_router_engine() {
+    let made = rendered(Target::Envoy, "envoy/backends.yaml", open(Engine::Router));
+    assert_checked_in("envoy/envoy-router.yaml", &made);
+}
+
+#[test]
+fn the_demo_runs_what_is_checked_in() {
+    for (engine, theirs) in [
+        (Engine::Filter, render::Engine::Filter),
+        (Engine::Router, render::Engine::Router),
+    ] {
+        let made = rendered(Target::Envoy, "envoy/backends.yaml", open(engine));
+        assert!(
+            render::envoy(&render::demo_fleet_with(theirs)) == made,
+            "{engine:?}"
+        );
+    }
+}
+
+#[test]
+fn the_schemas_are_made_of_the_types() {
+    assert_checked_in("schema/plugin.json", &cli::schema::text(Form::Plugin));
+    assert_checked_in("schema/backends.json", &cli::schema::text(Form::Short));
+}

@@ -1,0 +1,149 @@
+//! Every problem that `check` tells has a golden text: `problems/NAME.yaml` (or `.json`) is wrong, `problems/NAME.txt` says how.
+//!
+//! `UPDATE_GOLDEN=1 cargo test -p cli` writes the texts anew; look at the diff.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/problems")
+}
+
+/// What the tool says of a file, with its exit status.
+fn check(file: &Path) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_azure-openai-balancer"))
+        .arg("check")
+        .arg(file.file_name().expect("a file"))
+        .current_dir(file.parent().expect("a folder"))
+        .output()
+        .expect("the tool runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    let status = output.status.code().expect("it ended by itself");
+    (status, text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn every_wrong_file_is_told_why() {
+    let mut cases: Vec<PathBuf> = fs::read_dir(folder())
+        .expect("tests/problems")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "yaml" || e == "json"))
+        .collect();
+    cases.sort();
+    assert!(cases.len() >= 10, "{cases:?}");
+    for case in cases {
+        let (status, out, err) = check(&case);
+        let golden = case.with_extension("txt");
+        if env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&golden, &err).expect("write the golden text");
+        }
+        let expected = fs::read_to_string(&golden).unwrap_or_default();
+        assert_eq!(err, expected, "{}", case.display());
+        assert_eq!((status, out.as_str()), (1, ""), "{}", case.display());
+    }
+}
+
+/// The texts of every problem that the module's parser and the tool can tell have to be in some golden text: this looks for the
+/// words in which each kind is told.
+#[test]
+fn every_kind_of_problem_has_a_golden_text() {
+    let texts: String = fs::read_dir(folder())
+        .expect("tests/problems")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "txt"))
+        .map(|path| fs::read_to_string(path).expect("a text"))
+        .collect();
+    for kind in [
+        "unknown field; use one of",
+        "is missing; use",
+        "audience is missing",
+        "stands twice; use a different name",
+        "stands twice; use a different cluster",
+        "use a host name such as",
+        "use a whole number from",
+        "use 100ms to 1h",
+        "use a duration with a unit",
+        "use a size with a unit",
+        "use \"pass\" or \"refuse\"",
+        "use \"round_robin\" or \"least_throttled\"",
+        "use \"filter\" or \"router\"",
+        "use \"imds\" or \"app_service\"",
+        "use \"upstream\", alone",
+        "use names of 1 to 128",
+        "use an object such as",
+        "use a version of the API",
+        "use a path such as",
+        "use the name of an environment variable",
+        "use the name of a header in lower case",
+        "use a status from 400 to 599, except 401",
+        "use max_attempts 1 to switch retries off",
+        "use a list with at least one backend",
+        "use a JSON object",
+        "or give every backend an api_key_env",
+        "not allowed beside client_id",
+        "not allowed beside keys_file",
+        "is longer than `longest`",
+        "backends are not allowed; use 1 to 100",
+        "names are not allowed; use at most 200",
+        "use the audience of the token",
+        "use the id of an identity",
+        "use a port from 1 to 65535",
+        "use an IP address",
+        "use a URL such as",
+        "use the path of a file",
+        "use a text without spaces",
+        "use an object\n",
+        "use where IDENTITY_ENDPOINT points to",
+        "differs from `engine`; use that alone",
+        "this is not YAML",
+        "duplicated key",
+        "the file is empty",
+        "documents are not allowed; use one",
+        "a tag is not allowed",
+        "a key that is no string",
+        "a number without end",
+    ] {
+        assert!(texts.contains(kind), "no golden text has {kind:?}");
+    }
+}
+
+#[test]
+fn what_is_right_is_summed_up() {
+    let file = folder().join("../../../../envoy/backends.yaml");
+    let (status, out, err) = check(&file);
+    assert_eq!((status, err.as_str()), (0, ""));
+    let expected = "\
+This is a short form, to be rendered.
+
+backend        host                                    priority  weight  shows    cluster
+eastus         contoso-eastus.openai.azure.com         0         1       a token  aoai_eastus
+westus         contoso-westus.openai.azure.com         0         1       a token  aoai_westus
+swedencentral  contoso-swedencentral.openai.azure.com  0         1       a token  aoai_swedencentral
+
+retries      up to 3 attempts in all, by Envoy's router (Envoy 1.39 or later)
+identity     IMDS, through cluster imds
+";
+    assert_eq!(out, expected);
+}
+
+#[test]
+fn a_plugin_configuration_is_taken_for_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("plugin.json");
+    let plugin = r#"{"backends": [{"name": "a", "cluster": "b", "host": "h", "api_key_env": "NOT_SET_HERE"}]}"#;
+    fs::write(&file, plugin).expect("write");
+    let (status, out, _) = check(&file);
+    assert_eq!(status, 0);
+    assert!(out.starts_with("This is a plugin configuration."), "{out}");
+    assert!(out.contains("environment  NOT_SET_HERE"), "{out}");
+    fs::write(&file, r#"{"role": "upstream"}"#).expect("write");
+    assert_eq!(check(&file).0, 0);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_said_to_be_missing() {
+    let (status, _, err) = check(&folder().join("nowhere.yaml"));
+    assert_eq!(status, 1);
+    assert!(err.starts_with("error: nowhere.yaml: "), "{err}");
+}

@@ -1,0 +1,449 @@
+//! The schema of the plugin configuration and the module's parser say the same.
+//!
+//! The schema is walked from its root. Every field is given its default, its bounds, what is just beyond them, `null`, and values
+//! of every other type, and the parser has to take what the schema takes and refuse what it refuses.
+
+use azure_openai_balancer::core::config::{ConfigError, Plugin};
+use cli::Form;
+use serde_json::{json, Value};
+
+fn parse(value: &Value) -> Result<Plugin, ConfigError> {
+    let any = |_: &str| Some("http://set".to_owned());
+    Plugin::from_bytes(value.to_string().as_bytes(), &any)
+}
+
+/// A place in a configuration, and the schema of what stands there.
+struct Field {
+    path: String,
+    pointer: String,
+    /// As it is written.
+    raw: Value,
+    /// With what it refers to in its place.
+    schema: Value,
+    required: bool,
+}
+
+/// The smallest configuration in which the field at `pointer` may stand: some are for one token service only.
+fn base(source: &str) -> Value {
+    json!({
+        "backends": [{"name": "east", "cluster": "aoai_east", "host": "east.openai.azure.com"}],
+        "identity": {"source": source, "cluster": "imds"},
+    })
+}
+
+fn source(field: &Value) -> &str {
+    field["x-source"].as_str().unwrap_or("imds")
+}
+
+/// `config` with `value` at `pointer`; what is missing on the way is made.
+fn with(mut config: Value, pointer: &str, value: Value) -> Value {
+    let mut at = &mut config;
+    let mut steps = pointer.split('/').skip(1).peekable();
+    while let Some(step) = steps.next() {
+        at = match step.parse::<usize>() {
+            Ok(index) => &mut at[index],
+            Err(_) => &mut at[step],
+        };
+        if steps.peek().is_none() {
+            *at = value;
+            break;
+        }
+        if at.is_null() {
+            *at = json!({});
+        }
+    }
+    config
+}
+
+/// Follows `$ref`s, and through what may be `null` as well.
+fn resolve(root: &Value, schema: &Value) -> Value {
+    let mut merged = schema.clone();
+    let target = schema["$ref"].as_str().or_else(|| {
+        let choices = schema["anyOf"].as_array()?;
+        choices.iter().find_map(|choice| choice["$ref"].as_str())
+    });
+    if let Some(target) = target {
+        let found = root
+            .pointer(target.trim_start_matches('#'))
+            .expect("a definition");
+        for (key, value) in found.as_object().expect("an object") {
+            merged[key] = value.clone();
+        }
+    }
+    merged
+}
+
+fn fields(root: &Value) -> Vec<Field> {
+    let mut found = Vec::new();
+    let mut to_see = vec![(String::new(), String::new(), root.clone())];
+    while let Some((path, pointer, object)) = to_see.pop() {
+        let required: Vec<&str> = object["required"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        for (name, schema) in object["properties"].as_object().expect("properties") {
+            let raw = schema.clone();
+            let schema = resolve(root, schema);
+            let path = match path.as_str() {
+                "" => name.clone(),
+                path => format!("{path}.{name}"),
+            };
+            let pointer = format!("{pointer}/{name}");
+            if schema.get("properties").is_some() {
+                to_see.push((path.clone(), pointer.clone(), schema.clone()));
+            }
+            if let Some(item) = schema["items"]["$ref"].as_str() {
+                let item = resolve(root, &json!({"$ref": item}));
+                to_see.push((format!("{path}[0]"), format!("{pointer}/0"), item));
+            }
+            let required = required.contains(&name.as_str());
+            found.push(Field {
+                path,
+                pointer,
+                raw,
+                schema,
+                required,
+            });
+        }
+    }
+    found
+}
+
+/// What the parser says of the field with this value; nothing is right.
+fn problem(field: &Field, value: &Value) -> Option<String> {
+    let config = with(base(source(&field.schema)), &field.pointer, value.clone());
+    parse(&config).err().map(|error| error.to_string())
+}
+
+/// Values of every type, and texts of every kind.
+fn probes() -> Vec<Value> {
+    let texts = [
+        "",
+        " ",
+        "a",
+        "A",
+        "a b",
+        "a.b",
+        "a/b",
+        "a_b-1",
+        "/",
+        "/x",
+        "/x/",
+        "/x/y",
+        "/x?y",
+        "/x#y",
+        "x-name",
+        "X-Name",
+        "ä",
+        "https://h",
+        "[::1]:443",
+        "a\n",
+        "10s",
+        "0s",
+        "5m",
+        "1MiB",
+        "5",
+        "s",
+        "-1s",
+        "round_robin",
+        "router",
+        "pass",
+        "imds",
+    ];
+    let mut probes: Vec<Value> = texts.iter().map(|text| json!(text)).collect();
+    probes.push(json!("x".repeat(64)));
+    probes.push(json!("x".repeat(65)));
+    probes.extend([
+        json!(null),
+        json!(true),
+        json!(0),
+        json!(1),
+        json!(5),
+        json!(6),
+        json!(100),
+        json!(101),
+        json!(255),
+        json!(256),
+        json!(1000),
+        json!(1001),
+        json!(10_000),
+        json!(10_001),
+        json!(-1),
+        json!(1.5),
+        json!([]),
+        json!({}),
+        json!([400]),
+        json!([599]),
+        json!([399]),
+        json!([600]),
+        json!([401]),
+        json!(["429"]),
+        json!({"a": "b"}),
+        json!({"a b": "c"}),
+        json!({"a": "b/c"}),
+        json!({"a": 1}),
+        json!({"unknown": 1}),
+    ]);
+    probes
+}
+
+fn validator(root: &Value, schema: &Value) -> jsonschema::Validator {
+    let mut schema = schema.clone();
+    schema["$defs"] = root["$defs"].clone();
+    jsonschema::validator_for(&schema).expect("a schema")
+}
+
+#[test]
+fn the_parser_and_the_schema_take_and_refuse_the_same() {
+    let root = cli::schema::schema(Form::Plugin);
+    let mut probed = 0;
+    for field in fields(&root) {
+        let validator = validator(&root, &field.raw);
+        for probe in probes() {
+            // Bounds of quantities, and which token service a field is for, are no part of JSON Schema; they have tests below.
+            if field.schema.get("x-minimum").is_some()
+                && probe.is_string()
+                && validator.is_valid(&probe)
+            {
+                continue;
+            }
+            // Nor is whether something has the name that another field says.
+            let names = ["state.home", "backends[0].identity"].contains(&field.path.as_str());
+            if names && validator.is_valid(&probe) {
+                continue;
+            }
+            if matches!(field.path.as_str(), "backends" | "identity.source") {
+                continue;
+            }
+            let problem = problem(&field, &probe);
+            assert_eq!(
+                problem.is_none(),
+                validator.is_valid(&probe),
+                "{} = {probe}: {problem:?}",
+                field.path
+            );
+            probed += 1;
+        }
+    }
+    assert!(probed > 1500, "{probed}");
+}
+
+#[test]
+fn the_bounds_of_quantities_are_the_parsers() {
+    let just_beyond = |text: &str, up: bool| -> Option<String> {
+        let digits = text.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().ok()?;
+        let number = if up {
+            number + 1
+        } else {
+            number.checked_sub(1)?
+        };
+        Some(format!("{number}{unit}"))
+    };
+    let root = cli::schema::schema(Form::Plugin);
+    let mut quantities = 0;
+    for field in fields(&root) {
+        let (Some(least), Some(most)) = (
+            field.schema["x-minimum"].as_str(),
+            field.schema["x-maximum"].as_str(),
+        ) else {
+            assert!(
+                field.schema.get("x-minimum").is_none() && field.schema.get("x-maximum").is_none(),
+                "{}",
+                field.path
+            );
+            continue;
+        };
+        quantities += 1;
+        for (text, up) in [(least, false), (most, true)] {
+            // The two bounds of a cooldown may not cross.
+            let told =
+                problem(&field, &json!(text)).filter(|told| !told.contains("is longer than"));
+            assert_eq!(told, None, "{} = {text}", field.path);
+            if let Some(beyond) = just_beyond(text, up) {
+                let told = problem(&field, &json!(beyond)).expect("refused");
+                assert!(told.contains(&format!("use {least} to {most}")), "{told}");
+            }
+        }
+    }
+    assert!(quantities >= 10, "{quantities}");
+}
+
+#[test]
+fn every_object_has_the_fields_that_the_parser_knows_and_no_other() {
+    let root = cli::schema::schema(Form::Plugin);
+    let mut objects = vec![("".to_owned(), "/unknown".to_owned(), root.clone(), "imds")];
+    for field in fields(&root) {
+        if field.schema.get("properties").is_some() {
+            for source in ["imds", "app_service"] {
+                let pointer = format!("{}/unknown", field.pointer);
+                objects.push((field.path.clone(), pointer, field.schema.clone(), source));
+            }
+        }
+        if let Some(item) = field.schema["items"]["$ref"].as_str() {
+            let item = resolve(&root, &json!({"$ref": item}));
+            objects.push((
+                field.path.clone(),
+                format!("{}/0/unknown", field.pointer),
+                item,
+                "imds",
+            ));
+        }
+    }
+    assert!(objects.len() > 8);
+    for (path, pointer, schema, source) in objects {
+        assert_eq!(schema["additionalProperties"], false, "{path}");
+        let told = parse(&with(base(source), &pointer, json!(1)))
+            .expect_err("unknown")
+            .to_string();
+        let line = told
+            .lines()
+            .find(|line| line.contains("unknown field"))
+            .expect("said so");
+        let (_, known) = line.split_once("use one of ").expect("with what is known");
+        let mut known: Vec<&str> = known.split(", ").collect();
+        let properties = schema["properties"].as_object().expect("properties");
+        let mut named: Vec<&str> = properties
+            .iter()
+            .filter(|(_, field)| field["x-source"].as_str().is_none_or(|only| only == source))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        known.sort_unstable();
+        named.sort_unstable();
+        assert_eq!(known, named, "{path:?} with {source}");
+    }
+}
+
+#[test]
+fn every_default_is_the_parsers() {
+    let root = cli::schema::schema(Form::Plugin);
+    let mut defaults = 0;
+    for field in fields(&root) {
+        let Some(default) = field.schema.get("default") else {
+            continue;
+        };
+        let base = base(source(&field.schema));
+        let said = parse(&with(base.clone(), &field.pointer, default.clone()));
+        let left_out = parse(&base).expect("right");
+        assert_eq!(
+            format!("{:?}", said.expect("right")),
+            format!("{left_out:?}"),
+            "{}",
+            field.path
+        );
+        defaults += 1;
+    }
+    assert!(defaults >= 20, "{defaults}");
+}
+
+#[test]
+fn what_is_required_is_missed() {
+    let root = cli::schema::schema(Form::Plugin);
+    let required: Vec<Field> = fields(&root)
+        .into_iter()
+        .filter(|field| field.required)
+        .collect();
+    let paths: Vec<&str> = required.iter().map(|field| field.path.as_str()).collect();
+    assert_eq!(paths.len(), 5, "{paths:?}");
+    for field in &required {
+        let mut config = base("imds");
+        let (parent, name) = field.pointer.rsplit_once('/').expect("a pointer");
+        config
+            .pointer_mut(parent)
+            .and_then(Value::as_object_mut)
+            .expect("an object")
+            .remove(name);
+        let told = parse(&config).expect_err("missing").to_string();
+        assert!(
+            told.contains(&format!("{}: is missing", field.path)),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn the_types_are_the_schemas() {
+    // What the renderer writes passes through the types; nothing may be lost on the way.
+    let everything = json!({
+        "backends": [{
+            "name": "east", "cluster": "c", "host": "h", "priority": 1, "weight": 2, "first_byte_timeout": "1s",
+            "deployments": {"a": "b"}, "unlisted_deployments": "refuse", "api_version": "v", "base_path": "/x", "api_key_env": "K"
+        }],
+        "identity": {
+            "source": "imds", "cluster": "imds", "resource": "r", "client_id": "i", "wait_timeout": "1s", "fetch_timeout": "1s"
+        },
+        "policy": "least_throttled",
+        "cooldown": {
+            "throttled": "1s", "shortest": "1s", "longest": "2s", "failing": "1s", "consecutive_failures": 1,
+            "failure_percent": 1, "misconfigured": "1s", "wait_timeout": "1s"
+        },
+        "retry": {
+            "engine": "router", "max_attempts": 1, "statuses": [429], "per_try_timeout": "1s", "replay_limit": "1B",
+            "budget": {"percent": 1, "min_per_second": 1}
+        },
+        "headers": {"cluster": "c", "backend": null, "attempts": "a", "client": "n"}
+    });
+    let root = cli::schema::schema(Form::Plugin);
+    assert!(jsonschema::is_valid(&root, &everything));
+    for value in [
+        everything.clone(),
+        with(
+            with(everything, "/cooldown", json!(null)),
+            "/retry/budget",
+            json!(null),
+        ),
+    ] {
+        parse(&value).expect("right");
+        let typed: cli::plugin::Plugin = serde_json::from_value(value.clone()).expect("in types");
+        assert_eq!(serde_json::to_value(typed).expect("JSON"), value);
+    }
+}
+
+#[test]
+fn the_short_form_is_the_plugins_with_less_and_its_own() {
+    let schema = cli::schema::schema(Form::Short);
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    for (short, valid) in [
+        (
+            json!({"backends": [{"host": "contoso.openai.azure.com"}]}),
+            true,
+        ),
+        (
+            json!({"backends": [{"host": "h", "endpoint": "http://127.0.0.1:8080"}], "engine": "filter"}),
+            true,
+        ),
+        (
+            json!({"backends": [{"host": "h"}], "identity": {"endpoint": "http://a"}, "listener": {"port": 1}}),
+            true,
+        ),
+        (
+            json!({"backends": [{"host": "h"}], "clients": {"keys_file": "x"}, "cooldown": null}),
+            true,
+        ),
+        (
+            json!({"backends": [{"host": "h"}], "clients": {"entra_id": {"tenant": "t", "audience": "a"}}}),
+            true,
+        ),
+        (json!({"backends": [{"name": "a"}]}), false),
+        (json!({"backends": [{"host": "h", "wieght": 1}]}), false),
+        (
+            json!({"backends": [{"host": "h"}], "listener": {"port": 0}}),
+            false,
+        ),
+        (
+            json!({"backends": [{"host": "h"}], "clients": {"entra_id": {"tenant": "t"}}}),
+            false,
+        ),
+        (json!({"backends": [{"host": "h"}], "unknown": 1}), false),
+    ] {
+        assert_eq!(validator.is_valid(&short), valid, "{short}");
+        assert_eq!(
+            cli::check(&short.to_string(), Some(Form::Short)).is_ok(),
+            valid,
+            "{short}"
+        );
+    }
+}
