@@ -147,7 +147,8 @@ cases! {
 
     fn a_creation_whose_backend_refuses_the_connection_goes_on_with_every_byte(engine) {
         let (azure, gateway) = forgetful(engine);
-        let gateway = gateway.start();
+        // The simulator takes its time for two megabytes on a busy machine.
+        let gateway = gateway.plugin(|p| p["retry"]["per_try_timeout"] = json!("30s")).start();
         assert_eq!(file(&gateway).status, 200, "the token is there");
         azure.backend("east").stop();
         let content: Vec<u8> = (0..=255_u8).cycle().take(2_000_000).collect();

@@ -168,6 +168,6 @@ cases! {
         });
         let done: u32 = counts.iter().map(|(done, _)| done).sum();
         let refused: u32 = counts.iter().map(|(_, refused)| refused).sum();
-        assert!(done > 100 && refused > 0, "{done} done, {refused} refused");
+        assert!(done > 30 && refused > 0, "{done} done, {refused} refused");
     }
 }
