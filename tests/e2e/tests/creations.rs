@@ -87,6 +87,20 @@ cases! {
         );
     }
 
+    fn a_creation_without_an_answer_is_counted_as_not_repeatable(engine) {
+        let (azure, gateway) = forgetful(engine);
+        let gateway = gateway.start();
+        for (number, failure) in [Behaviour::hang(), Behaviour::reset(), Behaviour::close()].into_iter().enumerate() {
+            all(&azure, &failure);
+            file(&gateway);
+            gateway.wait_for(
+                |g| g.stat("wasmcustom.aoai.no_retry.not_repeatable") == i64::try_from(number + 1).ok(),
+                3 * SECOND,
+                &format!("the reason to be counted after {failure:?}"),
+            );
+        }
+    }
+
     fn creations_of_every_kind_are_asked_for_once(engine) {
         let (azure, gateway) = forgetful(engine);
         let gateway = gateway.start();

@@ -220,6 +220,20 @@ cases! {
         );
     }
 
+    fn case_19_the_model_of_an_assistant_or_a_run_is_a_deployment_too(engine) {
+        let (azure, gateway) = renaming(engine);
+        let gateway = gateway.start();
+        for path in ["/openai/v1/assistants", "/openai/assistants?api-version=2024-10-21"] {
+            let body = json!({"model": "gpt-4o", "name": "gpt-4o"});
+            assert_eq!(gateway.call("POST", path, &body).status, 200);
+            assert_eq!(last(&azure, "east").model().as_deref(), Some("gpt4o-east"), "{path}");
+        }
+        for path in ["/openai/v1/threads/runs", "/openai/v1/threads/thread_1/runs"] {
+            gateway.call("POST", path, &json!({"assistant_id": "asst_1", "model": "gpt-4o"}));
+            assert_eq!(last(&azure, "east").model().as_deref(), Some("gpt4o-east"), "{path}");
+        }
+    }
+
     fn a_model_that_a_backend_lacks_is_remembered_by_the_clients_name(engine) {
         let azure = simulate_with(&["east", "west"], |settings| {
             settings.backends[0].deployments = Some(vec!["other".to_owned()]);
@@ -239,6 +253,18 @@ cases! {
             assert_eq!(gateway.call("POST", CHAT, &json!({"model": "other"})).status, 200);
         }
         assert_eq!(azure.backend("east").count(), 3);
+    }
+
+    fn case_10_a_model_that_a_backend_lacks_is_remembered_where_no_name_is_configured(engine) {
+        let azure = simulate_with(&["east", "west"], |settings| {
+            settings.backends[0].deployments = Some(vec!["other".to_owned()]);
+        });
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        for _ in 0..20 {
+            assert_eq!(gateway.call("POST", CHAT, &json!({"model": "gpt-4o"})).status, 200);
+        }
+        let asked = azure.backend("east").count();
+        assert!(asked <= 2, "it was asked {asked} times for what it does not have");
     }
 
     fn a_v1_body_that_nothing_depends_on_is_not_held_up(engine) {

@@ -269,6 +269,28 @@ cases! {
         );
     }
 
+    fn a_backend_that_is_left_alone_in_the_configuration_keeps_its_objects(engine) {
+        let azure = simulate(&["east", "west"]);
+        let mut gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let mut made = NOTHING;
+        while made["output"][0]["content"][0]["text"] != "Hello from east" {
+            made = gateway.call("POST", RESPONSES, &json!({"input": "x"})).json();
+        }
+        let made = made["id"].as_str().unwrap();
+        let mut plugin = gateway.plugin();
+        plugin["backends"].as_array_mut().unwrap().truncate(1);
+        assert_eq!(gateway.update(plugin), Update::Accepted);
+        gateway.wait_for(
+            |g| g.call("GET", "/openai/v1/models", &NOTHING).header("x-sim-backend") == Some("east")
+                && g.call("GET", "/openai/v1/models", &NOTHING).header("x-sim-backend") == Some("east"),
+            Duration::from_secs(5),
+            "the new configuration",
+        );
+        assert_eq!(gateway.call("GET", &one(made), &NOTHING).status, 200);
+        let next = gateway.call("POST", RESPONSES, &json!({"input": "x", "previous_response_id": made}));
+        assert_eq!(next.status, 200, "{}", next.text());
+    }
+
     fn a_streamed_answer_with_tags_still_streams(engine) {
         let (azure, gateway) = one_and_a_half(engine);
         let gateway = gateway.start();
