@@ -16,8 +16,7 @@ use tempfile::TempDir;
 
 use crate::admin::Admin;
 use crate::builder::{last_lines, GatewayBuilder, Process, StartError};
-use crate::load::JSON;
-use crate::{Chat, Client, Response};
+use crate::Client;
 
 /// How long Envoy may take to be ready, on a machine that starts several at once.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -140,23 +139,6 @@ impl Gateway {
     /// A client for it.
     pub fn client(&self) -> Client {
         Client::new(self.address)
-    }
-
-    /// Sends a chat completion and reads the whole answer.
-    ///
-    /// # Panics
-    ///
-    /// When no whole answer comes.
-    pub fn chat(&self, chat: &Chat) -> Response {
-        self.client()
-            .send("POST", &chat.path, JSON, &chat.bytes())
-            .unwrap_or_else(|e| {
-                panic!(
-                    "{}: {e}; the end of the log:\n{}",
-                    chat.path,
-                    last_lines(&self.log())
-                )
-            })
     }
 
     /// What the configuration is rendered from, with the last update that was tried.

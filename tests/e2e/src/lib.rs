@@ -23,11 +23,14 @@
 
 mod admin;
 mod builder;
+mod calls;
 mod chat;
 mod client;
 mod engine;
+mod form;
 mod gateway;
 mod load;
+mod uneven;
 mod version;
 mod wire;
 
@@ -36,8 +39,10 @@ pub use crate::builder::{
 };
 pub use crate::chat::{chat_request, Chat};
 pub use crate::client::{Client, Connection, Stream, Upload};
+pub use crate::form::Form;
 pub use crate::gateway::{Gateway, Update};
 pub use crate::load::{load, parallel, LoadResult};
+pub use crate::uneven::uneven;
 pub use crate::version::{module, EnvoyVersion};
 pub use render::Engine;
 

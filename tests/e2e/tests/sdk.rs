@@ -2,10 +2,10 @@
 
 use std::process::Command;
 
-use e2e::{cases, simulate, Gateway};
+use e2e::{cases, simulate, uneven, Gateway};
 use simulator::Behaviour;
 
-/// Runs `script` with the SDK at hand and `client` in place, and returns what it printed.
+/// Runs `script` with the SDK at hand and in place a client of each kind, `client` for Azure and `v1`, and returns what it printed.
 fn python(gateway: &Gateway, script: &str) -> String {
     let variable = |name: &str| {
         std::env::var(name).unwrap_or_else(|_| {
@@ -14,7 +14,8 @@ fn python(gateway: &Gateway, script: &str) -> String {
     };
     let prelude = format!(
         "from openai import AzureOpenAI, OpenAI\n\
-         client = AzureOpenAI(azure_endpoint='http://{}', api_key='CLIENT-SECRET', api_version='2024-10-21', max_retries=0)\n",
+         client = AzureOpenAI(azure_endpoint='http://{0}', api_key='CLIENT-SECRET', api_version='2024-10-21', max_retries=0)\n\
+         v1 = OpenAI(base_url='http://{0}/openai/v1', api_key='CLIENT-SECRET', max_retries=0)\n",
         gateway.address(),
     );
     let output = Command::new(variable("AOAI_PYTHON"))
@@ -50,6 +51,19 @@ for _ in range(2):
         assert!(lines[..4].iter().all(|line| line.contains("west")), "{printed}");
         assert_eq!(lines[4..], ["True", "True"]);
         for request in azure.backend("west").requests() {
+            assert!(!format!("{request:?}").contains("CLIENT-SECRET"));
+        }
+    }
+
+    fn the_openai_sdk_does_everything_on_uneven_backends(engine) {
+        let (azure, gateway) = uneven();
+        let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
+        let printed = python(&gateway, include_str!("sdk/everything.py"));
+        // Of the bytes 0 to 255, forty times.
+        let digest = "e96760a87768717bcebcfd25ddc7d46b4dbc95a4b0014def080c08539f7d90d0";
+        assert_eq!(printed, format!("azure {digest} True True\nv1 {digest} True True\n"));
+        for request in azure.backends().iter().flat_map(|backend| backend.requests()) {
             assert!(!format!("{request:?}").contains("CLIENT-SECRET"));
         }
     }

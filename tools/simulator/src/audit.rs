@@ -10,8 +10,9 @@ use hyper::http::request::Parts;
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
+use crate::azure::Form;
 use crate::server::Connection;
-use crate::tokens::TokenCheck;
+use crate::tokens::{Credential, TokenCheck};
 
 /// Of one body, this much is kept.
 const BODY_LIMIT: usize = 1024 * 1024;
@@ -56,6 +57,8 @@ pub struct RecordedRequest {
     pub status: Option<u16>,
     /// What became of the credential.
     pub token: TokenCheck,
+    /// Whose token it was, by the id it was asked for with; an identity that needed none has one of its own.
+    pub identity: Option<String>,
 }
 
 impl RecordedRequest {
@@ -68,6 +71,15 @@ impl RecordedRequest {
     /// The body as JSON; `Null` when it is not JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// The deployment that the body names, in JSON or in a form.
+    pub fn model(&self) -> Option<String> {
+        let content_type = self.header("content-type").unwrap_or_default();
+        match Form::read(content_type, self.body.clone()) {
+            Ok(form) => form.text("model").map(ToOwned::to_owned),
+            Err(_) => self.json()["model"].as_str().map(ToOwned::to_owned),
+        }
     }
 }
 
@@ -168,10 +180,10 @@ impl Log {
         self: &Arc<Self>,
         head: &Parts,
         connection: &Connection,
-        token: TokenCheck,
+        credential: &Credential,
     ) -> Entry {
         self.count.fetch_add(1, Ordering::SeqCst);
-        let index = (self.limit > 0).then(|| self.insert(head, connection, token));
+        let index = (self.limit > 0).then(|| self.insert(head, connection, credential));
         Entry {
             log: Arc::clone(self),
             index,
@@ -182,7 +194,7 @@ impl Log {
         }
     }
 
-    fn insert(&self, head: &Parts, connection: &Connection, token: TokenCheck) -> u64 {
+    fn insert(&self, head: &Parts, connection: &Connection, credential: &Credential) -> u64 {
         let headers: Vec<(String, String)> = head
             .headers
             .iter()
@@ -217,7 +229,8 @@ impl Log {
             body: Bytes::new(),
             body_complete: false,
             status: None,
-            token,
+            token: credential.check,
+            identity: credential.identity.clone(),
         };
         let mut entries = self.entries();
         record.sequence = self.clock.sequence.fetch_add(1, Ordering::SeqCst);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Request, Response, Version};
+use hyper::{HeaderMap, Request, Response, Uri, Version};
 
 use crate::audit::{Log, RecordedRequest};
 use crate::azure::Resource;
@@ -19,7 +19,7 @@ use crate::exchange::Exchange;
 use crate::script::Script;
 use crate::server::{Connection, Listener, Service};
 use crate::settings::Auth;
-use crate::tokens::{TokenCheck, Tokens};
+use crate::tokens::{Credential, TokenCheck, Tokens};
 
 /// A simulated Azure OpenAI resource.
 #[derive(Clone)]
@@ -142,6 +142,8 @@ pub(crate) struct Backend {
     pub(crate) name: String,
     pub(crate) resource: Resource,
     pub(crate) api_key: Option<String>,
+    pub(crate) base_path: String,
+    pub(crate) identities: Option<Vec<String>>,
     pub(crate) auth: Auth,
     pub(crate) audience: String,
     pub(crate) tokens: Arc<Tokens>,
@@ -158,27 +160,43 @@ impl Service for Backend {
         connection: Arc<Connection>,
     ) -> Response<Body> {
         let open = OpenAnswer::new(&self.open);
-        let (head, body) = request.into_parts();
-        let check = self.check(&head);
-        let entry = self.log.open(&head, &connection, check);
-        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let (mut head, body) = request.into_parts();
+        let asked = head.uri.clone();
+        let below = self.below_base(&asked);
+        let credential = self.check(&head, below.path());
+        let entry = self.log.open(&head, &connection, &credential);
+        let path = asked.path_and_query().map_or("/", |path| path.as_str());
         let behaviour = self.script.next(path);
+        head.uri = below;
         let exchange = Exchange {
             backend: &self,
             connection,
             http2: head.version == Version::HTTP_2,
         };
         exchange
-            .answer(head, body, entry, behaviour, check)
+            .answer(head, body, entry, behaviour, &credential)
             .await
             .map(|body| body.counted(open))
     }
 }
 
 impl Backend {
-    fn check(&self, head: &Parts) -> TokenCheck {
-        if !head.uri.path().starts_with("/openai/") {
-            return TokenCheck::NotChecked;
+    /// With the path after the base path, and with that of nowhere if it does not begin with it.
+    fn below_base(&self, uri: &Uri) -> Uri {
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let below = match path.strip_prefix(self.base_path.as_str()) {
+            // What shows or sends bulk is not the resource's.
+            None if path.starts_with("/sim/") => path,
+            below => below.unwrap_or("/"),
+        };
+        let mut parts = uri.clone().into_parts();
+        parts.path_and_query = below.parse().ok();
+        Uri::from_parts(parts).unwrap_or_default()
+    }
+
+    fn check(&self, head: &Parts, path: &str) -> Credential {
+        if !path.starts_with("/openai/") {
+            return TokenCheck::NotChecked.into();
         }
         let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
         let known = |key: &str| self.api_key.as_deref() == Some(key);
@@ -186,17 +204,29 @@ impl Backend {
             (Some(authorization), _) => {
                 let (scheme, token) = authorization.split_once(' ').unwrap_or_default();
                 if !scheme.eq_ignore_ascii_case("bearer") {
-                    TokenCheck::Unknown
+                    TokenCheck::Unknown.into()
                 } else if known(token) {
-                    TokenCheck::Key
+                    TokenCheck::Key.into()
                 } else {
-                    self.tokens.check(token, &self.audience)
+                    self.with_role(self.tokens.check(token, &self.audience))
                 }
             }
-            (None, Some(key)) if known(key) => TokenCheck::Key,
-            (None, Some(_)) => TokenCheck::WrongKey,
-            (None, None) => TokenCheck::Missing,
+            (None, Some(key)) if known(key) => TokenCheck::Key.into(),
+            (None, Some(_)) => TokenCheck::WrongKey.into(),
+            (None, None) => TokenCheck::Missing.into(),
         }
+    }
+
+    /// A good token lets in only who has a role here.
+    fn with_role(&self, mut credential: Credential) -> Credential {
+        let may = |identity| {
+            let allowed = self.identities.as_ref();
+            allowed.is_none_or(|allowed| allowed.contains(identity))
+        };
+        if credential.check == TokenCheck::Valid && !credential.identity.as_ref().is_some_and(may) {
+            credential.check = TokenCheck::NoRole;
+        }
+        credential
     }
 
     /// The headers Azure puts on every answer.

@@ -245,11 +245,7 @@ impl Behaviour {
 
     /// 401 of an identity that lacks the role on this resource.
     pub fn permission_denied() -> Self {
-        Self::error(Failure::coded(
-            401,
-            "PermissionDenied",
-            "The principal lacks the data action needed to complete this operation.",
-        ))
+        Self::error(crate::azure::errors::permission_denied())
     }
 
     /// 404 of a deployment this resource does not have.
@@ -259,11 +255,7 @@ impl Behaviour {
 
     /// 404 of a feature the resource's region does not offer.
     pub fn not_enabled_in_region() -> Self {
-        Self::error(Failure::coded(
-            404,
-            "NotFound",
-            "The requested API is not enabled in this region.",
-        ))
+        Self::error(crate::azure::errors::not_enabled_in_region())
     }
 
     /// 400 of a prompt the content filter refused.

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue, CONTENT_TYPE};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Response, StatusCode};
+use serde_json::json;
 use tokio::time::sleep;
 
 use crate::audit::Entry;
@@ -20,7 +21,7 @@ use crate::echo;
 use crate::realtime;
 use crate::server::{Break, Connection};
 use crate::settings::Auth;
-use crate::tokens::TokenCheck;
+use crate::tokens::Credential;
 
 /// A longer request body is answered 413.
 const BODY_LIMIT: usize = 64 * 1024 * 1024;
@@ -39,7 +40,7 @@ impl Exchange<'_> {
         body: Incoming,
         mut entry: Entry,
         behaviour: Behaviour,
-        check: TokenCheck,
+        credential: &Credential,
     ) -> Response<Body> {
         if let Answer::EarlyError(failure) = &behaviour.answer {
             pause(behaviour.delay_ms).await;
@@ -59,17 +60,19 @@ impl Exchange<'_> {
             Answer::Hang => std::future::pending().await,
             Answer::Close | Answer::Reset => match self.connection.cut(Break::Close).await {},
             Answer::Normal { headers } => {
-                let mut response = self.reply(&head, body, check, Stream::default(), None);
+                let mut response = self.reply(&head, body, credential, Stream::default(), None);
                 put(response.headers_mut(), &headers);
                 response
             }
             Answer::Stream(pace) => {
                 let headers = pace.headers.clone();
-                let mut response = self.reply(&head, body, check, pace, None);
+                let mut response = self.reply(&head, body, credential, pace, None);
                 put(response.headers_mut(), &headers);
                 response
             }
-            Answer::SlowBody(slow) => self.reply(&head, body, check, Stream::default(), Some(slow)),
+            Answer::SlowBody(slow) => {
+                self.reply(&head, body, credential, Stream::default(), Some(slow))
+            }
         };
         entry.status(response.status().as_u16());
         response
@@ -90,7 +93,7 @@ impl Exchange<'_> {
         &self,
         head: &Parts,
         body: Result<Bytes, Failure>,
-        check: TokenCheck,
+        credential: &Credential,
         pace: Stream,
         slow: Option<SlowBody>,
     ) -> Response<Body> {
@@ -100,10 +103,10 @@ impl Exchange<'_> {
         };
         let reply = if head.uri.path().starts_with("/sim/") {
             echo::reply(&self.backend.name, head, &body)
-        } else if self.backend.auth == Auth::On && !check.passes() {
-            Reply::Error(errors::unauthorized(check))
+        } else if self.backend.auth == Auth::On && !credential.check.passes() {
+            Reply::Error(errors::unauthorized(credential.check))
         } else if realtime::wanted(head) {
-            return self.realtime(head);
+            return self.realtime(head, credential);
         } else {
             self.backend
                 .resource
@@ -141,13 +144,19 @@ impl Exchange<'_> {
         response
     }
 
-    fn realtime(&self, head: &Parts) -> Response<Body> {
+    fn realtime(&self, head: &Parts, credential: &Credential) -> Response<Body> {
         let open = OpenAnswer::new(&self.backend.open);
-        let opened = self
-            .backend
-            .resource
-            .session(&head.uri)
-            .and_then(|session| realtime::open(head, session, open, Arc::clone(&self.connection)));
+        let session = self.backend.resource.session(&head.uri);
+        let opened = session.and_then(|mut greeting| {
+            // The simulator's own addition: who was asked, as what, by whom.
+            greeting["asked"] = json!({
+                "backend": self.backend.name,
+                "path": head.uri.path_and_query().map_or("", |path| path.as_str()),
+                "credential": credential.check,
+                "identity": credential.identity,
+            });
+            realtime::open(head, greeting, open, Arc::clone(&self.connection))
+        });
         match opened {
             Ok(mut response) => {
                 self.backend.sign(response.headers_mut());

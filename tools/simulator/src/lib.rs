@@ -30,6 +30,7 @@ mod simulator;
 mod tokens;
 
 pub use crate::audit::RecordedRequest;
+pub use crate::azure::Api;
 pub use crate::backend::BackendHandle;
 pub use crate::behaviour::{Answer, Behaviour, Failure, SlowBody, Stream, When};
 pub use crate::imds::{Expires, ImdsAnswer, ImdsBehaviour, ImdsHandle};

@@ -14,7 +14,7 @@ use tokio::signal::unix::{signal, SignalKind};
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// A backend: NAME=PORT[,tls][,host=HOST][,key=KEY][,deployment=NAME]...; port 0 takes a free one.
+    /// A backend: NAME=PORT[,tls][,host=HOST][,key=KEY][,deployment=NAME]...[,without=API]...; port 0 takes a free one.
     #[arg(long = "backend", value_name = "NAME=PORT[,...]", required = true)]
     backends: Vec<BackendArgument>,
     /// The port of the identity endpoint.
@@ -81,9 +81,12 @@ impl FromStr for BackendArgument {
                         .get_or_insert_default()
                         .push(deployment.to_owned());
                 }
+                Some(("without", api)) => backend
+                    .not_enabled
+                    .push(api.parse().map_err(|error| format!("{part:?}: {error}"))?),
                 _ => {
                     return Err(format!(
-                        "{part:?} is unknown; use tls, host=, key= or deployment="
+                        "{part:?} is unknown; use tls, host=, key=, deployment= or without="
                     ))
                 }
             }

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use crate::azure::Api;
+
 /// Everything a [`Simulator`](crate::Simulator) needs to know before it starts.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -54,6 +56,12 @@ pub struct BackendSettings {
     pub api_key: Option<String>,
     /// The deployments this resource has; `None` means any.
     pub deployments: Option<Vec<String>>,
+    /// The parts of the API that its region does not offer.
+    pub not_enabled: Vec<Api>,
+    /// What its paths begin with, before `/openai`, as those of a Foundry project do.
+    pub base_path: String,
+    /// The identities that have a role on this resource, by the ids their tokens are asked for with; `None` means all.
+    pub identities: Option<Vec<String>>,
 }
 
 impl BackendSettings {
@@ -66,6 +74,9 @@ impl BackendSettings {
             tls: Tls::Off,
             api_key: None,
             deployments: None,
+            not_enabled: Vec::new(),
+            base_path: String::new(),
+            identities: None,
         }
     }
 }

@@ -221,8 +221,14 @@ impl Start<'_> {
         };
         let backend = Backend {
             name: name.clone(),
-            resource: Resource::new(name, settings.deployments.clone()),
+            resource: Resource::new(
+                name,
+                settings.deployments.clone(),
+                settings.not_enabled.clone(),
+            ),
             api_key: settings.api_key.clone(),
+            base_path: settings.base_path.clone(),
+            identities: settings.identities.clone(),
             auth: self.settings.auth,
             audience: self.settings.imds.audience.clone(),
             tokens: Arc::clone(&self.tokens),

@@ -32,12 +32,31 @@ pub enum TokenCheck {
     Revoked,
     /// A token for something else.
     WrongAudience,
+    /// A token of an identity that has no role on this resource.
+    NoRole,
 }
 
 impl TokenCheck {
     /// Whether the request is let in.
     pub fn passes(self) -> bool {
         matches!(self, Self::NotChecked | Self::Valid | Self::Key)
+    }
+}
+
+/// A request's credential, looked at.
+#[derive(Clone, Debug)]
+pub(crate) struct Credential {
+    pub(crate) check: TokenCheck,
+    /// Whose token it is, where this simulator issued it.
+    pub(crate) identity: Option<String>,
+}
+
+impl From<TokenCheck> for Credential {
+    fn from(check: TokenCheck) -> Self {
+        Self {
+            check,
+            identity: None,
+        }
     }
 }
 
@@ -59,6 +78,7 @@ impl Issued {
 }
 
 struct Known {
+    identity: String,
     audience: String,
     expires_on: u64,
     revoked: bool,
@@ -112,6 +132,7 @@ impl Tokens {
         store.known.insert(
             issued.token.clone(),
             Known {
+                identity: issued.client_id.clone(),
                 audience: audience.to_owned(),
                 expires_on: issued.expires_on,
                 revoked: false,
@@ -142,12 +163,12 @@ impl Tokens {
     }
 
     /// Whether a backend that asks for `audience` lets this token in.
-    pub(crate) fn check(&self, token: &str, audience: &str) -> TokenCheck {
+    pub(crate) fn check(&self, token: &str, audience: &str) -> Credential {
         let store = self.read();
         let Some(known) = store.known.get(token) else {
-            return TokenCheck::Unknown;
+            return TokenCheck::Unknown.into();
         };
-        if known.revoked {
+        let check = if known.revoked {
             TokenCheck::Revoked
         } else if known.expires_on <= now() {
             TokenCheck::Expired
@@ -155,6 +176,10 @@ impl Tokens {
             TokenCheck::WrongAudience
         } else {
             TokenCheck::Valid
+        };
+        Credential {
+            check,
+            identity: Some(known.identity.clone()),
         }
     }
 }
@@ -262,12 +287,10 @@ mod tests {
         assert_eq!(tokens.issue("https://a", "", &HOUR).token, first);
         assert_ne!(tokens.issue("https://b", "", &HOUR).token, first);
         tokens.revoke_all();
-        assert_eq!(tokens.check(&first, "https://a"), TokenCheck::Revoked);
+        let check = |token: &str, audience: &str| tokens.check(token, audience).check;
+        assert_eq!(check(&first, "https://a"), TokenCheck::Revoked);
         let second = tokens.issue("https://a", "", &HOUR).token;
-        assert_eq!(tokens.check(&second, "https://a/"), TokenCheck::Valid);
-        assert_eq!(
-            tokens.check(&second, "https://b"),
-            TokenCheck::WrongAudience
-        );
+        assert_eq!(check(&second, "https://a/"), TokenCheck::Valid);
+        assert_eq!(check(&second, "https://b"), TokenCheck::WrongAudience);
     }
 }

@@ -2,20 +2,9 @@
 
 mod common;
 
-use common::{chat, send, simulator, started, Answer, CHAT, KEY, STREAM};
+use common::{call, chat, form, send, simulator, started, upload, Answer, CHAT, KEY, STREAM};
 use serde_json::Value;
-use simulator::{BackendSettings, Simulator};
-
-fn call(simulator: &Simulator, method: &str, path: &str, body: &str) -> Answer {
-    let headers = [("api-key", KEY), ("content-type", "application/json")];
-    send(
-        simulator.backend("east").addr(),
-        method,
-        path,
-        &headers,
-        body.as_bytes(),
-    )
-}
+use simulator::{Api, BackendSettings};
 
 /// The data of the events of a stream.
 fn events(answer: &Answer) -> Vec<Value> {
@@ -96,7 +85,6 @@ fn the_other_operations_answer() {
         ("/openai/v1/responses", "object", "response"),
         ("/openai/threads?api-version=1", "object", "thread"),
         ("/openai/v1/vector_stores", "object", "vector_store"),
-        ("/openai/batches?api-version=1", "object", "batch"),
     ];
     for (path, field, value) in cases {
         let answer = call(&simulator, "POST", path, r#"{"model":"m","input":"x"}"#);
@@ -106,13 +94,54 @@ fn the_other_operations_answer() {
             "{path}"
         );
     }
-    for path in ["audio/speech", "images/generations", "images/edits"] {
+    for path in ["audio/speech", "images/generations"] {
         let path = format!("/openai/deployments/d/{path}?api-version=1");
         assert_eq!(call(&simulator, "POST", &path, "{}").status, 200, "{path}");
     }
-    let path = "/openai/v1/audio/transcriptions";
-    let text = call(&simulator, "POST", path, "sound").json()["text"].to_string();
-    assert!(text.contains("sha256 dd29442deca69f52"), "{text}");
+}
+
+#[test]
+fn what_is_sent_as_a_form_is_answered_by_its_digest() {
+    let simulator = simulator();
+    let sound = form(&[
+        ("file", Some("a.wav"), b"sound"),
+        ("model", None, b"whisper"),
+    ]);
+    let digest = "sha256 dd29442deca69f52";
+    for (path, model) in [
+        ("/openai/v1/audio/transcriptions", "whisper"),
+        (
+            "/openai/deployments/d/audio/translations?api-version=1",
+            "d",
+        ),
+    ] {
+        let text = upload(&simulator, path, &sound).json()["text"].to_string();
+        let said = format!("Hello from east as {model}, {digest}");
+        assert!(text.contains(&said), "{text}");
+    }
+    let image = form(&[
+        ("model", None, b"paint"),
+        ("image", Some("a.png"), b"sound"),
+    ]);
+    let answer = upload(&simulator, "/openai/v1/images/edits", &image).json();
+    let said = answer["data"][0]["revised_prompt"].to_string();
+    assert!(said.contains("as paint, sha256 dd29442d"), "{said}");
+    let asked = simulator.backend("east").requests();
+    let models: Vec<_> = asked.iter().map(|request| request.model()).collect();
+    assert_eq!(
+        models,
+        ["whisper", "whisper", "paint"].map(|model| Some(model.to_owned()))
+    );
+    assert_eq!(
+        call(
+            &simulator,
+            "POST",
+            "/openai/v1/audio/transcriptions",
+            "sound"
+        )
+        .status,
+        400
+    );
 }
 
 #[test]
@@ -163,36 +192,6 @@ fn wrong_paths_and_deployments_are_told_apart() {
 }
 
 #[test]
-fn responses_live_where_they_were_made() {
-    let backend = |name: &str| BackendSettings {
-        api_key: Some(KEY.to_owned()),
-        ..BackendSettings::new(name)
-    };
-    let simulator = started(vec![backend("east"), backend("west")]);
-    let on = |name: &str, method: &str, path: &str, body: &str| {
-        let addr = simulator.backend(name).addr();
-        send(addr, method, path, &[("api-key", KEY)], body.as_bytes())
-    };
-    let made = on("east", "POST", "/openai/v1/responses", r#"{"input":"x"}"#).json();
-    let id = made["id"].as_str().unwrap();
-    let next = format!(r#"{{"previous_response_id":"{id}"}}"#);
-    assert_eq!(
-        on("east", "POST", "/openai/v1/responses", &next).status,
-        200
-    );
-    let elsewhere = on("west", "POST", "/openai/v1/responses", &next);
-    assert_eq!(
-        (elsewhere.status, elsewhere.error_code().as_str()),
-        (400, "previous_response_not_found")
-    );
-    let path = format!("/openai/responses/{id}?api-version=1");
-    assert_eq!(on("west", "GET", &path, "").status, 404);
-    assert_eq!(on("east", "GET", &path, "").json()["id"], id);
-    assert_eq!(on("east", "DELETE", &path, "").json()["deleted"], true);
-    assert_eq!(on("east", "GET", &path, "").status, 404);
-}
-
-#[test]
 fn a_streamed_response_names_its_events() {
     let simulator = simulator();
     let answer = call(
@@ -213,51 +212,83 @@ fn a_streamed_response_names_its_events() {
 }
 
 #[test]
-fn files_are_kept_byte_for_byte() {
-    let simulator = simulator();
-    let upload = "--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.jsonl\"\r\n\r\n{}\r\n--b--\r\n";
-    let file = call(&simulator, "POST", "/openai/v1/files", upload).json();
-    assert_eq!(
-        (&file["filename"], &file["bytes"]),
-        (&"a.jsonl".into(), &upload.len().into())
-    );
-    let path = format!("/openai/v1/files/{}", file["id"].as_str().unwrap());
-    assert_eq!(
-        call(&simulator, "GET", &format!("{path}/content"), "").text(),
-        upload
-    );
-    assert_eq!(
-        call(&simulator, "GET", "/openai/v1/files", "").json()["data"][0]["id"],
-        file["id"]
-    );
-    assert_eq!(call(&simulator, "DELETE", &path, "").status, 200);
-    assert_eq!(call(&simulator, "GET", &path, "").status, 404);
+fn a_v1_form_is_refused_where_its_deployment_is_missing() {
+    let simulator = started(vec![BackendSettings {
+        api_key: Some(KEY.to_owned()),
+        deployments: Some(vec!["whisper".to_owned()]),
+        ..BackendSettings::new("east")
+    }]);
+    for (model, status) in [(&b"whisper"[..], 200), (b"other", 404)] {
+        let sound = form(&[("model", None, model), ("file", Some("a"), b"sound")]);
+        let answer = upload(&simulator, "/openai/v1/audio/transcriptions", &sound);
+        assert_eq!(answer.status, status);
+    }
+    for path in [
+        "embeddings",
+        "images/generations",
+        "audio/speech",
+        "responses",
+        "assistants",
+    ] {
+        let answer = call(
+            &simulator,
+            "POST",
+            &format!("/openai/v1/{path}"),
+            r#"{"model":"other"}"#,
+        );
+        assert_eq!(answer.error_code(), "DeploymentNotFound", "{path}");
+    }
 }
 
 #[test]
-fn what_belongs_to_a_thread_is_found_with_it() {
-    let simulator = simulator();
-    let thread = call(&simulator, "POST", "/openai/v1/threads", "{}").json();
-    let messages = format!(
-        "/openai/v1/threads/{}/messages",
-        thread["id"].as_str().unwrap()
-    );
-    let message = call(&simulator, "POST", &messages, r#"{"content":"x"}"#).json();
-    assert_eq!(message["object"], "thread.message");
+fn what_the_region_does_not_offer_is_not_there() {
+    let simulator = started(vec![BackendSettings {
+        api_key: Some(KEY.to_owned()),
+        not_enabled: vec![Api::Responses, Api::Files, Api::FineTuning, Api::Realtime],
+        ..BackendSettings::new("east")
+    }]);
+    for (method, path) in [
+        ("POST", "/openai/v1/responses"),
+        ("GET", "/openai/responses/resp_1?api-version=1"),
+        ("POST", "/openai/v1/conversations"),
+        ("GET", "/openai/v1/files"),
+        ("POST", "/openai/vector_stores?api-version=1"),
+        ("GET", "/openai/v1/fine_tuning/jobs"),
+        ("GET", "/openai/v1/realtime?model=m"),
+    ] {
+        let answer = call(&simulator, method, path, "{}");
+        assert_eq!(
+            (answer.status, answer.error_code().as_str()),
+            (404, "NotFound"),
+            "{path}"
+        );
+        assert!(
+            answer.text().contains("is not enabled in this region"),
+            "{path}"
+        );
+    }
+    for path in ["/openai/v1/threads", "/openai/v1/embeddings"] {
+        assert_eq!(call(&simulator, "POST", path, "{}").status, 200, "{path}");
+    }
+}
+
+#[test]
+fn a_project_has_a_base_path() {
+    let simulator = started(vec![BackendSettings {
+        api_key: Some(KEY.to_owned()),
+        base_path: "/api/projects/contoso".to_owned(),
+        ..BackendSettings::new("east")
+    }]);
+    let path = "/api/projects/contoso/openai/v1/embeddings";
+    assert_eq!(call(&simulator, "POST", path, "{}").status, 200);
+    let unknown = send(simulator.backend("east").addr(), "POST", path, &[], b"{}");
+    assert_eq!(unknown.status, 401);
     assert_eq!(
-        call(&simulator, "GET", &messages, "").json()["data"][0]["id"],
-        message["id"]
-    );
-    assert_eq!(
-        call(
-            &simulator,
-            "GET",
-            "/openai/v1/threads/thread_x/messages",
-            ""
-        )
-        .status,
+        call(&simulator, "POST", "/openai/v1/embeddings", "{}").status,
         404
     );
+    let asked = simulator.backend("east").requests();
+    assert_eq!(asked[0].path, path);
 }
 
 #[test]

@@ -239,3 +239,26 @@ fn a_stopped_endpoint_comes_back() {
     simulator.imds().restart().unwrap();
     assert!(!token(&simulator).is_empty());
 }
+
+#[test]
+fn a_backend_lets_in_only_the_identities_with_a_role_on_it() {
+    let simulator = started(vec![BackendSettings {
+        identities: Some(vec!["blue".to_owned()]),
+        ..BackendSettings::new("east")
+    }]);
+    for (identity, status, check) in [
+        ("blue", 200, TokenCheck::Valid),
+        ("green", 401, TokenCheck::NoRole),
+    ] {
+        let path = format!("{TOKEN}&client_id={identity}");
+        let answer = ask(&simulator, &path, &[METADATA]).json();
+        let token = answer["access_token"].as_str().unwrap();
+        assert_eq!(with_token(&simulator, token), (status, check));
+        let request = simulator.backend("east").requests().pop().unwrap();
+        assert_eq!(request.identity.as_deref(), Some(identity));
+    }
+    assert_eq!(with_token(&simulator, &token(&simulator)).0, 401);
+    assert_eq!(with_token(&simulator, "forged").1, TokenCheck::Unknown);
+    let forged = simulator.backend("east").requests().pop().unwrap();
+    assert_eq!(forged.identity, None);
+}

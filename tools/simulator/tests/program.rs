@@ -49,13 +49,21 @@ fn it_announces_its_ports_and_stops_when_told() {
 
 #[test]
 fn it_says_what_is_wrong_with_a_backend() {
-    let output = Command::new(env!("CARGO_BIN_EXE_simulator"))
-        .args(["--backend", "east=0,ssl"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        text.contains(r#""ssl" is unknown; use tls, host=, key= or deployment="#),
-        "{text}"
-    );
+    for (backend, wrong) in [
+        (
+            "east=0,ssl",
+            r#""ssl" is unknown; use tls, host=, key=, deployment= or without="#,
+        ),
+        (
+            "east=0,without=chats",
+            r#""without=chats": unknown variant `chats`, expected one of `chat`, `responses`"#,
+        ),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_simulator"))
+            .args(["--backend", backend])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains(wrong), "{text}");
+    }
 }

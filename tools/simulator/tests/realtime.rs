@@ -6,32 +6,52 @@ use std::io::Write;
 use std::net::TcpStream;
 
 use common::{eventually, send, simulator, KEY};
+use serde_json::{json, Value};
 use simulator::Behaviour;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{client, Message};
 
 #[test]
-fn a_session_greets_and_sends_back_what_it_gets() {
+fn a_session_says_who_was_asked_and_sends_back_what_it_gets() {
     let simulator = simulator();
     let east = simulator.backend("east");
-    let uri = format!(
-        "ws://{}/openai/realtime?api-version=1&deployment=rt",
-        east.addr()
-    );
+    for path in [
+        "/openai/realtime?api-version=1&deployment=rt",
+        "/openai/v1/realtime?model=rt",
+    ] {
+        let uri = format!("ws://{}{path}", east.addr());
+        let mut request = uri.into_client_request().unwrap();
+        request
+            .headers_mut()
+            .insert("api-key", KEY.parse().unwrap());
+        let stream = TcpStream::connect(east.addr()).unwrap();
+        let (mut socket, response) = client(request, stream).unwrap();
+        assert_eq!(response.headers()["x-sim-backend"], "east");
+        let greeting = socket.read().unwrap().into_text().unwrap();
+        let greeting: Value = serde_json::from_str(&greeting).unwrap();
+        assert_eq!(greeting["session"]["model"], "rt");
+        let asked =
+            json!({ "backend": "east", "path": path, "credential": "key", "identity": null });
+        assert_eq!(greeting["asked"], asked);
+        socket.send(Message::text("naïve")).unwrap();
+        let echo = socket.read().unwrap().into_text().unwrap();
+        assert_eq!(echo.as_str(), "naïve");
+    }
+    eventually("the first session is over", || east.open_streams() == 0);
+}
+
+#[test]
+fn a_session_ends_with_its_port() {
+    let simulator = simulator();
+    let east = simulator.backend("east");
+    let uri = format!("ws://{}/openai/v1/realtime?model=rt", east.addr());
     let mut request = uri.into_client_request().unwrap();
     request
         .headers_mut()
         .insert("api-key", KEY.parse().unwrap());
     let stream = TcpStream::connect(east.addr()).unwrap();
-    let (mut socket, response) = client(request, stream).unwrap();
-    assert_eq!(response.headers()["x-sim-backend"], "east");
-    let greeting = socket.read().unwrap().into_text().unwrap();
-    assert!(greeting.contains(r#""model":"rt""#), "{greeting}");
-    socket.send(Message::text("naïve")).unwrap();
-    assert_eq!(
-        socket.read().unwrap().into_text().unwrap().as_str(),
-        "naïve"
-    );
+    let (mut socket, _) = client(request, stream).unwrap();
+    assert!(socket.read().unwrap().is_text());
     assert_eq!(
         (east.open_streams(), east.requests()[0].status),
         (1, Some(101))

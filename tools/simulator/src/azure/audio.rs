@@ -1,36 +1,85 @@
 //! Audio and images: what was sent is answered by its digest.
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{Call, Reply, Resource};
 use crate::audit::hex;
+use crate::behaviour::Failure;
 use crate::tokens::now;
 
 /// The smallest PNG: one transparent pixel.
 const PIXEL: &str =
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==";
 
+#[derive(Deserialize)]
+struct Request {
+    model: Option<String>,
+}
+
 impl Resource {
-    pub(super) fn transcription(&self, call: &Call<'_>) -> Reply {
-        let digest = hex(&Sha256::digest(&call.body));
-        Reply::json(&json!({ "text": format!("{} sha256 {digest}", self.greeting()) }))
+    pub(super) fn transcription(
+        &self,
+        call: &Call<'_>,
+        deployment: Option<&str>,
+    ) -> Result<Reply, Failure> {
+        let form = call.form()?;
+        let model = self.model(deployment, form.text("model"))?;
+        let file = form.file("file")?;
+        let text = self.seen(model, &file.content);
+        Ok(match form.text("response_format") {
+            Some("text") => Reply::Whole("text/plain", text.into()),
+            _ => Reply::json(&json!({ "text": text })),
+        })
     }
 
-    pub(super) fn speech(&self) -> Reply {
+    pub(super) fn speech(
+        &self,
+        call: &Call<'_>,
+        deployment: Option<&str>,
+    ) -> Result<Reply, Failure> {
+        let request: Request = call.json()?;
+        self.model(deployment, request.model.as_deref())?;
         let frame = b"\xff\xfb\x90\x00"
             .iter()
             .copied()
             .chain(std::iter::repeat_n(0, 413));
-        Reply::Whole("audio/mpeg", frame.collect::<Bytes>())
+        Ok(Reply::Whole("audio/mpeg", frame.collect::<Bytes>()))
     }
 
-    pub(super) fn images(&self, call: &Call<'_>) -> Reply {
-        let digest = hex(&Sha256::digest(&call.body));
+    pub(super) fn images(
+        &self,
+        call: &Call<'_>,
+        deployment: Option<&str>,
+    ) -> Result<Reply, Failure> {
+        let request: Request = call.json()?;
+        let model = self.model(deployment, request.model.as_deref())?;
+        Ok(self.image(model, &call.body))
+    }
+
+    pub(super) fn edits(
+        &self,
+        call: &Call<'_>,
+        deployment: Option<&str>,
+    ) -> Result<Reply, Failure> {
+        let form = call.form()?;
+        let model = self.model(deployment, form.text("model"))?;
+        let image = form.file("image").or_else(|_| form.file("image[]"))?;
+        Ok(self.image(model, &image.content))
+    }
+
+    fn image(&self, model: &str, sent: &[u8]) -> Reply {
         Reply::json(&json!({
             "created": now(),
-            "data": [{ "b64_json": PIXEL, "revised_prompt": format!("{} sha256 {digest}", self.greeting()) }],
+            "data": [{ "b64_json": PIXEL, "revised_prompt": self.seen(model, sent) }],
         }))
+    }
+
+    /// Who answers, as which deployment, and to what.
+    fn seen(&self, model: &str, sent: &[u8]) -> String {
+        let digest = hex(&Sha256::digest(sent));
+        format!("{} as {model}, sha256 {digest}", self.greeting())
     }
 }

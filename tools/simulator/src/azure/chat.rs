@@ -3,7 +3,8 @@
 use serde::Deserialize;
 use serde_json::{json, Value};
 
-use super::{Call, Event, Reply, Resource};
+use super::reply::Event;
+use super::{Call, Reply, Resource};
 use crate::behaviour::Failure;
 use crate::tokens::now;
 
@@ -189,6 +190,15 @@ impl Resource {
 
     pub(super) fn greeting(&self) -> String {
         format!("Hello from {}", self.name)
+    }
+
+    /// The text of a stream in so many pieces.
+    pub(super) fn text_pieces(&self, pieces: u32) -> impl Iterator<Item = String> {
+        let first = self.greeting();
+        (0..pieces).map(move |index| match index {
+            0 => first.clone(),
+            _ => WORD.to_owned(),
+        })
     }
 }
 

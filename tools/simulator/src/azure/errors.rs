@@ -53,9 +53,19 @@ pub(crate) fn object_not_found(kind: &str, id: &str) -> Failure {
     }
 }
 
+/// A part of the API that the resource's region does not offer.
+pub(crate) fn not_enabled_in_region() -> Failure {
+    Failure::coded(
+        404,
+        "NotFound",
+        "The requested API is not enabled in this region.",
+    )
+}
+
 /// A credential that does not let the request in.
 pub(crate) fn unauthorized(check: TokenCheck) -> Failure {
     let message = match check {
+        TokenCheck::NoRole => return permission_denied(),
         TokenCheck::WrongKey => {
             "Access denied due to invalid subscription key or wrong API endpoint. Make sure to provide a valid key for an \
              active subscription and use a correct regional API endpoint for your resource."
@@ -66,6 +76,15 @@ pub(crate) fn unauthorized(check: TokenCheck) -> Failure {
         }
     };
     Failure::coded(401, "401", message)
+}
+
+/// An identity that lacks the role on the resource.
+pub(crate) fn permission_denied() -> Failure {
+    Failure::coded(
+        401,
+        "PermissionDenied",
+        "The principal lacks the data action needed to complete this operation.",
+    )
 }
 
 pub(crate) fn content_filter() -> Failure {

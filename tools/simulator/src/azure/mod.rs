@@ -1,159 +1,61 @@
-//! The API of an Azure OpenAI resource: which path is what, and the answers' shapes.
+//! The API of an Azure OpenAI resource: which path is what.
 
+mod api;
+mod assistants;
 mod audio;
+mod call;
 mod chat;
+mod collection;
 mod embeddings;
 pub(crate) mod errors;
 mod files;
+mod form;
+mod jobs;
 mod objects;
+mod reply;
+mod response_events;
 mod responses;
+mod stores;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use hyper::http::request::Parts;
 use hyper::{Method, Uri};
-use serde::de::DeserializeOwned;
 use serde_json::{json, Value};
 
-use crate::behaviour::{Failure, Stream};
+pub use api::Api;
+pub(crate) use call::{query, Call};
+pub(crate) use form::Form;
+pub(crate) use reply::{Event, Reply};
 
-/// A request, read and let in.
-pub(crate) struct Call<'a> {
-    pub(crate) method: &'a Method,
-    pub(crate) uri: &'a Uri,
-    pub(crate) body: Bytes,
-}
-
-impl<'a> Call<'a> {
-    pub(crate) fn new(head: &'a Parts, body: Bytes) -> Self {
-        Self {
-            method: &head.method,
-            uri: &head.uri,
-            body,
-        }
-    }
-
-    fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.body).map_err(|error| {
-            errors::bad_request(&format!(
-                "We could not parse the JSON body of your request: {error}"
-            ))
-        })
-    }
-}
-
-/// What a request is answered with.
-pub(crate) enum Reply {
-    /// An error.
-    Error(Failure),
-    /// A content type and a whole body.
-    Whole(&'static str, Bytes),
-    /// So many bytes of no meaning.
-    Filler(u64),
-    /// An event stream.
-    Events(Vec<Event>),
-}
-
-impl Reply {
-    pub(crate) fn json(value: &Value) -> Self {
-        Self::Whole("application/json", value.to_string().into())
-    }
-}
-
-impl From<Result<Reply, Failure>> for Reply {
-    fn from(result: Result<Reply, Failure>) -> Self {
-        result.unwrap_or_else(Self::Error)
-    }
-}
-
-/// One event of a stream.
-pub(crate) struct Event {
-    name: Option<&'static str>,
-    data: String,
-}
-
-impl Event {
-    fn data(data: impl ToString) -> Self {
-        Self {
-            name: None,
-            data: data.to_string(),
-        }
-    }
-
-    fn named(name: &'static str, data: &Value) -> Self {
-        Self {
-            name: Some(name),
-            data: data.to_string(),
-        }
-    }
-
-    fn done() -> Self {
-        Self::data("[DONE]")
-    }
-
-    /// The event as it stands on the wire.
-    pub(crate) fn frame(&self, pace: &Stream) -> Bytes {
-        let end = if pace.crlf { "\r\n" } else { "\n" };
-        let data = &self.data;
-        if pace.bare && data == "[DONE]" {
-            return Bytes::from_static(b"[DONE]");
-        }
-        match self.name {
-            Some(name) => format!("event: {name}{end}data: {data}{end}{end}").into(),
-            None => format!("data: {data}{end}{end}").into(),
-        }
-    }
-}
-
-/// One value of a query, percent-decoded.
-pub(crate) fn query(uri: &Uri, name: &str) -> Option<String> {
-    let pairs = uri.query()?.split('&');
-    let mut pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let (_, value) = pairs.find(|(key, _)| *key == name)?;
-    Some(decoded(value))
-}
-
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let hex = after.get(..2).and_then(|two| std::str::from_utf8(two).ok());
-        let byte = hex
-            .filter(|_| *first == b'%')
-            .and_then(|two| u8::from_str_radix(two, 16).ok());
-        bytes.push(byte.unwrap_or(if *first == b'+' { b' ' } else { *first }));
-        rest = if byte.is_some() { &after[2..] } else { after };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
+use crate::behaviour::Failure;
+use call::decoded;
 
 /// The state of one resource.
 pub(crate) struct Resource {
     name: String,
     deployments: Option<Vec<String>>,
+    not_enabled: Vec<Api>,
     objects: objects::Objects,
-    files: files::Files,
     next_id: AtomicU64,
 }
 
 impl Resource {
-    pub(crate) fn new(name: &str, deployments: Option<Vec<String>>) -> Self {
+    pub(crate) fn new(name: &str, deployments: Option<Vec<String>>, not_enabled: Vec<Api>) -> Self {
         Self {
             name: name.to_owned(),
             deployments,
+            not_enabled,
             objects: objects::Objects::default(),
-            files: files::Files::default(),
             next_id: AtomicU64::new(1),
         }
     }
 
-    /// The answer to a call; `events` is the number of text pieces a stream has.
-    pub(crate) fn reply(&self, call: &Call<'_>, events: u32) -> Reply {
-        self.route(call, events).into()
+    /// The answer to a call; `pieces` is the number of text pieces a stream has.
+    pub(crate) fn reply(&self, call: &Call<'_>, pieces: u32) -> Reply {
+        self.route(call, pieces).into()
     }
 
-    fn route(&self, call: &Call<'_>, events: u32) -> Result<Reply, Failure> {
+    fn route(&self, call: &Call<'_>, pieces: u32) -> Result<Reply, Failure> {
         let path = call.uri.path();
         let rest = path
             .strip_prefix("/openai/")
@@ -161,12 +63,15 @@ impl Resource {
         if let Some(operation) = rest.strip_prefix("v1/") {
             return match operation.split('/').next() {
                 Some("chat" | "completions" | "embeddings" | "images" | "audio") => {
-                    self.infer(call, operation, None, events)
+                    self.infer(call, operation, None, pieces)
                 }
-                _ => self.stateful(call, operation, events),
+                _ => self.stateful(call, operation, pieces),
             };
         }
-        if query(call.uri, "api-version").is_none_or(|version| version.is_empty()) {
+        if call
+            .query("api-version")
+            .is_none_or(|version| version.is_empty())
+        {
             return Err(errors::resource_not_found());
         }
         match rest.strip_prefix("deployments/") {
@@ -174,9 +79,9 @@ impl Resource {
                 let (deployment, operation) = rest
                     .split_once('/')
                     .ok_or_else(errors::resource_not_found)?;
-                self.infer(call, operation, Some(&decoded(deployment)), events)
+                self.infer(call, operation, Some(&decoded(deployment)), pieces)
             }
-            None => self.stateful(call, rest, events),
+            None => self.stateful(call, rest, pieces),
         }
     }
 
@@ -185,39 +90,39 @@ impl Resource {
         call: &Call<'_>,
         operation: &str,
         deployment: Option<&str>,
-        events: u32,
+        pieces: u32,
     ) -> Result<Reply, Failure> {
         if call.method != Method::POST {
             return Err(errors::resource_not_found());
         }
+        self.offered(operation)?;
         match operation {
-            "chat/completions" => self.chat(call, deployment, events),
-            "completions" => self.completions(call, deployment, events),
+            "chat/completions" => self.chat(call, deployment, pieces),
+            "completions" => self.completions(call, deployment, pieces),
             "embeddings" => self.embeddings(call, deployment),
-            "images/generations" | "images/edits" => {
-                self.known(deployment).map(|()| self.images(call))
-            }
-            "audio/transcriptions" | "audio/translations" => {
-                self.known(deployment).map(|()| self.transcription(call))
-            }
-            "audio/speech" => self.known(deployment).map(|()| self.speech()),
+            "images/generations" => self.images(call, deployment),
+            "images/edits" => self.edits(call, deployment),
+            "audio/transcriptions" | "audio/translations" => self.transcription(call, deployment),
+            "audio/speech" => self.speech(call, deployment),
             _ => Err(errors::resource_not_found()),
         }
     }
 
-    fn stateful(&self, call: &Call<'_>, operation: &str, events: u32) -> Result<Reply, Failure> {
+    fn stateful(&self, call: &Call<'_>, operation: &str, pieces: u32) -> Result<Reply, Failure> {
+        self.offered(operation)?;
         let segments: Vec<&str> = operation.split('/').collect();
         match segments.as_slice() {
             ["models", rest @ ..] => self.models(call, rest),
-            ["responses", rest @ ..] => self.responses(call, rest, events),
+            ["responses", rest @ ..] => self.responses(call, rest, pieces),
+            ["conversations", rest @ ..] => self.conversations(call, rest),
             ["files", rest @ ..] => self.files(call, rest),
-            ["fine_tuning", "jobs", rest @ ..] => {
-                self.objects(call, "fine_tuning.job", "ftjob_", rest)
-            }
-            ["batches", rest @ ..] => self.objects(call, "batch", "batch_", rest),
-            ["assistants", rest @ ..] => self.objects(call, "assistant", "asst_", rest),
-            ["threads", rest @ ..] => self.objects(call, "thread", "thread_", rest),
-            ["vector_stores", rest @ ..] => self.objects(call, "vector_store", "vs_", rest),
+            ["uploads", rest @ ..] => self.uploads(call, rest),
+            ["vector_stores", rest @ ..] => self.vector_stores(call, rest),
+            ["containers", rest @ ..] => self.containers(call, rest),
+            ["batches", rest @ ..] => self.batches(call, rest),
+            ["fine_tuning", "jobs", rest @ ..] => self.fine_tuning(call, rest),
+            ["assistants", rest @ ..] => self.assistants(call, rest),
+            ["threads", rest @ ..] => self.threads(call, rest),
             _ => Err(errors::resource_not_found()),
         }
     }
@@ -243,6 +148,7 @@ impl Resource {
 
     /// What a realtime session begins by saying, if this resource has the deployment asked for.
     pub(crate) fn session(&self, uri: &Uri) -> Result<Value, Failure> {
+        self.offered("realtime")?;
         let dated = uri.path() == "/openai/realtime";
         if dated && query(uri, "api-version").is_none() {
             return Err(errors::resource_not_found());
@@ -254,6 +160,14 @@ impl Resource {
             "event_id": self.id("event_"),
             "session": { "id": self.id("sess_"), "object": "realtime.session", "model": model },
         }))
+    }
+
+    /// Refuses what the resource's region does not offer.
+    fn offered(&self, operation: &str) -> Result<(), Failure> {
+        match Api::of(operation) {
+            Some(api) if self.not_enabled.contains(&api) => Err(errors::not_enabled_in_region()),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a deployment this resource does not have.

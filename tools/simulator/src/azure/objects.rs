@@ -1,84 +1,183 @@
-//! Batches, threads, vector stores and the like: objects that live on the resource they were made on.
+//! What is kept on a resource: files, threads, batches and the like, each found only on the resource it was made on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use hyper::Method;
-use serde_json::{json, Map, Value};
+use bytes::Bytes;
+use serde_json::Value;
 
-use super::{errors, Call, Reply, Resource};
-use crate::behaviour::Failure;
-use crate::tokens::now;
+/// So many objects are kept by a resource; the oldest are dropped first.
+const LIMIT: usize = 10_000;
+/// So many bytes of files are kept by a resource; the oldest objects are dropped first.
+const BYTES_LIMIT: usize = 256 * 1024 * 1024;
+
+/// A kind of object.
+#[derive(Debug, PartialEq)]
+pub(super) struct Kind {
+    /// What `object` says.
+    pub(super) object: &'static str,
+    /// What ids begin with.
+    pub(super) prefix: &'static str,
+    /// What errors call it.
+    pub(super) noun: &'static str,
+    /// What `object` says of one that was deleted.
+    pub(super) deleted: &'static str,
+    /// Its status when it is made, and from the next look at it on.
+    pub(super) statuses: Option<[&'static str; 2]>,
+}
+
+/// One object.
+#[derive(Clone)]
+pub(super) struct Object {
+    pub(super) kind: &'static Kind,
+    /// What it is part of, as a message is of a thread.
+    pub(super) parent: Option<String>,
+    /// What is told about it.
+    pub(super) value: Value,
+    /// What a file holds.
+    pub(super) content: Bytes,
+}
 
 /// The objects of one resource by id.
 #[derive(Default)]
-pub(super) struct Objects(Mutex<BTreeMap<String, Value>>);
+pub(super) struct Objects(Mutex<Kept>);
 
-impl Objects {
-    pub(super) fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Value>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+#[derive(Default)]
+struct Kept {
+    /// In the order in which they were made.
+    objects: BTreeMap<u64, (String, Object)>,
+    numbers: HashMap<String, u64>,
+    next: u64,
+    bytes: usize,
 }
 
-impl Resource {
-    pub(super) fn objects(
-        &self,
-        call: &Call<'_>,
-        kind: &str,
-        prefix: &str,
-        rest: &[&str],
-    ) -> Result<Reply, Failure> {
-        let missing = |id: &str| errors::object_not_found(kind, id);
-        match (call.method.as_str(), rest) {
-            ("POST", []) => Ok(self.create(call, kind, prefix)),
-            ("GET", []) => Ok(self.list(prefix)),
-            ("GET" | "POST", [id]) => {
-                let objects = self.objects.lock();
-                objects.get(*id).map(Reply::json).ok_or_else(|| missing(id))
-            }
-            ("DELETE", [id]) => {
-                self.objects.lock().remove(*id).ok_or_else(|| missing(id))?;
-                Ok(Reply::json(
-                    &json!({ "id": id, "object": format!("{kind}.deleted"), "deleted": true }),
-                ))
-            }
-            // What belongs to an object, such as a thread's messages, is where the object is.
-            (method, [id, part, ..]) => {
-                if !self.objects.lock().contains_key(*id) {
-                    return Err(missing(id));
-                }
-                let kind = format!("{kind}.{}", part.trim_end_matches('s'));
-                let prefix = format!("{}_{id}_", part.get(..3).unwrap_or(part));
-                Ok(match method == Method::POST.as_str() {
-                    true => self.create(call, &kind, &prefix),
-                    false => self.list(&prefix),
-                })
-            }
-            _ => Err(errors::resource_not_found()),
+impl Kept {
+    fn remove(&mut self, number: u64) {
+        if let Some((id, object)) = self.objects.remove(&number) {
+            self.numbers.remove(&id);
+            self.bytes -= object.content.len();
         }
     }
 
-    /// The request's own fields, with an id and a time.
-    fn create(&self, call: &Call<'_>, kind: &str, prefix: &str) -> Reply {
-        let id = self.id(prefix);
-        let mut object: Map<String, Value> = serde_json::from_slice(&call.body).unwrap_or_default();
-        object.insert("id".to_owned(), json!(id));
-        object.insert("object".to_owned(), json!(kind));
-        object.insert("created_at".to_owned(), json!(now()));
-        object.insert("status".to_owned(), json!("completed"));
-        let object = Value::Object(object);
-        let reply = Reply::json(&object);
-        self.objects.lock().insert(id, object);
-        reply
+    fn find(&self, kind: &Kind, id: &str) -> Option<u64> {
+        let number = self.numbers.get(id)?;
+        let (_, object) = self.objects.get(number)?;
+        (object.kind == kind).then_some(*number)
+    }
+}
+
+impl Objects {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn list(&self, prefix: &str) -> Reply {
-        let objects = self.objects.lock();
-        let data: Vec<_> = objects
-            .iter()
-            .filter(|(id, _)| id.starts_with(prefix))
-            .map(|(_, object)| object)
-            .collect();
-        Reply::json(&json!({ "object": "list", "data": data, "has_more": false }))
+    pub(super) fn insert(&self, id: &str, object: Object) {
+        let mut kept = self.lock();
+        let number = kept.next;
+        kept.next += 1;
+        kept.bytes += object.content.len();
+        kept.numbers.insert(id.to_owned(), number);
+        kept.objects.insert(number, (id.to_owned(), object));
+        while kept.objects.len() > LIMIT || kept.bytes > BYTES_LIMIT {
+            let Some(oldest) = kept.objects.keys().next().copied() else {
+                return;
+            };
+            kept.remove(oldest);
+        }
+    }
+
+    pub(super) fn get(&self, kind: &Kind, id: &str) -> Option<Object> {
+        let kept = self.lock();
+        let number = kept.find(kind, id)?;
+        kept.objects.get(&number).map(|(_, object)| object.clone())
+    }
+
+    /// Whether there is an object of this id, of whatever kind.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.lock().numbers.contains_key(id)
+    }
+
+    /// What is told about an object, after `change`.
+    pub(super) fn change(
+        &self,
+        kind: &Kind,
+        id: &str,
+        change: impl FnOnce(&mut Value),
+    ) -> Option<Value> {
+        let mut kept = self.lock();
+        let number = kept.find(kind, id)?;
+        let (_, object) = kept.objects.get_mut(&number)?;
+        change(&mut object.value);
+        Some(object.value.clone())
+    }
+
+    /// Removes an object and what is part of it; whether it was there.
+    pub(super) fn remove(&self, kind: &Kind, id: &str) -> bool {
+        let mut kept = self.lock();
+        let Some(number) = kept.find(kind, id) else {
+            return false;
+        };
+        kept.remove(number);
+        let parts = kept.objects.iter();
+        let parts = parts.filter(|(_, (_, part))| part.parent.as_deref() == Some(id));
+        let parts: Vec<u64> = parts.map(|(number, _)| *number).collect();
+        parts.into_iter().for_each(|part| kept.remove(part));
+        true
+    }
+
+    /// What is told about all objects of a kind, or those among them that are part of `parent`, oldest first.
+    pub(super) fn list(&self, kind: &Kind, parent: Option<&str>) -> Vec<Value> {
+        let kept = self.lock();
+        let objects = kept.objects.values().map(|(_, object)| object);
+        objects
+            .filter(|object| object.kind == kind && object.parent.as_deref() == parent)
+            .map(|object| object.value.clone())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static KIND: Kind = Kind {
+        object: "file",
+        prefix: "file-",
+        noun: "file",
+        deleted: "file",
+        statuses: None,
+    };
+
+    fn object(parent: Option<&str>, bytes: usize) -> Object {
+        Object {
+            kind: &KIND,
+            parent: parent.map(ToOwned::to_owned),
+            value: Value::Null,
+            content: vec![0; bytes].into(),
+        }
+    }
+
+    #[test]
+    fn the_oldest_make_room() {
+        let objects = Objects::default();
+        for number in 0..=LIMIT {
+            objects.insert(&number.to_string(), object(None, 0));
+        }
+        assert!(!objects.has("0") && objects.has("1"));
+        let large = BYTES_LIMIT / 2 + 1;
+        objects.insert("large", object(None, large));
+        objects.insert("larger", object(None, large));
+        assert!(!objects.has("large") && objects.has("larger"));
+    }
+
+    #[test]
+    fn parts_go_with_the_whole() {
+        let objects = Objects::default();
+        objects.insert("whole", object(None, 1));
+        objects.insert("part", object(Some("whole"), 1));
+        assert_eq!(objects.list(&KIND, None).len(), 1);
+        assert!(objects.remove(&KIND, "whole"));
+        assert!(!objects.has("part"));
+        assert_eq!(objects.lock().bytes, 0);
     }
 }

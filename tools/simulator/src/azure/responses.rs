@@ -3,17 +3,50 @@
 use serde::Deserialize;
 use serde_json::{json, Value};
 
-use super::{errors, Call, Event, Reply, Resource};
+use super::collection::listed;
+use super::objects::{Kind, Object};
+use super::response_events::events;
+use super::stores::ITEM;
+use super::{errors, Call, Reply, Resource};
 use crate::behaviour::Failure;
 use crate::tokens::now;
+
+static RESPONSE: Kind = Kind {
+    object: "response",
+    prefix: "resp_",
+    noun: "response",
+    deleted: "response",
+    statuses: None,
+};
 
 #[derive(Deserialize)]
 struct Request {
     model: Option<String>,
     #[serde(default)]
+    input: Value,
+    #[serde(default)]
     stream: bool,
+    #[serde(default)]
+    background: bool,
     store: Option<bool>,
     previous_response_id: Option<String>,
+    conversation: Option<Conversation>,
+}
+
+/// A conversation's id, alone or in an object.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Conversation {
+    Id(String),
+    Object { id: String },
+}
+
+impl Conversation {
+    fn id(&self) -> &str {
+        match self {
+            Self::Id(id) | Self::Object { id } => id,
+        }
+    }
 }
 
 impl Resource {
@@ -21,72 +54,67 @@ impl Resource {
         &self,
         call: &Call<'_>,
         rest: &[&str],
-        events: u32,
+        pieces: u32,
     ) -> Result<Reply, Failure> {
-        let missing = |id: &str| errors::object_not_found("response", id);
+        let wants_events = || call.query("stream").is_some_and(|stream| stream == "true");
         match (call.method.as_str(), rest) {
-            ("POST", []) => self.respond(call, events),
-            ("GET", [id]) | ("POST", [id, "cancel"]) => self
-                .objects
-                .lock()
-                .get(*id)
-                .map(Reply::json)
-                .ok_or_else(|| missing(id)),
+            ("POST", []) => self.respond(call, pieces),
+            ("GET", [id]) => {
+                let response = self.change(&RESPONSE, id, |response| {
+                    if response["status"] == "queued" {
+                        self.complete_response(response, &self.greeting(), 4);
+                    }
+                })?;
+                Ok(match wants_events() {
+                    true => Reply::Events(events(&response, &[self.greeting()])),
+                    false => Reply::json(&response),
+                })
+            }
+            ("POST", [id, "cancel"]) => self.cancel_response(id),
             ("GET", [id, "input_items"]) => {
-                if !self.objects.lock().contains_key(*id) {
-                    return Err(missing(id));
-                }
-                Ok(Reply::json(
-                    &json!({ "object": "list", "data": [], "has_more": false }),
-                ))
+                self.is_here(&RESPONSE, id)?;
+                listed(call, self.objects.list(&ITEM, Some(id)))
             }
-            ("DELETE", [id]) => {
-                self.objects.lock().remove(*id).ok_or_else(|| missing(id))?;
-                Ok(Reply::json(
-                    &json!({ "id": id, "object": "response", "deleted": true }),
-                ))
-            }
+            ("DELETE", [id]) => self.delete(&RESPONSE, id),
             _ => Err(errors::resource_not_found()),
+        }
+    }
+
+    fn cancel_response(&self, id: &str) -> Result<Reply, Failure> {
+        let mut refusal = None;
+        let response = self.change(&RESPONSE, id, |response| {
+            match (response["background"] == true, response["status"].as_str()) {
+                (true, Some("queued" | "cancelled")) => response["status"] = json!("cancelled"),
+                (true, _) => refusal = Some("Cannot cancel a completed response."),
+                (false, _) => refusal = Some("Cannot cancel a synchronous response."),
+            }
+        })?;
+        match refusal {
+            Some(message) => Err(errors::bad_request(message)),
+            None => Ok(Reply::json(&response)),
         }
     }
 
     fn respond(&self, call: &Call<'_>, pieces: u32) -> Result<Reply, Failure> {
         let request: Request = call.json()?;
         let model = self.model(None, request.model.as_deref())?;
-        if let Some(previous) = &request.previous_response_id {
-            if !self.objects.lock().contains_key(previous) {
-                return Err(errors::previous_response_not_found(previous));
-            }
-        }
-        let id = self.id("resp_");
-        let text = self.greeting() + &" naïve".repeat(pieces.saturating_sub(1) as usize);
-        let text = if request.stream {
-            text
-        } else {
-            self.greeting()
-        };
-        let prompt = call.body.len() as u64 / 4;
-        let completion = if request.stream { u64::from(pieces) } else { 4 };
-        let item = json!({
-            "id": self.id("msg_"),
-            "type": "message",
-            "status": "completed",
-            "role": "assistant",
-            "content": [{ "type": "output_text", "text": text, "annotations": [], "logprobs": [] }],
-        });
-        let response = json!({
+        self.check_references(&call.fields()?)?;
+        let id = self.id(RESPONSE.prefix);
+        let conversation = request.conversation.as_ref().map(Conversation::id);
+        let mut response = json!({
             "id": id,
-            "object": "response",
+            "object": RESPONSE.object,
             "created_at": now(),
-            "status": "completed",
-            "background": false,
+            "status": "queued",
+            "background": request.background,
+            "conversation": conversation.map(|id| json!({ "id": id })),
             "error": null,
             "incomplete_details": null,
             "instructions": null,
             "max_output_tokens": null,
             "metadata": {},
             "model": model,
-            "output": [item],
+            "output": [],
             "parallel_tool_calls": true,
             "previous_response_id": request.previous_response_id,
             "store": request.store.unwrap_or(true),
@@ -94,88 +122,48 @@ impl Resource {
             "tool_choice": "auto",
             "tools": [],
             "top_p": 1.0,
-            "usage": {
-                "input_tokens": prompt,
-                "input_tokens_details": { "cached_tokens": 0 },
-                "output_tokens": completion,
-                "output_tokens_details": { "reasoning_tokens": 0 },
-                "total_tokens": prompt + completion,
-            },
+            "usage": { "input_tokens": call.body.len() / 4, "input_tokens_details": { "cached_tokens": 0 } },
         });
+        let text: Vec<String> = match request.stream {
+            true => self.text_pieces(pieces).collect(),
+            false => vec![self.greeting()],
+        };
+        let tokens = if request.stream { pieces } else { 4 };
+        if !request.background || request.stream {
+            self.complete_response(&mut response, &text.concat(), tokens);
+        }
         if request.store != Some(false) {
-            self.objects.lock().insert(id, response.clone());
-        }
-        if request.stream {
-            return Ok(Reply::Events(
-                self.response_events(&response, &item, pieces),
-            ));
-        }
-        Ok(Reply::json(&response))
-    }
-
-    fn response_events(&self, response: &Value, item: &Value, pieces: u32) -> Vec<Event> {
-        let mut begun = response.clone();
-        begun["status"] = json!("in_progress");
-        begun["output"] = json!([]);
-        begun["usage"] = Value::Null;
-        let mut begun_item = item.clone();
-        begun_item["status"] = json!("in_progress");
-        begun_item["content"] = json!([]);
-        let part = &item["content"][0];
-        let mut empty_part = part.clone();
-        empty_part["text"] = json!("");
-        let at = json!({ "item_id": item["id"], "output_index": 0, "content_index": 0 });
-
-        let mut events = Events::default();
-        events.push("response.created", json!({ "response": begun }));
-        events.push("response.in_progress", json!({ "response": begun }));
-        events.push(
-            "response.output_item.added",
-            json!({ "output_index": 0, "item": begun_item }),
-        );
-        events.push("response.content_part.added", with(&at, "part", empty_part));
-        for index in 0..pieces {
-            let delta = if index == 0 {
-                self.greeting()
-            } else {
-                " naïve".to_owned()
+            let object = Object {
+                kind: &RESPONSE,
+                parent: None,
+                value: response.clone(),
+                content: Default::default(),
             };
-            events.push(
-                "response.output_text.delta",
-                with(&at, "delta", json!(delta)),
-            );
+            self.objects.insert(&id, object);
+            self.keep_items(&id, &request.input);
         }
-        events.push(
-            "response.output_text.done",
-            with(&at, "text", part["text"].clone()),
-        );
-        events.push(
-            "response.content_part.done",
-            with(&at, "part", part.clone()),
-        );
-        events.push(
-            "response.output_item.done",
-            json!({ "output_index": 0, "item": item }),
-        );
-        events.push("response.completed", json!({ "response": response }));
-        events.0
+        if let Some(conversation) = conversation {
+            self.keep_items(conversation, &request.input);
+        }
+        Ok(match request.stream {
+            true => Reply::Events(events(&response, &text)),
+            false => Reply::json(&response),
+        })
     }
-}
 
-fn with(fields: &Value, name: &str, value: Value) -> Value {
-    let mut fields = fields.clone();
-    fields[name] = value;
-    fields
-}
-
-/// Numbers the events of a stream.
-#[derive(Default)]
-struct Events(Vec<Event>);
-
-impl Events {
-    fn push(&mut self, name: &'static str, mut data: Value) {
-        data["type"] = json!(name);
-        data["sequence_number"] = json!(self.0.len());
-        self.0.push(Event::named(name, &data));
+    fn complete_response(&self, response: &mut Value, text: &str, tokens: u32) {
+        response["status"] = json!("completed");
+        response["output"] = json!([{
+            "id": self.id("msg_"),
+            "type": "message",
+            "status": "completed",
+            "role": "assistant",
+            "content": [{ "type": "output_text", "text": text, "annotations": [], "logprobs": [] }],
+        }]);
+        let usage = &mut response["usage"];
+        let prompt = usage["input_tokens"].as_u64().unwrap_or_default();
+        usage["output_tokens"] = json!(tokens);
+        usage["output_tokens_details"] = json!({ "reasoning_tokens": 0 });
+        usage["total_tokens"] = json!(prompt + u64::from(tokens));
     }
 }

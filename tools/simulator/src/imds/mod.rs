@@ -145,7 +145,9 @@ impl Service for Imds {
         connection: Arc<Connection>,
     ) -> Response<Body> {
         let (head, mut body) = request.into_parts();
-        let mut entry = self.log.open(&head, &connection, TokenCheck::NotChecked);
+        let mut entry = self
+            .log
+            .open(&head, &connection, &TokenCheck::NotChecked.into());
         let mut complete = true;
         while let Some(frame) = body.frame().await {
             match frame {

@@ -165,6 +165,42 @@ pub fn chat(simulator: &Simulator, backend: &str, body: &str) -> Answer {
     send(addr, "POST", CHAT, &[("api-key", KEY)], body.as_bytes())
 }
 
+/// A call with the key of the backend `east`; its body, if any, is JSON.
+pub fn call(simulator: &Simulator, method: &str, path: &str, body: &str) -> Answer {
+    let headers = [("api-key", KEY), ("content-type", "application/json")];
+    let addr = simulator.backend("east").addr();
+    send(addr, method, path, &headers, body.as_bytes())
+}
+
+/// A form with the key of the backend `east`.
+pub fn upload(simulator: &Simulator, path: &str, form: &[u8]) -> Answer {
+    let content_type = ("content-type", "multipart/form-data; boundary=XX");
+    let headers = [("api-key", KEY), content_type];
+    send(
+        simulator.backend("east").addr(),
+        "POST",
+        path,
+        &headers,
+        form,
+    )
+}
+
+/// A form with the boundary `XX`: names, file names, contents.
+pub fn form(parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
+    let mut form = Vec::new();
+    for (name, file_name, content) in parts {
+        let file_name = file_name.map(|file_name| format!("; filename=\"{file_name}\""));
+        let file_name = file_name.unwrap_or_default();
+        let head =
+            format!("--XX\r\ncontent-disposition: form-data; name=\"{name}\"{file_name}\r\n\r\n");
+        form.extend_from_slice(head.as_bytes());
+        form.extend_from_slice(content);
+        form.extend_from_slice(b"\r\n");
+    }
+    form.extend_from_slice(b"--XX--\r\n");
+    form
+}
+
 /// Waits for something that is about to happen.
 pub fn eventually(what: &str, mut happens: impl FnMut() -> bool) {
     let patience = Instant::now() + Duration::from_secs(5);

@@ -1,0 +1,75 @@
+//! Whole requests through a gateway.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use simulator::{BackendHandle, Simulator};
+
+use crate::builder::last_lines;
+use crate::load::JSON;
+use crate::{chat_request, Chat, Form, Gateway, Response};
+
+impl Gateway {
+    /// Sends a chat completion and reads the whole answer.
+    ///
+    /// # Panics
+    ///
+    /// When no whole answer comes.
+    pub fn chat(&self, chat: &Chat) -> Response {
+        self.request("POST", &chat.path, JSON, &chat.bytes())
+    }
+
+    /// Sends JSON, or with `null` a request without a body, and reads the whole answer.
+    ///
+    /// # Panics
+    ///
+    /// When no whole answer comes.
+    pub fn call(&self, method: &str, path: &str, body: &Value) -> Response {
+        match body {
+            Value::Null => self.request(method, path, &[], b""),
+            body => self.request(method, path, JSON, body.to_string().as_bytes()),
+        }
+    }
+
+    /// Sends a form and reads the whole answer.
+    ///
+    /// # Panics
+    ///
+    /// When no whole answer comes.
+    pub fn upload(&self, path: &str, form: &Form) -> Response {
+        self.request("POST", path, &[Form::CONTENT_TYPE], &form.bytes())
+    }
+
+    /// Waits until every backend serves, the ones that need a token as well, and then lets them forget what they were asked.
+    ///
+    /// # Panics
+    ///
+    /// When one of them does not.
+    pub fn warm_up(&self, azure: &Simulator) {
+        let chat = chat_request();
+        let serves =
+            |backend: &BackendHandle| backend.requests().iter().any(|r| r.status == Some(200));
+        self.wait_for(
+            |gateway| {
+                gateway.chat(&chat);
+                azure.backends().iter().all(serves)
+            },
+            Duration::from_secs(10),
+            "every backend to serve",
+        );
+        azure
+            .backends()
+            .iter()
+            .for_each(BackendHandle::clear_requests);
+    }
+
+    fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        let answer = self.client().send(method, path, headers, body);
+        answer.unwrap_or_else(|e| {
+            panic!(
+                "{path}: {e}; the end of the log:\n{}",
+                last_lines(&self.log())
+            )
+        })
+    }
+}

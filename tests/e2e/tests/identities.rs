@@ -1,0 +1,106 @@
+//! Several identities in one configuration.
+
+use e2e::{cases, chat_request, load, simulate_with, Gateway, GatewayBuilder};
+use serde_json::{json, Value};
+use simulator::{BackendSettings, Simulator, TokenCheck};
+
+const RED_KEY: &str = "RED-SECRET";
+
+/// `blue` and `green` let in an identity of their own each, `red` a key; `grey` the one that is everybody's.
+fn coloured() -> (Simulator, GatewayBuilder) {
+    let azure = simulate_with(&["blue", "green", "red", "grey"], |settings| {
+        let names = ["blue-id", "green-id", "grey-id"].map(ToOwned::to_owned);
+        settings.imds.identities = Some(names.into());
+        let only = |backend: &mut BackendSettings, id: &str| {
+            backend.identities = Some(vec![id.to_owned()])
+        };
+        if let [blue, green, red, grey] = settings.backends.as_mut_slice() {
+            only(blue, "blue-id");
+            only(green, "green-id");
+            only(grey, "grey-id");
+            red.identities = Some(Vec::new());
+            red.api_key = Some(RED_KEY.to_owned());
+        }
+    });
+    let gateway = Gateway::builder()
+        .simulator(&azure)
+        .secret("RED_KEY", RED_KEY)
+        .plugin(|p| {
+            p["identity"]["client_id"] = json!("grey-id");
+            p["identities"] = json!({
+                "blue": {"cluster": "imds", "client_id": "blue-id"},
+                "green": {"cluster": "imds", "client_id": "green-id"},
+            });
+            p["backends"][0]["identity"] = json!("blue");
+            p["backends"][1]["identity"] = json!("green");
+            p["backends"][2]["api_key_env"] = json!("RED_KEY");
+        });
+    (azure, gateway)
+}
+
+cases! {
+    fn case_17_each_backend_is_shown_the_token_of_its_own_identity(engine) {
+        let (azure, gateway) = coloured();
+        let gateway = gateway.engine(engine).workers(2).plugin(|p| p["cooldown"] = Value::Null).start();
+        gateway.warm_up(&azure);
+        for (name, id) in [("blue", Some("blue-id")), ("green", Some("green-id")), ("red", None), ("grey", Some("grey-id"))] {
+            // Each of them gets requests that begin elsewhere, too.
+            for backend in azure.backends() {
+                backend.clear();
+                if backend.name() != name {
+                    backend.set(simulator::Behaviour::throttled(1));
+                }
+            }
+            let result = load(&gateway, 2, 8, &chat_request());
+            assert!(result.status(200) > 0, "{result:?}");
+            let requests = azure.backend(name).requests();
+            assert!(!requests.is_empty());
+            for request in requests {
+                assert_eq!(request.identity.as_deref(), id);
+                assert_eq!(request.token == TokenCheck::Key, id.is_none());
+                assert!(request.token.passes());
+            }
+        }
+        assert_eq!(azure.imds().count(), 3, "one fetch for each identity");
+        for token in azure.imds().tokens() {
+            assert!(!gateway.log().contains(&token));
+        }
+    }
+
+    fn an_identity_that_cannot_be_had_takes_only_its_own_backends_out(engine) {
+        let (azure, gateway) = coloured();
+        let gateway = gateway
+            .engine(engine)
+            .plugin(|p| p["identities"]["blue"]["client_id"] = json!("nobody"))
+            .start();
+        let result = load(&gateway, 2, 30, &chat_request());
+        assert_eq!(result.status(200), 30, "{result:?}");
+        assert_eq!(azure.backend("blue").count(), 0);
+        for name in ["green", "red", "grey"] {
+            assert!(result.backend(name) >= 5, "{result:?}");
+        }
+    }
+
+    fn a_refused_token_is_renewed_for_its_own_identity_alone(engine) {
+        let (azure, gateway) = coloured();
+        let gateway = gateway.engine(engine).start();
+        assert_eq!(load(&gateway, 1, 8, &chat_request()).status(200), 8);
+        assert_eq!(azure.imds().count(), 3);
+        azure.backend("green").queue(vec![simulator::Behaviour::unauthorized_token()]);
+        azure.imds().issue_fresh();
+        assert_eq!(load(&gateway, 1, 8, &chat_request()).status(200), 8);
+        assert_eq!(azure.imds().count(), 4);
+        let green = azure.backend("green").requests();
+        assert_eq!(green.last().unwrap().identity.as_deref(), Some("green-id"));
+    }
+
+    fn an_identity_without_a_name_of_its_own_is_refused_with_its_place(engine) {
+        let (_azure, gateway) = coloured();
+        let refused = gateway
+            .engine(engine)
+            .plugin(|p| p["backends"][1]["identity"] = json!("gren"))
+            .try_start()
+            .unwrap_err();
+        assert!(refused.log.contains(r#"backends[1].identity: "gren""#), "{}", refused.log);
+    }
+}

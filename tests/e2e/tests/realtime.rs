@@ -1,0 +1,166 @@
+//! Realtime sessions: WebSockets, whose backend and credential are chosen once.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use e2e::{cases, simulate, uneven, Gateway};
+use serde_json::{json, Value};
+use simulator::{Behaviour, RecordedRequest, Simulator};
+use tungstenite::client::IntoClientRequest;
+use tungstenite::{client, Error, HandshakeError, Message, WebSocket};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+const PATHS: [&str; 2] = [
+    "/openai/realtime?api-version=2024-10-01-preview&deployment=gpt-4o",
+    "/openai/v1/realtime?model=gpt-4o",
+];
+
+struct Session {
+    socket: WebSocket<TcpStream>,
+    /// What the backend began by saying.
+    greeting: Value,
+    backend: String,
+}
+
+/// Opens a session, or returns the status of the refusal.
+fn open(gateway: &Gateway, path: &str) -> Result<Session, u16> {
+    let uri = format!("ws://{}{path}", gateway.address());
+    let mut request = uri.into_client_request().unwrap();
+    for (name, value) in [
+        ("api-key", "CLIENT-SECRET"),
+        ("authorization", "Bearer CLIENT-SECRET"),
+    ] {
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    let stream = TcpStream::connect(gateway.address()).unwrap();
+    stream.set_read_timeout(Some(10 * SECOND)).unwrap();
+    match client(request, stream) {
+        Ok((mut socket, response)) => {
+            let greeting = socket.read().unwrap().into_text().unwrap();
+            let backend = response.headers()["x-sim-backend"]
+                .to_str()
+                .unwrap()
+                .to_owned();
+            Ok(Session {
+                socket,
+                greeting: serde_json::from_str(&greeting).unwrap(),
+                backend,
+            })
+        }
+        Err(HandshakeError::Failure(Error::Http(refusal))) => Err(refusal.status().as_u16()),
+        Err(error) => panic!("{path}: {error}"),
+    }
+}
+
+/// The sessions that backends were asked for.
+fn asked(azure: &Simulator) -> Vec<RecordedRequest> {
+    let requests = azure.requests().into_iter();
+    requests
+        .filter(|request| request.path.contains("/realtime"))
+        .collect()
+}
+
+cases! {
+    fn case_27_a_session_is_opened_as_each_backend_wants_it(engine) {
+        let (azure, gateway) = uneven();
+        let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
+        for (path, shown) in PATHS.into_iter().zip([
+            [
+                ("east", "/openai/realtime?api-version=2024-10-01-preview&deployment=gpt4o-east&x=1"),
+                ("west", "/openai/realtime?api-version=2025-04-01-preview&deployment=gpt-4o&x=1"),
+                ("north", "/api/projects/contoso/openai/realtime?api-version=2024-10-01-preview&deployment=a-longer-name-in-the-north&x=1"),
+            ],
+            [
+                ("east", "/openai/v1/realtime?model=gpt4o-east&x=1"),
+                ("west", "/openai/v1/realtime?model=gpt-4o&x=1"),
+                ("north", "/api/projects/contoso/openai/v1/realtime?model=a-longer-name-in-the-north&x=1"),
+            ],
+        ]) {
+            let mut seen = Vec::new();
+            for _ in 0..3 {
+                let before = asked(&azure).len();
+                let mut session = open(&gateway, &format!("{path}&api-key=CLIENT-SECRET&x=1")).unwrap();
+                for word in ["naïve", "again"] {
+                    session.socket.send(Message::text(word)).unwrap();
+                    assert_eq!(session.socket.read().unwrap().into_text().unwrap().as_str(), word);
+                }
+                let requests = asked(&azure);
+                assert_eq!(requests.len(), before + 1);
+                let request = &requests[before];
+                assert_eq!(request.service, session.backend);
+                let expected = shown.iter().find(|(name, _)| *name == session.backend).unwrap().1;
+                assert_eq!(request.path, expected);
+                assert!(!format!("{request:?}").contains("CLIENT-SECRET"), "{request:?}");
+                let credential = if session.backend == "east" { "key" } else { "valid" };
+                assert_eq!(session.greeting["asked"]["credential"], credential);
+                assert_eq!(request.header("api-key").is_some(), session.backend == "east");
+                seen.push(session.backend);
+            }
+            seen.sort();
+            assert_eq!(seen, ["east", "north", "west"], "each in its turn");
+        }
+    }
+
+    fn case_27_a_session_that_has_begun_is_not_begun_again(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        gateway.warm_up(&azure);
+        for path in PATHS {
+            let before = asked(&azure).len();
+            let mut session = open(&gateway, path).unwrap();
+            azure.backend(&session.backend).stop();
+            assert!(session.socket.read().is_err(), "it ends as the backend ended it");
+            assert_eq!(asked(&azure).len(), before + 1);
+            azure.backend(&session.backend).restart().unwrap();
+        }
+    }
+
+    fn case_27_a_session_ends_for_both_sides(engine) {
+        let azure = simulate(&["east"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        gateway.warm_up(&azure);
+        let session = open(&gateway, PATHS[1]).unwrap();
+        assert_eq!(azure.backend("east").open_streams(), 1);
+        drop(session);
+        gateway.wait_for(|_| azure.backend("east").open_streams() == 0, 3 * SECOND, "the backend to notice");
+    }
+
+    fn case_27_a_refusal_is_not_retried_and_remembered(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        gateway.warm_up(&azure);
+        azure.backend("east").set(Behaviour::throttled(30));
+        let outcomes: Vec<_> = (0..6).map(|_| open(&gateway, PATHS[0]).map(|session| session.backend)).collect();
+        let refused = outcomes.iter().filter(|outcome| **outcome == Err(429)).count();
+        assert_eq!(refused, 1, "{outcomes:?}");
+        assert_eq!(asked(&azure).len(), 6);
+        azure.backend("west").set(Behaviour::throttled(30));
+        assert_eq!(open(&gateway, PATHS[0]).err(), Some(429));
+        assert_eq!(open(&gateway, PATHS[1]).err(), Some(429));
+        assert_eq!(asked(&azure).len(), 7, "then no one is asked");
+    }
+
+    fn case_27_a_backend_without_realtime_or_the_deployment_is_not_asked(engine) {
+        let azure = simulate(&["east", "west", "north"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| {
+                p["backends"][0]["apis"] = json!(["chat"]);
+                p["backends"][1]["deployments"] = json!({"gpt-4o": "gpt-4o"});
+                p["backends"][1]["unlisted_deployments"] = json!("refuse");
+            })
+            .start();
+        gateway.warm_up(&azure);
+        for path in PATHS {
+            for _ in 0..4 {
+                let session = open(&gateway, &path.replace("gpt-4o", "rt%20one")).unwrap();
+                assert_eq!(session.backend, "north");
+                assert_eq!(session.greeting["session"]["model"], "rt one");
+                assert_ne!(open(&gateway, path).unwrap().backend, "east");
+            }
+        }
+    }
+}
