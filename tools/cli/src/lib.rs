@@ -11,9 +11,12 @@ pub mod schema;
 pub mod short;
 
 mod check;
+mod envoy_gateway;
 mod expand;
 mod fleet;
+mod istio;
 mod keys;
+mod kubernetes;
 mod problem;
 mod rendering;
 mod summary;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::yaml::{indented, item, quoted};
-use crate::{clients, json, Backend, Clients, Engine, Fleet};
+use crate::{clients, json, route, Clients, Fleet};
 
 /// The listener's name, which Envoy needs to tell an updated listener from a new one.
 pub const LISTENER_NAME: &str = "azure_openai";
@@ -100,7 +100,7 @@ http_filters:
 ",
         access_log = access_log(fleet),
         refusals = clients::refusals(fleet),
-        routes = routes(fleet),
+        routes = route::configuration(fleet),
         clients = clients::filter(fleet),
         module = item(&module(fleet)),
     )
@@ -142,107 +142,8 @@ access_log:
     )
 }
 
-fn routes(fleet: &Fleet) -> String {
-    let header = quoted(fleet.cluster_header());
-    match fleet.engine {
-        Engine::Filter => format!(
-            "\
-route_config:
-  name: azure_openai
-  virtual_hosts:
-  - name: azure_openai
-    domains: [\"*\"]
-    routes:
-    - match:
-        prefix: /
-      route:
-        # The filter names the cluster in this header. One that a client sends is replaced.
-        cluster_header: {header}
-        # A stream may last as long as it has something to say. What is limited is the wait until an answer
-        # begins, by the filter (`retry.per_try_timeout`).
-        timeout: 0s
-      # What is not for the backend: the choice, and who the client is.
-      request_headers_to_remove:
-      - {header}
-      - x-envoy-external-address
-      - x-forwarded-for
-"
-        ),
-        Engine::Router => format!(
-            "\
-route_config:
-  name: azure_openai
-  virtual_hosts:
-  - name: azure_openai
-    domains: [\"*\"]
-    routes:
-    - match:
-        prefix: /
-      route:
-        # The filter writes the cluster of the next attempt into the request's filter state, where this reads it, anew for
-        # every attempt.
-        inline_cluster_specifier_plugin:
-          extension:
-            name: azure_openai_plan
-            typed_config:
-              \"@type\": type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.MatcherClusterSpecifier
-              cluster_matcher:
-                matcher_tree:
-                  input:
-                    name: azure_openai_cluster
-                    typed_config:
-                      \"@type\": type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.FilterStateInput
-                      key: wasm.aoai_cluster
-                  exact_match_map:
-                    map:
-{clusters}
-        retry_policy:
-          # The filter marks answers that call for another attempt; the rest is what never becomes an answer. How many
-          # attempts there are is said for each request, by `retry.max_attempts`.
-          retry_on: connect-failure,refused-stream,reset,retriable-headers
-          retriable_headers:
-          - name: x-aoai-retry
-            present_match: true
-          num_retries: {retries}
-          refresh_cluster_on_retry: true
-          # There is no point in waiting: the next attempt goes elsewhere.
-          retry_back_off:
-            base_interval: 0.001s
-            max_interval: 0.001s
-        # A stream may last as long as it has something to say. What is limited is the wait until an answer
-        # begins, by the filter (`retry.per_try_timeout`).
-        timeout: 0s
-      # What is not for the backend: what a client takes for the choice, and who the client is.
-      request_headers_to_remove:
-      - {header}
-      - x-envoy-external-address
-      - x-forwarded-for
-",
-            clusters = fleet.backends.iter().map(choice).collect::<String>().trim_end_matches('\n'),
-            retries = fleet.max_attempts().saturating_sub(1),
-        ),
-    }
-}
-
-/// One entry of the route's matcher.
-fn choice(backend: &Backend) -> String {
-    indented(
-        &format!(
-            "\
-{cluster}:
-  action:
-    name: cluster
-    typed_config:
-      \"@type\": type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction
-      cluster: {cluster}
-",
-            cluster = quoted(&backend.cluster)
-        ),
-        22,
-    )
-}
-
-fn module(fleet: &Fleet) -> String {
+/// The module among the listener's filters.
+pub(crate) fn module(fleet: &Fleet) -> String {
     filter(
         fleet,
         "azure_openai_balancer",
