@@ -127,7 +127,7 @@ fn parse(value: &Value, form: Form, problems: &mut Problems<'_>) -> bool {
         Err(error) => {
             for problem in error.problems() {
                 let (path, text) = split(problem);
-                if form == Form::Short && is_derived(&problems, path, text) {
+                if form == Form::Short && is_derived(problems, path, text) {
                     continue;
                 }
                 problems.add(path, with_own_fields(path, text, form));

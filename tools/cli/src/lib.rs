@@ -1,7 +1,7 @@
 //! From a list of Azure OpenAI resources to a checked, complete configuration: the tool `azure-openai-balancer`.
 //!
 //! [`check`] reads a plugin configuration, or the [`short`] form of one, and tells everything that is wrong, each with its
-//! line. [`render`] makes a configuration of the short form: for [`Envoy`](Target::Envoy), [`Istio`](Target::Istio) or
+//! line. [`render`](fn@render) makes a configuration of the short form: for [`Envoy`](Target::Envoy), [`Istio`](Target::Istio) or
 //! [`Envoy Gateway`](Target::EnvoyGateway). Both judge by the module's own parser.
 
 pub mod arguments;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::yaml::{indented, item, quoted};
+use crate::yaml::{folder_of, indented, item, quoted};
 use crate::{Clients, Fleet, TokenIssuer};
 
 /// The cluster of the keys that tokens are signed with.
@@ -90,7 +90,7 @@ pub(crate) fn block(fleet: &Fleet) -> Option<String> {
 }
 
 fn by_key(file: &Path) -> String {
-    let folder = file.parent().unwrap_or(Path::new("."));
+    let folder = folder_of(file);
     format!(
         "\
 name: {KEYS}
@@ -187,6 +187,7 @@ local_reply_config:
           code: {code}
           message: {message}
           type: invalid_request_error
+          param: null
 ",
         code = quoted(code),
         message = quoted(message),

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::yaml::{indented, item, quoted};
+use crate::yaml::{folder_of, indented, item, quoted};
 use crate::{clients, json, route, Clients, Fleet};
 
 /// The listener's name, which Envoy needs to tell an updated listener from a new one.
@@ -30,15 +30,15 @@ address:
 # bytes a connection. A larger one that has to wait is answered 413; prompts with images are megabytes.
 per_connection_buffer_limit_bytes: 33554432
 filter_chains:
-- {tls}filters:
+- filters:
   - name: envoy.filters.network.http_connection_manager
     typed_config:
       \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-{manager}",
+{manager}{tls}",
         name = LISTENER_NAME,
         address = quoted(&fleet.listener.address),
         port = fleet.listener.port,
-        tls = indented(&tls(fleet), 2).trim_start(),
+        tls = indented(&tls(fleet), 2),
         manager = indented(&manager(fleet), 6),
     )
 }
@@ -49,10 +49,7 @@ fn tls(fleet: &Fleet) -> String {
         return String::new();
     };
     let file = |path: &std::path::Path| quoted(&path.to_string_lossy());
-    let folder = certificate
-        .chain
-        .parent()
-        .unwrap_or(std::path::Path::new("."));
+    let folder = folder_of(&certificate.chain);
     format!(
         "\
 transport_socket:
