@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use e2e::{cases, chat_request, parallel, simulate_tls, EnvoyVersion, Gateway, Update};
-use render::{Admin, Backend, Clients, Fleet, Key, Listener};
+use render::{Admin, Backend, Clients, Fleet, Key, Listener, TlsOptions};
 use simulator::{Auth, BackendSettings, Behaviour, Settings, Simulator, Tls};
 
 /// Backends that let everyone in: what they are asked is the matter here, not by whom.
@@ -66,7 +66,7 @@ fn every_envoy_takes_a_configuration_for_azure() {
     // Names are not looked up for a validation, but the authorities are read, and not every machine has the system's file.
     let azure = open_backends(&[], Tls::Off);
     for backend in &mut fleet.backends {
-        backend.tls = Some(render::TlsOptions {
+        backend.tls = Some(TlsOptions {
             ca_file: Some(azure.ca_path().to_owned()),
         });
     }
@@ -376,10 +376,12 @@ fn the_listener_shows_the_certificate_that_it_is_given() {
     let short = format!(
         "backends: [{{host: a}}]\nlistener: {{tls: {{certificate: {chain}, key: {key}}}}}\n"
     );
-    let tls = cli::fleet(&short, cli::Options::default())
-        .expect("right")
-        .listener
-        .tls;
+    let fleet = cli::fleet(&short, cli::Options::default()).expect("right");
+    let tls = fleet.listener.tls;
+    // A validation is strict about what is where; an Envoy that runs is not.
+    let mut whole = render::demo_fleet();
+    whole.listener.tls.clone_from(&tls);
+    assert_eq!(objection(EnvoyVersion::V1_40_0, &whole), None);
     for version in [EnvoyVersion::V1_40_0, EnvoyVersion::V1_36_4] {
         let azure = open_backends(&["eastus"], Tls::Off);
         let tls = tls.clone();
@@ -393,6 +395,28 @@ fn the_listener_shows_the_certificate_that_it_is_given() {
             gateway.client().send("GET", "/", &[], b"").is_err(),
             "no one is served without TLS"
         );
+    }
+}
+
+#[test]
+fn envoy_takes_a_configuration_that_asks_for_tokens() {
+    let short =
+        "backends: [{host: a}]\nclients: {entra_id: {tenant: t, audience: \"api://gateway\"}}\n";
+    let azure = open_backends(&[], Tls::Off);
+    let tls = TlsOptions {
+        ca_file: Some(azure.ca_path().to_owned()),
+    };
+    let mut fleet = render::demo_fleet();
+    fleet.clients = cli::fleet(short, cli::Options::default())
+        .expect("right")
+        .clients;
+    let Clients::Tokens(issuer) = &mut fleet.clients else {
+        panic!("{:?}", fleet.clients);
+    };
+    issuer.tls = Some(tls);
+    for version in EnvoyVersion::ALL {
+        let objection = objection(version, &fleet);
+        assert_eq!(objection, None, "Envoy {}", version.number());
     }
 }
 
