@@ -50,9 +50,8 @@ impl Kubernetes {
         open: bool,
         clusters: Clusters,
     ) -> Result<Self, Vec<Problem>> {
-        let identities = plugin.identity.iter();
-        if identities
-            .clone()
+        if plugin
+            .identities()
             .any(|identity| identity.source == Some(Source::AppService))
         {
             let text = "\"app_service\" is not there in Kubernetes; use \"imds\"".to_owned();
@@ -80,8 +79,7 @@ impl Kubernetes {
             let renamed = (clusters.identity)(&names, i, count);
             // Several identities may come from one token service.
             for identity in plugin
-                .identity
-                .iter_mut()
+                .identities_mut()
                 .filter(|identity| identity.cluster == *cluster)
             {
                 identity.cluster.clone_from(&renamed);

@@ -42,6 +42,18 @@ pub struct Plugin {
     pub headers: Option<Headers>,
 }
 
+impl Plugin {
+    /// Every identity there is.
+    pub fn identities(&self) -> impl Iterator<Item = &Identity> {
+        self.identity.iter()
+    }
+
+    /// The same, to change them.
+    pub fn identities_mut(&mut self) -> impl Iterator<Item = &mut Identity> {
+        self.identity.iter_mut()
+    }
+}
+
 /// One Azure OpenAI resource.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -4,10 +4,15 @@
 //! sets. What its API cannot say is said by an EnvoyFilter; with the router engine that is the module too, which has to be the
 //! same in two places.
 
+mod envoy_filter;
+mod services;
+
 use render::parts;
 use render::yaml::{indented, item, quoted};
 use render::{Backend, Clients, Engine, Fleet, TokenIssuer};
 
+use self::envoy_filter::envoy_filter;
+use self::services::{destination_rule, gateway, identity_host, imds, service, service_entry};
 use crate::kubernetes::{resource, Clusters, Kubernetes, Names};
 
 /// Istio's names for clusters: `outbound|PORT||HOST`.
@@ -18,14 +23,6 @@ pub(crate) const CLUSTERS: Clusters = Clusters {
     },
     identity: |_, index, _| format!("outbound|80||{}", identity_host(index)),
 };
-
-/// A name for a token service, which no DNS server needs to know.
-fn identity_host(index: usize) -> String {
-    match index {
-        0 => "imds.azure-openai.internal".to_owned(),
-        n => format!("imds-{n}.azure-openai.internal"),
-    }
-}
 
 /// The name of the route that the router engine's patch looks for.
 const ROUTE: &str = "azure-openai";
@@ -86,152 +83,6 @@ fn notes(fleet: &Fleet) -> String {
         ));
     }
     notes
-}
-
-fn gateway(names: &Names) -> String {
-    let spec = format!(
-        "\
-selector:
-  istio: {gateway}
-servers:
-- port:
-    number: 443
-    name: https
-    protocol: HTTPS
-  hosts: [{host}]
-  tls:
-    mode: SIMPLE
-    credentialName: {secret}
-",
-        gateway = quoted(&names.gateway),
-        host = quoted(&names.host),
-        secret = quoted(&names.tls_secret),
-    );
-    resource(
-        "# Where clients connect.\n",
-        "networking.istio.io/v1",
-        "Gateway",
-        &names.gateway,
-        names,
-        &spec,
-    )
-}
-
-/// The host and the port by which Istio knows the backend, as its cluster's name has them.
-fn service(backend: &Backend) -> (&str, &str) {
-    let mut parts = backend.cluster.split('|').skip(1);
-    let port = parts.next().unwrap_or("443");
-    (parts.nth(1).unwrap_or(&backend.host), port)
-}
-
-fn service_entry(names: &Names, name: &str, backend: &Backend) -> String {
-    let (host, port) = service(backend);
-    let protocol = if backend.tls.is_some() {
-        "HTTPS"
-    } else {
-        "HTTP"
-    };
-    let address: Result<std::net::IpAddr, _> = backend.address.parse();
-    let elsewhere = backend.address != host || backend.port.to_string() != port;
-    let endpoints = match elsewhere {
-        true => format!(
-            "endpoints:\n- address: {}\n  ports: {{backend: {}}}\n",
-            quoted(&backend.address),
-            backend.port
-        ),
-        false => String::new(),
-    };
-    let spec = format!(
-        "\
-hosts: [{host}]
-exportTo: [\".\"]
-location: MESH_EXTERNAL
-ports:
-- number: {port}
-  name: backend
-  protocol: {protocol}
-resolution: {resolution}
-{endpoints}",
-        host = quoted(host),
-        resolution = if address.is_ok() { "STATIC" } else { "DNS" },
-    );
-    let comment = format!("# The backend {}.\n", backend.name);
-    resource(
-        &comment,
-        "networking.istio.io/v1",
-        "ServiceEntry",
-        name,
-        names,
-        &spec,
-    )
-}
-
-fn destination_rule(names: &Names, name: &str, backend: &Backend) -> String {
-    let (host, _) = service(backend);
-    let tls = match backend.tls {
-        Some(_) => format!(
-            "  tls:\n    mode: SIMPLE\n    sni: {host}\n    subjectAltNames: [{host}]\n    caCertificates: /etc/ssl/certs/ca-certificates.crt\n",
-            host = quoted(&backend.host)
-        ),
-        None => String::new(),
-    };
-    let spec = format!(
-        "\
-host: {host}
-exportTo: [\".\"]
-trafficPolicy:
-  connectionPool:
-    tcp: {{connectTimeout: 5s, maxConnections: 100000}}
-    # Istio's defaults end what waits longer; a model may think for minutes.
-    http: {{http1MaxPendingRequests: 100000, http2MaxRequests: 100000, maxRetries: 100000, idleTimeout: 60s}}
-{tls}",
-        host = quoted(host),
-    );
-    resource(
-        "",
-        "networking.istio.io/v1",
-        "DestinationRule",
-        name,
-        names,
-        &spec,
-    )
-}
-
-fn imds(names: &Names, index: usize, address: &str, port: u16) -> String {
-    let host = identity_host(index);
-    let spec = format!(
-        "\
-hosts: [{host}]
-exportTo: [\".\"]
-location: MESH_EXTERNAL
-ports:
-- number: 80
-  name: http
-  protocol: HTTP
-resolution: {resolution}
-endpoints:
-- address: {address}
-  ports: {{http: {port}}}
-",
-        host = quoted(&host),
-        address = quoted(address),
-        resolution = if address.parse::<std::net::IpAddr>().is_ok() {
-            "STATIC"
-        } else {
-            "DNS"
-        },
-    );
-    let comment = "# The endpoint for access tokens. On AKS, the proxy sidecar of workload identity answers here.\n";
-    let name = host.split('.').next().unwrap_or("imds");
-    let name = format!("azure-openai-{name}");
-    resource(
-        comment,
-        "networking.istio.io/v1",
-        "ServiceEntry",
-        &name,
-        names,
-        &spec,
-    )
 }
 
 fn virtual_service(kubernetes: &Kubernetes) -> String {
@@ -385,134 +236,4 @@ rules:
             names,
             &authorization,
         )
-}
-
-/// What Istio's own API cannot say.
-fn envoy_filter(kubernetes: &Kubernetes) -> String {
-    let Kubernetes { names, fleet, .. } = kubernetes;
-    let mut patches = "\
-# Istio's 32 KiB are too little for prompts: Envoy holds a request while it waits, for a backend or for a token.
-"
-    .to_owned();
-    patches.push_str(&item(&format!(
-        "\
-applyTo: LISTENER
-match: {{context: GATEWAY}}
-patch:
-  operation: MERGE
-  value: {{per_connection_buffer_limit_bytes: {}}}
-",
-        parts::BUFFER_LIMIT
-    )));
-    let refusals = refusals(fleet);
-    if !refusals.is_empty() {
-        patches.push_str(&item(&format!(
-            "\
-applyTo: NETWORK_FILTER
-match:
-  context: GATEWAY
-  listener: {{filterChain: {{filter: {{name: envoy.filters.network.http_connection_manager}}}}}}
-patch:
-  operation: MERGE
-  value:
-    typed_config:
-      \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-{}",
-            indented(&refusals, 6)
-        )));
-    }
-    if let (Clients::Keys { .. }, Some(filter)) = (&fleet.clients, parts::client_filter(fleet)) {
-        patches.push_str(&http_filter(
-            "Who may ask: those whose key is in the file.",
-            "INSERT_FIRST",
-            "",
-            &filter,
-        ));
-    }
-    if fleet.engine == Engine::Router {
-        let before = "        subFilter: {name: envoy.filters.http.router}\n";
-        patches.push_str(&http_filter(
-            "The filter, last before the router.",
-            "INSERT_BEFORE",
-            before,
-            &parts::module(fleet),
-        ));
-        patches.push_str(&item(&format!(
-            "\
-applyTo: HTTP_ROUTE
-match:
-  context: GATEWAY
-  routeConfiguration: {{vhost: {{route: {{name: {ROUTE}}}}}}}
-patch:
-  operation: MERGE
-  value:
-    route:
-{}",
-            indented(&parts::route(fleet), 6)
-        )));
-        for backend in &fleet.backends {
-            let (host, port) = service(backend);
-            patches.push_str(&item(&format!(
-                "\
-applyTo: CLUSTER
-match:
-  context: GATEWAY
-  cluster: {{service: {host}, portNumber: {port}}}
-patch:
-  operation: MERGE
-  value:
-{protocol}",
-                host = quoted(host),
-                protocol = indented(&parts::protocol(fleet), 4),
-            )));
-        }
-    }
-    let spec = format!(
-        "\
-workloadSelector:
-  labels: {{istio: {gateway}}}
-configPatches:
-{patches}",
-        gateway = quoted(&names.gateway),
-    );
-    let comment = "# What Istio's own API cannot say.\n";
-    resource(
-        comment,
-        "networking.istio.io/v1alpha3",
-        "EnvoyFilter",
-        ROUTE,
-        names,
-        &spec,
-    )
-}
-
-/// Istio refuses those without a token by a filter of its own, which has another word for it.
-fn refusals(fleet: &Fleet) -> String {
-    let refusals = parts::refusals(fleet);
-    match fleet.clients {
-        Clients::Tokens(_) => refusals.replace(
-            "response.code_details.startsWith('jwt_authn_access_denied')",
-            "response.code_details.startsWith('jwt_authn_access_denied') || response.code_details.startsWith('rbac_access_denied')",
-        ),
-        _ => refusals,
-    }
-}
-
-fn http_filter(comment: &str, operation: &str, before: &str, filter: &str) -> String {
-    let patch = item(&format!(
-        "\
-applyTo: HTTP_FILTER
-match:
-  context: GATEWAY
-  listener:
-    filterChain:
-      filter:
-        name: envoy.filters.network.http_connection_manager
-{before}patch:
-  operation: {operation}
-  value:
-{}",
-        indented(filter, 4),
-    ));
-    format!("# {comment}\n{patch}")
 }
