@@ -24,6 +24,7 @@ mod adapter {
     mod reroute;
     mod retries;
     mod statistics;
+    mod surface;
     mod token;
     mod unauthorized;
     mod workers;

@@ -20,8 +20,9 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use azure_openai_balancer::core::config::{Config, Plugin};
-use azure_openai_balancer::core::fleet::{Choice, Fleet, NoChoice};
-use azure_openai_balancer::core::health::{Change, Finding, Health, Reason, Standing};
+use azure_openai_balancer::core::exchange::Chosen;
+use azure_openai_balancer::core::fleet::{Choice, Demand, Fleet, NoChoice};
+use azure_openai_balancer::core::health::{Change, Claim, Finding, Health, Reason, Standing};
 use azure_openai_balancer::core::plan::Plan;
 use azure_openai_balancer::core::shared::Turns;
 use azure_openai_balancer::core::time::Timestamp;
@@ -80,7 +81,7 @@ struct Attempt {
     id: u64,
     worker: usize,
     backend: usize,
-    probe: bool,
+    claim: Option<Claim>,
     plan: PlanKey,
     attempts: u8,
     deployment: u64,
@@ -256,19 +257,27 @@ impl World {
         result
     }
 
-    fn choose(&mut self, worker: usize, plan: &Plan, deployment: u64) -> Result<Choice, NoChoice> {
+    fn choose(&mut self, worker: usize, plan: &Plan, deployment: u64) -> Result<Chosen, NoChoice> {
         let now = self.time();
+        let demand = Demand {
+            deployment: Some(deployment),
+            api: None,
+        };
         loop {
-            let choice = self.workers[worker]
-                .fleet
-                .choose(plan, Some(deployment), now)?;
-            let Choice::Probe(backend) = choice else {
-                return Ok(choice);
+            let choice = self.workers[worker].fleet.choose(plan, demand, now)?;
+            let (backend, probe) = match choice {
+                Choice::Free(backend) => (backend, None),
+                Choice::Probe(backend) => {
+                    let limit = Duration::from_millis(TIME_LIMIT);
+                    let claim =
+                        self.change(worker, backend, |health| health.claim_probe(now, limit));
+                    if claim.is_none() {
+                        continue;
+                    }
+                    (backend, claim)
+                }
             };
-            let limit = Duration::from_millis(TIME_LIMIT);
-            if self.change(worker, backend, |health| health.claim_probe(now, limit)) {
-                return Ok(choice);
-            }
+            return Ok(Chosen { backend, probe });
         }
     }
 
@@ -276,11 +285,11 @@ impl World {
         let Attempt {
             worker,
             backend,
-            probe,
+            claim,
             ..
         } = attempt;
         let health = self.workers[worker].fleet.health(backend).unwrap();
-        if !health.is_news(finding, probe) {
+        if !health.is_news(finding, claim) {
             self.workers[worker].succeeded[backend] += u32::from(finding == Finding::Answered);
             return;
         }
@@ -292,7 +301,7 @@ impl World {
         };
         let (now, rules) = (self.time(), self.config.cooldown.clone());
         let change = self.change(worker, backend, |health| {
-            health.learn(finding, probe, &rules, now)
+            health.learn(finding, claim, &rules, now)
         });
         self.note(backend, finding, change);
     }
@@ -333,9 +342,9 @@ impl World {
         self.sync(worker);
         let before = self.usable(deployment);
         match self.choose(worker, &plan, deployment) {
-            Ok(choice) => {
-                self.check_first(choice, &before);
-                self.send(worker, choice, plan, 1, deployment);
+            Ok(chosen) => {
+                self.check_first(chosen, &before);
+                self.send(worker, chosen, plan, 1, deployment);
             }
             Err(none) => {
                 let usable = before.iter().any(|standing| standing.is_usable());
@@ -366,11 +375,14 @@ impl World {
         health.collect()
     }
 
-    fn check_first(&mut self, choice: Choice, before: &[Standing]) {
-        let (Choice::Free(backend) | Choice::Probe(backend)) = choice;
-        let expected = match choice {
-            Choice::Free(_) => Standing::Free,
-            Choice::Probe(_) => Standing::Due,
+    fn check_first(&mut self, chosen: Chosen, before: &[Standing]) {
+        let Chosen {
+            backend,
+            probe: claim,
+        } = chosen;
+        let expected = match claim {
+            None => Standing::Free,
+            Some(_) => Standing::Due,
         };
         self.check(
             before[backend] == expected,
@@ -386,7 +398,7 @@ impl World {
         self.check(priority(backend) == best, "a higher priority had someone");
 
         self.backends[backend].got += 1.0;
-        if let Choice::Probe(_) = choice {
+        if claim.is_some() {
             // Whose turn it is to probe is not a matter of shares.
             self.backends[backend].ideal += 1.0;
             return;
@@ -404,28 +416,30 @@ impl World {
     fn send(
         &mut self,
         worker: usize,
-        choice: Choice,
+        chosen: Chosen,
         mut plan: Plan,
         attempts: u8,
         deployment: u64,
     ) {
-        let (Choice::Free(backend) | Choice::Probe(backend)) = choice;
+        let Chosen {
+            backend,
+            probe: claim,
+        } = chosen;
         self.check(!plan.tried.contains(backend), "tried twice");
         plan.tried.add(backend);
         self.attempts += 1;
         let id = self.attempts;
-        let probe = matches!(choice, Choice::Probe(_));
-        if probe {
+        if claim.is_some() {
             self.probes += 1;
             let reason = Health::decode(Some(&self.health[backend])).trouble();
-            let claim = match reason {
+            let lasts = match reason {
                 Some(Reason::Throttled) => CONSENT,
                 _ => CLAIM,
             };
             let running = self.backends[backend].probe;
             let running = running.is_some_and(|(_, until)| self.now < until);
             self.check(!running, "two probes at once");
-            self.backends[backend].probe = Some((id, self.now + claim));
+            self.backends[backend].probe = Some((id, self.now + lasts));
         }
         if self.now < self.backends[backend].out_until {
             self.unaware += 1;
@@ -443,7 +457,7 @@ impl World {
             id,
             worker,
             backend,
-            probe,
+            claim,
             plan: (plan.turn, tried),
             attempts,
             deployment,
@@ -479,7 +493,7 @@ impl World {
             End::Throttled(wait) => Finding::Throttled(wait.map(Duration::from_millis)),
             End::Failure => Finding::Failed(0),
             End::Missing => Finding::Missing(attempt.deployment),
-            End::ClientLeaves if attempt.probe => Finding::Nothing,
+            End::ClientLeaves if attempt.claim.is_some() => Finding::Nothing,
             End::ClientLeaves | End::Lost => return,
         };
         if let End::Throttled(_) = attempt.end {
@@ -496,10 +510,10 @@ impl World {
         let mut plan = Plan::new(attempt.plan.0);
         let tried = (0..8).filter(|index| attempt.plan.1[*index]);
         tried.for_each(|index| plan.tried.add(index));
-        if let Ok(choice) = self.choose(attempt.worker, &plan, attempt.deployment) {
+        if let Ok(chosen) = self.choose(attempt.worker, &plan, attempt.deployment) {
             self.send(
                 attempt.worker,
-                choice,
+                chosen,
                 plan,
                 attempt.attempts + 1,
                 attempt.deployment,

@@ -52,12 +52,22 @@ pub struct Attempt<'a> {
     pub credential: Credential<'a>,
     /// The path, as the client sent it.
     pub path: &'a str,
+    /// By how many bytes the body will grow.
+    pub growth: isize,
+    /// The answer will be read, so it must not come encoded.
+    pub reads_answer: bool,
 }
 
 impl Attempt<'_> {
     /// The path of this attempt.
     pub fn path(&self) -> Cow<'_, str> {
-        path::on_backend(self.request.path(self.path), self.backend)
+        let request = self.request;
+        path::on_backend(
+            request.path(self.path),
+            request.surface,
+            &request.operation.deployment,
+            self.backend,
+        )
     }
 
     /// The edits that turn the client's request into this attempt in place, for the router to send.
@@ -74,6 +84,14 @@ impl Attempt<'_> {
         let path = self.path();
         if path != self.path {
             apply(Edit::Set(":path", &path));
+        }
+        let length = self.request.content_length.filter(|_| self.growth != 0);
+        if let Some(length) = length {
+            let length = grown(length, self.growth).to_string();
+            apply(Edit::Set("content-length", &length));
+        }
+        if self.reads_answer {
+            apply(Edit::Remove("accept-encoding"));
         }
         apply(Edit::Set(":authority", &self.backend.host));
         apply(Edit::Set(self.credential.name, self.credential.value));
@@ -100,14 +118,16 @@ impl Attempt<'_> {
         path: &'h str,
         original: impl Iterator<Item = (&'h str, &'h str)>,
     ) -> Vec<(&'h str, &'h str)> {
-        let kept = original.filter(|(name, _)| {
-            !NOT_REISSUED.contains(name)
-                && !is_credential_header(name)
-                && *name != names.cluster
-                && Some(*name) != names.client.as_deref()
+        let dropped = |name: &str| {
+            NOT_REISSUED.contains(&name)
+                || is_credential_header(name)
+                || name == names.cluster
+                || Some(name) == names.client.as_deref()
+                || self.reads_answer && name == "accept-encoding"
                 // Envoy's instructions to its own router; a callout has its own.
-                && !name.starts_with("x-envoy-")
-        });
+                || name.starts_with("x-envoy-")
+        };
+        let kept = original.filter(move |(name, _)| !dropped(name));
         kept.map(|(name, value)| match name {
             ":authority" => (name, self.backend.host.as_str()),
             ":path" => (name, path),
@@ -118,10 +138,16 @@ impl Attempt<'_> {
     }
 }
 
+/// A length that has grown by so many bytes, or shrunk.
+pub fn grown(length: u64, growth: isize) -> u64 {
+    length.saturating_add_signed(i64::try_from(growth).unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::core::config::Plugin;
+    use crate::core::state::ids::Tags;
 
     const ORIGINAL: [(&str, &str); 13] = [
         (":authority", "gateway.internal"),
@@ -157,7 +183,10 @@ mod tests {
 
     fn request() -> Request {
         let headers = ORIGINAL.iter();
-        Request::read(headers.map(|(name, value)| (name.as_bytes(), value.as_bytes())))
+        Request::read(
+            headers.map(|(name, value)| (name.as_bytes(), value.as_bytes())),
+            &Tags::default(),
+        )
     }
 
     fn edits(config: &Config, request: &Request) -> Vec<String> {
@@ -166,6 +195,8 @@ mod tests {
             backend: &config.backends[0],
             credential: TOKEN,
             path: ORIGINAL[2].1,
+            growth: 0,
+            reads_answer: false,
         };
         let mut edits = Vec::new();
         attempt.edit_in_place(config, |edit| edits.push(format!("{edit:?}")));
@@ -203,6 +234,8 @@ mod tests {
                 value: "KEY",
             },
             path: "/openai/x",
+            growth: 0,
+            reads_answer: false,
         };
         let mut edits = Vec::new();
         attempt.edit_in_place(&config, |edit| edits.push(format!("{edit:?}")));
@@ -227,6 +260,8 @@ mod tests {
             backend: &config.backends[0],
             credential: TOKEN,
             path: ORIGINAL[2].1,
+            growth: 0,
+            reads_answer: false,
         };
         assert_eq!(
             attempt.headers(&config.headers, &attempt.path(), ORIGINAL.into_iter()),

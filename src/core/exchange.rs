@@ -1,5 +1,6 @@
 //! One request's walk through its plan.
 
+use super::health::Claim;
 use super::outcome::Outcome;
 use super::plan::Plan;
 
@@ -27,6 +28,10 @@ pub enum NoRetry {
     BudgetSpent,
     /// The request body is larger than the replay limit.
     BodyTooLarge,
+    /// The request makes something that lasts, and may have made it: that must not happen twice.
+    NotRepeatable,
+    /// The request is none that is known here, so whether it may be repeated is not known either.
+    UnknownOperation,
     /// A header of the request cannot be put into a call of the filter's own: it is not UTF-8.
     HeadersNotReplayable,
     /// The request asks for another protocol, such as a WebSocket.
@@ -40,12 +45,14 @@ pub enum NoRetry {
 
 impl NoRetry {
     /// Every reason, in the order of their statistics.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::AttemptsExhausted,
         Self::BackendsExhausted,
         Self::BackendsOut,
         Self::BudgetSpent,
         Self::BodyTooLarge,
+        Self::NotRepeatable,
+        Self::UnknownOperation,
         Self::HeadersNotReplayable,
         Self::Upgrade,
         Self::RequestIncomplete,
@@ -60,6 +67,8 @@ impl NoRetry {
             Self::BackendsOut => "backends_cooling_down",
             Self::BudgetSpent => "budget_spent",
             Self::BodyTooLarge => "body_too_large",
+            Self::NotRepeatable => "not_repeatable",
+            Self::UnknownOperation => "unknown_operation",
             Self::HeadersNotReplayable => "headers_not_replayable",
             Self::Upgrade => "upgrade",
             Self::RequestIncomplete => "request_incomplete",
@@ -89,8 +98,8 @@ pub enum Verdict {
 pub struct Chosen {
     /// Which one.
     pub backend: usize,
-    /// The attempt is the probe that decides whether the backend is well again.
-    pub probe: bool,
+    /// The claim of the attempt that is the probe, which decides whether the backend is well again.
+    pub probe: Option<Claim>,
 }
 
 /// One request's walk through its [`Plan`]: counts the attempts and decides after each.
@@ -136,12 +145,17 @@ impl Exchange {
 
     /// Whether the current attempt is a probe whose outcome was not told yet.
     pub fn is_probe(&self) -> bool {
-        self.current.probe
+        self.current.probe.is_some()
     }
 
-    /// The same; it counts as told from then on.
-    pub fn take_probe(&mut self) -> bool {
-        std::mem::take(&mut self.current.probe)
+    /// The current attempt's outcome is not known yet after all: it will be made once more.
+    pub fn keep_probe(&mut self, claim: Option<Claim>) {
+        self.current.probe = claim;
+    }
+
+    /// The current attempt's claim, if it is a probe whose outcome was not told yet; it counts as told from then on.
+    pub fn take_probe(&mut self) -> Option<Claim> {
+        self.current.probe.take()
     }
 
     /// Counts an attempt on the current backend.
@@ -168,7 +182,8 @@ impl Exchange {
             | Outcome::Throttled
             | Outcome::Unavailable
             | Outcome::PermissionDenied
-            | Outcome::DeploymentNotFound => {
+            | Outcome::DeploymentNotFound
+            | Outcome::ApiNotEnabled => {
                 self.when_allowed(replay, |this| match choose(&this.plan) {
                     Ok(chosen) => {
                         this.go_to(chosen);
@@ -216,7 +231,7 @@ mod tests {
                 let next = (0..backends).find(|backend| !plan.tried.contains(*backend));
                 let chosen = next.map(|backend| Chosen {
                     backend,
-                    probe: false,
+                    probe: None,
                 });
                 chosen.ok_or(NoRetry::BackendsExhausted)
             });
@@ -290,7 +305,11 @@ mod tests {
 
     #[test]
     fn a_missing_role_or_deployment_leads_to_the_next_backend() {
-        for outcome in [Outcome::PermissionDenied, Outcome::DeploymentNotFound] {
+        for outcome in [
+            Outcome::PermissionDenied,
+            Outcome::DeploymentNotFound,
+            Outcome::ApiNotEnabled,
+        ] {
             assert_eq!(
                 Walk::new(2, 3).after(outcome, Replay::Ready),
                 Verdict::TryNext
@@ -330,10 +349,11 @@ mod tests {
         let mut exchange = Exchange::new(Plan::new(0), 3);
         exchange.go_to(Chosen {
             backend: 2,
-            probe: true,
+            probe: Some(Claim::ANY),
         });
-        assert!(exchange.take_probe());
-        assert!(!exchange.take_probe());
+        assert!(exchange.is_probe());
+        assert_eq!(exchange.take_probe(), Some(Claim::ANY));
+        assert_eq!(exchange.take_probe(), None);
         assert_eq!(exchange.backend(), 2);
     }
 

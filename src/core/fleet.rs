@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::config::{Backend, Config, Policy, Unlisted};
+use super::config::{Apis, Backend, Config, Policy, Unlisted};
 use super::health::{Health, Reason, Standing};
-use super::plan::Plan;
+use super::operation::Api;
+use super::plan::{BackendSet, Plan};
 use super::request::deployment_id;
 use super::schedule::Schedule;
 use super::time::Timestamp;
@@ -19,14 +20,28 @@ pub struct Fleet {
     policy: Policy,
     health: Vec<Health>,
     capacity: Vec<Option<Capacity>>,
-    /// The deployments that each backend has, where its configuration names all of them.
-    offers: Vec<Option<Vec<u64>>>,
-    /// The backends that have a key of their own.
-    keyed: Vec<bool>,
-    /// There is no access token now, so that only those with a key can be asked.
-    tokenless: bool,
+    offers: Vec<Offer>,
+    /// The backends that cannot be asked now: their identities have no access token.
+    tokenless: BackendSet,
     /// Every backend is free for all and everything, so that no one needs to look closer.
     plain: bool,
+}
+
+/// What a request needs its backend to have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// The deployment, by its [id](deployment_id).
+    pub deployment: Option<u64>,
+    /// The API.
+    pub api: Option<Api>,
+}
+
+/// What a backend has, by its configuration.
+#[derive(Clone, Debug)]
+struct Offer {
+    /// Its deployments, where the configuration names all of them.
+    deployments: Option<Vec<u64>>,
+    apis: Apis,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +62,10 @@ pub enum Choice {
 /// Why there was none to choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoChoice {
+    /// No backend has the API, by the configuration.
+    NoApi,
     /// No backend has the deployment, by the configuration.
-    NotOffered,
+    NoDeployment,
     /// There may be one for a request that has a token, and there is no token.
     NoToken,
     /// The request has been to every one.
@@ -75,13 +92,8 @@ impl Fleet {
             policy: config.policy,
             health: vec![Health::default(); backends],
             capacity: vec![None; backends],
-            offers: config.backends.iter().map(offers).collect(),
-            keyed: config
-                .backends
-                .iter()
-                .map(|b| b.api_key.is_some())
-                .collect(),
-            tokenless: false,
+            offers: config.backends.iter().map(Offer::of).collect(),
+            tokenless: BackendSet::default(),
             plain: true,
         }
     }
@@ -104,9 +116,9 @@ impl Fleet {
         self.plain = self.health.iter().all(Health::is_plain);
     }
 
-    /// Whether there is an access token now, for the backends that have no key.
-    pub fn set_token(&mut self, there: bool) {
-        self.tokenless = !there;
+    /// These backends cannot be asked now, for want of an access token.
+    pub fn set_tokenless(&mut self, backends: BackendSet) {
+        self.tokenless = backends;
     }
 
     /// An answer said how many tokens its backend has left. Some say 0 or -1 for "unknown".
@@ -123,25 +135,18 @@ impl Fleet {
     ///
     /// # Errors
     /// There is none.
-    pub fn choose(
-        &self,
-        plan: &Plan,
-        deployment: Option<u64>,
-        now: Timestamp,
-    ) -> Result<Choice, NoChoice> {
-        let mut offering = (0..self.offers.len()).filter(|index| self.offers(*index, deployment));
-        // That those who should have the deployment lack it is no reason to choose no one: the answer is for them to give.
-        let lacking = deployment.filter(|deployment| {
-            !self.plain
-                && offering
-                    .clone()
-                    .any(|index| !self.lacks(index, *deployment, now))
-        });
+    pub fn choose(&self, plan: &Plan, demand: Demand, now: Timestamp) -> Result<Choice, NoChoice> {
+        let mut offering = (0..self.offers.len()).filter(|index| self.offers(*index, demand));
+        // That those who should have it say they do not is no reason to choose no one: the answer is for them to give.
+        let heed_lacks = !self.plain
+            && offering
+                .clone()
+                .any(|index| !self.lacks(index, demand, now));
         if offering.next().is_none() {
-            return Err(NoChoice::NotOffered);
+            return Err(self.nothing_offered(demand));
         }
         let standing = |index: usize| {
-            let standing = self.standing(index, deployment, lacking, now);
+            let standing = self.standing(index, demand, heed_lacks, now);
             standing.unwrap_or(NOT_THERE)
         };
         let chosen = match self.policy {
@@ -155,26 +160,31 @@ impl Fleet {
         match chosen {
             Some(index) if standing(index) == Standing::Due => Ok(Choice::Probe(index)),
             Some(index) => Ok(Choice::Free(index)),
-            None if self.waits_for_token(plan, deployment) => Err(NoChoice::NoToken),
-            None => Err(self.wait(plan, deployment, lacking, now)),
+            None if self.waits_for_token(plan, demand) => Err(NoChoice::NoToken),
+            None => Err(self.wait(plan, demand, heed_lacks, now)),
+        }
+    }
+
+    fn nothing_offered(&self, demand: Demand) -> NoChoice {
+        let api = Demand {
+            deployment: None,
+            ..demand
+        };
+        match (0..self.offers.len()).any(|index| self.offers(index, api)) {
+            true => NoChoice::NoDeployment,
+            false => NoChoice::NoApi,
         }
     }
 
     /// Why there is no backend for a request with this `plan`.
-    fn wait(
-        &self,
-        plan: &Plan,
-        deployment: Option<u64>,
-        lacking: Option<u64>,
-        now: Timestamp,
-    ) -> NoChoice {
+    fn wait(&self, plan: &Plan, demand: Demand, heed_lacks: bool, now: Timestamp) -> NoChoice {
         let mut wait: Option<Wait> = None;
         for index in 0..self.health.len() {
             if plan.tried.contains(index) {
                 continue;
             }
             if let Some(Standing::Out(reason, until)) =
-                self.standing(index, deployment, lacking, now)
+                self.standing(index, demand, heed_lacks, now)
             {
                 let left = until.since(now);
                 let throttled = reason == Reason::Throttled;
@@ -187,46 +197,45 @@ impl Fleet {
         wait.map_or(NoChoice::AllTried, NoChoice::AllOut)
     }
 
-    fn waits_for_token(&self, plan: &Plan, deployment: Option<u64>) -> bool {
-        let mut backends = 0..self.keyed.len();
+    fn waits_for_token(&self, plan: &Plan, demand: Demand) -> bool {
+        let mut backends = 0..self.offers.len();
         backends.any(|index| {
-            self.lacks_token(index) && !plan.tried.contains(index) && self.offers(index, deployment)
+            self.tokenless.contains(index)
+                && !plan.tried.contains(index)
+                && self.offers(index, demand)
         })
     }
 
-    /// Whether a backend cannot be asked for want of a token.
-    fn lacks_token(&self, index: usize) -> bool {
-        self.tokenless && self.keyed.get(index) == Some(&false)
-    }
-
-    /// The standing of a backend for a request to `deployment`, if it has that, as far as is known; what is known of
-    /// `lacking` ones counts, if that is given.
+    /// The standing of a backend for a request with this demand, if it meets that as far as is known; what backends said they
+    /// lack counts where that is to be heeded.
     fn standing(
         &self,
         index: usize,
-        deployment: Option<u64>,
-        lacking: Option<u64>,
+        demand: Demand,
+        heed_lacks: bool,
         now: Timestamp,
     ) -> Option<Standing> {
-        let lacks = lacking.is_some_and(|deployment| self.lacks(index, deployment, now));
-        if lacks || self.lacks_token(index) || !self.offers(index, deployment) {
+        let lacks = heed_lacks && self.lacks(index, demand, now);
+        if lacks || self.tokenless.contains(index) || !self.offers(index, demand) {
             return None;
         }
         Some(self.health.get(index)?.standing(now))
     }
 
-    /// Whether a backend has the deployment, by its configuration.
-    fn offers(&self, index: usize, deployment: Option<u64>) -> bool {
-        match (self.offers.get(index), deployment) {
-            (Some(Some(offered)), Some(deployment)) => offered.contains(&deployment),
-            (offered, _) => offered.is_some(),
-        }
+    /// Whether a backend meets the demand, by its configuration.
+    fn offers(&self, index: usize, demand: Demand) -> bool {
+        let offer = self.offers.get(index);
+        offer.is_some_and(|offer| offer.meets(demand))
     }
 
-    /// Whether a backend said that it does not have the deployment.
-    fn lacks(&self, index: usize, deployment: u64, now: Timestamp) -> bool {
+    /// Whether a backend said that it does not have what is demanded.
+    fn lacks(&self, index: usize, demand: Demand, now: Timestamp) -> bool {
         let health = self.health.get(index);
-        health.is_some_and(|health| health.lacks(deployment, now))
+        health.is_some_and(|health| {
+            let api = demand.api.map(Api::id);
+            let mut demanded = demand.deployment.into_iter().chain(api);
+            demanded.any(|id| health.lacks(id, now))
+        })
     }
 
     fn capacity(&self, index: usize, now: Timestamp) -> Option<u32> {
@@ -235,10 +244,23 @@ impl Fleet {
     }
 }
 
-fn offers(backend: &Backend) -> Option<Vec<u64>> {
-    let deployments = &backend.deployments;
-    let names = deployments.aliases.keys().map(|name| deployment_id(name));
-    (deployments.unlisted == Unlisted::Refuse).then(|| names.collect())
+impl Offer {
+    fn of(backend: &Backend) -> Self {
+        let deployments = &backend.deployments;
+        let names = deployments.aliases.keys().map(|name| deployment_id(name));
+        Self {
+            deployments: (deployments.unlisted == Unlisted::Refuse).then(|| names.collect()),
+            apis: backend.apis.clone(),
+        }
+    }
+
+    fn meets(&self, demand: Demand) -> bool {
+        let deployment = match (&self.deployments, demand.deployment) {
+            (Some(offered), Some(deployment)) => offered.contains(&deployment),
+            _ => true,
+        };
+        deployment && demand.api.is_none_or(|api| self.apis.include(api))
+    }
 }
 
 /// Stands for a backend that has nothing to offer.
@@ -247,11 +269,22 @@ const NOT_THERE: Standing = Standing::Out(Reason::Misconfigured, Timestamp::from
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::config::{Deployments, Plugin, Secret};
+    use crate::core::config::{BackendCredential, Deployments, Plugin, Secret};
     use crate::core::health::Finding;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
-    const GPT: Option<u64> = Some(4);
+    const GPT: Demand = named(4);
+    const ANY: Demand = Demand {
+        deployment: None,
+        api: None,
+    };
+
+    const fn named(deployment: u64) -> Demand {
+        Demand {
+            deployment: Some(deployment),
+            api: None,
+        }
+    }
 
     fn config(policy: &str) -> Config {
         let json = format!(
@@ -276,12 +309,12 @@ mod tests {
         fn learn(&mut self, backend: usize, finding: Finding, now: Timestamp) {
             let mut health = self.health(backend).unwrap().clone();
             let cooldown = config("round_robin").cooldown;
-            health.learn(finding, false, &cooldown, now);
+            health.learn(finding, None, &cooldown, now);
             self.set_health(backend, health);
         }
 
-        fn first(&self, turn: u64, deployment: Option<u64>) -> Result<Choice, NoChoice> {
-            self.choose(&Plan::new(turn), deployment, NOW)
+        fn first(&self, turn: u64, demand: Demand) -> Result<Choice, NoChoice> {
+            self.choose(&Plan::new(turn), demand, NOW)
         }
     }
 
@@ -311,10 +344,10 @@ mod tests {
         let mut fleet = fleet();
         fleet.learn(1, throttled(7), NOW);
         assert!(!fleet.is_plain());
-        assert_eq!(fleet.first(1, None), Ok(Choice::Free(2)));
-        assert_eq!(fleet.first(4, None), Ok(Choice::Free(0)));
+        assert_eq!(fleet.first(1, ANY), Ok(Choice::Free(2)));
+        assert_eq!(fleet.first(4, ANY), Ok(Choice::Free(0)));
         let then = NOW + Duration::from_secs(7);
-        let chosen = |turn| fleet.choose(&Plan::new(turn), None, then);
+        let chosen = |turn| fleet.choose(&Plan::new(turn), ANY, then);
         assert_eq!(chosen(1), Ok(Choice::Probe(1)));
         assert_eq!(chosen(2), Ok(Choice::Free(2)));
         fleet.set_health(1, Health::default());
@@ -326,10 +359,10 @@ mod tests {
         let fleet = fleet();
         let mut plan = Plan::new(5);
         for backend in [2, 1, 0] {
-            assert_eq!(fleet.choose(&plan, None, NOW), Ok(Choice::Free(backend)));
+            assert_eq!(fleet.choose(&plan, ANY, NOW), Ok(Choice::Free(backend)));
             plan.tried.add(backend);
         }
-        assert_eq!(fleet.choose(&plan, None, NOW), Err(NoChoice::AllTried));
+        assert_eq!(fleet.choose(&plan, ANY, NOW), Err(NoChoice::AllTried));
     }
 
     #[test]
@@ -339,9 +372,9 @@ mod tests {
         let mut plan = Plan::new(0);
         plan.tried.add(1);
         plan.tried.add(2);
-        assert_eq!(fleet.choose(&plan, None, NOW), all_out(9, true));
+        assert_eq!(fleet.choose(&plan, ANY, NOW), all_out(9, true));
         plan.tried.add(0);
-        assert_eq!(fleet.choose(&plan, None, NOW), Err(NoChoice::AllTried));
+        assert_eq!(fleet.choose(&plan, ANY, NOW), Err(NoChoice::AllTried));
     }
 
     #[test]
@@ -350,13 +383,13 @@ mod tests {
         fleet.learn(0, Finding::Denied, NOW);
         fleet.learn(1, Finding::Denied, NOW);
         fleet.learn(2, Finding::Denied, NOW);
-        assert_eq!(fleet.first(0, None), all_out(300, false));
+        assert_eq!(fleet.first(0, ANY), all_out(300, false));
         fleet.set_health(2, Health::default());
         fleet.learn(2, throttled(20), NOW);
-        assert_eq!(fleet.first(0, None), all_out(20, true));
+        assert_eq!(fleet.first(0, ANY), all_out(20, true));
         fleet.set_health(0, Health::default());
         fleet.learn(0, throttled(30), NOW);
-        assert_eq!(fleet.first(0, None), all_out(20, true));
+        assert_eq!(fleet.first(0, ANY), all_out(20, true));
     }
 
     #[test]
@@ -364,13 +397,13 @@ mod tests {
         let mut fleet = fleet();
         fleet.learn(0, Finding::Missing(4), NOW);
         assert_eq!(fleet.first(0, GPT), Ok(Choice::Free(1)));
-        assert_eq!(fleet.first(0, Some(5)), Ok(Choice::Free(0)));
-        assert_eq!(fleet.first(0, None), Ok(Choice::Free(0)));
+        assert_eq!(fleet.first(0, named(5)), Ok(Choice::Free(0)));
+        assert_eq!(fleet.first(0, ANY), Ok(Choice::Free(0)));
         // Those that have it are out: that is the answer, not the 404 of the one that does not.
         fleet.learn(1, throttled(20), NOW);
         fleet.learn(2, throttled(10), NOW);
         assert_eq!(fleet.first(0, GPT), all_out(10, true));
-        assert_eq!(fleet.first(1, None), Ok(Choice::Free(0)));
+        assert_eq!(fleet.first(1, ANY), Ok(Choice::Free(0)));
     }
 
     #[test]
@@ -395,16 +428,16 @@ mod tests {
         config.backends[1].deployments = only("y");
         config.backends[2].deployments = only("x");
         let mut fleet = Fleet::new(&config);
-        let (x, y) = (Some(deployment_id("x")), Some(deployment_id("y")));
+        let (x, y) = (named(deployment_id("x")), named(deployment_id("y")));
         assert_eq!(fleet.first(1, x), Ok(Choice::Free(2)));
         assert_eq!(fleet.first(4, x), Ok(Choice::Free(0)));
         assert_eq!(fleet.first(0, y), Ok(Choice::Free(1)));
         assert_eq!(
-            fleet.first(1, None),
+            fleet.first(1, ANY),
             Ok(Choice::Free(1)),
             "no deployment is anyone's"
         );
-        assert_eq!(fleet.first(0, Some(7)), Err(NoChoice::NotOffered));
+        assert_eq!(fleet.first(0, named(7)), Err(NoChoice::NoDeployment));
         // All that should have it say they do not: theirs is the answer.
         fleet.learn(1, Finding::Missing(deployment_id("y")), NOW);
         assert_eq!(fleet.first(0, y), Ok(Choice::Free(1)));
@@ -419,10 +452,13 @@ mod tests {
     #[test]
     fn without_a_token_those_with_a_key_serve() {
         let mut config = config("round_robin");
-        config.backends[1].api_key = Some(Secret::new("KEY".into()));
+        config.backends[1].credential = BackendCredential::Key(Secret::new("KEY".into()));
         let mut fleet = Fleet::new(&config);
         assert_eq!(fleet.first(0, GPT), Ok(Choice::Free(0)));
-        fleet.set_token(false);
+        let mut tokenless = BackendSet::default();
+        tokenless.add(0);
+        tokenless.add(2);
+        fleet.set_tokenless(tokenless);
         for turn in 0..6 {
             assert_eq!(fleet.first(turn, GPT), Ok(Choice::Free(1)));
         }
@@ -432,7 +468,7 @@ mod tests {
         plan.tried.add(0);
         plan.tried.add(2);
         assert_eq!(fleet.choose(&plan, GPT, NOW), all_out(9, true));
-        fleet.set_token(true);
+        fleet.set_tokenless(BackendSet::default());
         assert_eq!(fleet.first(0, GPT), Ok(Choice::Free(0)));
     }
 
@@ -452,7 +488,7 @@ mod tests {
         let shares = |fleet: &Fleet, now| {
             let mut shares = [0; 3];
             for turn in 0..1000 {
-                match fleet.choose(&Plan::new(turn), None, now) {
+                match fleet.choose(&Plan::new(turn), ANY, now) {
                     Ok(Choice::Free(backend)) => shares[backend] += 1,
                     other => panic!("{other:?}"),
                 }

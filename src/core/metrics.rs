@@ -25,6 +25,9 @@ pub enum Event {
     AllUnavailable,
     /// A request was answered 404 because no backend has the deployment, by the configuration.
     NotOffered,
+    /// A request was refused because of what it asks for: no backend has the API, the path is not Azure OpenAI's, or its
+    /// objects live on several backends.
+    NotServed,
     /// The token service was asked.
     TokenFetch,
     /// The token service was asked in vain.
@@ -43,13 +46,14 @@ pub enum Event {
     MissingDeployment(usize),
 }
 
-const SIMPLE: [(&str, Event); 9] = [
+const SIMPLE: [(&str, Event); 10] = [
     ("requests", Event::Request),
     ("stream_broken", Event::StreamBroken),
     ("client_gone", Event::ClientGone),
     ("refused.throttled", Event::AllThrottled),
     ("refused.unavailable", Event::AllUnavailable),
     ("refused.no_deployment", Event::NotOffered),
+    ("refused.not_served", Event::NotServed),
     ("identity.unavailable", Event::IdentityUnavailable),
     ("identity.fetches", Event::TokenFetch),
     ("identity.failures", Event::TokenFailure),
@@ -210,7 +214,7 @@ mod tests {
         ] {
             let mut health = Health::default();
             for finding in findings {
-                health.learn(*finding, false, &config.cooldown, now);
+                health.learn(*finding, None, &config.cooldown, now);
             }
             let [is, left] = gauges(&health, now);
             assert!(
@@ -219,7 +223,7 @@ mod tests {
             );
             let over = now + Duration::from_secs(300);
             assert_eq!(gauges(&health, over), [state, 0], "due");
-            if health.claim_probe(over, Duration::from_secs(9)) {
+            if health.claim_probe(over, Duration::from_secs(9)).is_some() {
                 assert_eq!(gauges(&health, over), [4, 0]);
             }
         }

@@ -9,13 +9,18 @@
 
 pub mod attempt;
 pub mod budget;
+pub mod clean_path;
 pub mod clients;
 pub mod config;
 pub mod exchange;
 pub mod fleet;
 pub mod health;
 pub mod identity;
+pub mod inspection;
+pub mod json;
 pub mod metrics;
+pub mod multipart;
+pub mod operation;
 pub mod outcome;
 pub mod path;
 pub mod plan;
@@ -25,4 +30,6 @@ pub mod request;
 pub mod retry_after;
 pub mod schedule;
 pub mod shared;
+pub mod splices;
+pub mod state;
 pub mod time;

@@ -22,11 +22,13 @@ pub enum Outcome {
     PermissionDenied,
     /// The resource has no such deployment.
     DeploymentNotFound,
+    /// The resource's region does not have the API.
+    ApiNotEnabled,
 }
 
 impl Outcome {
     /// Every outcome, in the order of their statistics.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Success,
         Self::ClientError,
         Self::Throttled,
@@ -34,6 +36,7 @@ impl Outcome {
         Self::BadToken,
         Self::PermissionDenied,
         Self::DeploymentNotFound,
+        Self::ApiNotEnabled,
     ];
 
     /// The name in statistics and logs.
@@ -46,6 +49,7 @@ impl Outcome {
             Self::BadToken => "bad_token",
             Self::PermissionDenied => "permission_denied",
             Self::DeploymentNotFound => "deployment_not_found",
+            Self::ApiNotEnabled => "api_not_enabled",
         }
     }
 
@@ -67,11 +71,14 @@ impl Outcome {
     /// nothing known counts as a bad token: the worst that follows is one fresh token that was not needed. A 403 is the resource's if its
     /// code says so; one that is about the request must not make a backend look closed to all others.
     pub fn from_error(status: u16, body: &[u8]) -> Self {
-        match (status, error_code(body).as_deref()) {
+        let error = Error::read(body);
+        match (status, error.code.as_deref()) {
             (401, Some("PermissionDenied")) => Self::PermissionDenied,
             (401, _) => Self::BadToken,
             (403, Some(code)) if CLOSED.contains(&code) => Self::PermissionDenied,
             (404, Some("DeploymentNotFound")) => Self::DeploymentNotFound,
+            // "The ... API is not enabled in this region": there is no code of its own for that.
+            (404, _) if error.message.contains("not enabled in this region") => Self::ApiNotEnabled,
             _ => Self::ClientError,
         }
     }
@@ -89,20 +96,78 @@ const CLOSED: [&str; 7] = [
     "PublicNetworkAccessDisabled",
 ];
 
-/// The `error.code` of an answer in Azure's shape, `{"error": {"code": "...", "message": "..."}}`.
-fn error_code(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Body {
-        error: Error,
+/// The error of an answer in Azure's shape, `{"error": {"code": "...", "message": "..."}}`.
+#[derive(Default)]
+struct Error {
+    code: Option<String>,
+    message: String,
+}
+
+impl Error {
+    fn read(body: &[u8]) -> Self {
+        #[derive(Deserialize)]
+        struct Body {
+            error: Inner,
+        }
+        #[derive(Deserialize)]
+        struct Inner {
+            code: Value,
+            #[serde(default)]
+            message: Value,
+        }
+        let Ok(Body { error }) = serde_json::from_slice(body) else {
+            return Self::default();
+        };
+        Self {
+            code: match error.code {
+                Value::String(code) => Some(code),
+                Value::Number(code) => Some(code.to_string()),
+                _ => None,
+            },
+            message: match error.message {
+                Value::String(message) => message,
+                _ => String::new(),
+            },
+        }
     }
-    #[derive(Deserialize)]
-    struct Error {
-        code: Value,
+}
+
+/// What an attempt that failed may have done at the backend all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trace {
+    /// Nothing: it did not get there, or was turned away.
+    None,
+    /// What was asked for, perhaps.
+    Possible,
+}
+
+impl Trace {
+    /// That of a backend's answer with this status.
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            // An overloaded backend turns requests away with 503; the others of these give up on what they have begun.
+            408 | 500 | 502 | 504 => Self::Possible,
+            _ => Self::None,
+        }
     }
-    match serde_json::from_slice::<Body>(body).ok()?.error.code {
-        Value::String(code) => Some(code),
-        Value::Number(code) => Some(code.to_string()),
-        _ => None,
+
+    /// That of an attempt without an answer, by what Envoy says of it: in its own answer's body, or in its details
+    /// (`upstream_reset_before_response_started{connection_failure...}`, `no_healthy_upstream`).
+    pub fn of_no_answer(said: &[u8]) -> Self {
+        const NEVER_SENT: [&[u8]; 7] = [
+            b"connection failure",
+            b"connection_failure",
+            b"connection timeout",
+            b"connection_timeout",
+            b"no healthy upstream",
+            b"no_healthy_upstream",
+            b"cluster_not_found",
+        ];
+        let contains = |text: &[u8]| said.windows(text.len()).any(|window| window == text);
+        match NEVER_SENT.into_iter().any(contains) {
+            true => Self::None,
+            false => Self::Possible,
+        }
     }
 }
 
@@ -120,6 +185,7 @@ mod tests {
             statuses: vec![408, 429, 500, 502, 503, 504],
             per_try_timeout: Duration::from_secs(300),
             replay_limit: 0,
+            repeat_creations: false,
             budget: None,
         }
     }
@@ -206,6 +272,16 @@ mod tests {
                 r#"{"error":{"code":"404","message":"Resource not found"}}"#,
                 Outcome::ClientError,
             ),
+            (
+                404,
+                r#"{"error":{"code":"NotFound","message":"The Responses API is not enabled in this region."}}"#,
+                Outcome::ApiNotEnabled,
+            ),
+            (
+                404,
+                r#"{"error":{"code":"404","message":["not enabled in this region"]}}"#,
+                Outcome::ClientError,
+            ),
             (404, r#"{"error":{"code":null}}"#, Outcome::ClientError),
             (
                 404,
@@ -219,6 +295,37 @@ mod tests {
                 outcome,
                 "{status} {body}"
             );
+        }
+    }
+
+    #[test]
+    fn what_was_turned_away_or_never_sent_has_done_nothing() {
+        for (status, trace) in [
+            (429, Trace::None),
+            (503, Trace::None),
+            (401, Trace::None),
+            (404, Trace::None),
+            (408, Trace::Possible),
+            (500, Trace::Possible),
+            (502, Trace::Possible),
+            (504, Trace::Possible),
+        ] {
+            assert_eq!(Trace::of_status(status), trace, "{status}");
+        }
+        for (said, trace) in [
+            ("upstream_reset_before_response_started{connection_failure|TLS}", Trace::None),
+            (
+                "upstream connect error or disconnect/reset before headers. reset reason: connection failure",
+                Trace::None,
+            ),
+            ("no healthy upstream", Trace::None),
+            ("cluster_not_found", Trace::None),
+            ("upstream_reset_before_response_started{connection_termination}", Trace::Possible),
+            ("upstream_per_try_timeout", Trace::Possible),
+            ("response_timeout", Trace::Possible),
+            ("", Trace::Possible),
+        ] {
+            assert_eq!(Trace::of_no_answer(said.as_bytes()), trace, "{said}");
         }
     }
 }

@@ -7,77 +7,67 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::config::Backend;
+use super::operation::{query_value, Deployment, Surface};
 
-const V1: &str = "/openai/v1/";
 const API_VERSION: &str = "api-version";
 
-/// The path that `backend` is to be asked for, where the client asked for `path`: its own name for the deployment, its own
-/// version of the API, below its own base path. All else stays as it is, byte for byte.
-pub fn on_backend<'p>(path: &'p str, backend: &Backend) -> Cow<'p, str> {
-    let mut path = Cow::Borrowed(path);
-    // From the back, so that what is in front stays where it is.
-    if let Some(version) = backend.api_version.as_deref().filter(|_| is_dated(&path)) {
-        path = match api_version(&path) {
-            Some(range) => splice(&path, range, version),
+/// The path that `backend` is to be asked for, where the client asked for `path` on this surface, with the `deployment` there:
+/// the backend's own name for that, its own version of the API, below its own base path. All else stays as it is, byte for byte.
+pub fn on_backend<'p>(
+    path: &'p str,
+    surface: Option<Surface>,
+    deployment: &Deployment,
+    backend: &Backend,
+) -> Cow<'p, str> {
+    let Some(surface) = surface else {
+        return path.into();
+    };
+    let mut splices = Vec::new();
+    if let Deployment::InPath(range) = deployment {
+        let name = path.get(range.clone()).unwrap_or_default();
+        if let Some(alias) = backend.deployments.aliases.get(name) {
+            splices.push((range.clone(), alias.as_str()));
+        }
+    }
+    let mut added = String::new();
+    if let (Surface::Dated, Some(version)) = (surface, &backend.api_version) {
+        match query_value(path, API_VERSION) {
+            Some((range, _)) => splices.push((range, version.as_str())),
             None => {
                 let separator = if path.contains('?') { '&' } else { '?' };
-                format!("{path}{separator}{API_VERSION}={version}").into()
+                added = format!("{separator}{API_VERSION}={version}");
             }
-        };
-    }
-    let alias = deployment(&path).and_then(|range| {
-        let name = path.get(range.clone())?;
-        Some((range, backend.deployments.aliases.get(name)?))
-    });
-    if let Some((range, alias)) = alias {
-        path = splice(&path, range, alias);
-    }
-    match &backend.base_path {
-        Some(base) => format!("{base}{path}").into(),
-        None => path,
-    }
-}
-
-/// Where a path of the dated API names the deployment.
-pub fn deployment(path: &str) -> Option<Range<usize>> {
-    const BEFORE: &str = "/deployments/";
-    let target = path.split_once('?').map_or(path, |(target, _)| target);
-    let start = target.find(BEFORE)?.checked_add(BEFORE.len())?;
-    let rest = target.get(start..)?;
-    let length = rest.find('/').unwrap_or(rest.len());
-    (length > 0).then(|| start..start.saturating_add(length))
-}
-
-fn is_dated(path: &str) -> bool {
-    path.starts_with("/openai/") && !path.starts_with(V1)
-}
-
-/// Where a query says the version of the API.
-fn api_version(path: &str) -> Option<Range<usize>> {
-    let (target, query) = path.split_once('?')?;
-    let mut start = target.len().checked_add(1)?;
-    for parameter in query.split('&') {
-        if let Some(value) = parameter
-            .strip_prefix(API_VERSION)
-            .and_then(|rest| rest.strip_prefix('='))
-        {
-            let end = start.checked_add(parameter.len())?;
-            return Some(end.checked_sub(value.len())?..end);
         }
-        start = start.checked_add(parameter.len())?.checked_add(1)?;
     }
-    None
+    if splices.is_empty() && added.is_empty() && backend.base_path.is_none() {
+        return path.into();
+    }
+    // From the back, so that what is in front stays where it is.
+    splices.sort_by_key(|(range, _)| std::cmp::Reverse(range.start));
+    let mut path = path.to_owned();
+    for (range, with) in splices {
+        splice(&mut path, range, with);
+    }
+    let base = backend.base_path.as_deref().unwrap_or_default();
+    [base, &path, &added].concat().into()
 }
 
-fn splice<'p>(path: &str, range: Range<usize>, with: &str) -> Cow<'p, str> {
-    let mut path = path.to_owned();
-    path.replace_range(range, with);
-    path.into()
+fn splice(path: &mut String, range: Range<usize>, with: &str) {
+    // Where the ranges come from they are on the path's characters; what is not stays as it is.
+    if path.get(range.clone()).is_some() {
+        path.replace_range(range, with);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::operation::{surface, Operation};
+
+    fn on_backend<'p>(path: &'p str, backend: &Backend) -> Cow<'p, str> {
+        let operation = Operation::read("POST", path);
+        super::on_backend(path, surface(path), &operation.deployment, backend)
+    }
 
     fn backend(aliases: &[(&str, &str)], api_version: Option<&str>, base: Option<&str>) -> Backend {
         let mut backend = Backend {
@@ -165,6 +155,7 @@ mod tests {
             ),
             ("/openai/v1/x", "/openai/v1/x"),
             ("/health", "/health"),
+            ("/openai/../x", "/openai/../x"),
         ] {
             assert_eq!(on_backend(path, &versioned), expected, "{path}");
         }
@@ -181,22 +172,5 @@ mod tests {
             on_backend("/openai/v1/responses", &backend),
             "/api/projects/p/openai/v1/responses"
         );
-    }
-
-    #[test]
-    fn the_deployment_is_found_where_there_is_one() {
-        for (path, name) in [
-            ("/openai/deployments/gpt-4o/chat?x", Some("gpt-4o")),
-            ("/openai/deployments/gpt-4o?x", Some("gpt-4o")),
-            ("/openai/deployments/gpt-4o", Some("gpt-4o")),
-            ("/openai/deployments/ü/x", Some("ü")),
-            ("/openai/deployments/", None),
-            ("/openai/deployments//x", None),
-            ("/openai/deployments?x=/deployments/y", None),
-            ("/openai/v1/chat/completions", None),
-        ] {
-            let found = deployment(path).and_then(|range| path.get(range));
-            assert_eq!(found, name, "{path}");
-        }
     }
 }

@@ -16,6 +16,14 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The plan of a request that only this one of so many backends can serve. It takes no one's turn.
+    pub fn only(backend: usize, backends: usize) -> Self {
+        Self {
+            turn: 0,
+            tried: BackendSet::all_but(backend, backends),
+        }
+    }
+
     /// The plan of the request that drew number `turn`.
     pub fn new(turn: u64) -> Self {
         Self {
@@ -33,6 +41,14 @@ impl BackendSet {
     /// Adds a backend.
     pub fn add(&mut self, backend: usize) {
         self.0 |= bit(backend);
+    }
+
+    /// Every one of this many, but one.
+    pub fn all_but(backend: usize, backends: usize) -> Self {
+        let mut others = Self::default();
+        let all = (0..backends).filter(|other| *other != backend);
+        all.for_each(|other| others.add(other));
+        others
     }
 
     /// Whether it has been added.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::fleet::Wait;
+use super::operation::Api;
 
 /// An answer the filter makes itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +72,56 @@ impl LocalReply {
                 message: "No Azure OpenAI resource is serving at the moment.".into(),
                 retry_after,
             }
+        }
+    }
+
+    /// The one backend that can serve the request, because its objects live there, may not be asked now.
+    pub fn home_out(wait: Wait) -> Self {
+        let code = match wait.throttled {
+            true => "backend_throttled",
+            false => "backend_unavailable",
+        };
+        let state = match wait.throttled {
+            true => "has used up its quota for now",
+            false => "is not serving at the moment",
+        };
+        Self {
+            code,
+            message: format!("The Azure OpenAI resource on which this object lives {state}."),
+            ..Self::all_out(wait)
+        }
+    }
+
+    /// The objects of one request live on several resources, none of which knows the others'.
+    pub fn objects_apart() -> Self {
+        Self {
+            status: 400,
+            code: "objects_on_different_backends",
+            message: "The objects that this request names live on different Azure OpenAI resources. Make them anew in one \
+                      request after the other, each from those before it."
+                .into(),
+            retry_after: None,
+        }
+    }
+
+    /// No backend has the API, by the configuration.
+    pub fn no_api(api: Option<Api>) -> Self {
+        let api = api.map_or("this API", Api::name);
+        Self {
+            status: 404,
+            code: "api_not_available",
+            message: format!("No Azure OpenAI resource behind this gateway has {api}."),
+            retry_after: None,
+        }
+    }
+
+    /// The path is not Azure OpenAI's.
+    pub fn other_path() -> Self {
+        Self {
+            status: 404,
+            code: "path_not_served",
+            message: "This gateway serves Azure OpenAI: paths begin with /openai/.".into(),
+            retry_after: None,
         }
     }
 

@@ -1,52 +1,113 @@
 //! What the filter needs to know of a client's request, read from its headers in one pass.
 
-use std::borrow::Cow;
+use std::ops::Range;
 
-use super::path;
+use super::clean_path::{without_credentials, without_tags};
+use super::config::{Backend, Config, Ids};
+use super::fleet::Demand;
+use super::json::scan::Findings;
+use super::multipart::Value;
+use super::operation::{surface, Deployment, Operation, State, Surface};
+use super::outcome::Outcome;
 use super::shared::fingerprint;
+use super::splices::Splices;
+use super::state::ids::Tags;
 
 /// Headers that carry a client's credentials: the openai SDKs send `api-key` or `authorization`, API Management's clients
 /// `ocp-apim-subscription-key`. None of them may reach a backend.
 const CREDENTIAL_HEADERS: [&str; 3] = ["authorization", "api-key", "ocp-apim-subscription-key"];
 
-/// Query parameters that carry a client's credentials, in lower case.
-const CREDENTIAL_PARAMETERS: [&str; 2] = ["api-key", "subscription-key"];
-
 /// The facts of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// `:path` without the client's credentials, if it had any.
+    /// `:path` without the client's credentials and without the tags of ids, if it had any.
     pub clean_path: Option<String>,
-    /// The deployment the path names, as a fingerprint.
+    /// Which surface of Azure OpenAI the path belongs to, if to any.
+    pub surface: Option<Surface>,
+    /// What it asks for.
+    pub operation: Operation,
+    /// The deployment it is for, as far as it was read, by its [id](deployment_id).
     pub deployment: Option<u64>,
+    /// Where the objects that it names live, as far as it was read.
+    pub objects: Objects,
     /// The size of the body, where the client announced it.
     pub content_length: Option<u64>,
+    /// What its body is said to be.
+    pub form: BodyForm,
+    /// What is to be changed in its body for any backend: tags of ids are cut out.
+    pub cuts: Splices,
+    /// Where its body names the deployment.
+    pub model: Option<Model>,
+    /// It may be done once only, because of what it says in its body.
+    pub in_background: bool,
+    /// The client gives Envoy's router rules of its own for retries, which are not its to give.
+    pub instructs_router: bool,
     /// The client asks to switch to another protocol.
     pub upgrade: bool,
+    /// The client would take an answer in an encoding of its own.
+    pub accepts_encodings: bool,
     /// All header values are UTF-8, the only form in which a call of the filter's own can carry them.
     pub headers_are_utf8: bool,
     credential_headers: u8,
 }
 
+/// Where the objects that a request names live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Objects {
+    /// It names none.
+    #[default]
+    None,
+    /// It names some whose ids do not say so.
+    Unsaid,
+    /// On this backend.
+    On(usize),
+    /// On several, so that no backend can do what is asked for.
+    Apart,
+}
+
+impl Objects {
+    fn also(self, on: Option<usize>) -> Self {
+        match (self, on) {
+            (known, None) => known,
+            (Self::None | Self::Unsaid, Some(backend)) => Self::On(backend),
+            (Self::On(known), Some(backend)) if known == backend => self,
+            _ => Self::Apart,
+        }
+    }
+}
+
+/// What the body of a request is said to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum BodyForm {
+    /// JSON, or nothing in particular.
+    #[default]
+    Json,
+    /// A form, with its content type.
+    Multipart(String),
+}
+
 impl Request {
-    /// Reads the facts from the request's headers, names in lower case.
-    pub fn read<'a>(headers: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
+    /// Reads the facts from the request's headers, names in lower case; `tags` are those of the backends.
+    pub fn read<'a>(headers: impl Iterator<Item = (&'a [u8], &'a [u8])>, tags: &Tags) -> Self {
         let mut request = Self {
             headers_are_utf8: true,
             ..Self::default()
         };
+        let (mut method, mut path) = ("", "");
         for (name, value) in headers {
             let text = std::str::from_utf8(value);
             request.headers_are_utf8 &= text.is_ok();
+            let text = text.unwrap_or_default();
             match name {
-                b":path" => {
-                    request.clean_path = text.ok().and_then(without_credentials);
-                    request.deployment = text.ok().and_then(deployment_in).map(deployment_id);
-                }
-                b"content-length" => {
-                    request.content_length = text.ok().and_then(|text| text.parse().ok());
+                b":method" => method = text,
+                b":path" => path = text,
+                b"content-length" => request.content_length = text.parse().ok(),
+                b"content-type" if is_multipart(text) => {
+                    request.form = BodyForm::Multipart(text.to_owned());
                 }
                 b"upgrade" => request.upgrade = true,
+                b"x-envoy-retry-on" => request.instructs_router = true,
+                b"accept-encoding" => request.accepts_encodings = true,
                 name => {
                     for (bit, credential) in CREDENTIAL_HEADERS.iter().enumerate() {
                         if name == credential.as_bytes() {
@@ -56,10 +117,177 @@ impl Request {
                 }
             }
         }
+        request.read_path(method, path, tags);
         request
     }
 
-    /// The path without the client's credentials, where `original` is the one with them.
+    fn read_path(&mut self, method: &str, path: &str, tags: &Tags) {
+        self.surface = surface(path);
+        self.clean_path = without_credentials(path);
+        if self.surface.is_none() {
+            return;
+        }
+        let clean = self.path(path);
+        if let Some((untagged, backends)) = without_tags(clean, tags) {
+            let backends = backends.into_iter();
+            self.objects = backends.fold(self.objects, |objects, on| objects.also(Some(on)));
+            self.clean_path = Some(untagged);
+        }
+        let clean = self.clean_path.as_deref().unwrap_or(path);
+        self.operation = Operation::read(method, clean);
+        if let Deployment::InPath(range) = &self.operation.deployment {
+            self.deployment = clean.get(range.clone()).map(deployment_id);
+        }
+    }
+
+    /// What the filter has to know of the body before a backend can be chosen.
+    pub fn needs(&self, config: &Config) -> Need {
+        // With one backend there is nothing to choose, and its names are in no one's way but its own.
+        let several = config.backends.len() > 1;
+        let objects = several
+            && config.state.ids == Ids::Tagged
+            && !matches!(self.operation.state, State::None | State::Contents)
+            && self.form == BodyForm::Json;
+        if self.upgrade {
+            Need::Nothing
+        } else if objects {
+            Need::Objects
+        } else if self.operation.deployment == Deployment::InBody
+            && !config.backends.iter().all(Backend::takes_any_deployment)
+        {
+            Need::Deployment
+        } else {
+            Need::Nothing
+        }
+    }
+
+    /// Takes over what was found in the body.
+    pub fn learn(&mut self, found: Found, tags: &Tags) {
+        match found {
+            Found::Nothing => {}
+            Found::Form(value) => {
+                self.take_model(value.range, value.text);
+            }
+            Found::Json(findings) => {
+                for tagged in &findings.tags {
+                    if let Some(backend) = tags.backend_of(tagged.tag) {
+                        self.objects = self.objects.also(Some(backend));
+                        // Tags do not overlap, so this cannot fail.
+                        let _ = self.cuts.cut(tagged.range());
+                    }
+                }
+                if findings.untagged && self.objects == Objects::None {
+                    self.objects = Objects::Unsaid;
+                }
+                self.in_background = findings.background;
+                if let Some(model) = findings.model {
+                    self.take_model(model.range, model.name);
+                }
+            }
+        }
+    }
+
+    fn take_model(&mut self, range: Range<usize>, name: Option<String>) {
+        if self.operation.deployment != Deployment::InBody {
+            return;
+        }
+        if let Some(name) = name {
+            self.deployment = Some(deployment_id(&name));
+            self.model = Some(Model { range, name });
+        }
+    }
+
+    /// What is to be changed in the body for `backend`.
+    pub fn splices(&self, backend: &Backend) -> Splices {
+        let mut splices = self.cuts.clone();
+        if let Some((model, alias)) = self.alias(backend) {
+            // A model and the tag of an id do not overlap.
+            let _ = splices.replace(model.range.clone(), alias.as_bytes());
+        }
+        splices
+    }
+
+    /// The same in the body from which the tags have been cut already.
+    pub fn renaming(&self, backend: &Backend) -> Splices {
+        let mut splices = Splices::default();
+        if let Some((model, alias)) = self.alias(backend) {
+            let range = self.cuts.moved(model.range.start)..self.cuts.moved(model.range.end);
+            // It is the only one.
+            let _ = splices.replace(range, alias.as_bytes());
+        }
+        splices
+    }
+
+    fn alias<'a>(&'a self, backend: &'a Backend) -> Option<(&'a Model, &'a str)> {
+        let model = self.model.as_ref()?;
+        let alias = backend.deployments.aliases.get(&model.name)?;
+        Some((model, alias))
+    }
+
+    /// What a backend said it lacks with this `outcome`, for people: the API, or else the deployment, which the client chose.
+    pub fn wanted(&self, client_path: &str, outcome: Outcome) -> String {
+        const SHOWN: usize = 64;
+        if let (Outcome::ApiNotEnabled, Some(api)) = (outcome, self.operation.api) {
+            return format!("API {}", api.name());
+        }
+        let name = match (&self.operation.deployment, &self.model) {
+            (Deployment::InPath(range), _) => self.path(client_path).get(range.clone()),
+            (_, Some(model)) => Some(model.name.as_str()),
+            _ => None,
+        };
+        let name: String = name.unwrap_or_default().chars().take(SHOWN).collect();
+        format!("deployment {name:?}")
+    }
+
+    /// What a backend must have to serve it.
+    pub fn demand(&self) -> Demand {
+        Demand {
+            deployment: self.deployment,
+            api: self.operation.api,
+        }
+    }
+
+    /// Where it may go.
+    pub fn place(&self, config: &Config) -> Place {
+        let home = || Place::Only(config.home(self.operation.api));
+        match (self.objects, self.operation.state) {
+            (Objects::On(backend), _) => Place::Only(backend),
+            (Objects::Apart, _) => Place::Nowhere,
+            (_, State::None) => Place::Anywhere,
+            (Objects::None, State::Makes | State::MakesResponse)
+                if config.state.ids == Ids::Tagged =>
+            {
+                Place::Anywhere
+            }
+            _ => home(),
+        }
+    }
+
+    /// Whether it may be done again although it may have been done.
+    pub fn is_repeatable(&self, config: &Config) -> bool {
+        let once = !self.operation.state.is_repeatable() || self.in_background;
+        !once || config.retry.repeat_creations
+    }
+
+    /// After what else than an answer that calls for it the router is to make another attempt, where that has to be said.
+    ///
+    /// The route says `reset`, which includes whatever ends an attempt that has gone out, for requests that say nothing.
+    pub fn router_retries_on(&self, config: &Config) -> Option<&'static str> {
+        match self.is_repeatable(config) {
+            false => Some("connect-failure"),
+            true if self.instructs_router => Some("reset"),
+            true => None,
+        }
+    }
+
+    /// Whether the ids in its answer are to be tagged.
+    pub fn tags_answer(&self, config: &Config) -> bool {
+        config.backends.len() > 1
+            && config.state.ids == Ids::Tagged
+            && self.operation.state.answers_with_objects()
+    }
+
+    /// The path without credentials and tags, where `original` is the client's.
     pub fn path<'a>(&'a self, original: &'a str) -> &'a str {
         self.clean_path.as_deref().unwrap_or(original)
     }
@@ -74,9 +302,46 @@ impl Request {
     }
 }
 
-/// The deployment that `path` names.
-pub fn deployment_in(path: &str) -> Option<&str> {
-    path.get(path::deployment(path)?)
+/// What the filter has to know of a request's body before a backend can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing.
+    Nothing,
+    /// The deployment.
+    Deployment,
+    /// The objects that it names, and the deployment.
+    Objects,
+}
+
+/// What was found in a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing, or it is not what it should be: it is passed on for the backend to refuse.
+    Nothing,
+    /// What a JSON document says.
+    Json(Findings),
+    /// The `model` of a form.
+    Form(Value),
+}
+
+/// Where a body names the deployment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// The bytes of the name.
+    pub range: Range<usize>,
+    /// The name that the client uses.
+    pub name: String,
+}
+
+/// Where a request may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// To any backend.
+    Anywhere,
+    /// To this one only.
+    Only(usize),
+    /// To none: its objects live on several.
+    Nowhere,
 }
 
 /// What stands for a deployment's name, so that nothing needs to be compared or kept by letters.
@@ -89,52 +354,10 @@ pub(super) fn is_credential_header(name: &str) -> bool {
     CREDENTIAL_HEADERS.contains(&name)
 }
 
-/// `path` without the query parameters that carry credentials; `None` if it has none, which is the usual case.
-fn without_credentials(path: &str) -> Option<String> {
-    let (target, query) = path.split_once('?')?;
-    if !query.split('&').any(is_credential_parameter) {
-        return None;
-    }
-    let mut clean = target.to_owned();
-    let mut separator = '?';
-    for parameter in query.split('&').filter(|p| !is_credential_parameter(p)) {
-        clean.push(separator);
-        clean.push_str(parameter);
-        separator = '&';
-    }
-    Some(clean)
-}
-
-fn is_credential_parameter(parameter: &str) -> bool {
-    let name = parameter.split('=').next().unwrap_or_default();
-    // The backend would decode the name, so it is compared decoded.
-    let name = percent_decoded(name);
-    CREDENTIAL_PARAMETERS
-        .iter()
-        .any(|credential| name.eq_ignore_ascii_case(credential.as_bytes()))
-}
-
-fn percent_decoded(text: &str) -> Cow<'_, [u8]> {
-    if !text.contains('%') {
-        return Cow::Borrowed(text.as_bytes());
-    }
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        let hex = after.get(..2).and_then(|digits| {
-            let digits = std::str::from_utf8(digits).ok()?;
-            u8::from_str_radix(digits, 16).ok()
-        });
-        match (byte, hex) {
-            (b'%', Some(value)) => {
-                decoded.push(value);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            _ => decoded.push(byte),
-        }
-    }
-    Cow::Owned(decoded)
+fn is_multipart(content_type: &str) -> bool {
+    const MULTIPART: &str = "multipart/form-data";
+    let start = content_type.trim_start().get(..MULTIPART.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(MULTIPART))
 }
 
 #[cfg(test)]
@@ -146,6 +369,7 @@ mod tests {
             headers
                 .iter()
                 .map(|(name, value)| (name.as_bytes(), *value)),
+            &Tags::default(),
         )
     }
 
@@ -167,15 +391,6 @@ mod tests {
     }
 
     #[test]
-    fn the_deployment_is_the_one_the_path_names() {
-        let of =
-            |path: &str| Request::read([(&b":path"[..], path.as_bytes())].into_iter()).deployment;
-        assert_eq!(of("/openai/deployments/a/x"), Some(deployment_id("a")));
-        assert_ne!(deployment_id("a"), deployment_id("b"));
-        assert_eq!(of("/openai/v1/responses"), None);
-    }
-
-    #[test]
     fn every_credential_header_is_found() {
         let request = read(&[
             ("ocp-apim-subscription-key", b"k"),
@@ -188,29 +403,6 @@ mod tests {
             read(&[("api-key", b"k")]).credential_headers().next(),
             Some("api-key")
         );
-    }
-
-    #[test]
-    fn credentials_leave_the_query_and_nothing_else_does() {
-        for (path, clean) in [
-            ("/p?api-version=1", None),
-            ("/p", None),
-            ("/p?", None),
-            ("/p?api-keys=1&xapi-key=2", None),
-            ("/p?x=api-key", None),
-            ("/p?api-key=K", Some("/p")),
-            ("/p?api-key=K&api-version=1", Some("/p?api-version=1")),
-            ("/p?api-version=1&api-key=K", Some("/p?api-version=1")),
-            ("/p?a=1&api-key=K&b=%20&c", Some("/p?a=1&b=%20&c")),
-            ("/p?a=1&API-Key=K", Some("/p?a=1")),
-            ("/p?a=1&api%2Dkey=K", Some("/p?a=1")),
-            ("/p?a=1&%61pi%2dkey", Some("/p?a=1")),
-            ("/p?api-key=K&api-key=L", Some("/p")),
-            ("/p?subscription-key=K&a=1", Some("/p?a=1")),
-            ("/p?%zz=1&%=2&api-key=K", Some("/p?%zz=1&%=2")),
-        ] {
-            assert_eq!(without_credentials(path).as_deref(), clean, "{path}");
-        }
     }
 
     #[test]

@@ -50,8 +50,8 @@ pub(super) fn event(backend: usize, change: Change) -> Option<Event> {
     }
 }
 
-/// Says what has changed of the backend called `name`, on a request for this deployment.
-pub(super) fn report(name: &str, change: Change, deployment: Option<&str>) {
+/// Says what has changed of the backend called `name`; on a request for `wanted`, if it lacks that.
+pub(super) fn report(name: &str, change: Change, wanted: Option<&str>) {
     match change {
         Change::CoolsDown(Reason::Throttled, wait) => {
             log::info!(
@@ -74,10 +74,9 @@ pub(super) fn report(name: &str, change: Change, deployment: Option<&str>) {
         }
         Change::Recovered => log::info!("backend {name}: serves again"),
         Change::Lacks(wait) => {
-            // The client chose this text.
-            let deployment: String = deployment.unwrap_or_default().chars().take(64).collect();
+            let wanted = wanted.unwrap_or_default();
             log::warn!(
-                "backend {name}: has no deployment {deployment:?}; requests for it pass this backend over for {}",
+                "backend {name}: has no {wanted}; requests for it pass this backend over for {}",
                 Pretty(wait)
             );
         }

@@ -8,10 +8,10 @@ use super::host::{self, HostError};
 use crate::core::budget::Budget;
 use crate::core::config::Config;
 use crate::core::exchange::{Chosen, NoRetry};
-use crate::core::fleet::{Choice, Fleet, NoChoice};
-use crate::core::health::{Change, Finding, Health};
+use crate::core::fleet::{Choice, Demand, Fleet, NoChoice};
+use crate::core::health::{Change, Claim, Finding, Health};
 use crate::core::outcome::Outcome;
-use crate::core::plan::Plan;
+use crate::core::plan::{BackendSet, Plan};
 use crate::core::shared::{self, Turns};
 use crate::core::time::Timestamp;
 
@@ -63,6 +63,14 @@ impl Backends {
         Ok(backends)
     }
 
+    /// Takes over what other workers found, for a request that takes no turn.
+    pub(crate) fn look_around(&self) {
+        match self.turns() {
+            Ok(turns) => self.sync(turns.edition),
+            Err(error) => log::warn!("{error}; what is known of the backends may be old"),
+        }
+    }
+
     /// Draws a request's turn, and takes over what other workers found.
     pub(crate) fn draw(&self) -> u64 {
         let turns = host::swap_shared(&self.turn_key, |bytes| {
@@ -91,26 +99,21 @@ impl Backends {
         &self,
         config: &Config,
         plan: &Plan,
-        deployment: Option<u64>,
+        demand: Demand,
     ) -> Result<Chosen, NoChoice> {
         // Each round that is lost to another worker's probe leaves one backend less to choose.
         for _ in 0..=self.health_keys.len() {
             let now = self.now_if_it_matters();
-            match self.look(plan, deployment, now)? {
-                Choice::Free(backend) => {
-                    return Ok(Chosen {
-                        backend,
-                        probe: false,
-                    })
-                }
-                Choice::Probe(backend) if self.claim(config, backend, now) => {
-                    return Ok(Chosen {
-                        backend,
-                        probe: true,
-                    })
-                }
-                Choice::Probe(_) => {}
-            }
+            let (backend, probe) = match self.look(plan, demand, now)? {
+                Choice::Free(backend) => (backend, None),
+                Choice::Probe(backend) => match self.claim(config, backend, now) {
+                    Ok(None) => continue,
+                    Ok(claim) => (backend, claim),
+                    // If the host is in the way, a backend is better probed twice than never.
+                    Err(_) => (backend, None),
+                },
+            };
+            return Ok(Chosen { backend, probe });
         }
         Err(NoChoice::AllTried)
     }
@@ -119,8 +122,8 @@ impl Backends {
     ///
     /// # Errors
     /// There is none.
-    pub(crate) fn foresee(&self, plan: &Plan, deployment: Option<u64>) -> Result<usize, NoChoice> {
-        match self.look(plan, deployment, self.now_if_it_matters())? {
+    pub(crate) fn foresee(&self, plan: &Plan, demand: Demand) -> Result<usize, NoChoice> {
+        match self.look(plan, demand, self.now_if_it_matters())? {
             Choice::Free(backend) | Choice::Probe(backend) => Ok(backend),
         }
     }
@@ -133,12 +136,12 @@ impl Backends {
         &self,
         config: &Config,
         plan: &Plan,
-        deployment: Option<u64>,
+        demand: Demand,
         outcome: Outcome,
     ) -> Result<Chosen, NoRetry> {
-        self.foresee(plan, deployment).map_err(no_retry)?;
+        self.foresee(plan, demand).map_err(no_retry)?;
         self.withdraw(config, plan, outcome)?;
-        self.choose(config, plan, deployment).map_err(no_retry)
+        self.choose(config, plan, demand).map_err(no_retry)
     }
 
     /// The same where it was foreseen: the router is there already.
@@ -149,43 +152,39 @@ impl Backends {
         &self,
         config: &Config,
         plan: &Plan,
-        deployment: Option<u64>,
+        demand: Demand,
         foreseen: Option<usize>,
         outcome: Outcome,
     ) -> Result<Chosen, NoRetry> {
         let Some(backend) = foreseen else {
-            self.foresee(plan, deployment).map_err(no_retry)?;
+            self.foresee(plan, demand).map_err(no_retry)?;
             // One has become free a moment ago.
             return Err(NoRetry::BackendsOut);
         };
         self.withdraw(config, plan, outcome)?;
-        let mut only = *plan;
-        let others = (0..self.health_keys.len()).filter(|other| *other != backend);
-        others.for_each(|other| only.tried.add(other));
-        let chosen = self.choose(config, &only, deployment);
+        let only = Plan {
+            tried: BackendSet::all_but(backend, self.health_keys.len()),
+            ..*plan
+        };
+        let chosen = self.choose(config, &only, demand);
         // One that is out since a moment ago is asked all the same: there is no going back.
         Ok(chosen.unwrap_or(Chosen {
             backend,
-            probe: false,
+            probe: None,
         }))
     }
 
-    /// How long until a backend may be used again, if every one is out now.
-    pub(crate) fn all_out(&self, deployment: Option<u64>) -> Option<Duration> {
-        match self.look(&Plan::default(), deployment, self.now_if_it_matters()) {
+    /// How long until one of the `plan`'s backends may be used again, if every one is out now.
+    pub(crate) fn all_out(&self, plan: &Plan, demand: Demand) -> Option<Duration> {
+        match self.look(plan, demand, self.now_if_it_matters()) {
             Err(NoChoice::AllOut(wait)) => Some(wait.left),
             _ => None,
         }
     }
 
-    fn look(
-        &self,
-        plan: &Plan,
-        deployment: Option<u64>,
-        now: Timestamp,
-    ) -> Result<Choice, NoChoice> {
+    fn look(&self, plan: &Plan, demand: Demand, now: Timestamp) -> Result<Choice, NoChoice> {
         let fleet = self.fleet.try_borrow().map_err(|_| NoChoice::AllTried)?;
-        fleet.choose(plan, deployment, now)
+        fleet.choose(plan, demand, now)
     }
 
     /// The time, unless the choice does not depend on it: asking for it is a host call.
@@ -196,25 +195,28 @@ impl Backends {
         }
     }
 
-    fn claim(&self, config: &Config, backend: usize, now: Timestamp) -> bool {
+    fn claim(
+        &self,
+        config: &Config,
+        backend: usize,
+        now: Timestamp,
+    ) -> Result<Option<Claim>, HostError> {
         // The longest that an attempt can take, by either engine.
         let limit = config.retry.per_try_timeout;
         self.change(backend, |health| health.claim_probe(now, limit))
-            // If the host is in the way, a backend is better probed twice than never.
-            .unwrap_or(true)
     }
 
-    /// Learns from an attempt on `backend`, which was or was not its `probe`.
+    /// Learns from an attempt on `backend`, made with or without the `claim` of its probe.
     pub(crate) fn learn(
         &self,
         config: &Config,
         backend: usize,
         finding: Finding,
-        probe: bool,
+        claim: Option<Claim>,
     ) -> Option<Change> {
         let news = self.fleet.try_borrow().is_ok_and(|fleet| {
             let health = fleet.health(backend);
-            health.is_some_and(|health| health.is_news(finding, probe))
+            health.is_some_and(|health| health.is_news(finding, claim))
         });
         if !news {
             if finding == Finding::Answered {
@@ -228,15 +230,15 @@ impl Backends {
             finding => finding,
         };
         self.change(backend, |health| {
-            health.learn(finding, probe, &config.cooldown, now)
+            health.learn(finding, claim, &config.cooldown, now)
         })
         .unwrap_or(None)
     }
 
-    /// Whether there is an access token now, for the backends that have no key.
-    pub(crate) fn set_token(&self, there: bool) {
+    /// These backends cannot be asked now, for want of an access token.
+    pub(crate) fn set_tokenless(&self, backends: BackendSet) {
         if let Ok(mut fleet) = self.fleet.try_borrow_mut() {
-            fleet.set_token(there);
+            fleet.set_tokenless(backends);
         }
     }
 
@@ -402,7 +404,7 @@ impl Backends {
 
 fn no_retry(none: NoChoice) -> NoRetry {
     match none {
-        NoChoice::NotOffered | NoChoice::AllTried => NoRetry::BackendsExhausted,
+        NoChoice::NoApi | NoChoice::NoDeployment | NoChoice::AllTried => NoRetry::BackendsExhausted,
         NoChoice::NoToken | NoChoice::AllOut(_) => NoRetry::BackendsOut,
     }
 }

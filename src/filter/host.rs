@@ -94,6 +94,13 @@ extern "C" {
         data: *mut *mut u8,
         size: *mut usize,
     ) -> u32;
+    fn proxy_set_buffer_bytes(
+        buffer: u32,
+        start: usize,
+        size: usize,
+        data: *const u8,
+        data_size: usize,
+    ) -> u32;
     fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_get_header_map_value(
         map: u32,
@@ -202,6 +209,14 @@ pub(crate) fn buffer(buffer: Buffer, start: usize, max_size: usize) -> Result<Ve
         unsafe { proxy_get_buffer_bytes(buffer as u32, start, max_size, data, size) }
     })?;
     Ok(found.unwrap_or_default())
+}
+
+/// Replaces all that a buffer holds. (Envoy replaces the whole, or adds at an end; nothing in between.)
+pub(crate) fn replace_buffer(buffer: Buffer, bytes: &[u8]) -> Result<()> {
+    // SAFETY: `bytes` is valid for reads.
+    check("set_buffer", unsafe {
+        proxy_set_buffer_bytes(buffer as u32, 0, usize::MAX, bytes.as_ptr(), bytes.len())
+    })
 }
 
 /// A whole header map.

@@ -8,6 +8,7 @@ mod announce;
 mod backends;
 mod clients;
 mod complaint;
+mod credentials;
 mod gate;
 mod header_map;
 mod host;
@@ -15,6 +16,7 @@ mod journey;
 mod reissue;
 mod reroute;
 mod root;
+mod tagging;
 mod tokens;
 mod worker;
 

@@ -61,7 +61,7 @@ impl Root {
             "azure-openai-balancer {} balances {} backends; tokens come from {}",
             env!("CARGO_PKG_VERSION"),
             worker.config.backends.len(),
-            tokens::describe(worker.config.identity.as_ref()),
+            tokens::describe(&worker.config.identities),
         );
         self.role = Role::Balancer(Rc::new(worker));
         Ok(())

@@ -89,6 +89,14 @@ impl Tokens {
         Ok(tokens)
     }
 
+    /// Where the configuration has the identity.
+    fn label(&self) -> String {
+        match &self.identity.name {
+            Some(name) => format!("identities.{name}"),
+            None => "identity".to_owned(),
+        }
+    }
+
     /// The token, unless it is missing or expired.
     pub(crate) fn current(&self, now: Timestamp) -> Option<Rc<Authorization>> {
         let current = self.current.try_borrow().ok()?;
@@ -225,8 +233,8 @@ impl Tokens {
             Err(error) => {
                 let failure = Failure::Misconfigured {
                     reason: format!(
-                        "identity.cluster: Envoy did not take a call to {:?} ({error}); use the name of a cluster it has",
-                        identity.cluster
+                        "{}.cluster: Envoy did not take a call to {:?} ({error}); use the name of a cluster it has",
+                        self.label(), identity.cluster
                     ),
                 };
                 self.finish(Err(failure), now, count)
@@ -290,7 +298,8 @@ impl Tokens {
         }
         let claims = claims::read(fetched.token.reveal()).unwrap_or_default();
         log::info!(
-            "identity: new access token for {} (audience {}, identity {}), expires in {}",
+            "{}: new access token for {} (audience {}, identity {}), expires in {}",
+            self.label(),
             self.identity.resource,
             claims.audience.as_deref().unwrap_or("unknown"),
             claims.object_id.as_deref().unwrap_or("unknown"),
@@ -314,20 +323,21 @@ impl Tokens {
             ),
             None => "requests are answered 503".to_owned(),
         };
+        let label = self.label();
         match &failure {
             Failure::Transient { reason, .. } => {
-                log::warn!("identity: no token ({reason}); next try in {wait}; {serving}");
+                log::warn!("{label}: no token ({reason}); next try in {wait}; {serving}");
             }
             Failure::Updating { .. } => {
-                log::warn!("identity: the token service is being updated (status 410); next try in {wait}; {serving}");
+                log::warn!("{label}: the token service is being updated (status 410); next try in {wait}; {serving}");
             }
             Failure::Malformed { reason } => {
-                log::warn!("identity: an answer without a usable token ({reason}); next try in {wait}; {serving}");
+                log::warn!("{label}: an answer without a usable token ({reason}); next try in {wait}; {serving}");
             }
             Failure::Misconfigured { reason } => {
                 log::error!(
-                    "identity: the token service refused ({reason}); check the identity of this machine and the \
-                     plugin's `identity`; next try in {wait}; {serving}"
+                    "{label}: the token service refused ({reason}); check the identity of this machine and the \
+                     plugin's `{label}`; next try in {wait}; {serving}"
                 );
             }
         }
@@ -336,10 +346,16 @@ impl Tokens {
 }
 
 /// Where tokens come from, for logs.
-pub(crate) fn describe(identity: Option<&Identity>) -> &'static str {
-    match identity.map(|identity| &identity.source) {
-        Some(Source::Imds { .. }) => "IMDS",
-        Some(Source::AppService { .. }) => "App Service",
-        None => "nowhere: every one has a key",
+pub(crate) fn describe(identities: &[Identity]) -> String {
+    let sources = identities.iter().map(|identity| match identity.source {
+        Source::Imds { .. } => "IMDS",
+        Source::AppService { .. } => "App Service",
+    });
+    let mut sources: Vec<_> = sources.collect();
+    sources.sort_unstable();
+    sources.dedup();
+    match sources.is_empty() {
+        true => "nowhere: every backend has a key".to_owned(),
+        false => sources.join(" and "),
     }
 }

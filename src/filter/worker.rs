@@ -9,11 +9,13 @@ use super::announce;
 use super::backends::Backends;
 use super::clients::ClientCounters;
 use super::complaint::Complaint;
+use super::credentials::{Credentials, Identities};
 use super::host::{self, HostError, Metric};
-use super::tokens::{Authorization, Renewal, Tokens};
+use super::tokens::{Authorization, Renewal};
 use crate::core::config::Config;
-use crate::core::health::{Change, Finding};
+use crate::core::health::{Change, Claim, Finding};
 use crate::core::metrics::{self, Event, Tally};
+use crate::core::state::ids::Tags;
 use crate::core::time::Timestamp;
 
 /// The usual tick: statistics are handed over, the token's age is looked at.
@@ -29,10 +31,10 @@ const MOST_WAITING: usize = 10_000;
 /// What a stream waits for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Wish {
-    /// Any token.
-    Token,
-    /// A token of another generation than this one, which a backend refused.
-    NewerToken(u32),
+    /// A token of one of these identities.
+    Token(Identities),
+    /// A token for this backend, of another generation than this one, which it refused.
+    NewerToken(usize, u32),
     /// The body of a request or an answer whose headers are held; see [`Worker::shows_held_bodies`].
     Body,
     /// That a backend's cooldown is over, which takes this long.
@@ -80,17 +82,15 @@ pub(crate) struct Worker {
     root_id: u32,
     pub(crate) config: Config,
     pub(crate) backends: Backends,
-    /// There is none where every backend has a key.
-    tokens: Option<Tokens>,
-    /// The keys of the backends that have one.
-    keys: Vec<Option<Rc<Authorization>>>,
+    pub(crate) credentials: Credentials,
+    /// The tags by which ids name backends.
+    pub(crate) tags: Tags,
     tally: RefCell<Tally>,
     counters: Vec<u32>,
     pub(super) clients: ClientCounters,
     seconds_to_expiry: u32,
     handed_over_at: Cell<Timestamp>,
     tidied_at: Cell<Timestamp>,
-    now: Cell<Timestamp>,
     waiting: RefCell<BTreeMap<u32, Waiting>>,
     /// Calls made for a stream in the root context's name, with the stream's id.
     calls: RefCell<HashMap<u32, Caller>>,
@@ -111,25 +111,14 @@ impl Worker {
         Ok(Self {
             root_id,
             backends: Backends::new(&config)?,
-            tokens: config.identity.clone().map(Tokens::new).transpose()?,
-            keys: config
-                .backends
-                .iter()
-                .map(|backend| {
-                    backend
-                        .api_key
-                        .as_ref()
-                        .map(Authorization::with_key)
-                        .map(Rc::new)
-                })
-                .collect(),
+            credentials: Credentials::new(&config)?,
+            tags: config.tags(),
             tally: RefCell::new(Tally::new(config.backends.len())),
             counters,
             clients: ClientCounters::default(),
             seconds_to_expiry: host::define_metric(Metric::Gauge, metrics::TOKEN_SECONDS_LEFT)?,
             handed_over_at: Cell::default(),
             tidied_at: Cell::default(),
-            now: Cell::new(host::now()),
             waiting: RefCell::default(),
             calls: RefCell::default(),
             root_is_running: Cell::default(),
@@ -140,79 +129,41 @@ impl Worker {
         })
     }
 
-    /// Learns from an attempt on `backend`, which was or was not its `probe`, for this deployment.
+    /// Learns from an attempt on `backend`, made with or without the `claim` of its probe, for what it was `wanted` for.
     pub(crate) fn learn(
         &self,
         backend: usize,
         finding: Finding,
-        probe: bool,
-        deployment: impl FnOnce() -> Option<String>,
+        claim: Option<Claim>,
+        wanted: impl FnOnce() -> Option<String>,
     ) {
-        if let Some(change) = self.backends.learn(&self.config, backend, finding, probe) {
-            self.announce(backend, change, deployment().as_deref());
+        if let Some(change) = self.backends.learn(&self.config, backend, finding, claim) {
+            self.announce(backend, change, wanted().as_deref());
         }
     }
 
-    fn announce(&self, backend: usize, change: Change, deployment: Option<&str>) {
+    fn announce(&self, backend: usize, change: Change, wanted: Option<&str>) {
         if let Some(event) = announce::event(backend, change) {
             self.count(event);
         }
         if let Some(backend) = self.config.backends.get(backend) {
-            announce::report(&backend.name, change, deployment);
+            announce::report(&backend.name, change, wanted);
         }
-    }
-
-    /// What is shown to `backend`: its key, or else the token.
-    pub(crate) fn authorization(&self, backend: usize) -> Option<Rc<Authorization>> {
-        match self.keys.get(backend) {
-            Some(Some(key)) => Some(Rc::clone(key)),
-            _ => self.token(),
-        }
-    }
-
-    /// Whether `backend` is shown a key.
-    pub(crate) fn is_keyed(&self, backend: usize) -> bool {
-        matches!(self.keys.get(backend), Some(Some(_)))
     }
 
     /// Whether there is anything to show to any backend. Those that could be asked are told apart from those that could not.
     pub(crate) fn can_authorize(&self) -> bool {
-        let token = self.token().is_some();
-        let keys = self.keys.iter().any(Option::is_some);
-        if keys {
-            self.backends.set_token(token);
+        let tokenless = self.credentials.tokenless();
+        if let Some(tokenless) = tokenless {
+            self.backends.set_tokenless(tokenless);
         }
-        token || keys
-    }
-
-    /// The token. It is looked at once a tick, so "expired" may be a tick late; a backend then says so, and it is renewed.
-    fn token(&self) -> Option<Rc<Authorization>> {
-        let (tokens, now) = (self.tokens.as_ref()?, self.now.get());
-        tokens.current(now).or_else(|| {
-            // Another worker may have got one since the last tick.
-            tokens.sync(now).ok()?;
-            tokens.current(now)
-        })
-    }
-
-    /// How long until a token may be there, as far as is known.
-    fn token_wait(&self, now: Timestamp) -> Duration {
-        let tokens = self.tokens.as_ref();
-        tokens.map_or(Duration::MAX, |tokens| tokens.expected_wait(now))
+        tokenless.is_some()
     }
 
     /// Counts `event`.
     pub(crate) fn count(&self, event: Event) {
         if let Ok(mut tally) = self.tally.try_borrow_mut() {
             tally.add(event);
-        }
-    }
-
-    /// Asks for a token newer than the refused one of `generation`.
-    pub(crate) fn renew(&self, generation: u32) -> Result<Renewal, HostError> {
-        match &self.tokens {
-            Some(tokens) => tokens.renew(generation, host::now()),
-            None => Ok(Renewal::Failed),
         }
     }
 
@@ -251,16 +202,17 @@ impl Worker {
     pub(crate) fn wait(&self, id: u32, stream: Rc<dyn Stream>, wish: Wish) -> bool {
         const BODY_DEADLINE: Duration = Duration::from_secs(2);
         let longest = match wish {
-            Wish::Token | Wish::NewerToken(_) => {
-                let tokens = self.tokens.as_ref();
-                tokens.map_or(Duration::ZERO, Tokens::wait_timeout)
-            }
+            Wish::Token(identities) => self.credentials.wait_timeout(identities),
+            Wish::NewerToken(backend, _) => self.credentials.renewal_timeout(backend),
             Wish::Body if self.held_bodies.get() == HeldBodies::Shown => return true,
             Wish::Body => BODY_DEADLINE,
             Wish::Backend(wait) => wait,
         };
         let now = host::now();
-        let hopeless = matches!(wish, Wish::Token) && self.token_wait(now) > longest;
+        let hopeless = match wish {
+            Wish::Token(identities) => self.credentials.expected_wait(identities, now) > longest,
+            _ => false,
+        };
         let Ok(mut waiting) = self.waiting.try_borrow_mut() else {
             return false;
         };
@@ -283,9 +235,10 @@ impl Worker {
         true
     }
 
-    /// When it makes sense to ask again for what needs a token.
-    pub(crate) fn retry_after(&self) -> Duration {
-        self.token_wait(host::now()).max(CALM)
+    /// When it makes sense to ask again for what needs a token of one of these.
+    pub(crate) fn retry_after(&self, identities: Identities) -> Duration {
+        let wait = self.credentials.expected_wait(identities, host::now());
+        wait.max(CALM)
     }
 
     /// The stream waits no longer, or has ended.
@@ -333,12 +286,7 @@ impl Worker {
     /// Does what is to be done from time to time. Whether it looked at the backends anew, as it does once a second.
     pub(super) fn on_tick(&self) -> bool {
         let now = host::now();
-        self.now.set(now);
-        if let Some(tokens) = &self.tokens {
-            if let Err(error) = tokens.keep_fresh(now, &|event| self.count(event)) {
-                log::error!("identity: {error}");
-            }
-        }
+        self.credentials.on_tick(now, &|event| self.count(event));
         self.grant_wishes(now);
         let looks = self.tidied_at.get() + CALM <= now;
         if looks {
@@ -350,8 +298,7 @@ impl Worker {
             self.hand_over(now);
         }
         // Without a token a worker looks often while one may come: another worker may be the one that gets it.
-        let token = self.tokens.as_ref().map(|tokens| tokens.current(now));
-        let token_may_come = matches!(token, Some(None)) && self.token_wait(now) < CALM;
+        let token_may_come = self.credentials.may_come(now, CALM);
         let someone_waits = self
             .waiting
             .try_borrow()
@@ -389,23 +336,22 @@ impl Worker {
     fn grant(&self, entry: &Waiting, now: Timestamp) -> Option<Granted> {
         let overdue = entry.deadline <= now;
         match entry.wish {
-            Wish::Token => match self.tokens.as_ref().and_then(|tokens| tokens.current(now)) {
+            Wish::Token(identities) => match self.credentials.any(identities, now) {
                 Some(token) => Some(Granted::Token(token)),
                 None => {
                     let left = entry.deadline.since(now);
-                    let hopeless = overdue || self.token_wait(now) > left;
-                    hopeless.then(|| Granted::NoToken(self.retry_after()))
+                    let wait = self.credentials.expected_wait(identities, now);
+                    (overdue || wait > left).then(|| Granted::NoToken(self.retry_after(identities)))
                 }
             },
-            Wish::NewerToken(generation) => match self
-                .tokens
-                .as_ref()
-                .map(|tokens| tokens.renewal(generation, now))
-            {
-                Some(Ok(Renewal::Done(token))) => Some(Granted::Token(token)),
-                Some(Ok(Renewal::Pending)) if !overdue => None,
-                _ => Some(Granted::NoToken(self.retry_after())),
-            },
+            Wish::NewerToken(backend, generation) => {
+                match self.credentials.renewal(backend, generation, now) {
+                    Ok(Renewal::Done(token)) => Some(Granted::Token(token)),
+                    Ok(Renewal::Pending) if !overdue => None,
+                    // The client has an answer already: the backend's refusal.
+                    _ => Some(Granted::NoToken(CALM)),
+                }
+            }
             Wish::Body => overdue.then_some(Granted::NoBody),
             Wish::Backend(_) => overdue.then_some(Granted::Backend),
         }
@@ -432,12 +378,8 @@ impl Worker {
             return;
         }
         let now = host::now();
-        self.now.set(now);
-        if let Some(tokens) = &self.tokens {
-            if let Err(error) = tokens.on_call_response(call, now, &|event| self.count(event)) {
-                log::error!("identity: {error}");
-            }
-        }
+        self.credentials
+            .on_call_response(call, now, &|event| self.count(event));
         self.grant_wishes(now);
     }
 
@@ -454,8 +396,7 @@ impl Worker {
             }
         });
         self.clients.hand_over();
-        let token = self.tokens.as_ref().and_then(|tokens| tokens.current(now));
-        let left = token.map_or(0, |token| token.seconds_left(now));
+        let left = self.credentials.seconds_to_expiry(now);
         if let Err(error) = host::record_metric(self.seconds_to_expiry, left) {
             log::error!("{error}");
         }

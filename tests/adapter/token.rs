@@ -227,3 +227,27 @@ fn so_many_requests_wait_and_no_more() {
     give_token(&vm, TOKEN);
     assert!(waiting.iter().all(|stream| stream.forwarded().is_some()));
 }
+
+#[test]
+fn a_token_that_expires_while_the_body_is_awaited_costs_no_backend_its_turn() {
+    let mut config: serde_json::Value = serde_json::from_str(CONFIG).unwrap();
+    config["backends"].as_array_mut().unwrap().truncate(1);
+    let host = Host::new();
+    let vm = host.vm(&config.to_string());
+    host.advance(millis(1));
+    give_token_for(&vm, TOKEN, seconds(60));
+    host.advance(millis(58_500));
+    for fetch in fetches(&vm) {
+        vm.answer(&fetch, 500, [], "");
+    }
+    // The body of the first request does not come in time, so it is sent on without.
+    let stream = vm.request(chat_of(BODY.len()), false);
+    host.advance(millis(2100));
+    while fetches(&vm).is_empty() {
+        host.advance(millis(500));
+    }
+    give_token(&vm, SECOND_TOKEN);
+    stream.body(BODY, true);
+    assert_eq!(stream.answered(), None);
+    assert_eq!(routed_to(&stream), "aoai_east");
+}

@@ -6,16 +6,22 @@ use serde_json::Value;
 
 use super::parse::{is_header_text, read_variable, CLUSTER_FORM};
 use super::reader::{refused, Object, Problems};
-use super::{Backend, Deployments, Secret, Unlisted, MAX_BACKENDS, MAX_DEPLOYMENTS};
+use super::{
+    Apis, Backend, BackendCredential, Deployments, Identity, Secret, Unlisted, MAX_BACKENDS,
+    MAX_DEPLOYMENTS,
+};
+use crate::core::operation::Api;
 
-const NAME_FORM: &str = "1 to 64 letters, digits, '-' or '_'";
+/// What a name looks like, for error messages.
+pub(super) const NAME_FORM: &str = "1 to 64 letters, digits, '-' or '_'";
 const HOST_FORM: &str =
     r#"a host name such as "contoso-eastus.openai.azure.com", without scheme or path"#;
 
-/// Reads the list of backends.
+/// Reads the list of backends, whose tokens are those of `identities`.
 pub(super) fn read_backends(
     root: &Object<'_>,
     list: &Value,
+    identities: &[Identity],
     environment: &dyn Fn(&str) -> Option<String>,
     problems: &Problems,
 ) -> Vec<Backend> {
@@ -57,13 +63,8 @@ pub(super) fn read_backends(
             let api_version = object.optional_string("api_version", version_form, is_name);
             let base_form = r#"a path such as "/api/projects/contoso", without a slash at its end"#;
             let base_path = object.optional_string("base_path", base_form, is_base_path);
-            let api_key = match object.has("api_key_env") {
-                true => read_variable(&mut object, "api_key_env", "", environment),
-                false => {
-                    object.value("api_key_env");
-                    None
-                }
-            };
+            let apis = read_apis(&mut object, problems);
+            let credential = read_credential(&mut object, identities, environment);
             object.finish();
             Some(Backend {
                 name: name?,
@@ -75,10 +76,57 @@ pub(super) fn read_backends(
                 deployments,
                 api_version,
                 base_path,
-                api_key: api_key.map(Secret::new),
+                apis,
+                credential: credential?,
             })
         })
         .collect()
+}
+
+fn read_apis(backend: &mut Object<'_>, problems: &Problems) -> Apis {
+    let Some(list) = backend.value("apis") else {
+        return Apis::All;
+    };
+    let known = Api::ALL.map(Api::name).join(", ");
+    let form = format!("a list of {known}");
+    let names = backend.list("apis", list, &form);
+    let apis = names.filter_map(|(path, value)| {
+        let api = value.as_str().and_then(Api::named);
+        if api.is_none() {
+            problems.add(&path, refused(value, &format!("one of {known}")));
+        }
+        api
+    });
+    Apis::Only(apis.collect())
+}
+
+/// What is shown to the backend: its key; or else the token of the identity it names, or of the one that has no name.
+fn read_credential(
+    backend: &mut Object<'_>,
+    identities: &[Identity],
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Option<BackendCredential> {
+    let named = backend.optional_string("identity", "the name of one of `identities`", |_| true);
+    if backend.has("api_key_env") {
+        if named.is_some() {
+            backend.problem(
+                "identity",
+                "not allowed beside api_key_env; use one of them",
+            );
+        }
+        let key = read_variable(backend, "api_key_env", "", environment)?;
+        return Some(BackendCredential::Key(Secret::new(key)));
+    }
+    backend.value("api_key_env");
+    let index = identities
+        .iter()
+        .position(|identity| identity.name == named);
+    if let (None, Some(name)) = (index, &named) {
+        let problem = format!("{name:?} is not allowed; use the name of one of `identities`");
+        backend.problem("identity", problem);
+    }
+    // That there is no identity at all is said once, not for every backend.
+    Some(BackendCredential::Identity(index.unwrap_or(usize::MAX)))
 }
 
 fn read_deployments(backend: &mut Object<'_>, problems: &Problems) -> Deployments {
@@ -124,7 +172,8 @@ fn read_deployments(backend: &mut Object<'_>, problems: &Problems) -> Deployment
     deployments
 }
 
-fn is_name(text: &str) -> bool {
+/// Whether a text is a name: of a backend, or an identity.
+pub(super) fn is_name(text: &str) -> bool {
     // The name becomes a part of statistics' names, where a dot would be a separator.
     text.len() <= 64
         && text

@@ -2,14 +2,54 @@
 
 use serde_json::Value;
 
-use super::backends::is_host;
+use super::backends::{is_host, is_name, NAME_FORM};
 use super::parse::{is_header_text, read_variable, CLUSTER_FORM};
-use super::reader::{Object, Problems};
+use super::reader::{refused, Object, Problems};
 use super::{Identity, Secret, Selector, Source};
 
+/// The most identities one configuration may name.
+const MAX_IDENTITIES: usize = 20;
+
+/// Reads the identities: `identity`, which has no name, and those that `identities` names.
+pub(super) fn read_identities(
+    root: &mut Object<'_>,
+    environment: &dyn Fn(&str) -> Option<String>,
+    problems: &Problems,
+) -> Vec<Identity> {
+    let mut identities = Vec::new();
+    if let Some(value) = root.value("identity") {
+        let path = root.path_of("identity");
+        identities.extend(read_identity(path, None, value, environment, problems));
+    }
+    let Some(value) = root.value("identities") else {
+        return identities;
+    };
+    let form = r#"an object such as {"research": {"cluster": "imds", "client_id": "..."}}"#;
+    let named = value.as_object().filter(|named| !named.is_empty());
+    let Some(named) = named.filter(|named| named.len() <= MAX_IDENTITIES) else {
+        let form = format!("{form}, of 1 to {MAX_IDENTITIES} names");
+        root.problem("identities", refused(value, &form));
+        return identities;
+    };
+    for (name, value) in named {
+        let path = format!("{}.{name}", root.path_of("identities"));
+        if !is_name(name) {
+            problems.add(
+                &path,
+                format_args!("{name:?} is not allowed; use {NAME_FORM}"),
+            );
+            continue;
+        }
+        let name = Some(name.clone());
+        identities.extend(read_identity(path, name, value, environment, problems));
+    }
+    identities
+}
+
 /// Reads where tokens come from.
-pub(super) fn read_identity(
+fn read_identity(
     path: String,
+    name: Option<String>,
     value: &Value,
     environment: &dyn Fn(&str) -> Option<String>,
     problems: &Problems,
@@ -46,6 +86,7 @@ pub(super) fn read_identity(
     };
     object.finish();
     Some(Identity {
+        name,
         source: source?,
         cluster: cluster?,
         resource,

@@ -13,6 +13,9 @@ use std::time::Duration;
 
 pub use reader::ConfigError;
 
+use super::operation::Api;
+use super::state::ids::Tags;
+
 /// The most backends one configuration may name.
 pub const MAX_BACKENDS: usize = 100;
 
@@ -39,7 +42,11 @@ pub struct Config {
     /// How one of several equal backends is chosen.
     pub policy: Policy,
     /// Where access tokens come from; there may be none where every backend has a key.
-    pub identity: Option<Identity>,
+    pub identities: Vec<Identity>,
+    /// What becomes of objects that live on the backend where they were made.
+    pub state: StateRules,
+    /// What becomes of requests that are not for Azure OpenAI.
+    pub other_paths: OtherPaths,
     /// How long a backend is left alone after what.
     pub cooldown: Cooldown,
     /// When a request is tried again.
@@ -69,8 +76,85 @@ pub struct Backend {
     pub api_version: Option<String>,
     /// What its paths begin with, before `/openai`.
     pub base_path: Option<String>,
-    /// Its API key, if it is not to be shown an access token.
-    pub api_key: Option<Secret>,
+    /// The APIs it has.
+    pub apis: Apis,
+    /// What proves to it who is asking.
+    pub credential: BackendCredential,
+}
+
+/// What proves to a backend who is asking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendCredential {
+    /// An API key of its own.
+    Key(Secret),
+    /// The access token of the identity with this index.
+    Identity(usize),
+}
+
+impl Default for BackendCredential {
+    fn default() -> Self {
+        Self::Identity(0)
+    }
+}
+
+impl BackendCredential {
+    /// The API key, if it is one.
+    pub fn key(&self) -> Option<&Secret> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Identity(_) => None,
+        }
+    }
+}
+
+/// The APIs that a backend has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Apis {
+    /// As far as is known, every one.
+    #[default]
+    All,
+    /// These.
+    Only(Vec<Api>),
+}
+
+impl Apis {
+    /// Whether this one is among them.
+    pub fn include(&self, api: Api) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(apis) => apis.contains(&api),
+        }
+    }
+}
+
+/// What becomes of objects that live on the backend where they were made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateRules {
+    /// The backend of objects whose ids do not say where they live, and of lists; if none is named, or it does not have the
+    /// API, the first one that has.
+    pub home: Option<usize>,
+    /// Whether clients are shown ids that say where an object lives.
+    pub ids: Ids,
+}
+
+/// The ids that clients are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ids {
+    /// They say where an object lives, so objects are made on every backend.
+    #[default]
+    Tagged,
+    /// They are the backends' own, so all objects are made at home.
+    Plain,
+}
+
+/// What becomes of requests whose paths are not Azure OpenAI's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OtherPaths {
+    /// They are answered 404.
+    #[default]
+    Refuse,
+    /// They are sent to a backend like others, and not tried again.
+    Pass,
 }
 
 /// A backend's deployments.
@@ -93,6 +177,23 @@ pub enum Unlisted {
 }
 
 impl Config {
+    /// The backend of objects of this API whose ids do not say where they live.
+    pub fn home(&self, api: Option<Api>) -> usize {
+        let has = |backend: &Backend| api.is_none_or(|api| backend.apis.include(api));
+        let home = self
+            .state
+            .home
+            .filter(|home| self.backends.get(*home).is_some_and(has));
+        let first = || self.backends.iter().position(has);
+        home.or_else(first).unwrap_or_default()
+    }
+
+    /// The tags by which ids name the backends.
+    pub fn tags(&self) -> Tags {
+        // That no two have the same was seen to when the configuration was read.
+        Tags::new(self.backends.iter().map(|backend| backend.host.as_str())).unwrap_or_default()
+    }
+
     /// The time limit that the router is told for an attempt's first byte. It has one for all attempts of a request, so it is
     /// the largest there is: no backend may be cut short for another's sake.
     pub fn router_timeout(&self) -> Duration {
@@ -140,6 +241,11 @@ impl Backend {
         !aliases.is_empty() || self.api_version.is_some() || self.base_path.is_some()
     }
 
+    /// Whether it has every deployment that a client may name, by the same name.
+    pub fn takes_any_deployment(&self) -> bool {
+        self.deployments == Deployments::default()
+    }
+
     /// How long an attempt on it may take until its first byte.
     pub fn attempt_timeout(&self, retry: &Retry) -> Duration {
         let limit = self.first_byte_timeout.unwrap_or(retry.per_try_timeout);
@@ -150,6 +256,8 @@ impl Backend {
 /// The managed identity whose tokens the backends accept.
 #[derive(Clone, Debug)]
 pub struct Identity {
+    /// What the configuration calls it, if there are several.
+    pub name: Option<String>,
     /// Which token service is asked, and how.
     pub source: Source,
     /// The Envoy cluster the token service is reached through.
@@ -215,6 +323,8 @@ pub struct Retry {
     pub per_try_timeout: Duration,
     /// The largest request body, in bytes, that is kept for another attempt.
     pub replay_limit: usize,
+    /// What makes an object may be tried again although the object may have been made.
+    pub repeat_creations: bool,
     /// How many failures are tried again, over all requests; `None`: all.
     pub budget: Option<Budget>,
 }

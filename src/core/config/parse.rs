@@ -5,10 +5,14 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::backends::read_backends;
-use super::identity::read_identity;
+use super::identity::read_identities;
 use super::protobuf;
 use super::reader::{refused, whole_number, ConfigError, Object, Problems};
-use super::{Budget, Config, Cooldown, Engine, HeaderNames, Plugin, Policy, Retry, MAX_ATTEMPTS};
+use super::{
+    Backend, BackendCredential, Budget, Config, Cooldown, Engine, HeaderNames, Ids, OtherPaths,
+    Plugin, Policy, Retry, StateRules, MAX_ATTEMPTS,
+};
+use crate::core::state::ids::{Collision, Tags};
 
 /// Statuses after which another backend may do better: throttled, timed out, or broken on the server's side.
 const RETRIABLE_STATUSES: [u16; 6] = [408, 429, 500, 502, 503, 504];
@@ -63,25 +67,35 @@ fn read_config(
     problems: &Problems,
 ) -> Option<Config> {
     let mut root = Object::new(String::new(), value, problems)?;
-    let backends = root
-        .required("backends", "a list of backends")
-        .map(|list| read_backends(&root, list, environment, problems));
-    let identity = match root.value("identity") {
-        Some(value) => {
-            let path = root.path_of("identity");
-            read_identity(path, value, environment, problems)
+    let list = root.required("backends", "a list of backends");
+    let identities = read_identities(&mut root, environment, problems);
+    let backends = list.map(|list| read_backends(&root, list, &identities, environment, problems));
+    if !root.has("identity") {
+        let read = backends.as_deref().unwrap_or_default();
+        // One that could not be read has a problem of its own.
+        let lacks = |backend: &Backend| matches!(backend.credential, BackendCredential::Identity(index) if index >= identities.len());
+        if read.iter().any(lacks) || read.is_empty() && identities.is_empty() {
+            let form = r#"is missing; use an object such as {"cluster": "imds"}, or give every backend an api_key_env"#;
+            root.problem("identity", form);
         }
-        None => {
-            let all_keyed = backends.as_ref().is_some_and(|backends| {
-                !backends.is_empty() && backends.iter().all(|backend| backend.api_key.is_some())
-            });
-            if !all_keyed {
-                let form = r#"is missing; use an object such as {"cluster": "imds"}, or give every backend an api_key_env"#;
-                root.problem("identity", form);
-            }
-            None
-        }
-    };
+    }
+    let hosts = backends
+        .iter()
+        .flatten()
+        .map(|backend| backend.host.as_str());
+    if let Err(collision) = Tags::new(hosts) {
+        let Collision { first, second } = collision;
+        let path = format!("backends[{second}].host");
+        let problem = format!(
+            "the ids of its objects cannot be told from those of backends[{first}]; use another of the resource's host names"
+        );
+        problems.add(&path, problem);
+    }
+    let state = read_state(&mut root, backends.as_deref().unwrap_or_default(), problems);
+    let paths_form = r#""refuse" or "pass""#;
+    let other_paths = root.optional_string("other_paths", paths_form, |text| {
+        matches!(text, "refuse" | "pass")
+    });
     let policy_form = r#""round_robin" or "least_throttled""#;
     let policy = root.optional_string("policy", policy_form, |text| {
         matches!(text, "round_robin" | "least_throttled")
@@ -100,11 +114,45 @@ fn read_config(
             Some("least_throttled") => Policy::LeastThrottled,
             _ => Policy::RoundRobin,
         },
-        identity,
+        identities,
+        state,
+        other_paths: match other_paths.as_deref() {
+            Some("pass") => OtherPaths::Pass,
+            _ => OtherPaths::Refuse,
+        },
         cooldown: cooldown?,
         retry: retry?,
         headers: headers?,
     })
+}
+
+fn read_state(root: &mut Object<'_>, backends: &[Backend], problems: &Problems) -> StateRules {
+    let Some(value) = root.value("state") else {
+        return StateRules::default();
+    };
+    let Some(mut object) = Object::new(root.path_of("state"), value, problems) else {
+        return StateRules::default();
+    };
+    let form = "the name of one of the backends";
+    let home = object.optional_string("home", form, |_| true);
+    let index = home.as_ref().and_then(|home| {
+        let index = backends.iter().position(|backend| backend.name == *home);
+        if index.is_none() && !backends.is_empty() {
+            object.problem("home", format_args!("{home:?} is not allowed; use {form}"));
+        }
+        index
+    });
+    let ids = object.optional_string("ids", r#""tagged" or "plain""#, |text| {
+        matches!(text, "tagged" | "plain")
+    });
+    object.finish();
+    StateRules {
+        home: index,
+        ids: match ids.as_deref() {
+            Some("plain") => Ids::Plain,
+            _ => Ids::Tagged,
+        },
+    }
 }
 
 fn read_cooldown(path: String, value: &Value, problems: &Problems) -> Option<Cooldown> {
@@ -162,6 +210,7 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
     };
     let per_try_timeout = object.duration("per_try_timeout", "100ms"..="1h", "300s");
     let replay_limit = object.size("replay_limit", "0B"..="64MiB", "4MiB");
+    let repeat_creations = object.flag("repeat_creations", false);
     let empty = Value::Object(serde_json::Map::new());
     let budget = object.value("budget").unwrap_or(&empty);
     let budget = match budget {
@@ -178,6 +227,7 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
         statuses,
         per_try_timeout,
         replay_limit,
+        repeat_creations,
         budget,
     })
 }
@@ -341,17 +391,14 @@ mod tests {
         let config = parse(MINIMAL).unwrap();
         assert_eq!(config.backends[0].host, "east.openai.azure.com");
         assert!(matches!(
-            config.identity.as_ref().unwrap().source,
+            config.identities[0].source,
             Source::Imds { selector: None }
         ));
         assert_eq!(
-            config.identity.as_ref().unwrap().resource,
+            config.identities[0].resource,
             "https://cognitiveservices.azure.com"
         );
-        assert_eq!(
-            config.identity.as_ref().unwrap().wait_timeout,
-            Duration::from_secs(5)
-        );
+        assert_eq!(config.identities[0].wait_timeout, Duration::from_secs(5));
         assert_eq!(config.retry.engine, Engine::Filter);
         assert_eq!(config.retry.max_attempts, 3);
         assert_eq!(config.retry.statuses, RETRIABLE_STATUSES);
@@ -398,14 +445,14 @@ mod tests {
         let keyed = MINIMAL.replace(r#""host""#, r#""api_key_env": "EAST_KEY", "host""#);
         let config = parse_with(&keyed, &[("EAST_KEY", "s3cret")]).unwrap();
         assert!(!format!("{config:?}").contains("s3cret"));
-        let key = config.backends[0].api_key.as_ref().unwrap();
+        let key = config.backends[0].credential.key().unwrap();
         assert_eq!(key.reveal(), "s3cret");
         let alone = keyed.replace(",\n        \"identity\": {\"cluster\": \"imds\"}", "");
         assert_ne!(alone, keyed);
         assert!(parse_with(&alone, &[("EAST_KEY", "s3cret")])
             .unwrap()
-            .identity
-            .is_none());
+            .identities
+            .is_empty());
         for value in [None, Some(""), Some("two words")] {
             let environment: Vec<_> = value.iter().map(|value| ("EAST_KEY", *value)).collect();
             assert_eq!(
@@ -472,12 +519,12 @@ mod tests {
         )
         .unwrap_err();
         let expected = r#"
+identity.source: "arc" is not allowed; use "imds" or "app_service"
+identity.cluster: is missing; use the name of an Envoy cluster
 backends[0].name: "a b" is not allowed; use 1 to 64 letters, digits, '-' or '_'
 backends[0].cluster: 5 is not allowed; use the name of an Envoy cluster
 backends[0].host: is missing; use a host name such as "contoso-eastus.openai.azure.com", without scheme or path
-identity.source: "arc" is not allowed; use "imds" or "app_service"
-identity.cluster: is missing; use the name of an Envoy cluster
-retries: unknown field; use one of backends, identity, policy, cooldown, retry, headers"#;
+retries: unknown field; use one of backends, identity, identities, state, other_paths, policy, cooldown, retry, headers"#;
         assert_eq!(error.to_string(), expected.trim_start());
     }
 
@@ -504,7 +551,7 @@ retries: unknown field; use one of backends, identity, policy, cooldown, retry, 
                 format!(r#"backends[0].host: "https://east/" is not allowed; use {HOST_FORM}"#),
             ),
             ("/backends/0/wieght", "1", "backends[0].wieght: unknown field; use one of name, cluster, host, priority, weight, \
-                 first_byte_timeout, unlisted_deployments, deployments, api_version, base_path, api_key_env".to_owned()),
+                 first_byte_timeout, unlisted_deployments, deployments, api_version, base_path, apis, identity, api_key_env".to_owned()),
             ("/identity/wait_timeout", "5", format!("identity.wait_timeout: 5 is not allowed; use {duration}")),
             ("/identity/wait_timeout", r#""2m""#, r#"identity.wait_timeout: "2m" is not allowed; use 0s to 60s"#.to_owned()),
             (
@@ -612,7 +659,7 @@ retries: unknown field; use one of backends, identity, policy, cooldown, retry, 
             path,
             secret,
             selector,
-        } = config.identity.unwrap().source
+        } = config.identities[0].source.clone()
         else {
             panic!("not the App Service form");
         };
@@ -635,5 +682,83 @@ retries: unknown field; use one of backends, identity, policy, cooldown, retry, 
                 r#"identity.endpoint_env: the variable holds "localhost"; use a URL such as "http://localhost:42356/msi/token""#,
             ]
         );
+    }
+
+    #[test]
+    fn backends_name_their_identities() {
+        let json = r#"{
+            "backends": [
+                {"name": "a", "cluster": "a", "host": "a"},
+                {"name": "b", "cluster": "b", "host": "b", "identity": "lab"},
+                {"name": "c", "cluster": "c", "host": "c", "identity": "nobody"},
+                {"name": "d", "cluster": "d", "host": "d", "identity": "lab", "api_key_env": "KEY"}
+            ],
+            "identity": {"cluster": "imds"},
+            "identities": {"lab": {"cluster": "imds", "client_id": "l"}, "a b": {"cluster": "x"}, "other": 5}
+        }"#;
+        assert_eq!(
+            parse_with(json, &[("KEY", "k")]).unwrap_err().problems(),
+            [
+                r#"identities.a b: "a b" is not allowed; use 1 to 64 letters, digits, '-' or '_'"#,
+                "identities.other: 5 is not allowed; use a JSON object",
+                r#"backends[2].identity: "nobody" is not allowed; use the name of one of `identities`"#,
+                "backends[3].identity: not allowed beside api_key_env; use one of them",
+            ]
+        );
+        let only_named = r#"{
+            "backends": [{"name": "a", "cluster": "a", "host": "a", "identity": "lab"}],
+            "identities": {"lab": {"cluster": "imds"}}
+        }"#;
+        let config = parse(only_named).unwrap();
+        assert_eq!(
+            config.backends[0].credential,
+            BackendCredential::Identity(0)
+        );
+        let unnamed = only_named.replace(r#", "identity": "lab""#, "");
+        assert!(parse(&unnamed).unwrap_err().problems()[0].starts_with("identity: is missing"));
+    }
+
+    #[test]
+    fn what_the_surface_is_served_with() {
+        for (pointer, value, problem) in [
+            (
+                "/backends/0/apis",
+                "[]",
+                "backends[0].apis: [] is not allowed; use a list of chat, ",
+            ),
+            (
+                "/backends/0/apis",
+                r#"["chat", "chats"]"#,
+                r#"backends[0].apis[1]: "chats" is not allowed; use one of chat, "#,
+            ),
+            (
+                "/state",
+                r#"{"home": "west"}"#,
+                r#"state.home: "west" is not allowed; use the name of one of the backends"#,
+            ),
+            (
+                "/state",
+                r#"{"ids": "odd"}"#,
+                r#"state.ids: "odd" is not allowed; use "tagged" or "plain""#,
+            ),
+            (
+                "/other_paths",
+                "true",
+                r#"other_paths: true is not allowed; use "refuse" or "pass""#,
+            ),
+            (
+                "/retry",
+                r#"{"repeat_creations": 1}"#,
+                "retry.repeat_creations: 1 is not allowed; use true or false",
+            ),
+        ] {
+            let problems = problems_with(pointer, value);
+            assert!(
+                problems.len() == 1 && problems[0].starts_with(problem),
+                "{problems:?}"
+            );
+        }
+        let json = MINIMAL.replace("\"identity\"", r#""state": {"home": "east"}, "identity""#);
+        assert_eq!(parse(&json).unwrap().state.home, Some(0));
     }
 }

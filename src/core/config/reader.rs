@@ -174,6 +174,17 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// `true` or `false`, or `default`.
+    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        let Some(value) = self.value(key) else {
+            return default;
+        };
+        value.as_bool().unwrap_or_else(|| {
+            self.problem(key, refused(value, "true or false"));
+            default
+        })
+    }
+
     /// A duration within `range`, or `default`.
     pub(super) fn duration(
         &mut self,

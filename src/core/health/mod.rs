@@ -8,6 +8,7 @@ use std::time::Duration;
 
 pub use record::Health;
 
+use super::fleet::Demand;
 use super::outcome::Outcome;
 use super::time::Timestamp;
 
@@ -57,6 +58,15 @@ impl Standing {
     }
 }
 
+/// A claimed probe: the attempt that decides whether its backend is well again. Told from others by the end of the claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim(Timestamp);
+
+impl Claim {
+    #[cfg(test)]
+    pub(super) const ANY: Self = Self(Timestamp::from_secs(1));
+}
+
 /// What an attempt's outcome says about its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
@@ -68,21 +78,24 @@ pub enum Finding {
     Failed(u32),
     /// It refuses the identity.
     Denied,
-    /// It does not have this deployment.
+    /// It does not have this deployment or API.
     Missing(u64),
     /// Nothing: the token was at fault, or the client left.
     Nothing,
 }
 
 impl Finding {
-    /// What `outcome` says; with the wait that a throttled backend stated, and the deployment the request was for.
-    pub fn of(outcome: Outcome, stated_wait: Option<Duration>, deployment: Option<u64>) -> Self {
+    /// What `outcome` says; with the wait that a throttled backend stated, and what the request was for.
+    pub fn of(outcome: Outcome, stated_wait: Option<Duration>, demand: Demand) -> Self {
         match outcome {
             Outcome::Success | Outcome::ClientError => Self::Answered,
             Outcome::Throttled => Self::Throttled(stated_wait),
             Outcome::Unavailable => Self::Failed(0),
             Outcome::PermissionDenied => Self::Denied,
-            Outcome::DeploymentNotFound => deployment.map_or(Self::Answered, Self::Missing),
+            Outcome::DeploymentNotFound => demand.deployment.map_or(Self::Answered, Self::Missing),
+            Outcome::ApiNotEnabled => demand
+                .api
+                .map_or(Self::Answered, |api| Self::Missing(api.id())),
             Outcome::BadToken => Self::Nothing,
         }
     }
@@ -95,6 +108,6 @@ pub enum Change {
     CoolsDown(Reason, Duration),
     /// It is free again.
     Recovered,
-    /// A deployment it does not have is not asked of it for this long.
+    /// A deployment or API it does not have is not asked of it for this long.
     Lacks(Duration),
 }

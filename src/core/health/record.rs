@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Change, Finding, Reason, Standing};
+use super::{Change, Claim, Finding, Reason, Standing};
 use crate::core::config::Cooldown;
 use crate::core::shared::{scatter, Fields};
 use crate::core::time::Timestamp;
@@ -115,24 +115,34 @@ impl Health {
     }
 
     /// Claims the probe, for an attempt that takes no longer than `limit`: the caller is to make it, and no one else will.
-    pub fn claim_probe(&mut self, now: Timestamp, limit: Duration) -> bool {
+    pub fn claim_probe(&mut self, now: Timestamp, limit: Duration) -> Option<Claim> {
         let (State::CoolingDown(reason, _) | State::Probing(reason, _)) = self.state else {
-            return false;
+            return None;
         };
-        let due = self.standing(now) == Standing::Due;
-        if due {
-            let claim = match reason {
-                Reason::Throttled => CONSENT,
-                Reason::Failing | Reason::Misconfigured => limit + CLAIM_MARGIN,
-            };
-            self.state = State::Probing(reason, now + claim);
+        if self.standing(now) != Standing::Due {
+            return None;
         }
-        due
+        let lasts = match reason {
+            Reason::Throttled => CONSENT,
+            Reason::Failing | Reason::Misconfigured => limit + CLAIM_MARGIN,
+        };
+        let ends = now + lasts;
+        self.state = State::Probing(reason, ends);
+        Some(Claim(ends))
     }
 
-    /// Whether `finding`, of an attempt that was or was not the `probe`, is worth telling the other workers.
-    pub fn is_news(&self, finding: Finding, probe: bool) -> bool {
-        probe
+    /// The claim of the probe that is under way.
+    #[cfg(test)]
+    fn claim(&self) -> Option<Claim> {
+        match self.state {
+            State::Probing(_, ends) => Some(Claim(ends)),
+            _ => None,
+        }
+    }
+
+    /// Whether `finding`, of an attempt with or without the `claim` of the probe, is worth telling the other workers.
+    pub fn is_news(&self, finding: Finding, claim: Option<Claim>) -> bool {
+        claim.is_some()
             || match finding {
                 Finding::Answered => self.state == State::Free && self.streak > 0,
                 Finding::Nothing => false,
@@ -143,17 +153,18 @@ impl Health {
             }
     }
 
-    /// Learns from an attempt, which was or was not the `probe`.
+    /// Learns from an attempt, made with or without the `claim` of the probe.
     ///
     /// An attempt that began before the backend cooled down tells what is known by now; while it cools down, and while the
-    /// probe is under way, that changes nothing.
+    /// probe is under way, that changes nothing. Nor does a probe whose claim has ended decide for the next one.
     pub fn learn(
         &mut self,
         finding: Finding,
-        probe: bool,
+        claim: Option<Claim>,
         rules: &Cooldown,
         now: Timestamp,
     ) -> Option<Change> {
+        let probe = matches!((claim, self.state), (Some(Claim(own)), State::Probing(_, ends)) if own == ends);
         let recovered = self.tidy(now);
         if let Finding::Missing(deployment) = finding {
             let answered = self.answered(probe, now).or(recovered);
@@ -161,7 +172,7 @@ impl Health {
         }
         let decides = match self.standing(now) {
             Standing::Free => true,
-            Standing::Due | Standing::Out(..) => probe && matches!(self.state, State::Probing(..)),
+            Standing::Due | Standing::Out(..) => probe,
         };
         let change = match finding {
             Finding::Answered => self.answered(probe, now),
@@ -354,6 +365,8 @@ fn is_ahead(until: Timestamp, now: Timestamp) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::fleet::Demand;
+    use crate::core::operation::Api;
     use crate::core::outcome::Outcome;
 
     const START: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -389,7 +402,7 @@ mod tests {
         let mut last = None;
         for finding in findings {
             assert_eq!(last, None);
-            last = health.learn(finding, false, &RULES, START);
+            last = health.learn(finding, None, &RULES, START);
         }
         match last {
             Some(Change::CoolsDown(because, wait)) if because == reason => (health, wait),
@@ -406,7 +419,7 @@ mod tests {
     /// The same, being probed.
     fn probed(reason: Reason) -> (Health, Timestamp) {
         let (mut health, now) = due(reason);
-        assert!(health.claim_probe(now, LIMIT));
+        assert!(health.claim_probe(now, LIMIT).is_some());
         (health, now)
     }
 
@@ -425,7 +438,7 @@ mod tests {
             let mut health = Health::default();
             let wait = Duration::from_millis(millis);
             assert_eq!(
-                health.learn(finding, false, &RULES, START),
+                health.learn(finding, None, &RULES, START),
                 Some(Change::CoolsDown(Reason::Throttled, wait))
             );
             let out = Standing::Out(Reason::Throttled, START + wait);
@@ -440,15 +453,15 @@ mod tests {
         let mut health = Health::default();
         for _ in 0..3 {
             for _ in 0..4 {
-                assert_eq!(health.learn(FAILED, false, &RULES, START), None);
+                assert_eq!(health.learn(FAILED, None, &RULES, START), None);
             }
-            assert_eq!(health.learn(Finding::Answered, false, &RULES, START), None);
+            assert_eq!(health.learn(Finding::Answered, None, &RULES, START), None);
         }
         assert_eq!(health.standing(START), Standing::Free);
         for _ in 0..4 {
-            assert_eq!(health.learn(FAILED, false, &RULES, START), None);
+            assert_eq!(health.learn(FAILED, None, &RULES, START), None);
         }
-        let change = health.learn(FAILED, false, &RULES, START);
+        let change = health.learn(FAILED, None, &RULES, START);
         assert!(matches!(
             change,
             Some(Change::CoolsDown(Reason::Failing, _))
@@ -460,8 +473,8 @@ mod tests {
         let mut health = Health::default();
         (1..=most).find(|n| {
             let now = at(n * millis_apart);
-            let change = health.learn(Finding::Failed(others), false, &RULES, now);
-            health.learn(Finding::Answered, false, &RULES, now);
+            let change = health.learn(Finding::Failed(others), None, &RULES, now);
+            health.learn(Finding::Answered, None, &RULES, now);
             change.is_some()
         })
     }
@@ -482,16 +495,16 @@ mod tests {
     fn successes_told_later_count_too() {
         let mut health = Health::default();
         assert!(!health.counts_successes(START));
-        health.learn(FAILED, false, &RULES, START);
+        health.learn(FAILED, None, &RULES, START);
         assert!(health.counts_successes(at(9_999)));
         assert!(!health.counts_successes(at(10_000)));
         health.succeed(30);
         for n in 0..25 {
-            health.learn(Finding::Answered, false, &RULES, at(n));
-            assert_eq!(health.learn(FAILED, false, &RULES, at(n)), None, "{n}");
+            health.learn(Finding::Answered, None, &RULES, at(n));
+            assert_eq!(health.learn(FAILED, None, &RULES, at(n)), None, "{n}");
         }
         health.succeed(u32::MAX);
-        assert_eq!(health.learn(FAILED, false, &RULES, at(30)), None);
+        assert_eq!(health.learn(FAILED, None, &RULES, at(30)), None);
     }
 
     #[test]
@@ -510,8 +523,8 @@ mod tests {
             );
             exact += u32::from(wait == least);
             now = now + wait;
-            assert!(health.claim_probe(now, LIMIT));
-            wait = match health.learn(FAILED, true, &RULES, now) {
+            assert!(health.claim_probe(now, LIMIT).is_some());
+            wait = match health.learn(FAILED, health.claim(), &RULES, now) {
                 Some(Change::CoolsDown(Reason::Failing, wait)) => wait,
                 other => panic!("{other:?}"),
             };
@@ -524,13 +537,13 @@ mod tests {
         for (well_for, seconds) in [(59_999, 10), (60_000, 5)] {
             let (mut health, now) = probed(Reason::Failing);
             assert_eq!(
-                health.learn(Finding::Answered, true, &RULES, now),
+                health.learn(Finding::Answered, health.claim(), &RULES, now),
                 Some(Change::Recovered)
             );
             let later = now + Duration::from_millis(well_for);
             let mut change = None;
             for _ in 0..5 {
-                change = health.learn(FAILED, false, &RULES, later);
+                change = health.learn(FAILED, None, &RULES, later);
             }
             let Some(Change::CoolsDown(Reason::Failing, wait)) = change else {
                 panic!("{change:?}");
@@ -552,12 +565,12 @@ mod tests {
         for (millis, change) in [(0, None), (59_999, None), (60_000, out)] {
             let mut health = Health::default();
             health.note_service(START);
-            let learnt = health.learn(Finding::Denied, false, &RULES, at(millis));
+            let learnt = health.learn(Finding::Denied, None, &RULES, at(millis));
             assert_eq!(learnt, change, "{millis}");
         }
         let (mut health, now) = probed(Reason::Failing);
         health.note_service(now);
-        let learnt = health.learn(Finding::Denied, true, &RULES, now);
+        let learnt = health.learn(Finding::Denied, health.claim(), &RULES, now);
         assert_eq!(learnt, out, "the probe decides");
     }
 
@@ -569,7 +582,7 @@ mod tests {
         assert!(!health.wants_service_noted(at(19_999)));
         assert!(health.wants_service_noted(at(20_000)));
         let (mut health, now) = probed(Reason::Throttled);
-        health.learn(Finding::Answered, true, &RULES, now);
+        health.learn(Finding::Answered, health.claim(), &RULES, now);
         assert!(!health.wants_service_noted(now), "the probe served");
     }
 
@@ -579,13 +592,13 @@ mod tests {
             let (mut health, wait) = cooling(reason);
             let over = START + wait;
             let before = Timestamp::from_millis(over.as_millis() - 1);
-            assert!(!health.claim_probe(before, LIMIT), "{reason:?}");
-            assert!(health.claim_probe(over, LIMIT), "{reason:?}");
+            assert!(health.claim_probe(before, LIMIT).is_none(), "{reason:?}");
+            assert!(health.claim_probe(over, LIMIT).is_some(), "{reason:?}");
             assert!(health.is_probing(over));
-            assert!(!health.claim_probe(over, LIMIT), "{reason:?}");
+            assert!(health.claim_probe(over, LIMIT).is_none(), "{reason:?}");
             assert!(!health.standing(over).is_usable());
         }
-        assert!(!Health::default().claim_probe(START, LIMIT));
+        assert!(Health::default().claim_probe(START, LIMIT).is_none());
     }
 
     #[test]
@@ -597,7 +610,7 @@ mod tests {
             assert!(!health.standing(almost).is_usable());
             assert_eq!(health.standing(now + claimed), Standing::Due);
             assert_eq!(health.tidy(now + claimed), None);
-            assert!(health.claim_probe(now + claimed, LIMIT));
+            assert!(health.claim_probe(now + claimed, LIMIT).is_some());
         }
     }
 
@@ -612,18 +625,18 @@ mod tests {
         assert_eq!(health.tidy(almost), None);
         let second = now + Duration::from_secs(1);
         assert_eq!(health.standing(second), Standing::Free);
-        assert!(!health.claim_probe(second, LIMIT));
+        assert!(health.claim_probe(second, LIMIT).is_none());
         let mut tidied = health.clone();
         assert_eq!(tidied.tidy(second), Some(Change::Recovered));
         assert!(tidied.is_plain());
         // Whatever is learnt first: it is free, and what counts against it counts.
         assert_eq!(
-            health.learn(Finding::Answered, true, &RULES, second),
+            health.learn(Finding::Answered, health.claim(), &RULES, second),
             Some(Change::Recovered)
         );
         let (mut health, _) = probed(Reason::Throttled);
         assert_eq!(
-            health.learn(throttled(3), true, &RULES, second),
+            health.learn(throttled(3), health.claim(), &RULES, second),
             Some(Change::CoolsDown(Reason::Throttled, Duration::from_secs(3)))
         );
     }
@@ -639,7 +652,7 @@ mod tests {
     fn the_probes_outcome_decides() {
         for reason in Reason::ALL {
             let (mut health, now) = probed(reason);
-            let change = health.learn(Finding::Answered, true, &RULES, now);
+            let change = health.learn(Finding::Answered, health.claim(), &RULES, now);
             assert_eq!(change, Some(Change::Recovered));
             assert!(health.is_plain() && health.trouble().is_none());
 
@@ -649,7 +662,7 @@ mod tests {
                 (Finding::Denied, Reason::Misconfigured),
             ] {
                 let (mut health, now) = probed(reason);
-                let change = health.learn(finding, true, &RULES, now);
+                let change = health.learn(finding, health.claim(), &RULES, now);
                 assert!(
                     matches!(change, Some(Change::CoolsDown(why, _)) if why == because),
                     "{reason:?} {finding:?} {change:?}"
@@ -662,11 +675,14 @@ mod tests {
     fn a_probe_that_says_nothing_is_due_again_at_once() {
         for reason in Reason::ALL {
             let (mut health, now) = probed(reason);
-            assert!(health.is_news(Finding::Nothing, true));
-            assert_eq!(health.learn(Finding::Nothing, true, &RULES, now), None);
+            assert!(health.is_news(Finding::Nothing, health.claim()));
+            assert_eq!(
+                health.learn(Finding::Nothing, health.claim(), &RULES, now),
+                None
+            );
             assert_eq!(health.standing(now), Standing::Due);
             assert_eq!(health.trouble(), Some(reason));
-            assert!(health.claim_probe(now, LIMIT));
+            assert!(health.claim_probe(now, LIMIT).is_some());
         }
     }
 
@@ -686,7 +702,7 @@ mod tests {
                     Finding::Nothing,
                 ] {
                     assert_eq!(
-                        health.learn(finding, false, &RULES, now),
+                        health.learn(finding, None, &RULES, now),
                         None,
                         "{finding:?}"
                     );
@@ -707,7 +723,7 @@ mod tests {
             Finding::Denied,
             Finding::Nothing,
         ] {
-            assert_eq!(health.learn(finding, true, &RULES, START), None);
+            assert_eq!(health.learn(finding, health.claim(), &RULES, START), None);
             assert_eq!(health, before, "{finding:?}");
         }
     }
@@ -717,11 +733,11 @@ mod tests {
         let mut health = Health::default();
         let change = Some(Change::Lacks(RULES.misconfigured));
         assert_eq!(
-            health.learn(Finding::Missing(1), false, &RULES, START),
+            health.learn(Finding::Missing(1), None, &RULES, START),
             change
         );
         assert_eq!(
-            health.learn(Finding::Missing(1), false, &RULES, at(1)),
+            health.learn(Finding::Missing(1), None, &RULES, at(1)),
             None,
             "known"
         );
@@ -736,12 +752,12 @@ mod tests {
     #[test]
     fn a_probe_that_finds_a_deployment_missing_frees_the_backend() {
         let (mut health, now) = probed(Reason::Failing);
-        let change = health.learn(Finding::Missing(1), true, &RULES, now);
+        let change = health.learn(Finding::Missing(1), health.claim(), &RULES, now);
         assert_eq!(change, Some(Change::Lacks(RULES.misconfigured)));
         assert_eq!(health.standing(now), Standing::Free);
         let (mut health, now) = probed(Reason::Failing);
         health.miss(1, &RULES, now);
-        let change = health.learn(Finding::Missing(1), true, &RULES, now);
+        let change = health.learn(Finding::Missing(1), health.claim(), &RULES, now);
         assert_eq!(change, Some(Change::Recovered));
     }
 
@@ -749,7 +765,7 @@ mod tests {
     fn the_memory_for_missing_deployments_has_an_end() {
         let mut health = Health::default();
         for deployment in 0..100 {
-            health.learn(Finding::Missing(deployment), false, &RULES, START);
+            health.learn(Finding::Missing(deployment), None, &RULES, START);
         }
         assert_eq!(health.missing.len(), MOST_MISSING);
         assert!(!health.lacks(83, START) && health.lacks(84, START) && health.lacks(99, START));
@@ -769,10 +785,10 @@ mod tests {
             Finding::Denied,
             Finding::Missing(3),
         ] {
-            assert_eq!(health.learn(finding, false, &rules, START), None);
+            assert_eq!(health.learn(finding, None, &rules, START), None);
         }
         for _ in 0..100 {
-            assert_eq!(health.learn(FAILED, false, &rules, START), None);
+            assert_eq!(health.learn(FAILED, None, &rules, START), None);
         }
         assert!(health.is_plain());
     }
@@ -781,34 +797,34 @@ mod tests {
     fn only_news_is_told() {
         let mut well = Health::default();
         for finding in [throttled(1), FAILED, Finding::Denied, Finding::Missing(1)] {
-            assert!(well.is_news(finding, false), "{finding:?}");
+            assert!(well.is_news(finding, None), "{finding:?}");
         }
         for finding in [Finding::Answered, Finding::Nothing] {
-            assert!(!well.is_news(finding, false), "{finding:?}");
-            assert!(well.is_news(finding, true), "{finding:?}");
+            assert!(!well.is_news(finding, None), "{finding:?}");
+            assert!(well.is_news(finding, Some(Claim::ANY)), "{finding:?}");
         }
-        well.learn(FAILED, false, &RULES, START);
-        assert!(well.is_news(Finding::Answered, false), "it ends the row");
+        well.learn(FAILED, None, &RULES, START);
+        assert!(well.is_news(Finding::Answered, None), "it ends the row");
         assert!(!cooling(Reason::Throttled)
             .0
-            .is_news(Finding::Answered, false));
+            .is_news(Finding::Answered, None));
     }
 
     #[test]
     fn counts_are_no_news_to_those_who_choose() {
         let well = Health::default();
         let mut failed = well.clone();
-        failed.learn(FAILED, false, &RULES, START);
+        failed.learn(FAILED, None, &RULES, START);
         assert!(!failed.looks_like(&well), "its successes are news now");
         let mut again = failed.clone();
-        again.learn(FAILED, false, &RULES, START);
+        again.learn(FAILED, None, &RULES, START);
         again.succeed(7);
         assert!(again.looks_like(&failed));
-        again.learn(Finding::Answered, false, &RULES, START);
+        again.learn(Finding::Answered, None, &RULES, START);
         assert!(!again.looks_like(&failed), "the row has ended");
         assert!(!cooling(Reason::Throttled).0.looks_like(&well));
         let mut lacking = well.clone();
-        lacking.learn(Finding::Missing(1), false, &RULES, START);
+        lacking.learn(Finding::Missing(1), None, &RULES, START);
         assert!(!lacking.looks_like(&well));
     }
 
@@ -819,12 +835,12 @@ mod tests {
             let (mut health, _) = cooling(reason);
             let earlier = Timestamp::from_millis(START.as_millis() - year.as_millis() as u64);
             assert_eq!(health.standing(earlier), Standing::Due);
-            assert!(health.claim_probe(earlier, LIMIT));
+            assert!(health.claim_probe(earlier, LIMIT).is_some());
             let (health, _) = probed(reason);
             assert!(health.standing(earlier).is_usable());
         }
         let mut health = Health::default();
-        health.learn(Finding::Missing(1), false, &RULES, START + year);
+        health.learn(Finding::Missing(1), None, &RULES, START + year);
         assert!(!health.lacks(1, START));
         health.tidy(START);
         assert!(health.is_plain());
@@ -837,8 +853,8 @@ mod tests {
             all.extend([cooling(reason).0, probed(reason).0]);
         }
         for mut health in all {
-            health.learn(Finding::Missing(u64::MAX), false, &RULES, START);
-            health.learn(Finding::Missing(7), false, &RULES, at(5));
+            health.learn(Finding::Missing(u64::MAX), None, &RULES, START);
+            health.learn(Finding::Missing(7), None, &RULES, at(5));
             health.succeed(3);
             let bytes = health.encode();
             assert_eq!(Health::decode(Some(&bytes)), health);
@@ -861,6 +877,10 @@ mod tests {
     #[test]
     fn outcomes_become_findings() {
         let wait = Some(Duration::from_secs(3));
+        let demand = Demand {
+            deployment: Some(9),
+            api: Some(Api::Audio),
+        };
         for (outcome, finding) in [
             (Outcome::Success, Finding::Answered),
             (Outcome::ClientError, Finding::Answered),
@@ -868,13 +888,14 @@ mod tests {
             (Outcome::Unavailable, Finding::Failed(0)),
             (Outcome::PermissionDenied, Finding::Denied),
             (Outcome::DeploymentNotFound, Finding::Missing(9)),
+            (Outcome::ApiNotEnabled, Finding::Missing(Api::Audio.id())),
             (Outcome::BadToken, Finding::Nothing),
         ] {
-            assert_eq!(Finding::of(outcome, wait, Some(9)), finding);
+            assert_eq!(Finding::of(outcome, wait, demand), finding);
         }
         // Without a name there is nothing to remember.
         assert_eq!(
-            Finding::of(Outcome::DeploymentNotFound, None, None),
+            Finding::of(Outcome::DeploymentNotFound, None, Demand::default()),
             Finding::Answered
         );
     }

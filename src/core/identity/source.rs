@@ -228,6 +228,7 @@ mod tests {
 
     fn identity(source: Source) -> Identity {
         Identity {
+            name: None,
             source,
             cluster: "imds".into(),
             resource: "https://cognitiveservices.azure.com".into(),

@@ -5,7 +5,8 @@ use proxy_wasm::types::Action;
 use super::walk::Settled;
 use super::{Held, Phase, Stream};
 use crate::core::exchange::NoRetry;
-use crate::core::outcome::Outcome;
+use crate::core::metrics::Event;
+use crate::core::outcome::{Outcome, Trace};
 use crate::filter::host::{self, Buffer, HostError};
 use crate::filter::journey::{self, ERROR_BODY};
 use crate::filter::worker::Wish;
@@ -18,7 +19,13 @@ impl Stream {
             return Ok(Action::Continue);
         }
         let status = journey::status()?;
+        if self.journey.is_to_slow_client(status)? {
+            self.worker().count(Event::ClientGone);
+            self.phase = Phase::Replied;
+            return Ok(Action::Continue);
+        }
         self.router_answer.backend = self.journey.exchange.backend();
+        self.journey.trace = Trace::of_status(status);
         self.router_answer.is_real = status < 500 || self.journey.is_from_backend()?;
         self.journey.timed_out = !self.router_answer.is_real && status == 504;
         match Outcome::from_status(status, &self.worker().config.retry) {
@@ -58,6 +65,10 @@ impl Stream {
             }
             Phase::Held(Held::Request(outcome)) if end_of_stream => self.act(outcome)?,
             Phase::Held(_) => Action::Pause,
+            Phase::Passing => {
+                self.journey.pass_answer(size)?;
+                Action::Continue
+            }
             _ => Action::Continue,
         };
         Ok(self.down.body(action))

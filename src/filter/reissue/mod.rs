@@ -22,6 +22,7 @@ use super::journey::Journey;
 use super::worker::{self, Granted, Wish, Worker};
 use super::{run, Recover};
 use crate::core::exchange::NoRetry;
+use crate::core::inspection::Inspection;
 use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
 use crate::core::replay::BodyCopy;
@@ -35,7 +36,7 @@ enum Phase {
     New,
     /// The request is held until there is a token.
     AwaitingToken,
-    /// The request is held until it is complete.
+    /// The request is held until it is complete, or has said where it goes.
     AwaitingBody,
     /// The request is held until a backend may be free.
     AwaitingBackend,
@@ -69,6 +70,7 @@ pub(crate) struct Stream {
     phase: Phase,
     journey: Journey,
     body: BodyCopy,
+    inspection: Inspection,
     trailers: HeaderMap,
     /// Bytes of Envoy's body buffer that were copied but not passed on, because the request is held.
     body_held: usize,
@@ -158,6 +160,7 @@ impl StreamHandle {
                 phase: Phase::New,
                 journey: Journey::new(worker),
                 body: BodyCopy::Dropped(NoRetry::AttemptsExhausted),
+                inspection: Inspection::Done,
                 trailers: HeaderMap::default(),
                 body_held: 0,
                 up: Gate::new(Half::Request),

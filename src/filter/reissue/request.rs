@@ -7,6 +7,7 @@ use proxy_wasm::types::Action;
 
 use super::{Held, Phase, Stream};
 use crate::core::exchange::NoRetry;
+use crate::core::inspection::Inspection;
 use crate::core::replay::BodyCopy;
 use crate::filter::host::{self, Buffer, HostError, Map};
 use crate::filter::journey::Departure;
@@ -14,12 +15,17 @@ use crate::filter::worker::Wish;
 
 impl Stream {
     pub(super) fn on_request_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
-        self.journey.begin()?;
         self.up.complete(end_of_stream);
+        if !self.journey.begin()? {
+            self.phase = Phase::Replied;
+            return Ok(Action::Pause);
+        }
         let retry = &self.journey.worker.config.retry;
         let request = &self.journey.request;
         self.body = if request.upgrade {
             BodyCopy::Dropped(NoRetry::Upgrade)
+        } else if !request.operation.is_known {
+            BodyCopy::Dropped(NoRetry::UnknownOperation)
         } else if !request.headers_are_utf8 {
             BodyCopy::Dropped(NoRetry::HeadersNotReplayable)
         } else if retry.max_attempts == 1 {
@@ -29,6 +35,8 @@ impl Stream {
         };
         if end_of_stream {
             self.body.finish();
+        } else {
+            self.inspection = Inspection::of(request, &self.journey.worker.config);
         }
         self.start()
     }
@@ -39,11 +47,7 @@ impl Stream {
         if !worker.can_authorize() {
             return self.await_token();
         }
-        if self
-            .body
-            .is_worth_holding(self.journey.request.content_length)
-            && worker.shows_held_bodies()
-        {
+        if self.must_hold() && worker.shows_held_bodies() {
             self.phase = Phase::AwaitingBody;
             if self.wait(Wish::Body) {
                 return Ok(Action::Pause);
@@ -52,10 +56,17 @@ impl Stream {
         self.forward()
     }
 
+    /// Whether the request is not to leave before more of its body has come.
+    fn must_hold(&self) -> bool {
+        let announced = self.journey.request.content_length;
+        self.inspection.is_under_way() || self.body.is_worth_holding(announced)
+    }
+
     fn await_token(&mut self) -> Result<Action, HostError> {
         self.phase = Phase::AwaitingToken;
-        if !self.journey.may_wait_for_token() || !self.wait(Wish::Token) {
-            self.reply_without_token(self.worker().retry_after())?;
+        let identities = self.journey.identities();
+        if !self.journey.may_wait_for_token() || !self.wait(Wish::Token(identities)) {
+            self.reply_without_token(self.worker().retry_after(identities))?;
         }
         Ok(Action::Pause)
     }
@@ -73,6 +84,7 @@ impl Stream {
         match self.journey.depart()? {
             Departure::Ready(authorization) => {
                 self.journey.edit_request(&authorization)?;
+                self.edit_body()?;
                 self.journey.attempt_made();
                 self.phase = Phase::Forwarded;
                 return Ok(Action::Continue);
@@ -90,6 +102,19 @@ impl Stream {
         Ok(Action::Pause)
     }
 
+    /// Puts into the body that is held what the backend calls things.
+    fn edit_body(&mut self) -> Result<(), HostError> {
+        let splices = self.journey.splices();
+        if splices.is_empty() {
+            return Ok(());
+        }
+        let held = host::buffer(Buffer::RequestBody, 0, usize::MAX)?;
+        let spliced = splices.apply(&held);
+        host::replace_buffer(Buffer::RequestBody, &spliced)?;
+        self.body_held = spliced.len();
+        Ok(())
+    }
+
     pub(super) fn reply_without_token(&mut self, retry_after: Duration) -> Result<(), HostError> {
         self.phase = Phase::Replied;
         self.journey.reply_without_token(retry_after)
@@ -102,22 +127,24 @@ impl Stream {
     ) -> Result<Action, HostError> {
         self.up.complete(end_of_stream);
         self.look_for_hidden_body();
-        if self.body.is_growing() {
+        if self.body.is_growing() || self.inspection.is_under_way() {
             // While the request is held, Envoy shows all that it holds; else only what is new.
             let new = size.saturating_sub(self.body_held);
-            if new > 0 {
-                let chunk = host::buffer(Buffer::RequestBody, self.body_held, new)?;
-                self.body.push(&chunk);
-            }
+            let chunk = match new {
+                0 => Vec::new(),
+                new => host::buffer(Buffer::RequestBody, self.body_held, new)?,
+            };
+            self.body.push(&chunk);
             if end_of_stream {
                 self.body.finish();
             }
+            self.read_body(&chunk, end_of_stream);
         }
+        self.body_held = size;
         let action = self.pass_request()?;
-        self.body_held = match action {
-            Action::Continue => 0,
-            _ => size,
-        };
+        if action == Action::Continue {
+            self.body_held = 0;
+        }
         Ok(self.up.body(action))
     }
 
@@ -127,7 +154,15 @@ impl Stream {
             self.trailers = host::headers(Map::RequestTrailers)?;
             self.body.finish();
         }
+        self.read_body(&[], true);
         self.pass_request()
+    }
+
+    fn read_body(&mut self, chunk: &[u8], end: bool) {
+        if let Some(found) = self.inspection.push(chunk, end) {
+            let journey = &mut self.journey;
+            journey.request.learn(found, &journey.worker.tags);
+        }
     }
 
     fn pass_request(&mut self) -> Result<Action, HostError> {
@@ -139,7 +174,7 @@ impl Stream {
             Phase::AwaitingBody => {
                 self.worker().showed_held_body();
                 self.worker().forget(self.id);
-                if self.body.is_growing() {
+                if self.must_hold() {
                     Ok(Action::Pause)
                 } else {
                     self.start()
@@ -157,6 +192,7 @@ impl Stream {
     /// No body was shown while the request was held: it goes on its way without being held.
     pub(super) fn forward_unheld(&mut self) -> Result<(), HostError> {
         self.unheld_at = Some(host::now());
+        self.inspection.give_up();
         match self.forward()? {
             Action::Continue => self.up.open(),
             _ => Ok(()),

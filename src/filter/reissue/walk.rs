@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::{Held, Phase, Stream};
 use crate::core::exchange::Verdict;
-use crate::core::outcome::Outcome;
+use crate::core::outcome::{Outcome, Trace};
 use crate::filter::complaint::Complaint;
 use crate::filter::header_map::HeaderMap;
 use crate::filter::host::{self, Buffer, HostError, Map};
@@ -38,7 +38,7 @@ impl Stream {
                 Verdict::TryNext => {
                     // Without a token there is no attempt, and the others would fare no better.
                     let backend = self.journey.exchange.backend();
-                    let Some(token) = self.worker().authorization(backend) else {
+                    let Some(token) = self.worker().credentials.of(backend) else {
                         return self.deliver();
                     };
                     if self.call(&token) {
@@ -47,16 +47,16 @@ impl Stream {
                     outcome = Outcome::Unavailable;
                 }
                 Verdict::RenewToken => {
-                    match self.worker().renew(self.journey.token_generation())? {
+                    let backend = self.journey.exchange.backend();
+                    let generation = self.journey.token_generation();
+                    match self.worker().credentials.renew(backend, generation)? {
                         Renewal::Done(token) => {
                             if self.call(&token) {
                                 return Ok(Settled::Held);
                             }
                             outcome = Outcome::Unavailable;
                         }
-                        Renewal::Pending
-                            if self.wait(Wish::NewerToken(self.journey.token_generation())) =>
-                        {
+                        Renewal::Pending if self.wait(Wish::NewerToken(backend, generation)) => {
                             self.phase = Phase::Held(Held::Token);
                             return Ok(Settled::Held);
                         }
@@ -86,10 +86,12 @@ impl Stream {
         };
         let config = &journey.worker.config;
         let path = attempt.path();
+        let splices = journey.splices();
+        let spliced = (!splices.is_empty()).then(|| splices.apply(self.body.bytes()));
         let called = host::call(
             &attempt.backend.cluster,
             attempt.headers(&config.headers, &path, journey.original.iter_utf8()),
-            self.body.bytes(),
+            spliced.as_deref().unwrap_or(self.body.bytes()),
             self.trailers.iter_utf8().collect(),
             config.retry.per_try_timeout,
         );
@@ -107,6 +109,7 @@ impl Stream {
                     let missing = Complaint::Cluster(journey.exchange.backend());
                     journey.worker.complain(missing);
                 }
+                journey.trace = Trace::None;
                 journey.conclude(Outcome::Unavailable, None);
                 journey.timed_out = false;
                 false
@@ -130,8 +133,13 @@ impl Stream {
             status => Outcome::from_status(status, &self.worker().config.retry)
                 .unwrap_or_else(|| self.journey.error_outcome(status, &body)),
         };
+        let is_real = is_from_backend(status, &headers);
+        self.journey.trace = match is_real {
+            true => Trace::of_status(status),
+            false => Trace::of_no_answer(&body),
+        };
         self.journey.conclude(outcome, Some(&headers));
-        if is_from_backend(status, &headers) {
+        if is_real {
             self.journey.answer = Some(Answer {
                 status,
                 headers,
@@ -181,6 +189,7 @@ impl Stream {
             return Ok(Settled::Replaced);
         }
         self.phase = Phase::Passing;
+        self.journey.open_answer()?;
         self.journey.sign(self.router_answer.backend)?;
         Ok(Settled::Released)
     }

@@ -8,12 +8,13 @@ use proxy_wasm::types::Action;
 
 use super::{unreplayable, with, Shared, Step, REQUEST, REQUESTS, RETRY};
 use crate::core::exchange::{NoRetry, Replay};
+use crate::core::inspection::Inspection;
 use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
 use crate::core::reply::LocalReply;
 use crate::filter::complaint::Complaint;
 use crate::filter::gate::Gate;
-use crate::filter::host::{self, Half, HostError, Map};
+use crate::filter::host::{self, Buffer, Half, HostError, Map};
 use crate::filter::journey::{self, Departure, Journey};
 use crate::filter::tokens::Authorization;
 use crate::filter::worker::{self, Granted, Wish, Worker};
@@ -23,6 +24,8 @@ use crate::filter::{run, Recover};
 enum Phase {
     /// Nothing came yet.
     New,
+    /// The request is held until its body has said where it goes.
+    AwaitingBody,
     /// The request is held until there is a token, or a backend may be free.
     Waiting,
     /// The request is with the router.
@@ -40,22 +43,66 @@ pub(super) struct Downstream {
     worker: Rc<Worker>,
     shared: Rc<RefCell<Shared>>,
     phase: Phase,
+    inspection: Inspection,
+    /// Bytes of Envoy's body buffer that were read but not passed on, because the request is held.
+    body_held: usize,
     up: Gate,
 }
 
 impl Downstream {
     fn on_request_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
         self.up.complete(end_of_stream);
-        with(&self.shared, |shared| {
-            shared.journey.begin()?;
+        let served = with(&self.shared, |shared| {
+            let served = shared.journey.begin()?;
             if let Some(reason) = unreplayable(&shared.journey) {
                 shared.replay = Replay::Impossible(reason);
             }
-            Ok(())
+            if !end_of_stream {
+                self.inspection = Inspection::of(&shared.journey.request, &self.worker.config);
+            }
+            Ok(served)
         })?;
+        if !served {
+            self.phase = Phase::Done;
+            return Ok(Action::Pause);
+        }
         let shared = Rc::clone(&self.shared);
         REQUESTS.with_borrow_mut(|requests| requests.insert(self.id, shared));
+        if self.inspection.is_under_way() && self.worker.shows_held_bodies() {
+            self.phase = Phase::AwaitingBody;
+            let me = self.me.upgrade();
+            if me.is_some_and(|me| self.worker.wait(self.id, me, Wish::Body)) {
+                return Ok(Action::Pause);
+            }
+        }
         self.start()
+    }
+
+    /// A part of the request that is not its headers.
+    fn on_request_body(&mut self, size: usize, end_of_stream: bool) -> Result<Action, HostError> {
+        self.up.complete(end_of_stream);
+        if self.phase == Phase::AwaitingBody {
+            self.worker.showed_held_body();
+            self.worker.forget(self.id);
+            let new = size.saturating_sub(self.body_held);
+            let chunk = match new {
+                0 => Vec::new(),
+                new => host::buffer(Buffer::RequestBody, self.body_held, new)?,
+            };
+            self.body_held = size;
+            if let Some(found) = self.inspection.push(&chunk, end_of_stream) {
+                with(&self.shared, |shared| {
+                    shared.journey.request.learn(found, &self.worker.tags);
+                    Ok(())
+                })?;
+                let action = self.start()?;
+                return Ok(self.up.body(action));
+            }
+        }
+        Ok(self.up.body(match self.phase {
+            Phase::AwaitingBody | Phase::Waiting => Action::Pause,
+            _ => Action::Continue,
+        }))
     }
 
     fn start(&mut self) -> Result<Action, HostError> {
@@ -85,13 +132,15 @@ impl Downstream {
 
     fn await_token(&mut self) -> Result<Action, HostError> {
         self.phase = Phase::Waiting;
-        let may_wait = with(&self.shared, |shared| {
-            Ok(shared.journey.may_wait_for_token())
+        let (may_wait, identities) = with(&self.shared, |shared| {
+            let journey = &shared.journey;
+            Ok((journey.may_wait_for_token(), journey.identities()))
         })?;
         let me = self.me.upgrade().filter(|_| may_wait);
-        if !me.is_some_and(|me| self.worker.wait(self.id, me, Wish::Token)) {
+        let wish = Wish::Token(identities);
+        if !me.is_some_and(|me| self.worker.wait(self.id, me, wish)) {
             self.phase = Phase::Done;
-            let retry_after = self.worker.retry_after();
+            let retry_after = self.worker.retry_after(identities);
             with(&self.shared, |shared| {
                 shared.journey.reply_without_token(retry_after)
             })?;
@@ -108,11 +157,23 @@ impl Downstream {
                 _ => self.worker.config.retry.max_attempts.saturating_sub(1),
             };
             shared.journey.edit_request(token)?;
+            let cuts = &shared.journey.request.cuts;
+            if !cuts.is_empty() {
+                let held = host::buffer(Buffer::RequestBody, 0, usize::MAX)?;
+                host::replace_buffer(Buffer::RequestBody, &cuts.apply(&held))?;
+            }
             host::set_header(
                 Map::RequestHeaders,
                 "x-envoy-max-retries",
                 &retries.to_string(),
             )?;
+            if let Some(failures) = shared
+                .journey
+                .request
+                .router_retries_on(&self.worker.config)
+            {
+                host::set_header(Map::RequestHeaders, "x-envoy-retry-on", failures)?;
+            }
             host::set_property(REQUEST, &id)?;
             shared.point_to(Some(shared.journey.exchange.backend()))
         })?;
@@ -131,7 +192,10 @@ impl Downstream {
         };
         let worker = Rc::clone(&self.worker);
         with(&self.shared, |shared| match shared.step {
-            Step::Answered => shared.journey.sign(shared.journey.exchange.backend()),
+            Step::Answered => {
+                shared.journey.open_answer()?;
+                shared.journey.sign(shared.journey.exchange.backend())
+            }
             Step::Marked if host::header(Map::ResponseHeaders, RETRY)?.is_some() => {
                 worker.count(Event::NoRetry(NoRetry::RouterDeclined));
                 worker.complain(Complaint::RouterDeclined);
@@ -145,10 +209,17 @@ impl Downstream {
             }
             Step::Marked => {
                 // The router followed, but no further than to a cluster without a host.
+                shared.journey.attempt_made();
+                shared.journey.conclude(Outcome::Unavailable, None);
                 worker.count(Event::NoRetry(NoRetry::RouterDeclined));
                 worker.complain(Complaint::RouterDeclined);
                 self.phase = Phase::Done;
                 shared.answer_for_want_of_one()
+            }
+            Step::Attempting if shared.journey.is_to_slow_client(journey::status()?)? => {
+                worker.count(Event::ClientGone);
+                self.phase = Phase::Done;
+                Ok(())
             }
             Step::Attempting | Step::Held => {
                 shared.no_answer();
@@ -189,7 +260,15 @@ impl Downstream {
                     shared.journey.reply_without_token(wait)
                 })
             }
-            Granted::NoBody => Ok(()),
+            // It cannot be told what the body says: the request goes on without that.
+            Granted::NoBody => {
+                self.worker.missed_held_body();
+                self.inspection.give_up();
+                match self.start()? {
+                    Action::Continue => self.up.open(),
+                    _ => Ok(()),
+                }
+            }
         }
     }
 
@@ -202,7 +281,7 @@ impl Downstream {
                 shared.journey.count_break();
                 Ok(())
             }),
-            Phase::Waiting | Phase::Forwarded => {
+            Phase::AwaitingBody | Phase::Waiting | Phase::Forwarded => {
                 self.worker.count(Event::ClientGone);
                 Ok(())
             }
@@ -253,29 +332,23 @@ impl DownstreamHandle {
                 worker,
                 shared: Rc::new(RefCell::new(shared)),
                 phase: Phase::New,
+                inspection: Inspection::Done,
+                body_held: 0,
                 up: Gate::new(Half::Request),
             })
         }))
     }
 
-    /// A part of the request that is not its headers: held if they are.
-    fn request_goes_on(&self, end_of_stream: bool) -> Action {
-        run(&self.0, Action::Pause, |stream| {
-            stream.up.complete(end_of_stream);
-            Ok(stream.up.body(match stream.phase {
-                Phase::Waiting => Action::Pause,
-                _ => Action::Continue,
-            }))
-        })
-    }
-
-    fn answer_ends(&self, end_of_stream: bool) -> Action {
-        if end_of_stream {
-            run(&self.0, (), |stream| {
+    fn answer_goes_on(&self, size: usize, end_of_stream: bool) -> Action {
+        run(&self.0, (), |stream| {
+            if stream.phase == Phase::Passing {
+                with(&stream.shared, |shared| shared.journey.pass_answer(size))?;
+            }
+            if end_of_stream {
                 stream.phase = Phase::Done;
-                Ok(())
-            });
-        }
+            }
+            Ok(())
+        });
         Action::Continue
     }
 }
@@ -289,12 +362,17 @@ impl HttpContext for DownstreamHandle {
         })
     }
 
-    fn on_http_request_body(&mut self, _: usize, end_of_stream: bool) -> Action {
-        self.request_goes_on(end_of_stream)
+    fn on_http_request_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        run(&self.0, Action::Pause, |stream| {
+            stream.on_request_body(size, end_of_stream)
+        })
     }
 
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
-        self.request_goes_on(true)
+        run(&self.0, Action::Pause, |stream| {
+            let held = stream.body_held;
+            stream.on_request_body(held, true)
+        })
     }
 
     fn on_http_response_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
@@ -303,12 +381,12 @@ impl HttpContext for DownstreamHandle {
         })
     }
 
-    fn on_http_response_body(&mut self, _: usize, end_of_stream: bool) -> Action {
-        self.answer_ends(end_of_stream)
+    fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        self.answer_goes_on(size, end_of_stream)
     }
 
     fn on_http_response_trailers(&mut self, _: usize) -> Action {
-        self.answer_ends(true)
+        self.answer_goes_on(0, true)
     }
 
     fn on_log(&mut self) {

@@ -93,6 +93,12 @@ impl Shared {
                 return false;
             }
         }
+        let backend = self.journey.exchange.backend();
+        if self.journey.worker.credentials.of(backend).is_none() {
+            // The token has expired, and this one is not to be shown what the one before was.
+            self.step = Step::GivenUp;
+            return false;
+        }
         self.journey.attempt_made();
         self.foreseen = self.look_ahead();
         let exchange = &self.journey.exchange;
@@ -112,7 +118,7 @@ impl Shared {
     fn look_ahead(&self) -> Option<usize> {
         let journey = &self.journey;
         let backends = &journey.worker.backends;
-        let foreseen = backends.foresee(journey.exchange.plan(), journey.request.deployment);
+        let foreseen = backends.foresee(journey.exchange.plan(), journey.request.demand());
         foreseen.ok()
     }
 
@@ -174,6 +180,8 @@ fn unreplayable(journey: &Journey) -> Option<NoRetry> {
     let length = journey.request.content_length.unwrap_or(0);
     if journey.request.upgrade {
         Some(NoRetry::Upgrade)
+    } else if !journey.request.operation.is_known {
+        Some(NoRetry::UnknownOperation)
     } else if usize::try_from(length).map_or(true, |length| length > retry.replay_limit) {
         Some(NoRetry::BodyTooLarge)
     } else {

@@ -7,11 +7,13 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::{with, Shared, Step, REQUEST, REQUESTS, RETRY};
+use crate::core::attempt::grown;
 use crate::core::config::Backend;
 use crate::core::exchange::Verdict;
-use crate::core::outcome::Outcome;
+use crate::core::outcome::{Outcome, Trace};
 use crate::core::path;
 use crate::core::reply::LocalReply;
+use crate::core::splices::Splices;
 use crate::filter::complaint::Complaint;
 use crate::filter::gate::Gate;
 use crate::filter::host::{self, Buffer, Half, HostError, Map};
@@ -35,12 +37,24 @@ enum Phase {
     AwaitingToken,
 }
 
+/// Whether an attempt leaves.
+enum Departing {
+    /// It does, with this changed in its body.
+    With(Splices),
+    /// It does not; this is why.
+    Refused(&'static str),
+}
+
 /// One attempt.
 pub(super) struct Upstream {
     id: u32,
     me: Weak<RefCell<Upstream>>,
     shared: Option<Rc<RefCell<Shared>>>,
     phase: Phase,
+    /// What is to be changed in the body on its way to this attempt's backend.
+    splices: Splices,
+    /// How much of the body has passed.
+    passed: usize,
     down: Gate,
 }
 
@@ -65,14 +79,30 @@ impl Upstream {
             return Ok(Action::Pause);
         };
         match with(shared, Shared::readdress)? {
-            None => Ok(Action::Continue),
+            Departing::With(splices) => {
+                self.splices = splices;
+                Ok(Action::Continue)
+            }
             // The router takes this for the answer to the request, and asks no further.
-            Some(details) => {
+            Departing::Refused(details) => {
                 let body = LocalReply::internal_error().body();
                 host::send_local_response(503, details, &[], &body)?;
                 Ok(Action::Pause)
             }
         }
+    }
+
+    /// The request's body passes.
+    fn on_request_body(&mut self, size: usize) -> Result<Action, HostError> {
+        let end = self.passed.saturating_add(size);
+        if self.splices.touch(self.passed..end) {
+            let chunk = host::buffer(Buffer::RequestBody, 0, size)?;
+            let mut spliced = Vec::with_capacity(chunk.len());
+            self.splices.apply_chunk(self.passed, &chunk, &mut spliced);
+            host::replace_buffer(Buffer::RequestBody, &spliced)?;
+        }
+        self.passed = end;
+        Ok(Action::Continue)
     }
 
     /// Puts this attempt on the worker's waiting list; `false` if there is no point in waiting.
@@ -158,6 +188,7 @@ impl Upstream {
             let journey = &mut shared.journey;
             let outcome = Outcome::from_status(status, &journey.worker.config.retry)
                 .unwrap_or_else(|| journey.error_outcome(status, body));
+            journey.trace = Trace::of_status(status);
             journey.conclude(outcome, Some(&headers));
             shared.step = Step::Held;
             let backend = journey.exchange.backend();
@@ -187,13 +218,14 @@ impl Upstream {
                     }
                     Verdict::RenewToken => {
                         let generation = shared.journey.token_generation();
-                        match worker.renew(generation)? {
+                        let backend = shared.journey.exchange.backend();
+                        match worker.credentials.renew(backend, generation)? {
                             Renewal::Done(_) => {
                                 shared.mark()?;
                                 return Ok(Phase::Passing);
                             }
                             Renewal::Pending => {
-                                let wish = Wish::NewerToken(generation);
+                                let wish = Wish::NewerToken(backend, generation);
                                 if me.clone().is_some_and(|me| worker.wait(id, me, wish)) {
                                     return Ok(Phase::AwaitingToken);
                                 }
@@ -256,10 +288,10 @@ impl Upstream {
 }
 
 impl Shared {
-    /// The router begins an attempt: addresses it to the backend whose turn it is. Why it is not to leave, if it is not.
-    fn readdress(&mut self) -> Result<Option<&'static str>, HostError> {
+    /// The router begins an attempt: addresses it to the backend whose turn it is.
+    fn readdress(&mut self) -> Result<Departing, HostError> {
         if !self.attempt_begins() {
-            return Ok(Some("aoai_plan_exhausted"));
+            return Ok(Departing::Refused("aoai_plan_exhausted"));
         }
         let journey = &mut self.journey;
         let config = &journey.worker.config;
@@ -271,16 +303,18 @@ impl Shared {
             let cluster = host::property("xds\0cluster_name")?;
             if cluster.is_some_and(|cluster| cluster != backend.cluster.as_bytes()) {
                 journey.worker.complain(Complaint::Route);
-                return Ok(Some("aoai_wrong_route"));
+                return Ok(Departing::Refused("aoai_wrong_route"));
             }
             host::set_header(Map::RequestHeaders, ":authority", &backend.host)?;
             // What the attempt before made of the path is still there.
             if config.backends.iter().any(Backend::renames) {
                 let path = journey.request.path(journey.client_path());
-                let path = path::on_backend(path, backend);
+                let request = &journey.request;
+                let deployment = &request.operation.deployment;
+                let path = path::on_backend(path, request.surface, deployment, backend);
                 host::set_header(Map::RequestHeaders, ":path", &path)?;
             }
-            let authorization = journey.worker.authorization(journey.exchange.backend());
+            let authorization = journey.worker.credentials.of(journey.exchange.backend());
             let change = authorization.and_then(|new| Some((journey.carry(&new)?, new)));
             if let Some((old, new)) = change {
                 let (old, new) = (old.credential(), new.credential());
@@ -290,9 +324,31 @@ impl Shared {
                 host::set_header(Map::RequestHeaders, new.name, new.value)?;
             }
         }
+        let renaming = self.renaming();
+        if let (Some(length), false) = (
+            self.journey.request.content_length,
+            self.journey.request.model.is_none(),
+        ) {
+            let growth = self
+                .journey
+                .request
+                .cuts
+                .delta()
+                .saturating_add(renaming.delta());
+            let length = grown(length, growth).to_string();
+            host::set_header(Map::RequestHeaders, "content-length", &length)?;
+        }
         // Should this attempt get no answer, the router goes on without asking.
         self.point_to(self.foreseen)?;
-        Ok(None)
+        Ok(Departing::With(renaming))
+    }
+
+    /// What is to be changed in the body as it left the listener's filter: the deployment's name.
+    fn renaming(&self) -> Splices {
+        let request = &self.journey.request;
+        let backends = &self.journey.worker.config.backends;
+        let backend = backends.get(self.journey.exchange.backend());
+        backend.map_or_else(Splices::default, |backend| request.renaming(backend))
     }
 
     /// Tells the router to make another attempt, on the exchange's current backend.
@@ -329,6 +385,8 @@ impl UpstreamHandle {
                 me: Weak::clone(me),
                 shared: None,
                 phase: Phase::Passing,
+                splices: Splices::default(),
+                passed: 0,
                 down: Gate::new(Half::Response),
             })
         }))
@@ -346,6 +404,12 @@ impl Context for UpstreamHandle {
 impl HttpContext for UpstreamHandle {
     fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
         run(&self.0, Action::Pause, Upstream::on_request_headers)
+    }
+
+    fn on_http_request_body(&mut self, size: usize, _: bool) -> Action {
+        run(&self.0, Action::Pause, |stream| {
+            stream.on_request_body(size)
+        })
     }
 
     fn on_http_response_headers(&mut self, _: usize, end_of_stream: bool) -> Action {

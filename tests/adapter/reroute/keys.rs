@@ -57,3 +57,27 @@ fn paths_are_the_backends_own_on_every_attempt() {
         ]
     );
 }
+
+#[test]
+fn a_key_is_shown_to_no_other_backend_although_there_is_no_token_any_more() {
+    let gateway = {
+        let mut config = routing(json!({}));
+        config["backends"].as_array_mut().unwrap().truncate(2);
+        config["backends"][0]["api_key_env"] = json!("KEY");
+        let setup = Setup::new(config.to_string()).env("KEY", "THE-KEY");
+        Gateway::start(setup, Setup::new(UPSTREAM))
+    };
+    gateway.host.advance(millis(1));
+    give_token_for(&gateway.vm, TOKEN, seconds(10));
+    let request = gateway.send();
+    assert_eq!(request.attempt().cluster(), "aoai_east");
+    // While the backend with the key is silent, the token expires, and there is no other one.
+    gateway.host.skip(seconds(11));
+    gateway.vm.tick();
+    request.attempt().fail();
+    for attempt in request.attempts() {
+        if attempt.cluster() != "aoai_east" && attempt.sent().is_some() {
+            assert_ne!(sent(&attempt, "api-key").as_deref(), Some("THE-KEY"));
+        }
+    }
+}

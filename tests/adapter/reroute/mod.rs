@@ -10,6 +10,7 @@ mod health;
 mod held_bodies;
 mod keys;
 mod no_answer;
+mod surface;
 mod surroundings;
 mod token;
 mod unauthorized;

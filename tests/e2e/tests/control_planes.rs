@@ -162,6 +162,7 @@ fn istio(azure: &Simulator, resources: &[Value]) -> Told {
                 let action = route["route"].as_object_mut().expect("an action");
                 action.remove("cluster");
                 action.extend(value["route"].as_object().expect("an action").clone());
+                route["request_headers_to_add"] = value["request_headers_to_add"].clone();
             }
             "CLUSTER" => {
                 let cluster = &patch["match"]["cluster"];

@@ -119,7 +119,7 @@ mod router_engine_alone {
             .engine(engine)
             .log_level("info")
             .without_upstream_filter()
-            .rewrite("retry_on: connect-failure,refused-stream,reset,retriable-headers", "retry_on: 5xx")
+            .rewrite("retry_on: connect-failure,refused-stream,retriable-headers", "retry_on: 5xx")
             .start();
         azure.backend("east").set(Behaviour::status(503));
         let result = load(&gateway, 8, 100, &chat_request());

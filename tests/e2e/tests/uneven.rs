@@ -244,6 +244,12 @@ cases! {
             .secret("WRONG_KEY", "WRONG")
             .plugin(|p| p["backends"][0]["api_key_env"] = json!("WRONG_KEY"))
             .start();
+        // Until then a backend with a key is asked alone, and what it says is the answer.
+        gateway.wait_for(
+            |g| g.stat("wasmcustom.aoai.identity.seconds_to_expiry").is_some_and(|s| s > 0),
+            Duration::from_secs(20),
+            "a token",
+        );
         assert_eq!(load(&gateway, 1, 10, &chat_request()).status(200), 10);
         assert_eq!(azure.backend("east").count(), 1);
         assert_eq!(azure.imds().count(), 1);

@@ -22,6 +22,21 @@ pub struct Plugin {
     /// Where access tokens come from; required unless every backend has an `api_key_env`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
+    /// Further identities, by the names that backends know them by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "minProperties" = 1,
+        "maxProperties" = 20,
+        "propertyNames" = {"pattern": "^[A-Za-z0-9_-]{1,64}$"},
+    ))]
+    pub identities: Option<BTreeMap<String, Identity>>,
+    /// What becomes of objects that live on the backend where they were made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
+    /// What becomes of requests whose paths are not Azure OpenAI's: answered 404, or passed to a backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "refuse"))]
+    pub other_paths: Option<OtherPaths>,
     /// How one of several backends of the same priority is chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "round_robin"))]
@@ -45,12 +60,14 @@ pub struct Plugin {
 impl Plugin {
     /// Every identity there is.
     pub fn identities(&self) -> impl Iterator<Item = &Identity> {
-        self.identity.iter()
+        let named = self.identities.iter().flat_map(BTreeMap::values);
+        self.identity.iter().chain(named)
     }
 
     /// The same, to change them.
     pub fn identities_mut(&mut self) -> impl Iterator<Item = &mut Identity> {
-        self.identity.iter_mut()
+        let named = self.identities.iter_mut().flat_map(BTreeMap::values_mut);
+        self.identity.iter_mut().chain(named)
     }
 }
 
@@ -99,10 +116,83 @@ pub struct Backend {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r#"^/[!-"$->@-~]*[!-"$-.0->@-~]$"#))]
     pub base_path: Option<String>,
+    /// The APIs it has; by default, as far as is known, every one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub apis: Option<Vec<Api>>,
+    /// Which of `identities` it is shown the token of; by default that of `identity`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[A-Za-z0-9_-]{1,64}$"))]
+    pub identity: Option<String>,
     /// The environment variable that holds its API key, where it is to be shown that and not a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^[!-~]+$"))]
     pub api_key_env: Option<String>,
+}
+
+/// One of the APIs of an Azure OpenAI resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Api {
+    /// Chat completions and completions.
+    Chat,
+    /// Responses and conversations.
+    Responses,
+    /// Embeddings.
+    Embeddings,
+    /// Images: generations, edits, variations.
+    Images,
+    /// Audio: transcriptions, translations, speech.
+    Audio,
+    /// Videos.
+    Videos,
+    /// Files, uploads, vector stores and containers.
+    Files,
+    /// Batches.
+    Batches,
+    /// Realtime sessions.
+    Realtime,
+    /// Assistants and threads.
+    Assistants,
+    /// Fine-tuning jobs.
+    FineTuning,
+}
+
+/// What becomes of objects that live on the backend where they were made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// The backend of objects whose ids do not say where they live, and of lists; by default the first that has the API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[A-Za-z0-9_-]{1,64}$"))]
+    pub home: Option<String>,
+    /// The ids that clients are shown: they say where an object lives, or are the backends' own, so all are made at home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "tagged"))]
+    pub ids: Option<Ids>,
+}
+
+/// The ids that clients are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Ids {
+    /// They say where an object lives.
+    Tagged,
+    /// They are the backends' own.
+    Plain,
+}
+
+/// What becomes of requests whose paths are not Azure OpenAI's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum OtherPaths {
+    /// They are answered 404.
+    Refuse,
+    /// They are sent to a backend, and not tried again.
+    Pass,
 }
 
 /// What of a deployment that a backend does not list.
@@ -285,6 +375,10 @@ pub struct Retry {
         extend("default" = "4MiB", "x-minimum" = "0B", "x-maximum" = "64MiB")
     )]
     pub replay_limit: Option<String>,
+    /// Whether what makes an object may be tried again although it may have been made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = false))]
+    pub repeat_creations: Option<bool>,
     /// How many failures are tried again, over all requests; `null`: all.
     #[serde(
         default,

@@ -54,8 +54,9 @@ backends:
 - {host: contoso-eastus.openai.azure.com, api_key_env: EAST_KEY, priority: 1, weight: 3, deployments: {gpt-4o: own}}
 - {host: contoso-westus.openai.azure.com, endpoint: \"https://10.0.0.4\"}
 - {host: \"contoso.openai.azure.com:8443\", name: A_b, endpoint: \"https://private.example.com:9443\"}
-- {host: plain.example.com, endpoint: \"http://10.0.0.5:8080\", name: a-B}
+- {host: plain.example.com, identity: third, endpoint: \"http://10.0.0.5:8080\", name: a-B}
 identity: {client_id: an-id, endpoint: \"http://10.0.0.6:8080\"}
+identities: {second: {client_id: another}, third: {cluster: third, endpoint: \"http://10.0.0.7\"}}
 cooldown: null
 headers: {backend: null, cluster: x-cluster}
 kubernetes: {namespace: ai, image: \"registry.example.com/balancer@sha256:aa\", host: ai.example.com, gateway: ai, tls_secret: tls}
@@ -221,11 +222,17 @@ fn what_istio_is_told() {
     assert_eq!(kinds(&with_tokens)["RequestAuthentication"], 1);
     assert_eq!(kinds(&with_tokens)["AuthorizationPolicy"], 1);
 
-    // Every cluster that the filter is told of is one that Istio makes of a ServiceEntry.
-    let plugin = &resources
+    assert_clusters_exist(&resources);
+    assert_clusters_exist(&render(Target::Istio, &shorts()[3], options(None, false)));
+}
+
+/// Every cluster that the filter is told of is one that Istio makes of a ServiceEntry.
+fn assert_clusters_exist(resources: &[Value]) {
+    let plugin = resources
         .iter()
         .find(|r| r["kind"] == "WasmPlugin")
-        .expect("one")["spec"]["pluginConfig"];
+        .expect("one");
+    let plugin = &plugin["spec"]["pluginConfig"];
     let entries = resources.iter().filter(|r| r["kind"] == "ServiceEntry");
     let made: Vec<String> = entries
         .map(|r| {
@@ -237,9 +244,11 @@ fn what_istio_is_told() {
         })
         .collect();
     let backends = plugin["backends"].as_array().expect("backends").iter();
-    let told = backends
-        .map(|b| &b["cluster"])
-        .chain([&plugin["identity"]["cluster"]]);
+    let named = plugin["identities"].as_object().into_iter().flatten();
+    let identities = named
+        .map(|(_, identity)| identity)
+        .chain([&plugin["identity"]]);
+    let told = backends.chain(identities).map(|named| &named["cluster"]);
     for cluster in told {
         assert!(
             made.iter().any(|made| cluster == made),

@@ -209,6 +209,11 @@ fn the_parser_and_the_schema_take_and_refuse_the_same() {
             {
                 continue;
             }
+            // Nor is whether something has the name that another field says.
+            let names = ["state.home", "backends[0].identity"].contains(&field.path.as_str());
+            if names && validator.is_valid(&probe) {
+                continue;
+            }
             if matches!(field.path.as_str(), "backends" | "identity.source") {
                 continue;
             }

@@ -165,3 +165,33 @@ fn tokens_of_entra_id() {
     assert_eq!(issuer.client_claim, "azp");
     assert!(issuer.tls.is_some());
 }
+
+#[test]
+fn identities_share_a_token_service_or_have_one_of_their_own() {
+    let fleet = fleet(
+        "\
+backends:
+- {host: a.example.com}
+- {host: b.example.com, identity: other}
+- {host: c.example.com, identity: app}
+identities:
+  other: {client_id: an-id}
+  app: {source: app_service, endpoint: \"http://127.0.0.1:42356\"}
+",
+    );
+    assert_eq!(fleet.identity.expect("the default").cluster, "imds");
+    let further: Vec<&str> = fleet
+        .further_identities
+        .iter()
+        .map(|identity| identity.cluster.as_str())
+        .collect();
+    assert_eq!(further, ["app_service_identity"]);
+    assert_eq!(
+        fleet.plugin["identities"]["other"],
+        json!({"cluster": "imds", "client_id": "an-id"})
+    );
+    assert_eq!(
+        fleet.host_environment,
+        ["IDENTITY_ENDPOINT", "IDENTITY_HEADER"]
+    );
+}

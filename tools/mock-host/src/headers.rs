@@ -46,6 +46,13 @@ impl Headers {
         self
     }
 
+    /// The same with this value for `name` in place of what it had.
+    #[must_use]
+    pub fn replaced(mut self, name: &str, value: &str) -> Self {
+        self.replace(name, value.as_bytes());
+        self
+    }
+
     pub(crate) fn remove(&mut self, name: &str) {
         self.0.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
     }

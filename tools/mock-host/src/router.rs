@@ -404,6 +404,14 @@ impl Routed {
         self.0.stream.property(path.as_bytes())
     }
 
+    /// The listener answers by itself before any backend did: a limit on the stream is over, such as `stream_idle_timeout`, with
+    /// 408 if the request is not complete, else 504. The attempt that is out ends with that.
+    pub fn answer_locally(&self, status: u16, details: &str) {
+        let worker = &self.0.router.listener;
+        self.0.stream.reply_locally(worker, status, details);
+        self.0.proceed();
+    }
+
     /// The request ends.
     pub fn end(self) {}
 

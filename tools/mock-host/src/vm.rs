@@ -119,6 +119,16 @@ pub struct Call {
     pub context: u32,
 }
 
+impl Call {
+    /// The body as text.
+    ///
+    /// # Panics
+    /// If it is not UTF-8.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("the body is text")
+    }
+}
+
 /// The answer to a call, readable while its callback runs.
 pub(crate) struct CallAnswer {
     pub(crate) headers: Headers,
@@ -173,8 +183,9 @@ pub(crate) struct Worker {
 
 /// Runs `act` on the worker whose callback is running.
 pub(crate) fn running<T>(act: impl FnOnce(&Worker) -> T) -> Option<T> {
-    let worker = RUNNING.with(|running| running.borrow().clone());
-    worker.map(|worker| act(&worker))
+    // After a failed assertion what is left of the module goes with its thread, and this may have gone before it.
+    let worker = RUNNING.try_with(|running| running.borrow().clone());
+    worker.ok().flatten().map(|worker| act(&worker))
 }
 
 impl Worker {

@@ -28,6 +28,11 @@ pub fn route(fleet: &Fleet) -> String {
     route::action(fleet)
 }
 
+/// The headers that the route adds to a request; nothing with the filter engine.
+pub fn added_headers(fleet: &Fleet) -> String {
+    route::added_headers(fleet)
+}
+
 /// How a backend's cluster speaks, and the filters that every attempt on it passes.
 pub fn protocol(fleet: &Fleet) -> String {
     clusters::protocol(fleet)

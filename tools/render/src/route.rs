@@ -16,13 +16,14 @@ route_config:
     - match:
         prefix: /
       route:
-{action}      # What is not for the backend: {choice}, and who the client is.
+{action}{added}      # What is not for the backend: {choice}, and who the client is.
       request_headers_to_remove:
       - {header}
       - x-envoy-external-address
       - x-forwarded-for
 ",
         action = indented(&action(fleet), 8),
+        added = indented(&added_headers(fleet), 6),
         choice = match fleet.engine {
             Engine::Filter => "the choice",
             Engine::Router => "what a client takes for the choice",
@@ -45,6 +46,21 @@ pub(crate) fn action(fleet: &Fleet) -> String {
 timeout: 0s
 "
     )
+}
+
+/// The headers that the route adds to a request; nothing with the filter engine.
+pub(crate) fn added_headers(fleet: &Fleet) -> String {
+    match fleet.engine {
+        Engine::Filter => String::new(),
+        Engine::Router => "\
+# A connection that breaks when the request is out calls for another attempt as well, unless the filter says otherwise:
+# what must not be done twice may have been done.
+request_headers_to_add:
+- header: {key: x-envoy-retry-on, value: reset}
+  append_action: ADD_IF_ABSENT
+"
+        .to_owned(),
+    }
 }
 
 fn by_header(fleet: &Fleet) -> String {
@@ -80,7 +96,7 @@ inline_cluster_specifier_plugin:
 retry_policy:
   # The filter marks answers that call for another attempt; the rest is what never becomes an answer. How many
   # attempts there are is said for each request, by `retry.max_attempts`.
-  retry_on: connect-failure,refused-stream,reset,retriable-headers
+  retry_on: connect-failure,refused-stream,retriable-headers
   retriable_headers:
   - name: x-aoai-retry
     present_match: true

@@ -68,8 +68,9 @@ patch:
   operation: MERGE
   value:
     route:
-{}",
-            indented(&parts::route(fleet), 6)
+{route}{added}",
+            route = indented(&parts::route(fleet), 6),
+            added = indented(&parts::added_headers(fleet), 4),
         )));
         for backend in &fleet.backends {
             let (host, port) = service(backend);

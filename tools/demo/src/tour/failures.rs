@@ -67,7 +67,9 @@ pub(super) fn show_dead(tour: &Tour) -> Result<()> {
             count(&answers, "2"),
             others(&answers)
         ),
-    )
+    )?;
+    // What comes next counts on it that no one is left alone any more.
+    tour.check_recovery("once it is back, every backend serves again")
 }
 
 pub(super) fn show_all_throttled(tour: &Tour) -> Result<()> {

@@ -1,61 +1,61 @@
 //! What both retry engines know of a request, and do for its client.
 
-use std::rc::Rc;
-use std::time::Duration;
+mod answers;
 
-use super::complaint::Complaint;
-use super::header_map::HeaderMap;
-use super::host::{self, HostError, Map};
-use super::tokens::Authorization;
-use super::worker::Worker;
+use std::rc::Rc;
+
 use crate::core::attempt::{Attempt, Edit};
 use crate::core::clients::client_name;
-use crate::core::config::Policy;
+use crate::core::config::{Engine, OtherPaths, Policy};
 use crate::core::exchange::{Chosen, Exchange, NoRetry, Replay, Verdict};
 use crate::core::fleet::{NoChoice, Wait};
 use crate::core::health::Finding;
 use crate::core::metrics::Event;
-use crate::core::outcome::Outcome;
+use crate::core::outcome::{Outcome, Trace};
 use crate::core::plan::{BackendSet, Plan};
-use crate::core::reply::{retry_after, LocalReply};
-use crate::core::request::{deployment_in, Request};
+use crate::core::reply::LocalReply;
+use crate::core::request::{Place, Request};
 use crate::core::retry_after::stated_wait;
+use crate::core::splices::Splices;
 use crate::core::time::Timestamp;
-
-/// Headers of an answer that belong to its connection, or that Envoy writes itself.
-const NOT_PASSED_ON: [&[u8]; 6] = [
-    b":status",
-    b"connection",
-    b"content-length",
-    b"keep-alive",
-    b"proxy-connection",
-    b"transfer-encoding",
-];
+use crate::filter::complaint::Complaint;
+use crate::filter::credentials::Identities;
+use crate::filter::header_map::HeaderMap;
+use crate::filter::host::{self, HostError, Map};
+use crate::filter::tagging::Tagging;
+use crate::filter::tokens::Authorization;
+use crate::filter::worker::Worker;
 
 /// As much of an error's body as is read for its code.
-pub(super) const ERROR_BODY: usize = 64 * 1024;
+pub(in crate::filter) const ERROR_BODY: usize = 64 * 1024;
 
 /// A backend's answer that may become the client's.
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Vec<u8>,
-    pub(super) backend: usize,
+pub(in crate::filter) struct Answer {
+    pub(in crate::filter) status: u16,
+    pub(in crate::filter) headers: HeaderMap,
+    pub(in crate::filter) body: Vec<u8>,
+    pub(in crate::filter) backend: usize,
 }
 
 /// One request on its way through its plan.
-pub(super) struct Journey {
-    pub(super) worker: Rc<Worker>,
-    pub(super) exchange: Exchange,
-    pub(super) request: Request,
+pub(in crate::filter) struct Journey {
+    pub(in crate::filter) worker: Rc<Worker>,
+    pub(in crate::filter) exchange: Exchange,
+    pub(in crate::filter) request: Request,
     /// The headers as the client sent them: every attempt starts from them.
-    pub(super) original: HeaderMap,
+    pub(in crate::filter) original: HeaderMap,
     /// What the current attempt carries.
     carries: Option<Rc<Authorization>>,
     /// The last answer of a backend that was not the client's, because another attempt was due.
-    pub(super) answer: Option<Answer>,
+    pub(in crate::filter) answer: Option<Answer>,
     /// The last attempt without an answer of a backend ended because of its time limit.
-    pub(super) timed_out: bool,
+    pub(in crate::filter) timed_out: bool,
+    /// What the last attempt that failed may have done.
+    pub(in crate::filter) trace: Trace,
+    /// Its plan was made: its turn drawn, or the one backend found that it can go to.
+    planned: bool,
+    /// The tagging of the answer that passes.
+    tagging: Option<Tagging>,
     /// The backends that answered 429.
     throttled: BackendSet,
     /// Until when the request may wait for a backend, once it has begun to.
@@ -64,7 +64,7 @@ pub(super) struct Journey {
 
 /// Where another attempt goes.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Next {
+pub(in crate::filter) enum Next {
     /// To the best backend there is now.
     Best,
     /// To the one that was foreseen, if any was: the router has not asked again.
@@ -72,7 +72,7 @@ pub(super) enum Next {
 }
 
 /// Whether a request has a backend to go to.
-pub(super) enum Departure {
+pub(in crate::filter) enum Departure {
     /// It has, and this is to be shown to it.
     Ready(Rc<Authorization>),
     /// There is none for want of a token.
@@ -84,7 +84,7 @@ pub(super) enum Departure {
 }
 
 impl Journey {
-    pub(super) fn new(worker: Rc<Worker>) -> Self {
+    pub(in crate::filter) fn new(worker: Rc<Worker>) -> Self {
         Self {
             exchange: Exchange::default(),
             request: Request::default(),
@@ -92,21 +92,48 @@ impl Journey {
             carries: None,
             answer: None,
             timed_out: false,
+            trace: Trace::None,
+            planned: false,
+            tagging: None,
             throttled: BackendSet::default(),
             wait_until: None,
             worker,
         }
     }
 
-    /// Reads the request and draws its turn. In a callback of the request's headers.
-    pub(super) fn begin(&mut self) -> Result<(), HostError> {
+    /// Reads the request, in a callback of its headers. `false` if it is none to balance: the client was answered.
+    pub(in crate::filter) fn begin(&mut self) -> Result<bool, HostError> {
         self.worker.count(Event::Request);
         self.original = host::headers(Map::RequestHeaders)?;
-        self.request = Request::read(self.original.iter());
+        self.request = Request::read(self.original.iter(), &self.worker.tags);
         self.meet_client()?;
-        let max_attempts = self.worker.config.retry.max_attempts;
-        self.exchange = Exchange::new(Plan::new(self.worker.backends.draw()), max_attempts);
-        Ok(())
+        let served =
+            self.request.surface.is_some() || self.worker.config.other_paths == OtherPaths::Pass;
+        if !served {
+            self.worker.count(Event::NotServed);
+            self.reply(&LocalReply::other_path())?;
+        }
+        Ok(served)
+    }
+
+    /// Makes the plan, as late as possible: a request that can go to one backend only takes no one's turn, and what it says in
+    /// its body may be why. `false` if there is no backend for it at all.
+    fn plan(&mut self) -> bool {
+        if self.planned {
+            return true;
+        }
+        let (worker, backends) = (&self.worker, &self.worker.backends);
+        let plan = match self.request.place(&worker.config) {
+            Place::Anywhere => Plan::new(backends.draw()),
+            Place::Only(backend) => {
+                backends.look_around();
+                Plan::only(backend, worker.config.backends.len())
+            }
+            Place::Nowhere => return false,
+        };
+        self.exchange = Exchange::new(plan, worker.config.retry.max_attempts);
+        self.planned = true;
+        true
     }
 
     /// Counts the request as its client's, and keeps the client's name for the access log, where it knows it as
@@ -123,38 +150,62 @@ impl Journey {
     }
 
     /// Chooses the backend of the first attempt; answers the client if there is none to be had in time.
-    pub(super) fn depart(&mut self) -> Result<Departure, HostError> {
+    pub(in crate::filter) fn depart(&mut self) -> Result<Departure, HostError> {
+        if !self.plan() {
+            return self.refuse_as(Event::NotServed, &LocalReply::objects_apart());
+        }
         let worker = &self.worker;
         let plan = self.exchange.plan();
         match worker
             .backends
-            .choose(&worker.config, plan, self.request.deployment)
+            .choose(&worker.config, plan, self.request.demand())
         {
-            Ok(chosen) => {
-                let authorization = worker.authorization(chosen.backend);
-                self.go_to(chosen);
-                Ok(authorization.map_or(Departure::NoToken, Departure::Ready))
-            }
+            Ok(chosen) => match worker.credentials.of(chosen.backend) {
+                Some(authorization) => {
+                    self.go_to(chosen);
+                    Ok(Departure::Ready(authorization))
+                }
+                // The token has expired since it was last looked at: the backend keeps its turn.
+                None => {
+                    worker.learn(chosen.backend, Finding::Nothing, chosen.probe, || None);
+                    Ok(Departure::NoToken)
+                }
+            },
             Err(NoChoice::NoToken) => Ok(Departure::NoToken),
             Err(NoChoice::AllOut(wait)) => match self.can_wait(wait) {
                 true => Ok(Departure::In(wait)),
                 false => self.refuse(wait).map(|()| Departure::Refused),
             },
-            Err(NoChoice::NotOffered) => {
-                self.worker.count(Event::NotOffered);
-                self.reply(&LocalReply::no_deployment())
-                    .map(|()| Departure::Refused)
+            Err(NoChoice::NoApi) => {
+                let reply = LocalReply::no_api(self.request.operation.api);
+                self.refuse_as(Event::NotServed, &reply)
             }
-            // There is always one that was not tried, before the first attempt.
-            Err(NoChoice::AllTried) => self
-                .reply(&LocalReply::internal_error())
-                .map(|()| Departure::Refused),
+            // Before the first attempt there is one that was not tried. Where only one can be, it may lack the deployment.
+            Err(NoChoice::NoDeployment | NoChoice::AllTried) => {
+                self.refuse_as(Event::NotOffered, &LocalReply::no_deployment())
+            }
         }
+    }
+
+    fn refuse_as(&self, event: Event, reply: &LocalReply) -> Result<Departure, HostError> {
+        self.worker.count(event);
+        self.reply(reply)?;
+        Ok(Departure::Refused)
+    }
+
+    /// The identities that would have to have a token for this request to go on.
+    pub(in crate::filter) fn identities(&self) -> Identities {
+        let only = match self.request.place(&self.worker.config) {
+            Place::Only(backend) => Some(backend),
+            Place::Anywhere | Place::Nowhere => None,
+        };
+        let credentials = &self.worker.credentials;
+        credentials.wanted(|backend| only.is_none_or(|only| only == backend))
     }
 
     fn go_to(&mut self, chosen: Chosen) {
         self.exchange.go_to(chosen);
-        if chosen.probe {
+        if chosen.probe.is_some() {
             self.worker.count(Event::Probe(chosen.backend));
         }
     }
@@ -170,30 +221,36 @@ impl Journey {
         now + wait.left <= until
     }
 
-    /// Answers the client for want of a backend.
-    pub(super) fn refuse(&self, wait: Wait) -> Result<(), HostError> {
-        self.worker.count(match wait.throttled {
-            true => Event::AllThrottled,
-            false => Event::AllUnavailable,
-        });
-        self.reply(&LocalReply::all_out(wait))
-    }
-
     /// Decides what follows the `outcome` of the current attempt, and where another one goes.
-    pub(super) fn after(&mut self, outcome: Outcome, replay: Replay, next: Next) -> Verdict {
-        let (worker, deployment) = (Rc::clone(&self.worker), self.request.deployment);
+    pub(in crate::filter) fn after(
+        &mut self,
+        outcome: Outcome,
+        replay: Replay,
+        next: Next,
+    ) -> Verdict {
+        let (worker, demand) = (Rc::clone(&self.worker), self.request.demand());
+        let once = outcome == Outcome::Unavailable
+            && self.trace == Trace::Possible
+            && !self.request.is_repeatable(&worker.config);
+        let replay = match once {
+            true => Replay::Impossible(NoRetry::NotRepeatable),
+            false => replay,
+        };
         worker.can_authorize();
-        let (backend, probe) = (self.exchange.backend(), self.exchange.is_probe());
+        let (backend, claim) = (self.exchange.backend(), self.exchange.take_probe());
         let (backends, config) = (&worker.backends, &worker.config);
         let verdict = self.exchange.after(outcome, replay, |plan| match next {
-            Next::Best => backends.choose_next(config, plan, deployment, outcome),
+            Next::Best => backends.choose_next(config, plan, demand, outcome),
             Next::Foreseen(foreseen) => {
-                backends.choose_foreseen(config, plan, deployment, foreseen, outcome)
+                backends.choose_foreseen(config, plan, demand, foreseen, outcome)
             }
         });
-        if probe && !matches!(verdict, Verdict::RenewToken | Verdict::AwaitRequest) {
-            // A bad token said nothing about the backend, and it will not be asked again.
-            worker.learn(backend, Finding::Nothing, true, || None);
+        if claim.is_some() {
+            match verdict {
+                Verdict::RenewToken | Verdict::AwaitRequest => self.exchange.keep_probe(claim),
+                // A bad token said nothing about the backend, and it will not be asked again.
+                _ => worker.learn(backend, Finding::Nothing, claim, || None),
+            }
         }
         match &verdict {
             Verdict::TryNext if self.exchange.is_probe() => {
@@ -206,7 +263,7 @@ impl Journey {
     }
 
     /// Ends the exchange after an attempt without an answer that the router did not follow with another one.
-    pub(super) fn end_unanswered(&mut self, replay: Replay) {
+    pub(in crate::filter) fn end_unanswered(&mut self, replay: Replay) {
         let declined = |_: &Plan| Err(NoRetry::RouterDeclined);
         if let Verdict::GiveUp(reason) = self.exchange.after(Outcome::Unavailable, replay, declined)
         {
@@ -216,53 +273,79 @@ impl Journey {
 
     /// Whether the request may be held for a token. Not one for another protocol: its client says nothing more before it is
     /// answered, so the frame that would resume it without loss (see `Gate`) may never come.
-    pub(super) fn may_wait_for_token(&self) -> bool {
+    pub(in crate::filter) fn may_wait_for_token(&self) -> bool {
         !self.request.upgrade
     }
 
     /// The generation of the token that the current attempt carries.
-    pub(super) fn token_generation(&self) -> u32 {
+    pub(in crate::filter) fn token_generation(&self) -> u32 {
         self.carries
             .as_ref()
             .map_or(0, |carried| carried.generation)
     }
 
     /// The current attempt carries this from now on; what was carried before, if it is something else.
-    pub(super) fn carry(&mut self, authorization: &Rc<Authorization>) -> Option<Rc<Authorization>> {
+    pub(in crate::filter) fn carry(
+        &mut self,
+        authorization: &Rc<Authorization>,
+    ) -> Option<Rc<Authorization>> {
         let before = self.carries.replace(Rc::clone(authorization))?;
         (!Rc::ptr_eq(&before, authorization)).then_some(before)
     }
 
     /// The outcome of an answer whose error code decides.
-    pub(super) fn error_outcome(&self, status: u16, body: &[u8]) -> Outcome {
+    pub(in crate::filter) fn error_outcome(&self, status: u16, body: &[u8]) -> Outcome {
         match Outcome::from_error(status, body) {
             // There is no other key to try.
-            Outcome::BadToken if self.worker.is_keyed(self.exchange.backend()) => {
+            Outcome::BadToken if self.worker.credentials.is_keyed(self.exchange.backend()) => {
                 Outcome::PermissionDenied
             }
             outcome => outcome,
         }
     }
 
+    /// What is to be changed in the body for the current backend.
+    pub(in crate::filter) fn splices(&self) -> Splices {
+        let backend = self.worker.config.backends.get(self.exchange.backend());
+        backend.map_or_else(Splices::default, |backend| self.request.splices(backend))
+    }
+
     /// The current attempt, with this token.
-    pub(super) fn attempt<'a>(&'a self, token: &'a Authorization) -> Option<Attempt<'a>> {
+    pub(in crate::filter) fn attempt<'a>(
+        &'a self,
+        token: &'a Authorization,
+    ) -> Option<Attempt<'a>> {
         let backend = self.worker.config.backends.get(self.exchange.backend())?;
         Some(Attempt {
             request: &self.request,
             backend,
             credential: token.credential(),
             path: self.client_path(),
+            growth: match self.worker.config.retry.engine {
+                Engine::Filter => self.splices().delta(),
+                // The deployment's name is put in upstream, attempt by attempt.
+                Engine::Router => self.request.cuts.delta(),
+            },
+            reads_answer: self.reads_answer(),
         })
     }
 
+    /// Whether the answer will be read, for the ids in it.
+    fn reads_answer(&self) -> bool {
+        self.request.accepts_encodings && self.request.tags_answer(&self.worker.config)
+    }
+
     /// The path as the client sent it.
-    pub(super) fn client_path(&self) -> &str {
+    pub(in crate::filter) fn client_path(&self) -> &str {
         self.original.get(":path").unwrap_or_default()
     }
 
     /// Turns the client's request into the current attempt, in place. A request for which that fails must not leave: it may
     /// still carry the client's credentials.
-    pub(super) fn edit_request(&mut self, token: &Rc<Authorization>) -> Result<(), HostError> {
+    pub(in crate::filter) fn edit_request(
+        &mut self,
+        token: &Rc<Authorization>,
+    ) -> Result<(), HostError> {
         let mut result = Ok(());
         if let Some(attempt) = self.attempt(token) {
             attempt.edit_in_place(&self.worker.config, |edit| {
@@ -275,7 +358,7 @@ impl Journey {
         result
     }
 
-    pub(super) fn attempt_made(&mut self) {
+    pub(in crate::filter) fn attempt_made(&mut self) {
         let backend = self.exchange.backend();
         self.exchange.attempt_made();
         self.worker.count(Event::Attempt(backend));
@@ -286,7 +369,7 @@ impl Journey {
 
     /// The current attempt ended: counts its `outcome`, and learns from it. `headers` are the answer's, where there was one and
     /// [`Self::wants_headers`].
-    pub(super) fn conclude(&mut self, outcome: Outcome, headers: Option<&HeaderMap>) {
+    pub(in crate::filter) fn conclude(&mut self, outcome: Outcome, headers: Option<&HeaderMap>) {
         let backend = self.exchange.backend();
         self.worker.count(Event::Outcome(backend, outcome));
         let stated = |name: &str| headers.and_then(|headers| headers.get(name));
@@ -303,21 +386,24 @@ impl Journey {
                 self.worker.backends.note_capacity(backend, remaining);
             }
         }
-        let finding = Finding::of(outcome, wait, self.request.deployment);
+        let finding = Finding::of(outcome, wait, self.request.demand());
         // A bad token says nothing about the backend yet: it will be asked once more.
-        let probe = finding != Finding::Nothing && self.exchange.take_probe();
-        self.worker.learn(backend, finding, probe, || {
-            deployment_in(self.client_path()).map(str::to_owned)
+        let claim = match finding {
+            Finding::Nothing => None,
+            _ => self.exchange.take_probe(),
+        };
+        self.worker.learn(backend, finding, claim, || {
+            Some(self.request.wanted(self.client_path(), outcome))
         });
     }
 
     /// Whether the headers of an answer with this outcome say something to learn.
-    pub(super) fn wants_headers(&self, outcome: Outcome) -> bool {
+    pub(in crate::filter) fn wants_headers(&self, outcome: Outcome) -> bool {
         outcome == Outcome::Throttled || self.worker.config.policy == Policy::LeastThrottled
     }
 
     /// [`Self::conclude`] in a callback of the answer.
-    pub(super) fn conclude_answer(&mut self, outcome: Outcome) -> Result<(), HostError> {
+    pub(in crate::filter) fn conclude_answer(&mut self, outcome: Outcome) -> Result<(), HostError> {
         let headers = match self.wants_headers(outcome) {
             true => Some(host::headers(Map::ResponseHeaders)?),
             false => None,
@@ -326,74 +412,8 @@ impl Journey {
         Ok(())
     }
 
-    /// Answers the client with a reply of the filter's own.
-    pub(super) fn reply(&self, reply: &LocalReply) -> Result<(), HostError> {
-        let mut headers = reply.headers();
-        if let Some(name) = &self.worker.config.headers.attempts {
-            headers.push((name, self.exchange.attempts().to_string()));
-        }
-        let headers: Vec<_> = headers
-            .iter()
-            .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
-            .collect();
-        host::send_local_response(reply.status, reply.code, &headers, &reply.body())
-    }
-
-    pub(super) fn reply_without_token(&self, retry_after: Duration) -> Result<(), HostError> {
-        self.worker.count(Event::IdentityUnavailable);
-        self.reply(&LocalReply::identity_unavailable(retry_after))
-    }
-
-    /// Answers the client for want of any answer of a backend.
-    pub(super) fn reply_without_answer(&self) -> Result<(), HostError> {
-        self.reply(&LocalReply::no_answer(
-            self.timed_out,
-            self.exchange.attempts(),
-        ))
-    }
-
-    /// Answers the client with what a backend answered to an attempt.
-    pub(super) fn replace(&self, answer: &Answer) -> Result<(), HostError> {
-        let report = self.report(answer.backend);
-        let replaced = |name: &[u8]| report.iter().any(|(other, _)| name == other.as_bytes());
-        let kept = answer.headers.iter();
-        let kept = kept.filter(|(name, _)| !NOT_PASSED_ON.contains(name) && !replaced(name));
-        let added = report
-            .iter()
-            .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-        let headers: Vec<_> = kept.chain(added).collect();
-        host::send_local_response(answer.status, "aoai_reissued", &headers, &answer.body)
-    }
-
-    /// Tells the client, on the answer that passes, which backend it is from and how many attempts it took.
-    pub(super) fn sign(&self, backend: usize) -> Result<(), HostError> {
-        for (name, value) in self.report(backend) {
-            host::set_header(Map::ResponseHeaders, name, &value)?;
-        }
-        Ok(())
-    }
-
-    /// What the client is told with the answer of `backend`.
-    fn report(&self, backend: usize) -> Vec<(&str, String)> {
-        let config = &self.worker.config;
-        let name = config.backends.get(backend);
-        let mut report = Vec::with_capacity(4);
-        if let (Some(header), Some(backend)) = (&config.headers.backend, name) {
-            report.push((header.as_str(), backend.name.clone()));
-        }
-        if let Some(header) = &config.headers.attempts {
-            report.push((header.as_str(), self.exchange.attempts().to_string()));
-        }
-        if self.throttled.contains(backend) {
-            // The backend spoke for itself; the client asks all of them.
-            let wait = self.worker.backends.all_out(self.request.deployment);
-            report.extend(wait.into_iter().flat_map(retry_after));
-        }
-        report
-    }
-
     /// Counts an answer that ended before it was complete.
-    pub(super) fn count_break(&self) {
+    pub(in crate::filter) fn count_break(&self) {
         let details = host::property("response\0code_details").ok().flatten();
         // Envoy's own words: `upstream_reset_after_response_started{...}`.
         let by_upstream = details.is_some_and(|details| details.starts_with(b"upstream"));
@@ -405,22 +425,33 @@ impl Journey {
     }
 
     /// Whether the error that came through the router is a backend's, not Envoy's own for want of an answer.
-    pub(super) fn is_from_backend(&self) -> Result<bool, HostError> {
+    pub(in crate::filter) fn is_from_backend(&mut self) -> Result<bool, HostError> {
         let details = host::property("response\0code_details")?;
+        let details = details.filter(|details| details != b"via_upstream");
+        if let Some(details) = &details {
+            self.trace = Trace::of_no_answer(details);
+        }
         if details.as_deref() == Some(b"cluster_not_found") {
             self.worker
                 .complain(Complaint::Cluster(self.exchange.backend()));
         }
-        Ok(details.is_none_or(|details| details == b"via_upstream"))
+        Ok(details.is_none())
+    }
+
+    /// Whether the answer is Envoy's own to a client that took too long over its request (`stream_idle_timeout`,
+    /// `request_timeout`). It says nothing of the backend, and the rest of the request will not come.
+    pub(in crate::filter) fn is_to_slow_client(&mut self, status: u16) -> Result<bool, HostError> {
+        Ok(status == 408 && !self.is_from_backend()?)
     }
 }
 
 impl Drop for Journey {
     fn drop(&mut self) {
         // A probe whose outcome no one will tell: the client left, or a host call was refused.
-        if self.exchange.take_probe() {
+        let claim = self.exchange.take_probe();
+        if claim.is_some() {
             let backend = self.exchange.backend();
-            self.worker.learn(backend, Finding::Nothing, true, || None);
+            self.worker.learn(backend, Finding::Nothing, claim, || None);
         }
     }
 }
@@ -433,7 +464,7 @@ fn apply(edit: Edit<'_>) -> Result<(), HostError> {
 }
 
 /// The status of an answer whose headers are there.
-pub(super) fn status() -> Result<u16, HostError> {
+pub(in crate::filter) fn status() -> Result<u16, HostError> {
     let status = host::header(Map::ResponseHeaders, ":status")?;
     let status = status
         .as_deref()

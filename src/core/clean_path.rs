@@ -1,0 +1,142 @@
+//! A path without what is not for a backend: the client's credentials, and the tags of ids.
+
+use std::borrow::Cow;
+
+use super::state::ids::{split, Tags};
+
+/// Query parameters that carry a client's credentials, in lower case.
+const CREDENTIAL_PARAMETERS: [&str; 2] = ["api-key", "subscription-key"];
+
+/// `path` without the query parameters that carry credentials; `None` if it has none, which is the usual case.
+pub(super) fn without_credentials(path: &str) -> Option<String> {
+    let (target, query) = path.split_once('?')?;
+    if !query.split('&').any(is_credential_parameter) {
+        return None;
+    }
+    let mut clean = target.to_owned();
+    let mut separator = '?';
+    for parameter in query.split('&').filter(|p| !is_credential_parameter(p)) {
+        clean.push(separator);
+        clean.push_str(parameter);
+        separator = '&';
+    }
+    Some(clean)
+}
+
+/// `path` without the tags of the ids in it, and the backends that these name; `None` if it has none, which is the usual case.
+pub(super) fn without_tags(path: &str, tags: &Tags) -> Option<(String, Vec<usize>)> {
+    let (mut clean, mut backends) = (String::new(), Vec::new());
+    // A tag ends a segment, or a value of the query.
+    for part in path.split_inclusive(['/', '?', '&', '=', '#']) {
+        let (text, separator) = match part.char_indices().last() {
+            Some((at, '/' | '?' | '&' | '=' | '#')) => part.split_at_checked(at)?,
+            _ => (part, ""),
+        };
+        let known = split(text).and_then(|(id, tag)| Some((id, tags.backend_of(tag)?)));
+        match known {
+            Some((id, backend)) => {
+                clean.push_str(id);
+                backends.push(backend);
+            }
+            None => clean.push_str(text),
+        }
+        clean.push_str(separator);
+    }
+    (!backends.is_empty()).then_some((clean, backends))
+}
+
+fn is_credential_parameter(parameter: &str) -> bool {
+    let name = parameter.split('=').next().unwrap_or_default();
+    // The backend would decode the name, so it is compared decoded.
+    let name = percent_decoded(name);
+    CREDENTIAL_PARAMETERS
+        .iter()
+        .any(|credential| name.eq_ignore_ascii_case(credential.as_bytes()))
+}
+
+fn percent_decoded(text: &str) -> Cow<'_, [u8]> {
+    if !text.contains('%') {
+        return Cow::Borrowed(text.as_bytes());
+    }
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        let hex = after.get(..2).and_then(|digits| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            u8::from_str_radix(digits, 16).ok()
+        });
+        match (byte, hex) {
+            (b'%', Some(value)) => {
+                decoded.push(value);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            _ => decoded.push(byte),
+        }
+    }
+    Cow::Owned(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::state::ids::Tag;
+
+    #[test]
+    fn credentials_leave_the_query_and_nothing_else_does() {
+        for (path, clean) in [
+            ("/p?api-version=1", None),
+            ("/p", None),
+            ("/p?", None),
+            ("/p?api-keys=1&xapi-key=2", None),
+            ("/p?x=api-key", None),
+            ("/p?api-key=K", Some("/p")),
+            ("/p?api-key=K&api-version=1", Some("/p?api-version=1")),
+            ("/p?api-version=1&api-key=K", Some("/p?api-version=1")),
+            ("/p?a=1&api-key=K&b=%20&c", Some("/p?a=1&b=%20&c")),
+            ("/p?a=1&API-Key=K", Some("/p?a=1")),
+            ("/p?a=1&api%2Dkey=K", Some("/p?a=1")),
+            ("/p?a=1&%61pi%2dkey", Some("/p?a=1")),
+            ("/p?api-key=K&api-key=L", Some("/p")),
+            ("/p?subscription-key=K&a=1", Some("/p?a=1")),
+            ("/p?%zz=1&%=2&api-key=K", Some("/p?%zz=1&%=2")),
+        ] {
+            assert_eq!(without_credentials(path).as_deref(), clean, "{path}");
+        }
+    }
+
+    #[test]
+    fn tags_leave_segments_and_values_and_say_where_the_objects_live() {
+        let hosts = ["a.example", "b.example"];
+        let tags = Tags::new(hosts).unwrap();
+        let [a, b] = hosts.map(|host| Tag::of(host).as_str().to_owned());
+        for (path, expected) in [
+            (
+                format!("/openai/v1/responses/resp_1{a}"),
+                Some(("/openai/v1/responses/resp_1", vec![0])),
+            ),
+            (
+                format!("/openai/files/file-1{b}/content?api-version=1"),
+                Some(("/openai/files/file-1/content?api-version=1", vec![1])),
+            ),
+            (
+                format!("/openai/files?after=file-1{b}&limit=2"),
+                Some(("/openai/files?after=file-1&limit=2", vec![1])),
+            ),
+            (
+                format!("/openai/threads/thread_1{a}/runs/run_2?x=resp_3{b}"),
+                Some(("/openai/threads/thread_1/runs/run_2?x=resp_3", vec![0, 1])),
+            ),
+            (format!("/x{a}y/z"), None),
+            ("/openai/files/file-1.b000000".to_owned(), None),
+            ("/ü?é=ö".to_owned(), None),
+            (String::new(), None),
+        ] {
+            let found = without_tags(&path, &tags);
+            let found = found
+                .as_ref()
+                .map(|(clean, on)| (clean.as_str(), on.clone()));
+            assert_eq!(found, expected, "{path}");
+        }
+    }
+}

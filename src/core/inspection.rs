@@ -1,0 +1,249 @@
+//! Reading a request's body for what decides where it goes, while it is held.
+
+use super::config::Config;
+use super::json::scan::Scan;
+use super::multipart::Scanner;
+use super::request::{BodyForm, Found, Need, Request};
+
+/// The reading of one body.
+#[derive(Debug, Default)]
+pub enum Inspection {
+    /// There is nothing to look for, or it was found.
+    #[default]
+    Done,
+    /// A JSON document. What it says last counts, so it is read to its end.
+    Json(Box<Scan>),
+    /// A form, which is read until the value has come.
+    Form(Box<Scanner>),
+}
+
+impl Inspection {
+    /// The reading that `request`, which has a body, needs.
+    pub fn of(request: &Request, config: &Config) -> Self {
+        match (request.needs(config), &request.form) {
+            (Need::Nothing, _) => Self::Done,
+            (_, BodyForm::Json) => Self::Json(Box::default()),
+            (_, BodyForm::Multipart(content_type)) => match Scanner::new(content_type, "model") {
+                Some(scanner) => Self::Form(Box::new(scanner)),
+                None => Self::Done,
+            },
+        }
+    }
+
+    /// Whether more of the body has to be read.
+    pub fn is_under_way(&self) -> bool {
+        !matches!(self, Self::Done)
+    }
+
+    /// Reads the next chunk; `end` where it is the last. What was found, once that is all there is to find.
+    pub fn push(&mut self, chunk: &[u8], end: bool) -> Option<Found> {
+        let over = match self {
+            Self::Done => return None,
+            Self::Json(scan) => {
+                scan.push(chunk);
+                end
+            }
+            Self::Form(scanner) => {
+                scanner.push(chunk);
+                end || scanner.is_done()
+            }
+        };
+        if !over {
+            return None;
+        }
+        Some(match std::mem::take(self) {
+            Self::Done => Found::Nothing,
+            Self::Json(scan) => scan.finish().map_or(Found::Nothing, Found::Json),
+            Self::Form(scanner) => scanner.value().cloned().map_or(Found::Nothing, Found::Form),
+        })
+    }
+
+    /// Reads no further.
+    pub fn give_up(&mut self) {
+        *self = Self::Done;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::config::Plugin;
+    use crate::core::request::{Objects, Place};
+    use crate::core::state::ids::Tag;
+
+    fn config(more: &str) -> Config {
+        let json = format!(
+            r#"{{"backends": [
+                    {{"name": "a", "cluster": "a", "host": "a", "deployments": {{"gpt": "own"}}}},
+                    {{"name": "b", "cluster": "b", "host": "b", "apis": ["files"]}}
+                ],
+                "identity": {{"cluster": "imds"}}{more}}}"#
+        );
+        match Plugin::from_bytes(json.as_bytes(), &|_| None) {
+            Ok(Plugin::Balancer(config)) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn request(config: &Config, path: &str, content_type: &str) -> Request {
+        let headers = [
+            (":method", "POST"),
+            (":path", path),
+            ("content-type", content_type),
+        ];
+        let headers = headers.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        Request::read(headers.into_iter(), &config.tags())
+    }
+
+    /// The request after its body was read, in two parts.
+    fn read(config: &Config, path: &str, content_type: &str, body: &str) -> Request {
+        let mut request = request(config, path, content_type);
+        let mut inspection = Inspection::of(&request, config);
+        let (one, other) = body.as_bytes().split_at(body.len() / 2);
+        for (chunk, end) in [(one, false), (other, true)] {
+            if let Some(found) = inspection.push(chunk, end) {
+                request.learn(found, &config.tags());
+            }
+        }
+        assert!(!inspection.is_under_way());
+        request
+    }
+
+    const JSON: &str = "application/json";
+    const FORM: &str = "Multipart/Form-Data; boundary=B";
+    const CHAT: &str = "/openai/v1/chat/completions";
+    const RESPONSES: &str = "/openai/v1/responses";
+
+    #[test]
+    fn a_body_is_read_only_where_it_decides() {
+        let (aliased, mut plain) = (config(""), config(""));
+        plain.backends[0].deployments.aliases.clear();
+        let mut alone = config("");
+        alone.backends.truncate(1);
+        alone.backends[0].deployments.aliases.clear();
+        for (path, content_type, of_aliased, of_plain, of_one) in [
+            (CHAT, JSON, true, false, false),
+            (RESPONSES, JSON, true, true, false),
+            ("/openai/v1/audio/transcriptions", FORM, true, false, false),
+            ("/openai/v1/files", FORM, false, false, false),
+            ("/openai/v1/batches", JSON, true, true, false),
+            (
+                "/openai/deployments/gpt/chat/completions",
+                JSON,
+                false,
+                false,
+                false,
+            ),
+            ("/openai/v1/novelties", JSON, false, false, false),
+        ] {
+            for (config, expected) in [(&aliased, of_aliased), (&plain, of_plain), (&alone, of_one)]
+            {
+                let request = request(config, path, content_type);
+                let reads = Inspection::of(&request, config).is_under_way();
+                assert_eq!(reads, expected, "{path} {content_type}");
+            }
+        }
+        let plain_ids = config(r#", "state": {"ids": "plain"}"#);
+        let request = request(&plain_ids, "/openai/v1/batches", JSON);
+        assert!(!Inspection::of(&request, &plain_ids).is_under_way());
+    }
+
+    #[test]
+    fn what_it_says_is_learnt() {
+        let config = config("");
+        let (a, b) = (Tag::of("a"), Tag::of("b"));
+        let place = |body: &str| {
+            let request = read(&config, RESPONSES, JSON, body);
+            (request.objects, request.place(&config))
+        };
+        let tagged = |tag: Tag| format!(r#"{{"previous_response_id":"resp_1{}"}}"#, tag.as_str());
+        assert_eq!(place("{}"), (Objects::None, Place::Anywhere));
+        assert_eq!(place(&tagged(b)), (Objects::On(1), Place::Only(1)));
+        assert_eq!(
+            place(&tagged(Tag::of("c"))),
+            (Objects::None, Place::Anywhere)
+        );
+        let untagged = r#"{"previous_response_id":"resp_1"}"#;
+        assert_eq!(place(untagged), (Objects::Unsaid, Place::Only(0)));
+        let both = format!(
+            r#"{{"file_ids":["file-1{}","file-2{}"]}}"#,
+            a.as_str(),
+            b.as_str()
+        );
+        assert_eq!(place(&both), (Objects::Apart, Place::Nowhere));
+        let mixed = format!(r#"{{"file_ids":["file-1","file-2{}"]}}"#, b.as_str());
+        assert_eq!(place(&mixed), (Objects::On(1), Place::Only(1)));
+    }
+
+    #[test]
+    fn a_backends_name_and_the_cutting_of_tags_go_together() {
+        let config = config("");
+        let tag = Tag::of("a");
+        let body = format!(
+            r#"{{"previous_response_id":"resp_1{}","model":"gpt"}}"#,
+            tag.as_str()
+        );
+        let request = read(&config, RESPONSES, JSON, &body);
+        let whole = request.splices(&config.backends[0]).apply(body.as_bytes());
+        assert_eq!(whole, br#"{"previous_response_id":"resp_1","model":"own"}"#);
+        let cut = request.cuts.apply(body.as_bytes());
+        assert_eq!(request.renaming(&config.backends[0]).apply(&cut), whole);
+        assert!(request.renaming(&config.backends[1]).is_empty());
+        assert_eq!(
+            request.wanted(RESPONSES, crate::core::outcome::Outcome::DeploymentNotFound),
+            r#"deployment "gpt""#
+        );
+    }
+
+    #[test]
+    fn what_is_no_document_and_no_form_says_nothing() {
+        let config = config("");
+        let request = read(&config, CHAT, JSON, r#"{"model":"gpt""#);
+        assert_eq!((request.model, request.deployment), (None, None));
+        let request = read(
+            &config,
+            "/openai/v1/audio/transcriptions",
+            FORM,
+            "--B\r\nmodel",
+        );
+        assert_eq!(request.model, None);
+        // Without a boundary there is no form to read.
+        let headers = request_without_boundary(&config);
+        assert!(!Inspection::of(&headers, &config).is_under_way());
+    }
+
+    fn request_without_boundary(config: &Config) -> Request {
+        request(
+            config,
+            "/openai/v1/audio/transcriptions",
+            "multipart/form-data",
+        )
+    }
+
+    #[test]
+    fn what_makes_something_is_done_once() {
+        let mut config = config("");
+        for (path, body, repeatable) in [
+            (CHAT, "{}", true),
+            (RESPONSES, "{}", true),
+            (RESPONSES, r#"{"background":true}"#, false),
+            ("/openai/v1/batches", "{}", false),
+        ] {
+            let request = read(&config, path, JSON, body);
+            assert_eq!(request.is_repeatable(&config), repeatable, "{path} {body}");
+        }
+        config.retry.repeat_creations = true;
+        assert!(read(&config, "/openai/v1/batches", JSON, "{}").is_repeatable(&config));
+    }
+
+    #[test]
+    fn home_is_who_has_the_api() {
+        let config = config(r#", "state": {"home": "b"}"#);
+        for (path, home) in [("/openai/v1/files", 1), ("/openai/v1/responses/resp_1", 0)] {
+            let headers = [(":method", "GET"), (":path", path)];
+            let headers = headers.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+            let request = Request::read(headers.into_iter(), &config.tags());
+            assert_eq!(request.place(&config), Place::Only(home), "{path}");
+        }
+    }
+}

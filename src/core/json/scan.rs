@@ -1,0 +1,330 @@
+//! What a request says that decides where it goes.
+
+use std::ops::Range;
+
+use super::key::Key;
+use super::lexer::{Event, Lexer};
+use crate::core::state::ids::Tag;
+use crate::core::state::objects::{IdReader, Kind};
+
+/// How many tags are collected at most. The longest lists of ids in the API, files for a vector store, have some 2000.
+pub const MAX_TAGS: usize = 4096;
+
+/// The longest name of a deployment that is read, in bytes; Azure allows 64 characters.
+const MAX_NAME: usize = 256;
+
+/// Reads the body of a request as it comes in, chunk by chunk.
+///
+/// Where a key is there twice, the last one counts, as it does for the parsers of Python and .NET. The body must be read to its
+/// end in any case: an id that decides the backend can stand behind everything else.
+#[derive(Debug, Default)]
+pub struct Scan {
+    lexer: Lexer,
+    offset: usize,
+    reading: Reading,
+    found: Findings,
+}
+
+/// What was found. All ranges are in bytes from the start of the body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// The deployment, from the document's own `model`.
+    pub model: Option<Model>,
+    /// `"background": true`
+    pub background: bool,
+    /// `"store": true` or `false`, where it is said.
+    pub store: Option<bool>,
+    /// The tags of ids, in the order of the body.
+    pub tags: Vec<Tagged>,
+    /// An id has no tag: its object was made before there were tags, or not through this gateway.
+    pub untagged: bool,
+    /// There are more than [`MAX_TAGS`] tags; the others were not collected.
+    pub too_many_tags: bool,
+}
+
+/// The name of the deployment in the body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// Where it stands, between its quotes.
+    pub range: Range<usize>,
+    /// The name, with escapes resolved; `None` if it is too long or not UTF-8, so that no deployment can have it.
+    pub name: Option<String>,
+}
+
+/// A tag behind an id in the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tagged {
+    /// The tag, of a configured backend or not.
+    pub tag: Tag,
+    /// Where it starts; it has [`Tag::LENGTH`] bytes.
+    pub start: usize,
+}
+
+impl Tagged {
+    /// Where the tag stands.
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.start.saturating_add(Tag::LENGTH)
+    }
+}
+
+#[derive(Debug, Default)]
+enum Reading {
+    #[default]
+    Nothing,
+    Model {
+        start: usize,
+        raw: Vec<u8>,
+    },
+    Id(IdReader),
+}
+
+impl Scan {
+    /// Reads the next chunk.
+    pub fn push(&mut self, chunk: &[u8]) {
+        let Self {
+            lexer,
+            offset,
+            reading,
+            found,
+        } = self;
+        lexer.push(chunk, |event| found.take(reading, *offset, event));
+        *offset = offset.saturating_add(chunk.len());
+    }
+
+    /// What was found so far; another `model` can still follow.
+    pub fn so_far(&self) -> &Findings {
+        &self.found
+    }
+
+    /// What the body says, now that all of it is read; `None` if it is not well-formed: then it is to be passed on as it is, for
+    /// the backend to refuse in its own words.
+    pub fn finish(self) -> Option<Findings> {
+        self.lexer.is_well_formed().then_some(self.found)
+    }
+}
+
+impl Findings {
+    fn take(&mut self, reading: &mut Reading, offset: usize, event: Event<'_>) {
+        match event {
+            Event::Key(Key::Model) => self.model = None,
+            Event::Key(Key::Background) => self.background = false,
+            Event::Key(Key::Store) => self.store = None,
+            Event::Key(Key::ObjectId) => {}
+            Event::Bool(Key::Background, value) => self.background = value,
+            Event::Bool(Key::Store, value) => self.store = Some(value),
+            Event::Bool(Key::Model | Key::ObjectId, _) => {}
+            Event::Begin { key, at } => {
+                *reading = match key {
+                    Key::Model => Reading::Model {
+                        start: offset.saturating_add(at),
+                        raw: Vec::new(),
+                    },
+                    Key::ObjectId => Reading::Id(IdReader::default()),
+                    Key::Background | Key::Store => Reading::Nothing,
+                }
+            }
+            Event::Text(text) => match reading {
+                Reading::Nothing => {}
+                Reading::Model { raw, .. } => {
+                    // One byte more than allowed tells that it is too long.
+                    let room = (MAX_NAME + 1).saturating_sub(raw.len());
+                    raw.extend(text.iter().take(room));
+                }
+                Reading::Id(id) => id.push(text),
+            },
+            Event::End { at } => self.complete(std::mem::take(reading), offset.saturating_add(at)),
+        }
+    }
+
+    fn complete(&mut self, reading: Reading, end: usize) {
+        match reading {
+            Reading::Nothing => {}
+            Reading::Model { start, raw } => {
+                self.model = Some(Model {
+                    range: start..end,
+                    name: (raw.len() <= MAX_NAME).then(|| unescaped(&raw)).flatten(),
+                });
+            }
+            Reading::Id(id) => {
+                let tag = match id.kind() {
+                    Some(Kind::Tagged(tag)) => tag,
+                    Some(Kind::Plain) => {
+                        self.untagged = true;
+                        return;
+                    }
+                    None => return,
+                };
+                if self.tags.len() == MAX_TAGS {
+                    self.too_many_tags = true;
+                    return;
+                }
+                let start = end.saturating_sub(Tag::LENGTH);
+                self.tags.push(Tagged { tag, start });
+            }
+        }
+    }
+}
+
+/// The string that is written as `raw` between quotes.
+fn unescaped(raw: &[u8]) -> Option<String> {
+    serde_json::from_slice(&[b"\"", raw, b"\""].concat()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::splices::Splices;
+
+    fn scan(body: &str) -> Option<Findings> {
+        let mut scan = Scan::default();
+        scan.push(body.as_bytes());
+        scan.finish()
+    }
+
+    /// The model as it is written, and its name.
+    fn model(body: &str) -> Option<(&str, Option<String>)> {
+        let model = scan(body)?.model?;
+        Some((&body[model.range], model.name))
+    }
+
+    #[test]
+    fn the_documents_own_model_is_found() {
+        for (body, written, name) in [
+            (r#"{"model":"gpt-4o"}"#, "gpt-4o", Some("gpt-4o")),
+            (r#"{"model" : "" }"#, "", Some("")),
+            (
+                r#"{"tools":[{"model":"a"}],"x":{"model":"b"},"model":"c"}"#,
+                "c",
+                Some("c"),
+            ),
+            (
+                r#"{"messages":[{"content":"\"model\":\"x\" ü"}],"mod\u0065l":"y"}"#,
+                "y",
+                Some("y"),
+            ),
+            (r#"{"model":"gpt\u002d4o"}"#, r"gpt\u002d4o", Some("gpt-4o")),
+            (r#"{"model":"größe-😀"}"#, "größe-😀", Some("größe-😀")),
+            (r#"{"model":"a","model":"b"}"#, "b", Some("b")),
+            (r#"{"model":"\ud800"}"#, r"\ud800", None),
+        ] {
+            assert_eq!(
+                model(body),
+                Some((written, name.map(str::to_owned))),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_model_that_is_no_name_is_none() {
+        for body in [
+            "{}",
+            r#"{"model":null}"#,
+            r#"{"model":["a"]}"#,
+            r#"{"model":{"id":"a"}}"#,
+            r#"{"model":"a","model":5}"#,
+            r#"[{"model":"a"}]"#,
+            r#"{"metadata":{"model":"a"}}"#,
+        ] {
+            let found = scan(body).unwrap();
+            assert_eq!(found.model, None, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_has_its_place_all_the_same() {
+        for (length, named) in [(MAX_NAME, true), (MAX_NAME + 1, false), (5000, false)] {
+            let body = format!(r#"{{"model":"{}"}}"#, "x".repeat(length));
+            let (written, name) = model(&body).unwrap();
+            assert_eq!((written.len(), name.is_some()), (length, named));
+        }
+    }
+
+    #[test]
+    fn what_decides_on_retries_is_found() {
+        for (body, background, store) in [
+            (r#"{"background":true,"store":true}"#, true, Some(true)),
+            (r#"{"store": false}"#, false, Some(false)),
+            (r#"{"background":"true","store":"false"}"#, false, None),
+            (r#"{"background":true,"background":false}"#, false, None),
+            (
+                r#"{"store":false,"background":true,"store":null}"#,
+                true,
+                None,
+            ),
+            (r#"{"x":{"background":true,"store":false}}"#, false, None),
+        ] {
+            let found = scan(body).unwrap();
+            assert_eq!(
+                (found.background, found.store),
+                (background, store),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn tags_are_found_where_ids_stand() {
+        let (a, b) = (Tag::of("a"), Tag::of("b"));
+        let body = format!(
+            r#"{{"previous_response_id":"resp_1{a:?}","input":[{{"type":"input_file","file_id":"file-1{b:?}"}},
+            {{"content":"file-2{b:?}"}}],"tools":[{{"vector_store_ids":["vs_1{a:?}","vs_2","x{a:?}","vs_3{b:?}"]}},
+            {{"container":"cntr_1{a:?}"}}],"metadata":{{"id":"file-3{a:?}"}},"id":"file-\u0031{a:?}",
+            "conversation":{{"id":"conv_1{b:?}"}},"item_id":"msg_1{a:?}","training_file":"file-4{a:?}"}}"#
+        );
+        let found = scan(&body).unwrap();
+        let tags: Vec<_> = found.tags.iter().map(|found| found.tag).collect();
+        assert_eq!(tags, [a, b, a, b, a, b, a]);
+        let mut splices = Splices::default();
+        for tagged in &found.tags {
+            assert_eq!(&body[tagged.range()], tagged.tag.as_str());
+            assert!(splices.cut(tagged.range()));
+        }
+        let cut = String::from_utf8(splices.apply(body.as_bytes())).unwrap();
+        assert_eq!(scan(&cut).unwrap().tags, []);
+        for id in [
+            "\"resp_1\"",
+            "\"file-1\"",
+            "\"vs_1\"",
+            "\"cntr_1\"",
+            "\"conv_1\"",
+        ] {
+            assert!(cut.contains(id), "{cut}");
+        }
+    }
+
+    #[test]
+    fn more_tags_than_there_is_room_for_are_told() {
+        let id = Tag::of("a").append_to("file-1");
+        let body = |count| format!(r#"{{"file_ids":{:?}}}"#, vec![id.as_str(); count]);
+        let found = scan(&body(MAX_TAGS)).unwrap();
+        assert!(found.tags.len() == MAX_TAGS && !found.too_many_tags);
+        let found = scan(&body(MAX_TAGS + 1)).unwrap();
+        assert!(found.tags.len() == MAX_TAGS && found.too_many_tags);
+    }
+
+    #[test]
+    fn a_body_that_is_not_json_says_nothing() {
+        for body in [
+            "",
+            "model=a",
+            r#"{"model":"a""#,
+            r#"{"model":"a"}}"#,
+            r#"{"model":"a"} {}"#,
+            r#"{"model":"a","#,
+            r#"{"model" "a"}"#,
+            "{\"model\":\"a\",\"x\":\"\n\"}",
+            "\u{feff}{\"model\":\"a\"}",
+        ] {
+            assert_eq!(scan(body), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_found_is_known_at_once() {
+        let mut scan = Scan::default();
+        scan.push(br#"{"model":"a","x":["#);
+        assert_eq!(scan.so_far().model.as_ref().unwrap().range, 10..11);
+        assert_eq!(scan.finish(), None);
+    }
+}

@@ -1,0 +1,145 @@
+//! Where tags belong in an answer.
+
+use super::key::Key;
+use super::lexer::{Event, Lexer};
+use crate::core::state::ids::Tag;
+use crate::core::state::objects::{IdReader, Kind};
+
+/// Finds, in an answer that passes by, the ids of objects that live on the backend: JSON or a stream of events, in chunks that
+/// end anywhere.
+///
+/// A tag goes in front of the closing quote, so nothing that has gone on already needs to be taken back. Ids that carry a tag
+/// already stay as they are: another balancer further down has put it there.
+#[derive(Debug, Default)]
+pub struct Tagger {
+    lexer: Lexer,
+    id: Option<IdReader>,
+    places: Vec<usize>,
+}
+
+impl Tagger {
+    /// Reads the next chunk: where in it a tag is to be inserted, in ascending order; in most chunks nowhere.
+    pub fn push(&mut self, chunk: &[u8]) -> &[usize] {
+        let Self { lexer, id, places } = self;
+        places.clear();
+        lexer.push(chunk, |event| match event {
+            Event::Begin { key, .. } => {
+                *id = (key == Key::ObjectId).then(IdReader::default);
+            }
+            Event::Text(text) => {
+                if let Some(id) = id {
+                    id.push(text);
+                }
+            }
+            Event::End { at } => {
+                if id.take().and_then(|id| id.kind()) == Some(Kind::Plain) {
+                    places.push(at);
+                }
+            }
+            Event::Key(_) | Event::Bool(..) => {}
+        });
+        places
+    }
+}
+
+/// `chunk` with the tag inserted at each of the places.
+pub fn insert(tag: Tag, chunk: &[u8], places: &[usize]) -> Vec<u8> {
+    let mut tagged = Vec::with_capacity(chunk.len() + places.len() * Tag::LENGTH);
+    let mut copied = 0;
+    for place in places {
+        tagged.extend_from_slice(chunk.get(copied..*place).unwrap_or_default());
+        tagged.extend_from_slice(tag.as_str().as_bytes());
+        copied = *place;
+    }
+    tagged.extend_from_slice(chunk.get(copied..).unwrap_or_default());
+    tagged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TAG: &str = "<T>";
+
+    /// The body as the client sees it; the same for every way to split it in two, and byte for byte.
+    fn tagged(body: &str) -> String {
+        let tag = Tag::of("host");
+        let whole = through(&[body.as_bytes()]);
+        for at in 0..=body.len() {
+            let (left, right) = body.as_bytes().split_at(at);
+            assert_eq!(through(&[left, right]), whole, "{body} at {at}");
+        }
+        let bytes: Vec<_> = body.as_bytes().chunks(1).collect();
+        assert_eq!(through(&bytes), whole, "{body}");
+        String::from_utf8(whole).unwrap().replace(tag.as_str(), TAG)
+    }
+
+    fn through(chunks: &[&[u8]]) -> Vec<u8> {
+        let mut tagger = Tagger::default();
+        let mut out = Vec::new();
+        for chunk in chunks {
+            out.extend(insert(Tag::of("host"), chunk, tagger.push(chunk)));
+        }
+        out
+    }
+
+    #[test]
+    fn the_ids_of_objects_are_tagged() {
+        for body in [
+            r#"{"id":"resp_1<T>","object":"response","previous_response_id":"resp_0<T>","conversation":{"id":"conv_1<T>"}}"#,
+            r#"{"id": "file-1<T>", "object": "file"}"#,
+            r#"{"object":"list","data":[{"id":"vs_1<T>"},{"id":"vs_2<T>"}],"first_id":"vs_1<T>","last_id":"vs_2<T>"}"#,
+            r#"{"id":"batch_1<T>","input_file_id":"file-1<T>","output_file_id":null}"#,
+            r#"{"id":"ftjob-1<T>","training_file":"file-1<T>","result_files":["file-2<T>","file-3<T>"]}"#,
+            r#"{"tool_resources":{"file_search":{"vector_store_ids":["vs_1<T>"]}}}"#,
+            r#"{"generations":[{"id":"gen_1<T>","job_id":"task_1<T>"}]}"#,
+        ] {
+            assert_eq!(tagged(&body.replace(TAG, "")), body);
+        }
+    }
+
+    #[test]
+    fn nothing_else_is() {
+        let told = Tag::of("other").append_to("resp_1");
+        for body in [
+            r#"{"output":[{"type":"message","id":"msg_1","content":[{"text":"resp_1 is an id"}]}]}"#,
+            r#"{"output":[{"id":"rs_1"},{"id":"fc_1","call_id":"call_1","arguments":"{\"id\":\"resp_1\"}"}]}"#,
+            r#"{"id":"run_1","step_id":"step_1","name":"file-1","text":"vs_1"}"#,
+            r#"{"id":"chatcmpl-1","choices":[{"delta":{"content":"resp_1"}}]}"#,
+            r#"{"metadata":{"task_id":"task_1","id":"resp_1"},"attributes":{"file_id":"file-1"}}"#,
+            r#"{"custom_id":"task_1"}"#,
+            r#"{"id":"resp\u005f1","resp_1":"resp_1"}"#,
+            r#"{"id":"resp_1 "}"#,
+            &format!(r#"{{"id":"{told}"}}"#),
+            "resp_1",
+            "",
+        ] {
+            assert_eq!(tagged(body), body);
+        }
+    }
+
+    #[test]
+    fn a_stream_of_events_is_tagged_frame_by_frame() {
+        let stream = concat!(
+            "event: response.created\n",
+            "data: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_1<T>\",\"previous_response_id\":null}}\n\n",
+            ": \"keep-alive\r\n\r\n",
+            "data: {\"item_id\":\"msg_1\",\"delta\":\"resp_1 \\\"ü\\\"\"}\r\n\r\n",
+            "data: {\"cut off\": \"\n",
+            "data: {\"response\":{\"id\":\"resp_1<T>\"}}\n\n",
+            "data: [DONE]\n\n",
+        );
+        assert_eq!(tagged(&stream.replace(TAG, "")), stream);
+    }
+
+    #[test]
+    fn where_nothing_is_inserted_nothing_is_allocated() {
+        let mut tagger = Tagger::default();
+        for _ in 0..1000 {
+            let chunk =
+                b"data: {\"id\":\"chatcmpl-1\",\"choices\":[{\"delta\":{\"content\":\"Hi\"}}]}\n\n";
+            assert_eq!(tagger.push(chunk), [0; 0]);
+        }
+        assert_eq!(tagger.places.capacity(), 0);
+    }
+}

@@ -1,0 +1,493 @@
+//! What a request asks for: which of Azure OpenAI's APIs, where it names its deployment, and what it does with objects that
+//! live on one resource.
+//!
+//! The paths are those of the [dated API] and of the [v1 API]. Both begin with `/openai`; the dated one names a deployment in
+//! the path or, like v1, in the body's `model`, and objects in the same places as v1.
+//!
+//! [dated API]: https://learn.microsoft.com/azure/ai-foundry/openai/reference
+//! [v1 API]: https://learn.microsoft.com/azure/ai-foundry/openai/latest
+
+use std::ops::Range;
+
+use super::shared::fingerprint;
+
+/// One of the APIs of an Azure OpenAI resource. Not every region has every one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Api {
+    /// Chat completions and completions.
+    Chat,
+    /// Responses and conversations.
+    Responses,
+    /// Embeddings.
+    Embeddings,
+    /// Images: generations, edits, variations.
+    Images,
+    /// Audio: transcriptions, translations, speech.
+    Audio,
+    /// Videos.
+    Videos,
+    /// Files, uploads, vector stores and containers.
+    Files,
+    /// Batches.
+    Batches,
+    /// Realtime sessions.
+    Realtime,
+    /// Assistants and threads.
+    Assistants,
+    /// Fine-tuning jobs.
+    FineTuning,
+}
+
+impl Api {
+    /// Every API.
+    pub const ALL: [Self; 11] = [
+        Self::Chat,
+        Self::Responses,
+        Self::Embeddings,
+        Self::Images,
+        Self::Audio,
+        Self::Videos,
+        Self::Files,
+        Self::Batches,
+        Self::Realtime,
+        Self::Assistants,
+        Self::FineTuning,
+    ];
+
+    /// The name in the configuration and in logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Responses => "responses",
+            Self::Embeddings => "embeddings",
+            Self::Images => "images",
+            Self::Audio => "audio",
+            Self::Videos => "videos",
+            Self::Files => "files",
+            Self::Batches => "batches",
+            Self::Realtime => "realtime",
+            Self::Assistants => "assistants",
+            Self::FineTuning => "fine_tuning",
+        }
+    }
+
+    /// The API of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|api| api.name() == name)
+    }
+
+    /// What stands for the API among the things that a backend may lack.
+    pub fn id(self) -> u64 {
+        // No deployment's name has a space.
+        fingerprint(["api ", self.name()].into_iter())
+    }
+}
+
+/// Where a request names the deployment it is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Deployment {
+    /// It does not.
+    #[default]
+    Unnamed,
+    /// Here in its `:path`, query included.
+    InPath(Range<usize>),
+    /// As the `model` of its body, if it has one.
+    InBody,
+}
+
+/// What a request does with the objects that live on the resource where they were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Nothing: any backend may serve it.
+    #[default]
+    None,
+    /// It makes an object, wherever what it is made from lives.
+    Makes,
+    /// It makes an object that is used with others of its kind, so those that are made from nothing live together.
+    MakesAtHome,
+    /// It makes a response, which lasts if the client wants it to.
+    MakesResponse,
+    /// It reads, changes or deletes an object that its path names.
+    Uses,
+    /// It lists objects.
+    Lists,
+    /// It reads what an object contains, which is passed on as it is.
+    Contents,
+}
+
+impl State {
+    /// Whether the answer names objects.
+    pub fn answers_with_objects(self) -> bool {
+        !matches!(self, Self::None | Self::Contents)
+    }
+
+    /// Whether doing it twice does something else than doing it once.
+    pub fn is_repeatable(self) -> bool {
+        !matches!(self, Self::Makes | Self::MakesAtHome)
+    }
+}
+
+/// What a request asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Operation {
+    /// The API it belongs to; none for what every resource has, and for what is not known here.
+    pub api: Option<Api>,
+    /// Where it names its deployment.
+    pub deployment: Deployment,
+    /// What it does with objects.
+    pub state: State,
+    /// Whether this operation is known here. One that is not is passed on, and not tried again.
+    pub is_known: bool,
+}
+
+/// The surfaces of an Azure OpenAI resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surface {
+    /// `/openai/v1/...`
+    V1,
+    /// `/openai/...?api-version=...`
+    Dated,
+}
+
+const ROOT: &str = "/openai/";
+const V1: &str = "v1/";
+const DEPLOYMENTS: &str = "deployments/";
+
+/// The surface that a path belongs to; `None` for what is no path of Azure OpenAI.
+///
+/// A path that climbs (`/openai/../admin`) is none, whatever it would climb to: the backend may see it otherwise than whoever
+/// reads it here.
+pub fn surface(path: &str) -> Option<Surface> {
+    let rest = target(path).strip_prefix(ROOT)?;
+    let climbs = |segment: &str| {
+        let decoded = segment.to_ascii_lowercase().replace("%2e", ".");
+        decoded == ".." || decoded == "." || decoded.contains("%2f") || decoded.contains('\\')
+    };
+    // Few paths have a dot, and fewer an escape, in a segment of their own.
+    if (rest.contains("/.") || rest.starts_with('.') || rest.contains(['%', '\\']))
+        && rest.split('/').any(climbs)
+    {
+        return None;
+    }
+    Some(match rest.starts_with(V1) {
+        true => Surface::V1,
+        false => Surface::Dated,
+    })
+}
+
+/// A path without its query.
+fn target(path: &str) -> &str {
+    path.split_once('?').map_or(path, |(target, _)| target)
+}
+
+/// The value of a parameter of a path's query, and where it stands.
+pub fn query_value<'p>(path: &'p str, name: &str) -> Option<(Range<usize>, &'p str)> {
+    let (target, query) = path.split_once('?')?;
+    let mut start = target.len().checked_add(1)?;
+    for parameter in query.split('&') {
+        let value = parameter.strip_prefix(name);
+        if let Some(value) = value.and_then(|rest| rest.strip_prefix('=')) {
+            let end = start.checked_add(parameter.len())?;
+            return Some((end.checked_sub(value.len())?..end, value));
+        }
+        start = start.checked_add(parameter.len())?.checked_add(1)?;
+    }
+    None
+}
+
+impl Operation {
+    /// What a request with this method asks for with this path, which [is Azure OpenAI's](surface).
+    pub fn read(method: &str, path: &str) -> Self {
+        let rest = target(path).strip_prefix(ROOT).unwrap_or_default();
+        if let Some(rest) = rest.strip_prefix(DEPLOYMENTS) {
+            return Self::on_deployment(rest);
+        }
+        let rest = rest.strip_prefix(V1).unwrap_or(rest);
+        let mut segments = rest.split('/').filter(|segment| !segment.is_empty());
+        let (first, second) = (segments.next().unwrap_or_default(), segments.next());
+        let last = segments.next_back();
+        let post = method == "POST";
+        let stateful = |api: Api, creation: State| {
+            let state = match second {
+                None if post => creation,
+                None => State::Lists,
+                Some(_) if last == Some("content") => State::Contents,
+                Some(_) => State::Uses,
+            };
+            Self::new(Some(api), Deployment::Unnamed, state)
+        };
+        match first {
+            // What lasts of a chat is asked for by its id.
+            "chat" if !post || last.is_some() => {
+                Self::new(Some(Api::Chat), Deployment::Unnamed, State::Uses)
+            }
+            "chat" | "completions" => Self::stateless(Api::Chat),
+            "embeddings" => Self::stateless(Api::Embeddings),
+            "images" => Self::stateless(Api::Images),
+            "audio" => Self::stateless(Api::Audio),
+            "responses" if post && is_verb(second) => Self::new(
+                Some(Api::Responses),
+                Deployment::InBody,
+                State::MakesResponse,
+            ),
+            "responses" => stateful(Api::Responses, State::MakesResponse),
+            "conversations" => stateful(Api::Responses, State::Makes),
+            "videos" | "video" => stateful(Api::Videos, State::Makes),
+            "files" | "uploads" | "containers" => stateful(Api::Files, State::Makes),
+            "vector_stores" => stateful(Api::Files, State::MakesAtHome),
+            "batches" => stateful(Api::Batches, State::Makes),
+            "fine_tuning" => match (last, second) {
+                // The collection is `fine_tuning/jobs`.
+                (None, Some("jobs")) if post => {
+                    Self::new(Some(Api::FineTuning), Deployment::Unnamed, State::Makes)
+                }
+                (None, Some("jobs")) => {
+                    Self::new(Some(Api::FineTuning), Deployment::Unnamed, State::Lists)
+                }
+                _ => stateful(Api::FineTuning, State::Makes),
+            },
+            "assistants" => stateful(Api::Assistants, State::MakesAtHome),
+            // A thread may be made and run at once.
+            "threads" if post && second == Some("runs") => Self::new(
+                Some(Api::Assistants),
+                Deployment::Unnamed,
+                State::MakesAtHome,
+            ),
+            "threads" => stateful(Api::Assistants, State::MakesAtHome),
+            "realtime" | "realtimeapi" => Self::realtime(path, second),
+            "models" => Self::new(None, Deployment::Unnamed, State::None),
+            _ => Self::default(),
+        }
+    }
+
+    fn new(api: Option<Api>, deployment: Deployment, state: State) -> Self {
+        Self {
+            api,
+            deployment,
+            state,
+            is_known: true,
+        }
+    }
+
+    fn stateless(api: Api) -> Self {
+        Self::new(Some(api), Deployment::InBody, State::None)
+    }
+
+    /// `/openai/deployments/{deployment}/{operation}`: `rest` is what follows `deployments/`.
+    fn on_deployment(rest: &str) -> Self {
+        let (name, operation) = rest.split_once('/').unwrap_or((rest, ""));
+        let start = ROOT.len().saturating_add(DEPLOYMENTS.len());
+        let deployment = match name.is_empty() {
+            true => Deployment::Unnamed,
+            false => Deployment::InPath(start..start.saturating_add(name.len())),
+        };
+        let api = match operation.split('/').next().unwrap_or_default() {
+            // `extensions/chat/completions` is what versions before 2024 called a chat over one's own data.
+            "chat" | "completions" | "extensions" => Api::Chat,
+            "embeddings" => Api::Embeddings,
+            "images" => Api::Images,
+            "audio" => Api::Audio,
+            _ => {
+                return Self {
+                    deployment,
+                    ..Self::default()
+                }
+            }
+        };
+        Self::new(Some(api), deployment, State::None)
+    }
+
+    /// A WebSocket names its deployment in the query: `deployment` (dated) or `model` (v1).
+    fn realtime(path: &str, second: Option<&str>) -> Self {
+        let named = query_value(path, "deployment").or_else(|| query_value(path, "model"));
+        let deployment = match named {
+            Some((range, _)) => Deployment::InPath(range),
+            // Whoever makes a session's key first names it in the body.
+            None if second.is_some() => Deployment::InBody,
+            None => Deployment::Unnamed,
+        };
+        Self::new(Some(Api::Realtime), deployment, State::None)
+    }
+}
+
+/// Whether what follows `responses/` is not an id but something to do (`compact`, `input_tokens`).
+fn is_verb(segment: Option<&str>) -> bool {
+    segment.is_none_or(|segment| !segment.starts_with("resp_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(method: &str, path: &str) -> (Option<Api>, Deployment, State) {
+        let operation = Operation::read(method, path);
+        assert!(operation.is_known, "{method} {path}");
+        (operation.api, operation.deployment, operation.state)
+    }
+
+    fn name(path: &str) -> Option<&str> {
+        match Operation::read("POST", path).deployment {
+            Deployment::InPath(range) => path.get(range),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn both_surfaces_are_told_apart_from_all_else() {
+        for (path, expected) in [
+            ("/openai/v1/chat/completions", Some(Surface::V1)),
+            ("/openai/v1/responses?x=/../", Some(Surface::V1)),
+            (
+                "/openai/deployments/a/chat/completions?api-version=1",
+                Some(Surface::Dated),
+            ),
+            ("/openai/v11/x", Some(Surface::Dated)),
+            ("/openai/files/file-1.b123456", Some(Surface::Dated)),
+            ("/openai/files/a%20b", Some(Surface::Dated)),
+            ("/openai/files/...", Some(Surface::Dated)),
+            ("/openai", None),
+            ("/openaix/v1", None),
+            ("/OpenAI/v1/x", None),
+            ("/", None),
+            ("", None),
+            ("*", None),
+            ("/api/openai/v1/x", None),
+            ("/openai/../admin", None),
+            ("/openai/v1/..", None),
+            ("/openai/v1/./x", None),
+            ("/openai/%2e%2E/admin", None),
+            ("/openai/.%2e/admin", None),
+            ("/openai/v1%2f..%2fadmin", None),
+            ("/openai/v1\\..\\admin", None),
+        ] {
+            assert_eq!(surface(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_makes_nothing_that_lasts() {
+        for (path, api) in [
+            ("chat/completions", Api::Chat),
+            ("completions", Api::Chat),
+            ("embeddings", Api::Embeddings),
+            ("images/generations", Api::Images),
+            ("images/edits", Api::Images),
+            ("audio/transcriptions", Api::Audio),
+            ("audio/speech", Api::Audio),
+        ] {
+            let v1 = format!("/openai/v1/{path}");
+            assert_eq!(
+                read("POST", &v1),
+                (Some(api), Deployment::InBody, State::None)
+            );
+            let dated = format!("/openai/deployments/d/{path}?api-version=1");
+            let (found, _, state) = read("POST", &dated);
+            assert_eq!(
+                (found, name(&dated), state),
+                (Some(api), Some("d"), State::None)
+            );
+        }
+    }
+
+    #[test]
+    fn what_lives_on_a_backend() {
+        use State::{Contents, Lists, Makes, MakesAtHome, MakesResponse, Uses};
+        for (method, path, api, state) in [
+            ("POST", "responses", Api::Responses, MakesResponse),
+            (
+                "POST",
+                "responses/input_tokens",
+                Api::Responses,
+                MakesResponse,
+            ),
+            ("GET", "responses/resp_1", Api::Responses, Uses),
+            ("DELETE", "responses/resp_1", Api::Responses, Uses),
+            ("POST", "responses/resp_1/cancel", Api::Responses, Uses),
+            ("GET", "responses/resp_1/input_items", Api::Responses, Uses),
+            ("POST", "conversations", Api::Responses, Makes),
+            ("POST", "files", Api::Files, Makes),
+            ("GET", "files", Api::Files, Lists),
+            ("GET", "files/file-1", Api::Files, Uses),
+            ("GET", "files/file-1/content", Api::Files, Contents),
+            ("POST", "uploads", Api::Files, Makes),
+            ("POST", "uploads/upload_1/parts", Api::Files, Uses),
+            ("POST", "vector_stores", Api::Files, MakesAtHome),
+            ("POST", "vector_stores/vs_1/files", Api::Files, Uses),
+            ("POST", "batches", Api::Batches, Makes),
+            ("POST", "batches/batch_1/cancel", Api::Batches, Uses),
+            ("POST", "assistants", Api::Assistants, MakesAtHome),
+            ("POST", "threads", Api::Assistants, MakesAtHome),
+            ("POST", "threads/runs", Api::Assistants, MakesAtHome),
+            ("POST", "threads/thread_1/runs", Api::Assistants, Uses),
+            ("POST", "fine_tuning/jobs", Api::FineTuning, Makes),
+            ("GET", "fine_tuning/jobs", Api::FineTuning, Lists),
+            ("GET", "fine_tuning/jobs/ftjob-1", Api::FineTuning, Uses),
+            ("POST", "videos", Api::Videos, Makes),
+            ("GET", "chat/completions/chatcmpl-1", Api::Chat, Uses),
+        ] {
+            for path in [
+                format!("/openai/v1/{path}"),
+                format!("/openai/{path}?api-version=1"),
+                format!("/openai/{path}/?api-version=1"),
+            ] {
+                let (found, _, done) = read(method, &path);
+                assert_eq!((found, done), (Some(api), state), "{method} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn deployments_are_found_where_they_are_named() {
+        for (path, expected) in [
+            (
+                "/openai/deployments/gpt-4o/chat/completions?x",
+                Some("gpt-4o"),
+            ),
+            ("/openai/deployments/gpt-4o?x", Some("gpt-4o")),
+            ("/openai/deployments/ü/x", Some("ü")),
+            ("/openai/deployments/", None),
+            ("/openai/deployments//x", None),
+            ("/openai/deployments?x=/deployments/y", None),
+            (
+                "/openai/realtime?api-version=1&deployment=voice",
+                Some("voice"),
+            ),
+            ("/openai/v1/realtime?model=voice&x=1", Some("voice")),
+            ("/openai/v1/realtime?xmodel=voice", None),
+        ] {
+            assert_eq!(name(path), expected, "{path}");
+        }
+        let response = Operation::read("POST", "/openai/v1/responses");
+        assert_eq!(response.deployment, Deployment::InBody);
+        let retrieval = Operation::read("GET", "/openai/v1/responses/resp_1");
+        assert_eq!(retrieval.deployment, Deployment::Unnamed);
+    }
+
+    #[test]
+    fn what_is_not_known_is_said_to_be_so() {
+        for path in [
+            "/openai/v1/novelties",
+            "/openai/",
+            "/openai/deployments/d/novelty",
+        ] {
+            assert!(!Operation::read("POST", path).is_known, "{path}");
+        }
+        assert_eq!(name("/openai/deployments/d/novelty"), Some("d"));
+    }
+
+    #[test]
+    fn making_is_not_to_be_repeated() {
+        assert!(State::None.is_repeatable() && State::MakesResponse.is_repeatable());
+        assert!(!State::Makes.is_repeatable() && !State::MakesAtHome.is_repeatable());
+    }
+
+    #[test]
+    fn every_api_has_a_name_and_an_id_of_its_own() {
+        for api in Api::ALL {
+            assert_eq!(Api::named(api.name()), Some(api));
+            let others = Api::ALL.into_iter().filter(|other| *other != api);
+            assert!(others.clone().all(|other| other.id() != api.id()));
+        }
+        assert_eq!(Api::named("novelties"), None);
+    }
+}

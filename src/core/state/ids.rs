@@ -1,0 +1,207 @@
+//! The suffix of an id that names the backend on which the object lives.
+
+use std::fmt;
+
+use crate::core::shared::{fingerprint, scatter};
+
+/// What every tag starts with. No id of Azure OpenAI has a dot in it, so a tag cannot be mistaken for a part of the id.
+const MARK: [u8; 2] = *b".b";
+
+const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+
+/// Names a backend in the ids of its objects: `.b` and six characters of `[0-9a-z]` that follow from the backend's host.
+///
+/// The host and nothing else: a backend that is renamed, moved to another cluster or to another place in the list keeps its
+/// objects, since it is the same Azure resource.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tag([u8; Tag::LENGTH]);
+
+impl Tag {
+    /// The length of a tag in bytes.
+    pub const LENGTH: usize = 8;
+
+    /// The tag of the backend with this host; upper and lower case are the same.
+    pub fn of(host: &str) -> Self {
+        let host = host.to_ascii_lowercase();
+        let mut number = scatter(fingerprint([host.as_str()].into_iter()));
+        let mut bytes = [b'0'; Self::LENGTH];
+        for (slot, byte) in bytes.iter_mut().zip(MARK) {
+            *slot = byte;
+        }
+        for slot in bytes.iter_mut().skip(MARK.len()) {
+            let digit = usize::try_from(number % 36).unwrap_or_default();
+            *slot = DIGITS.get(digit).copied().unwrap_or(b'0');
+            number /= 36;
+        }
+        Self(bytes)
+    }
+
+    /// From bytes that are exactly a tag, of whatever backend.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let bytes: [u8; Self::LENGTH] = bytes.try_into().ok()?;
+        let digits = bytes.strip_prefix(&MARK)?;
+        digits
+            .iter()
+            .all(|byte| DIGITS.contains(byte))
+            .then_some(Self(bytes))
+    }
+
+    /// As it stands in an id, with the dot.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// The id that a client sees for the object that the backend calls `id`.
+    #[must_use]
+    pub fn append_to(self, id: &str) -> String {
+        [id, self.as_str()].concat()
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The id that the backend knows and the tag behind it; `None` if there is no tag. Only the last tag is cut off, so this
+/// undoes one [`Tag::append_to`] whatever the id looks like.
+pub fn split(id: &str) -> Option<(&str, Tag)> {
+    let (id, tag) = id.split_at_checked(id.len().checked_sub(Tag::LENGTH)?)?;
+    Some((id, Tag::parse(tag.as_bytes())?))
+}
+
+/// The tags of the configured backends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tags(Vec<Tag>);
+
+impl Tags {
+    /// The tags of the backends with these hosts, in the order of the configuration. A host may be there more than once.
+    ///
+    /// # Errors
+    ///
+    /// Two different hosts have the same tag. With 36^6 tags that is one configuration in millions, but one that must not be
+    /// used: each of the two would be asked for the other's objects.
+    pub fn new<'a>(hosts: impl IntoIterator<Item = &'a str>) -> Result<Self, Collision> {
+        let hosts: Vec<_> = hosts.into_iter().collect();
+        let tags: Vec<_> = hosts.iter().map(|host| Tag::of(host)).collect();
+        Self::checked(tags, |one, other| {
+            match (hosts.get(one), hosts.get(other)) {
+                (Some(one), Some(other)) => one.eq_ignore_ascii_case(other),
+                _ => false,
+            }
+        })
+    }
+
+    fn checked(
+        tags: Vec<Tag>,
+        same_host: impl Fn(usize, usize) -> bool,
+    ) -> Result<Self, Collision> {
+        for (second, tag) in tags.iter().enumerate() {
+            let earlier = tags.iter().take(second).enumerate();
+            for (first, _) in earlier.filter(|(_, earlier)| *earlier == tag) {
+                if !same_host(first, second) {
+                    return Err(Collision { first, second });
+                }
+            }
+        }
+        Ok(Self(tags))
+    }
+
+    /// The backend that the tag names: the first with its host. `None` if no configured backend has it.
+    pub fn backend_of(&self, tag: Tag) -> Option<usize> {
+        self.0.iter().position(|known| *known == tag)
+    }
+
+    /// The tag of a backend.
+    pub fn of_backend(&self, backend: usize) -> Option<Tag> {
+        self.0.get(backend).copied()
+    }
+}
+
+/// Two backends on different hosts have the same tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Collision {
+    /// The place of the one backend in the configuration.
+    pub first: usize,
+    /// The place of the other.
+    pub second: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_follows_from_the_host_for_ever() {
+        // Clients keep ids for months: whoever changes this loses their objects.
+        assert_eq!(Tag::of("eastus.openai.azure.com").as_str(), ".brg4ty6");
+        assert_eq!(
+            Tag::of("EastUS.openai.azure.com"),
+            Tag::of("eastus.openai.azure.com")
+        );
+        assert_ne!(
+            Tag::of("westus.openai.azure.com"),
+            Tag::of("eastus.openai.azure.com")
+        );
+    }
+
+    #[test]
+    fn what_is_no_tag_is_not_split() {
+        for id in [
+            "",
+            "resp_68a1",
+            ".b12345",
+            "resp_68a1.b12345",
+            "resp_68a1.b1234567",
+            "resp_68a1.b12345A",
+            "resp_68a1.c123456",
+            "resp_68a1.b123456 ",
+            "resp_68a1xb123456",
+            "ü123456",
+            "aü234567",
+        ] {
+            assert_eq!(split(id), None, "{id}");
+        }
+    }
+
+    #[test]
+    fn exactly_the_last_tag_is_cut_off() {
+        let (a, b) = (Tag::of("a"), Tag::of("b"));
+        let twice = b.append_to(&a.append_to("file-1"));
+        let (once, tag) = split(&twice).unwrap();
+        assert_eq!(tag, b);
+        assert_eq!(split(once), Some(("file-1", a)));
+        assert_eq!(split(a.as_str()), Some(("", a)));
+    }
+
+    #[test]
+    fn a_tag_finds_its_backend() {
+        let tags = Tags::new(["a.example", "b.example", "A.example"]).unwrap();
+        assert_eq!(tags.backend_of(Tag::of("b.example")), Some(1));
+        assert_eq!(tags.backend_of(Tag::of("a.example")), Some(0));
+        assert_eq!(tags.backend_of(Tag::of("c.example")), None);
+        assert_eq!(tags.of_backend(2), Some(Tag::of("a.example")));
+        assert_eq!(tags.of_backend(3), None);
+    }
+
+    #[test]
+    fn two_hosts_with_one_tag_are_reported() {
+        let same = Tag::of("a");
+        let tags = || vec![Tag::of("b"), same, Tag::of("c"), same];
+        let collision = Collision {
+            first: 1,
+            second: 3,
+        };
+        assert_eq!(Tags::checked(tags(), |_, _| false), Err(collision));
+        assert_eq!(Tags::checked(tags(), |_, _| true), Ok(Tags(tags())));
+    }
+
+    #[test]
+    fn the_tags_of_many_hosts_differ() {
+        let hosts: Vec<_> = (0..1000)
+            .map(|n| format!("resource-{n}.openai.azure.com"))
+            .collect();
+        assert!(Tags::new(hosts.iter().map(String::as_str)).is_ok());
+    }
+}

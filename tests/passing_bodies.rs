@@ -1,0 +1,370 @@
+//! Bodies as they pass through the filter, cut at random and made at random: what is found and what is changed does not depend
+//! on where the chunks end, tags put into an answer come out of the next request, and nothing traps on any bytes.
+//!
+//! Everything follows from a seed, which a failure names; `AOAI_SEED` runs one alone.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice
+)]
+
+mod random;
+
+use azure_openai_balancer::core::json::scan::{Findings, Scan};
+use azure_openai_balancer::core::json::tagger::{insert, Tagger};
+use azure_openai_balancer::core::multipart::{Scanner, Value};
+use azure_openai_balancer::core::splices::Splices;
+use azure_openai_balancer::core::state::ids::{split, Tag, Tags};
+use azure_openai_balancer::core::state::objects::is_object_id;
+use serde_json::{json, Map, Value as Json};
+
+use self::random::{seeds, Random};
+
+const SEEDS: u64 = 2000;
+
+/// Pieces that bring a reader into every state it has.
+const PIECES: [&str; 34] = [
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    ",",
+    "\"",
+    "\\",
+    "\\u",
+    "\\u0065",
+    "\n",
+    "\r\n",
+    " ",
+    "data: ",
+    "event: x\n",
+    "true",
+    "false",
+    "null",
+    "1",
+    "\"id\":",
+    "\"model\":",
+    "\"file_ids\":[",
+    "\"metadata\":{",
+    "\"store\":",
+    "\"background\":",
+    "\"resp_1\"",
+    "\"file-1.b123456\"",
+    "--b1",
+    "\r\n--b1\r\n",
+    "--",
+    "content-disposition: form-data; name=\"model\"\r\n\r\n",
+    "ü",
+    "\u{1f600}",
+    "x",
+];
+
+const ID_KEYS: [&str; 8] = [
+    "id",
+    "file_id",
+    "previous_response_id",
+    "file_ids",
+    "vector_store_ids",
+    "training_file",
+    "container",
+    "file",
+];
+const OTHER_KEYS: [&str; 7] = [
+    "model",
+    "text",
+    "metadata",
+    "attributes",
+    "custom_id",
+    "ids",
+    "größe",
+];
+const STRINGS: [&str; 14] = [
+    "resp_68a1",
+    "file-abc_DEF-1",
+    "assistant-1",
+    "batch_6f7fcbb9-2c4e-4d8b-8f7b-1d4a7c9b0f11",
+    "vs_1",
+    "msg_1",
+    "rs_1",
+    "resp_",
+    "resp_ü",
+    "resp_1 said \"resp_2\"",
+    "",
+    "\\",
+    "{\"id\":\"resp_1\"}",
+    "line\nbreak",
+];
+
+fn one_of<'a>(random: &mut Random, list: &[&'a str]) -> &'a str {
+    list[random.below(list.len() as u64) as usize]
+}
+
+fn document(random: &mut Random, depth: u64) -> Json {
+    match random.below(if depth < 5 { 6 } else { 3 }) {
+        0 => json!(random.below(1000)),
+        1 => json!(random.one_in(2)),
+        2 | 3 => json!(one_of(random, &STRINGS)),
+        4 => (0..random.below(5))
+            .map(|_| document(random, depth + 1))
+            .collect(),
+        _ => object(random, depth + 1),
+    }
+}
+
+fn object(random: &mut Random, depth: u64) -> Json {
+    let mut members = Map::new();
+    for _ in 0..random.below(6) {
+        let keys = if random.one_in(2) {
+            &ID_KEYS[..]
+        } else {
+            &OTHER_KEYS[..]
+        };
+        members.insert(one_of(random, keys).to_owned(), document(random, depth));
+    }
+    Json::Object(members)
+}
+
+/// The document as JSON, over several lines or one, or as a stream of events.
+fn written(random: &mut Random, document: &Json) -> String {
+    match random.below(3) {
+        0 => document.to_string(),
+        1 => serde_json::to_string_pretty(document).unwrap(),
+        _ => format!("event: response.created\r\ndata: {document}\r\n\r\ndata: {document}\n\ndata: [DONE]\n\n"),
+    }
+}
+
+/// `bytes` in chunks that end anywhere.
+fn chunks<'b>(random: &mut Random, mut bytes: &'b [u8]) -> Vec<&'b [u8]> {
+    let longest = [2, 10, 100][random.below(3) as usize];
+    let mut chunks = Vec::new();
+    while !bytes.is_empty() {
+        let length = random.below(longest) as usize;
+        let (chunk, rest) = bytes.split_at(length.min(bytes.len()));
+        chunks.push(chunk);
+        bytes = rest;
+    }
+    chunks
+}
+
+fn tagged(tag: Tag, chunks: &[&[u8]]) -> Vec<u8> {
+    let mut tagger = Tagger::default();
+    let pieces = chunks
+        .iter()
+        .map(|chunk| insert(tag, chunk, tagger.push(chunk)));
+    pieces.collect::<Vec<_>>().concat()
+}
+
+fn scanned(chunks: &[&[u8]]) -> (Findings, Option<Findings>) {
+    let mut scan = Scan::default();
+    chunks.iter().for_each(|chunk| scan.push(chunk));
+    (scan.so_far().clone(), scan.finish())
+}
+
+fn untagged(body: &[u8]) -> Vec<u8> {
+    let mut splices = Splices::default();
+    for found in scanned(&[body]).0.tags {
+        assert!(splices.cut(found.range()));
+    }
+    splices.apply(body)
+}
+
+/// What the filter is to find, worked out on the whole document: the ids of objects, in their order.
+fn ids_in<'d>(document: &'d Json, of_ids: bool, ids: &mut Vec<&'d str>) {
+    match document {
+        Json::String(text) if of_ids && is_object_id(text.as_bytes()) => ids.push(text),
+        Json::Array(items) => items.iter().for_each(|item| ids_in(item, of_ids, ids)),
+        Json::Object(members) => {
+            for (key, value) in members {
+                let clients_own = ["metadata", "attributes"].contains(&key.as_str());
+                if !(clients_own && (value.is_object() || value.is_array())) {
+                    ids_in(value, ID_KEYS.contains(&key.as_str()), ids);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn a_tag_and_its_removal_are_inverse_for_any_id() {
+    let hosts = [
+        "a.openai.azure.com",
+        "b.openai.azure.com",
+        "c.openai.azure.us",
+    ];
+    let tags = Tags::new(hosts).unwrap();
+    for seed in seeds(0..SEEDS) {
+        let random = &mut Random(seed);
+        let mut id: String = (0..random.below(6))
+            .map(|_| one_of(random, &PIECES))
+            .collect();
+        for backend in (0..random.from(1..4))
+            .map(|_| random.below(3) as usize)
+            .collect::<Vec<_>>()
+        {
+            let seen = tags.of_backend(backend).unwrap().append_to(&id);
+            let (known, tag) = split(&seen).unwrap();
+            assert_eq!(
+                (known, tags.backend_of(tag)),
+                (id.as_str(), Some(backend)),
+                "seed {seed}"
+            );
+            id = seen;
+        }
+    }
+}
+
+#[test]
+fn an_answer_is_tagged_the_same_however_it_is_cut_and_a_request_untagged() {
+    let tag = Tag::of("host");
+    let mut tags = 0;
+    for seed in seeds(0..SEEDS) {
+        let random = &mut Random(seed);
+        let document = object(random, 0);
+        let body = written(random, &document);
+        let body = body.as_bytes();
+        let whole = tagged(tag, &[body]);
+        assert_eq!(tagged(tag, &chunks(random, body)), whole, "seed {seed}");
+        assert_eq!(untagged(&whole), body, "seed {seed}");
+        assert_eq!(tagged(tag, &[&whole]), whole, "seed {seed}");
+        tags += (whole.len() - body.len()) / Tag::LENGTH;
+    }
+    assert!(tags > 0, "nothing was tagged");
+}
+
+#[test]
+fn exactly_the_ids_of_objects_are_tagged() {
+    let tag = Tag::of("host");
+    for seed in seeds(0..SEEDS) {
+        let random = &mut Random(seed);
+        let document = object(random, 0);
+        let body = document.to_string();
+        let mut expected = Vec::new();
+        ids_in(&document, false, &mut expected);
+        let tagged = String::from_utf8(tagged(tag, &[body.as_bytes()])).unwrap();
+        let found: Vec<_> = tagged
+            .match_indices(tag.as_str())
+            .map(|(at, _)| &tagged[tagged[..at].rfind('"').unwrap() + 1..at])
+            .collect();
+        assert_eq!(found, expected, "seed {seed}: {body}");
+    }
+}
+
+#[test]
+fn a_request_says_the_same_however_it_is_cut() {
+    for seed in seeds(0..SEEDS) {
+        let random = &mut Random(seed);
+        let document = object(random, 0);
+        let body = tagged(Tag::of("host"), &[document.to_string().as_bytes()]);
+        let (so_far, found) = scanned(&[&body]);
+        assert_eq!(found.as_ref(), Some(&so_far), "seed {seed}");
+        assert_eq!(
+            scanned(&chunks(random, &body)).1.as_ref(),
+            Some(&so_far),
+            "seed {seed}"
+        );
+        let name = so_far
+            .model
+            .as_ref()
+            .and_then(|model| model.name.as_deref());
+        assert_eq!(name, document["model"].as_str(), "seed {seed}");
+
+        // A new model and the tags out: the document is the same but for these.
+        let mut splices = Splices::default();
+        for found in &so_far.tags {
+            assert!(splices.cut(found.range()));
+        }
+        if let Some(model) = &so_far.model {
+            assert!(splices.replace(model.range.clone(), b"spliced"));
+        }
+        let spliced = splices.apply(&body);
+        assert_eq!(
+            spliced.len() as isize,
+            body.len() as isize + splices.delta()
+        );
+        let mut expected = document;
+        if so_far.model.is_some() {
+            expected["model"] = json!("spliced");
+        }
+        let read: Json = serde_json::from_slice(&spliced).unwrap();
+        assert_eq!(read, expected, "seed {seed}");
+
+        let mut out = Vec::new();
+        let mut offset = 0;
+        for chunk in chunks(random, &body) {
+            splices.apply_chunk(offset, chunk, &mut out);
+            offset += chunk.len();
+        }
+        assert_eq!(out, spliced, "seed {seed}");
+    }
+}
+
+#[test]
+fn any_bytes_pass_and_are_read_the_same_however_they_are_cut() {
+    let form = |chunks: &[&[u8]]| -> Option<Value> {
+        let mut scanner = Scanner::new("multipart/form-data; boundary=b1", "model").unwrap();
+        chunks.iter().for_each(|chunk| scanner.push(chunk));
+        scanner.value().cloned()
+    };
+    let tag = Tag::of("host");
+    for seed in seeds(0..10 * SEEDS) {
+        let random = &mut Random(seed);
+        let mut bytes = Vec::new();
+        for _ in 0..random.below(60) {
+            if random.one_in(8) {
+                bytes.push(random.next() as u8);
+            } else {
+                bytes.extend_from_slice(one_of(random, &PIECES).as_bytes());
+            }
+        }
+        let cut = chunks(random, &bytes);
+        assert_eq!(scanned(&cut), scanned(&[&bytes]), "seed {seed}");
+        assert_eq!(tagged(tag, &cut), tagged(tag, &[&bytes]), "seed {seed}");
+        assert_eq!(form(&cut), form(&[&bytes]), "seed {seed}");
+        // A tag that is to be cut out stands in front of a closing quote, whatever is around it.
+        let (so_far, _) = scanned(&[&bytes]);
+        for found in so_far.tags {
+            assert_eq!(bytes[found.range().end], b'"', "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn no_document_is_taken_for_broken() {
+    for seed in seeds(0..SEEDS) {
+        let random = &mut Random(seed);
+        let mut document = document(random, 0);
+        // Deeper than is read.
+        for level in 0..random.below(50) {
+            document = match level % 3 {
+                0 => json!([document]),
+                1 => json!({"metadata": document}),
+                _ => json!({"x": [1, null], "y": document, "z": true}),
+            };
+        }
+        let body = serde_json::to_string_pretty(&document).unwrap();
+        assert!(
+            scanned(&[body.as_bytes()]).1.is_some(),
+            "seed {seed}: {body}"
+        );
+    }
+}
+
+#[test]
+fn a_body_of_megabytes_is_read_like_a_small_one() {
+    let text = "\\u00fc \\\"id\\\": \\\"resp_1\\\" ".repeat(100_000);
+    let id = Tag::of("host").append_to("resp_1");
+    let body = format!(r#"{{"input":"{text}","previous_response_id":"{id}","model":"a"}}"#);
+    let pieces: Vec<_> = body.as_bytes().chunks(16_384).collect();
+    let found = scanned(&pieces).1.unwrap();
+    assert_eq!(&body[found.model.unwrap().range], "a");
+    let tags: Vec<_> = found
+        .tags
+        .iter()
+        .map(|found| &body[found.range()])
+        .collect();
+    assert_eq!(tags, [Tag::of("host").as_str()]);
+}
