@@ -3,6 +3,7 @@
 mod answers;
 mod attempts;
 mod budget;
+mod clients;
 mod endings;
 mod errors;
 mod health;

@@ -53,6 +53,7 @@ fn assert_refused(answer: &Response, code: &str) {
     let body: Value = serde_json::from_str(&answer.text()).expect("JSON");
     assert_eq!(body["error"]["code"], code, "{body}");
     assert_eq!(body["error"]["type"], "invalid_request_error", "{body}");
+    assert_eq!(body["error"]["param"], Value::Null, "{body}");
     assert!(body["error"]["message"]
         .as_str()
         .is_some_and(|message| !message.is_empty()));
@@ -134,6 +135,17 @@ cases! {
             "the new key",
         );
         gateway.wait_for(|g| ask(g, &[("api-key", KEY)]).status == 401, Duration::from_secs(10), "the end of the old key");
+        // A file that cannot be read changes nothing.
+        let broken = file.with_extension("new");
+        fs::write(&broken, "resources: {").expect("write");
+        fs::rename(&broken, &file).expect("put it in place");
+        let refused = |g: &Gateway| {
+            let stats = g.stats("");
+            let mut of_keys = stats.iter().filter(|(name, _)| name.contains("config_discovery"));
+            of_keys.any(|(name, count)| name.ends_with("update_failure") && *count > 0)
+        };
+        gateway.wait_for(refused, Duration::from_secs(10), "the refusal of the broken file");
+        assert_eq!(ask(&gateway, &[("api-key", OTHER_KEY)]).status, 200);
     }
 
     fn a_backends_own_401_is_passed_on_as_it_is(engine) {

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use e2e::{cases, chat_request, parallel, simulate_tls, EnvoyVersion, Gateway, Update};
-use render::{Admin, Backend, Clients, Fleet, Key, Listener};
+use render::{Admin, Backend, Clients, Fleet, Key, Listener, TlsOptions};
 use simulator::{Auth, BackendSettings, Behaviour, Settings, Simulator, Tls};
 
 /// Backends that let everyone in: what they are asked is the matter here, not by whom.
@@ -63,7 +66,7 @@ fn every_envoy_takes_a_configuration_for_azure() {
     // Names are not looked up for a validation, but the authorities are read, and not every machine has the system's file.
     let azure = open_backends(&[], Tls::Off);
     for backend in &mut fleet.backends {
-        backend.tls = Some(render::TlsOptions {
+        backend.tls = Some(TlsOptions {
             ca_file: Some(azure.ca_path().to_owned()),
         });
     }
@@ -335,4 +338,104 @@ fn running(azure: &Simulator, engine: e2e::Engine, keys: &Path) -> Fleet {
     }
     assert!(matches!(fleet.clients, Clients::Keys { .. }));
     fleet
+}
+
+/// The status of an answer to a `GET` over TLS, by a client that trusts this certificate alone.
+fn status_over_tls(gateway: &Gateway, certificate: &rcgen::Certificate) -> String {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.der().clone()).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "openai.example.com".try_into().expect("a name");
+    let connection = rustls::ClientConnection::new(Arc::new(config), name).expect("a client");
+    let socket = TcpStream::connect(gateway.address()).expect("a connection");
+    let mut stream = rustls::StreamOwned::new(connection, socket);
+    let request = "GET /openai/models?api-version=1 HTTP/1.1\r\nhost: openai.example.com\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("it is sent");
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).expect("a line");
+    line.split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn the_listener_shows_the_certificate_that_it_is_given() {
+    let names = vec!["openai.example.com".to_owned()];
+    let signed = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: String| {
+        let file = folder.path().join(name);
+        fs::write(&file, text).expect("write");
+        file.display().to_string()
+    };
+    let chain = write("tls.crt", signed.cert.pem());
+    let key = write("tls.key", signed.signing_key.serialize_pem());
+    let short = format!(
+        "backends: [{{host: a}}]\nlistener: {{tls: {{certificate: {chain}, key: {key}}}}}\n"
+    );
+    let fleet = cli::fleet(&short, cli::Options::default()).expect("right");
+    let tls = fleet.listener.tls;
+    // A validation is strict about what is where; an Envoy that runs is not.
+    let mut whole = render::demo_fleet();
+    whole.listener.tls.clone_from(&tls);
+    assert_eq!(objection(EnvoyVersion::V1_40_0, &whole), None);
+    for version in [EnvoyVersion::V1_40_0, EnvoyVersion::V1_36_4] {
+        let azure = open_backends(&["eastus"], Tls::Off);
+        let tls = tls.clone();
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .version(version)
+            .fleet(move |fleet| fleet.listener.tls = tls)
+            .start();
+        assert_eq!(status_over_tls(&gateway, &signed.cert), "200");
+        assert!(
+            gateway.client().send("GET", "/", &[], b"").is_err(),
+            "no one is served without TLS"
+        );
+    }
+}
+
+#[test]
+fn envoy_takes_a_configuration_that_asks_for_tokens() {
+    let short =
+        "backends: [{host: a}]\nclients: {entra_id: {tenant: t, audience: \"api://gateway\"}}\n";
+    let azure = open_backends(&[], Tls::Off);
+    let tls = TlsOptions {
+        ca_file: Some(azure.ca_path().to_owned()),
+    };
+    let mut fleet = render::demo_fleet();
+    fleet.clients = cli::fleet(short, cli::Options::default())
+        .expect("right")
+        .clients;
+    let Clients::Tokens(issuer) = &mut fleet.clients else {
+        panic!("{:?}", fleet.clients);
+    };
+    issuer.tls = Some(tls);
+    for version in EnvoyVersion::ALL {
+        let objection = objection(version, &fleet);
+        assert_eq!(objection, None, "Envoy {}", version.number());
+    }
+}
+
+#[test]
+fn the_readmes_list_is_taken() {
+    let readme = include_str!("../../../README.md");
+    let list = readme
+        .split("```yaml\n")
+        .find(|block| block.starts_with("# backends.yaml"))
+        .expect("a list");
+    let list = list.split("\n```").next().expect("its end");
+    let mut fleet = cli::fleet(list, cli::Options::default()).expect("right");
+    let azure = open_backends(&[], Tls::Off);
+    for backend in &mut fleet.backends {
+        backend.tls.as_mut().expect("TLS").ca_file = Some(azure.ca_path().to_owned());
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("clients.yaml");
+    fs::write(&file, render::keys_file("x-aoai-client", &[])).expect("write the keys");
+    fleet.clients = Clients::Keys { file };
+    assert_eq!(objection(EnvoyVersion::V1_40_0, &fleet), None);
 }

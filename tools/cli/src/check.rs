@@ -44,21 +44,22 @@ pub fn check(text: &str, form: Option<Form>) -> Result<Checked, Vec<Problem>> {
                 plugin,
             })
         }
-        Form::Short => check_short(&document, None).map(|(plugin, _)| Checked {
+        Form::Short => check_short(&document, None, Engine::Router).map(|(plugin, _)| Checked {
             form: Form::Short,
             plugin: Some(plugin),
         }),
     }
 }
 
-/// Checks a short form, with another engine if one is given.
+/// Checks a short form, with another engine if one is given, and with the `default` if it names none either.
 pub(crate) fn check_short(
     document: &Document,
     engine: Option<Engine>,
+    default: Engine,
 ) -> Result<(Plugin, Expanded), Vec<Problem>> {
     let mut problems = Problems::of(document);
     let mut expanded = expand(&document.value, &mut problems);
-    choose_engine(&mut expanded, engine, &mut problems);
+    choose_engine(&mut expanded, engine, default, &mut problems);
     parse(&expanded.plugin, Form::Short, &mut problems);
     let plugin = typed(&expanded.plugin, true, &mut problems);
     match (problems.into_result(())?, plugin) {
@@ -68,8 +69,13 @@ pub(crate) fn check_short(
     }
 }
 
-/// The engine that was asked for, the one that the file names, or the router.
-fn choose_engine(expanded: &mut Expanded, asked: Option<Engine>, problems: &mut Problems<'_>) {
+/// The engine that was asked for, the one that the file names, or the default.
+fn choose_engine(
+    expanded: &mut Expanded,
+    asked: Option<Engine>,
+    default: Engine,
+    problems: &mut Problems<'_>,
+) {
     let written = expanded
         .plugin
         .get("retry")
@@ -85,7 +91,7 @@ fn choose_engine(expanded: &mut Expanded, asked: Option<Engine>, problems: &mut 
         (Some(asked), ..) => asked,
         (None, Some(own), _) => own,
         (None, None, Some(Ok(written))) => written,
-        (None, None, None) => Engine::Router,
+        (None, None, None) => default,
     };
     expanded.set_engine(engine);
 }

@@ -18,8 +18,6 @@ pub struct Position {
 }
 
 impl Position {
-    const START: Self = Self { line: 1, column: 1 };
-
     fn of(marker: Marker) -> Self {
         Self {
             line: marker.line().max(1),

@@ -169,17 +169,25 @@ fn complete_identity(
     let cluster = cluster.as_str().unwrap_or_default().to_owned();
     let before = problems.count();
     let endpoint = take_endpoint(fields, path, problems);
-    if is_app_service && endpoint.is_none() && problems.count() == before {
-        let form = r#"is missing; use where IDENTITY_ENDPOINT points to, such as "http://127.0.0.1:42356""#;
-        problems.add(&format!("{path}.{ENDPOINT}"), form);
-    }
-    match identities.iter().find(|(known, _)| *known == cluster) {
-        None => identities.push((cluster, endpoint)),
-        Some((_, known)) if *known == endpoint => {}
-        Some(_) => problems.add(
-            &format!("{path}.{ENDPOINT}"),
+    let at = format!("{path}.{ENDPOINT}");
+    let known = identities.iter().position(|(known, _)| *known == cluster);
+    let known = known.unwrap_or_else(|| {
+        identities.push((cluster.clone(), None));
+        identities.len() - 1
+    });
+    let known = &mut identities[known].1;
+    match (&known, &endpoint) {
+        // Several identities of one token service need to say once where that is.
+        (None, Some(_)) => *known = endpoint,
+        (Some(known), Some(other)) if known != other => problems.add(
+            &at,
             format!("differs from that of another identity with cluster {cluster:?}; use a cluster of its own"),
         ),
+        (None, None) if is_app_service && problems.count() == before => problems.add(
+            &at,
+            r#"is missing; use where IDENTITY_ENDPOINT points to, such as "http://127.0.0.1:42356""#,
+        ),
+        _ => {}
     }
 }
 

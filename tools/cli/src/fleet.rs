@@ -78,8 +78,9 @@ pub(crate) fn variables(plugin: &Plugin) -> Vec<String> {
         .backends
         .iter()
         .filter_map(|backend| backend.api_key_env.clone());
-    let identity = plugin.identity.iter();
-    let of_identity = identity.filter(|identity| identity.source == Some(Source::AppService));
+    let of_identity = plugin
+        .identities()
+        .filter(|identity| identity.source == Some(Source::AppService));
     let of_identity = of_identity.flat_map(|identity| {
         let or = |name: &Option<String>, default: &str| {
             name.clone().unwrap_or_else(|| default.to_owned())

@@ -1,7 +1,7 @@
 //! From a list of Azure OpenAI resources to a checked, complete configuration: the tool `azure-openai-balancer`.
 //!
 //! [`check`] reads a plugin configuration, or the [`short`] form of one, and tells everything that is wrong, each with its
-//! line. [`render`] makes a configuration of the short form: for [`Envoy`](Target::Envoy), [`Istio`](Target::Istio) or
+//! line. [`render`](fn@render) makes a configuration of the short form: for [`Envoy`](Target::Envoy), [`Istio`](Target::Istio) or
 //! [`Envoy Gateway`](Target::EnvoyGateway). Both judge by the module's own parser.
 
 pub mod arguments;
@@ -11,9 +11,12 @@ pub mod schema;
 pub mod short;
 
 mod check;
+mod envoy_gateway;
 mod expand;
 mod fleet;
+mod istio;
 mod keys;
+mod kubernetes;
 mod problem;
 mod rendering;
 mod summary;

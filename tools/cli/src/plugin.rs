@@ -57,6 +57,20 @@ pub struct Plugin {
     pub headers: Option<Headers>,
 }
 
+impl Plugin {
+    /// Every identity there is.
+    pub fn identities(&self) -> impl Iterator<Item = &Identity> {
+        let named = self.identities.iter().flat_map(BTreeMap::values);
+        self.identity.iter().chain(named)
+    }
+
+    /// The same, to change them.
+    pub fn identities_mut(&mut self) -> impl Iterator<Item = &mut Identity> {
+        let named = self.identities.iter_mut().flat_map(BTreeMap::values_mut);
+        self.identity.iter_mut().chain(named)
+    }
+}
+
 /// One Azure OpenAI resource.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

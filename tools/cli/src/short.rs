@@ -125,9 +125,12 @@ pub struct Kubernetes {
     /// The host name that clients ask for.
     #[schemars(extend("default" = "openai.example.com"))]
     pub host: Option<Word>,
-    /// The Gateway's name; with Istio, the value of the `istio` label of its pods.
+    /// The Gateway's name; with Istio, the value of the `istio` label of its pods as well.
     #[schemars(extend("default" = "azure-openai"))]
     pub gateway: Option<Word>,
+    /// The Secret that holds the certificate to show to clients.
+    #[schemars(extend("default" = "azure-openai-tls"))]
+    pub tls_secret: Option<Word>,
 }
 
 /// A text that is checked while it is read.

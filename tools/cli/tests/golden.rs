@@ -69,3 +69,41 @@ fn the_schemas_are_made_of_the_types() {
     assert_checked_in("schema/plugin.json", &cli::schema::text(Form::Plugin));
     assert_checked_in("schema/backends.json", &cli::schema::text(Form::Short));
 }
+
+/// What a newcomer starts with.
+const TWO_HOSTS: &str = "\
+backends:
+- host: contoso-eastus.openai.azure.com
+- host: contoso-westus.openai.azure.com
+";
+
+#[test]
+fn what_is_made_of_two_hosts_is_there_to_be_read() {
+    for (target, name) in [
+        (Target::Envoy, "envoy.yaml"),
+        (Target::Istio, "istio.yaml"),
+        (Target::EnvoyGateway, "envoy-gateway.yaml"),
+    ] {
+        let made = cli::render(target, TWO_HOSTS, Options::default()).expect("right");
+        assert_checked_in(&format!("tools/cli/tests/rendered/{name}"), &made);
+    }
+}
+
+#[test]
+fn what_changes_is_what_has_changed() {
+    let rendered =
+        |short: &str| cli::render(Target::Envoy, short, Options::default()).expect("right");
+    let before = rendered(TWO_HOSTS);
+    let after = rendered(&format!(
+        "{TWO_HOSTS}- host: contoso-swedencentral.openai.azure.com\n"
+    ));
+    let is_in = |line: &&str, text: &str| {
+        text.lines()
+            .any(|other| other.trim_end_matches(',') == line.trim_end_matches(','))
+    };
+    let gone: Vec<&str> = before.lines().filter(|line| !is_in(line, &after)).collect();
+    assert_eq!(
+        gone, ["                    num_retries: 1"; 0],
+        "a third backend takes nothing away"
+    );
+}

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::yaml::{indented, item, quoted};
+use crate::yaml::{folder_of, indented, item, quoted};
 use crate::{clusters, listener, Clients, Engine, Fleet};
 
 /// The whole configuration in one file: admin interface, listener, clusters.
@@ -47,7 +47,7 @@ node:
 /// The configuration without its listener, which Envoy reads from the file `lds` (see [`crate::listener`]) and reads again
 /// whenever another file is renamed to it.
 pub fn bootstrap(fleet: &Fleet, lds: &Path) -> String {
-    let folder = lds.parent().unwrap_or(Path::new("."));
+    let folder = folder_of(lds);
     format!(
         "\
 # Envoy in front of several Azure OpenAI resources; the listener is in a file of its own.

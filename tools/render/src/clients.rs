@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::yaml::{indented, item, quoted};
+use crate::yaml::{folder_of, indented, item, quoted};
 use crate::{Clients, Fleet, TokenIssuer};
 
 /// The cluster of the keys that tokens are signed with.
@@ -57,21 +57,41 @@ resources:
     )
 }
 
-/// The filter before the module; nothing where everyone may ask.
+/// The filter before the module, as one of the listener's; nothing but a warning where everyone may ask.
 pub(crate) fn filter(fleet: &Fleet) -> String {
-    match &fleet.clients {
-        Clients::Open => "\
-# Everyone who reaches this listener is served, and spends the quota of the resources: there is no filter here that asks who it is.
+    let comment = match &fleet.clients {
+        Clients::Open => {
+            "\
+# Everyone who reaches this listener is served and spends the resources' quota: no filter here asks who it is.
 "
-        .to_owned(),
-        Clients::Keys { file } => by_key(file),
-        Clients::Tokens(issuer) => by_token(fleet, issuer),
+        }
+        Clients::Keys { .. } => {
+            "\
+# Who may ask: those whose key is in this file, which `azure-openai-balancer keys` makes. Without it Envoy does not start.
+"
+        }
+        Clients::Tokens(_) => {
+            "\
+# Who may ask: those who have a token of this issuer for this audience.
+"
+        }
+    };
+    let filter = block(fleet).map(|block| item(&block));
+    format!("{comment}{}", filter.unwrap_or_default())
+}
+
+/// The filter alone.
+pub(crate) fn block(fleet: &Fleet) -> Option<String> {
+    match &fleet.clients {
+        Clients::Open => None,
+        Clients::Keys { file } => Some(by_key(file)),
+        Clients::Tokens(issuer) => Some(by_token(fleet, issuer)),
     }
 }
 
 fn by_key(file: &Path) -> String {
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let filter = item(&format!(
+    let folder = folder_of(file);
+    format!(
         "\
 name: {KEYS}
 config_discovery:
@@ -86,16 +106,11 @@ config_discovery:
 ",
         file = quoted(&file.to_string_lossy()),
         folder = quoted(&folder.to_string_lossy()),
-    ));
-    format!(
-        "\
-# Who may ask: those whose key is in this file, which `azure-openai-balancer keys` makes. Without it Envoy does not start.
-{filter}"
     )
 }
 
 fn by_token(fleet: &Fleet, issuer: &TokenIssuer) -> String {
-    let filter = item(&format!(
+    format!(
         "\
 name: envoy.filters.http.jwt_authn
 typed_config:
@@ -128,8 +143,7 @@ typed_config:
         jwks = quoted(&issuer.jwks),
         header = quoted(fleet.client_header()),
         claim = quoted(&issuer.client_claim),
-    ));
-    format!("# Who may ask: those who have a token of this issuer for this audience.\n{filter}")
+    )
 }
 
 /// Refusals in the shape that OpenAI's clients parse; nothing where no one is refused.
@@ -173,6 +187,7 @@ local_reply_config:
           code: {code}
           message: {message}
           type: invalid_request_error
+          param: null
 ",
         code = quoted(code),
         message = quoted(message),

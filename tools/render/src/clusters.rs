@@ -49,11 +49,10 @@ name: {name}
 {discovery}\
 connect_timeout: 5s
 {LIMITS}\
-{PROTOCOL}\
-{filters}\
+{protocol}\
 {tls}\
 {endpoint}",
-        filters = filters(fleet),
+        protocol = protocol(fleet),
         name = quoted(&backend.cluster),
         discovery = discovery(&backend.address),
         endpoint = endpoint(&backend.cluster, &backend.address, backend.port),
@@ -113,6 +112,11 @@ circuit_breakers:
     max_requests: 100000
     max_retries: 100000
 ";
+
+/// How a backend's cluster speaks, and the filters that every attempt on it passes.
+pub(crate) fn protocol(fleet: &Fleet) -> String {
+    format!("{PROTOCOL}{}", filters(fleet))
+}
 
 const PROTOCOL: &str = "\
 typed_extension_protocol_options:

@@ -57,7 +57,7 @@ impl Fleet {
 
     /// The plugin's configuration with what the route, the clusters and the filters before it say too, so that it cannot
     /// contradict them: the engine, and the header with the client's name.
-    pub(crate) fn plugin_in_place(&self) -> Value {
+    pub fn plugin_in_place(&self) -> Value {
         let mut plugin = self.plugin.clone();
         if self.clients != Clients::Open {
             let client = json!(self.client_header());

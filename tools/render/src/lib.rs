@@ -12,6 +12,7 @@
 //! The text is written for people first: it carries comments, keeps one order and changes only where the fleet changes.
 //! Whatever comes from the fleet is written as a quoted string ([`yaml::quoted`]), so no name can break out of its place.
 
+pub mod parts;
 pub mod yaml;
 
 mod bootstrap;
@@ -21,6 +22,7 @@ mod demo;
 mod fleet;
 mod json;
 mod listener;
+mod route;
 
 pub use crate::bootstrap::{bootstrap, envoy};
 pub use crate::clients::{keys_file, Key};

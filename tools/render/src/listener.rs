@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::yaml::{indented, item, quoted};
-use crate::{clients, json, Backend, Clients, Engine, Fleet};
+use crate::yaml::{folder_of, indented, item, quoted};
+use crate::{clients, json, route, Clients, Fleet};
 
 /// The listener's name, which Envoy needs to tell an updated listener from a new one.
 pub const LISTENER_NAME: &str = "azure_openai";
@@ -30,15 +30,15 @@ address:
 # bytes a connection. A larger one that has to wait is answered 413; prompts with images are megabytes.
 per_connection_buffer_limit_bytes: 33554432
 filter_chains:
-- {tls}filters:
+- filters:
   - name: envoy.filters.network.http_connection_manager
     typed_config:
       \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-{manager}",
+{manager}{tls}",
         name = LISTENER_NAME,
         address = quoted(&fleet.listener.address),
         port = fleet.listener.port,
-        tls = indented(&tls(fleet), 2).trim_start(),
+        tls = indented(&tls(fleet), 2),
         manager = indented(&manager(fleet), 6),
     )
 }
@@ -49,10 +49,7 @@ fn tls(fleet: &Fleet) -> String {
         return String::new();
     };
     let file = |path: &std::path::Path| quoted(&path.to_string_lossy());
-    let folder = certificate
-        .chain
-        .parent()
-        .unwrap_or(std::path::Path::new("."));
+    let folder = folder_of(&certificate.chain);
     format!(
         "\
 transport_socket:
@@ -100,7 +97,7 @@ http_filters:
 ",
         access_log = access_log(fleet),
         refusals = clients::refusals(fleet),
-        routes = routes(fleet),
+        routes = route::configuration(fleet),
         clients = clients::filter(fleet),
         module = item(&module(fleet)),
     )
@@ -142,112 +139,8 @@ access_log:
     )
 }
 
-fn routes(fleet: &Fleet) -> String {
-    let header = quoted(fleet.cluster_header());
-    match fleet.engine {
-        Engine::Filter => format!(
-            "\
-route_config:
-  name: azure_openai
-  virtual_hosts:
-  - name: azure_openai
-    domains: [\"*\"]
-    routes:
-    - match:
-        prefix: /
-      route:
-        # The filter names the cluster in this header. One that a client sends is replaced.
-        cluster_header: {header}
-        # A stream may last as long as it has something to say. What is limited is the wait until an answer
-        # begins, by the filter (`retry.per_try_timeout`).
-        timeout: 0s
-      # What is not for the backend: the choice, and who the client is.
-      request_headers_to_remove:
-      - {header}
-      - x-envoy-external-address
-      - x-forwarded-for
-"
-        ),
-        Engine::Router => format!(
-            "\
-route_config:
-  name: azure_openai
-  virtual_hosts:
-  - name: azure_openai
-    domains: [\"*\"]
-    routes:
-    - match:
-        prefix: /
-      route:
-        # The filter writes the cluster of the next attempt into the request's filter state, where this reads it, anew for
-        # every attempt.
-        inline_cluster_specifier_plugin:
-          extension:
-            name: azure_openai_plan
-            typed_config:
-              \"@type\": type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.MatcherClusterSpecifier
-              cluster_matcher:
-                matcher_tree:
-                  input:
-                    name: azure_openai_cluster
-                    typed_config:
-                      \"@type\": type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.FilterStateInput
-                      key: wasm.aoai_cluster
-                  exact_match_map:
-                    map:
-{clusters}
-        retry_policy:
-          # The filter marks answers that call for another attempt; the rest is what never becomes an answer. How many
-          # attempts there are is said for each request, by `retry.max_attempts`.
-          retry_on: connect-failure,refused-stream,retriable-headers
-          retriable_headers:
-          - name: x-aoai-retry
-            present_match: true
-          num_retries: {retries}
-          refresh_cluster_on_retry: true
-          # There is no point in waiting: the next attempt goes elsewhere.
-          retry_back_off:
-            base_interval: 0.001s
-            max_interval: 0.001s
-        # A stream may last as long as it has something to say. What is limited is the wait until an answer
-        # begins, by the filter (`retry.per_try_timeout`).
-        timeout: 0s
-      # A connection that breaks when the request is out calls for another attempt as well, unless the filter says otherwise:
-      # what must not be done twice may have been done.
-      request_headers_to_add:
-      - header: {{key: x-envoy-retry-on, value: reset}}
-        append_action: ADD_IF_ABSENT
-      # What is not for the backend: what a client takes for the choice, and who the client is.
-      request_headers_to_remove:
-      - {header}
-      - x-envoy-external-address
-      - x-forwarded-for
-",
-            clusters = fleet.backends.iter().map(choice).collect::<String>().trim_end_matches('\n'),
-            retries = fleet.max_attempts().saturating_sub(1),
-        ),
-    }
-}
-
-/// One entry of the route's matcher.
-fn choice(backend: &Backend) -> String {
-    indented(
-        &format!(
-            "\
-{cluster}:
-  action:
-    name: cluster
-    typed_config:
-      \"@type\": type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction
-      cluster: {cluster}
-",
-            cluster = quoted(&backend.cluster)
-        ),
-        22,
-    )
-}
-
-fn module(fleet: &Fleet) -> String {
+/// The module among the listener's filters.
+pub(crate) fn module(fleet: &Fleet) -> String {
     filter(
         fleet,
         "azure_openai_balancer",

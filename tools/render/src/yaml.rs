@@ -4,6 +4,7 @@
 //! strings, list items and indentation.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 /// `text` as a double-quoted YAML string on one line.
 ///
@@ -47,6 +48,14 @@ pub fn indented(text: &str, spaces: usize) -> String {
         out.push_str(line);
     }
     out
+}
+
+/// The folder of a file, which for a bare name is the one that Envoy runs in.
+pub(crate) fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
 }
 
 /// Whether YAML allows the character to stand in a file as itself, on the same line.
@@ -105,6 +114,12 @@ mod tests {
         let yaml = parse(&list);
         assert_eq!(yaml[0]["b"]["c"].as_integer(), Some(2));
         assert_eq!(yaml[1]["a"].as_integer(), Some(3));
+    }
+
+    #[test]
+    fn a_bare_name_is_a_file_of_the_current_folder() {
+        assert_eq!(folder_of(Path::new("a.yaml")), Path::new("."));
+        assert_eq!(folder_of(Path::new("/etc/a.yaml")), Path::new("/etc"));
     }
 
     #[test]

@@ -1,0 +1,140 @@
+//! What Istio's own API cannot say: patches of what it tells Envoy.
+
+use render::parts;
+use render::yaml::{indented, item, quoted};
+use render::{Clients, Engine, Fleet};
+
+use super::services::service;
+use super::ROUTE;
+use crate::kubernetes::{resource, Kubernetes};
+
+/// What Istio's own API cannot say.
+pub(super) fn envoy_filter(kubernetes: &Kubernetes) -> String {
+    let Kubernetes { names, fleet, .. } = kubernetes;
+    let mut patches = "\
+# Istio's 32 KiB are too little for prompts: Envoy holds a request while it waits, for a backend or for a token.
+"
+    .to_owned();
+    patches.push_str(&item(&format!(
+        "\
+applyTo: LISTENER
+match: {{context: GATEWAY}}
+patch:
+  operation: MERGE
+  value: {{per_connection_buffer_limit_bytes: {}}}
+",
+        parts::BUFFER_LIMIT
+    )));
+    let refusals = refusals(fleet);
+    if !refusals.is_empty() {
+        patches.push_str(&item(&format!(
+            "\
+applyTo: NETWORK_FILTER
+match:
+  context: GATEWAY
+  listener: {{filterChain: {{filter: {{name: envoy.filters.network.http_connection_manager}}}}}}
+patch:
+  operation: MERGE
+  value:
+    typed_config:
+      \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+{}",
+            indented(&refusals, 6)
+        )));
+    }
+    if let (Clients::Keys { .. }, Some(filter)) = (&fleet.clients, parts::client_filter(fleet)) {
+        patches.push_str(&http_filter(
+            "Who may ask: those whose key is in the file.",
+            "INSERT_FIRST",
+            "",
+            &filter,
+        ));
+    }
+    if fleet.engine == Engine::Router {
+        let before = "        subFilter: {name: envoy.filters.http.router}\n";
+        patches.push_str(&http_filter(
+            "The filter, last before the router.",
+            "INSERT_BEFORE",
+            before,
+            &parts::module(fleet),
+        ));
+        patches.push_str(&item(&format!(
+            "\
+applyTo: HTTP_ROUTE
+match:
+  context: GATEWAY
+  routeConfiguration: {{vhost: {{route: {{name: {ROUTE}}}}}}}
+patch:
+  operation: MERGE
+  value:
+    route:
+{route}{added}",
+            route = indented(&parts::route(fleet), 6),
+            added = indented(&parts::added_headers(fleet), 4),
+        )));
+        for backend in &fleet.backends {
+            let (host, port) = service(backend);
+            patches.push_str(&item(&format!(
+                "\
+applyTo: CLUSTER
+match:
+  context: GATEWAY
+  cluster: {{service: {host}, portNumber: {port}}}
+patch:
+  operation: MERGE
+  value:
+{protocol}",
+                host = quoted(host),
+                protocol = indented(&parts::protocol(fleet), 4),
+            )));
+        }
+    }
+    let spec = format!(
+        "\
+workloadSelector:
+  labels: {{istio: {gateway}}}
+configPatches:
+{patches}",
+        gateway = quoted(&names.gateway),
+    );
+    let comment = "# What Istio's own API cannot say.\n";
+    resource(
+        comment,
+        "networking.istio.io/v1alpha3",
+        "EnvoyFilter",
+        ROUTE,
+        names,
+        &spec,
+    )
+}
+
+/// Istio refuses those without a token by a filter of its own, which has another word for it.
+fn refusals(fleet: &Fleet) -> String {
+    let refusals = parts::refusals(fleet);
+    match fleet.clients {
+        Clients::Tokens(_) => refusals.replace(
+            "response.code_details.startsWith('jwt_authn_access_denied')",
+            "response.code_details.startsWith('jwt_authn_access_denied') || response.code_details.startsWith('rbac_access_denied')",
+        ),
+        _ => refusals,
+    }
+}
+
+fn http_filter(comment: &str, operation: &str, before: &str, filter: &str) -> String {
+    let patch = item(&format!(
+        "\
+applyTo: HTTP_FILTER
+match:
+  context: GATEWAY
+  listener:
+    filterChain:
+      filter:
+        name: envoy.filters.network.http_connection_manager
+{before}patch:
+  operation: {operation}
+  value:
+{}",
+        indented(filter, 4),
+    ));
+    format!("# {comment}\n{patch}")
+}

@@ -1,0 +1,239 @@
+//! Resources of Istio, for the pods of an ingress gateway.
+//!
+//! Istio names its clusters itself, and has no `cluster_header`: a route for each backend matches the header that the filter
+//! sets. What its API cannot say is said by an EnvoyFilter; with the router engine that is the module too, which has to be the
+//! same in two places.
+
+mod envoy_filter;
+mod services;
+
+use render::parts;
+use render::yaml::{indented, item, quoted};
+use render::{Backend, Clients, Engine, Fleet, TokenIssuer};
+
+use self::envoy_filter::envoy_filter;
+use self::services::{destination_rule, gateway, identity_host, imds, service, service_entry};
+use crate::kubernetes::{resource, Clusters, Kubernetes, Names};
+
+/// Istio's names for clusters: `outbound|PORT||HOST`.
+pub(crate) const CLUSTERS: Clusters = Clusters {
+    backend: |_, _, host| {
+        let (host, port) = host.split_once(':').unwrap_or((host, "443"));
+        format!("outbound|{port}||{host}")
+    },
+    identity: |_, index, _| format!("outbound|80||{}", identity_host(index)),
+};
+
+/// The name of the route that the router engine's patch looks for.
+const ROUTE: &str = "azure-openai";
+
+pub(crate) fn resources(kubernetes: &Kubernetes) -> String {
+    let Kubernetes { names, fleet, .. } = kubernetes;
+    let mut out = format!(
+        "\
+# Istio in front of several Azure OpenAI resources.
+#
+# Made by `azure-openai-balancer render istio`: change the list of backends that it was made from, and make it anew.
+# It is for the pods of an ingress gateway that runs in the namespace {namespace} with the label `istio: {gateway}`.
+{notes}",
+        namespace = names.namespace,
+        gateway = names.gateway,
+        notes = notes(fleet),
+    );
+    out.push_str(&gateway(names));
+    let backends = fleet.backends.iter().zip(&kubernetes.resources);
+    for (backend, name) in backends.clone() {
+        out.push_str(&service_entry(names, name, backend));
+        out.push_str(&destination_rule(names, name, backend));
+    }
+    let identities = fleet.identity.iter().chain(&fleet.further_identities);
+    for (i, identity) in identities.enumerate() {
+        out.push_str(&imds(names, i, &identity.address, identity.port));
+    }
+    out.push_str(&virtual_service(kubernetes));
+    if fleet.engine == Engine::Filter {
+        out.push_str(&wasm_plugin(kubernetes));
+    }
+    if let Clients::Tokens(issuer) = &fleet.clients {
+        out.push_str(&authentication(names, fleet, issuer));
+    }
+    out.push_str(&envoy_filter(kubernetes));
+    out
+}
+
+/// What has to be in the gateway's pods.
+fn notes(fleet: &Fleet) -> String {
+    let mut notes = String::new();
+    if fleet.engine == Engine::Router {
+        notes.push_str(&format!(
+            "#\n# The router engine needs a proxy of Envoy 1.39 or later, and the module as a file in its pods, at {}.\n",
+            fleet.module.display()
+        ));
+    }
+    if let Clients::Keys { file } = &fleet.clients {
+        notes.push_str(&format!(
+            "#\n# Clients' keys are read from {}: mount a Secret there that holds what `azure-openai-balancer keys` made.\n",
+            file.display()
+        ));
+    }
+    if !fleet.host_environment.is_empty() {
+        notes.push_str(&format!(
+            "#\n# The container istio-proxy needs these variables, from a Secret: {}.\n",
+            fleet.host_environment.join(", ")
+        ));
+    }
+    notes
+}
+
+fn virtual_service(kubernetes: &Kubernetes) -> String {
+    let Kubernetes { names, fleet, .. } = kubernetes;
+    let header = fleet.cluster_header();
+    let route = |name: &str, matching: &str, backend: &Backend| {
+        let (host, port) = service(backend);
+        item(&format!(
+            "\
+name: {name}
+{matching}\
+route:
+- destination: {{host: {host}, port: {{number: {port}}}}}
+# The filter sends a request again; and a stream may last as long as it has something to say.
+retries: {{attempts: 0}}
+timeout: 0s
+headers:
+  request:
+    remove: [{header}, x-forwarded-for, x-envoy-external-address]
+",
+            name = quoted(name),
+            host = quoted(host),
+            header = quoted(header),
+        ))
+    };
+    let (comment, routes): (&str, String) = match (fleet.engine, fleet.backends.first()) {
+        (Engine::Router, Some(first)) => (
+            "# The EnvoyFilter below puts the filter's plan in the place of this route's destination.\n",
+            route(ROUTE, "", first),
+        ),
+        _ => (
+            "# The filter names a backend's cluster in a header, and the route is chosen by that. One that a client sends is replaced.\n",
+            fleet
+                .backends
+                .iter()
+                .zip(&kubernetes.resources)
+                .map(|(backend, name)| {
+                    let cluster = quoted(&backend.cluster);
+                    let matching = format!("match:\n- headers:\n    {header}: {{exact: {cluster}}}\n", header = quoted(header));
+                    route(name, &matching, backend)
+                })
+                .collect(),
+        ),
+    };
+    let spec = format!(
+        "\
+hosts: [{host}]
+gateways: [{gateway}]
+exportTo: [\".\"]
+http:
+{routes}",
+        host = quoted(&names.host),
+        gateway = quoted(&names.gateway),
+    );
+    resource(
+        comment,
+        "networking.istio.io/v1",
+        "VirtualService",
+        ROUTE,
+        names,
+        &spec,
+    )
+}
+
+fn wasm_plugin(kubernetes: &Kubernetes) -> String {
+    let Kubernetes { names, fleet, .. } = kubernetes;
+    let environment: String = fleet
+        .host_environment
+        .iter()
+        .map(|name| format!("  - {{name: {}, valueFrom: HOST}}\n", quoted(name)))
+        .collect();
+    let environment = match environment.as_str() {
+        "" => String::new(),
+        names => format!("# Taken from the container istio-proxy, whose values come from a Secret.\nvmConfig:\n  env:\n{names}"),
+    };
+    let spec = format!(
+        "\
+selector:
+  matchLabels: {{istio: {gateway}}}
+url: {url}
+pluginName: azure_openai_balancer
+# If the module ever traps, it is started anew; no request passes without it.
+failStrategy: FAIL_RELOAD
+{environment}\
+pluginConfig:
+{plugin}",
+        gateway = quoted(&names.gateway),
+        url = quoted(&format!("oci://{}", names.image)),
+        plugin = indented(&parts::json(&fleet.plugin_in_place()), 2),
+    );
+    let comment =
+        "# The filter, last before the router: after everything that asks clients who they are.\n";
+    resource(
+        comment,
+        "extensions.istio.io/v1alpha1",
+        "WasmPlugin",
+        ROUTE,
+        names,
+        &spec,
+    )
+}
+
+fn authentication(names: &Names, fleet: &Fleet, issuer: &TokenIssuer) -> String {
+    let selector = format!(
+        "selector:\n  matchLabels: {{istio: {}}}\n",
+        quoted(&names.gateway)
+    );
+    let request = format!(
+        "\
+{selector}\
+jwtRules:
+- issuer: {name}
+  audiences: [{audience}]
+  jwksUri: {jwks}
+  outputClaimToHeaders:
+  - header: {header}
+    claim: {claim}
+",
+        name = quoted(&issuer.issuer),
+        audience = quoted(&issuer.audience),
+        jwks = quoted(&issuer.jwks),
+        header = quoted(fleet.client_header()),
+        claim = quoted(&issuer.client_claim),
+    );
+    let authorization = format!(
+        "\
+{selector}\
+action: DENY
+rules:
+- from:
+  - source:
+      notRequestPrincipals: [\"*\"]
+"
+    );
+    let comment = "# Who may ask: those who have a token of this issuer for this audience ...\n";
+    let first = resource(
+        comment,
+        "security.istio.io/v1",
+        "RequestAuthentication",
+        ROUTE,
+        names,
+        &request,
+    );
+    let comment = "# ... and no one without.\n";
+    first
+        + &resource(
+            comment,
+            "security.istio.io/v1",
+            "AuthorizationPolicy",
+            ROUTE,
+            names,
+            &authorization,
+        )
+}

@@ -1,0 +1,146 @@
+//! What Istio and Envoy Gateway have in common: resources of Kubernetes, and clusters that a control plane names.
+
+use std::collections::BTreeSet;
+
+use render::{Clients, Fleet};
+
+use crate::document::Position;
+use crate::expand::Expanded;
+use crate::plugin::{Plugin, Source};
+use crate::{short, Problem};
+
+/// How a control plane names its clusters.
+#[derive(Clone, Copy)]
+pub(crate) struct Clusters {
+    /// The cluster of the backend with this index and host.
+    pub backend: fn(&Names, usize, &str) -> String,
+    /// The cluster of the identity with this index, after so many backends.
+    pub identity: fn(&Names, usize, usize) -> String,
+}
+
+/// The names of what is rendered.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    pub namespace: String,
+    pub image: String,
+    pub host: String,
+    pub gateway: String,
+    pub tls_secret: String,
+}
+
+/// Everything that resources are made from.
+#[derive(Clone, Debug)]
+pub(crate) struct Kubernetes {
+    pub names: Names,
+    /// With the clusters' names as the control plane has them.
+    pub fleet: Fleet,
+    /// For each backend, a name that a resource may have.
+    pub resources: Vec<String>,
+}
+
+/// Where a file of keys is, unless told otherwise: where the Secret is mounted.
+const KEYS_FILE: &str = "/etc/azure-openai/clients.yaml";
+
+impl Kubernetes {
+    /// # Errors
+    /// What Kubernetes has no place for.
+    pub(crate) fn new(
+        mut plugin: Plugin,
+        expanded: &Expanded,
+        open: bool,
+        clusters: Clusters,
+    ) -> Result<Self, Vec<Problem>> {
+        if plugin
+            .identities()
+            .any(|identity| identity.source == Some(Source::AppService))
+        {
+            let text = "\"app_service\" is not there in Kubernetes; use \"imds\"".to_owned();
+            return Err(vec![Problem::new(Position::START, "identity.source", text)]);
+        }
+        let own = &expanded.own.kubernetes;
+        let or = |given: &Option<short::Word>, default: &str| {
+            given
+                .as_ref()
+                .map_or_else(|| default.to_owned(), |word| word.0.clone())
+        };
+        let names = Names {
+            namespace: or(&own.namespace, "azure-openai"),
+            image: or(&own.image, "ghcr.io/contoso/azure-openai-balancer:0.1.0"),
+            host: or(&own.host, "openai.example.com"),
+            gateway: or(&own.gateway, "azure-openai"),
+            tls_secret: or(&own.tls_secret, "azure-openai-tls"),
+        };
+        let count = plugin.backends.len();
+        for (i, backend) in plugin.backends.iter_mut().enumerate() {
+            backend.cluster = (clusters.backend)(&names, i, &backend.host);
+        }
+        let mut expanded = expanded.clone();
+        for (i, (cluster, _)) in expanded.identities.iter_mut().enumerate() {
+            let renamed = (clusters.identity)(&names, i, count);
+            // Several identities may come from one token service.
+            for identity in plugin
+                .identities_mut()
+                .filter(|identity| identity.cluster == *cluster)
+            {
+                identity.cluster.clone_from(&renamed);
+            }
+            *cluster = renamed;
+        }
+        let mut fleet = crate::fleet::fleet(&plugin, &expanded, open);
+        if let (Clients::Keys { file }, None) =
+            (&mut fleet.clients, &expanded.own.clients.keys_file)
+        {
+            *file = KEYS_FILE.into();
+        }
+        Ok(Self {
+            names,
+            resources: resource_names(&plugin),
+            fleet,
+        })
+    }
+}
+
+impl Position {
+    pub(crate) const START: Self = Self { line: 1, column: 1 };
+}
+
+/// Names in the form that Kubernetes allows (RFC 1123), each once.
+fn resource_names(plugin: &Plugin) -> Vec<String> {
+    let mut taken = BTreeSet::new();
+    let names = plugin.backends.iter().enumerate();
+    names
+        .map(|(i, backend)| {
+            let name = backend.name.to_ascii_lowercase().replace('_', "-");
+            let name = format!("azure-openai-{}", name.trim_matches('-'));
+            match taken.insert(name.clone()) {
+                true => name,
+                false => format!("{name}-{i}"),
+            }
+        })
+        .collect()
+}
+
+/// One resource: its head, then its `spec` as a block of YAML.
+pub(crate) fn resource(
+    comment: &str,
+    version: &str,
+    kind: &str,
+    name: &str,
+    names: &Names,
+    spec: &str,
+) -> String {
+    format!(
+        "\
+---
+{comment}apiVersion: {version}
+kind: {kind}
+metadata:
+  name: {name}
+  namespace: {namespace}
+spec:
+{spec}",
+        name = render::yaml::quoted(name),
+        namespace = render::yaml::quoted(&names.namespace),
+        spec = render::yaml::indented(spec, 2),
+    )
+}

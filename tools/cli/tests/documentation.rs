@@ -1,0 +1,84 @@
+//! Every list of backends that the documentation shows is right, and every command is one that there is.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use cli::{Form, Options, Target};
+
+const PAGES: [&str; 5] = [
+    "README.md",
+    "docs/envoy.md",
+    "docs/clients.md",
+    "docs/istio.md",
+    "docs/envoy-gateway.md",
+];
+
+fn page(name: &str) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(name);
+    fs::read_to_string(file).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// The blocks of code in this language.
+fn blocks<'p>(page: &'p str, language: &str) -> Vec<&'p str> {
+    let start = format!("```{language}\n");
+    let blocks = page.split(start.as_str()).skip(1);
+    blocks
+        .map(|rest| rest.split("\n```").next().unwrap_or_default())
+        .collect()
+}
+
+#[test]
+fn every_list_of_backends_is_right() {
+    let mut found = 0;
+    for name in PAGES {
+        for block in blocks(&page(name), "yaml") {
+            let list = match block {
+                block if block.lines().any(|line| line == "backends:") => block.to_owned(),
+                block if block.starts_with("clients:") => {
+                    format!("backends: [{{host: a}}]\n{block}\n")
+                }
+                _ => continue,
+            };
+            found += 1;
+            for target in [Target::Envoy, Target::Istio, Target::EnvoyGateway] {
+                let rendered = cli::render(target, &list, Options::default());
+                rendered.unwrap_or_else(|problems| panic!("{name}: {problems:?}\n{block}"));
+            }
+            cli::check(&list, Some(Form::Short))
+                .unwrap_or_else(|problems| panic!("{name}: {problems:?}\n{block}"));
+        }
+    }
+    assert!(found >= 6, "{found}");
+}
+
+#[test]
+fn every_command_is_there() {
+    let mut found = 0;
+    for name in PAGES {
+        for block in blocks(&page(name), "sh") {
+            for line in block
+                .lines()
+                .filter(|line| line.starts_with("azure-openai-balancer "))
+            {
+                found += 1;
+                let words = line.split(['|', '>', '#']).next().unwrap_or_default();
+                let words = words.split_whitespace().skip(1);
+                let output = Command::new(env!("CARGO_BIN_EXE_azure-openai-balancer"))
+                    .args(words)
+                    .current_dir("/")
+                    .output()
+                    .expect("the tool runs");
+                let told = String::from_utf8_lossy(&output.stderr);
+                // The files are not there, but the tool gets as far as looking for them.
+                assert!(
+                    output.status.success() || told.contains("backends.yaml: "),
+                    "{name}: {line}\n{told}"
+                );
+            }
+        }
+    }
+    assert!(found >= 8, "{found}");
+}

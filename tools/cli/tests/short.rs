@@ -1,0 +1,197 @@
+//! What is derived from the short form.
+
+use cli::plugin::Engine;
+use cli::Options;
+use render::{Clients, Fleet};
+use serde_json::json;
+
+fn fleet(short: &str) -> Fleet {
+    cli::fleet(short, Options::default()).unwrap_or_else(|problems| panic!("{problems:?}"))
+}
+
+#[test]
+fn two_hosts_are_enough() {
+    let fleet = fleet("backends:\n- host: contoso-eastus.openai.azure.com\n- host: contoso-westus.openai.azure.com\n");
+    let expected = json!({
+        "backends": [
+            {"name": "contoso-eastus", "cluster": "aoai_contoso-eastus", "host": "contoso-eastus.openai.azure.com"},
+            {"name": "contoso-westus", "cluster": "aoai_contoso-westus", "host": "contoso-westus.openai.azure.com"}
+        ],
+        "identity": {"cluster": "imds"},
+        "retry": {"engine": "router"}
+    });
+    assert_eq!(fleet.plugin, expected);
+    let backend = &fleet.backends[0];
+    assert_eq!(
+        (backend.address.as_str(), backend.port),
+        ("contoso-eastus.openai.azure.com", 443)
+    );
+    assert!(backend.tls.is_some());
+    let imds = fleet.identity.expect("an identity");
+    assert_eq!(
+        (imds.address.as_str(), imds.port, imds.cluster.as_str()),
+        ("169.254.169.254", 80, "imds")
+    );
+    assert_eq!(fleet.listener.address, "0.0.0.0");
+    assert_eq!(
+        fleet.admin.address, "127.0.0.1",
+        "no one from elsewhere reaches the admin interface"
+    );
+    let Clients::Keys { file } = fleet.clients else {
+        panic!("{:?}: closed unless asked otherwise", fleet.clients);
+    };
+    assert_eq!(file.to_str(), Some("/etc/envoy/clients.yaml"));
+}
+
+#[test]
+fn everything_of_the_plugin_passes_through() {
+    let fleet = fleet(
+        "\
+backends:
+- {host: a.example.com, weight: 3, deployments: {gpt-4o: own}, first_byte_timeout: 2s}
+policy: least_throttled
+cooldown: null
+retry: {max_attempts: 2, budget: null}
+headers: {backend: null}
+engine: filter
+",
+    );
+    let expected = json!({
+        "backends": [{
+            "name": "a", "cluster": "aoai_a", "host": "a.example.com", "weight": 3,
+            "deployments": {"gpt-4o": "own"}, "first_byte_timeout": "2s"
+        }],
+        "identity": {"cluster": "imds"},
+        "policy": "least_throttled",
+        "cooldown": null,
+        "retry": {"max_attempts": 2, "budget": null},
+        "headers": {"backend": null}
+    });
+    assert_eq!(fleet.plugin, expected);
+}
+
+#[test]
+fn an_endpoint_is_where_a_backend_is_and_the_host_what_it_is_called() {
+    let fleet = fleet(
+        "\
+backends:
+- {host: a.example.com, endpoint: \"https://10.0.0.4\"}
+- {host: b.example.com, endpoint: \"http://127.0.0.1:8080\", name: second}
+- {host: \"c.example.com:8443\"}
+",
+    );
+    let at = |n: usize| {
+        (
+            fleet.backends[n].address.as_str(),
+            fleet.backends[n].port,
+            fleet.backends[n].tls.is_some(),
+        )
+    };
+    assert_eq!(at(0), ("10.0.0.4", 443, true));
+    assert_eq!(at(1), ("127.0.0.1", 8080, false));
+    assert_eq!(at(2), ("c.example.com", 8443, true));
+    assert_eq!(fleet.backends[0].host, "a.example.com");
+    assert_eq!(
+        fleet.plugin["backends"][2]["host"], "c.example.com:8443",
+        "as :authority"
+    );
+    assert!(!fleet.plugin.to_string().contains("endpoint"));
+}
+
+#[test]
+fn app_service_says_where_its_endpoint_is_and_the_module_may_read_its_variables() {
+    let fleet = fleet(
+        "\
+backends:
+- {host: a.example.com, api_key_env: A_KEY}
+- {host: b.example.com}
+- {host: c.example.com, api_key_env: A_KEY}
+identity: {source: app_service, endpoint: \"http://127.0.0.1:42356\"}
+",
+    );
+    let identity = fleet.identity.expect("an identity");
+    assert_eq!(
+        (identity.address.as_str(), identity.port),
+        ("127.0.0.1", 42356)
+    );
+    assert_eq!(identity.cluster, "app_service_identity");
+    assert_eq!(
+        fleet.host_environment,
+        ["A_KEY", "IDENTITY_ENDPOINT", "IDENTITY_HEADER"]
+    );
+    assert!(
+        fleet.environment.is_empty(),
+        "no value stands in the configuration"
+    );
+}
+
+#[test]
+fn backends_with_keys_alone_need_no_identity() {
+    let fleet = fleet("backends: [{host: a.example.com, api_key_env: A_KEY}]\n");
+    assert_eq!(fleet.identity, None);
+    assert!(fleet.plugin.get("identity").is_none());
+}
+
+#[test]
+fn the_command_line_has_the_last_word_on_the_engine() {
+    let short = "backends: [{host: a}]\nengine: filter\n";
+    let with = |engine| {
+        let options = Options { engine, open: true };
+        let fleet = cli::fleet(short, options).expect("right");
+        assert_eq!(fleet.clients, Clients::Open);
+        fleet.engine
+    };
+    assert_eq!(with(None), render::Engine::Filter);
+    assert_eq!(with(Some(Engine::Router)), render::Engine::Router);
+}
+
+#[test]
+fn tokens_of_entra_id() {
+    let fleet = fleet(
+        "backends: [{host: a}]\nclients: {entra_id: {tenant: T, audience: \"api://gateway\"}}\n",
+    );
+    let Clients::Tokens(issuer) = fleet.clients else {
+        panic!("{:?}", fleet.clients);
+    };
+    assert_eq!(issuer.issuer, "https://login.microsoftonline.com/T/v2.0");
+    assert_eq!(
+        issuer.jwks,
+        "https://login.microsoftonline.com/T/discovery/v2.0/keys"
+    );
+    assert_eq!(
+        (issuer.host.as_str(), issuer.port),
+        ("login.microsoftonline.com", 443)
+    );
+    assert_eq!(issuer.client_claim, "azp");
+    assert!(issuer.tls.is_some());
+}
+
+#[test]
+fn identities_share_a_token_service_or_have_one_of_their_own() {
+    let fleet = fleet(
+        "\
+backends:
+- {host: a.example.com}
+- {host: b.example.com, identity: other}
+- {host: c.example.com, identity: app}
+identities:
+  other: {client_id: an-id}
+  app: {source: app_service, endpoint: \"http://127.0.0.1:42356\"}
+",
+    );
+    assert_eq!(fleet.identity.expect("the default").cluster, "imds");
+    let further: Vec<&str> = fleet
+        .further_identities
+        .iter()
+        .map(|identity| identity.cluster.as_str())
+        .collect();
+    assert_eq!(further, ["app_service_identity"]);
+    assert_eq!(
+        fleet.plugin["identities"]["other"],
+        json!({"cluster": "imds", "client_id": "an-id"})
+    );
+    assert_eq!(
+        fleet.host_environment,
+        ["IDENTITY_ENDPOINT", "IDENTITY_HEADER"]
+    );
+}

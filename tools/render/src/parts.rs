@@ -1,0 +1,44 @@
+//! Parts of the Envoy configuration, as blocks of YAML that start at the left margin: for those who put them where a control
+//! plane wants them.
+
+use serde_json::Value;
+
+use crate::{clients, clusters, json, listener, route, Fleet};
+
+/// How many bytes of a connection Envoy may hold while a request waits.
+pub const BUFFER_LIMIT: u32 = 32 * 1024 * 1024;
+
+/// The filter that asks clients who they are; `None` where everyone may ask.
+pub fn client_filter(fleet: &Fleet) -> Option<String> {
+    clients::block(fleet)
+}
+
+/// The answers to those who may not ask, as a part of the connection manager; empty where everyone may.
+pub fn refusals(fleet: &Fleet) -> String {
+    clients::refusals(fleet)
+}
+
+/// The module among the listener's filters.
+pub fn module(fleet: &Fleet) -> String {
+    listener::module(fleet)
+}
+
+/// What the route does.
+pub fn route(fleet: &Fleet) -> String {
+    route::action(fleet)
+}
+
+/// The headers that the route adds to a request; nothing with the filter engine.
+pub fn added_headers(fleet: &Fleet) -> String {
+    route::added_headers(fleet)
+}
+
+/// How a backend's cluster speaks, and the filters that every attempt on it passes.
+pub fn protocol(fleet: &Fleet) -> String {
+    clusters::protocol(fleet)
+}
+
+/// JSON for people to read, which can stand in YAML as it is.
+pub fn json(value: &Value) -> String {
+    json::pretty(value)
+}

@@ -1,0 +1,128 @@
+//! The route: to the cluster that the module chose.
+
+use crate::yaml::{indented, quoted};
+use crate::{Backend, Engine, Fleet};
+
+/// The listener's routes: one, for everything.
+pub(crate) fn configuration(fleet: &Fleet) -> String {
+    format!(
+        "\
+route_config:
+  name: azure_openai
+  virtual_hosts:
+  - name: azure_openai
+    domains: [\"*\"]
+    routes:
+    - match:
+        prefix: /
+      route:
+{action}{added}      # What is not for the backend: {choice}, and who the client is.
+      request_headers_to_remove:
+      - {header}
+      - x-envoy-external-address
+      - x-forwarded-for
+",
+        action = indented(&action(fleet), 8),
+        added = indented(&added_headers(fleet), 6),
+        choice = match fleet.engine {
+            Engine::Filter => "the choice",
+            Engine::Router => "what a client takes for the choice",
+        },
+        header = quoted(fleet.cluster_header()),
+    )
+}
+
+/// What the route does.
+pub(crate) fn action(fleet: &Fleet) -> String {
+    let choice = match fleet.engine {
+        Engine::Filter => by_header(fleet),
+        Engine::Router => by_plan(fleet),
+    };
+    format!(
+        "\
+{choice}\
+# A stream may last as long as it has something to say. What is limited is the wait until an answer
+# begins, by the filter (`retry.per_try_timeout`).
+timeout: 0s
+"
+    )
+}
+
+/// The headers that the route adds to a request; nothing with the filter engine.
+pub(crate) fn added_headers(fleet: &Fleet) -> String {
+    match fleet.engine {
+        Engine::Filter => String::new(),
+        Engine::Router => "\
+# A connection that breaks when the request is out calls for another attempt as well, unless the filter says otherwise:
+# what must not be done twice may have been done.
+request_headers_to_add:
+- header: {key: x-envoy-retry-on, value: reset}
+  append_action: ADD_IF_ABSENT
+"
+        .to_owned(),
+    }
+}
+
+fn by_header(fleet: &Fleet) -> String {
+    format!(
+        "\
+# The filter names the cluster in this header. One that a client sends is replaced.
+cluster_header: {}
+",
+        quoted(fleet.cluster_header())
+    )
+}
+
+fn by_plan(fleet: &Fleet) -> String {
+    format!(
+        "\
+# The filter writes the cluster of the next attempt into the request's filter state, where this reads it, anew for
+# every attempt.
+inline_cluster_specifier_plugin:
+  extension:
+    name: azure_openai_plan
+    typed_config:
+      \"@type\": type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.MatcherClusterSpecifier
+      cluster_matcher:
+        matcher_tree:
+          input:
+            name: azure_openai_cluster
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.FilterStateInput
+              key: wasm.aoai_cluster
+          exact_match_map:
+            map:
+{clusters}\
+retry_policy:
+  # The filter marks answers that call for another attempt; the rest is what never becomes an answer. How many
+  # attempts there are is said for each request, by `retry.max_attempts`.
+  retry_on: connect-failure,refused-stream,retriable-headers
+  retriable_headers:
+  - name: x-aoai-retry
+    present_match: true
+  num_retries: {retries}
+  refresh_cluster_on_retry: true
+  # There is no point in waiting: the next attempt goes elsewhere.
+  retry_back_off:
+    base_interval: 0.001s
+    max_interval: 0.001s
+",
+        clusters = indented(&fleet.backends.iter().map(choice).collect::<String>(), 14),
+        retries = fleet.max_attempts().saturating_sub(1),
+    )
+}
+
+/// One entry of the route's matcher.
+fn choice(backend: &Backend) -> String {
+    format!(
+        "\
+{cluster}:
+  action:
+    name: cluster
+    typed_config:
+      \"@type\": type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction
+      cluster: {cluster}
+",
+        cluster = quoted(&backend.cluster)
+    )
+}
