@@ -46,6 +46,9 @@ pub const ENVOYS: &[Envoy] = &[
 /// The openai Python SDK the tests drive the balancer with.
 pub const OPENAI_SDK: &str = "2.54.0";
 
+/// The validator of the workflows and the compose file; it carries the schemas of both.
+pub const CHECK_JSONSCHEMA: &str = "0.39.0";
+
 /// The Debian release whose compiler and wasm32-wasip1 library belong together.
 pub const DEBIAN_SUITE: &str = "trixie";
 
