@@ -33,6 +33,7 @@ const SHELL: &[&str] = &["bash", "coreutils", "dash", "findutils", "grep", "sed"
 /// What stands in for an image.
 struct StandIn {
     packages: &'static [&'static str],
+    /// Whether there is a shell, and whatever the packages depend on; otherwise there are these packages and no more.
     has_shell: bool,
     /// Adds to the files what does not come from packages.
     add: fn(&Path) -> Result<()>,
@@ -65,7 +66,7 @@ const ENVOY: StandIn = StandIn {
 };
 
 const PROMETHEUS: StandIn = StandIn {
-    packages: &["prometheus", "promtool"],
+    packages: &["libc6", "prometheus", "promtool"],
     has_shell: false,
     add: |_| Ok(()),
     changes: &[
@@ -200,15 +201,16 @@ pub fn remove_left_over(docker: &Docker) -> Result<()> {
 impl StandIn {
     /// Fills a directory with the image's files.
     fn fill(&self, archive: &Archive, root: &Path, packages: &Path) -> Result<()> {
-        let mut wanted = self.packages.to_vec();
-        if self.has_shell {
-            wanted.extend(SHELL);
-        }
         // Its links (`/bin` to `/usr/bin` and so on) have to be there before anything else.
         let base = archive.download(&["base-files"], packages)?;
         archive::unpack(&base, root)?;
-        let all = archive.download_with_dependencies(&wanted, packages)?;
-        archive::unpack(&all, root)?;
+        let rest = if self.has_shell {
+            let wanted = [self.packages, SHELL].concat();
+            archive.download_with_dependencies(&wanted, packages)?
+        } else {
+            archive.download(self.packages, packages)?
+        };
+        archive::unpack(&rest, root)?;
         files::write(
             &root.join("etc/passwd"),
             "root:x:0:0:root:/root:/bin/sh\n\

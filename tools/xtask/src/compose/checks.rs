@@ -138,14 +138,8 @@ fn the_client_walks_the_whole_tour(stage: &Stage<'_>) -> Result<Verdict> {
         "client",
     ]))
     .inspect_err(|_| show_logs(stage))?;
-    let mut logs = stage.stack.compose();
-    logs.args([
-        "logs",
-        "--follow",
-        "--no-color",
-        "--no-log-prefix",
-        "client",
-    ]);
+    let mut logs = stage.docker.command();
+    logs.args(["logs", "--follow", &stage.stack.container("client")?]);
     let shown = show_and_keep(&mut logs)?;
     eventually(|| {
         let status = stage.stack.inspect("client", "{{.State.Status}}")?;

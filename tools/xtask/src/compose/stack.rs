@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 
 use super::docker::Docker;
 use crate::{paths, process};
@@ -67,11 +67,20 @@ impl Stack {
     /// # Errors
     /// When there is no such container.
     pub fn inspect(&self, service: &str, template: &str) -> Result<String> {
+        self.docker
+            .output(&["inspect", "--format", template, &self.container(service)?])
+            .with_context(|| format!("the container of {service}"))
+    }
+
+    /// The id of a service's container, whether it runs or has ended.
+    ///
+    /// # Errors
+    /// When there is no such container.
+    pub fn container(&self, service: &str) -> Result<String> {
         let id = process::output(self.compose().args(["ps", "--all", "--quiet", service]))?;
         let id = id.trim();
-        self.docker
-            .output(&["inspect", "--format", template, id])
-            .with_context(|| format!("the container of {service}"))
+        ensure!(!id.is_empty(), "{service} has no container");
+        Ok(id.to_owned())
     }
 
     /// Where a port of a service is published, as `127.0.0.1:port`.
