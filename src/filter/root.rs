@@ -10,6 +10,12 @@ use super::worker::Worker;
 use super::{reissue, reroute, tokens};
 use crate::core::config::{Engine, Plugin};
 
+/// The revision the module was built from, if whoever built it told: `cargo xtask wasm` and the Dockerfile do.
+const REVISION: &str = match option_env!("AOAI_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
 /// What a root context is there for.
 enum Role {
     /// Its configuration was refused, or has not come yet.
@@ -58,7 +64,7 @@ impl Root {
         }
         let worker = Worker::start(self.id, *config).map_err(|error| error.to_string())?;
         log::info!(
-            "azure-openai-balancer {} balances {} backends; tokens come from {}",
+            "azure-openai-balancer {} ({REVISION}) balances {} backends; tokens come from {}",
             env!("CARGO_PKG_VERSION"),
             worker.config.backends.len(),
             tokens::describe(&worker.config.identities),

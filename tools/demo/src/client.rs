@@ -33,6 +33,7 @@ pub(crate) fn agent() -> Agent {
 pub struct Client {
     agent: Agent,
     url: String,
+    key: Option<String>,
     backend_header: String,
     attempts_header: String,
     sent: Cell<i64>,
@@ -76,15 +77,33 @@ pub struct Streamed {
 }
 
 impl Client {
-    /// A client that connects to `url`.
-    pub fn new(url: &str, fleet: &Fleet) -> Self {
+    /// A client that connects to `url`, with the key that it was given for this balancer, if there are keys.
+    pub fn new(url: &str, key: Option<&str>, fleet: &Fleet) -> Self {
         Self {
             agent: agent(),
             url: url.to_owned(),
+            key: key.map(str::to_owned),
             backend_header: fleet.backend_header().to_owned(),
             attempts_header: fleet.attempts_header().to_owned(),
             sent: Cell::new(0),
         }
+    }
+
+    /// The same client with this key, or with none.
+    pub fn with_key(&self, key: Option<&str>) -> Self {
+        Self {
+            agent: self.agent.clone(),
+            url: self.url.clone(),
+            key: key.map(str::to_owned),
+            backend_header: self.backend_header.clone(),
+            attempts_header: self.attempts_header.clone(),
+            sent: Cell::new(0),
+        }
+    }
+
+    /// The key it was given, if there are keys.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
     }
 
     /// How many requests were sent.
@@ -149,11 +168,14 @@ impl Client {
             "messages": [{"role": "user", "content": "Say hello."}],
             "stream": stream,
         });
-        let sent = self
+        let mut request = self
             .agent
             .post(format!("{}{CHAT}", self.url))
-            .header("content-type", "application/json")
-            .send(body.to_string());
+            .header("content-type", "application/json");
+        if let Some(key) = &self.key {
+            request = request.header("api-key", key);
+        }
+        let sent = request.send(body.to_string());
         sent.map_err(|error| anyhow!("POST {}{CHAT}: {error}", self.url))
     }
 

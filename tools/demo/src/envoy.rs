@@ -27,7 +27,8 @@ const ADMIN: &str = "admin-address.txt";
 /// A running Envoy.
 #[derive(Debug)]
 pub struct Envoy {
-    process: Process,
+    /// None where it is not of this tour's making.
+    process: Option<Process>,
     agent: Agent,
     admin: String,
     listener: String,
@@ -73,21 +74,35 @@ impl Envoy {
             .stdout(create(ACCESS_LOG)?)
             .stderr(create(LOG)?);
         let mut envoy = Self {
-            process: processes.start(&mut command)?,
+            process: Some(processes.start(&mut command)?),
             agent: client::agent(),
             admin: String::new(),
             listener: String::new(),
             version: String::new(),
             log: log(folder),
         };
-        let deadline = Instant::now() + START_LIMIT;
-        while !envoy.is_ready(&admin_file) {
-            envoy.check_alive()?;
-            if Instant::now() > deadline {
-                bail!("Envoy was not ready after {} s", START_LIMIT.as_secs());
-            }
-            processes.pause(Duration::from_millis(50))?;
-        }
+        envoy.wait(processes, |envoy| {
+            envoy.admin = format!("http://{}", fs::read_to_string(&admin_file)?.trim());
+            envoy.listener = envoy.listens()?;
+            Ok(())
+        })?;
+        Ok(envoy)
+    }
+
+    /// An Envoy that runs elsewhere, reached at these URLs; waits until it serves.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn attach(url: &str, admin: &str, processes: &Processes) -> Result<Self> {
+        let mut envoy = Self {
+            process: None,
+            agent: client::agent(),
+            admin: admin.trim_end_matches('/').to_owned(),
+            listener: url.trim_end_matches('/').to_owned(),
+            version: String::new(),
+            log: PathBuf::new(),
+        };
+        envoy.wait(processes, |_| Ok(()))?;
         Ok(envoy)
     }
 
@@ -130,7 +145,7 @@ impl Envoy {
     /// # Errors
     /// When it has.
     pub fn check_alive(&self) -> Result<()> {
-        let Some(status) = self.process.ended() else {
+        let Some(status) = self.process.as_ref().and_then(Process::ended) else {
             return Ok(());
         };
         let log = fs::read(&self.log).unwrap_or_default();
@@ -138,13 +153,27 @@ impl Envoy {
         bail!("Envoy ended with {status}{complaints}");
     }
 
-    /// Whether it serves; on the way there, what was waited for is written down.
-    fn is_ready(&mut self, admin_file: &Path) -> bool {
-        self.progress(admin_file).unwrap_or(false)
+    /// Waits until it serves. Where it is, is found out on the way.
+    fn wait(
+        &mut self,
+        processes: &Processes,
+        find: impl Fn(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + START_LIMIT;
+        while !find(self)
+            .and_then(|()| self.is_ready())
+            .unwrap_or_default()
+        {
+            self.check_alive()?;
+            if Instant::now() > deadline {
+                bail!("Envoy was not ready after {} s", START_LIMIT.as_secs());
+            }
+            processes.pause(Duration::from_millis(50))?;
+        }
+        Ok(())
     }
 
-    fn progress(&mut self, admin_file: &Path) -> Result<bool> {
-        self.admin = format!("http://{}", fs::read_to_string(admin_file)?.trim());
+    fn is_ready(&mut self) -> Result<bool> {
         self.get("/ready")?;
         let created = self.get("/stats?filter=listener_manager.listener_create_success")?;
         let created = created.rsplit(':').next().unwrap_or_default().trim();
@@ -155,11 +184,15 @@ impl Envoy {
         // `COMMIT/1.40.0/Clean/RELEASE/BoringSSL`
         let version = info["version"].as_str().unwrap_or_default();
         self.version = version.split('/').nth(1).unwrap_or(version).to_owned();
+        Ok(true)
+    }
+
+    /// Where clients connect, as its admin interface tells.
+    fn listens(&self) -> Result<String> {
         let listeners: Value = serde_json::from_str(&self.get("/listeners?format=json")?)?;
         let socket = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
         let address = socket["address"].as_str().context("no listener")?;
-        self.listener = format!("http://{address}:{}", socket["port_value"]);
-        Ok(true)
+        Ok(format!("http://{address}:{}", socket["port_value"]))
     }
 
     fn get(&self, path: &str) -> Result<String> {

@@ -7,19 +7,33 @@ use anyhow::Result;
 use crate::client::CHAT;
 use crate::stage;
 use crate::tour::{Tour, SCRIPT_FILE};
+use crate::Setup;
 
 /// Writes what to try and waits for the interrupt.
 ///
 /// # Errors
 /// When Envoy ends before that.
-pub fn wait(tour: &Tour) -> Result<()> {
+pub fn wait(tour: &Tour, setup: &Setup) -> Result<()> {
     let screen = tour.screen;
     screen.tell("Everything goes on running until Ctrl-C. To try in another terminal:");
-    for (what, command) in suggestions(tour) {
-        screen.say(&what);
-        screen.code(&command);
-        screen.gap();
+    let shown = |path| stage::shown(path, &setup.directory);
+    let python = &tour.python;
+    let script = tour.folder.join(SCRIPT_FILE);
+    let mut script = format!("{} {}", shown(&python.program), shown(&script));
+    if !python.path.is_empty() {
+        script = format!("PYTHONPATH={} {script}", python.path);
     }
+    let mut suggestions = suggestions(
+        tour,
+        &Addresses {
+            envoy: tour.stage.envoy.url().to_owned(),
+            envoy_admin: tour.stage.envoy.admin_url().to_owned(),
+            simulator: tour.stage.simulation.url().to_owned(),
+        },
+        &format!("tail -f {}", shown(tour.stage.envoy.log())),
+    );
+    suggestions.insert(1, ("the openai Python SDK, with the script above:", script));
+    write(tour, &suggestions);
     while tour.processes.pause(Duration::from_millis(500)).is_ok() {
         if tour.processes.interrupted() {
             break;
@@ -31,51 +45,73 @@ pub fn wait(tour: &Tour) -> Result<()> {
     Ok(())
 }
 
-/// What to try, and the commands for it.
-fn suggestions(tour: &Tour) -> Vec<(String, String)> {
-    let url = tour.stage.envoy.url();
-    let admin = tour.stage.envoy.admin_url();
-    let setup = &tour.setup;
-    let shown = |path| stage::shown(path, &setup.directory);
-    let script = setup.folder.join(SCRIPT_FILE);
-    let mut python = format!("{} {}", shown(&setup.python), shown(&script));
-    if !setup.python_path.is_empty() {
-        python = format!("PYTHONPATH={} {python}", setup.python_path);
+/// Writes what to try where everything runs on without this program.
+pub fn tell(tour: &Tour, addresses: &Addresses) {
+    tour.screen
+        .tell("Everything else goes on running. To try in another terminal:");
+    write(
+        tour,
+        &suggestions(tour, addresses, "docker compose logs -f envoy"),
+    );
+}
+
+/// Where to reach everything, as `http://address:port`.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// Where Envoy takes requests.
+    pub envoy: String,
+    /// Envoy's admin interface.
+    pub envoy_admin: String,
+    /// The simulator's admin endpoint.
+    pub simulator: String,
+}
+
+fn write(tour: &Tour, suggestions: &[(&str, String)]) {
+    for (what, command) in suggestions {
+        tour.screen.say(what);
+        tour.screen.code(command);
+        tour.screen.gap();
     }
-    let mut suggestions = vec![
+}
+
+/// What to try, and the commands for it; `log` is the one that shows Envoy's log.
+fn suggestions(tour: &Tour, addresses: &Addresses, log: &str) -> Vec<(&'static str, String)> {
+    let Addresses {
+        envoy,
+        envoy_admin,
+        simulator,
+    } = addresses;
+    let key = match tour.stage.client.key() {
+        Some(key) => format!("-H 'api-key: {key}' "),
+        None => String::new(),
+    };
+    let first = tour.stage.names().first().copied().unwrap_or_default();
+    let backend = format!("{simulator}/admin/backends/{first}");
+    vec![
         (
-            "a request; `x-aoai-backend` in the answer says who gave it:".to_owned(),
+            "a request; `x-aoai-backend` in the answer says who gave it:",
             format!(
-                "curl -i -H 'content-type: application/json' \\\n  \
+                "curl -i {key}-H 'content-type: application/json' \\\n  \
                  -d '{{\"messages\": [{{\"role\": \"user\", \"content\": \"Say hello.\"}}]}}' \\\n  \
-                 '{url}{CHAT}'"
+                 '{envoy}{CHAT}'"
             ),
         ),
-        ("the openai Python SDK, with the script above:".to_owned(), python),
-    ];
-    let first = tour.stage.names().first().copied().unwrap_or_default();
-    if let Some(address) = tour.stage.simulator.admin_addr() {
-        let backend = format!("http://{address}/admin/backends/{first}");
-        suggestions.push((
-            format!("{first} throttles; is gone; is well again (then send requests, and see who answers):"),
+        (
+            "a backend throttles; is gone; is well again (then send requests, and see who answers):",
             format!(
                 "curl -X PUT '{backend}/behaviour' -d '{{\"answer\": {{\"kind\": \"error\", \"status\": 429, \
                  \"headers\": [[\"retry-after\", \"5\"]]}}}}'\n\
                  curl -X POST '{backend}/stop'\n\
                  curl -X POST '{backend}/restart'; curl -X DELETE '{backend}/behaviour'"
             ),
-        ));
-        suggestions.push((
-            "what else the simulator can do, and what it received:".to_owned(),
-            format!("curl 'http://{address}/admin/'\ncurl 'http://{address}/admin/requests'"),
-        ));
-    }
-    suggestions.push((
-        "Envoy's statistics of the balancer, and its log:".to_owned(),
-        format!(
-            "curl '{admin}/stats?filter=wasmcustom'\ntail -f {}",
-            shown(tour.stage.envoy.log())
         ),
-    ));
-    suggestions
+        (
+            "what else the simulator can do, and what it received:",
+            format!("curl '{simulator}/admin/'\ncurl '{simulator}/admin/requests'"),
+        ),
+        (
+            "Envoy's statistics of the balancer, and its log:",
+            format!("curl '{envoy_admin}/stats?filter=wasmcustom'\n{log}"),
+        ),
+    ]
 }

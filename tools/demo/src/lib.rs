@@ -3,6 +3,8 @@
 //! [`run`] starts what a [`Setup`] describes, walks through the steps in `tour` and ends everything it started. Each step
 //! writes what happens and checks it; the first check that fails ends the tour.
 
+pub mod compose;
+
 mod check;
 mod client;
 mod envoy;
@@ -10,6 +12,7 @@ mod keep;
 mod ports;
 mod processes;
 mod screen;
+mod simulation;
 mod stage;
 mod tour;
 
@@ -19,6 +22,7 @@ use std::path::PathBuf;
 use anyhow::{anyhow, Context, Result};
 use render::Fleet;
 
+pub use crate::keep::Addresses;
 pub use crate::processes::Processes;
 pub use crate::screen::Screen;
 pub use crate::stage::on_free_ports;
@@ -40,14 +44,38 @@ pub struct Setup {
     pub fleet: Fleet,
     /// The port of the simulator's admin endpoint; 0 takes a free one.
     pub admin_port: u16,
-    /// A Python that can import the openai SDK.
-    pub python: PathBuf,
-    /// `PYTHONPATH` for it; empty where it needs none.
-    pub python_path: String,
+    /// What runs the openai SDK.
+    pub python: Python,
     /// Where logs and rendered files go.
     pub folder: PathBuf,
     /// Whether everything goes on running after the tour, until an interrupt.
     pub keep: bool,
+}
+
+/// A Python that can import the openai SDK.
+#[derive(Clone, Debug)]
+pub struct Python {
+    /// The interpreter.
+    pub program: PathBuf,
+    /// `PYTHONPATH` for it; empty where it needs none.
+    pub path: String,
+}
+
+/// A balancer and a simulator that run already, to walk the tour through.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// What the balancer was configured with.
+    pub fleet: Fleet,
+    /// Where everything is, from here.
+    pub addresses: Addresses,
+    /// Where everything is for the reader, who may be elsewhere.
+    pub published: Addresses,
+    /// The key that clients are asked for, if they are.
+    pub key: Option<String>,
+    /// What runs the openai SDK.
+    pub python: Python,
+    /// Where the tour's own files go.
+    pub folder: PathBuf,
 }
 
 /// Runs the tour.
@@ -78,13 +106,32 @@ fn perform(setup: Setup, screen: Screen, processes: &Processes) -> Result<()> {
     let tour = Tour {
         checks: Checks::new(screen, processes.clone()),
         stage,
-        setup,
+        python: setup.python.clone(),
+        folder: setup.folder.clone(),
         screen,
         processes: processes.clone(),
     };
     tour.run()?;
-    if tour.setup.keep {
-        keep::wait(&tour)?;
+    if setup.keep {
+        keep::wait(&tour, &setup)?;
     }
+    Ok(())
+}
+
+/// Runs the tour through what is there already, and leaves it running.
+///
+/// # Errors
+/// When something of it does not answer, or a check fails.
+pub fn visit(running: Running, screen: Screen, processes: &Processes) -> Result<()> {
+    let tour = Tour {
+        stage: Stage::attach(&running, screen, processes)?,
+        checks: Checks::new(screen, processes.clone()),
+        python: running.python,
+        folder: running.folder,
+        screen,
+        processes: processes.clone(),
+    };
+    tour.run()?;
+    keep::tell(&tour, &running.published);
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use demo::{Processes, Screen, Setup};
+use demo::{Processes, Python, Screen, Setup};
 use render::{Engine, Fleet};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -78,8 +78,10 @@ impl Arguments {
             config: self.config,
             fleet,
             admin_port,
-            python: self.python,
-            python_path: self.python_path,
+            python: Python {
+                program: self.python,
+                path: self.python_path,
+            },
             folder: self.folder,
             keep: self.keep,
         }

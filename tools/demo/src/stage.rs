@@ -1,12 +1,13 @@
 //! Everything the tour needs to be running: the simulator and Envoy.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use render::{Engine, Fleet};
+use render::{Engine, Fleet, Identity};
 use simulator::{BackendSettings, ImdsSettings, Settings, Simulator};
 
 use crate::client::Client;
@@ -14,7 +15,8 @@ use crate::envoy::Envoy;
 use crate::ports::{self, Port};
 use crate::processes::Processes;
 use crate::screen::Screen;
-use crate::Setup;
+use crate::simulation::{Backend, Simulation};
+use crate::{Running, Setup};
 
 /// What is running. When this is dropped, it is not.
 pub struct Stage {
@@ -23,9 +25,13 @@ pub struct Stage {
     /// Envoy with the module.
     pub envoy: Envoy,
     /// The backends and the identity endpoint.
-    pub simulator: Simulator,
+    pub simulation: Simulation,
     /// The fleet, with the ports that were taken.
     pub fleet: Fleet,
+    /// What Envoy had counted before the tour.
+    before: BTreeMap<String, i64>,
+    /// What the simulation is of, where this tour started it.
+    _simulator: Option<Simulator>,
 }
 
 impl Stage {
@@ -38,6 +44,7 @@ impl Stage {
         check_ports(&fleet, setup.admin_port)?;
         screen.title("The Azure OpenAI balancer: a real Envoy in front of simulated resources");
         let simulator = simulate(&fleet, setup.admin_port)?;
+        let admin = simulator.admin_addr().context("no admin endpoint")?;
         for backend in &mut fleet.backends {
             backend.port = simulator.backend(&backend.name).port();
         }
@@ -78,16 +85,79 @@ impl Stage {
         screen.fact("retry engine", engine(&fleet));
         screen.fact("its log", shown(envoy.log(), &setup.directory));
         Ok(Self {
-            client: Client::new(envoy.url(), &fleet),
+            client: Client::new(envoy.url(), None, &fleet),
             envoy,
-            simulator,
+            simulation: Simulation::at(&format!("http://{admin}"))?,
             fleet,
+            before: BTreeMap::new(),
+            _simulator: Some(simulator),
+        })
+    }
+
+    /// Takes what runs already and tells what there is.
+    ///
+    /// # Errors
+    /// When something of it does not answer.
+    pub fn attach(running: &Running, screen: Screen, processes: &Processes) -> Result<Self> {
+        let fleet = running.fleet.clone();
+        screen.title("The Azure OpenAI balancer: a real Envoy in front of simulated resources");
+        let simulation = Simulation::at(&running.addresses.simulator)?;
+        // The tour counts from zero, whoever was here before.
+        simulation.reset()?;
+        for backend in &fleet.backends {
+            screen.fact(
+                &backend.name,
+                format!("{}:{} is simulated", backend.address, backend.port),
+            );
+        }
+        if let Some(identity) = &fleet.identity {
+            let Identity { address, port, .. } = identity;
+            screen.fact("IMDS", format!("{address}:{port} is simulated"));
+        }
+        let envoy = Envoy::attach(
+            &running.addresses.envoy,
+            &running.addresses.envoy_admin,
+            processes,
+        )?;
+        screen.fact(
+            &format!("Envoy {}", envoy.version()),
+            envoy.url().trim_start_matches("http://"),
+        );
+        screen.fact("retry engine", engine(&fleet));
+        Ok(Self {
+            client: Client::new(envoy.url(), running.key.as_deref(), &fleet),
+            before: envoy.statistics()?,
+            envoy,
+            simulation,
+            fleet,
+            _simulator: None,
         })
     }
 
     /// Whether Envoy's router carries out the attempts after the first.
     pub fn is_router_engine(&self) -> bool {
         self.fleet.engine == Engine::Router
+    }
+
+    /// How many requests all backends together have received.
+    ///
+    /// # Errors
+    /// When the simulator does not answer.
+    pub fn received_by_backends(&self) -> Result<u64> {
+        let backends = self.simulation.backends().iter();
+        backends.map(Backend::count).sum()
+    }
+
+    /// What the module has counted since the tour began, by the names of the statistics.
+    ///
+    /// # Errors
+    /// When Envoy's admin interface does not answer.
+    pub fn statistics(&self) -> Result<BTreeMap<String, i64>> {
+        let mut statistics = self.envoy.statistics()?;
+        for (name, count) in &mut statistics {
+            *count -= self.before.get(name).copied().unwrap_or_default();
+        }
+        Ok(statistics)
     }
 
     /// The names of the backends, in the order of the configuration.

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use demo::{Processes, Screen, Setup};
+use demo::{Processes, Python, Screen, Setup};
 use render::{Engine, Fleet};
 use rustix::process::{kill_process, Pid, Signal};
 use tempfile::TempDir;
@@ -81,8 +81,10 @@ fn setup(folder: &Path, engine: Engine, fleet: impl FnOnce(&mut Fleet)) -> Setup
         config: None,
         fleet: demo::on_free_ports(render::demo_fleet_with(engine)),
         admin_port: 0,
-        python: variable("AOAI_PYTHON").into(),
-        python_path: variable("AOAI_PYTHONPATH").into_string().expect("text"),
+        python: Python {
+            program: variable("AOAI_PYTHON").into(),
+            path: variable("AOAI_PYTHONPATH").into_string().expect("text"),
+        },
         folder: folder.to_owned(),
         keep: false,
     };

@@ -32,6 +32,7 @@ const PATHS: &[&str] = &[
     "PUT /admin/backends/NAME/tls {\"certificate_for\": HOST} or {\"failing\": true|false}",
     "POST /admin/backends/NAME/stop",
     "POST /admin/backends/NAME/restart",
+    "GET /admin/imds",
     "PUT /admin/imds/behaviour (a behaviour, or a list of them: a queue)",
     "DELETE /admin/imds/behaviour",
     "PUT /admin/imds/token-lifetime {\"seconds\": N}",
@@ -153,6 +154,7 @@ impl Admin {
             ("DELETE", ["requests"]) => self.forget(query(uri, "service").as_deref()),
             ("GET", ["backends"]) => Ok(self.services.backends.iter().map(state).collect()),
             (_, ["backends", name, rest]) => self.backend(method, self.named(name)?, rest, body),
+            ("GET", ["imds"]) => Ok(self.imds_state()),
             (_, ["imds", rest]) => self.imds(method, rest, body),
             _ => Err(nothing(method, uri.path())),
         }
@@ -220,6 +222,17 @@ impl Admin {
             _ => return Err(nothing(method, what)),
         }
         done()
+    }
+
+    /// The tokens themselves are not told: what a test needs is how many there were.
+    fn imds_state(&self) -> Value {
+        let imds = &self.services.imds;
+        json!({
+            "addr": imds.addr().to_string(),
+            "requests": imds.count(),
+            "connections": imds.connections(),
+            "tokens": imds.tokens().len(),
+        })
     }
 
     fn imds(&self, method: &str, what: &str, body: &Bytes) -> Outcome {

@@ -26,6 +26,9 @@ struct Arguments {
     /// How long tokens are valid, such as 3600s, 90m or 500ms.
     #[arg(long, default_value = "3600s", value_parser = duration)]
     token_lifetime: Duration,
+    /// A token with less than this left is replaced, as in 60s; without it, one with less than half its lifetime.
+    #[arg(long, value_parser = duration)]
+    renew_below: Option<Duration>,
     /// The secret of the App Service form of the identity endpoint.
     #[arg(long, default_value = "secret")]
     identity_header: String,
@@ -127,6 +130,7 @@ fn main() -> io::Result<()> {
         imds: ImdsSettings {
             port: arguments.imds_port,
             token_lifetime: arguments.token_lifetime,
+            renew_below: arguments.renew_below,
             identity_header: arguments.identity_header,
             ..ImdsSettings::default()
         },

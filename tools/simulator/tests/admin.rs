@@ -31,6 +31,9 @@ fn it_tells_its_health_and_what_there_is() {
         admin(&simulator, "GET", "backends", "").json()[0]["name"],
         "east"
     );
+    let imds = admin(&simulator, "GET", "imds", "").json();
+    assert_eq!(imds["addr"], simulator.imds().addr().to_string());
+    assert_eq!((&imds["requests"], &imds["tokens"]), (&0.into(), &0.into()));
 }
 
 #[test]

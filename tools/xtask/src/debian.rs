@@ -1,22 +1,17 @@
 //! Debian's compiler and its wasm32-wasip1 library, unpacked under `target/` without installing anything.
 //!
-//! For machines that cannot reach rustup's server but do reach a Debian mirror. The packages are verified by apt against
-//! Debian's archive keys.
+//! For machines that cannot reach rustup's server but do reach a Debian mirror.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{anyhow, bail, Context, Result};
+use anyhow::{bail, Context, Result};
 
+use crate::archive::{self, Archive};
 use crate::files::{self, Draft, Lock};
-use crate::{apt, paths, pins, process};
-
-const KEYRINGS: &[&str] = &[
-    "/usr/share/keyrings/debian-archive-keyring.gpg",
-    "/usr/share/keyrings/debian-archive-keyring.pgp",
-];
+use crate::{paths, pins, process};
 
 /// Raised when the way of unpacking changes, so that what an older version left is made anew.
 const RECIPE: u32 = 1;
@@ -64,11 +59,9 @@ pub fn ensure() -> Result<Compiler> {
 fn make(place: &Path) -> Result<()> {
     let layout = layout()?;
     let draft = Draft::of(place)?;
-    let packages = download(draft.path())?;
-    let root = draft.path().join("root");
-    for package in &packages {
-        process::output(Command::new("dpkg").arg("-x").arg(package).arg(&root))?;
-    }
+    let apt = draft.path().join("apt");
+    let packages = Archive::open(&apt)?.download(pins::DEBIAN_PACKAGES, &apt.join("packages"))?;
+    archive::unpack(&packages, &draft.path().join("root"))?;
     write_script(draft.path(), &layout, "rustc")?;
     write_script(draft.path(), &layout, "clippy-driver")?;
     let version = process::output(Command::new(draft.path().join("bin/rustc")).arg("--version"))
@@ -82,91 +75,8 @@ fn make(place: &Path) -> Result<()> {
         &stamp(draft.path()),
         &format!("{}{version}{}\n", recipe(), names.join("\n")),
     )?;
-    files::remove(&draft.path().join("apt"))?;
+    files::remove(&apt)?;
     draft.publish()
-}
-
-/// Downloads the packages from the first of the machine's mirrors that has the release.
-fn download(draft: &Path) -> Result<Vec<PathBuf>> {
-    let keyring = KEYRINGS.iter().map(Path::new).find(|path| path.exists()).ok_or_else(|| {
-        anyhow!("{}: not found; install the package debian-archive-keyring, which packages are verified with", KEYRINGS[0])
-    })?;
-    let mut failures = Vec::new();
-    for mirror in apt::mirrors(Path::new(apt::CONFIGURATION))? {
-        match download_from(&mirror, keyring, &draft.join("apt")) {
-            Ok(packages) => return Ok(packages),
-            Err(error) => failures.push(format!("{error:#}")),
-        }
-    }
-    bail!(
-        "no mirror of {} has the packages of Debian {}:\n{}",
-        apt::CONFIGURATION,
-        pins::DEBIAN_SUITE,
-        failures.join("\n")
-    )
-}
-
-fn download_from(mirror: &str, keyring: &Path, directory: &Path) -> Result<Vec<PathBuf>> {
-    files::remove(directory)?;
-    let packages = directory.join("packages");
-    for needed in [
-        "lists/partial",
-        "cache/archives/partial",
-        "packages",
-        "parts",
-    ] {
-        fs::create_dir_all(directory.join(needed))?;
-    }
-    let source = format!(
-        "deb [signed-by={}] {mirror} {} main\n",
-        keyring.display(),
-        pins::DEBIAN_SUITE
-    );
-    files::write(&directory.join("sources.list"), &source)?;
-    files::write(&directory.join("status"), "")?;
-
-    process::output(apt_get(directory).args(["-o", "APT::Update::Error-Mode=any", "update"]))?;
-    process::output(
-        apt_get(directory)
-            .arg("download")
-            .args(pins::DEBIAN_PACKAGES)
-            .current_dir(&packages),
-    )?;
-
-    let mut found: Vec<_> = fs::read_dir(&packages)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
-    found.sort();
-    if found.len() != pins::DEBIAN_PACKAGES.len() {
-        bail!(
-            "{}: {} packages came, {} were asked for",
-            packages.display(),
-            found.len(),
-            pins::DEBIAN_PACKAGES.len()
-        );
-    }
-    Ok(found)
-}
-
-/// apt-get with lists, cache and package status of its own: it neither reads nor changes what the machine has.
-fn apt_get(directory: &Path) -> Command {
-    let own = |option: &str, name: &str| format!("{option}={}", directory.join(name).display());
-    let options = [
-        own("Dir::Etc::sourcelist", "sources.list"),
-        own("Dir::Etc::sourceparts", "parts"),
-        own("Dir::Etc::preferences", "preferences"),
-        own("Dir::Etc::preferencesparts", "parts"),
-        own("Dir::State::lists", "lists"),
-        own("Dir::State::status", "status"),
-        own("Dir::Cache", "cache"),
-        "Acquire::Languages=none".to_owned(),
-        "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
-        // The private directories belong to whoever runs this, not to apt's own user.
-        "APT::Sandbox::User=root".to_owned(),
-    ];
-    let mut command = Command::new("apt-get");
-    command.args(options.iter().flat_map(|option| ["-o", option.as_str()]));
-    command
 }
 
 /// A script that runs Debian's program with Debian's loader and libraries, wherever its directory is moved to.

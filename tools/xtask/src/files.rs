@@ -85,6 +85,15 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
         .with_context(|| format!("{}: cannot be written", path.display()))
 }
 
+/// Copies a file so that readers of `to` see the old content or the new, never half of it.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    create_parent(to)?;
+    let draft = beside(to, &format!("draft-{}", process::id()));
+    fs::copy(from, &draft)
+        .and_then(|_| fs::rename(&draft, to))
+        .with_context(|| format!("{}: cannot be copied to {}", from.display(), to.display()))
+}
+
 /// Writes a file, and the directory for it if need be.
 pub fn write(path: &Path, content: &str) -> Result<()> {
     create_parent(path)?;

@@ -1,21 +1,22 @@
-//! `cargo xtask lint`: formatting, clippy on both targets, documentation. A warning is an error.
+//! `cargo xtask lint`: formatting, clippy on both targets, documentation, workflows. A warning is an error.
 
 use std::process::Command;
 
 use anyhow::{bail, Result};
 
 use crate::library::{Choice, Library};
-use crate::{paths, process};
+use crate::{paths, process, schemas};
 
 type Check = fn() -> Result<()>;
 
 /// Runs every check, also after one has failed, and names those that did.
 pub fn command() -> Result<()> {
-    let checks: [(&str, Check); 4] = [
+    let checks: [(&str, Check); 5] = [
         ("rustfmt", format),
         ("clippy on the host", clippy_on_the_host),
         ("clippy on wasm32-wasip1", clippy_on_wasm),
         ("rustdoc", document),
+        ("workflows and docker-compose.yml", schemas::check),
     ];
     let mut failed = Vec::new();
     for (name, check) in checks {

@@ -3,8 +3,11 @@
 //! Nothing is installed outside the workspace: every tool it fetches is pinned in [`pins`] and put under `target/`.
 
 mod apt;
+mod archive;
 mod bench;
 mod budget;
+mod changelog;
+mod compose;
 mod debian;
 mod demo;
 mod envoy;
@@ -18,6 +21,8 @@ mod paths;
 mod pins;
 mod process;
 mod python;
+mod revision;
+mod schemas;
 mod tally;
 mod test;
 mod wasm;
@@ -70,10 +75,17 @@ enum Command {
         #[arg(long, value_name = "VERSION")]
         envoy: Vec<String>,
     },
-    /// Format, clippy on the host and on the wasm target, documentation: no warnings
+    /// Format, clippy on the host and on the wasm target, documentation, the workflows: no warnings
     Lint,
     /// Everything a change has to pass: test, then lint
     Ci,
+    /// Build the container images, run docker-compose.yml and check both, if there is a Docker engine; part of `test`
+    ComposeTest,
+    /// Print what CHANGELOG.md says of the version that is being released
+    ReleaseNotes {
+        /// The version, which has to be that of the workspace
+        version: String,
+    },
     /// Show the balancer at work: a real Envoy in front of simulated backends
     Demo {
         /// Leave everything running afterwards, to try things by hand
@@ -106,6 +118,8 @@ fn run(command: Command) -> Result<()> {
         Command::Python => python::command(),
         Command::Test { filter, envoy } => test::command(filter.as_deref(), &envoy),
         Command::Lint => lint::command(),
+        Command::ComposeTest => compose::command(),
+        Command::ReleaseNotes { version } => changelog::command(&version),
         Command::Ci => ci(),
         Command::Demo { keep, engine } => demo::command(keep, engine),
         Command::Budget => budget::command(),

@@ -49,6 +49,9 @@ pub const OPENAI_SDK: &str = "2.54.0";
 /// The LiteLLM proxy that the benchmarks measure beside the balancer.
 pub const LITELLM: &str = "1.106.2";
 
+/// The validator of the workflows and the compose file; it carries the schemas of both.
+pub const CHECK_JSONSCHEMA: &str = "0.39.0";
+
 /// The Debian release whose compiler and wasm32-wasip1 library belong together.
 pub const DEBIAN_SUITE: &str = "trixie";
 

@@ -21,16 +21,29 @@ pub struct Counts {
     pub failed: u64,
     /// Marked `#[ignore]`.
     pub ignored: u64,
+    /// Could not be made here, and say why.
+    pub skipped: u64,
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "{} passed, {} failed, {} ignored",
-            self.passed, self.failed, self.ignored
+            "{} passed, {} failed, {} ignored, {} skipped",
+            self.passed, self.failed, self.ignored, self.skipped
         )
     }
+}
+
+/// How a check ended that is not of cargo's making.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// What it claims holds.
+    Passed,
+    /// It does not, or the check was not reached because of one that failed before it.
+    Failed,
+    /// It could not be made here, for this reason.
+    Skipped(&'static str),
 }
 
 /// Everything one run of `cargo test` printed, as far as it matters.
@@ -40,6 +53,7 @@ pub struct Tally {
     binaries: Vec<Binary>,
     failed: Vec<String>,
     ignored: Vec<String>,
+    skipped: Vec<String>,
 }
 
 impl Tally {
@@ -94,6 +108,7 @@ impl Tally {
                 passed: sum.passed + counts.passed,
                 failed: sum.failed + counts.failed,
                 ignored: sum.ignored + counts.ignored,
+                skipped: sum.skipped + counts.skipped,
             }
         })
     }
@@ -106,6 +121,35 @@ impl Tally {
     /// The tests that were not run, each with its binary.
     pub fn ignored(&self) -> &[String] {
         &self.ignored
+    }
+
+    /// Takes in checks that are not of cargo's making, with the reason where one could not be made.
+    pub fn record(&mut self, name: &str, ends: &[(&str, End)]) {
+        let mut binary = Binary {
+            run: self.run.clone(),
+            name: name.to_owned(),
+            finished: true,
+            ..Binary::default()
+        };
+        for (check, end) in ends {
+            match end {
+                End::Passed => binary.counts.passed += 1,
+                End::Failed => {
+                    binary.counts.failed += 1;
+                    self.failed.push(format!("{name}: {check}"));
+                }
+                End::Skipped(reason) => {
+                    binary.counts.skipped += 1;
+                    self.skipped.push(format!("{name}: {check}: {reason}"));
+                }
+            }
+        }
+        self.binaries.push(binary);
+    }
+
+    /// The checks that could not be made, with the reason.
+    pub fn skipped(&self) -> &[String] {
+        &self.skipped
     }
 
     fn add(&mut self, counts: Counts, filtered: u64) {
@@ -152,18 +196,19 @@ impl fmt::Display for Tally {
             .max("tests".len());
         writeln!(
             formatter,
-            "{:7}  {:width$}  {:>7}  {:>7}  {:>7}",
-            "Envoy", "tests", "passed", "failed", "ignored"
+            "{:7}  {:width$}  {:>7}  {:>7}  {:>7}  {:>7}",
+            "Envoy", "tests", "passed", "failed", "ignored", "skipped"
         )?;
         for binary in rows() {
             let Counts {
                 passed,
                 failed,
                 ignored,
+                skipped,
             } = binary.counts();
             write!(
                 formatter,
-                "{:7}  {:width$}  {passed:>7}  {failed:>7}  {ignored:>7}",
+                "{:7}  {:width$}  {passed:>7}  {failed:>7}  {ignored:>7}  {skipped:>7}",
                 binary.run, binary.name
             )?;
             if binary.filtered > 0 {
@@ -208,6 +253,7 @@ fn result(line: &str) -> Option<(Counts, u64)> {
         passed: count("passed")?,
         failed: count("failed")?,
         ignored: count("ignored")?,
+        skipped: 0,
     };
     Some((counts, count("filtered out").unwrap_or(0)))
 }
@@ -262,10 +308,14 @@ test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
             Counts {
                 passed: 24,
                 failed: 1,
-                ignored: 1
+                ignored: 1,
+                skipped: 0
             }
         );
-        assert_eq!(tally.total().to_string(), "24 passed, 1 failed, 1 ignored");
+        assert_eq!(
+            tally.total().to_string(),
+            "24 passed, 1 failed, 1 ignored, 0 skipped"
+        );
         assert_eq!(tally.failed(), ["Envoy 1.40.0: one (src/lib.rs): a::fails"]);
         assert_eq!(
             tally.ignored(),
@@ -287,6 +337,7 @@ test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
                 "1",
                 "1",
                 "1",
+                "0",
                 "(4",
                 "filtered",
                 "out)"
@@ -333,10 +384,29 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; fini
             Counts {
                 passed: 0,
                 failed: 1,
-                ignored: 0
+                ignored: 0,
+                skipped: 0
             }
         );
         assert!(tally.to_string().contains("ended without a result"));
+    }
+
+    #[test]
+    fn checks_of_another_kind_count_as_well() {
+        let mut tally = tally(RUN);
+        let ends = [
+            ("one", End::Passed),
+            ("two", End::Failed),
+            ("three", End::Skipped("no engine")),
+        ];
+        tally.record("containers", &ends);
+        assert_eq!(
+            tally.total().to_string(),
+            "25 passed, 2 failed, 1 ignored, 1 skipped"
+        );
+        assert_eq!(tally.failed().last().unwrap(), "containers: two");
+        assert_eq!(tally.skipped(), ["containers: three: no engine"]);
+        assert_eq!(tally.total_of("1.40.0"), tally.total());
     }
 
     #[test]
@@ -350,7 +420,8 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; fini
             Counts {
                 passed: 2,
                 failed: 0,
-                ignored: 0
+                ignored: 0,
+                skipped: 0
             }
         );
     }

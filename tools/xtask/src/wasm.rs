@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::exports;
 use crate::imports::{self, Import};
 use crate::library::{Choice, Library, TARGET};
-use crate::{files, paths, process};
+use crate::{files, paths, process, revision};
 
 /// Builds the module and reports on it.
 pub fn command(list_imports: bool, choice: Choice) -> Result<()> {
@@ -34,12 +34,9 @@ pub fn command(list_imports: bool, choice: Choice) -> Result<()> {
 /// Builds the module with the library and returns its path, [`paths::module`]; a copy is at [`paths::configured_module`].
 pub fn build(library: &Library) -> Result<PathBuf> {
     process::step("build the module", || {
-        process::run(library.cargo("build")?.args([
-            "--release",
-            "-p",
-            "azure-openai-balancer",
-            "--lib",
-        ]))?;
+        let mut cargo = library.cargo("build")?;
+        cargo.args(["--release", "-p", "azure-openai-balancer", "--lib"]);
+        process::run(cargo.env(revision::VARIABLE, revision::of_workspace()))?;
         let built = paths::wasm_target()
             .join(TARGET)
             .join("release/azure_openai_balancer.wasm");

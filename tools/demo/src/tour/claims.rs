@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::Engine;
 use serde_json::Value;
-use simulator::RecordedRequest;
+
+use crate::simulation::Received;
 
 /// The claims of a token that the tour shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub(super) struct Claims {
 
 impl Claims {
     /// Those of the token that a backend received with a request.
-    pub(super) fn of(request: &RecordedRequest) -> Result<Self> {
+    pub(super) fn of(request: &Received) -> Result<Self> {
         let authorization = request
             .header("authorization")
             .context("a request without `authorization` reached a backend")?;

@@ -1,10 +1,11 @@
 //! A backend that fails is made good by the others.
 
 use anyhow::{Context, Result};
-use simulator::{BackendHandle, Behaviour};
+use simulator::Behaviour;
 
 use super::Tour;
 use crate::client::Answer;
+use crate::simulation::Backend;
 
 /// Enough for each backend to have its turn three times.
 const REQUESTS: usize = 9;
@@ -21,11 +22,11 @@ pub(super) fn show_throttled(tour: &Tour) -> Result<()> {
     tour.screen.tell(&format!(
         "{name} has used up its quota: it answers 429 with `retry-after: {RETRY_AFTER}`."
     ));
-    backend.set(Behaviour::throttled(RETRY_AFTER));
-    let before = backend.count();
+    backend.set(&Behaviour::throttled(RETRY_AFTER))?;
+    let before = backend.count()?;
     let answers = tour.requests(REQUESTS)?;
-    let refused = backend.count() - before;
-    backend.clear();
+    let refused = backend.count()? - before;
+    backend.clear()?;
 
     tour.check_all_succeeded(&answers)?;
     check_absence(tour, name, &answers)?;
@@ -49,12 +50,12 @@ pub(super) fn show_dead(tour: &Tour) -> Result<()> {
     let backend = backend(tour, 1)?;
     let name = backend.name();
     tour.screen.tell(&format!(
-        "{name} is gone: nothing listens on port {} any more, connections are refused.",
-        backend.port()
+        "{name} is gone: nothing listens on {} any more, connections are refused.",
+        backend.addr()?
     ));
-    backend.stop();
+    backend.stop()?;
     let answers = tour.requests(REQUESTS)?;
-    backend.restart().context("the simulator")?;
+    backend.restart()?;
 
     tour.check_all_succeeded(&answers)?;
     check_absence(tour, name, &answers)?;
@@ -73,20 +74,19 @@ pub(super) fn show_dead(tour: &Tour) -> Result<()> {
 }
 
 pub(super) fn show_all_throttled(tour: &Tour) -> Result<()> {
-    let backends = tour.stage.simulator.backends();
+    let backends = tour.stage.simulation.backends();
     tour.screen.tell(&format!(
         "All have used up their quota: they answer 429 with `retry-after: {ALL_RETRY_AFTER}`."
     ));
     for backend in backends {
-        backend.set(Behaviour::throttled(ALL_RETRY_AFTER));
+        backend.set(&Behaviour::throttled(ALL_RETRY_AFTER))?;
     }
     let mut answers = tour.requests(1)?;
-    let count = || backends.iter().map(BackendHandle::count).sum::<u64>();
-    let before = count();
+    let before = tour.stage.received_by_backends()?;
     answers.extend(tour.requests(3)?);
-    let asked = count() - before;
+    let asked = tour.stage.received_by_backends()? - before;
     for backend in backends {
-        backend.clear();
+        backend.clear()?;
     }
 
     let all_429 = answers.iter().all(|answer| answer.status == 429);
@@ -116,8 +116,8 @@ fn statuses(answers: &[Answer]) -> String {
     statuses.collect::<Vec<_>>().join(", ")
 }
 
-fn backend(tour: &Tour, index: usize) -> Result<&BackendHandle> {
-    let backends = tour.stage.simulator.backends();
+fn backend(tour: &Tour, index: usize) -> Result<&Backend> {
+    let backends = tour.stage.simulation.backends();
     backends
         .get(index)
         .context("the tour needs three backends; the fleet has fewer")

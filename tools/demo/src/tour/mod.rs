@@ -2,12 +2,14 @@
 
 mod balancing;
 mod claims;
+mod door;
 mod failures;
 mod sdk;
 mod streaming;
 mod summary;
 mod tokens;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -17,7 +19,7 @@ use crate::client::Answer;
 use crate::processes::Processes;
 use crate::screen::{Column, Screen};
 use crate::stage::Stage;
-use crate::Setup;
+use crate::Python;
 
 pub(crate) use sdk::SCRIPT_FILE;
 
@@ -30,8 +32,10 @@ pub struct Tour {
     pub checks: Checks,
     /// What is running.
     pub stage: Stage,
-    /// What the tour is made with.
-    pub setup: Setup,
+    /// What runs the openai SDK.
+    pub python: Python,
+    /// Where the tour's own files go.
+    pub folder: PathBuf,
     /// Where it is written.
     pub screen: Screen,
     /// What it started.
@@ -39,6 +43,9 @@ pub struct Tour {
 }
 
 type Step = fn(&Tour) -> Result<()>;
+
+/// Where clients need a key, before all else.
+const DOOR: (&str, Step) = ("Nobody comes in without a key", door::show);
 
 const STEPS: [(&str, Step); 9] = [
     ("Twelve chat requests", balancing::show),
@@ -59,8 +66,10 @@ impl Tour {
     /// With the first check that fails.
     pub fn run(&self) -> Result<()> {
         let start = Instant::now();
-        for (index, (title, show)) in STEPS.iter().enumerate() {
-            self.screen.step(index + 1, STEPS.len(), title);
+        let door = self.stage.client.key().map(|_| &DOOR);
+        let steps: Vec<_> = door.into_iter().chain(&STEPS).collect();
+        for (index, (title, show)) in steps.iter().enumerate() {
+            self.screen.step(index + 1, steps.len(), title);
             let shown = show(self);
             // If Envoy has ended, whatever else went wrong went wrong for that.
             self.stage.envoy.check_alive()?;

@@ -11,6 +11,9 @@ use super::Tour;
 
 const SCRIPT: &str = include_str!("sdk.py");
 
+/// The SDK wants one, whether the balancer does or not.
+const NO_KEY: &str = "not needed";
+
 /// Where the script is put, for those who want to go on with it.
 pub(crate) const SCRIPT_FILE: &str = "sdk.py";
 
@@ -20,32 +23,34 @@ const ERRORS_FILE: &str = "sdk-errors.txt";
 pub(super) const REQUESTS: usize = 3;
 
 pub(super) fn show(tour: &Tour) -> Result<()> {
-    let script = SCRIPT.replace("{url}", tour.stage.envoy.url());
-    let path = tour.setup.folder.join(SCRIPT_FILE);
+    let script = SCRIPT
+        .replace("{url}", tour.stage.envoy.url())
+        .replace("{key}", tour.stage.client.key().unwrap_or(NO_KEY));
+    let path = tour.folder.join(SCRIPT_FILE);
     fs::write(&path, &script).with_context(|| format!("{}: cannot be written", path.display()))?;
     tour.screen.code(&script);
     tour.screen.gap();
     tour.screen.tell("It writes:");
 
-    let backends = tour.stage.simulator.backends();
+    let backends = tour.stage.simulation.backends();
     let stream = Stream {
         events: 8,
         interval_ms: 60,
         ..Stream::default()
     };
     for backend in backends {
-        backend.set(Behaviour::stream(stream.clone()));
+        backend.set(&Behaviour::stream(stream.clone()))?;
     }
-    let before = tour.stage.simulator.requests().len();
+    let before = tour.stage.simulation.requests()?.len();
     let written = run(tour);
     for backend in backends {
-        backend.clear();
+        backend.clear()?;
     }
     let written = written?;
     tour.screen.gap();
     check_written(tour, &written)?;
 
-    let mut received = tour.stage.simulator.requests().split_off(before);
+    let mut received = tour.stage.simulation.requests()?.split_off(before);
     received.retain(|request| request.service != "imds");
     let with_token = |check| {
         received
@@ -67,11 +72,11 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
 
 /// Runs the script, shows what it writes as it does, and returns it.
 fn run(tour: &Tour) -> Result<String> {
-    let errors = tour.setup.folder.join(ERRORS_FILE);
-    let mut command = Command::new(&tour.setup.python);
+    let errors = tour.folder.join(ERRORS_FILE);
+    let mut command = Command::new(&tour.python.program);
     command
-        .arg(tour.setup.folder.join(SCRIPT_FILE))
-        .env("PYTHONPATH", &tour.setup.python_path)
+        .arg(tour.folder.join(SCRIPT_FILE))
+        .env("PYTHONPATH", &tour.python.path)
         .env("PYTHONIOENCODING", "utf-8")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

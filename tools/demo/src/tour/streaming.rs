@@ -69,20 +69,20 @@ fn stream(tour: &Tour, refuses: Option<&str>) -> Result<Streamed> {
         first_event_delay_ms: millis(FIRST),
         ..Stream::default()
     };
-    let backends = tour.stage.simulator.backends();
+    let backends = tour.stage.simulation.backends();
     for backend in backends {
-        backend.set(if refuses == Some(backend.name()) {
+        backend.set(&if refuses == Some(backend.name()) {
             Behaviour::throttled(1)
         } else {
             Behaviour::stream(stream.clone())
-        });
+        })?;
     }
     screen.piece("    ");
     let streamed = tour.stage.client.stream(|piece| screen.piece(piece));
     screen.piece("\n");
     screen.gap();
     for backend in backends {
-        backend.clear();
+        backend.clear()?;
     }
     let streamed = streamed?;
     screen.fact("backend", &streamed.answer.backend);

@@ -33,8 +33,8 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
         "Envoy's counters tell what the simulated backends and IMDS received",
         "the same numbers",
         || {
-            statistics = tour.stage.envoy.statistics()?;
-            Ok(difference(tour, &statistics))
+            statistics = tour.stage.statistics()?;
+            difference(tour, &statistics)
         },
     );
     tour.screen.gap();
@@ -54,8 +54,8 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
 }
 
 /// What Envoy and the simulator do not agree about.
-fn difference(tour: &Tour, statistics: &Statistics) -> Option<String> {
-    let simulator = &tour.stage.simulator;
+fn difference(tour: &Tour, statistics: &Statistics) -> Result<Option<String>> {
+    let simulation = &tour.stage.simulation;
     let of = |name: &str| statistics.get(name).copied().unwrap_or_default();
     let requests = tour.stage.client.sent() + sdk::REQUESTS as i64;
     let mut pairs = vec![
@@ -63,17 +63,17 @@ fn difference(tour: &Tour, statistics: &Statistics) -> Option<String> {
         (
             "calls to IMDS".to_owned(),
             of("aoai.identity.fetches"),
-            number(simulator.imds().count()),
+            number(simulation.imds_requests()?),
         ),
     ];
-    for backend in simulator.backends() {
+    for backend in simulation.backends() {
         let name = backend.name();
         let of = |what: &str| of(&format!("aoai.backend.{name}.{what}"));
         pairs.push((
             // Attempts that could not connect are no requests to the backend.
             format!("requests to {name}"),
             of("attempts") - of("outcome.unavailable"),
-            number(backend.count()),
+            number(backend.count()?),
         ));
     }
     let different: Vec<String> = pairs
@@ -81,7 +81,7 @@ fn difference(tour: &Tour, statistics: &Statistics) -> Option<String> {
         .filter(|(_, envoy, simulator)| envoy != simulator)
         .map(|(what, envoy, real)| format!("{what}: Envoy counted {envoy}, there were {real}"))
         .collect();
-    (!different.is_empty()).then(|| different.join("; "))
+    Ok((!different.is_empty()).then(|| different.join("; ")))
 }
 
 fn write_table(tour: &Tour, statistics: &Statistics) {

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use simulator::{RecordedRequest, TokenCheck};
+use simulator::TokenCheck;
 
 use super::claims::Claims;
 use super::Tour;
 use crate::client::Answer;
 use crate::screen::Column;
+use crate::simulation::Received;
 
 /// Of the tokens that are to expire while the tour looks on.
 const SHORT: Duration = Duration::from_secs(5);
@@ -22,31 +23,31 @@ const INTERVAL: Duration = Duration::from_millis(500);
 
 pub(super) fn show(tour: &Tour) -> Result<()> {
     show_current(tour)?;
-    let imds = tour.stage.simulator.imds();
+    let simulation = &tour.stage.simulation;
     tour.screen.gap();
     tour.screen.tell(&format!(
         "The token is revoked now: every backend answers it 401. New ones live for {} s.",
         SHORT.as_secs()
     ));
     // So far everything the backends received is known; what follows is looked at below.
-    let before = sent_to_backends(tour).len();
-    let (asked_before, tokens_before) = (imds.count(), imds.tokens().len());
-    imds.set_token_lifetime(SHORT);
-    imds.revoke_all();
+    let before = sent_to_backends(tour)?.len();
+    let (asked_before, tokens_before) = (simulation.imds_requests()?, simulation.imds_tokens()?);
+    simulation.set_token_lifetime(SHORT)?;
+    simulation.revoke_tokens()?;
     let (answers, ids) = watch(tour)?;
-    imds.set_token_lifetime(USUAL);
+    simulation.set_token_lifetime(USUAL)?;
 
     tour.check_all_succeeded(&answers)?;
-    let sent = sent_to_backends(tour).split_off(before);
+    let sent = sent_to_backends(tour)?.split_off(before);
     check_revoked(tour, &answers, &sent)?;
     check_expiring(tour, &ids, &sent)?;
     tour.checks.eventually(
         "IMDS was asked once for each of the new tokens",
         "as many calls as new tokens",
         || {
-            let asked = imds.count() - asked_before;
-            let tokens = imds.tokens().len() - tokens_before;
-            let differ = asked != tokens as u64;
+            let asked = simulation.imds_requests()? - asked_before;
+            let tokens = simulation.imds_tokens()? - tokens_before;
+            let differ = asked != tokens;
             Ok(differ.then(|| format!("{asked} calls, {tokens} tokens")))
         },
     )
@@ -54,10 +55,10 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
 
 /// The token so far, with which the backends let everything in.
 fn show_current(tour: &Tour) -> Result<()> {
-    let sent = sent_to_backends(tour);
+    let sent = sent_to_backends(tour)?;
     let last = sent.last().context("no backend received a request")?;
     let claims = Claims::of(last)?;
-    let asked = tour.stage.simulator.imds().count();
+    let asked = tour.stage.simulation.imds_requests()?;
     let screen = tour.screen;
     screen.tell("The backends let in who has an access token. The balancer has one from IMDS:");
     screen.fact("audience", &claims.audience);
@@ -66,9 +67,11 @@ fn show_current(tour: &Tour) -> Result<()> {
     screen.fact("expires in", format!("{} s", claims.left().as_secs()));
     screen.fact("sent so far", format!("with {} requests", sent.len()));
     screen.gap();
-    tour.checks.equal(
-        "IMDS was asked once, for all workers and all requests",
-        1,
+    // An Envoy that was there before the tour may have its token already.
+    tour.checks.holds(
+        "IMDS was asked once at most, for all workers and all requests",
+        asked <= 1,
+        "1 call at most",
         asked,
     )
 }
@@ -85,14 +88,14 @@ fn watch(tour: &Tour) -> Result<(Vec<Answer>, BTreeSet<String>)> {
         Column::number("IMDS asked", 0),
     ];
     let table = tour.screen.table(&columns);
-    let simulator = &tour.stage.simulator;
+    let simulation = &tour.stage.simulation;
     let start = Instant::now();
     let mut answers = Vec::new();
     let mut ids = BTreeSet::new();
     while start.elapsed() < WATCH {
         let after = start.elapsed();
         let answer = tour.stage.client.chat()?;
-        let token = sent_to_backends(tour)
+        let token = sent_to_backends(tour)?
             .into_iter()
             .rfind(|request| request.service == answer.backend);
         let (id, left) = match token.filter(|request| request.token == TokenCheck::Valid) {
@@ -112,7 +115,7 @@ fn watch(tour: &Tour) -> Result<(Vec<Answer>, BTreeSet<String>)> {
             answer.status.to_string(),
             id.clone(),
             left,
-            simulator.imds().count().to_string(),
+            simulation.imds_requests()?.to_string(),
         ]);
         ids.insert(id);
         answers.push(answer);
@@ -122,7 +125,7 @@ fn watch(tour: &Tour) -> Result<(Vec<Answer>, BTreeSet<String>)> {
     Ok((answers, ids))
 }
 
-fn check_revoked(tour: &Tour, answers: &[Answer], sent: &[RecordedRequest]) -> Result<()> {
+fn check_revoked(tour: &Tour, answers: &[Answer], sent: &[Received]) -> Result<()> {
     let refused = count(sent, TokenCheck::Revoked);
     let healed = answers
         .iter()
@@ -138,7 +141,7 @@ fn check_revoked(tour: &Tour, answers: &[Answer], sent: &[RecordedRequest]) -> R
     )
 }
 
-fn check_expiring(tour: &Tour, ids: &BTreeSet<String>, sent: &[RecordedRequest]) -> Result<()> {
+fn check_expiring(tour: &Tour, ids: &BTreeSet<String>, sent: &[Received]) -> Result<()> {
     tour.checks.holds(
         "the tokens were renewed while requests went on",
         ids.len() >= 2,
@@ -152,7 +155,7 @@ fn check_expiring(tour: &Tour, ids: &BTreeSet<String>, sent: &[RecordedRequest])
     )
 }
 
-fn count(requests: &[RecordedRequest], check: TokenCheck) -> usize {
+fn count(requests: &[Received], check: TokenCheck) -> usize {
     requests
         .iter()
         .filter(|request| request.token == check)
@@ -160,9 +163,8 @@ fn count(requests: &[RecordedRequest], check: TokenCheck) -> usize {
 }
 
 /// All that the backends received, in the order in which they did.
-fn sent_to_backends(tour: &Tour) -> Vec<RecordedRequest> {
-    let requests = tour.stage.simulator.requests().into_iter();
-    requests
-        .filter(|request| request.service != "imds")
-        .collect()
+fn sent_to_backends(tour: &Tour) -> Result<Vec<Received>> {
+    let mut requests = tour.stage.simulation.requests()?;
+    requests.retain(|request| request.service != "imds");
+    Ok(requests)
 }

@@ -1,0 +1,75 @@
+# Everything that runs in containers, by target:
+#
+#   module      builds plugin.wasm and prints its SHA-256
+#   oci         the module alone: what Istio's WasmPlugin and Envoy Gateway's EnvoyExtensionPolicy pull
+#   envoy       Envoy with the module and the configuration of docker-compose.yml
+#   simulator   Azure OpenAI resources and IMDS, simulated
+#   client      walks the tour of docker-compose.yml
+#
+# The versions are those of .env, which a test compares.
+ARG RUST_VERSION=1.95
+ARG ENVOY_VERSION=1.40.0
+ARG PYTHON_VERSION=3.13
+
+FROM rust:${RUST_VERSION}-slim-trixie AS source
+WORKDIR /source
+COPY . .
+
+FROM source AS module
+# The revision that is built, which the module logs when it starts; .git is not copied.
+ARG REVISION=unknown
+RUN rustup target add wasm32-wasip1
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    AOAI_REVISION=$REVISION cargo build --release --locked --target wasm32-wasip1 \
+      --package azure-openai-balancer --lib \
+ && install -D -m 0644 target/wasm32-wasip1/release/azure_openai_balancer.wasm /out/plugin.wasm \
+ && rm -r target
+RUN cd /out && sha256sum plugin.wasm
+
+# Exactly one layer with exactly this file: what both projects ask for.
+FROM scratch AS oci
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="azure-openai-balancer" \
+      org.opencontainers.image.description="An Envoy filter that balances Azure OpenAI resources" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION"
+COPY --from=module /out/plugin.wasm ./
+
+FROM source AS tools
+# Without shared libraries: they run in images that have none.
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    target="$(rustc --print host-tuple)" \
+ && RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile containers --locked --target "$target" \
+      --package demo --bin client --package simulator --bin simulator --package probe --bin probe \
+ && cd "target/$target/containers" \
+ && install -D -t /out client probe \
+ && install -D -t /out/simulator/usr/local/bin simulator probe \
+ && install -d -m 1777 /out/simulator/tmp \
+ && rm -r /source/target
+
+FROM envoyproxy/envoy:distroless-v${ENVOY_VERSION} AS envoy
+COPY --from=tools /out/probe /usr/local/bin/
+COPY --from=module /out/plugin.wasm /etc/envoy/azure_openai_balancer.wasm
+COPY deploy/compose/envoy.yaml deploy/compose/clients.yaml /etc/envoy/
+USER 65532:65532
+EXPOSE 10000 9901
+HEALTHCHECK --interval=2s --timeout=3s --start-period=60s CMD ["probe", "http://127.0.0.1:9901/ready"]
+ENTRYPOINT ["envoy"]
+CMD ["-c", "/etc/envoy/envoy.yaml"]
+
+FROM scratch AS simulator
+COPY --from=tools /out/simulator/ /
+ENV PATH=/usr/local/bin
+USER 65532:65532
+EXPOSE 8081 8082 8083 8090 18091
+HEALTHCHECK --interval=2s --timeout=3s --start-period=10s CMD ["probe", "http://127.0.0.1:18091/admin/health"]
+ENTRYPOINT ["simulator"]
+
+FROM python:${PYTHON_VERSION}-slim-trixie AS client
+ARG OPENAI_VERSION=2.54.0
+RUN pip install --no-cache-dir --root-user-action ignore openai==${OPENAI_VERSION}
+COPY --from=tools /out/client /usr/local/bin/
+USER 65532:65532
+ENTRYPOINT ["client"]

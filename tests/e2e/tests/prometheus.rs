@@ -1,0 +1,40 @@
+//! What Prometheus reads from a real Envoy, as `deploy/` and docs/operations.md have it.
+
+use std::time::Duration;
+
+use e2e::{cases, chat_request, simulate, Gateway};
+
+/// The module hands its counts over once a second.
+const LIMIT: Duration = Duration::from_secs(10);
+
+cases! {
+fn the_module_statistics_have_the_backend_as_a_label(engine) {
+    let azure = simulate(&["east", "west"]);
+    let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+    for _ in 0..4 {
+        assert_eq!(gateway.chat(&chat_request()).status, 200);
+    }
+    gateway.wait_for(|gateway| gateway.stat("wasmcustom.aoai.requests") == Some(4), LIMIT, "the requests are counted");
+    let text = gateway.admin("/stats/prometheus");
+    for line in [
+        "aoai_requests{} 4",
+        "aoai_backend_attempts{aoai_backend=\"east\"} 2",
+        "aoai_backend_outcome_success{aoai_backend=\"west\"} 2",
+        "aoai_backend_state{aoai_backend=\"east\"} 0",
+        "aoai_backend_cooldown_seconds{aoai_backend=\"east\"} 0",
+        "aoai_no_retry_budget_spent{} 0",
+        "aoai_refused_throttled{} 0",
+        "aoai_identity_fetches{} 1",
+        "# TYPE aoai_requests counter",
+        "# TYPE aoai_backend_state gauge",
+        "# TYPE aoai_identity_seconds_to_expiry gauge",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{}", ours(&text));
+    }
+}
+}
+
+fn ours(text: &str) -> String {
+    let lines = text.lines().filter(|line| line.contains("aoai"));
+    lines.collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,131 @@
+//! The alerts and the dashboard ask for what the module exports, and for nothing else.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use azure_openai_balancer::core::config::Backend;
+use azure_openai_balancer::core::metrics;
+
+const ALERTS: &str = "deploy/prometheus/alerts.yml";
+const DASHBOARD: &str = "deploy/grafana/azure-openai-balancer.json";
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every name under which Envoy hands a statistic of the module to Prometheus: the backend becomes a label, dots become
+/// underscores. `tests/e2e/tests/prometheus.rs` compares this with a real Envoy.
+fn exported() -> BTreeSet<String> {
+    let backend = Backend {
+        name: "NAME".into(),
+        ..Backend::default()
+    };
+    let mut names = metrics::counter_names(std::slice::from_ref(&backend));
+    names.extend(metrics::gauge_names(&backend));
+    names.push(metrics::TOKEN_SECONDS_LEFT.to_owned());
+    names
+        .iter()
+        .map(|name| name.replace(".NAME", "").replace('.', "_"))
+        .collect()
+}
+
+/// Every word that begins like a name of the module's.
+fn asked_for(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words
+        .filter(|word| word.starts_with("aoai_") && *word != "aoai_backend")
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_what_is_exported() {
+    let exported = exported();
+    for path in [ALERTS, DASHBOARD] {
+        let asked = asked_for(&read(path));
+        assert!(asked.len() > 10, "{path}: {asked:?}");
+        let unknown: Vec<_> = asked.difference(&exported).collect();
+        assert!(
+            unknown.is_empty(),
+            "{path} asks for {unknown:?}, which are not exported"
+        );
+    }
+}
+
+#[test]
+fn the_dashboard_shows_everything_that_is_exported() {
+    // What is only in the alerts.
+    const ALERTS_ALONE: [&str; 1] = ["aoai_backend_missing_deployments"];
+    let asked = asked_for(&read(DASHBOARD));
+    let exported = exported();
+    let missing: Vec<_> = exported
+        .difference(&asked)
+        .filter(|name| !ALERTS_ALONE.contains(&name.as_str()))
+        .collect();
+    assert!(missing.is_empty(), "the dashboard lacks {missing:?}");
+}
+
+#[test]
+fn every_alert_is_tested_and_explained() {
+    let names = |text: &str, key: &str| -> BTreeSet<String> {
+        let lines = text.lines().filter_map(|line| line.split_once(key));
+        lines
+            .map(|(_, name)| name.trim_end_matches('}').trim().to_owned())
+            .collect()
+    };
+    let alerts = names(&read(ALERTS), "- alert: ");
+    assert!(alerts.len() > 10);
+    let tested = read("deploy/prometheus/alerts.test.yml");
+    let explained = read("docs/operations.md");
+    for alert in &alerts {
+        // Once where it fires, at least.
+        let fires = format!("    alertname: {alert}\n    exp_alerts:");
+        assert!(tested.contains(&fires), "{alert} is not shown to fire");
+        assert!(
+            explained.contains(&format!("`{alert}`")),
+            "{alert} is not explained"
+        );
+    }
+}
+
+#[test]
+fn every_panel_of_the_dashboard_can_be_drawn() {
+    let dashboard: serde_json::Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut ids = BTreeSet::new();
+    let mut taken = BTreeSet::new();
+    for panel in panels {
+        let title = panel["title"].as_str().unwrap();
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id");
+        assert!(
+            !panel["description"].as_str().unwrap().is_empty(),
+            "{title}"
+        );
+        let place = |name: &str| panel["gridPos"][name].as_u64().unwrap();
+        assert!(place("x") + place("w") <= 24, "{title}: beside the grid");
+        for x in place("x")..place("x") + place("w") {
+            for y in place("y")..place("y") + place("h") {
+                assert!(taken.insert((x, y)), "{title}: lies on another panel");
+            }
+        }
+        let targets = panel["targets"].as_array().unwrap();
+        assert!(!targets.is_empty(), "{title}");
+        let refs: BTreeSet<_> = targets
+            .iter()
+            .map(|t| t["refId"].as_str().unwrap())
+            .collect();
+        assert_eq!(refs.len(), targets.len(), "{title}: the targets' names");
+        for target in targets {
+            assert!(!target["expr"].as_str().unwrap().is_empty(), "{title}");
+        }
+    }
+}

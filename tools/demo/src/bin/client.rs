@@ -1,0 +1,90 @@
+//! The client of `docker-compose.yml`: walks the tour through the containers that run already, and ends with 0 if
+//! everything was as it should be.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+
+use clap::Parser;
+use demo::{compose, Addresses, Processes, Python, Running, Screen};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// Shows what the balancer does, through an Envoy and a simulator that run already.
+#[derive(Parser)]
+struct Arguments {
+    /// Where Envoy takes requests
+    #[arg(long, value_name = "URL")]
+    envoy: String,
+    /// Envoy's admin interface
+    #[arg(long, value_name = "URL")]
+    envoy_admin: String,
+    /// The simulator's admin endpoint
+    #[arg(long, value_name = "URL")]
+    simulator: String,
+    /// The same three as the reader reaches them, who is outside of the containers
+    #[arg(long, value_name = "URL", num_args = 3, required = true)]
+    published: Vec<String>,
+    /// A Python that can import the openai SDK
+    #[arg(long, value_name = "FILE")]
+    python: PathBuf,
+    /// Where the tour's own files go
+    #[arg(long, value_name = "DIRECTORY")]
+    folder: PathBuf,
+}
+
+impl Arguments {
+    fn into_running(self) -> Option<Running> {
+        let [envoy, envoy_admin, simulator] = self.published.try_into().ok()?;
+        Some(Running {
+            fleet: compose::fleet(),
+            addresses: Addresses {
+                envoy: self.envoy,
+                envoy_admin: self.envoy_admin,
+                simulator: self.simulator,
+            },
+            published: Addresses {
+                envoy,
+                envoy_admin,
+                simulator,
+            },
+            key: Some(compose::KEY.to_owned()),
+            python: Python {
+                program: self.python,
+                path: String::new(),
+            },
+            folder: self.folder,
+        })
+    }
+}
+
+fn main() -> ExitCode {
+    let Some(running) = Arguments::parse().into_running() else {
+        eprintln!("error: --published takes three URLs: of Envoy, of its admin interface, of the simulator");
+        return ExitCode::from(2);
+    };
+    let processes = Processes::default();
+    if let Err(error) = end_on_signals(processes.clone()) {
+        eprintln!("error: signals cannot be handled: {error}");
+        return ExitCode::FAILURE;
+    }
+    match demo::visit(running, Screen::new(), &processes) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A container's first process gets no signal's default action, so that it has to end by itself.
+fn end_on_signals(processes: Processes) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            processes.interrupt();
+        }
+    });
+    Ok(())
+}

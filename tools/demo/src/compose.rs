@@ -1,0 +1,66 @@
+//! The fleet of `docker-compose.yml`, and the configuration that its Envoy starts from.
+
+use render::{Admin, Backend, Clients, Engine, Fleet, Identity, Key, Listener};
+
+/// The client that the configuration knows.
+pub const CLIENT: &str = "demo";
+/// Its key. It opens nothing but the demo.
+pub const KEY: &str = "demo-key";
+
+/// Where the simulator listens inside the network of the containers; the services are aliases of one container.
+const BACKENDS: [(&str, u16); 3] = [("eastus", 8081), ("westus", 8082), ("swedencentral", 8083)];
+const IMDS_PORT: u16 = 8090;
+
+/// Where Envoy finds the keys in its image.
+const KEYS: &str = "/etc/envoy/clients.yaml";
+/// Where Envoy finds the module in its image.
+const MODULE: &str = "/etc/envoy/azure_openai_balancer.wasm";
+
+/// Three resources under the names that Azure would give them, an identity endpoint, and an Envoy that is reached from
+/// outside of its container.
+pub fn fleet() -> Fleet {
+    let backends: Vec<Backend> = BACKENDS
+        .into_iter()
+        .map(|(name, port)| {
+            let host = format!("contoso-{name}.openai.azure.com");
+            Backend::new(name, &host).at(&host, port).tls(None)
+        })
+        .collect();
+    let identity = Identity::imds().at("imds", IMDS_PORT);
+    let plugin = render::minimal_plugin(&backends, Some(&identity));
+    // What is published of this is for `docker-compose.yml` to say: on the loopback interface alone.
+    let address = || "0.0.0.0".to_owned();
+    Fleet {
+        plugin,
+        backends,
+        identity: Some(identity),
+        listener: Listener {
+            address: address(),
+            port: 10000,
+            tls: None,
+        },
+        admin: Admin {
+            address: address(),
+            port: 9901,
+        },
+        module: MODULE.into(),
+        engine: Engine::Router,
+        clients: Clients::Keys { file: KEYS.into() },
+        ..render::demo_fleet()
+    }
+}
+
+/// The configuration of that fleet, closed to clients without a key.
+pub fn configuration() -> String {
+    render::envoy(&fleet())
+}
+
+/// The file of the clients' keys.
+pub fn keys() -> String {
+    let fleet = fleet();
+    let key = Key {
+        client: CLIENT.to_owned(),
+        key: KEY.to_owned(),
+    };
+    render::keys_file(fleet.client_header(), &[key])
+}

@@ -1,0 +1,52 @@
+//! Who has no key reaches nothing.
+
+use anyhow::Result;
+
+use super::Tour;
+use crate::client::Answer;
+use crate::screen::Column;
+
+/// A key that nobody was given.
+const WRONG: &str = "not-the-key";
+
+pub(super) fn show(tour: &Tour) -> Result<()> {
+    let client = &tour.stage.client;
+    tour.screen.tell(
+        "Who reaches the balancer spends its quota, so Envoy asks clients for a key (`api_key_auth`).",
+    );
+    let columns = [
+        Column::text("key", WRONG.len()),
+        Column::number("status", 0),
+        tour.backend_column(),
+    ];
+    let table = tour.screen.table(&columns);
+    let row = |key: &str, answer: &Answer| {
+        table.row(&[
+            key.to_owned(),
+            answer.status.to_string(),
+            answer.backend.clone(),
+        ]);
+    };
+    let asked = || -> Result<u64> {
+        Ok(tour.stage.received_by_backends()? + tour.stage.simulation.imds_requests()?)
+    };
+    let before = asked()?;
+    let none = client.with_key(None).chat()?;
+    row("none", &none);
+    let wrong = client.with_key(Some(WRONG)).chat()?;
+    row(WRONG, &wrong);
+    let reached = asked()? - before;
+    let right = client.chat()?;
+    row("the client's", &right);
+    tour.screen.gap();
+
+    tour.checks.equal(
+        "without the right key the answer is 401",
+        "401, 401",
+        &format!("{}, {}", none.status, wrong.status),
+    )?;
+    tour.checks
+        .equal("and neither a backend nor IMDS was asked", 0, reached)?;
+    tour.checks
+        .equal("with it the request is let in", 200, right.status)
+}

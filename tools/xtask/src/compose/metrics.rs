@@ -1,0 +1,132 @@
+//! What Prometheus and Grafana make of the statistics.
+
+use std::fs;
+
+use anyhow::{bail, ensure, Context, Result};
+use serde_json::Value;
+
+use super::checks::{agent, eventually, Stage, Verdict};
+use crate::{paths, process};
+
+const DASHBOARD: &str = "deploy/grafana/azure-openai-balancer.json";
+
+/// What Grafana puts in the place of its own variable, for a graph of half an hour.
+const RATE_INTERVAL: (&str, &str) = ("$__rate_interval", "1m");
+
+/// Prometheus reads Envoy, has the alerts, and has something for every query of the dashboard.
+pub fn prometheus_reads_everything(stage: &Stage<'_>) -> Result<Verdict> {
+    let mut up = stage.stack.compose();
+    process::run(up.args(["up", "--detach", "--no-build", "prometheus"]))?;
+    let api = Api::of(stage, "prometheus", 9090)?;
+    eventually(|| {
+        let targets = api.get("/api/v1/targets", &[])?;
+        let target = &targets["data"]["activeTargets"][0];
+        ensure!(target["health"] == "up", "the target: {target}");
+        Ok(())
+    })?;
+    eventually(|| {
+        let rules = api.get("/api/v1/rules", &[])?;
+        let rules = rules["data"]["groups"][0]["rules"].as_array().cloned();
+        let rules = rules.context("no rules")?;
+        for rule in &rules {
+            ensure!(rule["health"] == "ok", "an alert: {rule}");
+        }
+        Ok(())
+    })?;
+    let queries = queries()?;
+    for query in &queries {
+        // A rate needs two readings.
+        eventually(|| {
+            let answer = api.get("/api/v1/query", &[("query", query)])?;
+            let found = answer["data"]["result"].as_array().map(Vec::len);
+            ensure!(found > Some(0), "there is nothing for {query}: {answer}");
+            Ok(())
+        })?;
+    }
+    println!(
+        "every one of the dashboard's {} queries finds something",
+        queries.len()
+    );
+    Ok(Verdict::Passed)
+}
+
+/// All queries of the dashboard, as Grafana sends them.
+fn queries() -> Result<Vec<String>> {
+    let path = paths::workspace().join(DASHBOARD);
+    let text = fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let dashboard: Value = serde_json::from_slice(&text)?;
+    let panels = dashboard["panels"].as_array().context("no panels")?;
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array());
+    let queries: Option<Vec<String>> = targets
+        .flatten()
+        .map(|target| {
+            let query = target["expr"].as_str()?;
+            Some(query.replace(RATE_INTERVAL.0, RATE_INTERVAL.1))
+        })
+        .collect();
+    queries.context("a target of the dashboard has no query")
+}
+
+/// The tests beside the alerts, by Prometheus' own tool.
+pub fn the_alerts_fire_when_they_should(stage: &Stage<'_>) -> Result<Verdict> {
+    let rules = paths::workspace().join("deploy/prometheus");
+    let promtool = |arguments: &[&str]| {
+        let mut run = stage.stack.compose();
+        run.args([
+            "run",
+            "--rm",
+            "--no-deps",
+            "--entrypoint",
+            "/bin/promtool",
+            "--volume",
+        ])
+        .arg(format!("{}:/rules:ro", rules.display()))
+        .arg("prometheus")
+        .args(arguments);
+        process::run(&mut run)
+    };
+    promtool(&["check", "config", "/etc/prometheus/prometheus.yml"])?;
+    promtool(&["test", "rules", "/rules/alerts.test.yml"])?;
+    Ok(Verdict::Passed)
+}
+
+/// Anyone who opens Grafana sees the dashboard.
+pub fn grafana_has_the_dashboard(stage: &Stage<'_>) -> Result<Verdict> {
+    if !stage.has_grafana {
+        return Ok(Verdict::Skipped("Grafana's image cannot be had here"));
+    }
+    let mut up = stage.stack.compose();
+    process::run(up.args(["up", "--detach", "--no-build", "grafana"]))?;
+    let api = Api::of(stage, "grafana", 3000)?;
+    eventually(|| {
+        let found = api.get("/api/dashboards/uid/azure-openai-balancer", &[])?;
+        let title = &found["dashboard"]["title"];
+        ensure!(title == "Azure OpenAI balancer", "its title is {title}");
+        Ok(())
+    })?;
+    Ok(Verdict::Passed)
+}
+
+/// The HTTP interface of a service.
+struct Api {
+    url: String,
+}
+
+impl Api {
+    fn of(stage: &Stage<'_>, service: &str, port: u16) -> Result<Self> {
+        let address = stage.stack.published(service, port)?;
+        Ok(Self {
+            url: format!("http://{address}"),
+        })
+    }
+
+    fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value> {
+        let request = agent().get(format!("{}{path}", self.url));
+        let mut answer = request.query_pairs(query.iter().copied()).call()?;
+        let body = answer.body_mut().read_to_string()?;
+        if answer.status() != 200 {
+            bail!("{path}: {} {body}", answer.status());
+        }
+        serde_json::from_str(&body).with_context(|| format!("{path}: {body}"))
+    }
+}
