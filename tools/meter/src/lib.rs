@@ -3,7 +3,7 @@
 //!
 //! The module runs in an interpreter, with counters put into it ([`module`]). Around it is the mock host of the adapter's tests:
 //! that calls a native module's callbacks as C symbols and offers it host calls as C symbols, so this crate defines the former
-//! ([`callbacks`]) and calls the latter ([`imports`]), and the mock host does not know the difference.
+//! (`callbacks`) and calls the latter (`imports`), and the mock host does not know the difference.
 
 pub mod budget;
 pub mod cost;
