@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::config::{Backend, Config, Engine, HeaderNames};
+use super::config::{Backend, Config, Engine, HeaderNames, TimedBy};
 use super::path;
 use super::request::{is_credential_header, Request};
 
@@ -98,10 +98,12 @@ impl Attempt<'_> {
         apply(Edit::Set(":authority", &self.backend.host));
         apply(Edit::Set(self.credential.name, self.credential.value));
         // The router gives up on the headers after this time but lets an answer that has begun go on for as long as it takes.
-        apply(Edit::Set(
-            "x-envoy-upstream-rq-per-try-timeout-ms",
-            self.timeout_ms,
-        ));
+        if config.retry.timed_by == TimedBy::Filter {
+            apply(Edit::Set(
+                "x-envoy-upstream-rq-per-try-timeout-ms",
+                self.timeout_ms,
+            ));
+        }
         // Last, because the route is chosen by it. The router engine's route looks elsewhere.
         if config.retry.engine == Engine::Filter {
             apply(Edit::Set(&config.headers.cluster, &self.backend.cluster));

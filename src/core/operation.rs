@@ -158,7 +158,7 @@ const DEPLOYMENTS: &str = "deployments/";
 /// A path that climbs (`/openai/../admin`) is none, whatever it would climb to: the backend may see it otherwise than whoever
 /// reads it here.
 pub fn surface(path: &str) -> Option<Surface> {
-    let rest = target(path).strip_prefix(ROOT)?;
+    let rest = target(path.strip_prefix(ROOT)?);
     let climbs = |segment: &str| {
         let decoded = segment.to_ascii_lowercase().replace("%2e", ".");
         decoded == ".." || decoded == "." || decoded.contains("%2f") || decoded.contains('\\')

@@ -35,9 +35,10 @@ impl HeaderMap {
 
     /// The first value of `name`, if it is UTF-8.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.iter_utf8()
-            .find(|(candidate, _)| *candidate == name)
-            .map(|(_, value)| value)
+        let mut values = self
+            .iter()
+            .filter(|(candidate, _)| *candidate == name.as_bytes());
+        values.find_map(|(_, value)| std::str::from_utf8(value).ok())
     }
 
     /// Serialises `pairs` for the host.

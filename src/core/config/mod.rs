@@ -315,6 +315,16 @@ pub enum Engine {
     Router,
 }
 
+/// Who tells Envoy's router how long an attempt may take until its headers are there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimedBy {
+    /// The filter, in a header of every request.
+    #[default]
+    Filter,
+    /// The route, in its `retry_policy.per_try_timeout`, which is to be the same.
+    Route,
+}
+
 /// When a request is tried again, and how long an attempt may take.
 #[derive(Clone, Debug)]
 pub struct Retry {
@@ -326,6 +336,8 @@ pub struct Retry {
     pub statuses: Vec<u16>,
     /// How long an attempt may take: its headers in the first attempt, its whole answer in the ones the filter re-issues.
     pub per_try_timeout: Duration,
+    /// Who tells the router that limit.
+    pub timed_by: TimedBy,
     /// The largest request body, in bytes, that is kept for another attempt.
     pub replay_limit: usize,
     /// What makes an object may be tried again although the object may have been made.

@@ -10,7 +10,7 @@ use super::protobuf;
 use super::reader::{refused, whole_number, ConfigError, Object, Problems};
 use super::{
     Backend, BackendCredential, Budget, Config, Cooldown, Engine, HeaderNames, Ids, OtherPaths,
-    Plugin, Policy, Retry, StateRules, MAX_ATTEMPTS,
+    Plugin, Policy, Retry, StateRules, TimedBy, MAX_ATTEMPTS,
 };
 use crate::core::state::ids::{Collision, Tags};
 
@@ -105,6 +105,17 @@ fn read_config(
     let cooldown = read_cooldown(root.path_of("cooldown"), cooldown, problems);
     let retry = root.value("retry").unwrap_or(&empty);
     let retry = read_retry(root.path_of("retry"), retry, problems);
+    let timed_by_route = retry
+        .as_ref()
+        .is_some_and(|retry| retry.timed_by == TimedBy::Route);
+    for (index, backend) in backends.iter().flatten().enumerate() {
+        if timed_by_route && backend.first_byte_timeout.is_some() {
+            let path = format!("backends[{index}].first_byte_timeout");
+            let problem = "not allowed beside retry.timed_by \"route\": a route has one limit for all backends; \
+                           use \"filter\"";
+            problems.add(&path, problem);
+        }
+    }
     let headers = root.value("headers").unwrap_or(&empty);
     let headers = read_headers(root.path_of("headers"), headers, problems);
     root.finish();
@@ -209,6 +220,9 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
         Some(list) => read_statuses(&object, list, problems),
     };
     let per_try_timeout = object.duration("per_try_timeout", "100ms"..="1h", "300s");
+    let timed_by = object.optional_string("timed_by", r#""filter" or "route""#, |text| {
+        matches!(text, "filter" | "route")
+    });
     let replay_limit = object.size("replay_limit", "0B"..="64MiB", "4MiB");
     let repeat_creations = object.flag("repeat_creations", false);
     let empty = Value::Object(serde_json::Map::new());
@@ -226,6 +240,10 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
         max_attempts: u8::try_from(max_attempts).unwrap_or(u8::MAX),
         statuses,
         per_try_timeout,
+        timed_by: match timed_by.as_deref() {
+            Some("route") => TimedBy::Route,
+            _ => TimedBy::Filter,
+        },
         replay_limit,
         repeat_creations,
         budget,

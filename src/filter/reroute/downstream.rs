@@ -152,18 +152,21 @@ impl Downstream {
     fn forward(&mut self, token: &Rc<Authorization>) -> Result<(), HostError> {
         let id = self.id.to_le_bytes();
         with(&self.shared, |shared| {
+            // How often it may is said by the route, unless that is never, or the client had a mind of its own.
+            let most = self.worker.config.retry.max_attempts.saturating_sub(1);
             let retries = match shared.replay {
-                Replay::Impossible(_) => 0,
-                _ => self.worker.config.retry.max_attempts.saturating_sub(1),
+                Replay::Impossible(_) => Some(0),
+                _ => shared.journey.request.instructs_router.then_some(most),
             };
-            let retries = digit(retries);
             shared.journey.edit_request(token)?;
             let cuts = &shared.journey.request.cuts;
             if !cuts.is_empty() {
                 let held = host::buffer(Buffer::RequestBody, 0, usize::MAX)?;
                 host::replace_buffer(Buffer::RequestBody, &cuts.apply(&held))?;
             }
-            host::set_header(Map::RequestHeaders, "x-envoy-max-retries", retries)?;
+            if let Some(retries) = retries {
+                host::set_header(Map::RequestHeaders, "x-envoy-max-retries", digit(retries))?;
+            }
             if let Some(failures) = shared
                 .journey
                 .request

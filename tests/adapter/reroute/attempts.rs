@@ -16,7 +16,6 @@ fn the_first_attempt_is_addressed_before_the_router_and_left_alone_behind_it() {
     for (name, value) in [
         (":authority", "east.openai.azure.com"),
         ("authorization", "Bearer TOKEN-ONE"),
-        ("x-envoy-max-retries", "2"),
         ("x-stainless-lang", "python"),
         (":path", PATH),
     ] {
@@ -143,14 +142,6 @@ fn three_failing_backends_are_tried_once_each_and_the_last_answer_is_the_clients
 fn two_backends_that_fail_are_tried_once_each_whatever_the_maximum() {
     let gateway = Gateway::ready(routing_to(2, json!({"max_attempts": 3})));
     let request = gateway.send();
-    assert_eq!(
-        request
-            .forwarded()
-            .unwrap()
-            .headers
-            .get("x-envoy-max-retries"),
-        Some("2")
-    );
     answer(&request.attempt(), 429, &error("first"));
     answer(&request.attempt(), 429, &error("second"));
     assert_eq!(outcome(&request), is(429, "west", "2", &error("second")));
@@ -163,14 +154,6 @@ fn two_backends_that_fail_are_tried_once_each_whatever_the_maximum() {
 fn one_attempt_means_no_retry() {
     let gateway = Gateway::ready(routing_to(3, json!({"max_attempts": 1})));
     let request = gateway.send();
-    assert_eq!(
-        request
-            .forwarded()
-            .unwrap()
-            .headers
-            .get("x-envoy-max-retries"),
-        Some("0")
-    );
     answer(&request.attempt(), 429, "slower");
     assert_eq!(outcome(&request), is(429, "east", "1", "slower"));
 }
@@ -203,11 +186,11 @@ fn an_upgrade_is_sent_once() {
 #[test]
 fn a_body_over_the_replay_limit_is_sent_once_and_the_reason_counted_if_it_fails() {
     let gateway = Gateway::ready(routing_to(3, json!({"replay_limit": "8B"})));
-    for (length, retries) in [(8, "2"), (9, "0")] {
+    for (length, retries) in [(8, None), (9, Some("0"))] {
         let request = gateway.router.request(chat_of(length), false);
         request.body(vec![b'x'; length], true);
         let forwarded = request.forwarded().unwrap().headers;
-        assert_eq!(forwarded.get("x-envoy-max-retries"), Some(retries));
+        assert_eq!(forwarded.get("x-envoy-max-retries"), retries);
         answer(&request.attempt(), 200, "fine");
     }
     assert_eq!(

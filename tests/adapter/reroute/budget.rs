@@ -24,8 +24,8 @@ fn a_request_served_at_the_first_attempt_by_the_router_engine() {
             ("proxy_set_shared_data", 1),
             // `api-key`; on the answer the mark that no backend may set.
             ("proxy_remove_header_map_value", 2),
-            // Host, token, time limit, number of retries; on the answer backend and attempts.
-            ("proxy_replace_header_map_value", 6),
+            // Host, token, time limit; on the answer backend and attempts.
+            ("proxy_replace_header_map_value", 5),
             // The request's number and its cluster, then the cluster that would be next.
             ("proxy_set_property", 3),
             // The request's number, where the attempt begins.

@@ -368,6 +368,11 @@ pub struct Retry {
         extend("default" = "300s", "x-minimum" = "100ms", "x-maximum" = "1h")
     )]
     pub per_try_timeout: Option<String>,
+    /// Who tells Envoy's router that limit: the filter, in a header of every request, or the route, in its
+    /// `retry_policy.per_try_timeout`, which is to be the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "filter"))]
+    pub timed_by: Option<TimedBy>,
     /// The largest request body that is sent again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
@@ -387,6 +392,17 @@ pub struct Retry {
     )]
     #[schemars(extend("x-nullable" = true))]
     pub budget: Option<Option<Budget>>,
+}
+
+/// Who tells Envoy's router how long an attempt may take until its headers are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum TimedBy {
+    /// The filter, in a header of every request.
+    Filter,
+    /// The route.
+    Route,
 }
 
 /// Who carries out the attempts after the first.

@@ -18,6 +18,8 @@ use crate::vm::{Vm, Worker};
 const MARK: &str = "x-aoai-retry";
 const NEXT_CLUSTER: &[u8] = b"aoai_cluster";
 const MAX_RETRIES: &str = "x-envoy-max-retries";
+/// The route's `num_retries`, for three attempts.
+const ROUTE_RETRIES: u32 = 2;
 const TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
 
 /// A route to the clusters of a fleet, with the module before it and behind it.
@@ -162,7 +164,7 @@ impl RoutedState {
         self.started.set(true);
         let mut headers = request.headers;
         let retries = headers.get(MAX_RETRIES).and_then(|text| text.parse().ok());
-        self.retries_left.set(retries.unwrap_or(1));
+        self.retries_left.set(retries.unwrap_or(ROUTE_RETRIES));
         // Envoy does not pass its instructions on.
         headers.remove(MAX_RETRIES);
         headers.remove(TRY_TIMEOUT);

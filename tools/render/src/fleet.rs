@@ -68,15 +68,38 @@ impl Fleet {
                 }
             }
         }
-        if self.engine == Engine::Router {
+        let mut retry = |key: &str, value: &str| {
             if let Some(plugin) = plugin.as_object_mut() {
                 let retry = plugin.entry("retry").or_insert_with(|| json!({}));
                 if let Some(retry) = retry.as_object_mut() {
-                    retry.insert("engine".to_owned(), json!("router"));
+                    retry.entry(key).or_insert_with(|| json!(value));
                 }
             }
+        };
+        if self.engine == Engine::Router {
+            retry("engine", "router");
+        }
+        if self.per_try_timeout().is_some() {
+            retry("timed_by", "route");
         }
         plugin
+    }
+
+    /// How long an attempt may take until its headers are there, as Envoy writes durations, where the route is to say so: not
+    /// where backends have limits of their own, which only the filter can tell the router, or where the plugin's configuration
+    /// says that it does.
+    pub(crate) fn per_try_timeout(&self) -> Option<String> {
+        let own = self.plugin["backends"].as_array().is_some_and(|backends| {
+            backends
+                .iter()
+                .any(|b| b.get("first_byte_timeout").is_some())
+        });
+        let said = self.plugin["retry"].get("timed_by");
+        if own || said.is_some_and(|said| said != "route") {
+            return None;
+        }
+        let limit = self.plugin["retry"].get("per_try_timeout");
+        seconds(limit.map_or(Some("300s"), Value::as_str)?)
     }
 
     /// How many attempts a request gets at most: the plugin's `retry.max_attempts`, or its default.
@@ -90,6 +113,23 @@ impl Fleet {
             _ => default,
         }
     }
+}
+
+/// A duration as the plugin's configuration spells it, in seconds as Envoy does; `None` if it is none.
+fn seconds(duration: &str) -> Option<String> {
+    let unit_at = duration.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+    let (number, unit) = duration.split_at(unit_at);
+    let number: f64 = number.parse().ok()?;
+    let seconds = number
+        * match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+    // Whole milliseconds, which is what the plugin takes.
+    Some(format!("{}s", (seconds * 1000.0).round() / 1000.0))
 }
 
 /// A header name is put into a format string, so only what can be one is taken from the plugin's configuration.

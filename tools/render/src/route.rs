@@ -42,7 +42,7 @@ pub(crate) fn action(fleet: &Fleet) -> String {
         "\
 {choice}\
 # A stream may last as long as it has something to say. What is limited is the wait until an answer
-# begins, by the filter (`retry.per_try_timeout`).
+# begins (`retry.per_try_timeout`).
 timeout: 0s
 "
     )
@@ -67,9 +67,20 @@ fn by_header(fleet: &Fleet) -> String {
     format!(
         "\
 # The filter names the cluster in this header. One that a client sends is replaced.
-cluster_header: {}
-",
-        quoted(fleet.cluster_header())
+cluster_header: {header}
+{timed}",
+        header = quoted(fleet.cluster_header()),
+        timed = match fleet.per_try_timeout() {
+            Some(limit) => format!(
+                "\
+retry_policy:
+  # The filter sends a request again itself.
+  num_retries: 0
+  per_try_timeout: {limit}
+"
+            ),
+            None => String::new(),
+        },
     )
 }
 
@@ -94,14 +105,14 @@ inline_cluster_specifier_plugin:
             map:
 {clusters}\
 retry_policy:
-  # The filter marks answers that call for another attempt; the rest is what never becomes an answer. How many
-  # attempts there are is said for each request, by `retry.max_attempts`.
+  # The filter marks answers that call for another attempt; the rest is what never becomes an answer.
   retry_on: connect-failure,refused-stream,retriable-headers
   retriable_headers:
   - name: x-aoai-retry
     present_match: true
+  # One less than `retry.max_attempts`.
   num_retries: {retries}
-  refresh_cluster_on_retry: true
+{timed}  refresh_cluster_on_retry: true
   # There is no point in waiting: the next attempt goes elsewhere.
   retry_back_off:
     base_interval: 0.001s
@@ -109,6 +120,10 @@ retry_policy:
 ",
         clusters = indented(&fleet.backends.iter().map(choice).collect::<String>(), 14),
         retries = fleet.max_attempts().saturating_sub(1),
+        timed = match fleet.per_try_timeout() {
+            Some(limit) => format!("  per_try_timeout: {limit}\n"),
+            None => String::new(),
+        },
     )
 }
 
