@@ -146,7 +146,10 @@ impl Report<'_> {
     }
 
     fn latency_table(&self) -> Table {
-        let mut table = Table::new("Added to the backend's own time, one connection, microseconds");
+        let mut table = Table::new(match self.variants().contains(&Variant::Direct) {
+            true => "Added to the backend's own time, one connection, microseconds",
+            false => "Time, the backend's included, one connection, microseconds",
+        });
         table
             .head(["p50", "p99", "first byte of a stream", "the same, retried"].map(str::to_owned));
         let results = self.results;

@@ -43,7 +43,7 @@ impl Budget {
     /// What is wrong with the cost of `path`, if anything.
     ///
     /// Calls and bytes follow from the source, and have to be what the budget says: what fell is written down, or it could
-    /// rise again unseen. Instructions depend on the compiler as well, and have to be below it.
+    /// rise again unseen. Instructions depend on the compiler as well, and have to be below it, though not by much.
     pub fn judge(&self, path: &str, cost: Quantities) -> Vec<String> {
         let section = format!("[paths.{path:?}]");
         let Some(budget) = self.paths.get(path) else {
@@ -58,7 +58,7 @@ impl Budget {
         let exact = exact
             .into_iter()
             .filter_map(|(name, is, may)| changed(&section, name, is, may));
-        let limit = rose(
+        let limit = left(
             &section,
             "instructions",
             cost.instructions,
@@ -69,17 +69,29 @@ impl Budget {
 
     /// What is wrong with the module's size, if anything.
     pub fn judge_size(&self, bytes: u64) -> Option<String> {
-        rose("[module]", "bytes", bytes, self.module.bytes)
+        left("[module]", "bytes", bytes, self.module.bytes)
     }
 }
 
+/// What differs from compiler to compiler, in percent of a budget.
+const ROOM: u64 = 15;
+
+/// For what follows from the source: any change.
 fn changed(section: &str, name: &str, is: u64, may: u64) -> Option<String> {
-    rose(section, name, is, may).or_else(|| {
-        (is < may).then(|| {
-            format!(
-                "{name} fell from {may} to {is}. Keep the gain: write `{name} = {is}` below {section} in {FILE}"
-            )
-        })
+    rose(section, name, is, may).or_else(|| fell(section, name, is, may))
+}
+
+/// For what depends on the compiler as well: a rise, or more of a fall than that explains.
+fn left(section: &str, name: &str, is: u64, may: u64) -> Option<String> {
+    rose(section, name, is, may)
+        .or_else(|| fell(section, name, is, may - may.saturating_mul(ROOM) / 100))
+}
+
+fn fell(section: &str, name: &str, is: u64, least: u64) -> Option<String> {
+    (is < least).then(|| {
+        format!(
+            "{name} fell to {is}, below {least}. Keep the gain: lower `{name}` below {section} in {FILE}"
+        )
     })
 }
 
@@ -124,7 +136,7 @@ mod tests {
     fn what_costs_what_it_may_is_fine() {
         assert!(judged(|_| {}).is_empty());
         // Another compiler makes other instructions of the same source.
-        assert!(judged(|cost| cost.instructions = 4000).is_empty());
+        assert!(judged(|cost| cost.instructions = 4250).is_empty());
     }
 
     #[test]
@@ -144,9 +156,13 @@ mod tests {
 
     #[test]
     fn what_fell_is_written_down() {
-        let said = judged(|cost| cost.bytes_in = 0);
+        let said = judged(|cost| {
+            cost.bytes_in = 99;
+            cost.instructions = 4249;
+        });
         assert!(
-            said[0].starts_with("bytes_in fell from 100 to 0."),
+            said[0].starts_with("bytes_in fell to 99, below 100.")
+                && said[1].starts_with("instructions fell to 4249, below 4250."),
             "{said:?}"
         );
     }
