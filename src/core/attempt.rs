@@ -83,6 +83,11 @@ impl Attempt<'_> {
         if let Some(client) = &config.headers.client {
             apply(Edit::Remove(client));
         }
+        match self.request.clean_protocols.as_deref() {
+            None => {}
+            Some("") => apply(Edit::Remove("sec-websocket-protocol")),
+            Some(kept) => apply(Edit::Set("sec-websocket-protocol", kept)),
+        }
         let path = self.path();
         if path != self.path {
             apply(Edit::Set(":path", &path));

@@ -22,6 +22,9 @@ const CREDENTIAL_HEADERS: [&str; 3] = ["authorization", "api-key", "ocp-apim-sub
 pub struct Request {
     /// `:path` without the client's credentials and without the tags of ids, if it had any.
     pub clean_path: Option<String>,
+    /// The subprotocols that a WebSocket's client offers, without the one in which a browser sends its key; empty where there is
+    /// no other.
+    pub clean_protocols: Option<String>,
     /// Which surface of Azure OpenAI the path belongs to, if to any.
     pub surface: Option<Surface>,
     /// What it asks for.
@@ -107,6 +110,7 @@ impl Request {
                 }
                 b"upgrade" => request.upgrade = true,
                 b"x-envoy-retry-on" | b"x-envoy-max-retries" => request.instructs_router = true,
+                b"sec-websocket-protocol" => request.clean_protocols = without_key(text()),
                 b"accept-encoding" => request.accepts_encodings = true,
                 name => {
                     for (bit, credential) in CREDENTIAL_HEADERS.iter().enumerate() {
@@ -358,6 +362,28 @@ pub(super) fn is_credential_header(name: &str) -> bool {
     CREDENTIAL_HEADERS.contains(&name)
 }
 
+/// The offered subprotocols without a client's key, if there is one among them: a browser cannot set headers for a WebSocket,
+/// so OpenAI's clients there send it as `openai-insecure-api-key.KEY`.
+fn without_key(offered: &str) -> Option<String> {
+    const KEY: &str = "openai-insecure-api-key.";
+    let is_key = |protocol: &&str| {
+        let start = protocol.trim().get(..KEY.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(KEY))
+    };
+    let mut protocols = offered.split(',');
+    protocols
+        .clone()
+        .any(|protocol| is_key(&protocol))
+        .then(|| {
+            let kept: Vec<_> = protocols
+                .by_ref()
+                .filter(|p| !is_key(p))
+                .map(str::trim)
+                .collect();
+            kept.join(", ")
+        })
+}
+
 fn is_multipart(content_type: &str) -> bool {
     const MULTIPART: &str = "multipart/form-data";
     let start = content_type.trim_start().get(..MULTIPART.len());
@@ -407,6 +433,24 @@ mod tests {
             read(&[("api-key", b"k")]).credential_headers().next(),
             Some("api-key")
         );
+    }
+
+    #[test]
+    fn a_browsers_key_leaves_the_subprotocols() {
+        for (offered, kept) in [
+            ("realtime", None),
+            ("realtime, openai-beta.realtime-v1", None),
+            (
+                "realtime, openai-insecure-api-key.KEY, openai-beta.realtime-v1",
+                Some("realtime, openai-beta.realtime-v1"),
+            ),
+            ("OpenAI-Insecure-API-Key.KEY", Some("")),
+            ("", None),
+        ] {
+            assert_eq!(without_key(offered).as_deref(), kept, "{offered}");
+            let request = read(&[("sec-websocket-protocol", offered.as_bytes())]);
+            assert_eq!(request.clean_protocols.as_deref(), kept, "{offered}");
+        }
     }
 
     #[test]

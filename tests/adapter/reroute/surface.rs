@@ -181,10 +181,14 @@ fn a_session_is_named_in_the_query() {
             "/openai/realtime?api-version=1&deployment=g",
         ),
     ] {
-        let headers = headers("GET", path, "").with("upgrade", "websocket");
+        let headers = headers("GET", path, "").with("upgrade", "websocket").with(
+            "sec-websocket-protocol",
+            "realtime, openai-insecure-api-key.KEY",
+        );
         let request = gateway.router.request(headers, false);
         let forwarded = request.forwarded().expect("it went on").headers;
         assert_eq!(forwarded.get(":path"), Some(own));
+        assert_eq!(forwarded.get("sec-websocket-protocol"), Some("realtime"));
         assert_eq!(forwarded.get("x-envoy-max-retries"), Some("0"));
     }
 }

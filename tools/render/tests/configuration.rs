@@ -46,7 +46,11 @@ fn the_demo_says_what_it_should() {
         .as_str()
         .expect("a string");
     let configuration: Value = serde_json::from_str(configuration).expect("JSON");
-    assert_eq!(configuration, render::demo_fleet().plugin);
+    let mut expected = render::demo_fleet().plugin;
+    expected["retry"] = json!({"timed_by": "route"});
+    assert_eq!(configuration, expected);
+    let policy = &route["route"]["retry_policy"];
+    assert_eq!(policy["per_try_timeout"].as_str(), Some("300s"));
 
     let clusters = yaml["static_resources"]["clusters"]
         .as_sequence()
@@ -117,7 +121,9 @@ fn nothing_in_the_fleet_breaks_out_of_its_place() {
     assert_eq!(variables["host_env_keys"][0].as_str(), Some(HOSTILE));
     let configuration = config["configuration"]["value"].as_str().expect("a string");
     let configuration: Value = serde_json::from_str(configuration).expect("JSON");
-    assert_eq!(configuration, fleet.plugin);
+    let mut expected = fleet.plugin;
+    expected["retry"] = json!({"timed_by": "route"});
+    assert_eq!(configuration, expected);
     let cluster = &yaml["static_resources"]["clusters"][0];
     assert_eq!(cluster["name"].as_str(), Some(HOSTILE));
     let tls = &cluster["transport_socket"]["typed_config"];
@@ -193,4 +199,37 @@ fn a_fleet_with_keys_alone_needs_no_identity() {
     fleet.identity = None;
     fleet.plugin = render::minimal_plugin(&fleet.backends, None);
     assert!(!render::envoy(&fleet).contains("imds"));
+}
+
+#[test]
+fn the_route_says_the_time_limit_unless_backends_have_their_own() {
+    let limit = |plugin: Value| {
+        let mut fleet = render::demo_fleet();
+        for (key, value) in plugin.as_object().expect("an object") {
+            fleet.plugin[key] = value.clone();
+        }
+        let text = render::envoy(&fleet);
+        let yaml = parse(&text);
+        let listener = &yaml["static_resources"]["listeners"][0];
+        let configuration = crate::plugin(listener)["configuration"]["value"].clone();
+        let configuration: Value =
+            serde_json::from_str(configuration.as_str().expect("a string")).expect("JSON");
+        let manager = &listener["filter_chains"][0]["filters"][0]["typed_config"];
+        let route = &manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"];
+        let limit = route
+            .get("retry_policy")
+            .and_then(|policy| policy.get("per_try_timeout"));
+        let limit = limit.and_then(|limit| limit.as_str());
+        let timed_by = configuration["retry"]["timed_by"].as_str();
+        (limit.map(str::to_owned), timed_by.map(str::to_owned))
+    };
+    let by_route = |limit: &str| (Some(limit.to_owned()), Some("route".to_owned()));
+    for (limit_of_plugin, rendered) in [("500ms", "0.5s"), ("2m", "120s"), ("1.5s", "1.5s")] {
+        let retry = json!({"retry": {"per_try_timeout": limit_of_plugin}});
+        assert_eq!(limit(retry), by_route(rendered));
+    }
+    let by_filter = json!({"retry": {"timed_by": "filter"}});
+    assert_eq!(limit(by_filter), (None, Some("filter".to_owned())));
+    let own = json!({"backends": [{"first_byte_timeout": "1s"}]});
+    assert_eq!(limit(own), (None, None));
 }
