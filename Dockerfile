@@ -15,6 +15,13 @@ FROM rust:${RUST_VERSION}-slim-trixie AS source
 WORKDIR /source
 COPY . .
 
+# What `cargo xtask wasm` does with the module when it is built.
+FROM source AS finish
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    cargo build --profile containers --locked --package xtask \
+ && install -D -t /out target/containers/xtask \
+ && rm -r target
+
 FROM source AS module
 # The revision that is built, which the module logs when it starts; .git is not copied.
 ARG REVISION=unknown
@@ -22,9 +29,10 @@ RUN rustup target add wasm32-wasip1
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     AOAI_REVISION=$REVISION cargo build --release --locked --target wasm32-wasip1 \
       --package azure-openai-balancer --lib \
- && install -D -m 0644 target/wasm32-wasip1/release/azure_openai_balancer.wasm /out/plugin.wasm \
+ && install -D -m 0644 target/wasm32-wasip1/release/azure_openai_balancer.wasm /built/plugin.wasm \
  && rm -r target
-RUN cd /out && sha256sum plugin.wasm
+COPY --from=finish /out/xtask /usr/local/bin/
+RUN mkdir /out && xtask finish /built/plugin.wasm /out/plugin.wasm && cd /out && sha256sum plugin.wasm
 
 # Exactly one layer with exactly this file: what both projects ask for.
 FROM scratch AS oci
@@ -55,21 +63,20 @@ COPY --from=module /out/plugin.wasm /etc/envoy/azure_openai_balancer.wasm
 COPY deploy/compose/envoy.yaml deploy/compose/clients.yaml /etc/envoy/
 USER 65532:65532
 EXPOSE 10000 9901
-HEALTHCHECK --interval=2s --timeout=3s --start-period=60s CMD ["probe", "http://127.0.0.1:9901/ready"]
-ENTRYPOINT ["envoy"]
+HEALTHCHECK --interval=2s --timeout=3s --start-period=60s CMD ["/usr/local/bin/probe", "http://127.0.0.1:9901/ready"]
+ENTRYPOINT ["/usr/local/bin/envoy"]
 CMD ["-c", "/etc/envoy/envoy.yaml"]
 
 FROM scratch AS simulator
 COPY --from=tools /out/simulator/ /
-ENV PATH=/usr/local/bin
 USER 65532:65532
 EXPOSE 8081 8082 8083 8090 18091
-HEALTHCHECK --interval=2s --timeout=3s --start-period=10s CMD ["probe", "http://127.0.0.1:18091/admin/health"]
-ENTRYPOINT ["simulator"]
+HEALTHCHECK --interval=2s --timeout=3s --start-period=10s CMD ["/usr/local/bin/probe", "http://127.0.0.1:18091/admin/health"]
+ENTRYPOINT ["/usr/local/bin/simulator"]
 
 FROM python:${PYTHON_VERSION}-slim-trixie AS client
 ARG OPENAI_VERSION=2.54.0
 RUN pip install --no-cache-dir --root-user-action ignore openai==${OPENAI_VERSION}
 COPY --from=tools /out/client /usr/local/bin/
 USER 65532:65532
-ENTRYPOINT ["client"]
+ENTRYPOINT ["/usr/local/bin/client"]

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use azure_openai_balancer::core::config::Backend;
-use azure_openai_balancer::core::metrics;
+use azure_openai_balancer::core::{clients, metrics};
 
 const ALERTS: &str = "deploy/prometheus/alerts.yml";
 const DASHBOARD: &str = "deploy/grafana/azure-openai-balancer.json";
@@ -22,8 +22,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Every name under which Envoy hands a statistic of the module to Prometheus: the backend becomes a label, dots become
-/// underscores. `tests/e2e/tests/prometheus.rs` compares this with a real Envoy.
+/// Every name under which Envoy hands a statistic of the module to Prometheus: the backend or the client becomes a label,
+/// dots become underscores. `tests/e2e/tests/prometheus.rs` compares this with a real Envoy.
 fn exported() -> BTreeSet<String> {
     let backend = Backend {
         name: "NAME".into(),
@@ -32,6 +32,7 @@ fn exported() -> BTreeSet<String> {
     let mut names = metrics::counter_names(std::slice::from_ref(&backend));
     names.extend(metrics::gauge_names(&backend));
     names.push(metrics::TOKEN_SECONDS_LEFT.to_owned());
+    names.push(clients::counter_name("NAME"));
     names
         .iter()
         .map(|name| name.replace(".NAME", "").replace('.', "_"))
@@ -42,7 +43,7 @@ fn exported() -> BTreeSet<String> {
 fn asked_for(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words
-        .filter(|word| word.starts_with("aoai_") && *word != "aoai_backend")
+        .filter(|word| word.starts_with("aoai_") && !["aoai_backend", "aoai_client"].contains(word))
         .map(str::to_owned)
         .collect()
 }

@@ -27,6 +27,7 @@ mod tally;
 mod test;
 mod wasm;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -57,6 +58,13 @@ enum Command {
         /// Where the standard library for wasm32-wasip1 comes from
         #[arg(long, value_enum, default_value_t = Choice::Auto)]
         library: Choice,
+    },
+    /// Strip and check a module that cargo has built, as `wasm` does; for builds in containers
+    Finish {
+        /// What cargo has built
+        module: PathBuf,
+        /// Where the finished module goes
+        to: PathBuf,
     },
     /// Print the path of an Envoy binary, fetching a pinned one if need be
     Envoy {
@@ -114,6 +122,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Wasm { imports, library } => wasm::command(imports, library),
+        Command::Finish { module, to } => wasm::finish(&module, &to),
         Command::Envoy { version } => envoy::command(version.as_deref()),
         Command::Python => python::command(),
         Command::Test { filter, envoy } => test::command(filter.as_deref(), &envoy),

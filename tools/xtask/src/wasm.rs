@@ -40,15 +40,25 @@ pub fn build(library: &Library) -> Result<PathBuf> {
         let built = paths::wasm_target()
             .join(TARGET)
             .join("release/azure_openai_balancer.wasm");
-        let bytes = read(&built)?;
-        let stripped = exports::strip(&bytes).with_context(|| built.display().to_string())?;
-        imports::check(&imports::of(&stripped)?)?;
+        let finished = finished(&built)?;
         // Checked first: a module that Envoy would refuse never gets to where it is used.
         let module = paths::module();
-        files::replace(&module, &stripped)?;
-        files::replace(&paths::configured_module(), &stripped)?;
+        files::replace(&module, &finished)?;
+        files::replace(&paths::configured_module(), &finished)?;
         Ok(module)
     })
+}
+
+/// Does with a module that cargo has built what [`build`] does, for builds that are made elsewhere.
+pub fn finish(built: &Path, to: &Path) -> Result<()> {
+    files::replace(to, &finished(built)?)
+}
+
+/// A module that cargo has built, without the exports that nobody needs; its imports are checked.
+fn finished(built: &Path) -> Result<Vec<u8>> {
+    let stripped = exports::strip(&read(built)?).with_context(|| built.display().to_string())?;
+    imports::check(&imports::of(&stripped)?)?;
+    Ok(stripped)
 }
 
 fn read(module: &Path) -> Result<Vec<u8>> {

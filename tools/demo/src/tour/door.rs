@@ -45,6 +45,12 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
         "401, 401",
         &format!("{}, {}", none.status, wrong.status),
     )?;
+    tour.checks.holds(
+        "in the JSON that OpenAI's clients parse",
+        none.body.contains("\"invalid_api_key\"") && wrong.body == none.body,
+        "error.code invalid_api_key, twice",
+        format!("{} {}", none.body, wrong.body),
+    )?;
     tour.checks
         .equal("and neither a backend nor IMDS was asked", 0, reached)?;
     tour.checks

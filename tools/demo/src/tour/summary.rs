@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use super::{sdk, Tour};
+use crate::compose;
 use crate::screen::Column;
 
 /// The module's statistics, by their names.
@@ -66,6 +67,14 @@ fn difference(tour: &Tour, statistics: &Statistics) -> Result<Option<String>> {
             number(simulation.imds_requests()?),
         ),
     ];
+    if tour.stage.client.key().is_some() {
+        let name = compose::CLIENT;
+        pairs.push((
+            format!("requests of the client {name}"),
+            of(&format!("aoai.client.{name}.requests")),
+            requests,
+        ));
+    }
     for backend in simulation.backends() {
         let name = backend.name();
         let of = |what: &str| of(&format!("aoai.backend.{name}.{what}"));

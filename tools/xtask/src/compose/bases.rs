@@ -45,7 +45,7 @@ const RUST: StandIn = StandIn {
     packages: &["gcc", "libc6-dev"],
     has_shell: true,
     add: add_rust,
-    changes: &["ENV PATH=/usr/local/rust/bin:/usr/bin CARGO_HOME=/usr/local/cargo"],
+    changes: &["ENV PATH=/usr/local/rust/bin:/usr/local/bin:/usr/bin CARGO_HOME=/usr/local/cargo"],
 };
 
 const PYTHON: StandIn = StandIn {

@@ -11,7 +11,7 @@ use ureq::{Agent, Body};
 use super::docker::Docker;
 use super::metrics;
 use super::stack::Stack;
-use crate::{files, paths, process};
+use crate::{exports, files, imports, paths, process};
 
 /// What the checks look at.
 pub struct Stage<'a> {
@@ -312,7 +312,12 @@ fn the_oci_image_is_one_layer(stage: &Stage<'_>) -> Result<Verdict> {
     files::remove(&directory)?;
     let (names, module) = layer?;
     ensure!(names == "plugin.wasm", "its layer holds {names:?}");
-    ensure!(module.starts_with(b"\0asm"), "plugin.wasm is no module");
+    // Stripping fails where there is nothing left to strip.
+    ensure!(
+        exports::strip(&module).is_err(),
+        "plugin.wasm has the exports that `cargo xtask wasm` takes away"
+    );
+    imports::check(&imports::of(&module)?)?;
     Ok(Verdict::Passed)
 }
 
