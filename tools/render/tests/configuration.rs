@@ -216,10 +216,8 @@ fn the_route_says_the_time_limit_unless_backends_have_their_own() {
             serde_json::from_str(configuration.as_str().expect("a string")).expect("JSON");
         let manager = &listener["filter_chains"][0]["filters"][0]["typed_config"];
         let route = &manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"];
-        let limit = route
-            .get("retry_policy")
-            .and_then(|policy| policy.get("per_try_timeout"));
-        let limit = limit.and_then(|limit| limit.as_str());
+        let policy = route.as_mapping_get("retry_policy");
+        let limit = policy.and_then(|policy| policy["per_try_timeout"].as_str());
         let timed_by = configuration["retry"]["timed_by"].as_str();
         (limit.map(str::to_owned), timed_by.map(str::to_owned))
     };
