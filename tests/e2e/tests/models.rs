@@ -5,7 +5,7 @@ use std::time::Duration;
 use e2e::{cases, simulate, simulate_with, Engine, Form, Gateway, GatewayBuilder};
 use ring::digest::{digest, SHA256};
 use serde_json::{json, Value};
-use simulator::{Behaviour, RecordedRequest, Simulator};
+use simulator::{Behaviour, ImdsBehaviour, RecordedRequest, Simulator};
 
 const CHAT: &str = "/openai/v1/chat/completions";
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
@@ -94,6 +94,44 @@ fn assert_renamed(
 }
 
 cases! {
+    fn a_body_that_waited_for_the_token_is_changed_too(engine) {
+        let (azure, gateway) = renaming(engine);
+        azure.imds().set(ImdsBehaviour::normal().after_ms(1500));
+        let gateway = gateway.start();
+        // One that comes with its headers, and one that comes in many pieces.
+        let large = format!(r#"{{"messages":["{}"],"model":"MODEL"}}"#, "x".repeat(700_000));
+        let bodies = [r#"{"model":"MODEL","messages":[]}"#.to_owned(), large];
+        let sent = e2e::parallel(6, |number| {
+            let body = bodies[number % 2].replace("MODEL", "gpt-4o");
+            gateway.client().send("POST", CHAT, JSON, body.as_bytes()).unwrap()
+        });
+        assert!(sent.iter().all(|answer| answer.status == 200), "{sent:?}");
+        assert_eq!(azure.imds().count(), 1);
+        for (backend, name) in NAMES {
+            let requests = azure.backend(backend).requests();
+            assert!(!requests.is_empty(), "nothing came to {backend}");
+            for request in requests {
+                let of = bodies.iter().map(|body| body.replace("MODEL", name));
+                let body = of.into_iter().find(|body| body.len() as u64 == request.body_len);
+                assert_received(&request, body.expect("one of the two").as_bytes());
+            }
+        }
+    }
+
+    fn tags_leave_a_body_that_waited_for_the_token(engine) {
+        let azure = simulate(&["east", "west"]);
+        let id = {
+            let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+            let made = gateway.call("POST", "/openai/v1/responses", &json!({"input": "x"}));
+            made.json()["id"].as_str().expect("an id").to_owned()
+        };
+        azure.imds().set(ImdsBehaviour::normal().after_ms(1500));
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let next = json!({"input": "x", "previous_response_id": id});
+        let answer = gateway.call("POST", "/openai/v1/responses", &next);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+
     fn case_19_in_a_json_body_only_the_model_changes_and_each_attempt_starts_from_the_original(engine) {
         let (azure, gateway) = renaming(engine);
         let gateway = gateway.start();
