@@ -94,6 +94,9 @@ fn cargo(subcommand: &str) -> Command {
             "--locked",
             "--package",
             "demo",
+            // Beside it there is the client of the containers.
+            "--bin",
+            "demo",
             "--manifest-path",
         ])
         .arg(paths::workspace().join("Cargo.toml"));
@@ -103,6 +106,17 @@ fn cargo(subcommand: &str) -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Cargo refuses to run a package of several programs without being told which, and does so before it builds anything.
+    #[test]
+    fn cargo_knows_which_program_is_the_tour() {
+        let mut tour = cargo("run");
+        let output = tour.args(["--quiet", "--", "--help"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let help = String::from_utf8_lossy(&output.stdout);
+        assert!(help.contains("--engine"), "{help}");
+    }
 
     fn chosen(asked: Option<Engine>, version: &str) -> Result<Engine> {
         Engine::choose(asked, &envoy::Version::parse(version).unwrap())
