@@ -114,6 +114,32 @@ impl Constants {
 mod tests {
     use super::*;
 
+    /// How many host calls a module makes for a request whose body is in one piece.
+    fn host_calls(calls: &str) -> usize {
+        let turns = calls.matches("(call $draw_turn)").count();
+        calls.matches("(call $do (call $").count() + 2 * turns
+    }
+
+    /// Those of the balancer, which its budget says exactly.
+    fn budget(path: &str) -> usize {
+        let budget = include_str!("../../../tests/budget.toml");
+        let section = budget
+            .split("[paths.\"")
+            .find(|part| part.starts_with(path));
+        let calls = section.unwrap().split("host_calls = ").nth(1).unwrap();
+        calls.lines().next().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn the_balancer_makes_every_call_of_the_floor() {
+        let filter = host_calls(include_str!("floor/filter.wat"));
+        let router = host_calls(include_str!("floor/router.wat"))
+            + host_calls(include_str!("floor/upstream.wat"));
+        // One that the balancer no longer makes is to be taken from the floor, or it is none.
+        assert!((1..=budget("filter engine: served at once")).contains(&filter));
+        assert!((1..=budget("router engine: served at once")).contains(&router));
+    }
+
     #[test]
     fn constants_are_one_behind_the_other() {
         let mut constants = Constants::default();

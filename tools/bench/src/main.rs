@@ -13,6 +13,7 @@ mod measure;
 mod proxy;
 mod report;
 mod results;
+mod targets;
 mod usage;
 mod variant;
 
