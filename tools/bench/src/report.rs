@@ -60,10 +60,11 @@ impl Report<'_> {
              - **stock Envoy**: one cluster of three hosts, a fixed token added by the route, retries on another host. **Lua** and \
              **ext_proc**: round robin and token, no retries; the service is asked for request headers only and runs beside Envoy. \
              **LiteLLM**: one worker, three Azure deployments, random choice.\n\
-             - **floor**: in the balancer's place, with its configuration, a module that makes the host calls of a plain chat request \
-             with arguments of the same size, and computes nothing. It is what Envoy charges for these calls; what the balancer costs \
-             above it is the balancer's own. Where the floor is above a target, no module with these calls reaches that target on \
-             this machine. There is none for a retry.\n\
+             - **floor**: in the balancer's place, with its configuration, a module that makes the host calls a plain chat request \
+             needs, with arguments of the same size, computes nothing and keeps nothing. It is what Envoy charges for these calls; the \
+             balancer's own computing comes on top, with whatever else it calls and the body that the filter engine keeps. Where the \
+             floor is above a target, no module with these calls reaches that target on this machine. There is none for a \
+             retry.\n\
              - **streams** are {events} events, {pause} ms apart, over 64 connections; what is given is for a whole stream. *First byte* is \
              from the request's first byte to the first of the answer's body, over one connection. *Retried*: the first attempt \
              of every request is answered 503.\n\
