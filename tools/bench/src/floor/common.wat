@@ -64,6 +64,4 @@
 (func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 1))
 (func (export "proxy_on_configure") (param i32 i32) (result i32) (call $create_turns) (i32.const 1))
 (func (export "proxy_on_context_create") (param i32 i32))
-(func (export "proxy_on_done") (param i32) (result i32) (i32.const 1))
-(func (export "proxy_on_log") (param i32))
 (func (export "proxy_on_delete") (param i32))
