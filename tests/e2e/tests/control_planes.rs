@@ -55,8 +55,8 @@ struct Told {
     identity: Identity,
     plugin: Value,
     routes: Vec<Value>,
-    /// What every backend's cluster is told beside its place.
-    protocol: Option<Value>,
+    /// What each backend's cluster is told beside its place, where it is told anything.
+    protocols: Vec<Value>,
     /// The filter is off, but for routes that switch it on.
     per_route: bool,
 }
@@ -140,7 +140,7 @@ fn istio(azure: &Simulator, resources: &[Value]) -> Told {
     let mut plugin = of_kind(resources, "WasmPlugin")
         .next()
         .map(|plugin| plugin["spec"]["pluginConfig"].clone());
-    let mut protocol = None;
+    let mut protocols = Vec::new();
     let filter = of_kind(resources, "EnvoyFilter")
         .next()
         .expect("an EnvoyFilter");
@@ -167,9 +167,9 @@ fn istio(azure: &Simulator, resources: &[Value]) -> Told {
             "CLUSTER" => {
                 let cluster = &patch["match"]["cluster"];
                 let host = text(&cluster["service"]);
-                assert!(backends.iter().any(|backend| backend.cluster
-                    == format!("outbound|{}||{host}", cluster["portNumber"])));
-                protocol = Some(value.clone());
+                let name = format!("outbound|{}||{host}", cluster["portNumber"]);
+                assert_eq!(backends[protocols.len()].cluster, name);
+                protocols.push(value.clone());
             }
             "LISTENER" => assert_eq!(value["per_connection_buffer_limit_bytes"], 33_554_432),
             other => panic!("{other}"),
@@ -180,7 +180,7 @@ fn istio(azure: &Simulator, resources: &[Value]) -> Told {
         identity: identity.expect("a token service"),
         plugin: plugin.expect("the filter's configuration"),
         routes,
-        protocol,
+        protocols,
         per_route: false,
     }
 }
@@ -249,7 +249,7 @@ fn envoy_gateway(azure: &Simulator, resources: &[Value]) -> Told {
         identity: identity.expect("a token service"),
         plugin: policy["spec"]["wasm"][0]["config"].clone(),
         routes: by_header,
-        protocol: None,
+        protocols: Vec::new(),
         per_route: true,
     }
 }
@@ -257,10 +257,15 @@ fn envoy_gateway(azure: &Simulator, resources: &[Value]) -> Told {
 /// An Envoy that is told this.
 fn gateway(told: Told) -> GatewayBuilder {
     let mut builder = Gateway::builder();
+    let mut plugin = told.plugin;
+    if plugin.get("left_to_envoy").is_none() {
+        // The renderer would leave all that it can.
+        plugin["left_to_envoy"] = json!([]);
+    }
     let fleet = Fleet {
         backends: told.backends,
         identity: Some(told.identity),
-        plugin: told.plugin,
+        plugin,
         ..render::demo_fleet()
     };
     // The routes of one's own give way to those of the control plane.
@@ -286,8 +291,8 @@ fn gateway(told: Told) -> GatewayBuilder {
         );
         builder = builder.rewrite(filter, &off);
     }
-    if let Some(protocol) = told.protocol {
-        let own = render::yaml::indented(&render::parts::protocol(&fleet), 4);
+    for (backend, protocol) in fleet.backends.iter().zip(told.protocols) {
+        let own = render::yaml::indented(&render::parts::protocol(&fleet, backend), 4);
         let fields: Map<String, Value> = protocol.as_object().expect("fields").clone();
         let theirs: String = fields
             .iter()
@@ -360,7 +365,8 @@ cases! {
         let module = e2e::module().display().to_string();
         replace(&mut resources, "/etc/envoy/azure_openai_balancer.wasm", &module);
         let told = istio(&azure, &resources);
-        assert_eq!(told.protocol.is_some(), engine == e2e::Engine::Router);
+        let patched = told.protocols.len();
+        assert_eq!(patched, if engine == e2e::Engine::Router { told.backends.len() } else { 0 });
         assert_serves(&azure, &gateway(told).start());
     }
 }
