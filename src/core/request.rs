@@ -49,8 +49,6 @@ pub struct Request {
     pub upgrade: bool,
     /// The client would take an answer in an encoding of its own.
     pub accepts_encodings: bool,
-    /// All header values are UTF-8, the only form in which a call of the filter's own can carry them.
-    pub headers_are_utf8: bool,
     credential_headers: u8,
 }
 
@@ -92,14 +90,9 @@ pub enum BodyForm {
 impl Request {
     /// Reads the facts from the request's headers, names in lower case; `tags` are those of the backends.
     pub fn read<'a>(headers: impl Iterator<Item = (&'a [u8], &'a [u8])>, tags: &Tags) -> Self {
-        let mut request = Self {
-            headers_are_utf8: true,
-            ..Self::default()
-        };
+        let mut request = Self::default();
         let (mut method, mut path) = ("", "");
         for (name, value) in headers {
-            // Nearly all are ASCII, which is seen faster.
-            request.headers_are_utf8 &= value.is_ascii() || std::str::from_utf8(value).is_ok();
             let text = || std::str::from_utf8(value).unwrap_or_default();
             match name {
                 b":method" => method = text(),
@@ -417,7 +410,7 @@ mod tests {
         assert_eq!(request.clean_path, None);
         assert_eq!(request.content_length, Some(123));
         assert_eq!(request.credential_headers().count(), 0);
-        assert!(request.headers_are_utf8 && !request.upgrade);
+        assert!(!request.upgrade);
     }
 
     #[test]
@@ -454,9 +447,9 @@ mod tests {
     }
 
     #[test]
-    fn upgrades_and_odd_bytes_are_noticed() {
+    fn upgrades_are_noticed_and_odd_values_are_passed_over() {
         assert!(read(&[("upgrade", b"websocket")]).upgrade);
-        assert!(!read(&[("x-name", b"caf\xe9")]).headers_are_utf8);
+        assert_eq!(read(&[(":path", b"/openai/\xe9")]).surface, None);
         assert_eq!(read(&[("content-length", b"many")]).content_length, None);
     }
 }
