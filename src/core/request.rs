@@ -7,7 +7,7 @@ use super::config::{Backend, Config, Ids};
 use super::fleet::Demand;
 use super::json::scan::Findings;
 use super::multipart::Value;
-use super::operation::{surface, Deployment, Operation, State, Surface};
+use super::operation::{surface, Deployment, Operation, Path, State, Surface};
 use super::outcome::Outcome;
 use super::shared::fingerprint;
 use super::splices::Splices;
@@ -119,21 +119,27 @@ impl Request {
     }
 
     fn read_path(&mut self, method: &str, path: &str, tags: &Tags) {
-        self.surface = surface(path);
-        self.clean_path = without_credentials(path);
+        let mut path = Path::of(path);
+        self.surface = surface(&path);
+        self.clean_path = without_credentials(&path);
         if self.surface.is_none() {
             return;
         }
-        let clean = self.path(path);
-        if let Some((untagged, backends)) = without_tags(clean, tags) {
-            let backends = backends.into_iter();
-            self.objects = backends.fold(self.objects, |objects, on| objects.also(Some(on)));
-            self.clean_path = Some(untagged);
+        if let Some(clean) = &self.clean_path {
+            path = Path::of(clean);
         }
-        let clean = self.clean_path.as_deref().unwrap_or(path);
-        self.operation = Operation::read(method, clean);
+        let untagged = without_tags(&path, tags);
+        if let Some((untagged, backends)) = &untagged {
+            let backends = backends.iter().copied();
+            self.objects = backends.fold(self.objects, |objects, on| objects.also(Some(on)));
+            path = Path::of(untagged);
+        }
+        self.operation = Operation::read(method, &path);
         if let Deployment::InPath(range) = &self.operation.deployment {
-            self.deployment = clean.get(range.clone()).map(deployment_id);
+            self.deployment = path.text.get(range.clone()).map(deployment_id);
+        }
+        if let Some((untagged, _)) = untagged {
+            self.clean_path = Some(untagged);
         }
     }
 
