@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use super::shared::fingerprint;
-use super::text::split_once;
+use super::text::{find, split_once};
 
 /// One of the APIs of an Azure OpenAI resource. Not every region has every one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -173,16 +173,17 @@ impl<'p> Path<'p> {
     /// Looks through `text`.
     pub fn of(text: &'p str) -> Self {
         let (mut mark, mut has_dot, mut is_odd) = (None, false, false);
-        for (at, byte) in text.bytes().enumerate() {
-            match byte {
-                b'?' if mark.is_none() => mark = Some(at),
-                b'.' => {
-                    has_dot = true;
+        let mut start = 0_usize;
+        let next = |start| find(text.as_bytes().get(start..)?, [b'?', b'.', b'%', b'\\']);
+        while let Some(at) = next(start).map(|at| start.saturating_add(at)) {
+            match text.as_bytes().get(at) {
+                Some(b'?') => mark = mark.or(Some(at)),
+                byte => {
+                    has_dot |= byte == Some(&b'.');
                     is_odd |= mark.is_none();
                 }
-                b'%' | b'\\' => is_odd |= mark.is_none(),
-                _ => {}
             }
+            start = at.saturating_add(1);
         }
         let cut = mark.and_then(|at| Some((text.get(..at)?, text.get(at.checked_add(1)?..)?)));
         Self {
