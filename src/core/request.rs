@@ -98,7 +98,7 @@ impl Request {
                 b":method" => method = text(),
                 b":path" => path = text(),
                 b"content-length" => request.content_length = text().parse().ok(),
-                b"content-type" if is_multipart(text()) => {
+                b"content-type" if is_multipart(value) => {
                     request.form = BodyForm::Multipart(text().to_owned());
                 }
                 b"upgrade" => request.upgrade = true,
@@ -383,9 +383,9 @@ fn without_key(offered: &str) -> Option<String> {
         })
 }
 
-fn is_multipart(content_type: &str) -> bool {
-    const MULTIPART: &str = "multipart/form-data";
-    let start = content_type.trim_start().get(..MULTIPART.len());
+fn is_multipart(content_type: &[u8]) -> bool {
+    const MULTIPART: &[u8] = b"multipart/form-data";
+    let start = content_type.trim_ascii_start().get(..MULTIPART.len());
     start.is_some_and(|start| start.eq_ignore_ascii_case(MULTIPART))
 }
 
