@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::config::{Backend, Config, Engine, HeaderNames, TimedBy};
+use super::config::{Backend, Config, Engine, HeaderNames};
 use super::path;
-use super::request::{is_credential_header, Request};
+use super::request::{is_credential_header, Request, ATTEMPTED};
 
 /// Headers that belong to one connection, not to the request (RFC 9110, section 7.6.1), those a call sets itself, and the
 /// client's address, which is no business of a backend's (Envoy's own calls carry none either).
@@ -100,10 +100,15 @@ impl Attempt<'_> {
         if self.reads_answer {
             apply(Edit::Remove("accept-encoding"));
         }
-        apply(Edit::Set(":authority", &self.backend.host));
+        if self.request.claims_attempt {
+            apply(Edit::Remove(ATTEMPTED));
+        }
+        if !config.left_to_envoy.host {
+            apply(Edit::Set(":authority", &self.backend.host));
+        }
         apply(Edit::Set(self.credential.name, self.credential.value));
         // The router gives up on the headers after this time but lets an answer that has begun go on for as long as it takes.
-        if config.retry.timed_by == TimedBy::Filter {
+        if !config.left_to_envoy.timeout {
             apply(Edit::Set(
                 "x-envoy-upstream-rq-per-try-timeout-ms",
                 self.timeout_ms,
@@ -126,6 +131,7 @@ impl Attempt<'_> {
             NOT_REISSUED.contains(&name)
                 || is_credential_header(name)
                 || name == names.cluster
+                || name == ATTEMPTED
                 || Some(name) == names.client.as_deref()
                 || self.reads_answer && name == "accept-encoding"
                 // Envoy's instructions to its own router; a callout has its own.

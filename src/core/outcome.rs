@@ -176,7 +176,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::core::config::{Engine, TimedBy};
+    use crate::core::config::Engine;
 
     fn retry() -> Retry {
         Retry {
@@ -184,7 +184,6 @@ mod tests {
             max_attempts: 3,
             statuses: vec![408, 429, 500, 502, 503, 504],
             per_try_timeout: Duration::from_secs(300),
-            timed_by: TimedBy::Filter,
             replay_limit: 0,
             repeat_creations: false,
             budget: None,

@@ -53,6 +53,8 @@ pub struct Config {
     pub retry: Retry,
     /// The names of the headers the filter writes.
     pub headers: HeaderNames,
+    /// What is not for the filter to do.
+    pub left_to_envoy: LeftToEnvoy,
 }
 
 /// One Azure OpenAI resource.
@@ -315,14 +317,17 @@ pub enum Engine {
     Router,
 }
 
-/// Who tells Envoy's router how long an attempt may take until its headers are there.
+/// What Envoy's own configuration does in the filter's place, for less: each is a host call or two of every request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TimedBy {
-    /// The filter, in a header of every request.
-    #[default]
-    Filter,
-    /// The route, in its `retry_policy.per_try_timeout`, which is to be the same.
-    Route,
+pub struct LeftToEnvoy {
+    /// The route limits how long an attempt may take until its headers are there (`retry_policy.per_try_timeout`, which is to be
+    /// what [`Config::router_timeout`] says).
+    pub timeout: bool,
+    /// The route addresses a request to the host of its cluster (`auto_host_rewrite`; its hosts have the backend's name).
+    pub host: bool,
+    /// The clusters say on every answer whose it is and how many attempts it took, in the headers that are configured, and take
+    /// the mark for the router off those that come with one.
+    pub answer_headers: bool,
 }
 
 /// When a request is tried again, and how long an attempt may take.
@@ -336,8 +341,6 @@ pub struct Retry {
     pub statuses: Vec<u16>,
     /// How long an attempt may take: its headers in the first attempt, its whole answer in the ones the filter re-issues.
     pub per_try_timeout: Duration,
-    /// Who tells the router that limit.
-    pub timed_by: TimedBy,
     /// The largest request body, in bytes, that is kept for another attempt.
     pub replay_limit: usize,
     /// What makes an object may be tried again although the object may have been made.

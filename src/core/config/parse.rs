@@ -9,8 +9,8 @@ use super::identity::read_identities;
 use super::protobuf;
 use super::reader::{refused, whole_number, ConfigError, Object, Problems};
 use super::{
-    Backend, BackendCredential, Budget, Config, Cooldown, Engine, HeaderNames, Ids, OtherPaths,
-    Plugin, Policy, Retry, StateRules, TimedBy, MAX_ATTEMPTS,
+    Backend, BackendCredential, Budget, Config, Cooldown, Engine, HeaderNames, Ids, LeftToEnvoy,
+    OtherPaths, Plugin, Policy, Retry, StateRules, MAX_ATTEMPTS,
 };
 use crate::core::state::ids::{Collision, Tags};
 
@@ -105,19 +105,17 @@ fn read_config(
     let cooldown = read_cooldown(root.path_of("cooldown"), cooldown, problems);
     let retry = root.value("retry").unwrap_or(&empty);
     let retry = read_retry(root.path_of("retry"), retry, problems);
-    let timed_by_route = retry
-        .as_ref()
-        .is_some_and(|retry| retry.timed_by == TimedBy::Route);
+    let headers = root.value("headers").unwrap_or(&empty);
+    let headers = read_headers(root.path_of("headers"), headers, problems);
+    let left_to_envoy = read_left_to_envoy(&mut root, problems);
     for (index, backend) in backends.iter().flatten().enumerate() {
-        if timed_by_route && backend.first_byte_timeout.is_some() {
+        if left_to_envoy.timeout && backend.first_byte_timeout.is_some() {
             let path = format!("backends[{index}].first_byte_timeout");
-            let problem = "not allowed beside retry.timed_by \"route\": a route has one limit for all backends; \
-                           use \"filter\"";
+            let problem = "not allowed where left_to_envoy has \"timeout\": a route has one limit for all backends; \
+                           leave \"timeout\" out";
             problems.add(&path, problem);
         }
     }
-    let headers = root.value("headers").unwrap_or(&empty);
-    let headers = read_headers(root.path_of("headers"), headers, problems);
     root.finish();
     Some(Config {
         backends: backends?,
@@ -134,7 +132,31 @@ fn read_config(
         cooldown: cooldown?,
         retry: retry?,
         headers: headers?,
+        left_to_envoy,
     })
+}
+
+fn read_left_to_envoy(root: &mut Object<'_>, problems: &Problems) -> LeftToEnvoy {
+    let mut left = LeftToEnvoy::default();
+    let given = root.value("left_to_envoy");
+    // Nothing is left by an empty list, as by none.
+    let Some(list) = given.filter(|list| list.as_array().is_none_or(|list| !list.is_empty()))
+    else {
+        return left;
+    };
+    let form = r#"a list of "timeout", "host" and "answer_headers""#;
+    for (path, value) in root.list("left_to_envoy", list, form) {
+        match value.as_str() {
+            Some("timeout") => left.timeout = true,
+            Some("host") => left.host = true,
+            Some("answer_headers") => left.answer_headers = true,
+            _ => problems.add(
+                &path,
+                refused(value, r#""timeout", "host" or "answer_headers""#),
+            ),
+        }
+    }
+    left
 }
 
 fn read_state(root: &mut Object<'_>, backends: &[Backend], problems: &Problems) -> StateRules {
@@ -220,9 +242,6 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
         Some(list) => read_statuses(&object, list, problems),
     };
     let per_try_timeout = object.duration("per_try_timeout", "100ms"..="1h", "300s");
-    let timed_by = object.optional_string("timed_by", r#""filter" or "route""#, |text| {
-        matches!(text, "filter" | "route")
-    });
     let replay_limit = object.size("replay_limit", "0B"..="64MiB", "4MiB");
     let repeat_creations = object.flag("repeat_creations", false);
     let empty = Value::Object(serde_json::Map::new());
@@ -240,10 +259,6 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
         max_attempts: u8::try_from(max_attempts).unwrap_or(u8::MAX),
         statuses,
         per_try_timeout,
-        timed_by: match timed_by.as_deref() {
-            Some("route") => TimedBy::Route,
-            _ => TimedBy::Filter,
-        },
         replay_limit,
         repeat_creations,
         budget,
@@ -502,6 +517,48 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_to_envoy_is_named() {
+        let left = |list: &str| {
+            let list = format!(r#""left_to_envoy": {list}, "backends""#);
+            parse(&MINIMAL.replacen(r#""backends""#, &list, 1))
+        };
+        assert_eq!(left("[]").unwrap().left_to_envoy, LeftToEnvoy::default());
+        let all = left(r#"["host", "answer_headers", "timeout"]"#).unwrap();
+        let expected = LeftToEnvoy {
+            timeout: true,
+            host: true,
+            answer_headers: true,
+        };
+        assert_eq!(all.left_to_envoy, expected);
+        assert_eq!(
+            left(r#"["hosts", 1]"#).unwrap_err().to_string(),
+            "left_to_envoy[0]: \"hosts\" is not allowed; use \"timeout\", \"host\" or \"answer_headers\"\n\
+             left_to_envoy[1]: 1 is not allowed; use \"timeout\", \"host\" or \"answer_headers\""
+        );
+        let problem = left("true").unwrap_err().to_string();
+        assert!(
+            problem.starts_with("left_to_envoy: true is not allowed; use a list of"),
+            "{problem}"
+        );
+    }
+
+    #[test]
+    fn a_route_has_no_time_limits_for_single_backends() {
+        let json = MINIMAL.replace(r#""host""#, r#""first_byte_timeout": "2s", "host""#);
+        let json = json.replacen(
+            r#""backends""#,
+            r#""left_to_envoy": ["timeout"], "backends""#,
+            1,
+        );
+        let problem = parse(&json).unwrap_err().to_string();
+        assert!(
+            problem
+                .starts_with("backends[0].first_byte_timeout: not allowed where left_to_envoy has"),
+            "{problem}"
+        );
+    }
+
+    #[test]
     fn the_first_byte_timeout_cannot_outlast_the_attempt() {
         let json = MINIMAL.replace(r#""host""#, r#""first_byte_timeout": "2s", "host""#);
         let config = parse(&json).unwrap();
@@ -542,7 +599,7 @@ identity.cluster: is missing; use the name of an Envoy cluster
 backends[0].name: "a b" is not allowed; use 1 to 64 letters, digits, '-' or '_'
 backends[0].cluster: 5 is not allowed; use the name of an Envoy cluster
 backends[0].host: is missing; use a host name such as "contoso-eastus.openai.azure.com", without scheme or path
-retries: unknown field; use one of backends, identity, identities, state, other_paths, policy, cooldown, retry, headers"#;
+retries: unknown field; use one of backends, identity, identities, state, other_paths, policy, cooldown, retry, headers, left_to_envoy"#;
         assert_eq!(error.to_string(), expected.trim_start());
     }
 

@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use super::{unreplayable, with, Shared, Step, REQUEST, REQUESTS, RETRY};
+use super::{unreplayable, with, Shared, Step, REQUESTS, RETRY};
 use crate::core::exchange::{digit, NoRetry, Replay};
 use crate::core::inspection::Inspection;
 use crate::core::metrics::Event;
@@ -150,7 +150,6 @@ impl Downstream {
 
     /// Sends the request on its way to the first backend.
     fn forward(&mut self, token: &Rc<Authorization>) -> Result<(), HostError> {
-        let id = self.id.to_le_bytes();
         with(&self.shared, |shared| {
             // How often it may is said by the route, unless that is never, or the client had a mind of its own.
             let most = self.worker.config.retry.max_attempts.saturating_sub(1);
@@ -174,8 +173,8 @@ impl Downstream {
             {
                 host::set_header(Map::RequestHeaders, "x-envoy-retry-on", failures)?;
             }
-            host::set_property(REQUEST, &id)?;
-            shared.point_to(Some(shared.journey.exchange.backend()))
+            shared.foreseen = shared.look_ahead();
+            shared.point_to(shared.foreseen)
         })?;
         self.phase = Phase::Forwarded;
         Ok(())
@@ -326,7 +325,7 @@ pub(crate) struct DownstreamHandle(Rc<RefCell<Downstream>>);
 
 impl DownstreamHandle {
     pub(crate) fn new(id: u32, worker: Rc<Worker>) -> Self {
-        let shared = Shared::new(Journey::new(Rc::clone(&worker)));
+        let shared = Shared::new(id, Journey::new(Rc::clone(&worker)));
         Self(Rc::new_cyclic(|me| {
             RefCell::new(Downstream {
                 id,

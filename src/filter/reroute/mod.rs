@@ -4,7 +4,8 @@
 //! The filter stands in two places. *Downstream*, among the listener's filters, it draws the plan, makes the first attempt and
 //! signs the answer. *Upstream*, among each cluster's filters, it sees every attempt: it readdresses the later ones, reads the
 //! answers, and marks those that call for another attempt with a header the route's retry policy looks for. Where the router
-//! goes next is written into the request's filter state, where the route's matcher reads it anew for each attempt.
+//! goes first, and where next, is written into the request's filter state, where the route's matcher reads it anew for each
+//! attempt.
 //!
 //! Both run in the same VM of a worker, if their VM configurations are the same, and so share the request's [`Journey`].
 
@@ -24,11 +25,11 @@ use crate::core::exchange::{NoRetry, Replay, Verdict};
 use crate::core::outcome::Outcome;
 use crate::core::time::Timestamp;
 
-/// The property that names the cluster of the next attempt; the route's matcher knows it as `wasm.aoai_cluster`.
-const NEXT_CLUSTER: &str = "aoai_cluster";
-
-/// The property by which an attempt finds its request.
-const REQUEST: &str = "aoai_request";
+/// The property that the route's matcher knows as `wasm.aoai_plan`, and by which an attempt finds its request, all in one because
+/// each is a host call: the cluster of the first attempt, the one of the next attempt after that, and the request's id in
+/// [`ID_DIGITS`] hexadecimal digits, with spaces between them, which no cluster's name has (see [`plan`]).
+const PLAN: &str = "aoai_plan";
+const ID_DIGITS: usize = 8;
 
 /// The response header that the route's retry policy looks for (`retriable_headers`). No client sees it.
 const RETRY: &str = "x-aoai-retry";
@@ -40,6 +41,8 @@ thread_local! {
 
 /// What the downstream filter and the upstream filters share of one request.
 struct Shared {
+    /// The downstream context's.
+    id: u32,
     journey: Journey,
     replay: Replay,
     step: Step,
@@ -69,8 +72,9 @@ enum Step {
 }
 
 impl Shared {
-    fn new(journey: Journey) -> Self {
+    fn new(id: u32, journey: Journey) -> Self {
         Self {
+            id,
             journey,
             replay: Replay::Ready,
             step: Step::Before,
@@ -82,7 +86,7 @@ impl Shared {
 
     /// The router starts an attempt: the first, one that a marked answer called for, or one after an attempt that got no
     /// answer, which it makes where it was told before. `false` if there is none to make.
-    fn attempt_begins(&mut self) -> bool {
+    fn attempt_begins(&mut self) -> Result<bool, HostError> {
         if self.is_under_way() {
             self.no_answer();
             let next = Next::Foreseen(self.foreseen);
@@ -90,23 +94,27 @@ impl Shared {
             if verdict != Verdict::TryNext {
                 self.journey.timed_out = self.is_overdue();
                 self.step = Step::GivenUp;
-                return false;
+                return Ok(false);
             }
         }
         let backend = self.journey.exchange.backend();
         if self.journey.worker.credentials.of(backend).is_none() {
             // The token has expired, and this one is not to be shown what the one before was.
             self.step = Step::GivenUp;
-            return false;
+            return Ok(false);
         }
         self.journey.attempt_made();
-        self.foreseen = self.look_ahead();
+        if self.journey.exchange.attempts() > 1 {
+            self.foreseen = self.look_ahead();
+            // Should this attempt get no answer, the router goes on without asking.
+            self.point_to(self.foreseen)?;
+        }
         let exchange = &self.journey.exchange;
         // Asked for only where it may be wanted, by an attempt that may be the last: it is a host call.
         let may_be_last = exchange.attempts() > 1 || self.foreseen.is_none();
         self.began = may_be_last.then(host::now);
         self.step = Step::Attempting;
-        true
+        Ok(true)
     }
 
     /// An attempt went out whose answer, if it comes, is not the end yet.
@@ -141,14 +149,36 @@ impl Shared {
         }
     }
 
-    /// Writes where the router goes from here, should it have to.
-    fn point_to(&self, backend: Option<usize>) -> Result<(), HostError> {
-        let backends = &self.journey.worker.config.backends;
-        match backend.and_then(|index| backends.get(index)) {
-            Some(backend) => host::set_property(NEXT_CLUSTER, backend.cluster.as_bytes()),
-            None => Ok(()),
-        }
+    /// Writes where the router goes from the current attempt, should it have to; without another backend, nowhere else.
+    fn point_to(&self, next: Option<usize>) -> Result<(), HostError> {
+        let current = self.journey.exchange.backend();
+        let cluster = |index: usize| {
+            let backend = self.journey.worker.config.backends.get(index);
+            backend.map_or("", |backend| backend.cluster.as_str())
+        };
+        let plan = plan(cluster(current), cluster(next.unwrap_or(current)), self.id);
+        host::set_property(PLAN, plan.as_bytes())
     }
+}
+
+/// What [`PLAN`] holds.
+fn plan(first: &str, later: &str, id: u32) -> String {
+    let mut plan = String::with_capacity(first.len() + later.len() + 2 + ID_DIGITS);
+    for cluster in [first, later] {
+        plan.push_str(cluster);
+        plan.push(' ');
+    }
+    for digit in (0..ID_DIGITS).rev() {
+        let digit = id >> (4 * digit) & 0xf;
+        plan.push(char::from_digit(digit, 16).unwrap_or_default());
+    }
+    plan
+}
+
+/// The request of such a plan.
+fn id_of(plan: &[u8]) -> Option<u32> {
+    let digits = plan.last_chunk::<ID_DIGITS>()?;
+    u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 /// Looks again where the router should go from attempts that get no answer: since they began, backends may have been throttled,
@@ -202,5 +232,23 @@ fn with<T>(
     match shared.try_borrow_mut() {
         Ok(mut shared) => act(&mut shared),
         Err(_) => Err(HostError::REENTERED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_says_where_to_and_whose_it_is() {
+        for id in [0, 1, 0x20_61_62_20, u32::MAX] {
+            let plan = plan("aoai_west", "aoai_east", id);
+            assert!(plan.starts_with("aoai_west aoai_east "), "{plan}");
+            assert_eq!(plan.split(' ').count(), 3);
+            assert_eq!(id_of(plan.as_bytes()), Some(id));
+        }
+        for other in ["", "aoai_west", "aoai_west aoai_east 0000000g"] {
+            assert_eq!(id_of(other.as_bytes()), None, "{other}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use super::{with, Shared, Step, REQUEST, REQUESTS, RETRY};
+use super::{id_of, with, Shared, Step, PLAN, REQUESTS, RETRY};
 use crate::core::attempt::grown;
 use crate::core::config::Backend;
 use crate::core::exchange::Verdict;
@@ -60,8 +60,7 @@ pub(super) struct Upstream {
 
 impl Upstream {
     fn on_request_headers(&mut self) -> Result<Action, HostError> {
-        let id = host::property(REQUEST)?;
-        let id = id.and_then(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)));
+        let id = host::property(PLAN)?.as_deref().and_then(id_of);
         self.shared = id.and_then(|id| REQUESTS.with_borrow(|requests| requests.get(&id).cloned()));
         let Some(shared) = &self.shared else {
             if !ORPHAN_SEEN.replace(true) {
@@ -125,7 +124,9 @@ impl Upstream {
         match outcome {
             Some(outcome @ (Outcome::Success | Outcome::ClientError)) => with(&shared, |shared| {
                 // Whether there is another attempt is not for the backend to say.
-                host::remove_header(Map::ResponseHeaders, RETRY)?;
+                if !shared.journey.worker.config.left_to_envoy.answer_headers {
+                    host::remove_header(Map::ResponseHeaders, RETRY)?;
+                }
                 shared.journey.conclude_answer(outcome)?;
                 shared.step = Step::Answered;
                 Ok(Action::Continue)
@@ -290,7 +291,7 @@ impl Upstream {
 impl Shared {
     /// The router begins an attempt: addresses it to the backend whose turn it is.
     fn readdress(&mut self) -> Result<Departing, HostError> {
-        if !self.attempt_begins() {
+        if !self.attempt_begins()? {
             return Ok(Departing::Refused("aoai_plan_exhausted"));
         }
         let journey = &mut self.journey;
@@ -305,7 +306,9 @@ impl Shared {
                 journey.worker.complain(Complaint::Route);
                 return Ok(Departing::Refused("aoai_wrong_route"));
             }
-            host::set_header(Map::RequestHeaders, ":authority", &backend.host)?;
+            if !config.left_to_envoy.host {
+                host::set_header(Map::RequestHeaders, ":authority", &backend.host)?;
+            }
             // What the attempt before made of the path is still there.
             if config.backends.iter().any(Backend::renames) {
                 let path = journey.request.path(journey.client_path());
@@ -338,8 +341,6 @@ impl Shared {
             let length = grown(length, growth).to_string();
             host::set_header(Map::RequestHeaders, "content-length", &length)?;
         }
-        // Should this attempt get no answer, the router goes on without asking.
-        self.point_to(self.foreseen)?;
         Ok(Departing::With(renaming))
     }
 
@@ -354,7 +355,7 @@ impl Shared {
     /// Tells the router to make another attempt, on the exchange's current backend.
     fn mark(&mut self) -> Result<(), HostError> {
         self.step = Step::Marked;
-        self.point_to(Some(self.journey.exchange.backend()))?;
+        self.point_to(None)?;
         host::set_header(Map::ResponseHeaders, RETRY, "1")
     }
 }

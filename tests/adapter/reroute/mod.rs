@@ -9,6 +9,7 @@ mod errors;
 mod health;
 mod held_bodies;
 mod keys;
+mod left_to_envoy;
 mod no_answer;
 mod surface;
 mod surroundings;

@@ -86,10 +86,10 @@ fn an_upstream_filter_in_another_vm_lets_nothing_pass_and_says_so_once() {
     let other = std::thread::spawn(move || {
         let vm = host.vm(UPSTREAM);
         for id in ids {
-            let id = u32::to_le_bytes(id);
+            let plan = format!("aoai_east aoai_west {id:08x}");
             let properties = [
                 ("xds\0cluster_name", &b"aoai_east"[..]),
-                ("aoai_request", &id),
+                ("aoai_plan", plan.as_bytes()),
             ];
             let stream = vm.request_with(&properties, chat(), true);
             assert_eq!(stream.forwarded(), None);

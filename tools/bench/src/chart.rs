@@ -15,7 +15,7 @@ const GROUPS: [Workload; 4] = [
 /// Bars end here; what is more is written beside them.
 const MOST: f64 = 3.0;
 
-const LABELS: f64 = 210.0;
+const LABELS: f64 = 220.0;
 const BARS: f64 = 420.0;
 const WIDTH: f64 = LABELS + BARS + 60.0;
 const LINE: f64 = 18.0;
@@ -58,7 +58,7 @@ pub fn svg(results: &Results) -> String {
 <title>CPU per request, in units of plain Envoy's; less is better</title>
 <style>
 rect.page {{ fill: #ffffff }} text {{ fill: #24292f }} .title {{ font-size: 14px; font-weight: bold }} .group {{ font-weight: bold }}
-rect.balancer {{ fill: #0969da }} rect.other {{ fill: #8c959f }} line {{ stroke: #d0d7de }}
+rect.balancer {{ fill: #0969da }} rect.floor {{ fill: #54aeff }} rect.other {{ fill: #8c959f }} line {{ stroke: #d0d7de }}
 </style>
 <rect class="page" width="{WIDTH}" height="{y}"/>
 <text class="title" x="8" y="20">CPU per request, in units of plain Envoy's; less is better</text>
@@ -76,10 +76,10 @@ fn ratio(results: &Results, variant: Variant, workload: Workload) -> Option<f64>
 }
 
 fn bar(body: &mut String, y: f64, variant: Variant, ratio: f64) {
-    let class = if variant.is_balancer() {
-        "balancer"
-    } else {
-        "other"
+    let class = match variant {
+        variant if variant.is_balancer() => "balancer",
+        variant if variant.is_floor() => "floor",
+        _ => "other",
     };
     let length = ratio.min(MOST) / MOST * BARS;
     let height = LINE - 5.0;
@@ -117,6 +117,7 @@ mod tests {
         let mut results = Results::default();
         for (variant, micros) in [
             (Variant::Envoy, 30),
+            (Variant::FloorRouter, 36),
             (Variant::Router, 39),
             (Variant::LiteLlm, 6000),
         ] {
@@ -130,6 +131,7 @@ mod tests {
         }
         let svg = svg(&results);
         assert_eq!(svg.matches("<rect class=\"balancer\"").count(), 1);
+        assert_eq!(svg.matches("<rect class=\"floor\"").count(), 1);
         assert_eq!(svg.matches("<rect class=\"other\"").count(), 2);
         assert!(
             svg.contains(">1.30</text>") && svg.contains(">200 ...</text>"),

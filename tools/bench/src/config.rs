@@ -4,11 +4,12 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use render::{Admin, Backend, Clients, Engine, Fleet, Identity, Listener};
 use serde_json::{json, Value};
 
 use crate::backend::{token, Backends, BACKENDS};
+use crate::floor::Floor;
 use crate::variant::Variant;
 
 /// The request header that names the cluster.
@@ -36,6 +37,8 @@ pub struct Surroundings<'a> {
     pub against: Option<&'a Path>,
     /// The module that does nothing.
     pub idle: &'a Path,
+    /// The modules that make the balancer's host calls only.
+    pub floor: &'a Floor,
     /// The `ext_proc` service, where it runs.
     pub ext_proc: Option<SocketAddr>,
 }
@@ -43,7 +46,10 @@ pub struct Surroundings<'a> {
 /// The configuration of `variant`, as JSON.
 pub fn envoy(variant: Variant, around: &Surroundings<'_>) -> Result<Value> {
     let engine = match variant {
-        Variant::Router | Variant::RouterAgainst => Engine::Router,
+        Variant::Router
+        | Variant::RouterAgainst
+        | Variant::FloorRouter
+        | Variant::FloorDownstream => Engine::Router,
         _ => Engine::Filter,
     };
     let module = match variant {
@@ -92,12 +98,25 @@ pub fn envoy(variant: Variant, around: &Surroundings<'_>) -> Result<Value> {
             add_cluster(&mut config, ext_proc_cluster(address))?;
         }
         Variant::Idle => {
-            let path = around.idle.display().to_string();
-            let filter = &mut filters(manager)?[0]["typed_config"]["config"];
-            filter["vm_config"]["vm_id"] = json!("idle");
-            filter["vm_config"]["code"] = json!({"local": {"filename": path}});
+            replace_module(filters(manager)?, "idle", around.idle)?;
             *route(manager)? = json!({"cluster": "pool", "timeout": "0s"});
             add_cluster(&mut config, pool(around.backends))?;
+        }
+        Variant::FloorFilter => {
+            replace_module(filters(manager)?, "floor", &around.floor.filter)?;
+        }
+        Variant::FloorRouter | Variant::FloorDownstream => {
+            replace_module(filters(manager)?, "floor", &around.floor.router)?;
+            for filters in clusters_filters(&mut config)? {
+                match variant {
+                    Variant::FloorRouter => {
+                        let module = &around.floor.upstream;
+                        replace_module(filters, "floor_upstream", module)?;
+                    }
+                    // A cluster without a list of filters has the codec all the same.
+                    _ => drop(filters.remove(0)),
+                }
+            }
         }
         Variant::Direct | Variant::LiteLlm => anyhow::bail!("{variant} is not an Envoy"),
     }
@@ -167,6 +186,32 @@ fn filters(manager: &mut Value) -> Result<&mut Vec<Value>> {
     manager["http_filters"]
         .as_array_mut()
         .context("no HTTP filters")
+}
+
+/// The filters of each cluster that has some of its own.
+fn clusters_filters(config: &mut Value) -> Result<Vec<&mut Vec<Value>>> {
+    let clusters = config["static_resources"]["clusters"].as_array_mut();
+    let clusters = clusters.context("no clusters")?.iter_mut();
+    let path = format!("/typed_extension_protocol_options/{HTTP_OPTIONS}/http_filters");
+    let lists: Vec<_> = clusters
+        .filter_map(|cluster| cluster.pointer_mut(&path)?.as_array_mut())
+        .collect();
+    ensure!(
+        lists.len() == BACKENDS,
+        "{} clusters with filters",
+        lists.len()
+    );
+    Ok(lists)
+}
+
+/// Has the first of the filters run another module, in a VM of that name.
+fn replace_module(filters: &mut [Value], vm: &str, module: &Path) -> Result<()> {
+    let filter = filters.first_mut().context("no HTTP filters")?;
+    let config = filter.pointer_mut("/typed_config/config/vm_config");
+    let config = config.context("the first filter is not a module")?;
+    config["vm_id"] = json!(vm);
+    config["code"] = json!({"local": {"filename": module.display().to_string()}});
+    Ok(())
 }
 
 fn route(manager: &mut Value) -> Result<&mut Value> {

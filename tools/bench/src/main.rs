@@ -6,12 +6,14 @@ mod chart;
 mod config;
 mod cores;
 mod ext_proc;
+mod floor;
 mod http1;
 mod load;
 mod measure;
 mod proxy;
 mod report;
 mod results;
+mod targets;
 mod usage;
 mod variant;
 
@@ -26,6 +28,7 @@ use clap::{Args, Parser, Subcommand};
 use backend::Backends;
 use config::Surroundings;
 use cores::Cores;
+use floor::Floor;
 use measure::{Effort, Proxies};
 use proxy::Launcher;
 use report::Report;
@@ -113,6 +116,7 @@ impl Run {
         let backends = Backends::start(&cores)?;
         let idle = self.folder.join("idle.wasm");
         fs::write(&idle, wat::parse_str(include_str!("idle.wat"))?)?;
+        let floor = Floor::write(&self.folder)?;
         cores.pin_to_load();
         let mut launcher = Launcher {
             envoy: &self.envoy,
@@ -124,6 +128,7 @@ impl Run {
                 module: &self.module,
                 against: self.against.as_deref(),
                 idle: &idle,
+                floor: &floor,
                 ext_proc: None,
             },
         };
@@ -158,7 +163,10 @@ impl Run {
             Variant::FilterAgainst | Variant::RouterAgainst => self.against.is_some(),
             _ => true,
         };
-        let is_wanted = |variant: &Variant| self.only.is_empty() || self.only.contains(variant);
+        let is_wanted = |variant: &Variant| match self.only.is_empty() {
+            true => variant.is_usual(),
+            false => self.only.contains(variant),
+        };
         let variants = Variant::ALL.into_iter();
         variants.filter(is_there).filter(is_wanted).collect()
     }
@@ -206,11 +214,11 @@ fn write(folder: &Path, report: &Report<'_>, results: &Results) -> Result<()> {
     Ok(())
 }
 
-/// The balancer serves every request, whatever its speed.
+/// The balancer serves every request, whatever its speed; and a floor whose calls fail would be too low.
 fn judge(results: &Results) -> Result<()> {
     let errors = results.errors().into_iter();
     let failed: Vec<_> = errors
-        .filter(|(variant, _, _)| variant.is_balancer())
+        .filter(|(variant, _, _)| variant.is_balancer() || variant.is_floor())
         .map(|(variant, workload, errors)| format!("{variant}, {workload}: {errors}"))
         .collect();
     ensure!(

@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use crate::backend::{STREAM_EVENTS, STREAM_PAUSE};
 use crate::measure::Effort;
 use crate::results::{Results, Summary};
+use crate::targets::{floor, target, CONDITIONS};
 use crate::variant::{Variant, Workload};
 
 /// What the report is made from.
@@ -59,6 +60,11 @@ impl Report<'_> {
              - **stock Envoy**: one cluster of three hosts, a fixed token added by the route, retries on another host. **Lua** and \
              **ext_proc**: round robin and token, no retries; the service is asked for request headers only and runs beside Envoy. \
              **LiteLLM**: one worker, three Azure deployments, random choice.\n\
+             - **floor**: in the balancer's place, with its configuration, a module that makes the host calls a plain chat request \
+             needs, with arguments of the same size, computes nothing and keeps nothing. It is what Envoy charges for these calls; the \
+             balancer's own computing comes on top, with whatever else it calls and the body that the filter engine keeps. Where the \
+             floor is above a target, no module with these calls reaches that target on this machine. There is none for a \
+             retry.\n\
              - **streams** are {events} events, {pause} ms apart, over 64 connections; what is given is for a whole stream. *First byte* is \
              from the request's first byte to the first of the answer's body, over one connection. *Retried*: the first attempt \
              of every request is answered 503.\n\
@@ -118,6 +124,34 @@ impl Report<'_> {
                     Some(with_ratio(value, base, 1))
                 }),
             );
+        }
+        table
+    }
+
+    fn targets_table(&self) -> Table {
+        let mut table = Table::new("Against the targets, ratios to plain Envoy's CPU per request");
+        let head = ["target", "measured", "floor", "above the floor"];
+        table.head(head.map(str::to_owned));
+        for variant in self.variants() {
+            for workload in CONDITIONS {
+                let ratio = |variant| {
+                    let base = self.results.cpu(Variant::Envoy, workload)?.best;
+                    Some(self.results.cpu(variant, workload)?.best / base)
+                };
+                let (Some(floor), Some(measured)) = (floor(variant), ratio(variant)) else {
+                    continue;
+                };
+                let floor = ratio(floor);
+                let above = floor.map(|floor| measured - floor);
+                let shown = |ratio: f64| format!("{ratio:.2}");
+                let row = [
+                    target(variant, workload).map(shown),
+                    Some(shown(measured)),
+                    floor.map(shown),
+                    above.map(|above| format!("{above:+.2}")),
+                ];
+                table.row(format_args!("{variant}, {workload}"), row);
+            }
         }
         table
     }
@@ -298,13 +332,16 @@ impl fmt::Display for Report<'_> {
             self.effort.slice.as_millis()
         )?;
         writeln!(f, "{}", self.remarks())?;
-        for table in [
+        let tables = [
             self.cpu_table(),
+            self.targets_table(),
             self.rate_table(),
             self.latency_table(),
             self.memory_table(),
             self.workers_table(),
-        ] {
+        ];
+        // One without a line says nothing: not everything has to be measured.
+        for table in tables.iter().filter(|table| table.rows.len() > 1) {
             writeln!(f, "{table}")?;
         }
         Ok(())
@@ -326,7 +363,7 @@ fn with_ratio(value: Summary, base: Option<Summary>, digits: usize) -> String {
     text
 }
 
-/// A Markdown table with a line for each variant.
+/// A Markdown table; most have a line for each variant.
 struct Table {
     title: &'static str,
     rows: Vec<Vec<String>>,
@@ -346,14 +383,14 @@ impl Table {
     }
 
     /// A line; one that has nothing to say is left out.
-    fn row(&mut self, variant: Variant, cells: impl IntoIterator<Item = Option<String>>) {
+    fn row(&mut self, name: impl fmt::Display, cells: impl IntoIterator<Item = Option<String>>) {
         let cells: Vec<_> = cells.into_iter().collect();
         if cells.iter().any(Option::is_some) {
             let cells = cells
                 .into_iter()
                 .map(|cell| cell.unwrap_or_else(|| "-".to_owned()));
             self.rows
-                .push([variant.to_string()].into_iter().chain(cells).collect());
+                .push([name.to_string()].into_iter().chain(cells).collect());
         }
     }
 }
@@ -389,7 +426,11 @@ impl fmt::Display for Table {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::load::Seen;
+    use crate::results::Slice;
 
     #[test]
     fn tables_are_markdown() {
@@ -401,6 +442,73 @@ mod tests {
             table.to_string(),
             "## Things\n\n|     | one | two |\n|-----|----:|----:|\n| Lua | 1.0 |   - |\n"
         );
+    }
+
+    /// What was measured at 16 KB, in microseconds.
+    fn results(cpus: &[(Variant, u64)]) -> Results {
+        let mut results = Results::default();
+        for (variant, micros) in cpus {
+            let seen = Seen {
+                served: 1,
+                elapsed: Duration::from_secs(1),
+                ..Seen::default()
+            };
+            let slice = Slice::new(seen, Duration::from_micros(*micros), Duration::ZERO);
+            results.add(*variant, Workload::Body(16), slice);
+        }
+        results
+    }
+
+    fn report(results: &Results) -> String {
+        let report = Report {
+            results,
+            effort: &Effort {
+                rounds: 1,
+                slice: Duration::from_secs(1),
+                warm_up: Duration::ZERO,
+                workloads: Vec::new(),
+            },
+            machine: String::new(),
+            envoy: String::new(),
+            pinned: true,
+        };
+        report.to_string()
+    }
+
+    #[test]
+    fn what_is_above_the_floor_stands_beside_the_target() {
+        let report = report(&results(&[
+            (Variant::Envoy, 100),
+            (Variant::FloorFilter, 125),
+            (Variant::FloorRouter, 130),
+            (Variant::Filter, 124),
+            (Variant::Router, 151),
+        ]));
+        let table = report.split("## ").find(|part| part.starts_with("Against"));
+        let lines: Vec<_> = table.unwrap().trim_end().lines().skip(4).collect();
+        assert_eq!(
+            lines,
+            [
+                "| balancer, filter engine, 16 KB |   1.35 |     1.24 |  1.25 |           -0.01 |",
+                "| balancer, router engine, 16 KB |   1.28 |     1.51 |  1.30 |           +0.21 |",
+            ]
+        );
+        // In the tables of all variants, too, the floors come before what stands on them.
+        let at = |text| report.find(text).unwrap();
+        assert!(at("| floor: router") < at("| balancer, filter"), "{report}");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_left_out() {
+        let report_of = |cpus: &[_]| report(&results(cpus));
+        let alone = report_of(&[(Variant::Envoy, 100), (Variant::Router, 151)]);
+        let row =
+            "| balancer, router engine, 16 KB |   1.28 |     1.51 |     - |               - |";
+        assert!(alone.contains(row), "{alone}");
+        let without = report_of(&[(Variant::Envoy, 100), (Variant::FloorRouter, 130)]);
+        assert!(!without.contains("## Against"), "{without}");
+        // Without plain Envoy there is nothing to compare with.
+        assert!(!report_of(&[(Variant::Router, 151)]).contains("## Against"));
     }
 
     #[test]

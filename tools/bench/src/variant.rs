@@ -21,6 +21,12 @@ pub enum Variant {
     ExtProc,
     /// A wasm filter that does nothing.
     Idle,
+    /// The host calls of the balancer's filter engine, and nothing else.
+    FloorFilter,
+    /// The host calls of the balancer's router engine, and nothing else.
+    FloorRouter,
+    /// The same without those of the clusters' filters: what is above this is the price of seeing each attempt.
+    FloorDownstream,
     /// The balancer, filter engine.
     Filter,
     /// The balancer, router engine.
@@ -35,7 +41,7 @@ pub enum Variant {
 
 impl Variant {
     /// All of them, in the order of the report.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Direct,
         Self::Envoy,
         Self::EnvoyAgain,
@@ -43,6 +49,9 @@ impl Variant {
         Self::Lua,
         Self::ExtProc,
         Self::Idle,
+        Self::FloorFilter,
+        Self::FloorRouter,
+        Self::FloorDownstream,
         Self::Filter,
         Self::Router,
         Self::FilterAgainst,
@@ -60,6 +69,9 @@ impl Variant {
             Self::Lua => "lua",
             Self::ExtProc => "ext_proc",
             Self::Idle => "idle",
+            Self::FloorFilter => "floor_filter",
+            Self::FloorRouter => "floor_router",
+            Self::FloorDownstream => "floor_downstream",
             Self::Filter => "filter",
             Self::Router => "router",
             Self::FilterAgainst => "filter-against",
@@ -78,6 +90,19 @@ impl Variant {
         !matches!(self, Self::Direct | Self::LiteLlm)
     }
 
+    /// Whether it is measured unless others are named.
+    pub fn is_usual(self) -> bool {
+        self != Self::FloorDownstream
+    }
+
+    /// Whether it makes the balancer's host calls in its place.
+    pub fn is_floor(self) -> bool {
+        matches!(
+            self,
+            Self::FloorFilter | Self::FloorRouter | Self::FloorDownstream
+        )
+    }
+
     /// Whether it is the balancer.
     pub fn is_balancer(self) -> bool {
         matches!(
@@ -88,7 +113,9 @@ impl Variant {
 
     /// Whether every request has to arrive with the token.
     pub fn shows_token(self) -> bool {
-        self.is_balancer() || matches!(self, Self::Stock | Self::Lua | Self::ExtProc)
+        self.is_balancer()
+            || self.is_floor()
+            || matches!(self, Self::Stock | Self::Lua | Self::ExtProc)
     }
 
     /// Whether a failed request is sent to another backend.
@@ -107,6 +134,9 @@ impl fmt::Display for Variant {
             Self::Lua => "Lua",
             Self::ExtProc => "ext_proc service",
             Self::Idle => "wasm that does nothing",
+            Self::FloorFilter => "floor: filter engine's host calls",
+            Self::FloorRouter => "floor: router engine's host calls",
+            Self::FloorDownstream => "floor: router engine's, listener only",
             Self::Filter => "balancer, filter engine",
             Self::Router => "balancer, router engine",
             Self::FilterAgainst => "other build, filter engine",

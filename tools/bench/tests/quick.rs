@@ -1,7 +1,8 @@
 //! The benchmark runs, for seconds, so that it does not rot between the runs that count.
 
+use std::collections::BTreeSet;
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A path that `cargo xtask test` names.
@@ -17,7 +18,7 @@ fn every_variant_that_is_an_envoy_serves_and_is_reported() {
     let module = path("AOAI_WASM");
     let output = Command::new(env!("CARGO_BIN_EXE_bench"))
         .args(["run", "--quick", "--memory", "--only"])
-        .arg("direct,envoy,stock,lua,ext_proc,idle,filter,router,router-against")
+        .arg("direct,envoy,stock,lua,ext_proc,idle,floor_filter,floor_router,floor_downstream,filter,router,router-against")
         .arg("--envoy")
         .arg(path("AOAI_ENVOY_1_40_0"))
         .arg("--module")
@@ -39,6 +40,8 @@ fn every_variant_that_is_an_envoy_serves_and_is_reported() {
         "| Lua ",
         "| ext_proc service ",
         "| wasm that does nothing ",
+        "| floor: filter engine's host calls ",
+        "| floor: router engine's host calls ",
         "| balancer, filter engine ",
         "| balancer, router engine ",
         "| other build, router engine ",
@@ -46,6 +49,34 @@ fn every_variant_that_is_an_envoy_serves_and_is_reported() {
         // CPU, requests per second, latency, memory.
         assert!(page.matches(row).count() >= 4, "{row}\n{page}");
     }
+    // Beside its target and its floor.
+    for row in [
+        "| balancer, filter engine, 16 KB ",
+        "| balancer, router engine, 1 MB ",
+    ] {
+        assert_eq!(page.matches(row).count(), 1, "{row}\n{page}");
+    }
     let chart = std::fs::read_to_string(folder.path().join("benchmarks.svg")).unwrap();
     assert!(chart.contains("balancer, router engine"), "{chart}");
+
+    // A callback that only one of them has would be a price that only one of them pays.
+    let expected = streams_callbacks(&module);
+    assert!(
+        expected.contains("proxy_on_request_headers"),
+        "{expected:?}"
+    );
+    for name in ["filter", "router", "upstream"] {
+        let floor = folder.path().join(format!("floor_{name}.wasm"));
+        assert_eq!(streams_callbacks(&floor), expected, "floor/{name}.wat");
+    }
+}
+
+/// The callbacks that a module exports, but for those that no request is charged for.
+fn streams_callbacks(module: &Path) -> BTreeSet<String> {
+    let module = walrus::Module::from_file(module).unwrap();
+    let exports = module.exports.iter().map(|export| export.name.clone());
+    let of_all = ["proxy_on_tick", "proxy_on_http_call_response"];
+    exports
+        .filter(|name| name.starts_with("proxy_on_") && !of_all.contains(&name.as_str()))
+        .collect()
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use render::{Clients, Fleet};
+use render::{Clients, Engine, Fleet};
+use serde_json::json;
 
 use crate::document::Position;
 use crate::expand::Expanded;
@@ -87,6 +88,13 @@ impl Kubernetes {
             *cluster = renamed;
         }
         let mut fleet = crate::fleet::fleet(&plugin, &expanded, open);
+        if plugin.left_to_envoy.is_none() {
+            // Routes and clusters are the control plane's, but for the router engine's patches; these do not say what hosts are
+            // called.
+            let mut left = fleet.left_to_envoy();
+            left.retain(|what| fleet.engine == Engine::Router && *what != "host");
+            fleet.plugin["left_to_envoy"] = json!(left);
+        }
         if let (Clients::Keys { file }, None) =
             (&mut fleet.clients, &expanded.own.clients.keys_file)
         {

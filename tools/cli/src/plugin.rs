@@ -55,6 +55,26 @@ pub struct Plugin {
     /// The names of the headers the filter reads and writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<Headers>,
+    /// What Envoy's own configuration does in the filter's place, for less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = []))]
+    pub left_to_envoy: Option<Vec<LeftToEnvoy>>,
+}
+
+/// What Envoy's own configuration can do in the filter's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum LeftToEnvoy {
+    /// The route limits how long an attempt may take until its headers are there: `retry_policy.per_try_timeout`, which is to be
+    /// the same as `retry.per_try_timeout`.
+    Timeout,
+    /// The route addresses a request to the host of its cluster (`auto_host_rewrite`), whose hostname is to be the backend's
+    /// `host`.
+    Host,
+    /// The clusters write `headers.backend` and `headers.attempts` on every answer, and with the router engine take
+    /// `x-aoai-retry` off it.
+    AnswerHeaders,
 }
 
 impl Plugin {
@@ -368,11 +388,6 @@ pub struct Retry {
         extend("default" = "300s", "x-minimum" = "100ms", "x-maximum" = "1h")
     )]
     pub per_try_timeout: Option<String>,
-    /// Who tells Envoy's router that limit: the filter, in a header of every request, or the route, in its
-    /// `retry_policy.per_try_timeout`, which is to be the same.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("default" = "filter"))]
-    pub timed_by: Option<TimedBy>,
     /// The largest request body that is sent again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
@@ -392,17 +407,6 @@ pub struct Retry {
     )]
     #[schemars(extend("x-nullable" = true))]
     pub budget: Option<Option<Budget>>,
-}
-
-/// Who tells Envoy's router how long an attempt may take until its headers are there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub enum TimedBy {
-    /// The filter, in a header of every request.
-    Filter,
-    /// The route.
-    Route,
 }
 
 /// Who carries out the attempts after the first.

@@ -112,7 +112,11 @@ impl Gateway {
                 "host": format!("contoso-{name}.openai.azure.com"),
             })
         });
-        let mut plugin = json!({"backends": backends, "identity": {"cluster": "imds"}});
+        let mut plugin = json!({
+            "backends": backends, "identity": {"cluster": "imds"},
+            // As it is rendered.
+            "left_to_envoy": ["timeout", "host", "answer_headers"],
+        });
         if engine == Engine::Router {
             plugin["retry"] = json!({"engine": "router"});
         }

@@ -56,7 +56,7 @@ impl Fleet {
     }
 
     /// The plugin's configuration with what the route, the clusters and the filters before it say too, so that it cannot
-    /// contradict them: the engine, and the header with the client's name.
+    /// contradict them: the engine, the header with the client's name, and what is left to Envoy.
     pub fn plugin_in_place(&self) -> Value {
         let mut plugin = self.plugin.clone();
         if self.clients != Clients::Open {
@@ -68,34 +68,59 @@ impl Fleet {
                 }
             }
         }
-        let mut retry = |key: &str, value: &str| {
-            if let Some(plugin) = plugin.as_object_mut() {
+        if let Some(plugin) = plugin.as_object_mut() {
+            if self.engine == Engine::Router {
                 let retry = plugin.entry("retry").or_insert_with(|| json!({}));
                 if let Some(retry) = retry.as_object_mut() {
-                    retry.entry(key).or_insert_with(|| json!(value));
+                    retry.entry("engine").or_insert_with(|| json!("router"));
                 }
             }
-        };
-        if self.engine == Engine::Router {
-            retry("engine", "router");
-        }
-        if self.per_try_timeout().is_some() {
-            retry("timed_by", "route");
+            match self.left_to_envoy() {
+                nothing if nothing.is_empty() => plugin.remove("left_to_envoy"),
+                some => plugin.insert("left_to_envoy".to_owned(), json!(some)),
+            };
         }
         plugin
     }
 
-    /// How long an attempt may take until its headers are there, as Envoy writes durations, where the route is to say so: not
-    /// where backends have limits of their own, which only the filter can tell the router, or where the plugin's configuration
-    /// says that it does.
-    pub(crate) fn per_try_timeout(&self) -> Option<String> {
+    /// What the backend of that name is asked by: its `host` in the plugin's configuration, which may have a port.
+    pub(crate) fn authority<'a>(&'a self, backend: &'a Backend) -> &'a str {
+        let backends = self.plugin["backends"].as_array();
+        let configured = backends
+            .into_iter()
+            .flatten()
+            .find(|other| other["name"] == backend.name.as_str());
+        configured
+            .and_then(|configured| configured["host"].as_str())
+            .unwrap_or(&backend.host)
+    }
+
+    /// What Envoy's configuration does in the module's place: what the plugin's configuration says, or all that it can. A time
+    /// limit it cannot where backends have limits of their own, which only the module can tell the router.
+    pub fn left_to_envoy(&self) -> Vec<&str> {
+        if let Some(said) = self.plugin["left_to_envoy"].as_array() {
+            return said.iter().filter_map(Value::as_str).collect();
+        }
         let own = self.plugin["backends"].as_array().is_some_and(|backends| {
             backends
                 .iter()
                 .any(|b| b.get("first_byte_timeout").is_some())
         });
-        let said = self.plugin["retry"].get("timed_by");
-        if own || said.is_some_and(|said| said != "route") {
+        let timeout = (!own).then_some("timeout");
+        timeout
+            .into_iter()
+            .chain(["host", "answer_headers"])
+            .collect()
+    }
+
+    /// Whether Envoy's configuration does this in the module's place.
+    pub(crate) fn leaves(&self, what: &str) -> bool {
+        self.left_to_envoy().contains(&what)
+    }
+
+    /// How long an attempt may take until its headers are there, as Envoy writes durations, where the route is to say so.
+    pub(crate) fn per_try_timeout(&self) -> Option<String> {
+        if !self.leaves("timeout") {
             return None;
         }
         let limit = self.plugin["retry"].get("per_try_timeout");
@@ -105,6 +130,16 @@ impl Fleet {
     /// How many attempts a request gets at most: the plugin's `retry.max_attempts`, or its default.
     pub(crate) fn max_attempts(&self) -> u64 {
         self.plugin["retry"]["max_attempts"].as_u64().unwrap_or(3)
+    }
+
+    /// The headers of an answer that say whose it is and how many attempts it took, in this order, but for those that the plugin's
+    /// configuration switches off.
+    pub(crate) fn answer_headers(&self) -> [Option<&str>; 2] {
+        let is_on = |name: &str| self.plugin["headers"].get(name) != Some(&Value::Null);
+        [
+            is_on("backend").then(|| self.backend_header()),
+            is_on("attempts").then(|| self.attempts_header()),
+        ]
     }
 
     fn header<'a>(&'a self, name: &str, default: &'a str) -> &'a str {

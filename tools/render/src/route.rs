@@ -1,6 +1,6 @@
 //! The route: to the cluster that the module chose.
 
-use crate::yaml::{indented, quoted};
+use crate::yaml::{indented, item, quoted};
 use crate::{Backend, Engine, Fleet};
 
 /// The listener's routes: one, for everything.
@@ -40,11 +40,16 @@ pub(crate) fn action(fleet: &Fleet) -> String {
     };
     format!(
         "\
-{choice}\
+{choice}{host}\
 # A stream may last as long as it has something to say. What is limited is the wait until an answer
 # begins (`retry.per_try_timeout`).
 timeout: 0s
-"
+",
+        host = match fleet.leaves("host") {
+            true =>
+                "# The backend is asked by its own name, its host's.\nauto_host_rewrite: true\n",
+            false => "",
+        },
     )
 }
 
@@ -87,23 +92,35 @@ retry_policy:
 fn by_plan(fleet: &Fleet) -> String {
     format!(
         "\
-# The filter writes the cluster of the next attempt into the request's filter state, where this reads it, anew for
-# every attempt.
+# The filter writes where the first attempt goes, and where the next, into the request's filter state: `west east <request>`.
+# This reads it anew for every attempt; later ones are told by the header that each cluster adds.
 inline_cluster_specifier_plugin:
   extension:
     name: azure_openai_plan
     typed_config:
       \"@type\": type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.MatcherClusterSpecifier
       cluster_matcher:
-        matcher_tree:
-          input:
-            name: azure_openai_cluster
-            typed_config:
-              \"@type\": type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.FilterStateInput
-              key: wasm.aoai_cluster
-          exact_match_map:
-            map:
-{clusters}\
+        matcher_list:
+          matchers:
+          - predicate:
+              single_predicate:
+                input:
+                  name: attempted
+                  typed_config:
+                    \"@type\": type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput
+                    header_name: x-aoai-attempted
+                value_match: {{exact: \"1\"}}
+            on_match:
+              matcher:
+                matcher_list:
+                  matchers:
+{later}        on_no_match:
+          matcher:
+            matcher_tree:
+              input:
+{plan}              prefix_match_map:
+                map:
+{first}\
 retry_policy:
   # The filter marks answers that call for another attempt; the rest is what never becomes an answer.
   retry_on: connect-failure,refused-stream,retriable-headers
@@ -118,7 +135,9 @@ retry_policy:
     base_interval: 0.001s
     max_interval: 0.001s
 ",
-        clusters = indented(&fleet.backends.iter().map(choice).collect::<String>(), 14),
+        later = indented(&fleet.backends.iter().map(later).collect::<String>(), 18),
+        plan = indented(PLAN, 16),
+        first = indented(&fleet.backends.iter().map(first).collect::<String>(), 18),
         retries = fleet.max_attempts().saturating_sub(1),
         timed = match fleet.per_try_timeout() {
             Some(limit) => format!("  per_try_timeout: {limit}\n"),
@@ -127,16 +146,47 @@ retry_policy:
     )
 }
 
-/// One entry of the route's matcher.
-fn choice(backend: &Backend) -> String {
+/// What the filter writes.
+const PLAN: &str = "\
+name: azure_openai_plan
+typed_config:
+  \"@type\": type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.FilterStateInput
+  key: wasm.aoai_plan
+";
+
+/// Where the first attempt goes if the plan begins with this backend's cluster.
+fn first(backend: &Backend) -> String {
+    format!(
+        "{plan}:\n{action}",
+        plan = quoted(&format!("{} ", backend.cluster)),
+        action = indented(&action_of(backend), 2),
+    )
+}
+
+/// Where later attempts go if the plan has this backend's cluster in its midst.
+fn later(backend: &Backend) -> String {
+    item(&format!(
+        "\
+predicate:
+  single_predicate:
+    input:
+{input}    value_match: {{contains: {plan}}}
+on_match:
+{action}",
+        input = indented(PLAN, 6),
+        plan = quoted(&format!(" {} ", backend.cluster)),
+        action = indented(&action_of(backend), 2),
+    ))
+}
+
+fn action_of(backend: &Backend) -> String {
     format!(
         "\
-{cluster}:
-  action:
-    name: cluster
-    typed_config:
-      \"@type\": type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction
-      cluster: {cluster}
+action:
+  name: cluster
+  typed_config:
+    \"@type\": type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction
+    cluster: {cluster}
 ",
         cluster = quoted(&backend.cluster)
     )

@@ -47,7 +47,7 @@ fn the_demo_says_what_it_should() {
         .expect("a string");
     let configuration: Value = serde_json::from_str(configuration).expect("JSON");
     let mut expected = render::demo_fleet().plugin;
-    expected["retry"] = json!({"timed_by": "route"});
+    expected["left_to_envoy"] = json!(["timeout", "host", "answer_headers"]);
     assert_eq!(configuration, expected);
     let policy = &route["route"]["retry_policy"];
     assert_eq!(policy["per_try_timeout"].as_str(), Some("300s"));
@@ -122,7 +122,7 @@ fn nothing_in_the_fleet_breaks_out_of_its_place() {
     let configuration = config["configuration"]["value"].as_str().expect("a string");
     let configuration: Value = serde_json::from_str(configuration).expect("JSON");
     let mut expected = fleet.plugin;
-    expected["retry"] = json!({"timed_by": "route"});
+    expected["left_to_envoy"] = json!(["timeout", "host", "answer_headers"]);
     assert_eq!(configuration, expected);
     let cluster = &yaml["static_resources"]["clusters"][0];
     assert_eq!(cluster["name"].as_str(), Some(HOSTILE));
@@ -218,16 +218,17 @@ fn the_route_says_the_time_limit_unless_backends_have_their_own() {
         let route = &manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"];
         let policy = route.as_mapping_get("retry_policy");
         let limit = policy.and_then(|policy| policy["per_try_timeout"].as_str());
-        let timed_by = configuration["retry"]["timed_by"].as_str();
-        (limit.map(str::to_owned), timed_by.map(str::to_owned))
+        let left = configuration["left_to_envoy"].as_array().cloned();
+        let by_route = left.is_some_and(|left| left.contains(&json!("timeout")));
+        (limit.map(str::to_owned), by_route)
     };
-    let by_route = |limit: &str| (Some(limit.to_owned()), Some("route".to_owned()));
+    let by_route = |limit: &str| (Some(limit.to_owned()), true);
     for (limit_of_plugin, rendered) in [("500ms", "0.5s"), ("2m", "120s"), ("1.5s", "1.5s")] {
         let retry = json!({"retry": {"per_try_timeout": limit_of_plugin}});
         assert_eq!(limit(retry), by_route(rendered));
     }
-    let by_filter = json!({"retry": {"timed_by": "filter"}});
-    assert_eq!(limit(by_filter), (None, Some("filter".to_owned())));
+    let by_filter = json!({"left_to_envoy": ["host"]});
+    assert_eq!(limit(by_filter), (None, false));
     let own = json!({"backends": [{"first_byte_timeout": "1s"}]});
-    assert_eq!(limit(own), (None, None));
+    assert_eq!(limit(own), (None, false));
 }

@@ -14,7 +14,8 @@ pub struct Arguments {
     /// Only see that everything works: one round of short slices
     #[arg(long)]
     quick: bool,
-    /// Only these, separated by commas: direct, envoy, again, stock, lua, ext_proc, idle, filter, router, litellm
+    /// Only these, separated by commas: direct, envoy, again, stock, lua, ext_proc, idle, floor_filter, floor_router,
+    /// floor_downstream, filter, router, litellm
     #[arg(long, value_name = "VARIANTS")]
     only: Option<String>,
     /// Measure another build of the module beside this one

@@ -1,0 +1,162 @@
+//! The floor: modules that stand where the balancer's stands, make the host calls of a plain chat request, and compute nothing. What
+//! Envoy charges for that is the least that a module with these calls can cost, however it is written.
+//!
+//! The calls of each are a list in `floor/*.wat`. Whoever changes what the balancer calls changes the list with it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::backend::{token, BACKENDS};
+use crate::config::{cluster, CLUSTER_HEADER};
+
+/// The modules' files.
+pub struct Floor {
+    /// The filter engine's host calls.
+    pub filter: PathBuf,
+    /// The router engine's, in the listener's filter.
+    pub router: PathBuf,
+    /// The router engine's, in the clusters' filters.
+    pub upstream: PathBuf,
+}
+
+impl Floor {
+    /// Assembles the modules and writes them into `folder`.
+    pub fn write(folder: &Path) -> Result<Self> {
+        let write = |name: &str, calls: &str| {
+            let file = folder.join(format!("floor_{name}.wasm"));
+            let module = assemble(calls).with_context(|| format!("floor/{name}.wat"))?;
+            fs::write(&file, module)
+                .with_context(|| format!("{}: cannot be written", file.display()))?;
+            anyhow::Ok(file)
+        };
+        Ok(Self {
+            filter: write("filter", include_str!("floor/filter.wat"))?,
+            router: write("router", include_str!("floor/router.wat"))?,
+            upstream: write("upstream", include_str!("floor/upstream.wat"))?,
+        })
+    }
+}
+
+/// A module of its calls, what all have in common, and the constants.
+fn assemble(calls: &str) -> Result<Vec<u8>> {
+    let common = include_str!("floor/common.wat");
+    let constants = constants();
+    // What is imported has to come first.
+    let text = format!("(module\n{common}\n{constants}\n{calls}\n)");
+    Ok(wat::parse_str(text)?)
+}
+
+/// The constant arguments, each as two globals: `$NAME`, where it is, and `$NAME.size`. They are as long as the balancer's.
+fn constants() -> String {
+    let mut constants = Constants::default();
+    constants.add("turns", b"aoai.turn.0123456789abcdef");
+    constants.add("first_turn", &[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    constants.add("authorization", b"authorization");
+    constants.add("token", format!("Bearer {}", token()).as_bytes());
+    constants.add("cluster_header", CLUSTER_HEADER.as_bytes());
+    constants.add("next_cluster", b"aoai_cluster");
+    constants.add("status", b":status");
+    constants.add("backend_header", b"x-aoai-backend");
+    constants.add("backend", b"swedencentral");
+    constants.add("attempts_header", b"x-aoai-attempts");
+    constants.add("attempts", b"1");
+    // Of each cluster's name, where it is and how long.
+    let names = (0..BACKENDS).map(|index| {
+        let name = cluster(index);
+        let at = constants.add(&format!("cluster_{index}"), name.as_bytes());
+        [at, name.len()]
+    });
+    let table: Vec<_> = names
+        .flatten()
+        .flat_map(|number| (number as u32).to_le_bytes())
+        .collect();
+    constants.add("clusters", &table);
+    constants.text
+}
+
+/// Constants in a module's first page, behind the first few bytes, which host calls write to.
+struct Constants {
+    text: String,
+    end: usize,
+}
+
+impl Default for Constants {
+    fn default() -> Self {
+        Self {
+            text: String::new(),
+            end: 64,
+        }
+    }
+}
+
+impl Constants {
+    /// Adds one, and says where it is.
+    fn add(&mut self, name: &str, bytes: &[u8]) -> usize {
+        let (at, size) = (self.end, bytes.len());
+        let escaped: String = bytes.iter().fold(String::new(), |mut escaped, byte| {
+            // Writing to a string does not fail.
+            let _ = write!(escaped, "\\{byte:02x}");
+            escaped
+        });
+        let _ = writeln!(
+            self.text,
+            "(global ${name} i32 (i32.const {at})) (global ${name}.size i32 (i32.const {size})) (data (i32.const {at}) \"{escaped}\")"
+        );
+        self.end = (at + size).next_multiple_of(8);
+        at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many host calls a module makes for a request whose body is in one piece.
+    fn host_calls(calls: &str) -> usize {
+        let turns = calls.matches("(call $draw_turn)").count();
+        calls.matches("(call $do (call $").count() + 2 * turns
+    }
+
+    /// Those of the balancer, which its budget says exactly.
+    fn budget(path: &str) -> usize {
+        let budget = include_str!("../../../tests/budget.toml");
+        let section = budget
+            .split("[paths.\"")
+            .find(|part| part.starts_with(path));
+        let calls = section.unwrap().split("host_calls = ").nth(1).unwrap();
+        calls.lines().next().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn the_balancer_makes_every_call_of_the_floor() {
+        let filter = host_calls(include_str!("floor/filter.wat"));
+        let router = host_calls(include_str!("floor/router.wat"))
+            + host_calls(include_str!("floor/upstream.wat"));
+        // One that the balancer no longer makes is to be taken from the floor, or it is none.
+        assert!((1..=budget("filter engine: served at once")).contains(&filter));
+        assert!((1..=budget("router engine: served at once")).contains(&router));
+    }
+
+    #[test]
+    fn constants_are_one_behind_the_other() {
+        let mut constants = Constants::default();
+        assert_eq!(constants.add("a", b"123456789"), 64);
+        assert_eq!(constants.add("b", b""), 80);
+        assert_eq!(constants.add("c", b"\"\\"), 80);
+        assert!(constants.text.contains(
+            "(global $c i32 (i32.const 80)) (global $c.size i32 (i32.const 2)) (data (i32.const 80) \"\\22\\5c\")"
+        ));
+    }
+
+    #[test]
+    fn all_constants_are_in_the_first_page() {
+        let text = constants();
+        let table = text.lines().last().unwrap();
+        let at = table.split("i32.const ").nth(1).unwrap();
+        let at: usize = at.split(')').next().unwrap().parse().unwrap();
+        assert!(at + 8 * BACKENDS <= 65_536, "{table}");
+    }
+}

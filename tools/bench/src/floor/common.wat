@@ -1,0 +1,68 @@
+;; What the modules of the floor have in common. It is put in front of each of them, with the constants of floor.rs.
+
+;; The host calls.
+(import "env" "proxy_get_header_map_pairs" (func $get_header_map_pairs (param i32 i32 i32) (result i32)))
+(import "env" "proxy_get_header_map_value" (func $get_header_map_value (param i32 i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_replace_header_map_value" (func $replace_header_map_value (param i32 i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_get_buffer_bytes" (func $get_buffer_bytes (param i32 i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_get_property" (func $get_property (param i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_set_property" (func $set_property (param i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_get_shared_data" (func $get_shared_data (param i32 i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_set_shared_data" (func $set_shared_data (param i32 i32 i32 i32 i32) (result i32)))
+
+;; Their numbers for header maps and buffers, and for what a callback that lets everything pass returns.
+(global $request_headers i32 (i32.const 0))
+(global $response_headers i32 (i32.const 2))
+(global $request_body i32 (i32.const 0))
+(global $continue i32 (i32.const 0))
+
+;; Where they write where what they bring is, how much it is, and the number that a compare-and-swap goes by.
+(global $data i32 (i32.const 0))
+(global $size i32 (i32.const 4))
+(global $cas i32 (i32.const 8))
+
+;; What they bring lies behind the constants, from the second page on, until the next callback with host calls begins.
+(memory (export "memory") 256)
+(global $heap i32 (i32.const 65536))
+(global $free (mut i32) (i32.const 65536))
+(func (export "proxy_on_memory_allocate") (param $wanted i32) (result i32)
+  (local $at i32)
+  (local.set $at (global.get $free))
+  (global.set $free (i32.add (local.get $at) (local.get $wanted)))
+  (local.get $at))
+(func $begin (global.set $free (global.get $heap)))
+
+;; A call that is refused must not pass for a cheap one: the module traps, and the request is not served.
+(func $do (param $status i32) (if (local.get $status) (then unreachable)))
+
+;; The turns as the balancer keeps them: a version, the next turn, the edition of the backends' health; 13 bytes.
+(func $create_turns
+  (call $do (call $set_shared_data (global.get $turns) (global.get $turns.size)
+    (global.get $first_turn) (global.get $first_turn.size) (i32.const 0))))
+
+;; Draws a turn, in two host calls, and leaves in $cluster and $cluster.size the name of the backend's cluster whose turn it is: with
+;; one cluster for all requests Envoy would have less to do than it has beside the balancer.
+(global $cluster (mut i32) (i32.const 0))
+(global $cluster.size (mut i32) (i32.const 0))
+(func $draw_turn
+  (local $at i32) (local $turn i64) (local $entry i32)
+  (call $do (call $get_shared_data (global.get $turns) (global.get $turns.size)
+    (global.get $data) (global.get $size) (global.get $cas)))
+  (local.set $at (i32.load (global.get $data)))
+  (local.set $turn (i64.load offset=1 (local.get $at)))
+  (i64.store offset=1 (local.get $at) (i64.add (local.get $turn) (i64.const 1)))
+  (call $do (call $set_shared_data (global.get $turns) (global.get $turns.size)
+    (local.get $at) (i32.load (global.get $size)) (i32.load (global.get $cas))))
+  (local.set $entry (i32.add (global.get $clusters)
+    (i32.mul (i32.const 8) (i32.wrap_i64 (i64.rem_u (local.get $turn) (i64.const 3))))))
+  (global.set $cluster (i32.load (local.get $entry)))
+  (global.set $cluster.size (i32.load offset=4 (local.get $entry))))
+
+;; The callbacks of a context's life, as the balancer exports them.
+(func (export "proxy_abi_version_0_2_1"))
+(func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 1))
+(func (export "proxy_on_configure") (param i32 i32) (result i32) (call $create_turns) (i32.const 1))
+(func (export "proxy_on_context_create") (param i32 i32))
+(func (export "proxy_on_done") (param i32) (result i32) (i32.const 1))
+(func (export "proxy_on_log") (param i32))
+(func (export "proxy_on_delete") (param i32))

@@ -1,0 +1,21 @@
+;; The router engine's host calls in the listener's filter.
+(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+  (call $begin)
+  ;; Everything there is to know of the request.
+  (call $do (call $get_header_map_pairs (global.get $request_headers) (global.get $data) (global.get $size)))
+  ;; Its turn: one call to read it, one to store the next.
+  (call $draw_turn)
+  ;; The token.
+  (call $do (call $replace_header_map_value (global.get $request_headers)
+    (global.get $authorization) (global.get $authorization.size) (global.get $token) (global.get $token.size)))
+  ;; The cluster, where the route's matcher finds it.
+  (call $do (call $set_property (global.get $next_cluster) (global.get $next_cluster.size)
+    (global.get $cluster) (global.get $cluster.size)))
+  (global.get $continue))
+
+;; The body goes by, and so does the answer.
+(func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) (global.get $continue))
+(func (export "proxy_on_request_trailers") (param i32 i32) (result i32) (global.get $continue))
+(func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32) (global.get $continue))
+(func (export "proxy_on_response_body") (param i32 i32 i32) (result i32) (global.get $continue))
+(func (export "proxy_on_response_trailers") (param i32 i32) (result i32) (global.get $continue))

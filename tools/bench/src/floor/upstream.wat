@@ -1,0 +1,20 @@
+;; The router engine's host calls in a cluster's filter, where each attempt passes.
+(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+  (call $begin)
+  ;; Which request this is an attempt of.
+  (call $do (call $get_property (global.get $next_cluster) (global.get $next_cluster.size)
+    (global.get $data) (global.get $size)))
+  (global.get $continue))
+
+(func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) (global.get $continue))
+(func (export "proxy_on_request_trailers") (param i32 i32) (result i32) (global.get $continue))
+
+(func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32)
+  (call $begin)
+  ;; How the attempt ended.
+  (call $do (call $get_header_map_value (global.get $response_headers)
+    (global.get $status) (global.get $status.size) (global.get $data) (global.get $size)))
+  (global.get $continue))
+
+(func (export "proxy_on_response_body") (param i32 i32 i32) (result i32) (global.get $continue))
+(func (export "proxy_on_response_trailers") (param i32 i32) (result i32) (global.get $continue))
