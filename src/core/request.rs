@@ -442,6 +442,37 @@ mod tests {
     }
 
     #[test]
+    fn what_a_path_says_is_read_where_it_stands_in_the_clean_one() {
+        const KEYED: &str = "/openai/realtime?api-key=K&deployment=voice";
+        let request = read(&[(":path", KEYED.as_bytes())]);
+        assert_eq!(request.deployment, Some(deployment_id("voice")));
+        assert_eq!(request.path(KEYED), "/openai/realtime?deployment=voice");
+        let Deployment::InPath(range) = request.operation.deployment.clone() else {
+            panic!("{request:?}");
+        };
+        assert_eq!(&request.path(KEYED)[range], "voice");
+
+        let tags = Tags::new(["a.example"]).unwrap();
+        let tag = tags.of_backend(0).unwrap();
+        let path = format!(
+            "/openai/v1/responses/{}?api-key=K&x",
+            tag.append_to("resp_1")
+        );
+        let headers = [(&b":path"[..], path.as_bytes())];
+        let request = Request::read(headers.into_iter(), &tags);
+        assert_eq!(request.path(&path), "/openai/v1/responses/resp_1?x");
+        assert_eq!(request.objects, Objects::On(0));
+        assert_eq!(request.operation.state, State::Uses);
+
+        let path = format!("/openai/realtime?x={}&model=voice", tag.append_to("resp_1"));
+        let headers = [(&b":path"[..], path.as_bytes())];
+        let request = Request::read(headers.into_iter(), &tags);
+        assert_eq!(request.path(&path), "/openai/realtime?x=resp_1&model=voice");
+        let wanted = request.wanted(&path, Outcome::DeploymentNotFound);
+        assert_eq!(wanted, "deployment \"voice\"");
+    }
+
+    #[test]
     fn a_browsers_key_leaves_the_subprotocols() {
         for (offered, kept) in [
             ("realtime", None),
