@@ -42,7 +42,11 @@ trait Recover {
     fn recover(&mut self) -> Result<(), HostError>;
 }
 
-/// Runs one callback of a stream. An error is logged and answered: a stream never hangs because a host call was refused, and
+/// Runs one callback of a stream, or its end: that is when the SDK drops its context, in Envoy's last callback, in which the stream
+/// can still be asked everything. The callbacks before that one would cost every request something, so the module does not export
+/// them.
+///
+/// An error is logged and answered: a stream never hangs because a host call was refused, and
 /// a request that could not be edited never leaves.
 fn run<S: Recover, T>(
     stream: &RefCell<S>,

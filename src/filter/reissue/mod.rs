@@ -210,8 +210,10 @@ impl HttpContext for StreamHandle {
     fn on_http_response_trailers(&mut self, _: usize) -> Action {
         run(&self.0, Action::Pause, Stream::on_response_trailers)
     }
+}
 
-    fn on_log(&mut self) {
+impl Drop for StreamHandle {
+    fn drop(&mut self) {
         run(&self.0, (), |stream| {
             stream.on_end();
             Ok(())

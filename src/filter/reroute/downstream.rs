@@ -389,8 +389,10 @@ impl HttpContext for DownstreamHandle {
     fn on_http_response_trailers(&mut self, _: usize) -> Action {
         self.answer_goes_on(0, true)
     }
+}
 
-    fn on_log(&mut self) {
+impl Drop for DownstreamHandle {
+    fn drop(&mut self) {
         run(&self.0, (), Downstream::on_end);
     }
 }

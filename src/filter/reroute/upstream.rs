@@ -394,11 +394,11 @@ impl UpstreamHandle {
     }
 }
 
-impl Context for UpstreamHandle {
-    // An upstream filter gets no `on_log`.
-    fn on_done(&mut self) -> bool {
+impl Context for UpstreamHandle {}
+
+impl Drop for UpstreamHandle {
+    fn drop(&mut self) {
         run(&self.0, (), Upstream::on_end);
-        true
     }
 }
 

@@ -7,8 +7,10 @@ use anyhow::{anyhow, ensure, Result};
 use walrus::{passes, Module};
 
 /// Callbacks in which no context of the balancer does anything: those of TCP streams, gRPC calls, shared queues and foreign
-/// functions. A context that is to have one of them takes it off this list.
+/// functions, and those before a context's last one, with which it ends. A context that is to have one of them takes it off this
+/// list.
 const UNUSED: &[&str] = &[
+    "proxy_on_done",
     "proxy_on_downstream_connection_close",
     "proxy_on_downstream_data",
     "proxy_on_foreign_function",
@@ -16,6 +18,7 @@ const UNUSED: &[&str] = &[
     "proxy_on_grpc_receive",
     "proxy_on_grpc_receive_initial_metadata",
     "proxy_on_grpc_receive_trailing_metadata",
+    "proxy_on_log",
     "proxy_on_new_connection",
     "proxy_on_queue_ready",
     "proxy_on_upstream_connection_close",

@@ -4,6 +4,7 @@
 (import "env" "proxy_get_header_map_pairs" (func $get_header_map_pairs (param i32 i32 i32) (result i32)))
 (import "env" "proxy_get_header_map_value" (func $get_header_map_value (param i32 i32 i32 i32 i32) (result i32)))
 (import "env" "proxy_replace_header_map_value" (func $replace_header_map_value (param i32 i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_remove_header_map_value" (func $remove_header_map_value (param i32 i32 i32) (result i32)))
 (import "env" "proxy_get_buffer_bytes" (func $get_buffer_bytes (param i32 i32 i32 i32 i32) (result i32)))
 (import "env" "proxy_get_property" (func $get_property (param i32 i32 i32 i32) (result i32)))
 (import "env" "proxy_set_property" (func $set_property (param i32 i32 i32 i32) (result i32)))
@@ -40,11 +41,11 @@
   (call $do (call $set_shared_data (global.get $turns) (global.get $turns.size)
     (global.get $first_turn) (global.get $first_turn.size) (i32.const 0))))
 
-;; Draws a turn, in two host calls, and leaves in $cluster and $cluster.size the name of the backend's cluster whose turn it is: with
-;; one cluster for all requests Envoy would have less to do than it has beside the balancer.
-(global $cluster (mut i32) (i32.const 0))
-(global $cluster.size (mut i32) (i32.const 0))
-(func $draw_turn
+;; Draws a turn, in two host calls, and leaves in $choice and $choice.size what leads to the cluster whose turn it is, of the three in
+;; the table $choices: with one cluster for all requests Envoy would have less to do than it has beside the balancer.
+(global $choice (mut i32) (i32.const 0))
+(global $choice.size (mut i32) (i32.const 0))
+(func $draw_turn (param $choices i32)
   (local $at i32) (local $turn i64) (local $entry i32)
   (call $do (call $get_shared_data (global.get $turns) (global.get $turns.size)
     (global.get $data) (global.get $size) (global.get $cas)))
@@ -53,16 +54,14 @@
   (i64.store offset=1 (local.get $at) (i64.add (local.get $turn) (i64.const 1)))
   (call $do (call $set_shared_data (global.get $turns) (global.get $turns.size)
     (local.get $at) (i32.load (global.get $size)) (i32.load (global.get $cas))))
-  (local.set $entry (i32.add (global.get $clusters)
+  (local.set $entry (i32.add (local.get $choices)
     (i32.mul (i32.const 8) (i32.wrap_i64 (i64.rem_u (local.get $turn) (i64.const 3))))))
-  (global.set $cluster (i32.load (local.get $entry)))
-  (global.set $cluster.size (i32.load offset=4 (local.get $entry))))
+  (global.set $choice (i32.load (local.get $entry)))
+  (global.set $choice.size (i32.load offset=4 (local.get $entry))))
 
 ;; The callbacks of a context's life, as the balancer exports them.
 (func (export "proxy_abi_version_0_2_1"))
 (func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 1))
 (func (export "proxy_on_configure") (param i32 i32) (result i32) (call $create_turns) (i32.const 1))
 (func (export "proxy_on_context_create") (param i32 i32))
-(func (export "proxy_on_done") (param i32) (result i32) (i32.const 1))
-(func (export "proxy_on_log") (param i32))
 (func (export "proxy_on_delete") (param i32))

@@ -4,13 +4,15 @@
   ;; Everything there is to know of the request.
   (call $do (call $get_header_map_pairs (global.get $request_headers) (global.get $data) (global.get $size)))
   ;; Its turn: one call to read it, one to store the next.
-  (call $draw_turn)
+  (call $draw_turn (global.get $clusters))
+  ;; What the client proved itself with.
+  (call $do (call $remove_header_map_value (global.get $request_headers) (global.get $api_key) (global.get $api_key.size)))
   ;; The token.
   (call $do (call $replace_header_map_value (global.get $request_headers)
     (global.get $authorization) (global.get $authorization.size) (global.get $token) (global.get $token.size)))
   ;; The cluster, where the route finds it.
   (call $do (call $replace_header_map_value (global.get $request_headers)
-    (global.get $cluster_header) (global.get $cluster_header.size) (global.get $cluster) (global.get $cluster.size)))
+    (global.get $cluster_header) (global.get $cluster_header.size) (global.get $choice) (global.get $choice.size)))
   (global.get $continue))
 
 (func (export "proxy_on_request_body") (param $context i32) (param $chunk i32) (param $end i32) (result i32)
@@ -27,11 +29,6 @@
   ;; How the attempt ended.
   (call $do (call $get_header_map_value (global.get $response_headers)
     (global.get $status) (global.get $status.size) (global.get $data) (global.get $size)))
-  ;; Who answered, after how many attempts.
-  (call $do (call $replace_header_map_value (global.get $response_headers)
-    (global.get $backend_header) (global.get $backend_header.size) (global.get $backend) (global.get $backend.size)))
-  (call $do (call $replace_header_map_value (global.get $response_headers)
-    (global.get $attempts_header) (global.get $attempts_header.size) (global.get $attempts) (global.get $attempts.size)))
   (global.get $continue))
 
 (func (export "proxy_on_response_body") (param i32 i32 i32) (result i32) (global.get $continue))

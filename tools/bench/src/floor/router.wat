@@ -4,13 +4,15 @@
   ;; Everything there is to know of the request.
   (call $do (call $get_header_map_pairs (global.get $request_headers) (global.get $data) (global.get $size)))
   ;; Its turn: one call to read it, one to store the next.
-  (call $draw_turn)
+  (call $draw_turn (global.get $plans))
+  ;; What the client proved itself with.
+  (call $do (call $remove_header_map_value (global.get $request_headers) (global.get $api_key) (global.get $api_key.size)))
   ;; The token.
   (call $do (call $replace_header_map_value (global.get $request_headers)
     (global.get $authorization) (global.get $authorization.size) (global.get $token) (global.get $token.size)))
-  ;; The cluster, where the route's matcher finds it.
-  (call $do (call $set_property (global.get $next_cluster) (global.get $next_cluster.size)
-    (global.get $cluster) (global.get $cluster.size)))
+  ;; The plan, where the route's matcher finds it.
+  (call $do (call $set_property (global.get $plan) (global.get $plan.size)
+    (global.get $choice) (global.get $choice.size)))
   (global.get $continue))
 
 ;; The body goes by, and so does the answer.

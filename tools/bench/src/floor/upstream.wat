@@ -2,7 +2,7 @@
 (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
   (call $begin)
   ;; Which request this is an attempt of.
-  (call $do (call $get_property (global.get $next_cluster) (global.get $next_cluster.size)
+  (call $do (call $get_property (global.get $plan) (global.get $plan.size)
     (global.get $data) (global.get $size)))
   (global.get $continue))
 
