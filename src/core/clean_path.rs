@@ -1,21 +1,21 @@
 //! A path without what is not for a backend: the client's credentials, and the tags of ids.
 
-use std::borrow::Cow;
-
-use super::state::ids::{split, Tags};
+use super::operation::Path;
+use super::state::ids::{split as split_id, Tags};
+use super::text::{contains, split, split_once};
 
 /// Query parameters that carry a client's credentials, in lower case.
 const CREDENTIAL_PARAMETERS: [&str; 2] = ["api-key", "subscription-key"];
 
 /// `path` without the query parameters that carry credentials; `None` if it has none, which is the usual case.
-pub(super) fn without_credentials(path: &str) -> Option<String> {
-    let (target, query) = path.split_once('?')?;
-    if !query.split('&').any(is_credential_parameter) {
+pub(super) fn without_credentials(path: &Path<'_>) -> Option<String> {
+    let parameters = split(path.query?, b'&');
+    if !parameters.clone().any(is_credential_parameter) {
         return None;
     }
-    let mut clean = target.to_owned();
+    let mut clean = path.target.to_owned();
     let mut separator = '?';
-    for parameter in query.split('&').filter(|p| !is_credential_parameter(p)) {
+    for parameter in parameters.filter(|p| !is_credential_parameter(p)) {
         clean.push(separator);
         clean.push_str(parameter);
         separator = '&';
@@ -24,19 +24,19 @@ pub(super) fn without_credentials(path: &str) -> Option<String> {
 }
 
 /// `path` without the tags of the ids in it, and the backends that these name; `None` if it has none, which is the usual case.
-pub(super) fn without_tags(path: &str, tags: &Tags) -> Option<(String, Vec<usize>)> {
+pub(super) fn without_tags(path: &Path<'_>, tags: &Tags) -> Option<(String, Vec<usize>)> {
     // Every tag has a dot, and few paths have one.
-    if !path.as_bytes().contains(&b'.') {
+    if !path.has_dot {
         return None;
     }
     let (mut clean, mut backends) = (String::new(), Vec::new());
     // A tag ends a segment, or a value of the query.
-    for part in path.split_inclusive(['/', '?', '&', '=', '#']) {
+    for part in path.text.split_inclusive(['/', '?', '&', '=', '#']) {
         let (text, separator) = match part.char_indices().last() {
             Some((at, '/' | '?' | '&' | '=' | '#')) => part.split_at_checked(at)?,
             _ => (part, ""),
         };
-        let known = split(text).and_then(|(id, tag)| Some((id, tags.backend_of(tag)?)));
+        let known = split_id(text).and_then(|(id, tag)| Some((id, tags.backend_of(tag)?)));
         match known {
             Some((id, backend)) => {
                 clean.push_str(id);
@@ -50,18 +50,19 @@ pub(super) fn without_tags(path: &str, tags: &Tags) -> Option<(String, Vec<usize
 }
 
 fn is_credential_parameter(parameter: &str) -> bool {
-    let name = parameter.split('=').next().unwrap_or_default();
+    let name = split_once(parameter, b'=').map_or(parameter, |(name, _)| name);
+    let is_credential = |name: &[u8]| {
+        let mut credentials = CREDENTIAL_PARAMETERS.iter();
+        credentials.any(|credential| name.eq_ignore_ascii_case(credential.as_bytes()))
+    };
     // The backend would decode the name, so it is compared decoded.
-    let name = percent_decoded(name);
-    CREDENTIAL_PARAMETERS
-        .iter()
-        .any(|credential| name.eq_ignore_ascii_case(credential.as_bytes()))
+    match contains(name, b'%') {
+        true => is_credential(&percent_decoded(name)),
+        false => is_credential(name.as_bytes()),
+    }
 }
 
-fn percent_decoded(text: &str) -> Cow<'_, [u8]> {
-    if !text.contains('%') {
-        return Cow::Borrowed(text.as_bytes());
-    }
+fn percent_decoded(text: &str) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -78,7 +79,7 @@ fn percent_decoded(text: &str) -> Cow<'_, [u8]> {
             _ => decoded.push(byte),
         }
     }
-    Cow::Owned(decoded)
+    decoded
 }
 
 #[cfg(test)]
@@ -105,7 +106,11 @@ mod tests {
             ("/p?subscription-key=K&a=1", Some("/p?a=1")),
             ("/p?%zz=1&%=2&api-key=K", Some("/p?%zz=1&%=2")),
         ] {
-            assert_eq!(without_credentials(path).as_deref(), clean, "{path}");
+            assert_eq!(
+                without_credentials(&Path::of(path)).as_deref(),
+                clean,
+                "{path}"
+            );
         }
     }
 
@@ -136,7 +141,7 @@ mod tests {
             ("/ü?é=ö".to_owned(), None),
             (String::new(), None),
         ] {
-            let found = without_tags(&path, &tags);
+            let found = without_tags(&Path::of(&path), &tags);
             let found = found
                 .as_ref()
                 .map(|(clean, on)| (clean.as_str(), on.clone()));

@@ -7,7 +7,7 @@ use super::health::{Health, Reason, Standing};
 use super::operation::Api;
 use super::plan::{BackendSet, Plan};
 use super::request::deployment_id;
-use super::schedule::Schedule;
+use super::schedule::{Schedule, Usable};
 use super::time::Timestamp;
 
 /// What an answer said about its backend's capacity is believed for this long.
@@ -21,10 +21,15 @@ pub struct Fleet {
     health: Vec<Health>,
     capacity: Vec<Option<Capacity>>,
     offers: Vec<Offer>,
+    /// By its configuration every backend has everything.
+    offers_are_open: bool,
+    all: BackendSet,
     /// The backends that cannot be asked now: their identities have no access token.
     tokenless: BackendSet,
     /// Every backend is free for all and everything, so that no one needs to look closer.
     plain: bool,
+    /// Some backend is known to lack a deployment or an API.
+    lacking: bool,
 }
 
 /// What a request needs its backend to have.
@@ -87,14 +92,18 @@ impl Fleet {
     /// The backends of `config`, of which nothing is known.
     pub fn new(config: &Config) -> Self {
         let backends = config.backends.len();
+        let offers: Vec<_> = config.backends.iter().map(Offer::of).collect();
         Self {
             schedule: Schedule::new(&config.backends),
             policy: config.policy,
             health: vec![Health::default(); backends],
             capacity: vec![None; backends],
-            offers: config.backends.iter().map(Offer::of).collect(),
+            offers_are_open: offers.iter().all(Offer::is_open),
+            offers,
+            all: (0..backends).collect(),
             tokenless: BackendSet::default(),
             plain: true,
+            lacking: false,
         }
     }
 
@@ -105,7 +114,7 @@ impl Fleet {
 
     /// Whether any backend is known to lack a deployment or an API.
     pub fn lacks_any(&self) -> bool {
-        !self.plain && self.health.iter().any(Health::lacks_any)
+        self.lacking
     }
 
     /// What is known of a backend's health.
@@ -119,6 +128,7 @@ impl Fleet {
             *known = health;
         }
         self.plain = self.health.iter().all(Health::is_plain);
+        self.lacking = self.health.iter().any(Health::lacks_any);
     }
 
     /// These backends cannot be asked now, for want of an access token.
@@ -141,33 +151,72 @@ impl Fleet {
     /// # Errors
     /// There is none.
     pub fn choose(&self, plan: &Plan, demand: Demand, now: Timestamp) -> Result<Choice, NoChoice> {
-        let mut offering = (0..self.offers.len()).filter(|index| self.offers(*index, demand));
-        // That those who should have it say they do not is no reason to choose no one: the answer is for them to give.
-        let heed_lacks = !self.plain
-            && offering
-                .clone()
-                .any(|index| !self.lacks(index, demand, now));
-        if offering.next().is_none() {
+        let offering = self.offering(demand);
+        if offering.is_empty() {
             return Err(self.nothing_offered(demand));
         }
-        let standing = |index: usize| {
-            let standing = self.standing(index, demand, heed_lacks, now);
-            standing.unwrap_or(NOT_THERE)
-        };
+        let candidates = self.having(offering, demand, now).without(plan.tried);
+        let usable = self.usable(candidates.without(self.tokenless), now);
         let chosen = match self.policy {
-            Policy::RoundRobin => self.schedule.pick(plan.turn, plan.tried, standing),
+            Policy::RoundRobin => self.schedule.pick(plan.turn, &usable),
             Policy::LeastThrottled => {
                 let capacity = |index| self.capacity(index, now);
-                self.schedule
-                    .pick_by_capacity(plan.turn, plan.tried, standing, capacity)
+                self.schedule.pick_by_capacity(plan.turn, &usable, capacity)
             }
         };
         match chosen {
-            Some(index) if standing(index) == Standing::Due => Ok(Choice::Probe(index)),
+            Some(index) if usable.due.contains(index) => Ok(Choice::Probe(index)),
             Some(index) => Ok(Choice::Free(index)),
-            None if self.waits_for_token(plan, demand) => Err(NoChoice::NoToken),
-            None => Err(self.wait(plan, demand, heed_lacks, now)),
+            None if self.waits_for_token(offering.without(plan.tried)) => Err(NoChoice::NoToken),
+            None => Err(self.wait(candidates.without(self.tokenless), now)),
         }
+    }
+
+    /// The backends that meet the demand, by their configuration.
+    fn offering(&self, demand: Demand) -> BackendSet {
+        if self.offers_are_open {
+            return self.all;
+        }
+        let offers = self.offers.iter().enumerate();
+        let meeting = offers.filter(|(_, offer)| offer.meets(demand));
+        meeting.map(|(index, _)| index).collect()
+    }
+
+    /// Those of the `offering` that did not say they lack what is demanded. Where all of them say so, that is no reason to choose
+    /// no one: the answer is for them to give.
+    fn having(&self, offering: BackendSet, demand: Demand, now: Timestamp) -> BackendSet {
+        if !self.lacking {
+            return offering;
+        }
+        let health = self.health.iter().enumerate();
+        let lacking = health.filter(|(_, health)| lacks(health, demand, now));
+        let having = offering.without(lacking.map(|(index, _)| index).collect());
+        match having.is_empty() {
+            true => offering,
+            false => having,
+        }
+    }
+
+    fn usable(&self, candidates: BackendSet, now: Timestamp) -> Usable {
+        let (free, due) = (candidates, BackendSet::default());
+        let mut usable = Usable { free, due };
+        if self.plain {
+            return usable;
+        }
+        usable.free = BackendSet::default();
+        for (index, health) in self.those(candidates) {
+            match health.standing(now) {
+                Standing::Free => usable.free.add(index),
+                Standing::Due => usable.due.add(index),
+                Standing::Out(..) => {}
+            }
+        }
+        usable
+    }
+
+    fn those(&self, backends: BackendSet) -> impl Iterator<Item = (usize, &Health)> {
+        let health = self.health.iter().enumerate();
+        health.filter(move |(index, _)| backends.contains(*index))
     }
 
     fn nothing_offered(&self, demand: Demand) -> NoChoice {
@@ -175,22 +224,17 @@ impl Fleet {
             deployment: None,
             ..demand
         };
-        match (0..self.offers.len()).any(|index| self.offers(index, api)) {
-            true => NoChoice::NoDeployment,
-            false => NoChoice::NoApi,
+        match self.offering(api).is_empty() {
+            true => NoChoice::NoApi,
+            false => NoChoice::NoDeployment,
         }
     }
 
-    /// Why there is no backend for a request with this `plan`.
-    fn wait(&self, plan: &Plan, demand: Demand, heed_lacks: bool, now: Timestamp) -> NoChoice {
+    /// Why none of the `candidates` can be chosen.
+    fn wait(&self, candidates: BackendSet, now: Timestamp) -> NoChoice {
         let mut wait: Option<Wait> = None;
-        for index in 0..self.health.len() {
-            if plan.tried.contains(index) {
-                continue;
-            }
-            if let Some(Standing::Out(reason, until)) =
-                self.standing(index, demand, heed_lacks, now)
-            {
+        for (_, health) in self.those(candidates) {
+            if let Standing::Out(reason, until) = health.standing(now) {
                 let left = until.since(now);
                 let throttled = reason == Reason::Throttled;
                 wait = Some(wait.map_or(Wait { left, throttled }, |wait| Wait {
@@ -202,51 +246,21 @@ impl Fleet {
         wait.map_or(NoChoice::AllTried, NoChoice::AllOut)
     }
 
-    fn waits_for_token(&self, plan: &Plan, demand: Demand) -> bool {
-        let mut backends = 0..self.offers.len();
-        backends.any(|index| {
-            self.tokenless.contains(index)
-                && !plan.tried.contains(index)
-                && self.offers(index, demand)
-        })
-    }
-
-    /// The standing of a backend for a request with this demand, if it meets that as far as is known; what backends said they
-    /// lack counts where that is to be heeded.
-    fn standing(
-        &self,
-        index: usize,
-        demand: Demand,
-        heed_lacks: bool,
-        now: Timestamp,
-    ) -> Option<Standing> {
-        let lacks = heed_lacks && self.lacks(index, demand, now);
-        if lacks || self.tokenless.contains(index) || !self.offers(index, demand) {
-            return None;
-        }
-        Some(self.health.get(index)?.standing(now))
-    }
-
-    /// Whether a backend meets the demand, by its configuration.
-    fn offers(&self, index: usize, demand: Demand) -> bool {
-        let offer = self.offers.get(index);
-        offer.is_some_and(|offer| offer.meets(demand))
-    }
-
-    /// Whether a backend said that it does not have what is demanded.
-    fn lacks(&self, index: usize, demand: Demand, now: Timestamp) -> bool {
-        let health = self.health.get(index);
-        health.is_some_and(|health| {
-            let api = demand.api.map(Api::id);
-            let mut demanded = demand.deployment.into_iter().chain(api);
-            demanded.any(|id| health.lacks(id, now))
-        })
+    /// Whether one of these would be asked if it had a token.
+    fn waits_for_token(&self, untried: BackendSet) -> bool {
+        untried.without(self.tokenless) != untried
     }
 
     fn capacity(&self, index: usize, now: Timestamp) -> Option<u32> {
         let capacity = (*self.capacity.get(index)?)?;
         (now <= capacity.at + CAPACITY_LASTS).then_some(capacity.remaining_tokens)
     }
+}
+
+/// Whether a backend said that it does not have what is demanded.
+fn lacks(health: &Health, demand: Demand, now: Timestamp) -> bool {
+    let mut demanded = demand.deployment.into_iter().chain(demand.api.map(Api::id));
+    demanded.any(|id| health.lacks(id, now))
 }
 
 impl Offer {
@@ -259,6 +273,10 @@ impl Offer {
         }
     }
 
+    fn is_open(&self) -> bool {
+        self.deployments.is_none() && self.apis == Apis::All
+    }
+
     fn meets(&self, demand: Demand) -> bool {
         let deployment = match (&self.deployments, demand.deployment) {
             (Some(offered), Some(deployment)) => offered.contains(&deployment),
@@ -267,9 +285,6 @@ impl Offer {
         deployment && demand.api.is_none_or(|api| self.apis.include(api))
     }
 }
-
-/// Stands for a backend that has nothing to offer.
-const NOT_THERE: Standing = Standing::Out(Reason::Misconfigured, Timestamp::from_millis(u64::MAX));
 
 #[cfg(test)]
 mod tests {

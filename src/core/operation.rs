@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use super::shared::fingerprint;
+use super::text::{find, split_once};
 
 /// One of the APIs of an Azure OpenAI resource. Not every region has every one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -153,30 +154,65 @@ const ROOT: &str = "/openai/";
 const V1: &str = "v1/";
 const DEPLOYMENTS: &str = "deployments/";
 
+/// A path, looked through once for all that is asked of every path.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Path<'p> {
+    /// All of it.
+    pub text: &'p str,
+    /// What is in front of the query.
+    pub target: &'p str,
+    /// What is behind the first `?`.
+    pub query: Option<&'p str>,
+    /// There is a dot somewhere.
+    pub has_dot: bool,
+    /// There is a dot, an escape or a backslash in the target, which few have.
+    is_odd: bool,
+}
+
+impl<'p> Path<'p> {
+    /// Looks through `text`.
+    pub fn of(text: &'p str) -> Self {
+        let (mut mark, mut has_dot, mut is_odd) = (None, false, false);
+        let mut start = 0_usize;
+        let next = |start| find(text.as_bytes().get(start..)?, [b'?', b'.', b'%', b'\\']);
+        while let Some(at) = next(start).map(|at| start.saturating_add(at)) {
+            match text.as_bytes().get(at) {
+                Some(b'?') => mark = mark.or(Some(at)),
+                byte => {
+                    has_dot |= byte == Some(&b'.');
+                    is_odd |= mark.is_none();
+                }
+            }
+            start = at.saturating_add(1);
+        }
+        let cut = mark.and_then(|at| Some((text.get(..at)?, text.get(at.checked_add(1)?..)?)));
+        Self {
+            text,
+            target: cut.map_or(text, |(target, _)| target),
+            query: cut.map(|(_, query)| query),
+            has_dot,
+            is_odd,
+        }
+    }
+}
+
 /// The surface that a path belongs to; `None` for what is no path of Azure OpenAI.
 ///
 /// A path that climbs (`/openai/../admin`) is none, whatever it would climb to: the backend may see it otherwise than whoever
 /// reads it here.
-pub fn surface(path: &str) -> Option<Surface> {
-    let rest = target(path.strip_prefix(ROOT)?);
+pub fn surface(path: &Path<'_>) -> Option<Surface> {
+    let rest = path.target.strip_prefix(ROOT)?;
     let climbs = |segment: &str| {
         let decoded = segment.to_ascii_lowercase().replace("%2e", ".");
         decoded == ".." || decoded == "." || decoded.contains("%2f") || decoded.contains('\\')
     };
-    // Few paths have a dot, and fewer an escape or a backslash.
-    let odd = |byte| matches!(byte, b'.' | b'%' | b'\\');
-    if rest.bytes().any(odd) && rest.split('/').any(climbs) {
+    if path.is_odd && rest.split('/').any(climbs) {
         return None;
     }
     Some(match rest.starts_with(V1) {
         true => Surface::V1,
         false => Surface::Dated,
     })
-}
-
-/// A path without its query.
-fn target(path: &str) -> &str {
-    path.split_once('?').map_or(path, |(target, _)| target)
 }
 
 /// The value of a parameter of a path's query, and where it stands.
@@ -196,8 +232,8 @@ pub fn query_value<'p>(path: &'p str, name: &str) -> Option<(Range<usize>, &'p s
 
 impl Operation {
     /// What a request with this method asks for with this path, which [is Azure OpenAI's](surface).
-    pub fn read(method: &str, path: &str) -> Self {
-        let rest = target(path).strip_prefix(ROOT).unwrap_or_default();
+    pub fn read(method: &str, path: &Path<'_>) -> Self {
+        let rest = path.target.strip_prefix(ROOT).unwrap_or_default();
         if let Some(rest) = rest.strip_prefix(DEPLOYMENTS) {
             return Self::on_deployment(rest);
         }
@@ -259,7 +295,7 @@ impl Operation {
                 State::MakesAtHome,
             ),
             "threads" => stateful(Api::Assistants, State::MakesAtHome),
-            "realtime" | "realtimeapi" => Self::realtime(path, second),
+            "realtime" | "realtimeapi" => Self::realtime(path.text, second),
             "models" => Self::new(None, Deployment::Unnamed, State::None),
             _ => Self::default(),
         }
@@ -280,13 +316,14 @@ impl Operation {
 
     /// `/openai/deployments/{deployment}/{operation}`: `rest` is what follows `deployments/`.
     fn on_deployment(rest: &str) -> Self {
-        let (name, operation) = rest.split_once('/').unwrap_or((rest, ""));
+        let (name, operation) = split_once(rest, b'/').unwrap_or((rest, ""));
         let start = ROOT.len().saturating_add(DEPLOYMENTS.len());
         let deployment = match name.is_empty() {
             true => Deployment::Unnamed,
             false => Deployment::InPath(start..start.saturating_add(name.len())),
         };
-        let api = match operation.split('/').next().unwrap_or_default() {
+        let first = split_once(operation, b'/').map_or(operation, |(first, _)| first);
+        let api = match first {
             // `extensions/chat/completions` is what versions before 2024 called a chat over one's own data.
             "chat" | "completions" | "extensions" => Api::Chat,
             "embeddings" => Api::Embeddings,
@@ -325,15 +362,33 @@ mod tests {
     use super::*;
 
     fn read(method: &str, path: &str) -> (Option<Api>, Deployment, State) {
-        let operation = Operation::read(method, path);
+        let operation = Operation::read(method, &Path::of(path));
         assert!(operation.is_known, "{method} {path}");
         (operation.api, operation.deployment, operation.state)
     }
 
     fn name(path: &str) -> Option<&str> {
-        match Operation::read("POST", path).deployment {
+        match Operation::read("POST", &Path::of(path)).deployment {
             Deployment::InPath(range) => path.get(range),
             _ => None,
+        }
+    }
+
+    #[test]
+    fn a_path_is_cut_at_its_first_question_mark() {
+        for (text, target, query, has_dot) in [
+            ("/openai/x?y", "/openai/x", Some("y"), false),
+            ("/openai/x?y?z", "/openai/x", Some("y?z"), false),
+            ("/openai/x?", "/openai/x", Some(""), false),
+            ("/ü.x?é", "/ü.x", Some("é"), true),
+            ("/x?y.z", "/x", Some("y.z"), true),
+            ("/x%2e", "/x%2e", None, false),
+            ("?", "", Some(""), false),
+            ("", "", None, false),
+        ] {
+            let path = Path::of(text);
+            let parts = (path.text, path.target, path.query, path.has_dot);
+            assert_eq!(parts, (text, target, query, has_dot));
         }
     }
 
@@ -360,12 +415,15 @@ mod tests {
             ("/openai/../admin", None),
             ("/openai/v1/..", None),
             ("/openai/v1/./x", None),
+            ("/openai/v1/x/..?y", None),
+            ("/openai/v1/x?y/../z", Some(Surface::V1)),
+            ("/openai?/v1/x", None),
             ("/openai/%2e%2E/admin", None),
             ("/openai/.%2e/admin", None),
             ("/openai/v1%2f..%2fadmin", None),
             ("/openai/v1\\..\\admin", None),
         ] {
-            assert_eq!(surface(path), expected, "{path}");
+            assert_eq!(surface(&Path::of(path)), expected, "{path}");
         }
     }
 
@@ -462,9 +520,9 @@ mod tests {
         ] {
             assert_eq!(name(path), expected, "{path}");
         }
-        let response = Operation::read("POST", "/openai/v1/responses");
+        let response = Operation::read("POST", &Path::of("/openai/v1/responses"));
         assert_eq!(response.deployment, Deployment::InBody);
-        let retrieval = Operation::read("GET", "/openai/v1/responses/resp_1");
+        let retrieval = Operation::read("GET", &Path::of("/openai/v1/responses/resp_1"));
         assert_eq!(retrieval.deployment, Deployment::Unnamed);
     }
 
@@ -475,7 +533,7 @@ mod tests {
             "/openai/",
             "/openai/deployments/d/novelty",
         ] {
-            assert!(!Operation::read("POST", path).is_known, "{path}");
+            assert!(!Operation::read("POST", &Path::of(path)).is_known, "{path}");
         }
         assert_eq!(name("/openai/deployments/d/novelty"), Some("d"));
     }

@@ -62,11 +62,12 @@ fn splice(path: &mut String, range: Range<usize>, with: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::operation::{surface, Operation};
+    use crate::core::operation::{surface, Operation, Path};
 
     fn on_backend<'p>(path: &'p str, backend: &Backend) -> Cow<'p, str> {
-        let operation = Operation::read("POST", path);
-        super::on_backend(path, surface(path), &operation.deployment, backend)
+        let parts = Path::of(path);
+        let operation = Operation::read("POST", &parts);
+        super::on_backend(path, surface(&parts), &operation.deployment, backend)
     }
 
     fn backend(aliases: &[(&str, &str)], api_version: Option<&str>, base: Option<&str>) -> Backend {

@@ -3,7 +3,7 @@
 use super::config::MAX_BACKENDS;
 
 // One bit for each backend.
-const _: () = assert!(MAX_BACKENDS <= u128::BITS as usize);
+const _: () = assert!(MAX_BACKENDS <= WORDS * WORD);
 
 /// The plan of one request. A turn stands for an order of all backends, the [`Schedule`](super::schedule::Schedule)'s; of it
 /// the plan keeps what is not to be tried again. So the next backend is chosen at the time it is needed, by what is known then.
@@ -33,35 +33,54 @@ impl Plan {
     }
 }
 
+/// The bits of a word. WebAssembly has no larger one, so a wider set would be shifted by a routine of its own.
+const WORD: usize = u64::BITS as usize;
+const WORDS: usize = 2;
+
 /// A set of backends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BackendSet(u128);
+pub struct BackendSet([u64; WORDS]);
 
 impl BackendSet {
     /// Adds a backend.
     pub fn add(&mut self, backend: usize) {
-        self.0 |= bit(backend);
+        if let Some(word) = self.0.get_mut(backend / WORD) {
+            *word |= 1 << (backend % WORD);
+        }
     }
 
     /// Every one of this many, but one.
     pub fn all_but(backend: usize, backends: usize) -> Self {
-        let mut others = Self::default();
-        let all = (0..backends).filter(|other| *other != backend);
-        all.for_each(|other| others.add(other));
-        others
+        (0..backends).filter(|other| *other != backend).collect()
     }
 
     /// Whether it has been added.
     pub fn contains(self, backend: usize) -> bool {
-        self.0 & bit(backend) != 0
+        let word = self.0.get(backend / WORD);
+        word.is_some_and(|word| (word >> (backend % WORD)) & 1 != 0)
+    }
+
+    /// Whether there is none in it.
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Those that are not in `others`.
+    #[must_use]
+    pub fn without(mut self, others: Self) -> Self {
+        for (word, others) in self.0.iter_mut().zip(others.0) {
+            *word &= !others;
+        }
+        self
     }
 }
 
-fn bit(backend: usize) -> u128 {
-    u32::try_from(backend)
-        .ok()
-        .and_then(|backend| 1_u128.checked_shl(backend))
-        .unwrap_or(0)
+impl FromIterator<usize> for BackendSet {
+    fn from_iter<T: IntoIterator<Item = usize>>(backends: T) -> Self {
+        let mut set = Self::default();
+        backends.into_iter().for_each(|backend| set.add(backend));
+        set
+    }
 }
 
 #[cfg(test)]
@@ -82,8 +101,18 @@ mod tests {
     #[test]
     fn a_backend_that_cannot_be_is_not_there() {
         let mut tried = BackendSet::default();
-        tried.add(128);
+        tried.add(WORDS * WORD);
         tried.add(usize::MAX);
-        assert_eq!(tried, BackendSet::default());
+        assert!(tried.is_empty());
+        assert!(!tried.contains(WORDS * WORD) && !tried.contains(usize::MAX));
+    }
+
+    #[test]
+    fn what_is_left_of_a_set_is_what_others_do_not_have() {
+        let some: BackendSet = [0, 7, 63, 64, 99].into_iter().collect();
+        let others = BackendSet::all_but(64, MAX_BACKENDS);
+        assert_eq!(some.without(others), [64].into_iter().collect());
+        assert_eq!(some.without(BackendSet::default()), some);
+        assert!(some.without(some).is_empty() && !some.is_empty());
     }
 }

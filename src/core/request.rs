@@ -7,7 +7,7 @@ use super::config::{Backend, Config, Ids};
 use super::fleet::Demand;
 use super::json::scan::Findings;
 use super::multipart::Value;
-use super::operation::{surface, Deployment, Operation, State, Surface};
+use super::operation::{surface, Deployment, Operation, Path, State, Surface};
 use super::outcome::Outcome;
 use super::shared::fingerprint;
 use super::splices::Splices;
@@ -55,8 +55,6 @@ pub struct Request {
     pub upgrade: bool,
     /// The client would take an answer in an encoding of its own.
     pub accepts_encodings: bool,
-    /// All header values are UTF-8, the only form in which a call of the filter's own can carry them.
-    pub headers_are_utf8: bool,
     credential_headers: u8,
 }
 
@@ -98,20 +96,15 @@ pub enum BodyForm {
 impl Request {
     /// Reads the facts from the request's headers, names in lower case; `tags` are those of the backends.
     pub fn read<'a>(headers: impl Iterator<Item = (&'a [u8], &'a [u8])>, tags: &Tags) -> Self {
-        let mut request = Self {
-            headers_are_utf8: true,
-            ..Self::default()
-        };
+        let mut request = Self::default();
         let (mut method, mut path) = ("", "");
         for (name, value) in headers {
-            // Nearly all are ASCII, which is seen faster.
-            request.headers_are_utf8 &= value.is_ascii() || std::str::from_utf8(value).is_ok();
             let text = || std::str::from_utf8(value).unwrap_or_default();
             match name {
                 b":method" => method = text(),
                 b":path" => path = text(),
                 b"content-length" => request.content_length = text().parse().ok(),
-                b"content-type" if is_multipart(text()) => {
+                b"content-type" if is_multipart(value) => {
                     request.form = BodyForm::Multipart(text().to_owned());
                 }
                 b"upgrade" => request.upgrade = true,
@@ -133,21 +126,27 @@ impl Request {
     }
 
     fn read_path(&mut self, method: &str, path: &str, tags: &Tags) {
-        self.surface = surface(path);
-        self.clean_path = without_credentials(path);
+        let mut path = Path::of(path);
+        self.surface = surface(&path);
+        self.clean_path = without_credentials(&path);
         if self.surface.is_none() {
             return;
         }
-        let clean = self.path(path);
-        if let Some((untagged, backends)) = without_tags(clean, tags) {
-            let backends = backends.into_iter();
-            self.objects = backends.fold(self.objects, |objects, on| objects.also(Some(on)));
-            self.clean_path = Some(untagged);
+        if let Some(clean) = &self.clean_path {
+            path = Path::of(clean);
         }
-        let clean = self.clean_path.as_deref().unwrap_or(path);
-        self.operation = Operation::read(method, clean);
+        let untagged = without_tags(&path, tags);
+        if let Some((untagged, backends)) = &untagged {
+            let backends = backends.iter().copied();
+            self.objects = backends.fold(self.objects, |objects, on| objects.also(Some(on)));
+            path = Path::of(untagged);
+        }
+        self.operation = Operation::read(method, &path);
         if let Deployment::InPath(range) = &self.operation.deployment {
-            self.deployment = clean.get(range.clone()).map(deployment_id);
+            self.deployment = path.text.get(range.clone()).map(deployment_id);
+        }
+        if let Some((untagged, _)) = untagged {
+            self.clean_path = Some(untagged);
         }
     }
 
@@ -391,9 +390,9 @@ fn without_key(offered: &str) -> Option<String> {
         })
 }
 
-fn is_multipart(content_type: &str) -> bool {
-    const MULTIPART: &str = "multipart/form-data";
-    let start = content_type.trim_start().get(..MULTIPART.len());
+fn is_multipart(content_type: &[u8]) -> bool {
+    const MULTIPART: &[u8] = b"multipart/form-data";
+    let start = content_type.trim_ascii_start().get(..MULTIPART.len());
     start.is_some_and(|start| start.eq_ignore_ascii_case(MULTIPART))
 }
 
@@ -424,7 +423,7 @@ mod tests {
         assert_eq!(request.clean_path, None);
         assert_eq!(request.content_length, Some(123));
         assert_eq!(request.credential_headers().count(), 0);
-        assert!(request.headers_are_utf8 && !request.upgrade);
+        assert!(!request.upgrade);
     }
 
     #[test]
@@ -440,6 +439,37 @@ mod tests {
             read(&[("api-key", b"k")]).credential_headers().next(),
             Some("api-key")
         );
+    }
+
+    #[test]
+    fn what_a_path_says_is_read_where_it_stands_in_the_clean_one() {
+        const KEYED: &str = "/openai/realtime?api-key=K&deployment=voice";
+        let request = read(&[(":path", KEYED.as_bytes())]);
+        assert_eq!(request.deployment, Some(deployment_id("voice")));
+        assert_eq!(request.path(KEYED), "/openai/realtime?deployment=voice");
+        let Deployment::InPath(range) = request.operation.deployment.clone() else {
+            panic!("{request:?}");
+        };
+        assert_eq!(&request.path(KEYED)[range], "voice");
+
+        let tags = Tags::new(["a.example"]).unwrap();
+        let tag = tags.of_backend(0).unwrap();
+        let path = format!(
+            "/openai/v1/responses/{}?api-key=K&x",
+            tag.append_to("resp_1")
+        );
+        let headers = [(&b":path"[..], path.as_bytes())];
+        let request = Request::read(headers.into_iter(), &tags);
+        assert_eq!(request.path(&path), "/openai/v1/responses/resp_1?x");
+        assert_eq!(request.objects, Objects::On(0));
+        assert_eq!(request.operation.state, State::Uses);
+
+        let path = format!("/openai/realtime?x={}&model=voice", tag.append_to("resp_1"));
+        let headers = [(&b":path"[..], path.as_bytes())];
+        let request = Request::read(headers.into_iter(), &tags);
+        assert_eq!(request.path(&path), "/openai/realtime?x=resp_1&model=voice");
+        let wanted = request.wanted(&path, Outcome::DeploymentNotFound);
+        assert_eq!(wanted, "deployment \"voice\"");
     }
 
     #[test]
@@ -461,9 +491,9 @@ mod tests {
     }
 
     #[test]
-    fn upgrades_and_odd_bytes_are_noticed() {
+    fn upgrades_are_noticed_and_odd_values_are_passed_over() {
         assert!(read(&[("upgrade", b"websocket")]).upgrade);
-        assert!(!read(&[("x-name", b"caf\xe9")]).headers_are_utf8);
+        assert_eq!(read(&[(":path", b"/openai/\xe9")]).surface, None);
         assert_eq!(read(&[("content-length", b"many")]).content_length, None);
     }
 }

@@ -1,7 +1,6 @@
 //! The order in which backends take their turns: weights and priorities, worked out once at configuration time.
 
 use super::config::{Backend, MAX_BACKENDS};
-use super::health::Standing;
 use super::plan::BackendSet;
 
 // A schedule holds indices as bytes.
@@ -35,6 +34,21 @@ struct Slot {
     nth: u8,
 }
 
+/// The backends that a request may go to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usable {
+    /// They serve anyone.
+    pub free: BackendSet,
+    /// They would be sent a probe.
+    pub due: BackendSet,
+}
+
+impl Usable {
+    fn contains(&self, backend: usize) -> bool {
+        self.free.contains(backend) || self.due.contains(backend)
+    }
+}
+
 impl Schedule {
     /// The schedule of these backends, at most [`MAX_BACKENDS`].
     pub fn new(backends: &[Backend]) -> Self {
@@ -59,20 +73,12 @@ impl Schedule {
         Self { tiers }
     }
 
-    /// The backend that the request with number `turn` goes to next, among those that `standing` finds usable and that it has
-    /// not tried.
+    /// The backend that the request with number `turn` goes to next, of those that are `usable` for it.
     ///
     /// Within a priority the schedule decides. A turn whose backend is out is another one's: that backend's turns are dealt
     /// to all the others in proportion to their weights, so that no neighbour has to carry its load alone.
-    pub fn pick(
-        &self,
-        turn: u64,
-        tried: BackendSet,
-        standing: impl Fn(usize) -> Standing,
-    ) -> Option<usize> {
-        self.tiers
-            .iter()
-            .find_map(|tier| tier.pick(turn, tried, &standing))
+    pub fn pick(&self, turn: u64, usable: &Usable) -> Option<usize> {
+        self.tiers.iter().find_map(|tier| tier.pick(turn, usable))
     }
 
     /// The same, but within a priority a backend's chance is in proportion to its `capacity`. An unknown one counts like the
@@ -80,13 +86,12 @@ impl Schedule {
     pub fn pick_by_capacity(
         &self,
         turn: u64,
-        tried: BackendSet,
-        standing: impl Fn(usize) -> Standing,
+        usable: &Usable,
         capacity: impl Fn(usize) -> Option<u32>,
     ) -> Option<usize> {
         self.tiers.iter().find_map(|tier| {
-            tier.pick_by_capacity(turn, tried, &standing, &capacity)
-                .or_else(|| tier.pick(turn, tried, &standing))
+            tier.pick_by_capacity(turn, usable, &capacity)
+                .or_else(|| tier.pick(turn, usable))
         })
     }
 }
@@ -105,80 +110,68 @@ impl Tier {
         }
     }
 
-    fn pick(
-        &self,
-        turn: u64,
-        tried: BackendSet,
-        standing: &impl Fn(usize) -> Standing,
-    ) -> Option<usize> {
+    fn pick(&self, turn: u64, usable: &Usable) -> Option<usize> {
         let length = (self.round.len() as u64).max(1);
         let slot = self.round.get((turn % length) as usize)?;
-        let home = self.members.get(usize::from(slot.member))?;
-        let index = usize::from(home.backend);
-        if !tried.contains(index) && standing(index).is_usable() {
-            return Some(index);
+        let (before, from_home) = self.members.split_at_checked(usize::from(slot.member))?;
+        let home = from_home.first()?;
+        if usable.contains(home.index()) {
+            return Some(home.index());
         }
         // Counts the turns that this backend had to leave to others.
         let left = (turn / length)
             .wrapping_mul(u64::from(home.weight))
             .wrapping_add(u64::from(slot.nth));
-        let at = usize::from(slot.member);
         // A probe may fail, so it is made on turns of its own, and on others' only where nothing better is left.
-        [Standing::Free, Standing::Due]
-            .into_iter()
-            .find_map(|wanted| {
-                let candidates = || {
-                    let members = self.members.iter();
-                    let from_home = members.clone().skip(at).chain(members.take(at));
-                    from_home.filter(|member| {
-                        let index = usize::from(member.backend);
-                        !tried.contains(index) && standing(index) == wanted
-                    })
-                };
-                let shares = || candidates().map(|member| u64::from(member.weight));
-                let share = left.checked_rem(shares().sum())?;
-                let chosen = nth_share(shares(), share)?;
-                candidates()
-                    .nth(chosen)
-                    .map(|member| usize::from(member.backend))
-            })
+        [usable.free, usable.due].into_iter().find_map(|wanted| {
+            let candidates = || {
+                let members = from_home.iter().chain(before);
+                let candidates = members.filter(|member| wanted.contains(member.index()));
+                candidates.map(|member| (member.index(), u64::from(member.weight)))
+            };
+            let total = candidates().map(|(_, weight)| weight).sum();
+            at_share(candidates(), left.checked_rem(total)?)
+        })
     }
 
     fn pick_by_capacity(
         &self,
         turn: u64,
-        tried: BackendSet,
-        standing: &impl Fn(usize) -> Standing,
+        usable: &Usable,
         capacity: &impl Fn(usize) -> Option<u32>,
     ) -> Option<usize> {
         let candidates = || {
-            let indices = self
-                .members
-                .iter()
-                .map(|member| usize::from(member.backend));
-            indices.filter(|index| !tried.contains(*index) && standing(*index).is_usable())
+            let indices = self.members.iter().map(Member::index);
+            indices.filter(|index| usable.contains(*index))
         };
         let known = || candidates().filter_map(capacity).map(u64::from);
         let average = known().sum::<u64>().checked_div(known().count() as u64)?;
-        let shares = || candidates().map(|index| capacity(index).map_or(average, u64::from));
-        let total: u64 = shares().sum();
+        let shares =
+            || candidates().map(|index| (index, capacity(index).map_or(average, u64::from)));
+        let total: u64 = shares().map(|(_, share)| share).sum();
         // Multiples of the golden ratio, modulo one, are spread evenly however they are cut into shares.
         const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
         let point = (u128::from(turn.wrapping_mul(GOLDEN)) * u128::from(total)) >> 64;
-        let chosen = nth_share(shares(), point as u64)?;
-        candidates().nth(chosen)
+        at_share(shares(), point as u64)
     }
 }
 
-/// Which of the shares, laid end to end, covers the point `at`.
-fn nth_share(mut shares: impl Iterator<Item = u64>, mut at: u64) -> Option<usize> {
-    shares.position(|share| match at.checked_sub(share) {
+impl Member {
+    fn index(&self) -> usize {
+        usize::from(self.backend)
+    }
+}
+
+/// The backend whose share, when all are laid end to end, covers the point `at`.
+fn at_share(mut shares: impl Iterator<Item = (usize, u64)>, mut at: u64) -> Option<usize> {
+    let found = shares.find(|(_, share)| match at.checked_sub(*share) {
         Some(rest) => {
             at = rest;
             false
         }
         None => true,
-    })
+    });
+    found.map(|(backend, _)| backend)
 }
 
 /// Smooth weighted round robin: in every step each member gains its weight, and the one that has gained most takes the slot
@@ -217,6 +210,7 @@ fn greatest_common_divisor(a: u8, b: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::health::Standing;
 
     fn schedule(backends: &[(u8, u8)]) -> Schedule {
         let backends: Vec<Backend> = backends
@@ -228,6 +222,28 @@ mod tests {
             })
             .collect();
         Schedule::new(&backends)
+    }
+
+    impl Schedule {
+        fn picks(
+            &self,
+            turn: u64,
+            tried: BackendSet,
+            standing: impl Fn(usize) -> Standing,
+        ) -> Option<usize> {
+            self.pick(turn, &usable(tried, standing))
+        }
+    }
+
+    fn usable(tried: BackendSet, standing: impl Fn(usize) -> Standing) -> Usable {
+        let those = |wanted: Standing| -> BackendSet {
+            let untried = (0..MAX_BACKENDS).filter(|index| !tried.contains(*index));
+            untried.filter(|index| standing(*index) == wanted).collect()
+        };
+        Usable {
+            free: those(Standing::Free),
+            due: those(Standing::Due),
+        }
     }
 
     fn free(_: usize) -> Standing {
@@ -246,7 +262,7 @@ mod tests {
         let mut shares = vec![0; 10];
         for turn in 0..turns {
             let picked = schedule
-                .pick(turn, BackendSet::default(), &standing)
+                .picks(turn, BackendSet::default(), &standing)
                 .unwrap();
             shares[picked] += 1;
         }
@@ -260,7 +276,7 @@ mod tests {
     fn equal_weights_alternate() {
         let schedule = schedule(&[(0, 7), (0, 7), (0, 7)]);
         for turn in 0..100 {
-            let picked = schedule.pick(turn, BackendSet::default(), free);
+            let picked = schedule.picks(turn, BackendSet::default(), free);
             assert_eq!(picked, Some(turn as usize % 3));
         }
     }
@@ -270,7 +286,7 @@ mod tests {
         let schedule = schedule(&[(0, 3), (0, 2), (0, 1)]);
         assert_eq!(shares(&schedule, 600, free), [300, 200, 100]);
         let order: Vec<_> = (0..600)
-            .map(|turn| schedule.pick(turn, BackendSet::default(), free).unwrap())
+            .map(|turn| schedule.picks(turn, BackendSet::default(), free).unwrap())
             .collect();
         assert_eq!(order[..6], [0, 1, 0, 2, 1, 0]);
         assert!(order.windows(3).all(|w| w[0] != w[1] || w[1] != w[2]));
@@ -282,7 +298,7 @@ mod tests {
         assert_eq!(shares(&schedule, 100, free), [50, 0, 50]);
         assert_eq!(shares(&schedule, 100, only(&[0, 1, 3])), [100]);
         assert_eq!(shares(&schedule, 100, only(&[1, 3])), [0, 75, 0, 25]);
-        assert_eq!(schedule.pick(0, BackendSet::default(), only(&[])), None);
+        assert_eq!(schedule.picks(0, BackendSet::default(), only(&[])), None);
     }
 
     #[test]
@@ -307,12 +323,41 @@ mod tests {
                 _ => Standing::Free,
             }
         };
-        let pick = |turn, first| schedule.pick(turn, BackendSet::default(), second_is_due(first));
+        let pick = |turn, first| schedule.picks(turn, BackendSet::default(), second_is_due(first));
         assert_eq!(pick(0, Standing::Free), Some(0));
         assert_eq!(pick(1, Standing::Free), Some(1));
         assert_eq!(pick(2, Standing::Free), Some(0));
         assert_eq!(pick(5, Standing::Free), Some(0));
         assert_eq!(pick(2, Standing::TAKEN), Some(1));
+    }
+
+    #[test]
+    fn turns_left_to_others_are_dealt_in_order_one_for_each_unit_of_weight() {
+        let weights = [(0, 3), (0, 1), (0, 4), (0, 2), (0, 5)];
+        let schedule = schedule(&weights);
+        // Bit by bit who of the five is out.
+        for out in 1..31_u32 {
+            let is_out = |index: usize| out & (1 << index) != 0;
+            let standing = |index: usize| match index {
+                0..5 if !is_out(index) => Standing::Free,
+                _ => Standing::TAKEN,
+            };
+            let mut left = [0; 5];
+            for turn in 0..300 {
+                let home = schedule.picks(turn, BackendSet::default(), free).unwrap();
+                let mut expected = home;
+                if is_out(home) {
+                    let others = (home..5).chain(0..home).filter(|index| !is_out(*index));
+                    let units: Vec<_> = others
+                        .flat_map(|index| vec![index; usize::from(weights[index].1)])
+                        .collect();
+                    expected = units[left[home] % units.len()];
+                    left[home] += 1;
+                }
+                let picked = schedule.picks(turn, BackendSet::default(), standing);
+                assert_eq!(picked, Some(expected), "{out:b} {turn}");
+            }
+        }
     }
 
     #[test]
@@ -322,11 +367,11 @@ mod tests {
             for turn in [0, 1, 2, 99, 12_345, u64::MAX] {
                 let mut tried = BackendSet::default();
                 for _ in 0..count {
-                    let picked = schedule.pick(turn, tried, free).unwrap();
+                    let picked = schedule.picks(turn, tried, free).unwrap();
                     assert!(!tried.contains(picked), "{count} {turn}");
                     tried.add(picked);
                 }
-                assert_eq!(schedule.pick(turn, tried, free), None);
+                assert_eq!(schedule.picks(turn, tried, free), None);
             }
         }
     }
@@ -338,10 +383,10 @@ mod tests {
         let mut second = [0; COUNT];
         for turn in 0..(COUNT * (COUNT - 1) * 10) as u64 {
             let mut tried = BackendSet::default();
-            let first = schedule.pick(turn, tried, free).unwrap();
+            let first = schedule.picks(turn, tried, free).unwrap();
             tried.add(first);
             if first == 2 {
-                second[schedule.pick(turn, tried, free).unwrap()] += 1;
+                second[schedule.picks(turn, tried, free).unwrap()] += 1;
             }
         }
         assert_eq!(second, [10, 10, 0, 10, 10]);
@@ -350,13 +395,11 @@ mod tests {
     #[test]
     fn capacity_decides_within_a_priority() {
         let schedule = schedule(&[(0, 1), (0, 1), (0, 1), (1, 1)]);
+        let all_free = usable(BackendSet::default(), free);
         let shares = |capacities: [Option<u32>; 4]| {
             let mut shares = [0; 4];
             for turn in 0..10_000 {
-                let picked =
-                    schedule.pick_by_capacity(turn, BackendSet::default(), free, |index| {
-                        capacities[index]
-                    });
+                let picked = schedule.pick_by_capacity(turn, &all_free, |index| capacities[index]);
                 shares[picked.unwrap()] += 1;
             }
             shares.map(|share: u32| (f64::from(share) / 100.0).round() as u32)
@@ -384,12 +427,12 @@ mod tests {
         let schedule = schedule(&backends);
         assert_eq!(schedule.tiers[0].round.len(), 9950);
         assert!(schedule
-            .pick(u64::MAX, BackendSet::default(), free)
+            .picks(u64::MAX, BackendSet::default(), free)
             .is_some());
     }
 
     #[test]
     fn without_backends_there_is_no_one_to_pick() {
-        assert_eq!(schedule(&[]).pick(7, BackendSet::default(), free), None);
+        assert_eq!(schedule(&[]).picks(7, BackendSet::default(), free), None);
     }
 }

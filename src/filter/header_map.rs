@@ -12,17 +12,26 @@ impl HeaderMap {
 
     /// The pairs in order, names in lower case. Ends early where the bytes do not hold what the sizes promise.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let mut rest = self.0.as_slice();
-        let count = take_u32(&mut rest).unwrap_or(0);
-        let (mut sizes, mut texts) = count
-            .checked_mul(8)
-            .and_then(|size| rest.split_at_checked(size))
-            .unwrap_or_default();
-        std::iter::from_fn(move || {
+        let (sizes, mut texts) = self.parts().unwrap_or_default();
+        sizes.chunks_exact(8).map_while(move |mut sizes| {
             let name = take_u32(&mut sizes)?;
             let value = take_u32(&mut sizes)?;
             Some((take_text(&mut texts, name)?, take_text(&mut texts, value)?))
         })
+    }
+
+    /// The sizes of all names and values, and these themselves.
+    fn parts(&self) -> Option<(&[u8], &[u8])> {
+        let mut rest = self.0.as_slice();
+        let count = take_u32(&mut rest)?;
+        rest.split_at_checked(count.checked_mul(8)?)
+    }
+
+    /// Whether every name and value is UTF-8.
+    pub(crate) fn is_utf8(&self) -> bool {
+        // Together they are if each one is: no character goes on beyond the zero byte between two of them.
+        let parts = self.parts();
+        parts.is_none_or(|(_, texts)| std::str::from_utf8(texts).is_ok())
     }
 
     /// The pairs whose values are UTF-8.
@@ -95,6 +104,11 @@ mod tests {
         assert_eq!(map.get(":path"), Some("/openai"));
         assert_eq!(map.get("x-odd"), None);
         assert_eq!(map.iter_utf8().count(), 2);
+        assert!(!map.is_utf8());
+        let pairs: [(&[u8], &[u8]); 2] = [(b"x-caf\xc3", b"\xa9"), (b"x", b"")];
+        assert!(!HeaderMap::new(HeaderMap::encode(&pairs)).is_utf8());
+        let pairs: [(&[u8], &[u8]); 2] = [(b"x-caf", "é".as_bytes()), (b"x", b"")];
+        assert!(HeaderMap::new(HeaderMap::encode(&pairs)).is_utf8());
     }
 
     #[test]
@@ -102,7 +116,7 @@ mod tests {
         let whole = HeaderMap::encode(&[(b"name", b"value"), (b"other", b"")]);
         for cut in 0..whole.len() {
             let map = HeaderMap::new(whole[..cut].to_vec());
-            assert!(map.iter().count() < 2);
+            assert!(map.iter().count() < 2 && map.is_utf8());
         }
         assert_eq!(HeaderMap::new(vec![0xff; 64]).iter().count(), 0);
     }

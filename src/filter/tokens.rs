@@ -100,7 +100,8 @@ impl Tokens {
     /// The token, unless it is missing or expired.
     pub(crate) fn current(&self, now: Timestamp) -> Option<Rc<Authorization>> {
         let current = self.current.try_borrow().ok()?;
-        current.clone().filter(|token| now < token.expires_on)
+        let current = current.as_ref().filter(|token| now < token.expires_on);
+        current.cloned()
     }
 
     /// How long a request may wait for a token.

@@ -25,8 +25,6 @@ impl Stream {
             BodyCopy::Dropped(NoRetry::Upgrade)
         } else if !request.operation.is_known {
             BodyCopy::Dropped(NoRetry::UnknownOperation)
-        } else if !request.headers_are_utf8 {
-            BodyCopy::Dropped(NoRetry::HeadersNotReplayable)
         } else if retry.max_attempts == 1 {
             BodyCopy::Dropped(NoRetry::AttemptsExhausted)
         } else {

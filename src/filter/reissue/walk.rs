@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{Held, Phase, Stream};
-use crate::core::exchange::Verdict;
+use crate::core::exchange::{NoRetry, Replay, Verdict};
 use crate::core::outcome::{Outcome, Trace};
 use crate::filter::complaint::Complaint;
 use crate::filter::header_map::HeaderMap;
@@ -29,7 +29,10 @@ impl Stream {
     pub(super) fn proceed(&mut self, mut outcome: Outcome) -> Result<Settled, HostError> {
         // Every turn makes an attempt, or asks for the one renewal there is, or ends.
         loop {
-            match self.journey.after(outcome, self.body.replay(), Next::Best) {
+            match self
+                .journey
+                .after(outcome, self.replay(outcome), Next::Best)
+            {
                 Verdict::Deliver | Verdict::GiveUp(_) => return self.deliver(),
                 Verdict::AwaitRequest => {
                     self.phase = Phase::Held(Held::Request(outcome));
@@ -65,6 +68,20 @@ impl Stream {
                     }
                 }
             }
+        }
+    }
+
+    /// Whether the request can be sent once more, should this `outcome` call for it.
+    fn replay(&self, outcome: Outcome) -> Replay {
+        let delivered = matches!(outcome, Outcome::Success | Outcome::ClientError);
+        match self.body.replay() {
+            // Looked at only now: most requests are sent once.
+            Replay::Ready | Replay::Incomplete
+                if !delivered && !self.journey.original.is_utf8() =>
+            {
+                Replay::Impossible(NoRetry::HeadersNotReplayable)
+            }
+            replay => replay,
         }
     }
 

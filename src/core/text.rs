@@ -1,0 +1,89 @@
+//! Cutting short texts, such as the parts of a path.
+//!
+//! The standard library's searches are made for long texts; before they have begun, one of some dozen bytes is at its end here.
+
+/// The place of the first byte that is one of `wanted`.
+pub(super) fn find<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
+    const HIGHEST: u64 = u64::from_ne_bytes([0x80; 8]);
+    let mut words = text.chunks_exact(8);
+    let mut before = 0_usize;
+    for word in words.by_ref() {
+        let word = u64::from_le_bytes(*word.first_chunk()?);
+        // A byte that is zero has a borrow in its highest bit when one is taken from it. So may one above it, but that comes
+        // later in the text.
+        let found = wanted.iter().fold(0, |found, byte| {
+            let differs = word ^ ONES.wrapping_mul(u64::from(*byte));
+            found | (differs.wrapping_sub(ONES) & !differs & HIGHEST)
+        });
+        if found != 0 {
+            return before.checked_add(found.trailing_zeros() as usize / 8);
+        }
+        before = before.wrapping_add(8);
+    }
+    let mut rest = words.remainder().iter();
+    before.checked_add(rest.position(|byte| wanted.contains(byte))?)
+}
+
+/// What is in front of the first byte that is `at`, an ASCII character, and what is behind it.
+pub(super) fn split_once(text: &str, at: u8) -> Option<(&str, &str)> {
+    let place = find(text.as_bytes(), [at])?;
+    Some((text.get(..place)?, text.get(place.checked_add(1)?..)?))
+}
+
+/// The parts of `text` between the bytes that are `at`, an ASCII character; at least one.
+pub(super) fn split(text: &str, at: u8) -> impl Iterator<Item = &str> + Clone {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let (part, behind) = match split_once(text, at) {
+            Some((part, behind)) => (part, Some(behind)),
+            None => (text, None),
+        };
+        rest = behind;
+        Some(part)
+    })
+}
+
+/// Whether there is this byte.
+pub(super) fn contains(text: &str, byte: u8) -> bool {
+    find(text.as_bytes(), [byte]).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_is_found_wherever_it_is_whatever_is_around() {
+        // What differs by one from a wanted byte is what a borrow would be mistaken for.
+        let around = [0, 0x01, 0x24, 0x26, 0x2d, 0x2f, 0x7f, 0x80, 0xa5, 0xff];
+        for length in 0..40 {
+            for (filled, at) in around.into_iter().zip([0, 1, 7, 8, 9, 15, 16, 23, 31, 39]) {
+                let mut text = vec![filled; length];
+                assert_eq!(find(&text, [b'%', b'.']), None);
+                for byte in [b'%', b'.', b'%'] {
+                    for place in [length, 38, 24, 17, 12, 6, 2, at] {
+                        if let Some(slot) = text.get_mut(place) {
+                            *slot = byte;
+                        }
+                        let expected = text.iter().position(|byte| b"%.".contains(byte));
+                        assert_eq!(find(&text, [b'%', b'.']), expected, "{text:?}");
+                        let expected = text.iter().position(|byte| *byte == b'.');
+                        assert_eq!(find(&text, [b'.']), expected, "{text:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn texts_are_cut_as_the_standard_library_cuts_them() {
+        let long = "abcdefg/hijklmnopq/rstuvwxyz/0123456789";
+        for text in ["", "/", "a", "a/b", "/a//b/", "ü/é", "a&b", "///", long] {
+            assert_eq!(split_once(text, b'/'), text.split_once('/'), "{text}");
+            assert!(split(text, b'/').eq(text.split('/')), "{text}");
+            assert_eq!(contains(text, b'/'), text.contains('/'), "{text}");
+        }
+    }
+}
