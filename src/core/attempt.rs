@@ -89,7 +89,8 @@ impl Attempt<'_> {
             Some(kept) => apply(Edit::Set("sec-websocket-protocol", kept)),
         }
         let path = self.path();
-        if path != self.path {
+        // Most are the client's own, which need not be read to be known.
+        if !std::ptr::eq(&*path, self.path) && path != self.path {
             apply(Edit::Set(":path", &path));
         }
         let length = self.request.content_length.filter(|_| self.growth != 0);
