@@ -84,6 +84,9 @@ pub struct Turns {
 }
 
 impl Turns {
+    /// How many bytes it takes.
+    pub const SIZE: usize = 13;
+
     /// The state after the next turn was drawn.
     #[must_use]
     pub fn after_draw(self) -> Self {
@@ -103,8 +106,8 @@ impl Turns {
     }
 
     /// As bytes.
-    pub fn encode(self) -> [u8; 13] {
-        let mut bytes = [TURN_VERSION; 13];
+    pub fn encode(self) -> [u8; Self::SIZE] {
+        let mut bytes = [TURN_VERSION; Self::SIZE];
         let fields = self
             .next
             .to_le_bytes()

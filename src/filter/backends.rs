@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use super::announce::Gauges;
-use super::host::{self, HostError};
+use super::host::{self, HostError, OftenSwapped};
 use crate::core::budget::Budget;
 use crate::core::config::Config;
 use crate::core::exchange::{Chosen, NoRetry};
@@ -17,7 +17,7 @@ use crate::core::time::Timestamp;
 
 /// One worker's view of the backends.
 pub(crate) struct Backends {
-    turn_key: String,
+    turns: OftenSwapped<{ Turns::SIZE }>,
     budget_key: String,
     health_keys: Vec<String>,
     fleet: RefCell<Fleet>,
@@ -37,7 +37,7 @@ impl Backends {
     /// The view of the backends of `config`, and the shared values that no other worker has made.
     pub(crate) fn new(config: &Config) -> Result<Self, HostError> {
         let backends = Self {
-            turn_key: shared::turn_key(&config.backends),
+            turns: OftenSwapped::new(shared::turn_key(&config.backends)),
             budget_key: shared::budget_key(&config.backends),
             health_keys: config.backends.iter().map(shared::health_key).collect(),
             fleet: RefCell::new(Fleet::new(config)),
@@ -53,12 +53,12 @@ impl Backends {
                 .collect::<Result<_, _>>()?,
         };
         // A value that does not exist cannot be compared and swapped, so the first to be configured creates it.
-        create(&backends.turn_key, || Turns::default().encode())?;
+        create(backends.turns.key(), || Turns::default().encode())?;
         for key in &backends.health_keys {
             create(key, || Health::default().encode())?;
         }
         if let Some(rules) = &config.retry.budget {
-            let turn = backends.turns()?.next;
+            let turn = backends.read_turns()?.next;
             create(&backends.budget_key, || {
                 Budget::new(rules, turn, host::now()).encode()
             })?;
@@ -68,7 +68,7 @@ impl Backends {
 
     /// Takes over what other workers found, for a request that takes no turn.
     pub(crate) fn look_around(&self) {
-        match self.turns() {
+        match self.read_turns() {
             Ok(turns) => self.sync(turns.edition),
             Err(error) => log::warn!("{error}; what is known of the backends may be old"),
         }
@@ -76,9 +76,9 @@ impl Backends {
 
     /// Draws a request's turn, and takes over what other workers found.
     pub(crate) fn draw(&self) -> u64 {
-        let turns = host::swap_shared(&self.turn_key, |bytes| {
+        let turns = self.turns.swap(|bytes| {
             let turns = Turns::decode(bytes);
-            (turns, Some(turns.after_draw().encode()))
+            (turns, turns.after_draw().encode())
         });
         match turns {
             Ok(turns) => {
@@ -271,7 +271,7 @@ impl Backends {
         }
         // Whatever the edition: another configuration that has a backend in common does not count it up.
         self.edition.set(None);
-        match self.turns() {
+        match self.read_turns() {
             Ok(turns) => self.sync(turns.edition),
             Err(error) => log::error!("{error}"),
         }
@@ -349,7 +349,7 @@ impl Backends {
 
     /// Makes every worker look at the backends' health with its next request.
     fn tell(&self) {
-        let told = host::swap_shared(&self.turn_key, |bytes| {
+        let told = host::swap_shared(self.turns.key(), |bytes| {
             let turns = Turns::decode(bytes);
             let after = turns.after_change();
             ((turns.edition, after.edition), Some(after.encode()))
@@ -383,8 +383,8 @@ impl Backends {
         self.edition.set(Some(edition));
     }
 
-    fn turns(&self) -> Result<Turns, HostError> {
-        read(&self.turn_key, Turns::decode)
+    fn read_turns(&self) -> Result<Turns, HostError> {
+        read(self.turns.key(), Turns::decode)
     }
 
     fn health(&self, backend: usize) -> Option<Health> {

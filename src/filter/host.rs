@@ -4,6 +4,7 @@
 //! a [`HostError`] instead. Only `dispatch_http_call` goes through the SDK, because its dispatcher must know the call.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::fmt;
 use std::time::Duration;
 
@@ -284,34 +285,111 @@ pub(crate) fn swap_shared<T, B: AsRef<[u8]>>(
     key: &str,
     mut change: impl FnMut(Option<&[u8]>) -> (T, Option<B>),
 ) -> Result<T> {
-    let mut outcome = Err(HostError {
-        call: "set_shared_data",
-        status: CAS_MISMATCH,
-    });
     for _ in 0..SWAP_TRIES {
-        let mut cas = 0;
-        let current = bytes("get_shared_data", |data, size| {
-            // SAFETY: `key` is valid for reads, the rest for writes.
-            unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &mut cas) }
-        })?;
+        let (current, cas) = shared(key)?;
         let (result, store) = change(current.as_deref());
-        let Some(store) = store else {
-            return Ok(result);
-        };
-        let value = store.as_ref();
-        // SAFETY: `key` and `value` are valid for reads.
-        let status = unsafe {
-            proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas)
-        };
-        match status {
-            CAS_MISMATCH => continue,
-            status => {
-                outcome = check("set_shared_data", status).map(|()| result);
-                break;
-            }
+        match store {
+            Some(store) if !set_shared(key, store.as_ref(), cas)? => {}
+            _ => return Ok(result),
         }
     }
-    outcome
+    Err(HostError {
+        call: "set_shared_data",
+        status: CAS_MISMATCH,
+    })
+}
+
+/// A shared value that this worker changes time and again. While no other one does, its own last bytes are the current ones and
+/// need not be read: a host call less.
+///
+/// The numbers that compare-and-swap goes by are counted up with every change of any shared value of the process
+/// (proxy-wasm-cpp-host, `SharedData::nextCas`). So the number after the one that was replaced is that of the change that replaced
+/// it, or of another value's; never of a later change of this value. A guess that is wrong is refused, and costs a host call.
+pub(crate) struct OftenSwapped<const SIZE: usize> {
+    key: String,
+    /// What this worker stored last, and the number it has if nothing else was stored meanwhile.
+    last: Cell<Option<([u8; SIZE], u32)>>,
+    /// How often in a row the last bytes were still the current ones.
+    undisturbed: Cell<u8>,
+}
+
+impl<const SIZE: usize> OftenSwapped<SIZE> {
+    /// As often in a row as makes a guess worth its risk. Of workers that take turns each finds its own bytes now and then.
+    const SURE: u8 = 4;
+
+    pub(crate) fn new(key: String) -> Self {
+        Self {
+            key,
+            last: Cell::default(),
+            undisturbed: Cell::default(),
+        }
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// [`swap_shared`], with something to store in any case.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn swap<T>(
+        &self,
+        mut change: impl FnMut(Option<&[u8]>) -> (T, [u8; SIZE]),
+    ) -> Result<T> {
+        let last = self.last.get();
+        if let Some((bytes, cas)) = last.filter(|_| self.undisturbed.get() >= Self::SURE) {
+            let (result, store) = change(Some(&bytes));
+            if self.store(store, cas)? {
+                return Ok(result);
+            }
+        }
+        for _ in 0..SWAP_TRIES {
+            let (current, cas) = shared(&self.key)?;
+            let undisturbed = last.is_some_and(|(_, guess)| guess == cas);
+            self.undisturbed.set(match undisturbed {
+                true => self.undisturbed.get().saturating_add(1),
+                false => 0,
+            });
+            let (result, store) = change(current.as_deref());
+            if self.store(store, cas)? {
+                return Ok(result);
+            }
+        }
+        Err(HostError {
+            call: "set_shared_data",
+            status: CAS_MISMATCH,
+        })
+    }
+
+    fn store(&self, bytes: [u8; SIZE], cas: u32) -> Result<bool> {
+        let stored = set_shared(&self.key, &bytes, cas)?;
+        // 0 would store in any case, so no value has it.
+        let next = cas.checked_add(1).unwrap_or(1);
+        self.last.set(stored.then_some((bytes, next)));
+        Ok(stored)
+    }
+}
+
+/// A shared value, with the number that compare-and-swap goes by.
+fn shared(key: &str) -> Result<(Option<Vec<u8>>, u32)> {
+    let mut cas = 0;
+    let current = bytes("get_shared_data", |data, size| {
+        // SAFETY: `key` is valid for reads, the rest for writes.
+        unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &mut cas) }
+    })?;
+    Ok((current, cas))
+}
+
+/// Stores a shared value; `false` if it no longer has this number.
+fn set_shared(key: &str, value: &[u8], cas: u32) -> Result<bool> {
+    // SAFETY: `key` and `value` are valid for reads.
+    let status =
+        unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas) };
+    match status {
+        CAS_MISMATCH => Ok(false),
+        status => check("set_shared_data", status).map(|()| true),
+    }
 }
 
 /// Resumes a half of the current stream that was paused.

@@ -138,3 +138,54 @@ fn workers_deal_in_turn_together() {
         assert!(window[0] != window[1] && window[1] != window[2] && window[0] != window[2]);
     }
 }
+
+#[test]
+fn a_worker_that_was_sure_the_turns_were_its_own_finds_that_they_are_not() {
+    let (host, _first) = ready();
+    let workers = four_workers(&host);
+    let reads = |host: &Host| {
+        let counts = host.counts();
+        counts.get("proxy_get_shared_data").map_or(0, |c| c.calls)
+    };
+    // Who asks how often in a row.
+    let bursts = [
+        (0, 12),
+        (1, 1),
+        (0, 1),
+        (1, 12),
+        (2, 10),
+        (1, 2),
+        (0, 9),
+        (3, 1),
+    ];
+    let mut clusters = Vec::new();
+    for (worker, requests) in bursts {
+        host.clear_counts();
+        for _ in 0..requests {
+            clusters.push(routed_to(&get(&workers[worker])));
+        }
+        assert_eq!(
+            reads(&host) < requests,
+            requests > 5,
+            "{worker}: {requests}"
+        );
+    }
+    for window in clusters.windows(3) {
+        assert!(window[0] != window[1] && window[1] != window[2] && window[0] != window[2]);
+    }
+}
+
+#[test]
+fn a_worker_that_is_sure_of_the_turns_still_hears_of_the_others_findings() {
+    let (host, _first) = ready();
+    let workers = four_workers(&host);
+    for _ in 0..9 {
+        respond(&get(&workers[0]), 200, "warm");
+    }
+    let throttled = get(&workers[1]);
+    let cluster = routed_to(&throttled);
+    throttled.respond(429, [("retry-after", "60")], true);
+    for _ in 0..6 {
+        assert_ne!(routed_to(&get(&workers[0])), cluster);
+    }
+}

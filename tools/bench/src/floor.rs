@@ -124,7 +124,7 @@ mod tests {
     /// How many host calls a module makes for a request whose body is in one piece.
     fn host_calls(calls: &str) -> usize {
         let turns = calls.matches("(call $draw_turn ").count();
-        calls.matches("(call $do (call $").count() + 2 * turns
+        calls.matches("(call $do (call $").count() + turns
     }
 
     /// Those of the balancer, which its budget says exactly.

@@ -41,23 +41,37 @@
   (call $do (call $set_shared_data (global.get $turns) (global.get $turns.size)
     (global.get $first_turn) (global.get $first_turn.size) (i32.const 0))))
 
-;; Draws a turn, in two host calls, and leaves in $choice and $choice.size what leads to the cluster whose turn it is, of the three in
-;; the table $choices: with one cluster for all requests Envoy would have less to do than it has beside the balancer.
+;; The turns as this worker stored them last, and the number by which they are compared and swapped if nothing else was stored since.
+(global $turns_now i32 (i32.const 16))
+(global $turns_number (mut i32) (i32.const 0))
+
+;; Stores the next turn where the last one is what this worker believes, which takes one host call, or else reads it first. Leaves in
+;; $choice and $choice.size what leads to the cluster whose turn it is, of the three in the table $choices: with one cluster for all
+;; requests Envoy would have less to do than it has beside the balancer.
 (global $choice (mut i32) (i32.const 0))
 (global $choice.size (mut i32) (i32.const 0))
 (func $draw_turn (param $choices i32)
-  (local $at i32) (local $turn i64) (local $entry i32)
-  (call $do (call $get_shared_data (global.get $turns) (global.get $turns.size)
-    (global.get $data) (global.get $size) (global.get $cas)))
-  (local.set $at (i32.load (global.get $data)))
-  (local.set $turn (i64.load offset=1 (local.get $at)))
-  (i64.store offset=1 (local.get $at) (i64.add (local.get $turn) (i64.const 1)))
-  (call $do (call $set_shared_data (global.get $turns) (global.get $turns.size)
-    (local.get $at) (i32.load (global.get $size)) (i32.load (global.get $cas))))
+  (local $turn i64) (local $entry i32)
+  (block $drawn
+    (if (global.get $turns_number) (then (br_if $drawn (i32.eqz (call $store_next_turn)))))
+    (call $do (call $get_shared_data (global.get $turns) (global.get $turns.size)
+      (global.get $data) (global.get $size) (global.get $cas)))
+    (memory.copy (global.get $turns_now) (i32.load (global.get $data)) (i32.load (global.get $size)))
+    (global.set $turns_number (i32.load (global.get $cas)))
+    (call $do (call $store_next_turn)))
+  (local.set $turn (i64.load offset=1 (global.get $turns_now)))
   (local.set $entry (i32.add (local.get $choices)
     (i32.mul (i32.const 8) (i32.wrap_i64 (i64.rem_u (local.get $turn) (i64.const 3))))))
   (global.set $choice (i32.load (local.get $entry)))
   (global.set $choice.size (i32.load offset=4 (local.get $entry))))
+
+(func $store_next_turn (result i32)
+  (local $status i32)
+  (i64.store offset=1 (global.get $turns_now) (i64.add (i64.load offset=1 (global.get $turns_now)) (i64.const 1)))
+  (local.set $status (call $set_shared_data (global.get $turns) (global.get $turns.size)
+    (global.get $turns_now) (global.get $first_turn.size) (global.get $turns_number)))
+  (global.set $turns_number (i32.add (global.get $turns_number) (i32.const 1)))
+  (local.get $status))
 
 ;; The callbacks of a context's life, as the balancer exports them.
 (func (export "proxy_abi_version_0_2_1"))

@@ -3,7 +3,7 @@
   (call $begin)
   ;; Everything there is to know of the request.
   (call $do (call $get_header_map_pairs (global.get $request_headers) (global.get $data) (global.get $size)))
-  ;; Its turn: one call to read it, one to store the next.
+  ;; Its turn, which is stored; none of another worker has come between.
   (call $draw_turn (global.get $clusters))
   ;; What the client proved itself with.
   (call $do (call $remove_header_map_value (global.get $request_headers) (global.get $api_key) (global.get $api_key.size)))
