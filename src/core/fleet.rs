@@ -182,6 +182,7 @@ impl Fleet {
     }
 
     /// Why there is no backend for a request with this `plan`.
+    #[inline(never)]
     fn wait(&self, plan: &Plan, demand: Demand, heed_lacks: bool, now: Timestamp) -> NoChoice {
         let mut wait: Option<Wait> = None;
         for index in 0..self.health.len() {

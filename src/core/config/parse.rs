@@ -137,6 +137,7 @@ fn read_config(
     })
 }
 
+#[inline(never)]
 fn read_state(root: &mut Object<'_>, backends: &[Backend], problems: &Problems) -> StateRules {
     let Some(value) = root.value("state") else {
         return StateRules::default();
@@ -166,6 +167,7 @@ fn read_state(root: &mut Object<'_>, backends: &[Backend], problems: &Problems) 
     }
 }
 
+#[inline(never)]
 fn read_cooldown(path: String, value: &Value, problems: &Problems) -> Option<Cooldown> {
     if value.is_null() {
         return Some(Cooldown::NONE);
@@ -209,6 +211,7 @@ impl Cooldown {
     };
 }
 
+#[inline(never)]
 fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry> {
     let mut object = Object::new(path, value, problems)?;
     let engine = object.optional_string("engine", r#""filter" or "router""#, |text| {
@@ -287,6 +290,7 @@ fn read_statuses(object: &Object<'_>, list: &Value, problems: &Problems) -> Vec<
         .collect()
 }
 
+#[inline(never)]
 fn read_headers(path: String, value: &Value, problems: &Problems) -> Option<HeaderNames> {
     let mut object = Object::new(path, value, problems)?;
     let form = "the name of a header in lower case";

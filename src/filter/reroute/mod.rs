@@ -115,6 +115,7 @@ impl Shared {
     }
 
     /// Where the router should go if the current attempt gets no answer.
+    #[inline(never)]
     fn look_ahead(&self) -> Option<usize> {
         let journey = &self.journey;
         let backends = &journey.worker.backends;
@@ -153,6 +154,7 @@ impl Shared {
 
 /// Looks again where the router should go from attempts that get no answer: since they began, backends may have been throttled,
 /// or become well.
+#[inline(never)]
 pub(crate) fn look_ahead(worker: &Worker) {
     let requests: Vec<_> = REQUESTS.with_borrow(|requests| {
         let requests = requests.iter();
