@@ -3,6 +3,9 @@
 //!
 //! [`core`] decides and knows no host; [`filter`] is the thin adapter between it and Envoy's proxy-wasm interface. See
 //! `docs/architecture.md`.
+//!
+//! Functions that no request calls are marked `#[inline(never)]` where the compiler would make a large one of several: Envoy
+//! compiles the whole module when it starts, the largest functions first, and never gives back the memory that took.
 #![cfg_attr(
     test,
     allow(

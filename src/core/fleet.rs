@@ -231,6 +231,7 @@ impl Fleet {
     }
 
     /// Why none of the `candidates` can be chosen.
+    #[inline(never)]
     fn wait(&self, candidates: BackendSet, now: Timestamp) -> NoChoice {
         let mut wait: Option<Wait> = None;
         for (_, health) in self.those(candidates) {

@@ -1,5 +1,7 @@
 //! The order in which backends take their turns: weights and priorities, worked out once at configuration time.
 
+use std::collections::BTreeSet;
+
 use super::config::{Backend, MAX_BACKENDS};
 use super::plan::BackendSet;
 
@@ -52,9 +54,9 @@ impl Usable {
 impl Schedule {
     /// The schedule of these backends, at most [`MAX_BACKENDS`].
     pub fn new(backends: &[Backend]) -> Self {
-        let mut priorities: Vec<u8> = backends.iter().map(|backend| backend.priority).collect();
-        priorities.sort_unstable();
-        priorities.dedup();
+        // Not sorted as a list: the code of a sort, made for this alone, is larger than all of this file's.
+        let mut priorities = BTreeSet::new();
+        priorities.extend(backends.iter().map(|backend| backend.priority));
         let tiers = priorities
             .into_iter()
             .map(|priority| {
@@ -83,6 +85,7 @@ impl Schedule {
 
     /// The same, but within a priority a backend's chance is in proportion to its `capacity`. An unknown one counts like the
     /// average of those that are known; where none is, the schedule decides.
+    #[inline(never)]
     pub fn pick_by_capacity(
         &self,
         turn: u64,
@@ -134,6 +137,7 @@ impl Tier {
         })
     }
 
+    #[inline(never)]
     fn pick_by_capacity(
         &self,
         turn: u64,

@@ -28,6 +28,7 @@ impl Gauges {
     }
 
     /// Sets them, unless they are right.
+    #[inline(never)]
     pub(super) fn show(&self, health: &Health, now: Timestamp) {
         let values = metrics::gauges(health, now);
         if self.shown.replace(Some(values)) == Some(values) {

@@ -35,6 +35,7 @@ pub(crate) struct Backends {
 
 impl Backends {
     /// The view of the backends of `config`, and the shared values that no other worker has made.
+    #[inline(never)]
     pub(crate) fn new(config: &Config) -> Result<Self, HostError> {
         let backends = Self {
             turns: OftenSwapped::new(shared::turn_key(&config.backends)),
@@ -265,6 +266,7 @@ impl Backends {
     }
 
     /// Takes over what other workers found, forgets what is over, and shows how things stand.
+    #[inline(never)]
     pub(crate) fn on_tick(&self, now: Timestamp, mut changed: impl FnMut(usize, Change)) {
         if self.models_matter_until.get() <= now {
             self.models_matter_until.set(Timestamp::default());
@@ -323,20 +325,28 @@ impl Backends {
     }
 
     /// Changes a backend's shared record, and tells the other workers if that is something for them.
-    fn change<T>(
+    fn change<T: Default>(
         &self,
         backend: usize,
         mut change: impl FnMut(&mut Health) -> T,
     ) -> Result<T, HostError> {
+        let mut result = T::default();
+        self.alter(backend, &mut |health| result = change(health))?;
+        Ok(result)
+    }
+
+    /// What is the same for all changes, so that it is there once and not in each of the functions that make one.
+    #[inline(never)]
+    fn alter(&self, backend: usize, change: &mut dyn FnMut(&mut Health)) -> Result<(), HostError> {
         let key = self.health_keys.get(backend).map_or("", String::as_str);
         let result = host::swap_shared(key, |bytes| {
             let before = Health::decode(bytes);
             let mut after = before.clone();
-            let result = change(&mut after);
+            change(&mut after);
             let store = (after != before).then(|| after.encode());
-            ((result, before, after), store)
+            ((before, after), store)
         });
-        let (result, before, after) = result.inspect_err(|error| log::error!("{error}"))?;
+        let (before, after) = result.inspect_err(|error| log::error!("{error}"))?;
         let told = !after.looks_like(&before);
         if let Ok(mut fleet) = self.fleet.try_borrow_mut() {
             fleet.set_health(backend, after);
@@ -344,7 +354,7 @@ impl Backends {
         if told {
             self.tell();
         }
-        Ok(result)
+        Ok(())
     }
 
     /// Makes every worker look at the backends' health with its next request.

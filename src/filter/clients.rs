@@ -23,6 +23,7 @@ impl ClientCounters {
     }
 
     /// Hands the counts over. A counter is defined when its client is first met: no configuration knows the names.
+    #[inline(never)]
     pub(crate) fn hand_over(&self) {
         let (Ok(mut clients), Ok(mut counters)) = (
             self.clients.try_borrow_mut(),

@@ -50,6 +50,7 @@ enum Source {
 
 impl Credentials {
     /// Those of `config`.
+    #[inline(never)]
     pub(super) fn new(config: &Config) -> Result<Self, HostError> {
         let sources: Vec<_> = config
             .backends
@@ -197,6 +198,7 @@ impl Credentials {
     }
 
     /// Keeps every token fresh.
+    #[inline(never)]
     pub(super) fn on_tick(&self, now: Timestamp, count: &dyn Fn(Event)) {
         self.now.set(now);
         for tokens in &self.tokens {

@@ -47,6 +47,7 @@ impl Root {
         }
     }
 
+    #[inline(never)]
     fn configure(&mut self, size: usize) -> Result<(), String> {
         let bytes =
             host::buffer(Buffer::PluginConfiguration, 0, size).map_err(|e| e.to_string())?;

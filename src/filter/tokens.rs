@@ -1,6 +1,7 @@
 //! The access token on one worker: a local copy of the shared record, and its share of the work to keep that fresh.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -128,6 +129,7 @@ impl Tokens {
     ///
     /// # Errors
     /// What the host refused; the next tick tries again.
+    #[inline(never)]
     pub(crate) fn keep_fresh(
         &self,
         now: Timestamp,
@@ -215,6 +217,7 @@ impl Tokens {
         }
     }
 
+    #[inline(never)]
     fn fetch(&self, now: Timestamp, count: &dyn Fn(Event)) -> Result<(), HostError> {
         let identity = &self.identity;
         let headers = source::request(identity);
@@ -293,6 +296,7 @@ impl Tokens {
         Ok(())
     }
 
+    #[inline(never)]
     fn log_token(&self, fetched: &Fetched, now: Timestamp) {
         if let Ok(mut last) = self.last_failure.try_borrow_mut() {
             *last = None;
@@ -309,6 +313,7 @@ impl Tokens {
     }
 
     /// Once per kind of failure, not once per try.
+    #[inline(never)]
     fn log_failure(&self, failure: Failure, record: &Record, now: Timestamp) {
         let Ok(mut last) = self.last_failure.try_borrow_mut() else {
             return;
@@ -352,9 +357,9 @@ pub(crate) fn describe(identities: &[Identity]) -> String {
         Source::Imds { .. } => "IMDS",
         Source::AppService { .. } => "App Service",
     });
-    let mut sources: Vec<_> = sources.collect();
-    sources.sort_unstable();
-    sources.dedup();
+    let mut each = BTreeSet::new();
+    each.extend(sources);
+    let sources: Vec<_> = each.into_iter().collect();
     match sources.is_empty() {
         true => "nowhere: every backend has a key".to_owned(),
         false => sources.join(" and "),

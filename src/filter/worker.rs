@@ -104,6 +104,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Sets the worker to work: its first tick comes as good as at once.
+    #[inline(never)]
     pub(super) fn start(root_id: u32, config: Config) -> Result<Self, HostError> {
         let counters = metrics::counter_names(&config.backends)
             .iter()
@@ -296,6 +297,7 @@ impl Worker {
     }
 
     /// Does what is to be done from time to time. Whether it looked at the backends anew, as it does once a second.
+    #[inline(never)]
     pub(super) fn on_tick(&self) -> bool {
         let now = host::now();
         self.credentials.on_tick(now, &|event| self.count(event));

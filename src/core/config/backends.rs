@@ -18,6 +18,7 @@ const HOST_FORM: &str =
     r#"a host name such as "contoso-eastus.openai.azure.com", without scheme or path"#;
 
 /// Reads the list of backends, whose tokens are those of `identities`.
+#[inline(never)]
 pub(super) fn read_backends(
     root: &Object<'_>,
     list: &Value,
@@ -101,6 +102,7 @@ fn read_apis(backend: &mut Object<'_>, problems: &Problems) -> Apis {
 }
 
 /// What is shown to the backend: its key; or else the token of the identity it names, or of the one that has no name.
+#[inline(never)]
 fn read_credential(
     backend: &mut Object<'_>,
     identities: &[Identity],
@@ -129,6 +131,7 @@ fn read_credential(
     Some(BackendCredential::Identity(index.unwrap_or(usize::MAX)))
 }
 
+#[inline(never)]
 fn read_deployments(backend: &mut Object<'_>, problems: &Problems) -> Deployments {
     let form = r#""pass" or "refuse""#;
     let unlisted = backend.optional_string("unlisted_deployments", form, |text| {

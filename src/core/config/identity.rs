@@ -11,6 +11,7 @@ use super::{Identity, Secret, Selector, Source};
 const MAX_IDENTITIES: usize = 20;
 
 /// Reads the identities: `identity`, which has no name, and those that `identities` names.
+#[inline(never)]
 pub(super) fn read_identities(
     root: &mut Object<'_>,
     environment: &dyn Fn(&str) -> Option<String>,

@@ -136,6 +136,7 @@ fn read_config(
     })
 }
 
+#[inline(never)]
 fn read_left_to_envoy(root: &mut Object<'_>, problems: &Problems) -> LeftToEnvoy {
     let mut left = LeftToEnvoy::default();
     let given = root.value("left_to_envoy");
@@ -159,6 +160,7 @@ fn read_left_to_envoy(root: &mut Object<'_>, problems: &Problems) -> LeftToEnvoy
     left
 }
 
+#[inline(never)]
 fn read_state(root: &mut Object<'_>, backends: &[Backend], problems: &Problems) -> StateRules {
     let Some(value) = root.value("state") else {
         return StateRules::default();
@@ -188,6 +190,7 @@ fn read_state(root: &mut Object<'_>, backends: &[Backend], problems: &Problems) 
     }
 }
 
+#[inline(never)]
 fn read_cooldown(path: String, value: &Value, problems: &Problems) -> Option<Cooldown> {
     if value.is_null() {
         return Some(Cooldown::NONE);
@@ -231,6 +234,7 @@ impl Cooldown {
     };
 }
 
+#[inline(never)]
 fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry> {
     let mut object = Object::new(path, value, problems)?;
     let engine = object.optional_string("engine", r#""filter" or "router""#, |text| {
@@ -302,6 +306,7 @@ fn read_statuses(object: &Object<'_>, list: &Value, problems: &Problems) -> Vec<
         .collect()
 }
 
+#[inline(never)]
 fn read_headers(path: String, value: &Value, problems: &Problems) -> Option<HeaderNames> {
     let mut object = Object::new(path, value, problems)?;
     let form = "the name of a header in lower case";

@@ -37,6 +37,11 @@ pub(super) struct Problems(RefCell<Vec<String>>);
 
 impl Problems {
     pub(super) fn add(&self, path: &str, problem: impl fmt::Display) {
+        self.push(path, &problem);
+    }
+
+    #[inline(never)]
+    fn push(&self, path: &str, problem: &dyn fmt::Display) {
         // Only ever borrowed for this push, so this cannot fail; a panic here would still be worse than a lost line.
         if let Ok(mut problems) = self.0.try_borrow_mut() {
             problems.push(match path {
@@ -69,6 +74,7 @@ pub(super) struct Object<'a> {
 
 impl<'a> Object<'a> {
     /// Reads `value` as an object found at `path`.
+    #[inline(never)]
     pub(super) fn new(path: String, value: &'a Value, problems: &'a Problems) -> Option<Self> {
         let Some(fields) = value.as_object() else {
             problems.add(&path, refused(value, "a JSON object"));
@@ -122,6 +128,18 @@ impl<'a> Object<'a> {
         value: &'a Value,
         form: &str,
         accept: impl Fn(&str) -> bool,
+    ) -> Option<String> {
+        self.accepted(key, value, form, &accept)
+    }
+
+    /// [`Self::string`], once for all that is acceptable.
+    #[inline(never)]
+    fn accepted(
+        &self,
+        key: &str,
+        value: &Value,
+        form: &str,
+        accept: &dyn Fn(&str) -> bool,
     ) -> Option<String> {
         match value.as_str() {
             Some(text) if !text.is_empty() && accept(text) => Some(text.to_owned()),

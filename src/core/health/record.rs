@@ -334,6 +334,7 @@ impl Health {
         bytes.and_then(Self::try_decode).unwrap_or_default()
     }
 
+    #[inline(never)]
     fn try_decode(bytes: &[u8]) -> Option<Self> {
         let mut fields = Fields::new(bytes, VERSION)?;
         let state = fields.u8()?;

@@ -194,6 +194,7 @@ impl Record {
         bytes.and_then(Self::try_decode).unwrap_or_default()
     }
 
+    #[inline(never)]
     fn try_decode(bytes: &[u8]) -> Option<Self> {
         let mut fields = Fields::new(bytes, VERSION)?;
         let mut record = Self {

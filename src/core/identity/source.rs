@@ -132,6 +132,7 @@ pub fn read_answer(
     }
 }
 
+#[inline(never)]
 fn read_token(body: &[u8], now: Timestamp) -> Result<Fetched, Failure> {
     // Values are documented as strings; other implementations of the same interface send numbers.
     #[derive(Deserialize)]

@@ -123,6 +123,7 @@ impl Shared {
     }
 
     /// Where the router should go if the current attempt gets no answer.
+    #[inline(never)]
     fn look_ahead(&self) -> Option<usize> {
         let journey = &self.journey;
         let backends = &journey.worker.backends;
@@ -183,6 +184,7 @@ fn id_of(plan: &[u8]) -> Option<u32> {
 
 /// Looks again where the router should go from attempts that get no answer: since they began, backends may have been throttled,
 /// or become well.
+#[inline(never)]
 pub(crate) fn look_ahead(worker: &Worker) {
     let requests: Vec<_> = REQUESTS.with_borrow(|requests| {
         let requests = requests.iter();

@@ -290,6 +290,7 @@ impl Upstream {
 
 impl Shared {
     /// The router begins an attempt: addresses it to the backend whose turn it is.
+    #[inline(never)]
     fn readdress(&mut self) -> Result<Departing, HostError> {
         if !self.attempt_begins()? {
             return Ok(Departing::Refused("aoai_plan_exhausted"));

@@ -94,7 +94,7 @@ fn tail(fleet: &Fleet) -> String {
         Clients::Open => "",
         _ => CLIENT_TAG,
     };
-    format!("{BACKEND_TAG}{client_tag}{LIMITS}")
+    format!("{BACKEND_TAG}{client_tag}{MEMORY}{LIMITS}")
 }
 
 const BACKEND_TAG: &str = r#"
@@ -109,6 +109,14 @@ stats_config:
 const CLIENT_TAG: &str = r#"  # And per client: `aoai_client_requests{aoai_client="app-1"}`.
   - tag_name: aoai_client
     regex: "^wasmcustom\\.aoai\\.client\\.(([^.]+)\\.)"
+"#;
+
+// With the filter engine and small requests Envoy is 8 MB smaller for it after some minutes; without the module it makes no difference.
+const MEMORY: &str = r#"
+# Free memory goes back to the system. V8 takes a good deal while it compiles the module at the start, and little from then on.
+memory_allocator_manager:
+  bytes_to_release: 104857600
+  memory_release_interval: 1s
 "#;
 
 const LIMITS: &str = r#"
