@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::config::{Backend, Config, Engine, HeaderNames};
 use super::path;
-use super::request::{is_credential_header, Request, ATTEMPTED};
+use super::request::{is_credential_header, Request};
 
 /// Headers that belong to one connection, not to the request (RFC 9110, section 7.6.1), those a call sets itself, and the
 /// client's address, which is no business of a backend's (Envoy's own calls carry none either).
@@ -101,9 +101,6 @@ impl Attempt<'_> {
         if self.reads_answer {
             apply(Edit::Remove("accept-encoding"));
         }
-        if self.request.claims_attempt {
-            apply(Edit::Remove(ATTEMPTED));
-        }
         if !config.left_to_envoy.host {
             apply(Edit::Set(":authority", &self.backend.host));
         }
@@ -132,7 +129,6 @@ impl Attempt<'_> {
             NOT_REISSUED.contains(&name)
                 || is_credential_header(name)
                 || name == names.cluster
-                || name == ATTEMPTED
                 || Some(name) == names.client.as_deref()
                 || self.reads_answer && name == "accept-encoding"
                 // Envoy's instructions to its own router; a callout has its own.

@@ -17,10 +17,6 @@ use super::state::ids::Tags;
 /// `ocp-apim-subscription-key`. None of them may reach a backend.
 const CREDENTIAL_HEADERS: [&str; 3] = ["authorization", "api-key", "ocp-apim-subscription-key"];
 
-/// The request header that the clusters of the router engine set, by which the route tells later attempts from the first. A
-/// client that sent it could direct its first attempt to a backend other than the one whose credential it carries.
-pub const ATTEMPTED: &str = "x-aoai-attempted";
-
 /// The facts of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
@@ -49,8 +45,6 @@ pub struct Request {
     pub in_background: bool,
     /// The client gives Envoy's router rules of its own for retries, which are not its to give.
     pub instructs_router: bool,
-    /// It came with [`ATTEMPTED`], which is to be removed.
-    pub claims_attempt: bool,
     /// The client asks to switch to another protocol.
     pub upgrade: bool,
     /// The client would take an answer in an encoding of its own.
@@ -109,7 +103,6 @@ impl Request {
                 }
                 b"upgrade" => request.upgrade = true,
                 b"x-envoy-retry-on" | b"x-envoy-max-retries" => request.instructs_router = true,
-                name if name == ATTEMPTED.as_bytes() => request.claims_attempt = true,
                 b"sec-websocket-protocol" => request.clean_protocols = without_key(text()),
                 b"accept-encoding" => request.accepts_encodings = true,
                 name => {

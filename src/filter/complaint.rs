@@ -27,7 +27,7 @@ impl Complaint {
                 let otherwise = match config.retry.engine {
                     Engine::Filter => "",
                     Engine::Router => {
-                        ", unless the route lacks the matcher cluster specifier on filter state wasm.aoai_plan, which \
+                        ", unless the route lacks the matcher cluster specifier on filter state wasm.aoai_next, which \
                          retry.engine \"router\" needs"
                     }
                 };
@@ -50,8 +50,7 @@ impl Complaint {
             }
             Self::Route => {
                 "retry.engine is \"router\", but a retry went to another cluster than planned; the route needs the matcher \
-                 cluster specifier on filter state wasm.aoai_plan, and retry_policy.refresh_cluster_on_retry; and every \
-                 backend's cluster the header_mutation filter that sets x-aoai-attempted"
+                 cluster specifier on filter state wasm.aoai_next, and retry_policy.refresh_cluster_on_retry"
                     .to_owned()
             }
             Self::RouterDeclined => {

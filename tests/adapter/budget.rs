@@ -38,7 +38,7 @@ fn a_request_served_at_the_first_attempt_by_the_filter_engine() {
 #[test]
 fn the_same_where_all_is_left_to_envoy_that_can_be() {
     let mut config: Value = serde_json::from_str(CONFIG).unwrap();
-    config["left_to_envoy"] = json!(["timeout", "host", "answer_headers"]);
+    config["left_to_envoy"] = json!(["timeout", "host"]);
     assert_eq!(
         calls(config.to_string()),
         BTreeMap::from([
@@ -48,8 +48,8 @@ fn the_same_where_all_is_left_to_envoy_that_can_be() {
             ("proxy_get_buffer_bytes", 1),
             // `api-key`; `authorization` is replaced.
             ("proxy_remove_header_map_value", 1),
-            // Token and cluster.
-            ("proxy_replace_header_map_value", 2),
+            // Token and cluster; on the answer backend and attempts.
+            ("proxy_replace_header_map_value", 4),
             // `:status`
             ("proxy_get_header_map_value", 1),
         ])

@@ -317,7 +317,7 @@ pub enum Engine {
     Router,
 }
 
-/// What Envoy's own configuration does in the filter's place, for less: each is a host call or two of every request.
+/// What Envoy's own configuration does in the filter's place, for less: each saves a host call of every request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeftToEnvoy {
     /// The route limits how long an attempt may take until its headers are there (`retry_policy.per_try_timeout`, which is to be
@@ -325,9 +325,6 @@ pub struct LeftToEnvoy {
     pub timeout: bool,
     /// The route addresses a request to the host of its cluster (`auto_host_rewrite`; its hosts have the backend's name).
     pub host: bool,
-    /// The clusters say on every answer whose it is and how many attempts it took, in the headers that are configured, and take
-    /// the mark for the router off those that come with one.
-    pub answer_headers: bool,
 }
 
 /// When a request is tried again, and how long an attempt may take.

@@ -145,16 +145,12 @@ fn read_left_to_envoy(root: &mut Object<'_>, problems: &Problems) -> LeftToEnvoy
     else {
         return left;
     };
-    let form = r#"a list of "timeout", "host" and "answer_headers""#;
+    let form = r#"a list of "timeout" and "host""#;
     for (path, value) in root.list("left_to_envoy", list, form) {
         match value.as_str() {
             Some("timeout") => left.timeout = true,
             Some("host") => left.host = true,
-            Some("answer_headers") => left.answer_headers = true,
-            _ => problems.add(
-                &path,
-                refused(value, r#""timeout", "host" or "answer_headers""#),
-            ),
+            _ => problems.add(&path, refused(value, r#""timeout" or "host""#)),
         }
     }
     left
@@ -528,17 +524,16 @@ mod tests {
             parse(&MINIMAL.replacen(r#""backends""#, &list, 1))
         };
         assert_eq!(left("[]").unwrap().left_to_envoy, LeftToEnvoy::default());
-        let all = left(r#"["host", "answer_headers", "timeout"]"#).unwrap();
+        let all = left(r#"["host", "timeout"]"#).unwrap();
         let expected = LeftToEnvoy {
             timeout: true,
             host: true,
-            answer_headers: true,
         };
         assert_eq!(all.left_to_envoy, expected);
         assert_eq!(
             left(r#"["hosts", 1]"#).unwrap_err().to_string(),
-            "left_to_envoy[0]: \"hosts\" is not allowed; use \"timeout\", \"host\" or \"answer_headers\"\n\
-             left_to_envoy[1]: 1 is not allowed; use \"timeout\", \"host\" or \"answer_headers\""
+            "left_to_envoy[0]: \"hosts\" is not allowed; use \"timeout\" or \"host\"\n\
+             left_to_envoy[1]: 1 is not allowed; use \"timeout\" or \"host\""
         );
         let problem = left("true").unwrap_err().to_string();
         assert!(

@@ -105,14 +105,9 @@ impl Journey {
         host::send_local_response(answer.status, "aoai_reissued", &headers, body)
     }
 
-    /// Tells the client, on the answer that passes, which backend it is from and how many attempts it took. On the answer to the
-    /// first attempt, which nearly all are, its cluster may have said so.
+    /// Tells the client, on the answer that passes, which backend it is from and how many attempts it took.
     pub(in crate::filter) fn sign(&self, backend: usize) -> Result<(), HostError> {
-        let signed =
-            self.worker.config.left_to_envoy.answer_headers && self.exchange.attempts() == 1;
-        let signature = (!signed).then(|| self.signature(backend));
-        let report = signature.into_iter().flatten();
-        for (name, value) in report.chain(self.waits(backend)) {
+        for (name, value) in self.report(backend) {
             host::set_header(Map::ResponseHeaders, name, &value)?;
         }
         Ok(())
@@ -120,29 +115,15 @@ impl Journey {
 
     /// What the client is told with the answer of `backend`.
     fn report(&self, backend: usize) -> Vec<(&str, Cow<'_, str>)> {
-        let signature = self.signature(backend).into_iter();
-        signature.chain(self.waits(backend)).collect()
-    }
-
-    /// Whose the answer is, and how many attempts it took.
-    fn signature(&self, backend: usize) -> impl IntoIterator<Item = (&str, Cow<'_, str>)> {
         let config = &self.worker.config;
-        let backend = config.backends.get(backend);
-        let name = config.headers.backend.as_deref().zip(backend);
-        let attempts = digit(self.exchange.attempts());
-        let attempts_header = config.headers.attempts.as_deref();
-        [
-            name.map(|(header, backend)| (header, Cow::from(&backend.name))),
-            attempts_header.map(|header| (header, attempts.into())),
-        ]
-        .into_iter()
-        .flatten()
-    }
-
-    /// How long the client should wait, where `backend` is one that answered 429.
-    fn waits(&self, backend: usize) -> Vec<(&'static str, Cow<'static, str>)> {
-        let config = &self.worker.config;
-        let mut waits = Vec::new();
+        let name = config.backends.get(backend);
+        let mut report = Vec::with_capacity(4);
+        if let (Some(header), Some(backend)) = (&config.headers.backend, name) {
+            report.push((header.as_str(), Cow::from(&backend.name)));
+        }
+        if let Some(header) = &config.headers.attempts {
+            report.push((header.as_str(), digit(self.exchange.attempts()).into()));
+        }
         if self.throttled.contains(backend) {
             // The backend spoke for itself; the client asks all of those that can serve it.
             let plan = match self.request.place(config) {
@@ -150,9 +131,9 @@ impl Journey {
                 Place::Anywhere | Place::Nowhere => Plan::default(),
             };
             let wait = self.worker.backends.all_out(&plan, self.request.demand());
-            let headers = wait.into_iter().flat_map(retry_after);
-            waits.extend(headers.map(|(name, value)| (name, value.into())));
+            let waits = wait.into_iter().flat_map(retry_after);
+            report.extend(waits.map(|(name, value)| (name, value.into())));
         }
-        waits
+        report
     }
 }

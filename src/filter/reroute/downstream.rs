@@ -173,8 +173,7 @@ impl Downstream {
             {
                 host::set_header(Map::RequestHeaders, "x-envoy-retry-on", failures)?;
             }
-            shared.foreseen = shared.look_ahead();
-            shared.point_to(shared.foreseen)
+            shared.point_to(Some(shared.journey.exchange.backend()))
         })?;
         self.phase = Phase::Forwarded;
         Ok(())
@@ -274,7 +273,8 @@ impl Downstream {
     }
 
     fn on_end(&mut self) -> Result<(), HostError> {
-        REQUESTS.with_borrow_mut(|requests| requests.remove(&self.id));
+        // Natively, a context may outlive its thread's variables.
+        let _ = REQUESTS.try_with(|requests| requests.borrow_mut().remove(&self.id));
         self.worker.forget(self.id);
         match self.phase {
             Phase::New | Phase::Done => Ok(()),

@@ -4,8 +4,7 @@
 //! The filter stands in two places. *Downstream*, among the listener's filters, it draws the plan, makes the first attempt and
 //! signs the answer. *Upstream*, among each cluster's filters, it sees every attempt: it readdresses the later ones, reads the
 //! answers, and marks those that call for another attempt with a header the route's retry policy looks for. Where the router
-//! goes first, and where next, is written into the request's filter state, where the route's matcher reads it anew for each
-//! attempt.
+//! goes next is written into the request's filter state, where the route's matcher reads it anew for each attempt.
 //!
 //! Both run in the same VM of a worker, if their VM configurations are the same, and so share the request's [`Journey`].
 
@@ -22,16 +21,16 @@ use super::host::{self, HostError};
 use super::journey::{Journey, Next};
 use super::worker::Worker;
 use crate::core::exchange::{NoRetry, Replay, Verdict};
-use crate::core::outcome::Outcome;
+use crate::core::outcome::{Outcome, Trace};
 use crate::core::time::Timestamp;
 
-/// The property that the route's matcher knows as `wasm.aoai_plan`, and by which an attempt finds its request, all in one because
-/// each is a host call: the cluster of the first attempt, the one of the next attempt after that, and the request's id in
-/// [`ID_DIGITS`] hexadecimal digits, with spaces between them, which no cluster's name has (see [`plan`]).
-const PLAN: &str = "aoai_plan";
+/// The property that the route's matcher knows as `wasm.aoai_next`, and by which an attempt finds its request, in one because each
+/// is a host call: the cluster of the next attempt, a space, which no cluster's name has, and the request's id in [`ID_DIGITS`]
+/// hexadecimal digits.
+const NEXT: &str = "aoai_next";
 const ID_DIGITS: usize = 8;
 
-/// The response header that the route's retry policy looks for (`retriable_headers`). No client sees it.
+/// The response header that the route's retry policy looks for (`retriable_headers`). No client sees one that was set here.
 const RETRY: &str = "x-aoai-retry";
 
 thread_local! {
@@ -86,35 +85,35 @@ impl Shared {
 
     /// The router starts an attempt: the first, one that a marked answer called for, or one after an attempt that got no
     /// answer, which it makes where it was told before. `false` if there is none to make.
-    fn attempt_begins(&mut self) -> Result<bool, HostError> {
-        if self.is_under_way() {
+    fn attempt_begins(&mut self) -> bool {
+        if self.step == Step::Answered {
+            // The answer came with the mark already, as none of Azure's does, and the router dropped it: what was asked for is done.
+            self.journey.trace = Trace::Possible;
+        }
+        if self.is_under_way() || self.step == Step::Answered {
             self.no_answer();
             let next = Next::Foreseen(self.foreseen);
             let verdict = self.journey.after(Outcome::Unavailable, self.replay, next);
             if verdict != Verdict::TryNext {
                 self.journey.timed_out = self.is_overdue();
                 self.step = Step::GivenUp;
-                return Ok(false);
+                return false;
             }
         }
         let backend = self.journey.exchange.backend();
         if self.journey.worker.credentials.of(backend).is_none() {
             // The token has expired, and this one is not to be shown what the one before was.
             self.step = Step::GivenUp;
-            return Ok(false);
+            return false;
         }
         self.journey.attempt_made();
-        if self.journey.exchange.attempts() > 1 {
-            self.foreseen = self.look_ahead();
-            // Should this attempt get no answer, the router goes on without asking.
-            self.point_to(self.foreseen)?;
-        }
+        self.foreseen = self.look_ahead();
         let exchange = &self.journey.exchange;
         // Asked for only where it may be wanted, by an attempt that may be the last: it is a host call.
         let may_be_last = exchange.attempts() > 1 || self.foreseen.is_none();
         self.began = may_be_last.then(host::now);
         self.step = Step::Attempting;
-        Ok(true)
+        true
     }
 
     /// An attempt went out whose answer, if it comes, is not the end yet.
@@ -145,40 +144,36 @@ impl Shared {
 
     /// The attempt ended without an answer, or its time was up while that was held: connection refused, reset, timeout.
     fn no_answer(&mut self) {
-        if self.step != Step::Held {
+        if self.step == Step::Attempting {
             self.journey.conclude(Outcome::Unavailable, None);
         }
     }
 
-    /// Writes where the router goes from the current attempt, should it have to; without another backend, nowhere else.
-    fn point_to(&self, next: Option<usize>) -> Result<(), HostError> {
-        let current = self.journey.exchange.backend();
-        let cluster = |index: usize| {
-            let backend = self.journey.worker.config.backends.get(index);
-            backend.map_or("", |backend| backend.cluster.as_str())
-        };
-        let plan = plan(cluster(current), cluster(next.unwrap_or(current)), self.id);
-        host::set_property(PLAN, plan.as_bytes())
+    /// Writes where the router goes from here, should it have to.
+    fn point_to(&self, backend: Option<usize>) -> Result<(), HostError> {
+        let backends = &self.journey.worker.config.backends;
+        match backend.and_then(|index| backends.get(index)) {
+            Some(backend) => host::set_property(NEXT, next(&backend.cluster, self.id).as_bytes()),
+            None => Ok(()),
+        }
     }
 }
 
-/// What [`PLAN`] holds.
-fn plan(first: &str, later: &str, id: u32) -> String {
-    let mut plan = String::with_capacity(first.len() + later.len() + 2 + ID_DIGITS);
-    for cluster in [first, later] {
-        plan.push_str(cluster);
-        plan.push(' ');
-    }
+/// What [`NEXT`] holds.
+fn next(cluster: &str, id: u32) -> String {
+    let mut next = String::with_capacity(cluster.len() + 1 + ID_DIGITS);
+    next.push_str(cluster);
+    next.push(' ');
     for digit in (0..ID_DIGITS).rev() {
         let digit = id >> (4 * digit) & 0xf;
-        plan.push(char::from_digit(digit, 16).unwrap_or_default());
+        next.push(char::from_digit(digit, 16).unwrap_or_default());
     }
-    plan
+    next
 }
 
-/// The request of such a plan.
-fn id_of(plan: &[u8]) -> Option<u32> {
-    let digits = plan.last_chunk::<ID_DIGITS>()?;
+/// The request that it names.
+fn id_of(next: &[u8]) -> Option<u32> {
+    let digits = next.last_chunk::<ID_DIGITS>()?;
     u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
@@ -242,14 +237,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plan_says_where_to_and_whose_it_is() {
-        for id in [0, 1, 0x20_61_62_20, u32::MAX] {
-            let plan = plan("aoai_west", "aoai_east", id);
-            assert!(plan.starts_with("aoai_west aoai_east "), "{plan}");
-            assert_eq!(plan.split(' ').count(), 3);
-            assert_eq!(id_of(plan.as_bytes()), Some(id));
+    fn it_says_where_to_and_whose_it_is() {
+        for id in [0, 1, 0x2a, u32::MAX] {
+            let next = next("aoai_west", id);
+            assert!(next.starts_with("aoai_west "), "{next}");
+            assert_eq!(id_of(next.as_bytes()), Some(id));
         }
-        for other in ["", "aoai_west", "aoai_west aoai_east 0000000g"] {
+        for other in ["", "aoai_west", "aoai_west 0000000g"] {
             assert_eq!(id_of(other.as_bytes()), None, "{other}");
         }
     }

@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use super::{id_of, with, Shared, Step, PLAN, REQUESTS, RETRY};
+use super::{id_of, with, Shared, Step, NEXT, REQUESTS, RETRY};
 use crate::core::attempt::grown;
 use crate::core::config::Backend;
 use crate::core::exchange::Verdict;
@@ -60,7 +60,7 @@ pub(super) struct Upstream {
 
 impl Upstream {
     fn on_request_headers(&mut self) -> Result<Action, HostError> {
-        let id = host::property(PLAN)?.as_deref().and_then(id_of);
+        let id = host::property(NEXT)?.as_deref().and_then(id_of);
         self.shared = id.and_then(|id| REQUESTS.with_borrow(|requests| requests.get(&id).cloned()));
         let Some(shared) = &self.shared else {
             if !ORPHAN_SEEN.replace(true) {
@@ -123,10 +123,6 @@ impl Upstream {
         let outcome = Outcome::from_status(status, &worker.config.retry);
         match outcome {
             Some(outcome @ (Outcome::Success | Outcome::ClientError)) => with(&shared, |shared| {
-                // Whether there is another attempt is not for the backend to say.
-                if !shared.journey.worker.config.left_to_envoy.answer_headers {
-                    host::remove_header(Map::ResponseHeaders, RETRY)?;
-                }
                 shared.journey.conclude_answer(outcome)?;
                 shared.step = Step::Answered;
                 Ok(Action::Continue)
@@ -292,7 +288,7 @@ impl Shared {
     /// The router begins an attempt: addresses it to the backend whose turn it is.
     #[inline(never)]
     fn readdress(&mut self) -> Result<Departing, HostError> {
-        if !self.attempt_begins()? {
+        if !self.attempt_begins() {
             return Ok(Departing::Refused("aoai_plan_exhausted"));
         }
         let journey = &mut self.journey;
@@ -342,6 +338,8 @@ impl Shared {
             let length = grown(length, growth).to_string();
             host::set_header(Map::RequestHeaders, "content-length", &length)?;
         }
+        // Should this attempt get no answer, the router goes on without asking.
+        self.point_to(self.foreseen)?;
         Ok(Departing::With(renaming))
     }
 
@@ -356,7 +354,7 @@ impl Shared {
     /// Tells the router to make another attempt, on the exchange's current backend.
     fn mark(&mut self) -> Result<(), HostError> {
         self.step = Step::Marked;
-        self.point_to(None)?;
+        self.point_to(Some(self.journey.exchange.backend()))?;
         host::set_header(Map::ResponseHeaders, RETRY, "1")
     }
 }

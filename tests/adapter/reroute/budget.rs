@@ -12,13 +12,13 @@ fn a_request_served_at_the_first_attempt_by_the_router_engine() {
         BTreeMap::from([
             ("proxy_get_header_map_pairs", 1),
             ("proxy_set_shared_data", 1),
-            // `api-key`; on the answer the mark that no backend may set.
-            ("proxy_remove_header_map_value", 2),
+            // `api-key`
+            ("proxy_remove_header_map_value", 1),
             // Host, token, time limit; on the answer backend and attempts.
             ("proxy_replace_header_map_value", 5),
-            // The plan.
-            ("proxy_set_property", 1),
-            // The same, where the attempt begins.
+            // Its cluster and its number, then the cluster that would be next.
+            ("proxy_set_property", 2),
+            // Its number, where the attempt begins.
             ("proxy_get_property", 1),
             // `:status`
             ("proxy_get_header_map_value", 1),
@@ -29,7 +29,7 @@ fn a_request_served_at_the_first_attempt_by_the_router_engine() {
 #[test]
 fn the_same_where_all_is_left_to_envoy_that_can_be() {
     let mut config = routing(json!({}));
-    config["left_to_envoy"] = json!(["timeout", "host", "answer_headers"]);
+    config["left_to_envoy"] = json!(["timeout", "host"]);
     assert_eq!(
         calls(config),
         BTreeMap::from([
@@ -37,11 +37,11 @@ fn the_same_where_all_is_left_to_envoy_that_can_be() {
             ("proxy_set_shared_data", 1),
             // `api-key`
             ("proxy_remove_header_map_value", 1),
-            // The token.
-            ("proxy_replace_header_map_value", 1),
-            // The plan.
-            ("proxy_set_property", 1),
-            // The same, where the attempt begins.
+            // The token; on the answer backend and attempts.
+            ("proxy_replace_header_map_value", 3),
+            // Its cluster and its number, then the cluster that would be next.
+            ("proxy_set_property", 2),
+            // Its number, where the attempt begins.
             ("proxy_get_property", 1),
             // `:status`
             ("proxy_get_header_map_value", 1),

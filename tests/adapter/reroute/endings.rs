@@ -6,10 +6,10 @@ use super::*;
 
 /// Whether the module knows the request `id`: one more attempt of it finds it.
 fn is_known(gateway: &Gateway, id: u32) -> bool {
-    let plan = format!("aoai_east aoai_west {id:08x}");
+    let next = format!("aoai_east {id:08x}");
     let properties = [
         ("xds\0cluster_name", &b"aoai_east"[..]),
-        ("aoai_plan", plan.as_bytes()),
+        ("aoai_next", next.as_bytes()),
     ];
     let stream = gateway.upstream.request_with(&properties, chat(), true);
     let refused = stream.answered();

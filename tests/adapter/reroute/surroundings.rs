@@ -1,5 +1,6 @@
 //! What is wrong around the filter is said once, and the client gets an honest answer all the same.
 
+use mock_host::Headers;
 use mock_host::LogLevel;
 use serde_json::json;
 
@@ -86,10 +87,10 @@ fn an_upstream_filter_in_another_vm_lets_nothing_pass_and_says_so_once() {
     let other = std::thread::spawn(move || {
         let vm = host.vm(UPSTREAM);
         for id in ids {
-            let plan = format!("aoai_east aoai_west {id:08x}");
+            let next = format!("aoai_east {id:08x}");
             let properties = [
                 ("xds\0cluster_name", &b"aoai_east"[..]),
-                ("aoai_plan", plan.as_bytes()),
+                ("aoai_next", next.as_bytes()),
             ];
             let stream = vm.request_with(&properties, chat(), true);
             assert_eq!(stream.forwarded(), None);
@@ -182,11 +183,29 @@ fn a_client_cannot_see_or_forge_a_mark() {
 }
 
 #[test]
-fn a_backend_cannot_make_the_router_retry() {
+fn a_backend_that_asks_for_a_retry_is_left_for_the_next_one() {
     let gateway = gateway();
     let request = gateway.send();
-    let attempt = request.attempt();
-    attempt.respond(200, [("x-aoai-retry", "1")], false);
-    attempt.response_body("hello", true);
-    assert_eq!(outcome(&request), is(200, "east", "1", "hello"));
+    let marked = [("x-aoai-retry", "1")];
+    request.attempt().respond(200, marked, true);
+    answer(&request.attempt(), 200, "hello");
+    assert_eq!(outcome(&request), is(200, "west", "2", "hello"));
+    // Nobody is held to have failed.
+    assert_eq!(gateway.counted("aoai.backend.east.outcome.success"), 1);
+}
+
+#[test]
+fn what_must_not_be_done_twice_is_not_because_a_backend_asks_for_it() {
+    let gateway = gateway();
+    let thread = Headers::from([
+        (":method", "POST"),
+        (":path", "/openai/v1/threads"),
+        (":authority", "gw"),
+    ]);
+    let request = gateway.router.request(thread, true);
+    let marked = [("x-aoai-retry", "1")];
+    request.attempt().respond(200, marked, true);
+    assert_eq!(request.attempts().len(), 2);
+    assert_eq!(request.attempts()[1].sent().map(|_| ()), None);
+    assert_eq!(request.answer().status, 503);
 }

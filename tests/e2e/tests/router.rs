@@ -48,11 +48,11 @@ mod router_engine_alone {
         let gateway = Gateway::builder()
             .simulator(&azure)
             .engine(engine)
-            .rewrite("key: wasm.aoai_plan", "key: wasm.something_else")
+            .rewrite("key: wasm.aoai_next", "key: wasm.something_else")
             .start();
         let answer = gateway.chat(&chat_request());
         assert_eq!(answer.status, 503, "{}", answer.text());
-        assert!(gateway.log().contains("the route lacks the matcher cluster specifier on filter state wasm.aoai_plan"));
+        assert!(gateway.log().contains("the route lacks the matcher cluster specifier on filter state wasm.aoai_next"));
     }
 
     fn a_route_that_does_not_refresh_the_cluster_is_named(engine) {

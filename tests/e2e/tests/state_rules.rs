@@ -222,11 +222,7 @@ cases! {
 
     fn an_id_means_the_same_to_every_replica_and_after_a_new_configuration(engine) {
         let azure = simulate(&["east", "west"]);
-        // The names of clusters' backends do not change with the listener.
-        let start = || {
-            let builder = Gateway::builder().simulator(&azure).engine(engine);
-            builder.plugin(|p| p["left_to_envoy"] = json!([])).start()
-        };
+        let start = || Gateway::builder().simulator(&azure).engine(engine).start();
         let (mut gateway, replica) = (start(), start());
         let made: Vec<Response> =
             (0..2).map(|_| gateway.call("POST", RESPONSES, &json!({"input": "x"}))).collect();

@@ -58,16 +58,18 @@ fn constants() -> String {
     constants.add("token", format!("Bearer {}", token()).as_bytes());
     constants.add("cluster_header", CLUSTER_HEADER.as_bytes());
     constants.add("api_key", b"api-key");
-    constants.add("plan", b"aoai_plan");
+    constants.add("next", b"aoai_next");
     constants.add("status", b":status");
+    constants.add("backend_header", b"x-aoai-backend");
+    constants.add("backend", b"swedencentral");
+    constants.add("attempts_header", b"x-aoai-attempts");
+    constants.add("attempts", b"1");
     let clusters: Vec<_> = (0..BACKENDS).map(cluster).collect();
-    let next = clusters.iter().cycle().skip(1);
-    let plans = clusters.iter().zip(next);
-    let plans: Vec<_> = plans
-        .map(|(first, next)| format!("{first} {next} 0000002a"))
-        .collect();
+    let next = |cluster: &String| format!("{cluster} 0000002a");
+    let nexts: Vec<_> = clusters.iter().map(next).collect();
+    constants.add("foreseen", nexts[0].as_bytes());
     constants.add_table("clusters", &clusters);
-    constants.add_table("plans", &plans);
+    constants.add_table("nexts", &nexts);
     constants.text
 }
 

@@ -72,9 +72,6 @@ pub enum LeftToEnvoy {
     /// The route addresses a request to the host of its cluster (`auto_host_rewrite`), whose hostname is to be the backend's
     /// `host`.
     Host,
-    /// The clusters write `headers.backend` and `headers.attempts` on every answer, and with the router engine take
-    /// `x-aoai-retry` off it.
-    AnswerHeaders,
 }
 
 impl Plugin {

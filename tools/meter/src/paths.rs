@@ -116,7 +116,7 @@ impl Gateway {
         let mut plugin = json!({
             "backends": backends, "identity": {"cluster": "imds"},
             // As it is rendered.
-            "left_to_envoy": ["timeout", "host", "answer_headers"],
+            "left_to_envoy": ["timeout", "host"],
         });
         if engine == Engine::Router {
             plugin["retry"] = json!({"engine": "router"});

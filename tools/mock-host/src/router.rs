@@ -14,11 +14,9 @@ use crate::headers::Headers;
 use crate::stream::{Answer, Direction, LocalReply, StreamState};
 use crate::vm::{Vm, Worker};
 
-/// What the route looks for: the header that marks an answer, the filter state that names the clusters of the first attempt and of
-/// later ones, and the header by which it tells these, which each cluster sets.
+/// What the route looks for: the header that marks an answer, and the filter state that names the cluster.
 const MARK: &str = "x-aoai-retry";
-const PLAN: &[u8] = b"aoai_plan";
-const ATTEMPTED: &str = "x-aoai-attempted";
+const NEXT: &[u8] = b"aoai_next";
 const MAX_RETRIES: &str = "x-envoy-max-retries";
 /// The route's `num_retries`, for three attempts.
 const ROUTE_RETRIES: u32 = 2;
@@ -26,8 +24,8 @@ const TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
 
 /// A route to the clusters of a fleet, with the module before it and behind it.
 ///
-/// The route looks for the cluster of each attempt in the plan that the module writes into the filter state, and takes an answer
-/// with the header `x-aoai-retry` for one that calls for another attempt.
+/// The route looks for the cluster of each attempt in the filter state that the module writes, and takes an answer with the
+/// header `x-aoai-retry` for one that calls for another attempt.
 #[derive(Clone)]
 pub struct Router {
     listener: Rc<Worker>,
@@ -53,7 +51,7 @@ impl Router {
         }
     }
 
-    /// This cluster has none of the filters that it should.
+    /// This cluster does not have the module among its filters.
     #[must_use]
     pub fn without_upstream_filter(mut self, cluster: &str) -> Self {
         self.bypassing.insert(cluster.to_owned());
@@ -180,10 +178,9 @@ impl RoutedState {
         match first {
             Some(first) if !self.router.refreshes => first,
             _ => {
-                let plan = self.stream.property(PLAN).unwrap_or_default();
-                let later = self.headers.borrow().get(ATTEMPTED).is_some();
-                let cluster = plan.split(|byte| *byte == b' ').nth(later.into());
-                String::from_utf8_lossy(cluster.unwrap_or_default()).into_owned()
+                let next = self.stream.property(NEXT).unwrap_or_default();
+                let next = String::from_utf8_lossy(&next);
+                next.split(' ').next().unwrap_or_default().to_owned()
             }
         }
     }
@@ -220,11 +217,7 @@ impl RoutedState {
         let headers = self.headers.borrow().clone();
         attempt.stream.begin(&router.upstream, headers, complete);
         // It is one map: what the module changed for this attempt is there for the next one.
-        let mut headers = attempt.stream.half(Direction::Request).headers.clone();
-        if !router.bypassing.contains(&attempt.cluster) {
-            headers.remove(ATTEMPTED);
-            headers = headers.with(ATTEMPTED, "1");
-        }
+        let headers = attempt.stream.half(Direction::Request).headers.clone();
         self.headers.replace(headers);
     }
 

@@ -52,7 +52,7 @@ connect_timeout: 5s
 {protocol}\
 {tls}\
 {endpoint}",
-        protocol = protocol(fleet, backend),
+        protocol = protocol(fleet),
         name = quoted(&backend.cluster),
         discovery = discovery(&backend.address),
         endpoint = endpoint(
@@ -119,8 +119,8 @@ circuit_breakers:
 ";
 
 /// How a backend's cluster speaks, and the filters that every attempt on it passes.
-pub(crate) fn protocol(fleet: &Fleet, backend: &Backend) -> String {
-    format!("{PROTOCOL}{}", filters(fleet, backend))
+pub(crate) fn protocol(fleet: &Fleet) -> String {
+    format!("{PROTOCOL}{}", filters(fleet))
 }
 
 const PROTOCOL: &str = "\
@@ -135,78 +135,24 @@ typed_extension_protocol_options:
       idle_timeout: 60s
 ";
 
-/// The filters that every attempt on the cluster of `backend` passes; nothing where there are none but Envoy's own.
-fn filters(fleet: &Fleet, backend: &Backend) -> String {
-    let (module, mutations) = match fleet.engine {
-        Engine::Filter => (String::new(), answer_mutations(fleet, backend)),
-        Engine::Router => (
-            format!(
-                "# Every attempt passes here. The VM is the one of the listener's filter: the vm_config must be the same.\n{}",
-                item(&upstream_module(fleet))
-            ),
-            format!("{ATTEMPTED}{}", answer_mutations(fleet, backend)),
-        ),
-    };
-    if mutations.is_empty() {
-        return String::new();
-    }
-    let filters = format!(
-        "\
+/// The filters that every attempt on a cluster passes.
+fn filters(fleet: &Fleet) -> String {
+    match fleet.engine {
+        Engine::Filter => String::new(),
+        Engine::Router => indented(
+            &format!(
+                "\
+# Every attempt passes here. The VM is the one of the listener's filter: the vm_config must be the same.
 http_filters:
 {module}\
-- name: azure_openai_headers
-  typed_config:
-    \"@type\": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation
-    mutations:
-{mutations}\
 - name: envoy.filters.http.upstream_codec
   typed_config:
     \"@type\": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec
 ",
-        mutations = indented(&mutations, 6),
-    );
-    indented(&filters, 4)
-}
-
-/// Shows the route that attempts from here on are not the first.
-const ATTEMPTED: &str = "\
-request_mutations:
-- append:
-    header: {key: x-aoai-attempted, value: \"1\"}
-    append_action: OVERWRITE_IF_EXISTS_OR_ADD
-";
-
-/// Says on every answer whose it is; nothing where the module does, or nobody.
-fn answer_mutations(fleet: &Fleet, backend: &Backend) -> String {
-    if !fleet.leaves("answer_headers") {
-        return String::new();
-    }
-    let [backend_header, attempts_header] = fleet.answer_headers();
-    // The value is a format.
-    let name = backend.name.replace('%', "%%");
-    let mut mutations = String::new();
-    for (header, value) in [
-        (backend_header, name.as_str()),
-        (attempts_header, "%UPSTREAM_REQUEST_ATTEMPT_COUNT%"),
-    ] {
-        if let Some(header) = header {
-            mutations.push_str(&format!(
-                "\
-- append:
-    header: {{key: {}, value: {}}}
-    append_action: OVERWRITE_IF_EXISTS_OR_ADD
-",
-                quoted(header),
-                quoted(value)
-            ));
-        }
-    }
-    if fleet.engine == Engine::Router {
-        mutations.push_str("# Whether there is another attempt is not for the backend to say.\n- remove: x-aoai-retry\n");
-    }
-    match mutations.as_str() {
-        "" => mutations,
-        some => format!("# Whose the answer is.\nresponse_mutations:\n{some}"),
+                module = item(&upstream_module(fleet)),
+            ),
+            4,
+        ),
     }
 }
 

@@ -107,10 +107,7 @@ impl Fleet {
                 .any(|b| b.get("first_byte_timeout").is_some())
         });
         let timeout = (!own).then_some("timeout");
-        timeout
-            .into_iter()
-            .chain(["host", "answer_headers"])
-            .collect()
+        timeout.into_iter().chain(["host"]).collect()
     }
 
     /// Whether Envoy's configuration does this in the module's place.
@@ -130,16 +127,6 @@ impl Fleet {
     /// How many attempts a request gets at most: the plugin's `retry.max_attempts`, or its default.
     pub(crate) fn max_attempts(&self) -> u64 {
         self.plugin["retry"]["max_attempts"].as_u64().unwrap_or(3)
-    }
-
-    /// The headers of an answer that say whose it is and how many attempts it took, in this order, but for those that the plugin's
-    /// configuration switches off.
-    pub(crate) fn answer_headers(&self) -> [Option<&str>; 2] {
-        let is_on = |name: &str| self.plugin["headers"].get(name) != Some(&Value::Null);
-        [
-            is_on("backend").then(|| self.backend_header()),
-            is_on("attempts").then(|| self.attempts_header()),
-        ]
     }
 
     fn header<'a>(&'a self, name: &str, default: &'a str) -> &'a str {

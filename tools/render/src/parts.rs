@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::{clients, clusters, json, listener, route, Backend, Fleet};
+use crate::{clients, clusters, json, listener, route, Fleet};
 
 /// How many bytes of a connection Envoy may hold while a request waits.
 pub const BUFFER_LIMIT: u32 = 32 * 1024 * 1024;
@@ -34,8 +34,8 @@ pub fn added_headers(fleet: &Fleet) -> String {
 }
 
 /// How a backend's cluster speaks, and the filters that every attempt on it passes.
-pub fn protocol(fleet: &Fleet, backend: &Backend) -> String {
-    clusters::protocol(fleet, backend)
+pub fn protocol(fleet: &Fleet) -> String {
+    clusters::protocol(fleet)
 }
 
 /// JSON for people to read, which can stand in YAML as it is.

@@ -1,6 +1,6 @@
 //! The route: to the cluster that the module chose.
 
-use crate::yaml::{indented, item, quoted};
+use crate::yaml::{indented, quoted};
 use crate::{Backend, Engine, Fleet};
 
 /// The listener's routes: one, for everything.
@@ -92,35 +92,23 @@ retry_policy:
 fn by_plan(fleet: &Fleet) -> String {
     format!(
         "\
-# The filter writes where the first attempt goes, and where the next, into the request's filter state: `west east <request>`.
-# This reads it anew for every attempt; later ones are told by the header that each cluster adds.
+# The filter writes the cluster of the next attempt, and whose it is, into the request's filter state, where this reads it,
+# anew for every attempt.
 inline_cluster_specifier_plugin:
   extension:
     name: azure_openai_plan
     typed_config:
       \"@type\": type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.MatcherClusterSpecifier
       cluster_matcher:
-        matcher_list:
-          matchers:
-          - predicate:
-              single_predicate:
-                input:
-                  name: attempted
-                  typed_config:
-                    \"@type\": type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput
-                    header_name: x-aoai-attempted
-                value_match: {{exact: \"1\"}}
-            on_match:
-              matcher:
-                matcher_list:
-                  matchers:
-{later}        on_no_match:
-          matcher:
-            matcher_tree:
-              input:
-{plan}              prefix_match_map:
-                map:
-{first}\
+        matcher_tree:
+          input:
+            name: azure_openai_cluster
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.FilterStateInput
+              key: wasm.aoai_next
+          prefix_match_map:
+            map:
+{clusters}\
 retry_policy:
   # The filter marks answers that call for another attempt; the rest is what never becomes an answer.
   retry_on: connect-failure,refused-stream,retriable-headers
@@ -135,9 +123,7 @@ retry_policy:
     base_interval: 0.001s
     max_interval: 0.001s
 ",
-        later = indented(&fleet.backends.iter().map(later).collect::<String>(), 18),
-        plan = indented(PLAN, 16),
-        first = indented(&fleet.backends.iter().map(first).collect::<String>(), 18),
+        clusters = indented(&fleet.backends.iter().map(choice).collect::<String>(), 14),
         retries = fleet.max_attempts().saturating_sub(1),
         timed = match fleet.per_try_timeout() {
             Some(limit) => format!("  per_try_timeout: {limit}\n"),
@@ -146,48 +132,18 @@ retry_policy:
     )
 }
 
-/// What the filter writes.
-const PLAN: &str = "\
-name: azure_openai_plan
-typed_config:
-  \"@type\": type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.FilterStateInput
-  key: wasm.aoai_plan
-";
-
-/// Where the first attempt goes if the plan begins with this backend's cluster.
-fn first(backend: &Backend) -> String {
-    format!(
-        "{plan}:\n{action}",
-        plan = quoted(&format!("{} ", backend.cluster)),
-        action = indented(&action_of(backend), 2),
-    )
-}
-
-/// Where later attempts go if the plan has this backend's cluster in its midst.
-fn later(backend: &Backend) -> String {
-    item(&format!(
-        "\
-predicate:
-  single_predicate:
-    input:
-{input}    value_match: {{contains: {plan}}}
-on_match:
-{action}",
-        input = indented(PLAN, 6),
-        plan = quoted(&format!(" {} ", backend.cluster)),
-        action = indented(&action_of(backend), 2),
-    ))
-}
-
-fn action_of(backend: &Backend) -> String {
+/// One entry of the route's matcher.
+fn choice(backend: &Backend) -> String {
     format!(
         "\
-action:
-  name: cluster
-  typed_config:
-    \"@type\": type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction
-    cluster: {cluster}
+{next}:
+  action:
+    name: cluster
+    typed_config:
+      \"@type\": type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction
+      cluster: {cluster}
 ",
+        next = quoted(&format!("{} ", backend.cluster)),
         cluster = quoted(&backend.cluster)
     )
 }

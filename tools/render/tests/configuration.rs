@@ -47,7 +47,7 @@ fn the_demo_says_what_it_should() {
         .expect("a string");
     let configuration: Value = serde_json::from_str(configuration).expect("JSON");
     let mut expected = render::demo_fleet().plugin;
-    expected["left_to_envoy"] = json!(["timeout", "host", "answer_headers"]);
+    expected["left_to_envoy"] = json!(["timeout", "host"]);
     assert_eq!(configuration, expected);
     let policy = &route["route"]["retry_policy"];
     assert_eq!(policy["per_try_timeout"].as_str(), Some("300s"));
@@ -122,7 +122,7 @@ fn nothing_in_the_fleet_breaks_out_of_its_place() {
     let configuration = config["configuration"]["value"].as_str().expect("a string");
     let configuration: Value = serde_json::from_str(configuration).expect("JSON");
     let mut expected = fleet.plugin;
-    expected["left_to_envoy"] = json!(["timeout", "host", "answer_headers"]);
+    expected["left_to_envoy"] = json!(["timeout", "host"]);
     assert_eq!(configuration, expected);
     let cluster = &yaml["static_resources"]["clusters"][0];
     assert_eq!(cluster["name"].as_str(), Some(HOSTILE));

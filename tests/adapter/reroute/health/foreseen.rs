@@ -78,7 +78,7 @@ fn requests_of_the_filter_engine_are_left_alone_when_it_looks_ahead() {
     gateway.host.advance(millis(50));
     let stream: Stream = send(&other);
     gateway.host.advance(seconds(5));
-    assert_eq!(stream.property("aoai_plan"), None);
+    assert_eq!(stream.property("aoai_next"), None);
     respond(&stream, 200, "fine");
     assert_quiet(&gateway.host);
 }

@@ -23,8 +23,8 @@ pub(super) fn throttle(attempt: &Attempt, retry_after: &str) {
 
 /// Where the router would go if the current attempt got no answer.
 pub(super) fn foreseen(request: &Routed) -> String {
-    let plan = String::from_utf8(request.property("aoai_plan").unwrap()).unwrap();
-    plan.split(' ').nth(1).unwrap().to_owned()
+    let next = String::from_utf8(request.property("aoai_next").unwrap()).unwrap();
+    next.split(' ').next().unwrap().to_owned()
 }
 
 /// Where the next requests go, each answered.

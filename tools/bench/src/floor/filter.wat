@@ -29,6 +29,11 @@
   ;; How the attempt ended.
   (call $do (call $get_header_map_value (global.get $response_headers)
     (global.get $status) (global.get $status.size) (global.get $data) (global.get $size)))
+  ;; Who answered, after how many attempts.
+  (call $do (call $replace_header_map_value (global.get $response_headers)
+    (global.get $backend_header) (global.get $backend_header.size) (global.get $backend) (global.get $backend.size)))
+  (call $do (call $replace_header_map_value (global.get $response_headers)
+    (global.get $attempts_header) (global.get $attempts_header.size) (global.get $attempts) (global.get $attempts.size)))
   (global.get $continue))
 
 (func (export "proxy_on_response_body") (param i32 i32 i32) (result i32) (global.get $continue))

@@ -4,20 +4,29 @@
   ;; Everything there is to know of the request.
   (call $do (call $get_header_map_pairs (global.get $request_headers) (global.get $data) (global.get $size)))
   ;; Its turn, which is stored; none of another worker has come between.
-  (call $draw_turn (global.get $plans))
+  (call $draw_turn (global.get $nexts))
   ;; What the client proved itself with.
   (call $do (call $remove_header_map_value (global.get $request_headers) (global.get $api_key) (global.get $api_key.size)))
   ;; The token.
   (call $do (call $replace_header_map_value (global.get $request_headers)
     (global.get $authorization) (global.get $authorization.size) (global.get $token) (global.get $token.size)))
-  ;; The plan, where the route's matcher finds it.
-  (call $do (call $set_property (global.get $plan) (global.get $plan.size)
+  ;; The cluster, where the route's matcher finds it, and the request's number.
+  (call $do (call $set_property (global.get $next) (global.get $next.size)
     (global.get $choice) (global.get $choice.size)))
   (global.get $continue))
 
 ;; The body goes by, and so does the answer.
 (func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) (global.get $continue))
 (func (export "proxy_on_request_trailers") (param i32 i32) (result i32) (global.get $continue))
-(func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32) (global.get $continue))
+
+(func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32)
+  (call $begin)
+  ;; Who answered, after how many attempts.
+  (call $do (call $replace_header_map_value (global.get $response_headers)
+    (global.get $backend_header) (global.get $backend_header.size) (global.get $backend) (global.get $backend.size)))
+  (call $do (call $replace_header_map_value (global.get $response_headers)
+    (global.get $attempts_header) (global.get $attempts_header.size) (global.get $attempts) (global.get $attempts.size)))
+  (global.get $continue))
+
 (func (export "proxy_on_response_body") (param i32 i32 i32) (result i32) (global.get $continue))
 (func (export "proxy_on_response_trailers") (param i32 i32) (result i32) (global.get $continue))

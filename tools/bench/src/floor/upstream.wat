@@ -2,8 +2,11 @@
 (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
   (call $begin)
   ;; Which request this is an attempt of.
-  (call $do (call $get_property (global.get $plan) (global.get $plan.size)
+  (call $do (call $get_property (global.get $next) (global.get $next.size)
     (global.get $data) (global.get $size)))
+  ;; Where the router goes if this attempt gets no answer.
+  (call $do (call $set_property (global.get $next) (global.get $next.size)
+    (global.get $foreseen) (global.get $foreseen.size)))
   (global.get $continue))
 
 (func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) (global.get $continue))

@@ -85,7 +85,7 @@ patch:
   value:
 {protocol}",
                 host = quoted(host),
-                protocol = indented(&parts::protocol(fleet, backend), 4),
+                protocol = indented(&parts::protocol(fleet), 4),
             )));
         }
     }
