@@ -79,7 +79,7 @@ struct Run {
     /// Only these variants
     #[arg(long, value_delimiter = ',', value_parser = variant)]
     only: Vec<Variant>,
-    /// Watch the memory over a million requests to each variant
+    /// Also watch the memory over a million small requests to plain Envoy, the module that does nothing, and the balancer
     #[arg(long)]
     memory: bool,
     /// Only see that everything works: one round of short slices
@@ -135,11 +135,12 @@ impl Run {
         let (variants, effort) = (self.variants(), self.effort());
         let mut results = Results::default();
         let proxies = Proxies::start(&mut launcher, &variants)?;
-        measure::run(&proxies, &effort, &backends, &mut results)?;
         if self.memory {
+            // First: what large bodies take, Envoy keeps.
             let requests = if self.quick { 1_000 } else { 1_000_000 };
             measure::run_memory(&proxies, requests, &mut results)?;
         }
+        measure::run(&proxies, &effort, &backends, &mut results)?;
         drop(proxies);
         measure::run_workers(&mut launcher, &variants, &effort, &mut results)?;
 

@@ -189,11 +189,14 @@ pub fn run_workers(
     Ok(())
 }
 
-/// Watches the memory over `requests` requests to each variant.
+/// Watches the memory over `requests` small requests to plain Envoy and to those with a module in it.
 pub fn run_memory(proxies: &Proxies, requests: u64, results: &mut Results) -> Result<()> {
     const STEPS: u64 = 10;
-    let variants = proxies.0.iter().filter(|(variant, _)| variant.is_envoy());
-    for (variant, proxy) in variants {
+    let is_watched = |variant: &Variant| {
+        matches!(variant, Variant::Envoy | Variant::Idle) || variant.is_balancer()
+    };
+    let watched = proxies.0.iter().filter(|(variant, _)| is_watched(variant));
+    for (variant, proxy) in watched {
         let workload = Workload::Body(1);
         let mut load = Load::connect(proxy.address, workload.connections(), &workload.request())?;
         let mut served = 0;

@@ -221,23 +221,34 @@ impl Report<'_> {
             .next()
             .and_then(|steps| Some((steps.get(1)?.0, steps.last()?.0)));
         let mut table = Table::new("Memory, MB");
-        let mut head = vec!["at the end".to_owned(), "at most".to_owned()];
+        let mut head = Vec::new();
         if let Some((early, late)) = watched {
-            head.extend([format!("after {early} requests"), format!("after {late}")]);
+            head.extend([
+                format!("after {early} small requests"),
+                format!("after {late}"),
+                "beside plain Envoy".to_owned(),
+            ]);
         }
+        head.extend(["after all conditions".to_owned(), "at most".to_owned()]);
         table.head(head);
         let megabytes = |bytes: u64| Some(format!("{:.1}", bytes as f64 / 1e6));
         for (variant, memory) in &self.results.memory {
             if *variant == Variant::Direct {
                 continue;
             }
-            let mut row = vec![megabytes(memory.now), megabytes(memory.peak)];
+            let mut row = Vec::new();
             if watched.is_some() {
-                let steps = growth.get(variant);
-                let at = |step: Option<&(u64, crate::usage::Memory)>| megabytes(step?.1.now);
-                row.push(steps.and_then(|steps| at(steps.get(1))));
-                row.push(steps.and_then(|steps| at(steps.last())));
+                let late = |variant| Some(growth.get(variant)?.last()?.1.now);
+                let early = growth.get(variant).and_then(|steps| steps.get(1));
+                let more = late(variant).zip(late(&Variant::Envoy));
+                let more = more.map(|(this, plain)| (this as f64 - plain as f64) / 1e6);
+                row.extend([
+                    early.and_then(|step| megabytes(step.1.now)),
+                    late(variant).and_then(megabytes),
+                    more.map(|more| format!("{more:+.1}")),
+                ]);
             }
+            row.extend([megabytes(memory.now), megabytes(memory.peak)]);
             table.row(*variant, row);
         }
         table

@@ -85,11 +85,6 @@ impl Variant {
         Self::ALL.into_iter().find(|variant| variant.key() == key)
     }
 
-    /// Whether it is an Envoy.
-    pub fn is_envoy(self) -> bool {
-        !matches!(self, Self::Direct | Self::LiteLlm)
-    }
-
     /// Whether it is measured unless others are named.
     pub fn is_usual(self) -> bool {
         self != Self::FloorDownstream
