@@ -87,7 +87,11 @@ impl Journey {
 
     /// Answers the client with what a backend answered to an attempt.
     pub(in crate::filter) fn replace(&self, answer: &Answer) -> Result<(), HostError> {
-        let report = self.report(answer.backend);
+        let mut report = Vec::new();
+        self.report(answer.backend, |name, value| {
+            report.push((name, value));
+            Ok(())
+        })?;
         let replaced = |name: &[u8]| report.iter().any(|(other, _)| name == other.as_bytes());
         let kept = answer.headers.iter();
         let kept = kept.filter(|(name, _)| !NOT_PASSED_ON.contains(name) && !replaced(name));
@@ -107,22 +111,24 @@ impl Journey {
 
     /// Tells the client, on the answer that passes, which backend it is from and how many attempts it took.
     pub(in crate::filter) fn sign(&self, backend: usize) -> Result<(), HostError> {
-        for (name, value) in self.report(backend) {
-            host::set_header(Map::ResponseHeaders, name, &value)?;
-        }
-        Ok(())
+        self.report(backend, |name, value| {
+            host::set_header(Map::ResponseHeaders, name, &value)
+        })
     }
 
-    /// What the client is told with the answer of `backend`.
-    fn report(&self, backend: usize) -> Vec<(&str, Cow<'_, str>)> {
+    /// Tells `say` each header that the client gets with the answer of `backend`.
+    fn report<'a>(
+        &'a self,
+        backend: usize,
+        mut say: impl FnMut(&'a str, Cow<'a, str>) -> Result<(), HostError>,
+    ) -> Result<(), HostError> {
         let config = &self.worker.config;
         let name = config.backends.get(backend);
-        let mut report = Vec::with_capacity(4);
         if let (Some(header), Some(backend)) = (&config.headers.backend, name) {
-            report.push((header.as_str(), Cow::from(&backend.name)));
+            say(header, Cow::from(&backend.name))?;
         }
         if let Some(header) = &config.headers.attempts {
-            report.push((header.as_str(), digit(self.exchange.attempts()).into()));
+            say(header, digit(self.exchange.attempts()).into())?;
         }
         if self.throttled.contains(backend) {
             // The backend spoke for itself; the client asks all of those that can serve it.
@@ -131,9 +137,10 @@ impl Journey {
                 Place::Anywhere | Place::Nowhere => Plan::default(),
             };
             let wait = self.worker.backends.all_out(&plan, self.request.demand());
-            let waits = wait.into_iter().flat_map(retry_after);
-            report.extend(waits.map(|(name, value)| (name, value.into())));
+            for (name, value) in wait.into_iter().flat_map(retry_after) {
+                say(name, value.into())?;
+            }
         }
-        report
+        Ok(())
     }
 }

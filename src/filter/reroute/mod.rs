@@ -36,6 +36,9 @@ const RETRY: &str = "x-aoai-retry";
 thread_local! {
     /// The requests in flight in this VM, by their downstream context's id.
     static REQUESTS: RefCell<BTreeMap<u32, Rc<RefCell<Shared>>>> = RefCell::default();
+
+    /// Where [`NEXT`] is written before it is handed over.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::default();
 }
 
 /// What the downstream filter and the upstream filters share of one request.
@@ -153,22 +156,27 @@ impl Shared {
     fn point_to(&self, backend: Option<usize>) -> Result<(), HostError> {
         let backends = &self.journey.worker.config.backends;
         match backend.and_then(|index| backends.get(index)) {
-            Some(backend) => host::set_property(NEXT, next(&backend.cluster, self.id).as_bytes()),
+            Some(backend) => SCRATCH.with_borrow_mut(|scratch| {
+                write_next(scratch, &backend.cluster, self.id);
+                host::set_property(NEXT, scratch)
+            }),
             None => Ok(()),
         }
     }
 }
 
-/// What [`NEXT`] holds.
-fn next(cluster: &str, id: u32) -> String {
-    let mut next = String::with_capacity(cluster.len() + 1 + ID_DIGITS);
-    next.push_str(cluster);
-    next.push(' ');
-    for digit in (0..ID_DIGITS).rev() {
-        let digit = id >> (4 * digit) & 0xf;
-        next.push(char::from_digit(digit, 16).unwrap_or_default());
+/// Writes what [`NEXT`] holds.
+fn write_next(next: &mut Vec<u8>, cluster: &str, id: u32) {
+    let mut end = [b' '; 1 + ID_DIGITS];
+    let mut rest = id;
+    for digit in end.iter_mut().skip(1).rev() {
+        let value = (rest % 16) as u8;
+        *digit = value + if value < 10 { b'0' } else { b'a' - 10 };
+        rest /= 16;
     }
-    next
+    next.clear();
+    next.extend_from_slice(cluster.as_bytes());
+    next.extend_from_slice(&end);
 }
 
 /// The request that it names.
@@ -239,9 +247,10 @@ mod tests {
     #[test]
     fn it_says_where_to_and_whose_it_is() {
         for id in [0, 1, 0x2a, u32::MAX] {
-            let next = next("aoai_west", id);
-            assert!(next.starts_with("aoai_west "), "{next}");
-            assert_eq!(id_of(next.as_bytes()), Some(id));
+            let mut next = b"what was there".to_vec();
+            write_next(&mut next, "aoai_west", id);
+            assert_eq!(next, format!("aoai_west {id:08x}").as_bytes());
+            assert_eq!(id_of(&next), Some(id));
         }
         for other in ["", "aoai_west", "aoai_west 0000000g"] {
             assert_eq!(id_of(other.as_bytes()), None, "{other}");
