@@ -92,8 +92,8 @@ retry_policy:
 fn by_plan(fleet: &Fleet) -> String {
     format!(
         "\
-# The filter writes the cluster of the next attempt, and whose it is, into the request's filter state, where this reads it,
-# anew for every attempt.
+# The filter writes the cluster of the next attempt, a space and the request's number into the request's filter state, where
+# this reads it, anew for every attempt.
 inline_cluster_specifier_plugin:
   extension:
     name: azure_openai_plan
