@@ -11,11 +11,12 @@
 (import "env" "proxy_get_shared_data" (func $get_shared_data (param i32 i32 i32 i32 i32) (result i32)))
 (import "env" "proxy_set_shared_data" (func $set_shared_data (param i32 i32 i32 i32 i32) (result i32)))
 
-;; Their numbers for header maps and buffers, and for what a callback that lets everything pass returns.
+;; Their numbers for header maps and buffers, and for what a callback returns that lets everything pass, or holds it.
 (global $request_headers i32 (i32.const 0))
 (global $response_headers i32 (i32.const 2))
 (global $request_body i32 (i32.const 0))
 (global $continue i32 (i32.const 0))
+(global $pause i32 (i32.const 1))
 
 ;; Where they write where what they bring is, how much it is, and the number that a compare-and-swap goes by.
 (global $data i32 (i32.const 0))

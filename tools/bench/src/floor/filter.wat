@@ -3,6 +3,15 @@
   (call $begin)
   ;; Everything there is to know of the request.
   (call $do (call $get_header_map_pairs (global.get $request_headers) (global.get $data) (global.get $size)))
+  ;; It is held until it is complete, as the balancer holds those of ordinary size.
+  (global.get $pause))
+
+(func (export "proxy_on_request_body") (param $context i32) (param $held i32) (param $end i32) (result i32)
+  (if (i32.eqz (local.get $end)) (then (return (global.get $pause))))
+  (call $begin)
+  ;; The body, which is kept for another attempt.
+  (call $do (call $get_buffer_bytes (global.get $request_body) (i32.const 0) (local.get $held)
+    (global.get $data) (global.get $size)))
   ;; Its turn, which is stored; none of another worker has come between.
   (call $draw_turn (global.get $clusters))
   ;; What the client proved itself with.
@@ -13,14 +22,6 @@
   ;; The cluster, where the route finds it.
   (call $do (call $replace_header_map_value (global.get $request_headers)
     (global.get $cluster_header) (global.get $cluster_header.size) (global.get $choice) (global.get $choice.size)))
-  (global.get $continue))
-
-(func (export "proxy_on_request_body") (param $context i32) (param $chunk i32) (param $end i32) (result i32)
-  (call $begin)
-  ;; The body, which is kept for another attempt.
-  (if (local.get $chunk) (then
-    (call $do (call $get_buffer_bytes (global.get $request_body) (i32.const 0) (local.get $chunk)
-      (global.get $data) (global.get $size)))))
   (global.get $continue))
 (func (export "proxy_on_request_trailers") (param i32 i32) (result i32) (global.get $continue))
 
