@@ -285,9 +285,17 @@ pub(crate) fn swap_shared<T, B: AsRef<[u8]>>(
     key: &str,
     mut change: impl FnMut(Option<&[u8]>) -> (T, Option<B>),
 ) -> Result<T> {
+    swap_numbered(key, |bytes, _| change(bytes))
+}
+
+/// [`swap_shared`], with a `change` that is also told the number that compare-and-swap goes by.
+fn swap_numbered<T, B: AsRef<[u8]>>(
+    key: &str,
+    mut change: impl FnMut(Option<&[u8]>, u32) -> (T, Option<B>),
+) -> Result<T> {
     for _ in 0..SWAP_TRIES {
         let (current, cas) = shared(key)?;
-        let (result, store) = change(current.as_deref());
+        let (result, store) = change(current.as_deref(), cas);
         match store {
             Some(store) if !set_shared(key, store.as_ref(), cas)? => {}
             _ => return Ok(result),
@@ -337,37 +345,32 @@ impl<const SIZE: usize> OftenSwapped<SIZE> {
         &self,
         mut change: impl FnMut(Option<&[u8]>) -> (T, [u8; SIZE]),
     ) -> Result<T> {
-        let last = self.last.get();
+        let last = self.last.take();
         if let Some((bytes, cas)) = last.filter(|_| self.undisturbed.get() >= Self::SURE) {
             let (result, store) = change(Some(&bytes));
-            if self.store(store, cas)? {
+            if set_shared(&self.key, &store, cas)? {
+                self.stored(store, cas);
                 return Ok(result);
             }
         }
-        for _ in 0..SWAP_TRIES {
-            let (current, cas) = shared(&self.key)?;
+        let (result, store, cas) = swap_numbered(&self.key, |bytes, cas| {
             let undisturbed = last.is_some_and(|(_, guess)| guess == cas);
             self.undisturbed.set(match undisturbed {
                 true => self.undisturbed.get().saturating_add(1),
                 false => 0,
             });
-            let (result, store) = change(current.as_deref());
-            if self.store(store, cas)? {
-                return Ok(result);
-            }
-        }
-        Err(HostError {
-            call: "set_shared_data",
-            status: CAS_MISMATCH,
-        })
+            let (result, store) = change(bytes);
+            ((result, store, cas), Some(store))
+        })?;
+        self.stored(store, cas);
+        Ok(result)
     }
 
-    fn store(&self, bytes: [u8; SIZE], cas: u32) -> Result<bool> {
-        let stored = set_shared(&self.key, &bytes, cas)?;
+    /// These bytes took the place of those with the number `cas`.
+    fn stored(&self, bytes: [u8; SIZE], cas: u32) {
         // 0 would store in any case, so no value has it.
         let next = cas.checked_add(1).unwrap_or(1);
-        self.last.set(stored.then_some((bytes, next)));
-        Ok(stored)
+        self.last.set(Some((bytes, next)));
     }
 }
 

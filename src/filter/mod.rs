@@ -46,8 +46,8 @@ trait Recover {
 /// can still be asked everything. The callbacks before that one would cost every request something, so the module does not export
 /// them.
 ///
-/// An error is logged and answered: a stream never hangs because a host call was refused, and
-/// a request that could not be edited never leaves.
+/// An error is logged and answered: a stream never hangs because a host call was refused, and a request that could not be edited
+/// never leaves.
 fn run<S: Recover, T>(
     stream: &RefCell<S>,
     otherwise: T,

@@ -11,7 +11,7 @@
 mod downstream;
 mod upstream;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -38,7 +38,7 @@ thread_local! {
     static REQUESTS: RefCell<BTreeMap<u32, Rc<RefCell<Shared>>>> = RefCell::default();
 
     /// Where [`NEXT`] is written before it is handed over.
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::default();
+    static SCRATCH: Cell<Vec<u8>> = Cell::default();
 }
 
 /// What the downstream filter and the upstream filters share of one request.
@@ -156,10 +156,13 @@ impl Shared {
     fn point_to(&self, backend: Option<usize>) -> Result<(), HostError> {
         let backends = &self.journey.worker.config.backends;
         match backend.and_then(|index| backends.get(index)) {
-            Some(backend) => SCRATCH.with_borrow_mut(|scratch| {
-                write_next(scratch, &backend.cluster, self.id);
-                host::set_property(NEXT, scratch)
-            }),
+            Some(backend) => {
+                let mut next = SCRATCH.take();
+                write_next(&mut next, &backend.cluster, self.id);
+                let pointed = host::set_property(NEXT, &next);
+                SCRATCH.set(next);
+                pointed
+            }
             None => Ok(()),
         }
     }
