@@ -197,15 +197,15 @@ fn a_backend_that_asks_for_a_retry_is_left_for_the_next_one() {
 #[test]
 fn what_must_not_be_done_twice_is_not_because_a_backend_asks_for_it() {
     let gateway = gateway();
-    let thread = Headers::from([
+    let batch = Headers::from([
         (":method", "POST"),
-        (":path", "/openai/v1/threads"),
+        (":path", "/openai/v1/batches"),
         (":authority", "gw"),
     ]);
-    let request = gateway.router.request(thread, true);
+    let request = gateway.router.request(batch, true);
     let marked = [("x-aoai-retry", "1")];
     request.attempt().respond(200, marked, true);
     assert_eq!(request.attempts().len(), 2);
-    assert_eq!(request.attempts()[1].sent().map(|_| ()), None);
+    assert!(request.attempts()[1].sent().is_none());
     assert_eq!(request.answer().status, 503);
 }

@@ -55,6 +55,16 @@ mod router_engine_alone {
         assert!(gateway.log().contains("the route lacks the matcher cluster specifier on filter state wasm.aoai_next"));
     }
 
+    fn a_backend_that_asks_for_a_retry_is_left_for_the_next_one(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::normal_with(&[("x-aoai-retry", "1")]));
+        let answer = gateway.chat(&chat_request());
+        let signed = (answer.header("x-aoai-backend"), answer.header("x-aoai-attempts"));
+        assert_eq!((answer.status, signed), (200, (Some("west"), Some("2"))));
+        assert_eq!((azure.backend("east").count(), azure.backend("west").count()), (1, 1));
+    }
+
     fn a_route_that_does_not_refresh_the_cluster_is_named(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder()
