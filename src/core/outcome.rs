@@ -1,6 +1,5 @@
 //! What the answer to an attempt means.
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::config::Retry;
@@ -105,29 +104,18 @@ struct Error {
 
 impl Error {
     fn read(body: &[u8]) -> Self {
-        #[derive(Deserialize)]
-        struct Body {
-            error: Inner,
-        }
-        #[derive(Deserialize)]
-        struct Inner {
-            code: Value,
-            #[serde(default)]
-            message: Value,
-        }
-        let Ok(Body { error }) = serde_json::from_slice(body) else {
-            return Self::default();
-        };
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let field = |name| body.get("error")?.get(name);
         Self {
-            code: match error.code {
-                Value::String(code) => Some(code),
-                Value::Number(code) => Some(code.to_string()),
+            code: match field("code") {
+                Some(Value::String(code)) => Some(code.clone()),
+                Some(Value::Number(code)) => Some(code.to_string()),
                 _ => None,
             },
-            message: match error.message {
-                Value::String(message) => message,
-                _ => String::new(),
-            },
+            message: field("message")
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned(),
         }
     }
 }

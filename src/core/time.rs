@@ -48,7 +48,11 @@ impl fmt::Display for Pretty {
         let seconds = self.0.as_secs();
         match (seconds / 60, seconds % 60) {
             (0, 0) => write!(f, "{}ms", self.0.as_millis()),
-            (0, _) => write!(f, "{}s", self.0.as_secs_f64()),
+            (0, _) => {
+                let text = format!("{seconds}.{:03}", self.0.subsec_millis());
+                let text = text.trim_end_matches('0').trim_end_matches('.');
+                write!(f, "{text}s")
+            }
             (minutes, 0) => write!(f, "{minutes}m"),
             (minutes, seconds) => write!(f, "{minutes}m{seconds}s"),
         }
@@ -76,6 +80,8 @@ mod tests {
             (0, "0ms"),
             (250, "250ms"),
             (1500, "1.5s"),
+            (10_000, "10s"),
+            (20_050, "20.05s"),
             (120_000, "2m"),
             (3_598_000, "59m58s"),
         ] {

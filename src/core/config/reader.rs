@@ -89,6 +89,7 @@ impl<'a> Object<'a> {
     }
 
     /// The path of the field `key` of this object.
+    #[inline(never)]
     pub(super) fn path_of(&self, key: &str) -> String {
         match self.path.as_str() {
             "" => key.to_owned(),
@@ -98,10 +99,16 @@ impl<'a> Object<'a> {
 
     /// Records a problem of the field `key`.
     pub(super) fn problem(&self, key: &str, problem: impl fmt::Display) {
-        self.problems.add(&self.path_of(key), problem);
+        self.record(key, &problem);
+    }
+
+    #[inline(never)]
+    fn record(&self, key: &str, problem: &dyn fmt::Display) {
+        self.problems.push(&self.path_of(key), problem);
     }
 
     /// The field's value. `null` counts as given: it switches off what can be switched off.
+    #[inline(never)]
     pub(super) fn value(&mut self, key: &'static str) -> Option<&'a Value> {
         self.known.push(key);
         self.fields.get(key)
@@ -113,6 +120,7 @@ impl<'a> Object<'a> {
     }
 
     /// The field's value; a problem if it is absent.
+    #[inline(never)]
     pub(super) fn required(&mut self, key: &'static str, form: &str) -> Option<&'a Value> {
         let value = self.value(key);
         if value.is_none() {
@@ -173,6 +181,7 @@ impl<'a> Object<'a> {
     }
 
     /// A whole number within `range`, or `default`.
+    #[inline(never)]
     pub(super) fn integer(
         &mut self,
         key: &'static str,
@@ -193,6 +202,7 @@ impl<'a> Object<'a> {
     }
 
     /// `true` or `false`, or `default`.
+    #[inline(never)]
     pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
         let Some(value) = self.value(key) else {
             return default;
@@ -204,6 +214,7 @@ impl<'a> Object<'a> {
     }
 
     /// A duration within `range`, or `default`.
+    #[inline(never)]
     pub(super) fn duration(
         &mut self,
         key: &'static str,
@@ -287,6 +298,7 @@ impl<'a> Object<'a> {
     }
 
     /// Ends the reading: every field that was never asked for is unknown.
+    #[inline(never)]
     pub(super) fn finish(self) {
         for field in self.fields.keys() {
             if !self.known.contains(&field.as_str()) {
@@ -306,6 +318,7 @@ pub(super) fn whole_number(value: &Value) -> Option<u64> {
 }
 
 /// `VALUE is not allowed; use FORM`.
+#[inline(never)]
 pub(super) fn refused(value: &Value, form: &str) -> String {
     let mut text = value.to_string();
     // The value is there to be recognised, not to fill the log.

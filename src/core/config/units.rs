@@ -11,39 +11,39 @@ pub(super) const SIZE_FORM: &str = r#"a size with a unit such as "512KiB" or "4M
 
 /// Reads a duration: a decimal number and one of `ms`, `s`, `m`, `h`.
 pub(super) fn duration(text: &str) -> Option<Duration> {
-    let (number, unit) = split(text)?;
-    let millis_per_unit = match unit {
-        "ms" => 1.0,
-        "s" => 1000.0,
-        "m" => 60_000.0,
-        "h" => 3_600_000.0,
-        _ => return None,
-    };
-    let millis = number * millis_per_unit;
     // Whole milliseconds are what Envoy takes; anything finer would be a promise it cannot keep.
-    (millis.fract() == 0.0 && millis < 1e15).then(|| Duration::from_millis(millis as u64))
+    let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+    let millis = whole(text, &units)?;
+    (millis < 1_000_000_000_000_000).then(|| Duration::from_millis(millis))
 }
 
 /// Reads a size in bytes: a decimal number and one of `B`, `KiB`, `MiB`, `GiB`.
 pub(super) fn size(text: &str) -> Option<usize> {
-    let (number, unit) = split(text)?;
-    let bytes_per_unit = match unit {
-        "B" => 1.0,
-        "KiB" => 1024.0,
-        "MiB" => 1024.0 * 1024.0,
-        "GiB" => 1024.0 * 1024.0 * 1024.0,
-        _ => return None,
-    };
-    let bytes = number * bytes_per_unit;
-    (bytes.fract() == 0.0 && bytes < 4e9).then_some(bytes as usize)
+    let units = [
+        ("B", 1),
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+    ];
+    let bytes = whole(text, &units)?;
+    usize::try_from(bytes)
+        .ok()
+        .filter(|_| bytes < 4_000_000_000)
 }
 
-fn split(text: &str) -> Option<(f64, &str)> {
+/// A decimal number of one of these units, where that is a whole number of the smallest. In integers: a `f64` is not exact, and
+/// the standard library's code that reads one is larger than all of this module's.
+#[inline(never)]
+fn whole(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();
     let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let (number, unit) = text.split_at_checked(unit_at)?;
-    // `f64` alone would also take "1e3" and "inf", which no one means here.
-    Some((number.parse().ok()?, unit))
+    let (_, per_unit) = units.iter().find(|(name, _)| *name == unit)?;
+    let (before, after) = number.split_once('.').unwrap_or((number, ""));
+    let digits: u64 = [before, after].concat().parse().ok()?;
+    let parts = 10_u64.checked_pow(u32::try_from(after.len()).ok()?)?;
+    let product = digits.checked_mul(*per_unit)?;
+    (product.checked_rem(parts)? == 0).then_some(product.checked_div(parts)?)
 }
 
 #[cfg(test)]
@@ -64,6 +64,9 @@ mod tests {
             ("", None),
             ("-1s", None),
             ("1.0001ms", None),
+            ("1.001s", Some(1001)),
+            (".5s", Some(500)),
+            (".s", None),
             ("10 s", None),
             ("1e3s", None),
             ("1.2.3s", None),

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::core::config::{Identity, Secret, Source};
@@ -135,27 +134,23 @@ pub fn read_answer(
 #[inline(never)]
 fn read_token(body: &[u8], now: Timestamp) -> Result<Fetched, Failure> {
     // Values are documented as strings; other implementations of the same interface send numbers.
-    #[derive(Deserialize)]
-    struct Body {
-        #[serde(default)]
-        access_token: Value,
-        #[serde(default)]
-        expires_on: Value,
-        #[serde(default)]
-        expires_in: Value,
-    }
     let malformed = |reason| Failure::Malformed { reason };
-    let body: Body =
-        serde_json::from_slice(body).map_err(|_| malformed("the body is not a JSON object"))?;
-    let token = body.access_token.as_str().unwrap_or_default();
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let body = body
+        .as_object()
+        .ok_or(malformed("the body is not a JSON object"))?;
+    let token = body.get("access_token").and_then(Value::as_str);
+    let token = token.unwrap_or_default();
     if token.is_empty()
         || token.len() > LONGEST_TOKEN
         || !token.bytes().all(|b| b.is_ascii_graphic())
     {
         return Err(malformed("access_token is missing or not a token"));
     }
-    let expires_on = seconds(&body.expires_on).map(Timestamp::from_secs);
-    let expires_in = seconds(&body.expires_in).map(|s| now + Duration::from_secs(s));
+    let expires_on = body.get("expires_on").and_then(seconds);
+    let expires_on = expires_on.map(Timestamp::from_secs);
+    let expires_in = body.get("expires_in").and_then(seconds);
+    let expires_in = expires_in.map(|s| now + Duration::from_secs(s));
     // `expires_on` is exact, `expires_in` counts from an unknown moment; but a clock that is off makes the first one useless.
     let expires_on = expires_on
         .filter(|at| *at > now)
@@ -174,30 +169,24 @@ fn read_token(body: &[u8], now: Timestamp) -> Result<Fetched, Failure> {
 
 /// Seconds as a string or a number, whole or not.
 fn seconds(value: &Value) -> Option<u64> {
-    let number = match value {
-        Value::String(text) => text.trim().parse::<f64>().ok()?,
-        Value::Number(number) => number.as_f64()?,
+    let text = match value {
+        Value::String(text) => text.trim().to_owned(),
+        Value::Number(number) => number.to_string(),
         _ => return None,
     };
-    (0.0..1e12).contains(&number).then_some(number as u64)
+    let whole = text.split('.').next()?;
+    let seconds = whole.parse().ok()?;
+    (0..1_000_000_000_000).contains(&seconds).then_some(seconds)
 }
 
 /// Status and error of a refusal, short and printable, for the log. An error answer holds no token.
 fn describe(status: u16, body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Body {
-        #[serde(default)]
-        error: Value,
-        #[serde(default)]
-        error_description: Value,
-    }
     let mut text = format!("status {status}");
-    if let Ok(body) = serde_json::from_slice::<Body>(body) {
-        for part in [body.error, body.error_description] {
-            if let Some(part) = part.as_str() {
-                text.push_str(", ");
-                text.extend(part.chars().filter(|c| !c.is_control()).take(200));
-            }
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    for key in ["error", "error_description"] {
+        if let Some(part) = body.get(key).and_then(Value::as_str) {
+            text.push_str(", ");
+            text.extend(part.chars().filter(|c| !c.is_control()).take(200));
         }
     }
     text

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use serde_json::Value;
+
 use super::key::Key;
 use super::lexer::{Event, Lexer};
 use crate::core::state::ids::Tag;
@@ -167,7 +169,10 @@ impl Findings {
 
 /// The string that is written as `raw` between quotes.
 fn unescaped(raw: &[u8]) -> Option<String> {
-    serde_json::from_slice(&[b"\"", raw, b"\""].concat()).ok()
+    match serde_json::from_slice(&[b"\"", raw, b"\""].concat()).ok()? {
+        Value::String(text) => Some(text),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
