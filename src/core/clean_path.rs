@@ -62,6 +62,7 @@ fn is_credential_parameter(parameter: &str) -> bool {
     }
 }
 
+#[inline(never)]
 fn percent_decoded(text: &str) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -72,13 +72,18 @@ pub fn counter_names(backends: &[Backend]) -> Vec<String> {
         .collect();
     names.extend(NoRetry::ALL.map(|reason| format!("aoai.no_retry.{}", reason.name())));
     for backend in backends {
-        let prefix = format!("aoai.backend.{}", backend.name);
-        names.push(format!("{prefix}.attempts"));
-        names.push(format!("{prefix}.retries"));
-        names.push(format!("{prefix}.probes"));
-        names.push(format!("{prefix}.missing_deployments"));
-        names.extend(Outcome::ALL.map(|outcome| format!("{prefix}.outcome.{}", outcome.name())));
-        names.extend(Reason::ALL.map(|reason| format!("{prefix}.cooldowns.{}", reason.name())));
+        let mut add = |kind: &str, of: &str| {
+            names.push(format!("aoai.backend.{}.{kind}{of}", backend.name));
+        };
+        for kind in ["attempts", "retries", "probes", "missing_deployments"] {
+            add(kind, "");
+        }
+        for outcome in Outcome::ALL {
+            add("outcome.", outcome.name());
+        }
+        for reason in Reason::ALL {
+            add("cooldowns.", reason.name());
+        }
     }
     names
 }

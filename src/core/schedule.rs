@@ -1,7 +1,5 @@
 //! The order in which backends take their turns: weights and priorities, worked out once at configuration time.
 
-use std::collections::BTreeSet;
-
 use super::config::{Backend, MAX_BACKENDS};
 use super::plan::BackendSet;
 
@@ -54,25 +52,21 @@ impl Usable {
 impl Schedule {
     /// The schedule of these backends, at most [`MAX_BACKENDS`].
     pub fn new(backends: &[Backend]) -> Self {
-        // Not sorted as a list: the code of a sort, made for this alone, is larger than all of this file's.
-        let mut priorities = BTreeSet::new();
-        priorities.extend(backends.iter().map(|backend| backend.priority));
-        let tiers = priorities
-            .into_iter()
-            .map(|priority| {
-                let members = (0..=u8::MAX).zip(backends);
-                Tier::new(
-                    members
-                        .filter(|(_, backend)| backend.priority == priority)
-                        .map(|(index, backend)| Member {
-                            backend: index,
-                            weight: backend.weight,
-                        })
-                        .collect(),
-                )
-            })
-            .collect();
-        Self { tiers }
+        // No list of priorities is sorted: the code of a sort, made for this alone, is larger than all of this file's.
+        let tiers = (0..=u8::MAX).filter_map(|priority| {
+            let members = (0..=u8::MAX).zip(backends);
+            let members = members.filter(|(_, backend)| backend.priority == priority);
+            let members: Vec<_> = members
+                .map(|(index, backend)| Member {
+                    backend: index,
+                    weight: backend.weight,
+                })
+                .collect();
+            (!members.is_empty()).then(|| Tier::new(members))
+        });
+        Self {
+            tiers: tiers.collect(),
+        }
     }
 
     /// The backend that the request with number `turn` goes to next, of those that are `usable` for it.
@@ -100,6 +94,7 @@ impl Schedule {
 }
 
 impl Tier {
+    #[inline(never)]
     fn new(mut members: Vec<Member>) -> Self {
         let divisor = members
             .iter()

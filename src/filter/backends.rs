@@ -54,15 +54,14 @@ impl Backends {
                 .collect::<Result<_, _>>()?,
         };
         // A value that does not exist cannot be compared and swapped, so the first to be configured creates it.
-        create(backends.turns.key(), || Turns::default().encode())?;
+        create(backends.turns.key(), &Turns::default().encode())?;
         for key in &backends.health_keys {
-            create(key, || Health::default().encode())?;
+            create(key, &Health::default().encode())?;
         }
         if let Some(rules) = &config.retry.budget {
             let turn = backends.read_turns()?.next;
-            create(&backends.budget_key, || {
-                Budget::new(rules, turn, host::now()).encode()
-            })?;
+            let budget = Budget::new(rules, turn, host::now());
+            create(&backends.budget_key, &budget.encode())?;
         }
         Ok(backends)
     }
@@ -441,6 +440,7 @@ fn read<T>(key: &str, decode: impl Fn(Option<&[u8]>) -> T) -> Result<T, HostErro
     host::swap_shared(key, |bytes| (decode(bytes), None::<[u8; 0]>))
 }
 
-fn create<B: AsRef<[u8]>>(key: &str, value: impl Fn() -> B) -> Result<(), HostError> {
-    host::swap_shared(key, |bytes| ((), bytes.is_none().then(&value)))
+#[inline(never)]
+fn create(key: &str, value: &[u8]) -> Result<(), HostError> {
+    host::swap_shared(key, |bytes| ((), bytes.is_none().then_some(value)))
 }

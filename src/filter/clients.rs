@@ -1,9 +1,8 @@
 //! The counters of clients' requests.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 
-use super::host::{self, Metric};
+use super::host::{self, HostError, Metric};
 use crate::core::clients::{counter_name, Clients};
 
 /// Counts requests by client, and hands the counts over to Envoy. Each worker tells its clients apart for itself.
@@ -11,7 +10,7 @@ use crate::core::clients::{counter_name, Clients};
 pub(crate) struct ClientCounters {
     clients: RefCell<Clients>,
     /// Envoy's numbers of those counters that have been handed over, by the client's place.
-    counters: RefCell<BTreeMap<usize, u32>>,
+    counters: RefCell<Vec<Option<u32>>>,
 }
 
 impl ClientCounters {
@@ -32,17 +31,25 @@ impl ClientCounters {
             return;
         };
         clients.drain(|place, client, count| {
-            let counter = match counters.get(&place) {
-                Some(id) => Ok(*id),
-                None => host::define_metric(Metric::Counter, &counter_name(client)),
+            if counters.len() <= place {
+                counters.resize(place.saturating_add(1), None);
+            }
+            let Some(counter) = counters.get_mut(place) else {
+                return;
             };
-            let counted = counter.and_then(|id| {
-                counters.insert(place, id);
-                host::increment_metric(id, count)
-            });
-            if let Err(error) = counted {
+            if let Err(error) = hand_over(counter, client, count) {
                 log::error!("{error}");
             }
         });
     }
+}
+
+#[inline(never)]
+fn hand_over(counter: &mut Option<u32>, client: &str, count: u32) -> Result<(), HostError> {
+    let id = match *counter {
+        Some(id) => id,
+        None => host::define_metric(Metric::Counter, &counter_name(client))?,
+    };
+    *counter = Some(id);
+    host::increment_metric(id, count)
 }

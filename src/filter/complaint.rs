@@ -3,7 +3,7 @@
 use crate::core::config::{Config, Engine};
 
 /// Something wrong, said once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Complaint {
     /// Envoy has no cluster of the name that this backend has.
     Cluster(usize),

@@ -76,6 +76,7 @@ impl Root {
 }
 
 /// Refuses the router engine on an Envoy that cannot choose the cluster anew on a retry.
+#[inline(never)]
 fn check_envoy_for_router_engine() -> Result<(), String> {
     let part = |name: &str| {
         let path = format!("xds\0node\0user_agent_build_version\0version\0{name}");

@@ -1,7 +1,6 @@
 //! The access token on one worker: a local copy of the shared record, and its share of the work to keep that fresh.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -352,14 +351,18 @@ impl Tokens {
 }
 
 /// Where tokens come from, for logs.
+#[inline(never)]
 pub(crate) fn describe(identities: &[Identity]) -> String {
-    let sources = identities.iter().map(|identity| match identity.source {
-        Source::Imds { .. } => "IMDS",
-        Source::AppService { .. } => "App Service",
-    });
-    let mut each = BTreeSet::new();
-    each.extend(sources);
-    let sources: Vec<_> = each.into_iter().collect();
+    let mut sources = Vec::new();
+    for identity in identities {
+        let source = match identity.source {
+            Source::Imds { .. } => "IMDS",
+            Source::AppService { .. } => "App Service",
+        };
+        if !sources.contains(&source) {
+            sources.push(source);
+        }
+    }
     match sources.is_empty() {
         true => "nowhere: every backend has a key".to_owned(),
         false => sources.join(" and "),

@@ -1,7 +1,7 @@
 //! What all streams of one configuration on one worker thread share: backends, token, tally, and the list of those that wait.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ pub(crate) struct Worker {
     calls: RefCell<HashMap<u32, Caller>>,
     root_is_running: Cell<bool>,
     held_bodies: Cell<HeldBodies>,
-    complaints: RefCell<BTreeSet<Complaint>>,
+    complaints: RefCell<Vec<Complaint>>,
     missed_bodies: Cell<u8>,
 }
 
@@ -226,26 +226,31 @@ impl Worker {
             Wish::Token(identities) => self.credentials.expected_wait(identities, now) > longest,
             _ => false,
         };
-        let Ok(mut waiting) = self.waiting.try_borrow_mut() else {
-            return false;
+        let deadline = now + longest;
+        let entry = Waiting {
+            wish,
+            deadline,
+            stream,
         };
-        if hopeless || waiting.len() >= MOST_WAITING {
+        if hopeless || !self.enlist(id, entry) {
             return false;
         }
-        waiting.insert(
-            id,
-            Waiting {
-                wish,
-                deadline: now + longest,
-                stream,
-            },
-        );
-        drop(waiting);
         // The timer is the effective root context's, and behind the router that is another one.
         if let Err(error) = host::in_context(self.root_id, id, || self.tick_after(NOW)) {
             log::error!("{error}");
         }
         true
+    }
+
+    #[inline(never)]
+    fn enlist(&self, id: u32, entry: Waiting) -> bool {
+        match self.waiting.try_borrow_mut() {
+            Ok(mut waiting) if waiting.len() < MOST_WAITING => {
+                waiting.insert(id, entry);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// When it makes sense to ask again for what needs a token of one of these.
@@ -262,12 +267,13 @@ impl Worker {
     }
 
     /// Says what is wrong around the filter, once.
+    #[inline(never)]
     pub(crate) fn complain(&self, complaint: Complaint) {
-        let new = self
-            .complaints
-            .try_borrow_mut()
-            .is_ok_and(|mut known| known.insert(complaint));
-        if new {
+        let Ok(mut known) = self.complaints.try_borrow_mut() else {
+            return;
+        };
+        if !known.contains(&complaint) {
+            known.push(complaint);
             log::error!("{}", complaint.text(&self.config));
         }
     }
@@ -325,6 +331,7 @@ impl Worker {
         looks
     }
 
+    #[inline(never)]
     fn grant_wishes(&self, now: Timestamp) {
         let Ok(mut waiting) = self.waiting.try_borrow_mut() else {
             return;
@@ -347,6 +354,7 @@ impl Worker {
         }
     }
 
+    #[inline(never)]
     fn grant(&self, entry: &Waiting, now: Timestamp) -> Option<Granted> {
         let overdue = entry.deadline <= now;
         match entry.wish {

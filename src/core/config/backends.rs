@@ -1,6 +1,6 @@
 //! The backends of a plugin configuration.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -33,8 +33,7 @@ pub(super) fn read_backends(
         );
         return Vec::new();
     }
-    let mut names = HashSet::new();
-    let mut clusters = HashSet::new();
+    let (mut names, mut clusters) = (Vec::new(), Vec::new());
     let elements = root.list("backends", list, "a list with at least one backend");
     elements
         .filter_map(|(path, value)| {
@@ -42,20 +41,8 @@ pub(super) fn read_backends(
             let name = object.required_string("name", NAME_FORM, is_name);
             let cluster = object.required_string("cluster", CLUSTER_FORM, is_header_text);
             let host = object.required_string("host", HOST_FORM, is_host);
-            for (key, value, seen) in [
-                ("name", &name, &mut names),
-                ("cluster", &cluster, &mut clusters),
-            ] {
-                if value.as_ref().is_some_and(|v| !seen.insert(v.clone())) {
-                    let value = value.as_deref().unwrap_or_default();
-                    object.problem(
-                        key,
-                        format_args!(
-                            "{value:?} stands twice; use a different {key} for each backend"
-                        ),
-                    );
-                }
-            }
+            check_new(&object, "name", &name, &mut names);
+            check_new(&object, "cluster", &cluster, &mut clusters);
             let priority = object.integer("priority", 0..=255, 0);
             let weight = object.integer("weight", 1..=100, 1);
             let first_byte_timeout = object.optional_duration("first_byte_timeout", "100ms"..="1h");
@@ -84,6 +71,24 @@ pub(super) fn read_backends(
         .collect()
 }
 
+/// Whether the field `key` is another one for each backend, those before this having what is `seen`.
+#[inline(never)]
+fn check_new(
+    backend: &Object<'_>,
+    key: &str,
+    value: &Option<String>,
+    seen: &mut Vec<Option<String>>,
+) {
+    if let Some(text) = value.as_ref().filter(|_| seen.contains(value)) {
+        backend.problem(
+            key,
+            format_args!("{text:?} stands twice; use a different {key} for each backend"),
+        );
+    }
+    seen.push(value.clone());
+}
+
+#[inline(never)]
 fn read_apis(backend: &mut Object<'_>, problems: &Problems) -> Apis {
     let Some(list) = backend.value("apis") else {
         return Apis::All;
@@ -164,7 +169,7 @@ fn read_deployments(backend: &mut Object<'_>, problems: &Problems) -> Deployment
     for (name, own) in names {
         match own.as_str() {
             Some(own) if is_deployment(name) && is_deployment(own) => {
-                deployments.aliases.insert(name.clone(), own.to_owned());
+                add_alias(&mut deployments, name, own);
             }
             _ => {
                 let form = "names of 1 to 128 letters, digits, '-', '_' or '.' on both sides";
@@ -173,6 +178,12 @@ fn read_deployments(backend: &mut Object<'_>, problems: &Problems) -> Deployment
         }
     }
     deployments
+}
+
+#[inline(never)]
+fn add_alias(deployments: &mut Deployments, name: &str, own: &str) {
+    let (name, own) = (name.to_owned(), own.to_owned());
+    deployments.aliases.insert(name, own);
 }
 
 /// Whether a text is a name: of a backend, or an identity.

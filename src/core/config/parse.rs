@@ -9,8 +9,8 @@ use super::identity::read_identities;
 use super::protobuf;
 use super::reader::{refused, whole_number, ConfigError, Object, Problems};
 use super::{
-    Backend, BackendCredential, Budget, Config, Cooldown, Engine, HeaderNames, Ids, LeftToEnvoy,
-    OtherPaths, Plugin, Policy, Retry, StateRules, MAX_ATTEMPTS,
+    Backend, BackendCredential, Budget, Config, Cooldown, Engine, HeaderNames, Identity, Ids,
+    LeftToEnvoy, OtherPaths, Plugin, Policy, Retry, StateRules, MAX_ATTEMPTS,
 };
 use crate::core::state::ids::{Collision, Tags};
 
@@ -61,6 +61,7 @@ fn read_plugin(
     Some(Plugin::Upstream)
 }
 
+#[inline(never)]
 fn read_config(
     value: &Value,
     environment: &dyn Fn(&str) -> Option<String>,
@@ -70,28 +71,10 @@ fn read_config(
     let list = root.required("backends", "a list of backends");
     let identities = read_identities(&mut root, environment, problems);
     let backends = list.map(|list| read_backends(&root, list, &identities, environment, problems));
-    if !root.has("identity") {
-        let read = backends.as_deref().unwrap_or_default();
-        // One that could not be read has a problem of its own.
-        let lacks = |backend: &Backend| matches!(backend.credential, BackendCredential::Identity(index) if index >= identities.len());
-        if read.iter().any(lacks) || read.is_empty() && identities.is_empty() {
-            let form = r#"is missing; use an object such as {"cluster": "imds"}, or give every backend an api_key_env"#;
-            root.problem("identity", form);
-        }
-    }
-    let hosts = backends
-        .iter()
-        .flatten()
-        .map(|backend| backend.host.as_str());
-    if let Err(collision) = Tags::new(hosts) {
-        let Collision { first, second } = collision;
-        let path = format!("backends[{second}].host");
-        let problem = format!(
-            "the ids of its objects cannot be told from those of backends[{first}]; use another of the resource's host names"
-        );
-        problems.add(&path, problem);
-    }
-    let state = read_state(&mut root, backends.as_deref().unwrap_or_default(), problems);
+    let read = backends.as_deref().unwrap_or_default();
+    check_identity(&root, read, &identities);
+    check_hosts(read, problems);
+    let state = read_state(&mut root, read, problems);
     let paths_form = r#""refuse" or "pass""#;
     let other_paths = root.optional_string("other_paths", paths_form, |text| {
         matches!(text, "refuse" | "pass")
@@ -108,13 +91,8 @@ fn read_config(
     let headers = root.value("headers").unwrap_or(&empty);
     let headers = read_headers(root.path_of("headers"), headers, problems);
     let left_to_envoy = read_left_to_envoy(&mut root, problems);
-    for (index, backend) in backends.iter().flatten().enumerate() {
-        if left_to_envoy.timeout && backend.first_byte_timeout.is_some() {
-            let path = format!("backends[{index}].first_byte_timeout");
-            let problem = "not allowed where left_to_envoy has \"timeout\": a route has one limit for all backends; \
-                           leave \"timeout\" out";
-            problems.add(&path, problem);
-        }
+    if left_to_envoy.timeout {
+        check_timeouts(backends.as_deref().unwrap_or_default(), problems);
     }
     root.finish();
     Some(Config {
@@ -134,6 +112,47 @@ fn read_config(
         headers: headers?,
         left_to_envoy,
     })
+}
+
+/// Whether every backend has something to show.
+#[inline(never)]
+fn check_identity(root: &Object<'_>, backends: &[Backend], identities: &[Identity]) {
+    if root.has("identity") {
+        return;
+    }
+    // One that could not be read has a problem of its own.
+    let lacks = |backend: &Backend| matches!(backend.credential, BackendCredential::Identity(index) if index >= identities.len());
+    if backends.iter().any(lacks) || backends.is_empty() && identities.is_empty() {
+        let form = r#"is missing; use an object such as {"cluster": "imds"}, or give every backend an api_key_env"#;
+        root.problem("identity", form);
+    }
+}
+
+/// Whether the tags of objects tell the backends apart.
+#[inline(never)]
+fn check_hosts(backends: &[Backend], problems: &Problems) {
+    let hosts = backends.iter().map(|backend| backend.host.as_str());
+    if let Err(collision) = Tags::new(hosts) {
+        let Collision { first, second } = collision;
+        let path = format!("backends[{second}].host");
+        let problem = format!(
+            "the ids of its objects cannot be told from those of backends[{first}]; use another of the resource's host names"
+        );
+        problems.add(&path, problem);
+    }
+}
+
+/// Whether no backend has a limit of its own, where the route has one for all.
+#[inline(never)]
+fn check_timeouts(backends: &[Backend], problems: &Problems) {
+    for (index, backend) in backends.iter().enumerate() {
+        if backend.first_byte_timeout.is_some() {
+            let path = format!("backends[{index}].first_byte_timeout");
+            let problem = "not allowed where left_to_envoy has \"timeout\": a route has one limit for all backends; \
+                           leave \"timeout\" out";
+            problems.add(&path, problem);
+        }
+    }
 }
 
 #[inline(never)]
@@ -265,6 +284,7 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
     })
 }
 
+#[inline(never)]
 fn read_budget(path: String, value: &Value, problems: &Problems) -> Option<Budget> {
     let mut object = Object::new(path, value, problems)?;
     let percent = object.integer("percent", 0..=100, 20);
@@ -276,6 +296,7 @@ fn read_budget(path: String, value: &Value, problems: &Problems) -> Option<Budge
     })
 }
 
+#[inline(never)]
 fn read_statuses(object: &Object<'_>, list: &Value, problems: &Problems) -> Vec<u16> {
     if list.as_array().is_some_and(Vec::is_empty) {
         object.problem(
