@@ -1,4 +1,4 @@
-//! Cutting short texts, such as the parts of a path.
+//! Reading short texts, such as the parts of a path.
 //!
 //! The standard library's searches are made for long texts; before they have begun, one of some dozen bytes is at its end here.
 
@@ -50,6 +50,19 @@ pub(super) fn contains(text: &str, byte: u8) -> bool {
     find(text.as_bytes(), [byte]).is_some()
 }
 
+/// A number in decimal digits and nothing else.
+pub(crate) fn number<N: TryFrom<u64>>(digits: &[u8]) -> Option<N> {
+    if digits.is_empty() {
+        return None;
+    }
+    let number = digits.iter().try_fold(0_u64, |number, digit| {
+        let digit = digit.wrapping_sub(b'0');
+        let number = number.checked_mul(10)?.checked_add(u64::from(digit))?;
+        (digit <= 9).then_some(number)
+    });
+    N::try_from(number?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +88,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_number_is_digits_and_not_too_many() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("200", Some(200)),
+            ("007", Some(7)),
+            ("65535", Some(u16::MAX)),
+            ("65536", None),
+            ("18446744073709551616", None),
+            ("184467440737095516160", None),
+            ("", None),
+            ("+5", None),
+            ("-5", None),
+            (" 5", None),
+            ("5a", None),
+            ("5:", None),
+            ("٥", None),
+        ] {
+            assert_eq!(number::<u16>(text.as_bytes()), expected, "{text:?}");
+        }
+        assert_eq!(number(b"18446744073709551615"), Some(u64::MAX));
     }
 
     #[test]
