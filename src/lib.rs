@@ -19,6 +19,7 @@
 
 pub mod core;
 pub mod filter;
+mod memory;
 
 #[allow(missing_docs)] // The SDK's macro makes a public function.
 mod entry {

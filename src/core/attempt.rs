@@ -50,8 +50,6 @@ pub struct Attempt<'a> {
     pub backend: &'a Backend,
     /// The header that proves to the backend who is asking.
     pub credential: Credential<'a>,
-    /// The path, as the client sent it.
-    pub path: &'a str,
     /// The router's time limit, in milliseconds, as a number in text: it is the same for every request.
     pub timeout_ms: &'a str,
     /// By how many bytes the body will grow.
@@ -61,19 +59,29 @@ pub struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// The path of this attempt.
-    pub fn path(&self) -> Cow<'_, str> {
+    /// The path of this attempt, where that is another than the `client_path`, which is not asked for unless it matters.
+    pub fn path<'p>(&'p self, client_path: impl FnOnce() -> &'p str) -> Option<Cow<'p, str>> {
         let request = self.request;
-        path::on_backend(
-            request.path(self.path),
+        if request.clean_path.is_none() && !self.backend.renames() {
+            return None;
+        }
+        let client_path = client_path();
+        let path = path::on_backend(
+            request.path(client_path),
             request.surface,
             &request.operation.deployment,
             self.backend,
-        )
+        );
+        (path != client_path).then_some(path)
     }
 
     /// The edits that turn the client's request into this attempt in place, for the router to send.
-    pub fn edit_in_place(&self, config: &Config, mut apply: impl FnMut(Edit<'_>)) {
+    pub fn edit_in_place<'p>(
+        &'p self,
+        config: &Config,
+        client_path: impl FnOnce() -> &'p str,
+        mut apply: impl FnMut(Edit<'_>),
+    ) {
         for name in self.request.credential_headers() {
             // Set below, which replaces it.
             if name != self.credential.name {
@@ -88,9 +96,7 @@ impl Attempt<'_> {
             Some("") => apply(Edit::Remove("sec-websocket-protocol")),
             Some(kept) => apply(Edit::Set("sec-websocket-protocol", kept)),
         }
-        let path = self.path();
-        // Most are the client's own, which need not be read to be known.
-        if !std::ptr::eq(&*path, self.path) && path != self.path {
+        if let Some(path) = self.path(client_path) {
             apply(Edit::Set(":path", &path));
         }
         let length = self.request.content_length.filter(|_| self.growth != 0);
@@ -118,11 +124,12 @@ impl Attempt<'_> {
         }
     }
 
-    /// The headers of this attempt as a request of its own, made from the `original` ones, with this [`path`](Self::path).
+    /// The headers of this attempt as a request of its own, made from the `original` ones, with this [`path`](Self::path) where it
+    /// has another.
     pub fn headers<'h>(
         &'h self,
         names: &'h HeaderNames,
-        path: &'h str,
+        path: Option<&'h str>,
         original: impl Iterator<Item = (&'h str, &'h str)>,
     ) -> Vec<(&'h str, &'h str)> {
         let dropped = |name: &str| {
@@ -137,7 +144,7 @@ impl Attempt<'_> {
         let kept = original.filter(move |(name, _)| !dropped(name));
         kept.map(|(name, value)| match name {
             ":authority" => (name, self.backend.host.as_str()),
-            ":path" => (name, path),
+            ":path" => (name, path.unwrap_or(value)),
             _ => (name, value),
         })
         .chain([(self.credential.name, self.credential.value)])
@@ -196,18 +203,61 @@ mod tests {
         )
     }
 
+    const CLIENT_PATH: &str = ORIGINAL[2].1;
+
+    #[test]
+    fn the_clients_path_is_not_asked_for_where_it_stays() {
+        let mut config = config("filter");
+        let plain = Request::read(
+            [(&b":path"[..], &b"/openai/deployments/gpt/x"[..])].into_iter(),
+            &Tags::default(),
+        );
+        fn path<'p>(
+            request: &'p Request,
+            config: &'p Config,
+            client_path: impl FnOnce() -> &'p str,
+        ) -> Option<String> {
+            let attempt = Attempt {
+                request,
+                backend: &config.backends[0],
+                credential: TOKEN,
+                timeout_ms: "30000",
+                growth: 0,
+                reads_answer: false,
+            };
+            attempt.path(|| client_path()).map(Cow::into_owned)
+        }
+        assert_eq!(path(&plain, &config, || panic!("asked for")), None);
+        let cleaned = path(&request(), &config, || CLIENT_PATH);
+        assert_eq!(cleaned.as_deref(), Some("/openai/x?api-version=1"));
+        let aliases = &mut config.backends[0].deployments.aliases;
+        aliases.insert("gpt".to_owned(), "own".to_owned());
+        let renamed = path(&plain, &config, || "/openai/deployments/gpt/x");
+        assert_eq!(renamed.as_deref(), Some("/openai/deployments/own/x"));
+        config.backends[0].deployments.aliases.clear();
+        config.backends[0].api_version = Some("2024-10-21".to_owned());
+        let versioned = path(&request(), &config, || CLIENT_PATH);
+        assert_eq!(
+            versioned.as_deref(),
+            Some("/openai/x?api-version=2024-10-21")
+        );
+    }
+
     fn edits(config: &Config, request: &Request) -> Vec<String> {
         let attempt = Attempt {
             request,
             backend: &config.backends[0],
             credential: TOKEN,
-            path: ORIGINAL[2].1,
             timeout_ms: "30000",
             growth: 0,
             reads_answer: false,
         };
         let mut edits = Vec::new();
-        attempt.edit_in_place(config, |edit| edits.push(format!("{edit:?}")));
+        attempt.edit_in_place(
+            config,
+            || CLIENT_PATH,
+            |edit| edits.push(format!("{edit:?}")),
+        );
         edits
     }
 
@@ -241,19 +291,22 @@ mod tests {
                 name: "api-key",
                 value: "KEY",
             },
-            path: "/openai/x",
             timeout_ms: "30000",
             growth: 0,
             reads_answer: false,
         };
         let mut edits = Vec::new();
-        attempt.edit_in_place(&config, |edit| edits.push(format!("{edit:?}")));
+        attempt.edit_in_place(
+            &config,
+            || CLIENT_PATH,
+            |edit| edits.push(format!("{edit:?}")),
+        );
         assert_eq!(edits[0], r#"Remove("authorization")"#);
         assert!(edits.contains(&r#"Set("api-key", "KEY")"#.to_owned()));
         assert!(!edits
             .iter()
             .any(|edit| edit.contains("Set(\"authorization")));
-        let headers = attempt.headers(&config.headers, "/openai/x", ORIGINAL.into_iter());
+        let headers = attempt.headers(&config.headers, None, ORIGINAL.into_iter());
         let mut credentials = headers
             .iter()
             .filter(|(name, _)| is_credential_header(name));
@@ -268,13 +321,13 @@ mod tests {
             request: &request,
             backend: &config.backends[0],
             credential: TOKEN,
-            path: ORIGINAL[2].1,
             timeout_ms: "30000",
             growth: 0,
             reads_answer: false,
         };
+        let path = attempt.path(|| CLIENT_PATH);
         assert_eq!(
-            attempt.headers(&config.headers, &attempt.path(), ORIGINAL.into_iter()),
+            attempt.headers(&config.headers, path.as_deref(), ORIGINAL.into_iter()),
             [
                 (":authority", "east.openai.azure.com"),
                 (":method", "POST"),

@@ -32,5 +32,5 @@ pub mod schedule;
 pub mod shared;
 pub mod splices;
 pub mod state;
-mod text;
+pub(crate) mod text;
 pub mod time;

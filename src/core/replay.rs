@@ -16,6 +16,8 @@ pub enum BodyCopy {
     Growing {
         /// What came so far.
         bytes: Vec<u8>,
+        /// How much will come, where the client said so.
+        announced: usize,
         /// The most that is kept.
         limit: usize,
     },
@@ -28,16 +30,13 @@ pub enum BodyCopy {
 impl BodyCopy {
     /// An empty copy of a body that may grow to `limit` bytes. A body known to be larger is not copied at all.
     pub fn new(announced: Option<u64>, limit: usize) -> Self {
-        match announced.map(usize::try_from) {
-            Some(Ok(length)) if length <= limit => Self::Growing {
-                bytes: Vec::with_capacity(length),
-                limit,
-            },
-            Some(_) => Self::Dropped(NoRetry::BodyTooLarge),
-            None => Self::Growing {
+        match announced.map_or(Ok(0), usize::try_from) {
+            Ok(announced) if announced <= limit => Self::Growing {
                 bytes: Vec::new(),
+                announced,
                 limit,
             },
+            _ => Self::Dropped(NoRetry::BodyTooLarge),
         }
     }
 
@@ -51,14 +50,24 @@ impl BodyCopy {
         matches!(self, Self::Growing { .. })
     }
 
-    /// Appends `chunk`; beyond the limit the whole copy is given up and its memory freed.
-    pub fn push(&mut self, chunk: &[u8]) {
-        if let Self::Growing { bytes, limit } = self {
-            if bytes.len().saturating_add(chunk.len()) > *limit {
-                *self = Self::Dropped(NoRetry::BodyTooLarge);
-            } else {
-                bytes.extend_from_slice(chunk);
-            }
+    /// Appends `chunk`; beyond the limit the whole copy is given up and its memory freed. A chunk that is all of the body is kept
+    /// as it is, without being copied.
+    pub fn push(&mut self, chunk: Vec<u8>) {
+        let Self::Growing {
+            bytes,
+            announced,
+            limit,
+        } = self
+        else {
+            return;
+        };
+        if bytes.len().saturating_add(chunk.len()) > *limit {
+            *self = Self::Dropped(NoRetry::BodyTooLarge);
+        } else if bytes.is_empty() && chunk.len() >= *announced {
+            *bytes = chunk;
+        } else {
+            bytes.reserve(announced.saturating_sub(bytes.len()));
+            bytes.extend_from_slice(&chunk);
         }
     }
 
@@ -102,9 +111,9 @@ mod tests {
     fn chunks_add_up_to_the_body() {
         for announced in [None, Some(5)] {
             let mut copy = BodyCopy::new(announced, 5);
-            copy.push(b"he");
+            copy.push(b"he".to_vec());
             assert_eq!(copy.replay(), Replay::Incomplete);
-            copy.push(b"llo");
+            copy.push(b"llo".to_vec());
             copy.finish();
             assert_eq!(copy.replay(), Replay::Ready);
             assert_eq!(copy.bytes(), b"hello");
@@ -112,14 +121,28 @@ mod tests {
     }
 
     #[test]
+    fn a_body_in_one_piece_is_not_copied_and_one_in_pieces_finds_its_place_ready() {
+        let whole = b"hello".to_vec();
+        let place = whole.as_ptr();
+        let mut copy = BodyCopy::new(Some(5), 5);
+        copy.push(whole);
+        assert_eq!(copy.bytes().as_ptr(), place);
+        let mut copy = BodyCopy::new(Some(1000), 1000);
+        copy.push(vec![0; 100]);
+        let place = copy.bytes().as_ptr();
+        copy.push(vec![0; 900]);
+        assert_eq!((copy.bytes().as_ptr(), copy.bytes().len()), (place, 1000));
+    }
+
+    #[test]
     fn a_body_beyond_the_limit_is_given_up() {
         assert_eq!(BodyCopy::new(Some(6), 5).replay(), TOO_LARGE);
         assert_eq!(BodyCopy::new(Some(u64::MAX), 5).replay(), TOO_LARGE);
         let mut copy = BodyCopy::new(None, 5);
-        copy.push(b"hello");
-        copy.push(b"!");
+        copy.push(b"hello".to_vec());
+        copy.push(b"!".to_vec());
         assert_eq!((copy.replay(), copy.bytes()), (TOO_LARGE, &b""[..]));
-        copy.push(b"more");
+        copy.push(b"more".to_vec());
         copy.finish();
         assert_eq!(copy.replay(), TOO_LARGE);
     }
@@ -127,7 +150,7 @@ mod tests {
     #[test]
     fn a_client_that_sends_more_than_announced_is_bounded_too() {
         let mut copy = BodyCopy::new(Some(2), 5);
-        copy.push(b"hello!");
+        copy.push(b"hello!".to_vec());
         assert_eq!(copy.replay(), TOO_LARGE);
     }
 

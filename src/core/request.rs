@@ -12,6 +12,7 @@ use super::outcome::Outcome;
 use super::shared::fingerprint;
 use super::splices::Splices;
 use super::state::ids::Tags;
+use super::text::number;
 
 /// Headers that carry a client's credentials: the openai SDKs send `api-key` or `authorization`, API Management's clients
 /// `ocp-apim-subscription-key`. None of them may reach a backend.
@@ -97,7 +98,7 @@ impl Request {
             match name {
                 b":method" => method = text(),
                 b":path" => path = text(),
-                b"content-length" => request.content_length = text().parse().ok(),
+                b"content-length" => request.content_length = number(value),
                 b"content-type" if is_multipart(value) => {
                     request.form = BodyForm::Multipart(text().to_owned());
                 }

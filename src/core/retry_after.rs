@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::text;
 use super::time::Timestamp;
 
 /// When each limit is reset; the names are spelled both ways.
@@ -174,8 +175,7 @@ fn timestamp(year: u64, month: &str, day: &str, time: &str) -> Option<Timestamp>
 
 /// At most four digits.
 fn number(text: &str) -> Option<u64> {
-    let digits = (1..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| text.parse().ok())?
+    text::number(text.as_bytes()).filter(|_| text.len() <= 4)
 }
 
 #[cfg(test)]

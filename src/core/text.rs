@@ -1,4 +1,4 @@
-//! Cutting short texts, such as the parts of a path.
+//! Reading short texts, such as the parts of a path.
 //!
 //! The standard library's searches are made for long texts; before they have begun, one of some dozen bytes is at its end here.
 
@@ -50,6 +50,20 @@ pub(super) fn contains(text: &str, byte: u8) -> bool {
     find(text.as_bytes(), [byte]).is_some()
 }
 
+/// A number in decimal digits and nothing else, at most as many as a `u64` always has room for.
+pub(crate) fn number<N: TryFrom<u64>>(digits: &[u8]) -> Option<N> {
+    const MOST: usize = u64::MAX.ilog10() as usize;
+    if digits.is_empty() || digits.len() > MOST {
+        return None;
+    }
+    let number = digits.iter().try_fold(0_u64, |number, digit| {
+        let digit = digit.wrapping_sub(b'0');
+        // Not `checked_mul`, which WebAssembly does in 128 bits.
+        (digit <= 9).then(|| number.wrapping_mul(10).wrapping_add(u64::from(digit)))
+    });
+    N::try_from(number?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +89,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_number_is_digits_and_not_too_many() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("200", Some(200)),
+            ("007", Some(7)),
+            ("65535", Some(u16::MAX)),
+            ("65536", None),
+            ("00000000000000000000", None),
+            ("", None),
+            ("+5", None),
+            ("-5", None),
+            (" 5", None),
+            ("5a", None),
+            ("5:", None),
+            ("٥", None),
+        ] {
+            assert_eq!(number::<u16>(text.as_bytes()), expected, "{text:?}");
+        }
+        assert_eq!(number(&[b'9'; 19]), Some(9_999_999_999_999_999_999_u64));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod journey;
 mod reissue;
 mod reroute;
 mod root;
+mod shown;
 mod tagging;
 mod tokens;
 mod worker;

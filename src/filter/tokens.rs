@@ -11,6 +11,7 @@ use crate::core::identity::source;
 use crate::core::identity::{claims, Failure, Fetched, Record};
 use crate::core::metrics::Event;
 use crate::core::shared;
+use crate::core::text::number;
 use crate::core::time::{Pretty, Timestamp};
 
 /// A token or a key in the form requests use it.
@@ -264,7 +265,7 @@ impl Tokens {
         let body = host::buffer(Buffer::CallBody, 0, LARGEST_ANSWER)?;
         let status = headers
             .get(":status")
-            .and_then(|status| status.parse().ok());
+            .and_then(|status| number(status.as_bytes()));
         let answer = source::read_answer(status, headers.get("retry-after"), &body, now);
         self.finish(answer, now, count)
     }

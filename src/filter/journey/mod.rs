@@ -18,6 +18,7 @@ use crate::core::reply::LocalReply;
 use crate::core::request::{Place, Request};
 use crate::core::retry_after::stated_wait;
 use crate::core::splices::Splices;
+use crate::core::text::number;
 use crate::core::time::Timestamp;
 use crate::filter::complaint::Complaint;
 use crate::filter::credentials::Identities;
@@ -337,7 +338,6 @@ impl Journey {
             request: &self.request,
             backend,
             credential: token.credential(),
-            path: self.client_path(),
             timeout_ms: self.worker.timeout_ms(self.exchange.backend()),
             growth: match self.worker.config.retry.engine {
                 Engine::Filter => self.splices().delta(),
@@ -366,7 +366,8 @@ impl Journey {
     ) -> Result<(), HostError> {
         let mut result = Ok(());
         if let Some(attempt) = self.attempt(token) {
-            attempt.edit_in_place(&self.worker.config, |edit| {
+            let client_path = || self.client_path();
+            attempt.edit_in_place(&self.worker.config, client_path, |edit| {
                 if result.is_ok() {
                     result = apply(edit);
                 }
@@ -489,8 +490,5 @@ fn apply(edit: Edit<'_>) -> Result<(), HostError> {
 /// The status of an answer whose headers are there.
 pub(in crate::filter) fn status() -> Result<u16, HostError> {
     let status = host::header(Map::ResponseHeaders, ":status")?;
-    let status = status
-        .as_deref()
-        .and_then(|bytes| std::str::from_utf8(bytes).ok());
-    Ok(status.and_then(|text| text.parse().ok()).unwrap_or(0))
+    Ok(status.as_deref().and_then(number).unwrap_or(0))
 }

@@ -19,6 +19,7 @@ use super::gate::Gate;
 use super::header_map::HeaderMap;
 use super::host::{self, Half, HostError};
 use super::journey::Journey;
+use super::shown::ShownBody;
 use super::worker::{self, Granted, Wish, Worker};
 use super::{run, Recover};
 use crate::core::exchange::NoRetry;
@@ -72,8 +73,7 @@ pub(crate) struct Stream {
     body: BodyCopy,
     inspection: Inspection,
     trailers: HeaderMap,
-    /// Bytes of Envoy's body buffer that were copied but not passed on, because the request is held.
-    body_held: usize,
+    shown: ShownBody,
     up: Gate,
     down: Gate,
     /// When headers that were held in vain for their body were let go.
@@ -162,7 +162,7 @@ impl StreamHandle {
                 body: BodyCopy::Dropped(NoRetry::AttemptsExhausted),
                 inspection: Inspection::Done,
                 trailers: HeaderMap::default(),
-                body_held: 0,
+                shown: ShownBody::default(),
                 up: Gate::new(Half::Request),
                 down: Gate::new(Half::Response),
                 unheld_at: None,

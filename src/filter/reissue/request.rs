@@ -8,8 +8,9 @@ use proxy_wasm::types::Action;
 use super::{Held, Phase, Stream};
 use crate::core::exchange::NoRetry;
 use crate::core::replay::BodyCopy;
-use crate::filter::host::{self, Buffer, HostError, Map};
+use crate::filter::host::{self, HostError, Map};
 use crate::filter::journey::Departure;
+use crate::filter::shown::ShownBody;
 use crate::filter::worker::Wish;
 
 impl Stream {
@@ -78,6 +79,7 @@ impl Stream {
 
     /// Sends the request on its way to the first backend, if there is one to be had.
     fn forward(&mut self) -> Result<Action, HostError> {
+        self.read_body(false)?;
         match self.journey.depart()? {
             Departure::Ready(authorization) => {
                 self.journey.edit_request(&authorization)?;
@@ -105,11 +107,11 @@ impl Stream {
         if splices.is_empty() {
             return Ok(());
         }
-        let held = host::buffer(Buffer::RequestBody, 0, usize::MAX)?;
-        let spliced = splices.apply(&held);
-        host::replace_buffer(Buffer::RequestBody, &spliced)?;
-        self.body_held = spliced.len();
-        Ok(())
+        let spliced = match &self.body {
+            BodyCopy::Complete(bytes) => splices.apply(bytes),
+            _ => splices.apply(&ShownBody::all()?),
+        };
+        self.shown.replace(&spliced)
     }
 
     pub(super) fn reply_without_token(&mut self, retry_after: Duration) -> Result<(), HostError> {
@@ -124,42 +126,53 @@ impl Stream {
     ) -> Result<Action, HostError> {
         self.up.complete(end_of_stream);
         self.look_for_hidden_body();
-        if self.body.is_growing() || self.inspection.is_under_way() {
-            // While the request is held, Envoy shows all that it holds; else only what is new.
-            let new = size.saturating_sub(self.body_held);
-            let chunk = match new {
-                0 => Vec::new(),
-                new => host::buffer(Buffer::RequestBody, self.body_held, new)?,
-            };
-            self.body.push(&chunk);
-            if end_of_stream {
-                self.body.finish();
-            }
-            self.read_body(&chunk, end_of_stream);
+        self.shown.show(size);
+        if end_of_stream || !self.reads_once() {
+            self.read_body(end_of_stream)?;
         }
-        self.body_held = size;
         let action = self.pass_request()?;
         if action == Action::Continue {
-            self.body_held = 0;
+            self.shown.pass();
         }
         Ok(self.up.body(action))
+    }
+
+    /// Whether the body is read in one piece, once it is complete: nothing is done with its parts before.
+    fn reads_once(&self) -> bool {
+        let is_held = matches!(
+            self.phase,
+            Phase::AwaitingToken | Phase::AwaitingBody | Phase::AwaitingBackend
+        );
+        is_held
+            && self
+                .body
+                .is_worth_holding(self.journey.request.content_length)
+    }
+
+    /// Reads what there is of the body that was not read yet, where it is needed; `end` where it is the last.
+    fn read_body(&mut self, end: bool) -> Result<(), HostError> {
+        if !self.body.is_growing() && !self.inspection.is_under_way() {
+            return Ok(());
+        }
+        let chunk = self.shown.read()?;
+        if let Some(found) = self.inspection.push(&chunk, end) {
+            let journey = &mut self.journey;
+            journey.request.learn(found, &journey.worker.tags);
+        }
+        self.body.push(chunk);
+        if end {
+            self.body.finish();
+        }
+        Ok(())
     }
 
     pub(super) fn on_request_trailers(&mut self) -> Result<Action, HostError> {
         self.up.complete(true);
         if self.body.is_growing() {
             self.trailers = host::headers(Map::RequestTrailers)?;
-            self.body.finish();
         }
-        self.read_body(&[], true);
+        self.read_body(true)?;
         self.pass_request()
-    }
-
-    fn read_body(&mut self, chunk: &[u8], end: bool) {
-        if let Some(found) = self.inspection.push(chunk, end) {
-            let journey = &mut self.journey;
-            journey.request.learn(found, &journey.worker.tags);
-        }
     }
 
     fn pass_request(&mut self) -> Result<Action, HostError> {

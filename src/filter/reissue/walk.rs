@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::{Held, Phase, Stream};
 use crate::core::exchange::{NoRetry, Replay, Verdict};
 use crate::core::outcome::{Outcome, Trace};
+use crate::core::text::number;
 use crate::filter::complaint::Complaint;
 use crate::filter::header_map::HeaderMap;
 use crate::filter::host::{self, Buffer, HostError, Map};
@@ -102,12 +103,16 @@ impl Stream {
             return false;
         };
         let config = &journey.worker.config;
-        let path = attempt.path();
+        let path = attempt.path(|| journey.client_path());
         let splices = journey.splices();
         let spliced = (!splices.is_empty()).then(|| splices.apply(self.body.bytes()));
         let called = host::call(
             &attempt.backend.cluster,
-            attempt.headers(&config.headers, &path, journey.original.iter_utf8()),
+            attempt.headers(
+                &config.headers,
+                path.as_deref(),
+                journey.original.iter_utf8(),
+            ),
             spliced.as_deref().unwrap_or(self.body.bytes()),
             self.trailers.iter_utf8().collect(),
             config.retry.per_try_timeout,
@@ -142,7 +147,7 @@ impl Stream {
         let body = host::buffer(Buffer::CallBody, 0, usize::MAX)?;
         let status = headers
             .get(":status")
-            .and_then(|text| text.parse().ok())
+            .and_then(|text| number(text.as_bytes()))
             .unwrap_or(0);
         let outcome = match status {
             // No answer at all.

@@ -14,8 +14,9 @@ use crate::core::outcome::Outcome;
 use crate::core::reply::LocalReply;
 use crate::filter::complaint::Complaint;
 use crate::filter::gate::Gate;
-use crate::filter::host::{self, Buffer, Half, HostError, Map};
+use crate::filter::host::{self, Half, HostError, Map};
 use crate::filter::journey::{self, Departure, Journey};
+use crate::filter::shown::ShownBody;
 use crate::filter::tokens::Authorization;
 use crate::filter::worker::{self, Granted, Wish, Worker};
 use crate::filter::{run, Recover};
@@ -44,8 +45,7 @@ pub(super) struct Downstream {
     shared: Rc<RefCell<Shared>>,
     phase: Phase,
     inspection: Inspection,
-    /// Bytes of Envoy's body buffer that were read but not passed on, because the request is held.
-    body_held: usize,
+    shown: ShownBody,
     up: Gate,
 }
 
@@ -80,16 +80,16 @@ impl Downstream {
 
     /// A part of the request that is not its headers.
     fn on_request_body(&mut self, size: usize, end_of_stream: bool) -> Result<Action, HostError> {
+        self.shown.show(size);
+        self.request_goes_on(end_of_stream)
+    }
+
+    fn request_goes_on(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
         self.up.complete(end_of_stream);
         if self.phase == Phase::AwaitingBody {
             self.worker.showed_held_body();
             self.worker.forget(self.id);
-            let new = size.saturating_sub(self.body_held);
-            let chunk = match new {
-                0 => Vec::new(),
-                new => host::buffer(Buffer::RequestBody, self.body_held, new)?,
-            };
-            self.body_held = size;
+            let chunk = self.shown.read()?;
             if let Some(found) = self.inspection.push(&chunk, end_of_stream) {
                 with(&self.shared, |shared| {
                     shared.journey.request.learn(found, &self.worker.tags);
@@ -160,8 +160,7 @@ impl Downstream {
             shared.journey.edit_request(token)?;
             let cuts = &shared.journey.request.cuts;
             if !cuts.is_empty() {
-                let held = host::buffer(Buffer::RequestBody, 0, usize::MAX)?;
-                host::replace_buffer(Buffer::RequestBody, &cuts.apply(&held))?;
+                self.shown.replace(&cuts.apply(&ShownBody::all()?))?;
             }
             if let Some(retries) = retries {
                 host::set_header(Map::RequestHeaders, "x-envoy-max-retries", digit(retries))?;
@@ -334,7 +333,7 @@ impl DownstreamHandle {
                 shared: Rc::new(RefCell::new(shared)),
                 phase: Phase::New,
                 inspection: Inspection::Done,
-                body_held: 0,
+                shown: ShownBody::default(),
                 up: Gate::new(Half::Request),
             })
         }))
@@ -371,8 +370,7 @@ impl HttpContext for DownstreamHandle {
 
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
         run(&self.0, Action::Pause, |stream| {
-            let held = stream.body_held;
-            stream.on_request_body(held, true)
+            stream.request_goes_on(true)
         })
     }
 

@@ -185,7 +185,14 @@ fn write_next(next: &mut Vec<u8>, cluster: &str, id: u32) {
 /// The request that it names.
 fn id_of(next: &[u8]) -> Option<u32> {
     let digits = next.last_chunk::<ID_DIGITS>()?;
-    u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    digits.iter().try_fold(0, |id, digit| {
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(id << 4 | u32::from(value))
+    })
 }
 
 /// Looks again where the router should go from attempts that get no answer: since they began, backends may have been throttled,

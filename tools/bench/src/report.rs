@@ -61,15 +61,14 @@ impl Report<'_> {
              **ext_proc**: round robin and token, no retries; the service is asked for request headers only and runs beside Envoy. \
              **LiteLLM**: one worker, three Azure deployments, random choice.\n\
              - **floor**: in the balancer's place, with its configuration, a module that makes the host calls a plain chat request \
-             needs, with arguments of the same size, computes nothing and keeps nothing. It is what Envoy charges for these calls; the \
-             balancer's own computing comes on top, with whatever else it calls and the body that the filter engine keeps. Where the \
-             floor is above a target, no module with these calls reaches that target on this machine. There is none for a \
-             retry.\n\
+             needs, with arguments of the same size, and computes nothing; what it reads it keeps until sixteen requests later. It is \
+             what Envoy charges for these calls; the balancer's own computing comes on top, with whatever else it calls. Where the \
+             floor is above a target, no module with these calls reaches that target on this machine.\n\
              - **streams** are {events} events, {pause} ms apart, over 64 connections; what is given is for a whole stream. *First byte* is \
              from the request's first byte to the first of the answer's body, over one connection. *Retried*: the first attempt \
              of every request is answered 503.\n\
-             - **one of three throttled**: one backend answers every request with 429 and `retry-after: 2`; plain Envoy beside it \
-             meets none.\n\
+             - **one of three throttled**: one backend answers every request with 429 and `retry-after: 2`; plain Envoy and the \
+             floors, which do not retry, meet none beside it.\n\
              - **workers**: Envoy and load share all cores, so that only the ratios among the rows say something.\n\n\
              What is deterministic is checked by the tests: host calls, bytes and instructions of a request, and the size of the \
              module, see [budget.toml](../tests/budget.toml).\n",

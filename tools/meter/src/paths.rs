@@ -29,9 +29,10 @@ const LARGE: usize = 1 << 20;
 type Act = fn(&Gateway);
 
 /// What is done once before it is counted, and what is counted.
-const PATHS: [(&str, Act, Act); 5] = [
+const PATHS: [(&str, Act, Act); 6] = [
     ("served at once", warm_up, serve),
     ("an answer of 50 chunks", warm_up, stream),
+    ("a body of 96 KiB", warm_up, serve_sizeable),
     ("a body of 1 MiB", warm_up, serve_large),
     ("throttled, then served", warm_up, retry),
     ("one backend is cooling down", cool_down, serve),
@@ -75,9 +76,17 @@ fn stream(gateway: &Gateway) {
     request.answer(gateway, 200, &[CHUNK; CHUNKS]);
 }
 
+fn serve_sizeable(gateway: &Gateway) {
+    serve_frames::<6>(gateway);
+}
+
 fn serve_large(gateway: &Gateway) {
+    serve_frames::<{ LARGE / FRAME }>(gateway);
+}
+
+fn serve_frames<const COUNT: usize>(gateway: &Gateway) {
     let frame = [b'x'; FRAME];
-    let request = gateway.send(&[&frame[..]; LARGE / FRAME]);
+    let request = gateway.send(&[&frame[..]; COUNT]);
     request.answer(gateway, 200, &[r#"{"choices":[]}"#]);
 }
 

@@ -8,7 +8,6 @@
 
 (func (export "proxy_on_request_body") (param $context i32) (param $held i32) (param $end i32) (result i32)
   (if (i32.eqz (local.get $end)) (then (return (global.get $pause))))
-  (call $begin)
   ;; The body, which is kept for another attempt.
   (call $do (call $get_buffer_bytes (global.get $request_body) (i32.const 0) (local.get $held)
     (global.get $data) (global.get $size)))
@@ -26,7 +25,6 @@
 (func (export "proxy_on_request_trailers") (param i32 i32) (result i32) (global.get $continue))
 
 (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32)
-  (call $begin)
   ;; How the attempt ended.
   (call $do (call $get_header_map_value (global.get $response_headers)
     (global.get $status) (global.get $status.size) (global.get $data) (global.get $size)))

@@ -20,7 +20,6 @@
 (func (export "proxy_on_request_trailers") (param i32 i32) (result i32) (global.get $continue))
 
 (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32)
-  (call $begin)
   ;; Who answered, after how many attempts.
   (call $do (call $replace_header_map_value (global.get $response_headers)
     (global.get $backend_header) (global.get $backend_header.size) (global.get $backend) (global.get $backend.size)))

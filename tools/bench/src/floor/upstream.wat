@@ -13,7 +13,6 @@
 (func (export "proxy_on_request_trailers") (param i32 i32) (result i32) (global.get $continue))
 
 (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32)
-  (call $begin)
   ;; How the attempt ended.
   (call $do (call $get_header_map_value (global.get $response_headers)
     (global.get $status) (global.get $status.size) (global.get $data) (global.get $size)))
