@@ -203,9 +203,7 @@ impl Workload {
             Self::FirstByteRetried => variant.retries(),
             // Plain Envoy, with nothing throttled, is what the others are compared with. The floors, which retry nothing, meet
             // nothing throttled either.
-            Self::Throttled => {
-                variant.retries() || variant.is_floor() || variant == Variant::Envoy
-            }
+            Self::Throttled => variant.retries() || variant.is_floor() || variant == Variant::Envoy,
             Self::OneWorker | Self::TwoWorkers => {
                 matches!(variant, Variant::Envoy | Variant::Filter | Variant::Router)
             }

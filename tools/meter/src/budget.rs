@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::cost::Quantities;
+use crate::module::Function;
 
 /// The file, below the workspace.
 const FILE: &str = "tests/budget.toml";
@@ -27,6 +28,8 @@ pub struct Budget {
 pub struct Size {
     /// In bytes.
     pub bytes: u64,
+    /// The body of its largest function, in bytes.
+    pub largest_function: u64,
 }
 
 impl Budget {
@@ -70,6 +73,22 @@ impl Budget {
     /// What is wrong with the module's size, if anything.
     pub fn judge_size(&self, bytes: u64) -> Option<String> {
         left("[module]", "bytes", bytes, self.module.bytes)
+    }
+
+    /// What is wrong with the largest function, if anything.
+    pub fn judge_largest(&self, function: &Function) -> Option<String> {
+        let Function { name, bytes } = function;
+        let may = self.module.largest_function;
+        if *bytes > may {
+            return Some(format!(
+                "the largest function, {name}, has {bytes} bytes, {} more than {may}. What compiling it takes, Envoy keeps: hold apart by \
+                 `#[inline(never)]` what start-up, a tick or a failure alone calls, and have a large generic function's body in one \
+                 that is not generic. If it cannot be smaller, write `largest_function = {bytes}` below [module] in {FILE} and say \
+                 why in the commit",
+                bytes - may
+            ));
+        }
+        left("[module]", "largest_function", *bytes, may)
     }
 }
 
@@ -117,6 +136,7 @@ mod tests {
     const TEXT: &str = r#"
         [module]
         bytes = 1000
+        largest_function = 500
         [paths."one"]
         callbacks = 3
         host_calls = 10
@@ -173,5 +193,28 @@ mod tests {
         assert!(budget.judge("two", Quantities::default())[0].contains("no section"));
         assert!(budget.judge_size(1001).unwrap().contains("by 1 "));
         assert_eq!(budget.judge_size(1000), None);
+    }
+
+    #[test]
+    fn a_larger_function_is_named_with_what_to_do() {
+        let budget: Budget = toml::from_str(TEXT).unwrap();
+        let judged = |bytes| {
+            let name = "core::large".to_owned();
+            budget.judge_largest(&Function { name, bytes })
+        };
+        assert_eq!(judged(500), None);
+        assert_eq!(judged(425), None);
+        let said = judged(501).unwrap();
+        assert!(
+            said.starts_with("the largest function, core::large, has 501 bytes, 1 more than 500.")
+                && said.contains("#[inline(never)]")
+                && said.contains("`largest_function = 501` below [module] in tests/budget.toml"),
+            "{said}"
+        );
+        let said = judged(424).unwrap();
+        assert!(
+            said.starts_with("largest_function fell to 424, below 425."),
+            "{said}"
+        );
     }
 }

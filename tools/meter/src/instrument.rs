@@ -3,6 +3,8 @@
 use walrus::ir::{self, BinaryOp, Instr, InstrLocId, InstrSeqId, Visitor};
 use walrus::{ConstExpr, FunctionId, GlobalId, Module, ValType};
 
+use crate::module::Function;
+
 /// The export that is the counter of a function.
 pub(crate) fn counter(index: usize) -> String {
     format!("instructions of {index}")
@@ -20,11 +22,30 @@ pub(crate) fn instrument(bytes: &[u8]) -> (Vec<u8>, Vec<String>) {
         let global = module.globals.add_local(ValType::I64, true, false, zero);
         module.exports.add(&counter(index), global);
         count(&mut module, function, global);
-        let mangled = module.funcs.get(function).name.as_deref();
-        format!("{:#}", rustc_demangle::demangle(mangled.unwrap_or("?")))
+        name(module.funcs.get(function))
     });
     let names = names.collect();
     (module.emit_wasm(), names)
+}
+
+/// The function whose body is the largest.
+///
+/// # Panics
+/// It is not a module.
+pub(crate) fn largest(bytes: &[u8]) -> Option<Function> {
+    let module = Module::from_buffer(bytes).expect("the module is WebAssembly");
+    let bodies = module.funcs.iter_local().filter_map(|(id, function)| {
+        let bytes = function.original_range.as_ref()?.len() as u64;
+        Some((bytes, id))
+    });
+    let (bytes, id) = bodies.max()?;
+    let name = name(module.funcs.get(id));
+    Some(Function { name, bytes })
+}
+
+fn name(function: &walrus::Function) -> String {
+    let mangled = function.name.as_deref().unwrap_or("?");
+    format!("{:#}", rustc_demangle::demangle(mangled))
 }
 
 fn count(module: &mut Module, function: FunctionId, counter: GlobalId) {
@@ -96,6 +117,23 @@ mod tests {
     use walrus::FunctionBuilder;
 
     use super::*;
+
+    #[test]
+    fn the_largest_function_is_found() {
+        let mut module = Module::default();
+        for (name, calls) in [("small", 1), ("large", 3), ("middle", 2)] {
+            let mut function = FunctionBuilder::new(&mut module.types, &[], &[]);
+            function.name(name.to_owned());
+            for number in 0..calls {
+                function.func_body().i32_const(number).drop();
+            }
+            let function = function.finish(Vec::new(), &mut module.funcs);
+            module.exports.add(name, function);
+        }
+        // The number of locals' kinds, three times two bytes and one, and the end.
+        let (name, bytes) = ("large".to_owned(), 1 + 3 * 3 + 1);
+        assert_eq!(largest(&module.emit_wasm()), Some(Function { name, bytes }));
+    }
 
     #[test]
     fn what_is_executed_is_counted_and_nothing_else() {

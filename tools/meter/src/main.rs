@@ -9,8 +9,11 @@ use meter::{module, paths};
 fn main() -> ExitCode {
     let budget = Budget::read();
     let size = fs::metadata(module::path()).map_or(0, |file| file.len());
-    println!("[module]\nbytes = {size}\n");
+    let largest = module::largest_function();
+    println!("[module]\nbytes = {size}");
+    println!("largest_function = {} # {}\n", largest.bytes, largest.name);
     let mut objections: Vec<_> = budget.judge_size(size).into_iter().collect();
+    objections.extend(budget.judge_largest(&largest));
     for (name, cost) in paths::all() {
         let quantities = cost.quantities();
         let said = budget.judge(&name, quantities);

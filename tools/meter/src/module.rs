@@ -48,6 +48,15 @@ pub struct Spent {
     pub instructions: u64,
 }
 
+/// A function of the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its name.
+    pub name: String,
+    /// The size of its body.
+    pub bytes: u64,
+}
+
 struct Running {
     store: Store<()>,
     instance: Instance,
@@ -133,6 +142,16 @@ pub fn path() -> PathBuf {
     let path = env::var_os(VARIABLE);
     let path = path.unwrap_or_else(|| panic!("{VARIABLE} is not set; run `cargo xtask test`"));
     PathBuf::from(path)
+}
+
+/// The function of the module whose body is the largest.
+///
+/// # Panics
+/// When there is no module, or nothing in it.
+pub fn largest_function() -> Function {
+    let path = path();
+    let bytes = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    instrument::largest(&bytes).expect("the module has functions")
 }
 
 /// Runs a callback, if the module exports it.

@@ -29,3 +29,9 @@ fn the_module_keeps_its_size() {
     let objection = Budget::read().judge_size(size);
     assert_eq!(objection, None);
 }
+
+#[test]
+fn no_function_is_larger_than_it_may_be() {
+    let objection = Budget::read().judge_largest(&module::largest_function());
+    assert_eq!(objection, None);
+}
