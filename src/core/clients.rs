@@ -2,8 +2,6 @@
 //!
 //! Who a client is has been found out by a filter before this one, which says so in a request header.
 
-use std::collections::BTreeMap;
-
 /// The most clients that are told apart. Each one becomes a statistic, which Envoy keeps for good.
 pub const MAX_CLIENTS: usize = 200;
 
@@ -31,19 +29,20 @@ pub fn counter_name(client: &str) -> String {
 /// Counts of requests by client since the last hand-over.
 #[derive(Clone, Debug, Default)]
 pub struct Clients {
-    places: BTreeMap<String, usize>,
+    /// In the order of the names.
+    places: Vec<(String, usize)>,
     counts: Vec<u32>,
 }
 
 impl Clients {
     /// Counts a request of `client`; under [`OTHER`] if it is one too many to be told apart.
     pub fn count(&mut self, client: &str) {
-        let place = match self.places.get(client) {
-            Some(place) => *place,
-            None if self.places.len() < MAX_CLIENTS => self.add(client),
-            None => match self.places.get(OTHER) {
-                Some(place) => *place,
-                None => self.add(OTHER),
+        let place = match self.find(client) {
+            Ok(place) => place,
+            Err(at) if self.places.len() < MAX_CLIENTS => self.add(at, client),
+            Err(_) => match self.find(OTHER) {
+                Ok(place) => place,
+                Err(at) => self.add(at, OTHER),
             },
         };
         if let Some(count) = self.counts.get_mut(place) {
@@ -51,10 +50,20 @@ impl Clients {
         }
     }
 
-    fn add(&mut self, client: &str) -> usize {
+    /// The client's place, or where among the names it would be.
+    fn find(&self, client: &str) -> Result<usize, usize> {
+        let at = self
+            .places
+            .binary_search_by(|(name, _)| name.as_str().cmp(client))?;
+        let found = self.places.get(at).ok_or(at)?;
+        Ok(found.1)
+    }
+
+    #[inline(never)]
+    fn add(&mut self, at: usize, client: &str) -> usize {
         let place = self.counts.len();
         self.counts.push(0);
-        self.places.insert(client.to_owned(), place);
+        self.places.insert(at, (client.to_owned(), place));
         place
     }
 
@@ -74,6 +83,8 @@ impl Clients {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]

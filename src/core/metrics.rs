@@ -72,17 +72,12 @@ pub fn counter_names(backends: &[Backend]) -> Vec<String> {
         .collect();
     names.extend(NoRetry::ALL.map(|reason| format!("aoai.no_retry.{}", reason.name())));
     for backend in backends {
-        let mut add = |kind: &str, of: &str| {
-            names.push(format!("aoai.backend.{}.{kind}{of}", backend.name));
-        };
-        for kind in ["attempts", "retries", "probes", "missing_deployments"] {
-            add(kind, "");
-        }
-        for outcome in Outcome::ALL {
-            add("outcome.", outcome.name());
-        }
-        for reason in Reason::ALL {
-            add("cooldowns.", reason.name());
+        let events = ["attempts", "retries", "probes", "missing_deployments"];
+        let own = events.map(|event| ("", event)).into_iter();
+        let outcomes = Outcome::ALL.map(|outcome| ("outcome.", outcome.name()));
+        let cooldowns = Reason::ALL.map(|reason| ("cooldowns.", reason.name()));
+        for (kind, name) in own.chain(outcomes).chain(cooldowns) {
+            names.push(format!("aoai.backend.{}.{kind}{name}", backend.name));
         }
     }
     names

@@ -1,7 +1,7 @@
 //! What all streams of one configuration on one worker thread share: backends, token, tally, and the list of those that wait.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -93,7 +93,8 @@ pub(crate) struct Worker {
     seconds_to_expiry: u32,
     handed_over_at: Cell<Timestamp>,
     tidied_at: Cell<Timestamp>,
-    waiting: RefCell<BTreeMap<u32, Waiting>>,
+    /// By the streams' ids, in their order.
+    waiting: RefCell<Vec<(u32, Waiting)>>,
     /// Calls made for a stream in the root context's name, with the stream's id.
     calls: RefCell<HashMap<u32, Caller>>,
     root_is_running: Cell<bool>,
@@ -246,7 +247,11 @@ impl Worker {
     fn enlist(&self, id: u32, entry: Waiting) -> bool {
         match self.waiting.try_borrow_mut() {
             Ok(mut waiting) if waiting.len() < MOST_WAITING => {
-                waiting.insert(id, entry);
+                let at = waiting.partition_point(|(known, _)| *known < id);
+                match waiting.get_mut(at) {
+                    Some((known, wish)) if *known == id => *wish = entry,
+                    _ => waiting.insert(at, (id, entry)),
+                }
                 true
             }
             _ => false,
@@ -262,7 +267,9 @@ impl Worker {
     /// The stream waits no longer, or has ended.
     pub(crate) fn forget(&self, id: u32) {
         if let Ok(mut waiting) = self.waiting.try_borrow_mut() {
-            waiting.remove(&id);
+            if let Ok(at) = waiting.binary_search_by_key(&id, |(id, _)| *id) {
+                waiting.remove(at);
+            }
         }
     }
 
@@ -340,7 +347,7 @@ impl Worker {
             return;
         }
         let mut granted = Vec::new();
-        waiting.retain(|id, entry| match self.grant(entry, now) {
+        waiting.retain(|(id, entry)| match self.grant(entry, now) {
             Some(grant) => {
                 granted.push((*id, Rc::clone(&entry.stream), grant));
                 false
