@@ -4,7 +4,7 @@ use super::config::Backend;
 use super::exchange::NoRetry;
 use super::health::{Health, Reason, Standing};
 use super::outcome::Outcome;
-use super::time::Timestamp;
+use super::time::{millis, Timestamp};
 
 /// Something that is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,10 +97,10 @@ pub fn gauges(health: &Health, now: Timestamp) -> [u64; 2] {
         Some(reason) => 1 + reason as u64,
     };
     let left = match health.standing(now) {
-        Standing::Out(_, until) if state != 4 => until.since(now).as_millis().div_ceil(1000),
+        Standing::Out(_, until) if state != 4 => millis(until.since(now)).div_ceil(1000),
         _ => 0,
     };
-    [state, u64::try_from(left).unwrap_or(u64::MAX)]
+    [state, left]
 }
 
 /// Counts since the last hand-over. Adding is a memory write; a host call for each event would cost about a microsecond.

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::fleet::Wait;
 use super::operation::Api;
+use super::time::millis;
 
 /// An answer the filter makes itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,7 +175,7 @@ impl LocalReply {
 /// The headers that ask a client to wait: `retry-after` in whole seconds, rounded up, at least one; `retry-after-ms` exact, which
 /// the openai SDKs prefer.
 pub fn retry_after<'a>(wait: Duration) -> [(&'a str, String); 2] {
-    let millis = wait.as_millis().max(1);
+    let millis = millis(wait).max(1);
     [
         ("retry-after", millis.div_ceil(1000).to_string()),
         ("retry-after-ms", millis.to_string()),

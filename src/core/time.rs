@@ -35,9 +35,14 @@ impl std::ops::Add<Duration> for Timestamp {
     type Output = Self;
 
     fn add(self, duration: Duration) -> Self {
-        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Self(self.0.saturating_add(millis))
+        Self(self.0.saturating_add(millis(duration)))
     }
+}
+
+/// A duration in whole milliseconds. `as_millis` has 128 bits, for which nothing here has a use, and much code.
+pub fn millis(duration: Duration) -> u64 {
+    let whole = duration.as_secs().saturating_mul(1000);
+    whole.saturating_add(u64::from(duration.subsec_millis()))
 }
 
 /// A duration as people read it: `250ms`, `1.5s`, `59m58s`.
@@ -47,7 +52,7 @@ impl fmt::Display for Pretty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
         match (seconds / 60, seconds % 60) {
-            (0, 0) => write!(f, "{}ms", self.0.as_millis()),
+            (0, 0) => write!(f, "{}ms", self.0.subsec_millis()),
             (0, _) => {
                 let text = format!("{seconds}.{:03}", self.0.subsec_millis());
                 let text = text.trim_end_matches('0').trim_end_matches('.');

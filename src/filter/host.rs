@@ -13,7 +13,7 @@ use proxy_wasm::types::Status;
 
 use super::header_map::HeaderMap;
 use crate::core::shared::SWAP_TRIES;
-use crate::core::time::Timestamp;
+use crate::core::time::{millis, Timestamp};
 
 const OK: u32 = Status::Ok as u32;
 const NOT_FOUND: u32 = Status::NotFound as u32;
@@ -196,7 +196,7 @@ pub(crate) fn now() -> Timestamp {
 
 /// Sets how often the root context ticks.
 pub(crate) fn set_tick_period(period: Duration) -> Result<()> {
-    let millis = u32::try_from(period.as_millis()).unwrap_or(u32::MAX);
+    let millis = u32::try_from(millis(period)).unwrap_or(u32::MAX);
     // SAFETY: no pointers.
     check("set_tick_period", unsafe {
         proxy_set_tick_period_milliseconds(millis)

@@ -16,7 +16,7 @@ use crate::core::config::Config;
 use crate::core::health::{Change, Claim, Finding};
 use crate::core::metrics::{self, Event, Tally};
 use crate::core::state::ids::Tags;
-use crate::core::time::Timestamp;
+use crate::core::time::{millis, Timestamp};
 
 /// The usual tick: statistics are handed over, the token's age is looked at.
 const CALM: Duration = Duration::from_secs(1);
@@ -120,7 +120,7 @@ impl Worker {
             timeouts: config
                 .backends
                 .iter()
-                .map(|backend| config.router_timeout(backend).as_millis().to_string())
+                .map(|backend| millis(config.router_timeout(backend)).to_string())
                 .collect(),
             tally: RefCell::new(Tally::new(config.backends.len())),
             counters,
