@@ -15,7 +15,7 @@ use crate::core::reply::LocalReply;
 use crate::filter::complaint::Complaint;
 use crate::filter::gate::Gate;
 use crate::filter::host::{self, Half, HostError, Map};
-use crate::filter::journey::{self, Departure, Journey};
+use crate::filter::journey::{outcomes, Departure, Journey};
 use crate::filter::shown::ShownBody;
 use crate::filter::tokens::Authorization;
 use crate::filter::worker::{self, Granted, Wish, Worker};
@@ -213,7 +213,7 @@ impl Downstream {
                 self.phase = Phase::Done;
                 shared.answer_for_want_of_one()
             }
-            Step::Attempting if shared.journey.is_to_slow_client(journey::status()?)? => {
+            Step::Attempting if shared.journey.is_to_slow_client(outcomes::status()?)? => {
                 worker.count(Event::ClientGone);
                 self.phase = Phase::Done;
                 Ok(())
@@ -223,7 +223,7 @@ impl Downstream {
                 shared.journey.is_from_backend()?;
                 shared.no_answer();
                 shared.journey.end_unanswered(shared.replay);
-                shared.journey.timed_out = journey::status()? == 504;
+                shared.journey.timed_out = outcomes::status()? == 504;
                 self.phase = Phase::Done;
                 shared.answer_for_want_of_one()
             }

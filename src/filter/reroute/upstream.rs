@@ -17,7 +17,8 @@ use crate::core::splices::Splices;
 use crate::filter::complaint::Complaint;
 use crate::filter::gate::Gate;
 use crate::filter::host::{self, Buffer, Half, HostError, Map};
-use crate::filter::journey::{self, Answer, Next, ERROR_BODY};
+use crate::filter::journey::outcomes::{self, Next, ERROR_BODY};
+use crate::filter::journey::Answer;
 use crate::filter::tokens::Renewal;
 use crate::filter::worker::{self, Granted, Wish};
 use crate::filter::{run, Recover};
@@ -118,7 +119,7 @@ impl Upstream {
         let Some(shared) = self.shared.clone() else {
             return Ok(Action::Continue);
         };
-        let status = journey::status()?;
+        let status = outcomes::status()?;
         let worker = with(&shared, |shared| Ok(Rc::clone(&shared.journey.worker)))?;
         let outcome = Outcome::from_status(status, &worker.config.retry);
         match outcome {
