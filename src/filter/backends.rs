@@ -4,7 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use super::announce::Gauges;
-use super::host::{self, HostError, OftenSwapped};
+use super::host::{self, HostError};
+use super::swap::{create_shared, read_shared, swap_shared, OftenSwapped};
 use crate::core::budget::Budget;
 use crate::core::config::Config;
 use crate::core::exchange::{Chosen, NoRetry};
@@ -54,13 +55,13 @@ impl Backends {
                 .collect::<Result<_, _>>()?,
         };
         // A value that does not exist cannot be compared and swapped, so the first to be configured creates it.
-        create(backends.turns.key(), || Turns::default().encode())?;
+        create_shared(backends.turns.key(), || Turns::default().encode())?;
         for key in &backends.health_keys {
-            create(key, || Health::default().encode())?;
+            create_shared(key, || Health::default().encode())?;
         }
         if let Some(rules) = &config.retry.budget {
             let turn = backends.read_turns()?.next;
-            create(&backends.budget_key, || {
+            create_shared(&backends.budget_key, || {
                 Budget::new(rules, turn, host::now()).encode()
             })?;
         }
@@ -310,7 +311,7 @@ impl Backends {
             return Ok(());
         };
         let now = host::now();
-        let withdrawn = host::swap_shared(&self.budget_key, |bytes| {
+        let withdrawn = swap_shared(&self.budget_key, |bytes| {
             let mut budget =
                 Budget::decode(bytes).unwrap_or_else(|| Budget::new(rules, plan.turn, now));
             (
@@ -339,7 +340,7 @@ impl Backends {
     #[inline(never)]
     fn alter(&self, backend: usize, change: &mut dyn FnMut(&mut Health)) -> Result<(), HostError> {
         let key = self.health_keys.get(backend).map_or("", String::as_str);
-        let result = host::swap_shared(key, |bytes| {
+        let result = swap_shared(key, |bytes| {
             let before = Health::decode(bytes);
             let mut after = before.clone();
             change(&mut after);
@@ -359,7 +360,7 @@ impl Backends {
 
     /// Makes every worker look at the backends' health with its next request.
     fn tell(&self) {
-        let told = host::swap_shared(self.turns.key(), |bytes| {
+        let told = swap_shared(self.turns.key(), |bytes| {
             let turns = Turns::decode(bytes);
             let after = turns.after_change();
             ((turns.edition, after.edition), Some(after.encode()))
@@ -382,7 +383,7 @@ impl Backends {
             return;
         };
         for (backend, key) in self.health_keys.iter().enumerate() {
-            match read(key, Health::decode) {
+            match read_shared(key, Health::decode) {
                 Ok(health) => fleet.set_health(backend, health),
                 Err(error) => {
                     log::error!("{error}");
@@ -394,7 +395,7 @@ impl Backends {
     }
 
     fn read_turns(&self) -> Result<Turns, HostError> {
-        read(self.turns.key(), Turns::decode)
+        read_shared(self.turns.key(), Turns::decode)
     }
 
     fn health(&self, backend: usize) -> Option<Health> {
@@ -435,12 +436,4 @@ fn no_retry(none: NoChoice) -> NoRetry {
         NoChoice::NoApi | NoChoice::NoDeployment | NoChoice::AllTried => NoRetry::BackendsExhausted,
         NoChoice::NoToken | NoChoice::AllOut(_) => NoRetry::BackendsOut,
     }
-}
-
-fn read<T>(key: &str, decode: impl Fn(Option<&[u8]>) -> T) -> Result<T, HostError> {
-    host::swap_shared(key, |bytes| (decode(bytes), None::<[u8; 0]>))
-}
-
-fn create<B: AsRef<[u8]>>(key: &str, value: impl Fn() -> B) -> Result<(), HostError> {
-    host::swap_shared(key, |bytes| ((), bytes.is_none().then(&value)))
 }
