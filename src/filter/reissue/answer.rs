@@ -9,7 +9,7 @@ use crate::core::metrics::Event;
 use crate::core::outcome::{Outcome, Trace};
 use crate::filter::host::{self, Buffer, HostError};
 use crate::filter::journey::outcomes::{self, ERROR_BODY};
-use crate::filter::worker::Wish;
+use crate::filter::waiting::Wish;
 
 impl Stream {
     pub(super) fn on_response_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {

@@ -12,7 +12,7 @@ use crate::filter::host::{self, Buffer, HostError, Map};
 use crate::filter::journey::outcomes::Next;
 use crate::filter::journey::Answer;
 use crate::filter::tokens::{Authorization, Renewal};
-use crate::filter::worker::{Granted, Wish};
+use crate::filter::waiting::{Granted, Wish};
 
 /// What became of the router's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,8 @@ use crate::filter::host::{self, Half, HostError, Map};
 use crate::filter::journey::{outcomes, Departure, Journey};
 use crate::filter::shown::ShownBody;
 use crate::filter::tokens::Authorization;
-use crate::filter::worker::{self, Granted, Wish, Worker};
+use crate::filter::waiting::{Granted, Wish};
+use crate::filter::worker::{self, Worker};
 use crate::filter::{run, Recover};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +141,7 @@ impl Downstream {
         let wish = Wish::Token(identities);
         if !me.is_some_and(|me| self.worker.wait(self.id, me, wish)) {
             self.phase = Phase::Done;
-            let retry_after = self.worker.retry_after(identities);
+            let retry_after = self.worker.credentials.retry_after(identities);
             with(&self.shared, |shared| {
                 shared.journey.reply_without_token(retry_after)
             })?;

@@ -20,7 +20,8 @@ use crate::filter::host::{self, Buffer, Half, HostError, Map};
 use crate::filter::journey::outcomes::{self, Next, ERROR_BODY};
 use crate::filter::journey::Answer;
 use crate::filter::tokens::Renewal;
-use crate::filter::worker::{self, Granted, Wish};
+use crate::filter::waiting::{Granted, Wish};
+use crate::filter::worker;
 use crate::filter::{run, Recover};
 
 thread_local! {
