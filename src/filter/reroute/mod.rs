@@ -9,6 +9,7 @@
 //! Both run in the same VM of a worker, if their VM configurations are the same, and so share the request's [`Journey`].
 
 mod downstream;
+mod readdress;
 mod upstream;
 
 use std::cell::{Cell, RefCell};
