@@ -79,6 +79,7 @@ impl Stream {
 
     /// Sends the request on its way to the first backend, if there is one to be had.
     fn forward(&mut self) -> Result<Action, HostError> {
+        // What was to be read once it is complete may leave before.
         self.read_body(false)?;
         match self.journey.depart()? {
             Departure::Ready(authorization) => {
