@@ -16,7 +16,7 @@ cases! {
         let chat = chat_request().padded(100_000);
         assert_eq!(send(&gateway, &chat), 500, "both failed");
         assert_eq!(send(&gateway, &chat), 200);
-        let backends = azure.backends().into_iter();
+        let backends = azure.backends().iter();
         let bodies: Vec<_> = backends.flat_map(|backend| backend.requests()).map(|request| request.body).collect();
         assert_eq!(bodies.len(), 3);
         assert!(bodies.iter().all(|body| *body == chat.bytes()), "not byte for byte");
