@@ -19,6 +19,8 @@
 
 pub mod core;
 pub mod filter;
+// With threads there would be more than one to take from it.
+#[cfg(any(all(target_arch = "wasm32", not(target_feature = "atomics")), test))]
 mod memory;
 
 #[allow(missing_docs)] // The SDK's macro makes a public function.

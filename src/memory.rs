@@ -10,12 +10,12 @@ use std::cell::Cell;
 use std::ptr;
 
 /// The module's allocator.
-#[cfg(all(target_arch = "wasm32", not(target_feature = "atomics")))]
+#[cfg(target_arch = "wasm32")]
 #[global_allocator]
 static MEMORY: Keeper<System> = Keeper::new(System);
 
-// SAFETY: without atomics there is one thread.
-#[cfg(all(target_arch = "wasm32", not(target_feature = "atomics")))]
+// SAFETY: there is one thread.
+#[cfg(target_arch = "wasm32")]
 unsafe impl<S> Sync for Keeper<S> {}
 
 /// The smallest size that is kept; the others are its double, and so on.

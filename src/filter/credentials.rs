@@ -11,6 +11,9 @@ use crate::core::metrics::Event;
 use crate::core::plan::BackendSet;
 use crate::core::time::Timestamp;
 
+/// For want of a token no client is told to come back sooner than after this time.
+pub(super) const LEAST_RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// Identities, by their places in the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Identities(u32);
@@ -155,6 +158,12 @@ impl Credentials {
             .each(identities)
             .map(|tokens| tokens.expected_wait(now));
         waits.min().unwrap_or(Duration::MAX)
+    }
+
+    /// When it makes sense to ask again for what needs a token of one of these.
+    pub(super) fn retry_after(&self, identities: Identities) -> Duration {
+        let wait = self.expected_wait(identities, host::now());
+        wait.max(LEAST_RETRY_AFTER)
     }
 
     /// How long a request may wait for a token of one of these.

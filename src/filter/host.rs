@@ -4,7 +4,6 @@
 //! a [`HostError`] instead. Only `dispatch_http_call` goes through the SDK, because its dispatcher must know the call.
 #![allow(unsafe_code)]
 
-use std::cell::Cell;
 use std::fmt;
 use std::time::Duration;
 
@@ -12,7 +11,6 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::types::Status;
 
 use super::header_map::HeaderMap;
-use crate::core::shared::SWAP_TRIES;
 use crate::core::time::{millis, Timestamp};
 
 const OK: u32 = Status::Ok as u32;
@@ -31,6 +29,12 @@ impl HostError {
     pub(crate) const REENTERED: Self = Self {
         call: "a callback within another",
         status: u32::MAX,
+    };
+
+    /// Others changed a shared value each time before it could be stored.
+    pub(super) const OUTRUN: Self = Self {
+        call: "set_shared_data",
+        status: CAS_MISMATCH,
     };
 
     /// Whether an argument was wrong, such as the name of a cluster.
@@ -275,107 +279,8 @@ pub(crate) fn set_property(name: &str, value: &[u8]) -> Result<()> {
     })
 }
 
-/// Reads a shared value, changes it and stores it, again and again until no one else was quicker.
-///
-/// `change` gets the current bytes and returns its result with the bytes to store, if any are to be.
-///
-/// # Errors
-/// The last compare-and-swap failure after [`SWAP_TRIES`], or what else the host refused.
-pub(crate) fn swap_shared<T, B: AsRef<[u8]>>(
-    key: &str,
-    mut change: impl FnMut(Option<&[u8]>) -> (T, Option<B>),
-) -> Result<T> {
-    swap_numbered(key, |bytes, _| change(bytes))
-}
-
-/// [`swap_shared`], with a `change` that is also told the number that compare-and-swap goes by.
-fn swap_numbered<T, B: AsRef<[u8]>>(
-    key: &str,
-    mut change: impl FnMut(Option<&[u8]>, u32) -> (T, Option<B>),
-) -> Result<T> {
-    for _ in 0..SWAP_TRIES {
-        let (current, cas) = shared(key)?;
-        let (result, store) = change(current.as_deref(), cas);
-        match store {
-            Some(store) if !set_shared(key, store.as_ref(), cas)? => {}
-            _ => return Ok(result),
-        }
-    }
-    Err(HostError {
-        call: "set_shared_data",
-        status: CAS_MISMATCH,
-    })
-}
-
-/// A shared value that this worker changes time and again. While no other one does, its own last bytes are the current ones and
-/// need not be read: a host call less.
-///
-/// The numbers that compare-and-swap goes by are counted up with every change of any shared value of the process
-/// (proxy-wasm-cpp-host, `SharedData::nextCas`). So the number after the one that was replaced is that of the change that replaced
-/// it, or of another value's; never of a later change of this value. A guess that is wrong is refused, and costs a host call.
-pub(crate) struct OftenSwapped<const SIZE: usize> {
-    key: String,
-    /// What this worker stored last, and the number it has if nothing else was stored meanwhile.
-    last: Cell<Option<([u8; SIZE], u32)>>,
-    /// How often in a row the last bytes were still the current ones.
-    undisturbed: Cell<u8>,
-}
-
-impl<const SIZE: usize> OftenSwapped<SIZE> {
-    /// As often in a row as makes a guess worth its risk. Of workers that take turns each finds its own bytes now and then.
-    const SURE: u8 = 4;
-
-    pub(crate) fn new(key: String) -> Self {
-        Self {
-            key,
-            last: Cell::default(),
-            undisturbed: Cell::default(),
-        }
-    }
-
-    pub(crate) fn key(&self) -> &str {
-        &self.key
-    }
-
-    /// [`swap_shared`], with something to store in any case.
-    ///
-    /// # Errors
-    /// As there.
-    pub(crate) fn swap<T>(
-        &self,
-        mut change: impl FnMut(Option<&[u8]>) -> (T, [u8; SIZE]),
-    ) -> Result<T> {
-        let last = self.last.take();
-        if let Some((bytes, cas)) = last.filter(|_| self.undisturbed.get() >= Self::SURE) {
-            let (result, store) = change(Some(&bytes));
-            if set_shared(&self.key, &store, cas)? {
-                self.stored(store, cas);
-                return Ok(result);
-            }
-        }
-        let (result, store, cas) = swap_numbered(&self.key, |bytes, cas| {
-            let undisturbed = last.is_some_and(|(_, guess)| guess == cas);
-            self.undisturbed.set(match undisturbed {
-                true => self.undisturbed.get().saturating_add(1),
-                false => 0,
-            });
-            let (result, store) = change(bytes);
-            ((result, store, cas), Some(store))
-        })?;
-        self.stored(store, cas);
-        Ok(result)
-    }
-
-    /// These bytes took the place of those with the number `cas`.
-    fn stored(&self, bytes: [u8; SIZE], cas: u32) {
-        // 0 would store in any case, so no value has it.
-        let next = cas.checked_add(1).unwrap_or(1);
-        self.last.set(Some((bytes, next)));
-    }
-}
-
 /// A shared value, with the number that compare-and-swap goes by.
-fn shared(key: &str) -> Result<(Option<Vec<u8>>, u32)> {
+pub(super) fn shared(key: &str) -> Result<(Option<Vec<u8>>, u32)> {
     let mut cas = 0;
     let current = bytes("get_shared_data", |data, size| {
         // SAFETY: `key` is valid for reads, the rest for writes.
@@ -385,7 +290,7 @@ fn shared(key: &str) -> Result<(Option<Vec<u8>>, u32)> {
 }
 
 /// Stores a shared value; `false` if it no longer has this number.
-fn set_shared(key: &str, value: &[u8], cas: u32) -> Result<bool> {
+pub(super) fn set_shared(key: &str, value: &[u8], cas: u32) -> Result<bool> {
     // SAFETY: `key` and `value` are valid for reads.
     let status =
         unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas) };

@@ -1,8 +1,10 @@
 //! The adapter between Envoy's proxy-wasm interface and the [core](crate::core): bytes in, effects out.
 //!
-//! It keeps no decision. `host` is the only file that names host calls; `root` reads the configuration; a `worker` is what the
-//! streams of one configuration on one thread share; `backends` knows who is well and `announce` tells, `tokens` fetches and keeps the access
-//! token. A request is a `journey` through its plan, and two retry engines take it there: with `reissue` the filter sends it again itself, with `reroute` Envoy's router does.
+//! It keeps no decision. `host` is the only file that names host calls; on two of them `swap` builds how workers change what they
+//! share. `root` reads the configuration; a `worker` is what the streams of one configuration on one thread share, and `waiting`
+//! its list of those that wait; `backends` knows who is well and `announce` tells, `tokens` fetches and keeps the access token. A
+//! request is a `journey` through its plan, and two retry engines take it there: with `reissue` the filter sends it again itself,
+//! with `reroute` Envoy's router does.
 
 mod announce;
 mod backends;
@@ -17,8 +19,10 @@ mod reissue;
 mod reroute;
 mod root;
 mod shown;
+mod swap;
 mod tagging;
 mod tokens;
+mod waiting;
 mod worker;
 
 use std::cell::RefCell;

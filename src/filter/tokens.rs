@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::host::{self, Buffer, HostError, Map};
+use super::swap::{create_shared, read_shared, swap_shared};
 use crate::core::attempt::Credential;
 use crate::core::config::{Identity, Secret, Source};
 use crate::core::identity::source;
@@ -83,10 +84,7 @@ impl Tokens {
             last_failure: RefCell::default(),
         };
         // A value that does not exist cannot be compared and swapped, so the first to be configured creates it.
-        host::swap_shared(&tokens.key, |bytes| {
-            let record = bytes.is_none().then(|| Record::default().encode());
-            ((), record)
-        })?;
+        create_shared(&tokens.key, &Record::default().encode())?;
         Ok(tokens)
     }
 
@@ -141,7 +139,7 @@ impl Tokens {
         {
             return Ok(());
         }
-        let (record, claimed) = host::swap_shared(&self.key, |bytes| {
+        let (record, claimed) = swap_shared(&self.key, |bytes| {
             let mut record = Record::decode(bytes);
             let claimed = record.claim_fetch(now, self.identity.fetch_timeout);
             let store = claimed.then(|| record.encode());
@@ -160,7 +158,7 @@ impl Tokens {
     /// # Errors
     /// What the host refused.
     pub(crate) fn renew(&self, generation: u32, now: Timestamp) -> Result<Renewal, HostError> {
-        let record = host::swap_shared(&self.key, |bytes| {
+        let record = swap_shared(&self.key, |bytes| {
             let record = Record::decode(bytes);
             let mut marked = record.clone();
             marked.refused(generation, now);
@@ -190,7 +188,7 @@ impl Tokens {
     }
 
     fn read(&self) -> Result<Record, HostError> {
-        host::swap_shared(&self.key, |bytes| (Record::decode(bytes), None::<Vec<u8>>))
+        read_shared(&self.key, Record::decode)
     }
 
     fn adopt(&self, record: &Record, now: Timestamp) {
@@ -276,7 +274,7 @@ impl Tokens {
         now: Timestamp,
         count: &dyn Fn(Event),
     ) -> Result<(), HostError> {
-        let record = host::swap_shared(&self.key, |bytes| {
+        let record = swap_shared(&self.key, |bytes| {
             let mut record = Record::decode(bytes);
             match &answer {
                 Ok(fetched) => record.fetched(fetched.clone(), now),

@@ -1,4 +1,4 @@
-//! What all streams of one configuration on one worker thread share: backends, token, tally, and the list of those that wait.
+//! What all streams of one configuration on one worker thread share: backends, credentials, tally, and the waiting list.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -9,9 +9,9 @@ use super::announce;
 use super::backends::Backends;
 use super::clients::ClientCounters;
 use super::complaint::Complaint;
-use super::credentials::{Credentials, Identities};
+use super::credentials::Credentials;
 use super::host::{self, HostError, Metric};
-use super::tokens::{Authorization, Renewal};
+use super::waiting::{Granted, WaitingList, Wish};
 use crate::core::config::Config;
 use crate::core::health::{Change, Claim, Finding};
 use crate::core::metrics::{self, Event, Tally};
@@ -25,46 +25,13 @@ const BUSY: Duration = Duration::from_millis(20);
 /// The tick that comes as good as at once, for what only the root context can do.
 const NOW: Duration = Duration::from_millis(1);
 
-/// More streams than this do not wait on one worker; they are answered at once.
-const MOST_WAITING: usize = 10_000;
-
-/// What a stream waits for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Wish {
-    /// A token of one of these identities.
-    Token(Identities),
-    /// A token for this backend, of another generation than this one, which it refused.
-    NewerToken(usize, u32),
-    /// The body of a request or an answer whose headers are held; see [`Worker::shows_held_bodies`].
-    Body,
-    /// That a backend's cooldown is over, which takes this long.
-    Backend(Duration),
-}
-
-/// How a wait ended.
-pub(crate) enum Granted {
-    Token(Rc<Authorization>),
-    /// There is none; it makes sense to ask again after this time.
-    NoToken(Duration),
-    /// The body never came.
-    NoBody,
-    /// A backend may be free.
-    Backend,
-}
-
 /// A stream as its worker sees it. While these run, Envoy's effective context is the stream's.
-pub(crate) trait Stream {
+pub(super) trait Stream {
     /// What the stream waited for is there, or will not come.
     fn granted(&self, granted: Granted);
 
     /// The answer to a call that the stream made while the root context was running.
     fn call_answered(&self, call: u32);
-}
-
-struct Waiting {
-    wish: Wish,
-    deadline: Timestamp,
-    stream: Rc<dyn Stream>,
 }
 
 type Caller = (u32, Rc<dyn Stream>);
@@ -93,8 +60,7 @@ pub(crate) struct Worker {
     seconds_to_expiry: u32,
     handed_over_at: Cell<Timestamp>,
     tidied_at: Cell<Timestamp>,
-    /// By the streams' ids, in their order.
-    waiting: RefCell<Vec<(u32, Waiting)>>,
+    waiting: WaitingList,
     /// Calls made for a stream in the root context's name, with the stream's id.
     calls: RefCell<HashMap<u32, Caller>>,
     root_is_running: Cell<bool>,
@@ -128,7 +94,7 @@ impl Worker {
             seconds_to_expiry: host::define_metric(Metric::Gauge, metrics::TOKEN_SECONDS_LEFT)?,
             handed_over_at: Cell::default(),
             tidied_at: Cell::default(),
-            waiting: RefCell::default(),
+            waiting: WaitingList::default(),
             calls: RefCell::default(),
             root_is_running: Cell::default(),
             held_bodies: Cell::new(HeldBodies::Untried),
@@ -213,27 +179,12 @@ impl Worker {
     }
 
     /// Puts the stream on the waiting list. `false` if it need not or cannot wait.
-    pub(crate) fn wait(&self, id: u32, stream: Rc<dyn Stream>, wish: Wish) -> bool {
-        const BODY_DEADLINE: Duration = Duration::from_secs(2);
-        let longest = match wish {
-            Wish::Token(identities) => self.credentials.wait_timeout(identities),
-            Wish::NewerToken(backend, _) => self.credentials.renewal_timeout(backend),
-            Wish::Body if self.held_bodies.get() == HeldBodies::Shown => return true,
-            Wish::Body => BODY_DEADLINE,
-            Wish::Backend(wait) => wait,
-        };
-        let now = host::now();
-        let hopeless = match wish {
-            Wish::Token(identities) => self.credentials.expected_wait(identities, now) > longest,
-            _ => false,
-        };
-        let deadline = now + longest;
-        let entry = Waiting {
-            wish,
-            deadline,
-            stream,
-        };
-        if hopeless || !self.enlist(id, entry) {
+    pub(super) fn wait(&self, id: u32, stream: Rc<dyn Stream>, wish: Wish) -> bool {
+        // Once a body was shown, they all are, and its callback resumes the stream.
+        if matches!(wish, Wish::Body) && self.held_bodies.get() == HeldBodies::Shown {
+            return true;
+        }
+        if !self.waiting.add(id, stream, wish, &self.credentials) {
             return false;
         }
         // The timer is the effective root context's, and behind the router that is another one.
@@ -243,34 +194,9 @@ impl Worker {
         true
     }
 
-    #[inline(never)]
-    fn enlist(&self, id: u32, entry: Waiting) -> bool {
-        match self.waiting.try_borrow_mut() {
-            Ok(mut waiting) if waiting.len() < MOST_WAITING => {
-                let at = waiting.partition_point(|(known, _)| *known < id);
-                match waiting.get_mut(at) {
-                    Some((known, wish)) if *known == id => *wish = entry,
-                    _ => waiting.insert(at, (id, entry)),
-                }
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// When it makes sense to ask again for what needs a token of one of these.
-    pub(crate) fn retry_after(&self, identities: Identities) -> Duration {
-        let wait = self.credentials.expected_wait(identities, host::now());
-        wait.max(CALM)
-    }
-
     /// The stream waits no longer, or has ended.
     pub(crate) fn forget(&self, id: u32) {
-        if let Ok(mut waiting) = self.waiting.try_borrow_mut() {
-            if let Ok(at) = waiting.binary_search_by_key(&id, |(id, _)| *id) {
-                waiting.remove(at);
-            }
-        }
+        self.waiting.remove(id);
     }
 
     /// Says what is wrong around the filter, once.
@@ -287,7 +213,7 @@ impl Worker {
 
     /// The stream made a call. If that was in a callback of the root context, the SDK will bring the answer there, and it is
     /// passed on.
-    pub(crate) fn call_made(&self, call: u32, id: u32, stream: Rc<dyn Stream>) {
+    pub(super) fn call_made(&self, call: u32, id: u32, stream: Rc<dyn Stream>) {
         if !self.root_is_running.get() {
             return;
         }
@@ -326,11 +252,7 @@ impl Worker {
         }
         // Without a token a worker looks often while one may come: another worker may be the one that gets it.
         let token_may_come = self.credentials.may_come(now, CALM);
-        let someone_waits = self
-            .waiting
-            .try_borrow()
-            .is_ok_and(|waiting| !waiting.is_empty());
-        self.tick_after(if token_may_come || someone_waits {
+        self.tick_after(if token_may_come || !self.waiting.is_empty() {
             BUSY
         } else {
             CALM
@@ -338,51 +260,9 @@ impl Worker {
         looks
     }
 
-    #[inline(never)]
     fn grant_wishes(&self, now: Timestamp) {
-        let Ok(mut waiting) = self.waiting.try_borrow_mut() else {
-            return;
-        };
-        if waiting.is_empty() {
-            return;
-        }
-        let mut granted = Vec::new();
-        waiting.retain(|(id, entry)| match self.grant(entry, now) {
-            Some(grant) => {
-                granted.push((*id, Rc::clone(&entry.stream), grant));
-                false
-            }
-            None => true,
-        });
-        // A stream may come back with another wish, so the list must be free.
-        drop(waiting);
-        for (id, stream, grant) in granted {
-            self.as_stream(id, || stream.granted(grant));
-        }
-    }
-
-    #[inline(never)]
-    fn grant(&self, entry: &Waiting, now: Timestamp) -> Option<Granted> {
-        let overdue = entry.deadline <= now;
-        match entry.wish {
-            Wish::Token(identities) => match self.credentials.any(identities, now) {
-                Some(token) => Some(Granted::Token(token)),
-                None => {
-                    let left = entry.deadline.since(now);
-                    let wait = self.credentials.expected_wait(identities, now);
-                    (overdue || wait > left).then(|| Granted::NoToken(self.retry_after(identities)))
-                }
-            },
-            Wish::NewerToken(backend, generation) => {
-                match self.credentials.renewal(backend, generation, now) {
-                    Ok(Renewal::Done(token)) => Some(Granted::Token(token)),
-                    Ok(Renewal::Pending) if !overdue => None,
-                    // The client has an answer already: the backend's refusal.
-                    _ => Some(Granted::NoToken(CALM)),
-                }
-            }
-            Wish::Body => overdue.then_some(Granted::NoBody),
-            Wish::Backend(_) => overdue.then_some(Granted::Backend),
+        for (id, stream, granted) in self.waiting.take_granted(&self.credentials, now) {
+            self.as_stream(id, || stream.granted(granted));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::{status, Answer, Journey};
+use super::{outcomes, Answer, Journey};
 use crate::core::exchange::digit;
 use crate::core::fleet::Wait;
 use crate::core::metrics::Event;
@@ -70,7 +70,7 @@ impl Journey {
         if self.request.tags_answer(&self.worker.config) {
             let tag = self.worker.tags.of_backend(self.exchange.backend());
             self.tagging = match tag {
-                Some(tag) => Tagging::begin(tag, status()?)?,
+                Some(tag) => Tagging::begin(tag, outcomes::status()?)?,
                 None => None,
             };
         }

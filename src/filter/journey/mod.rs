@@ -1,35 +1,30 @@
-//! What both retry engines know of a request, and do for its client.
+//! What both retry engines know of a request, and the way of each of its attempts to a backend.
 
 mod answers;
+pub(in crate::filter) mod outcomes;
 
 use std::rc::Rc;
 
 use crate::core::attempt::{Attempt, Edit};
 use crate::core::clients::client_name;
-use crate::core::config::{Engine, OtherPaths, Policy};
-use crate::core::exchange::{Chosen, Exchange, NoRetry, Replay, Verdict};
+use crate::core::config::{Engine, OtherPaths};
+use crate::core::exchange::{Chosen, Exchange};
 use crate::core::fleet::{NoChoice, Wait};
 use crate::core::health::Finding;
 use crate::core::inspection::Inspection;
 use crate::core::metrics::Event;
-use crate::core::outcome::{Outcome, Trace};
+use crate::core::outcome::Trace;
 use crate::core::plan::{BackendSet, Plan};
 use crate::core::reply::LocalReply;
 use crate::core::request::{Place, Request};
-use crate::core::retry_after::stated_wait;
 use crate::core::splices::Splices;
-use crate::core::text::number;
 use crate::core::time::Timestamp;
-use crate::filter::complaint::Complaint;
 use crate::filter::credentials::Identities;
 use crate::filter::header_map::HeaderMap;
 use crate::filter::host::{self, HostError, Map};
 use crate::filter::tagging::Tagging;
 use crate::filter::tokens::Authorization;
 use crate::filter::worker::Worker;
-
-/// As much of an error's body as is read for its code.
-pub(in crate::filter) const ERROR_BODY: usize = 64 * 1024;
 
 /// A backend's answer that may become the client's.
 pub(in crate::filter) struct Answer {
@@ -62,15 +57,6 @@ pub(in crate::filter) struct Journey {
     throttled: BackendSet,
     /// Until when the request may wait for a backend, once it has begun to.
     wait_until: Option<Timestamp>,
-}
-
-/// Where another attempt goes.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::filter) enum Next {
-    /// To the best backend there is now.
-    Best,
-    /// To the one that was foreseen, if any was: the router has not asked again.
-    Foreseen(Option<usize>),
 }
 
 /// Whether a request has a backend to go to.
@@ -233,62 +219,6 @@ impl Journey {
         now + wait.left <= until
     }
 
-    /// Decides what follows the `outcome` of the current attempt, and where another one goes.
-    pub(in crate::filter) fn after(
-        &mut self,
-        outcome: Outcome,
-        replay: Replay,
-        next: Next,
-    ) -> Verdict {
-        let (worker, demand) = (Rc::clone(&self.worker), self.request.demand());
-        let replay = self.replay_after(outcome, replay);
-        worker.can_authorize();
-        let (backend, claim) = (self.exchange.backend(), self.exchange.take_probe());
-        let (backends, config) = (&worker.backends, &worker.config);
-        let verdict = self.exchange.after(outcome, replay, |plan| match next {
-            Next::Best => backends.choose_next(config, plan, demand, outcome),
-            Next::Foreseen(foreseen) => {
-                backends.choose_foreseen(config, plan, demand, foreseen, outcome)
-            }
-        });
-        if claim.is_some() {
-            match verdict {
-                Verdict::RenewToken | Verdict::AwaitRequest => self.exchange.keep_probe(claim),
-                // A bad token said nothing about the backend, and it will not be asked again.
-                _ => worker.learn(backend, Finding::Nothing, claim, || None),
-            }
-        }
-        match &verdict {
-            Verdict::TryNext if self.exchange.is_probe() => {
-                worker.count(Event::Probe(self.exchange.backend()));
-            }
-            Verdict::GiveUp(reason) => worker.count(Event::NoRetry(*reason)),
-            _ => {}
-        }
-        verdict
-    }
-
-    /// Whether the request may be sent once more after this `outcome`: not if it may have been done, and must not be done twice.
-    fn replay_after(&self, outcome: Outcome, replay: Replay) -> Replay {
-        let once = outcome == Outcome::Unavailable
-            && self.trace == Trace::Possible
-            && !self.request.is_repeatable(&self.worker.config);
-        match once {
-            true => Replay::Impossible(NoRetry::NotRepeatable),
-            false => replay,
-        }
-    }
-
-    /// Ends the exchange after an attempt without an answer that the router did not follow with another one.
-    pub(in crate::filter) fn end_unanswered(&mut self, replay: Replay) {
-        let replay = self.replay_after(Outcome::Unavailable, replay);
-        let declined = |_: &Plan| Err(NoRetry::RouterDeclined);
-        if let Verdict::GiveUp(reason) = self.exchange.after(Outcome::Unavailable, replay, declined)
-        {
-            self.worker.count(Event::NoRetry(reason));
-        }
-    }
-
     /// Whether the request may be held for a token. Not one for another protocol: its client says nothing more before it is
     /// answered, so the frame that would resume it without loss (see `Gate`) may never come.
     pub(in crate::filter) fn may_wait_for_token(&self) -> bool {
@@ -309,17 +239,6 @@ impl Journey {
     ) -> Option<Rc<Authorization>> {
         let before = self.carries.replace(Rc::clone(authorization))?;
         (!Rc::ptr_eq(&before, authorization)).then_some(before)
-    }
-
-    /// The outcome of an answer whose error code decides.
-    pub(in crate::filter) fn error_outcome(&self, status: u16, body: &[u8]) -> Outcome {
-        match Outcome::from_error(status, body) {
-            // There is no other key to try.
-            Outcome::BadToken if self.worker.credentials.is_keyed(self.exchange.backend()) => {
-                Outcome::PermissionDenied
-            }
-            outcome => outcome,
-        }
     }
 
     /// What is to be changed in the body for the current backend.
@@ -385,88 +304,6 @@ impl Journey {
             self.worker.count(Event::Retry(backend));
         }
     }
-
-    /// The current attempt ended: counts its `outcome`, and learns from it. `headers` are the answer's, where there was one and
-    /// [`Self::wants_headers`].
-    pub(in crate::filter) fn conclude(&mut self, outcome: Outcome, headers: Option<&HeaderMap>) {
-        let backend = self.exchange.backend();
-        self.worker.count(Event::Outcome(backend, outcome));
-        let stated = |name: &str| headers.and_then(|headers| headers.get(name));
-        let wait = match outcome {
-            Outcome::Throttled => {
-                self.throttled.add(backend);
-                stated_wait(stated, host::now())
-            }
-            _ => None,
-        };
-        if self.worker.config.policy == Policy::LeastThrottled {
-            let remaining = stated("x-ratelimit-remaining-tokens");
-            if let Some(remaining) = remaining.and_then(|text| text.trim().parse().ok()) {
-                self.worker.backends.note_capacity(backend, remaining);
-            }
-        }
-        if outcome == Outcome::DeploymentNotFound && self.request.names_unread_deployment() {
-            self.worker
-                .backends
-                .note_unread_deployment(&self.worker.config);
-        }
-        let finding = Finding::of(outcome, wait, self.request.demand());
-        // A bad token says nothing about the backend yet: it will be asked once more.
-        let claim = match finding {
-            Finding::Nothing => None,
-            _ => self.exchange.take_probe(),
-        };
-        self.worker.learn(backend, finding, claim, || {
-            Some(self.request.wanted(self.client_path(), outcome))
-        });
-    }
-
-    /// Whether the headers of an answer with this outcome say something to learn.
-    pub(in crate::filter) fn wants_headers(&self, outcome: Outcome) -> bool {
-        outcome == Outcome::Throttled || self.worker.config.policy == Policy::LeastThrottled
-    }
-
-    /// [`Self::conclude`] in a callback of the answer.
-    pub(in crate::filter) fn conclude_answer(&mut self, outcome: Outcome) -> Result<(), HostError> {
-        let headers = match self.wants_headers(outcome) {
-            true => Some(host::headers(Map::ResponseHeaders)?),
-            false => None,
-        };
-        self.conclude(outcome, headers.as_ref());
-        Ok(())
-    }
-
-    /// Counts an answer that ended before it was complete.
-    pub(in crate::filter) fn count_break(&self) {
-        let details = host::property("response\0code_details").ok().flatten();
-        // Envoy's own words: `upstream_reset_after_response_started{...}`.
-        let by_upstream = details.is_some_and(|details| details.starts_with(b"upstream"));
-        self.worker.count(if by_upstream {
-            Event::StreamBroken
-        } else {
-            Event::ClientGone
-        });
-    }
-
-    /// Whether the error that came through the router is a backend's, not Envoy's own for want of an answer.
-    pub(in crate::filter) fn is_from_backend(&mut self) -> Result<bool, HostError> {
-        let details = host::property("response\0code_details")?;
-        let details = details.filter(|details| details != b"via_upstream");
-        if let Some(details) = &details {
-            self.trace = Trace::of_no_answer(details);
-        }
-        if details.as_deref() == Some(b"cluster_not_found") {
-            self.worker
-                .complain(Complaint::Cluster(self.exchange.backend()));
-        }
-        Ok(details.is_none())
-    }
-
-    /// Whether the answer is Envoy's own to a client that took too long over its request (`stream_idle_timeout`,
-    /// `request_timeout`). It says nothing of the backend, and the rest of the request will not come.
-    pub(in crate::filter) fn is_to_slow_client(&mut self, status: u16) -> Result<bool, HostError> {
-        Ok(status == 408 && !self.is_from_backend()?)
-    }
 }
 
 impl Drop for Journey {
@@ -485,10 +322,4 @@ fn apply(edit: Edit<'_>) -> Result<(), HostError> {
         Edit::Set(name, value) => host::set_header(Map::RequestHeaders, name, value),
         Edit::Remove(name) => host::remove_header(Map::RequestHeaders, name),
     }
-}
-
-/// The status of an answer whose headers are there.
-pub(in crate::filter) fn status() -> Result<u16, HostError> {
-    let status = host::header(Map::ResponseHeaders, ":status")?;
-    Ok(status.as_deref().and_then(number).unwrap_or(0))
 }

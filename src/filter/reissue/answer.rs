@@ -8,8 +8,8 @@ use crate::core::exchange::NoRetry;
 use crate::core::metrics::Event;
 use crate::core::outcome::{Outcome, Trace};
 use crate::filter::host::{self, Buffer, HostError};
-use crate::filter::journey::{self, ERROR_BODY};
-use crate::filter::worker::Wish;
+use crate::filter::journey::outcomes::{self, ERROR_BODY};
+use crate::filter::waiting::Wish;
 
 impl Stream {
     pub(super) fn on_response_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
@@ -18,7 +18,7 @@ impl Stream {
             // Not the answer to our attempt but a local reply, ours or another filter's.
             return Ok(Action::Continue);
         }
-        let status = journey::status()?;
+        let status = outcomes::status()?;
         if self.journey.is_to_slow_client(status)? {
             self.worker().count(Event::ClientGone);
             self.phase = Phase::Replied;

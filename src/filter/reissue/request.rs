@@ -11,7 +11,7 @@ use crate::core::replay::BodyCopy;
 use crate::filter::host::{self, HostError, Map};
 use crate::filter::journey::Departure;
 use crate::filter::shown::ShownBody;
-use crate::filter::worker::Wish;
+use crate::filter::waiting::Wish;
 
 impl Stream {
     pub(super) fn on_request_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
@@ -64,7 +64,7 @@ impl Stream {
         self.phase = Phase::AwaitingToken;
         let identities = self.journey.identities();
         if !self.journey.may_wait_for_token() || !self.wait(Wish::Token(identities)) {
-            self.reply_without_token(self.worker().retry_after(identities))?;
+            self.reply_without_token(self.worker().credentials.retry_after(identities))?;
         }
         Ok(Action::Pause)
     }
@@ -79,6 +79,7 @@ impl Stream {
 
     /// Sends the request on its way to the first backend, if there is one to be had.
     fn forward(&mut self) -> Result<Action, HostError> {
+        // What was to be read once it is complete may leave before.
         self.read_body(false)?;
         match self.journey.depart()? {
             Departure::Ready(authorization) => {

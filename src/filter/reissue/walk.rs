@@ -9,9 +9,10 @@ use crate::core::text::number;
 use crate::filter::complaint::Complaint;
 use crate::filter::header_map::HeaderMap;
 use crate::filter::host::{self, Buffer, HostError, Map};
-use crate::filter::journey::{Answer, Next};
+use crate::filter::journey::outcomes::Next;
+use crate::filter::journey::Answer;
 use crate::filter::tokens::{Authorization, Renewal};
-use crate::filter::worker::{Granted, Wish};
+use crate::filter::waiting::{Granted, Wish};
 
 /// What became of the router's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,10 +15,11 @@ use crate::core::reply::LocalReply;
 use crate::filter::complaint::Complaint;
 use crate::filter::gate::Gate;
 use crate::filter::host::{self, Half, HostError, Map};
-use crate::filter::journey::{self, Departure, Journey};
+use crate::filter::journey::{outcomes, Departure, Journey};
 use crate::filter::shown::ShownBody;
 use crate::filter::tokens::Authorization;
-use crate::filter::worker::{self, Granted, Wish, Worker};
+use crate::filter::waiting::{Granted, Wish};
+use crate::filter::worker::{self, Worker};
 use crate::filter::{run, Recover};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +141,7 @@ impl Downstream {
         let wish = Wish::Token(identities);
         if !me.is_some_and(|me| self.worker.wait(self.id, me, wish)) {
             self.phase = Phase::Done;
-            let retry_after = self.worker.retry_after(identities);
+            let retry_after = self.worker.credentials.retry_after(identities);
             with(&self.shared, |shared| {
                 shared.journey.reply_without_token(retry_after)
             })?;
@@ -213,7 +214,7 @@ impl Downstream {
                 self.phase = Phase::Done;
                 shared.answer_for_want_of_one()
             }
-            Step::Attempting if shared.journey.is_to_slow_client(journey::status()?)? => {
+            Step::Attempting if shared.journey.is_to_slow_client(outcomes::status()?)? => {
                 worker.count(Event::ClientGone);
                 self.phase = Phase::Done;
                 Ok(())
@@ -223,7 +224,7 @@ impl Downstream {
                 shared.journey.is_from_backend()?;
                 shared.no_answer();
                 shared.journey.end_unanswered(shared.replay);
-                shared.journey.timed_out = journey::status()? == 504;
+                shared.journey.timed_out = outcomes::status()? == 504;
                 self.phase = Phase::Done;
                 shared.answer_for_want_of_one()
             }

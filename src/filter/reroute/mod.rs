@@ -9,6 +9,7 @@
 //! Both run in the same VM of a worker, if their VM configurations are the same, and so share the request's [`Journey`].
 
 mod downstream;
+mod readdress;
 mod upstream;
 
 use std::cell::{Cell, RefCell};
@@ -18,7 +19,8 @@ use std::rc::Rc;
 pub(crate) use self::downstream::DownstreamHandle;
 pub(crate) use self::upstream::UpstreamHandle;
 use super::host::{self, HostError};
-use super::journey::{Journey, Next};
+use super::journey::outcomes::Next;
+use super::journey::Journey;
 use super::worker::Worker;
 use crate::core::exchange::{NoRetry, Replay, Verdict};
 use crate::core::outcome::{Outcome, Trace};

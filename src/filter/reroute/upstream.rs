@@ -6,20 +6,19 @@ use std::rc::{Rc, Weak};
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
+use super::readdress::Departing;
 use super::{id_of, with, Shared, Step, NEXT, REQUESTS, RETRY};
-use crate::core::attempt::grown;
-use crate::core::config::Backend;
 use crate::core::exchange::Verdict;
 use crate::core::outcome::{Outcome, Trace};
-use crate::core::path;
 use crate::core::reply::LocalReply;
 use crate::core::splices::Splices;
-use crate::filter::complaint::Complaint;
 use crate::filter::gate::Gate;
 use crate::filter::host::{self, Buffer, Half, HostError, Map};
-use crate::filter::journey::{self, Answer, Next, ERROR_BODY};
+use crate::filter::journey::outcomes::{self, Next, ERROR_BODY};
+use crate::filter::journey::Answer;
 use crate::filter::tokens::Renewal;
-use crate::filter::worker::{self, Granted, Wish};
+use crate::filter::waiting::{Granted, Wish};
+use crate::filter::worker;
 use crate::filter::{run, Recover};
 
 thread_local! {
@@ -35,14 +34,6 @@ enum Phase {
     AwaitingBody { status: u16 },
     /// An answer is held until there is a newer token.
     AwaitingToken,
-}
-
-/// Whether an attempt leaves.
-enum Departing {
-    /// It does, with this changed in its body.
-    With(Splices),
-    /// It does not; this is why.
-    Refused(&'static str),
 }
 
 /// One attempt.
@@ -118,7 +109,7 @@ impl Upstream {
         let Some(shared) = self.shared.clone() else {
             return Ok(Action::Continue);
         };
-        let status = journey::status()?;
+        let status = outcomes::status()?;
         let worker = with(&shared, |shared| Ok(Rc::clone(&shared.journey.worker)))?;
         let outcome = Outcome::from_status(status, &worker.config.retry);
         match outcome {
@@ -285,72 +276,6 @@ impl Upstream {
 }
 
 impl Shared {
-    /// The router begins an attempt: addresses it to the backend whose turn it is.
-    #[inline(never)]
-    fn readdress(&mut self) -> Result<Departing, HostError> {
-        if !self.attempt_begins() {
-            return Ok(Departing::Refused("aoai_plan_exhausted"));
-        }
-        let journey = &mut self.journey;
-        let config = &journey.worker.config;
-        if let (true, Some(backend)) = (
-            // The first attempt was addressed downstream.
-            journey.exchange.attempts() > 1,
-            config.backends.get(journey.exchange.backend()),
-        ) {
-            let cluster = host::property("xds\0cluster_name")?;
-            if cluster.is_some_and(|cluster| cluster != backend.cluster.as_bytes()) {
-                journey.worker.complain(Complaint::Route);
-                return Ok(Departing::Refused("aoai_wrong_route"));
-            }
-            if !config.left_to_envoy.host {
-                host::set_header(Map::RequestHeaders, ":authority", &backend.host)?;
-            }
-            // What the attempt before made of the path is still there.
-            if config.backends.iter().any(Backend::renames) {
-                let path = journey.request.path(journey.client_path());
-                let request = &journey.request;
-                let deployment = &request.operation.deployment;
-                let path = path::on_backend(path, request.surface, deployment, backend);
-                host::set_header(Map::RequestHeaders, ":path", &path)?;
-            }
-            let authorization = journey.worker.credentials.of(journey.exchange.backend());
-            let change = authorization.and_then(|new| Some((journey.carry(&new)?, new)));
-            if let Some((old, new)) = change {
-                let (old, new) = (old.credential(), new.credential());
-                if old.name != new.name {
-                    host::remove_header(Map::RequestHeaders, old.name)?;
-                }
-                host::set_header(Map::RequestHeaders, new.name, new.value)?;
-            }
-        }
-        let renaming = self.renaming();
-        if let (Some(length), false) = (
-            self.journey.request.content_length,
-            self.journey.request.model.is_none(),
-        ) {
-            let growth = self
-                .journey
-                .request
-                .cuts
-                .delta()
-                .saturating_add(renaming.delta());
-            let length = grown(length, growth).to_string();
-            host::set_header(Map::RequestHeaders, "content-length", &length)?;
-        }
-        // Should this attempt get no answer, the router goes on without asking.
-        self.point_to(self.foreseen)?;
-        Ok(Departing::With(renaming))
-    }
-
-    /// What is to be changed in the body as it left the listener's filter: the deployment's name.
-    fn renaming(&self) -> Splices {
-        let request = &self.journey.request;
-        let backends = &self.journey.worker.config.backends;
-        let backend = backends.get(self.journey.exchange.backend());
-        backend.map_or_else(Splices::default, |backend| request.renaming(backend))
-    }
-
     /// Tells the router to make another attempt, on the exchange's current backend.
     fn mark(&mut self) -> Result<(), HostError> {
         self.step = Step::Marked;

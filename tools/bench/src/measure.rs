@@ -160,7 +160,7 @@ pub fn run(
     Ok(())
 }
 
-/// Measures Envoys with one and with two workers, on all cores.
+/// Measures Envoys with one worker and with several, on all cores.
 pub fn run_workers(
     launcher: &mut Launcher<'_>,
     variants: &[Variant],
@@ -170,9 +170,9 @@ pub fn run_workers(
     launcher.cores.unpin();
     let mut proxies = Vec::new();
     for variant in variants {
-        for (workload, workers) in [(Workload::OneWorker, 1), (Workload::TwoWorkers, 2)] {
-            if workload.suits(*variant) {
-                proxies.push((*variant, workload, launcher.start(*variant, Some(workers))?));
+        for workload in Workload::WORKERS {
+            if let (Workload::Workers(count), true) = (workload, workload.suits(*variant)) {
+                proxies.push((*variant, workload, launcher.start(*variant, Some(count))?));
             }
         }
     }

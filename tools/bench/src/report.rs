@@ -254,40 +254,16 @@ impl Report<'_> {
     }
 
     fn workers_table(&self) -> Table {
-        let mut table = Table::new("Two workers beside one, all cores shared with the load");
-        table.head(
-            [
-                "requests/s, one",
-                "two",
-                "ratio",
-                "CPU us, one",
-                "two",
-                "ratio",
-            ]
-            .map(str::to_owned),
-        );
+        let mut table =
+            Table::new("Requests per second, all cores shared with the load (ratio to one worker)");
+        table.head(Workload::WORKERS.iter().map(ToString::to_string));
         for variant in self.variants() {
-            let results = self.results;
-            let pair = |of: &dyn Fn(Workload) -> Option<Summary>| {
-                Some((
-                    of(Workload::OneWorker)?.best,
-                    of(Workload::TwoWorkers)?.best,
-                ))
-            };
-            let rates = pair(&|workload| results.rate(variant, workload));
-            let cpus = pair(&|workload| results.cpu(variant, workload));
-            let (Some(rates), Some(cpus)) = (rates, cpus) else {
-                continue;
-            };
-            let row = [
-                format!("{:.0}", rates.0),
-                format!("{:.0}", rates.1),
-                format!("{:.2}", rates.1 / rates.0),
-                format!("{:.1}", cpus.0),
-                format!("{:.1}", cpus.1),
-                format!("{:.2}", cpus.1 / cpus.0),
-            ];
-            table.row(variant, row.map(Some));
+            let base = self.results.rate(variant, Workload::Workers(1));
+            let cells = Workload::WORKERS.iter().map(|workload| {
+                let rate = self.results.rate(variant, *workload)?;
+                Some(with_ratio(rate, base, 0))
+            });
+            table.row(variant, cells);
         }
         table
     }

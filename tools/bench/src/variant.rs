@@ -156,10 +156,8 @@ pub enum Workload {
     FirstByteRetried,
     /// Requests of 16 KiB while one backend throttles.
     Throttled,
-    /// Small requests to an Envoy with one worker on all cores.
-    OneWorker,
-    /// The same with two workers.
-    TwoWorkers,
+    /// Small requests to an Envoy with so many workers on all cores.
+    Workers(u32),
 }
 
 impl Workload {
@@ -175,13 +173,14 @@ impl Workload {
         Self::FirstByteRetried,
     ];
 
+    /// What a single worker and several of them are measured by.
+    pub const WORKERS: [Self; 3] = [Self::Workers(1), Self::Workers(2), Self::Workers(4)];
+
     /// The request that is sent.
     pub fn request(self) -> Request {
         match self {
             Self::Body(kib) => Request::chat(kib << 10, false, false),
-            Self::Alone | Self::OneWorker | Self::TwoWorkers => {
-                Request::chat(1 << 10, false, false)
-            }
+            Self::Alone | Self::Workers(_) => Request::chat(1 << 10, false, false),
             Self::Streams | Self::FirstByte => Request::chat(1 << 10, true, false),
             Self::FirstByteRetried => Request::chat(1 << 10, true, true),
             Self::Throttled => Request::chat(16 << 10, false, false),
@@ -204,7 +203,7 @@ impl Workload {
             // Plain Envoy, with nothing throttled, is what the others are compared with. The floors, which retry nothing, meet
             // nothing throttled either.
             Self::Throttled => variant.retries() || variant.is_floor() || variant == Variant::Envoy,
-            Self::OneWorker | Self::TwoWorkers => {
+            Self::Workers(_) => {
                 matches!(variant, Variant::Envoy | Variant::Filter | Variant::Router)
             }
             _ => true,
@@ -227,8 +226,8 @@ impl fmt::Display for Workload {
             Self::FirstByte => f.write_str("first byte"),
             Self::FirstByteRetried => f.write_str("first byte, retried"),
             Self::Throttled => f.write_str("one of three throttled"),
-            Self::OneWorker => f.write_str("one worker"),
-            Self::TwoWorkers => f.write_str("two workers"),
+            Self::Workers(1) => f.write_str("1 worker"),
+            Self::Workers(count) => write!(f, "{count} workers"),
         }
     }
 }

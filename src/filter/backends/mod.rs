@@ -1,17 +1,17 @@
 //! The backends on one worker: a local copy of what all workers know of their health, and its share of the work to find out.
 
+mod choice;
+
 use std::cell::{Cell, RefCell};
-use std::time::Duration;
 
 use super::announce::Gauges;
-use super::host::{self, HostError, OftenSwapped};
+use super::host::{self, HostError};
+use super::swap::{create_shared, read_shared, swap_shared, OftenSwapped};
 use crate::core::budget::Budget;
 use crate::core::config::Config;
-use crate::core::exchange::{Chosen, NoRetry};
-use crate::core::fleet::{Choice, Demand, Fleet, NoChoice};
+use crate::core::fleet::Fleet;
 use crate::core::health::{Change, Claim, Finding, Health};
-use crate::core::outcome::Outcome;
-use crate::core::plan::{BackendSet, Plan};
+use crate::core::plan::BackendSet;
 use crate::core::shared::{self, Turns};
 use crate::core::time::Timestamp;
 
@@ -54,14 +54,14 @@ impl Backends {
                 .collect::<Result<_, _>>()?,
         };
         // A value that does not exist cannot be compared and swapped, so the first to be configured creates it.
-        create(backends.turns.key(), &Turns::default().encode())?;
+        create_shared(backends.turns.key(), &Turns::default().encode())?;
         for key in &backends.health_keys {
-            create(key, &Health::default().encode())?;
+            create_shared(key, &Health::default().encode())?;
         }
         if let Some(rules) = &config.retry.budget {
             let turn = backends.read_turns()?.next;
             let budget = Budget::new(rules, turn, host::now());
-            create(&backends.budget_key, &budget.encode())?;
+            create_shared(&backends.budget_key, &budget.encode())?;
         }
         Ok(backends)
     }
@@ -92,121 +92,6 @@ impl Backends {
                 self.turns_without_host.replace(turn.wrapping_add(1))
             }
         }
-    }
-
-    /// Chooses the backend that the request with this `plan` goes to next, and claims the probe if it is one.
-    ///
-    /// # Errors
-    /// There is none.
-    pub(crate) fn choose(
-        &self,
-        config: &Config,
-        plan: &Plan,
-        demand: Demand,
-    ) -> Result<Chosen, NoChoice> {
-        // Each round that is lost to another worker's probe leaves one backend less to choose.
-        for _ in 0..=self.health_keys.len() {
-            let now = self.now_if_it_matters();
-            let (backend, probe) = match self.look(plan, demand, now)? {
-                Choice::Free(backend) => (backend, None),
-                Choice::Probe(backend) => match self.claim(config, backend, now) {
-                    Ok(None) => continue,
-                    Ok(claim) => (backend, claim),
-                    // If the host is in the way, a backend is better probed twice than never.
-                    Err(_) => (backend, None),
-                },
-            };
-            return Ok(Chosen { backend, probe });
-        }
-        Err(NoChoice::AllTried)
-    }
-
-    /// The same without a claim.
-    ///
-    /// # Errors
-    /// There is none.
-    pub(crate) fn foresee(&self, plan: &Plan, demand: Demand) -> Result<usize, NoChoice> {
-        match self.look(plan, demand, self.now_if_it_matters())? {
-            Choice::Free(backend) | Choice::Probe(backend) => Ok(backend),
-        }
-    }
-
-    /// Chooses the backend for another attempt, after one with this `outcome`.
-    ///
-    /// # Errors
-    /// There is none, or the budget is spent.
-    pub(crate) fn choose_next(
-        &self,
-        config: &Config,
-        plan: &Plan,
-        demand: Demand,
-        outcome: Outcome,
-    ) -> Result<Chosen, NoRetry> {
-        self.foresee(plan, demand).map_err(no_retry)?;
-        self.withdraw(config, plan, outcome)?;
-        self.choose(config, plan, demand).map_err(no_retry)
-    }
-
-    /// The same where it was foreseen: the router is there already.
-    ///
-    /// # Errors
-    /// Nothing was foreseen, or the budget is spent.
-    pub(crate) fn choose_foreseen(
-        &self,
-        config: &Config,
-        plan: &Plan,
-        demand: Demand,
-        foreseen: Option<usize>,
-        outcome: Outcome,
-    ) -> Result<Chosen, NoRetry> {
-        let Some(backend) = foreseen else {
-            self.foresee(plan, demand).map_err(no_retry)?;
-            // One has become free a moment ago.
-            return Err(NoRetry::BackendsOut);
-        };
-        self.withdraw(config, plan, outcome)?;
-        let only = Plan {
-            tried: BackendSet::all_but(backend, self.health_keys.len()),
-            ..*plan
-        };
-        let chosen = self.choose(config, &only, demand);
-        // One that is out since a moment ago is asked all the same: there is no going back.
-        Ok(chosen.unwrap_or(Chosen {
-            backend,
-            probe: None,
-        }))
-    }
-
-    /// How long until one of the `plan`'s backends may be used again, if every one is out now.
-    pub(crate) fn all_out(&self, plan: &Plan, demand: Demand) -> Option<Duration> {
-        match self.look(plan, demand, self.now_if_it_matters()) {
-            Err(NoChoice::AllOut(wait)) => Some(wait.left),
-            _ => None,
-        }
-    }
-
-    fn look(&self, plan: &Plan, demand: Demand, now: Timestamp) -> Result<Choice, NoChoice> {
-        let fleet = self.fleet.try_borrow().map_err(|_| NoChoice::AllTried)?;
-        fleet.choose(plan, demand, now)
-    }
-
-    /// The time, unless the choice does not depend on it: asking for it is a host call.
-    fn now_if_it_matters(&self) -> Timestamp {
-        match self.fleet.try_borrow().is_ok_and(|fleet| fleet.is_plain()) {
-            true => Timestamp::default(),
-            false => host::now(),
-        }
-    }
-
-    fn claim(
-        &self,
-        config: &Config,
-        backend: usize,
-        now: Timestamp,
-    ) -> Result<Option<Claim>, HostError> {
-        // The longest that an attempt can take, by either engine.
-        let limit = config.retry.per_try_timeout;
-        self.change(backend, |health| health.claim_probe(now, limit))
     }
 
     /// Learns from an attempt on `backend`, made with or without the `claim` of its probe.
@@ -302,27 +187,6 @@ impl Backends {
         }
     }
 
-    /// Takes a retry out of the budget.
-    fn withdraw(&self, config: &Config, plan: &Plan, outcome: Outcome) -> Result<(), NoRetry> {
-        // A refusal costs a backend nothing, so there is nothing to save; what fails may be overloaded.
-        let (Outcome::Unavailable, Some(rules)) = (outcome, &config.retry.budget) else {
-            return Ok(());
-        };
-        let now = host::now();
-        let withdrawn = host::swap_shared(&self.budget_key, |bytes| {
-            let mut budget =
-                Budget::decode(bytes).unwrap_or_else(|| Budget::new(rules, plan.turn, now));
-            (
-                budget.withdraw(rules, plan.turn, now),
-                Some(budget.encode()),
-            )
-        });
-        match withdrawn {
-            Ok(false) => Err(NoRetry::BudgetSpent),
-            Ok(true) | Err(_) => Ok(()),
-        }
-    }
-
     /// Changes a backend's shared record, and tells the other workers if that is something for them.
     fn change<T: Default>(
         &self,
@@ -338,7 +202,7 @@ impl Backends {
     #[inline(never)]
     fn alter(&self, backend: usize, change: &mut dyn FnMut(&mut Health)) -> Result<(), HostError> {
         let key = self.health_keys.get(backend).map_or("", String::as_str);
-        let result = host::swap_shared(key, |bytes| {
+        let result = swap_shared(key, |bytes| {
             let before = Health::decode(bytes);
             let mut after = before.clone();
             change(&mut after);
@@ -358,7 +222,7 @@ impl Backends {
 
     /// Makes every worker look at the backends' health with its next request.
     fn tell(&self) {
-        let told = host::swap_shared(self.turns.key(), |bytes| {
+        let told = swap_shared(self.turns.key(), |bytes| {
             let turns = Turns::decode(bytes);
             let after = turns.after_change();
             ((turns.edition, after.edition), Some(after.encode()))
@@ -381,7 +245,7 @@ impl Backends {
             return;
         };
         for (backend, key) in self.health_keys.iter().enumerate() {
-            match read(key, Health::decode) {
+            match read_shared(key, Health::decode) {
                 Ok(health) => fleet.set_health(backend, health),
                 Err(error) => {
                     log::error!("{error}");
@@ -393,7 +257,7 @@ impl Backends {
     }
 
     fn read_turns(&self) -> Result<Turns, HostError> {
-        read(self.turns.key(), Turns::decode)
+        read_shared(self.turns.key(), Turns::decode)
     }
 
     fn health(&self, backend: usize) -> Option<Health> {
@@ -427,20 +291,4 @@ impl Backends {
             succeeded.get_mut(backend).map_or(0, std::mem::take)
         })
     }
-}
-
-fn no_retry(none: NoChoice) -> NoRetry {
-    match none {
-        NoChoice::NoApi | NoChoice::NoDeployment | NoChoice::AllTried => NoRetry::BackendsExhausted,
-        NoChoice::NoToken | NoChoice::AllOut(_) => NoRetry::BackendsOut,
-    }
-}
-
-fn read<T>(key: &str, decode: impl Fn(Option<&[u8]>) -> T) -> Result<T, HostError> {
-    host::swap_shared(key, |bytes| (decode(bytes), None::<[u8; 0]>))
-}
-
-#[inline(never)]
-fn create(key: &str, value: &[u8]) -> Result<(), HostError> {
-    host::swap_shared(key, |bytes| ((), bytes.is_none().then_some(value)))
 }

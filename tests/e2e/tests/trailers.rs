@@ -1,0 +1,53 @@
+//! Requests over HTTP/2, the length of whose body is announced although trailers follow it.
+
+use bytes::Bytes;
+use e2e::{cases, chat_request, simulate, Chat, Gateway};
+use http::{HeaderMap, HeaderValue, Request};
+use simulator::Behaviour;
+use tokio::net::TcpStream;
+
+cases! {
+    fn a_body_that_is_ended_by_trailers_is_sent_again_whole(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        for backend in azure.backends() {
+            backend.set(Behaviour::internal_error().times(1));
+        }
+        let chat = chat_request().padded(100_000);
+        assert_eq!(send(&gateway, &chat), 500, "both failed");
+        assert_eq!(send(&gateway, &chat), 200);
+        let backends = azure.backends().iter();
+        let bodies: Vec<_> = backends.flat_map(|backend| backend.requests()).map(|request| request.body).collect();
+        assert_eq!(bodies.len(), 3);
+        assert!(bodies.iter().all(|body| *body == chat.bytes()), "not byte for byte");
+    }
+}
+
+/// Sends it in pieces, with trailers behind them; the answer's status.
+fn send(gateway: &Gateway, chat: &Chat) -> u16 {
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_io().build().unwrap();
+    runtime.block_on(async {
+        let socket = TcpStream::connect(gateway.address()).await.unwrap();
+        let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let body = chat.bytes();
+        let request = Request::post(gateway.url(&chat.path))
+            .header("content-type", "application/json")
+            .header("content-length", body.len())
+            .body(())
+            .unwrap();
+        let (answer, mut upload) = client.send_request(request, false).unwrap();
+        for piece in body.chunks(10_000) {
+            upload
+                .send_data(Bytes::copy_from_slice(piece), false)
+                .unwrap();
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-checksum", HeaderValue::from_static("1234"));
+        upload.send_trailers(trailers).unwrap();
+        let status = answer.await.unwrap().status();
+        connection.abort();
+        status.as_u16()
+    })
+}
