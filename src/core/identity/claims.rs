@@ -1,5 +1,7 @@
 //! What an access token says of itself. Read for the log, never trusted for authorization: that is the backend's business.
 
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::Engine;
 use serde_json::Value;
 
 /// The claims worth a line in the log.
@@ -16,7 +18,7 @@ pub struct Claims {
 /// The claims of `token`, if it is a JSON web token (RFC 7519).
 pub fn read(token: &str) -> Option<Claims> {
     let payload = token.split('.').nth(1)?;
-    let payload = decode(payload.trim_end_matches('='))?;
+    let payload = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
     let payload: Value = serde_json::from_slice(&payload).ok()?;
     let claims = payload.as_object()?;
     Some(Claims {
@@ -24,30 +26,6 @@ pub fn read(token: &str) -> Option<Claims> {
         object_id: claims.get("oid").and_then(printable),
         expires: claims.get("exp").and_then(Value::as_u64),
     })
-}
-
-/// What a text in base64 for URLs (RFC 4648, section 5) stands for. Bits that are no whole byte are left out.
-fn decode(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let (mut bits, mut held) = (0_u32, 0);
-    for symbol in text.bytes() {
-        let value = match symbol {
-            b'A'..=b'Z' => symbol - b'A',
-            b'a'..=b'z' => symbol - b'a' + 26,
-            b'0'..=b'9' => symbol - b'0' + 52,
-            b'-' => 62,
-            b'_' => 63,
-            _ => return None,
-        };
-        // What is shifted out at the top was pushed before.
-        bits = bits << 6 | u32::from(value);
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push((bits >> held) as u8);
-        }
-    }
-    Some(bytes)
 }
 
 /// A short printable string: it goes to the log.
@@ -59,9 +37,6 @@ fn printable(value: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-    use base64::Engine;
-
     use super::*;
 
     fn token(payload: &str) -> String {
@@ -90,15 +65,5 @@ mod tests {
         for odd in ["", "opaque", "a.b.c", "a.!!.c", &token("3"), &token("{")] {
             assert_eq!(read(odd), None, "{odd}");
         }
-    }
-
-    #[test]
-    fn every_byte_is_decoded_at_every_place() {
-        let bytes: Vec<u8> = (0..=u8::MAX).collect();
-        for length in 250..=bytes.len() {
-            let text = URL_SAFE_NO_PAD.encode(&bytes[..length]);
-            assert_eq!(decode(&text).as_deref(), Some(&bytes[..length]));
-        }
-        assert_eq!(decode("ab+c"), None);
     }
 }
