@@ -93,7 +93,7 @@ impl Budget {
 }
 
 /// What differs from compiler to compiler, in percent of a budget.
-const ROOM: u64 = 15;
+const ROOM: u64 = 20;
 
 /// For what follows from the source: any change.
 fn changed(section: &str, name: &str, is: u64, may: u64) -> Option<String> {
@@ -156,7 +156,7 @@ mod tests {
     fn what_costs_what_it_may_is_fine() {
         assert!(judged(|_| {}).is_empty());
         // Another compiler makes other instructions of the same source.
-        assert!(judged(|cost| cost.instructions = 4250).is_empty());
+        assert!(judged(|cost| cost.instructions = 4000).is_empty());
     }
 
     #[test]
@@ -178,11 +178,11 @@ mod tests {
     fn what_fell_is_written_down() {
         let said = judged(|cost| {
             cost.bytes_in = 99;
-            cost.instructions = 4249;
+            cost.instructions = 3999;
         });
         assert!(
             said[0].starts_with("bytes_in fell to 99, below 100.")
-                && said[1].starts_with("instructions fell to 4249, below 4250."),
+                && said[1].starts_with("instructions fell to 3999, below 4000."),
             "{said:?}"
         );
     }
@@ -203,7 +203,7 @@ mod tests {
             budget.judge_largest(&Function { name, bytes })
         };
         assert_eq!(judged(500), None);
-        assert_eq!(judged(425), None);
+        assert_eq!(judged(400), None);
         let said = judged(501).unwrap();
         assert!(
             said.starts_with("the largest function, core::large, has 501 bytes, 1 more than 500.")
@@ -211,9 +211,9 @@ mod tests {
                 && said.contains("`largest_function = 501` below [module] in tests/budget.toml"),
             "{said}"
         );
-        let said = judged(424).unwrap();
+        let said = judged(399).unwrap();
         assert!(
-            said.starts_with("largest_function fell to 424, below 425."),
+            said.starts_with("largest_function fell to 399, below 400."),
             "{said}"
         );
     }
