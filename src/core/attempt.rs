@@ -203,6 +203,17 @@ mod tests {
         )
     }
 
+    fn attempt<'a>(request: &'a Request, config: &'a Config) -> Attempt<'a> {
+        Attempt {
+            request,
+            backend: &config.backends[0],
+            credential: TOKEN,
+            timeout_ms: "30000",
+            growth: 0,
+            reads_answer: false,
+        }
+    }
+
     const CLIENT_PATH: &str = ORIGINAL[2].1;
 
     #[test]
@@ -217,14 +228,7 @@ mod tests {
             config: &'p Config,
             client_path: impl FnOnce() -> &'p str,
         ) -> Option<String> {
-            let attempt = Attempt {
-                request,
-                backend: &config.backends[0],
-                credential: TOKEN,
-                timeout_ms: "30000",
-                growth: 0,
-                reads_answer: false,
-            };
+            let attempt = attempt(request, config);
             attempt.path(|| client_path()).map(Cow::into_owned)
         }
         assert_eq!(path(&plain, &config, || panic!("asked for")), None);
@@ -244,14 +248,7 @@ mod tests {
     }
 
     fn edits(config: &Config, request: &Request) -> Vec<String> {
-        let attempt = Attempt {
-            request,
-            backend: &config.backends[0],
-            credential: TOKEN,
-            timeout_ms: "30000",
-            growth: 0,
-            reads_answer: false,
-        };
+        let attempt = attempt(request, config);
         let mut edits = Vec::new();
         attempt.edit_in_place(
             config,
@@ -285,15 +282,11 @@ mod tests {
     fn a_key_takes_the_place_of_every_credential_too() {
         let (request, config) = (request(), config("filter"));
         let attempt = Attempt {
-            request: &request,
-            backend: &config.backends[0],
             credential: Credential {
                 name: "api-key",
                 value: "KEY",
             },
-            timeout_ms: "30000",
-            growth: 0,
-            reads_answer: false,
+            ..attempt(&request, &config)
         };
         let mut edits = Vec::new();
         attempt.edit_in_place(
@@ -317,14 +310,7 @@ mod tests {
     #[test]
     fn a_reissued_attempt_carries_the_request_and_none_of_the_clients_credentials() {
         let (request, config) = (request(), config("filter"));
-        let attempt = Attempt {
-            request: &request,
-            backend: &config.backends[0],
-            credential: TOKEN,
-            timeout_ms: "30000",
-            growth: 0,
-            reads_answer: false,
-        };
+        let attempt = attempt(&request, &config);
         let path = attempt.path(|| CLIENT_PATH);
         assert_eq!(
             attempt.headers(&config.headers, path.as_deref(), ORIGINAL.into_iter()),
