@@ -12,7 +12,7 @@ use crate::backend::{Backends, BACKENDS};
 use crate::load::Load;
 use crate::proxy::{Launcher, Proxy};
 use crate::results::{Results, Slice};
-use crate::usage;
+use crate::usage::{self, Memory};
 use crate::variant::{Variant, Workload};
 
 /// How much is measured.
@@ -189,14 +189,21 @@ pub fn run_workers(
     Ok(())
 }
 
-/// Watches the memory over `requests` small requests to plain Envoy and to those with a module in it.
-pub fn run_memory(proxies: &Proxies, requests: u64, results: &mut Results) -> Result<()> {
+/// Watches the memory over `requests` small requests to plain Envoy and to those with a module in it, and looks at it once more
+/// when `rest` has passed since the beginning.
+pub fn run_memory(
+    proxies: &Proxies,
+    requests: u64,
+    rest: Duration,
+    results: &mut Results,
+) -> Result<()> {
     const STEPS: u64 = 10;
+    let begin = Instant::now();
     let is_watched = |variant: &Variant| {
         matches!(variant, Variant::Envoy | Variant::Idle) || variant.is_balancer()
     };
     let watched = proxies.0.iter().filter(|(variant, _)| is_watched(variant));
-    for (variant, proxy) in watched {
+    for (variant, proxy) in watched.clone() {
         let workload = Workload::Body(1);
         let mut load = Load::connect(proxy.address, workload.connections(), &workload.request())?;
         let mut served = 0;
@@ -205,15 +212,27 @@ pub fn run_memory(proxies: &Proxies, requests: u64, results: &mut Results) -> Re
             ensure!(seen.served > 0, "{variant} serves no more");
             served += seen.served + seen.errors;
             let memory = usage::memory(&proxy.processes)?;
-            eprintln!(
-                "memory: {variant} after {served} requests: {:.1} MB",
-                memory.now as f64 / 1e6
-            );
+            say_memory(*variant, &format!("after {served} requests"), memory);
             let growth = results.growth.entry(*variant).or_default();
             growth.push((served, memory));
         }
     }
+    let left = rest.saturating_sub(begin.elapsed());
+    if !left.is_zero() {
+        eprintln!("memory: {} s of rest", left.as_secs());
+        std::thread::sleep(left);
+    }
+    for (variant, proxy) in watched {
+        let memory = usage::memory(&proxy.processes)?;
+        say_memory(*variant, "at rest", memory);
+        results.rest.insert(*variant, memory);
+    }
     Ok(())
+}
+
+fn say_memory(variant: Variant, when: &str, memory: Memory) {
+    let megabytes = memory.now as f64 / 1e6;
+    eprintln!("memory: {variant} {when}: {megabytes:.1} MB");
 }
 
 /// A line for each slice; on a terminal always the same one.

@@ -69,6 +69,8 @@ impl Report<'_> {
              of every request is answered 503.\n\
              - **one of three throttled**: one backend answers every request with 429 and `retry-after: 2`; plain Envoy and the \
              floors, which do not retry, meet none beside it.\n\
+             - **memory at rest** is read seven minutes after the start or later: what compiling a module took, Envoy's allocator gives back \
+             when it has had no use for it for five.\n\
              - **workers**: Envoy and load share all cores, so that only the ratios among the rows say something.\n\n\
              What is deterministic is checked by the tests: host calls, bytes and instructions of a request, and the size of the \
              module, see [budget.toml](../tests/budget.toml).\n",
@@ -226,6 +228,8 @@ impl Report<'_> {
                 format!("after {early} small requests"),
                 format!("after {late}"),
                 "beside plain Envoy".to_owned(),
+                "at rest".to_owned(),
+                "beside plain Envoy".to_owned(),
             ]);
         }
         head.extend(["after all conditions".to_owned(), "at most".to_owned()]);
@@ -237,14 +241,19 @@ impl Report<'_> {
             }
             let mut row = Vec::new();
             if watched.is_some() {
-                let late = |variant| Some(growth.get(variant)?.last()?.1.now);
+                let late = |variant: &Variant| Some(growth.get(variant)?.last()?.1.now);
                 let early = growth.get(variant).and_then(|steps| steps.get(1));
-                let more = late(variant).zip(late(&Variant::Envoy));
-                let more = more.map(|(this, plain)| (this as f64 - plain as f64) / 1e6);
+                let rest = |variant: &Variant| Some(self.results.rest.get(variant)?.now);
+                let more = |of: &dyn Fn(&Variant) -> Option<u64>| {
+                    let more = (of(variant)? as f64 - of(&Variant::Envoy)? as f64) / 1e6;
+                    Some(format!("{more:+.1}"))
+                };
                 row.extend([
                     early.and_then(|step| megabytes(step.1.now)),
                     late(variant).and_then(megabytes),
-                    more.map(|more| format!("{more:+.1}")),
+                    more(&late),
+                    rest(variant).and_then(megabytes),
+                    more(&rest),
                 ]);
             }
             row.extend([megabytes(memory.now), megabytes(memory.peak)]);

@@ -70,6 +70,8 @@ pub struct Results {
     pub memory: BTreeMap<Variant, Memory>,
     /// Memory after so many requests, where that was watched.
     pub growth: BTreeMap<Variant, Vec<(u64, Memory)>>,
+    /// Memory some minutes later, where that was watched.
+    pub rest: BTreeMap<Variant, Memory>,
 }
 
 /// The best and the median of several slices.
