@@ -234,11 +234,10 @@ mod tests {
         assert_eq!(path(&plain, &config, || panic!("asked for")), None);
         let cleaned = path(&request(), &config, || CLIENT_PATH);
         assert_eq!(cleaned.as_deref(), Some("/openai/x?api-version=1"));
-        let aliases = &mut config.backends[0].deployments.aliases;
-        aliases.insert("gpt".to_owned(), "own".to_owned());
+        config.backends[0].deployments.add("gpt", "own");
         let renamed = path(&plain, &config, || "/openai/deployments/gpt/x");
         assert_eq!(renamed.as_deref(), Some("/openai/deployments/own/x"));
-        config.backends[0].deployments.aliases.clear();
+        config.backends[0].deployments = Default::default();
         config.backends[0].api_version = Some("2024-10-21".to_owned());
         let versioned = path(&request(), &config, || CLIENT_PATH);
         assert_eq!(

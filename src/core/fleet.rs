@@ -267,7 +267,7 @@ fn lacks(health: &Health, demand: Demand, now: Timestamp) -> bool {
 impl Offer {
     fn of(backend: &Backend) -> Self {
         let deployments = &backend.deployments;
-        let names = deployments.aliases.keys().map(|name| deployment_id(name));
+        let names = deployments.names().map(deployment_id);
         Self {
             deployments: (deployments.unlisted == Unlisted::Refuse).then(|| names.collect()),
             apis: backend.apis.clone(),
@@ -441,9 +441,11 @@ mod tests {
     #[test]
     fn who_is_not_configured_for_a_deployment_is_not_asked_for_it() {
         let mut config = config("round_robin");
-        let only = |name: &str| Deployments {
-            aliases: [(name.to_owned(), "own".to_owned())].into(),
-            unlisted: Unlisted::Refuse,
+        let only = |name: &str| {
+            let mut deployments = Deployments::default();
+            deployments.add(name, "own");
+            deployments.unlisted = Unlisted::Refuse;
+            deployments
         };
         config.backends[0].deployments = only("x");
         config.backends[1].deployments = only("y");

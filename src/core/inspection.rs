@@ -118,10 +118,10 @@ mod tests {
     #[test]
     fn a_body_is_read_only_where_it_decides() {
         let (aliased, mut plain) = (config(""), config(""));
-        plain.backends[0].deployments.aliases.clear();
+        plain.backends[0].deployments = Default::default();
         let mut alone = config("");
         alone.backends.truncate(1);
-        alone.backends[0].deployments.aliases.clear();
+        alone.backends[0].deployments = Default::default();
         for (path, content_type, of_aliased, of_plain, of_one) in [
             (CHAT, JSON, true, false, false),
             (RESPONSES, JSON, true, true, true),

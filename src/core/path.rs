@@ -25,8 +25,8 @@ pub fn on_backend<'p>(
     let mut splices = Vec::new();
     if let Deployment::InPath(range) = deployment {
         let name = path.get(range.clone()).unwrap_or_default();
-        if let Some(alias) = backend.deployments.aliases.get(name) {
-            splices.push((range.clone(), alias.as_str()));
+        if let Some(alias) = backend.deployments.alias(name) {
+            splices.push((range.clone(), alias));
         }
     }
     let mut added = String::new();
@@ -76,10 +76,9 @@ mod tests {
             base_path: base.map(str::to_owned),
             ..Backend::default()
         };
-        let aliases = aliases.iter();
-        backend.deployments.aliases = aliases
-            .map(|(client, backend)| ((*client).to_owned(), (*backend).to_owned()))
-            .collect();
+        for (name, own) in aliases {
+            backend.deployments.add(name, own);
+        }
         backend
     }
 

@@ -228,7 +228,7 @@ impl Request {
 
     fn alias<'a>(&'a self, backend: &'a Backend) -> Option<(&'a Model, &'a str)> {
         let model = self.model.as_ref()?;
-        let alias = backend.deployments.aliases.get(&model.name)?;
+        let alias = backend.deployments.alias(&model.name)?;
         Some((model, alias))
     }
 

@@ -1,7 +1,6 @@
 //! What all streams of one configuration on one worker thread share: backends, credentials, tally, and the waiting list.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -62,7 +61,7 @@ pub(crate) struct Worker {
     tidied_at: Cell<Timestamp>,
     waiting: WaitingList,
     /// Calls made for a stream in the root context's name, with the stream's id.
-    calls: RefCell<HashMap<u32, Caller>>,
+    calls: RefCell<Vec<(u32, Caller)>>,
     root_is_running: Cell<bool>,
     held_bodies: Cell<HeldBodies>,
     complaints: RefCell<Vec<Complaint>>,
@@ -218,14 +217,14 @@ impl Worker {
             return;
         }
         if let Ok(mut calls) = self.calls.try_borrow_mut() {
-            calls.insert(call, (id, stream));
+            calls.push((call, (id, stream)));
         }
     }
 
     /// The stream has ended; the call's answer is no one's. (Envoy has no way to cancel it; its time limit ends it.)
     pub(crate) fn disown_call(&self, call: u32) {
         if let Ok(mut calls) = self.calls.try_borrow_mut() {
-            calls.remove(&call);
+            take_call(&mut calls, call);
         }
     }
 
@@ -281,7 +280,7 @@ impl Worker {
             .calls
             .try_borrow_mut()
             .ok()
-            .and_then(|mut calls| calls.remove(&call));
+            .and_then(|mut calls| take_call(&mut calls, call));
         if let Some((id, stream)) = owner {
             self.as_stream(id, || stream.call_answered(call));
             return;
@@ -310,4 +309,10 @@ impl Worker {
             log::error!("{error}");
         }
     }
+}
+
+/// Takes a call off the list. The oldest come first, and are mostly the first to be answered.
+fn take_call(calls: &mut Vec<(u32, Caller)>, call: u32) -> Option<Caller> {
+    let at = calls.iter().position(|(known, _)| *known == call)?;
+    Some(calls.remove(at).1)
 }

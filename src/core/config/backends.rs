@@ -1,7 +1,5 @@
 //! The backends of a plugin configuration.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use super::parse::{is_header_text, read_variable, CLUSTER_FORM};
@@ -142,13 +140,10 @@ fn read_deployments(backend: &mut Object<'_>, problems: &Problems) -> Deployment
     let unlisted = backend.optional_string("unlisted_deployments", form, |text| {
         matches!(text, "pass" | "refuse")
     });
-    let mut deployments = Deployments {
-        aliases: BTreeMap::new(),
-        unlisted: match unlisted.as_deref() {
-            Some("refuse") => Unlisted::Refuse,
-            _ => Unlisted::Pass,
-        },
-    };
+    let mut deployments = Deployments::default();
+    if unlisted.as_deref() == Some("refuse") {
+        deployments.unlisted = Unlisted::Refuse;
+    }
     let Some(value) = backend.value("deployments") else {
         return deployments;
     };
@@ -169,7 +164,7 @@ fn read_deployments(backend: &mut Object<'_>, problems: &Problems) -> Deployment
     for (name, own) in names {
         match own.as_str() {
             Some(own) if is_deployment(name) && is_deployment(own) => {
-                add_alias(&mut deployments, name, own);
+                deployments.add(name, own);
             }
             _ => {
                 let form = "names of 1 to 128 letters, digits, '-', '_' or '.' on both sides";
@@ -178,12 +173,6 @@ fn read_deployments(backend: &mut Object<'_>, problems: &Problems) -> Deployment
         }
     }
     deployments
-}
-
-#[inline(never)]
-fn add_alias(deployments: &mut Deployments, name: &str, own: &str) {
-    let (name, own) = (name.to_owned(), own.to_owned());
-    deployments.aliases.insert(name, own);
 }
 
 /// Whether a text is a name: of a backend, or an identity.

@@ -1,16 +1,17 @@
 //! The plugin configuration: parsed once, into types that cannot be wrong.
 
 mod backends;
+mod deployments;
 mod identity;
 mod parse;
 mod protobuf;
 mod reader;
 mod units;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+pub use deployments::{Deployments, Unlisted};
 pub use reader::ConfigError;
 
 use super::operation::Api;
@@ -159,25 +160,6 @@ pub enum OtherPaths {
     Pass,
 }
 
-/// A backend's deployments.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Deployments {
-    /// From the name that clients use to its own.
-    pub aliases: BTreeMap<String, String>,
-    /// What of a name that is not among them.
-    pub unlisted: Unlisted,
-}
-
-/// What a deployment is that a backend's configuration does not name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Unlisted {
-    /// It is called the same there.
-    #[default]
-    Pass,
-    /// It is not there.
-    Refuse,
-}
-
 impl Config {
     /// The backend of objects of this API whose ids do not say where they live.
     pub fn home(&self, api: Option<Api>) -> usize {
@@ -244,8 +226,7 @@ pub struct Cooldown {
 impl Backend {
     /// Whether it has a name of its own for anything in a path.
     pub fn renames(&self) -> bool {
-        let aliases = &self.deployments.aliases;
-        !aliases.is_empty() || self.api_version.is_some() || self.base_path.is_some()
+        !self.deployments.is_empty() || self.api_version.is_some() || self.base_path.is_some()
     }
 
     /// Whether it has every deployment that a client may name, by the same name.
