@@ -98,6 +98,11 @@ impl Credentials {
         })
     }
 
+    fn lacks_token(&self, identity: usize) -> bool {
+        let tokens = self.tokens.get(identity);
+        tokens.is_none_or(|tokens| tokens.current(self.now.get()).is_none())
+    }
+
     /// Whether `backend` is shown a key.
     pub(crate) fn is_keyed(&self, backend: usize) -> bool {
         matches!(self.sources.get(backend), Some(Source::Key(_)))
@@ -125,14 +130,13 @@ impl Credentials {
         (!all).then_some(lacking)
     }
 
-    /// The identities whose tokens would let one of these backends be asked, which cannot be asked now.
+    /// The identities whose tokens would let one of these backends be asked, which cannot be asked now: as far as this worker has
+    /// seen when it looked at the backends. What another one has stored since is for the tick, or there would be nothing to wait for.
     pub(crate) fn wanted(&self, backends: impl Fn(usize) -> bool) -> Identities {
         let mut wanted = Identities::default();
         for (backend, source) in self.sources.iter().enumerate() {
             match source {
-                Source::Identity(identity)
-                    if backends(backend) && self.token(*identity).is_none() =>
-                {
+                Source::Identity(identity) if backends(backend) && self.lacks_token(*identity) => {
                     wanted.add(*identity);
                 }
                 _ => {}

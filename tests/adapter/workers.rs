@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use mock_host::{Host, Vm};
+use mock_host::{Fault, Host, Vm};
 
 use super::support::*;
 
@@ -90,6 +90,21 @@ fn one_fetch_serves_all_workers() {
     host.advance(seconds(10));
     assert_eq!(host.statistic("aoai.identity.fetches"), 1);
     assert_quiet(&host);
+}
+
+#[test]
+fn a_token_that_comes_while_a_request_looks_for_it_does_not_make_the_wait_hopeless() {
+    let host = Host::new();
+    let workers = four_workers(&host);
+    host.advance(millis(50));
+    let asking = asking(&workers);
+    give_token(&workers[asking], TOKEN);
+    // It is there for the second look, as if it had come after the first.
+    host.inject(Fault::of("proxy_get_shared_data").times(1));
+    let stream = get(&workers[(asking + 1) % workers.len()]);
+    assert_eq!(stream.answered(), None);
+    host.advance(millis(25));
+    assert!(stream.forwarded().is_some());
 }
 
 #[test]
