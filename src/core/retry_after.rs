@@ -76,8 +76,8 @@ fn go_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then(|| whole_millis(total))
 }
 
-/// A decimal number without sign or exponent, of units of so many nanoseconds; 584 years if it is more. Not by way of `f64`, in which 2.007 s come to
-/// 2007.0000000000002 ms and would be rounded up to 2008.
+/// A decimal number without sign or exponent, of units of so many nanoseconds; 584 years if it is more. Not by way of `f64`, in
+/// which 2.007 s come to 2007.0000000000002 ms and would be rounded up to 2008.
 fn nanos(text: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let mut digits = whole.bytes().chain(fraction.bytes());

@@ -143,15 +143,17 @@ fn a_body_is_whole_where_held_bodies_are_hidden() {
 
 #[test]
 fn a_body_ended_by_trailers_is_replayed_with_them() {
-    let (_host, vm) = ready();
-    let stream = vm.request(chat(), false);
-    stream.body("body", false);
-    stream.trailers([("x-checksum", "1234")]);
-    assert!(stream.forwarded().unwrap().complete);
-    respond(&stream, 500, "");
-    let call = vm.call();
-    assert_eq!(call.body, b"body");
-    assert_eq!(call.trailers.get("x-checksum"), Some("1234"));
+    for headers in [chat(), chat_of(4)] {
+        let (_host, vm) = ready();
+        let stream = vm.request(headers, false);
+        stream.body("body", false);
+        stream.trailers([("x-checksum", "1234")]);
+        assert!(stream.forwarded().unwrap().complete);
+        respond(&stream, 500, "");
+        let call = vm.call();
+        assert_eq!(call.body, b"body");
+        assert_eq!(call.trailers.get("x-checksum"), Some("1234"));
+    }
 }
 
 fn limited() -> Setup {

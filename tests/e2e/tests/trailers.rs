@@ -25,8 +25,10 @@ cases! {
 
 /// Sends it in pieces, with trailers behind them; the answer's status.
 fn send(gateway: &Gateway, chat: &Chat) -> u16 {
-    let runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = { runtime }.enable_io().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let socket = TcpStream::connect(gateway.address()).await.unwrap();
         let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
