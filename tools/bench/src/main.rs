@@ -71,14 +71,18 @@ struct Run {
     #[arg(long)]
     write: Option<PathBuf>,
     /// How often everything is measured
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, default_value_t = 20)]
     rounds: usize,
-    /// Length of a slice in milliseconds
-    #[arg(long, default_value_t = 1000)]
+    /// Length of a slice in milliseconds; of streams four times as long. Many short ones find a quiet moment of the machine sooner
+    /// than few long ones
+    #[arg(long, default_value_t = 250)]
     slice: u64,
     /// Only these variants
     #[arg(long, value_delimiter = ',', value_parser = variant)]
     only: Vec<Variant>,
+    /// Only under these conditions, and without several workers
+    #[arg(long, value_delimiter = ',', value_parser = workload)]
+    conditions: Vec<Workload>,
     /// Also watch the memory over a million small requests to plain Envoy, the module that does nothing, and the balancer
     #[arg(long)]
     memory: bool,
@@ -94,6 +98,13 @@ fn variant(key: &str) -> Result<Variant> {
     Variant::named(key).ok_or_else(|| {
         let keys = Variant::ALL.map(Variant::key).join(", ");
         anyhow!("{key}: there is no such variant; use some of {keys}")
+    })
+}
+
+fn workload(key: &str) -> Result<Workload> {
+    Workload::named(key).ok_or_else(|| {
+        let keys = Workload::SHUFFLED.map(Workload::key).join(", ");
+        anyhow!("{key}: there is no such condition; use some of {keys}")
     })
 }
 
@@ -148,7 +159,9 @@ impl Run {
         }
         measure::run(&proxies, &effort, &backends, &mut results)?;
         drop(proxies);
-        measure::run_workers(&mut launcher, &variants, &effort, &mut results)?;
+        if self.conditions.is_empty() {
+            measure::run_workers(&mut launcher, &variants, &effort, &mut results)?;
+        }
 
         let report = Report {
             results: &results,
@@ -179,20 +192,23 @@ impl Run {
     }
 
     fn effort(&self) -> Effort {
-        let workloads = Workload::USUAL.into_iter().chain([Workload::Throttled]);
+        let workloads = match self.conditions.as_slice() {
+            [] => Workload::SHUFFLED.to_vec(),
+            conditions => conditions.to_vec(),
+        };
         let (rounds, slice, warm_up) = match self.quick {
             true => (1, Duration::from_millis(200), Duration::from_millis(20)),
             false => (
                 self.rounds.max(1),
                 Duration::from_millis(self.slice),
-                Duration::from_millis(150),
+                Duration::from_millis(100),
             ),
         };
         Effort {
             rounds,
             slice,
             warm_up,
-            workloads: workloads.collect(),
+            workloads,
         }
     }
 }

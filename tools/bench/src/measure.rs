@@ -20,7 +20,7 @@ use crate::variant::{Variant, Workload};
 pub struct Effort {
     /// How often everything is measured.
     pub rounds: usize,
-    /// For how long each time.
+    /// For how long each time, if [`Workload::slice`] says nothing else.
     pub slice: Duration,
     /// For how long the load runs before.
     pub warm_up: Duration,
@@ -113,7 +113,7 @@ fn measure(
         );
     }
     let before = (usage::cpu(&proxy.processes)?, usage::cpu(&me)?);
-    let seen = load.run(effort.slice, u64::MAX)?;
+    let seen = load.run(workload.slice(effort.slice), u64::MAX)?;
     let after = (usage::cpu(&proxy.processes)?, usage::cpu(&me)?);
     throttled.store(false, Relaxed);
     Ok(Slice::new(seen, after.0 - before.0, after.1 - before.1))

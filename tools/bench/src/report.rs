@@ -49,9 +49,9 @@ impl Report<'_> {
         let pause = STREAM_PAUSE.as_millis();
         format!(
             "## How it is measured\n\n\
-             All variants run at the same time, and slices of {slice} ms are given to them in shuffled order, {rounds} to each under \
-             each condition, so that what disturbs the machine disturbs all alike. The best slice counts; absolute times of \
-             different runs cannot be compared.\n\n\
+             All variants run at the same time, and slices of {slice} ms, of streams {stream} ms, are given to them in shuffled order, \
+             {rounds} to each under each condition, so that what disturbs the machine disturbs all alike. The best slice counts; \
+             absolute times of different runs cannot be compared.\n\n\
              - **CPU per request** is what the kernel accounts to all threads of the proxy's processes (`schedstat`), those of its \
              helpers included, over the requests served.\n\
              - {pinned}\n\
@@ -75,6 +75,7 @@ impl Report<'_> {
              What is deterministic is checked by the tests: host calls, bytes and instructions of a request, and the size of the \
              module, see [budget.toml](../tests/budget.toml).\n",
             slice = self.effort.slice.as_millis(),
+            stream = Workload::Streams.slice(self.effort.slice).as_millis(),
             rounds = self.effort.rounds,
             pinned = match self.pinned {
                 true => "The proxy has the machine's first core for itself; load and backends, one lean process, have the last.",
@@ -358,7 +359,10 @@ fn with_ratio(value: Summary, base: Option<Summary>, digits: usize) -> String {
     text
 }
 
-/// A Markdown table; most have a line for each variant.
+/// What stands in a table where there is nothing to say.
+const NOTHING: &str = "-";
+
+/// A Markdown table; most have a line for each variant. A column that has nothing to say is left out, as a line is.
 struct Table {
     title: &'static str,
     rows: Vec<Vec<String>>,
@@ -383,7 +387,7 @@ impl Table {
         if cells.iter().any(Option::is_some) {
             let cells = cells
                 .into_iter()
-                .map(|cell| cell.unwrap_or_else(|| "-".to_owned()));
+                .map(|cell| cell.unwrap_or_else(|| NOTHING.to_owned()));
             self.rows
                 .push([name.to_string()].into_iter().chain(cells).collect());
         }
@@ -392,15 +396,21 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let columns = self.rows.first().map_or(0, Vec::len);
-        let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(String::len).max().unwrap_or(0).max(3)
-        };
-        let widths: Vec<_> = (0..columns).map(width).collect();
+        let columns = 0..self.rows.first().map_or(0, Vec::len);
+        let cells = |column: usize| self.rows.iter().filter_map(move |row| row.get(column));
+        let columns: Vec<_> = columns
+            .filter(|column| cells(*column).skip(1).any(|cell| cell != NOTHING))
+            .map(|column| {
+                (
+                    column,
+                    cells(column).map(String::len).max().unwrap_or(0).max(3),
+                )
+            })
+            .collect();
         writeln!(f, "## {}\n", self.title)?;
         for (index, row) in self.rows.iter().enumerate() {
-            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            for (column, width) in &columns {
+                let cell = row.get(*column).map_or("", String::as_str);
                 match column {
                     0 => write!(f, "| {cell:width$} ")?,
                     _ => write!(f, "| {cell:>width$} ")?,
@@ -408,8 +418,8 @@ impl fmt::Display for Table {
             }
             writeln!(f, "|")?;
             if index == 0 {
-                for (column, width) in widths.iter().enumerate() {
-                    let colon = if column == 0 { "" } else { ":" };
+                for (column, width) in &columns {
+                    let colon = if *column == 0 { "" } else { ":" };
                     write!(f, "|{}{colon}", "-".repeat(width + 2 - colon.len()))?;
                 }
                 writeln!(f, "|")?;
@@ -430,12 +440,17 @@ mod tests {
     #[test]
     fn tables_are_markdown() {
         let mut table = Table::new("Things");
-        table.head(["one".to_owned(), "two".to_owned()]);
-        table.row(Variant::Lua, [Some("1.0".to_owned()), None]);
-        table.row(Variant::Stock, [None, None]);
+        table.head(["one", "two", "three"].map(str::to_owned));
+        table.row(Variant::Lua, [Some("1.0".to_owned()), None, None]);
+        table.row(Variant::Stock, [None, None, None]);
+        table.row(Variant::Idle, [None, None, Some("2.0".to_owned())]);
         assert_eq!(
             table.to_string(),
-            "## Things\n\n|     | one | two |\n|-----|----:|----:|\n| Lua | 1.0 |   - |\n"
+            "## Things\n\n\
+             |                        | one | three |\n\
+             |------------------------|----:|------:|\n\
+             | Lua                    | 1.0 |     - |\n\
+             | wasm that does nothing |   - |   2.0 |\n"
         );
     }
 

@@ -1,6 +1,7 @@
 //! What is measured, and under which conditions.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::load::Request;
 
@@ -161,8 +162,8 @@ pub enum Workload {
 }
 
 impl Workload {
-    /// What runs shuffled in one phase.
-    pub const USUAL: [Self; 8] = [
+    /// What is measured in shuffled order.
+    pub const SHUFFLED: [Self; 9] = [
         Self::Body(1),
         Self::Body(16),
         Self::Body(100),
@@ -171,10 +172,34 @@ impl Workload {
         Self::Alone,
         Self::FirstByte,
         Self::FirstByteRetried,
+        Self::Throttled,
     ];
 
     /// What a single worker and several of them are measured by.
     pub const WORKERS: [Self; 3] = [Self::Workers(1), Self::Workers(2), Self::Workers(4)];
+
+    /// Its name on the command line; those with several workers have none.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Body(1) => "1k",
+            Self::Body(16) => "16k",
+            Self::Body(100) => "100k",
+            Self::Body(1024) => "1m",
+            Self::Streams => "streams",
+            Self::Alone => "alone",
+            Self::FirstByte => "first_byte",
+            Self::FirstByteRetried => "retried",
+            Self::Throttled => "throttled",
+            Self::Body(_) | Self::Workers(_) => "",
+        }
+    }
+
+    /// The condition of this name.
+    pub fn named(key: &str) -> Option<Self> {
+        Self::SHUFFLED
+            .into_iter()
+            .find(|workload| workload.key() == key)
+    }
 
     /// The request that is sent.
     pub fn request(self) -> Request {
@@ -193,6 +218,14 @@ impl Workload {
             Self::Alone | Self::FirstByte | Self::FirstByteRetried => 1,
             Self::Streams => 64,
             _ => 16,
+        }
+    }
+
+    /// How long its slices are where the others' are `usual`: a stream begins and ends in few of the short ones.
+    pub fn slice(self, usual: Duration) -> Duration {
+        match self {
+            Self::Streams | Self::FirstByte | Self::FirstByteRetried => usual * 4,
+            _ => usual,
         }
     }
 

@@ -18,13 +18,17 @@ pub struct Arguments {
     /// floor_downstream, filter, router, litellm
     #[arg(long, value_name = "VARIANTS")]
     only: Option<String>,
+    /// Only under these conditions, separated by commas, and without several workers: 1k, 16k, 100k, 1m, streams, alone,
+    /// first_byte, retried, throttled
+    #[arg(long, value_name = "CONDITIONS")]
+    conditions: Option<String>,
     /// Measure another build of the module beside this one
     #[arg(long, value_name = "WASM")]
     against: Option<PathBuf>,
     /// Also watch the memory over a million requests to each variant
     #[arg(long)]
     memory: bool,
-    /// How often everything is measured, 12 times unless told
+    /// How often everything is measured, 20 times unless told
     #[arg(long)]
     rounds: Option<usize>,
     /// Write docs/benchmarks.md and docs/benchmarks.svg
@@ -78,6 +82,9 @@ pub fn command(arguments: &Arguments) -> Result<()> {
     }
     if let Some(only) = &arguments.only {
         bench.arg("--only").arg(only);
+    }
+    if let Some(conditions) = &arguments.conditions {
+        bench.arg("--conditions").arg(conditions);
     }
     if let Some(rounds) = arguments.rounds {
         bench.arg("--rounds").arg(rounds.to_string());
