@@ -13,6 +13,7 @@ mod measure;
 mod proxy;
 mod report;
 mod results;
+mod table;
 mod targets;
 mod usage;
 mod variant;
@@ -45,7 +46,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Measure, and print the tables
-    Run(Run),
+    Run(Box<Run>),
     /// Be the ext_proc service of that variant
     ExtProc,
 }

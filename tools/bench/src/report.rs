@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use crate::backend::{STREAM_EVENTS, STREAM_PAUSE};
 use crate::measure::Effort;
 use crate::results::{Results, Summary};
+use crate::table::Table;
 use crate::targets::{floor, target, CONDITIONS};
 use crate::variant::{Variant, Workload};
 
@@ -337,7 +338,7 @@ impl fmt::Display for Report<'_> {
             self.workers_table(),
         ];
         // One without a line says nothing: not everything has to be measured.
-        for table in tables.iter().filter(|table| table.rows.len() > 1) {
+        for table in tables.iter().filter(|table| !table.is_empty()) {
             writeln!(f, "{table}")?;
         }
         Ok(())
@@ -359,76 +360,6 @@ fn with_ratio(value: Summary, base: Option<Summary>, digits: usize) -> String {
     text
 }
 
-/// What stands in a table where there is nothing to say.
-const NOTHING: &str = "-";
-
-/// A Markdown table; most have a line for each variant. A column that has nothing to say is left out, as a line is.
-struct Table {
-    title: &'static str,
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    fn new(title: &'static str) -> Self {
-        Self {
-            title,
-            rows: Vec::new(),
-        }
-    }
-
-    fn head(&mut self, columns: impl IntoIterator<Item = String>) {
-        self.rows
-            .push([String::new()].into_iter().chain(columns).collect());
-    }
-
-    /// A line; one that has nothing to say is left out.
-    fn row(&mut self, name: impl fmt::Display, cells: impl IntoIterator<Item = Option<String>>) {
-        let cells: Vec<_> = cells.into_iter().collect();
-        if cells.iter().any(Option::is_some) {
-            let cells = cells
-                .into_iter()
-                .map(|cell| cell.unwrap_or_else(|| NOTHING.to_owned()));
-            self.rows
-                .push([name.to_string()].into_iter().chain(cells).collect());
-        }
-    }
-}
-
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let columns = 0..self.rows.first().map_or(0, Vec::len);
-        let cells = |column: usize| self.rows.iter().filter_map(move |row| row.get(column));
-        let columns: Vec<_> = columns
-            .filter(|column| cells(*column).skip(1).any(|cell| cell != NOTHING))
-            .map(|column| {
-                (
-                    column,
-                    cells(column).map(String::len).max().unwrap_or(0).max(3),
-                )
-            })
-            .collect();
-        writeln!(f, "## {}\n", self.title)?;
-        for (index, row) in self.rows.iter().enumerate() {
-            for (column, width) in &columns {
-                let cell = row.get(*column).map_or("", String::as_str);
-                match column {
-                    0 => write!(f, "| {cell:width$} ")?,
-                    _ => write!(f, "| {cell:>width$} ")?,
-                }
-            }
-            writeln!(f, "|")?;
-            if index == 0 {
-                for (column, width) in &columns {
-                    let colon = if *column == 0 { "" } else { ":" };
-                    write!(f, "|{}{colon}", "-".repeat(width + 2 - colon.len()))?;
-                }
-                writeln!(f, "|")?;
-            }
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -436,23 +367,6 @@ mod tests {
     use super::*;
     use crate::load::Seen;
     use crate::results::Slice;
-
-    #[test]
-    fn tables_are_markdown() {
-        let mut table = Table::new("Things");
-        table.head(["one", "two", "three"].map(str::to_owned));
-        table.row(Variant::Lua, [Some("1.0".to_owned()), None, None]);
-        table.row(Variant::Stock, [None, None, None]);
-        table.row(Variant::Idle, [None, None, Some("2.0".to_owned())]);
-        assert_eq!(
-            table.to_string(),
-            "## Things\n\n\
-             |                        | one | three |\n\
-             |------------------------|----:|------:|\n\
-             | Lua                    | 1.0 |     - |\n\
-             | wasm that does nothing |   - |   2.0 |\n"
-        );
-    }
 
     /// What was measured at 16 KB, in microseconds.
     fn results(cpus: &[(Variant, u64)]) -> Results {
@@ -512,8 +426,7 @@ mod tests {
     fn what_was_not_measured_is_left_out() {
         let report_of = |cpus: &[_]| report(&results(cpus));
         let alone = report_of(&[(Variant::Envoy, 100), (Variant::Router, 151)]);
-        let row =
-            "| balancer, router engine, 16 KB |   1.28 |     1.51 |     - |               - |";
+        let row = "| balancer, router engine, 16 KB |   1.28 |     1.51 |\n";
         assert!(alone.contains(row), "{alone}");
         let without = report_of(&[(Variant::Envoy, 100), (Variant::FloorRouter, 130)]);
         assert!(!without.contains("## Against"), "{without}");
