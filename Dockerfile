@@ -60,7 +60,9 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 FROM envoyproxy/envoy:distroless-v${ENVOY_VERSION} AS envoy
 COPY --from=tools /out/probe /usr/local/bin/
 COPY --from=module /out/plugin.wasm /etc/envoy/azure_openai_balancer.wasm
-COPY deploy/compose/envoy.yaml deploy/compose/clients.yaml /etc/envoy/
+COPY deploy/compose/envoy.yaml /etc/envoy/
+# Under a name of its own: a configuration that is mounted in the other's place must not find keys that everybody knows.
+COPY deploy/compose/clients.yaml /etc/envoy/demo-clients.yaml
 USER 65532:65532
 EXPOSE 10000 9901
 HEALTHCHECK --interval=2s --timeout=3s --start-period=60s CMD ["/usr/local/bin/probe", "http://127.0.0.1:9901/ready"]

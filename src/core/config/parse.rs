@@ -220,7 +220,10 @@ fn read_cooldown(path: String, value: &Value, problems: &Problems) -> Option<Coo
     let misconfigured = object.duration("misconfigured", "1s"..="24h", "5m");
     let wait_timeout = object.duration("wait_timeout", "0s"..="60s", "0s");
     if shortest > longest {
-        object.problem("shortest", "is longer than `longest`; use a shorter one");
+        object.problem(
+            "shortest",
+            "is longer than cooldown.longest, which is 5m if not given; use at most that",
+        );
     }
     object.finish();
     Some(Cooldown {
@@ -689,7 +692,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
                 r#"backends[0].base_path: "/x/" is not allowed; use a path such as "/api/projects/contoso", without a slash at its end"#.to_owned(),
             ),
             ("/cooldown", r#"{"longest": "0s"}"#, r#"cooldown.longest: "0s" is not allowed; use 1s to 24h"#.to_owned()),
-            ("/cooldown", r#"{"shortest": "10m"}"#, "cooldown.shortest: is longer than `longest`; use a shorter one".to_owned()),
+            ("/cooldown", r#"{"shortest": "10m"}"#, "cooldown.shortest: is longer than cooldown.longest, which is 5m if not given; use at most that".to_owned()),
             ("/cooldown", "false", "cooldown: false is not allowed; use a JSON object".to_owned()),
             ("/headers", r#"{"cluster": "X-Cluster"}"#, r#"headers.cluster: "X-Cluster" is not allowed; use the name of a header in lower case"#.to_owned()),
             ("/headers", r#"{"backend": false}"#, "headers.backend: false is not allowed; use the name of a header in lower case, or null to switch it off".to_owned()),

@@ -51,12 +51,20 @@ impl Kubernetes {
         open: bool,
         clusters: Clusters,
     ) -> Result<Self, Vec<Problem>> {
-        if plugin
-            .identities()
-            .any(|identity| identity.source == Some(Source::AppService))
-        {
-            let text = "\"app_service\" is not there in Kubernetes; use \"imds\"".to_owned();
-            return Err(vec![Problem::new(Position::START, "identity.source", text)]);
+        let named = plugin.identities.iter().flatten();
+        let named = named.map(|(name, identity)| (format!("identities.{name}.source"), identity));
+        let identity = plugin.identity.iter();
+        let problems: Vec<_> = identity
+            .map(|identity| ("identity.source".to_owned(), identity))
+            .chain(named)
+            .filter(|(_, identity)| identity.source == Some(Source::AppService))
+            .map(|(path, _)| {
+                let text = "\"app_service\" is not there in Kubernetes; use \"imds\"";
+                Problem::new(Position::START, &path, text.to_owned())
+            })
+            .collect();
+        if !problems.is_empty() {
+            return Err(problems);
         }
         let own = &expanded.own.kubernetes;
         let or = |given: &Option<short::Word>, default: &str| {

@@ -294,12 +294,24 @@ fn names_are_told_apart() {
 
 #[test]
 fn app_service_is_not_in_kubernetes() {
-    let short = "backends: [{host: a}]\nidentity: {source: app_service, endpoint: \"http://127.0.0.1:42356\"}\n";
-    for target in [Target::Istio, Target::EnvoyGateway] {
-        let problems = cli::render(target, short, Options::default()).expect_err("refused");
-        assert_eq!(
-            problems[0].to_string(),
-            "1:1: identity.source: \"app_service\" is not there in Kubernetes; use \"imds\""
-        );
+    let source = "{source: app_service, endpoint: \"http://127.0.0.1:42356\"}";
+    for (short, path) in [
+        (
+            format!("backends: [{{host: a}}]\nidentity: {source}\n"),
+            "identity.source",
+        ),
+        (
+            format!(
+                "backends: [{{host: a, identity: research}}]\nidentities: {{research: {source}}}\n"
+            ),
+            "identities.research.source",
+        ),
+    ] {
+        for target in [Target::Istio, Target::EnvoyGateway] {
+            let problems = cli::render(target, &short, Options::default()).expect_err("refused");
+            let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            let text = "\"app_service\" is not there in Kubernetes; use \"imds\"";
+            assert_eq!(problems, [format!("1:1: {path}: {text}")]);
+        }
     }
 }

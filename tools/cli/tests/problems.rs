@@ -83,7 +83,7 @@ fn every_kind_of_problem_has_a_golden_text() {
         "or give every backend an api_key_env",
         "not allowed beside client_id",
         "not allowed beside keys_file",
-        "is longer than `longest`",
+        "is longer than cooldown.longest",
         "backends are not allowed; use 1 to 100",
         "names are not allowed; use at most 200",
         "use the audience of the token",

@@ -11,8 +11,9 @@ pub const KEY: &str = "demo-key";
 const BACKENDS: [(&str, u16); 3] = [("eastus", 8081), ("westus", 8082), ("swedencentral", 8083)];
 const IMDS_PORT: u16 = 8090;
 
-/// Where Envoy finds the keys in its image.
-const KEYS: &str = "/etc/envoy/clients.yaml";
+/// Where Envoy finds the keys in its image: not where a configuration looks for them that does not say where, since everybody knows
+/// these.
+const KEYS: &str = "/etc/envoy/demo-clients.yaml";
 /// Where Envoy finds the module in its image.
 const MODULE: &str = "/etc/envoy/azure_openai_balancer.wasm";
 
