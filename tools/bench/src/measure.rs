@@ -135,21 +135,26 @@ pub fn run(
         ("usual conditions", usual),
         ("one of three throttled", throttled),
     ] {
-        let mut slices: Vec<_> = proxies
-            .0
-            .keys()
-            .flat_map(|variant| workloads.iter().map(|workload| (*variant, *workload)))
-            .filter(|(variant, workload)| workload.suits(*variant))
+        // All variants under one condition within seconds, so that a round can be compared with itself.
+        let mut conditions: Vec<(Workload, Vec<_>)> = workloads
+            .into_iter()
+            .map(|workload| {
+                let suited = |(variant, _): &(&Variant, _)| workload.suits(**variant);
+                (workload, proxies.0.iter().filter(suited).collect())
+            })
             .collect();
-        let mut progress = Progress::new(name, effort.rounds * slices.len());
+        let slices: usize = conditions.iter().map(|(_, proxies)| proxies.len()).sum();
+        let mut progress = Progress::new(name, effort.rounds * slices);
         for _ in 0..effort.rounds {
-            slices.shuffle(&mut rand::rng());
-            for (variant, workload) in &slices {
-                let proxy = proxies.0.get(variant).context("a proxy that runs")?;
-                let slice = measure(proxy, *variant, *workload, effort, backends)
-                    .with_context(|| format!("{variant}, {workload}"))?;
-                progress.step(*variant, *workload, &slice);
-                results.add(*variant, *workload, slice);
+            conditions.shuffle(&mut rand::rng());
+            for (workload, proxies) in &mut conditions {
+                proxies.shuffle(&mut rand::rng());
+                for (variant, proxy) in proxies {
+                    let slice = measure(proxy, **variant, *workload, effort, backends)
+                        .with_context(|| format!("{variant}, {workload}"))?;
+                    progress.step(**variant, *workload, &slice);
+                    results.add(**variant, *workload, slice);
+                }
             }
         }
     }

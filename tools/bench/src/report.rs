@@ -51,8 +51,9 @@ impl Report<'_> {
         format!(
             "## How it is measured\n\n\
              All variants run at the same time, and slices of {slice} ms, of streams {stream} ms, are given to them in shuffled order, \
-             {rounds} to each under each condition, so that what disturbs the machine disturbs all alike. The best slice counts; \
-             absolute times of different runs cannot be compared.\n\n\
+             {rounds} to each under each condition, so that what disturbs the machine disturbs all alike. The best slice counts, \
+             and for the targets also the median of what each round says by itself, which a machine that is slow for minutes does \
+             not change; absolute times of different runs cannot be compared.\n\n\
              - **CPU per request** is what the kernel accounts to all threads of the proxy's processes (`schedstat`), those of its \
              helpers included, over the requests served.\n\
              - {pinned}\n\
@@ -90,13 +91,18 @@ impl Report<'_> {
     }
 
     /// What the two plain Envoys differ by.
-    fn noise(&self) -> Option<f64> {
-        let differences = BODIES.iter().filter_map(|workload| {
-            let once = self.results.cpu(Variant::Envoy, *workload)?.best;
-            let again = self.results.cpu(Variant::EnvoyAgain, *workload)?.best;
-            Some((again / once - 1.0).abs())
+    fn noise(&self) -> Option<Summary> {
+        let (envoy, again) = (Variant::Envoy, Variant::EnvoyAgain);
+        let ratios = BODIES.iter();
+        let ratios = ratios.filter_map(|body| self.results.cpu_beside(envoy, again, *body));
+        let differences = ratios.map(|ratio| Summary {
+            best: (ratio.best - 1.0).abs(),
+            median: (ratio.median - 1.0).abs(),
         });
-        differences.reduce(f64::max)
+        differences.reduce(|most, one| Summary {
+            best: most.best.max(one.best),
+            median: most.median.max(one.median),
+        })
     }
 
     /// How much the median slice is above the best, of plain Envoy.
@@ -133,26 +139,33 @@ impl Report<'_> {
 
     fn targets_table(&self) -> Table {
         let mut table = Table::new("Against the targets, ratios to plain Envoy's CPU per request");
-        let head = ["target", "measured", "floor", "above the floor"];
+        let head = [
+            "target",
+            "best slices",
+            "floor",
+            "above it",
+            "median of rounds",
+            "floor",
+            "above it",
+        ];
         table.head(head.map(str::to_owned));
         for variant in self.variants() {
             for workload in CONDITIONS {
-                let ratio = |variant| {
-                    let base = self.results.cpu(Variant::Envoy, workload)?.best;
-                    Some(self.results.cpu(variant, workload)?.best / base)
-                };
+                let ratio = |variant| self.results.cpu_beside(Variant::Envoy, variant, workload);
                 let (Some(floor), Some(measured)) = (floor(variant), ratio(variant)) else {
                     continue;
                 };
                 let floor = ratio(floor);
-                let above = floor.map(|floor| measured - floor);
                 let shown = |ratio: f64| format!("{ratio:.2}");
-                let row = [
-                    target(variant, workload).map(shown),
-                    Some(shown(measured)),
-                    floor.map(shown),
-                    above.map(|above| format!("{above:+.2}")),
-                ];
+                let mut row = vec![target(variant, workload).map(shown)];
+                for of in [|ratio: Summary| ratio.best, |ratio: Summary| ratio.median] {
+                    let (measured, floor) = (of(measured), floor.map(of));
+                    row.extend([
+                        Some(shown(measured)),
+                        floor.map(shown),
+                        floor.map(|floor| format!("{:+.2}", measured - floor)),
+                    ]);
+                }
                 table.row(format_args!("{variant}, {workload}"), row);
             }
         }
@@ -289,8 +302,10 @@ impl Report<'_> {
         };
         if let Some(noise) = self.noise() {
             line(format!(
-                "Noise: two plain Envoys with the same configuration differ by up to {:.0} % in their best slices; less than that says nothing.",
-                noise * 100.0
+                "Noise: two plain Envoys with the same configuration differ by up to {:.0} % in their best slices, and by up to {:.0} % in the \
+                 median of the rounds; less than that says nothing.",
+                noise.best * 100.0,
+                noise.median * 100.0
             ));
         }
         if let Some(spread) = self.spread() {
@@ -413,8 +428,8 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "| balancer, filter engine, 16 KB |   1.35 |     1.24 |  1.25 |           -0.01 |",
-                "| balancer, router engine, 16 KB |   1.28 |     1.51 |  1.30 |           +0.21 |",
+                "| balancer, filter engine, 16 KB |   1.35 |        1.24 |  1.25 |    -0.01 |             1.24 |  1.25 |    -0.01 |",
+                "| balancer, router engine, 16 KB |   1.28 |        1.51 |  1.30 |    +0.21 |             1.51 |  1.30 |    +0.21 |",
             ]
         );
         // In the tables of all variants, too, the floors come before what stands on them.
@@ -426,7 +441,7 @@ mod tests {
     fn what_was_not_measured_is_left_out() {
         let report_of = |cpus: &[_]| report(&results(cpus));
         let alone = report_of(&[(Variant::Envoy, 100), (Variant::Router, 151)]);
-        let row = "| balancer, router engine, 16 KB |   1.28 |     1.51 |\n";
+        let row = "| balancer, router engine, 16 KB |   1.28 |        1.51 |             1.51 |\n";
         assert!(alone.contains(row), "{alone}");
         let without = report_of(&[(Variant::Envoy, 100), (Variant::FloorRouter, 130)]);
         assert!(!without.contains("## Against"), "{without}");

@@ -119,6 +119,27 @@ impl Results {
         })
     }
 
+    /// The same as a ratio to what `base` took: of the best slices, and the median of what each round says by itself, which holds
+    /// where the machine is disturbed for longer than a round lasts.
+    pub fn cpu_beside(
+        &self,
+        base: Variant,
+        variant: Variant,
+        workload: Workload,
+    ) -> Option<Summary> {
+        let best = |variant| Some(self.cpu(variant, workload)?.best);
+        let rounds = self.of(variant, workload).iter();
+        let rounds = rounds.zip(self.of(base, workload));
+        let ratios = rounds.filter_map(|(slice, base)| {
+            let base = base.cpu_per_request()?.as_secs_f64();
+            Some(slice.cpu_per_request()?.as_secs_f64() / base)
+        });
+        Some(Summary {
+            best: best(variant)? / best(base)?,
+            median: least(ratios)?.median,
+        })
+    }
+
     /// Requests in a second.
     pub fn rate(&self, variant: Variant, workload: Workload) -> Option<Summary> {
         // The best rate is the largest.
@@ -166,13 +187,18 @@ impl Results {
     ) -> Option<Summary> {
         let slices = self.of(variant, workload).iter();
         let served = slices.filter(|slice| slice.served > 0);
-        let mut values: Vec<f64> = served.filter_map(value).collect();
-        values.sort_by(f64::total_cmp);
-        Some(Summary {
-            best: *values.first()?,
-            median: *values.get(values.len() / 2)?,
-        })
+        least(served.filter_map(value))
     }
+}
+
+/// The least of these, and their median.
+fn least(values: impl Iterator<Item = f64>) -> Option<Summary> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    Some(Summary {
+        best: *values.first()?,
+        median: *values.get(values.len() / 2)?,
+    })
 }
 
 fn micros(time: Duration) -> f64 {
@@ -211,6 +237,22 @@ mod tests {
         let rate = results.rate(Variant::Envoy, workload).unwrap();
         assert_eq!((rate.best, rate.median), (2000.0, 1500.0));
         assert_eq!(results.cpu(Variant::Lua, workload), None);
+    }
+
+    #[test]
+    fn a_round_is_compared_with_itself() {
+        let mut results = Results::default();
+        let workload = Workload::Body(1);
+        // From the second round on everything takes three times as long, but for a moment.
+        for (envoy, router) in [(50, 80), (150, 240), (60, 240), (150, 250)] {
+            results.add(Variant::Envoy, workload, slice(1000, envoy));
+            results.add(Variant::Router, workload, slice(1000, router));
+        }
+        let beside = results.cpu_beside(Variant::Envoy, Variant::Router, workload);
+        let beside = beside.unwrap();
+        assert_eq!((beside.best, beside.median), (1.6, 250.0 / 150.0));
+        let alone = results.cpu_beside(Variant::Lua, Variant::Router, workload);
+        assert_eq!(alone, None);
     }
 
     #[test]
