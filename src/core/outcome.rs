@@ -159,6 +159,38 @@ impl Trace {
     }
 }
 
+/// Where an answer that passes the filter is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A backend.
+    Backend,
+    /// Envoy's router, for want of a backend's.
+    Router,
+    /// A filter between this one and the router, or Envoy itself: a limit, a denial, a route that answers. It concerns the client and
+    /// says nothing of a backend, and to go around it is not for this filter.
+    Other,
+}
+
+impl Origin {
+    /// By Envoy's [`response.code_details`], of which the router's own are known.
+    ///
+    /// [`response.code_details`]: https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/response_code_details
+    pub fn of(details: &[u8]) -> Self {
+        match details {
+            b"via_upstream" => Self::Backend,
+            b"cluster_not_found"
+            | b"no_healthy_upstream"
+            | b"maintenance_mode"
+            | b"drop_overload"
+            | b"unconditional_drop_overload"
+            | b"response_timeout" => Self::Router,
+            // `upstream_reset_before_response_started{...}`, `upstream_per_try_timeout`, ...
+            details if details.starts_with(b"upstream_") => Self::Router,
+            _ => Self::Other,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

@@ -23,6 +23,8 @@ const CREDENTIAL_HEADERS: [&str; 3] = ["authorization", "api-key", "ocp-apim-sub
 pub struct Request {
     /// `:path` without the client's credentials and without the tags of ids, if it had any.
     pub clean_path: Option<String>,
+    /// It has a path, which is text: another one could not be searched for credentials.
+    pub has_path: bool,
     /// The subprotocols that a WebSocket's client offers, without the one in which a browser sends its key; empty where there is
     /// no other.
     pub clean_protocols: Option<String>,
@@ -93,6 +95,7 @@ impl Request {
     pub fn read<'a>(headers: impl Iterator<Item = (&'a [u8], &'a [u8])>, tags: &Tags) -> Self {
         let mut request = Self::default();
         let (mut method, mut path) = ("", "");
+        let mut protocols: Vec<&[u8]> = Vec::new();
         for (name, value) in headers {
             let text = || std::str::from_utf8(value).unwrap_or_default();
             match name {
@@ -104,7 +107,7 @@ impl Request {
                 }
                 b"upgrade" => request.upgrade = true,
                 b"x-envoy-retry-on" | b"x-envoy-max-retries" => request.instructs_router = true,
-                b"sec-websocket-protocol" => request.clean_protocols = without_key(text()),
+                b"sec-websocket-protocol" => protocols.push(value),
                 b"accept-encoding" => request.accepts_encodings = true,
                 name => {
                     for (bit, credential) in CREDENTIAL_HEADERS.iter().enumerate() {
@@ -115,6 +118,8 @@ impl Request {
                 }
             }
         }
+        request.clean_protocols = without_key(&protocols);
+        request.has_path = !path.is_empty();
         request.read_path(method, path, tags);
         request
     }
@@ -364,24 +369,31 @@ pub(super) fn is_credential_header(name: &str) -> bool {
 
 /// The offered subprotocols without a client's key, if there is one among them: a browser cannot set headers for a WebSocket,
 /// so OpenAI's clients there send it as `openai-insecure-api-key.KEY`.
-fn without_key(offered: &str) -> Option<String> {
+fn without_key(lines: &[&[u8]]) -> Option<String> {
     const KEY: &str = "openai-insecure-api-key.";
-    let is_key = |protocol: &&str| {
-        let start = protocol.trim().get(..KEY.len());
+    let is_key = |protocol: &str| {
+        let start = protocol.get(..KEY.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(KEY))
     };
-    let mut protocols = offered.split(',');
-    protocols
-        .clone()
-        .any(|protocol| is_key(&protocol))
-        .then(|| {
-            let kept: Vec<_> = protocols
-                .by_ref()
-                .filter(|p| !is_key(p))
-                .map(str::trim)
-                .collect();
-            kept.join(", ")
-        })
+    let (mut kept, mut is_clean) = (String::new(), true);
+    for line in lines {
+        // What is not text offers nothing that can be understood, and may hide a key.
+        let Ok(line) = std::str::from_utf8(line) else {
+            is_clean = false;
+            continue;
+        };
+        for protocol in line.split(',').map(str::trim) {
+            if is_key(protocol) {
+                is_clean = false;
+            } else if !protocol.is_empty() {
+                if !kept.is_empty() {
+                    kept.push_str(", ");
+                }
+                kept.push_str(protocol);
+            }
+        }
+    }
+    (!is_clean).then_some(kept)
 }
 
 fn is_multipart(content_type: &[u8]) -> bool {
@@ -478,9 +490,29 @@ mod tests {
             ("OpenAI-Insecure-API-Key.KEY", Some("")),
             ("", None),
         ] {
-            assert_eq!(without_key(offered).as_deref(), kept, "{offered}");
             let request = read(&[("sec-websocket-protocol", offered.as_bytes())]);
             assert_eq!(request.clean_protocols.as_deref(), kept, "{offered}");
+        }
+    }
+
+    #[test]
+    fn a_browsers_key_leaves_the_subprotocols_on_whichever_line_it_is() {
+        const KEY: &[u8] = b"openai-insecure-api-key.KEY";
+        for (lines, kept) in [
+            ([KEY, b"realtime"], Some("realtime")),
+            ([b"realtime", KEY], Some("realtime")),
+            (
+                [b"realtime, a", b"b,OPENAI-insecure-api-key.KEY"],
+                Some("realtime, a, b"),
+            ),
+            (
+                [b"realtime", b"\xe9, openai-insecure-api-key.KEY"],
+                Some("realtime"),
+            ),
+            ([b"realtime", b"a"], None),
+        ] {
+            let request = read(&lines.map(|line: &[u8]| ("sec-websocket-protocol", line)));
+            assert_eq!(request.clean_protocols.as_deref(), kept, "{lines:?}");
         }
     }
 

@@ -465,7 +465,7 @@ fn a_timeout_is_told_from_a_failure_by_the_last_attempt() {
     ] {
         let (_host, vm) = ready();
         let stream = get(&vm);
-        stream.respond_locally(first, "some_details");
+        stream.respond_locally(first, "upstream_per_try_timeout");
         vm.answer_locally(&vm.call(), second);
         vm.answer_locally(&vm.call(), third);
         assert_eq!(code(stream.answer().text()), expected);

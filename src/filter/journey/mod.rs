@@ -95,8 +95,8 @@ impl Journey {
         self.original = host::headers(Map::RequestHeaders)?;
         self.request = Request::read(self.original.iter(), &self.worker.tags);
         self.meet_client()?;
-        let served =
-            self.request.surface.is_some() || self.worker.config.other_paths == OtherPaths::Pass;
+        let served = self.request.surface.is_some()
+            || self.request.has_path && self.worker.config.other_paths == OtherPaths::Pass;
         if !served {
             self.worker.count(Event::NotServed);
             self.reply(&LocalReply::other_path())?;

@@ -7,7 +7,7 @@ use crate::core::config::Policy;
 use crate::core::exchange::{NoRetry, Replay, Verdict};
 use crate::core::health::Finding;
 use crate::core::metrics::Event;
-use crate::core::outcome::{Outcome, Trace};
+use crate::core::outcome::{Origin, Outcome, Trace};
 use crate::core::plan::Plan;
 use crate::core::retry_after::stated_wait;
 use crate::core::text::number;
@@ -101,18 +101,25 @@ impl Journey {
         });
     }
 
-    /// Whether the error that came through the router is a backend's, not Envoy's own for want of an answer.
-    pub(in crate::filter) fn is_from_backend(&mut self) -> Result<bool, HostError> {
-        let details = host::property("response\0code_details")?;
-        let details = details.filter(|details| details != b"via_upstream");
-        if let Some(details) = &details {
-            self.trace = Trace::of_no_answer(details);
+    /// Where the answer is from that the callback is for.
+    pub(in crate::filter) fn origin(&mut self) -> Result<Origin, HostError> {
+        let Some(details) = host::property("response\0code_details")? else {
+            return Ok(Origin::Backend);
+        };
+        let origin = Origin::of(&details);
+        if origin != Origin::Backend {
+            self.trace = Trace::of_no_answer(&details);
         }
-        if details.as_deref() == Some(b"cluster_not_found") {
+        if details == b"cluster_not_found" {
             self.worker
                 .complain(Complaint::Cluster(self.exchange.backend()));
         }
-        Ok(details.is_none())
+        Ok(origin)
+    }
+
+    /// Whether it is a backend's.
+    pub(in crate::filter) fn is_from_backend(&mut self) -> Result<bool, HostError> {
+        Ok(self.origin()? == Origin::Backend)
     }
 
     /// Whether the answer is Envoy's own to a client that took too long over its request (`stream_idle_timeout`,

@@ -6,7 +6,7 @@ use super::walk::Settled;
 use super::{Held, Phase, Stream};
 use crate::core::exchange::NoRetry;
 use crate::core::metrics::Event;
-use crate::core::outcome::{Outcome, Trace};
+use crate::core::outcome::{Origin, Outcome, Trace};
 use crate::filter::host::{self, Buffer, HostError};
 use crate::filter::journey::outcomes::{self, ERROR_BODY};
 use crate::filter::waiting::Wish;
@@ -26,7 +26,15 @@ impl Stream {
         }
         self.router_answer.backend = self.journey.exchange.backend();
         self.journey.trace = Trace::of_status(status);
-        self.router_answer.is_real = status < 500 || self.journey.is_from_backend()?;
+        let origin = match status {
+            ..400 => Origin::Backend,
+            _ => self.journey.origin()?,
+        };
+        if origin == Origin::Other {
+            self.phase = Phase::Replied;
+            return Ok(Action::Continue);
+        }
+        self.router_answer.is_real = origin == Origin::Backend;
         self.journey.timed_out = !self.router_answer.is_real && status == 504;
         match Outcome::from_status(status, &self.worker().config.retry) {
             Some(outcome) => self.settle(outcome),

@@ -201,6 +201,8 @@ impl Stream {
     /// Gives the client the last answer of a backend there is: a call's, or else the router's, or else a reply that says there
     /// was none.
     fn deliver(&mut self) -> Result<Settled, HostError> {
+        // An answer may take a minute to pass, and its request is not needed any more.
+        self.body.drop_because(NoRetry::AttemptsExhausted);
         if let Some(answer) = self.journey.answer.take() {
             self.phase = Phase::Replied;
             self.journey.replace(&answer)?;

@@ -10,7 +10,7 @@ use super::{unreplayable, with, Shared, Step, REQUESTS, RETRY};
 use crate::core::exchange::{digit, NoRetry, Replay};
 use crate::core::inspection::Inspection;
 use crate::core::metrics::Event;
-use crate::core::outcome::Outcome;
+use crate::core::outcome::{Origin, Outcome};
 use crate::core::reply::LocalReply;
 use crate::filter::complaint::Complaint;
 use crate::filter::gate::Gate;
@@ -232,18 +232,24 @@ impl Downstream {
                 self.phase = Phase::Done;
                 shared.answer_for_want_of_one()
             }
-            Step::Before if shared.journey.is_from_backend()? => {
-                worker.complain(Complaint::UpstreamFilter);
-                shared.journey.exchange.attempt_made();
-                shared.journey.sign(shared.journey.exchange.backend())
-            }
-            Step::Before => {
-                shared.journey.attempt_made();
-                shared.journey.conclude(Outcome::Unavailable, None);
-                worker.count(Event::NoRetry(NoRetry::RouterDeclined));
-                self.phase = Phase::Done;
-                shared.answer_for_want_of_one()
-            }
+            Step::Before => match shared.journey.origin()? {
+                Origin::Backend => {
+                    worker.complain(Complaint::UpstreamFilter);
+                    shared.journey.exchange.attempt_made();
+                    shared.journey.sign(shared.journey.exchange.backend())
+                }
+                Origin::Router => {
+                    shared.journey.attempt_made();
+                    shared.journey.conclude(Outcome::Unavailable, None);
+                    worker.count(Event::NoRetry(NoRetry::RouterDeclined));
+                    self.phase = Phase::Done;
+                    shared.answer_for_want_of_one()
+                }
+                Origin::Other => {
+                    self.phase = Phase::Done;
+                    Ok(())
+                }
+            },
         })?;
         Ok(Action::Continue)
     }
