@@ -20,6 +20,7 @@ mod adapter {
     mod health;
     mod held_bodies;
     mod keys;
+    mod other_filters;
     mod refusals;
     mod reroute;
     mod retries;

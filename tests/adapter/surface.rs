@@ -517,6 +517,10 @@ fn paths_of_no_one_here_are_refused_or_passed() {
     assert_eq!(counted(&host, "aoai.refused.not_served"), 3);
     let (_host, vm) = fleet(2, json!({"other_paths": "pass"}));
     assert_eq!(forwarded(&ask(&vm, "GET", "/health", "")).1, "/health");
+    // One that is no text could not be searched for credentials.
+    let headers = Headers::from([(":method", "GET")]).with(":path", *b"/h\xe9alth?api-key=KEY");
+    let stream = vm.request(headers, true);
+    assert_eq!(code(stream.answer().text()), "path_not_served");
 }
 
 #[test]

@@ -209,3 +209,24 @@ fn what_must_not_be_done_twice_is_not_because_a_backend_asks_for_it() {
     assert!(request.attempts()[1].sent().is_none());
     assert_eq!(request.answer().status, 503);
 }
+
+#[test]
+fn what_another_filter_answers_before_the_router_is_the_clients() {
+    let gateway = gateway();
+    // Often enough to put every backend out, were it a failure of theirs.
+    for _ in 0..20 {
+        let stream = gateway.vm.request(chat(), true);
+        stream.respond_locally(429, "local_rate_limited");
+        let answer = stream.answer();
+        assert_eq!(
+            (answer.status, &*answer.details),
+            (429, "local_rate_limited")
+        );
+        assert_eq!(answer.headers.get("x-aoai-backend"), None);
+    }
+    gateway.host.advance(seconds(2));
+    for backend in ["east", "west", "north"] {
+        assert_eq!(gateway.counted(&format!("aoai.backend.{backend}.state")), 0);
+    }
+    assert_eq!(gateway.counted("aoai.no_retry.router_declined"), 0);
+}

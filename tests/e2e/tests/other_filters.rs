@@ -1,0 +1,38 @@
+//! Filters between this one and the router, as Envoy Gateway places its rate limits: what they answer is the client's.
+
+use e2e::{cases, chat_request, simulate, Gateway};
+
+/// Lets one request an hour pass.
+const LIMIT: &str = r#"- name: envoy.filters.http.local_ratelimit
+          typed_config:
+            "@type": type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit
+            stat_prefix: limit
+            token_bucket: {max_tokens: 1, tokens_per_fill: 1, fill_interval: 3600s}
+            filter_enabled: {default_value: {numerator: 100}}
+            filter_enforced: {default_value: {numerator: 100}}
+        "#;
+const ROUTER: &str = "- name: envoy.filters.http.router";
+
+cases! {
+    fn a_rate_limit_behind_the_balancer_is_not_gone_around(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .rewrite(ROUTER, &format!("{LIMIT}{ROUTER}"))
+            .start();
+        assert_eq!(gateway.chat(&chat_request()).status, 200);
+        for _ in 0..6 {
+            let answer = gateway.chat(&chat_request());
+            assert_eq!(answer.status, 429, "{}", answer.text());
+            assert_eq!(answer.text(), "local_rate_limited");
+            assert_eq!(answer.header("x-aoai-backend"), None, "no backend was asked");
+        }
+        let asked: usize = azure.backends().iter().map(|backend| backend.requests().len()).sum();
+        assert_eq!(asked, 1);
+        for backend in ["east", "west"] {
+            let state = gateway.stat(&format!("wasmcustom.aoai.backend.{backend}.state"));
+            assert_eq!(state.unwrap_or_default(), 0, "{backend} did nothing wrong");
+        }
+    }
+}
