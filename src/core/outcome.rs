@@ -184,8 +184,11 @@ impl Origin {
             | b"drop_overload"
             | b"unconditional_drop_overload"
             | b"response_timeout" => Self::Router,
-            // `upstream_reset_before_response_started{...}`, `upstream_per_try_timeout`, ...
-            details if details.starts_with(b"upstream_") => Self::Router,
+            // `upstream_reset_before_response_started{...}`, `upstream_per_try_timeout`, ...; and what this module says where it is
+            // a cluster's filter.
+            details if details.starts_with(b"upstream_") || details.starts_with(b"aoai_") => {
+                Self::Router
+            }
             _ => Self::Other,
         }
     }
