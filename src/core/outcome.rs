@@ -201,6 +201,28 @@ mod tests {
     use super::*;
     use crate::core::config::Engine;
 
+    #[test]
+    fn an_origin_is_read_from_envoys_details() {
+        for (details, origin) in [
+            ("via_upstream", Origin::Backend),
+            (
+                "upstream_reset_before_response_started{overflow}",
+                Origin::Router,
+            ),
+            ("upstream_per_try_timeout", Origin::Router),
+            ("response_timeout", Origin::Router),
+            ("no_healthy_upstream", Origin::Router),
+            ("cluster_not_found", Origin::Router),
+            ("aoai_no_request", Origin::Router),
+            ("local_rate_limited", Origin::Other),
+            ("ext_authz_denied", Origin::Other),
+            ("direct_response", Origin::Other),
+            ("", Origin::Other),
+        ] {
+            assert_eq!(Origin::of(details.as_bytes()), origin, "{details}");
+        }
+    }
+
     fn retry() -> Retry {
         Retry {
             engine: Engine::Filter,

@@ -200,11 +200,7 @@ impl Downstream {
                 host::remove_header(Map::ResponseHeaders, RETRY)?;
                 shared.journey.sign(shared.answered_by)
             }
-            Step::Marked if shared.journey.is_from_backend()? => {
-                worker.complain(Complaint::UpstreamFilter);
-                shared.journey.exchange.attempt_made();
-                shared.journey.sign(shared.journey.exchange.backend())
-            }
+            Step::Marked if shared.journey.is_from_backend()? => shared.pass_unobserved(),
             Step::Marked => {
                 // The router followed, but no further than to a cluster without a host.
                 shared.journey.attempt_made();
@@ -233,11 +229,7 @@ impl Downstream {
                 shared.answer_for_want_of_one()
             }
             Step::Before => match shared.journey.origin()? {
-                Origin::Backend => {
-                    worker.complain(Complaint::UpstreamFilter);
-                    shared.journey.exchange.attempt_made();
-                    shared.journey.sign(shared.journey.exchange.backend())
-                }
+                Origin::Backend => shared.pass_unobserved(),
                 Origin::Router => {
                     shared.journey.attempt_made();
                     shared.journey.conclude(Outcome::Unavailable, None);
@@ -297,6 +289,13 @@ impl Downstream {
 }
 
 impl Shared {
+    /// Lets a backend's answer pass that no upstream filter saw.
+    fn pass_unobserved(&mut self) -> Result<(), HostError> {
+        self.journey.worker.complain(Complaint::UpstreamFilter);
+        self.journey.exchange.attempt_made();
+        self.journey.sign(self.journey.exchange.backend())
+    }
+
     /// The router gave up without an answer: the client gets the last one a backend gave, if there was any.
     fn answer_for_want_of_one(&mut self) -> Result<(), HostError> {
         match self.journey.answer.take() {

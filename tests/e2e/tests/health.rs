@@ -506,24 +506,17 @@ cases! {
             const THREADS: usize = 16;
             const REQUESTS: u64 = 1500;
             let start = Instant::now();
-            let answered: usize = parallel(THREADS, |thread| {
-                // 500 in a second, each at its time.
-                let turns = (thread as u64..REQUESTS).step_by(THREADS);
+            parallel(THREADS, |thread| {
                 let client = gateway.client();
                 let chat = chat_request();
-                turns
-                    .filter(|turn| {
-                        let due = start + Duration::from_millis(2 * turn);
-                        thread::sleep(due.saturating_duration_since(Instant::now()));
-                        let answer = client.send("POST", &chat.path, &[], &chat.bytes()).unwrap();
-                        assert!(answer.status >= 500, "{}", answer.status);
-                        true
-                    })
-                    .count()
-            })
-            .into_iter()
-            .sum();
-            assert_eq!(answered as u64, REQUESTS, "every client has an answer");
+                // 500 in a second, each at its time.
+                for turn in (thread as u64..REQUESTS).step_by(THREADS) {
+                    let due = start + Duration::from_millis(2 * turn);
+                    thread::sleep(due.saturating_duration_since(Instant::now()));
+                    let answer = client.send("POST", &chat.path, &[], &chat.bytes()).unwrap();
+                    assert!(answer.status >= 500, "{}", answer.status);
+                }
+            });
             let calls = azure.upstream_calls();
             if forgetful {
                 let budget = 100 + REQUESTS / 5 + 10 * (start.elapsed().as_secs() + 1);

@@ -76,7 +76,7 @@ cases! {
             // Long enough for the tick of a second by which each worker learns of a new token.
             settings.imds.token_lifetime = 10 * SECOND;
         });
-        let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(2).start();
+        let gateway = Gateway::builder().simulator(&azure).log_level("trace").engine(engine).workers(2).start();
         let started = Instant::now();
         while started.elapsed() < 15 * SECOND {
             let answer = gateway.chat(&chat_request());
@@ -198,6 +198,7 @@ cases! {
         });
         let gateway = Gateway::builder()
             .simulator(&azure)
+            .log_level("trace")
             .engine(engine)
             .workers(2)
             .plugin(|p| p["identity"]["wait_timeout"] = json!("500ms"))
@@ -272,6 +273,7 @@ cases! {
         let endpoint = format!("http://127.0.0.1:{}/msi/token", azure.imds().port());
         let gateway = Gateway::builder()
             .simulator(&azure)
+            .log_level("trace")
             .engine(engine)
             .plugin(|p| p["identity"]["source"] = json!("app_service"))
             .environment("IDENTITY_ENDPOINT", &endpoint)

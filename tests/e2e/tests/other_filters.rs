@@ -1,6 +1,10 @@
 //! Filters between this one and the router, as Envoy Gateway places its rate limits: what they answer is the client's.
 
+use std::time::Duration;
+
 use e2e::{cases, chat_request, simulate, Gateway};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Lets one request an hour pass.
 const LIMIT: &str = r#"- name: envoy.filters.http.local_ratelimit
@@ -30,9 +34,10 @@ cases! {
         }
         let asked: usize = azure.backends().iter().map(|backend| backend.requests().len()).sum();
         assert_eq!(asked, 1);
+        gateway.wait_for(|gateway| gateway.stat("wasmcustom.aoai.requests") == Some(7), 5 * SECOND, "all are counted");
         for backend in ["east", "west"] {
             let state = gateway.stat(&format!("wasmcustom.aoai.backend.{backend}.state"));
-            assert_eq!(state.unwrap_or_default(), 0, "{backend} did nothing wrong");
+            assert_eq!(state, Some(0), "{backend} did nothing wrong");
         }
     }
 }

@@ -133,7 +133,7 @@ fn runs(filter: Option<&str>, envoys: &[String]) -> Result<Vec<Run>> {
         .rev()
         .find(|version| has_router_engine(version))
     {
-        // A test that is the router engine's alone has no engine in its name.
+        // Those with no engine in their names run as well.
         let others = ["--", "--skip", FILTER_ENGINE];
         runs.push(Run::of(version, &["--package", "e2e"], &others));
     }
