@@ -16,7 +16,7 @@ use super::text::number;
 
 /// Headers that carry a client's credentials: the openai SDKs send `api-key` or `authorization`, API Management's clients
 /// `ocp-apim-subscription-key`. None of them may reach a backend.
-const CREDENTIAL_HEADERS: [&str; 3] = ["authorization", "api-key", "ocp-apim-subscription-key"];
+pub const CREDENTIAL_HEADERS: [&str; 3] = ["authorization", "api-key", "ocp-apim-subscription-key"];
 
 /// The facts of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

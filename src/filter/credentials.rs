@@ -14,6 +14,9 @@ use crate::core::time::Timestamp;
 /// For want of a token no client is told to come back sooner than after this time.
 pub(super) const LEAST_RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// Nor later than after this one: what is not known must not read as never.
+const MOST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
 /// Identities, by their places in the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Identities(u32);
@@ -166,8 +169,12 @@ impl Credentials {
 
     /// When it makes sense to ask again for what needs a token of one of these.
     pub(super) fn retry_after(&self, identities: Identities) -> Duration {
+        if identities == Identities::default() {
+            // It has come meanwhile.
+            return LEAST_RETRY_AFTER;
+        }
         let wait = self.expected_wait(identities, host::now());
-        wait.max(LEAST_RETRY_AFTER)
+        wait.clamp(LEAST_RETRY_AFTER, MOST_RETRY_AFTER)
     }
 
     /// How long a request may wait for a token of one of these.

@@ -147,12 +147,13 @@ fn a_body_ended_by_trailers_is_replayed_with_them() {
         let (_host, vm) = ready();
         let stream = vm.request(headers, false);
         stream.body("body", false);
-        stream.trailers([("x-checksum", "1234")]);
+        stream.trailers([("x-checksum", "1234"), ("api-key", "CLIENT-KEY")]);
         assert!(stream.forwarded().unwrap().complete);
         respond(&stream, 500, "");
         let call = vm.call();
         assert_eq!(call.body, b"body");
         assert_eq!(call.trailers.get("x-checksum"), Some("1234"));
+        assert_eq!(call.trailers.get("api-key"), None);
     }
 }
 

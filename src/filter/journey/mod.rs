@@ -16,7 +16,7 @@ use crate::core::metrics::Event;
 use crate::core::outcome::Trace;
 use crate::core::plan::{BackendSet, Plan};
 use crate::core::reply::LocalReply;
-use crate::core::request::{Place, Request};
+use crate::core::request::{Place, Request, CREDENTIAL_HEADERS};
 use crate::core::splices::Splices;
 use crate::core::time::Timestamp;
 use crate::filter::credentials::Identities;
@@ -315,6 +315,14 @@ impl Drop for Journey {
             self.worker.learn(backend, Finding::Nothing, claim, || None);
         }
     }
+}
+
+/// Takes the client's credentials out of the trailers, in their callback: none may reach a backend there either.
+pub(in crate::filter) fn clean_trailers() -> Result<(), HostError> {
+    let names = CREDENTIAL_HEADERS.into_iter();
+    names
+        .map(|name| host::remove_header(Map::RequestTrailers, name))
+        .collect()
 }
 
 fn apply(edit: Edit<'_>) -> Result<(), HostError> {

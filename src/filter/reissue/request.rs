@@ -9,7 +9,7 @@ use super::{Held, Phase, Stream};
 use crate::core::exchange::NoRetry;
 use crate::core::replay::BodyCopy;
 use crate::filter::host::{self, HostError, Map};
-use crate::filter::journey::Departure;
+use crate::filter::journey::{clean_trailers, Departure};
 use crate::filter::shown::ShownBody;
 use crate::filter::waiting::Wish;
 
@@ -169,6 +169,7 @@ impl Stream {
 
     pub(super) fn on_request_trailers(&mut self) -> Result<Action, HostError> {
         self.up.complete(true);
+        clean_trailers()?;
         if self.body.is_growing() {
             self.trailers = host::headers(Map::RequestTrailers)?;
         }

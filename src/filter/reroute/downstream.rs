@@ -15,7 +15,7 @@ use crate::core::reply::LocalReply;
 use crate::filter::complaint::Complaint;
 use crate::filter::gate::Gate;
 use crate::filter::host::{self, Half, HostError, Map};
-use crate::filter::journey::{outcomes, Departure, Journey};
+use crate::filter::journey::{clean_trailers, outcomes, Departure, Journey};
 use crate::filter::shown::ShownBody;
 use crate::filter::tokens::Authorization;
 use crate::filter::waiting::{Granted, Wish};
@@ -376,6 +376,7 @@ impl HttpContext for DownstreamHandle {
 
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
         run(&self.0, Action::Pause, |stream| {
+            clean_trailers()?;
             stream.request_goes_on(true)
         })
     }

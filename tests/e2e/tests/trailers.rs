@@ -47,6 +47,7 @@ fn send(gateway: &Gateway, chat: &Chat) -> u16 {
         }
         let mut trailers = HeaderMap::new();
         trailers.insert("x-checksum", HeaderValue::from_static("1234"));
+        trailers.insert("api-key", HeaderValue::from_static("CLIENT-KEY"));
         upload.send_trailers(trailers).unwrap();
         let status = answer.await.unwrap().status();
         connection.abort();
