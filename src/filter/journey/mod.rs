@@ -319,10 +319,8 @@ impl Drop for Journey {
 
 /// Takes the client's credentials out of the trailers, in their callback: none may reach a backend there either.
 pub(in crate::filter) fn clean_trailers() -> Result<(), HostError> {
-    let names = CREDENTIAL_HEADERS.into_iter();
-    names
-        .map(|name| host::remove_header(Map::RequestTrailers, name))
-        .collect()
+    let mut names = CREDENTIAL_HEADERS.into_iter();
+    names.try_for_each(|name| host::remove_header(Map::RequestTrailers, name))
 }
 
 fn apply(edit: Edit<'_>) -> Result<(), HostError> {
