@@ -192,6 +192,12 @@ impl Origin {
             _ => Self::Other,
         }
     }
+
+    /// Whether an answer with this `status` is Envoy's own to a client that took too long over its request (`stream_idle_timeout`,
+    /// `request_timeout`): the rest of the request will not come.
+    pub fn is_to_slow_client(self, status: u16) -> bool {
+        self == Self::Other && status == 408
+    }
 }
 
 #[cfg(test)]

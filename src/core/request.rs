@@ -367,7 +367,7 @@ pub(super) fn is_credential_header(name: &str) -> bool {
     CREDENTIAL_HEADERS.contains(&name)
 }
 
-/// The offered subprotocols without a client's key, if there is one among them: a browser cannot set headers for a WebSocket,
+/// The subprotocols that these header lines offer without a client's key, if there is one among them: a browser cannot set headers for a WebSocket,
 /// so OpenAI's clients there send it as `openai-insecure-api-key.KEY`.
 fn without_key(lines: &[&[u8]]) -> Option<String> {
     const KEY: &str = "openai-insecure-api-key.";

@@ -122,12 +122,6 @@ impl Journey {
         Ok(self.origin()? == Origin::Backend)
     }
 
-    /// Whether the answer is Envoy's own to a client that took too long over its request (`stream_idle_timeout`,
-    /// `request_timeout`). It says nothing of the backend, and the rest of the request will not come.
-    pub(in crate::filter) fn is_to_slow_client(&mut self, status: u16) -> Result<bool, HostError> {
-        Ok(status == 408 && !self.is_from_backend()?)
-    }
-
     /// Decides what follows the `outcome` of the current attempt, and where another one goes.
     pub(in crate::filter) fn after(
         &mut self,

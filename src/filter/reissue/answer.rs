@@ -19,11 +19,6 @@ impl Stream {
             return Ok(Action::Continue);
         }
         let status = outcomes::status()?;
-        if self.journey.is_to_slow_client(status)? {
-            self.worker().count(Event::ClientGone);
-            self.phase = Phase::Replied;
-            return Ok(Action::Continue);
-        }
         self.router_answer.backend = self.journey.exchange.backend();
         self.journey.trace = Trace::of_status(status);
         let origin = match status {
@@ -31,6 +26,9 @@ impl Stream {
             _ => self.journey.origin()?,
         };
         if origin == Origin::Other {
+            if origin.is_to_slow_client(status) {
+                self.worker().count(Event::ClientGone);
+            }
             self.phase = Phase::Replied;
             return Ok(Action::Continue);
         }

@@ -210,18 +210,16 @@ impl Downstream {
                 self.phase = Phase::Done;
                 shared.answer_for_want_of_one()
             }
-            Step::Attempting if shared.journey.is_to_slow_client(outcomes::status()?)? => {
-                worker.count(Event::ClientGone);
+            step @ (Step::Attempting | Step::Held) => {
                 self.phase = Phase::Done;
-                Ok(())
-            }
-            Step::Attempting | Step::Held => {
-                // For what Envoy says of it.
-                shared.journey.is_from_backend()?;
+                let (origin, status) = (shared.journey.origin()?, outcomes::status()?);
+                if step == Step::Attempting && origin.is_to_slow_client(status) {
+                    worker.count(Event::ClientGone);
+                    return Ok(());
+                }
                 shared.no_answer();
                 shared.journey.end_unanswered(shared.replay);
-                shared.journey.timed_out = outcomes::status()? == 504;
-                self.phase = Phase::Done;
+                shared.journey.timed_out = status == 504;
                 shared.answer_for_want_of_one()
             }
             Step::GivenUp => {
