@@ -52,3 +52,14 @@ fn what_the_router_says_for_want_of_an_answer_is_a_failure() {
         assert_eq!(stream.answer().text(), "served", "{details}");
     }
 }
+
+#[test]
+fn a_client_that_is_too_slow_is_counted_as_gone() {
+    let (host, vm) = ready();
+    let stream = send(&vm);
+    stream.respond_locally(408, "stream_idle_timeout");
+    assert_eq!(stream.answer().status, 408);
+    assert_eq!(vm.calls(), []);
+    host.advance(seconds(2));
+    assert_eq!(host.statistic("aoai.client_gone"), 1);
+}
