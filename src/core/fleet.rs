@@ -254,7 +254,8 @@ impl Fleet {
 
     fn capacity(&self, index: usize, now: Timestamp) -> Option<u32> {
         let capacity = (*self.capacity.get(index)?)?;
-        (now <= capacity.at + CAPACITY_LASTS).then_some(capacity.remaining_tokens)
+        let until = capacity.at + CAPACITY_LASTS;
+        (!until.has_passed(now, CAPACITY_LASTS)).then_some(capacity.remaining_tokens)
     }
 }
 

@@ -29,6 +29,12 @@ impl Timestamp {
     pub const fn since(self, now: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(now.0))
     }
+
+    /// Whether this point, noted when it was at most `longest` away, has passed. If it is farther off, the clock was set back since:
+    /// no one is to wait until it comes to the same point again, so it counts as passed.
+    pub fn has_passed(self, now: Self, longest: Duration) -> bool {
+        self <= now || self.since(now) > longest
+    }
 }
 
 impl std::ops::Add<Duration> for Timestamp {
@@ -77,6 +83,25 @@ mod tests {
             late.since(Timestamp::default()),
             Duration::from_millis(u64::MAX)
         );
+    }
+
+    #[test]
+    fn what_is_farther_off_than_it_can_be_has_passed() {
+        let longest = Duration::from_secs(10);
+        let until = Timestamp::from_secs(1000);
+        for (now, passed) in [
+            (1000, true),
+            (1001, true),
+            (999, false),
+            (990, false),
+            (989, true),
+        ] {
+            assert_eq!(
+                until.has_passed(Timestamp::from_secs(now), longest),
+                passed,
+                "{now}"
+            );
+        }
     }
 
     #[test]

@@ -137,7 +137,9 @@ impl WaitingList {
 impl Waiting {
     /// How the wait ends, if it does now.
     fn grant(&self, credentials: &Credentials, now: Timestamp) -> Option<Granted> {
-        let overdue = self.deadline <= now;
+        let overdue = self
+            .deadline
+            .has_passed(now, self.wish.timeout(credentials));
         match self.wish {
             Wish::Token(identities) => match credentials.any(identities, now) {
                 Some(token) => Some(Granted::Token(token)),

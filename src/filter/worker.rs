@@ -240,13 +240,13 @@ impl Worker {
         let now = host::now();
         self.credentials.on_tick(now, &|event| self.count(event));
         self.grant_wishes(now);
-        let looks = self.tidied_at.get() + CALM <= now;
+        let looks = (self.tidied_at.get() + CALM).has_passed(now, CALM);
         if looks {
             self.tidied_at.set(now);
             self.backends
                 .on_tick(now, |backend, change| self.announce(backend, change, None));
         }
-        if self.handed_over_at.get() + CALM <= now {
+        if (self.handed_over_at.get() + CALM).has_passed(now, CALM) {
             self.hand_over(now);
         }
         // Without a token a worker looks often while one may come: another worker may be the one that gets it.

@@ -55,6 +55,27 @@ fn a_wait_for_the_token_ends_with_503() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_neither_holds_a_request_nor_keeps_the_token_away() {
+    let host = Host::new();
+    let vm = host.vm(CONFIG);
+    let stream = get(&vm);
+    host.advance(millis(100));
+    fetch(&vm);
+    host.set_clock_back(seconds(3600));
+    host.advance(millis(100));
+    assert_eq!(stream.answer().status, 503);
+    let [_lost, fetch] = &fetches(&vm)[..] else {
+        panic!("the service is asked again");
+    };
+    let token = token_answer(&host, TOKEN, seconds(3600));
+    vm.answer(fetch, 200, [], token);
+    assert!(get(&vm).forwarded().is_some());
+    host.set_clock_back(seconds(3600));
+    host.advance(seconds(2));
+    assert_eq!(counted(&host, "aoai.requests"), 2, "and is handed over");
+}
+
+#[test]
 fn a_request_is_answered_at_once_when_waiting_is_hopeless() {
     let host = Host::new();
     let vm = host.vm(CONFIG);

@@ -25,8 +25,7 @@ const CLAIM_MARGIN: Duration = Duration::from_secs(2);
 const SERVED_LATELY: Duration = Duration::from_secs(60);
 /// It is written down this often that a backend serves.
 const SERVICE_NOTED_EVERY: Duration = Duration::from_secs(20);
-/// No cooldown lasts longer, whatever the configuration says; one that seems to began before
-/// the clock was put back.
+/// No cooldown lasts longer, whatever the configuration says.
 const LONGEST_EVER: Duration = Duration::from_secs(24 * 3600);
 /// More missing deployments than this are not remembered of one backend.
 const MOST_MISSING: usize = 16;
@@ -215,12 +214,12 @@ impl Health {
 
     /// Whether it has served lately.
     fn serves(&self, now: Timestamp) -> bool {
-        is_ahead(self.served_at + SERVED_LATELY, now)
+        !(self.served_at + SERVED_LATELY).has_passed(now, SERVED_LATELY)
     }
 
     /// Whether it is worth writing down that it serves.
     pub fn wants_service_noted(&self, now: Timestamp) -> bool {
-        !is_ahead(self.served_at + SERVICE_NOTED_EVERY, now)
+        (self.served_at + SERVICE_NOTED_EVERY).has_passed(now, SERVICE_NOTED_EVERY)
     }
 
     /// It serves.
@@ -235,7 +234,11 @@ impl Health {
 
     /// Whether it matters how many attempts succeed.
     pub fn counts_successes(&self, now: Timestamp) -> bool {
-        self.failed > 0 && now < self.window_start + WINDOW
+        self.failed > 0 && !self.window_is_over(now)
+    }
+
+    fn window_is_over(&self, now: Timestamp) -> bool {
+        (self.window_start + WINDOW).has_passed(now, WINDOW)
     }
 
     fn answered(&mut self, probe: bool, now: Timestamp) -> Option<Change> {
@@ -260,7 +263,7 @@ impl Health {
         rules: &Cooldown,
         now: Timestamp,
     ) -> Option<Change> {
-        if self.window_start + WINDOW <= now {
+        if self.window_is_over(now) {
             (self.window_start, self.failed, self.succeeded) = (now, 0, 0);
         }
         self.streak = self.streak.saturating_add(1);
@@ -273,7 +276,8 @@ impl Health {
         if !(probe || too_many || self.streak >= rules.consecutive_failures) {
             return None;
         }
-        if self.recovered_at + FORGIVEN_AFTER <= now && !probe {
+        let forgiven = (self.recovered_at + FORGIVEN_AFTER).has_passed(now, FORGIVEN_AFTER);
+        if forgiven && !probe {
             self.relapses = 0;
         }
         let doubled = rules.failing.saturating_mul(1 << self.relapses.min(16));
@@ -365,7 +369,7 @@ impl Health {
 }
 
 fn is_ahead(until: Timestamp, now: Timestamp) -> bool {
-    now < until && until.since(now) <= LONGEST_EVER
+    !until.has_passed(now, LONGEST_EVER)
 }
 
 #[cfg(test)]

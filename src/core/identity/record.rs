@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::source::{Failure, Fetched};
+use super::source::{self, Failure, Fetched};
 use crate::core::config::Secret;
 use crate::core::shared::Fields;
 use crate::core::time::Timestamp;
@@ -14,6 +14,10 @@ const VERSION: u8 = 1;
 
 /// How much longer than the fetch itself its lease lives.
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
+/// No lease lives longer: the longest `fetch_timeout`, and the margin.
+const LONGEST_LEASE: Duration = Duration::from_secs(62);
+/// No wait after a failure is longer, see [`source::LONGEST_RETRY_AFTER`].
+const LONGEST_WAIT: Duration = source::LONGEST_RETRY_AFTER;
 
 /// Waits after failures: the first, doubled with each further one, up to the last.
 const TRANSIENT_WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -80,8 +84,7 @@ impl Record {
 
     /// Where the token stands.
     pub fn state(&self, now: Timestamp) -> State {
-        let fetching = now < self.lease_until;
-        match (self.token(now), fetching) {
+        match (self.token(now), self.is_fetching(now)) {
             (Some(_), false) => State::Valid,
             (Some(_), true) => State::Refreshing,
             (None, true) => State::Fetching,
@@ -93,12 +96,22 @@ impl Record {
     /// When a fetch is due next, the running one and the waits after failures considered.
     pub fn next_fetch(&self, now: Timestamp) -> Timestamp {
         let wanted = self.token(now).map_or(now, |token| token.refresh_at);
-        wanted.max(self.not_before).max(self.lease_until)
+        let held = [
+            (self.not_before, LONGEST_WAIT),
+            (self.lease_until, LONGEST_LEASE),
+        ];
+        held.into_iter()
+            .filter(|(until, longest)| !until.has_passed(now, *longest))
+            .fold(wanted, |at, (until, _)| at.max(until))
+    }
+
+    fn is_fetching(&self, now: Timestamp) -> bool {
+        !self.lease_until.has_passed(now, LONGEST_LEASE)
     }
 
     /// When a token may be there that is not there now: at any moment while a fetch runs.
     pub fn token_expected(&self, now: Timestamp) -> Timestamp {
-        if now < self.lease_until {
+        if self.is_fetching(now) {
             now
         } else {
             self.next_fetch(now)
@@ -160,7 +173,8 @@ impl Record {
         let Some(token) = &mut self.token else {
             return;
         };
-        if token.generation == generation && self.forced_at + FORCED_FETCH_INTERVAL <= now {
+        let next_forced = self.forced_at + FORCED_FETCH_INTERVAL;
+        if token.generation == generation && next_forced.has_passed(now, FORCED_FETCH_INTERVAL) {
             token.refresh_at = now;
             self.forced_at = now;
         }
@@ -365,6 +379,24 @@ mod tests {
         assert!(record.claim_fetch(at(70), TIMEOUT));
         record.fetched(token("two", at(3600)), at(71));
         assert_eq!(record.token(at(71)).unwrap().generation, 2);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_holds_no_fetch_up() {
+        let early = Timestamp::from_secs(1_700_000_000 - 3600);
+        let mut claimed = Record::default();
+        assert!(claimed.claim_fetch(START, TIMEOUT));
+        assert_eq!(claimed.state(early), State::Absent);
+        assert!(claimed.claim_fetch(early, TIMEOUT));
+        let mut failed = Record::default();
+        failed.failed(&transient(Some(600)), START);
+        assert!(failed.claim_fetch(early, TIMEOUT));
+        let mut refused = Record::default();
+        refused.fetched(token("one", at(3600)), START);
+        refused.refused(1, at(40));
+        refused.fetched(token("one", at(3600)), at(41));
+        refused.refused(1, early);
+        assert!(refused.renewing(early));
     }
 
     #[test]

@@ -15,7 +15,7 @@ const IMDS_AUTHORITY: &str = "169.254.169.254";
 const IMDS_PATH: &str = "/metadata/identity/oauth2/token";
 
 /// The largest wait that `retry-after` may ask for.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
+pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
 
 /// A token no one would issue: longer than what fits into a request's headers.
 const LONGEST_TOKEN: usize = 32 * 1024;

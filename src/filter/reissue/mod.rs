@@ -105,7 +105,7 @@ impl Stream {
     fn look_for_hidden_body(&mut self) {
         const AT_ONCE: Duration = Duration::from_millis(50);
         if let Some(at) = self.unheld_at.take() {
-            if host::now() <= at + AT_ONCE {
+            if !(at + AT_ONCE).has_passed(host::now(), AT_ONCE) {
                 self.worker().hid_held_body();
             }
         }
@@ -197,19 +197,19 @@ impl HttpContext for StreamHandle {
     }
 
     fn on_http_response_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
-        run(&self.0, Action::Pause, |stream| {
+        run(&self.0, Action::Continue, |stream| {
             stream.on_response_headers(end_of_stream)
         })
     }
 
     fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
-        run(&self.0, Action::Pause, |stream| {
+        run(&self.0, Action::Continue, |stream| {
             stream.on_response_body(size, end_of_stream)
         })
     }
 
     fn on_http_response_trailers(&mut self, _: usize) -> Action {
-        run(&self.0, Action::Pause, Stream::on_response_trailers)
+        run(&self.0, Action::Continue, Stream::on_response_trailers)
     }
 }
 

@@ -56,7 +56,10 @@ pub struct Log {
 pub struct Host(pub(crate) Arc<Process>);
 
 pub(crate) struct Process {
+    /// What timers go by, which nobody sets back.
     nanos: AtomicU64,
+    /// How far the clock that the module sees was set back.
+    behind: AtomicU64,
     pub(crate) shared: SharedData,
     pub(crate) statistics: Statistics,
     pub(crate) counts: Counts,
@@ -68,6 +71,7 @@ impl Default for Process {
     fn default() -> Self {
         Self {
             nanos: AtomicU64::new(START.as_nanos() as u64),
+            behind: AtomicU64::default(),
             shared: SharedData::default(),
             statistics: Statistics::default(),
             counts: Counts::default(),
@@ -80,6 +84,11 @@ impl Default for Process {
 impl Process {
     pub(crate) fn nanos(&self) -> u64 {
         self.nanos.load(Ordering::SeqCst)
+    }
+
+    /// The time of day, in nanoseconds since the Unix epoch.
+    pub(crate) fn clock(&self) -> u64 {
+        self.nanos() - self.behind.load(Ordering::SeqCst)
     }
 
     pub(crate) fn set_nanos(&self, nanos: u64) {
@@ -120,7 +129,7 @@ impl Host {
 
     /// The time on the process's clock, since the Unix epoch.
     pub fn now(&self) -> Duration {
-        Duration::from_nanos(self.0.nanos())
+        Duration::from_nanos(self.0.clock())
     }
 
     /// Lets time pass: the workers of this thread tick whenever their timers say so.
@@ -132,6 +141,12 @@ impl Host {
     pub fn skip(&self, time: Duration) {
         let nanos = self.0.nanos() + time.as_nanos() as u64;
         self.0.set_nanos(nanos);
+    }
+
+    /// Sets the process's clock back, and no timer with it, as Envoy's go by another.
+    pub fn set_clock_back(&self, time: Duration) {
+        let nanos = time.as_nanos() as u64;
+        self.0.behind.fetch_add(nanos, Ordering::SeqCst);
     }
 
     /// Refuses host calls from now on.

@@ -174,7 +174,7 @@ unsafe extern "C" fn proxy_get_log_level(level: *mut u32) -> u32 {
 unsafe extern "C" fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32 {
     host_call("proxy_get_current_time_nanoseconds", b"", 0, |worker| {
         // SAFETY: the module's variable.
-        unsafe { time.write(worker.process.nanos()) };
+        unsafe { time.write(worker.process.clock()) };
         Ok(8)
     })
 }
