@@ -52,7 +52,8 @@ trait Recover {
 /// them.
 ///
 /// An error is logged and answered: a stream never hangs because a host call was refused, and a request that could not be edited
-/// never leaves.
+/// never leaves. `otherwise` is what the callback then returns. Those of an answer let it pass: if the client has it already it
+/// goes on, and if it was replied to instead, Envoy stops it whatever is returned.
 fn run<S: Recover, T>(
     stream: &RefCell<S>,
     otherwise: T,

@@ -69,6 +69,19 @@ fn an_answer_whose_status_cannot_be_read_is_replaced() {
 }
 
 #[test]
+fn an_answer_that_cannot_be_signed_passes_all_the_same() {
+    let (host, vm) = ready();
+    host.inject(Fault::of("proxy_replace_header_map_value").on("x-aoai-backend"));
+    for body in ["found", ""] {
+        let stream = send(&vm);
+        respond(&stream, 200, body);
+        let answer = stream.answer();
+        assert_eq!((answer.status, answer.text()), (200, body));
+    }
+    assert_eq!(host.logged(LogLevel::Error).len(), 2);
+}
+
+#[test]
 fn a_turn_is_drawn_again_when_another_worker_was_quicker() {
     let (host, vm) = ready();
     let contention = Fault::of("proxy_set_shared_data").status(status::CAS_MISMATCH);

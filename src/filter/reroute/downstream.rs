@@ -380,7 +380,7 @@ impl HttpContext for DownstreamHandle {
     }
 
     fn on_http_response_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
-        run(&self.0, Action::Pause, |stream| {
+        run(&self.0, Action::Continue, |stream| {
             stream.on_response_headers(end_of_stream)
         })
     }
