@@ -48,8 +48,7 @@ impl Budget {
         let paid_in = by_requests.saturating_add(by_time);
         self.balance = self.balance.saturating_add(paid_in).min(most(rules));
         self.turn = self.turn.max(turn);
-        // Not the later of the two: were the clock set back, time would pay in nothing until it is there again.
-        self.at = now;
+        self.at = self.at.max(now);
         match self.balance.checked_sub(RETRY) {
             Some(rest) => {
                 self.balance = rest;

@@ -36,6 +36,8 @@ pub enum NoRetry {
     BudgetSpent,
     /// The request body is larger than the replay limit.
     BodyTooLarge,
+    /// All that may be kept of request bodies is kept of others.
+    ReplayMemoryFull,
     /// The request makes something that lasts, and may have made it: that must not happen twice.
     NotRepeatable,
     /// The request is none that is known here, so whether it may be repeated is not known either.
@@ -53,12 +55,13 @@ pub enum NoRetry {
 
 impl NoRetry {
     /// Every reason, in the order of their statistics.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::AttemptsExhausted,
         Self::BackendsExhausted,
         Self::BackendsOut,
         Self::BudgetSpent,
         Self::BodyTooLarge,
+        Self::ReplayMemoryFull,
         Self::NotRepeatable,
         Self::UnknownOperation,
         Self::HeadersNotReplayable,
@@ -75,6 +78,7 @@ impl NoRetry {
             Self::BackendsOut => "backends_cooling_down",
             Self::BudgetSpent => "budget_spent",
             Self::BodyTooLarge => "body_too_large",
+            Self::ReplayMemoryFull => "replay_memory_full",
             Self::NotRepeatable => "not_repeatable",
             Self::UnknownOperation => "unknown_operation",
             Self::HeadersNotReplayable => "headers_not_replayable",

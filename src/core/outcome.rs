@@ -236,6 +236,7 @@ mod tests {
             statuses: vec![408, 429, 500, 502, 503, 504],
             per_try_timeout: Duration::from_secs(300),
             replay_limit: 0,
+            replay_memory: 0,
             repeat_creations: false,
             budget: None,
         }

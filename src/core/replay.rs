@@ -1,5 +1,8 @@
 //! The copy of a request body that another attempt needs.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use super::exchange::{NoRetry, Replay};
 
 /// A body announced to be no larger than this is held until it is complete.
@@ -9,30 +12,80 @@ use super::exchange::{NoRetry, Replay};
 /// Half of Envoy's default buffer limit, above which Envoy would refuse what it is told to hold.
 const HELD_UNTIL_COMPLETE: u64 = 512 * 1024;
 
+/// The room there is for all copies of one worker together: WebAssembly's memory has an end, and a module that reaches it takes
+/// every stream of its worker down.
+#[derive(Debug)]
+pub struct ReplayMemory(Cell<usize>);
+
+impl ReplayMemory {
+    /// Room for so many bytes.
+    pub fn new(bytes: usize) -> Rc<Self> {
+        Rc::new(Self(Cell::new(bytes)))
+    }
+}
+
+/// What one copy has taken of the room; it gives it back.
+#[derive(Debug)]
+pub struct Room {
+    memory: Rc<ReplayMemory>,
+    taken: usize,
+}
+
+impl Room {
+    /// Takes what is missing to `size` bytes; `false` if there is not as much.
+    fn grow_to(&mut self, size: usize) -> bool {
+        let missing = size.saturating_sub(self.taken);
+        let left = self.memory.0.get().checked_sub(missing);
+        if let Some(left) = left {
+            self.memory.0.set(left);
+            self.taken += missing;
+        }
+        left.is_some()
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.memory.0.set(self.memory.0.get() + self.taken);
+    }
+}
+
 /// A request body being copied while it passes, or the reason why there is no copy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum BodyCopy {
     /// More of it may come.
     Growing {
         /// What came so far.
         bytes: Vec<u8>,
+        /// Where there is room for that.
+        room: Room,
         /// How much will come, where the client said so.
         announced: usize,
         /// The most that is kept.
         limit: usize,
     },
     /// All of it.
-    Complete(Vec<u8>),
+    Complete {
+        /// The body.
+        bytes: Vec<u8>,
+        /// Where there is room for that.
+        room: Room,
+    },
     /// It is not kept.
     Dropped(NoRetry),
 }
 
 impl BodyCopy {
-    /// An empty copy of a body that may grow to `limit` bytes. A body known to be larger is not copied at all.
-    pub fn new(announced: Option<u64>, limit: usize) -> Self {
+    /// An empty copy of a body that may grow to `limit` bytes, as long as there is room in `memory`. A body known to be larger is
+    /// not copied at all.
+    pub fn new(announced: Option<u64>, limit: usize, memory: &Rc<ReplayMemory>) -> Self {
         match announced.map_or(Ok(0), usize::try_from) {
             Ok(announced) if announced <= limit => Self::Growing {
                 bytes: Vec::new(),
+                room: Room {
+                    memory: Rc::clone(memory),
+                    taken: 0,
+                },
                 announced,
                 limit,
             },
@@ -50,19 +103,23 @@ impl BodyCopy {
         matches!(self, Self::Growing { .. })
     }
 
-    /// Appends `chunk`; beyond the limit the whole copy is given up and its memory freed. A chunk that is all of the body is kept
+    /// Appends `chunk`; beyond the limit, or for want of room, the whole copy is given up and its memory freed. A chunk that is all of the body is kept
     /// as it is, without being copied.
     pub fn push(&mut self, chunk: Vec<u8>) {
         let Self::Growing {
             bytes,
+            room,
             announced,
             limit,
         } = self
         else {
             return;
         };
-        if bytes.len().saturating_add(chunk.len()) > *limit {
+        let size = bytes.len().saturating_add(chunk.len());
+        if size > *limit {
             *self = Self::Dropped(NoRetry::BodyTooLarge);
+        } else if !room.grow_to(size.max(*announced)) {
+            *self = Self::Dropped(NoRetry::ReplayMemoryFull);
         } else if bytes.is_empty() && chunk.len() >= *announced {
             *bytes = chunk;
         } else {
@@ -73,9 +130,12 @@ impl BodyCopy {
 
     /// The body has ended.
     pub fn finish(&mut self) {
-        if let Self::Growing { bytes, .. } = self {
-            *self = Self::Complete(std::mem::take(bytes));
-        }
+        // What takes its place is dropped at once.
+        let copy = std::mem::replace(self, Self::Dropped(NoRetry::RequestIncomplete));
+        *self = match copy {
+            Self::Growing { bytes, room, .. } => Self::Complete { bytes, room },
+            other => other,
+        };
     }
 
     /// Gives the copy up: no further attempt will be made.
@@ -87,7 +147,7 @@ impl BodyCopy {
     pub fn replay(&self) -> Replay {
         match self {
             Self::Growing { .. } => Replay::Incomplete,
-            Self::Complete(_) => Replay::Ready,
+            Self::Complete { .. } => Replay::Ready,
             Self::Dropped(reason) => Replay::Impossible(*reason),
         }
     }
@@ -95,7 +155,7 @@ impl BodyCopy {
     /// What was copied.
     pub fn bytes(&self) -> &[u8] {
         match self {
-            Self::Growing { bytes, .. } | Self::Complete(bytes) => bytes,
+            Self::Growing { bytes, .. } | Self::Complete { bytes, .. } => bytes,
             Self::Dropped(_) => &[],
         }
     }
@@ -107,10 +167,14 @@ mod tests {
 
     const TOO_LARGE: Replay = Replay::Impossible(NoRetry::BodyTooLarge);
 
+    fn copy_of(announced: Option<u64>, limit: usize) -> BodyCopy {
+        BodyCopy::new(announced, limit, &ReplayMemory::new(limit))
+    }
+
     #[test]
     fn chunks_add_up_to_the_body() {
         for announced in [None, Some(5)] {
-            let mut copy = BodyCopy::new(announced, 5);
+            let mut copy = copy_of(announced, 5);
             copy.push(b"he".to_vec());
             assert_eq!(copy.replay(), Replay::Incomplete);
             copy.push(b"llo".to_vec());
@@ -124,10 +188,10 @@ mod tests {
     fn a_body_in_one_piece_is_not_copied_and_one_in_pieces_finds_its_place_ready() {
         let whole = b"hello".to_vec();
         let place = whole.as_ptr();
-        let mut copy = BodyCopy::new(Some(5), 5);
+        let mut copy = copy_of(Some(5), 5);
         copy.push(whole);
         assert_eq!(copy.bytes().as_ptr(), place);
-        let mut copy = BodyCopy::new(Some(1000), 1000);
+        let mut copy = copy_of(Some(1000), 1000);
         copy.push(vec![0; 100]);
         let place = copy.bytes().as_ptr();
         copy.push(vec![0; 900]);
@@ -136,9 +200,9 @@ mod tests {
 
     #[test]
     fn a_body_beyond_the_limit_is_given_up() {
-        assert_eq!(BodyCopy::new(Some(6), 5).replay(), TOO_LARGE);
-        assert_eq!(BodyCopy::new(Some(u64::MAX), 5).replay(), TOO_LARGE);
-        let mut copy = BodyCopy::new(None, 5);
+        assert_eq!(copy_of(Some(6), 5).replay(), TOO_LARGE);
+        assert_eq!(copy_of(Some(u64::MAX), 5).replay(), TOO_LARGE);
+        let mut copy = copy_of(None, 5);
         copy.push(b"hello".to_vec());
         copy.push(b"!".to_vec());
         assert_eq!((copy.replay(), copy.bytes()), (TOO_LARGE, &b""[..]));
@@ -148,15 +212,42 @@ mod tests {
     }
 
     #[test]
+    fn all_copies_of_a_worker_share_one_room_and_give_back_what_they_took() {
+        const FULL: Replay = Replay::Impossible(NoRetry::ReplayMemoryFull);
+        let memory = ReplayMemory::new(10);
+        let copy_of = |announced, bytes: &[u8]| {
+            let mut copy = BodyCopy::new(announced, 8, &memory);
+            copy.push(bytes.to_vec());
+            copy
+        };
+        let mut first = copy_of(Some(8), b"1");
+        assert_eq!(
+            copy_of(None, b"123").replay(),
+            FULL,
+            "what is announced counts"
+        );
+        let mut second = copy_of(None, b"12");
+        second.push(b"3".to_vec());
+        assert_eq!((second.replay(), second.bytes()), (FULL, &b""[..]));
+        first.finish();
+        assert_eq!(copy_of(None, b"123").replay(), FULL);
+        first.drop_because(NoRetry::AttemptsExhausted);
+        let third = copy_of(None, b"1234567");
+        assert_eq!(third.replay(), Replay::Incomplete);
+        drop(third);
+        assert_eq!(memory.0.get(), 10);
+    }
+
+    #[test]
     fn a_client_that_sends_more_than_announced_is_bounded_too() {
-        let mut copy = BodyCopy::new(Some(2), 5);
+        let mut copy = copy_of(Some(2), 5);
         copy.push(b"hello!".to_vec());
         assert_eq!(copy.replay(), TOO_LARGE);
     }
 
     #[test]
     fn a_body_is_held_if_it_is_small_and_may_be_needed_again() {
-        let held = |announced, limit| BodyCopy::new(announced, limit).is_worth_holding(announced);
+        let held = |announced, limit| copy_of(announced, limit).is_worth_holding(announced);
         assert!(held(Some(1000), 1_000_000));
         assert!(held(Some(HELD_UNTIL_COMPLETE), 1_000_000));
         assert!(!held(Some(HELD_UNTIL_COMPLETE + 1), 1_000_000));
@@ -166,7 +257,7 @@ mod tests {
 
     #[test]
     fn no_limit_at_all_is_zero_bytes_not_no_requests() {
-        let mut copy = BodyCopy::new(None, 0);
+        let mut copy = copy_of(None, 0);
         copy.finish();
         assert_eq!(copy.replay(), Replay::Ready);
     }

@@ -14,6 +14,7 @@ use super::waiting::{Granted, WaitingList, Wish};
 use crate::core::config::Config;
 use crate::core::health::{Change, Claim, Finding};
 use crate::core::metrics::{self, Event, Tally};
+use crate::core::replay::ReplayMemory;
 use crate::core::state::ids::Tags;
 use crate::core::time::{millis, Timestamp};
 
@@ -60,6 +61,7 @@ pub(crate) struct Worker {
     handed_over_at: Cell<Timestamp>,
     tidied_at: Cell<Timestamp>,
     waiting: WaitingList,
+    pub(super) replay_memory: Rc<ReplayMemory>,
     /// Calls made for a stream in the root context's name, with the stream's id.
     calls: RefCell<Vec<(u32, Caller)>>,
     root_is_running: Cell<bool>,
@@ -94,6 +96,7 @@ impl Worker {
             handed_over_at: Cell::default(),
             tidied_at: Cell::default(),
             waiting: WaitingList::default(),
+            replay_memory: ReplayMemory::new(config.retry.replay_memory),
             calls: RefCell::default(),
             root_is_running: Cell::default(),
             held_bodies: Cell::new(HeldBodies::Untried),

@@ -157,6 +157,29 @@ fn a_body_ended_by_trailers_is_replayed_with_them() {
     }
 }
 
+#[test]
+fn a_request_for_which_there_is_no_room_gets_one_attempt_until_there_is_room_again() {
+    const MIB: usize = 1 << 20;
+    let retry = json!({"replay_limit": "64MiB", "replay_memory": "64MiB"});
+    let (host, vm) = ready_with(Setup::new(config_with("retry", retry)));
+    let large = vm.request(chat_of(60 * MIB), false);
+    large.body("the beginning", false);
+    let body = "x".repeat(5 * MIB);
+    let fails = |body: &str| {
+        let stream = vm.request(chat_of(body.len()), false);
+        stream.body(body, true);
+        assert_eq!(stream.forwarded().unwrap().body, body.as_bytes());
+        respond(&stream, 500, "failed");
+        stream
+    };
+    assert_eq!(fails(&body).answer().text(), "failed");
+    assert_eq!(vm.calls(), []);
+    assert_eq!(counted(&host, "aoai.no_retry.replay_memory_full"), 1);
+    large.disconnect();
+    let _retried = fails(&body);
+    assert_eq!(vm.call().body, body.as_bytes());
+}
+
 fn limited() -> Setup {
     Setup::new(config_with("retry", json!({"replay_limit": "8B"})))
 }

@@ -321,6 +321,8 @@ pub struct Retry {
     pub per_try_timeout: Duration,
     /// The largest request body, in bytes, that is kept for another attempt.
     pub replay_limit: usize,
+    /// The most that one worker keeps of all request bodies together, in bytes.
+    pub replay_memory: usize,
     /// What makes an object may be tried again although the object may have been made.
     pub repeat_creations: bool,
     /// How many failures are tried again, over all requests; `None`: all.

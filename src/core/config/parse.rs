@@ -265,6 +265,7 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
     };
     let per_try_timeout = object.duration("per_try_timeout", "100ms"..="1h", "300s");
     let replay_limit = object.size("replay_limit", "0B"..="64MiB", "4MiB");
+    let replay_memory = object.size("replay_memory", "64MiB"..="2GiB", "512MiB");
     let repeat_creations = object.flag("repeat_creations", false);
     let empty = Value::Object(serde_json::Map::new());
     let budget = object.value("budget").unwrap_or(&empty);
@@ -282,6 +283,7 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
         statuses,
         per_try_timeout,
         replay_limit,
+        replay_memory,
         repeat_creations,
         budget,
     })
@@ -462,6 +464,7 @@ mod tests {
         assert_eq!(config.retry.statuses, RETRIABLE_STATUSES);
         assert_eq!(config.retry.per_try_timeout, Duration::from_secs(300));
         assert_eq!(config.retry.replay_limit, 4 * 1024 * 1024);
+        assert_eq!(config.retry.replay_memory, 512 * 1024 * 1024);
         assert_eq!(
             config.retry.budget,
             Some(Budget {

@@ -29,7 +29,8 @@ impl Stream {
         } else if retry.max_attempts == 1 {
             BodyCopy::Dropped(NoRetry::AttemptsExhausted)
         } else {
-            BodyCopy::new(request.content_length, retry.replay_limit)
+            let memory = &self.journey.worker.replay_memory;
+            BodyCopy::new(request.content_length, retry.replay_limit, memory)
         };
         if end_of_stream {
             self.body.finish();
@@ -109,7 +110,7 @@ impl Stream {
             return Ok(());
         }
         let spliced = match &self.body {
-            BodyCopy::Complete(bytes) => splices.apply(bytes),
+            BodyCopy::Complete { bytes, .. } => splices.apply(bytes),
             _ => splices.apply(&ShownBody::all()?),
         };
         self.shown.replace(&spliced)

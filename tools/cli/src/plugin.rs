@@ -392,6 +392,13 @@ pub struct Retry {
         extend("default" = "4MiB", "x-minimum" = "0B", "x-maximum" = "64MiB")
     )]
     pub replay_limit: Option<String>,
+    /// The most that one worker keeps of all request bodies together, to send them again. Filter engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        regex(pattern = r"^[0-9.]+(B|KiB|MiB|GiB)$"),
+        extend("default" = "512MiB", "x-minimum" = "64MiB", "x-maximum" = "2GiB")
+    )]
+    pub replay_memory: Option<String>,
     /// Whether what makes an object may be tried again although it may have been made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = false))]

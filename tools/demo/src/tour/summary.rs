@@ -15,10 +15,11 @@ type Statistics = BTreeMap<String, i64>;
 const OUTCOMES: [&str; 4] = ["success", "throttled", "unavailable", "bad_token"];
 
 /// What should not have happened at all. (When all backends throttled, retries ended for want of one.)
-const NEVER: [&str; 8] = [
+const NEVER: [&str; 9] = [
     "aoai.no_retry.body_too_large",
     "aoai.no_retry.budget_spent",
     "aoai.no_retry.headers_not_replayable",
+    "aoai.no_retry.replay_memory_full",
     "aoai.no_retry.request_incomplete",
     "aoai.no_retry.router_declined",
     "aoai.no_retry.upgrade",
