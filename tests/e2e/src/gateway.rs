@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use render::Fleet;
 use rustix::process::{kill_process, Pid, Signal};
 use serde_json::Value;
+use simulator::Simulator;
 use tempfile::TempDir;
 
 use crate::admin::Admin;
@@ -167,6 +168,29 @@ impl Gateway {
     /// A counter or gauge; `None` when Envoy has none of this name.
     pub fn stat(&self, name: &str) -> Option<i64> {
         self.stats(name).get(name).copied()
+    }
+
+    /// What a counter of the module says, `wasmcustom.aoai.` left out of its name, when every attempt that has reached a backend is
+    /// counted: the workers hand their counts over once a second, and until then what is not to be counted is not there either.
+    ///
+    /// # Panics
+    ///
+    /// When they are not counted within seconds.
+    pub fn settled_stat(&self, azure: &Simulator, name: &str) -> i64 {
+        let attempts = || {
+            let stats = self.stats("wasmcustom.aoai.backend.");
+            let attempts = stats.iter().filter(|(name, _)| name.ends_with(".attempts"));
+            attempts.map(|(_, count)| count).sum::<i64>()
+        };
+        let made = i64::try_from(azure.upstream_calls()).expect("some attempts");
+        self.wait_for(
+            |_| attempts() == made,
+            Duration::from_secs(5),
+            &format!("{made} attempts to be counted"),
+        );
+        let name = format!("wasmcustom.aoai.{name}");
+        self.stat(&name)
+            .unwrap_or_else(|| panic!("no counter {name}"))
     }
 
     /// The counters and gauges whose names start with `prefix`. The module's start with `wasmcustom.`.

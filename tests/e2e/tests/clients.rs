@@ -273,11 +273,7 @@ mod tokens {
             let unnamed = with("azp", Value::Null);
             let answer = ask(&gateway, &[("authorization", &unnamed), ("x-aoai-client", "forged")]);
             assert_eq!(answer.status, 200, "{}", answer.text());
-            gateway.wait_for(
-                |g| g.stat("wasmcustom.aoai.client.app-1.requests") == Some(1),
-                Duration::from_secs(5),
-                "the count of app-1's requests",
-            );
+            assert_eq!(gateway.settled_stat(&azure, "client.app-1.requests"), 1);
             assert_eq!(gateway.stat("wasmcustom.aoai.client.forged.requests"), None);
             let requests = azure.backend("east").requests();
             for token in wrong.iter().chain([&right, &unnamed]) {

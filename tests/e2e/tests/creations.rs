@@ -217,6 +217,6 @@ cases! {
                 assert_eq!((answer.status, attempts(&answer)), (status, "2"), "{failure:?}: {}", answer.text());
             }
         }
-        assert_eq!(gateway.stat("wasmcustom.aoai.no_retry.not_repeatable").unwrap_or_default(), 0);
+        assert_eq!(gateway.settled_stat(&azure, "no_retry.not_repeatable"), 0);
     }
 }

@@ -238,7 +238,7 @@ cases! {
         ]));
         assert_eq!(load(&gateway, 2, 40, &chat_request()).status(200), 40);
         assert_eq!((count(&azure, "east"), count(&azure, "west")), (20, 20));
-        assert_eq!(stat(&gateway, "backend.east.cooldowns.throttled"), 0);
+        assert_eq!(gateway.settled_stat(&azure, "backend.east.cooldowns.throttled"), 0);
     }
 
     fn case_07_all_throttled_is_said_at_once_with_the_smallest_wait(engine) {
@@ -359,7 +359,7 @@ cases! {
             assert_eq!((answer.status, code(&answer).as_str()), (401, "PermissionDenied"));
         }
         assert_eq!(load(&gateway, 4, 20, &chat_request()).status(200), 20);
-        assert_eq!(stat(&gateway, "backend.east.cooldowns.misconfigured"), 0);
+        assert_eq!(gateway.settled_stat(&azure, "backend.east.cooldowns.misconfigured"), 0);
     }
 
     fn a_403_that_is_about_the_request_closes_no_backend(engine) {
@@ -412,7 +412,7 @@ cases! {
             assert_eq!(load(&gateway, 1, 10, &chat_request()).status(200), 10);
         }
         assert_eq!(count(&azure, "east"), 15);
-        assert_eq!(stat(&gateway, "backend.east.cooldowns.failing"), 0);
+        assert_eq!(gateway.settled_stat(&azure, "backend.east.cooldowns.failing"), 0);
     }
 
     fn a_dead_backend_and_a_slow_one_are_left_alone_too(engine) {
@@ -621,7 +621,7 @@ cases! {
         }
         assert_eq!(count(&azure, "slow"), 2);
         wait_for_stat(&gateway, "backend.slow.outcome.unavailable", 2);
-        assert_eq!(stat(&gateway, "backend.fast.outcome.unavailable"), 0);
+        assert_eq!(gateway.settled_stat(&azure, "backend.fast.outcome.unavailable"), 0);
     }
 
     fn an_answer_that_has_begun_in_time_may_last(engine) {
@@ -730,7 +730,7 @@ mod router_engine_alone {
         assert_eq!(header(&answers[0], "x-aoai-attempts"), "2");
         assert_eq!(header(&answers[1], "x-aoai-attempts"), "3");
         assert_eq!(count(&azure, "next"), 1, "only the second one asked it");
-        assert_eq!(stat(&gateway, "no_retry.router_declined"), 0);
+        assert_eq!(gateway.settled_stat(&azure, "no_retry.router_declined"), 0);
     }
     }
 }

@@ -85,8 +85,6 @@ enum Command {
     },
     /// Format, clippy on the host and on the wasm target, documentation, the workflows: no warnings
     Lint,
-    /// Everything a change has to pass: test, then lint
-    Ci,
     /// Build the container images, run docker-compose.yml and check both, if there is a Docker engine; part of `test`
     ComposeTest,
     /// Print what CHANGELOG.md says of the version that is being released
@@ -129,23 +127,8 @@ fn run(command: Command) -> Result<()> {
         Command::Lint => lint::command(),
         Command::ComposeTest => compose::command(),
         Command::ReleaseNotes { version } => changelog::command(&version),
-        Command::Ci => ci(),
         Command::Demo { keep, engine } => demo::command(keep, engine),
         Command::Budget => budget::command(),
         Command::Bench(arguments) => bench::command(&arguments),
     }
-}
-
-/// Lints even when a test failed, so that one run shows everything there is to fix.
-fn ci() -> Result<()> {
-    let tested = test::command(None, &[]);
-    if let Err(error) = &tested {
-        eprintln!("error: {error:#}");
-    }
-    let linted = lint::command();
-    if let Some(line) = test::last_counts() {
-        println!("{line}");
-    }
-    linted?;
-    tested
 }

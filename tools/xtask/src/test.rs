@@ -72,13 +72,6 @@ pub fn command(filter: Option<&str>, envoys: &[String]) -> Result<()> {
     verdict(&tally, &ends, filter)
 }
 
-/// The counts of the last run, if it got as far as counting.
-pub fn last_counts() -> Option<String> {
-    fs::read_to_string(paths::counts())
-        .ok()
-        .map(|line| line.trim().to_owned())
-}
-
 /// Builds and fetches; the variables tell the tests where everything lies.
 fn prepare() -> Result<Vec<(String, PathBuf)>> {
     let mut variables = vec![(
