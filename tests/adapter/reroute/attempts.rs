@@ -184,6 +184,28 @@ fn an_upgrade_is_sent_once() {
 }
 
 #[test]
+fn trailers_reach_every_attempt_without_the_clients_credentials() {
+    let gateway = Gateway::ready(routing_to(2, json!({})));
+    let request = gateway.router.request(chat(), false);
+    request.body("body", false);
+    request.trailers([("x-checksum", "1234"), ("api-key", "CLIENT-KEY")]);
+    let assert_sent = || {
+        let attempt = request.attempt();
+        let sent = attempt.sent().unwrap();
+        let trailers = sent.trailers.unwrap();
+        assert_eq!(
+            (sent.body, trailers.get("x-checksum")),
+            (b"body".to_vec(), Some("1234"))
+        );
+        assert_eq!(trailers.get("api-key"), None);
+        attempt
+    };
+    answer(&assert_sent(), 429, "slower");
+    answer(&assert_sent(), 200, "fine");
+    assert_eq!(outcome(&request), is(200, "west", "2", "fine"));
+}
+
+#[test]
 fn a_body_over_the_replay_limit_is_sent_once_and_the_reason_counted_if_it_fails() {
     let gateway = Gateway::ready(routing_to(3, json!({"replay_limit": "8B"})));
     for (length, retries) in [(8, None), (9, Some("0"))] {
