@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use e2e::{cases, chat_request, load, module, simulate_with, Gateway};
+use e2e::{cases, chat_request, load, module, simulate, simulate_with, Ending, Engine, Gateway};
+use simulator::{Behaviour, Simulator, Stream};
+use tempfile::TempPath;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The real module with a trap in a callback of our choice.
-fn trapping_module(export: &str) -> tempfile::TempPath {
+fn trapping_module(export: &str) -> TempPath {
     let mut wasm = walrus::Module::from_file(module()).unwrap();
     let function = wasm.exports.get_func(export).unwrap();
     wasm.replace_exported_func(function, |(body, _)| {
@@ -33,7 +35,7 @@ cases! {
                 .workers(workers)
                 .log_level("info")
                 .start();
-            azure.backend("east").set(simulator::Behaviour::internal_error().times(500));
+            azure.backend("east").set(Behaviour::internal_error().times(500));
             let chat = chat_request().padded(8_000);
             let warm = load(&gateway, 32, 2_000, &chat);
             let before = module_memory(&gateway);
@@ -48,29 +50,72 @@ cases! {
     }
 
     fn case_29_a_trap_costs_the_streams_in_flight_and_the_next_request_is_served(engine) {
-        let azure = simulate_with(&["east", "west"], |_| {});
-        let path = trapping_module("proxy_on_request_trailers");
-        let trapping = path.to_path_buf();
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .fleet(move |fleet| fleet.module = trapping)
-            .rewrite("stat_prefix: azure_openai", "stat_prefix: azure_openai\n        http_protocol_options: {enable_trailers: true}")
-            .start();
+        let azure = simulate(&["east", "west"]);
+        let (_module, gateway) = trapping_gateway(&azure, engine, 1);
         let chat = chat_request();
         assert_eq!(gateway.chat(&chat).status, 200);
         for round in 1..=3 {
             // A module that traps as soon as it has started is not started again at once.
             std::thread::sleep(SECOND / 2);
-            let mut upload = gateway.client().upload("POST", &chat.path, &[("te", "trailers")]).unwrap();
-            upload.chunk(&chat.bytes()).unwrap();
-            let trapped = upload.finish_with_trailers(&[("x-last", "word")]).map(|stream| stream.read_to_end().status);
-            assert!(!matches!(trapped, Ok(200)), "the trap was not hit: {trapped:?}");
+            trap(&gateway);
             let next = gateway.chat(&chat);
-            assert_eq!(next.status, 200, "after trap {round}, {trapped:?}: {}", next.text());
+            assert_eq!(next.status, 200, "after trap {round}: {}", next.text());
         }
         assert!(gateway.log().contains("unreachable"), "the trap is in the log");
     }
+
+    fn case_29_a_trap_leaves_the_streams_of_other_workers_alone(engine) {
+        let azure = simulate(&["east", "west"]);
+        let (_module, gateway) = trapping_gateway(&azure, engine, 2);
+        for backend in azure.backends() {
+            backend.set(Behaviour::stream(Stream { events: 30, interval_ms: 50, ..Stream::default() }));
+        }
+        let chat = chat_request().streaming();
+        // The system deals connections to workers, each by a toss.
+        let mut streams: Vec<_> = (0..24)
+            .map(|_| gateway.client().stream("POST", &chat.path, &[], &chat.bytes()).unwrap())
+            .collect();
+        for stream in &mut streams {
+            assert!(stream.next().is_some());
+        }
+        trap(&gateway);
+        let ends = streams.into_iter().map(|stream| stream.read_to_end().ending);
+        let complete = ends.filter(|ending| *ending == Ending::Complete).count();
+        assert!((1..24).contains(&complete), "{complete} of 24 arrived whole");
+    }
+}
+
+/// A gateway whose module traps where a request has trailers; the module's file.
+fn trapping_gateway(azure: &Simulator, engine: Engine, workers: u32) -> (TempPath, Gateway) {
+    let path = trapping_module("proxy_on_request_trailers");
+    let trapping = path.to_path_buf();
+    let gateway = Gateway::builder()
+        .simulator(azure)
+        .engine(engine)
+        .workers(workers)
+        .fleet(move |fleet| fleet.module = trapping)
+        .rewrite(
+            "stat_prefix: azure_openai",
+            "stat_prefix: azure_openai\n        http_protocol_options: {enable_trailers: true}",
+        )
+        .start();
+    (path, gateway)
+}
+
+/// Sends a request that makes the module trap.
+fn trap(gateway: &Gateway) {
+    let chat = chat_request();
+    let mut upload = gateway
+        .client()
+        .upload("POST", &chat.path, &[("te", "trailers")])
+        .unwrap();
+    upload.chunk(&chat.bytes()).unwrap();
+    let trapped = upload.finish_with_trailers(&[("x-last", "word")]);
+    let trapped = trapped.map(|stream| stream.read_to_end().status);
+    assert!(
+        !matches!(trapped, Ok(200)),
+        "the trap was not hit: {trapped:?}"
+    );
 }
 
 /// Envoy's memory, once it is at rest. The module's is a part of it, and the only one that could grow with requests.
