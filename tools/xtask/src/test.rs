@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
 
 use anyhow::{anyhow, bail, Context, Result};
 
@@ -17,6 +18,9 @@ use crate::{compose, envoy, files, paths, pins, process, python, wasm};
 
 /// Tells the end-to-end tests which Envoy to use.
 const VERSION: &str = "AOAI_ENVOY_VERSION";
+
+/// How many tests of one file run at the same time. Those that take long wait for something, so cores are no measure of it.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 /// What the names of the tests have in common that run the filter engine, or the router engine.
 const FILTER_ENGINE: &str = "filter_engine";
@@ -117,6 +121,7 @@ fn runs(filter: Option<&str>, envoys: &[String]) -> Result<Vec<Run>> {
         return wanted.map(|version| Run::new(version, filter)).collect();
     }
     let mut runs = vec![Run::new(pins::DEFAULT_ENVOY, None)?];
+    let end_to_end = end_to_end()?;
     // Newest first.
     let older: Vec<_> = versions
         .filter(|version| *version != pins::DEFAULT_ENVOY)
@@ -128,12 +133,34 @@ fn runs(filter: Option<&str>, envoys: &[String]) -> Result<Vec<Run>> {
     {
         // Those with no engine in their names run as well.
         let others = ["--", "--skip", FILTER_ENGINE];
-        runs.push(Run::of(version, &["--package", "e2e"], &others));
+        runs.push(Run::of(version, &end_to_end, &others));
     }
     if let Some(version) = older.last() {
-        runs.push(Run::of(version, &["--package", "e2e"], &[FILTER_ENGINE]));
+        runs.push(Run::of(version, &end_to_end, &[FILTER_ENGINE]));
     }
     Ok(runs)
+}
+
+/// The tests that run in a real Envoy, for cargo: by the names of their files, because `--package` would build all of it anew,
+/// with the features that this one package asks of its dependencies.
+fn end_to_end() -> Result<Vec<String>> {
+    let directory = paths::workspace().join("tests/e2e/tests");
+    let unread = || format!("{} cannot be read", directory.display());
+    let mut arguments = vec!["--workspace".to_owned()];
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&directory).with_context(unread)? {
+        let file = entry.with_context(unread)?.file_name();
+        names.extend(
+            file.to_string_lossy()
+                .strip_suffix(".rs")
+                .map(str::to_owned),
+        );
+    }
+    names.sort();
+    for name in names {
+        arguments.extend(["--test".to_owned(), name]);
+    }
+    Ok(arguments)
 }
 
 fn has_router_engine(version: &str) -> bool {
@@ -142,11 +169,11 @@ fn has_router_engine(version: &str) -> bool {
 
 impl Run {
     fn new(version: &'static str, filter: Option<&str>) -> Result<Self> {
-        let tests: &[&str] = if version == pins::DEFAULT_ENVOY {
-            &["--workspace"]
+        let tests = if version == pins::DEFAULT_ENVOY {
+            vec!["--workspace".to_owned()]
         } else {
             // All else is the same with every Envoy.
-            &["--package", "e2e"]
+            end_to_end()?
         };
         let restriction = match filter {
             _ if has_router_engine(version) => filter.into_iter().collect(),
@@ -154,15 +181,16 @@ impl Run {
             // Of several names, a test has to contain any, not all.
             Some(filter) => vec![filter, "--", "--skip", ROUTER_ENGINE],
         };
-        Ok(Self::of(version, tests, &restriction))
+        Ok(Self::of(version, &tests, &restriction))
     }
 
-    fn of(version: &'static str, tests: &[&str], restriction: &[&str]) -> Self {
-        let arguments = ["test", "--locked", "--no-fail-fast"].iter();
-        let arguments = arguments.chain(tests).chain(restriction);
+    fn of(version: &'static str, tests: &[String], restriction: &[&str]) -> Self {
+        let arguments = ["test", "--locked", "--no-fail-fast"].into_iter();
+        let arguments = arguments.chain(tests.iter().map(String::as_str));
+        let arguments = arguments.chain(restriction.iter().copied());
         Self {
             version,
-            arguments: arguments.map(ToString::to_string).collect(),
+            arguments: arguments.map(str::to_owned).collect(),
         }
     }
 
@@ -179,6 +207,9 @@ impl Run {
             .stdout(Stdio::piped())
             .envs(variables.iter().map(|(name, path)| (name, path)))
             .env(VERSION, self.version);
+        if env::var_os(THREADS).is_none() {
+            command.env(THREADS, (2 * cores()?).to_string());
+        }
         if io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none() {
             command.env("CARGO_TERM_COLOR", "always");
         }
@@ -194,6 +225,11 @@ impl Run {
         copy_and_count(BufReader::new(output), io::stdout(), tally)?;
         Ok(child.wait()?)
     }
+}
+
+fn cores() -> Result<usize> {
+    let cores = thread::available_parallelism();
+    Ok(cores.context("the number of cores cannot be read")?.get())
 }
 
 /// Shows every line as it comes. Lines are bytes: a test may print anything.
@@ -271,9 +307,10 @@ mod tests {
 
     fn shown(filter: Option<&str>, envoys: &[&str]) -> Vec<String> {
         let envoys: Vec<_> = envoys.iter().map(|version| (*version).to_owned()).collect();
+        let end_to_end = end_to_end().unwrap().join(" ");
         let runs = runs(filter, &envoys).unwrap().into_iter();
         runs.map(|run| {
-            let arguments = run.arguments.join(" ");
+            let arguments = run.arguments.join(" ").replace(&end_to_end, "END-TO-END");
             let arguments = arguments.strip_prefix("test --locked --no-fail-fast ");
             format!("{}: {}", run.version, arguments.unwrap())
         })
@@ -284,8 +321,8 @@ mod tests {
     fn everything_is_the_newest_envoy_and_the_oldest_of_each_engine() {
         let all = [
             "1.40.0: --workspace",
-            "1.39.0: --package e2e -- --skip filter_engine",
-            "1.36.4: --package e2e filter_engine",
+            "1.39.0: END-TO-END -- --skip filter_engine",
+            "1.36.4: END-TO-END filter_engine",
         ];
         assert_eq!(shown(None, &[]), all);
     }
@@ -294,9 +331,9 @@ mod tests {
     fn all_envoys_are_tested_with_the_engines_they_have() {
         let all = [
             "1.40.0: --workspace",
-            "1.39.0: --package e2e",
-            "1.38.2: --package e2e filter_engine",
-            "1.36.4: --package e2e filter_engine",
+            "1.39.0: END-TO-END",
+            "1.38.2: END-TO-END filter_engine",
+            "1.36.4: END-TO-END filter_engine",
         ];
         assert_eq!(shown(None, &["1.36.4", "all"]), all);
     }
@@ -307,8 +344,8 @@ mod tests {
         assert_eq!(
             shown(Some("x"), &["1.36.4", "1.39.0", "1.36.4"]),
             [
-                "1.39.0: --package e2e x",
-                "1.36.4: --package e2e x -- --skip router_engine"
+                "1.39.0: END-TO-END x",
+                "1.36.4: END-TO-END x -- --skip router_engine"
             ]
         );
         assert_eq!(shown(Some("x"), &["all"]).len(), pins::ENVOYS.len());
@@ -317,6 +354,16 @@ mod tests {
             error.starts_with("--envoy 1.2.3: not pinned; use all or one of 1.40.0, "),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_runs_in_a_real_envoy_is_known_by_the_files() {
+        let end_to_end = end_to_end().unwrap().join(" ");
+        assert!(
+            end_to_end.starts_with("--workspace --test balancing --test "),
+            "{end_to_end}"
+        );
+        assert!(end_to_end.contains(" --test streams "), "{end_to_end}");
     }
 
     #[test]
