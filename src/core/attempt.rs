@@ -111,6 +111,11 @@ impl Attempt<'_> {
             apply(Edit::Set(":authority", &self.backend.host));
         }
         apply(Edit::Set(self.credential.name, self.credential.value));
+        // The router would obey a client inside, and ask one backend again and again. The router engine says what holds.
+        if self.request.instructs_router && config.retry.engine == Engine::Filter {
+            apply(Edit::Remove("x-envoy-retry-on"));
+            apply(Edit::Remove("x-envoy-max-retries"));
+        }
         // The router gives up on the headers after this time but lets an answer that has begun go on for as long as it takes.
         if !config.left_to_envoy.timeout {
             apply(Edit::Set(
@@ -270,6 +275,21 @@ mod tests {
         let edits = edits(&config("filter"), &request());
         assert_eq!(edits[..5], COMMON);
         assert_eq!(edits[5..], [r#"Set("x-aoai-cluster", "aoai_east")"#]);
+    }
+
+    #[test]
+    fn what_a_client_says_of_retries_is_not_for_the_router() {
+        let mut request = request();
+        request.instructs_router = true;
+        let words = ["x-envoy-retry-on", "x-envoy-max-retries"];
+        let words = words.map(|name| format!("Remove({name:?})"));
+        let filter = edits(&config("filter"), &request);
+        assert!(words.iter().all(|word| filter.contains(word)), "{filter:?}");
+        let router = edits(&config("router"), &request);
+        assert!(
+            !words.iter().any(|word| router.contains(word)),
+            "{router:?}"
+        );
     }
 
     #[test]

@@ -92,12 +92,10 @@ impl Journey {
     /// Counts an answer that ended before it was complete.
     pub(in crate::filter) fn count_break(&self) {
         let details = host::property("response\0code_details").ok().flatten();
-        // Envoy's own words: `upstream_reset_after_response_started{...}`.
-        let by_upstream = details.is_some_and(|details| details.starts_with(b"upstream"));
-        self.worker.count(if by_upstream {
-            Event::StreamBroken
-        } else {
-            Event::ClientGone
+        let origin = details.map(|details| Origin::of(&details));
+        self.worker.count(match origin {
+            Some(Origin::Router) => Event::StreamBroken,
+            _ => Event::ClientGone,
         });
     }
 

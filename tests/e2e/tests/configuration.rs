@@ -1,5 +1,6 @@
 //! What is refused, and what a refusal leaves standing.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use e2e::{cases, chat_request, load, simulate, Gateway, Update};
@@ -56,15 +57,22 @@ cases! {
         let mut changed = gateway.plugin();
         changed["retry"] = json!({"max_attempts": 2});
         let address = gateway.address();
-        let loading = std::thread::spawn(move || {
-            let client = e2e::Client::new(address);
-            let chat = chat_request();
-            let statuses = (0..200).map(|_| client.send("POST", &chat.path, &[], &chat.bytes()).unwrap().status);
-            statuses.filter(|status| *status == 200).count()
+        let reloaded = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let client = e2e::Client::new(address);
+                let chat = chat_request();
+                let mut after = 0;
+                while after < 100 {
+                    after += usize::from(reloaded.load(Ordering::Relaxed));
+                    let answer = client.send("POST", &chat.path, &[], &chat.bytes()).unwrap();
+                    assert_eq!(answer.status, 200, "{}", answer.text());
+                }
+            });
+            gateway.wait_for(|_| azure.upstream_calls() >= 100, 10 * SECOND, "a load");
+            assert_eq!(gateway.update(changed), Update::Accepted);
+            reloaded.store(true, Ordering::Relaxed);
         });
-        std::thread::sleep(Duration::from_millis(50));
-        assert_eq!(gateway.update(changed), Update::Accepted);
-        assert_eq!(loading.join().unwrap(), 200);
         assert_eq!(azure.imds().count(), 1, "the token is shared with the new configuration");
     }
 

@@ -42,6 +42,26 @@ cases! {
         assert_eq!(answer.header("x-aoai-backend"), Some(last.as_str()));
     }
 
+    fn a_client_that_envoy_trusts_cannot_have_a_backend_asked_twice(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .rewrite(
+                "use_remote_address: true",
+                "use_remote_address: true\n        internal_address_config: {cidr_ranges: [{address_prefix: 127.0.0.1, prefix_len: 32}]}",
+            )
+            .start();
+        for backend in azure.backends() {
+            backend.set(Behaviour::internal_error());
+        }
+        let chat = chat_request();
+        let words = [("x-envoy-retry-on", "5xx"), ("x-envoy-max-retries", "5")];
+        let answer = gateway.client().send("POST", &chat.path, &words, &chat.bytes()).unwrap();
+        assert_eq!((answer.status, attempts(&answer)), (500, "2"));
+        assert_eq!(azure.upstream_calls(), 2);
+    }
+
     fn case_09_two_backends_mean_two_calls(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();

@@ -235,10 +235,16 @@ fn in_our_words(error: &serde_json::Error) -> String {
         .strip_prefix("invalid type: ")
         .and_then(|rest| rest.split_once(", expected "))
     {
-        Some((value, _)) => {
+        Some((value, form)) => {
             // ``integer `5` `` or `string "x"`.
             let value = value.split_once(' ').map_or(value, |(_, value)| value);
-            format!("{} is not allowed; use an object", value.replace('`', ""))
+            let form = match form {
+                "a boolean" => "true or false",
+                "a sequence" => "a list",
+                form if form.starts_with("struct ") => "an object",
+                form => form,
+            };
+            format!("{} is not allowed; use {form}", value.replace('`', ""))
         }
         None => text,
     }

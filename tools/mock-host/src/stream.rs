@@ -78,7 +78,6 @@ pub(crate) struct StreamState {
     action: Cell<Action>,
     /// Made of a local reply while the response was held.
     direct_reply: RefCell<Option<LocalReply>>,
-    reset: Cell<bool>,
     pub(crate) logging: Cell<bool>,
     properties: RefCell<Properties>,
     /// What the module set: shared by a request and its attempts.
@@ -105,7 +104,6 @@ impl StreamState {
             response: RefCell::default(),
             action: Cell::new(Action::Continue),
             direct_reply: RefCell::default(),
-            reset: Cell::default(),
             logging: Cell::default(),
             properties: RefCell::new(properties.collect()),
             filter_state: request.map_or_else(Rc::default, |r| Rc::clone(&r.filter_state)),
@@ -356,7 +354,7 @@ impl StreamState {
             (!half.headers.is_empty(), half.passed().is_some())
         };
         if passed || self.direct_reply.borrow().is_some() {
-            self.reset.set(true);
+            // Envoy resets the stream.
             return;
         }
         self.set_details(&reply.details);
@@ -536,11 +534,6 @@ impl Stream {
         let answer = self.answered().expect("the client has an answer");
         assert!(answer.complete, "the answer is not complete: {answer:?}");
         answer
-    }
-
-    /// Whether the module made Envoy reset the stream by a local reply after the answer had begun.
-    pub fn was_reset(&self) -> bool {
-        self.state.reset.get()
     }
 
     /// Sets a property that the module may read; the parts of `path` are separated by zero bytes.
