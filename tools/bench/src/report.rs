@@ -6,7 +6,7 @@ use crate::backend::{STREAM_EVENTS, STREAM_PAUSE};
 use crate::measure::Effort;
 use crate::results::{Results, Summary};
 use crate::table::Table;
-use crate::targets::{floor, target, CONDITIONS};
+use crate::targets::{floor, target, Goal, CONDITIONS};
 use crate::variant::{Variant, Workload};
 
 /// What the report is made from.
@@ -167,6 +167,27 @@ impl Report<'_> {
                     ]);
                 }
                 table.row(format_args!("{variant}, {workload}"), row);
+            }
+        }
+        table
+    }
+
+    fn goals_table(&self) -> Table {
+        let mut table = Table::new("The other targets, best slices");
+        table.head(["target", "measured", "floor"].map(str::to_owned));
+        for goal in Goal::ALL {
+            for variant in [Variant::Filter, Variant::Router] {
+                let measured = |variant| goal.measured(self.results, variant);
+                let shown = |value| goal.shown(value);
+                let Some(value) = measured(variant) else {
+                    continue;
+                };
+                let cells = [
+                    Some(goal.target()),
+                    Some(shown(value)),
+                    floor(variant).and_then(measured).map(shown),
+                ];
+                table.row(format_args!("{variant}: {goal}"), cells);
             }
         }
         table
@@ -347,6 +368,7 @@ impl fmt::Display for Report<'_> {
         let tables = [
             self.cpu_table(),
             self.targets_table(),
+            self.goals_table(),
             self.rate_table(),
             self.latency_table(),
             self.memory_table(),
@@ -435,6 +457,34 @@ mod tests {
         // In the tables of all variants, too, the floors come before what stands on them.
         let at = |text| report.find(text).unwrap();
         assert!(at("| floor: router") < at("| balancer, filter"), "{report}");
+    }
+
+    #[test]
+    fn targets_other_than_processor_time_have_a_table_of_their_own() {
+        let mut results = Results::default();
+        for (variant, micros) in [
+            (Variant::Envoy, 400),
+            (Variant::FloorRouter, 480),
+            (Variant::Router, 530),
+        ] {
+            let seen = Seen {
+                served: 1,
+                elapsed: Duration::from_secs(1),
+                first_bytes: vec![Duration::from_micros(micros)],
+                ..Seen::default()
+            };
+            let slice = Slice::new(seen, Duration::ZERO, Duration::ZERO);
+            results.add(variant, Workload::FirstByte, slice);
+        }
+        let report = report(&results);
+        let table = report
+            .split("## ")
+            .find(|part| part.starts_with("The other"));
+        let lines: Vec<_> = table.unwrap().trim_end().lines().skip(4).collect();
+        assert_eq!(
+            lines,
+            ["| balancer, router engine: first byte of a stream, us after plain Envoy's | at most +100 |     +130 |   +80 |"]
+        );
     }
 
     #[test]
