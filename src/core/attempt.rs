@@ -111,7 +111,8 @@ impl Attempt<'_> {
             apply(Edit::Set(":authority", &self.backend.host));
         }
         apply(Edit::Set(self.credential.name, self.credential.value));
-        // The router would obey a client inside, and ask one backend again and again. The router engine says what holds.
+        // Envoy's router obeys what a client that it trusts says of retries, and would ask this backend again and again. With the
+        // router engine it is told otherwise.
         if self.request.instructs_router && config.retry.engine == Engine::Filter {
             apply(Edit::Remove("x-envoy-retry-on"));
             apply(Edit::Remove("x-envoy-max-retries"));

@@ -103,8 +103,8 @@ impl BodyCopy {
         matches!(self, Self::Growing { .. })
     }
 
-    /// Appends `chunk`; beyond the limit, or for want of room, the whole copy is given up and its memory freed. A chunk that is all of the body is kept
-    /// as it is, without being copied.
+    /// Appends `chunk`; beyond the limit, or for want of room, the whole copy is given up and its memory freed. A chunk that is all
+    /// of the body is kept as it is, without being copied.
     pub fn push(&mut self, chunk: Vec<u8>) {
         let Self::Growing {
             bytes,
