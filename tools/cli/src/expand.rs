@@ -238,11 +238,10 @@ fn in_our_words(error: &serde_json::Error) -> String {
         Some((value, form)) => {
             // ``integer `5` `` or `string "x"`.
             let value = value.split_once(' ').map_or(value, |(_, value)| value);
-            let form = match form {
-                "a boolean" => "true or false",
-                "a sequence" => "a list",
-                form if form.starts_with("struct ") => "an object",
-                form => form,
+            let form = match form.starts_with("struct ") {
+                true => "an object",
+                // What has no check of its own, and is no object, is `engine`.
+                false => r#""filter" or "router""#,
             };
             format!("{} is not allowed; use {form}", value.replace('`', ""))
         }

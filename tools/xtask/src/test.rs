@@ -364,6 +364,22 @@ mod tests {
             "{end_to_end}"
         );
         assert!(end_to_end.contains(" --test streams "), "{end_to_end}");
+        // Another package's test of the same name would run with every Envoy too.
+        let tools = fs::read_dir(paths::workspace().join("tools")).unwrap();
+        let others = tools.map(|tool| tool.unwrap().path().join("tests"));
+        let others = others.chain([paths::workspace().join("tests")]);
+        let files = others
+            .filter_map(|tests| fs::read_dir(tests).ok())
+            .flatten();
+        for file in files.map(|file| file.unwrap().path()) {
+            let name = file.file_stem().unwrap().to_str().unwrap();
+            let is_file = file.extension().is_some_and(|extension| extension == "rs");
+            let argument = format!("--test {name} ");
+            assert!(
+                !is_file || !format!("{end_to_end} ").contains(&argument),
+                "{name}"
+            );
+        }
     }
 
     #[test]
