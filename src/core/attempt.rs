@@ -21,6 +21,19 @@ const NOT_REISSUED: [&str; 10] = [
     "x-forwarded-for",
 ];
 
+/// What tells Envoy's router when to try again, and obeyed of a client that it trusts ([router]). It is not the client's to say:
+/// the router would ask one backend again and again, or again after an answer that is good.
+///
+/// [router]: https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter
+pub(super) const RETRY_INSTRUCTIONS: [&str; 6] = [
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-max-retries",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+];
+
 /// A change of one request header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edit<'a> {
@@ -111,11 +124,10 @@ impl Attempt<'_> {
             apply(Edit::Set(":authority", &self.backend.host));
         }
         apply(Edit::Set(self.credential.name, self.credential.value));
-        // Envoy's router obeys what a client that it trusts says of retries, and would ask this backend again and again. With the
-        // router engine it is told otherwise.
-        if self.request.instructs_router && config.retry.engine == Engine::Filter {
-            apply(Edit::Remove("x-envoy-retry-on"));
-            apply(Edit::Remove("x-envoy-max-retries"));
+        if self.request.instructs_router {
+            for name in RETRY_INSTRUCTIONS {
+                apply(Edit::Remove(name));
+            }
         }
         // The router gives up on the headers after this time but lets an answer that has begun go on for as long as it takes.
         if !config.left_to_envoy.timeout {
@@ -280,17 +292,16 @@ mod tests {
 
     #[test]
     fn what_a_client_says_of_retries_is_not_for_the_router() {
-        let mut request = request();
-        request.instructs_router = true;
-        let words = ["x-envoy-retry-on", "x-envoy-max-retries"];
-        let words = words.map(|name| format!("Remove({name:?})"));
-        let filter = edits(&config("filter"), &request);
-        assert!(words.iter().all(|word| filter.contains(word)), "{filter:?}");
-        let router = edits(&config("router"), &request);
-        assert!(
-            !words.iter().any(|word| router.contains(word)),
-            "{router:?}"
-        );
+        for (engine, name) in ["filter", "router"]
+            .into_iter()
+            .flat_map(|engine| RETRY_INSTRUCTIONS.map(|name| (engine, name)))
+        {
+            let headers = [(name.as_bytes(), &b"1"[..])];
+            let request = Request::read(headers.into_iter(), &Tags::default());
+            let edits = edits(&config(engine), &request);
+            let removed = format!("Remove({name:?})");
+            assert!(edits.contains(&removed), "{engine}: {edits:?}");
+        }
     }
 
     #[test]

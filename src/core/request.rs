@@ -106,7 +106,13 @@ impl Request {
                     request.form = BodyForm::Multipart(text().to_owned());
                 }
                 b"upgrade" => request.upgrade = true,
-                b"x-envoy-retry-on" | b"x-envoy-max-retries" => request.instructs_router = true,
+                // Attempts remove them: `RETRY_INSTRUCTIONS`. Compared one by one they cost other headers least.
+                b"x-envoy-hedge-on-per-try-timeout"
+                | b"x-envoy-max-retries"
+                | b"x-envoy-retriable-header-names"
+                | b"x-envoy-retriable-status-codes"
+                | b"x-envoy-retry-grpc-on"
+                | b"x-envoy-retry-on" => request.instructs_router = true,
                 b"sec-websocket-protocol" => protocols.push(value),
                 b"accept-encoding" => request.accepts_encodings = true,
                 name => {
