@@ -1,4 +1,5 @@
-//! The pages in `docs/` and at the top: their links lead somewhere, and their configurations are ones.
+//! The pages in `docs/` and at the top: the README is short, links lead somewhere, configurations are right, and fields and
+//! statistics are those of the module. `tools/xtask` and `tools/cli` test the commands that the pages name.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,10 +8,18 @@
     clippy::string_slice
 )]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use azure_openai_balancer::core::config::Plugin;
+use azure_openai_balancer::core::config::{Backend, Plugin};
+use azure_openai_balancer::core::{clients, metrics};
+use serde_json::Value;
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
 
 fn pages() -> Vec<PathBuf> {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -32,6 +41,25 @@ fn pages() -> Vec<PathBuf> {
 fn links(text: &str) -> Vec<&str> {
     let ends = text.split("](").skip(1);
     ends.filter_map(|rest| Some(rest.split_once(')')?.0))
+        .collect()
+}
+
+/// The headings of a page; a comment in a block of code is none.
+fn headings(text: &str) -> Vec<&str> {
+    let outside = text.split("```").step_by(2);
+    let lines = outside.flat_map(str::lines);
+    lines
+        .filter(|line| line.starts_with('#'))
+        .map(|line| line.trim_start_matches('#').trim())
+        .collect()
+}
+
+/// What stands between single backticks, blocks of code apart.
+fn code_spans(text: &str) -> Vec<&str> {
+    let outside = text.split("```").step_by(2);
+    let lines = outside.flat_map(str::lines);
+    lines
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
         .collect()
 }
 
@@ -61,9 +89,9 @@ fn links_lead_somewhere() {
             assert!(target.exists(), "{}: {link}", page.display());
             if !wanted.is_empty() {
                 let text = fs::read_to_string(&target).unwrap();
-                let mut headings = text.lines().filter(|line| line.starts_with('#'));
-                let found =
-                    headings.any(|line| anchor(line.trim_start_matches('#').trim()) == wanted);
+                let found = headings(&text)
+                    .into_iter()
+                    .any(|line| anchor(line) == wanted);
                 assert!(found, "{}: {link}", page.display());
             }
             followed += 1;
@@ -88,4 +116,184 @@ fn configurations_are_ones() {
         }
     }
     assert!(read > 0);
+}
+
+#[test]
+fn the_readme_is_one_page() {
+    let readme = read("README.md");
+    let (lines, words) = (readme.lines().count(), readme.split_whitespace().count());
+    assert!(lines <= 130, "README.md has {lines} lines");
+    assert!(words <= 900, "README.md has {words} words");
+    for command in ["cargo xtask test", "cargo xtask demo"] {
+        let is_shown = readme.lines().any(|line| line.starts_with(command));
+        assert!(is_shown, "README.md does not show `{command}`");
+    }
+}
+
+#[test]
+fn the_readme_links_to_every_page() {
+    let readme = read("README.md");
+    let links = links(&readme);
+    for page in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).unwrap() {
+        let name = page.unwrap().file_name().into_string().unwrap();
+        let link = format!("docs/{name}");
+        assert!(
+            !name.ends_with(".md") || links.contains(&link.as_str()),
+            "README.md has no link to {link}"
+        );
+    }
+}
+
+/// Every statistic, as the pages write it: the backend or client is `NAME`.
+fn statistics() -> BTreeSet<String> {
+    let backend = Backend {
+        name: "NAME".into(),
+        ..Backend::default()
+    };
+    let mut names = metrics::counter_names(std::slice::from_ref(&backend));
+    names.extend(metrics::gauge_names(&backend));
+    names.push(metrics::TOKEN_SECONDS_LEFT.to_owned());
+    names.push(clients::counter_name("NAME"));
+    names.into_iter().collect()
+}
+
+/// The statistics that a page's `aoai.backend.NAME.outcome.OUTCOME` stands for, or that name itself.
+fn meant_by<'s>(written: &str, statistics: &'s BTreeSet<String>) -> Vec<&'s String> {
+    let parts: Vec<_> = written.split('.').collect();
+    let fits = |name: &&String| {
+        let own: Vec<_> = name.split('.').collect();
+        let pairs = own.iter().zip(&parts);
+        let mut pairs = pairs.map(|(own, part)| {
+            own == part || *own == "NAME" || matches!(*part, "OUTCOME" | "REASON")
+        });
+        own.len() == parts.len() && pairs.all(|fits| fits)
+    };
+    statistics.iter().filter(fits).collect()
+}
+
+#[test]
+fn statistics_in_the_pages_exist() {
+    let statistics = statistics();
+    let exported: BTreeSet<String> = statistics
+        .iter()
+        .map(|name| name.replace(".NAME", "").replace('.', "_"))
+        .collect();
+    let short = ["no_retry.", "outcome.", "cooldowns.", "refused."];
+    let mut found = 0;
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for span in code_spans(&text) {
+            let span = span.trim_start_matches("wasmcustom.");
+            let full = match short.iter().find(|start| span.starts_with(**start)) {
+                Some(start) if matches!(*start, "outcome." | "cooldowns.") => {
+                    format!("aoai.backend.NAME.{span}")
+                }
+                Some(_) => format!("aoai.{span}"),
+                None => span.to_owned(),
+            };
+            // Not a value, such as `aoai.backend.eastus.state: 1`, nor a part of one.
+            let name = full.split(':').next().unwrap();
+            if name.starts_with("aoai.") && !name.ends_with('*') {
+                found += 1;
+                let is_one = !meant_by(name, &statistics).is_empty();
+                assert!(is_one, "{}: there is no {span}", page.display());
+            }
+        }
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for word in words.filter(|word| is_prometheus_name(word)) {
+            found += 1;
+            let page = page.display();
+            assert!(exported.contains(word), "{page}: there is no {word}");
+        }
+    }
+    assert!(found > 40, "{found}");
+}
+
+/// Whether a word is the name of a statistic in Prometheus, and no label, cluster or key of Envoy's filter state.
+fn is_prometheus_name(word: &str) -> bool {
+    let kinds = [
+        "aoai_requests",
+        "aoai_refused_",
+        "aoai_no_retry_",
+        "aoai_identity_",
+        "aoai_client_",
+        "aoai_backend_",
+    ];
+    let is_one = kinds.iter().any(|kind| word.starts_with(kind));
+    is_one && !word.ends_with('_')
+}
+
+#[test]
+fn every_statistic_is_explained() {
+    let page = read("docs/statistics.md");
+    let explained: BTreeSet<_> = code_spans(&page).into_iter().collect();
+    for name in statistics() {
+        let (group, last) = name.rsplit_once('.').unwrap();
+        let by_kind = [".OUTCOME", ".REASON"].iter().any(|kind| {
+            explained.contains(format!("{group}{kind}").as_str()) && explained.contains(last)
+        });
+        let is_explained = explained.contains(name.as_str()) || by_kind;
+        assert!(is_explained, "docs/statistics.md does not explain {name}");
+    }
+}
+
+/// The fields of an object of a JSON Schema, with their schemas, by the paths that the pages give them.
+fn fields(root: &Value, object: &Value, path: &str, found: &mut Vec<(String, Value)>) {
+    for (name, schema) in object["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}{name}");
+        let choices = schema["anyOf"].as_array();
+        let mut parts = std::iter::once(schema).chain(choices.into_iter().flatten());
+        let target = |schema: &Value| {
+            let target = schema["$ref"].as_str()?.trim_start_matches('#');
+            root.pointer(target).cloned()
+        };
+        let inner = parts.find_map(target);
+        let element = target(&schema["items"]);
+        for (inner, separator) in [(inner, "."), (element, "[].")] {
+            if let Some(inner) = inner {
+                fields(root, &inner, &format!("{path}{separator}"), found);
+            }
+        }
+        found.push((path, schema.clone()));
+    }
+}
+
+#[test]
+fn every_field_is_in_the_table_with_its_default() {
+    let schema: Value = serde_json::from_str(&read("schema/plugin.json")).unwrap();
+    let mut found = Vec::new();
+    fields(&schema, &schema, "", &mut found);
+    assert!(found.len() > 50, "{}", found.len());
+    let page = read("docs/configuration.md");
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.split(" | ").collect())
+        .collect();
+    for (path, schema) in &found {
+        let is_group = found
+            .iter()
+            .any(|(other, _)| other.starts_with(&format!("{path}.")));
+        if is_group {
+            continue;
+        }
+        let row = rows
+            .iter()
+            .find(|row| row[0].contains(&format!("`{path}`")));
+        let row = row.unwrap_or_else(|| panic!("docs/configuration.md has no row for {path}"));
+        if let Some(default) = schema.get("default").filter(|default| !default.is_null()) {
+            let written = default.to_string().replace(',', ", ");
+            let is_there = row[1].contains(&format!("`{written}`")) || row[1] == "required";
+            assert!(
+                is_there,
+                "docs/configuration.md: {path} has the default {written}"
+            );
+        }
+    }
+    for row in &rows {
+        for name in code_spans(row[0]) {
+            let is_field = found.iter().any(|(path, _)| path == name);
+            assert!(is_field, "docs/configuration.md: there is no field {name}");
+        }
+    }
 }

@@ -6,19 +6,21 @@ use std::process::Command;
 
 use cli::{Form, Options, Target};
 
-const PAGES: [&str; 5] = [
-    "README.md",
-    "docs/envoy.md",
-    "docs/clients.md",
-    "docs/istio.md",
-    "docs/envoy-gateway.md",
-];
-
-fn page(name: &str) -> String {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .join(name);
-    fs::read_to_string(file).unwrap_or_else(|e| panic!("{name}: {e}"))
+/// The pages, by name.
+fn pages() -> Vec<(String, String)> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let folder = fs::read_dir(top.join("docs")).expect("docs");
+    let docs = folder.map(|entry| entry.expect("a page").path());
+    let pages: Vec<_> = docs
+        .chain([top.join("README.md"), top.join("CONTRIBUTING.md")])
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .map(|path| {
+            let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+            (path.display().to_string(), text)
+        })
+        .collect();
+    assert!(pages.len() > 10, "{}", pages.len());
+    pages
 }
 
 /// The blocks of code in this language.
@@ -33,8 +35,8 @@ fn blocks<'p>(page: &'p str, language: &str) -> Vec<&'p str> {
 #[test]
 fn every_list_of_backends_is_right() {
     let mut found = 0;
-    for name in PAGES {
-        for block in blocks(&page(name), "yaml") {
+    for (name, page) in pages() {
+        for block in blocks(&page, "yaml") {
             let list = match block {
                 block if block.lines().any(|line| line == "backends:") => block.to_owned(),
                 block if block.starts_with("clients:") => {
@@ -57,8 +59,8 @@ fn every_list_of_backends_is_right() {
 #[test]
 fn every_command_is_there() {
     let mut found = 0;
-    for name in PAGES {
-        for block in blocks(&page(name), "sh") {
+    for (name, page) in pages() {
+        for block in blocks(&page, "sh") {
             for line in block
                 .lines()
                 .filter(|line| line.starts_with("azure-openai-balancer "))

@@ -224,7 +224,7 @@ fn configuration(plugin: &Value) -> String {
     };
     format!(
         "\
-# What the filter does; the README lists every field.
+# What the filter does; docs/configuration.md lists every field.
 configuration:
   \"@type\": type.googleapis.com/google.protobuf.StringValue
   value:{text}"

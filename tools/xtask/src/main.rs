@@ -132,3 +132,46 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(arguments) => bench::command(&arguments),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    /// The `cargo xtask` commands of a page: in blocks of code, and between backticks.
+    fn commands(page: &str) -> Vec<&str> {
+        let places = page.split("cargo xtask ").skip(1);
+        places
+            .map(|rest| rest.split(['`', '#', '\n']).next().unwrap_or_default())
+            .collect()
+    }
+
+    #[test]
+    fn every_command_in_the_documentation_exists() {
+        let top = paths::workspace();
+        let folder = fs::read_dir(top.join("docs")).unwrap();
+        let docs = folder.map(|entry| entry.unwrap().path());
+        let pages = docs.chain(["README.md", "CONTRIBUTING.md"].map(|page| top.join(page)));
+        let mut found = 0;
+        for page in pages.filter(|page| page.extension().is_some_and(|e| e == "md")) {
+            for command in commands(&fs::read_to_string(&page).unwrap()) {
+                let words = ["cargo xtask"]
+                    .into_iter()
+                    .chain(command.split_whitespace());
+                if let Err(error) = Arguments::try_parse_from(words) {
+                    let page = page.display();
+                    assert_eq!(
+                        error.kind(),
+                        ErrorKind::DisplayHelp,
+                        "{page}: {command}\n{error}"
+                    );
+                }
+                found += 1;
+            }
+        }
+        assert!(found > 10, "{found}");
+    }
+}
