@@ -5,12 +5,12 @@ use std::rc::Rc;
 
 use super::exchange::{NoRetry, Replay};
 
-/// A body announced to be no larger than this is held until it is complete.
+/// A body of at most this many bytes is held until it is complete.
 ///
-/// It costs next to nothing, because such a body comes with its headers and a backend does nothing before it has all of it;
-/// and it means that whatever goes wrong then, an answer before the request's end included, the request can be sent again.
-/// Half of Envoy's default buffer limit, above which Envoy would refuse what it is told to hold.
-const HELD_UNTIL_COMPLETE: u64 = 512 * 1024;
+/// The hold costs next to nothing: such a body usually comes with its headers, and a backend does nothing before it has the
+/// whole body. In return every failure after that can be retried, an answer before the end of the request included.
+/// The limit is half of Envoy's default buffer limit (`per_connection_buffer_limit_bytes`), above which Envoy answers 413.
+pub const HELD_UNTIL_COMPLETE: usize = 512 * 1024;
 
 /// The room there is for all copies of one worker together: WebAssembly's memory has an end, and a module that reaches it takes
 /// every stream of its worker down.
@@ -95,7 +95,7 @@ impl BodyCopy {
 
     /// Whether the request should be held until its body, announced to be this long, is complete.
     pub fn is_worth_holding(&self, announced: Option<u64>) -> bool {
-        self.is_growing() && announced.is_some_and(|length| length <= HELD_UNTIL_COMPLETE)
+        self.is_growing() && announced.is_some_and(|length| length <= HELD_UNTIL_COMPLETE as u64)
     }
 
     /// Whether the next chunk is wanted.
@@ -249,8 +249,8 @@ mod tests {
     fn a_body_is_held_if_it_is_small_and_may_be_needed_again() {
         let held = |announced, limit| copy_of(announced, limit).is_worth_holding(announced);
         assert!(held(Some(1000), 1_000_000));
-        assert!(held(Some(HELD_UNTIL_COMPLETE), 1_000_000));
-        assert!(!held(Some(HELD_UNTIL_COMPLETE + 1), 1_000_000));
+        assert!(held(Some(HELD_UNTIL_COMPLETE as u64), 1_000_000));
+        assert!(!held(Some(HELD_UNTIL_COMPLETE as u64 + 1), 1_000_000));
         assert!(!held(Some(1000), 999), "it cannot be replayed anyway");
         assert!(!held(None, 1_000_000), "it may take any time");
     }

@@ -137,6 +137,18 @@ impl LocalReply {
         }
     }
 
+    /// A backend answered with this error status and then stalled before its body was complete.
+    pub fn stalled_error(status: u16) -> Self {
+        Self {
+            status,
+            code: "incomplete_error",
+            message: format!(
+                "The backend answered {status} and did not complete the body of its error."
+            ),
+            retry_after: None,
+        }
+    }
+
     /// Envoy refused something it should not; the log says what.
     pub fn internal_error() -> Self {
         Self {

@@ -1,6 +1,7 @@
 //! What can be wrong in Envoy's configuration around the filter, told to the person who can mend it.
 
 use crate::core::config::{Config, Engine};
+use crate::core::replay::HELD_UNTIL_COMPLETE;
 
 /// Something wrong, said once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub(super) enum Complaint {
     HiddenBodies,
     /// The router engine's upstream filter is missing on a cluster.
     UpstreamFilter,
+    /// Envoy's buffer is smaller than the request bodies that are to be retried.
+    BufferLimit,
     /// A retry does not go where the plan leads.
     Route,
     /// An answer was marked for another attempt, and the router made none.
@@ -48,6 +51,12 @@ impl Complaint {
                  the same vm_config"
                     .to_owned()
             }
+            Self::BufferLimit => format!(
+                "retry.replay_limit is {} bytes, but Envoy answered 413 to a smaller request that was held until it was complete; \
+                 set the listener's per_connection_buffer_limit_bytes to retry.replay_limit or more; until then this worker \
+                 holds no more than {HELD_UNTIL_COMPLETE} bytes",
+                config.retry.replay_limit
+            ),
             Self::Route => {
                 "retry.engine is \"router\", but a retry went to another cluster than planned; the route needs the matcher \
                  cluster specifier on filter state wasm.aoai_next, and retry_policy.refresh_cluster_on_retry"

@@ -13,6 +13,7 @@ mod complaint;
 mod credentials;
 mod gate;
 mod header_map;
+mod held_bodies;
 mod host;
 mod journey;
 mod reissue;

@@ -20,10 +20,10 @@ pub(super) enum Wish {
     Token(Identities),
     /// A token for this backend, of another generation than this one, which it refused.
     NewerToken(usize, u32),
-    /// The body of a request or an answer whose headers are held; see [`Worker::shows_held_bodies`].
-    ///
-    /// [`Worker::shows_held_bodies`]: super::worker::Worker::shows_held_bodies
-    Body,
+    /// The body of a request whose headers are held; see [`HeldBodies`](super::held_bodies::HeldBodies).
+    RequestBody,
+    /// The rest of an error's body. A backend may stall at any point of it, so this wait always has an end.
+    ErrorBody,
     /// That a backend's cooldown is over, which takes this long.
     Backend(Duration),
 }
@@ -35,7 +35,7 @@ impl Wish {
         match self {
             Self::Token(identities) => credentials.wait_timeout(identities),
             Self::NewerToken(backend, _) => credentials.renewal_timeout(backend),
-            Self::Body => BODY,
+            Self::RequestBody | Self::ErrorBody => BODY,
             Self::Backend(wait) => wait,
         }
     }
@@ -46,7 +46,7 @@ pub(super) enum Granted {
     Token(Rc<Authorization>),
     /// There is none; it makes sense to ask again after this time.
     NoToken(Duration),
-    /// The body never came.
+    /// The body did not come in time.
     NoBody,
     /// A backend may be free.
     Backend,
@@ -158,7 +158,7 @@ impl Waiting {
                     _ => Some(Granted::NoToken(LEAST_RETRY_AFTER)),
                 }
             }
-            Wish::Body => overdue.then_some(Granted::NoBody),
+            Wish::RequestBody | Wish::ErrorBody => overdue.then_some(Granted::NoBody),
             Wish::Backend(_) => overdue.then_some(Granted::Backend),
         }
     }

@@ -9,12 +9,13 @@ use super::backends::Backends;
 use super::clients::ClientCounters;
 use super::complaint::Complaint;
 use super::credentials::Credentials;
+use super::held_bodies::HeldBodies;
 use super::host::{self, HostError, Metric};
 use super::waiting::{Granted, WaitingList, Wish};
 use crate::core::config::Config;
 use crate::core::health::{Change, Claim, Finding};
 use crate::core::metrics::{self, Event, Tally};
-use crate::core::replay::ReplayMemory;
+use crate::core::replay::{ReplayMemory, HELD_UNTIL_COMPLETE};
 use crate::core::state::ids::Tags;
 use crate::core::time::{millis, Timestamp};
 
@@ -35,14 +36,6 @@ pub(super) trait Stream {
 }
 
 type Caller = (u32, Rc<dyn Stream>);
-
-/// Whether Envoy shows bodies while their headers are held, see `allow_on_headers_stop_iteration`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum HeldBodies {
-    Untried,
-    Shown,
-    Hidden,
-}
 
 /// What all streams of one configuration on one worker share.
 pub(crate) struct Worker {
@@ -65,9 +58,12 @@ pub(crate) struct Worker {
     /// Calls made for a stream in the root context's name, with the stream's id.
     calls: RefCell<Vec<(u32, Caller)>>,
     root_is_running: Cell<bool>,
-    held_bodies: Cell<HeldBodies>,
+    /// The bodies that the listener's filter holds.
+    pub(super) listener_bodies: HeldBodies,
+    /// The bodies that the clusters' filters hold.
+    pub(super) cluster_bodies: HeldBodies,
     complaints: RefCell<Vec<Complaint>>,
-    missed_bodies: Cell<u8>,
+    hold_limit: Cell<usize>,
 }
 
 impl Worker {
@@ -99,9 +95,10 @@ impl Worker {
             replay_memory: ReplayMemory::new(config.retry.replay_memory),
             calls: RefCell::default(),
             root_is_running: Cell::default(),
-            held_bodies: Cell::new(HeldBodies::Untried),
+            listener_bodies: HeldBodies::default(),
+            cluster_bodies: HeldBodies::default(),
             complaints: RefCell::default(),
-            missed_bodies: Cell::default(),
+            hold_limit: Cell::new(config.retry.replay_limit),
             config,
         })
     }
@@ -149,41 +146,24 @@ impl Worker {
         }
     }
 
-    /// Whether a body may be waited for while its headers are held.
+    /// The longest request body, in bytes, that the router engine holds until it is complete.
     ///
-    /// Without `allow_on_headers_stop_iteration: true` in Envoy's configuration it would never come. The module cannot read
-    /// that setting, so the first wait is watched, and from then on it is known.
-    pub(crate) fn shows_held_bodies(&self) -> bool {
-        self.held_bodies.get() != HeldBodies::Hidden
+    /// `retry.replay_limit`, as long as Envoy's buffer is that large.
+    pub(crate) fn hold_limit(&self) -> usize {
+        self.hold_limit.get()
     }
 
-    /// A body came while its headers were held.
-    pub(crate) fn showed_held_body(&self) {
-        self.held_bodies.set(HeldBodies::Shown);
-    }
-
-    /// A body that was waited for did not come in time, and it cannot be found out why. One may be slow; not several in a row.
-    pub(crate) fn missed_held_body(&self) {
-        const SLOW_ONES: u8 = 2;
-        let missed = self.missed_bodies.get().saturating_add(1);
-        self.missed_bodies.set(missed);
-        if missed > SLOW_ONES {
-            self.hid_held_body();
-        }
-    }
-
-    /// A body came as soon as its headers, held in vain, were let go: it had been there all the time.
-    pub(crate) fn hid_held_body(&self) {
-        if self.held_bodies.get() == HeldBodies::Untried {
-            self.held_bodies.set(HeldBodies::Hidden);
-            self.complain(Complaint::HiddenBodies);
-        }
+    /// Envoy answered 413 to a request that was held: its buffer is smaller than the documentation asks for.
+    pub(crate) fn hold_less(&self) {
+        self.hold_limit
+            .set(self.hold_limit.get().min(HELD_UNTIL_COMPLETE));
+        self.complain(Complaint::BufferLimit);
     }
 
     /// Puts the stream on the waiting list. `false` if it need not or cannot wait.
     pub(super) fn wait(&self, id: u32, stream: Rc<dyn Stream>, wish: Wish) -> bool {
         // Once a body was shown, they all are, and its callback resumes the stream.
-        if matches!(wish, Wish::Body) && self.held_bodies.get() == HeldBodies::Shown {
+        if matches!(wish, Wish::RequestBody) && self.listener_bodies.have_come() {
             return true;
         }
         if !self.waiting.add(id, stream, wish, &self.credentials) {

@@ -180,15 +180,55 @@ fn a_token_that_expires_while_a_hidden_body_is_waited_for_is_not_sent() {
 }
 
 #[test]
-fn an_error_whose_body_comes_in_slow_frames_is_read_to_its_end() {
+fn an_errors_body_that_comes_within_two_seconds_decides() {
     let (host, vm) = ready();
     let stream = get(&vm);
     stream.respond(404, [], false);
     let body = error("DeploymentNotFound");
     let (first, second) = body.split_at(10);
     stream.response_body(first, false);
-    host.advance(seconds(3));
+    host.advance(millis(1900));
     assert_eq!(stream.answered(), None);
     stream.response_body(second, true);
     assert_eq!(vm.call().cluster, "aoai_west");
+}
+
+/// Answers with the headers of an error and the beginning of its body, and waits for what the filter makes of that.
+fn stall(host: &Host, stream: &mock_host::Stream, status: u16) {
+    let headers = [
+        ("content-type", "text/plain"),
+        ("content-encoding", "br"),
+        ("content-length", "100"),
+        ("retry-after", "7"),
+    ];
+    stream.respond(status, headers, false);
+    stream.response_body("{\"error\":", false);
+    host.advance(millis(2100));
+}
+
+#[test]
+fn a_stalled_error_is_delivered_with_its_status_and_headers() {
+    for status in [403, 404] {
+        let (host, vm) = ready();
+        let stream = get(&vm);
+        stall(&host, &stream, status);
+        let answer = stream.answer();
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.headers.get("retry-after"), Some("7"));
+        assert_eq!(answer.headers.get("content-type"), Some("application/json"));
+        assert_eq!(answer.headers.get("content-encoding"), None);
+        assert_eq!(code(answer.text()), "incomplete_error");
+    }
+}
+
+#[test]
+fn a_stalled_401_leads_to_a_new_token() {
+    let (host, vm) = ready();
+    let stream = get(&vm);
+    stall(&host, &stream, 401);
+    give_token(&vm, SECOND_TOKEN);
+    let call = vm.call();
+    assert_eq!(call.cluster, "aoai_east");
+    vm.answer(&call, 200, [], "ok");
+    assert_eq!(stream.answer().text(), "ok");
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::{outcomes, Answer, Journey};
+use super::{outcomes, Answer, AnswerBody, Journey};
 use crate::core::exchange::digit;
 use crate::core::fleet::Wait;
 use crate::core::metrics::Event;
@@ -92,7 +92,20 @@ impl Journey {
             report.push((name, value));
             Ok(())
         })?;
-        let replaced = |name: &[u8]| report.iter().any(|(other, _)| name == other.as_bytes());
+        let stalled_body;
+        let body = match &answer.body {
+            AnswerBody::Whole(body) => body,
+            AnswerBody::Stalled => {
+                report.push(("content-type", "application/json".into()));
+                stalled_body = LocalReply::stalled_error(answer.status).body();
+                &stalled_body
+            }
+        };
+        let is_whole = matches!(answer.body, AnswerBody::Whole(_));
+        let replaced = |name: &[u8]| {
+            !is_whole && name == b"content-encoding"
+                || report.iter().any(|(other, _)| name == other.as_bytes())
+        };
         let kept = answer.headers.iter();
         let kept = kept.filter(|(name, _)| !NOT_PASSED_ON.contains(name) && !replaced(name));
         let added = report
@@ -101,11 +114,11 @@ impl Journey {
         let headers: Vec<_> = kept.chain(added).collect();
         let tagged = match self.worker.tags.of_backend(answer.backend) {
             Some(tag) if self.request.tags_answer(&self.worker.config) => {
-                Tagging::whole(tag, answer.status, &answer.headers, &answer.body)
+                Tagging::whole(tag, answer.status, &answer.headers, body)
             }
             _ => None,
         };
-        let body = tagged.as_ref().unwrap_or(&answer.body);
+        let body = tagged.as_ref().unwrap_or(body);
         host::send_local_response(answer.status, "aoai_reissued", &headers, body)
     }
 

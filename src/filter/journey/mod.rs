@@ -30,8 +30,17 @@ use crate::filter::worker::Worker;
 pub(in crate::filter) struct Answer {
     pub(in crate::filter) status: u16,
     pub(in crate::filter) headers: HeaderMap,
-    pub(in crate::filter) body: Vec<u8>,
+    pub(in crate::filter) body: AnswerBody,
     pub(in crate::filter) backend: usize,
+}
+
+/// The body of an [`Answer`].
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::filter) enum AnswerBody {
+    /// The complete body.
+    Whole(Vec<u8>),
+    /// The backend stalled before the body was complete. The client gets the status and the headers, with a body made here.
+    Stalled,
 }
 
 /// One request on its way through its plan.

@@ -36,12 +36,12 @@ impl Stream {
         self.journey.timed_out = !self.router_answer.is_real && status == 504;
         match Outcome::from_status(status, &self.worker().config.retry) {
             Some(outcome) => self.settle(outcome),
-            None if end_of_stream || !self.worker().shows_held_bodies() => {
+            None if end_of_stream || !self.worker().listener_bodies.may_come() => {
                 self.settle(self.journey.error_outcome(status, &[]))
             }
             None => {
                 self.phase = Phase::Held(Held::ErrorBody { status });
-                if self.wait(Wish::Body) {
+                if self.wait(Wish::ErrorBody) {
                     Ok(Action::Pause)
                 } else {
                     self.settle(self.journey.error_outcome(status, &[]))
@@ -57,12 +57,11 @@ impl Stream {
     ) -> Result<Action, HostError> {
         self.answer_ends(end_of_stream);
         if self.phase == Phase::Passing {
-            self.look_for_hidden_body();
+            self.watch_body();
         }
         let action = match self.phase {
             Phase::Held(Held::ErrorBody { status }) => {
-                self.worker().showed_held_body();
-                self.worker().forget(self.id);
+                self.worker().listener_bodies.came();
                 if end_of_stream || size > ERROR_BODY {
                     self.inspect(status, size)?
                 } else {
@@ -91,6 +90,7 @@ impl Stream {
     }
 
     fn inspect(&mut self, status: u16, size: usize) -> Result<Action, HostError> {
+        self.worker().forget(self.id);
         let body = host::buffer(Buffer::ResponseBody, 0, size.min(ERROR_BODY))?;
         self.settle(self.journey.error_outcome(status, &body))
     }

@@ -10,14 +10,15 @@ mod walk;
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
-use std::time::Duration;
 
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
+use super::complaint::Complaint;
 use super::gate::Gate;
 use super::header_map::HeaderMap;
-use super::host::{self, Half, HostError};
+use super::held_bodies::Watch;
+use super::host::{Half, HostError};
 use super::journey::Journey;
 use super::shown::ShownBody;
 use super::waiting::{Granted, Wish};
@@ -29,7 +30,6 @@ use crate::core::metrics::Event;
 use crate::core::outcome::Outcome;
 use crate::core::replay::BodyCopy;
 use crate::core::reply::LocalReply;
-use crate::core::time::Timestamp;
 
 /// Where the stream stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +77,7 @@ pub(crate) struct Stream {
     shown: ShownBody,
     up: Gate,
     down: Gate,
-    /// When headers that were held in vain for their body were let go.
-    unheld_at: Option<Timestamp>,
+    unheld: Watch,
     router_answer: RouterAnswer,
 }
 
@@ -101,13 +100,10 @@ impl Stream {
         me.is_some_and(|me| self.worker().wait(self.id, me, wish))
     }
 
-    /// A body comes. If its headers were just let go because it did not, Envoy had been hiding it.
-    fn look_for_hidden_body(&mut self) {
-        const AT_ONCE: Duration = Duration::from_millis(50);
-        if let Some(at) = self.unheld_at.take() {
-            if !(at + AT_ONCE).has_passed(host::now(), AT_ONCE) {
-                self.worker().hid_held_body();
-            }
+    /// A frame of a body comes.
+    fn watch_body(&mut self) {
+        if self.unheld.body_comes(&self.journey.worker.listener_bodies) {
+            self.worker().complain(Complaint::HiddenBodies);
         }
     }
 
@@ -166,7 +162,7 @@ impl StreamHandle {
                 shown: ShownBody::default(),
                 up: Gate::new(Half::Request),
                 down: Gate::new(Half::Response),
-                unheld_at: None,
+                unheld: Watch::default(),
                 router_answer: RouterAnswer::default(),
             })
         }))

@@ -46,9 +46,9 @@ impl Stream {
         if !worker.can_authorize() {
             return self.await_token();
         }
-        if self.must_hold() && worker.shows_held_bodies() {
+        if self.must_hold() && worker.listener_bodies.may_come() {
             self.phase = Phase::AwaitingBody;
-            if self.wait(Wish::Body) {
+            if self.wait(Wish::RequestBody) {
                 return Ok(Action::Pause);
             }
         }
@@ -127,7 +127,7 @@ impl Stream {
         end_of_stream: bool,
     ) -> Result<Action, HostError> {
         self.up.complete(end_of_stream);
-        self.look_for_hidden_body();
+        self.watch_body();
         self.shown.show(size);
         if end_of_stream || !self.reads_once() {
             self.read_body(end_of_stream)?;
@@ -181,11 +181,11 @@ impl Stream {
     fn pass_request(&mut self) -> Result<Action, HostError> {
         match self.phase {
             Phase::AwaitingToken | Phase::AwaitingBackend => {
-                self.worker().showed_held_body();
+                self.worker().listener_bodies.came();
                 Ok(Action::Pause)
             }
             Phase::AwaitingBody => {
-                self.worker().showed_held_body();
+                self.worker().listener_bodies.came();
                 self.worker().forget(self.id);
                 if self.must_hold() {
                     Ok(Action::Pause)
@@ -204,7 +204,7 @@ impl Stream {
 
     /// No body was shown while the request was held: it goes on its way without being held.
     pub(super) fn forward_unheld(&mut self) -> Result<(), HostError> {
-        self.unheld_at = Some(host::now());
+        self.unheld.released(host::now());
         self.inspection.give_up();
         match self.forward()? {
             Action::Continue => self.up.open(),

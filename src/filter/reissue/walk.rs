@@ -9,8 +9,8 @@ use crate::core::text::number;
 use crate::filter::complaint::Complaint;
 use crate::filter::header_map::HeaderMap;
 use crate::filter::host::{self, Buffer, HostError, Map};
-use crate::filter::journey::outcomes::Next;
-use crate::filter::journey::Answer;
+use crate::filter::journey::outcomes::{Next, ERROR_BODY};
+use crate::filter::journey::{Answer, AnswerBody};
 use crate::filter::tokens::{Authorization, Renewal};
 use crate::filter::waiting::{Granted, Wish};
 
@@ -166,7 +166,7 @@ impl Stream {
             self.journey.answer = Some(Answer {
                 status,
                 headers,
-                body,
+                body: AnswerBody::Whole(body),
                 backend: self.journey.exchange.backend(),
             });
         } else {
@@ -188,14 +188,33 @@ impl Stream {
             }
             (Phase::Held(Held::Token), _) => self.proceed_from_outside(Outcome::BadToken),
             (Phase::AwaitingBody, Granted::NoBody) => self.forward_unheld(),
+            (Phase::Held(Held::ErrorBody { status }), Granted::NoBody)
+                if self.worker().listener_bodies.have_come() =>
+            {
+                self.on_stalled_error(status)
+            }
             (Phase::Held(Held::ErrorBody { status }), Granted::NoBody) => {
-                self.unheld_at = Some(host::now());
+                self.unheld.released(host::now());
                 let outcome = self.journey.error_outcome(status, &[]);
                 self.journey.conclude(outcome, None);
                 self.proceed_from_outside(outcome)
             }
             _ => Ok(()),
         }
+    }
+
+    /// The backend answered with an error and then stalled: what has come of it decides.
+    fn on_stalled_error(&mut self, status: u16) -> Result<(), HostError> {
+        let body = host::buffer(Buffer::ResponseBody, 0, ERROR_BODY)?;
+        let outcome = self.journey.error_outcome(status, &body);
+        self.journey.conclude_answer(outcome)?;
+        self.journey.answer = Some(Answer {
+            status,
+            headers: host::headers(Map::ResponseHeaders)?,
+            body: AnswerBody::Stalled,
+            backend: self.journey.exchange.backend(),
+        });
+        self.proceed_from_outside(outcome)
     }
 
     /// Gives the client the last answer of a backend there is: a call's, or else the router's, or else a reply that says there

@@ -11,9 +11,11 @@ use crate::core::exchange::{digit, NoRetry, Replay};
 use crate::core::inspection::Inspection;
 use crate::core::metrics::Event;
 use crate::core::outcome::{Origin, Outcome};
+use crate::core::replay::HELD_UNTIL_COMPLETE;
 use crate::core::reply::LocalReply;
 use crate::filter::complaint::Complaint;
 use crate::filter::gate::Gate;
+use crate::filter::held_bodies::Watch;
 use crate::filter::host::{self, Half, HostError, Map};
 use crate::filter::journey::{clean_trailers, outcomes, Departure, Journey};
 use crate::filter::shown::ShownBody;
@@ -47,6 +49,7 @@ pub(super) struct Downstream {
     phase: Phase,
     inspection: Inspection,
     shown: ShownBody,
+    unheld: Watch,
     up: Gate,
 }
 
@@ -69,47 +72,88 @@ impl Downstream {
         }
         let shared = Rc::clone(&self.shared);
         REQUESTS.with_borrow_mut(|requests| requests.insert(self.id, shared));
-        if self.inspection.is_under_way() && self.worker.shows_held_bodies() {
-            self.phase = Phase::AwaitingBody;
-            let me = self.me.upgrade();
-            if me.is_some_and(|me| self.worker.wait(self.id, me, Wish::Body)) {
-                return Ok(Action::Pause);
-            }
-        }
         self.start()
+    }
+
+    /// Whether the request is not to leave before more of its body has come.
+    ///
+    /// A request that may be retried leaves when it is complete: Envoy's router does not retry an incomplete one.
+    fn must_hold(&self) -> Result<bool, HostError> {
+        if self.inspection.is_under_way() {
+            return Ok(true);
+        }
+        if self.up.is_complete() {
+            return Ok(false);
+        }
+        with(&self.shared, |shared| {
+            let fits = match shared.journey.request.content_length {
+                Some(length) => length <= self.worker.hold_limit() as u64,
+                // Envoy's default buffer limit is twice that.
+                None => self.shown.size() <= HELD_UNTIL_COMPLETE,
+            };
+            Ok(fits && shared.replay == Replay::Ready)
+        })
     }
 
     /// A part of the request that is not its headers.
     fn on_request_body(&mut self, size: usize, end_of_stream: bool) -> Result<Action, HostError> {
         self.shown.show(size);
+        if self.unheld.body_comes(&self.worker.listener_bodies) {
+            self.worker.complain(Complaint::HiddenBodies);
+        }
         self.request_goes_on(end_of_stream)
     }
 
     fn request_goes_on(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
         self.up.complete(end_of_stream);
-        if self.phase == Phase::AwaitingBody {
-            self.worker.showed_held_body();
-            self.worker.forget(self.id);
-            let chunk = self.shown.read()?;
-            if let Some(found) = self.inspection.push(&chunk, end_of_stream) {
-                with(&self.shared, |shared| {
-                    shared.journey.request.learn(found, &self.worker.tags);
-                    Ok(())
-                })?;
-                let action = self.start()?;
-                return Ok(self.up.body(action));
-            }
+        let is_held = matches!(self.phase, Phase::AwaitingBody | Phase::Waiting);
+        if is_held {
+            self.worker.listener_bodies.came();
+            self.read_body(end_of_stream)?;
         }
-        Ok(self.up.body(match self.phase {
-            Phase::AwaitingBody | Phase::Waiting => Action::Pause,
+        let action = match self.phase {
+            Phase::AwaitingBody if self.must_hold()? => Action::Pause,
+            Phase::AwaitingBody => {
+                self.worker.forget(self.id);
+                self.start()?
+            }
+            Phase::Waiting => Action::Pause,
             _ => Action::Continue,
-        }))
+        };
+        Ok(self.up.body(action))
+    }
+
+    /// Reads the new part of the body, where the body decides on the backend; `end` where it is the last.
+    fn read_body(&mut self, end: bool) -> Result<(), HostError> {
+        if !self.inspection.is_under_way() {
+            return Ok(());
+        }
+        let chunk = self.shown.read()?;
+        if let Some(found) = self.inspection.push(&chunk, end) {
+            with(&self.shared, |shared| {
+                shared.journey.request.learn(found, &self.worker.tags);
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     fn start(&mut self) -> Result<Action, HostError> {
         if !self.worker.can_authorize() {
             return self.await_token();
         }
+        if self.worker.listener_bodies.may_come() && self.must_hold()? {
+            self.phase = Phase::AwaitingBody;
+            let me = self.me.upgrade();
+            if me.is_some_and(|me| self.worker.wait(self.id, me, Wish::RequestBody)) {
+                return Ok(Action::Pause);
+            }
+        }
+        self.depart()
+    }
+
+    /// Sends the request to the first backend, if there is one.
+    fn depart(&mut self) -> Result<Action, HostError> {
         let departure = with(&self.shared, |shared| shared.journey.depart())?;
         match departure {
             Departure::Ready(authorization) => {
@@ -180,6 +224,9 @@ impl Downstream {
     }
 
     fn on_response_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
+        if self.phase == Phase::AwaitingBody && outcomes::status()? == 413 {
+            self.worker.hold_less();
+        }
         if self.phase != Phase::Forwarded {
             return Ok(Action::Continue);
         }
@@ -193,6 +240,10 @@ impl Downstream {
             Step::Answered => {
                 shared.journey.open_answer()?;
                 shared.journey.sign(shared.journey.exchange.backend())
+            }
+            Step::Stalled => {
+                self.phase = Phase::Done;
+                shared.answer_for_want_of_one()
             }
             Step::Marked if host::header(Map::ResponseHeaders, RETRY)?.is_some() => {
                 worker.count(Event::NoRetry(NoRetry::RouterDeclined));
@@ -258,9 +309,12 @@ impl Downstream {
             }
             // It cannot be told what the body says: the request goes on without that.
             Granted::NoBody => {
-                self.worker.missed_held_body();
+                if self.worker.listener_bodies.missed() {
+                    self.worker.complain(Complaint::HiddenBodies);
+                }
+                self.unheld.released(host::now());
                 self.inspection.give_up();
-                match self.start()? {
+                match self.depart()? {
                     Action::Continue => self.up.open(),
                     _ => Ok(()),
                 }
@@ -338,6 +392,7 @@ impl DownstreamHandle {
                 phase: Phase::New,
                 inspection: Inspection::Done,
                 shown: ShownBody::default(),
+                unheld: Watch::default(),
                 up: Gate::new(Half::Request),
             })
         }))

@@ -71,6 +71,8 @@ enum Step {
     Marked,
     /// The last answer is the client's.
     Answered,
+    /// The last answer is the client's, and the backend stalled before it was complete.
+    Stalled,
     /// There was no answer, and there is no backend left; the router was told so.
     GivenUp,
 }

@@ -8,14 +8,15 @@ use proxy_wasm::types::Action;
 
 use super::readdress::Departing;
 use super::{id_of, with, Shared, Step, NEXT, REQUESTS, RETRY};
-use crate::core::exchange::Verdict;
+use crate::core::exchange::{NoRetry, Replay, Verdict};
 use crate::core::outcome::{Outcome, Trace};
 use crate::core::reply::LocalReply;
 use crate::core::splices::Splices;
+use crate::filter::complaint::Complaint;
 use crate::filter::gate::Gate;
 use crate::filter::host::{self, Buffer, Half, HostError, Map};
 use crate::filter::journey::outcomes::{self, Next, ERROR_BODY};
-use crate::filter::journey::Answer;
+use crate::filter::journey::{Answer, AnswerBody};
 use crate::filter::tokens::Renewal;
 use crate::filter::waiting::{Granted, Wish};
 use crate::filter::worker;
@@ -46,11 +47,13 @@ pub(super) struct Upstream {
     splices: Splices,
     /// How much of the body has passed.
     passed: usize,
+    up: Gate,
     down: Gate,
 }
 
 impl Upstream {
-    fn on_request_headers(&mut self) -> Result<Action, HostError> {
+    fn on_request_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
+        self.up.complete(end_of_stream);
         let id = host::property(NEXT)?.as_deref().and_then(id_of);
         self.shared = id.and_then(|id| REQUESTS.with_borrow(|requests| requests.get(&id).cloned()));
         let Some(shared) = &self.shared else {
@@ -83,7 +86,8 @@ impl Upstream {
     }
 
     /// The request's body passes.
-    fn on_request_body(&mut self, size: usize) -> Result<Action, HostError> {
+    fn on_request_body(&mut self, size: usize, end_of_stream: bool) -> Result<Action, HostError> {
+        self.up.complete(end_of_stream);
         let end = self.passed.saturating_add(size);
         if self.splices.touch(self.passed..end) {
             let chunk = host::buffer(Buffer::RequestBody, 0, size)?;
@@ -93,6 +97,15 @@ impl Upstream {
         }
         self.passed = end;
         Ok(Action::Continue)
+    }
+
+    /// Whether this attempt's answer may be held. Every place that holds an answer asks here.
+    ///
+    /// An answer is never held across the end of its stream. Envoy ends the stream of an answer that is complete before its
+    /// request is, and then crashes when the filter resumes that answer (`docs/envoy-crash.md`). Nor would a hold help such a
+    /// request: Envoy's router retries complete requests only.
+    fn may_hold(&self) -> bool {
+        self.up.is_complete()
     }
 
     /// Puts this attempt on the worker's waiting list; `false` if there is no point in waiting.
@@ -119,14 +132,14 @@ impl Upstream {
                 Ok(Action::Continue)
             }),
             // An error's body is awaited: it may decide what follows, and it may be the last real answer there is.
-            _ if !end_of_stream && worker.shows_held_bodies() => {
+            _ if !end_of_stream && self.may_hold() && worker.cluster_bodies.may_come() => {
                 self.phase = Phase::AwaitingBody { status };
-                if self.wait(Wish::Body) {
+                if self.wait(Wish::ErrorBody) {
                     return Ok(Action::Pause);
                 }
-                self.settle(status, &[])
+                self.settle_without_body(status)
             }
-            _ => self.settle(status, &[]),
+            _ => self.settle_without_body(status),
         }
     }
 
@@ -138,14 +151,12 @@ impl Upstream {
             Phase::AwaitingBody { status } => {
                 if let Some(shared) = &self.shared {
                     with(shared, |shared| {
-                        shared.journey.worker.showed_held_body();
-                        shared.journey.worker.forget(self.id);
+                        shared.journey.worker.cluster_bodies.came();
                         Ok(())
                     })?;
                 }
                 if end_of_stream || size > ERROR_BODY {
-                    let body = host::buffer(Buffer::ResponseBody, 0, size.min(ERROR_BODY))?;
-                    self.settle(status, &body)?
+                    self.inspect(status)?
                 } else {
                     Action::Pause
                 }
@@ -159,15 +170,38 @@ impl Upstream {
         match self.phase {
             Phase::Passing => Ok(Action::Continue),
             Phase::AwaitingToken => Ok(Action::Pause),
-            Phase::AwaitingBody { status } => {
-                let body = host::buffer(Buffer::ResponseBody, 0, ERROR_BODY)?;
-                self.settle(status, &body)
-            }
+            Phase::AwaitingBody { status } => self.inspect(status),
         }
     }
 
-    /// Decides what follows an error.
-    fn settle(&mut self, status: u16, body: &[u8]) -> Result<Action, HostError> {
+    /// Decides what follows an error whose body is complete, or longer than an error's.
+    fn inspect(&mut self, status: u16) -> Result<Action, HostError> {
+        if let Some(shared) = &self.shared {
+            with(shared, |shared| {
+                shared.journey.worker.forget(self.id);
+                Ok(())
+            })?;
+        }
+        let body = host::buffer(Buffer::ResponseBody, 0, ERROR_BODY)?;
+        // A body larger than an error's is not kept: what is delivered is whole.
+        let kept = self.down.is_complete();
+        let kept = kept.then(|| AnswerBody::Whole(body.clone()));
+        self.settle(status, &body, kept)
+    }
+
+    /// Decides what follows an error by its status and headers.
+    fn settle_without_body(&mut self, status: u16) -> Result<Action, HostError> {
+        let kept = self.down.is_complete();
+        self.settle(status, &[], kept.then(|| AnswerBody::Whole(Vec::new())))
+    }
+
+    /// Decides what follows an error with this `body`. The client may get the answer later, if a body is `kept` for that.
+    fn settle(
+        &mut self,
+        status: u16,
+        body: &[u8],
+        kept: Option<AnswerBody>,
+    ) -> Result<Action, HostError> {
         let Some(shared) = self.shared.clone() else {
             return Ok(Action::Continue);
         };
@@ -181,11 +215,10 @@ impl Upstream {
             shared.step = Step::Held;
             let backend = journey.exchange.backend();
             shared.answered_by = backend;
-            // One that is larger than an error should be is not kept: what is delivered is whole.
-            journey.answer = self.down.is_complete().then(|| Answer {
+            journey.answer = kept.map(|body| Answer {
                 status,
                 headers,
-                body: body.to_vec(),
+                body,
                 backend,
             });
             Ok(outcome)
@@ -195,8 +228,12 @@ impl Upstream {
 
     fn proceed(&mut self, shared: &RefCell<Shared>, outcome: Outcome) -> Result<Action, HostError> {
         let (id, me) = (self.id, self.me.upgrade());
+        let may_hold = self.may_hold();
         let phase = with(shared, |shared| {
             let worker = Rc::clone(&shared.journey.worker);
+            if !may_hold && shared.replay == Replay::Ready {
+                shared.replay = Replay::Impossible(NoRetry::RequestIncomplete);
+            }
             // At most twice: the second time a bad token counts like any other failure.
             loop {
                 match shared.journey.after(outcome, shared.replay, Next::Best) {
@@ -223,8 +260,13 @@ impl Upstream {
                     }
                     _ => {
                         host::remove_header(Map::ResponseHeaders, RETRY)?;
-                        shared.journey.answer = None;
-                        shared.step = Step::Answered;
+                        shared.step = match &shared.journey.answer {
+                            Some(answer) if answer.body == AnswerBody::Stalled => Step::Stalled,
+                            _ => Step::Answered,
+                        };
+                        if shared.step == Step::Answered {
+                            shared.journey.answer = None;
+                        }
                         return Ok(Phase::Passing);
                     }
                 }
@@ -250,17 +292,30 @@ impl Upstream {
             (Phase::AwaitingToken, _) => self.proceed(&shared, Outcome::BadToken)?,
             (Phase::AwaitingBody { status }, Granted::NoBody) => {
                 self.phase = Phase::Passing;
-                with(&shared, |shared| {
-                    shared.journey.worker.missed_held_body();
-                    Ok(())
+                let has_stalled = with(&shared, |shared| {
+                    let worker = &shared.journey.worker;
+                    let has_stalled = worker.cluster_bodies.have_come();
+                    if !has_stalled && worker.cluster_bodies.missed() {
+                        worker.complain(Complaint::HiddenBodies);
+                    }
+                    Ok(has_stalled)
                 })?;
-                self.settle(status, &[])?
+                if has_stalled {
+                    let body = host::buffer(Buffer::ResponseBody, 0, ERROR_BODY)?;
+                    self.settle(status, &body, Some(AnswerBody::Stalled))?
+                } else {
+                    self.settle_without_body(status)?
+                }
             }
             _ => return Ok(()),
         };
-        match action {
-            Action::Continue => self.down.open(),
-            _ => Ok(()),
+        if action != Action::Continue {
+            return Ok(());
+        }
+        match with(&shared, |shared| Ok(shared.step))? {
+            // The client gets another answer, and a backend that has stalled may send no frame to resume this one.
+            Step::Marked | Step::Stalled => host::resume(Half::Response),
+            _ => self.down.open(),
         }
     }
 
@@ -312,6 +367,7 @@ impl UpstreamHandle {
                 phase: Phase::Passing,
                 splices: Splices::default(),
                 passed: 0,
+                up: Gate::new(Half::Request),
                 down: Gate::new(Half::Response),
             })
         }))
@@ -327,29 +383,38 @@ impl Drop for UpstreamHandle {
 }
 
 impl HttpContext for UpstreamHandle {
-    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
-        run(&self.0, Action::Pause, Upstream::on_request_headers)
+    fn on_http_request_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
+        run(&self.0, Action::Pause, |stream| {
+            stream.on_request_headers(end_of_stream)
+        })
     }
 
-    fn on_http_request_body(&mut self, size: usize, _: bool) -> Action {
+    fn on_http_request_body(&mut self, size: usize, end_of_stream: bool) -> Action {
         run(&self.0, Action::Pause, |stream| {
-            stream.on_request_body(size)
+            stream.on_request_body(size, end_of_stream)
+        })
+    }
+
+    fn on_http_request_trailers(&mut self, _: usize) -> Action {
+        run(&self.0, Action::Continue, |stream| {
+            stream.up.complete(true);
+            Ok(Action::Continue)
         })
     }
 
     fn on_http_response_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
-        run(&self.0, Action::Pause, |stream| {
+        run(&self.0, Action::Continue, |stream| {
             stream.on_response_headers(end_of_stream)
         })
     }
 
     fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
-        run(&self.0, Action::Pause, |stream| {
+        run(&self.0, Action::Continue, |stream| {
             stream.on_response_body(size, end_of_stream)
         })
     }
 
     fn on_http_response_trailers(&mut self, _: usize) -> Action {
-        run(&self.0, Action::Pause, Upstream::on_response_trailers)
+        run(&self.0, Action::Continue, Upstream::on_response_trailers)
     }
 }

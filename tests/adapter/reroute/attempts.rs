@@ -11,8 +11,8 @@ fn the_first_attempt_is_addressed_before_the_router_and_left_alone_behind_it() {
     // Set before the router, and never again.
     let again = Fault::of("proxy_replace_header_map_value").on(":authority");
     gateway.host.inject(again.after(1));
-    let request = gateway.router.request(chat_of(BODY.len()), false);
-    let forwarded = request.forwarded().expect("it goes on at once").headers;
+    let request = gateway.send();
+    let forwarded = request.forwarded().expect("it is complete").headers;
     for (name, value) in [
         (":authority", "east.openai.azure.com"),
         ("authorization", "Bearer TOKEN-ONE"),
@@ -32,7 +32,6 @@ fn the_first_attempt_is_addressed_before_the_router_and_left_alone_behind_it() {
         .collect();
     let left: Vec<_> = left.iter().collect();
     assert_eq!(left, expected);
-    request.body(BODY, true);
     assert_eq!(attempt.sent().unwrap().body, BODY.as_bytes());
     assert_quiet(&gateway.host);
 }
@@ -43,7 +42,7 @@ fn what_a_client_says_of_retries_does_not_count() {
     let headers = chat()
         .with("x-envoy-max-retries", "99")
         .with("x-envoy-max-retries", "98");
-    let request = gateway.router.request(headers, false);
+    let request = gateway.router.request(headers, true);
     let forwarded = request.forwarded().unwrap().headers;
     let said: Vec<_> = forwarded
         .iter()

@@ -1,6 +1,6 @@
 //! Answers whose body is awaited behind the router.
 
-use mock_host::Action;
+use mock_host::{Action, Fault};
 
 use super::*;
 
@@ -129,4 +129,17 @@ fn the_last_attempts_failure_larger_than_64_kib_is_delivered_whole() {
     let answer = request.answer();
     assert_eq!((answer.status, answer.body.len()), (500, 120_000));
     assert_eq!(answer.headers.get("x-aoai-backend"), Some("north"));
+}
+
+#[test]
+fn an_answer_that_can_be_neither_read_nor_replaced_passes() {
+    let gateway = gateway();
+    let request = gateway.send();
+    let host = &gateway.host;
+    host.inject(Fault::of("proxy_get_header_map_value").on(":status"));
+    host.inject(Fault::of("proxy_send_local_response"));
+    let attempt = request.attempt();
+    assert_eq!(attempt.respond(200, [], false), Action::Continue);
+    attempt.response_body("hello", true);
+    assert_eq!(request.answer().text(), "hello");
 }

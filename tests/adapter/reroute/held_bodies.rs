@@ -81,10 +81,8 @@ fn one_body_that_was_seen_ends_the_watch() {
         let slow = gateway.send();
         let attempt = slow.attempt();
         attempt.respond(404, [], false);
-        gateway.host.advance(seconds(4));
-        assert_eq!(slow.answered(), None, "it is waited for");
-        attempt.response_body(error("DeploymentNotFound"), true);
-        assert!(attempt.ended(), "and the next backend is tried");
+        gateway.host.advance(millis(2100));
+        assert_eq!(code(slow.answer().text()), "incomplete_error");
     }
     assert_eq!(complaints(&gateway), 0);
 }
@@ -95,14 +93,14 @@ fn a_slow_body_that_was_given_up_is_delivered_whole() {
     let request = gateway.send();
     let attempt = request.attempt();
     attempt.respond(404, [], false);
-    gateway.host.advance(millis(3100));
+    gateway.host.advance(millis(2100));
     attempt.response_body("mis", false);
     attempt.response_body("sing", true);
     assert_eq!(outcome(&request), is(404, "east", "1", "missing"));
 }
 
 #[test]
-fn a_body_that_has_begun_is_waited_for() {
+fn an_errors_body_that_comes_within_two_seconds_decides() {
     let gateway = gateway();
     let request = gateway.send();
     let attempt = request.attempt();
@@ -110,8 +108,123 @@ fn a_body_that_has_begun_is_waited_for() {
     let body = error("DeploymentNotFound");
     let (begin, end) = body.split_at(10);
     attempt.response_body(begin, false);
-    gateway.host.advance(seconds(4));
+    gateway.host.advance(millis(1900));
     assert_eq!(request.answered(), None);
     attempt.response_body(end, true);
     assert_eq!(request.attempt().cluster(), "aoai_west");
+}
+
+/// Answers with the headers of an error and the beginning of its body, and waits for what the filter makes of that.
+fn stall(gateway: &Gateway, attempt: &Attempt, status: u16) {
+    let headers = [
+        ("content-type", "text/plain"),
+        ("content-encoding", "br"),
+        ("content-length", "100"),
+        ("retry-after", "7"),
+    ];
+    attempt.respond(status, headers, false);
+    attempt.response_body("{\"error\":", false);
+    gateway.host.advance(millis(2100));
+}
+
+#[test]
+fn a_stalled_error_is_delivered_with_its_status_and_headers() {
+    for status in [403, 404] {
+        let gateway = gateway();
+        let request = gateway.send();
+        stall(&gateway, &request.attempt(), status);
+        let answer = request.answer();
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.headers.get("retry-after"), Some("7"));
+        assert_eq!(answer.headers.get("content-type"), Some("application/json"));
+        assert_eq!(answer.headers.get("content-encoding"), None);
+        assert_eq!(answer.headers.get("x-aoai-backend"), Some("east"));
+        assert_eq!(code(answer.text()), "incomplete_error");
+    }
+}
+
+#[test]
+fn a_stalled_failure_leads_to_the_next_backend() {
+    for status in [429, 500, 503] {
+        let gateway = gateway();
+        let request = gateway.send();
+        stall(&gateway, &request.attempt(), status);
+        let second = request.attempt();
+        assert_eq!(second.cluster(), "aoai_west", "{status}");
+        answer(&second, 200, "hello");
+        assert_eq!(outcome(&request), is(200, "west", "2", "hello"));
+    }
+}
+
+#[test]
+fn a_stalled_401_leads_to_a_new_token() {
+    let gateway = gateway();
+    let request = gateway.send();
+    stall(&gateway, &request.attempt(), 401);
+    give_token(&gateway.vm, SECOND_TOKEN);
+    let second = request.attempt();
+    assert_eq!(second.cluster(), "aoai_east");
+    answer(&second, 200, "hello");
+    assert_eq!(outcome(&request), is(200, "east", "2", "hello"));
+}
+
+#[test]
+fn an_early_answer_is_never_held() {
+    // Too large to be held until it is complete.
+    for status in [401, 403, 404, 429, 500] {
+        let gateway = gateway();
+        let request = gateway.router.request(chat_of(5_000_000), false);
+        let attempt = request.attempt();
+        assert_eq!(attempt.respond(status, [], false), Action::Continue);
+        attempt.response_body("refused", true);
+        assert_eq!(outcome(&request), is(status, "east", "1", "refused"));
+    }
+}
+
+#[test]
+fn a_request_that_may_be_retried_leaves_when_it_is_complete() {
+    let gateway = gateway();
+    let request = gateway.router.request(chat_of(900_000), false);
+    assert_eq!(request.action(), Action::Pause);
+    assert_eq!(request.body(vec![b'x'; 899_999], false), ());
+    assert_eq!(request.forwarded(), None);
+    request.body("x", true);
+    answer(&request.attempt(), 429, "busy");
+    assert_eq!(request.attempt().cluster(), "aoai_west");
+}
+
+#[test]
+fn a_body_of_unknown_length_is_held_up_to_512_kib() {
+    let gateway = gateway();
+    let request = gateway.router.request(chat(), false);
+    request.body(vec![b'x'; 512 * 1024], false);
+    assert_eq!(request.forwarded(), None);
+    request.body("x", false);
+    assert!(request.forwarded().is_some());
+    request.body("x", true);
+    answer(&request.attempt(), 429, "busy");
+    assert_eq!(request.attempt().cluster(), "aoai_west");
+}
+
+#[test]
+fn after_a_413_of_envoy_requests_are_held_up_to_512_kib() {
+    let gateway = gateway();
+    let large = gateway.router.request(chat_of(600_000), false);
+    assert_eq!(large.forwarded(), None);
+    large.answer_locally(413, "request_payload_too_large");
+    drop(large);
+    assert!(gateway
+        .host
+        .logged(LogLevel::Error)
+        .iter()
+        .any(|line| line.contains("per_connection_buffer_limit_bytes")));
+    assert!(gateway
+        .router
+        .request(chat_of(600_000), false)
+        .forwarded()
+        .is_some());
+    assert_eq!(
+        gateway.router.request(chat_of(500_000), false).forwarded(),
+        None
+    );
 }

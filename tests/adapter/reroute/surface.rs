@@ -61,7 +61,7 @@ fn the_model_in_a_body_is_each_backends_own_name() {
 #[test]
 fn what_all_backends_take_is_not_read() {
     let gateway = with(json!({}));
-    let headers = headers("POST", V1_CHAT, "x").replaced("content-length", "900000");
+    let headers = headers("POST", V1_CHAT, "x").replaced("content-length", "5000000");
     let request = gateway.router.request(headers, false);
     assert!(request.forwarded().is_some(), "nothing in it decides");
     gateway.host.clear_counts();

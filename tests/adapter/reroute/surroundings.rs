@@ -29,7 +29,8 @@ fn an_answer_that_the_router_does_not_follow_loses_its_mark_and_the_reason_is_co
 #[test]
 fn an_answer_before_the_request_is_complete_loses_its_mark() {
     let gateway = gateway();
-    let request = gateway.router.request(chat_of(100), false);
+    // Too large to be held until it is complete.
+    let request = gateway.router.request(chat_of(5_000_000), false);
     request.body("begin", false);
     answer(&request.attempt(), 429, "busy");
     assert_eq!(outcome(&request), is(429, "east", "1", "busy"));

@@ -101,7 +101,7 @@ fn a_request_whose_clients_key_cannot_be_removed_does_not_leave() {
         gateway
             .host
             .inject(Fault::of("proxy_remove_header_map_value").on(name));
-        let request = gateway.router.request(chat(), false);
+        let request = gateway.send();
         assert_eq!(request.attempts().len(), 0);
         assert_eq!(request.answer().status, 500);
         assert_eq!(code(request.answer().text()), "gateway_error");
