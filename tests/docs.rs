@@ -130,6 +130,52 @@ fn the_readme_is_one_page() {
     }
 }
 
+/// Every file below these folders.
+fn files(folders: &[&str]) -> Vec<String> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut to_see: Vec<PathBuf> = folders.iter().map(|folder| top.join(folder)).collect();
+    while let Some(path) = to_see.pop() {
+        if path.is_dir() {
+            let entries = fs::read_dir(&path).unwrap();
+            to_see.extend(entries.map(|entry| entry.unwrap().path()));
+        } else {
+            let path = path.strip_prefix(top).unwrap();
+            found.push(format!("/{}", path.to_str().unwrap()));
+        }
+    }
+    found
+}
+
+#[test]
+fn source_files_in_the_pages_exist() {
+    const FOLDERS: [&str; 6] = ["src", "tests", "tools", "deploy", "envoy", "schema"];
+    let files = files(&FOLDERS);
+    let mut found = 0;
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for span in code_spans(&text) {
+            let is_path = FOLDERS
+                .iter()
+                .any(|folder| span.starts_with(&format!("{folder}/")));
+            let is_name = !span.contains([' ', '*', '"']);
+            if !is_name || !(is_path || span.ends_with(".rs")) {
+                continue;
+            }
+            found += 1;
+            let (end, start) = (
+                format!("/{span}"),
+                format!("/{}/", span.trim_end_matches('/')),
+            );
+            let exists = files
+                .iter()
+                .any(|file| file.ends_with(&end) || file.starts_with(&start));
+            assert!(exists, "{}: there is no {span}", page.display());
+        }
+    }
+    assert!(found > 20, "{found}");
+}
+
 #[test]
 fn the_readme_links_to_every_page() {
     let readme = read("README.md");

@@ -1,10 +1,10 @@
 //! The adapter between Envoy's proxy-wasm interface and the [core](crate::core): bytes in, effects out.
 //!
-//! It keeps no decision. `host` is the only file that names host calls; on two of them `swap` builds how workers change what they
-//! share. `root` reads the configuration; a `worker` is what the streams of one configuration on one thread share, and `waiting`
-//! its list of those that wait; `backends` knows who is well and `announce` tells, `tokens` fetches and keeps the access token. A
-//! request is a `journey` through its plan, and two retry engines take it there: with `reissue` the filter sends it again itself,
-//! with `reroute` Envoy's router does.
+//! Decisions belong in the [core](crate::core); the few that are still taken here should move there. `host` is the only file that
+//! names host calls. `swap` changes values that workers share. `root` reads the configuration. A `worker` is what all streams of one
+//! configuration on one thread share, `waiting` its list of waiting streams. `backends` keeps what is known of the backends' health,
+//! `announce` reports its changes, `tokens` fetches and keeps the access token. A request is a `journey` through its plan, carried out
+//! by one of two retry engines: with `reissue` the filter sends a request again itself, with `reroute` Envoy's router does.
 
 mod announce;
 mod backends;
