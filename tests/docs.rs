@@ -305,6 +305,33 @@ fn fields(root: &Value, object: &Value, path: &str, found: &mut Vec<(String, Val
 }
 
 #[test]
+fn every_field_of_a_list_of_backends_is_explained() {
+    let all = |path: &str| {
+        let schema: Value = serde_json::from_str(&read(path)).unwrap();
+        let mut found = Vec::new();
+        fields(&schema, &schema, "", &mut found);
+        found.into_iter().map(|(path, _)| path).collect()
+    };
+    let plugin: BTreeSet<String> = all("schema/plugin.json");
+    let list: BTreeSet<String> = all("schema/backends.json");
+    let pages = ["docs/envoy.md", "docs/clients.md", "docs/istio.md"].map(read);
+    let explained: BTreeSet<_> = pages
+        .iter()
+        .flat_map(|page| page.lines())
+        .filter(|line| line.starts_with("| `"))
+        .flat_map(|line| code_spans(line.split(" | ").next().unwrap()))
+        .collect();
+    let own: Vec<_> = list.difference(&plugin).collect();
+    assert!(own.len() > 15, "{own:?}");
+    for field in &own {
+        let group = format!("{field}.");
+        let is_group = own.iter().any(|other| other.starts_with(&group));
+        let is_explained = is_group || explained.contains(field.as_str());
+        assert!(is_explained, "docs/envoy.md has no row for {field}");
+    }
+}
+
+#[test]
 fn every_field_is_in_the_table_with_its_default() {
     let schema: Value = serde_json::from_str(&read("schema/plugin.json")).unwrap();
     let mut found = Vec::new();
