@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::parse::{is_header_text, read_variable, CLUSTER_FORM};
 use super::reader::{refused, Object, Problems};
+use super::shown::shown_text;
 use super::{
     Apis, Backend, BackendCredential, Deployments, Identity, Secret, Unlisted, MAX_BACKENDS,
     MAX_DEPLOYMENTS,
@@ -80,7 +81,10 @@ fn check_new(
     if let Some(text) = value.as_ref().filter(|_| seen.contains(value)) {
         backend.problem(
             key,
-            format_args!("{text:?} stands twice; use a different {key} for each backend"),
+            format_args!(
+                "{} stands twice; use a different {key} for each backend",
+                shown_text(text)
+            ),
         );
     }
     seen.push(value.clone());
@@ -127,7 +131,10 @@ fn read_credential(
         .iter()
         .position(|identity| identity.name == named);
     if let (None, Some(name)) = (index, &named) {
-        let problem = format!("{name:?} is not allowed; use the name of one of `identities`");
+        let problem = format!(
+            "{} is not allowed; use the name of one of `identities`",
+            shown_text(name)
+        );
         backend.problem("identity", problem);
     }
     // That there is no identity at all is said once, not for every backend.

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::backends::{is_host, is_name, NAME_FORM};
 use super::parse::{is_header_text, read_variable, CLUSTER_FORM};
 use super::reader::{refused, Object, Problems};
+use super::shown::shown_text;
 use super::{Identity, Secret, Selector, Source};
 
 /// The most identities one configuration may name.
@@ -37,7 +38,7 @@ pub(super) fn read_identities(
         if !is_name(name) {
             problems.add(
                 &path,
-                format_args!("{name:?} is not allowed; use {NAME_FORM}"),
+                format_args!("{} is not allowed; use {NAME_FORM}", shown_text(name)),
             );
             continue;
         }
@@ -113,12 +114,10 @@ fn read_app_service(
     );
     let endpoint = endpoint?;
     let Some((authority, path)) = split_url(&endpoint) else {
-        object.problem(
-            "endpoint_env",
-            format_args!(
-                r#"the variable holds {endpoint:?}; use a URL such as "http://localhost:42356/msi/token""#
-            ),
-        );
+        // What it holds may be a secret that is under the wrong name.
+        let problem =
+            r#"the variable holds no URL; use one such as "http://localhost:42356/msi/token""#;
+        object.problem("endpoint_env", problem);
         return None;
     };
     Some(Source::AppService {

@@ -6,6 +6,8 @@ mod identity;
 mod parse;
 mod protobuf;
 mod reader;
+mod shown;
+mod unique;
 mod units;
 
 use std::fmt;
@@ -13,6 +15,7 @@ use std::time::Duration;
 
 pub use deployments::{Deployments, Unlisted};
 pub use reader::ConfigError;
+pub use shown::{shown, without_secrets};
 
 use super::operation::Api;
 use super::state::ids::Tags;

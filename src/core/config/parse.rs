@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::backends::read_backends;
 use super::identity::read_identities;
-use super::protobuf;
 use super::reader::{refused, whole_number, ConfigError, Object, Problems};
+use super::shown::{is_variable_name, shown_text};
+use super::{protobuf, unique};
 use super::{
     Backend, BackendCredential, Budget, Config, Cooldown, Engine, HeaderNames, Identity, Ids,
     LeftToEnvoy, OtherPaths, Plugin, Policy, Retry, StateRules, MAX_ATTEMPTS,
@@ -31,12 +32,14 @@ impl Plugin {
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let problems = Problems::default();
-        let value =
-            serde_json::from_slice(bytes).or_else(|error| protobuf::object(bytes).ok_or(error));
+        let value = unique::from_slice(bytes).or_else(|error| protobuf::object(bytes).ok_or(error));
         let plugin = match value {
             Ok(value) => read_plugin(&value, environment, &problems),
             Err(error) => {
-                let problem = format!("the plugin configuration is not JSON: {error}");
+                let problem = match error.is_data() {
+                    true => format!("in the plugin configuration {error}; use it once"),
+                    false => format!("the plugin configuration is not JSON: {error}"),
+                };
                 problems.add("", problem);
                 None
             }
@@ -188,7 +191,8 @@ fn read_state(root: &mut Object<'_>, backends: &[Backend], problems: &Problems) 
     let index = home.as_ref().and_then(|home| {
         let index = backends.iter().position(|backend| backend.name == *home);
         if index.is_none() && !backends.is_empty() {
-            object.problem("home", format_args!("{home:?} is not allowed; use {form}"));
+            let problem = format!("{} is not allowed; use {form}", shown_text(home));
+            object.problem("home", problem);
         }
         index
     });
@@ -355,17 +359,32 @@ fn read_headers(path: String, value: &Value, problems: &Problems) -> Option<Head
     })
 }
 
-/// The content of the environment variable that the field `key` names.
+/// What the name of an environment variable looks like, for error messages.
+const VARIABLE_FORM: &str =
+    "the name of an environment variable: letters, digits and '_', such as EAST_API_KEY";
+
+/// The content of the environment variable that the field `key` names. What stands in the place of a name is never shown: it may
+/// be the secret itself.
 pub(super) fn read_variable(
     object: &mut Object<'_>,
     key: &'static str,
     default: &str,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Option<String> {
-    let name = object
-        .optional_string(key, "the name of an environment variable", is_header_text)
-        .unwrap_or_else(|| default.to_owned());
-    let value = environment(&name).filter(|value| is_header_text(value) && !value.is_empty());
+    let name = match object.value(key) {
+        None => default,
+        Some(given) => match given.as_str().filter(|text| is_variable_name(text)) {
+            Some(name) => name,
+            None => {
+                let problem = format!(
+                    "*** (not shown, it may be a secret) is not allowed; use {VARIABLE_FORM}"
+                );
+                object.problem(key, problem);
+                return None;
+            }
+        },
+    };
+    let value = environment(name).filter(|value| is_header_text(value) && !value.is_empty());
     if value.is_none() {
         object.problem(
             key,
@@ -389,6 +408,8 @@ fn is_header_name(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::super::Source;
     use super::*;
 
@@ -615,6 +636,97 @@ mod tests {
     }
 
     #[test]
+    fn a_key_in_the_place_of_a_variables_name_is_refused_and_not_shown() {
+        let keys = [
+            "3f9c0b1d5e7a4286b1c2d3e4f5a60718".to_owned(),
+            "af9c0b1d5e7a4286b1c2d3e4f5a60718".to_owned(),
+            "Ab3".repeat(28),
+            "pa55-w0rd".to_owned(),
+        ];
+        for (pointer, path) in [
+            ("/backends/0/api_key_env", "backends[0].api_key_env"),
+            ("/identity/endpoint_env", "identity.endpoint_env"),
+            ("/identity/header_env", "identity.header_env"),
+        ] {
+            for key in &keys {
+                for value in [
+                    json!(key),
+                    json!([key]),
+                    json!({"value": key}),
+                    json!({key: 1}),
+                ] {
+                    let mut config: Value = serde_json::from_str(APP_SERVICE).unwrap();
+                    let (parent, field) = pointer.rsplit_once('/').unwrap();
+                    config.pointer_mut(parent).unwrap()[field] = value;
+                    let set = &[("IDENTITY_ENDPOINT", "http://h"), ("IDENTITY_HEADER", "s")];
+                    let error = parse_with(&config.to_string(), set).unwrap_err();
+                    let expected = format!(
+                        "{path}: *** (not shown, it may be a secret) is not allowed; use {VARIABLE_FORM}"
+                    );
+                    assert_eq!(error.problems(), [expected]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_message_shows_a_key_wherever_it_was_put() {
+        const KEY: &str = "3f9c0b1d5e7a4286b1c2d3e4f5a60718";
+        let mut refused = 0;
+        let all = [
+            "/name",
+            "/backends",
+            "/backends/-",
+            "/backends/0/name",
+            "/backends/0/host",
+            "/backends/0/api_key",
+            "/backends/0/identity",
+            "/backends/0/base_path",
+            "/backends/0/deployments",
+            "/identity",
+            "/identity/resource",
+            "/identities",
+            "/state",
+            "/policy",
+            "/cooldown",
+            "/retry",
+            "/headers",
+        ];
+        for pointer in all {
+            for value in [
+                json!(KEY),
+                json!([KEY]),
+                json!({KEY: KEY}),
+                json!({"a b": [KEY]}),
+            ] {
+                let mut config: Value = serde_json::from_str(MINIMAL).unwrap();
+                let (parent, field) = pointer.rsplit_once('/').unwrap();
+                match config.pointer_mut(parent).unwrap() {
+                    Value::Array(list) => list.push(value),
+                    object => object[field] = value,
+                }
+                // Some fields take any text.
+                if let Err(error) = parse(&config.to_string()) {
+                    refused += 1;
+                    assert!(!error.to_string().contains(KEY), "{pointer}: {error}");
+                }
+            }
+        }
+        assert!(refused > 50, "{refused}");
+        let error = parse(&json!(KEY).to_string()).unwrap_err().to_string();
+        assert_eq!(error, r#""***" is not allowed; use a JSON object"#);
+    }
+
+    #[test]
+    fn a_field_that_stands_twice_is_refused() {
+        let twice = MINIMAL.replace(r#""host""#, r#""weight": 1, "weight": 2, "host""#);
+        let error = parse(&twice).unwrap_err().to_string();
+        let expected = r#"in the plugin configuration "weight" stands twice at line 2 column "#;
+        assert!(error.starts_with(expected), "{error}");
+        assert!(error.ends_with("; use it once"), "{error}");
+    }
+
+    #[test]
     fn every_problem_is_told_at_once() {
         let error = parse(
             r#"{"backends": [{"name": "a b", "cluster": 5}], "identity": {"source": "arc"}, "retries": {}}"#,
@@ -781,7 +893,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
                 .problems(),
             [
                 r#"identity.header_env: the variable "IDENTITY_HEADER" is not set or not printable; set it in vm_config.environment_variables"#,
-                r#"identity.endpoint_env: the variable holds "localhost"; use a URL such as "http://localhost:42356/msi/token""#,
+                r#"identity.endpoint_env: the variable holds no URL; use one such as "http://localhost:42356/msi/token""#,
             ]
         );
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::shown::{shown, without_secrets};
 use super::units;
 
 /// Everything that is wrong with a configuration, one line each: the field's path, the value and the expected form.
@@ -17,7 +18,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// The problems in the order of the fields.
+    /// The problems in the order of the fields. Their paths have the names of fields as they are written.
     pub fn problems(&self) -> &[String] {
         &self.problems
     }
@@ -25,7 +26,8 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.problems.join("\n"))
+        // A path has the names of fields, and so whatever was put in the place of one.
+        f.write_str(&without_secrets(&self.problems.join("\n")))
     }
 }
 
@@ -320,12 +322,5 @@ pub(super) fn whole_number(value: &Value) -> Option<u64> {
 /// `VALUE is not allowed; use FORM`.
 #[inline(never)]
 pub(super) fn refused(value: &Value, form: &str) -> String {
-    let mut text = value.to_string();
-    // The value is there to be recognised, not to fill the log.
-    const SHOWN: usize = 60;
-    if let Some((at, _)) = text.char_indices().nth(SHOWN) {
-        text.truncate(at);
-        text.push('…');
-    }
-    format!("{text} is not allowed; use {form}")
+    format!("{} is not allowed; use {form}", shown(value))
 }

@@ -1,7 +1,6 @@
 //! Checking a file: the module's own parser, with the place of every problem.
 
 use azure_openai_balancer::core::config::Plugin as Parsed;
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::document::Document;
@@ -80,17 +79,17 @@ fn choose_engine(
         .plugin
         .get("retry")
         .and_then(|retry| retry.get("engine"));
-    let written = written.map(Engine::deserialize);
+    let written = written.map(|value| value.as_str().and_then(Engine::named));
     let engine = match (asked, expanded.own.engine, written) {
         // The parser will say what it thinks of it.
-        (_, _, Some(Err(_))) => return,
-        (_, Some(own), Some(Ok(written))) if own != written => {
+        (_, _, Some(None)) => return,
+        (_, Some(own), Some(Some(written))) if own != written => {
             problems.add("retry.engine", "differs from `engine`; use that alone");
             return;
         }
         (Some(asked), ..) => asked,
         (None, Some(own), _) => own,
-        (None, None, Some(Ok(written))) => written,
+        (None, None, Some(Some(written))) => written,
         (None, None, None) => default,
     };
     expanded.set_engine(engine);

@@ -131,7 +131,6 @@ fn convert(
                 let at = Position::of(key.span.start);
                 let name = match &key.data {
                     YamlData::Value(Scalar::String(name)) => name.to_string(),
-                    YamlData::Value(Scalar::Integer(name)) => name.to_string(),
                     _ => {
                         let problem = "a key that is no string is not allowed; put it in quotes";
                         return Err(Problem::new(at, path, problem.to_owned()));

@@ -206,45 +206,15 @@ fn take_endpoint(
     }
 }
 
-/// The library's words for what is unknown, missing or of another type, in those of the module.
+/// The library's words for what is unknown or missing, in those of the module.
 fn in_our_words(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    let quoted = |text: &str| -> Vec<String> {
-        let parts = text.split('`').skip(1).step_by(2);
-        parts.map(str::to_owned).collect()
-    };
-    if text.starts_with("unknown field") {
-        let names = quoted(&text);
-        let known = names.get(1..).unwrap_or_default().join(", ");
-        return format!("unknown field; use one of {known}");
-    }
-    if let (true, Some(name)) = (text.starts_with("missing field"), quoted(&text).first()) {
-        return format!("{name} is missing");
-    }
-    if text.starts_with("unknown variant") {
-        let names = quoted(&text);
-        let value = names.first().map(String::as_str).unwrap_or_default();
-        let known: Vec<String> = names
-            .iter()
-            .skip(1)
-            .map(|name| format!("{name:?}"))
-            .collect();
-        return format!("{value:?} is not allowed; use {}", known.join(" or "));
-    }
-    match text
-        .strip_prefix("invalid type: ")
-        .and_then(|rest| rest.split_once(", expected "))
-    {
-        Some((value, form)) => {
-            // ``integer `5` `` or `string "x"`.
-            let value = value.split_once(' ').map_or(value, |(_, value)| value);
-            let form = match form.starts_with("struct ") {
-                true => "an object",
-                // What has no check of its own, and is no object, is `engine`.
-                false => r#""filter" or "router""#,
-            };
-            format!("{} is not allowed; use {form}", value.replace('`', ""))
+    let names: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
+    match &names[..] {
+        [_, known @ ..] if text.starts_with("unknown field") => {
+            format!("unknown field; use one of {}", known.join(", "))
         }
-        None => text,
+        [name, ..] if text.starts_with("missing field") => format!("{name} is missing"),
+        _ => text,
     }
 }

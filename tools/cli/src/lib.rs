@@ -19,6 +19,7 @@ mod keys;
 mod kubernetes;
 mod problem;
 mod rendering;
+mod strict;
 mod summary;
 
 pub use crate::arguments::run;

@@ -143,7 +143,7 @@ pub struct Backend {
     pub identity: Option<String>,
     /// The environment variable that holds its API key, where it is to be shown that and not a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^[!-~]+$"))]
+    #[schemars(regex(pattern = "^(?!.*[A-Za-z0-9]{32})[A-Za-z_][A-Za-z0-9_]*$"))]
     pub api_key_env: Option<String>,
 }
 
@@ -267,11 +267,11 @@ pub struct Identity {
     pub mi_res_id: Option<String>,
     /// The environment variable that holds the token service's URL; with source `app_service`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^[!-~]+$"), extend("default" = "IDENTITY_ENDPOINT", "x-source" = "app_service"))]
+    #[schemars(regex(pattern = "^(?!.*[A-Za-z0-9]{32})[A-Za-z_][A-Za-z0-9_]*$"), extend("default" = "IDENTITY_ENDPOINT", "x-source" = "app_service"))]
     pub endpoint_env: Option<String>,
     /// The environment variable that holds the token service's secret; with source `app_service`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^[!-~]+$"), extend("default" = "IDENTITY_HEADER", "x-source" = "app_service"))]
+    #[schemars(regex(pattern = "^(?!.*[A-Za-z0-9]{32})[A-Za-z_][A-Za-z0-9_]*$"), extend("default" = "IDENTITY_HEADER", "x-source" = "app_service"))]
     pub header_env: Option<String>,
     /// How long a request may wait for the first token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -364,7 +364,7 @@ pub struct Retry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "filter"))]
     pub engine: Option<Engine>,
-    /// Attempts in all, the first included; never more than there are backends.
+    /// Attempts in all, the first included: one on each backend, and a second one, with a renewed token, where a token was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 5), extend("default" = 3))]
     pub max_attempts: Option<u8>,
@@ -424,6 +424,17 @@ pub enum Engine {
     Filter,
     /// Envoy's router, along the filter's plan: answers always stream. Envoy 1.39 or later.
     Router,
+}
+
+impl Engine {
+    /// The engine of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        match name {
+            "filter" => Some(Self::Filter),
+            "router" => Some(Self::Router),
+            _ => None,
+        }
+    }
 }
 
 /// How many retries after failures there may be, over all requests.

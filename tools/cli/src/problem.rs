@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use azure_openai_balancer::core::config::without_secrets;
+
 use crate::document::{Document, Position};
 
 /// One thing that is wrong.
@@ -33,7 +35,8 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.path.as_str() {
             "" => write!(f, "{}: {}", self.at, self.text),
-            path => write!(f, "{}: {path}: {}", self.at, self.text),
+            // A path has the names of fields, and so whatever was put in the place of one.
+            path => write!(f, "{}: {}: {}", self.at, without_secrets(path), self.text),
         }
     }
 }

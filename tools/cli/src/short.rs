@@ -11,24 +11,31 @@ use schemars::{json_schema, JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer};
 
 use crate::plugin::Engine;
+use crate::strict::{object, optional, optional_object, refused};
 
 /// What the short form has beside the plugin's own fields.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Own {
     /// Who carries out the attempts after the first: Envoy's router, or the filter itself.
+    #[serde(deserialize_with = "engine")]
     #[schemars(extend("default" = "router"))]
     pub engine: Option<Engine>,
     /// Where clients connect.
+    #[serde(deserialize_with = "object")]
     pub listener: Listener,
     /// Where Envoy's admin interface listens.
+    #[serde(deserialize_with = "object")]
     pub admin: Admin,
     /// Who may ask. By default those who have a key in `/etc/envoy/clients.yaml`.
+    #[serde(deserialize_with = "object")]
     pub clients: Clients,
     /// The module's file, as Envoy finds it.
+    #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "/etc/envoy/azure_openai_balancer.wasm"))]
     pub module: Option<FilePath>,
     /// What only Kubernetes needs to know.
+    #[serde(deserialize_with = "object")]
     pub kubernetes: Kubernetes,
 }
 
@@ -50,12 +57,15 @@ pub const ENDPOINT: &str = "endpoint";
 #[serde(default, deny_unknown_fields)]
 pub struct Listener {
     /// The IP address to listen on.
+    #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "0.0.0.0"))]
     pub address: Option<IpAddress>,
     /// The port to listen on.
+    #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = 10000))]
     pub port: Option<Port>,
     /// The certificate to show; without it the listener speaks plain HTTP.
+    #[serde(deserialize_with = "optional_object")]
     pub tls: Option<Tls>,
 }
 
@@ -74,9 +84,11 @@ pub struct Tls {
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
     /// The IP address to listen on.
+    #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "127.0.0.1"))]
     pub address: Option<IpAddress>,
     /// The port to listen on.
+    #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = 9901))]
     pub port: Option<Port>,
 }
@@ -86,8 +98,10 @@ pub struct Admin {
 #[serde(default, deny_unknown_fields)]
 pub struct Clients {
     /// The file of keys, as Envoy finds it, which `azure-openai-balancer keys` makes. By default `/etc/envoy/clients.yaml`.
+    #[serde(deserialize_with = "optional")]
     pub keys_file: Option<FilePath>,
     /// Whose tokens are accepted instead of keys.
+    #[serde(deserialize_with = "optional_object")]
     pub entra_id: Option<EntraId>,
 }
 
@@ -100,15 +114,15 @@ pub struct EntraId {
     /// Whom a token must be for: the client id, or the URI, of the application that stands for this gateway.
     pub audience: Word,
     /// The claim that names the client: `azp` in tokens of version 2, `appid` in those of version 1.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional")]
     #[schemars(extend("default" = "azp"))]
     pub client_claim: Option<Word>,
     /// Who signs the tokens; by default `https://login.microsoftonline.com/TENANT/v2.0`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional")]
     pub issuer: Option<Endpoint>,
     /// Where the keys are that tokens are signed with; by default
     /// `https://login.microsoftonline.com/TENANT/discovery/v2.0/keys`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional")]
     pub jwks: Option<Endpoint>,
 }
 
@@ -117,20 +131,35 @@ pub struct EntraId {
 #[serde(default, deny_unknown_fields)]
 pub struct Kubernetes {
     /// The namespace of everything that is rendered.
+    #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "azure-openai"))]
     pub namespace: Option<Word>,
     /// The image that holds the module.
+    #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "ghcr.io/contoso/azure-openai-balancer:0.1.0"))]
     pub image: Option<Word>,
     /// The host name that clients ask for.
+    #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "openai.example.com"))]
     pub host: Option<Word>,
     /// The Gateway's name; with Istio, the value of the `istio` label of its pods as well.
+    #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "azure-openai"))]
     pub gateway: Option<Word>,
     /// The Secret that holds the certificate to show to clients.
+    #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "azure-openai-tls"))]
     pub tls_secret: Option<Word>,
+}
+
+/// What the engines are called, for error messages.
+const ENGINE_FORM: &str = r#""filter" or "router""#;
+
+fn engine<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Engine>, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    let engine = value.as_str().and_then(Engine::named);
+    let problem = || serde::de::Error::custom(refused(&value, ENGINE_FORM));
+    engine.map(Some).ok_or_else(problem)
 }
 
 /// A text that is checked while it is read.
@@ -145,7 +174,7 @@ macro_rules! checked {
                 let value = serde_json::Value::deserialize(from)?;
                 let parse: fn(&serde_json::Value) -> Option<$inner> = $parse;
                 parse(&value).map(Self).ok_or_else(|| {
-                    serde::de::Error::custom(format!("{value} is not allowed; use {}", $form))
+                    serde::de::Error::custom(refused(&value, $form))
                 })
             }
         }

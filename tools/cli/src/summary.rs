@@ -70,7 +70,9 @@ fn retries(plugin: &Plugin) -> String {
         Engine::Router => "by Envoy's router (Envoy 1.39 or later)",
         Engine::Filter => "by the filter itself",
     };
-    match attempts.min(plugin.backends.len()) {
+    // Each backend gets one, and one of them another with a renewed token.
+    let has_token = plugin.identities().next().is_some();
+    match attempts.min(plugin.backends.len() + usize::from(has_token)) {
         1 => "none".to_owned(),
         attempts => format!("up to {attempts} attempts in all, {by}"),
     }

@@ -93,7 +93,7 @@ fn every_kind_of_problem_has_a_golden_text() {
         "use a URL such as",
         "use the path of a file",
         "use a text without spaces",
-        "use an object\n",
+        "use an object of keys_file, entra_id",
         "use where IDENTITY_ENDPOINT points to",
         "use one of chat, responses",
         "use a list of chat, responses",
@@ -114,6 +114,49 @@ fn every_kind_of_problem_has_a_golden_text() {
         "a number without end",
     ] {
         assert!(texts.contains(kind), "no golden text has {kind:?}");
+    }
+}
+
+#[test]
+fn no_problem_shows_a_key() {
+    let shown = |text: &str| text.contains("3f9c0b1d5e7a4286") || text.contains("pa55");
+    let secrets = folder().join("secrets.yaml");
+    assert!(shown(&fs::read_to_string(&secrets).expect("a file")));
+    let (_, _, err) = check(&secrets);
+    assert!(!shown(&err), "{err}");
+    // A file that is something else altogether.
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("key.txt");
+    for text in [
+        "3f9c0b1d5e7a42863f9c0b1d5e7a4286\n",
+        "KEY=3f9c0b1d5e7a42863f9c0b1d5e7a4286\n",
+        "- 3f9c0b1d5e7a42863f9c0b1d5e7a4286\n",
+        "resources: [{key: 3f9c0b1d5e7a42863f9c0b1d5e7a4286}]\n",
+        "a: *3f9c0b1d5e7a42863f9c0b1d5e7a4286\n",
+        "a: !3f9c0b1d5e7a42863f9c0b1d5e7a4286 b\n",
+    ] {
+        fs::write(&file, text).expect("write");
+        let (status, out, err) = check(&file);
+        assert_eq!((status, out.as_str()), (1, ""), "{text}");
+        assert!(!shown(&err), "{err}");
+    }
+}
+
+#[test]
+fn one_backend_is_asked_again_with_a_renewed_token_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("backends.yaml");
+    for (short, retries) in [
+        ("backends: [{host: a}]\n", "up to 2 attempts in all, "),
+        ("backends: [{host: a, api_key_env: K}]\n", "none\n"),
+        (
+            "backends: [{host: a}]\nretry: {max_attempts: 1}\n",
+            "none\n",
+        ),
+    ] {
+        fs::write(&file, short).expect("write");
+        let (_, out, _) = check(&file);
+        assert!(out.contains(&format!("retries      {retries}")), "{out}");
     }
 }
 

@@ -1,0 +1,130 @@
+//! Values in messages: enough of them to be recognised, and no secret.
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// How many characters of a value are shown, so that it does not fill the log.
+const LONGEST: usize = 60;
+
+/// So many letters and digits in a row are taken for a key: those of Azure OpenAI have 32 or 84. Names have separators.
+const KEY_LENGTH: usize = 32;
+
+/// The value as JSON, on one line, without what may be a secret.
+pub fn shown(value: &Value) -> String {
+    let mut text = without_secrets(&value.to_string());
+    if let Some((at, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(at);
+        text.push('…');
+    }
+    text
+}
+
+/// A text in quotes, without what may be a secret.
+pub(super) fn shown_text(text: &str) -> impl fmt::Display {
+    shown(&Value::from(text))
+}
+
+/// `text` with `***` in the place of what may be a secret: a run of letters and digits as long as a key, and a URL's user and
+/// password.
+pub fn without_secrets(text: &str) -> String {
+    let text = without_users(text);
+    let mut out = String::with_capacity(text.len());
+    for piece in text.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {
+        let run = piece.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+        match run.len() >= KEY_LENGTH {
+            true => out.push_str("***"),
+            false => out.push_str(run),
+        }
+        out.push_str(piece.strip_prefix(run).unwrap_or_default());
+    }
+    out
+}
+
+fn without_users(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find(['/', '"', ' ']).unwrap_or(part.len());
+        let (authority, rest) = part.split_at_checked(end).unwrap_or((part, ""));
+        let host = authority.rsplit_once('@').map(|(_, host)| host);
+        out.push_str("://");
+        out.push_str(if host.is_some() { "***@" } else { "" });
+        out.push_str(host.unwrap_or(authority));
+        out.push_str(rest);
+    }
+    out
+}
+
+/// Whether a text is the name of an environment variable, and not a key that was put in the place of one.
+pub(super) fn is_variable_name(text: &str) -> bool {
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    !text.is_empty()
+        && !text.starts_with(|c: char| c.is_ascii_digit())
+        && text.bytes().all(is_name)
+        && text.split('_').all(|part| part.len() < KEY_LENGTH)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const KEY: &str = "3f9c0b1d5e7a4286b1c2d3e4f5a60718";
+
+    #[test]
+    fn a_value_is_shown_without_what_may_be_a_key() {
+        for (value, text) in [
+            (json!("ftp://x"), r#""ftp://x""#.to_owned()),
+            (json!(KEY), r#""***""#.to_owned()),
+            (json!(["my-app", KEY]), r#"["my-app","***"]"#.to_owned()),
+            (json!({"key": KEY.repeat(2)}), r#"{"key":"***"}"#.to_owned()),
+            (json!(&KEY[1..]), format!("{:?}", &KEY[1..])),
+            (json!("a".repeat(31)), format!("{:?}", "a".repeat(31))),
+            (
+                json!(format!("https://user:pa55@host/x?code={KEY}")),
+                r#""https://***@host/x?code=***""#.to_owned(),
+            ),
+            (json!("mailto@host"), r#""mailto@host""#.to_owned()),
+            (
+                json!("25d6a2ab-0b1d-4c55-9b4f-0f1f3f1f4f1f"),
+                r#""25d6a2ab-0b1d-4c55-9b4f-0f1f3f1f4f1f""#.to_owned(),
+            ),
+        ] {
+            assert_eq!(shown(&value), text, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_long_value_is_cut() {
+        let text = shown(&json!("ä b ".repeat(100)));
+        assert_eq!(text.chars().count(), LONGEST + 1, "{text}");
+        assert!(text.ends_with('…'));
+    }
+
+    #[test]
+    fn names_of_variables_are_told_from_keys() {
+        let long_name = "CONTOSO_RESEARCH_AZURE_OPENAI_SWEDENCENTRAL_API_KEY";
+        for name in ["K", "_x", "EAST_KEY", "east_key_2", long_name] {
+            assert!(is_variable_name(name), "{name}");
+        }
+        let hexadecimal = "af9c0b1d5e7a4286b1c2d3e4f5a60718";
+        let longer = "Ab1".repeat(28);
+        for other in [
+            KEY,
+            hexadecimal,
+            &longer,
+            "2EAST",
+            "EAST-KEY",
+            "EAST KEY",
+            "$EAST_KEY",
+            "${EAST_KEY}",
+            "sk-proj-abc",
+            "ä",
+            "",
+        ] {
+            assert!(!is_variable_name(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! JSON in which no object has a field twice: of two the first would be lost without a word.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+use super::shown::shown_text;
+
+/// Reads JSON.
+///
+/// # Errors
+/// What is not JSON, and a field that stands twice.
+pub(super) fn from_slice(bytes: &[u8]) -> Result<Value, serde_json::Error> {
+    serde_json::from_slice(bytes).map(|Unique(value)| value)
+}
+
+struct Unique(Value);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Reader).map(Self)
+    }
+}
+
+struct Reader;
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Unique(value)) = elements.next_element()? {
+            list.push(value);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some((key, Unique(value))) = fields.next_entry::<String, Unique>()? {
+            if object.contains_key(&key) {
+                let name = shown_text(&key);
+                return Err(A::Error::custom(format_args!("{name} stands twice")));
+            }
+            object.insert(key, value);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_read_as_it_is() {
+        let text = r#"{"a": [null, true, 1, -1, 1.5, "x\n", {}, []], "b": {"a": {"a": 1}}}"#;
+        let plain: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(from_slice(text.as_bytes()).unwrap(), plain);
+    }
+
+    #[test]
+    fn a_field_that_stands_twice_is_named() {
+        for text in [r#"{"a": 1, "a": 1}"#, r#"[{"b": {"a": {}, "a": 2}}]"#] {
+            let error = from_slice(text.as_bytes()).unwrap_err().to_string();
+            assert!(
+                error.starts_with(r#""a" stands twice at line 1"#),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let nested = "[".repeat(100_000);
+        assert!(from_slice(nested.as_bytes()).is_err());
+    }
+}

@@ -1,0 +1,121 @@
+//! Objects that are objects, and fields that have a value.
+//!
+//! What `serde` derives takes more than the file says on purpose: a list for an object, its elements for the fields in their
+//! order; and `null` for a field that may be left out, so that `tls:` with nothing behind it would be no TLS.
+
+use std::fmt;
+
+use azure_openai_balancer::core::config::shown;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
+use serde::{forward_to_deserialize_any, Deserialize, Deserializer};
+use serde_json::Value;
+
+/// An object.
+pub(crate) fn object<'de, T, D>(from: D) -> Result<T, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    T::deserialize(OnlyObject(from))
+}
+
+/// An object that may be left out.
+pub(crate) fn optional_object<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    object(from).map(Some)
+}
+
+/// A value that may be left out.
+pub(crate) fn optional<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
+where
+    T: DeserializeOwned,
+    D: Deserializer<'de>,
+{
+    T::deserialize(from).map(Some)
+}
+
+/// `VALUE is not allowed; use FORM`, the value without what may be a secret.
+pub(crate) fn refused(value: &Value, form: &str) -> String {
+    format!("{} is not allowed; use {form}", shown(value))
+}
+
+struct OnlyObject<D>(D);
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for OnlyObject<D> {
+    type Error = D::Error;
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.0.deserialize_any(MapVisitor { visitor, fields })
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.0.deserialize_any(visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+/// Visits a map as `visitor` does, and nothing else.
+struct MapVisitor<V> {
+    visitor: V,
+    fields: &'static [&'static str],
+}
+
+impl<V> MapVisitor<V> {
+    fn refuse<T, E: Error>(&self, value: impl Into<Value>) -> Result<T, E> {
+        let form = format!("an object of {}", self.fields.join(", "));
+        Err(E::custom(refused(&value.into(), &form)))
+    }
+}
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for MapVisitor<V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<V::Value, A::Error> {
+        self.visitor.visit_map(fields)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<V::Value, A::Error> {
+        self.refuse(Value::deserialize(SeqAccessDeserializer::new(elements))?)
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<V::Value, E> {
+        self.refuse(value)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<V::Value, E> {
+        self.refuse(value)
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<V::Value, E> {
+        self.refuse(value)
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<V::Value, E> {
+        self.refuse(value)
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<V::Value, E> {
+        self.refuse(value)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<V::Value, E> {
+        self.refuse(Value::Null)
+    }
+}
