@@ -42,7 +42,7 @@ pub(crate) fn resources(kubernetes: &Kubernetes) -> String {
         "\
 # Envoy Gateway in front of several Azure OpenAI resources.
 #
-# Made by `azure-openai-balancer render envoy-gateway`: change the list of backends that it was made from, and make it anew.
+# Made by `azure-openai-balancer render envoy-gateway`: change the list of backends it was made from, and render it again.
 # Backend resources have to be switched on in Envoy Gateway's own configuration (`extensionApis.enableBackend`).
 {notes}",
         notes = notes(fleet),

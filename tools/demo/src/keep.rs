@@ -97,7 +97,7 @@ fn suggestions(tour: &Tour, addresses: &Addresses, log: &str) -> Vec<(&'static s
             ),
         ),
         (
-            "a backend throttles; is gone; is well again (then send requests, and see who answers):",
+            "a backend throttles; is gone; recovers (then send requests, and see who answers):",
             format!(
                 "curl -X PUT '{backend}/behaviour' -d '{{\"answer\": {{\"kind\": \"error\", \"status\": 429, \
                  \"headers\": [[\"retry-after\", \"5\"]]}}}}'\n\

@@ -118,12 +118,36 @@ mod router_engine {
     fn the_whole_tour_holds_and_everything_runs_on_until_ctrl_c() {
         let shown = whole_tour("router");
         assert_eq!(shown.matches("it came word by word").count(), 2, "{shown}");
+        shows_what_the_readme_quotes(&shown);
     }
 
     #[test]
     fn a_balancer_that_does_not_retry_fails_the_tour() {
         does_not_retry(Engine::Router);
     }
+}
+
+/// The README's excerpt of the tour, except for the rows of requests and the time, which differ from run to run.
+fn shows_what_the_readme_quotes(shown: &str) {
+    let readme = include_str!("../../../README.md");
+    let excerpt = readme.split("```text\n").nth(1).expect("an excerpt");
+    let excerpt = excerpt.split("```").next().expect("its end");
+    let mut found = 0;
+    for line in excerpt.lines() {
+        let line = line.split(" checks in ").next().unwrap_or_default();
+        let same_in_every_run = ["-- ", "  ok  ", "Everything"];
+        if same_in_every_run
+            .iter()
+            .any(|start| line.starts_with(start))
+        {
+            assert!(
+                shown.contains(line),
+                "the tour does not say {line:?}:\n{shown}"
+            );
+            found += 1;
+        }
+    }
+    assert!(found >= 5, "{found}");
 }
 
 /// Goes through the tour, then ends it; what was shown.

@@ -13,7 +13,7 @@ pub fn envoy(fleet: &Fleet) -> String {
         "\
 # Envoy in front of several Azure OpenAI resources.
 #
-# Made by `azure-openai-balancer render envoy`: change the list of backends that it was made from, and make it anew.
+# Made by `azure-openai-balancer render envoy`: change the list of backends it was made from, and render it again.
 #
 # A request comes in at the listener, the filter `azure_openai_balancer` chooses a backend and sets the access token,
 # and the router sends the request to that backend's cluster. A backend stands in {places}.

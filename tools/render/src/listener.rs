@@ -170,7 +170,7 @@ typed_config:
   config:
     name: azure_openai_balancer
     root_id: {root_id}
-    # If the module ever traps, Envoy starts it anew with the next request, at most ten times a second; the default is to
+    # If the module ever traps, Envoy restarts it with the next request, at most ten times a second; the default is to
     # refuse every request from then on.
     failure_policy: FAIL_RELOAD
     reload_config:

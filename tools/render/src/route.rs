@@ -93,7 +93,7 @@ fn by_plan(fleet: &Fleet) -> String {
     format!(
         "\
 # The filter writes the cluster of the next attempt, a space and the request's number into the request's filter state, where
-# this reads it, anew for every attempt.
+# this reads it again for every attempt.
 inline_cluster_specifier_plugin:
   extension:
     name: azure_openai_plan

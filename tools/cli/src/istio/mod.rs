@@ -33,7 +33,7 @@ pub(crate) fn resources(kubernetes: &Kubernetes) -> String {
         "\
 # Istio in front of several Azure OpenAI resources.
 #
-# Made by `azure-openai-balancer render istio`: change the list of backends that it was made from, and make it anew.
+# Made by `azure-openai-balancer render istio`: change the list of backends it was made from, and render it again.
 # It is for the pods of an ingress gateway that runs in the namespace {namespace} with the label `istio: {gateway}`.
 {notes}",
         namespace = names.namespace,
@@ -164,7 +164,7 @@ selector:
   matchLabels: {{istio: {gateway}}}
 url: {url}
 pluginName: azure_openai_balancer
-# If the module ever traps, it is started anew; no request passes without it.
+# If the module ever traps, Envoy restarts it; no request passes without it.
 failStrategy: FAIL_RELOAD
 {environment}\
 pluginConfig:

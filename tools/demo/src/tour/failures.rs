@@ -31,7 +31,7 @@ pub(super) fn show_throttled(tour: &Tour) -> Result<()> {
     tour.check_all_succeeded(&answers)?;
     check_absence(tour, name, &answers)?;
     tour.checks.equal(
-        &format!("{name} was asked once, and left alone from then on"),
+        &format!("{name} was asked once, then not again during its cooldown"),
         1,
         refused,
     )?;
@@ -69,7 +69,7 @@ pub(super) fn show_dead(tour: &Tour) -> Result<()> {
             others(&answers)
         ),
     )?;
-    // What comes next counts on it that no one is left alone any more.
+    // The next step expects no backend in cooldown.
     tour.check_recovery("once it is back, every backend serves again")
 }
 
