@@ -285,6 +285,25 @@ fn every_statistic_is_explained() {
     }
 }
 
+#[test]
+fn every_code_of_the_balancers_own_answers_is_explained() {
+    let source = read("src/core/reply.rs");
+    let source = source.split("#[cfg(test)]").next().unwrap();
+    let codes = source
+        .split("code: \"")
+        .skip(1)
+        .map(|rest| rest.split('"').next().unwrap());
+    let codes: BTreeSet<_> = codes.collect();
+    assert!(codes.len() > 8, "{codes:?}");
+    let page = read("docs/behaviour.md");
+    let explained: BTreeSet<_> = code_spans(&page).into_iter().collect();
+    let missing: Vec<_> = codes.difference(&explained).collect();
+    assert!(
+        missing.is_empty(),
+        "docs/behaviour.md does not explain {missing:?}"
+    );
+}
+
 /// The fields of an object of a JSON Schema, with their schemas, by the paths that the pages give them.
 fn fields(root: &Value, object: &Value, path: &str, found: &mut Vec<(String, Value)>) {
     for (name, schema) in object["properties"].as_object().into_iter().flatten() {
