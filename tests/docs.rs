@@ -178,6 +178,107 @@ fn source_files_in_the_pages_exist() {
     assert!(found > 20, "{found}");
 }
 
+/// The sentences of a page, without code and addresses: `x` stands for a piece of code.
+fn sentences(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    for line in text.split("```").step_by(2).flat_map(str::lines) {
+        let item = line.trim_start();
+        let starts_anew = item.is_empty()
+            || item.starts_with(['#', '|', '-'])
+            || item.starts_with(|c: char| c.is_ascii_digit());
+        let cells: Vec<_> = match item.starts_with('|') {
+            true => item.split(" | ").collect(),
+            false => vec![item],
+        };
+        for cell in cells {
+            match parts.last_mut() {
+                Some(part) if !starts_anew => *part += &format!(" {cell}"),
+                _ => parts.push(cell.to_owned()),
+            }
+        }
+    }
+    let plain = |part: &String| {
+        let code = part.split('`').enumerate();
+        let text: String = code
+            .map(|(index, piece)| if index % 2 == 1 { "x" } else { piece })
+            .collect();
+        let mut links = text.split("](");
+        let first = links.next().unwrap_or_default().to_owned();
+        links.fold(first, |text, rest| {
+            text + "]" + rest.split_once(')').map_or("", |(_, rest)| rest)
+        })
+    };
+    let ends = [". ", ".** ", ": ", "; ", "? "];
+    let parts = parts.iter().map(plain);
+    parts
+        .flat_map(|part| {
+            let cut = ends.iter().fold(part, |part, end| part.replace(end, "\n"));
+            cut.lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// The pages that people write; the benchmarks are generated.
+fn written_pages() -> Vec<PathBuf> {
+    let pages = pages().into_iter();
+    pages
+        .filter(|page| !page.ends_with("benchmarks.md"))
+        .collect()
+}
+
+#[test]
+fn sentences_in_the_pages_are_short() {
+    const MOST: usize = 30;
+    let mut long = Vec::new();
+    for page in written_pages() {
+        // Its entries are not sentences.
+        if page.ends_with("CHANGELOG.md") {
+            continue;
+        }
+        for sentence in sentences(&fs::read_to_string(&page).unwrap()) {
+            let words = sentence.split_whitespace().count();
+            if words > MOST {
+                long.push(format!("{}: {words} words: {sentence}", page.display()));
+            }
+        }
+    }
+    assert!(long.is_empty(), "use two sentences:\n{}", long.join("\n"));
+}
+
+#[test]
+fn the_pages_use_the_words_of_the_glossary() {
+    const PLAIN: [(&str, &str); 7] = [
+        ("left alone", "in cooldown"),
+        ("well again", "recovered"),
+        ("anew", "again"),
+        ("for want of", "without"),
+        ("mend", "fix"),
+        ("whoever", "who or everyone who"),
+        ("is said by", "sets, as a verb"),
+    ];
+    for page in written_pages() {
+        // One page lists what not to write, the other what was written.
+        if page.ends_with("CONTRIBUTING.md") || page.ends_with("CHANGELOG.md") {
+            continue;
+        }
+        for sentence in sentences(&fs::read_to_string(&page).unwrap()) {
+            let words: Vec<_> = sentence
+                .split(|c: char| !c.is_alphanumeric())
+                .map(str::to_lowercase)
+                .collect();
+            let sentence = format!(" {} ", words.join(" "));
+            for (word, plain) in PLAIN {
+                let is_there = sentence.contains(&format!(" {word} "));
+                assert!(
+                    !is_there,
+                    "{}: write {plain:?} for {word:?}",
+                    page.display()
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn the_readme_links_to_every_page() {
     let readme = read("README.md");
