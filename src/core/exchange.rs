@@ -1,9 +1,9 @@
 //! One request's walk through its plan.
 
 use super::config::MAX_ATTEMPTS;
-use super::health::Claim;
 use super::outcome::Outcome;
 use super::plan::Plan;
+use super::time::Timestamp;
 
 /// Whether the request can be sent once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,13 +105,50 @@ pub enum Verdict {
     AwaitRequest,
 }
 
+/// Why a backend was chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Because {
+    /// It was free.
+    #[default]
+    Free,
+    /// It recovers from a cooldown and admitted the attempt.
+    Recovering,
+    /// It recovers from a cooldown, and no other backend was free.
+    Crowded,
+    /// It had advised to wait, and nothing better was left.
+    Soft,
+    /// Its breaker was open, and nothing better was left.
+    Panic,
+    /// Every backend was in cooldown, and one attempt found out whether that was still true.
+    Trial,
+    /// The router had been told to go there should the attempt before get no answer.
+    Foreseen,
+}
+
+impl Because {
+    /// The word for it in the header that explains a choice.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Recovering => "recovering",
+            Self::Crowded => "crowded",
+            Self::Soft => "soft",
+            Self::Panic => "panic",
+            Self::Trial => "trial",
+            Self::Foreseen => "foreseen",
+        }
+    }
+}
+
 /// A backend for the next attempt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Chosen {
     /// Which one.
     pub backend: usize,
-    /// The claim of the attempt that is the probe, which decides whether the backend is well again.
-    pub probe: Option<Claim>,
+    /// Why this one.
+    pub because: Because,
+    /// When it was chosen; the default where nothing was known of any backend.
+    pub began: Timestamp,
 }
 
 /// One request's walk through its [`Plan`]: counts the attempts and decides after each.
@@ -122,6 +159,8 @@ pub struct Exchange {
     attempts: u8,
     max_attempts: u8,
     token_renewed: bool,
+    /// The current backend admitted the attempt and has to know of its end.
+    admitted: bool,
 }
 
 impl Exchange {
@@ -152,22 +191,29 @@ impl Exchange {
     /// The next attempt goes there.
     pub fn go_to(&mut self, chosen: Chosen) {
         self.plan.tried.add(chosen.backend);
+        self.plan.has_tested |= chosen.because == Because::Trial;
+        self.admitted = chosen.because == Because::Recovering;
         self.current = chosen;
     }
 
-    /// Whether the current attempt is a probe whose outcome was not told yet.
-    pub fn is_probe(&self) -> bool {
-        self.current.probe.is_some()
+    /// The choice of the current backend.
+    pub fn chosen(&self) -> Chosen {
+        self.current
+    }
+
+    /// Whether the token was renewed for this request.
+    pub fn has_renewed_token(&self) -> bool {
+        self.token_renewed
+    }
+
+    /// Whether the current backend has to know of the attempt's end. From then on it knows.
+    pub fn take_admission(&mut self) -> bool {
+        std::mem::take(&mut self.admitted)
     }
 
     /// The current attempt's outcome is not known yet after all: it will be made once more.
-    pub fn keep_probe(&mut self, claim: Option<Claim>) {
-        self.current.probe = claim;
-    }
-
-    /// The current attempt's claim, if it is a probe whose outcome was not told yet; it counts as told from then on.
-    pub fn take_probe(&mut self) -> Option<Claim> {
-        self.current.probe.take()
+    pub fn keep_admission(&mut self) {
+        self.admitted = true;
     }
 
     /// Counts an attempt on the current backend.
@@ -243,7 +289,7 @@ mod tests {
                 let next = (0..backends).find(|backend| !plan.tried.contains(*backend));
                 let chosen = next.map(|backend| Chosen {
                     backend,
-                    probe: None,
+                    ..Chosen::default()
                 });
                 chosen.ok_or(NoRetry::BackendsExhausted)
             });
@@ -357,16 +403,26 @@ mod tests {
     }
 
     #[test]
-    fn a_probes_outcome_is_told_once() {
+    fn a_recovering_backend_learns_of_the_end_once() {
         let mut exchange = Exchange::new(Plan::new(0), 3);
         exchange.go_to(Chosen {
             backend: 2,
-            probe: Some(Claim::ANY),
+            because: Because::Recovering,
+            began: Timestamp::default(),
         });
-        assert!(exchange.is_probe());
-        assert_eq!(exchange.take_probe(), Some(Claim::ANY));
-        assert_eq!(exchange.take_probe(), None);
+        assert!(exchange.take_admission());
+        assert!(!exchange.take_admission());
         assert_eq!(exchange.backend(), 2);
+    }
+
+    #[test]
+    fn a_request_makes_one_trial() {
+        let mut exchange = Exchange::new(Plan::new(0), 3);
+        exchange.go_to(Chosen {
+            because: Because::Trial,
+            ..Chosen::default()
+        });
+        assert!(exchange.plan().has_tested);
     }
 
     #[test]

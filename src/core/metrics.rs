@@ -1,8 +1,8 @@
 //! The statistics: their names, and a tally that is handed to Envoy once a tick instead of once an event.
 
 use super::config::Backend;
-use super::exchange::NoRetry;
-use super::health::{Health, Reason, Standing};
+use super::exchange::{Because, NoRetry};
+use super::health::{Health, Reason};
 use super::outcome::Outcome;
 use super::time::{millis, Timestamp};
 
@@ -40,8 +40,14 @@ pub enum Event {
     Outcome(usize, Outcome),
     /// The backend with this index cools down.
     Cooldown(usize, Reason),
-    /// The backend with this index was sent a probe.
+    /// An attempt on the backend with this index while it recovered from a cooldown.
     Probe(usize),
+    /// An attempt on the backend with this index although every backend was in cooldown.
+    Trial(usize),
+    /// An attempt on the backend with this index although it had advised to wait.
+    Soft(usize),
+    /// An attempt on the backend with this index although its breaker was open.
+    Panic(usize),
     /// The backend with this index does not have a deployment that it was asked for.
     MissingDeployment(usize),
 }
@@ -59,7 +65,16 @@ const SIMPLE: [(&str, Event); 10] = [
     ("identity.failures", Event::TokenFailure),
 ];
 const GLOBAL: usize = SIMPLE.len() + NoRetry::ALL.len();
-const PER_BACKEND: usize = 4 + Outcome::ALL.len() + Reason::ALL.len();
+const OWN: [&str; 7] = [
+    "attempts",
+    "retries",
+    "missing_deployments",
+    "probes",
+    "trials",
+    "soft",
+    "panic",
+];
+const PER_BACKEND: usize = OWN.len() + Outcome::ALL.len() + Reason::ALL.len();
 
 /// The gauge of the seconds until the current token expires; 0 without a token.
 pub const TOKEN_SECONDS_LEFT: &str = "aoai.identity.seconds_to_expiry";
@@ -72,8 +87,7 @@ pub fn counter_names(backends: &[Backend]) -> Vec<String> {
         .collect();
     names.extend(NoRetry::ALL.map(|reason| format!("aoai.no_retry.{}", reason.name())));
     for backend in backends {
-        let events = ["attempts", "retries", "probes", "missing_deployments"];
-        let own = events.map(|event| ("", event)).into_iter();
+        let own = OWN.map(|event| ("", event)).into_iter();
         let outcomes = Outcome::ALL.map(|outcome| ("outcome.", outcome.name()));
         let cooldowns = Reason::ALL.map(|reason| ("cooldowns.", reason.name()));
         for (kind, name) in own.chain(outcomes).chain(cooldowns) {
@@ -83,7 +97,7 @@ pub fn counter_names(backends: &[Backend]) -> Vec<String> {
     names
 }
 
-/// The names of a backend's gauges: its state (0 free, 1 throttled, 2 failing, 3 misconfigured, 4 being probed), and the
+/// The names of a backend's gauges: its state (0 free, 1 a quota is throttled, 2 failing, 3 misconfigured, 4 recovering), and the
 /// seconds until its cooldown is over.
 pub fn gauge_names(backend: &Backend) -> [String; 2] {
     ["state", "cooldown_seconds"].map(|gauge| format!("aoai.backend.{}.{gauge}", backend.name))
@@ -91,16 +105,27 @@ pub fn gauge_names(backend: &Backend) -> [String; 2] {
 
 /// The values of [`gauge_names`].
 pub fn gauges(health: &Health, now: Timestamp) -> [u64; 2] {
-    let state = match health.trouble() {
-        None => 0,
-        Some(_) if health.is_probing(now) => 4,
-        Some(reason) => 1 + reason as u64,
-    };
-    let left = match health.standing(now) {
-        Standing::Out(_, until) if state != 4 => millis(until.since(now)).div_ceil(1000),
-        _ => 0,
-    };
-    [state, left]
+    match health.trouble(now) {
+        None => [0, 0],
+        Some((_, None)) => [4, 0],
+        Some((reason, Some(until))) => [1 + reason as u64, seconds_left(until, now)],
+    }
+}
+
+/// Whole seconds until then, rounded up.
+pub fn seconds_left(until: Timestamp, now: Timestamp) -> u64 {
+    millis(until.since(now)).div_ceil(1000)
+}
+
+/// What an attempt on `backend` counts as, by why that was chosen.
+pub fn event_of_choice(backend: usize, because: Because) -> Option<Event> {
+    match because {
+        Because::Free | Because::Foreseen => None,
+        Because::Recovering | Because::Crowded => Some(Event::Probe(backend)),
+        Because::Soft => Some(Event::Soft(backend)),
+        Because::Panic => Some(Event::Panic(backend)),
+        Because::Trial => Some(Event::Trial(backend)),
+    }
 }
 
 /// Counts since the last hand-over. Adding is a memory write; a host call for each event would cost about a microsecond.
@@ -144,11 +169,14 @@ fn index(event: Event) -> Option<usize> {
     match event {
         Event::Attempt(backend) => of_backend(backend, 0),
         Event::Retry(backend) => of_backend(backend, 1),
-        Event::Probe(backend) => of_backend(backend, 2),
-        Event::MissingDeployment(backend) => of_backend(backend, 3),
-        Event::Outcome(backend, outcome) => of_backend(backend, 4 + outcome as usize),
+        Event::MissingDeployment(backend) => of_backend(backend, 2),
+        Event::Probe(backend) => of_backend(backend, 3),
+        Event::Trial(backend) => of_backend(backend, 4),
+        Event::Soft(backend) => of_backend(backend, 5),
+        Event::Panic(backend) => of_backend(backend, 6),
+        Event::Outcome(backend, outcome) => of_backend(backend, OWN.len() + outcome as usize),
         Event::Cooldown(backend, reason) => {
-            of_backend(backend, 4 + Outcome::ALL.len() + reason as usize)
+            of_backend(backend, OWN.len() + Outcome::ALL.len() + reason as usize)
         }
         Event::NoRetry(reason) => Some(SIMPLE.len() + reason as usize),
         simple => SIMPLE.iter().position(|(_, event)| *event == simple),
@@ -177,8 +205,11 @@ mod tests {
         for backend in 0..2 {
             events.push(Event::Attempt(backend));
             events.push(Event::Retry(backend));
-            events.push(Event::Probe(backend));
             events.push(Event::MissingDeployment(backend));
+            events.push(Event::Probe(backend));
+            events.push(Event::Trial(backend));
+            events.push(Event::Soft(backend));
+            events.push(Event::Panic(backend));
             events.extend(Outcome::ALL.map(|outcome| Event::Outcome(backend, outcome)));
             events.extend(Reason::ALL.map(|reason| Event::Cooldown(backend, reason)));
         }
@@ -197,35 +228,40 @@ mod tests {
         use std::time::Duration;
 
         use crate::core::config::Plugin;
-        use crate::core::health::Finding;
+        use crate::core::health::{Blame, Finding, Seen};
 
         let json = r#"{"backends": [{"name": "a", "cluster": "a", "host": "a"}], "identity": {"cluster": "i"}}"#;
         let Ok(Plugin::Balancer(config)) = Plugin::from_bytes(json.as_bytes(), &|_| None) else {
             panic!("{json}");
         };
         let now = Timestamp::from_secs(1_700_000_000);
-        let throttled = Finding::Throttled(Some(Duration::from_millis(6_500)));
-        let failed = [Finding::Failed(0); 5];
-        for (findings, state, seconds) in [
-            (&[][..], 0, 0..=0),
-            (&[throttled], 1, 7..=7),
-            (&failed, 2, 5..=7),
-            (&[Finding::Denied], 3, 300..=300),
+        let wait = Some(Duration::from_millis(6_500));
+        let throttled = Finding::Throttled(wait, Blame::Due);
+        let failed = [Finding::Failed(0, Blame::Due); 5];
+        for (findings, state, seconds, after) in [
+            (&[][..], 0, 0..=0, 0),
+            (&[throttled], 1, 7..=7, 0),
+            (&failed, 2, 5..=7, 4),
+            (&[Finding::Denied], 3, 300..=300, 4),
         ] {
             let mut health = Health::default();
+            let seen = Seen {
+                demand: crate::core::demand::Demand {
+                    quota: crate::core::demand::QuotaKey::of_deployment(7),
+                    ..Default::default()
+                },
+                ..Seen::default()
+            };
             for finding in findings {
-                health.learn(*finding, None, &config.cooldown, now);
+                health.learn(*finding, &seen, &config.cooldown, 0, now);
             }
             let [is, left] = gauges(&health, now);
             assert!(
                 is == state && seconds.contains(&left),
                 "{findings:?}: {is} {left}"
             );
-            let over = now + Duration::from_secs(300);
-            assert_eq!(gauges(&health, over), [state, 0], "due");
-            if health.claim_probe(over, Duration::from_secs(9)).is_some() {
-                assert_eq!(gauges(&health, over), [4, 0]);
-            }
+            let over = now + Duration::from_secs(*seconds.end());
+            assert_eq!(gauges(&health, over), [after, 0], "{findings:?}");
         }
         assert_eq!(
             gauge_names(&backends()[0]),

@@ -13,6 +13,8 @@ pub struct Plan {
     pub turn: u64,
     /// The backends it has been to.
     pub tried: BackendSet,
+    /// It has made a trial: no request makes two.
+    pub has_tested: bool,
 }
 
 impl Plan {
@@ -21,6 +23,7 @@ impl Plan {
         Self {
             turn: 0,
             tried: BackendSet::all_but(backend, backends),
+            has_tested: false,
         }
     }
 
@@ -29,6 +32,7 @@ impl Plan {
         Self {
             turn,
             tried: BackendSet::default(),
+            has_tested: false,
         }
     }
 }

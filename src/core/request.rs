@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::clean_path::{without_credentials, without_tags};
 use super::config::{Backend, Config, Ids};
-use super::fleet::Demand;
+use super::demand::{Demand, QuotaKey};
 use super::json::scan::Findings;
 use super::multipart::Value;
 use super::operation::{surface, Deployment, Operation, Path, State, Surface};
@@ -263,6 +263,14 @@ impl Request {
         Demand {
             deployment: self.deployment,
             api: self.operation.api,
+            quota: match self.deployment {
+                Some(deployment) => QuotaKey::of_deployment(deployment),
+                None if self.names_unread_deployment() => QuotaKey::UNREAD,
+                None => QuotaKey::of_api(self.operation.api),
+            },
+            size: self
+                .content_length
+                .map(|length| u32::try_from(length).unwrap_or(u32::MAX)),
         }
     }
 

@@ -209,7 +209,6 @@ fn greatest_common_divisor(a: u8, b: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::health::Standing;
 
     fn schedule(backends: &[(u8, u8)]) -> Schedule {
         let backends: Vec<Backend> = backends
@@ -234,6 +233,14 @@ mod tests {
         }
     }
 
+    /// How a backend stands.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Standing {
+        Free,
+        Due,
+        Out,
+    }
+
     fn usable(tried: BackendSet, standing: impl Fn(usize) -> Standing) -> Usable {
         let those = |wanted: Standing| -> BackendSet {
             let untried = (0..MAX_BACKENDS).filter(|index| !tried.contains(*index));
@@ -253,7 +260,7 @@ mod tests {
     fn only(usable: &[usize]) -> impl Fn(usize) -> Standing + '_ {
         |index| match usable.contains(&index) {
             true => Standing::Free,
-            false => Standing::TAKEN,
+            false => Standing::Out,
         }
     }
 
@@ -318,7 +325,7 @@ mod tests {
             move |index| match index {
                 0 => first,
                 1 => Standing::Due,
-                2 => Standing::TAKEN,
+                2 => Standing::Out,
                 _ => Standing::Free,
             }
         };
@@ -327,7 +334,7 @@ mod tests {
         assert_eq!(pick(1, Standing::Free), Some(1));
         assert_eq!(pick(2, Standing::Free), Some(0));
         assert_eq!(pick(5, Standing::Free), Some(0));
-        assert_eq!(pick(2, Standing::TAKEN), Some(1));
+        assert_eq!(pick(2, Standing::Out), Some(1));
     }
 
     #[test]
@@ -339,7 +346,7 @@ mod tests {
             let is_out = |index: usize| out & (1 << index) != 0;
             let standing = |index: usize| match index {
                 0..5 if !is_out(index) => Standing::Free,
-                _ => Standing::TAKEN,
+                _ => Standing::Out,
             };
             let mut left = [0; 5];
             for turn in 0..300 {

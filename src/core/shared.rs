@@ -4,6 +4,7 @@
 //! byte; one that is not understood counts as absent and is overwritten, so that a newer or older module can follow in place.
 
 use super::config::{Backend, Identity, Source};
+use super::time::Timestamp;
 
 const TURN_VERSION: u8 = 2;
 
@@ -156,6 +157,10 @@ impl<'a> Fields<'a> {
         Some(u32::from_le_bytes(*bytes))
     }
 
+    pub(super) fn time(&mut self) -> Option<Timestamp> {
+        self.u64().map(Timestamp::from_millis)
+    }
+
     pub(super) fn u64(&mut self) -> Option<u64> {
         let (bytes, rest) = self.0.split_first_chunk::<8>()?;
         self.0 = rest;
@@ -165,6 +170,41 @@ impl<'a> Fields<'a> {
     /// All that is left, as text.
     pub(super) fn text(self) -> Option<&'a str> {
         std::str::from_utf8(self.0).ok()
+    }
+}
+
+/// Writes the fields of a binary value one after the other, as [`Fields`] reads them.
+pub(super) struct Writer(Vec<u8>);
+
+impl Writer {
+    /// A value that begins with its version.
+    pub(super) fn new(version: u8) -> Self {
+        Self(vec![version])
+    }
+
+    pub(super) fn u8(&mut self, number: u8) {
+        self.0.push(number);
+    }
+
+    pub(super) fn u32(&mut self, number: u32) {
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
+    pub(super) fn u64(&mut self, number: u64) {
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
+    pub(super) fn time(&mut self, time: Timestamp) {
+        self.u64(time.as_millis());
+    }
+
+    /// The length of a list of at most 255 entries.
+    pub(super) fn length(&mut self, length: usize) {
+        self.u8(u8::try_from(length).unwrap_or(u8::MAX));
+    }
+
+    pub(super) fn finish(self) -> Vec<u8> {
+        self.0
     }
 }
 

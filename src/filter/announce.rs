@@ -47,17 +47,28 @@ pub(super) fn event(backend: usize, change: Change) -> Option<Event> {
     match change {
         Change::CoolsDown(reason, _) => Some(Event::Cooldown(backend, reason)),
         Change::Lacks(_) => Some(Event::MissingDeployment(backend)),
-        Change::Recovered => None,
+        Change::Advised(_) | Change::Contradicted | Change::Recovered(_) => None,
     }
 }
 
-/// Says what has changed of the backend called `name`; on a request for `wanted`, if it lacks that.
-pub(super) fn report(name: &str, change: Change, wanted: Option<&str>) {
+/// Logs what has changed of the backend called `name`, found by a request for `wanted`.
+pub(super) fn report(name: &str, change: Change, wanted: &str) {
     match change {
         Change::CoolsDown(Reason::Throttled, wait) => {
             log::info!(
-                "backend {name}: throttled (429); no requests for {}",
+                "backend {name}: {wanted} is throttled (429); no requests for it for {}",
                 Pretty(wait)
+            );
+        }
+        Change::Advised(wait) => {
+            log::info!(
+                "backend {name}: {wanted} is throttled (429); requests for it prefer other backends for {}",
+                Pretty(wait)
+            );
+        }
+        Change::Contradicted => {
+            log::info!(
+                "backend {name}: serves {wanted} although it had asked to wait; for a minute its waits are advice"
             );
         }
         Change::CoolsDown(Reason::Failing, wait) => {
@@ -73,9 +84,8 @@ pub(super) fn report(name: &str, change: Change, wanted: Option<&str>) {
                 Pretty(wait)
             );
         }
-        Change::Recovered => log::info!("backend {name}: serves again"),
+        Change::Recovered(_) => log::info!("backend {name}: serves again"),
         Change::Lacks(wait) => {
-            let wanted = wanted.unwrap_or_default();
             log::warn!(
                 "backend {name}: has no {wanted}; requests for it pass this backend over for {}",
                 Pretty(wait)

@@ -198,6 +198,14 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::from_millis(nanos / 1_000_000)
 }
 
+/// A number that differs from Envoy to Envoy: the nanoseconds of its clock.
+pub(crate) fn entropy() -> u64 {
+    let mut nanos = 0;
+    // SAFETY: the host writes one u64. It cannot fail, and any number will do.
+    unsafe { proxy_get_current_time_nanoseconds(&mut nanos) };
+    nanos
+}
+
 /// Sets how often the root context ticks.
 pub(crate) fn set_tick_period(period: Duration) -> Result<()> {
     let millis = u32::try_from(millis(period)).unwrap_or(u32::MAX);

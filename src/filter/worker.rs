@@ -13,7 +13,7 @@ use super::held_bodies::HeldBodies;
 use super::host::{self, HostError, Metric};
 use super::waiting::{Granted, WaitingList, Wish};
 use crate::core::config::Config;
-use crate::core::health::{Change, Claim, Finding};
+use crate::core::health::{Change, Finding, Seen};
 use crate::core::metrics::{self, Event, Tally};
 use crate::core::replay::{ReplayMemory, HELD_UNTIL_COMPLETE};
 use crate::core::state::ids::Tags;
@@ -103,20 +103,20 @@ impl Worker {
         })
     }
 
-    /// Learns from an attempt on `backend`, made with or without the `claim` of its probe, for what it was `wanted` for.
+    /// Learns from an attempt on `backend`, for what it was `wanted` for.
     pub(crate) fn learn(
         &self,
         backend: usize,
         finding: Finding,
-        claim: Option<Claim>,
-        wanted: impl FnOnce() -> Option<String>,
+        seen: &Seen,
+        wanted: impl FnOnce() -> String,
     ) {
-        if let Some(change) = self.backends.learn(&self.config, backend, finding, claim) {
-            self.announce(backend, change, wanted().as_deref());
+        if let Some(change) = self.backends.learn(&self.config, backend, finding, seen) {
+            self.announce(backend, change, &wanted());
         }
     }
 
-    fn announce(&self, backend: usize, change: Change, wanted: Option<&str>) {
+    fn announce(&self, backend: usize, change: Change, wanted: &str) {
         if let Some(event) = announce::event(backend, change) {
             self.count(event);
         }
@@ -226,8 +226,7 @@ impl Worker {
         let looks = (self.tidied_at.get() + CALM).has_passed(now, CALM);
         if looks {
             self.tidied_at.set(now);
-            self.backends
-                .on_tick(now, |backend, change| self.announce(backend, change, None));
+            self.backends.on_tick(now);
         }
         if (self.handed_over_at.get() + CALM).has_passed(now, CALM) {
             self.hand_over(now);

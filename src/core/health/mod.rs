@@ -1,25 +1,42 @@
-//! The health of one backend, shared by all workers: what its answers said about it, and since when it is left alone.
+//! The health of one backend, shared by all workers: what its answers said about it, and for how long that keeps requests away.
 //!
-//! A backend is free until an answer says otherwise; then it cools down; then it is due, and one request, the probe, decides.
+//! What an answer says has a scope. A 429 is about one [quota](quota), that of a deployment. Failures open the [breaker](breaker)
+//! of the backend. A refusal of the identity closes its [access](access). A deployment that is [missing](missing) is not asked
+//! for again. Every state ends by itself, and then the backend [recovers](recovery): it is used gently as long as others are
+//! free. While everything that a request could use is closed to it, [trials](trials) find out whether that is still true.
 
+mod access;
+mod breaker;
+mod missing;
+mod quota;
 mod record;
+mod recovery;
+mod trials;
 
 use std::time::Duration;
 
-pub use record::Health;
+pub use record::{Health, QuotaWait};
 
-use super::fleet::Demand;
+use super::demand::Demand;
 use super::outcome::Outcome;
 use super::time::Timestamp;
 
-/// Why a backend cools down.
+/// No cooldown lasts longer, whatever the configuration says.
+const LONGEST_EVER: Duration = Duration::from_secs(24 * 3600);
+
+/// Whether `until` is in the future.
+fn is_ahead(until: Timestamp, now: Timestamp) -> bool {
+    !until.has_passed(now, LONGEST_EVER)
+}
+
+/// Why a backend is in cooldown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Its quota is used up.
+    /// A quota is used up.
     Throttled,
-    /// It failed too often.
+    /// The backend failed too often.
     Failing,
-    /// It refuses the identity: someone has to mend that.
+    /// The backend refuses the identity: somebody has to correct that.
     Misconfigured,
 }
 
@@ -37,60 +54,74 @@ impl Reason {
     }
 }
 
-/// Whether a backend may be sent a request.
+/// How a backend stands for one request, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Any.
+    /// It may be used.
     Free,
-    /// One, to see whether it is well again.
-    Due,
-    /// None before this, as far as one can tell.
-    Out(Reason, Timestamp),
+    /// A cooldown is over: it may be used if it admits the attempt, or if no other backend is free.
+    Recovering,
+    /// It advised to wait until then: it is used if no other backend is free.
+    Soft(Timestamp),
+    /// Its breaker is open until then: it is used if nothing else is left.
+    Failing(Timestamp),
+    /// It asked to wait until then.
+    Throttled(Timestamp),
+    /// It refuses the identity; it is asked again then.
+    Misconfigured(Timestamp),
 }
 
 impl Standing {
-    #[cfg(test)]
-    pub(super) const TAKEN: Self = Self::Out(Reason::Throttled, Timestamp::from_millis(u64::MAX));
-
-    /// Whether there is a request it may be sent.
+    /// Whether a request may be sent to the backend without doubting what it said.
     pub fn is_usable(self) -> bool {
-        !matches!(self, Self::Out(..))
+        !matches!(self, Self::Throttled(_) | Self::Misconfigured(_))
     }
 }
 
-/// A claimed probe: the attempt that decides whether its backend is well again. Told from others by the end of the claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Claim(Timestamp);
-
-impl Claim {
-    #[cfg(test)]
-    pub(super) const ANY: Self = Self(Timestamp::from_secs(1));
+/// Which piece of evidence an attempt's failure is: of one request only the first counts in full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Blame {
+    /// The request has not failed in this way before.
+    #[default]
+    Due,
+    /// The request failed in this way at another backend before, so this failure may be the request's.
+    Spent,
 }
 
 /// What an attempt's outcome says about its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// It works.
+    /// The backend served the request.
+    Served,
+    /// The backend answered; the request was at fault.
     Answered,
-    /// It is throttled, for this long if it said so.
-    Throttled(Option<Duration>),
-    /// It failed. So many other attempts of the same worker on it did not, since the last that was told.
-    Failed(u32),
-    /// It refuses the identity.
+    /// A quota is used up, for this long if the backend said so.
+    Throttled(Option<Duration>, Blame),
+    /// The backend failed. So many other attempts of the same worker did not, since its last report.
+    Failed(u32, Blame),
+    /// The backend refuses the identity or the key.
     Denied,
-    /// It does not have this deployment or API.
+    /// The backend refused a token that had just been renewed.
+    TokenDenied,
+    /// The backend does not have this deployment or API.
     Missing(u64),
-    /// Nothing: the token was at fault, or the client left.
+    /// Nothing: the token was old, or the client left.
     Nothing,
 }
 
 impl Finding {
     /// What `outcome` says; with the wait that a throttled backend stated, and what the request was for.
-    pub fn of(outcome: Outcome, stated_wait: Option<Duration>, demand: Demand) -> Self {
+    pub fn of(
+        outcome: Outcome,
+        stated_wait: Option<Duration>,
+        blame: Blame,
+        demand: &Demand,
+    ) -> Self {
         match outcome {
-            Outcome::Success | Outcome::ClientError => Self::Answered,
-            Outcome::Throttled => Self::Throttled(stated_wait),
-            Outcome::Unavailable => Self::Failed(0),
+            Outcome::Success => Self::Served,
+            Outcome::ClientError => Self::Answered,
+            Outcome::Throttled => Self::Throttled(stated_wait, blame),
+            Outcome::Unavailable => Self::Failed(0, blame),
             Outcome::PermissionDenied => Self::Denied,
             Outcome::DeploymentNotFound => demand.deployment.map_or(Self::Answered, Self::Missing),
             Outcome::ApiNotEnabled => demand
@@ -101,13 +132,28 @@ impl Finding {
     }
 }
 
+/// What is known of the attempt that a finding is from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// What the request was for.
+    pub demand: Demand,
+    /// When the attempt began; the default where nothing was known of any backend then.
+    pub began: Timestamp,
+    /// A recovering backend admitted the attempt and has to know of its end.
+    pub admitted: bool,
+}
+
 /// A change of a backend's health that people want to know of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It cools down for this long.
+    /// Requests are kept away for this long.
     CoolsDown(Reason, Duration),
-    /// It is free again.
-    Recovered,
-    /// A deployment or API it does not have is not asked of it for this long.
+    /// A 429 counts as advice for this long: the backend is asked last.
+    Advised(Duration),
+    /// A backend that had asked to wait served an attempt all the same.
+    Contradicted,
+    /// A cooldown for this reason is over, and the backend serves.
+    Recovered(Reason),
+    /// The backend is not asked for a deployment or API for this long.
     Lacks(Duration),
 }

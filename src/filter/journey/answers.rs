@@ -149,7 +149,10 @@ impl Journey {
                 Place::Only(backend) => Plan::only(backend, config.backends.len()),
                 Place::Anywhere | Place::Nowhere => Plan::default(),
             };
-            let wait = self.worker.backends.all_out(&plan, self.request.demand());
+            let wait = self
+                .worker
+                .backends
+                .wait_of_all(&plan, &self.request.demand());
             for (name, value) in wait.into_iter().flat_map(retry_after) {
                 say(name, value.into())?;
             }

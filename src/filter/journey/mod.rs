@@ -8,12 +8,12 @@ use std::rc::Rc;
 use crate::core::attempt::{Attempt, Edit};
 use crate::core::clients::client_name;
 use crate::core::config::{Engine, OtherPaths};
-use crate::core::exchange::{Chosen, Exchange};
+use crate::core::exchange::{Because, Chosen, Exchange};
 use crate::core::fleet::{NoChoice, Wait};
-use crate::core::health::Finding;
+use crate::core::health::{Finding, Seen};
 use crate::core::inspection::Inspection;
-use crate::core::metrics::Event;
-use crate::core::outcome::Trace;
+use crate::core::metrics::{event_of_choice, Event};
+use crate::core::outcome::{Outcome, Trace};
 use crate::core::plan::{BackendSet, Plan};
 use crate::core::reply::LocalReply;
 use crate::core::request::{Place, Request, CREDENTIAL_HEADERS};
@@ -64,6 +64,8 @@ pub(in crate::filter) struct Journey {
     tagging: Option<Tagging>,
     /// The backends that answered 429.
     throttled: BackendSet,
+    /// A backend failed on this request.
+    has_failed: bool,
     /// Until when the request may wait for a backend, once it has begun to.
     wait_until: Option<Timestamp>,
 }
@@ -93,6 +95,7 @@ impl Journey {
             planned: false,
             tagging: None,
             throttled: BackendSet::default(),
+            has_failed: false,
             wait_until: None,
             worker,
         }
@@ -119,7 +122,7 @@ impl Journey {
         Inspection::of(
             &self.request,
             &worker.config,
-            worker.backends.models_matter(),
+            worker.backends.names_matter(),
         )
     }
 
@@ -163,10 +166,7 @@ impl Journey {
         }
         let worker = &self.worker;
         let plan = self.exchange.plan();
-        match worker
-            .backends
-            .choose(&worker.config, plan, self.request.demand())
-        {
+        match worker.backends.choose(plan, &self.request.demand()) {
             Ok(chosen) => match worker.credentials.of(chosen.backend) {
                 Some(authorization) => {
                     self.go_to(chosen);
@@ -174,7 +174,12 @@ impl Journey {
                 }
                 // The token has expired since it was last looked at: the backend keeps its turn.
                 None => {
-                    worker.learn(chosen.backend, Finding::Nothing, chosen.probe, || None);
+                    let seen = Seen {
+                        demand: self.request.demand(),
+                        began: chosen.began,
+                        admitted: chosen.because == Because::Recovering,
+                    };
+                    worker.learn(chosen.backend, Finding::Nothing, &seen, String::new);
                     Ok(Departure::NoToken)
                 }
             },
@@ -212,8 +217,14 @@ impl Journey {
 
     fn go_to(&mut self, chosen: Chosen) {
         self.exchange.go_to(chosen);
-        if chosen.probe.is_some() {
-            self.worker.count(Event::Probe(chosen.backend));
+        self.count_choice();
+    }
+
+    /// Counts why the current backend was chosen, unless it was free.
+    fn count_choice(&self) {
+        let chosen = self.exchange.chosen();
+        if let Some(event) = event_of_choice(chosen.backend, chosen.because) {
+            self.worker.count(event);
         }
     }
 
@@ -317,11 +328,9 @@ impl Journey {
 
 impl Drop for Journey {
     fn drop(&mut self) {
-        // A probe whose outcome no one will tell: the client left, or a host call was refused.
-        let claim = self.exchange.take_probe();
-        if claim.is_some() {
-            let backend = self.exchange.backend();
-            self.worker.learn(backend, Finding::Nothing, claim, || None);
+        // The outcome will not be known: the client left, or a host call was refused.
+        if self.exchange.take_admission() {
+            self.learn(Finding::Nothing, true, Outcome::ClientError);
         }
     }
 }

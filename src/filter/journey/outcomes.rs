@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Journey;
 use crate::core::config::Policy;
 use crate::core::exchange::{NoRetry, Replay, Verdict};
-use crate::core::health::Finding;
+use crate::core::health::{Blame, Finding, Seen};
 use crate::core::metrics::Event;
 use crate::core::outcome::{Origin, Outcome, Trace};
 use crate::core::plan::Plan;
@@ -45,6 +45,15 @@ impl Journey {
         let backend = self.exchange.backend();
         self.worker.count(Event::Outcome(backend, outcome));
         let stated = |name: &str| headers.and_then(|headers| headers.get(name));
+        let demand = self.request.demand();
+        let has_failed_so = match outcome {
+            Outcome::Throttled => !self.throttled.is_empty(),
+            _ => self.has_failed,
+        };
+        let blame = match has_failed_so {
+            true => Blame::Spent,
+            false => Blame::Due,
+        };
         let wait = match outcome {
             Outcome::Throttled => {
                 self.throttled.add(backend);
@@ -52,26 +61,36 @@ impl Journey {
             }
             _ => None,
         };
+        self.has_failed |= outcome == Outcome::Unavailable;
         if self.worker.config.policy == Policy::LeastThrottled {
             let remaining = stated("x-ratelimit-remaining-tokens");
             if let Some(remaining) = remaining.and_then(|text| text.trim().parse().ok()) {
-                self.worker.backends.note_capacity(backend, remaining);
+                let backends = &self.worker.backends;
+                backends.note_capacity(backend, demand.quota, remaining);
             }
         }
         if outcome == Outcome::DeploymentNotFound && self.request.names_unread_deployment() {
-            self.worker
-                .backends
-                .note_unread_deployment(&self.worker.config);
+            self.worker.backends.note_unread_deployment();
         }
-        let finding = Finding::of(outcome, wait, self.request.demand());
-        // A bad token says nothing about the backend yet: it will be asked once more.
-        let claim = match finding {
-            Finding::Nothing => None,
-            _ => self.exchange.take_probe(),
+        let finding = match Finding::of(outcome, wait, blame, &demand) {
+            Finding::Nothing if self.exchange.has_renewed_token() => Finding::TokenDenied,
+            finding => finding,
         };
-        self.worker.learn(backend, finding, claim, || {
-            Some(self.request.wanted(self.client_path(), outcome))
-        });
+        // An old token says nothing about the backend yet: it will be asked once more.
+        let admitted = finding != Finding::Nothing && self.exchange.take_admission();
+        self.learn(finding, admitted, outcome);
+    }
+
+    /// Learns this from the current attempt.
+    pub(super) fn learn(&self, finding: Finding, admitted: bool, outcome: Outcome) {
+        let chosen = self.exchange.chosen();
+        let seen = Seen {
+            demand: self.request.demand(),
+            began: chosen.began,
+            admitted,
+        };
+        let wanted = || self.request.wanted(self.client_path(), outcome);
+        self.worker.learn(chosen.backend, finding, &seen, wanted);
     }
 
     /// Whether the headers of an answer with this outcome say something to learn.
@@ -130,25 +149,30 @@ impl Journey {
         let (worker, demand) = (Rc::clone(&self.worker), self.request.demand());
         let replay = self.replay_after(outcome, replay);
         worker.can_authorize();
-        let (backend, claim) = (self.exchange.backend(), self.exchange.take_probe());
+        let (before, admitted) = (self.exchange.chosen(), self.exchange.take_admission());
         let (backends, config) = (&worker.backends, &worker.config);
         let verdict = self.exchange.after(outcome, replay, |plan| match next {
-            Next::Best => backends.choose_next(config, plan, demand, outcome),
+            Next::Best => backends.choose_next(config, plan, &demand, outcome),
             Next::Foreseen(foreseen) => {
-                backends.choose_foreseen(config, plan, demand, foreseen, outcome)
+                backends.choose_foreseen(config, plan, &demand, foreseen, outcome)
             }
         });
-        if claim.is_some() {
+        if admitted {
             match verdict {
-                Verdict::RenewToken | Verdict::AwaitRequest => self.exchange.keep_probe(claim),
-                // A bad token said nothing about the backend, and it will not be asked again.
-                _ => worker.learn(backend, Finding::Nothing, claim, || None),
+                Verdict::RenewToken | Verdict::AwaitRequest => self.exchange.keep_admission(),
+                // An old token said nothing about the backend, and it will not be asked again.
+                _ => {
+                    let seen = Seen {
+                        demand,
+                        began: before.began,
+                        admitted,
+                    };
+                    worker.learn(before.backend, Finding::Nothing, &seen, String::new);
+                }
             }
         }
         match &verdict {
-            Verdict::TryNext if self.exchange.is_probe() => {
-                worker.count(Event::Probe(self.exchange.backend()));
-            }
+            Verdict::TryNext => self.count_choice(),
             Verdict::GiveUp(reason) => worker.count(Event::NoRetry(*reason)),
             _ => {}
         }

@@ -133,7 +133,7 @@ impl Shared {
     fn look_ahead(&self) -> Option<usize> {
         let journey = &self.journey;
         let backends = &journey.worker.backends;
-        let foreseen = backends.foresee(journey.exchange.plan(), journey.request.demand());
+        let foreseen = backends.foresee(journey.exchange.plan(), &journey.request.demand());
         foreseen.ok()
     }
 

@@ -1,0 +1,48 @@
+//! What a request asks of a backend, and whose quota it uses.
+
+use super::operation::Api;
+
+/// What a request needs its backend to have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// The deployment, by its [id](super::request::deployment_id), if the request names one and the name was read.
+    pub deployment: Option<u64>,
+    /// The API.
+    pub api: Option<Api>,
+    /// The quota that the request uses.
+    pub quota: QuotaKey,
+    /// The size of the request's body in bytes, where the client announced it.
+    pub size: Option<u32>,
+}
+
+/// One of a backend's quotas. Azure gives a quota of tokens and requests to each deployment, not to the resource.
+///
+/// Source: <https://learn.microsoft.com/azure/ai-services/openai/how-to/quota>
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QuotaKey(u64);
+
+impl QuotaKey {
+    /// The quota of a request whose body names a deployment that was not read. It may be any of the backend's quotas.
+    pub const UNREAD: Self = Self(0);
+
+    /// The quota of the deployment with this [id](super::request::deployment_id).
+    pub const fn of_deployment(id: u64) -> Self {
+        Self(id)
+    }
+
+    /// The quota of an operation that has no deployment, such as the upload of a file.
+    pub fn of_api(api: Option<Api>) -> Self {
+        // No fingerprint of a name is likely to be 1.
+        Self(api.map_or(1, Api::id))
+    }
+
+    /// The key as a number, for shared records.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The key with this number.
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}

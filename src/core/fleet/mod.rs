@@ -1,0 +1,418 @@
+//! All backends as the workers of one Envoy share them.
+//!
+//! A worker has a [view](view::View) of its own. What it learns it writes into the record of one backend, by one
+//! compare-and-swap, and tells the others by a number that stands beside the turns: they read it with every request they draw.
+
+mod capacity;
+mod view;
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+pub use view::{Choice, Declined, NoChoice, View, Wait};
+
+use super::budget::Budget;
+use super::config::{Budget as BudgetRules, Config, Cooldown};
+use super::demand::{Demand, QuotaKey};
+use super::exchange::{Because, Chosen};
+use super::health::{Change, Finding, Health, Seen};
+use super::plan::{BackendSet, Plan};
+use super::shared::{self, Turns};
+use super::swap::{create, read, swap, OftenSwapped, SharedMap, SwapError};
+use super::time::Timestamp;
+
+/// After a request whose deployment was not read was refused, names are read for this long.
+const NAMES_MATTER: Duration = Duration::from_secs(600);
+
+/// One worker's part of the fleet, over the map `M` that all workers share.
+pub struct Fleet<M> {
+    map: M,
+    turns: OftenSwapped<{ Turns::SIZE }>,
+    budget_key: String,
+    health_keys: Vec<String>,
+    view: RefCell<View>,
+    /// The edition of the backends' health that the view shows.
+    edition: Cell<Option<u32>>,
+    /// Attempts that succeeded, by backend, as long as that may matter to a failure.
+    succeeded: RefCell<Vec<u32>>,
+    /// The backends of which it is written down that they served lately.
+    served: Vec<Cell<bool>>,
+    own_turns: Cell<u64>,
+    /// Until when the deployments matter that bodies name, because the name of a refused request was not read.
+    names_matter_until: Cell<Timestamp>,
+    /// Makes the cooldowns of different Envoys differ.
+    seed: u64,
+}
+
+impl<M: SharedMap> Fleet<M> {
+    /// The backends of `config`, and the shared values that no other worker has made. `seed` should be another one in each Envoy.
+    ///
+    /// # Errors
+    /// The map refused.
+    #[inline(never)]
+    pub fn new(
+        map: M,
+        config: &Config,
+        seed: u64,
+        now: Timestamp,
+    ) -> Result<Self, SwapError<M::Error>> {
+        let fleet = Self {
+            map,
+            turns: OftenSwapped::new(shared::turn_key(&config.backends)),
+            budget_key: shared::budget_key(&config.backends),
+            health_keys: config.backends.iter().map(shared::health_key).collect(),
+            view: RefCell::new(View::new(config)),
+            edition: Cell::default(),
+            succeeded: RefCell::new(vec![0; config.backends.len()]),
+            served: vec![Cell::default(); config.backends.len()],
+            own_turns: Cell::default(),
+            names_matter_until: Cell::default(),
+            seed,
+        };
+        // A value that does not exist cannot be compared and swapped, so the first to be configured creates it.
+        create(&fleet.map, fleet.turns.key(), &Turns::default().encode())?;
+        for key in &fleet.health_keys {
+            create(&fleet.map, key, &Health::default().encode())?;
+        }
+        if let Some(rules) = &config.retry.budget {
+            let turn = fleet.read_turns()?.next;
+            let budget = Budget::new(rules, turn, now);
+            create(&fleet.map, &fleet.budget_key, &budget.encode())?;
+        }
+        Ok(fleet)
+    }
+
+    /// Takes over what other workers learnt, for a request that takes no turn.
+    pub fn look_around(&self) {
+        match self.read_turns() {
+            Ok(turns) => self.sync(turns.edition),
+            Err(error) => log::warn!("{error}; what is known of the backends may be old"),
+        }
+    }
+
+    /// Draws a request's turn, and takes over what other workers learnt.
+    pub fn draw(&self) -> u64 {
+        let turns = self.turns.swap(&self.map, |bytes| {
+            let turns = Turns::decode(bytes);
+            (turns, turns.after_draw().encode())
+        });
+        match turns {
+            Ok(turns) => {
+                self.sync(turns.edition);
+                turns.next
+            }
+            Err(error) => {
+                // Choosing must go on: a turn of this worker's own is fair, if not exact across workers.
+                log::warn!("round robin: {error}; counting on this worker alone");
+                let turn = self.own_turns.get();
+                self.own_turns.set(turn.wrapping_add(1));
+                turn
+            }
+        }
+    }
+
+    /// Whether a choice depends on the time.
+    pub fn needs_time(&self) -> bool {
+        !self.view.try_borrow().is_ok_and(|view| view.is_plain())
+    }
+
+    /// Chooses the backend that the request with this `plan` goes to next.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn choose(&self, plan: &Plan, demand: &Demand, now: Timestamp) -> Result<Chosen, NoChoice> {
+        let mut declined = Declined::default();
+        // Each round that a backend declines leaves one less to choose, for two reasons each.
+        for _ in 0..=2 * self.health_keys.len() {
+            let choice = self.look(plan, &declined, demand, now)?;
+            let backend = choice.backend();
+            let because = match choice {
+                Choice::Free(_) => Because::Free,
+                Choice::Crowded(_) => Because::Crowded,
+                Choice::Soft(_) => Because::Soft,
+                Choice::Failing(_) => Because::Panic,
+                // If the map refuses, a backend is better asked once more than never.
+                Choice::Recovering(_) => {
+                    match self.change(backend, |health| health.admit(demand, now)) {
+                        Ok(false) => {
+                            declined.crowded.add(backend);
+                            continue;
+                        }
+                        Ok(true) => Because::Recovering,
+                        Err(_) => Because::Crowded,
+                    }
+                }
+                Choice::Trial(_) => {
+                    match self.change(backend, |health| health.claim_trial(demand, now)) {
+                        Ok(false) => {
+                            declined.tested.add(backend);
+                            continue;
+                        }
+                        Ok(true) | Err(_) => Because::Trial,
+                    }
+                }
+            };
+            return Ok(Chosen {
+                backend,
+                because,
+                began: now,
+            });
+        }
+        Err(NoChoice::AllTried)
+    }
+
+    /// The backend that [`Self::choose`] would choose now, without doubting any cooldown.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn foresee(&self, plan: &Plan, demand: &Demand, now: Timestamp) -> Result<usize, NoChoice> {
+        let plan = Plan {
+            has_tested: true,
+            ..*plan
+        };
+        let choice = self.look(&plan, &Declined::default(), demand, now);
+        choice.map(Choice::backend)
+    }
+
+    /// Whether [`Self::choose`] would find a backend now.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn has_choice(&self, plan: &Plan, demand: &Demand, now: Timestamp) -> Result<(), NoChoice> {
+        let choice = self.look(plan, &Declined::default(), demand, now);
+        choice.map(|_| ())
+    }
+
+    /// How long until a request of this `demand` makes sense, where every backend of the `plan` asked to wait.
+    pub fn wait_of_all(&self, plan: &Plan, demand: &Demand, now: Timestamp) -> Option<Duration> {
+        let view = self.view.try_borrow().ok()?;
+        view.wait_of_all(plan, demand, now)
+    }
+
+    fn look(
+        &self,
+        plan: &Plan,
+        declined: &Declined,
+        demand: &Demand,
+        now: Timestamp,
+    ) -> Result<Choice, NoChoice> {
+        let view = self.view.try_borrow().map_err(|_| NoChoice::AllTried)?;
+        view.choose(plan, declined, demand, now)
+    }
+
+    /// Takes a retry out of the budget of the request that drew `turn`; `false` if the budget is spent.
+    pub fn withdraw(&self, rules: &BudgetRules, turn: u64, now: Timestamp) -> bool {
+        let withdrawn = swap(&self.map, &self.budget_key, |bytes| {
+            let budget = Budget::decode(bytes);
+            let mut budget = budget.unwrap_or_else(|| Budget::new(rules, turn, now));
+            let withdrawn = budget.withdraw(rules, turn, now);
+            (withdrawn, Some(budget.encode()))
+        });
+        // If the map refuses, a retry too many is better than a request lost.
+        withdrawn.unwrap_or(true)
+    }
+
+    /// Whether learning this may change what is known. Otherwise [`Self::count_success`] is enough.
+    pub fn is_news(&self, backend: usize, finding: Finding, seen: &Seen) -> bool {
+        self.view.try_borrow().is_ok_and(|view| {
+            let health = view.health(backend);
+            health.is_some_and(|health| health.is_news(finding, seen))
+        })
+    }
+
+    /// Counts an answer of `backend` that is no news. `true` if [`Self::note_service`] is due.
+    pub fn count_success(&self, backend: usize) -> bool {
+        if let Ok(mut succeeded) = self.succeeded.try_borrow_mut() {
+            if let Some(count) = succeeded.get_mut(backend) {
+                *count = count.saturating_add(1);
+            }
+        }
+        let served = self.served.get(backend);
+        served.is_some_and(|served| !served.replace(true))
+    }
+
+    /// Writes down that `backend` serves.
+    pub fn note_service(&self, backend: usize, now: Timestamp) {
+        // A failure is logged there, and makes no difference here.
+        let _ = self.change(backend, |health| {
+            if health.wants_service_noted(now) {
+                health.note_service(now);
+            }
+        });
+    }
+
+    /// Learns from an attempt on `backend`.
+    pub fn learn(
+        &self,
+        rules: &Cooldown,
+        backend: usize,
+        finding: Finding,
+        seen: &Seen,
+        now: Timestamp,
+    ) -> Option<Change> {
+        let finding = match finding {
+            Finding::Failed(_, blame) => Finding::Failed(self.take_successes(backend), blame),
+            finding => finding,
+        };
+        let is_refusal = matches!(finding, Finding::Throttled(..));
+        if is_refusal && seen.demand.quota == QuotaKey::UNREAD {
+            self.names_matter_until.set(now + NAMES_MATTER);
+        }
+        self.change(backend, |health| {
+            health.learn(finding, seen, rules, self.seed, now)
+        })
+        .unwrap_or(None)
+    }
+
+    /// A backend did not have the deployment that a request named in its body, which was not read.
+    pub fn note_unread_deployment(&self, now: Timestamp) {
+        self.names_matter_until.set(now + NAMES_MATTER);
+    }
+
+    /// Whether it matters which deployment a request names in its body.
+    pub fn names_matter(&self) -> bool {
+        self.names_matter_until.get() > Timestamp::default()
+            || self
+                .view
+                .try_borrow()
+                .is_ok_and(|view| view.tells_deployments_apart())
+    }
+
+    /// These backends cannot be asked now: their identities have no access token.
+    pub fn set_tokenless(&self, backends: BackendSet) {
+        if let Ok(mut view) = self.view.try_borrow_mut() {
+            view.set_tokenless(backends);
+        }
+    }
+
+    /// An answer of `backend` said how many tokens are left of a quota.
+    pub fn note_capacity(&self, backend: usize, quota: QuotaKey, tokens: i64, now: Timestamp) {
+        if let Ok(mut view) = self.view.try_borrow_mut() {
+            view.set_capacity(backend, quota, tokens, now);
+        }
+    }
+
+    /// Takes over what other workers learnt, and forgets what is over. To be called once a second.
+    #[inline(never)]
+    pub fn on_tick(&self, now: Timestamp) {
+        if self.names_matter_until.get() <= now {
+            self.names_matter_until.set(Timestamp::default());
+        }
+        // Whatever the edition: another configuration that has a backend in common does not count it up.
+        self.edition.set(None);
+        match self.read_turns() {
+            Ok(turns) => self.sync(turns.edition),
+            Err(error) => log::error!("{error}"),
+        }
+        for backend in 0..self.health_keys.len() {
+            let Some(mut health) = self.health(backend) else {
+                continue;
+            };
+            let succeeded = self.take_successes(backend);
+            if let Some(served) = self.served.get(backend) {
+                served.set(!health.wants_service_noted(now));
+            }
+            let tells = succeeded > 0 && health.counts_successes(now);
+            let before = health.clone();
+            health.tidy(now);
+            if tells || health != before {
+                // A failure is logged there.
+                let _ = self.change(backend, |health| {
+                    if tells {
+                        health.count_successes(succeeded, now);
+                    }
+                    health.tidy(now);
+                });
+            }
+        }
+    }
+
+    /// What is known of a backend's health.
+    pub fn health(&self, backend: usize) -> Option<Health> {
+        self.view.try_borrow().ok()?.health(backend).cloned()
+    }
+
+    /// Changes a backend's shared record, and tells the other workers if that is something for them.
+    fn change<T: Default>(
+        &self,
+        backend: usize,
+        mut change: impl FnMut(&mut Health) -> T,
+    ) -> Result<T, SwapError<M::Error>> {
+        let mut result = T::default();
+        self.alter(backend, &mut |health| result = change(health))?;
+        Ok(result)
+    }
+
+    /// What is the same for all changes, so that it is there once and not in each of the functions that make one.
+    #[inline(never)]
+    fn alter(
+        &self,
+        backend: usize,
+        change: &mut dyn FnMut(&mut Health),
+    ) -> Result<(), SwapError<M::Error>> {
+        let key = self.health_keys.get(backend).map_or("", String::as_str);
+        let result = swap(&self.map, key, |bytes| {
+            let before = Health::decode(bytes);
+            let mut after = before.clone();
+            change(&mut after);
+            let store = (after != before).then(|| after.encode());
+            ((before, after), store)
+        });
+        let (before, after) = result.inspect_err(|error| log::error!("{error}"))?;
+        let told = !after.looks_like(&before);
+        if let Ok(mut view) = self.view.try_borrow_mut() {
+            view.set_health(backend, after);
+        }
+        if told {
+            self.tell();
+        }
+        Ok(())
+    }
+
+    /// Makes every worker look at the backends' health with its next request.
+    fn tell(&self) {
+        let told = swap(&self.map, self.turns.key(), |bytes| {
+            let turns = Turns::decode(bytes);
+            let after = turns.after_change();
+            ((turns.edition, after.edition), Some(after.encode()))
+        });
+        match told {
+            // What this worker has changed itself it knows.
+            Ok((before, after)) if self.edition.get() == Some(before) => {
+                self.edition.set(Some(after));
+            }
+            Ok(_) => {}
+            Err(error) => log::error!("{error}"),
+        }
+    }
+
+    fn sync(&self, edition: u32) {
+        if self.edition.get() == Some(edition) {
+            return;
+        }
+        let Ok(mut view) = self.view.try_borrow_mut() else {
+            return;
+        };
+        for (backend, key) in self.health_keys.iter().enumerate() {
+            match read(&self.map, key, Health::decode) {
+                Ok(health) => view.set_health(backend, health),
+                Err(error) => {
+                    log::error!("{error}");
+                    return;
+                }
+            }
+        }
+        self.edition.set(Some(edition));
+    }
+
+    fn read_turns(&self) -> Result<Turns, SwapError<M::Error>> {
+        read(&self.map, self.turns.key(), Turns::decode)
+    }
+
+    fn take_successes(&self, backend: usize) -> u32 {
+        let succeeded = self.succeeded.try_borrow_mut();
+        succeeded.map_or(0, |mut succeeded| {
+            succeeded.get_mut(backend).map_or(0, std::mem::take)
+        })
+    }
+}

@@ -1,0 +1,293 @@
+//! The circuit breaker of a backend: closed, open, and recovering in between.
+//!
+//! It counts failures to connect, resets, timeouts and retriable statuses other than 429. Of one request only the first
+//! failure counts. An open breaker sends requests elsewhere; where every backend's breaker is open, all of them are ignored.
+
+use std::time::Duration;
+
+use super::recovery::{Recovery, Silence};
+use super::{is_ahead, Blame, Change, Reason};
+use crate::core::config::Cooldown;
+use crate::core::shared::{scatter, Fields, Writer};
+use crate::core::time::Timestamp;
+
+/// Attempts are counted in buckets of this length, of which the current one and the one before count.
+const BUCKET: Duration = Duration::from_secs(5);
+/// A share of fewer attempts than this says nothing.
+const FEWEST_ATTEMPTS: u32 = 20;
+/// After so long without opening, cooldowns are short again.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Closed,
+    /// Requests go elsewhere until then; after that the backend recovers.
+    Open(Timestamp),
+}
+
+/// How the breaker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Closed,
+    Recovering,
+    Open(Timestamp),
+}
+
+/// Attempts of one bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Bucket {
+    failed: u32,
+    succeeded: u32,
+}
+
+/// The breaker of one backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Breaker {
+    state: State,
+    opened_at: Timestamp,
+    /// Failures in a row.
+    streak: u32,
+    bucket_start: Timestamp,
+    current: Bucket,
+    previous: Bucket,
+    /// Cooldowns that followed one another.
+    relapses: u8,
+    recovery: Recovery,
+}
+
+/// A failure of the backend.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failure {
+    /// Successes of the same worker since its last report.
+    pub(super) others: u32,
+    pub(super) blame: Blame,
+    /// When the attempt began.
+    pub(super) began: Timestamp,
+    /// It was admitted to a recovering backend.
+    pub(super) admitted: bool,
+}
+
+impl Breaker {
+    /// How the breaker stands.
+    pub(super) fn standing(&self, now: Timestamp) -> Standing {
+        match self.state {
+            State::Closed => Standing::Closed,
+            State::Open(until) if is_ahead(until, now) => Standing::Open(until),
+            // A backend that nobody needed has recovered by itself.
+            State::Open(until) if !is_ahead(until + FORGIVEN_AFTER, now) => Standing::Closed,
+            State::Open(_) => Standing::Recovering,
+        }
+    }
+
+    /// Whether the breaker has never opened, or is closed for good.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
+    /// Whether a recovering backend admits an attempt.
+    pub(super) fn admits(&self, now: Timestamp) -> bool {
+        self.recovery.admits(Silence::IsLoss, now)
+    }
+
+    /// Begins an attempt on a recovering backend, if it admits one.
+    pub(super) fn admit(&mut self, now: Timestamp) -> bool {
+        self.recovery.admit(Silence::IsLoss, now)
+    }
+
+    /// An admitted attempt ended without an outcome that counts.
+    pub(super) fn leave(&mut self) {
+        self.recovery.leave();
+    }
+
+    /// Whether a success of an attempt that began at `began` changes anything but counts.
+    pub(super) fn is_news(&self, began: Timestamp) -> bool {
+        match self.state {
+            State::Closed => self.streak > 0,
+            State::Open(_) => began > self.opened_at,
+        }
+    }
+
+    /// Whether it matters how many attempts succeed.
+    pub(super) fn counts_successes(&self, now: Timestamp) -> bool {
+        let (current, previous) = self.buckets(now);
+        current.failed > 0 || previous.failed > 0
+    }
+
+    /// Adds attempts that succeeded to the share of those that fail.
+    pub(super) fn count_successes(&mut self, count: u32, now: Timestamp) {
+        self.turn_buckets(now);
+        self.current.succeeded = self.current.succeeded.saturating_add(count);
+    }
+
+    /// The backend answered an attempt that began at `began`.
+    pub(super) fn succeed(&mut self, began: Timestamp, now: Timestamp) -> Option<Change> {
+        self.count_successes(1, now);
+        match self.standing(now) {
+            Standing::Closed => {
+                self.streak = 0;
+                self.state = State::Closed;
+                None
+            }
+            // It answered although it was taken for failing: it recovers from now on.
+            Standing::Open(_) if began > self.opened_at => {
+                self.state = State::Open(now);
+                self.recovery.succeed();
+                None
+            }
+            Standing::Open(_) => None,
+            Standing::Recovering => {
+                self.recovery.succeed();
+                self.recovery.is_complete().then(|| {
+                    self.state = State::Closed;
+                    self.streak = 0;
+                    Change::Recovered(Reason::Failing)
+                })
+            }
+        }
+    }
+
+    /// The backend failed. `seed` makes the cooldowns of different Envoys differ.
+    pub(super) fn fail(
+        &mut self,
+        failure: Failure,
+        rules: &Cooldown,
+        seed: u64,
+        now: Timestamp,
+    ) -> Option<Change> {
+        let standing = self.standing(now);
+        if failure.admitted {
+            self.recovery.leave();
+        }
+        self.count_successes(failure.others, now);
+        // A request that has failed elsewhere before says more of itself than of this backend.
+        if failure.blame == Blame::Spent || matches!(standing, Standing::Open(_)) {
+            return None;
+        }
+        if standing == Standing::Closed {
+            self.state = State::Closed;
+        }
+        self.streak = self.streak.saturating_add(1);
+        self.current.failed = self.current.failed.saturating_add(1);
+        let relapsed = standing == Standing::Recovering && failure.began > self.opened_at;
+        if !(relapsed || self.fails_too_often(rules)) {
+            return None;
+        }
+        let forgiven = !is_ahead(self.opened_at + FORGIVEN_AFTER, now) && !relapsed;
+        self.relapses = if forgiven { 0 } else { self.relapses };
+        self.open(rules, seed, now)
+    }
+
+    fn fails_too_often(&self, rules: &Cooldown) -> bool {
+        let failed = self.current.failed.saturating_add(self.previous.failed);
+        let succeeded = self
+            .current
+            .succeeded
+            .saturating_add(self.previous.succeeded);
+        let attempts = failed.saturating_add(succeeded);
+        let share = attempts >= FEWEST_ATTEMPTS
+            && u64::from(failed) * 100 >= u64::from(attempts) * u64::from(rules.failure_percent);
+        share || self.streak >= rules.consecutive_failures
+    }
+
+    fn open(&mut self, rules: &Cooldown, seed: u64, now: Timestamp) -> Option<Change> {
+        let doubled = rules
+            .failing
+            .saturating_mul(1 << u32::from(self.relapses.min(16)));
+        self.relapses = self.relapses.saturating_add(1);
+        // Up to a fifth less than the longest possible wait, at the bound as well: Envoys whose backends failed together do not
+        // probe them together.
+        let longest = doubled.saturating_add(doubled / 4).min(rules.longest);
+        let jitter = scatter(seed ^ now.as_millis()) % 1024;
+        let wait = longest.saturating_sub(longest.saturating_mul(jitter as u32) / 5120);
+        (self.streak, self.current, self.previous) = (0, Bucket::default(), Bucket::default());
+        self.recovery = Recovery::default();
+        // A cooldown of no length is none.
+        if wait.is_zero() {
+            self.state = State::Closed;
+            return None;
+        }
+        self.state = State::Open(now + wait);
+        self.opened_at = now;
+        Some(Change::CoolsDown(Reason::Failing, wait))
+    }
+
+    /// The current bucket and the one before.
+    fn buckets(&self, now: Timestamp) -> (Bucket, Bucket) {
+        let age = now
+            .as_millis()
+            .saturating_sub(self.bucket_start.as_millis());
+        let bucket = BUCKET.as_secs() * 1000;
+        if self.bucket_start > now || age >= 2 * bucket {
+            (Bucket::default(), Bucket::default())
+        } else if age >= bucket {
+            (Bucket::default(), self.current)
+        } else {
+            (self.current, self.previous)
+        }
+    }
+
+    fn turn_buckets(&mut self, now: Timestamp) {
+        let buckets = self.buckets(now);
+        if buckets != (self.current, self.previous) || self.bucket_start == Timestamp::default() {
+            (self.current, self.previous) = buckets;
+            self.bucket_start = now;
+        }
+    }
+
+    /// Forgets what is over.
+    pub(super) fn tidy(&mut self, now: Timestamp) {
+        if self.standing(now) == Standing::Closed {
+            self.state = State::Closed;
+        }
+    }
+
+    /// Whether `other` looks the same to workers that choose a backend or report successes.
+    pub(super) fn looks_like(&self, other: &Self) -> bool {
+        self.state == other.state
+            && self.opened_at == other.opened_at
+            && (self.streak > 0) == (other.streak > 0)
+    }
+
+    pub(super) fn encode(&self, writer: &mut Writer) {
+        let (state, until) = match self.state {
+            State::Closed => (0, Timestamp::default()),
+            State::Open(until) => (1, until),
+        };
+        writer.u8(state);
+        writer.time(until);
+        writer.time(self.opened_at);
+        writer.u32(self.streak);
+        writer.time(self.bucket_start);
+        for bucket in [self.current, self.previous] {
+            writer.u32(bucket.failed);
+            writer.u32(bucket.succeeded);
+        }
+        writer.u8(self.relapses);
+        self.recovery.encode(writer);
+    }
+
+    pub(super) fn decode(fields: &mut Fields<'_>) -> Option<Self> {
+        let (state, until) = (fields.u8()?, fields.time()?);
+        let bucket = |fields: &mut Fields<'_>| {
+            Some(Bucket {
+                failed: fields.u32()?,
+                succeeded: fields.u32()?,
+            })
+        };
+        Some(Self {
+            state: match state {
+                0 => State::Closed,
+                1 => State::Open(until),
+                _ => return None,
+            },
+            opened_at: fields.time()?,
+            streak: fields.u32()?,
+            bucket_start: fields.time()?,
+            current: bucket(fields)?,
+            previous: bucket(fields)?,
+            relapses: fields.u8()?,
+            recovery: Recovery::decode(fields)?,
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! Attempts that doubt a cooldown: at most one a second, and fewer the more often they confirm it.
+
+use std::time::Duration;
+
+use crate::core::shared::{Fields, Writer};
+use crate::core::time::Timestamp;
+
+/// The longest pause between two trials.
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+
+/// The trials of one cooldown.
+///
+/// While everything that a request could use is in cooldown, one attempt goes out all the same. So a wait that is longer than
+/// the backend needs ends within a second, and no client can keep a backend from the others for longer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Trials {
+    last: Timestamp,
+    /// Refusals since the last success.
+    refusals: u8,
+}
+
+impl Trials {
+    /// How long after one trial the next is due: 1, 1, 1, 2, 4, 8 seconds.
+    fn pause(&self) -> Duration {
+        let doublings = u32::from(self.refusals.saturating_sub(3)).min(8);
+        Duration::from_secs(1 << doublings).min(LONGEST_PAUSE)
+    }
+
+    /// Whether a trial may be made now.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        (self.last + self.pause()).has_passed(now, self.pause())
+    }
+
+    /// Makes a trial, if one may be made now.
+    pub(super) fn claim(&mut self, now: Timestamp) -> bool {
+        let due = self.is_due(now);
+        if due {
+            self.last = now;
+        }
+        due
+    }
+
+    /// The backend refused a request.
+    pub(super) fn refused(&mut self) {
+        self.refusals = self.refusals.saturating_add(1);
+    }
+
+    /// The backend served a request.
+    pub(super) fn served(&mut self) {
+        self.refusals = 0;
+    }
+
+    /// Refusals since the last success.
+    pub(super) fn refusals(&self) -> u8 {
+        self.refusals
+    }
+
+    pub(super) fn encode(&self, writer: &mut Writer) {
+        writer.time(self.last);
+        writer.u8(self.refusals);
+    }
+
+    pub(super) fn decode(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self {
+            last: fields.time()?,
+            refusals: fields.u8()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trials_are_made_less_often_while_they_are_refused() {
+        let start = Timestamp::from_secs(1_700_000_000);
+        let mut trials = Trials::default();
+        trials.refused();
+        let mut at = Vec::new();
+        for tenth in 0..300 {
+            if trials.claim(start + Duration::from_millis(tenth * 100)) {
+                trials.refused();
+                at.push(tenth / 10);
+            }
+        }
+        assert_eq!(at, [0, 1, 2, 4, 8, 16, 24]);
+        trials.served();
+        assert!(trials.is_due(start + Duration::from_secs(25)));
+    }
+}
