@@ -182,3 +182,77 @@ impl Access {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::health::tests::{at, roundtrip, RULES, START};
+
+    const REFUSED: Option<Change> = Some(Change::CoolsDown(
+        Reason::Misconfigured,
+        Duration::from_secs(600),
+    ));
+
+    fn denied() -> Access {
+        let mut access = Access::default();
+        assert_eq!(access.deny(&RULES, START), REFUSED);
+        access
+    }
+
+    #[test]
+    fn a_refusal_keeps_requests_away_until_it_is_over() {
+        let access = denied();
+        assert_eq!(access.standing(at(599_999)), Standing::Refused(at(600_000)));
+        assert_eq!(access.standing(at(600_000)), Standing::Recovering);
+    }
+
+    #[test]
+    fn a_backend_that_has_served_lately_refuses_a_request_only() {
+        let mut access = Access::default();
+        access.serve(START);
+        assert_eq!(access.deny(&RULES, at(59_999)), None);
+        assert_eq!(access.deny(&RULES, at(60_000)), REFUSED);
+    }
+
+    #[test]
+    fn two_refused_new_tokens_in_a_row_are_the_backends() {
+        let mut access = Access::default();
+        access.serve(START);
+        for _ in 0..3 {
+            assert_eq!(access.deny_token(&RULES, START), None);
+            assert!(access.is_news());
+            access.serve(START);
+        }
+        assert_eq!(access.deny_token(&RULES, START), None);
+        assert_eq!(access.deny_token(&RULES, START), REFUSED);
+    }
+
+    #[test]
+    fn a_service_opens_it_and_refused_tokens_count_no_more() {
+        let mut access = denied();
+        assert!(access.is_news());
+        assert_eq!(
+            access.serve(at(1_000)),
+            Some(Change::Recovered(Reason::Misconfigured))
+        );
+        for _ in 0..10 {
+            assert_eq!(access.deny_token(&RULES, at(30_000)), None);
+        }
+        assert_eq!(access.deny_token(&RULES, at(61_000)), REFUSED);
+    }
+
+    #[test]
+    fn a_refusal_that_repeats_is_told_once() {
+        let mut access = denied();
+        assert_eq!(access.deny(&RULES, at(1_000)), None);
+        assert_eq!(access.standing(at(1_000)), Standing::Refused(at(601_000)));
+        assert_eq!(access.deny(&RULES, at(601_000)), REFUSED, "it was over");
+    }
+
+    #[test]
+    fn the_record_of_access_can_be_read() {
+        for access in [Access::default(), denied()] {
+            assert_eq!(roundtrip(&access, Access::encode, Access::decode), access);
+        }
+    }
+}

@@ -291,3 +291,209 @@ impl Breaker {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::health::tests::{at, roundtrip, RULES, START};
+
+    const FAILURE: Failure = Failure {
+        others: 0,
+        blame: Blame::Due,
+        began: START,
+        admitted: false,
+    };
+
+    /// A failure of an attempt that began just before.
+    fn fail(breaker: &mut Breaker, millis: u64) -> Option<Change> {
+        let began = at(millis);
+        breaker.fail(Failure { began, ..FAILURE }, &RULES, 0, at(millis))
+    }
+
+    /// A breaker that opened at the start, and when it closes.
+    fn open() -> (Breaker, u64) {
+        let mut breaker = Breaker::default();
+        let changes: Vec<_> = (0..5).map(|_| fail(&mut breaker, 0)).collect();
+        let Some(Some(Change::CoolsDown(Reason::Failing, wait))) = changes.last() else {
+            panic!("{changes:?}");
+        };
+        (breaker, wait.as_millis() as u64)
+    }
+
+    #[test]
+    fn five_failures_in_a_row_open_it() {
+        let mut breaker = Breaker::default();
+        for _ in 0..3 {
+            for _ in 0..4 {
+                assert_eq!(fail(&mut breaker, 0), None);
+            }
+            assert!(breaker.is_news(START));
+            breaker.succeed(START, START);
+        }
+        assert_eq!(breaker.standing(START), Standing::Closed);
+        let (breaker, wait) = open();
+        assert_eq!(breaker.standing(START), Standing::Open(at(wait)));
+        assert_eq!(breaker.standing(at(wait)), Standing::Recovering);
+    }
+
+    /// Failures at this distance, each with a success: how many until it opens, if it does.
+    fn failures_until_open(others: u32, millis_apart: u64) -> Option<u64> {
+        let mut breaker = Breaker::default();
+        (1..200).find(|n| {
+            let now = at(n * millis_apart);
+            let opened = breaker.fail(
+                Failure {
+                    others,
+                    began: now,
+                    ..FAILURE
+                },
+                &RULES,
+                0,
+                now,
+            );
+            breaker.succeed(now, now);
+            opened.is_some()
+        })
+    }
+
+    #[test]
+    fn half_of_twenty_attempts_open_it() {
+        assert_eq!(failures_until_open(0, 1), Some(11));
+        assert_eq!(failures_until_open(1, 1), None, "a third");
+        assert_eq!(
+            failures_until_open(0, 1_112),
+            None,
+            "too few within ten seconds"
+        );
+        assert!(failures_until_open(0, 400).is_some(), "across two buckets");
+    }
+
+    #[test]
+    fn what_has_failed_elsewhere_before_does_not_count() {
+        let mut breaker = Breaker::default();
+        for _ in 0..100 {
+            let failure = Failure {
+                blame: Blame::Spent,
+                ..FAILURE
+            };
+            assert_eq!(breaker.fail(failure, &RULES, 0, START), None);
+        }
+        assert_eq!(
+            breaker,
+            Breaker {
+                bucket_start: START,
+                ..Breaker::default()
+            }
+        );
+    }
+
+    #[test]
+    fn failures_while_it_is_open_do_not_prolong_that() {
+        let (mut breaker, wait) = open();
+        for _ in 0..100 {
+            assert_eq!(fail(&mut breaker, 1_000), None);
+        }
+        assert_eq!(breaker.standing(at(wait)), Standing::Recovering);
+    }
+
+    #[test]
+    fn a_relapse_doubles_the_wait_up_to_the_bound() {
+        let (mut breaker, mut wait) = open();
+        let mut now = 0;
+        for seconds in [5, 10, 20, 40, 80, 160, 300, 300] {
+            let (least, most) = (seconds * 1000, seconds * 1250);
+            let bounds = least..=most.min(300_000);
+            let bounds = if seconds == 300 {
+                240_000..=300_000
+            } else {
+                bounds
+            };
+            assert!(bounds.contains(&wait), "{seconds}: {wait}");
+            now += wait;
+            wait = match fail(&mut breaker, now) {
+                Some(Change::CoolsDown(Reason::Failing, wait)) => wait.as_millis() as u64,
+                other => panic!("{other:?}"),
+            };
+        }
+    }
+
+    #[test]
+    fn jitter_holds_at_the_bound() {
+        let waits = |seed: u64| {
+            let mut breaker = Breaker {
+                relapses: 16,
+                ..Breaker::default()
+            };
+            breaker.opened_at = START;
+            breaker.streak = 4;
+            let failure = FAILURE;
+            match breaker.fail(failure, &RULES, seed, START) {
+                Some(Change::CoolsDown(Reason::Failing, wait)) => wait,
+                other => panic!("{other:?}"),
+            }
+        };
+        let different: std::collections::BTreeSet<_> = (0..100).map(waits).collect();
+        assert!(different.len() > 50, "{different:?}");
+        assert!(different.iter().all(|wait| *wait <= RULES.longest));
+    }
+
+    #[test]
+    fn a_success_during_recovery_doubles_and_completes() {
+        let (mut breaker, wait) = open();
+        let now = at(wait);
+        for successes in 1..=3 {
+            assert!(breaker.admit(now));
+            assert_eq!(breaker.succeed(now, now), None, "{successes}");
+        }
+        assert!(breaker.admit(now));
+        assert_eq!(
+            breaker.succeed(now, now),
+            Some(Change::Recovered(Reason::Failing))
+        );
+        assert_eq!(breaker.standing(now), Standing::Closed);
+    }
+
+    #[test]
+    fn a_success_while_it_is_open_begins_the_recovery() {
+        let (mut breaker, _) = open();
+        assert!(!breaker.is_news(START), "the attempt began before");
+        breaker.succeed(START, at(500));
+        assert!(matches!(breaker.standing(at(500)), Standing::Open(_)));
+        assert!(breaker.is_news(at(100)));
+        breaker.succeed(at(100), at(500));
+        assert_eq!(breaker.standing(at(500)), Standing::Recovering);
+    }
+
+    #[test]
+    fn a_backend_that_nobody_asks_recovers_in_a_minute() {
+        let (mut breaker, wait) = open();
+        assert_eq!(breaker.standing(at(wait + 59_999)), Standing::Recovering);
+        assert_eq!(breaker.standing(at(wait + 60_000)), Standing::Closed);
+        breaker.tidy(at(wait + 60_000));
+        assert!(breaker.is_closed());
+    }
+
+    #[test]
+    fn without_cooldowns_it_never_opens() {
+        let none = Cooldown {
+            failing: Duration::ZERO,
+            longest: Duration::ZERO,
+            ..RULES
+        };
+        let mut breaker = Breaker::default();
+        for _ in 0..100 {
+            assert_eq!(breaker.fail(FAILURE, &none, 0, START), None);
+        }
+        assert_eq!(breaker.standing(START), Standing::Closed);
+    }
+
+    #[test]
+    fn the_record_of_a_breaker_can_be_read() {
+        for breaker in [Breaker::default(), open().0] {
+            assert_eq!(
+                roundtrip(&breaker, Breaker::encode, Breaker::decode),
+                breaker
+            );
+        }
+    }
+}

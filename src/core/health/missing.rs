@@ -67,3 +67,40 @@ impl Missing {
         entries.collect::<Option<_>>().map(Self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::health::tests::{at, roundtrip, START};
+
+    const WAIT: Duration = Duration::from_secs(600);
+
+    #[test]
+    fn what_is_missing_is_forgotten_in_time() {
+        let mut missing = Missing::default();
+        assert!(missing.add(7, WAIT, START));
+        assert!(!missing.add(7, WAIT, at(1)), "it is known");
+        assert!(missing.contains(7, at(599_999)) && !missing.contains(8, START));
+        assert!(!missing.contains(7, at(600_000)));
+        missing.tidy(at(600_000));
+        assert!(missing.is_empty());
+    }
+
+    #[test]
+    fn the_oldest_of_too_many_is_forgotten() {
+        let mut missing = Missing::default();
+        for id in 0..=MOST as u64 {
+            assert!(missing.add(id, WAIT, START));
+        }
+        assert!(!missing.contains(0, START) && missing.contains(1, START));
+        assert_eq!(
+            roundtrip(&missing, Missing::encode, Missing::decode),
+            missing
+        );
+    }
+
+    #[test]
+    fn a_wait_of_no_length_is_none() {
+        assert!(!Missing::default().add(7, Duration::ZERO, START));
+    }
+}

@@ -157,3 +157,69 @@ pub enum Change {
     /// The backend is not asked for a deployment or API for this long.
     Lacks(Duration),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::config::Cooldown;
+    use crate::core::shared::{Fields, Writer};
+
+    pub(super) const START: Timestamp = Timestamp::from_secs(1_700_000_000);
+    pub(super) const RULES: Cooldown = Cooldown {
+        throttled: Duration::from_secs(10),
+        shortest: Duration::from_secs(1),
+        longest: Duration::from_secs(300),
+        failing: Duration::from_secs(5),
+        consecutive_failures: 5,
+        failure_percent: 50,
+        misconfigured: Duration::from_secs(600),
+        wait_timeout: Duration::ZERO,
+    };
+
+    pub(super) fn at(millis: u64) -> Timestamp {
+        START + Duration::from_millis(millis)
+    }
+
+    /// A part of the record, written and read again.
+    pub(super) fn roundtrip<T>(
+        part: &T,
+        encode: impl FnOnce(&T, &mut Writer),
+        decode: impl Fn(&mut Fields<'_>) -> Option<T>,
+    ) -> T {
+        let mut writer = Writer::new(9);
+        encode(part, &mut writer);
+        let bytes = writer.finish();
+        for cut in 0..bytes.len() - 1 {
+            let fields = Fields::new(&bytes[..cut], 9);
+            assert!(
+                fields.and_then(|mut fields| decode(&mut fields)).is_none(),
+                "{cut}"
+            );
+        }
+        decode(&mut Fields::new(&bytes, 9).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn an_outcome_says_something_about_its_scope() {
+        let wait = Some(Duration::from_secs(3));
+        let named = Demand {
+            deployment: Some(7),
+            ..Demand::default()
+        };
+        let of = |outcome, demand: &Demand| Finding::of(outcome, wait, Blame::Due, demand);
+        for (outcome, finding) in [
+            (Outcome::Success, Finding::Served),
+            (Outcome::ClientError, Finding::Answered),
+            (Outcome::Throttled, Finding::Throttled(wait, Blame::Due)),
+            (Outcome::Unavailable, Finding::Failed(0, Blame::Due)),
+            (Outcome::PermissionDenied, Finding::Denied),
+            (Outcome::BadToken, Finding::Nothing),
+            (Outcome::DeploymentNotFound, Finding::Missing(7)),
+            (Outcome::ApiNotEnabled, Finding::Answered),
+        ] {
+            assert_eq!(of(outcome, &named), finding, "{outcome:?}");
+        }
+        let unread = of(Outcome::DeploymentNotFound, &Demand::default());
+        assert_eq!(unread, Finding::Answered);
+    }
+}

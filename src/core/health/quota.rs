@@ -280,3 +280,237 @@ impl Quota {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::health::tests::{at, roundtrip, RULES, START};
+
+    fn refusal(seconds: u64) -> Refusal {
+        Refusal {
+            stated: Some(Duration::from_secs(seconds)),
+            size: Some(1000),
+            blame: Blame::Due,
+            began: START,
+        }
+    }
+
+    fn quota() -> Quota {
+        Quota::new(QuotaKey::of_deployment(7))
+    }
+
+    fn standing(quota: &Quota, millis: u64) -> Standing {
+        quota.standing(Some(1000), at(millis))
+    }
+
+    /// A quota refused at the start, for ten seconds.
+    fn throttled() -> Quota {
+        let mut quota = quota();
+        let change = quota.refuse(refusal(10), &RULES, START);
+        assert_eq!(
+            change,
+            Some(Change::CoolsDown(
+                Reason::Throttled,
+                Duration::from_secs(10)
+            ))
+        );
+        quota
+    }
+
+    /// The quota after an attempt that began after the refusal was served at `millis`.
+    fn contradicted(millis: u64) -> Quota {
+        let mut quota = throttled();
+        assert_eq!(
+            quota.serve(at(millis - 1), at(millis)),
+            Some(Change::Contradicted)
+        );
+        quota
+    }
+
+    #[test]
+    fn a_stated_wait_is_kept_within_bounds() {
+        for (stated, millis) in [
+            (Some(7_000), 7_000),
+            (Some(0), 1_000),
+            (Some(1_234), 1_234),
+            (Some(86_400_000), 300_000),
+            (None, 10_000),
+        ] {
+            let mut quota = quota();
+            let stated = stated.map(Duration::from_millis);
+            quota.refuse(
+                Refusal {
+                    stated,
+                    ..refusal(0)
+                },
+                &RULES,
+                START,
+            );
+            assert_eq!(standing(&quota, millis - 1), Standing::Hard(at(millis)));
+            assert_eq!(standing(&quota, millis), Standing::Recovering);
+        }
+    }
+
+    #[test]
+    fn without_cooldowns_a_429_changes_nothing() {
+        let mut quota = quota();
+        let none = Cooldown {
+            longest: Duration::ZERO,
+            ..RULES
+        };
+        assert_eq!(quota.refuse(refusal(10), &none, START), None);
+        assert_eq!(quota, Quota::new(quota.key));
+    }
+
+    #[test]
+    fn a_recovering_quota_opens_by_itself() {
+        let quota = throttled();
+        assert_eq!(standing(&quota, 19_999), Standing::Recovering);
+        assert_eq!(standing(&quota, 20_000), Standing::Open);
+    }
+
+    #[test]
+    fn a_refusal_does_not_cover_much_smaller_requests() {
+        let mut quota = throttled();
+        assert_eq!(quota.standing(Some(500), START), Standing::Hard(at(10_000)));
+        assert_eq!(quota.standing(Some(499), START), Standing::Soft(at(10_000)));
+        assert_eq!(quota.standing(None, START), Standing::Hard(at(10_000)));
+        let smaller = Refusal {
+            size: Some(100),
+            began: at(1),
+            ..refusal(10)
+        };
+        quota.refuse(smaller, &RULES, at(2));
+        assert_eq!(quota.standing(Some(50), at(2)), Standing::Hard(at(10_002)));
+    }
+
+    #[test]
+    fn later_refusals_of_one_request_are_advice() {
+        let mut quota = quota();
+        let later = Refusal {
+            blame: Blame::Spent,
+            ..refusal(10)
+        };
+        assert_eq!(
+            quota.refuse(later, &RULES, START),
+            Some(Change::Advised(Duration::from_secs(10)))
+        );
+        assert_eq!(standing(&quota, 0), Standing::Soft(at(10_000)));
+        assert_eq!(standing(&quota, 10_000), Standing::Open);
+        let mut hard = throttled();
+        assert_eq!(
+            hard.refuse(
+                Refusal {
+                    began: at(1),
+                    ..later
+                },
+                &RULES,
+                at(5_000)
+            ),
+            None
+        );
+        assert_eq!(
+            standing(&hard, 5_000),
+            Standing::Hard(at(10_000)),
+            "a hard wait stays as it is"
+        );
+    }
+
+    #[test]
+    fn an_attempt_from_before_the_refusal_changes_nothing() {
+        let mut quota = throttled();
+        assert_eq!(quota.refuse(refusal(60), &RULES, at(1_000)), None);
+        assert_eq!(standing(&quota, 1_000), Standing::Hard(at(10_000)));
+        assert!(!quota.is_news(START));
+        assert_eq!(quota.serve(START, at(1_000)), None);
+        assert_eq!(standing(&quota, 1_000), Standing::Hard(at(10_000)));
+    }
+
+    #[test]
+    fn a_later_refusal_begins_the_wait_again_without_telling() {
+        let mut quota = throttled();
+        assert_eq!(
+            quota.refuse(
+                Refusal {
+                    began: at(4_000),
+                    ..refusal(10)
+                },
+                &RULES,
+                at(4_001)
+            ),
+            None
+        );
+        assert_eq!(standing(&quota, 4_001), Standing::Hard(at(14_001)));
+    }
+
+    #[test]
+    fn a_served_attempt_opens_the_quota_and_makes_waits_advice() {
+        let mut quota = contradicted(1_000);
+        assert_eq!(standing(&quota, 1_000), Standing::Open);
+        quota.refuse(
+            Refusal {
+                began: at(2_000),
+                ..refusal(10)
+            },
+            &RULES,
+            at(2_001),
+        );
+        assert_eq!(standing(&quota, 2_001), Standing::Soft(at(12_001)));
+        let mut forgotten = contradicted(1_000);
+        forgotten.refuse(
+            Refusal {
+                began: at(61_000),
+                ..refusal(10)
+            },
+            &RULES,
+            at(61_001),
+        );
+        assert_eq!(standing(&forgotten, 61_001), Standing::Hard(at(71_001)));
+    }
+
+    #[test]
+    fn advice_that_is_confirmed_often_is_believed_for_a_while() {
+        let mut quota = contradicted(1_000);
+        let mut waits = Vec::new();
+        let mut now = 2_000;
+        for _ in 0..8 {
+            quota.refuse(
+                Refusal {
+                    began: at(now),
+                    ..refusal(60)
+                },
+                &RULES,
+                at(now + 1),
+            );
+            waits.push(match standing(&quota, now + 1) {
+                Standing::Hard(until) => until.since(at(now + 1)).as_secs(),
+                _ => 0,
+            });
+            now += 2;
+        }
+        assert_eq!(waits, [0, 0, 0, 0, 1, 2, 4, 8]);
+    }
+
+    #[test]
+    fn a_quota_is_forgotten_a_minute_after_its_last_refusal() {
+        let quota = throttled();
+        assert!(!quota.is_over(at(59_999)));
+        assert!(quota.is_over(at(60_000)));
+        assert!(!contradicted(5_000).is_over(at(64_999)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_ends_a_wait() {
+        let quota = throttled();
+        let days = Duration::from_secs(2 * 24 * 3600);
+        let before = Timestamp::from_millis(START.as_millis() - days.as_millis() as u64);
+        assert_eq!(quota.standing(None, before), Standing::Open);
+    }
+
+    #[test]
+    fn the_record_of_a_quota_can_be_read() {
+        for quota in [quota(), throttled(), contradicted(1_000)] {
+            assert_eq!(roundtrip(&quota, Quota::encode, Quota::decode), quota);
+        }
+    }
+}
