@@ -1,8 +1,12 @@
 //! One request's walk through its plan.
 
+use std::time::Duration;
+
 use super::config::MAX_ATTEMPTS;
+use super::demand::Demand;
+use super::health::{Blame, Finding, Seen};
 use super::outcome::Outcome;
-use super::plan::Plan;
+use super::plan::{BackendSet, Plan};
 use super::time::Timestamp;
 
 /// Whether the request can be sent once more.
@@ -151,6 +155,17 @@ pub struct Chosen {
     pub began: Timestamp,
 }
 
+/// What the end of an attempt says of its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lesson {
+    /// The backend.
+    pub backend: usize,
+    /// What was found.
+    pub finding: Finding,
+    /// The attempt.
+    pub seen: Seen,
+}
+
 /// One request's walk through its [`Plan`]: counts the attempts and decides after each.
 #[derive(Clone, Debug, Default)]
 pub struct Exchange {
@@ -161,6 +176,10 @@ pub struct Exchange {
     token_renewed: bool,
     /// The current backend admitted the attempt and has to know of its end.
     admitted: bool,
+    /// The backends that answered 429.
+    throttled: BackendSet,
+    /// A backend failed on the request.
+    has_failed: bool,
 }
 
 impl Exchange {
@@ -201,19 +220,63 @@ impl Exchange {
         self.current
     }
 
-    /// Whether the token was renewed for this request.
-    pub fn has_renewed_token(&self) -> bool {
-        self.token_renewed
+    /// The backends that answered the request with 429.
+    pub fn throttled(&self) -> BackendSet {
+        self.throttled
     }
 
-    /// Whether the current backend has to know of the attempt's end. From then on it knows.
-    pub fn take_admission(&mut self) -> bool {
-        std::mem::take(&mut self.admitted)
+    /// What there is to learn from the current attempt, which ended with this `outcome`. `stated` is the wait that a 429 asked for.
+    pub fn conclude(
+        &mut self,
+        outcome: Outcome,
+        stated: Option<Duration>,
+        demand: &Demand,
+    ) -> Lesson {
+        // Of one request only the first failure of a kind counts in full.
+        let has_failed_so = match outcome {
+            Outcome::Throttled => !self.throttled.is_empty(),
+            _ => self.has_failed,
+        };
+        let blame = match has_failed_so {
+            true => Blame::Spent,
+            false => Blame::Due,
+        };
+        match outcome {
+            Outcome::Throttled => self.throttled.add(self.current.backend),
+            Outcome::Unavailable => self.has_failed = true,
+            _ => {}
+        }
+        let finding = match Finding::of(outcome, stated, blame, demand) {
+            Finding::Nothing if self.token_renewed => Finding::TokenDenied,
+            finding => finding,
+        };
+        // An old token says nothing about the backend yet: it will be asked once more.
+        let admitted = finding != Finding::Nothing && std::mem::take(&mut self.admitted);
+        Self::lesson(self.current, finding, admitted, demand)
     }
 
-    /// The current attempt's outcome is not known yet after all: it will be made once more.
-    pub fn keep_admission(&mut self) {
-        self.admitted = true;
+    /// What the current backend has to know if the outcome of its attempt will not be known: the client left, say.
+    pub fn abandon(&mut self, demand: &Demand) -> Option<Lesson> {
+        let admitted = std::mem::take(&mut self.admitted);
+        admitted.then(|| Self::lesson(self.current, Finding::Nothing, admitted, demand))
+    }
+
+    /// What a backend has to know that was `chosen` and will not be asked.
+    pub fn give_back(chosen: Chosen, demand: &Demand) -> Option<Lesson> {
+        let admitted = chosen.because == Because::Recovering;
+        admitted.then(|| Self::lesson(chosen, Finding::Nothing, admitted, demand))
+    }
+
+    fn lesson(of: Chosen, finding: Finding, admitted: bool, demand: &Demand) -> Lesson {
+        Lesson {
+            backend: of.backend,
+            finding,
+            seen: Seen {
+                demand: *demand,
+                began: of.began,
+                admitted,
+            },
+        }
     }
 
     /// Counts an attempt on the current backend.
@@ -251,6 +314,27 @@ impl Exchange {
                 })
             }
         }
+    }
+
+    /// [`Self::after`], with what the backend of the attempt before has to know if it is not asked again and does not know yet.
+    pub fn move_on(
+        &mut self,
+        outcome: Outcome,
+        replay: Replay,
+        demand: &Demand,
+        choose: impl FnOnce(&Plan) -> Result<Chosen, NoRetry>,
+    ) -> (Verdict, Option<Lesson>) {
+        let (before, admitted) = (self.current, std::mem::take(&mut self.admitted));
+        let verdict = self.after(outcome, replay, choose);
+        let lesson = match verdict {
+            Verdict::RenewToken | Verdict::AwaitRequest => {
+                self.admitted = admitted;
+                None
+            }
+            // An old token said nothing about the backend, and it will not be asked again.
+            _ => admitted.then(|| Self::lesson(before, Finding::Nothing, admitted, demand)),
+        };
+        (verdict, lesson)
     }
 
     fn when_allowed(&mut self, replay: Replay, go: impl FnOnce(&mut Self) -> Verdict) -> Verdict {
@@ -405,14 +489,86 @@ mod tests {
     #[test]
     fn a_recovering_backend_learns_of_the_end_once() {
         let mut exchange = Exchange::new(Plan::new(0), 3);
-        exchange.go_to(Chosen {
-            backend: 2,
+        exchange.go_to(recovering(2));
+        let demand = Demand::default();
+        let lesson = exchange.conclude(Outcome::Success, None, &demand);
+        assert_eq!((lesson.backend, lesson.seen.admitted), (2, true));
+        assert!(
+            !exchange
+                .conclude(Outcome::Success, None, &demand)
+                .seen
+                .admitted
+        );
+        assert_eq!(exchange.abandon(&demand), None);
+        assert_eq!(exchange.backend(), 2);
+    }
+
+    fn recovering(backend: usize) -> Chosen {
+        Chosen {
+            backend,
             because: Because::Recovering,
             began: Timestamp::default(),
-        });
-        assert!(exchange.take_admission());
-        assert!(!exchange.take_admission());
+        }
+    }
+
+    #[test]
+    fn an_attempt_that_is_abandoned_is_given_back() {
+        let mut exchange = Exchange::new(Plan::new(0), 3);
+        exchange.go_to(recovering(1));
+        let lesson = exchange.abandon(&Demand::default());
+        let lesson = lesson.map(|lesson| (lesson.backend, lesson.finding, lesson.seen.admitted));
+        assert_eq!(lesson, Some((1, Finding::Nothing, true)));
+        assert_eq!(exchange.abandon(&Demand::default()), None);
+    }
+
+    #[test]
+    fn an_old_token_is_no_outcome_until_the_backend_is_not_asked_again() {
+        let mut exchange = Exchange::new(Plan::new(0), 3);
+        let demand = Demand::default();
+        exchange.go_to(recovering(1));
+        exchange.attempt_made();
+        let lesson = exchange.conclude(Outcome::BadToken, None, &demand);
+        assert_eq!(
+            (lesson.finding, lesson.seen.admitted),
+            (Finding::Nothing, false)
+        );
+        let next = |backend| {
+            move |_: &Plan| {
+                Ok(Chosen {
+                    backend,
+                    ..Chosen::default()
+                })
+            }
+        };
+        let (verdict, lesson) =
+            exchange.move_on(Outcome::BadToken, Replay::Ready, &demand, next(2));
+        assert_eq!((verdict, lesson), (Verdict::RenewToken, None));
+        // No newer token was to be had.
+        let (verdict, lesson) =
+            exchange.move_on(Outcome::BadToken, Replay::Ready, &demand, next(2));
+        assert_eq!(verdict, Verdict::TryNext);
+        assert_eq!(lesson.map(|lesson| lesson.backend), Some(1));
         assert_eq!(exchange.backend(), 2);
+    }
+
+    #[test]
+    fn of_a_requests_failures_only_the_first_of_a_kind_counts_in_full() {
+        let mut exchange = Exchange::new(Plan::new(0), 5);
+        let demand = Demand::default();
+        let mut found = |outcome| exchange.conclude(outcome, None, &demand).finding;
+        assert_eq!(
+            found(Outcome::Throttled),
+            Finding::Throttled(None, Blame::Due)
+        );
+        assert_eq!(found(Outcome::Unavailable), Finding::Failed(0, Blame::Due));
+        assert_eq!(
+            found(Outcome::Throttled),
+            Finding::Throttled(None, Blame::Spent)
+        );
+        assert_eq!(
+            found(Outcome::Unavailable),
+            Finding::Failed(0, Blame::Spent)
+        );
     }
 
     #[test]

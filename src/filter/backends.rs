@@ -7,9 +7,9 @@ use super::host::{self, HostError};
 use super::swap::SharedData;
 use crate::core::config::Config;
 use crate::core::demand::{Demand, QuotaKey};
-use crate::core::exchange::{Because, Chosen, NoRetry};
+use crate::core::exchange::{Because, Chosen, Lesson, NoRetry};
 use crate::core::fleet::{Fleet, NoChoice};
-use crate::core::health::{Change, Finding, Seen};
+use crate::core::health::Change;
 use crate::core::outcome::Outcome;
 use crate::core::plan::{BackendSet, Plan};
 use crate::core::time::Timestamp;
@@ -44,14 +44,6 @@ impl Backends {
         self.fleet.draw()
     }
 
-    /// The time, unless the choice does not depend on it: asking for it is a host call.
-    fn now_if_it_matters(&self) -> Timestamp {
-        match self.fleet.needs_time() {
-            true => host::now(),
-            false => Timestamp::default(),
-        }
-    }
-
     /// Chooses the backend that the request with this `plan` goes to next.
     ///
     /// # Errors
@@ -61,7 +53,8 @@ impl Backends {
         plan: &Plan,
         demand: &Demand,
     ) -> Result<Chosen, NoChoice> {
-        self.fleet.choose(plan, demand, self.now_if_it_matters())
+        self.fleet
+            .choose(plan, demand, self.fleet.time_of_choice(&host::now))
     }
 
     /// The backend that would be chosen now.
@@ -73,7 +66,8 @@ impl Backends {
         plan: &Plan,
         demand: &Demand,
     ) -> Result<usize, NoChoice> {
-        self.fleet.foresee(plan, demand, self.now_if_it_matters())
+        self.fleet
+            .foresee(plan, demand, self.fleet.time_of_choice(&host::now))
     }
 
     /// Chooses the backend for another attempt, after one with this `outcome`.
@@ -87,11 +81,8 @@ impl Backends {
         demand: &Demand,
         outcome: Outcome,
     ) -> Result<Chosen, NoRetry> {
-        let now = self.now_if_it_matters();
-        let choice = self.fleet.has_choice(plan, demand, now);
-        choice.map_err(no_retry)?;
-        self.withdraw(config, plan, outcome)?;
-        self.fleet.choose(plan, demand, now).map_err(no_retry)
+        self.fleet
+            .choose_next(&config.retry, plan, demand, outcome, &host::now)
     }
 
     /// [`Self::choose_next`] where it was foreseen: the router is there already.
@@ -107,11 +98,12 @@ impl Backends {
         outcome: Outcome,
     ) -> Result<Chosen, NoRetry> {
         let Some(backend) = foreseen else {
-            self.foresee(plan, demand).map_err(no_retry)?;
+            self.foresee(plan, demand)?;
             // One has become free a moment ago.
             return Err(NoRetry::BackendsOut);
         };
-        self.withdraw(config, plan, outcome)?;
+        self.fleet
+            .withdraw_after(&config.retry, plan, outcome, &host::now)?;
         let only = Plan {
             tried: BackendSet::all_but(backend, self.gauges.len()),
             ..*plan
@@ -126,39 +118,13 @@ impl Backends {
 
     /// How long until a request of this `demand` makes sense, where every backend of the `plan` asked to wait.
     pub(in crate::filter) fn wait_of_all(&self, plan: &Plan, demand: &Demand) -> Option<Duration> {
-        let now = self.now_if_it_matters();
+        let now = self.fleet.time_of_choice(&host::now);
         self.fleet.wait_of_all(plan, demand, now)
     }
 
-    /// Takes a retry out of the budget.
-    fn withdraw(&self, config: &Config, plan: &Plan, outcome: Outcome) -> Result<(), NoRetry> {
-        // A refusal costs a backend nothing, so there is nothing to save; what fails may be overloaded.
-        let (Outcome::Unavailable, Some(rules)) = (outcome, &config.retry.budget) else {
-            return Ok(());
-        };
-        match self.fleet.withdraw(rules, plan.turn, host::now()) {
-            true => Ok(()),
-            false => Err(NoRetry::BudgetSpent),
-        }
-    }
-
-    /// Learns from an attempt on `backend`.
-    pub(crate) fn learn(
-        &self,
-        config: &Config,
-        backend: usize,
-        finding: Finding,
-        seen: &Seen,
-    ) -> Option<Change> {
-        if self.fleet.is_news(backend, finding, seen) {
-            let rules = &config.cooldown;
-            return self.fleet.learn(rules, backend, finding, seen, host::now());
-        }
-        let serves = matches!(finding, Finding::Served | Finding::Answered);
-        if serves && self.fleet.count_success(backend) {
-            self.fleet.note_service(backend, host::now());
-        }
-        None
+    /// Learns from the end of an attempt.
+    pub(crate) fn learn(&self, config: &Config, lesson: &Lesson) -> Option<Change> {
+        self.fleet.take(&config.cooldown, lesson, &host::now)
     }
 
     /// A backend did not have the deployment that a request named in its body, which was not read.
@@ -191,12 +157,5 @@ impl Backends {
                 gauges.show(&health, now);
             }
         }
-    }
-}
-
-fn no_retry(none: NoChoice) -> NoRetry {
-    match none {
-        NoChoice::NoApi | NoChoice::NoDeployment | NoChoice::AllTried => NoRetry::BackendsExhausted,
-        NoChoice::NoToken | NoChoice::AllOut(_) => NoRetry::BackendsOut,
     }
 }

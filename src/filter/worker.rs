@@ -13,7 +13,8 @@ use super::held_bodies::HeldBodies;
 use super::host::{self, HostError, Metric};
 use super::waiting::{Granted, WaitingList, Wish};
 use crate::core::config::Config;
-use crate::core::health::{Change, Finding, Seen};
+use crate::core::exchange::Lesson;
+use crate::core::health::Change;
 use crate::core::metrics::{self, Event, Tally};
 use crate::core::replay::{ReplayMemory, HELD_UNTIL_COMPLETE};
 use crate::core::state::ids::Tags;
@@ -103,16 +104,10 @@ impl Worker {
         })
     }
 
-    /// Learns from an attempt on `backend`, for what it was `wanted` for.
-    pub(crate) fn learn(
-        &self,
-        backend: usize,
-        finding: Finding,
-        seen: &Seen,
-        wanted: impl FnOnce() -> String,
-    ) {
-        if let Some(change) = self.backends.learn(&self.config, backend, finding, seen) {
-            self.announce(backend, change, &wanted());
+    /// Learns from the end of an attempt, which `wanted` a deployment or API.
+    pub(crate) fn learn(&self, lesson: &Lesson, wanted: impl FnOnce() -> String) {
+        if let Some(change) = self.backends.learn(&self.config, lesson) {
+            self.announce(lesson.backend, change, &wanted());
         }
     }
 

@@ -12,10 +12,11 @@ use std::time::Duration;
 pub use view::{Choice, Declined, NoChoice, View, Wait};
 
 use super::budget::Budget;
-use super::config::{Budget as BudgetRules, Config, Cooldown};
+use super::config::{Budget as BudgetRules, Config, Cooldown, Retry};
 use super::demand::{Demand, QuotaKey};
-use super::exchange::{Because, Chosen};
+use super::exchange::{Because, Chosen, Lesson, NoRetry};
 use super::health::{Change, Finding, Health, Seen};
+use super::outcome::Outcome;
 use super::plan::{BackendSet, Plan};
 use super::shared::{self, Turns};
 use super::swap::{create, read, swap, OftenSwapped, SharedMap, SwapError};
@@ -116,6 +117,14 @@ impl<M: SharedMap> Fleet<M> {
         !self.view.try_borrow().is_ok_and(|view| view.is_plain())
     }
 
+    /// The time, unless the choice does not depend on it: asking for it is a host call.
+    pub fn time_of_choice(&self, clock: &dyn Fn() -> Timestamp) -> Timestamp {
+        match self.needs_time() {
+            true => clock(),
+            false => Timestamp::default(),
+        }
+    }
+
     /// Chooses the backend that the request with this `plan` goes to next.
     ///
     /// # Errors
@@ -161,6 +170,24 @@ impl<M: SharedMap> Fleet<M> {
         Err(NoChoice::AllTried)
     }
 
+    /// Chooses the backend for another attempt, after one with this `outcome`.
+    ///
+    /// # Errors
+    /// There is none, or the budget is spent.
+    pub fn choose_next(
+        &self,
+        rules: &Retry,
+        plan: &Plan,
+        demand: &Demand,
+        outcome: Outcome,
+        clock: &dyn Fn() -> Timestamp,
+    ) -> Result<Chosen, NoRetry> {
+        let now = self.time_of_choice(clock);
+        self.has_choice(plan, demand, now)?;
+        self.withdraw_after(rules, plan, outcome, clock)?;
+        Ok(self.choose(plan, demand, now)?)
+    }
+
     /// The backend that [`Self::choose`] would choose now, without doubting any cooldown.
     ///
     /// # Errors
@@ -200,6 +227,27 @@ impl<M: SharedMap> Fleet<M> {
         view.choose(plan, declined, demand, now)
     }
 
+    /// Takes the retry that follows an attempt with this `outcome` out of the budget.
+    ///
+    /// # Errors
+    /// The budget is spent.
+    pub fn withdraw_after(
+        &self,
+        rules: &Retry,
+        plan: &Plan,
+        outcome: Outcome,
+        clock: &dyn Fn() -> Timestamp,
+    ) -> Result<(), NoRetry> {
+        // A refusal costs a backend nothing, so there is nothing to save; what fails may be overloaded.
+        let (Outcome::Unavailable, Some(rules)) = (outcome, &rules.budget) else {
+            return Ok(());
+        };
+        match self.withdraw(rules, plan.turn, clock()) {
+            true => Ok(()),
+            false => Err(NoRetry::BudgetSpent),
+        }
+    }
+
     /// Takes a retry out of the budget of the request that drew `turn`; `false` if the budget is spent.
     pub fn withdraw(&self, rules: &BudgetRules, turn: u64, now: Timestamp) -> bool {
         let withdrawn = swap(&self.map, &self.budget_key, |bytes| {
@@ -210,6 +258,28 @@ impl<M: SharedMap> Fleet<M> {
         });
         // If the map refuses, a retry too many is better than a request lost.
         withdrawn.unwrap_or(true)
+    }
+
+    /// Takes over what the end of an attempt says of its backend.
+    pub fn take(
+        &self,
+        rules: &Cooldown,
+        lesson: &Lesson,
+        clock: &dyn Fn() -> Timestamp,
+    ) -> Option<Change> {
+        let Lesson {
+            backend,
+            finding,
+            seen,
+        } = lesson;
+        if self.is_news(*backend, *finding, seen) {
+            return self.learn(rules, *backend, *finding, seen, clock());
+        }
+        let serves = matches!(finding, Finding::Served | Finding::Answered);
+        if serves && self.count_success(*backend) {
+            self.note_service(*backend, clock());
+        }
+        None
     }
 
     /// Whether learning this may change what is known. Otherwise [`Self::count_success`] is enough.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::core::config::{Apis, Backend, Config, Policy, Unlisted};
 use crate::core::demand::{Demand, QuotaKey};
+use crate::core::exchange::NoRetry;
 use crate::core::health::{Health, Standing};
 use crate::core::plan::{BackendSet, Plan};
 use crate::core::request::deployment_id;
@@ -98,6 +99,17 @@ pub enum NoChoice {
     AllTried,
     /// Those that are left are in cooldown.
     AllOut(Wait),
+}
+
+impl From<NoChoice> for NoRetry {
+    fn from(none: NoChoice) -> Self {
+        match none {
+            NoChoice::NoApi | NoChoice::NoDeployment | NoChoice::AllTried => {
+                Self::BackendsExhausted
+            }
+            NoChoice::NoToken | NoChoice::AllOut(_) => Self::BackendsOut,
+        }
+    }
 }
 
 /// How long until a backend may be used again.

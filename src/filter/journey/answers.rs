@@ -143,7 +143,7 @@ impl Journey {
         if let Some(header) = &config.headers.attempts {
             say(header, digit(self.exchange.attempts()).into())?;
         }
-        if self.throttled.contains(backend) {
+        if self.exchange.throttled().contains(backend) {
             // The backend spoke for itself; the client asks all of those that can serve it.
             let plan = match self.request.place(config) {
                 Place::Only(backend) => Plan::only(backend, config.backends.len()),

@@ -8,13 +8,12 @@ use std::rc::Rc;
 use crate::core::attempt::{Attempt, Edit};
 use crate::core::clients::client_name;
 use crate::core::config::{Engine, OtherPaths};
-use crate::core::exchange::{Because, Chosen, Exchange};
+use crate::core::exchange::{Chosen, Exchange};
 use crate::core::fleet::{NoChoice, Wait};
-use crate::core::health::{Finding, Seen};
 use crate::core::inspection::Inspection;
 use crate::core::metrics::{event_of_choice, Event};
-use crate::core::outcome::{Outcome, Trace};
-use crate::core::plan::{BackendSet, Plan};
+use crate::core::outcome::Trace;
+use crate::core::plan::Plan;
 use crate::core::reply::LocalReply;
 use crate::core::request::{Place, Request, CREDENTIAL_HEADERS};
 use crate::core::splices::Splices;
@@ -62,10 +61,6 @@ pub(in crate::filter) struct Journey {
     planned: bool,
     /// The tagging of the answer that passes.
     tagging: Option<Tagging>,
-    /// The backends that answered 429.
-    throttled: BackendSet,
-    /// A backend failed on this request.
-    has_failed: bool,
     /// Until when the request may wait for a backend, once it has begun to.
     wait_until: Option<Timestamp>,
 }
@@ -94,8 +89,6 @@ impl Journey {
             trace: Trace::None,
             planned: false,
             tagging: None,
-            throttled: BackendSet::default(),
-            has_failed: false,
             wait_until: None,
             worker,
         }
@@ -174,12 +167,9 @@ impl Journey {
                 }
                 // The token has expired since it was last looked at: the backend keeps its turn.
                 None => {
-                    let seen = Seen {
-                        demand: self.request.demand(),
-                        began: chosen.began,
-                        admitted: chosen.because == Because::Recovering,
-                    };
-                    worker.learn(chosen.backend, Finding::Nothing, &seen, String::new);
+                    if let Some(lesson) = Exchange::give_back(chosen, &self.request.demand()) {
+                        worker.learn(&lesson, String::new);
+                    }
                     Ok(Departure::NoToken)
                 }
             },
@@ -329,8 +319,8 @@ impl Journey {
 impl Drop for Journey {
     fn drop(&mut self) {
         // The outcome will not be known: the client left, or a host call was refused.
-        if self.exchange.take_admission() {
-            self.learn(Finding::Nothing, true, Outcome::ClientError);
+        if let Some(lesson) = self.exchange.abandon(&self.request.demand()) {
+            self.worker.learn(&lesson, String::new);
         }
     }
 }

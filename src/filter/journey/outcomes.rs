@@ -5,7 +5,6 @@ use std::rc::Rc;
 use super::Journey;
 use crate::core::config::Policy;
 use crate::core::exchange::{NoRetry, Replay, Verdict};
-use crate::core::health::{Blame, Finding, Seen};
 use crate::core::metrics::Event;
 use crate::core::outcome::{Origin, Outcome, Trace};
 use crate::core::plan::Plan;
@@ -46,22 +45,10 @@ impl Journey {
         self.worker.count(Event::Outcome(backend, outcome));
         let stated = |name: &str| headers.and_then(|headers| headers.get(name));
         let demand = self.request.demand();
-        let has_failed_so = match outcome {
-            Outcome::Throttled => !self.throttled.is_empty(),
-            _ => self.has_failed,
-        };
-        let blame = match has_failed_so {
-            true => Blame::Spent,
-            false => Blame::Due,
-        };
         let wait = match outcome {
-            Outcome::Throttled => {
-                self.throttled.add(backend);
-                stated_wait(stated, host::now())
-            }
+            Outcome::Throttled => stated_wait(stated, host::now()),
             _ => None,
         };
-        self.has_failed |= outcome == Outcome::Unavailable;
         if self.worker.config.policy == Policy::LeastThrottled {
             let remaining = stated("x-ratelimit-remaining-tokens");
             if let Some(remaining) = remaining.and_then(|text| text.trim().parse().ok()) {
@@ -72,25 +59,9 @@ impl Journey {
         if outcome == Outcome::DeploymentNotFound && self.request.names_unread_deployment() {
             self.worker.backends.note_unread_deployment();
         }
-        let finding = match Finding::of(outcome, wait, blame, &demand) {
-            Finding::Nothing if self.exchange.has_renewed_token() => Finding::TokenDenied,
-            finding => finding,
-        };
-        // An old token says nothing about the backend yet: it will be asked once more.
-        let admitted = finding != Finding::Nothing && self.exchange.take_admission();
-        self.learn(finding, admitted, outcome);
-    }
-
-    /// Learns this from the current attempt.
-    pub(super) fn learn(&self, finding: Finding, admitted: bool, outcome: Outcome) {
-        let chosen = self.exchange.chosen();
-        let seen = Seen {
-            demand: self.request.demand(),
-            began: chosen.began,
-            admitted,
-        };
+        let lesson = self.exchange.conclude(outcome, wait, &demand);
         let wanted = || self.request.wanted(self.client_path(), outcome);
-        self.worker.learn(chosen.backend, finding, &seen, wanted);
+        self.worker.learn(&lesson, wanted);
     }
 
     /// Whether the headers of an answer with this outcome say something to learn.
@@ -149,27 +120,16 @@ impl Journey {
         let (worker, demand) = (Rc::clone(&self.worker), self.request.demand());
         let replay = self.replay_after(outcome, replay);
         worker.can_authorize();
-        let (before, admitted) = (self.exchange.chosen(), self.exchange.take_admission());
         let (backends, config) = (&worker.backends, &worker.config);
-        let verdict = self.exchange.after(outcome, replay, |plan| match next {
+        let choose = |plan: &Plan| match next {
             Next::Best => backends.choose_next(config, plan, &demand, outcome),
             Next::Foreseen(foreseen) => {
                 backends.choose_foreseen(config, plan, &demand, foreseen, outcome)
             }
-        });
-        if admitted {
-            match verdict {
-                Verdict::RenewToken | Verdict::AwaitRequest => self.exchange.keep_admission(),
-                // An old token said nothing about the backend, and it will not be asked again.
-                _ => {
-                    let seen = Seen {
-                        demand,
-                        began: before.began,
-                        admitted,
-                    };
-                    worker.learn(before.backend, Finding::Nothing, &seen, String::new);
-                }
-            }
+        };
+        let (verdict, lesson) = self.exchange.move_on(outcome, replay, &demand, choose);
+        if let Some(lesson) = lesson {
+            worker.learn(&lesson, String::new);
         }
         match &verdict {
             Verdict::TryNext => self.count_choice(),
