@@ -1,8 +1,8 @@
 //! Several workers, one token: the core alone in a small world of its own, under a virtual clock.
 //!
-//! The world has a shared map with compare-and-swap, whose readers and writers interleave at random, and a token service that
-//! answers late, wrongly, or not at all. Everything follows from a seed, which a failed assertion names; `AOAI_SEED` runs one
-//! alone.
+//! The world has a shared map with compare-and-swap, in which other workers are quicker at random, and a token service that
+//! answers late, wrongly, or not at all. The workers run the code that ships. Everything follows from a seed, which a failed
+//! assertion names; `AOAI_SEED` runs one alone.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,12 +13,14 @@
 
 mod random;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::rc::Rc;
 use std::time::Duration;
 
-use azure_openai_balancer::core::identity::record::Token;
-use azure_openai_balancer::core::identity::{source, Failure, Fetched, Record};
+use azure_openai_balancer::core::identity::{source, Failure, Fetched, TokenStore};
+use azure_openai_balancer::core::swap::SharedMap;
 use azure_openai_balancer::core::time::Timestamp;
 
 use self::random::{seeds, Random};
@@ -32,11 +34,41 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const CALM: Duration = Duration::from_secs(1);
 const BUSY: Duration = Duration::from_millis(20);
 
-/// Envoy's shared data, as much of it as a token needs.
+/// Envoy's shared data. Between reading a value and storing another one, somebody else may be quicker.
 #[derive(Default)]
-struct SharedValue {
-    bytes: Option<Vec<u8>>,
-    cas: u32,
+struct Map {
+    values: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
+    next: Cell<u32>,
+    quicker: RefCell<Option<Box<dyn FnOnce()>>>,
+    swaps_lost: Cell<usize>,
+}
+
+#[derive(Clone, Default)]
+struct Shared(Rc<Map>);
+
+impl SharedMap for Shared {
+    type Error = Infallible;
+
+    fn get(&self, key: &str) -> Result<(Option<Vec<u8>>, u32), Infallible> {
+        let found = self.0.values.borrow().get(key).cloned();
+        let quicker = self.0.quicker.borrow_mut().take();
+        if let Some(quicker) = quicker {
+            quicker();
+        }
+        Ok(found.map_or((None, 0), |(value, cas)| (Some(value), cas)))
+    }
+
+    fn set(&self, key: &str, value: &[u8], cas: u32) -> Result<bool, Infallible> {
+        let mut values = self.0.values.borrow_mut();
+        let current = values.get(key).map_or(0, |(_, cas)| *cas);
+        if cas != 0 && cas != current {
+            self.0.swaps_lost.set(self.0.swaps_lost.get() + 1);
+            return Ok(false);
+        }
+        self.0.next.set(self.0.next.get() + 1);
+        values.insert(key.to_owned(), (value.to_vec(), self.0.next.get()));
+        Ok(true)
+    }
 }
 
 /// What a worker wants to do to the record.
@@ -47,18 +79,40 @@ enum Change {
     Refuse(u32),
 }
 
-/// A worker: a local copy of the token, a timer, and at most one change under way.
-#[derive(Default)]
+/// A worker: its view of the token, and a timer.
 struct Worker {
-    token: Option<Token>,
-    expected: Timestamp,
-    /// Between reading the record and storing its change: what was read, and the change.
-    reading: Option<(Record, u32, Change)>,
+    store: Rc<TokenStore<Shared>>,
     waiting: Vec<Change>,
     next: Timestamp,
     fetching: Option<u64>,
     down_until: Timestamp,
     without_since: Option<Timestamp>,
+}
+
+impl Worker {
+    fn new(map: &Shared, next: Timestamp) -> Self {
+        let Ok(store) = TokenStore::new(map.clone(), "token".to_owned()) else {
+            panic!("the map refuses nothing");
+        };
+        Self {
+            store: Rc::new(store),
+            waiting: Vec::new(),
+            next,
+            fetching: None,
+            down_until: Timestamp::default(),
+            without_since: None,
+        }
+    }
+}
+
+/// Makes this change; whether the worker is to fetch.
+fn make(change: Change, store: &TokenStore<Shared>, now: Timestamp) -> bool {
+    let made = match change {
+        Change::Look => store.claim_fetch(now, FETCH_TIMEOUT),
+        Change::Finish(answer) => store.finish(&answer, now).map(|_| false),
+        Change::Refuse(generation) => store.renew(generation, now).map(|_| false),
+    };
+    made.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// A question to the token service.
@@ -88,14 +142,13 @@ struct Simulation {
     world: World,
     random: Random,
     now: Timestamp,
-    shared: SharedValue,
+    map: Shared,
     workers: Vec<Worker>,
     fetches: BTreeMap<u64, Fetch>,
     /// When each fetch was asked.
     history: Vec<Timestamp>,
     /// The tokens the service gave out, with their expiry.
     issued: BTreeMap<String, Timestamp>,
-    swaps_lost: usize,
     /// Moments at which some worker had no token, one a tick.
     without_token: Vec<Timestamp>,
     /// The longest time that a living worker was without one.
@@ -109,24 +162,18 @@ impl Simulation {
             world,
             random: Random(seed),
             now: START,
-            shared: SharedValue::default(),
+            map: Shared::default(),
             workers: Vec::new(),
             fetches: BTreeMap::new(),
             history: Vec::new(),
             issued: BTreeMap::new(),
-            swaps_lost: 0,
             without_token: Vec::new(),
             longest_without: Duration::ZERO,
         };
-        // The first to be configured makes the record.
-        simulation.shared.bytes = Some(Record::default().encode());
-        simulation.shared.cas = 1;
         for _ in 0..world.workers {
             let next = START + simulation.random.millis(3);
-            simulation.workers.push(Worker {
-                next,
-                ..Worker::default()
-            });
+            let worker = Worker::new(&simulation.map, next);
+            simulation.workers.push(worker);
         }
         simulation
     }
@@ -173,41 +220,58 @@ impl Simulation {
         }
     }
 
-    /// One step of a worker: a tick, or the second half of a compare-and-swap.
+    /// One step of a worker: a tick, or a change that waits. Another worker's may come in between.
     fn step(&mut self, index: usize) {
-        if let Some((read, cas, change)) = self.workers[index].reading.take() {
-            self.store(index, read, cas, change);
-            return;
-        }
         if self.workers[index].down_until > self.now {
             self.workers[index].next = self.workers[index].down_until;
             return;
         }
-        let change = self.workers[index].waiting.pop().unwrap_or(Change::Look);
-        if matches!(change, Change::Look) {
-            self.use_token(index);
-        }
-        let fresh = self.workers[index]
-            .token
-            .as_ref()
-            .is_some_and(|token| self.now < token.expires_on.min(token.refresh_at));
-        if fresh && matches!(change, Change::Look) {
+        let Some(change) = self.next_change(index) else {
             self.rest(index);
             return;
+        };
+        let other = self.random.below(self.workers.len() as u64) as usize;
+        let is_quicker = other != index && self.random.one_in(2);
+        let quicker = (is_quicker && self.workers[other].down_until <= self.now)
+            .then(|| self.next_change(other))
+            .flatten();
+        let claimed_by_other = Rc::new(Cell::new(false));
+        if let Some(change) = quicker.clone() {
+            let store = Rc::clone(&self.workers[other].store);
+            let (claimed, now) = (Rc::clone(&claimed_by_other), self.now);
+            let act = move || claimed.set(make(change, &store, now));
+            *self.map.0.quicker.borrow_mut() = Some(Box::new(act));
         }
-        let record = Record::decode(self.shared.bytes.as_deref());
-        let pause = self.random.millis(3);
-        let worker = &mut self.workers[index];
-        worker.reading = Some((record, self.shared.cas, change));
-        worker.next = self.now + pause;
+        let claimed = make(change, &self.workers[index].store, self.now);
+        self.finish_step(index, claimed);
+        if quicker.is_some() {
+            self.finish_step(other, claimed_by_other.get());
+        }
+    }
+
+    /// What the worker does to the record now, if anything.
+    fn next_change(&mut self, index: usize) -> Option<Change> {
+        if let Some(change) = self.workers[index].waiting.pop() {
+            return Some(change);
+        }
+        self.use_token(index);
+        let is_fresh = self.workers[index].store.is_fresh(self.now);
+        (!is_fresh).then_some(Change::Look)
+    }
+
+    fn finish_step(&mut self, index: usize, claimed: bool) {
+        self.rest(index);
+        if claimed {
+            self.ask(index);
+            if self.world.crashes > 0 && self.random.one_in(self.world.crashes) {
+                self.crash(index);
+            }
+        }
     }
 
     /// What the worker's requests would be sent with now.
     fn use_token(&mut self, index: usize) {
-        let token = self.workers[index]
-            .token
-            .clone()
-            .filter(|token| self.now < token.expires_on);
+        let token = self.workers[index].store.current(self.now);
         let Some(token) = token else {
             let since = *self.workers[index].without_since.get_or_insert(self.now);
             self.longest_without = self.longest_without.max(self.now.since(since));
@@ -215,7 +279,8 @@ impl Simulation {
             return;
         };
         self.workers[index].without_since = None;
-        let expires = self.issued.get(token.secret.reveal()).copied();
+        let secret = token.credential().value.strip_prefix("Bearer ");
+        let expires = self.issued.get(secret.expect("a bearer token")).copied();
         self.check(
             expires.is_some_and(|at| self.now < at),
             "a token is used that the service calls expired",
@@ -226,51 +291,19 @@ impl Simulation {
         }
     }
 
-    /// Stores what became of the record, or reads again if another worker was quicker.
-    fn store(&mut self, index: usize, mut record: Record, cas: u32, change: Change) {
-        let before = record.clone();
-        let mut claimed = false;
-        match &change {
-            Change::Look => claimed = record.claim_fetch(self.now, FETCH_TIMEOUT),
-            Change::Finish(Ok(fetched)) => record.fetched(fetched.clone(), self.now),
-            Change::Finish(Err(failure)) => record.failed(failure, self.now),
-            Change::Refuse(generation) => record.refused(*generation, self.now),
-        }
-        if record != before {
-            if cas != self.shared.cas {
-                self.swaps_lost += 1;
-                self.workers[index].waiting.push(change);
-                self.workers[index].next = self.now;
-                return;
-            }
-            self.shared.bytes = Some(record.encode());
-            self.shared.cas += 1;
-        }
-        let worker = &mut self.workers[index];
-        worker.token = record.token(self.now).cloned();
-        worker.expected = record.token_expected(self.now);
-        self.rest(index);
-        if claimed {
-            self.ask(index);
-            if self.world.crashes > 0 && self.random.one_in(self.world.crashes) {
-                self.crash(index);
-            }
-        }
-    }
-
     /// The worker is gone, with all it knew, until it is started anew.
     fn crash(&mut self, index: usize) {
         let back = self.now + self.random.millis(20_000);
         self.workers[index] = Worker {
             down_until: back,
-            next: back,
-            ..Worker::default()
+            ..Worker::new(&self.map, back)
         };
     }
 
     fn rest(&mut self, index: usize) {
         let worker = &mut self.workers[index];
-        let token_may_come = worker.token.is_none() && worker.expected.since(self.now) < CALM;
+        let token_may_come =
+            worker.store.current(self.now).is_none() && worker.store.expected_wait(self.now) < CALM;
         let rest = match (worker.waiting.is_empty(), token_may_come) {
             (false, _) => Duration::ZERO,
             (true, true) => BUSY,
@@ -413,7 +446,7 @@ fn in_a_rough_world_the_number_of_fetches_is_bounded() {
         // After a token: the one it replaces was refused (every 30 s at most). After a failure: waits of 1, 2, 4, 8, 16, 30 s.
         let most = simulation.most_fetches_within(Duration::from_secs(60));
         simulation.check(most <= 12, &format!("{most} fetches within a minute"));
-        swaps_lost.set(swaps_lost.get() + simulation.swaps_lost);
+        swaps_lost.set(swaps_lost.get() + simulation.map.0.swaps_lost.get());
     });
     assert!(swaps_lost.get() > 0, "no worker ever lost a race");
 }

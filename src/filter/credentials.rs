@@ -5,8 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::host::{self, HostError};
-use super::tokens::{Authorization, Renewal, Tokens};
+use super::tokens::Tokens;
 use crate::core::config::{BackendCredential, Config};
+use crate::core::identity::{Authorization, Renewal};
 use crate::core::metrics::Event;
 use crate::core::plan::BackendSet;
 use crate::core::time::Timestamp;
@@ -94,16 +95,17 @@ impl Credentials {
 
     fn token(&self, identity: usize) -> Option<Rc<Authorization>> {
         let (tokens, now) = (self.tokens.get(identity)?, self.now.get());
-        tokens.current(now).or_else(|| {
+        let store = tokens.store();
+        store.current(now).or_else(|| {
             // Another worker may have got one since the last tick.
-            tokens.sync(now).ok()?;
-            tokens.current(now)
+            store.sync(now).ok()?;
+            store.current(now)
         })
     }
 
     fn lacks_token(&self, identity: usize) -> bool {
         let tokens = self.tokens.get(identity);
-        tokens.is_none_or(|tokens| tokens.current(self.now.get()).is_none())
+        tokens.is_none_or(|tokens| tokens.store().current(self.now.get()).is_none())
     }
 
     /// Whether `backend` is shown a key.
@@ -156,14 +158,15 @@ impl Credentials {
 
     /// A token of one of these.
     pub(super) fn any(&self, identities: Identities, now: Timestamp) -> Option<Rc<Authorization>> {
-        self.each(identities).find_map(|tokens| tokens.current(now))
+        self.each(identities)
+            .find_map(|tokens| tokens.store().current(now))
     }
 
     /// How long until one of these may have a token, as far as is known.
     pub(super) fn expected_wait(&self, identities: Identities, now: Timestamp) -> Duration {
         let waits = self
             .each(identities)
-            .map(|tokens| tokens.expected_wait(now));
+            .map(|tokens| tokens.store().expected_wait(now));
         waits.min().unwrap_or(Duration::MAX)
     }
 
@@ -199,7 +202,7 @@ impl Credentials {
     /// Asks for a token for `backend` that is newer than the refused one of `generation`.
     pub(crate) fn renew(&self, backend: usize, generation: u32) -> Result<Renewal, HostError> {
         match self.tokens_of(backend) {
-            Some(tokens) => tokens.renew(generation, host::now()),
+            Some(tokens) => Ok(tokens.store().renew(generation, host::now())?),
             None => Ok(Renewal::Failed),
         }
     }
@@ -212,7 +215,7 @@ impl Credentials {
         now: Timestamp,
     ) -> Result<Renewal, HostError> {
         match self.tokens_of(backend) {
-            Some(tokens) => tokens.renewal(generation, now),
+            Some(tokens) => Ok(tokens.store().renewal(generation, now)?),
             None => Ok(Renewal::Failed),
         }
     }
@@ -233,8 +236,8 @@ impl Credentials {
         let mut missing = self
             .tokens
             .iter()
-            .filter(|tokens| tokens.current(now).is_none());
-        missing.any(|tokens| tokens.expected_wait(now) < soon)
+            .filter(|tokens| tokens.store().current(now).is_none());
+        missing.any(|tokens| tokens.store().expected_wait(now) < soon)
     }
 
     /// The answer to `call`, if that is a fetch.
@@ -250,7 +253,7 @@ impl Credentials {
     /// The seconds until the first of the tokens expires; 0 where one is missing, or there is none.
     pub(super) fn seconds_to_expiry(&self, now: Timestamp) -> u64 {
         let left = self.tokens.iter().map(|tokens| {
-            let token = tokens.current(now);
+            let token = tokens.store().current(now);
             token.map_or(0, |token| token.seconds_left(now))
         });
         left.min().unwrap_or(0)

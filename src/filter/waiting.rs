@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::credentials::{Credentials, Identities, LEAST_RETRY_AFTER};
 use super::host;
-use super::tokens::{Authorization, Renewal};
 use super::worker::Stream;
+use crate::core::identity::{Authorization, Renewal};
 use crate::core::time::Timestamp;
 
 /// More streams than this do not wait on one worker; they are answered at once.

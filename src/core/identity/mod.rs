@@ -1,11 +1,14 @@
 //! Managed identity: from a token service's wire format to a token that is fetched once for all workers.
 //!
 //! [`source`] asks and understands the token services, [`claims`] reads what a token says of itself, [`record`] is the state
-//! the workers share and the machine that moves it: absent, fetching, valid, refreshing, failed.
+//! the workers share and the machine that moves it: absent, fetching, valid, refreshing, failed. [`store`] is one worker's view
+//! of that record.
 
 pub mod claims;
 pub mod record;
 pub mod source;
+pub mod store;
 
 pub use record::{Record, State};
 pub use source::{Failure, Fetched};
+pub use store::{Authorization, Renewal, TokenStore};

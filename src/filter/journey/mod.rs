@@ -10,6 +10,7 @@ use crate::core::clients::client_name;
 use crate::core::config::{Engine, OtherPaths};
 use crate::core::exchange::{Chosen, Exchange};
 use crate::core::fleet::{NoChoice, Wait};
+use crate::core::identity::Authorization;
 use crate::core::inspection::Inspection;
 use crate::core::metrics::{event_of_choice, Event};
 use crate::core::outcome::Trace;
@@ -22,7 +23,6 @@ use crate::filter::credentials::Identities;
 use crate::filter::header_map::HeaderMap;
 use crate::filter::host::{self, HostError, Map};
 use crate::filter::tagging::Tagging;
-use crate::filter::tokens::Authorization;
 use crate::filter::worker::Worker;
 
 /// A backend's answer that may become the client's.

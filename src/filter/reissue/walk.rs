@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::{Held, Phase, Stream};
 use crate::core::exchange::{NoRetry, Replay, Verdict};
+use crate::core::identity::{Authorization, Renewal};
 use crate::core::outcome::{Outcome, Trace};
 use crate::core::text::number;
 use crate::filter::complaint::Complaint;
@@ -11,7 +12,6 @@ use crate::filter::header_map::HeaderMap;
 use crate::filter::host::{self, Buffer, HostError, Map};
 use crate::filter::journey::outcomes::{Next, ERROR_BODY};
 use crate::filter::journey::{Answer, AnswerBody};
-use crate::filter::tokens::{Authorization, Renewal};
 use crate::filter::waiting::{Granted, Wish};
 
 /// What became of the router's answer.

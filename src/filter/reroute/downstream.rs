@@ -8,6 +8,7 @@ use proxy_wasm::types::Action;
 
 use super::{unreplayable, with, Shared, Step, REQUESTS, RETRY};
 use crate::core::exchange::{digit, NoRetry, Replay};
+use crate::core::identity::Authorization;
 use crate::core::inspection::Inspection;
 use crate::core::metrics::Event;
 use crate::core::outcome::{Origin, Outcome};
@@ -19,7 +20,6 @@ use crate::filter::held_bodies::Watch;
 use crate::filter::host::{self, Half, HostError, Map};
 use crate::filter::journey::{clean_trailers, outcomes, Departure, Journey};
 use crate::filter::shown::ShownBody;
-use crate::filter::tokens::Authorization;
 use crate::filter::waiting::{Granted, Wish};
 use crate::filter::worker::{self, Worker};
 use crate::filter::{run, Recover};

@@ -1,0 +1,216 @@
+//! One worker's view of an identity's token, over the record that all workers share.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::{Failure, Fetched, Record};
+use crate::core::attempt::Credential;
+use crate::core::config::Secret;
+use crate::core::swap::{create, read, swap, SharedMap, SwapError};
+use crate::core::time::Timestamp;
+
+/// A token or a key in the form requests use it.
+pub struct Authorization {
+    name: &'static str,
+    value: String,
+    /// Which of the tokens there have been.
+    pub generation: u32,
+    /// From then on the token is not accepted any more.
+    pub expires_on: Timestamp,
+    /// From then on a newer token should be fetched.
+    pub refresh_at: Timestamp,
+}
+
+impl Authorization {
+    /// With a backend's key, which does not expire.
+    pub fn with_key(key: &Secret) -> Self {
+        Self {
+            name: "api-key",
+            value: key.reveal().to_owned(),
+            generation: 0,
+            expires_on: Timestamp::from_millis(u64::MAX),
+            refresh_at: Timestamp::from_millis(u64::MAX),
+        }
+    }
+
+    /// The header that carries it.
+    pub fn credential(&self) -> Credential<'_> {
+        Credential {
+            name: self.name,
+            value: &self.value,
+        }
+    }
+
+    /// Whole seconds until it expires.
+    pub fn seconds_left(&self, now: Timestamp) -> u64 {
+        self.expires_on.since(now).as_secs()
+    }
+}
+
+/// What became of the request for a newer token.
+pub enum Renewal {
+    /// The newer token.
+    Done(Rc<Authorization>),
+    /// It is being fetched.
+    Pending,
+    /// None will come soon.
+    Failed,
+}
+
+/// One worker's view of the token in the map `M`.
+pub struct TokenStore<M> {
+    map: M,
+    key: String,
+    current: RefCell<Option<Rc<Authorization>>>,
+    /// When a token may be there, as far as this worker knows.
+    expected: Cell<Timestamp>,
+}
+
+impl<M: SharedMap> TokenStore<M> {
+    /// The view of the token record at `key`, which is made if no other worker has made it.
+    ///
+    /// # Errors
+    /// The map refused.
+    pub fn new(map: M, key: String) -> Result<Self, SwapError<M::Error>> {
+        // A value that does not exist cannot be compared and swapped, so the first to be configured creates it.
+        create(&map, &key, &Record::default().encode())?;
+        Ok(Self {
+            map,
+            key,
+            current: RefCell::default(),
+            expected: Cell::default(),
+        })
+    }
+
+    /// The token, unless it is missing or expired.
+    pub fn current(&self, now: Timestamp) -> Option<Rc<Authorization>> {
+        let current = self.current.try_borrow().ok()?;
+        let current = current.as_ref().filter(|token| now < token.expires_on);
+        current.cloned()
+    }
+
+    /// Whether there is a token that needs no refresh yet.
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        let current = self.current(now);
+        current.is_some_and(|token| now < token.refresh_at)
+    }
+
+    /// How long until a token may be there, seen from a request that has none.
+    pub fn expected_wait(&self, now: Timestamp) -> Duration {
+        self.expected.get().since(now)
+    }
+
+    /// Takes over what other workers found.
+    ///
+    /// # Errors
+    /// The map refused.
+    pub fn sync(&self, now: Timestamp) -> Result<(), SwapError<M::Error>> {
+        let record = self.read()?;
+        self.adopt(&record, now);
+        Ok(())
+    }
+
+    /// Takes over what other workers found. `true` if this worker is to fetch, which takes no longer than `fetch_timeout`.
+    ///
+    /// # Errors
+    /// The map refused; to be tried again.
+    pub fn claim_fetch(
+        &self,
+        now: Timestamp,
+        fetch_timeout: Duration,
+    ) -> Result<bool, SwapError<M::Error>> {
+        let (record, claimed) = swap(&self.map, &self.key, |bytes| {
+            let mut record = Record::decode(bytes);
+            let claimed = record.claim_fetch(now, fetch_timeout);
+            let store = claimed.then(|| record.encode());
+            ((record, claimed), store)
+        })?;
+        self.adopt(&record, now);
+        Ok(claimed)
+    }
+
+    /// The fetch ended with this `answer`. Returns the record after it.
+    ///
+    /// # Errors
+    /// The map refused; the lease ends by itself.
+    pub fn finish(
+        &self,
+        answer: &Result<Fetched, Failure>,
+        now: Timestamp,
+    ) -> Result<Record, SwapError<M::Error>> {
+        let record = swap(&self.map, &self.key, |bytes| {
+            let mut record = Record::decode(bytes);
+            match answer {
+                Ok(fetched) => record.fetched(fetched.clone(), now),
+                Err(failure) => record.failed(failure, now),
+            }
+            let bytes = record.encode();
+            (record, Some(bytes))
+        })?;
+        self.adopt(&record, now);
+        Ok(record)
+    }
+
+    /// A backend refused the token of `generation`: asks for a newer one.
+    ///
+    /// # Errors
+    /// The map refused.
+    pub fn renew(&self, generation: u32, now: Timestamp) -> Result<Renewal, SwapError<M::Error>> {
+        let record = swap(&self.map, &self.key, |bytes| {
+            let record = Record::decode(bytes);
+            let mut marked = record.clone();
+            marked.refused(generation, now);
+            let store = (marked != record).then(|| marked.encode());
+            (marked, store)
+        })?;
+        self.adopt(&record, now);
+        Ok(self.renewal_in(&record, generation, now))
+    }
+
+    /// What has become of a renewal that was asked for.
+    ///
+    /// # Errors
+    /// The map refused.
+    pub fn renewal(&self, generation: u32, now: Timestamp) -> Result<Renewal, SwapError<M::Error>> {
+        let record = self.read()?;
+        self.adopt(&record, now);
+        Ok(self.renewal_in(&record, generation, now))
+    }
+
+    fn renewal_in(&self, record: &Record, generation: u32, now: Timestamp) -> Renewal {
+        match self.current(now) {
+            Some(token) if token.generation != generation => Renewal::Done(token),
+            _ if record.renewing(now) => Renewal::Pending,
+            _ => Renewal::Failed,
+        }
+    }
+
+    fn read(&self) -> Result<Record, SwapError<M::Error>> {
+        read(&self.map, &self.key, Record::decode)
+    }
+
+    fn adopt(&self, record: &Record, now: Timestamp) {
+        self.expected.set(record.token_expected(now));
+        let Ok(mut current) = self.current.try_borrow_mut() else {
+            return;
+        };
+        let Some(token) = record.token(now) else {
+            *current = None;
+            return;
+        };
+        match current.as_deref() {
+            Some(old)
+                if old.generation == token.generation && old.refresh_at == token.refresh_at => {}
+            _ => {
+                *current = Some(Rc::new(Authorization {
+                    name: "authorization",
+                    value: format!("Bearer {}", token.secret.reveal()),
+                    generation: token.generation,
+                    expires_on: token.expires_on,
+                    refresh_at: token.refresh_at,
+                }));
+            }
+        }
+    }
+}
