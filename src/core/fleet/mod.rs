@@ -463,13 +463,13 @@ impl<M: SharedMap> Fleet<M> {
         let Ok(mut view) = self.view.try_borrow_mut() else {
             return;
         };
-        for (backend, key) in self.health_keys.iter().enumerate() {
-            match read(&self.map, key, Health::decode) {
-                Ok(health) => view.set_health(backend, health),
-                Err(error) => {
-                    log::error!("{error}");
-                    return;
-                }
+        let keys = self.health_keys.iter();
+        let found = keys.map(|key| read(&self.map, key, Health::decode));
+        match found.collect::<Result<Vec<_>, _>>() {
+            Ok(found) => view.set_every_health(found.into_iter().enumerate()),
+            Err(error) => {
+                log::error!("{error}");
+                return;
             }
         }
         self.edition.set(Some(edition));

@@ -169,8 +169,15 @@ impl View {
 
     /// Takes over what was found of a backend's health.
     pub fn set_health(&mut self, backend: usize, health: Health) {
-        if let Some(known) = self.health.get_mut(backend) {
-            *known = health;
+        self.set_every_health([(backend, health)]);
+    }
+
+    /// Takes over what was found of several backends' health.
+    pub fn set_every_health(&mut self, found: impl IntoIterator<Item = (usize, Health)>) {
+        for (backend, health) in found {
+            if let Some(known) = self.health.get_mut(backend) {
+                *known = health;
+            }
         }
         let mut health = self.health.iter();
         self.plain = health.clone().all(Health::is_plain);
@@ -372,5 +379,392 @@ impl Offer {
             _ => true,
         };
         deployment && demand.api.is_none_or(|api| self.apis.include(api))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::config::{BackendCredential, Deployments, Plugin, Secret};
+    use crate::core::health::{Blame, Finding, Seen};
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+    const GPT: Demand = named(4);
+    const ANY: Demand = Demand {
+        deployment: None,
+        api: None,
+        quota: QuotaKey::of_deployment(99),
+        size: None,
+    };
+
+    const fn named(deployment: u64) -> Demand {
+        Demand {
+            deployment: Some(deployment),
+            api: None,
+            quota: QuotaKey::of_deployment(deployment),
+            size: None,
+        }
+    }
+
+    fn config(policy: &str) -> Config {
+        let json = format!(
+            r#"{{"backends": [
+                    {{"name": "a", "cluster": "a", "host": "a"}},
+                    {{"name": "b", "cluster": "b", "host": "b"}},
+                    {{"name": "c", "cluster": "c", "host": "c"}}
+                ],
+                "policy": "{policy}", "identity": {{"cluster": "imds"}}}}"#
+        );
+        match Plugin::from_bytes(json.as_bytes(), &|_| None) {
+            Ok(Plugin::Balancer(config)) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn view() -> View {
+        View::new(&config("round_robin"))
+    }
+
+    impl View {
+        /// Learns from an attempt for `demand`.
+        fn learn_of(&mut self, backend: usize, finding: Finding, demand: Demand) {
+            let mut health = self.health(backend).unwrap().clone();
+            let rules = config("round_robin").cooldown;
+            let seen = Seen {
+                demand,
+                ..Seen::default()
+            };
+            health.learn(finding, &seen, &rules, 0, NOW);
+            self.set_health(backend, health);
+        }
+
+        /// Learns from an attempt for any deployment.
+        fn learn(&mut self, backend: usize, finding: Finding) {
+            self.learn_of(backend, finding, ANY);
+        }
+
+        /// The choice of a request that makes no trial.
+        fn next(&self, plan: &Plan, demand: Demand, now: Timestamp) -> Result<Choice, NoChoice> {
+            let plan = Plan {
+                has_tested: true,
+                ..*plan
+            };
+            self.choose(&plan, &Declined::default(), &demand, now)
+        }
+
+        fn first(&self, turn: u64, demand: Demand) -> Result<Choice, NoChoice> {
+            self.next(&Plan::new(turn), demand, NOW)
+        }
+    }
+
+    fn throttled(seconds: u64) -> Finding {
+        Finding::Throttled(Some(Duration::from_secs(seconds)), Blame::Due)
+    }
+
+    fn all_out(seconds: u64, throttled: bool) -> Result<Choice, NoChoice> {
+        Err(NoChoice::AllOut(Wait {
+            left: Duration::from_secs(seconds),
+            throttled,
+        }))
+    }
+
+    #[test]
+    fn all_free() {
+        let view = view();
+        assert!(view.is_plain());
+        for turn in 0..6 {
+            assert_eq!(view.first(turn, GPT), Ok(Choice::Free(turn as usize % 3)));
+        }
+        assert!(!View::new(&config("least_throttled")).is_plain());
+    }
+
+    #[test]
+    fn one_that_is_out_is_passed_over_until_it_is_due() {
+        let mut view = view();
+        view.learn(1, throttled(7));
+        assert!(!view.is_plain());
+        assert_eq!(view.first(1, ANY), Ok(Choice::Free(2)));
+        assert_eq!(view.first(4, ANY), Ok(Choice::Free(0)));
+        let then = NOW + Duration::from_secs(7);
+        let chosen = |turn| view.next(&Plan::new(turn), ANY, then);
+        assert_eq!(chosen(1), Ok(Choice::Recovering(1)));
+        assert_eq!(chosen(2), Ok(Choice::Free(2)));
+        view.set_health(1, Health::default());
+        assert!(view.is_plain());
+    }
+
+    #[test]
+    fn every_backend_is_tried_once() {
+        let view = view();
+        let mut plan = Plan::new(5);
+        for backend in [2, 1, 0] {
+            assert_eq!(view.next(&plan, ANY, NOW), Ok(Choice::Free(backend)));
+            plan.tried.add(backend);
+        }
+        assert_eq!(view.next(&plan, ANY, NOW), Err(NoChoice::AllTried));
+    }
+
+    #[test]
+    fn what_was_not_tried_and_is_out_is_told_from_what_was() {
+        let mut view = view();
+        view.learn(0, throttled(9));
+        let mut plan = Plan::new(0);
+        plan.tried.add(1);
+        plan.tried.add(2);
+        assert_eq!(view.next(&plan, ANY, NOW), all_out(9, true));
+        plan.tried.add(0);
+        assert_eq!(view.next(&plan, ANY, NOW), Err(NoChoice::AllTried));
+    }
+
+    #[test]
+    fn the_smallest_wait_counts_and_a_quota_is_told_from_a_failure() {
+        let mut view = view();
+        view.learn(0, Finding::Denied);
+        view.learn(1, Finding::Denied);
+        view.learn(2, Finding::Denied);
+        assert_eq!(view.first(0, ANY), all_out(300, false));
+        view.set_health(2, Health::default());
+        view.learn(2, throttled(20));
+        assert_eq!(view.first(0, ANY), all_out(20, true));
+        view.set_health(0, Health::default());
+        view.learn(0, throttled(30));
+        assert_eq!(view.first(0, ANY), all_out(20, true));
+    }
+
+    #[test]
+    fn who_lacks_the_deployment_is_passed_over_for_that_deployment() {
+        let mut view = view();
+        view.learn(0, Finding::Missing(4));
+        assert_eq!(view.first(0, GPT), Ok(Choice::Free(1)));
+        assert_eq!(view.first(0, named(5)), Ok(Choice::Free(0)));
+        assert_eq!(view.first(0, ANY), Ok(Choice::Free(0)));
+        // Those that have it are out: that is the answer, not the 404 of the one that does not.
+        view.learn_of(1, throttled(20), GPT);
+        view.learn_of(2, throttled(10), GPT);
+        assert_eq!(view.first(0, GPT), all_out(10, true));
+        assert_eq!(view.first(1, ANY), Ok(Choice::Free(1)), "another quota");
+    }
+
+    #[test]
+    fn a_deployment_that_no_one_has_is_anyones_to_refuse() {
+        let mut view = view();
+        for backend in 0..3 {
+            view.learn(backend, Finding::Missing(4));
+        }
+        assert_eq!(view.first(1, GPT), Ok(Choice::Free(1)));
+        view.learn_of(1, throttled(5), GPT);
+        assert_eq!(view.first(1, GPT), Ok(Choice::Free(2)));
+    }
+
+    #[test]
+    fn who_is_not_configured_for_a_deployment_is_not_asked_for_it() {
+        let mut config = config("round_robin");
+        let only = |name: &str| {
+            let mut deployments = Deployments::default();
+            deployments.add(name, "own");
+            deployments.unlisted = Unlisted::Refuse;
+            deployments
+        };
+        config.backends[0].deployments = only("x");
+        config.backends[1].deployments = only("y");
+        config.backends[2].deployments = only("x");
+        let mut view = View::new(&config);
+        let (x, y) = (named(deployment_id("x")), named(deployment_id("y")));
+        assert_eq!(view.first(1, x), Ok(Choice::Free(2)));
+        assert_eq!(view.first(4, x), Ok(Choice::Free(0)));
+        assert_eq!(view.first(0, y), Ok(Choice::Free(1)));
+        assert_eq!(
+            view.first(1, ANY),
+            Ok(Choice::Free(1)),
+            "no deployment is anyone's"
+        );
+        assert_eq!(view.first(0, named(7)), Err(NoChoice::NoDeployment));
+        // All that should have it say they do not: theirs is the answer.
+        view.learn(1, Finding::Missing(deployment_id("y")));
+        assert_eq!(view.first(0, y), Ok(Choice::Free(1)));
+        // The only one that has it is out.
+        view.learn_of(1, throttled(9), y);
+        assert_eq!(view.first(0, y), all_out(9, true));
+        let mut plan = Plan::new(0);
+        plan.tried.add(1);
+        assert_eq!(view.next(&plan, y, NOW), Err(NoChoice::AllTried));
+    }
+
+    #[test]
+    fn without_a_token_those_with_a_key_serve() {
+        let mut config = config("round_robin");
+        config.backends[1].credential = BackendCredential::Key(Secret::new("KEY".into()));
+        let mut view = View::new(&config);
+        assert_eq!(view.first(0, GPT), Ok(Choice::Free(0)));
+        let mut tokenless = BackendSet::default();
+        tokenless.add(0);
+        tokenless.add(2);
+        view.set_tokenless(tokenless);
+        for turn in 0..6 {
+            assert_eq!(view.first(turn, GPT), Ok(Choice::Free(1)));
+        }
+        view.learn_of(1, throttled(9), GPT);
+        assert_eq!(view.first(0, GPT), Err(NoChoice::NoToken));
+        let mut plan = Plan::new(0);
+        plan.tried.add(0);
+        plan.tried.add(2);
+        assert_eq!(view.next(&plan, GPT, NOW), all_out(9, true));
+        view.set_tokenless(BackendSet::default());
+        assert_eq!(view.first(0, GPT), Ok(Choice::Free(0)));
+    }
+
+    #[test]
+    fn when_all_that_may_have_it_were_tried_that_is_all() {
+        let mut view = view();
+        view.learn(0, Finding::Missing(4));
+        let mut plan = Plan::new(0);
+        plan.tried.add(1);
+        plan.tried.add(2);
+        assert_eq!(view.next(&plan, GPT, NOW), Err(NoChoice::AllTried));
+    }
+
+    #[test]
+    fn known_quotas_decide_for_a_minute() {
+        let mut view = View::new(&config("least_throttled"));
+        let shares = |view: &View, now| {
+            let mut shares = [0; 3];
+            for turn in 0..1000 {
+                match view.next(&Plan::new(turn), ANY, now) {
+                    Ok(Choice::Free(backend)) => shares[backend] += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+            shares.map(|share: u32| share.div_ceil(10))
+        };
+        assert_eq!(shares(&view, NOW), [34, 34, 34]);
+        view.set_capacity(0, ANY.quota, 9000, NOW);
+        view.set_capacity(1, ANY.quota, 1000, NOW);
+        view.set_capacity(2, ANY.quota, 5000, NOW);
+        let [a, b, c] = shares(&view, NOW + Duration::from_millis(59_999));
+        assert!(
+            a.abs_diff(60) <= 1 && b.abs_diff(7) <= 1 && c.abs_diff(33) <= 1,
+            "{a} {b} {c}"
+        );
+        assert_eq!(shares(&view, NOW + Duration::from_secs(60)), [34, 34, 34]);
+        for unknown in [0, -1, i64::MIN] {
+            view.set_capacity(0, ANY.quota, 9000, NOW);
+            view.set_capacity(0, ANY.quota, unknown, NOW);
+            let [a, b, c] = shares(&view, NOW);
+            assert!(
+                a.abs_diff(33) <= 1 && b.abs_diff(11) <= 1 && c.abs_diff(56) <= 1,
+                "{a} {b} {c}"
+            );
+        }
+        view.set_capacity(0, ANY.quota, i64::MAX, NOW);
+        assert!(shares(&view, NOW)[0] >= 99);
+    }
+
+    #[test]
+    fn backends_that_do_not_exist_do_no_harm() {
+        let mut view = view();
+        view.set_capacity(7, ANY.quota, 1, NOW);
+        view.set_health(7, Health::default());
+        assert!(view.health(7).is_none());
+        assert!(view.is_plain());
+    }
+
+    #[test]
+    fn preference_comes_before_refusal() {
+        let mut view = view();
+        let advised = |seconds| {
+            let wait = Some(Duration::from_secs(seconds));
+            Finding::Throttled(wait, Blame::Spent)
+        };
+        view.learn(0, advised(20));
+        assert_eq!(view.first(0, ANY), Ok(Choice::Free(1)));
+        view.learn(1, advised(10));
+        view.learn(2, throttled(5));
+        let mut plan = Plan::new(0);
+        for expected in [1, 0] {
+            assert_eq!(view.next(&plan, ANY, NOW), Ok(Choice::Soft(expected)));
+            plan.tried.add(expected);
+        }
+        assert_eq!(view.next(&plan, ANY, NOW), all_out(5, true));
+        for _ in 0..5 {
+            view.learn(1, Finding::Failed(0, Blame::Due));
+        }
+        assert_eq!(view.first(0, ANY), Ok(Choice::Soft(0)));
+        let mut plan = Plan::new(0);
+        plan.tried.add(0);
+        assert_eq!(view.next(&plan, ANY, NOW), Ok(Choice::Failing(1)));
+    }
+
+    #[test]
+    fn where_all_are_closed_one_trial_is_due() {
+        let mut view = view();
+        for backend in 0..3 {
+            view.learn(backend, throttled(30));
+        }
+        let choose = |plan: &Plan, declined: &Declined| view.choose(plan, declined, &ANY, NOW);
+        let mut declined = Declined::default();
+        for backend in 0..3 {
+            let plan = Plan::new(backend as u64);
+            assert_eq!(
+                choose(&plan, &Declined::default()),
+                Ok(Choice::Trial(backend))
+            );
+            declined.tested.add(backend);
+        }
+        assert_eq!(choose(&Plan::new(0), &declined), all_out(30, true));
+        assert_eq!(
+            view.first(0, ANY),
+            all_out(30, true),
+            "it has made its trial"
+        );
+    }
+
+    #[test]
+    fn a_crowded_backend_is_used_where_no_other_is_free() {
+        let mut view = view();
+        view.learn(1, throttled(1));
+        let then = NOW + Duration::from_secs(1);
+        let crowded = Declined {
+            crowded: BackendSet::all_but(0, 3),
+            ..Declined::default()
+        };
+        let choose = |plan: &Plan| view.choose(plan, &crowded, &ANY, then);
+        assert_eq!(choose(&Plan::new(1)), Ok(Choice::Free(2)));
+        let mut plan = Plan::new(1);
+        plan.tried.add(0);
+        plan.tried.add(2);
+        assert_eq!(choose(&plan), Ok(Choice::Crowded(1)));
+    }
+
+    #[test]
+    fn an_unread_refusal_is_advice_for_every_request() {
+        let mut view = view();
+        assert!(!view.tells_deployments_apart());
+        let unread = Demand {
+            deployment: None,
+            ..Demand::default()
+        };
+        view.learn_of(0, throttled(30), unread);
+        assert!(view.tells_deployments_apart());
+        for turn in 0..9 {
+            assert_ne!(view.first(turn, GPT), Ok(Choice::Free(0)));
+        }
+        let mut plan = Plan::new(0);
+        plan.tried.add(1);
+        plan.tried.add(2);
+        assert_eq!(view.next(&plan, GPT, NOW), Ok(Choice::Soft(0)));
+    }
+
+    #[test]
+    fn the_wait_of_all_is_the_smallest() {
+        let mut view = view();
+        let wait = |view: &View| view.wait_of_all(&Plan::default(), &ANY, NOW);
+        view.learn(0, throttled(30));
+        view.learn(
+            1,
+            Finding::Throttled(Some(Duration::from_secs(9)), Blame::Spent),
+        );
+        assert_eq!(wait(&view), None, "one is free");
+        view.learn(2, throttled(20));
+        assert_eq!(wait(&view), Some(Duration::from_secs(9)));
     }
 }
