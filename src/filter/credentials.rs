@@ -192,11 +192,16 @@ impl Credentials {
             .map_or(Duration::ZERO, Tokens::wait_timeout)
     }
 
-    fn tokens_of(&self, backend: usize) -> Option<&Tokens> {
+    /// The identity whose token `backend` gets, by its place in the configuration.
+    pub(super) fn identity_of(&self, backend: usize) -> Option<usize> {
         match self.sources.get(backend)? {
             Source::Key(_) => None,
-            Source::Identity(identity) => self.tokens.get(*identity),
+            Source::Identity(identity) => Some(*identity),
         }
+    }
+
+    fn tokens_of(&self, backend: usize) -> Option<&Tokens> {
+        self.tokens.get(self.identity_of(backend)?)
     }
 
     /// Asks for a token for `backend` that is newer than the refused one of `generation`.

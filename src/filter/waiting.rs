@@ -123,20 +123,51 @@ impl WaitingList {
         let Ok(mut waiting) = self.0.try_borrow_mut() else {
             return granted;
         };
-        waiting.retain(|(id, entry)| match entry.grant(credentials, now) {
-            Some(grant) => {
-                granted.push((*id, Rc::clone(&entry.stream), grant));
-                false
-            }
-            None => true,
-        });
+        let mut renewals = Renewals::default();
+        waiting.retain(
+            |(id, entry)| match entry.grant(credentials, &mut renewals, now) {
+                Some(grant) => {
+                    granted.push((*id, Rc::clone(&entry.stream), grant));
+                    false
+                }
+                None => true,
+            },
+        );
         granted
+    }
+}
+
+/// What became of the renewals that streams wait for, looked up once each: thousands may wait for the same one.
+#[derive(Default)]
+struct Renewals(Vec<((Option<usize>, u32), Option<Renewal>)>);
+
+impl Renewals {
+    fn look(
+        &mut self,
+        credentials: &Credentials,
+        backend: usize,
+        generation: u32,
+        now: Timestamp,
+    ) -> Option<Renewal> {
+        let wanted = (credentials.identity_of(backend), generation);
+        let known = self.0.iter().find(|(known, _)| *known == wanted);
+        if let Some((_, renewal)) = known {
+            return renewal.clone();
+        }
+        let renewal = credentials.renewal(backend, generation, now).ok();
+        self.0.push((wanted, renewal.clone()));
+        renewal
     }
 }
 
 impl Waiting {
     /// How the wait ends, if it does now.
-    fn grant(&self, credentials: &Credentials, now: Timestamp) -> Option<Granted> {
+    fn grant(
+        &self,
+        credentials: &Credentials,
+        renewals: &mut Renewals,
+        now: Timestamp,
+    ) -> Option<Granted> {
         let overdue = self
             .deadline
             .has_passed(now, self.wish.timeout(credentials));
@@ -151,9 +182,9 @@ impl Waiting {
                 }
             },
             Wish::NewerToken(backend, generation) => {
-                match credentials.renewal(backend, generation, now) {
-                    Ok(Renewal::Done(token)) => Some(Granted::Token(token)),
-                    Ok(Renewal::Pending) if !overdue => None,
+                match renewals.look(credentials, backend, generation, now) {
+                    Some(Renewal::Done(token)) => Some(Granted::Token(token)),
+                    Some(Renewal::Pending) if !overdue => None,
                     // The client has an answer already: the backend's refusal.
                     _ => Some(Granted::NoToken(LEAST_RETRY_AFTER)),
                 }

@@ -49,6 +49,7 @@ impl Authorization {
 }
 
 /// What became of the request for a newer token.
+#[derive(Clone)]
 pub enum Renewal {
     /// The newer token.
     Done(Rc<Authorization>),

@@ -320,3 +320,16 @@ fn an_attempt_has_one_outcome_even_if_its_time_is_up_while_its_answer_is_held() 
         .statistic("aoai.backend.east.outcome.bad_token");
     assert_eq!(unavailable + bad_token, 1, "{unavailable} + {bad_token}");
 }
+
+#[test]
+fn those_that_wait_for_one_token_cost_one_look_a_tick() {
+    let reads = |waiting: usize| {
+        let gateway = gateway();
+        let _requests: Vec<_> = (0..waiting).map(|_| refused(&gateway)).collect();
+        gateway.host.advance(millis(100));
+        gateway.host.clear_counts();
+        gateway.host.advance(millis(400));
+        gateway.host.counts()["proxy_get_shared_data"].calls
+    };
+    assert_eq!(reads(1), reads(200));
+}
