@@ -1,0 +1,199 @@
+//! A request on its way, as the filter leads it: `src/filter/journey` without a host.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use azure_openai_balancer::core::config::Config;
+use azure_openai_balancer::core::exchange::{Because, Exchange, Lesson, NoRetry, Replay, Verdict};
+use azure_openai_balancer::core::fleet::{Fleet, NoChoice};
+use azure_openai_balancer::core::health::Change;
+use azure_openai_balancer::core::json::scan::Findings;
+use azure_openai_balancer::core::outcome::Outcome;
+use azure_openai_balancer::core::plan::Plan;
+use azure_openai_balancer::core::request::{Found, Need, Request};
+use azure_openai_balancer::core::state::ids::Tags;
+use azure_openai_balancer::core::time::Timestamp;
+
+use super::map::Map;
+
+/// The time that all workers read.
+#[derive(Default)]
+pub(crate) struct Clock(Cell<u64>);
+
+impl Clock {
+    pub(crate) fn set(&self, millis: u64) {
+        self.0.set(millis);
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.get())
+    }
+}
+
+/// What all workers have in common.
+pub(crate) struct Process {
+    pub(crate) config: Config,
+    pub(crate) map: Map,
+    pub(crate) clock: Clock,
+    /// Makes the cooldowns of different Envoys differ.
+    pub(crate) seed: u64,
+    token: Cell<Token>,
+}
+
+/// The access token: refused ones are renewed, but not all the time.
+#[derive(Clone, Copy, Default)]
+struct Token {
+    generation: u32,
+    renewed_at: Timestamp,
+}
+
+const RENEWED_EVERY: Duration = Duration::from_secs(30);
+
+impl Process {
+    pub(crate) fn new(config: Config, seed: u64) -> Self {
+        Self {
+            config,
+            map: Map::default(),
+            clock: Clock::default(),
+            seed,
+            token: Cell::default(),
+        }
+    }
+
+    pub(crate) fn worker(&self) -> Fleet<&Map> {
+        Fleet::new(&self.map, &self.config, self.seed, self.clock.now()).unwrap()
+    }
+
+    fn renew(&self, refused: u32) -> bool {
+        let Token {
+            generation,
+            renewed_at,
+        } = self.token.get();
+        let now = self.clock.now();
+        if generation == refused && (renewed_at + RENEWED_EVERY).has_passed(now, RENEWED_EVERY) {
+            self.token.set(Token {
+                generation: generation + 1,
+                renewed_at: now,
+            });
+        }
+        self.token.get().generation != refused
+    }
+}
+
+/// What became of a request for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// An attempt goes to this backend.
+    Sent(usize, Because),
+    /// The client gets what the last attempt brought.
+    Delivered(Option<NoRetry>),
+    /// The client is answered: no backend is asked.
+    Refused(Duration),
+}
+
+/// One request.
+pub(crate) struct Journey {
+    pub(crate) request: Request,
+    pub(crate) exchange: Exchange,
+    generation: u32,
+}
+
+impl Journey {
+    /// A request before its first attempt. `model` is its body's, which is read where that matters.
+    pub(crate) fn begin(
+        process: &Process,
+        fleet: &Fleet<&Map>,
+        mut request: Request,
+        model: &Option<Findings>,
+    ) -> Self {
+        if let Some(model) = model {
+            if request.needs(&process.config, fleet.names_matter()) == Need::Deployment {
+                request.learn(Found::Json(model.clone()), &Tags::default());
+            }
+        }
+        let plan = Plan::new(fleet.draw());
+        Self {
+            request,
+            exchange: Exchange::new(plan, process.config.retry.max_attempts),
+            generation: 0,
+        }
+    }
+
+    fn send(&mut self, process: &Process) -> Step {
+        self.exchange.attempt_made();
+        self.generation = process.token.get().generation;
+        let chosen = self.exchange.chosen();
+        Step::Sent(chosen.backend, chosen.because)
+    }
+
+    /// The first attempt.
+    pub(crate) fn depart(&mut self, process: &Process, fleet: &Fleet<&Map>) -> Step {
+        let now = fleet.time_of_choice(&|| process.clock.now());
+        match fleet.choose(self.exchange.plan(), &self.request.demand(), now) {
+            Ok(chosen) => {
+                self.exchange.go_to(chosen);
+                self.send(process)
+            }
+            Err(NoChoice::AllOut(wait)) => Step::Refused(wait.left),
+            Err(none) => panic!("{none:?}"),
+        }
+    }
+
+    /// The current attempt ended.
+    pub(crate) fn conclude(
+        &mut self,
+        process: &Process,
+        fleet: &Fleet<&Map>,
+        outcome: Outcome,
+        stated: Option<Duration>,
+    ) -> Option<Change> {
+        let demand = self.request.demand();
+        if outcome == Outcome::DeploymentNotFound && self.request.names_unread_deployment() {
+            fleet.note_unread_deployment(process.clock.now());
+        }
+        let lesson = self.exchange.conclude(outcome, stated, &demand);
+        learn(process, fleet, lesson)
+    }
+
+    /// What follows from that.
+    pub(crate) fn after(
+        &mut self,
+        process: &Process,
+        fleet: &Fleet<&Map>,
+        outcome: Outcome,
+    ) -> Step {
+        let demand = self.request.demand();
+        let clock = || process.clock.now();
+        // A second time if there is no newer token.
+        loop {
+            let choose = |plan: &Plan| {
+                fleet.choose_next(&process.config.retry, plan, &demand, outcome, &clock)
+            };
+            let (verdict, lesson) = self
+                .exchange
+                .move_on(outcome, Replay::Ready, &demand, choose);
+            if let Some(lesson) = lesson {
+                learn(process, fleet, lesson);
+            }
+            match verdict {
+                Verdict::Deliver => return Step::Delivered(None),
+                Verdict::GiveUp(reason) => return Step::Delivered(Some(reason)),
+                Verdict::TryNext => return self.send(process),
+                Verdict::RenewToken if process.renew(self.generation) => return self.send(process),
+                Verdict::RenewToken => {}
+                Verdict::AwaitRequest => panic!("all of it is there"),
+            }
+        }
+    }
+
+    /// The client left.
+    pub(crate) fn abandon(&mut self, process: &Process, fleet: &Fleet<&Map>) {
+        if let Some(lesson) = self.exchange.abandon(&self.request.demand()) {
+            learn(process, fleet, lesson);
+        }
+    }
+}
+
+fn learn(process: &Process, fleet: &Fleet<&Map>, lesson: Lesson) -> Option<Change> {
+    fleet.take(&process.config.cooldown, &lesson, &|| process.clock.now())
+}
