@@ -73,9 +73,12 @@ impl Access {
         self.recovery.admit(Silence::IsLoss, now)
     }
 
-    /// An admitted attempt ended without an outcome that counts.
-    pub(super) fn leave(&mut self) {
-        self.recovery.leave();
+    /// An admitted attempt that began at `began` ended without an outcome that counts.
+    pub(super) fn leave(&mut self, began: Timestamp) {
+        // An earlier recovery's attempt has no place in this one.
+        if matches!(self.state, State::Refused(until) if began >= until) {
+            self.recovery.leave();
+        }
     }
 
     pub(super) fn trial_is_due(&self, now: Timestamp) -> bool {

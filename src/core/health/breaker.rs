@@ -95,9 +95,12 @@ impl Breaker {
         self.recovery.admit(Silence::IsLoss, now)
     }
 
-    /// An admitted attempt ended without an outcome that counts.
-    pub(super) fn leave(&mut self) {
-        self.recovery.leave();
+    /// An admitted attempt that began at `began` ended without an outcome that counts.
+    pub(super) fn leave(&mut self, began: Timestamp) {
+        // An earlier recovery's attempt has no place in this one.
+        if began > self.opened_at {
+            self.recovery.leave();
+        }
     }
 
     /// Whether a success of an attempt that began at `began` changes anything but counts.
@@ -157,7 +160,7 @@ impl Breaker {
     ) -> Option<Change> {
         let standing = self.standing(now);
         if failure.admitted {
-            self.recovery.leave();
+            self.leave(failure.began);
         }
         self.count_successes(failure.others, now);
         // A request that has failed elsewhere before says more of itself than of this backend.

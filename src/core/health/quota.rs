@@ -119,9 +119,12 @@ impl Quota {
         self.recovery.admit(Silence::IsConsent, now)
     }
 
-    /// An admitted attempt ended without an outcome that counts.
-    pub(super) fn leave(&mut self) {
-        self.recovery.leave();
+    /// An admitted attempt that began at `began` ended without an outcome that counts.
+    pub(super) fn leave(&mut self, began: Timestamp) {
+        // An earlier recovery's attempt has no place in this one.
+        if began > self.refused_at {
+            self.recovery.leave();
+        }
     }
 
     pub(super) fn trial_is_due(&self, now: Timestamp) -> bool {

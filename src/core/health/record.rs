@@ -234,7 +234,7 @@ impl Health {
             Finding::Throttled(stated, blame) => {
                 let recovered = self.breaker.succeed(seen.began, now);
                 if seen.admitted {
-                    self.access.leave();
+                    self.access.leave(seen.began);
                 }
                 let refusal = Refusal {
                     stated,
@@ -285,15 +285,16 @@ impl Health {
     /// An admitted attempt ended without an outcome that counts.
     fn leave(&mut self, seen: &Seen) {
         if seen.admitted {
-            self.breaker.leave();
-            self.access.leave();
+            self.breaker.leave(seen.began);
+            self.access.leave(seen.began);
             self.leave_quotas(seen);
         }
     }
 
     fn leave_quotas(&mut self, seen: &Seen) {
         if seen.admitted {
-            self.quotas_of_mut(&seen.demand).for_each(Quota::leave);
+            self.quotas_of_mut(&seen.demand)
+                .for_each(|quota| quota.leave(seen.began));
         }
     }
 
