@@ -255,6 +255,12 @@ impl Exchange {
         Self::lesson(self.current, finding, admitted, demand)
     }
 
+    /// What there is to learn where the current attempt's refused token was new already: the backend refuses new tokens.
+    pub fn conclude_new_token(&mut self, demand: &Demand) -> Lesson {
+        let admitted = std::mem::take(&mut self.admitted);
+        Self::lesson(self.current, Finding::TokenDenied, admitted, demand)
+    }
+
     /// What the current backend has to know if the outcome of its attempt will not be known: the client left, say.
     pub fn abandon(&mut self, demand: &Demand) -> Option<Lesson> {
         let admitted = std::mem::take(&mut self.admitted);

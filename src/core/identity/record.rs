@@ -180,6 +180,15 @@ impl Record {
         }
     }
 
+    /// Whether the token of this generation was fetched a moment ago, because a backend had refused the one before.
+    pub fn was_renewed(&self, generation: u32, now: Timestamp) -> bool {
+        let next_forced = self.forced_at + FORCED_FETCH_INTERVAL;
+        let token = self.token.as_ref();
+        // A token that still waits to be replaced is the old one.
+        token.is_some_and(|token| token.generation == generation && now < token.refresh_at)
+            && !next_forced.has_passed(now, FORCED_FETCH_INTERVAL)
+    }
+
     /// Whether a newer token than the one of this generation is on its way.
     pub fn renewing(&self, now: Timestamp) -> bool {
         self.token_expected(now) <= now

@@ -55,6 +55,8 @@ pub enum Renewal {
     Done(Rc<Authorization>),
     /// It is being fetched.
     Pending,
+    /// The refused token is new itself: it was fetched a moment ago, after another one was refused.
+    IsNew,
     /// None will come soon.
     Failed,
 }
@@ -183,6 +185,7 @@ impl<M: SharedMap> TokenStore<M> {
         match self.current(now) {
             Some(token) if token.generation != generation => Renewal::Done(token),
             _ if record.renewing(now) => Renewal::Pending,
+            _ if record.was_renewed(generation, now) => Renewal::IsNew,
             _ => Renewal::Failed,
         }
     }

@@ -64,6 +64,12 @@ impl Journey {
         self.worker.learn(&lesson, wanted);
     }
 
+    /// The current attempt's token was refused although it is new: that is this backend's fault.
+    pub(in crate::filter) fn conclude_new_token(&mut self) {
+        let lesson = self.exchange.conclude_new_token(&self.request.demand());
+        self.worker.learn(&lesson, String::new);
+    }
+
     /// Whether the headers of an answer with this outcome say something to learn.
     fn wants_headers(&self, outcome: Outcome) -> bool {
         outcome == Outcome::Throttled || self.worker.config.policy == Policy::LeastThrottled

@@ -66,6 +66,7 @@ impl Stream {
                             return Ok(Settled::Held);
                         }
                         // Asked once more, the exchange goes on to the next backend.
+                        Renewal::IsNew => self.journey.conclude_new_token(),
                         Renewal::Pending | Renewal::Failed => {}
                     }
                 }

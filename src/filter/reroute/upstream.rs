@@ -255,6 +255,7 @@ impl Upstream {
                                     return Ok(Phase::AwaitingToken);
                                 }
                             }
+                            Renewal::IsNew => shared.journey.conclude_new_token(),
                             Renewal::Failed => {}
                         }
                     }
