@@ -243,7 +243,7 @@ impl Request {
         Some((model, alias))
     }
 
-    /// What a backend said it lacks with this `outcome`, for people: the API, or else the deployment, which the client chose.
+    /// What a backend spoke of with this `outcome`, for people: the API, or else the deployment, which the client chose.
     pub fn wanted(&self, client_path: &str, outcome: Outcome) -> String {
         const SHOWN: usize = 64;
         if let (Outcome::ApiNotEnabled, Some(api)) = (outcome, self.operation.api) {
@@ -254,8 +254,15 @@ impl Request {
             (_, Some(model)) => Some(model.name.as_str()),
             _ => None,
         };
-        let name: String = name.unwrap_or_default().chars().take(SHOWN).collect();
-        format!("deployment {name:?}")
+        match (name, self.operation.api) {
+            (Some(name), _) => {
+                let name: String = name.chars().take(SHOWN).collect();
+                format!("deployment {name:?}")
+            }
+            _ if self.names_unread_deployment() => "a deployment whose name was not read".into(),
+            (None, Some(api)) => format!("API {}", api.name()),
+            (None, None) => "everything without a deployment".into(),
+        }
     }
 
     /// What a backend must have to serve it.
