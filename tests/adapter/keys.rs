@@ -74,8 +74,8 @@ fn a_failed_attempt_goes_to_no_backend_for_which_there_is_no_token() {
 #[test]
 fn when_those_with_a_key_are_out_a_request_waits_for_the_token() {
     let (host, vm) = tokenless(json!({}));
-    let stream = get(&vm);
-    stream.respond(429, [("retry-after", "60")], true);
+    send(&vm).respond(429, [("retry-after", "60")], true);
+    // Rather than to doubt the wait.
     let waiting = send(&vm);
     assert!(waiting.forwarded().is_none() && waiting.answered().is_none());
     give_token(&vm, TOKEN);
@@ -84,7 +84,7 @@ fn when_those_with_a_key_are_out_a_request_waits_for_the_token() {
     assert_eq!(waiting.forwarded().unwrap().body, BODY.as_bytes());
 
     let (host, vm) = tokenless(json!({}));
-    get(&vm).respond(429, [("retry-after", "60")], true);
+    send(&vm).respond(429, [("retry-after", "60")], true);
     let waiting = send(&vm);
     host.advance(seconds(6));
     let answer = waiting.answer();

@@ -100,6 +100,17 @@ pub(crate) fn chat() -> Headers {
     ])
 }
 
+/// A client's request to `path`, without a body's length.
+pub(crate) fn post(path: &str) -> Headers {
+    Headers::from([
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":authority", "gateway.internal"),
+        (":path", path),
+        ("content-type", "application/json"),
+    ])
+}
+
 /// A client's chat request whose body has this length.
 pub(crate) fn chat_of(length: usize) -> Headers {
     chat().with("content-length", length.to_string())

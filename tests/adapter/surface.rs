@@ -347,6 +347,8 @@ fn an_object_whose_backend_is_throttled_is_asked_of_no_other() {
         "its own"
     );
     assert!(vm.calls().is_empty());
+    let trial = ask(&vm, "GET", &path, "");
+    assert_eq!(routed_to(&trial), WEST);
     let stream = ask(&vm, "GET", &path, "");
     let answer = stream.answer();
     assert_eq!(

@@ -8,19 +8,15 @@ use crate::adapter::budget::host_calls;
 #[test]
 fn successes_count_for_the_share_of_failures() {
     let (host, vm) = fleet(1, json!({"retry": {"max_attempts": 1}}));
-    let fail_every = |n: usize, requests: usize| {
-        for index in 0..requests {
-            let stream = get(&vm);
-            if stream.answered().is_some() {
-                return Some(index);
-            }
-            respond(&stream, if index % n == 0 { 500 } else { 200 }, "x");
+    let cooldowns_if_one_fails_in = |n: usize| {
+        for index in 0..60 {
+            respond(&get(&vm), if index % n == 0 { 500 } else { 200 }, "x");
         }
-        None
+        counted(&host, "aoai.backend.east.cooldowns.failing")
     };
-    assert_eq!(fail_every(3, 200), None, "a third");
+    assert_eq!(cooldowns_if_one_fails_in(3), 0);
     host.advance(seconds(20));
-    assert!(fail_every(2, 60).is_some(), "a half");
+    assert_eq!(cooldowns_if_one_fails_in(2), 1);
 }
 
 #[test]

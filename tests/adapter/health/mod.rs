@@ -1,8 +1,10 @@
 //! What a worker remembers of its backends, and what it does with that. With the filter engine; most of it is common to both.
 
+mod failing;
 mod findings;
 mod junk;
-mod probes;
+mod quotas;
+mod recovery;
 mod refused;
 mod retrying;
 mod sharing;

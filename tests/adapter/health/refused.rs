@@ -1,55 +1,203 @@
-//! When every backend is out, the client is told, and no one is asked.
+//! A request for which every backend is unavailable: a trial a second finds out whether that is still true, the others are refused.
 
 use serde_json::json;
 
 use super::*;
 
-#[test]
-fn when_all_are_out_no_one_is_asked_and_the_smallest_wait_is_said() {
-    let (host, vm) = fleet(3, json!({}));
-    let stream = get(&vm);
-    throttle(&stream, "60");
-    vm.answer(&vm.call(), 429, [("retry-after", "20")], "");
-    vm.answer(&vm.call(), 429, [("retry-after-ms", "90500")], "");
-    let answer = stream.answer();
-    assert_eq!(
-        answer.headers.get("retry-after"),
-        Some("20"),
-        "of all three"
-    );
-    assert_eq!(answer.headers.get("retry-after-ms"), Some("20000"));
-    host.advance(millis(1500));
-    let stream = get(&vm);
-    assert_eq!(
-        refused(&stream),
-        (429, "18500".into(), "all_backends_throttled".into())
-    );
-    assert_eq!(stream.answer().headers.get("retry-after"), Some("19"));
-    assert!(vm.calls().is_empty());
-    drop(stream);
-    assert_eq!(counted(&host, "aoai.refused.throttled"), 1);
-    assert_eq!(host.statistic("aoai.client_gone"), 0);
-    assert_eq!(host.statistic("aoai.backend.east.attempts"), 1);
-    assert_eq!(host.statistic("aoai.requests"), 2);
+/// A worker whose backends answered 429 with these waits, each to a request of its own, and the last answer.
+fn all_throttled(waits: &[&str]) -> (Host, Vm, Stream) {
+    let (host, vm) = fleet(waits.len(), json!({"retry": {"max_attempts": 1}}));
+    let mut last = None;
+    for wait in waits {
+        let stream = last.insert(get(&vm));
+        throttle(stream, wait);
+    }
+    // What begins in the same millisecond may have begun before.
+    host.advance(millis(10));
+    (host, vm, last.unwrap())
+}
+
+/// Which of so many requests at once go out.
+fn sent_of(vm: &Vm, requests: usize) -> (Vec<Stream>, Vec<Stream>) {
+    let streams = (0..requests).map(|_| get(vm));
+    streams.partition(|stream| stream.forwarded().is_some())
 }
 
 #[test]
-fn when_all_are_broken_it_is_503() {
-    let (host, vm) = fleet(
-        1,
-        json!({"cooldown": {"consecutive_failures": 2, "failing": "8s"}}),
+fn when_all_are_throttled_the_smallest_wait_is_sent() {
+    let (host, vm, last) = all_throttled(&["60", "20", "90"]);
+    let answer = last.answer();
+    let header = |name: &str| answer.headers.get(name).map(str::to_owned);
+    assert_eq!(header("retry-after").as_deref(), Some("20"), "of all three");
+    assert_eq!(header("retry-after-ms").as_deref(), Some("20000"));
+    host.advance(millis(1490));
+    let (trials, rest) = sent_of(&vm, 10);
+    assert_eq!(
+        trials.iter().map(routed_to).collect::<Vec<_>>(),
+        [EAST, WEST, NORTH],
+        "one each"
     );
-    for _ in 0..2 {
-        respond(&get(&vm), 500, &error("InternalServerError"));
+    assert_eq!(rest.len(), 7);
+    for stream in &rest {
+        assert_eq!(
+            refused(stream),
+            (429, "18500".into(), "all_backends_throttled".into())
+        );
+        assert_eq!(stream.answer().headers.get("retry-after"), Some("19"));
     }
-    let (status, wait, code) = refused(&get(&vm));
-    assert_eq!((status, code.as_str()), (503, "all_backends_unavailable"));
-    assert!((8000..=10_000).contains(&wait.parse().unwrap()), "{wait}");
-    assert_eq!(counted(&host, "aoai.refused.unavailable"), 1);
-    assert_eq!(host.statistic("aoai.backend.east.state"), 2);
-    assert!(host.statistic("aoai.backend.east.cooldown_seconds") > 4);
-    host.advance(seconds(10));
-    assert_eq!(served_by(&vm, 1), [EAST]);
+    assert!(vm.calls().is_empty());
+    drop(rest);
+    assert_eq!(counted(&host, "aoai.refused.throttled"), 7);
+    assert_eq!(host.statistic("aoai.client_gone"), 0);
+    assert_eq!(host.statistic("aoai.backend.east.attempts"), 2);
+    assert_eq!(host.statistic("aoai.backend.east.trials"), 1);
+    assert_eq!(host.statistic("aoai.requests"), 13);
+}
+
+#[test]
+fn trials_are_made_less_often_while_they_are_refused() {
+    let (host, vm, _) = all_throttled(&["60"]);
+    let mut at = Vec::new();
+    for tenth in 0..300 {
+        let (trials, rest) = sent_of(&vm, 3);
+        assert_eq!(trials.len() + rest.len(), 3);
+        for trial in &trials {
+            throttle(trial, "60");
+            at.push(tenth);
+        }
+        for stream in &rest {
+            assert_eq!(refused(stream).0, 429);
+        }
+        host.advance(millis(100));
+    }
+    assert_eq!(at, [0, 10, 20, 40, 80, 160, 240]);
+    assert_eq!(counted(&host, "aoai.backend.east.trials"), 7);
+    assert_eq!(host.statistic("aoai.backend.east.cooldowns.throttled"), 1);
+}
+
+#[test]
+fn all_workers_together_make_one_trial_a_second() {
+    let (host, vm, _) = all_throttled(&["60"]);
+    let config = fleet_config(1, json!({"retry": {"max_attempts": 1}}));
+    let others: Vec<Vm> = (0..3).map(|_| host.vm(&config)).collect();
+    host.advance(millis(50));
+    for _ in 0..2 {
+        let trials = others.iter().chain([&vm]).flat_map(|vm| sent_of(vm, 3).0);
+        let trials: Vec<_> = trials.collect();
+        assert_eq!(trials.len(), 1);
+        trials.into_iter().for_each(Stream::disconnect);
+        host.advance(seconds(1));
+    }
+}
+
+#[test]
+fn a_trial_that_is_served_opens_the_quota_for_all() {
+    let (host, vm, _) = all_throttled(&["60"]);
+    let other = host.vm(&fleet_config(1, json!({"retry": {"max_attempts": 1}})));
+    host.advance(millis(50));
+    respond(&get(&vm), 200, "fine");
+    for vm in [&vm, &other] {
+        let (sent, rest) = sent_of(vm, 10);
+        assert!(rest.is_empty());
+        for stream in sent {
+            respond(&stream, 200, "fine");
+        }
+    }
     assert_eq!(counted(&host, "aoai.backend.east.state"), 0);
-    assert_eq!(host.statistic("aoai.backend.east.cooldown_seconds"), 0);
+    assert_eq!(host.statistic("aoai.backend.east.probes"), 0);
+    let said = host.logged(mock_host::LogLevel::Info);
+    let open = said.iter().filter(|line| {
+        line.contains(
+            "backend east: serves everything without a deployment although it had asked to wait",
+        )
+    });
+    assert_eq!(open.count(), 1, "{said:?}");
+}
+
+#[test]
+fn for_a_minute_after_a_served_trial_waits_are_advice() {
+    let (host, vm, _) = all_throttled(&["60"]);
+    respond(&get(&vm), 200, "fine");
+    let throttle_again = || {
+        host.advance(seconds(2));
+        throttle(&get(&vm), "60");
+        sent_of(&vm, 5).0
+    };
+    let sent = throttle_again();
+    assert_eq!(sent.len(), 5, "it is asked all the same");
+    respond(&sent[0], 200, "fine");
+    assert_eq!(counted(&host, "aoai.backend.east.soft"), 5);
+    assert_eq!(host.statistic("aoai.backend.east.cooldowns.throttled"), 1);
+    host.advance(seconds(61));
+    assert_eq!(throttle_again().len(), 1, "the trial");
+    assert_eq!(counted(&host, "aoai.backend.east.cooldowns.throttled"), 2);
+}
+
+#[test]
+fn advice_that_is_confirmed_five_times_is_believed_for_a_second() {
+    let (host, vm, _) = all_throttled(&["60"]);
+    respond(&get(&vm), 200, "fine");
+    for _ in 0..5 {
+        host.advance(millis(10));
+        let stream = get(&vm);
+        assert!(stream.forwarded().is_some());
+        throttle(&stream, "60");
+    }
+    for stream in sent_of(&vm, 5).1 {
+        assert_eq!(refused(&stream).1, "1000");
+    }
+    host.advance(seconds(1));
+    assert_eq!(sent_of(&vm, 5).0.len(), 5);
+}
+
+#[test]
+fn only_attempts_that_began_after_a_429_contradict_it() {
+    let (host, vm) = fleet(1, json!({}));
+    let (early, late) = (get(&vm), get(&vm));
+    host.advance(millis(10));
+    throttle(&late, "60");
+    let _trial = get(&vm);
+    host.advance(millis(10));
+    respond(&early, 200, "fine");
+    assert_eq!(refused(&get(&vm)).0, 429);
+}
+
+#[test]
+fn a_429_binds_no_much_smaller_request() {
+    let chat_of_size = |vm: &Vm, size: usize| {
+        let stream = vm.request(chat_of(size), false);
+        stream.body("x".repeat(size), true);
+        stream
+    };
+    let (host, vm) = fleet(1, json!({}));
+    throttle(&chat_of_size(&vm, 10_000), "30");
+    host.advance(millis(10));
+    let _trial = chat_of_size(&vm, 10_000);
+    assert_eq!(refused(&chat_of_size(&vm, 5_000)).0, 429);
+    let small = chat_of_size(&vm, 4_999);
+    assert!(small.forwarded().is_some());
+    respond(&small, 200, "fine");
+    assert!(chat_of_size(&vm, 10_000).forwarded().is_some(), "it serves");
+    assert_eq!(counted(&host, "aoai.backend.east.soft"), 1);
+}
+
+#[test]
+fn when_all_are_misconfigured_it_is_503_but_for_trials() {
+    let (host, vm) = fleet(1, json!({}));
+    respond(&get(&vm), 403, &error("403"));
+    for _ in 0..3 {
+        let (trials, rest) = sent_of(&vm, 5);
+        assert_eq!((trials.len(), rest.len()), (1, 4));
+        let (status, _, code) = refused(&rest[0]);
+        assert_eq!((status, code.as_str()), (503, "all_backends_unavailable"));
+        respond(&trials[0], 403, &error("403"));
+        assert_eq!(trials[0].answer().status, 403, "the real answer");
+        drop((trials, rest));
+        host.advance(seconds(1));
+    }
+    assert_eq!(counted(&host, "aoai.refused.unavailable"), 12);
+    assert_eq!(host.statistic("aoai.backend.east.state"), 3);
+    // The role is given.
+    respond(&get(&vm), 200, "fine");
+    assert_eq!(sent_of(&vm, 5).0.len(), 5, "at once");
 }

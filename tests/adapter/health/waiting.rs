@@ -1,14 +1,27 @@
-//! Requests that wait for a backend when all are out.
+//! Requests that wait for a backend when all are unavailable.
 
 use serde_json::json;
 
 use super::*;
 
+/// A worker whose only backend is throttled for two seconds, with a trial under way; requests may wait for `longest`.
+fn throttled(longest: &str) -> (Host, Vm, Stream) {
+    let (host, vm) = fleet(1, json!({"cooldown": {"wait_timeout": longest}}));
+    // As large as any request here.
+    let stream = vm.request(chat_of(10), false);
+    stream.body("0123456789", true);
+    throttle(&stream, "2");
+    host.advance(millis(10));
+    let trial = vm.request(chat_of(10), false);
+    trial.body("0123456789", true);
+    assert!(trial.forwarded().is_some());
+    (host, vm, trial)
+}
+
 #[test]
 fn a_request_waits_for_a_backend_and_loses_nothing() {
     for (pieces, complete) in [(1, true), (3, true), (3, false)] {
-        let (host, vm) = fleet(1, json!({"cooldown": {"wait_timeout": "5s"}}));
-        throttle(&get(&vm), "2");
+        let (host, vm, _trial) = throttled("5s");
         let text = "0123456789".repeat(30);
         let stream = vm.request(chat_of(text.len()), false);
         let frames: Vec<_> = text.as_bytes().chunks(text.len() / pieces).collect();
@@ -35,8 +48,7 @@ fn a_request_waits_for_a_backend_and_loses_nothing() {
 
 #[test]
 fn a_body_that_comes_while_its_request_waits_stays_with_it() {
-    let (host, vm) = fleet(1, json!({"cooldown": {"wait_timeout": "5s"}}));
-    throttle(&get(&vm), "2");
+    let (host, vm, _trial) = throttled("5s");
     // Of unknown length, so it is not held for its own sake.
     let stream = vm.request(chat(), false);
     for frame in ["one ", "two ", "three "] {
@@ -52,46 +64,66 @@ fn a_body_that_comes_while_its_request_waits_stays_with_it() {
 
 #[test]
 fn a_wait_that_is_too_long_or_an_upgrade_is_refused_at_once() {
+    let (_host, vm, _trial) = throttled("1s");
+    assert_eq!(refused(&send(&vm)).0, 429);
+
     let (_host, vm) = fleet(1, json!({"cooldown": {"wait_timeout": "5s"}}));
-    throttle(&get(&vm), "6");
-    assert_eq!(refused(&get(&vm)).0, 429);
-    let (_host, vm) = fleet(1, json!({"cooldown": {"wait_timeout": "5s"}}));
-    throttle(&get(&vm), "2");
-    let headers = [
-        (":method", "GET"),
-        (":authority", "gateway.internal"),
-        (":path", "/openai/realtime"),
-        ("connection", "upgrade"),
-        ("upgrade", "websocket"),
-    ];
-    assert_eq!(refused(&vm.request(headers, true)).0, 429);
+    let realtime = || {
+        let headers = [
+            (":method", "GET"),
+            (":authority", "gateway.internal"),
+            (":path", "/openai/realtime?deployment=gpt-4o"),
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+        ];
+        vm.request(headers, true)
+    };
+    throttle(&realtime(), "2");
+    let _trial = realtime();
+    assert_eq!(refused(&realtime()).0, 429);
 }
 
 #[test]
-fn those_that_wait_are_not_all_sent_at_once_and_not_kept_beyond_their_time() {
-    let (host, vm) = fleet(1, json!({"cooldown": {"wait_timeout": "3s"}}));
-    throttle(&get(&vm), "2");
-    let waiting: Vec<_> = (0..5).map(|_| get(&vm)).collect();
-    host.advance(millis(2100));
-    let sent: Vec<_> = waiting
-        .iter()
-        .filter(|stream| stream.forwarded().is_some())
-        .collect();
-    assert_eq!(sent.len(), 1, "the probe");
-    throttle(sent[0], "2");
-    host.advance(millis(1500));
+fn those_that_wait_are_sent_when_the_wait_is_over() {
+    let (host, vm, _trial) = throttled("3s");
+    let waiting: Vec<_> = (0..5).map(|_| send(&vm)).collect();
+    host.advance(millis(1900));
+    assert!(waiting.iter().all(|stream| stream.forwarded().is_none()));
+    host.advance(millis(200));
     for stream in &waiting {
-        assert_eq!(stream.answer().status, 429);
+        assert!(stream.forwarded().is_some(), "nobody else is free");
+        respond(stream, 200, "fine");
+    }
+}
+
+#[test]
+fn nobody_waits_beyond_the_configured_time() {
+    let (host, vm, trial) = throttled("3s");
+    let waiting: Vec<_> = (0..5).map(|_| send(&vm)).collect();
+    host.advance(millis(1500));
+    throttle(&trial, "2");
+    assert_eq!(trial.answer().status, 429);
+    // One of them is the next trial.
+    host.advance(millis(600));
+    let (trials, rest): (Vec<_>, Vec<_>) = waiting
+        .iter()
+        .partition(|stream| stream.forwarded().is_some());
+    assert_eq!((trials.len(), rest.len()), (1, 4));
+    throttle(trials[0], "2");
+    for stream in rest {
+        // Two more seconds would be too long.
+        host.advance(millis(10));
+        assert_eq!(refused(stream).0, 429);
     }
 }
 
 #[test]
 fn a_client_that_leaves_while_it_waits_is_forgotten() {
-    let (host, vm) = fleet(1, json!({"cooldown": {"wait_timeout": "5s"}}));
-    throttle(&get(&vm), "2");
-    get(&vm).disconnect();
+    let (host, vm, trial) = throttled("5s");
+    trial.disconnect();
+    send(&vm).disconnect();
     host.advance(seconds(3));
-    assert_eq!(host.statistic("aoai.client_gone"), 1);
-    assert_eq!(host.statistic("aoai.backend.east.attempts"), 1);
+    assert_eq!(host.statistic("aoai.client_gone"), 2);
+    assert_eq!(host.statistic("aoai.backend.east.attempts"), 2);
     assert_eq!(served_by(&vm, 1), [EAST]);
 }

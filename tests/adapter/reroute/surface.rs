@@ -111,7 +111,14 @@ fn what_is_made_on_a_backend_is_found_there_again() {
     answer(&request.attempt(), 429, "x");
     assert_eq!(request.attempts().len(), 1, "no other backend knows it");
     assert_eq!(outcome(&request).0, 429);
-    let request = ask(&gateway, "GET", &format!("/openai/v1/responses/{id}"), "");
+    let path = format!("/openai/v1/responses/{id}");
+    for _ in 0..2 {
+        let request = ask(&gateway, "GET", &path, "");
+        assert_eq!(request.attempt().cluster(), "aoai_west");
+        request.attempt().respond(429, [], true);
+        assert_eq!(outcome(&request).0, 429);
+    }
+    let request = ask(&gateway, "GET", &path, "");
     assert!(request.attempts().is_empty());
     assert_eq!(outcome(&request).0, 429);
 }

@@ -1,8 +1,10 @@
 //! What the router engine learns from attempts, and how it leads the router past those who are out.
 
+mod failing;
 mod findings;
 mod foreseen;
-mod probes;
+mod quotas;
+mod recovery;
 mod waiting;
 
 use super::*;

@@ -5,30 +5,46 @@ use serde_json::json;
 use super::*;
 
 #[test]
-fn when_all_are_out_nothing_reaches_the_router() {
+fn when_all_are_throttled_a_trial_a_second_reaches_the_router() {
     let gateway = fleet(2, json!({}));
     let request = gateway.send();
     throttle(&request.attempt(), "20");
     throttle(&request.attempt(), "30");
     let last = request.answer();
     assert_eq!(last.headers.get("retry-after"), Some("20"), "of both");
+    gateway.host.advance(millis(10));
+    // The second backend's was advice, until a request of its own is refused there.
     let request = gateway.send();
-    let answer = request.answer();
-    assert_eq!(
-        (answer.status, code(answer.text()).as_str()),
-        (429, "all_backends_throttled")
-    );
-    assert_eq!(answer.headers.get("retry-after-ms"), Some("20000"));
-    assert!(request.forwarded().is_none());
-    drop(request);
-    assert_eq!(gateway.counted("aoai.refused.throttled"), 1);
+    assert_eq!(request.attempt().cluster(), "aoai_west");
+    throttle(&request.attempt(), "30");
+    assert_eq!(request.attempt().cluster(), "aoai_east", "a trial");
+    throttle(&request.attempt(), "20");
+    assert_eq!(request.answer().headers.get("retry-after"), Some("20"));
+    let _trial = gateway.send();
+    for _ in 0..3 {
+        let request = gateway.send();
+        let answer = request.answer();
+        assert_eq!(
+            (answer.status, code(answer.text()).as_str()),
+            (429, "all_backends_throttled")
+        );
+        assert_eq!(answer.headers.get("retry-after-ms"), Some("19990"));
+        assert!(request.forwarded().is_none());
+    }
+    assert_eq!(gateway.counted("aoai.refused.throttled"), 3);
     assert_eq!(gateway.host.statistic("aoai.client_gone"), 0);
+    let trials = ["east", "west"].map(|name| {
+        let counter = format!("aoai.backend.{name}.trials");
+        gateway.host.statistic(&counter)
+    });
+    assert_eq!(trials, [1, 1]);
 }
 
 #[test]
 fn a_request_waits_for_a_backend_and_loses_nothing() {
     let gateway = fleet(1, json!({"cooldown": {"wait_timeout": "5s"}}));
     throttle(&gateway.send().attempt(), "2");
+    let trial = gateway.send();
     let request = gateway.router.request(chat_of(BODY.len()), false);
     let (begin, end) = BODY.split_at(9);
     request.body(begin, false);
@@ -40,9 +56,13 @@ fn a_request_waits_for_a_backend_and_loses_nothing() {
     answer(&request.attempt(), 200, "fine");
     assert_eq!(outcome(&request), is(200, "east", "1", "fine"));
 
-    throttle(&gateway.send().attempt(), "2");
-    gateway.send().disconnect();
-    assert_eq!(gateway.counted("aoai.client_gone"), 1);
-    throttle(&gateway.send().attempt(), "6");
-    assert_eq!(gateway.send().answer().status, 429, "too long to wait");
+    trial.disconnect();
+    let other = fleet(1, json!({"cooldown": {"wait_timeout": "5s"}}));
+    throttle(&other.send().attempt(), "2");
+    let trial = other.send();
+    other.send().disconnect();
+    assert_eq!(other.counted("aoai.client_gone"), 1);
+    throttle(&trial.attempt(), "6");
+    let _trial = other.send();
+    assert_eq!(other.send().answer().status, 429, "too long to wait");
 }

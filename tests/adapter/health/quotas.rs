@@ -1,0 +1,158 @@
+//! 429 is of one quota, that of a backend's deployment.
+
+use serde_json::json;
+
+use super::*;
+
+const V1_EMBEDDINGS: &str = "/openai/v1/embeddings";
+const V1_CHAT: &str = "/openai/v1/chat/completions";
+
+fn dated(deployment: &str, operation: &str) -> String {
+    format!("/openai/deployments/{deployment}/{operation}?api-version=2024-10-21")
+}
+
+/// A request to `path` whose body names `model`, complete.
+fn ask(vm: &Vm, path: &str, model: &str) -> Stream {
+    let stream = begin(vm, path);
+    stream.body(body(model), true);
+    stream
+}
+
+fn body(model: &str) -> String {
+    json!({"model": model, "input": []}).to_string()
+}
+
+/// The beginning of such a request, whose length its client does not say.
+fn begin(vm: &Vm, path: &str) -> Stream {
+    vm.request(post(path), false)
+}
+
+#[test]
+fn a_throttled_deployment_stops_no_other() {
+    let (host, vm) = fleet(2, json!({"retry": {"max_attempts": 1}}));
+    let embed = || ask(&vm, &dated("embed", "embeddings"), "embed");
+    let chat = || ask(&vm, &dated("gpt-4o", "chat/completions"), "gpt-4o");
+    for _ in 0..2 {
+        throttle(&embed(), "30");
+    }
+    // A trial each.
+    let trials = [embed(), embed()];
+    for _ in 0..4 {
+        assert_eq!(
+            refused(&embed()),
+            (429, "30000".into(), "all_backends_throttled".into())
+        );
+        for stream in [chat(), chat()] {
+            respond(&stream, 200, "fine");
+            assert_eq!(stream.answer().headers.get("x-aoai-attempts"), Some("1"));
+        }
+    }
+    drop(trials);
+    assert_eq!(counted(&host, "aoai.backend.east.outcome.success"), 4);
+    assert_eq!(host.statistic("aoai.backend.west.outcome.success"), 4);
+    assert_eq!(host.statistic("aoai.backend.east.soft"), 0);
+    let said = host.logged(mock_host::LogLevel::Info);
+    let named = "backend east: deployment \"embed\" is throttled (429); no requests for it for 30s";
+    assert!(said.iter().any(|line| line == named), "{said:?}");
+}
+
+#[test]
+fn a_429_of_a_name_that_was_not_read_is_advice() {
+    let (host, vm) = fleet(1, json!({"retry": {"max_attempts": 1}}));
+    throttle(&ask(&vm, V1_EMBEDDINGS, "embed"), "30");
+    assert_eq!(counted(&host, "aoai.backend.east.cooldowns.throttled"), 0);
+    let said = host.logged(mock_host::LogLevel::Info);
+    let named = "backend east: a deployment whose name was not read is throttled (429); requests for it prefer other \
+                 backends for 30s";
+    assert!(said.iter().any(|line| line == named), "{said:?}");
+    // It stops nobody. A chat that is served opens what was only advice.
+    for soft in [1, 1] {
+        let stream = ask(&vm, V1_CHAT, "gpt-4o");
+        assert!(stream.forwarded().is_some());
+        respond(&stream, 200, "fine");
+        assert_eq!(counted(&host, "aoai.backend.east.soft"), soft);
+    }
+    // Now the name is read, and the 429 is that deployment's.
+    throttle(&ask(&vm, V1_EMBEDDINGS, "embed"), "30");
+    let trial = ask(&vm, V1_EMBEDDINGS, "embed");
+    for _ in 0..4 {
+        assert_eq!(refused(&ask(&vm, V1_EMBEDDINGS, "embed")).0, 429);
+        let stream = ask(&vm, V1_CHAT, "gpt-4o");
+        assert!(stream.forwarded().is_some());
+        respond(&stream, 200, "fine");
+    }
+    drop(trial);
+    assert_eq!(counted(&host, "aoai.backend.east.cooldowns.throttled"), 1);
+}
+
+#[test]
+fn after_a_429_of_an_unread_name_names_are_read_for_a_while() {
+    let (host, vm) = fleet(2, json!({}));
+    let is_held = || {
+        let stream = begin(&vm, V1_CHAT);
+        let held = stream.forwarded().is_none();
+        stream.body(body("gpt-4o"), true);
+        assert!(stream.forwarded().is_some());
+        respond(&stream, 200, "fine");
+        held
+    };
+    assert!(!is_held(), "nothing is known yet");
+    throttle(&ask(&vm, V1_EMBEDDINGS, "embed"), "1");
+    vm.answer(&vm.call(), 200, [], "fine");
+    assert!(is_held());
+    host.advance(seconds(590));
+    assert!(is_held());
+    host.advance(seconds(20));
+    assert!(!is_held(), "it is long ago");
+}
+
+#[test]
+fn a_name_in_the_path_is_that_in_the_body() {
+    let (_host, vm) = fleet(1, json!({}));
+    throttle(&ask(&vm, &dated("embed", "embeddings"), "other"), "30");
+    let _trial = ask(&vm, &dated("embed", "embeddings"), "other");
+    assert_eq!(refused(&ask(&vm, V1_EMBEDDINGS, "embed")).0, 429);
+    assert!(ask(&vm, V1_EMBEDDINGS, "other").forwarded().is_some());
+}
+
+#[test]
+fn operations_without_a_deployment_have_a_quota_of_their_own() {
+    let (_host, vm) = fleet(1, json!({}));
+    throttle(&get(&vm), "30");
+    let _trial = get(&vm);
+    assert_eq!(refused(&get(&vm)).0, 429);
+    assert!(send(&vm).forwarded().is_some());
+}
+
+#[test]
+fn remaining_tokens_of_two_deployments_are_kept_apart() {
+    let requests = |path: &dyn Fn(&str) -> String| {
+        let (_host, vm) = fleet(2, json!({"policy": "least_throttled"}));
+        let to_east = |model: &str, count: usize| {
+            let to_east = (0..count).filter(|_| {
+                let stream = ask(&vm, &path(model), model);
+                let east = routed_to(&stream) == EAST;
+                let left = if east == (model == "gpt-4o") {
+                    "7000"
+                } else {
+                    "1000"
+                };
+                stream.respond(200, [("x-ratelimit-remaining-tokens", left)], true);
+                east
+            });
+            to_east.count()
+        };
+        for model in ["gpt-4o", "embed"] {
+            to_east(model, 20);
+        }
+        ["gpt-4o", "embed"].map(|model| to_east(model, 400))
+    };
+    for path in [&|model: &str| dated(model, "embeddings"), &|_: &str| {
+        V1_EMBEDDINGS.to_owned()
+    }] as [&dyn Fn(&str) -> String; 2]
+    {
+        let [chats, embeddings] = requests(path);
+        assert!(chats.abs_diff(350) < 10, "{chats}");
+        assert!(embeddings.abs_diff(50) < 10, "{embeddings}");
+    }
+}

@@ -1,0 +1,142 @@
+//! The router engine on a backend that recovers from a cooldown.
+
+use serde_json::json;
+
+use super::*;
+
+/// A gateway whose first of two backends recovers from a failure.
+fn recovering() -> Gateway {
+    let gateway = fleet(
+        2,
+        json!({"cooldown": {"consecutive_failures": 1, "failing": "2s"}}),
+    );
+    let request = gateway.send();
+    assert_eq!(request.attempt().cluster(), "aoai_east");
+    answer(&request.attempt(), 500, "x");
+    answer(&request.attempt(), 200, "fine");
+    gateway.host.advance(seconds(3));
+    gateway
+}
+
+/// An attempt that the first backend admits.
+fn admitted(gateway: &Gateway) -> Routed {
+    for _ in 0..2 {
+        let request = gateway.send();
+        if request.attempt().cluster() == "aoai_east" {
+            return request;
+        }
+        answer(&request.attempt(), 200, "fine");
+    }
+    panic!("the first backend admits nothing");
+}
+
+/// Those of so many requests at once that go to the first backend. The second one has the others, and answers them.
+fn to_east(gateway: &Gateway, requests: usize) -> Vec<Routed> {
+    let requests: Vec<_> = (0..requests).map(|_| gateway.send()).collect();
+    let (east, west): (Vec<_>, Vec<_>) = requests
+        .into_iter()
+        .partition(|request| request.attempt().cluster() == "aoai_east");
+    for request in west {
+        answer(&request.attempt(), 200, "fine");
+    }
+    east
+}
+
+/// How many more attempts the first backend admits now. They end without an outcome.
+fn admits(gateway: &Gateway) -> usize {
+    let requests = to_east(gateway, 20);
+    let count = requests.len();
+    requests.into_iter().for_each(Routed::disconnect);
+    count
+}
+
+#[test]
+fn a_recovering_backend_gets_one_two_four_eight_at_a_time() {
+    let throttled = fleet(2, json!({}));
+    throttle_east(&throttled, "7");
+    throttled.host.advance(millis(6900));
+    assert_eq!(served_by(&throttled, 10), ["aoai_west"; 10]);
+    throttled.host.advance(millis(100));
+    for gateway in [throttled, recovering()] {
+        for limit in [1, 2, 4, 8] {
+            let mut requests = to_east(&gateway, 20);
+            assert_eq!(requests.len(), limit);
+            assert_eq!(admits(&gateway), 0, "while they are under way");
+            let last = requests.pop().unwrap();
+            requests.into_iter().for_each(Routed::disconnect);
+            answer(&last.attempt(), 200, "fine");
+        }
+        assert_eq!(to_east(&gateway, 20).len(), 10, "its share");
+        assert_eq!(gateway.counted("aoai.backend.east.probes"), 15);
+    }
+}
+
+#[test]
+fn with_no_other_free_a_recovering_backend_gets_all() {
+    let gateway = fleet(1, json!({}));
+    throttle(&gateway.send().attempt(), "2");
+    gateway.host.advance(seconds(2));
+    let requests: Vec<_> = (0..16).map(|_| gateway.send()).collect();
+    for request in &requests {
+        answer(&request.attempt(), 200, "fine");
+        assert_eq!(outcome(request), is(200, "east", "1", "fine"));
+    }
+}
+
+#[test]
+fn a_place_is_given_back() {
+    // The client leaves.
+    let gateway = recovering();
+    let request = admitted(&gateway);
+    assert_eq!(admits(&gateway), 0);
+    request.disconnect();
+    assert_eq!(admits(&gateway), 1);
+
+    // The token is refused, and there is no other one.
+    let gateway = recovering();
+    let request = admitted(&gateway);
+    answer(&request.attempt(), 401, &error("401"));
+    assert_eq!(admits(&gateway), 0);
+    request.disconnect();
+    assert_eq!(admits(&gateway), 1);
+}
+
+#[test]
+fn a_place_is_given_back_when_the_router_makes_no_attempt() {
+    let mut gateway = recovering();
+    gateway.router = Router::new(&gateway.vm, &gateway.upstream, &CLUSTERS).without_heed();
+    let request = loop {
+        let request = gateway.send();
+        if request.attempt().cluster() == "aoai_west" {
+            break request;
+        }
+        request.disconnect();
+    };
+    // Not a failure, so the second backend is free for the others.
+    answer(&request.attempt(), 401, &error("PermissionDenied"));
+    assert_eq!(
+        outcome(&request).0,
+        401,
+        "the router does not heed the mark"
+    );
+    drop(request);
+    gateway.router = Router::new(&gateway.vm, &gateway.upstream, &CLUSTERS);
+    assert_eq!(admits(&gateway), 1);
+}
+
+#[test]
+fn a_recovering_backend_without_a_host_has_failed_again() {
+    let gateway = recovering();
+    let router = gateway.router.clone().without_hosts("aoai_east");
+    let request = loop {
+        let request = send_through(&router);
+        if request.attempts().is_empty() {
+            break request;
+        }
+        answer(&request.attempt(), 200, "fine");
+    };
+    assert_eq!(outcome(&request).0, 503);
+    drop(request);
+    assert_eq!(gateway.counted("aoai.backend.east.cooldowns.failing"), 2);
+    assert_eq!(served_by(&gateway, 4), ["aoai_west"; 4]);
+}
