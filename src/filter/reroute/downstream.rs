@@ -77,7 +77,8 @@ impl Downstream {
 
     /// Whether the request is not to leave before more of its body has come.
     ///
-    /// A request that may be retried leaves when it is complete: Envoy's router does not retry an incomplete one.
+    /// A request that may be retried leaves when it is complete: then no answer comes before its end, and every answer may be
+    /// held until it is known what follows.
     fn must_hold(&self) -> Result<bool, HostError> {
         if self.inspection.is_under_way() {
             return Ok(true);

@@ -27,13 +27,17 @@ fn an_answer_that_the_router_does_not_follow_loses_its_mark_and_the_reason_is_co
 }
 
 #[test]
-fn an_answer_before_the_request_is_complete_loses_its_mark() {
+fn an_answer_before_the_request_is_complete_is_retried() {
     let gateway = gateway();
-    // Too large to be held until it is complete.
-    let request = gateway.router.request(chat_of(5_000_000), false);
-    request.body("begin", false);
+    // Of unknown length, and too long to be held until it is complete.
+    let request = gateway.router.request(chat(), false);
+    request.body(vec![b'x'; 600_000], false);
     answer(&request.attempt(), 429, "busy");
-    assert_eq!(outcome(&request), is(429, "east", "1", "busy"));
+    let second = request.attempt();
+    request.body(vec![b'y'; 400_000], true);
+    assert_eq!(second.sent().unwrap().body.len(), 1_000_000);
+    answer(&second, 200, "hello");
+    assert_eq!(outcome(&request), is(200, "west", "2", "hello"));
 }
 
 #[test]

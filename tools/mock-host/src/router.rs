@@ -286,11 +286,10 @@ impl RoutedState {
         }
     }
 
-    /// Begins another attempt, if one is allowed.
+    /// Begins another attempt, if one is allowed. It gets what has come of the request, and the rest as it comes.
     fn retry(self: &Rc<Self>, attempt: &Attempt) -> bool {
-        let complete = self.forwarded().is_some_and(|message| message.complete);
         let left = self.retries_left.get();
-        if left == 0 || !complete {
+        if left == 0 {
             return false;
         }
         self.retries_left.set(left - 1);
