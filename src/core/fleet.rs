@@ -8,6 +8,7 @@ use super::operation::Api;
 use super::plan::{BackendSet, Plan};
 use super::request::deployment_id;
 use super::schedule::{Schedule, Usable};
+use super::shared::scatter;
 use super::time::Timestamp;
 
 /// What an answer said about its backend's capacity is believed for this long.
@@ -39,6 +40,18 @@ pub struct Demand {
     pub deployment: Option<u64>,
     /// The API.
     pub api: Option<Api>,
+}
+
+impl Demand {
+    /// What stands for the deployment among the things that a backend may lack.
+    ///
+    /// It is the deployment as this API serves it: Foundry answers `unknown_model` to a chat with a model that it serves by another
+    /// API, and then requests of that API must not pass the backend over.
+    #[inline(never)]
+    pub fn deployment_in_api(self) -> Option<u64> {
+        let api = self.api.map_or(0, |api| scatter(api.id()));
+        self.deployment.map(|deployment| deployment ^ api)
+    }
 }
 
 /// What a backend has, by its configuration.
@@ -261,7 +274,8 @@ impl Fleet {
 
 /// Whether a backend said that it does not have what is demanded.
 fn lacks(health: &Health, demand: Demand, now: Timestamp) -> bool {
-    let mut demanded = demand.deployment.into_iter().chain(demand.api.map(Api::id));
+    let deployment = demand.deployment_in_api();
+    let mut demanded = deployment.into_iter().chain(demand.api.map(Api::id));
     demanded.any(|id| health.lacks(id, now))
 }
 
@@ -293,6 +307,7 @@ mod tests {
     use super::*;
     use crate::core::config::{BackendCredential, Deployments, Plugin, Secret};
     use crate::core::health::Finding;
+    use crate::core::outcome::Outcome;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
     const GPT: Demand = named(4);
@@ -426,6 +441,22 @@ mod tests {
         fleet.learn(2, throttled(10), NOW);
         assert_eq!(fleet.first(0, GPT), all_out(10, true));
         assert_eq!(fleet.first(1, ANY), Ok(Choice::Free(0)));
+    }
+
+    #[test]
+    fn who_lacks_the_deployment_in_one_api_serves_it_in_another() {
+        let mut fleet = fleet();
+        let chat = Demand {
+            api: Some(Api::Chat),
+            ..GPT
+        };
+        let responses = Demand {
+            api: Some(Api::Responses),
+            ..GPT
+        };
+        fleet.learn(0, Finding::of(Outcome::DeploymentNotFound, None, chat), NOW);
+        assert_eq!(fleet.first(0, chat), Ok(Choice::Free(1)));
+        assert_eq!(fleet.first(0, responses), Ok(Choice::Free(0)));
     }
 
     #[test]

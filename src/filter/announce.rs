@@ -51,8 +51,9 @@ pub(super) fn event(backend: usize, change: Change) -> Option<Event> {
     }
 }
 
-/// Says what has changed of the backend called `name`; on a request for `wanted`, if it lacks that.
-pub(super) fn report(name: &str, change: Change, wanted: Option<&str>) {
+/// Says what has changed of the backend called `name`, with what it lacks, or why it lets no one in.
+pub(super) fn report(name: &str, change: Change, detail: Option<&str>) {
+    let detail = detail.unwrap_or_default();
     match change {
         Change::CoolsDown(Reason::Throttled, wait) => {
             log::info!(
@@ -67,17 +68,12 @@ pub(super) fn report(name: &str, change: Change, wanted: Option<&str>) {
             );
         }
         Change::CoolsDown(Reason::Misconfigured, wait) => {
-            log::error!(
-                "backend {name}: does not let this identity or key in (401, or 403): give the identity the role Cognitive \
-                 Services OpenAI User there, renew the key, or open the resource's network; no requests for {}",
-                Pretty(wait)
-            );
+            log::error!("backend {name}: {detail}; no requests for {}", Pretty(wait));
         }
         Change::Recovered => log::info!("backend {name}: serves again"),
         Change::Lacks(wait) => {
-            let wanted = wanted.unwrap_or_default();
             log::warn!(
-                "backend {name}: has no {wanted}; requests for it pass this backend over for {}",
+                "backend {name}: has no {detail}; requests for it pass this backend over for {}",
                 Pretty(wait)
             );
         }

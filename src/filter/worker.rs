@@ -103,25 +103,26 @@ impl Worker {
         })
     }
 
-    /// Learns from an attempt on `backend`, made with or without the `claim` of its probe, for what it was `wanted` for.
+    /// Learns from an attempt on `backend`, made with or without the `claim` of its probe; `detail` is for the log, see
+    /// [`announce::report`].
     pub(crate) fn learn(
         &self,
         backend: usize,
         finding: Finding,
         claim: Option<Claim>,
-        wanted: impl FnOnce() -> Option<String>,
+        detail: impl FnOnce() -> Option<String>,
     ) {
         if let Some(change) = self.backends.learn(&self.config, backend, finding, claim) {
-            self.announce(backend, change, wanted().as_deref());
+            self.announce(backend, change, detail().as_deref());
         }
     }
 
-    fn announce(&self, backend: usize, change: Change, wanted: Option<&str>) {
+    fn announce(&self, backend: usize, change: Change, detail: Option<&str>) {
         if let Some(event) = announce::event(backend, change) {
             self.count(event);
         }
         if let Some(backend) = self.config.backends.get(backend) {
-            announce::report(&backend.name, change, wanted);
+            announce::report(&backend.name, change, detail);
         }
     }
 

@@ -897,7 +897,10 @@ mod tests {
             (Outcome::Throttled, Finding::Throttled(wait)),
             (Outcome::Unavailable, Finding::Failed(0)),
             (Outcome::PermissionDenied, Finding::Denied),
-            (Outcome::DeploymentNotFound, Finding::Missing(9)),
+            (
+                Outcome::DeploymentNotFound,
+                Finding::Missing(demand.deployment_in_api().unwrap()),
+            ),
             (Outcome::ApiNotEnabled, Finding::Missing(Api::Audio.id())),
             (Outcome::BadToken, Finding::Nothing),
         ] {

@@ -7,7 +7,7 @@ use crate::core::config::Policy;
 use crate::core::exchange::{NoRetry, Replay, Verdict};
 use crate::core::health::Finding;
 use crate::core::metrics::Event;
-use crate::core::outcome::{Origin, Outcome, Trace};
+use crate::core::outcome::{Diagnosis, Origin, Outcome, Trace};
 use crate::core::plan::Plan;
 use crate::core::retry_after::stated_wait;
 use crate::core::text::number;
@@ -29,8 +29,10 @@ pub(in crate::filter) enum Next {
 
 impl Journey {
     /// The outcome of an answer whose error code decides.
-    pub(in crate::filter) fn error_outcome(&self, status: u16, body: &[u8]) -> Outcome {
-        match Outcome::from_error(status, body) {
+    pub(in crate::filter) fn error_outcome(&mut self, status: u16, body: &[u8]) -> Outcome {
+        let diagnosis = Diagnosis::of(status, body);
+        self.denial = diagnosis.denial;
+        match diagnosis.outcome {
             // There is no other key to try.
             Outcome::BadToken if self.worker.credentials.is_keyed(self.exchange.backend()) => {
                 Outcome::PermissionDenied
@@ -70,7 +72,10 @@ impl Journey {
             _ => self.exchange.take_probe(),
         };
         self.worker.learn(backend, finding, claim, || {
-            Some(self.request.wanted(self.client_path(), outcome))
+            Some(match outcome {
+                Outcome::PermissionDenied => self.denial.advice().to_owned(),
+                _ => self.request.wanted(self.client_path(), outcome),
+            })
         });
     }
 
