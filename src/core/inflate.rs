@@ -27,6 +27,26 @@ pub fn decoded(body: &[u8]) -> Cow<'_, [u8]> {
     decoded.map_or(Cow::Borrowed(body), Cow::Owned)
 }
 
+/// The encodings in this line of `accept-encoding` that [`decoded`] reads, if there are others as well.
+///
+/// So no backend answers in an encoding in which the code of an error could not be read. An answer that is not encoded is always
+/// acceptable (RFC 9110, section 12.5.3).
+pub fn readable_of(accepted: &str) -> Option<String> {
+    let is_readable = |named: &&str| {
+        let name = named.split(';').next().unwrap_or_default().trim();
+        let mut readable = ["gzip", "deflate", "identity", "x-gzip", ""].iter();
+        readable.any(|readable| name.eq_ignore_ascii_case(readable))
+    };
+    let named = || accepted.split(',');
+    if named().all(|named| is_readable(&named)) {
+        return None;
+    }
+    let mut readable = named().filter(is_readable).map(str::trim);
+    let mut kept = readable.next().unwrap_or("identity").to_owned();
+    readable.for_each(|named| kept.extend([", ", named]));
+    Some(kept)
+}
+
 fn after_gzip_header(body: &[u8]) -> Option<&[u8]> {
     const CHECKSUM: u8 = 1 << 1;
     const EXTRA: u8 = 1 << 2;
@@ -501,6 +521,23 @@ mod tests {
             assert!(decoded(&noise).len() <= MOST_DECODED);
             let gzip = [&[0x1f, 0x8b, 8], &noise[..]].concat();
             assert!(decoded(&gzip).len() <= MOST_DECODED);
+        }
+    }
+
+    #[test]
+    fn an_encoding_that_cannot_be_read_is_not_asked_for() {
+        for (accepted, readable) in [
+            ("gzip, deflate", None),
+            ("GZIP;q=0.5,identity", None),
+            ("", None),
+            ("br, gzip, deflate", Some("gzip, deflate")),
+            ("gzip, deflate, br, zstd", Some("gzip, deflate")),
+            ("br;q=1.0, gzip;q=0.8, *;q=0.1", Some("gzip;q=0.8")),
+            ("br", Some("identity")),
+            ("*", Some("identity")),
+            ("zstd, identity;q=0", Some("identity;q=0")),
+        ] {
+            assert_eq!(readable_of(accepted).as_deref(), readable, "{accepted}");
         }
     }
 

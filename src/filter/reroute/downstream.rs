@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use super::{unreplayable, with, Shared, Step, REQUESTS, RETRY};
+use super::{unreplayable, with, Shared, Step, RATE_LIMITED, REQUESTS, RETRY};
 use crate::core::exchange::{digit, NoRetry, Replay};
 use crate::core::inspection::Inspection;
 use crate::core::metrics::Event;
@@ -250,6 +250,9 @@ impl Downstream {
                 worker.count(Event::NoRetry(NoRetry::RouterDeclined));
                 worker.complain(Complaint::RouterDeclined);
                 host::remove_header(Map::ResponseHeaders, RETRY)?;
+                if let Some(value) = &shared.rate_limited {
+                    host::set_header(Map::ResponseHeaders, RATE_LIMITED, value)?;
+                }
                 shared.journey.sign(shared.answered_by)
             }
             Step::Marked if shared.journey.is_from_backend()? => shared.pass_unobserved(),

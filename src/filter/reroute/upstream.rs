@@ -7,7 +7,7 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::readdress::Departing;
-use super::{id_of, with, Shared, Step, NEXT, REQUESTS, RETRY};
+use super::{id_of, with, Shared, Step, NEXT, RATE_LIMITED, REQUESTS, RETRY};
 use crate::core::exchange::Verdict;
 use crate::core::outcome::{Outcome, Trace};
 use crate::core::reply::LocalReply;
@@ -215,6 +215,7 @@ impl Upstream {
             shared.step = Step::Held;
             let backend = journey.exchange.backend();
             shared.answered_by = backend;
+            shared.rate_limited = headers.get(RATE_LIMITED).map(str::to_owned);
             journey.answer = kept.map(|body| Answer {
                 status,
                 headers,
@@ -333,6 +334,9 @@ impl Shared {
     fn mark(&mut self) -> Result<(), HostError> {
         self.step = Step::Marked;
         self.point_to(Some(self.journey.exchange.backend()))?;
+        if self.rate_limited.is_some() {
+            host::remove_header(Map::ResponseHeaders, RATE_LIMITED)?;
+        }
         host::set_header(Map::ResponseHeaders, RETRY, "1")
     }
 }

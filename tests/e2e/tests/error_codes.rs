@@ -126,6 +126,33 @@ cases! {
         assert_eq!(answer.header("content-encoding"), Some("gzip"));
     }
 
+    fn case_36_no_backend_is_asked_for_an_encoding_that_cannot_be_read(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        for (accepted, asked) in [
+            ("br, gzip, deflate", "gzip, deflate"),
+            ("zstd", "identity"),
+            ("gzip, deflate", "gzip, deflate"),
+        ] {
+            // The first attempt and, after its failure, the second.
+            for backend in azure.backends() {
+                backend.clear_requests();
+                backend.queue(vec![Behaviour::internal_error().times(1)]);
+            }
+            let chat = chat_request();
+            let headers = [("accept-encoding", accepted)];
+            let answer = gateway.client().send("POST", &chat.path, &headers, &chat.bytes()).unwrap();
+            assert_eq!(answer.header("x-aoai-attempts"), Some("2"));
+            for backend in azure.backends() {
+                let requests = backend.requests();
+                assert_eq!(requests.len(), 1);
+                let mut sent = requests[0].headers.iter().filter(|(name, _)| name == "accept-encoding");
+                assert_eq!(sent.next().map(|(_, value)| value.as_str()), Some(asked));
+                assert_eq!(sent.next(), None);
+            }
+        }
+    }
+
     fn case_10_any_other_400_is_passed_on_byte_for_byte(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
