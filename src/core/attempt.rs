@@ -119,6 +119,8 @@ impl Attempt<'_> {
         }
         if self.reads_answer {
             apply(Edit::Remove("accept-encoding"));
+        } else if let Some(accepted) = &self.request.accepted {
+            apply(Edit::Set("accept-encoding", accepted));
         }
         if !config.left_to_envoy.host {
             apply(Edit::Set(":authority", &self.backend.host));
@@ -159,10 +161,12 @@ impl Attempt<'_> {
                 // Envoy's instructions to its own router; a callout has its own.
                 || name.starts_with("x-envoy-")
         };
+        let accepted = self.request.accepted.as_deref();
         let kept = original.filter(move |(name, _)| !dropped(name));
         kept.map(|(name, value)| match name {
             ":authority" => (name, self.backend.host.as_str()),
             ":path" => (name, path.unwrap_or(value)),
+            "accept-encoding" => (name, accepted.unwrap_or(value)),
             _ => (name, value),
         })
         .chain([(self.credential.name, self.credential.value)])
@@ -307,6 +311,43 @@ mod tests {
     #[test]
     fn the_router_engine_edits_the_request_and_leaves_the_choice_to_the_route() {
         assert_eq!(edits(&config("router"), &request()), COMMON);
+    }
+
+    #[test]
+    fn no_encoding_is_asked_for_that_cannot_be_read() {
+        for (accepted, sent) in [
+            ("gzip, deflate", "gzip, deflate"),
+            ("br, gzip, deflate", "gzip, deflate"),
+            ("zstd", "identity"),
+        ] {
+            let original = [("accept-encoding", accepted)];
+            let headers = original.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+            let request = Request::read(headers.into_iter(), &Tags::default());
+            for engine in ["filter", "router"] {
+                let edits = edits(&config(engine), &request);
+                let edit = format!("Set(\"accept-encoding\", {sent:?})");
+                assert_eq!(edits.contains(&edit), sent != accepted, "{edits:?}");
+            }
+            let config = config("filter");
+            let again = attempt(&request, &config);
+            let headers = again.headers(&config.headers, None, original.into_iter());
+            assert_eq!(headers[0], ("accept-encoding", sent));
+            let reading = Attempt {
+                reads_answer: true,
+                ..again
+            };
+            let mut edits = Vec::new();
+            reading.edit_in_place(
+                &config,
+                || CLIENT_PATH,
+                |edit| edits.push(format!("{edit:?}")),
+            );
+            let removed = edits.iter().filter(|edit| edit.contains("accept-encoding"));
+            assert_eq!(
+                removed.collect::<Vec<_>>(),
+                [r#"Remove("accept-encoding")"#]
+            );
+        }
     }
 
     #[test]

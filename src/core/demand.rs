@@ -1,6 +1,7 @@
 //! What a request asks of a backend, and whose quota it uses.
 
 use super::operation::Api;
+use super::shared::scatter;
 
 /// What a request needs its backend to have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,6 +14,18 @@ pub struct Demand {
     pub quota: QuotaKey,
     /// The size of the request's body in bytes, where the client announced it.
     pub size: Option<u32>,
+}
+
+impl Demand {
+    /// The deployment among the things that a backend may lack.
+    ///
+    /// It is the deployment as this API serves it: Foundry answers `unknown_model` to a chat with a model that it serves by another
+    /// API, and then requests of that API must not pass the backend over.
+    #[inline(never)]
+    pub fn deployment_in_api(&self) -> Option<u64> {
+        let api = self.api.map_or(0, |api| scatter(api.id()));
+        self.deployment.map(|deployment| deployment ^ api)
+    }
 }
 
 /// One of a backend's quotas. Azure gives a quota of tokens and requests to each deployment, not to the resource.

@@ -17,6 +17,7 @@ pub mod exchange;
 pub mod fleet;
 pub mod health;
 pub mod identity;
+pub mod inflate;
 pub mod inspection;
 pub mod json;
 pub mod metrics;

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::config::Retry;
+use super::inflate::decoded;
 
 /// The outcome of one attempt, as far as it matters for what happens next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,32 +60,143 @@ impl Outcome {
             401 => return None,
             429 if retry.statuses.contains(&status) => Self::Throttled,
             _ if retry.statuses.contains(&status) => Self::Unavailable,
-            403 | 404 => return None,
+            400 | 403 | 404 | 410 => return None,
             _ => Self::ClientError,
         })
     }
+}
 
-    /// The outcome of an answer whose error code decides: a 401, 403 or 404 with its body, as much of it as there is.
+/// What an error answer means whose error code decides: one of the statuses for which [`Outcome::from_status`] is `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// Why the resource lets the caller in nowhere, where that is the outcome ([`Outcome::PermissionDenied`]).
+    pub denial: Denial,
+}
+
+impl Diagnosis {
+    /// The diagnosis of an answer with this `status`, and as much of its body as there is, encoded or not.
     ///
-    /// Azure tells a token it does not accept and a role that is missing apart only by `error.code`. A 401 whose code says
-    /// nothing known counts as a bad token: the worst that follows is one fresh token that was not needed. A 403 is the resource's if its
-    /// code says so; one that is about the request must not make a backend look closed to all others.
-    pub fn from_error(status: u16, body: &[u8]) -> Self {
-        let error = Error::read(body);
-        match (status, error.code.as_deref()) {
-            (401, Some("PermissionDenied")) => Self::PermissionDenied,
-            (401, _) => Self::BadToken,
-            (403, Some(code)) if CLOSED.contains(&code) => Self::PermissionDenied,
-            (404, Some("DeploymentNotFound")) => Self::DeploymentNotFound,
+    /// What cannot be read counts as what has no code. The codes are Azure's; where a message tells more than the code, it is matched.
+    pub fn of(status: u16, body: &[u8]) -> Self {
+        let body = decoded(body);
+        // A 400 is mostly the client's, and clients make many: few are parsed.
+        let tenants = [Denial::OTHER_TENANT, Denial::TOKEN_TENANT];
+        let mut said = MISSING.iter().chain(&tenants);
+        let error = match status != 400 || said.any(|text| contains(&body, text)) {
+            true => Error::read(&body),
+            false => Error::default(),
+        };
+        let (code, message) = (error.code.as_str(), error.message.as_str());
+        let denial = Denial::read(status, code, message);
+        let outcome = match (status, code) {
+            _ if denial.is_some() => Outcome::PermissionDenied,
+            // Azure tells a token that it does not accept from a missing role only by the code. A code that is not known counts as a
+            // bad token: at worst one new token is fetched in vain.
+            (401, _) => Outcome::BadToken,
+            (400 | 404 | 410, code) if MISSING.contains(&code) => Outcome::DeploymentNotFound,
             // "The ... API is not enabled in this region": there is no code of its own for that.
-            (404, _) if error.message.contains("not enabled in this region") => Self::ApiNotEnabled,
-            _ => Self::ClientError,
+            (404, _) if contains(message.as_bytes(), "not enabled in this region") => {
+                Outcome::ApiNotEnabled
+            }
+            // Among them is 400 `OperationNotSupported`, "The chatCompletion operation does not work with the specified model": mostly a
+            // deployment that was asked for what it is not for, everywhere. As a missing deployment it would be taken from all clients.
+            _ => Outcome::ClientError,
+        };
+        Self {
+            outcome,
+            denial: denial.unwrap_or_default(),
+        }
+    }
+}
+
+/// What says that a resource does not have the deployment.
+///
+/// - `DeploymentNotFound`: 404 "The API deployment for this resource does not exist."
+/// - `ModelDeprecated`: 410 "The model associated with the deployment is deprecated and no longer available for use"
+///   (epam/ai-dial-chat#4403). Auto-upgrades differ by region, so another resource may serve the same name.
+/// - `unknown_model`: 400 (enricoros/big-AGI#898) or 404 (microsoft/Generative-AI-for-beginners-dotnet#302) "Unknown model: ...",
+///   Foundry's word for models that are not OpenAI's.
+/// - `model_not_found`: 400 or 404 "The provided model deployment '...' does not exist", OpenAI's word, which Azure uses for some
+///   of the v1 API.
+const MISSING: [&str; 4] = [
+    "DeploymentNotFound",
+    "ModelDeprecated",
+    "model_not_found",
+    "unknown_model",
+];
+
+/// Why a resource lets the caller in nowhere, and what is to be done about it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Denial {
+    /// A role is missing, a key is wrong, or the network is closed.
+    #[default]
+    Access,
+    /// The resource takes no API keys.
+    KeysDisabled,
+    /// The identity is of another tenant than the resource.
+    OtherTenant,
+    /// Azure has suspended the resource.
+    Suspended,
+    /// There is no resource of that host name.
+    NoResource,
+}
+
+impl Denial {
+    /// The code, or the begin of the message, of a 400 to a token of another tenant (Azure/azure-dev#5974).
+    const OTHER_TENANT: &str = "Tenant provided in token does not match";
+    /// The begin of its message: "Token tenant ... does not match resource tenant."
+    const TOKEN_TENANT: &str = "Token tenant ";
+
+    fn read(status: u16, code: &str, message: &str) -> Option<Self> {
+        let said = |text| contains(message.as_bytes(), text);
+        let other_tenant = code.starts_with(Self::OTHER_TENANT)
+            || message.starts_with(Self::OTHER_TENANT)
+            || message.starts_with(Self::TOKEN_TENANT) && said("does not match resource tenant");
+        Some(match status {
+            400 | 401 | 403 if other_tenant => Self::OtherTenant,
+            // "Key based authentication is disabled for this resource." (microsoft/sample-app-aoai-chatGPT#1000)
+            401 | 403 if code == "AuthenticationTypeDisabled" => Self::KeysDisabled,
+            // "Your resource has been temporarily blocked because we detected ...", with code `Forbidden` or none: Azure's page
+            // "Troubleshoot common HTTP errors" names the words, and that all requests are refused.
+            403 if said("resource has been temporarily blocked") => Self::Suspended,
+            404 if said("Subdomain does not map to a resource") => Self::NoResource,
+            401 if code == "PermissionDenied" => Self::Access,
+            403 if CLOSED.contains(&code) => Self::Access,
+            _ => return None,
+        })
+    }
+
+    /// The sentence for the log that follows the backend's name.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::Access => {
+                "does not let this identity or key in (401, or 403): give the identity the role Cognitive Services OpenAI User \
+                 there, renew the key, or open the resource's network"
+            }
+            Self::KeysDisabled => {
+                "takes no API keys (AuthenticationTypeDisabled): remove its api_key_env, so that it gets the token of an identity, \
+                 or set disableLocalAuth to false on the resource"
+            }
+            Self::OtherTenant => {
+                "belongs to another tenant than the identity (\"Tenant provided in token does not match resource token\"): use an \
+                 identity of the resource's tenant, or an API key (api_key_env)"
+            }
+            Self::Suspended => {
+                "was suspended by Azure's abuse monitoring (403, \"temporarily blocked\"): open a support request in the Azure portal"
+            }
+            Self::NoResource => {
+                "has a host that belongs to no resource (404, \"Subdomain does not map to a resource\"): correct its host, or create \
+                 the resource with that custom subdomain"
+            }
         }
     }
 }
 
 /// What a resource says with status 403 that lets the caller in nowhere: its firewall (`403`, `AccessDenied`), its role
-/// assignments, its public endpoint that is switched off.
+/// assignments, its public endpoint that is switched off. A 403 with another code is about the request, and must not make a
+/// backend look closed to all others.
 const CLOSED: [&str; 7] = [
     "403",
     "AccessDenied",
@@ -98,26 +210,29 @@ const CLOSED: [&str; 7] = [
 /// The error of an answer in Azure's shape, `{"error": {"code": "...", "message": "..."}}`.
 #[derive(Default)]
 struct Error {
-    code: Option<String>,
+    code: String,
     message: String,
 }
 
 impl Error {
     fn read(body: &[u8]) -> Self {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
-        let field = |name| body.get("error")?.get(name);
+        let field = |name| match body.get("error").and_then(|error| error.get(name)) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            _ => String::new(),
+        };
         Self {
-            code: match field("code") {
-                Some(Value::String(code)) => Some(code.clone()),
-                Some(Value::Number(code)) => Some(code.to_string()),
-                _ => None,
-            },
-            message: field("message")
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned(),
+            code: field("code"),
+            message: field("message"),
         }
     }
+}
+
+#[inline(never)]
+fn contains(bytes: &[u8], text: &str) -> bool {
+    let mut windows = bytes.windows(text.len());
+    windows.any(|window| window == text.as_bytes())
 }
 
 /// What an attempt that failed may have done at the backend all the same.
@@ -142,17 +257,16 @@ impl Trace {
     /// That of an attempt without an answer, by what Envoy says of it: in its own answer's body, or in its details
     /// (`upstream_reset_before_response_started{connection_failure...}`, `no_healthy_upstream`).
     pub fn of_no_answer(said: &[u8]) -> Self {
-        const NEVER_SENT: [&[u8]; 7] = [
-            b"connection failure",
-            b"connection_failure",
-            b"connection timeout",
-            b"connection_timeout",
-            b"no healthy upstream",
-            b"no_healthy_upstream",
-            b"cluster_not_found",
+        const NEVER_SENT: [&str; 7] = [
+            "connection failure",
+            "connection_failure",
+            "connection timeout",
+            "connection_timeout",
+            "no healthy upstream",
+            "no_healthy_upstream",
+            "cluster_not_found",
         ];
-        let contains = |text: &[u8]| said.windows(text.len()).any(|window| window == text);
-        match NEVER_SENT.into_iter().any(contains) {
+        match NEVER_SENT.into_iter().any(|text| contains(said, text)) {
             true => Self::None,
             false => Self::Possible,
         }
@@ -202,6 +316,7 @@ impl Origin {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::time::Duration;
 
     use super::*;
@@ -248,11 +363,12 @@ mod tests {
             (200, Some(Outcome::Success)),
             (204, Some(Outcome::Success)),
             (302, Some(Outcome::Success)),
-            (400, Some(Outcome::ClientError)),
+            (400, None),
             (401, None),
             (403, None),
             (404, None),
             (408, Some(Outcome::Unavailable)),
+            (410, None),
             (413, Some(Outcome::ClientError)),
             (429, Some(Outcome::Throttled)),
             (500, Some(Outcome::Unavailable)),
@@ -276,77 +392,181 @@ mod tests {
         assert_eq!(outcome(503), Some(Outcome::ClientError));
     }
 
+    const TENANT: &str = "Tenant provided in token does not match resource token";
+    const TOKEN_TENANT: &str = "Token tenant 33e0 does not match resource tenant.";
+    const BLOCKED: &str =
+        "Your resource has been temporarily blocked because we detected unusual behavior.";
+
+    fn error(code: &str, message: &str) -> String {
+        serde_json::json!({"error": {"code": code, "message": message}}).to_string()
+    }
+
+    fn outcome(status: u16, body: &str) -> Outcome {
+        Diagnosis::of(status, body.as_bytes()).outcome
+    }
+
     #[test]
     fn error_codes() {
-        for (status, body, outcome) in [
+        use Outcome::*;
+        for (status, code, message, expected) in [
+            (400, "content_filter", "", ClientError),
+            (400, "OperationNotSupported", "", ClientError),
+            (400, "BadRequest", "unknown_model", ClientError),
             (
-                401,
-                r#"{"error":{"code":"401","message":"Access denied"}}"#,
-                Outcome::BadToken,
+                400,
+                "unknown_model",
+                "Unknown model: phi",
+                DeploymentNotFound,
             ),
+            (400, "model_not_found", "", DeploymentNotFound),
+            (400, "DeploymentNotFound", "", DeploymentNotFound),
+            (400, "PermissionDenied", "", ClientError),
+            (400, "403", "", ClientError),
+            (400, TENANT, TOKEN_TENANT, PermissionDenied),
+            (400, "BadRequest", TENANT, PermissionDenied),
+            (400, "BadRequest", TOKEN_TENANT, PermissionDenied),
+            (
+                400,
+                "BadRequest",
+                "x Token tenant a does not match resource tenant.",
+                ClientError,
+            ),
+            (401, "401", "Access denied", BadToken),
+            (401, "Unauthorized", "", BadToken),
+            (401, "PermissionDenied", "", PermissionDenied),
+            (401, "AuthenticationTypeDisabled", "", PermissionDenied),
+            (401, TENANT, TOKEN_TENANT, PermissionDenied),
+            (
+                403,
+                "403",
+                "Access denied due to Virtual Network/Firewall rules.",
+                PermissionDenied,
+            ),
+            (403, "PermissionDenied", "", PermissionDenied),
+            (403, "AuthenticationTypeDisabled", "", PermissionDenied),
+            (403, "Forbidden", BLOCKED, PermissionDenied),
+            (403, "", BLOCKED, PermissionDenied),
+            (403, "content_policy", "", ClientError),
+            (403, "DeploymentNotFound", "", ClientError),
+            (404, "DeploymentNotFound", "", DeploymentNotFound),
+            (
+                404,
+                "unknown_model",
+                "Unknown model: phi",
+                DeploymentNotFound,
+            ),
+            (404, "model_not_found", "", DeploymentNotFound),
+            (404, "404", "Resource not found", ClientError),
+            (
+                404,
+                "404",
+                "Subdomain does not map to a resource.",
+                PermissionDenied,
+            ),
+            (
+                404,
+                "NotFound",
+                "The Responses API is not enabled in this region.",
+                ApiNotEnabled,
+            ),
+            (
+                404,
+                "NotFound",
+                "No response found with id 'resp_1'.",
+                ClientError,
+            ),
+            (410, "ModelDeprecated", "", DeploymentNotFound),
+            (410, "Gone", "", ClientError),
+        ] {
+            let body = error(code, message);
+            assert_eq!(outcome(status, &body), expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn bodies_in_other_shapes() {
+        for (status, body, expected) in [
             (401, r#"{"error":{"code":401}}"#, Outcome::BadToken),
-            (
-                401,
-                r#"{"error":{"code":"Unauthorized"}}"#,
-                Outcome::BadToken,
-            ),
-            (
-                401,
-                r#"{"error":{"code":"PermissionDenied"}}"#,
-                Outcome::PermissionDenied,
-            ),
-            (
-                403,
-                r#"{"error":{"code":"403","message":"Access denied due to Virtual Network/Firewall rules."}}"#,
-                Outcome::PermissionDenied,
-            ),
-            (403, r#"{"error":{"code":403}}"#, Outcome::PermissionDenied),
-            (
-                403,
-                r#"{"error":{"code":"PermissionDenied"}}"#,
-                Outcome::PermissionDenied,
-            ),
-            (
-                403,
-                r#"{"error":{"code":"content_policy"}}"#,
-                Outcome::ClientError,
-            ),
-            (403, "", Outcome::ClientError),
             (401, r#"{"statusCode":401}"#, Outcome::BadToken),
             (401, "", Outcome::BadToken),
-            (
-                404,
-                r#"{"error":{"code":"DeploymentNotFound"}}"#,
-                Outcome::DeploymentNotFound,
-            ),
-            (
-                404,
-                r#"{"error":{"code":"404","message":"Resource not found"}}"#,
-                Outcome::ClientError,
-            ),
-            (
-                404,
-                r#"{"error":{"code":"NotFound","message":"The Responses API is not enabled in this region."}}"#,
-                Outcome::ApiNotEnabled,
-            ),
-            (
-                404,
-                r#"{"error":{"code":"404","message":["not enabled in this region"]}}"#,
-                Outcome::ClientError,
-            ),
+            (403, r#"{"error":{"code":403}}"#, Outcome::PermissionDenied),
+            (403, "", Outcome::ClientError),
             (404, r#"{"error":{"code":null}}"#, Outcome::ClientError),
             (
                 404,
                 r#"{"error":"DeploymentNotFound"}"#,
                 Outcome::ClientError,
             ),
+            (404, r#"{"code":"unknown_model"}"#, Outcome::ClientError),
+            (
+                404,
+                r#"{"error":{"code":"404","message":["not enabled in this region"]}}"#,
+                Outcome::ClientError,
+            ),
             (404, "<html>", Outcome::ClientError),
+            (400, "unknown_model", Outcome::ClientError),
+            (400, "", Outcome::ClientError),
         ] {
-            assert_eq!(
-                Outcome::from_error(status, body.as_bytes()),
-                outcome,
-                "{status} {body}"
-            );
+            assert_eq!(outcome(status, body), expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn an_encoded_body_says_the_same() {
+        for (status, code, expected) in [
+            (400, "unknown_model", Outcome::DeploymentNotFound),
+            (400, "content_filter", Outcome::ClientError),
+            (401, "PermissionDenied", Outcome::PermissionDenied),
+            (403, "AuthenticationTypeDisabled", Outcome::PermissionDenied),
+            (404, "DeploymentNotFound", Outcome::DeploymentNotFound),
+        ] {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+            encoder.write_all(error(code, "").as_bytes()).unwrap();
+            let body = encoder.finish().unwrap();
+            assert_eq!(Diagnosis::of(status, &body).outcome, expected, "{code}");
+            let cut = &body[..body.len() / 2];
+            let unread = Diagnosis::of(status, b"").outcome;
+            assert_eq!(Diagnosis::of(status, cut).outcome, unread, "{code}");
+        }
+    }
+
+    #[test]
+    fn each_denial_says_what_to_do() {
+        for (status, code, message, denial, told) in [
+            (401, "PermissionDenied", "", Denial::Access, "role"),
+            (403, "403", "", Denial::Access, "network"),
+            (
+                403,
+                "AuthenticationTypeDisabled",
+                "",
+                Denial::KeysDisabled,
+                "api_key_env",
+            ),
+            (
+                400,
+                TENANT,
+                TOKEN_TENANT,
+                Denial::OtherTenant,
+                "identity of the resource's tenant",
+            ),
+            (
+                403,
+                "Forbidden",
+                BLOCKED,
+                Denial::Suspended,
+                "support request",
+            ),
+            (
+                404,
+                "404",
+                "Subdomain does not map to a resource.",
+                Denial::NoResource,
+                "host",
+            ),
+        ] {
+            let found = Diagnosis::of(status, error(code, message).as_bytes()).denial;
+            assert_eq!(found, denial);
+            assert!(denial.advice().contains(told), "{denial:?}");
         }
     }
 

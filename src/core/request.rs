@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::clean_path::{without_credentials, without_tags};
 use super::config::{Backend, Config, Ids};
 use super::demand::{Demand, QuotaKey};
+use super::inflate::readable_of;
 use super::json::scan::Findings;
 use super::multipart::Value;
 use super::operation::{surface, Deployment, Operation, Path, State, Surface};
@@ -52,6 +53,8 @@ pub struct Request {
     pub upgrade: bool,
     /// The client would take an answer in an encoding of its own.
     pub accepts_encodings: bool,
+    /// What it would take of the encodings that can be read, where it would take others as well.
+    pub accepted: Option<String>,
     credential_headers: u8,
 }
 
@@ -114,7 +117,13 @@ impl Request {
                 | b"x-envoy-retry-grpc-on"
                 | b"x-envoy-retry-on" => request.instructs_router = true,
                 b"sec-websocket-protocol" => protocols.push(value),
-                b"accept-encoding" => request.accepts_encodings = true,
+                b"accept-encoding" => {
+                    request.accepts_encodings = true;
+                    // What most SDKs send needs no reading.
+                    if value != b"gzip, deflate" {
+                        request.note_accepted(value);
+                    }
+                }
                 name => {
                     for (bit, credential) in CREDENTIAL_HEADERS.iter().enumerate() {
                         if name == credential.as_bytes() {
@@ -128,6 +137,17 @@ impl Request {
         request.has_path = !path.is_empty();
         request.read_path(method, path, tags);
         request
+    }
+
+    /// Takes over one line of `accept-encoding` that not every SDK sends.
+    #[inline(never)]
+    fn note_accepted(&mut self, line: &[u8]) {
+        let line = String::from_utf8_lossy(line);
+        match (&mut self.accepted, readable_of(&line)) {
+            (Some(accepted), None) => accepted.extend([", ", &*line]),
+            (Some(accepted), Some(readable)) => accepted.extend([", ", &*readable]),
+            (none, readable) => *none = readable,
+        }
     }
 
     fn read_path(&mut self, method: &str, path: &str, tags: &Tags) {

@@ -51,24 +51,24 @@ pub(super) fn event(backend: usize, change: Change) -> Option<Event> {
     }
 }
 
-/// Logs what has changed of the backend called `name`, found by a request for `wanted`.
-pub(super) fn report(name: &str, change: Change, wanted: &str) {
+/// Logs what has changed of the backend called `name`. `detail` is what it was asked for, or why it refuses the identity.
+pub(super) fn report(name: &str, change: Change, detail: &str) {
     match change {
         Change::CoolsDown(Reason::Throttled, wait) => {
             log::info!(
-                "backend {name}: {wanted} is throttled (429); no requests for it for {}",
+                "backend {name}: {detail} is throttled (429); no requests for it for {}",
                 Pretty(wait)
             );
         }
         Change::Advised(wait) => {
             log::info!(
-                "backend {name}: {wanted} is throttled (429); requests for it prefer other backends for {}",
+                "backend {name}: {detail} is throttled (429); requests for it prefer other backends for {}",
                 Pretty(wait)
             );
         }
         Change::Contradicted => {
             log::info!(
-                "backend {name}: serves {wanted} although it had asked to wait; for a minute its waits are advice"
+                "backend {name}: serves {detail} although it had asked to wait; for a minute its waits are advice"
             );
         }
         Change::CoolsDown(Reason::Failing, wait) => {
@@ -78,16 +78,12 @@ pub(super) fn report(name: &str, change: Change, wanted: &str) {
             );
         }
         Change::CoolsDown(Reason::Misconfigured, wait) => {
-            log::error!(
-                "backend {name}: does not let this identity or key in (401, or 403): give the identity the role Cognitive \
-                 Services OpenAI User there, renew the key, or open the resource's network; no requests for {}",
-                Pretty(wait)
-            );
+            log::error!("backend {name}: {detail}; no requests for {}", Pretty(wait));
         }
         Change::Recovered(_) => log::info!("backend {name}: serves again"),
         Change::Lacks(wait) => {
             log::warn!(
-                "backend {name}: has no {wanted}; requests for it pass this backend over for {}",
+                "backend {name}: has no {detail}; requests for it pass this backend over for {}",
                 Pretty(wait)
             );
         }

@@ -104,19 +104,19 @@ impl Worker {
         })
     }
 
-    /// Learns from the end of an attempt, which `wanted` a deployment or API.
-    pub(crate) fn learn(&self, lesson: &Lesson, wanted: impl FnOnce() -> String) {
+    /// Learns from the end of an attempt; `detail` is for the log, see [`announce::report`].
+    pub(crate) fn learn(&self, lesson: &Lesson, detail: impl FnOnce() -> String) {
         if let Some(change) = self.backends.learn(&self.config, lesson) {
-            self.announce(lesson.backend, change, &wanted());
+            self.announce(lesson.backend, change, &detail());
         }
     }
 
-    fn announce(&self, backend: usize, change: Change, wanted: &str) {
+    fn announce(&self, backend: usize, change: Change, detail: &str) {
         if let Some(event) = announce::event(backend, change) {
             self.count(event);
         }
         if let Some(backend) = self.config.backends.get(backend) {
-            announce::report(&backend.name, change, wanted);
+            announce::report(&backend.name, change, detail);
         }
     }
 

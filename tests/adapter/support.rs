@@ -1,5 +1,6 @@
 //! A fleet of three backends, its requests, and the token service.
 
+use std::io::Write;
 use std::time::Duration;
 
 // Links the module: its callbacks are what the mock host calls.
@@ -146,6 +147,56 @@ pub(crate) fn routed_to(stream: &Stream) -> String {
 /// An error in Azure's shape.
 pub(crate) fn error(code: &str) -> String {
     json!({"error": {"code": code, "message": "as Azure words it"}}).to_string()
+}
+
+/// An error with a message.
+pub(crate) fn worded(code: &str, message: &str) -> String {
+    json!({"error": {"code": code, "message": message}}).to_string()
+}
+
+/// Errors of a backend that send a request to the next one: status, body, the outcome in the statistics, words in the log.
+pub(crate) fn denials() -> Vec<(u16, String, &'static str, &'static str)> {
+    let tenant = "Tenant provided in token does not match resource token";
+    let token = "Token tenant 33e0 does not match resource tenant.";
+    let blocked =
+        "Your resource has been temporarily blocked because we detected unusual behavior.";
+    let nowhere = "Subdomain does not map to a resource.";
+    let (denied, missing) = ("permission_denied", "deployment_not_found");
+    let named = "has no deployment \"gpt-4o\"";
+    vec![
+        (401, error("PermissionDenied"), denied, "role"),
+        (403, error("403"), denied, "role"),
+        (
+            403,
+            error("AuthenticationTypeDisabled"),
+            denied,
+            "remove its api_key_env",
+        ),
+        (
+            403,
+            worded("Forbidden", blocked),
+            denied,
+            "open a support request",
+        ),
+        (
+            400,
+            worded(tenant, token),
+            denied,
+            "identity of the resource's tenant",
+        ),
+        (404, worded("404", nowhere), denied, "correct its host"),
+        (404, error("DeploymentNotFound"), missing, named),
+        (404, error("unknown_model"), missing, named),
+        (400, error("unknown_model"), missing, named),
+        (410, error("ModelDeprecated"), missing, named),
+    ]
+}
+
+/// The text as an answer with `content-encoding: gzip` has it.
+pub(crate) fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// The backend's whole answer to what the router sent.

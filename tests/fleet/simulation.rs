@@ -9,7 +9,7 @@ use azure_openai_balancer::core::exchange::Because;
 use azure_openai_balancer::core::fleet::Fleet;
 use azure_openai_balancer::core::health::{Change, Reason};
 use azure_openai_balancer::core::json::scan::{Findings, Model};
-use azure_openai_balancer::core::outcome::Outcome;
+use azure_openai_balancer::core::outcome::{Diagnosis, Outcome};
 use azure_openai_balancer::core::request::Request;
 use azure_openai_balancer::core::retry_after::stated_wait;
 use azure_openai_balancer::core::state::ids::Tags;
@@ -194,7 +194,7 @@ impl Fate {
             _ => "",
         };
         Outcome::from_status(self.status, &config.retry)
-            .unwrap_or_else(|| Outcome::from_error(self.status, body.as_bytes()))
+            .unwrap_or_else(|| Diagnosis::of(self.status, body.as_bytes()).outcome)
     }
 
     fn stated(self, now: azure_openai_balancer::core::time::Timestamp) -> Option<Duration> {

@@ -123,7 +123,9 @@ impl Finding {
             Outcome::Throttled => Self::Throttled(stated_wait, blame),
             Outcome::Unavailable => Self::Failed(0, blame),
             Outcome::PermissionDenied => Self::Denied,
-            Outcome::DeploymentNotFound => demand.deployment.map_or(Self::Answered, Self::Missing),
+            Outcome::DeploymentNotFound => demand
+                .deployment_in_api()
+                .map_or(Self::Answered, Self::Missing),
             Outcome::ApiNotEnabled => demand
                 .api
                 .map_or(Self::Answered, |api| Self::Missing(api.id())),

@@ -177,7 +177,8 @@ impl Health {
 
     /// Whether it is known not to have what is demanded.
     pub fn lacks(&self, demand: &Demand, now: Timestamp) -> bool {
-        let mut demanded = demand.deployment.into_iter().chain(demand.api.map(Api::id));
+        let deployment = demand.deployment_in_api();
+        let mut demanded = deployment.into_iter().chain(demand.api.map(Api::id));
         demanded.any(|id| self.missing.contains(id, now))
     }
 

@@ -13,7 +13,7 @@ use crate::core::fleet::{NoChoice, Wait};
 use crate::core::identity::Authorization;
 use crate::core::inspection::Inspection;
 use crate::core::metrics::{event_of_choice, Event};
-use crate::core::outcome::Trace;
+use crate::core::outcome::{Denial, Trace};
 use crate::core::plan::Plan;
 use crate::core::reply::LocalReply;
 use crate::core::request::{Place, Request, CREDENTIAL_HEADERS};
@@ -57,6 +57,8 @@ pub(in crate::filter) struct Journey {
     pub(in crate::filter) timed_out: bool,
     /// What the last attempt that failed may have done.
     pub(in crate::filter) trace: Trace,
+    /// Why the current backend let the attempt in nowhere, if it did not.
+    denial: Denial,
     /// Its plan was made: its turn drawn, or the one backend found that it can go to.
     planned: bool,
     /// The tagging of the answer that passes.
@@ -87,6 +89,7 @@ impl Journey {
             answer: None,
             timed_out: false,
             trace: Trace::None,
+            denial: Denial::default(),
             planned: false,
             tagging: None,
             wait_until: None,

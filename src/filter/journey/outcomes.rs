@@ -6,7 +6,7 @@ use super::Journey;
 use crate::core::config::Policy;
 use crate::core::exchange::{NoRetry, Replay, Verdict};
 use crate::core::metrics::Event;
-use crate::core::outcome::{Origin, Outcome, Trace};
+use crate::core::outcome::{Diagnosis, Origin, Outcome, Trace};
 use crate::core::plan::Plan;
 use crate::core::retry_after::stated_wait;
 use crate::core::text::number;
@@ -28,8 +28,10 @@ pub(in crate::filter) enum Next {
 
 impl Journey {
     /// The outcome of an answer whose error code decides.
-    pub(in crate::filter) fn error_outcome(&self, status: u16, body: &[u8]) -> Outcome {
-        match Outcome::from_error(status, body) {
+    pub(in crate::filter) fn error_outcome(&mut self, status: u16, body: &[u8]) -> Outcome {
+        let diagnosis = Diagnosis::of(status, body);
+        self.denial = diagnosis.denial;
+        match diagnosis.outcome {
             // There is no other key to try.
             Outcome::BadToken if self.worker.credentials.is_keyed(self.exchange.backend()) => {
                 Outcome::PermissionDenied
@@ -60,14 +62,17 @@ impl Journey {
             self.worker.backends.note_unread_deployment();
         }
         let lesson = self.exchange.conclude(outcome, wait, &demand);
-        let wanted = || self.request.wanted(self.client_path(), outcome);
-        self.worker.learn(&lesson, wanted);
+        self.worker.learn(&lesson, || match outcome {
+            Outcome::PermissionDenied => self.denial.advice().to_owned(),
+            _ => self.request.wanted(self.client_path(), outcome),
+        });
     }
 
     /// The current attempt's token was refused although it is new: that is this backend's fault.
     pub(in crate::filter) fn conclude_new_token(&mut self) {
         let lesson = self.exchange.conclude_new_token(&self.request.demand());
-        self.worker.learn(&lesson, String::new);
+        let detail = "refuses a token that was just renewed (401): check the audience of the token, and the resource's tenant";
+        self.worker.learn(&lesson, || detail.to_owned());
     }
 
     /// Whether the headers of an answer with this outcome say something to learn.

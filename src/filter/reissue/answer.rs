@@ -37,14 +37,16 @@ impl Stream {
         match Outcome::from_status(status, &self.worker().config.retry) {
             Some(outcome) => self.settle(outcome),
             None if end_of_stream || !self.worker().listener_bodies.may_come() => {
-                self.settle(self.journey.error_outcome(status, &[]))
+                let outcome = self.journey.error_outcome(status, &[]);
+                self.settle(outcome)
             }
             None => {
                 self.phase = Phase::Held(Held::ErrorBody { status });
                 if self.wait(Wish::ErrorBody) {
                     Ok(Action::Pause)
                 } else {
-                    self.settle(self.journey.error_outcome(status, &[]))
+                    let outcome = self.journey.error_outcome(status, &[]);
+                    self.settle(outcome)
                 }
             }
         }
@@ -92,7 +94,8 @@ impl Stream {
     fn inspect(&mut self, status: u16, size: usize) -> Result<Action, HostError> {
         self.worker().forget(self.id);
         let body = host::buffer(Buffer::ResponseBody, 0, size.min(ERROR_BODY))?;
-        self.settle(self.journey.error_outcome(status, &body))
+        let outcome = self.journey.error_outcome(status, &body);
+        self.settle(outcome)
     }
 
     fn answer_ends(&mut self, end_of_stream: bool) {

@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use super::{unreplayable, with, Shared, Step, REQUESTS, RETRY};
+use super::{unreplayable, with, Shared, Step, RATE_LIMITED, REQUESTS, RETRY};
 use crate::core::exchange::{digit, NoRetry, Replay};
 use crate::core::identity::Authorization;
 use crate::core::inspection::Inspection;
@@ -77,7 +77,8 @@ impl Downstream {
 
     /// Whether the request is not to leave before more of its body has come.
     ///
-    /// A request that may be retried leaves when it is complete: Envoy's router does not retry an incomplete one.
+    /// A request that may be retried leaves when it is complete: then no answer comes before its end, and every answer may be
+    /// held until it is known what follows.
     fn must_hold(&self) -> Result<bool, HostError> {
         if self.inspection.is_under_way() {
             return Ok(true);
@@ -249,6 +250,9 @@ impl Downstream {
                 worker.count(Event::NoRetry(NoRetry::RouterDeclined));
                 worker.complain(Complaint::RouterDeclined);
                 host::remove_header(Map::ResponseHeaders, RETRY)?;
+                if let Some(value) = &shared.rate_limited {
+                    host::set_header(Map::ResponseHeaders, RATE_LIMITED, value)?;
+                }
                 shared.journey.sign(shared.answered_by)
             }
             Step::Marked if shared.journey.is_from_backend()? => shared.pass_unobserved(),

@@ -35,6 +35,10 @@ const ID_DIGITS: usize = 8;
 /// The response header that the route's retry policy looks for (`retriable_headers`). No client sees one that was set here.
 const RETRY: &str = "x-aoai-retry";
 
+/// The response header of a rate limit in Envoy. Envoy's router does not retry an answer that has it, whatever the retry policy says
+/// (`RetryStateImpl::wouldRetryFromHeaders`), so it is taken off an answer that is marked.
+const RATE_LIMITED: &str = "x-envoy-ratelimited";
+
 thread_local! {
     /// The requests in flight in this VM, by their downstream context's id.
     static REQUESTS: RefCell<BTreeMap<u32, Rc<RefCell<Shared>>>> = RefCell::default();
@@ -54,6 +58,8 @@ struct Shared {
     began: Option<Timestamp>,
     /// The backend of the last answer that called for another attempt.
     answered_by: usize,
+    /// The value that its header [`RATE_LIMITED`] had.
+    rate_limited: Option<String>,
     /// Where the router goes if the current attempt gets no answer.
     foreseen: Option<usize>,
 }
@@ -86,6 +92,7 @@ impl Shared {
             step: Step::Before,
             began: None,
             answered_by: 0,
+            rate_limited: None,
             foreseen: None,
         }
     }

@@ -7,8 +7,8 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::readdress::Departing;
-use super::{id_of, with, Shared, Step, NEXT, REQUESTS, RETRY};
-use crate::core::exchange::{NoRetry, Replay, Verdict};
+use super::{id_of, with, Shared, Step, NEXT, RATE_LIMITED, REQUESTS, RETRY};
+use crate::core::exchange::Verdict;
 use crate::core::identity::Renewal;
 use crate::core::outcome::{Outcome, Trace};
 use crate::core::reply::LocalReply;
@@ -102,8 +102,8 @@ impl Upstream {
     /// Whether this attempt's answer may be held. Every place that holds an answer asks here.
     ///
     /// An answer is never held across the end of its stream. Envoy ends the stream of an answer that is complete before its
-    /// request is, and then crashes when the filter resumes that answer (`docs/envoy-crash.md`). Nor would a hold help such a
-    /// request: Envoy's router retries complete requests only.
+    /// request is, and then crashes when the filter resumes that answer (`docs/envoy-crash.md`). Such an answer is decided in its
+    /// own callback, by its status and headers.
     fn may_hold(&self) -> bool {
         self.up.is_complete()
     }
@@ -215,6 +215,7 @@ impl Upstream {
             shared.step = Step::Held;
             let backend = journey.exchange.backend();
             shared.answered_by = backend;
+            shared.rate_limited = headers.get(RATE_LIMITED).map(str::to_owned);
             journey.answer = kept.map(|body| Answer {
                 status,
                 headers,
@@ -231,9 +232,6 @@ impl Upstream {
         let may_hold = self.may_hold();
         let phase = with(shared, |shared| {
             let worker = Rc::clone(&shared.journey.worker);
-            if !may_hold && shared.replay == Replay::Ready {
-                shared.replay = Replay::Impossible(NoRetry::RequestIncomplete);
-            }
             // At most twice: the second time a bad token counts like any other failure.
             loop {
                 match shared.journey.after(outcome, shared.replay, Next::Best) {
@@ -251,7 +249,8 @@ impl Upstream {
                             }
                             Renewal::Pending => {
                                 let wish = Wish::NewerToken(backend, generation);
-                                if me.clone().is_some_and(|me| worker.wait(id, me, wish)) {
+                                let me = me.clone().filter(|_| may_hold);
+                                if me.is_some_and(|me| worker.wait(id, me, wish)) {
                                     return Ok(Phase::AwaitingToken);
                                 }
                             }
@@ -336,6 +335,9 @@ impl Shared {
     fn mark(&mut self) -> Result<(), HostError> {
         self.step = Step::Marked;
         self.point_to(Some(self.journey.exchange.backend()))?;
+        if self.rate_limited.is_some() {
+            host::remove_header(Map::ResponseHeaders, RATE_LIMITED)?;
+        }
         host::set_header(Map::ResponseHeaders, RETRY, "1")
     }
 }

@@ -75,17 +75,32 @@ fn a_first_answer_of_success_is_signed_and_otherwise_unchanged() {
 
 #[test]
 fn a_clients_own_error_is_not_retried() {
-    let gateway = gateway();
-    let request = gateway.send();
-    let attempt = request.attempt();
-    assert_eq!(attempt.respond(400, [], false), Action::Continue, "at once");
-    attempt.response_body(error("content_filter"), true);
-    assert_eq!(
-        outcome(&request),
-        is(400, "east", "1", &error("content_filter"))
-    );
-    drop(request);
-    assert_eq!(gateway.counted("aoai.backend.east.outcome.client_error"), 1);
+    for (status, action) in [(422, Action::Continue), (400, Action::Pause)] {
+        let gateway = gateway();
+        let request = gateway.send();
+        let attempt = request.attempt();
+        let headers = [("content-encoding", "none"), ("x-ms-region", "East US")];
+        assert_eq!(attempt.respond(status, headers, false), action, "{status}");
+        let body = error("content_filter");
+        let (begin, end) = body.split_at(9);
+        attempt.response_body(begin, false);
+        attempt.response_body(end, true);
+        assert_eq!(outcome(&request), is(status, "east", "1", &body));
+        let headers = request.answer().headers;
+        let names: Vec<_> = headers.names().collect();
+        assert_eq!(
+            names,
+            [
+                ":status",
+                "content-encoding",
+                "x-ms-region",
+                "x-aoai-backend",
+                "x-aoai-attempts"
+            ]
+        );
+        drop(request);
+        assert_eq!(gateway.counted("aoai.backend.east.outcome.client_error"), 1);
+    }
 }
 
 #[test]

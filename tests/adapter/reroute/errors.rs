@@ -5,35 +5,30 @@ use mock_host::{Action, Fault};
 use super::*;
 
 #[test]
-fn an_error_code_in_frames_decides() {
-    for (status, error_code, name, told) in [
-        (401, "PermissionDenied", "permission_denied", "role"),
-        (403, "403", "permission_denied", "role"),
-        (404, "DeploymentNotFound", "deployment_not_found", "gpt-4o"),
-    ] {
-        let gateway = gateway();
-        let request = gateway.send();
-        let first = request.attempt();
-        assert_eq!(first.respond(status, [], false), Action::Pause);
-        let body = error(error_code);
-        let (begin, end) = body.split_at(20);
-        assert_eq!(first.response_body(begin, false), Some(Action::Pause));
-        assert_eq!(request.attempts().len(), 1, "the code is not there yet");
-        first.response_body(end, true);
-        let second = request.attempt();
-        assert_eq!(second.cluster(), "aoai_west");
-        assert_eq!(
-            sent(&second, "authorization").as_deref(),
-            Some("Bearer TOKEN-ONE")
-        );
-        answer(&second, 200, "hello");
-        assert_eq!(outcome(&request), is(200, "west", "2", "hello"));
-        drop(request);
-        let name = format!("aoai.backend.east.outcome.{name}");
-        assert_eq!(gateway.counted(&name), 1, "{name}");
-        assert_eq!(gateway.host.statistic("aoai.identity.fetches"), 1);
-        let loud = loud(&gateway.host);
-        assert!(loud.len() == 1 && loud[0].contains(told), "{loud:?}");
+fn what_a_backend_lacks_or_refuses_leads_to_the_next() {
+    for (status, body, name, told) in denials() {
+        for encoded in [body.as_bytes().to_vec(), gzip(&body)] {
+            let gateway = gateway();
+            let request = gateway.send();
+            let first = request.attempt();
+            assert_eq!(first.respond(status, [], false), Action::Pause);
+            let (begin, end) = encoded.split_at(20);
+            assert_eq!(first.response_body(begin, false), Some(Action::Pause));
+            assert_eq!(request.attempts().len(), 1, "the code is not there yet");
+            first.response_body(end, true);
+            let second = request.attempt();
+            assert_eq!(second.cluster(), "aoai_west");
+            let token = sent(&second, "authorization");
+            assert_eq!(token.as_deref(), Some("Bearer TOKEN-ONE"));
+            answer(&second, 200, "hello");
+            assert_eq!(outcome(&request), is(200, "west", "2", "hello"));
+            drop(request);
+            let name = format!("aoai.backend.east.outcome.{name}");
+            assert_eq!(gateway.counted(&name), 1, "{status} {body}");
+            assert_eq!(gateway.host.statistic("aoai.identity.fetches"), 1);
+            let loud = loud(&gateway.host);
+            assert!(loud.len() == 1 && loud[0].contains(told), "{loud:?}");
+        }
     }
 }
 

@@ -27,13 +27,17 @@ fn an_answer_that_the_router_does_not_follow_loses_its_mark_and_the_reason_is_co
 }
 
 #[test]
-fn an_answer_before_the_request_is_complete_loses_its_mark() {
+fn an_answer_before_the_request_is_complete_is_retried() {
     let gateway = gateway();
-    // Too large to be held until it is complete.
-    let request = gateway.router.request(chat_of(5_000_000), false);
-    request.body("begin", false);
+    // Of unknown length, and too long to be held until it is complete.
+    let request = gateway.router.request(chat(), false);
+    request.body(vec![b'x'; 600_000], false);
     answer(&request.attempt(), 429, "busy");
-    assert_eq!(outcome(&request), is(429, "east", "1", "busy"));
+    let second = request.attempt();
+    request.body(vec![b'y'; 400_000], true);
+    assert_eq!(second.sent().unwrap().body.len(), 1_000_000);
+    answer(&second, 200, "hello");
+    assert_eq!(outcome(&request), is(200, "west", "2", "hello"));
 }
 
 #[test]
@@ -230,4 +234,57 @@ fn what_another_filter_answers_before_the_router_is_the_clients() {
         assert_eq!(gateway.counted(&format!("aoai.backend.{backend}.state")), 0);
     }
     assert_eq!(gateway.counted("aoai.no_retry.router_declined"), 0);
+}
+
+const LIMITED: [(&str, &str); 2] = [("x-envoy-ratelimited", "true"), ("x-ms-region", "east")];
+
+#[test]
+fn an_answer_that_envoy_would_not_retry_is_retried() {
+    for status in [429, 503, 401] {
+        let gateway = gateway();
+        let request = gateway.send();
+        let first = request.attempt();
+        first.respond(status, LIMITED, false);
+        first.response_body(error("PermissionDenied"), true);
+        answer(&request.attempt(), 200, "hello");
+        assert_eq!(outcome(&request), is(200, "west", "2", "hello"), "{status}");
+        assert_eq!(request.answer().headers.get("x-envoy-ratelimited"), None);
+        assert_quiet_of_envoy(&gateway);
+    }
+}
+
+#[test]
+fn the_client_gets_such_an_answer_as_the_backend_sent_it() {
+    // The last attempt's, one whose later attempts got no answer, and one that the router did not retry all the same.
+    let last = gateway();
+    let request = last.send();
+    for _ in 0..3 {
+        request.attempt().respond(429, LIMITED, true);
+    }
+    let limited = |request: &Routed| {
+        let answer = request.answer();
+        let header = answer.headers.get("x-envoy-ratelimited").map(str::to_owned);
+        (answer.status, header)
+    };
+    let expected = (429, Some("true".to_owned()));
+    assert_eq!(limited(&request), expected);
+
+    let only = gateway();
+    let request = only.send();
+    request.attempt().respond(429, LIMITED, true);
+    request.attempt().fail();
+    request.attempt().fail();
+    assert_eq!(limited(&request), expected);
+
+    let deaf = gateway();
+    let router = deaf.router.clone().without_heed();
+    let request = send_through(&router);
+    request.attempt().respond(429, LIMITED, true);
+    assert_eq!(limited(&request), expected);
+}
+
+fn assert_quiet_of_envoy(gateway: &Gateway) {
+    let loud = loud(&gateway.host);
+    let of_envoy = loud.iter().filter(|line| line.contains("router"));
+    assert_eq!(of_envoy.count(), 0, "{loud:?}");
 }

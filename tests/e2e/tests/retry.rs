@@ -140,6 +140,63 @@ cases! {
         }
     }
 
+    fn case_34_an_answer_that_envoy_would_not_retry_goes_on(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .plugin(|p| p["cooldown"] = json!(null))
+            .engine(engine)
+            .start();
+        let limited = ("x-envoy-ratelimited", "true");
+        for behaviour in [
+            Behaviour::throttled_with(&[limited, ("retry-after", "7")]),
+            Behaviour::status(503).with_header(limited.0, limited.1),
+            Behaviour::deployment_not_found().with_header(limited.0, limited.1),
+            Behaviour::permission_denied().with_header(limited.0, limited.1),
+        ] {
+            azure.backend("east").set(behaviour.clone());
+            let answer = chat_starting_at(&gateway, &azure, "east");
+            assert_eq!((answer.status, attempts(&answer)), (200, "2"), "{behaviour:?}");
+            assert_eq!(answer.header(limited.0), None);
+        }
+        assert!(!gateway.log().contains("the router made no attempt"));
+
+        for backend in azure.backends() {
+            backend.set(Behaviour::throttled_with(&[limited]));
+        }
+        let answer = gateway.chat(&chat_request());
+        assert_eq!((answer.status, attempts(&answer)), (429, "2"));
+        assert_eq!(answer.header(limited.0), Some("true"), "as the backend sent it");
+        azure.backend("west").stop();
+        let answer = chat_starting_at(&gateway, &azure, "east");
+        assert_eq!((answer.status, answer.header("x-aoai-backend")), (429, Some("east")));
+        assert_eq!(answer.header(limited.0), Some("true"), "as the backend sent it");
+    }
+
+    fn what_a_backend_tells_envoys_of_its_health_is_not_heeded(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let words = [
+            ("x-envoy-immediate-health-check-fail", "true"),
+            ("x-envoy-degraded", "1"),
+            ("x-envoy-overloaded", "true"),
+        ];
+        azure.backend("east").set(Behaviour::normal_with(&words));
+        for _ in 0..10 {
+            let answer = gateway.chat(&chat_request());
+            assert_eq!((answer.status, attempts(&answer)), (200, "1"));
+        }
+        assert_eq!((azure.backend("east").count(), azure.backend("west").count()), (5, 5));
+        // Nor does Envoy's router keep to a backend that says so.
+        let mut limited = Behaviour::throttled(7);
+        for (name, value) in words {
+            limited = limited.with_header(name, value);
+        }
+        azure.backend("east").set(limited);
+        let answer = chat_starting_at(&gateway, &azure, "east");
+        assert_eq!((answer.status, attempts(&answer)), (200, "2"));
+    }
+
     fn case_10_a_missing_deployment_goes_on_and_any_other_404_does_not(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();

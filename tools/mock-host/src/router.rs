@@ -16,6 +16,7 @@ use crate::vm::{Vm, Worker};
 
 /// What the route looks for: the header that marks an answer, and the filter state that names the cluster.
 const MARK: &str = "x-aoai-retry";
+const RATE_LIMITED: &str = "x-envoy-ratelimited";
 const NEXT: &[u8] = b"aoai_next";
 const MAX_RETRIES: &str = "x-envoy-max-retries";
 /// The route's `num_retries`, for three attempts.
@@ -257,7 +258,9 @@ impl RoutedState {
         };
         let worker = &self.router.listener;
         if !attempt.passing.replace(true) {
-            let marked = self.router.heeds_marks && message.headers.get(MARK).is_some();
+            // The retry policy has no `envoy-ratelimited`.
+            let limited = message.headers.get(RATE_LIMITED).is_some();
+            let marked = self.router.heeds_marks && message.headers.get(MARK).is_some() && !limited;
             if marked && self.retry(attempt) {
                 return true;
             }
@@ -286,11 +289,10 @@ impl RoutedState {
         }
     }
 
-    /// Begins another attempt, if one is allowed.
+    /// Begins another attempt, if one is allowed. It gets what has come of the request, and the rest as it comes.
     fn retry(self: &Rc<Self>, attempt: &Attempt) -> bool {
-        let complete = self.forwarded().is_some_and(|message| message.complete);
         let left = self.retries_left.get();
-        if left == 0 || !complete {
+        if left == 0 {
             return false;
         }
         self.retries_left.set(left - 1);

@@ -42,6 +42,8 @@ pub enum Answer {
     },
     /// An error in Azure's shape, whatever the request was.
     Error(Failure),
+    /// This and nothing else, whatever the request was: none of the headers that Azure puts on every answer.
+    Exact(Exact),
     /// The same, answered before the request's body is read; the body is then read and thrown away.
     EarlyError(Failure),
     /// Reads the request and never answers.
@@ -82,6 +84,43 @@ pub struct Failure {
     /// The whole body instead, as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
+    /// How the body is encoded, where the request accepts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
+}
+
+/// A content coding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoding {
+    /// `gzip`
+    Gzip,
+    /// `deflate`, which is zlib's format.
+    Deflate,
+}
+
+impl Encoding {
+    /// The name in `content-encoding`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Deflate => "deflate",
+        }
+    }
+}
+
+/// An answer, header by header.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exact {
+    /// The HTTP status.
+    pub status: u16,
+    /// All headers but `date`, and `content-length` where it follows from the body.
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    #[serde(default)]
+    pub body: String,
 }
 
 impl Failure {
@@ -93,6 +132,7 @@ impl Failure {
             message: None,
             headers: Vec::new(),
             body: None,
+            encoding: None,
         }
     }
 
@@ -102,6 +142,15 @@ impl Failure {
             code: Some(code.to_owned()),
             message: Some(message.to_owned()),
             ..Self::new(status)
+        }
+    }
+
+    /// The same with an encoded body, where the request accepts that.
+    #[must_use]
+    pub fn encoded(self, encoding: Encoding) -> Self {
+        Self {
+            encoding: Some(encoding),
+            ..self
         }
     }
 }
@@ -204,6 +253,19 @@ impl Behaviour {
     /// The given error.
     pub fn error(failure: Failure) -> Self {
         Answer::Error(failure).into()
+    }
+
+    /// Exactly this answer.
+    pub fn exact(status: u16, headers: &[(&str, &str)], body: &str) -> Self {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Answer::Exact(Exact {
+            status,
+            headers: headers.collect(),
+            body: body.to_owned(),
+        })
+        .into()
     }
 
     /// An error with this status and no more.
@@ -332,6 +394,7 @@ impl Behaviour {
             Answer::Normal { headers }
             | Answer::Error(Failure { headers, .. })
             | Answer::EarlyError(Failure { headers, .. })
+            | Answer::Exact(Exact { headers, .. })
             | Answer::Stream(Stream { headers, .. }) => {
                 headers.push((name.to_owned(), value.to_owned()))
             }

@@ -1,12 +1,15 @@
 //! One request to a backend, carried out as its behaviour says.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use flate2::write::{GzEncoder, ZlibEncoder};
+use flate2::Compression;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{HeaderName, HeaderValue, CONTENT_TYPE};
+use hyper::header::{HeaderName, HeaderValue, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Response, StatusCode};
 use serde_json::json;
@@ -15,7 +18,7 @@ use tokio::time::sleep;
 use crate::audit::Entry;
 use crate::azure::{errors, Call, Event, Reply};
 use crate::backend::Backend;
-use crate::behaviour::{Answer, Behaviour, Failure, SlowBody, Stream};
+use crate::behaviour::{Answer, Behaviour, Encoding, Exact, Failure, SlowBody, Stream};
 use crate::body::{Body, OpenAnswer};
 use crate::echo;
 use crate::realtime;
@@ -47,7 +50,7 @@ impl Exchange<'_> {
             entry.status(failure.status);
             // Read on while the answer is sent, so that the connection stays in step.
             tokio::spawn(async move { read(body, &mut entry).await });
-            return self.failure(failure);
+            return self.failure(failure, &head);
         }
         if behaviour.answer == Answer::Reset {
             pause(behaviour.delay_ms).await;
@@ -56,7 +59,8 @@ impl Exchange<'_> {
         let body = read(body, &mut entry).await;
         pause(behaviour.delay_ms).await;
         let response = match behaviour.answer {
-            Answer::Error(failure) | Answer::EarlyError(failure) => self.failure(&failure),
+            Answer::Error(failure) | Answer::EarlyError(failure) => self.failure(&failure, &head),
+            Answer::Exact(exact) => exactly(exact),
             Answer::Hang => std::future::pending().await,
             Answer::Close | Answer::Reset => match self.connection.cut(Break::Close).await {},
             Answer::Normal { headers } => {
@@ -78,12 +82,21 @@ impl Exchange<'_> {
         response
     }
 
-    fn failure(&self, failure: &Failure) -> Response<Body> {
-        let mut response = Response::new(Body::whole(errors::body(failure)));
+    fn failure(&self, failure: &Failure, head: &Parts) -> Response<Body> {
+        let body = errors::body(failure);
+        let encoding = failure.encoding.filter(|encoding| accepts(head, *encoding));
+        let body = match encoding {
+            Some(encoding) => encoded(encoding, &body),
+            None => body,
+        };
+        let mut response = Response::new(Body::whole(body));
         *response.status_mut() =
             StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(encoding) = encoding {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
+        }
         self.backend.sign(headers);
         put(headers, &failure.headers);
         response
@@ -99,7 +112,7 @@ impl Exchange<'_> {
     ) -> Response<Body> {
         let body = match body {
             Ok(body) => body,
-            Err(failure) => return self.failure(&failure),
+            Err(failure) => return self.failure(&failure, head),
         };
         let reply = if head.uri.path().starts_with("/sim/") {
             echo::reply(&self.backend.name, head, &body)
@@ -113,7 +126,7 @@ impl Exchange<'_> {
                 .reply(&Call::new(head, body), pace.events)
         };
         let (content_type, body) = match reply {
-            Reply::Error(failure) => return self.failure(&failure),
+            Reply::Error(failure) => return self.failure(&failure, head),
             Reply::Whole(content_type, bytes) => {
                 let body = match slow {
                     Some(slow) => Body::slow(bytes, slow, Arc::clone(&self.connection), self.http2),
@@ -162,7 +175,7 @@ impl Exchange<'_> {
                 self.backend.sign(response.headers_mut());
                 response
             }
-            Err(failure) => self.failure(&failure),
+            Err(failure) => self.failure(&failure, head),
         }
     }
 
@@ -228,6 +241,38 @@ async fn read(mut body: Incoming, entry: &mut Entry) -> Result<Bytes, Failure> {
         ));
     }
     Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+/// Whether the request names this encoding among those that it accepts.
+fn accepts(head: &Parts, encoding: Encoding) -> bool {
+    let lines = head.headers.get_all(ACCEPT_ENCODING).iter();
+    let mut named = lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','));
+    named.any(|named| named.split(';').next().unwrap_or_default().trim() == encoding.name())
+}
+
+fn encoded(encoding: Encoding, body: &[u8]) -> Bytes {
+    let level = Compression::default();
+    let encoded = match encoding {
+        Encoding::Gzip => {
+            let mut encoder = GzEncoder::new(Vec::new(), level);
+            encoder.write_all(body).and_then(|()| encoder.finish())
+        }
+        Encoding::Deflate => {
+            let mut encoder = ZlibEncoder::new(Vec::new(), level);
+            encoder.write_all(body).and_then(|()| encoder.finish())
+        }
+    };
+    // Nothing is refused that is written to a vector.
+    encoded.unwrap_or_default().into()
+}
+
+fn exactly(exact: Exact) -> Response<Body> {
+    let mut response = Response::new(Body::whole(exact.body));
+    *response.status_mut() = StatusCode::from_u16(exact.status).unwrap_or_default();
+    put(response.headers_mut(), &exact.headers);
+    response
 }
 
 /// Sets headers; a name given several times keeps all its values.

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use common::{chat, eventually, request, send, simulator, End, CHAT, KEY, STREAM};
-use simulator::{Answer, Behaviour, Break, Failure, SlowBody, Stream};
+use simulator::{Answer, Behaviour, Break, Encoding, Failure, SlowBody, Stream};
 
 #[test]
 fn a_throttled_backend_recovers_after_so_many_requests() {
@@ -60,6 +60,55 @@ fn an_error_can_be_given_byte_for_byte() {
     let answer = chat(&simulator, "east", "{}");
     assert_eq!((answer.status, answer.text().as_str()), (502, "<html>"));
     assert_eq!(answer.header("content-type"), Some("text/html"));
+}
+
+#[test]
+fn an_error_is_encoded_where_the_request_accepts_it() {
+    let simulator = simulator();
+    let failure = Failure::coded(404, "DeploymentNotFound", "...");
+    let plain = {
+        let backend = simulator.backend("east");
+        backend.set(Behaviour::error(failure.clone()));
+        chat(&simulator, "east", "{}").body
+    };
+    for (encoding, accepted, is_encoded) in [
+        (Encoding::Gzip, "gzip, deflate", true),
+        (Encoding::Gzip, "br;q=1.0, gzip;q=0.8", true),
+        (Encoding::Deflate, "gzip, deflate", true),
+        (Encoding::Gzip, "deflate", false),
+        (Encoding::Gzip, "identity", false),
+    ] {
+        let backend = simulator.backend("east");
+        backend.set(Behaviour::error(failure.clone().encoded(encoding)));
+        let headers = [("accept-encoding", accepted), ("api-key", KEY)];
+        let answer = send(backend.addr(), "POST", CHAT, &headers, b"{}");
+        let name = answer.header("content-encoding");
+        assert_eq!(name, is_encoded.then_some(encoding.name()), "{accepted}");
+        assert_eq!(answer.body != plain, is_encoded, "{accepted}");
+    }
+}
+
+#[test]
+fn an_answer_can_be_given_header_by_header() {
+    let simulator = simulator();
+    let headers = [("x-one", "1"), ("set-cookie", "a"), ("set-cookie", "b")];
+    let backend = simulator.backend("east");
+    backend.set(Behaviour::exact(200, &headers, "body"));
+    let answer = chat(&simulator, "east", "{}");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "body"));
+    let lines = answer.head.lines().skip(1);
+    let lines: Vec<_> = lines
+        .filter(|line| !line.starts_with("date") && !line.starts_with("connection"))
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "x-one: 1",
+            "set-cookie: a",
+            "set-cookie: b",
+            "content-length: 4"
+        ]
+    );
 }
 
 #[test]
