@@ -261,6 +261,11 @@ impl Exchange {
         Self::lesson(self.current, Finding::TokenDenied, admitted, demand)
     }
 
+    /// Whether the current backend has to know of the attempt's end.
+    pub fn is_admitted(&self) -> bool {
+        self.admitted
+    }
+
     /// What the current backend has to know if the outcome of its attempt will not be known: the client left, say.
     pub fn abandon(&mut self, demand: &Demand) -> Option<Lesson> {
         let admitted = std::mem::take(&mut self.admitted);

@@ -8,9 +8,6 @@ use super::time::Timestamp;
 
 const TURN_VERSION: u8 = 2;
 
-/// How often a compare-and-swap is tried before the caller makes do without: enough for any number of workers, and an end.
-pub const SWAP_TRIES: usize = 64;
-
 /// The key of the turns that requests to these backends draw.
 pub fn turn_key(backends: &[Backend]) -> String {
     key(
@@ -179,17 +176,24 @@ pub(super) struct Writer(Vec<u8>);
 impl Writer {
     /// A value that begins with its version.
     pub(super) fn new(version: u8) -> Self {
-        Self(vec![version])
+        // Enough for most records.
+        let mut bytes = Vec::with_capacity(256);
+        bytes.push(version);
+        Self(bytes)
     }
 
+    // A record has many fields: in line, each would be larger than a call.
+    #[inline(never)]
     pub(super) fn u8(&mut self, number: u8) {
         self.0.push(number);
     }
 
+    #[inline(never)]
     pub(super) fn u32(&mut self, number: u32) {
         self.0.extend_from_slice(&number.to_le_bytes());
     }
 
+    #[inline(never)]
     pub(super) fn u64(&mut self, number: u64) {
         self.0.extend_from_slice(&number.to_le_bytes());
     }

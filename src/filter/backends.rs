@@ -51,8 +51,16 @@ impl Backends {
     pub(in crate::filter) fn choose(
         &self,
         plan: &Plan,
-        demand: &Demand,
+        demand: impl FnOnce() -> Demand,
     ) -> Result<Chosen, NoChoice> {
+        match self.fleet.choose_plainly(plan) {
+            Some(chosen) => Ok(chosen),
+            None => self.choose_for(plan, &demand()),
+        }
+    }
+
+    #[inline(never)]
+    fn choose_for(&self, plan: &Plan, demand: &Demand) -> Result<Chosen, NoChoice> {
         self.fleet
             .choose(plan, demand, self.fleet.time_of_choice(&host::now))
     }
@@ -64,8 +72,16 @@ impl Backends {
     pub(in crate::filter) fn foresee(
         &self,
         plan: &Plan,
-        demand: &Demand,
+        demand: impl FnOnce() -> Demand,
     ) -> Result<usize, NoChoice> {
+        match self.fleet.choose_plainly(plan) {
+            Some(chosen) => Ok(chosen.backend),
+            None => self.foresee_for(plan, &demand()),
+        }
+    }
+
+    #[inline(never)]
+    fn foresee_for(&self, plan: &Plan, demand: &Demand) -> Result<usize, NoChoice> {
         self.fleet
             .foresee(plan, demand, self.fleet.time_of_choice(&host::now))
     }
@@ -98,7 +114,7 @@ impl Backends {
         outcome: Outcome,
     ) -> Result<Chosen, NoRetry> {
         let Some(backend) = foreseen else {
-            self.foresee(plan, demand)?;
+            self.foresee_for(plan, demand)?;
             // One has become free a moment ago.
             return Err(NoRetry::BackendsOut);
         };
@@ -109,7 +125,7 @@ impl Backends {
             ..*plan
         };
         // A backend that is out since a moment ago is asked all the same: there is no going back.
-        Ok(self.choose(&only, demand).unwrap_or(Chosen {
+        Ok(self.choose_for(&only, demand).unwrap_or(Chosen {
             backend,
             because: Because::Foreseen,
             began: Timestamp::default(),
@@ -120,6 +136,11 @@ impl Backends {
     pub(in crate::filter) fn wait_of_all(&self, plan: &Plan, demand: &Demand) -> Option<Duration> {
         let now = self.fleet.time_of_choice(&host::now);
         self.fleet.wait_of_all(plan, demand, now)
+    }
+
+    /// Learns from an answer of `backend` that it did not have to know of. `false` where that may be news.
+    pub(crate) fn learn_plainly(&self, backend: usize) -> bool {
+        self.fleet.take_plainly(backend, &host::now)
     }
 
     /// Learns from the end of an attempt.

@@ -125,10 +125,21 @@ impl<M: SharedMap> Fleet<M> {
         }
     }
 
+    /// Chooses the backend that the request with this `plan` goes to next, where neither the time nor the demand matters: the
+    /// same that [`Self::choose`] chooses, for less. `None` where it may be another.
+    pub fn choose_plainly(&self, plan: &Plan) -> Option<Chosen> {
+        let backend = self.view.try_borrow().ok()?.choose_plainly(plan)?;
+        Some(Chosen {
+            backend,
+            ..Chosen::default()
+        })
+    }
+
     /// Chooses the backend that the request with this `plan` goes to next.
     ///
     /// # Errors
     /// There is none.
+    #[inline(never)]
     pub fn choose(&self, plan: &Plan, demand: &Demand, now: Timestamp) -> Result<Chosen, NoChoice> {
         let mut declined = Declined::default();
         // Each round that a backend declines leaves one less to choose, for two reasons each.
@@ -260,7 +271,19 @@ impl<M: SharedMap> Fleet<M> {
         withdrawn.unwrap_or(true)
     }
 
+    /// Takes over an answer of `backend` that it did not have to know of, where that is no news, whatever the request was for: the same
+    /// as [`Self::take`], for less. `false` where it may be news.
+    pub fn take_plainly(&self, backend: usize, clock: &dyn Fn() -> Timestamp) -> bool {
+        let view = self.view.try_borrow();
+        let is_old = view.is_ok_and(|view| view.is_untroubled(backend));
+        if is_old {
+            self.count_success(backend, clock);
+        }
+        is_old
+    }
+
     /// Takes over what the end of an attempt says of its backend.
+    #[inline(never)]
     pub fn take(
         &self,
         rules: &Cooldown,
@@ -275,14 +298,13 @@ impl<M: SharedMap> Fleet<M> {
         if self.is_news(*backend, *finding, seen) {
             return self.learn(rules, *backend, *finding, seen, clock());
         }
-        let serves = matches!(finding, Finding::Served | Finding::Answered);
-        if serves && self.count_success(*backend) {
-            self.note_service(*backend, clock());
+        if matches!(finding, Finding::Served | Finding::Answered) {
+            self.count_success(*backend, clock);
         }
         None
     }
 
-    /// Whether learning this may change what is known. Otherwise [`Self::count_success`] is enough.
+    /// Whether learning this may change what is known.
     pub fn is_news(&self, backend: usize, finding: Finding, seen: &Seen) -> bool {
         self.view.try_borrow().is_ok_and(|view| {
             let health = view.health(backend);
@@ -290,19 +312,22 @@ impl<M: SharedMap> Fleet<M> {
         })
     }
 
-    /// Counts an answer of `backend` that is no news. `true` if [`Self::note_service`] is due.
-    pub fn count_success(&self, backend: usize) -> bool {
+    /// Counts an answer of `backend` that is no news. Now and then that is written down.
+    fn count_success(&self, backend: usize, clock: &dyn Fn() -> Timestamp) {
         if let Ok(mut succeeded) = self.succeeded.try_borrow_mut() {
             if let Some(count) = succeeded.get_mut(backend) {
                 *count = count.saturating_add(1);
             }
         }
         let served = self.served.get(backend);
-        served.is_some_and(|served| !served.replace(true))
+        if served.is_some_and(|served| !served.replace(true)) {
+            self.note_service(backend, clock());
+        }
     }
 
     /// Writes down that `backend` serves.
-    pub fn note_service(&self, backend: usize, now: Timestamp) {
+    #[inline(never)]
+    fn note_service(&self, backend: usize, now: Timestamp) {
         // A failure is logged there, and makes no difference here.
         let _ = self.change(backend, |health| {
             if health.wants_service_noted(now) {

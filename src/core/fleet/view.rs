@@ -36,6 +36,10 @@ pub struct View {
     lacking: bool,
     /// Some backend has quotas that were refused, or lacks something.
     tells_deployments_apart: bool,
+    /// The backends that are free for all and everything.
+    clear: BackendSet,
+    /// The backends of which a success is no news.
+    untroubled: BackendSet,
 }
 
 /// What a backend has, by its configuration.
@@ -149,6 +153,8 @@ impl View {
             plain: true,
             lacking: false,
             tells_deployments_apart: false,
+            clear: (0..backends).collect(),
+            untroubled: (0..backends).collect(),
         }
     }
 
@@ -179,10 +185,24 @@ impl View {
                 *known = health;
             }
         }
+        self.clear = self.all_that(Health::is_plain);
+        self.plain = self.clear == self.all;
+        self.untroubled = self.all_that(Health::is_untroubled);
+        self.lacking = self.health.iter().any(Health::lacks_any);
         let mut health = self.health.iter();
-        self.plain = health.clone().all(Health::is_plain);
-        self.lacking = health.clone().any(Health::lacks_any);
         self.tells_deployments_apart = health.any(Health::tells_deployments_apart);
+    }
+
+    #[inline(never)]
+    fn all_that(&self, are: fn(&Health) -> bool) -> BackendSet {
+        let health = self.health.iter().enumerate();
+        let those = health.filter(|(_, health)| are(health));
+        those.map(|(index, _)| index).collect()
+    }
+
+    /// Whether a success of this backend is no news.
+    pub fn is_untroubled(&self, backend: usize) -> bool {
+        self.untroubled.contains(backend)
     }
 
     /// These backends cannot be asked now: their identities have no access token.
@@ -193,6 +213,19 @@ impl View {
     /// An answer said how many tokens are left of a backend's quota. Some say 0 or -1 for "unknown".
     pub fn set_capacity(&mut self, backend: usize, quota: QuotaKey, tokens: i64, at: Timestamp) {
         self.capacities.set(backend, quota, tokens, at);
+    }
+
+    /// The backend that the request with this `plan` goes to next, where neither the time nor the demand matters: the same that
+    /// [`Self::choose`] chooses, for less. `None` where it may be another.
+    pub fn choose_plainly(&self, plan: &Plan) -> Option<usize> {
+        if !(self.is_plain() && self.offers_are_open) {
+            return None;
+        }
+        let usable = Usable {
+            free: self.all.without(plan.tried).without(self.tokenless),
+            due: BackendSet::default(),
+        };
+        self.schedule.pick(plan.turn, &usable)
     }
 
     /// The backend that the request with this `plan` goes to next, other than those that `declined`.
@@ -283,12 +316,15 @@ impl View {
     }
 
     fn sort(&self, candidates: BackendSet, demand: &Demand, now: Timestamp) -> Sorted {
-        let mut sorted = Sorted::default();
+        let troubled = candidates.without(self.clear);
+        let mut sorted = Sorted {
+            free: candidates.without(troubled),
+            ..Sorted::default()
+        };
         if self.plain {
-            sorted.free = candidates;
             return sorted;
         }
-        for (index, health) in self.those(candidates) {
+        for (index, health) in self.those(troubled) {
             match health.standing(demand, now) {
                 Standing::Free => sorted.free.add(index),
                 Standing::Recovering => sorted.recovering.add(index),
@@ -766,5 +802,53 @@ mod tests {
         assert_eq!(wait(&view), None, "one is free");
         view.learn(2, throttled(20));
         assert_eq!(wait(&view), Some(Duration::from_secs(9)));
+    }
+    #[test]
+    fn the_plain_choice_is_the_choice() {
+        let mut config = config("round_robin");
+        config.backends[0].weight = 3;
+        config.backends[2].priority = 1;
+        let mut view = View::new(&config);
+        for tokenless in [None, Some(0), Some(1)] {
+            view.set_tokenless(tokenless.into_iter().collect());
+            for turn in 0..12 {
+                let mut plan = Plan::new(turn);
+                let mut choices = 0;
+                while let Some(backend) = view.choose_plainly(&plan) {
+                    let choice = view.choose(&plan, &Declined::default(), &GPT, NOW);
+                    assert_eq!(choice, Ok(Choice::Free(backend)), "{plan:?} {tokenless:?}");
+                    plan.tried.add(backend);
+                    choices += 1;
+                }
+                assert_eq!(choices, 3 - usize::from(tokenless.is_some()));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_plain_where_demand_or_time_may_matter() {
+        let plan = Plan::new(0);
+        let mut view = view();
+        assert!(view.choose_plainly(&plan).is_some());
+        view.learn(1, Finding::Denied);
+        assert_eq!(view.choose_plainly(&plan), None);
+        view.set_health(1, Health::default());
+        assert!(view.choose_plainly(&plan).is_some());
+        let least = View::new(&config("least_throttled"));
+        assert_eq!(least.choose_plainly(&plan), None);
+        let mut listed = config("round_robin");
+        listed.backends[0].deployments.unlisted = Unlisted::Refuse;
+        assert_eq!(View::new(&listed).choose_plainly(&plan), None);
+    }
+
+    #[test]
+    fn a_success_is_news_of_backends_in_trouble_only() {
+        let mut view = view();
+        assert!(view.is_untroubled(0) && !view.is_untroubled(3));
+        view.learn(0, Finding::Failed(0, Blame::Due));
+        assert!(view.is_plain());
+        view.learn(1, Finding::Denied);
+        view.learn_of(2, throttled(1), GPT);
+        assert!((0..3).all(|backend| !view.is_untroubled(backend)));
     }
 }

@@ -98,6 +98,7 @@ impl Access {
         self.refuse(rules.misconfigured, now)
     }
 
+    #[inline(never)]
     fn refuse(&mut self, wait: Duration, now: Timestamp) -> Option<Change> {
         // A cooldown of no length is none.
         if wait.is_zero() {
@@ -126,6 +127,7 @@ impl Access {
     }
 
     /// The backend served a request.
+    #[inline(never)]
     pub(super) fn serve(&mut self, now: Timestamp) -> Option<Change> {
         self.served_at = now;
         self.refused_tokens = 0;

@@ -85,6 +85,11 @@ impl Breaker {
         self.state == State::Closed
     }
 
+    /// Whether the breaker is closed, and the last attempt did not fail.
+    pub(super) fn is_untroubled(&self) -> bool {
+        self.is_closed() && self.streak == 0
+    }
+
     /// Whether a recovering backend admits an attempt.
     pub(super) fn admits(&self, now: Timestamp) -> bool {
         self.recovery.admits(Silence::IsLoss, now)
@@ -124,6 +129,7 @@ impl Breaker {
     }
 
     /// The backend answered an attempt that began at `began`.
+    #[inline(never)]
     pub(super) fn succeed(&mut self, began: Timestamp, now: Timestamp) -> Option<Change> {
         self.count_successes(1, now);
         match self.standing(now) {
@@ -151,6 +157,7 @@ impl Breaker {
     }
 
     /// The backend failed. `seed` makes the cooldowns of different Envoys differ.
+    #[inline(never)]
     pub(super) fn fail(
         &mut self,
         failure: Failure,
@@ -230,6 +237,7 @@ impl Breaker {
         }
     }
 
+    #[inline(never)]
     fn turn_buckets(&mut self, now: Timestamp) {
         let buckets = self.buckets(now);
         if buckets != (self.current, self.previous) || self.bucket_start == Timestamp::default() {

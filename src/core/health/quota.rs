@@ -136,6 +136,7 @@ impl Quota {
     }
 
     /// The backend answered 429.
+    #[inline(never)]
     pub(super) fn refuse(
         &mut self,
         refusal: Refusal,
@@ -197,6 +198,7 @@ impl Quota {
     }
 
     /// The backend served an attempt that began at `began`.
+    #[inline(never)]
     pub(super) fn serve(&mut self, began: Timestamp, now: Timestamp) -> Option<Change> {
         if began <= self.refused_at && self.state != State::Open {
             return None;

@@ -45,6 +45,11 @@ impl Health {
             && self.quotas.is_empty()
     }
 
+    /// Whether a success is no news, whatever the request was for.
+    pub fn is_untroubled(&self) -> bool {
+        self.breaker.is_untroubled() && !self.access.is_news() && self.quotas.is_empty()
+    }
+
     /// Whether it matters which deployment a request names.
     pub fn tells_deployments_apart(&self) -> bool {
         !self.missing.is_empty() || !self.quotas.is_empty()
@@ -98,6 +103,7 @@ impl Health {
         quotas.filter(move |quota| quota.key == key || quota.key == QuotaKey::UNREAD)
     }
 
+    #[inline(never)]
     fn quota(&mut self, key: QuotaKey) -> Option<&mut Quota> {
         let known = self.quotas.iter().position(|quota| quota.key == key);
         let at = known.unwrap_or_else(|| {
@@ -217,20 +223,16 @@ impl Health {
         seed: u64,
         now: Timestamp,
     ) -> Option<Change> {
-        let answered = |health: &mut Self| {
-            let breaker = health.breaker.succeed(seen.began, now);
-            health.access.serve(now).or(breaker)
-        };
         match finding {
             Finding::Served => {
-                let change = answered(self);
+                let change = self.answer(seen, now);
                 let quotas = self.quotas_of_mut(&seen.demand);
                 let quotas = quotas.filter_map(|quota| quota.serve(seen.began, now));
                 quotas.last().or(change)
             }
             Finding::Answered => {
                 self.leave_quotas(seen);
-                answered(self)
+                self.answer(seen, now)
             }
             Finding::Throttled(stated, blame) => {
                 let recovered = self.breaker.succeed(seen.began, now);
@@ -269,7 +271,7 @@ impl Health {
                 self.access.deny_token(rules, now)
             }
             Finding::Missing(id) => {
-                let change = answered(self);
+                let change = self.answer(seen, now);
                 self.leave_quotas(seen);
                 let is_new = self.missing.add(id, rules.misconfigured, now);
                 is_new
@@ -283,6 +285,11 @@ impl Health {
         }
     }
 
+    fn answer(&mut self, seen: &Seen, now: Timestamp) -> Option<Change> {
+        let breaker = self.breaker.succeed(seen.began, now);
+        self.access.serve(now).or(breaker)
+    }
+
     /// An admitted attempt ended without an outcome that counts.
     fn leave(&mut self, seen: &Seen) {
         if seen.admitted {
@@ -292,6 +299,7 @@ impl Health {
         }
     }
 
+    #[inline(never)]
     fn leave_quotas(&mut self, seen: &Seen) {
         if seen.admitted {
             self.quotas_of_mut(&seen.demand)

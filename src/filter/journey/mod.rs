@@ -162,31 +162,44 @@ impl Journey {
         }
         let worker = &self.worker;
         let plan = self.exchange.plan();
-        match worker.backends.choose(plan, &self.request.demand()) {
+        match worker.backends.choose(plan, || self.request.demand()) {
             Ok(chosen) => match worker.credentials.of(chosen.backend) {
                 Some(authorization) => {
                     self.go_to(chosen);
                     Ok(Departure::Ready(authorization))
                 }
-                // The token has expired since it was last looked at: the backend keeps its turn.
                 None => {
-                    if let Some(lesson) = Exchange::give_back(chosen, &self.request.demand()) {
-                        worker.learn(&lesson, String::new);
-                    }
+                    self.give_back(chosen);
                     Ok(Departure::NoToken)
                 }
             },
-            Err(NoChoice::NoToken) => Ok(Departure::NoToken),
-            Err(NoChoice::AllOut(wait)) => match self.can_wait(wait) {
+            Err(none) => self.stay(none),
+        }
+    }
+
+    /// The token has expired since it was last looked at: the backend keeps its turn.
+    #[inline(never)]
+    fn give_back(&self, chosen: Chosen) {
+        if let Some(lesson) = Exchange::give_back(chosen, &self.request.demand()) {
+            self.worker.learn(&lesson, String::new);
+        }
+    }
+
+    /// There is no backend for the first attempt.
+    #[inline(never)]
+    fn stay(&mut self, none: NoChoice) -> Result<Departure, HostError> {
+        match none {
+            NoChoice::NoToken => Ok(Departure::NoToken),
+            NoChoice::AllOut(wait) => match self.can_wait(wait) {
                 true => Ok(Departure::In(wait)),
                 false => self.refuse(wait).map(|()| Departure::Refused),
             },
-            Err(NoChoice::NoApi) => {
+            NoChoice::NoApi => {
                 let reply = LocalReply::no_api(self.request.operation.api);
                 self.refuse_as(Event::NotServed, &reply)
             }
             // Before the first attempt there is one that was not tried. Where only one can be, it may lack the deployment.
-            Err(NoChoice::NoDeployment | NoChoice::AllTried) => {
+            NoChoice::NoDeployment | NoChoice::AllTried => {
                 self.refuse_as(Event::NotOffered, &LocalReply::no_deployment())
             }
         }

@@ -45,6 +45,17 @@ impl Journey {
     pub(in crate::filter) fn conclude(&mut self, outcome: Outcome, headers: Option<&HeaderMap>) {
         let backend = self.exchange.backend();
         self.worker.count(Event::Outcome(backend, outcome));
+        let is_plain = matches!(outcome, Outcome::Success | Outcome::ClientError)
+            && headers.is_none()
+            && !self.exchange.is_admitted();
+        if !(is_plain && self.worker.backends.learn_plainly(backend)) {
+            self.learn(outcome, headers);
+        }
+    }
+
+    #[inline(never)]
+    fn learn(&mut self, outcome: Outcome, headers: Option<&HeaderMap>) {
+        let backend = self.exchange.backend();
         let stated = |name: &str| headers.and_then(|headers| headers.get(name));
         let demand = self.request.demand();
         let wait = match outcome {
@@ -128,6 +139,15 @@ impl Journey {
         replay: Replay,
         next: Next,
     ) -> Verdict {
+        // No backend is chosen, and the current one knows of the attempt's end.
+        if matches!(outcome, Outcome::Success | Outcome::ClientError) {
+            return Verdict::Deliver;
+        }
+        self.after_failure(outcome, replay, next)
+    }
+
+    #[inline(never)]
+    fn after_failure(&mut self, outcome: Outcome, replay: Replay, next: Next) -> Verdict {
         let (worker, demand) = (Rc::clone(&self.worker), self.request.demand());
         let replay = self.replay_after(outcome, replay);
         worker.can_authorize();

@@ -140,8 +140,8 @@ impl Shared {
     fn look_ahead(&self) -> Option<usize> {
         let journey = &self.journey;
         let backends = &journey.worker.backends;
-        let foreseen = backends.foresee(journey.exchange.plan(), &journey.request.demand());
-        foreseen.ok()
+        let demand = || journey.request.demand();
+        backends.foresee(journey.exchange.plan(), demand).ok()
     }
 
     fn is_overdue(&self) -> bool {
