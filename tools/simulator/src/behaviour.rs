@@ -34,7 +34,7 @@ pub struct When {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Answer {
-    /// As Azure would, credentials checked.
+    /// As Azure would, credentials checked: those that are not good are answered before the request's body is read.
     Normal {
         /// Added to the answer, or put in the place of a header of that name.
         #[serde(default)]
@@ -46,6 +46,10 @@ pub enum Answer {
     Exact(Exact),
     /// The same, answered before the request's body is read; the body is then read and thrown away.
     EarlyError(Failure),
+    /// The same, and the request's body is never read.
+    UnreadError(Unread),
+    /// The first bytes of an answer, an error's, and no more: its head is never complete.
+    HalfHead(HalfHead),
     /// Reads the request and never answers.
     Hang,
     /// A TCP reset after the request's headers, before any byte of an answer.
@@ -87,6 +91,9 @@ pub struct Failure {
     /// How the body is encoded, where the request accepts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<Encoding>,
+    /// The body's pace, and where it breaks; it comes at once and whole when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace: Option<SlowBody>,
 }
 
 /// A content coding.
@@ -133,6 +140,16 @@ impl Failure {
             headers: Vec::new(),
             body: None,
             encoding: None,
+            pace: None,
+        }
+    }
+
+    /// A status with a body of 100 bytes that comes at this pace.
+    pub fn paced(status: u16, pace: SlowBody) -> Self {
+        Self {
+            body: Some(format!("{:<100}", r#"{"error":{"#)),
+            pace: Some(pace),
+            ..Self::new(status)
         }
     }
 
@@ -153,6 +170,30 @@ impl Failure {
             ..self
         }
     }
+}
+
+/// An error that is answered without reading the request's body.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unread {
+    /// The error.
+    pub failure: Failure,
+    /// The connection stays open, with what was sent of the body in it; otherwise it is closed after the answer. Over HTTP/2 that is the
+    /// stream: it stays half open, or is reset.
+    #[serde(default)]
+    pub keep: bool,
+}
+
+/// The start of an answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HalfHead {
+    /// Its status.
+    pub status: u16,
+    /// How many bytes of it leave; of an HTTP/2 connection, how many bytes it sends from then on.
+    pub bytes: usize,
+    /// What follows.
+    pub how: Break,
 }
 
 /// The pace and the flaws of an event stream.
@@ -208,11 +249,15 @@ pub struct SlowBody {
     pub piece: usize,
     /// Milliseconds before each piece.
     pub interval_ms: u64,
-    /// It breaks after this many bytes, though `content-length` promises all.
+    /// It breaks after this many bytes, though `content-length`, if there is one, promises all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub break_after: Option<usize>,
     /// How it breaks.
     pub how: Break,
+    /// There is no `content-length`.
+    pub chunked: bool,
+    /// It begins again whenever it is at its end, and so never ends. There is no `content-length`.
+    pub endless: bool,
 }
 
 impl Default for SlowBody {
@@ -222,6 +267,8 @@ impl Default for SlowBody {
             interval_ms: 5,
             break_after: None,
             how: Break::Reset,
+            chunked: false,
+            endless: false,
         }
     }
 }
@@ -276,6 +323,38 @@ impl Behaviour {
     /// An error with this status, sent before the request's body is read.
     pub fn early(status: u16) -> Self {
         Answer::EarlyError(Failure::new(status)).into()
+    }
+
+    /// An error with this status; the request's body is never read, and the connection is closed.
+    pub fn unread(status: u16) -> Self {
+        Self::unread_error(status, false)
+    }
+
+    /// An error with this status; the request's body is never read, and the connection stays open.
+    pub fn unread_kept(status: u16) -> Self {
+        Self::unread_error(status, true)
+    }
+
+    fn unread_error(status: u16, keep: bool) -> Self {
+        let failure = Failure::new(status);
+        Answer::UnreadError(Unread { failure, keep }).into()
+    }
+
+    /// An error with this status, a `content-length` of 100, nine bytes, and silence.
+    pub fn stalled(status: u16) -> Self {
+        let pace = SlowBody {
+            interval_ms: 0,
+            break_after: Some(9),
+            how: Break::Silence,
+            ..SlowBody::default()
+        };
+        Self::error(Failure::paced(status, pace))
+    }
+
+    /// 30 bytes of an answer with this status, and then this.
+    pub fn half_head(status: u16, how: Break) -> Self {
+        let bytes = 30;
+        Answer::HalfHead(HalfHead { status, bytes, how }).into()
     }
 
     /// 429 with `retry-after` in seconds.
@@ -395,10 +474,18 @@ impl Behaviour {
             | Answer::Error(Failure { headers, .. })
             | Answer::EarlyError(Failure { headers, .. })
             | Answer::Exact(Exact { headers, .. })
+            | Answer::UnreadError(Unread {
+                failure: Failure { headers, .. },
+                ..
+            })
             | Answer::Stream(Stream { headers, .. }) => {
                 headers.push((name.to_owned(), value.to_owned()))
             }
-            Answer::Hang | Answer::Reset | Answer::Close | Answer::SlowBody(_) => {}
+            Answer::HalfHead(_)
+            | Answer::Hang
+            | Answer::Reset
+            | Answer::Close
+            | Answer::SlowBody(_) => {}
         }
         self
     }

@@ -101,8 +101,10 @@ impl Body {
         connection: Arc<Connection>,
         http2: bool,
     ) -> Self {
-        let length = bytes.len() as u64;
+        let has_length = !slow.chunked && !slow.endless;
+        let length = has_length.then_some(bytes.len() as u64);
         let slow = Slow {
+            all: bytes.clone(),
             bytes,
             sent: 0,
             slow,
@@ -112,7 +114,7 @@ impl Body {
             slow,
             |mut slow| async move { Some((slow.next().await?, slow)) },
         );
-        Self::pieces(pieces, Some(length))
+        Self::pieces(pieces, length)
     }
 
     /// `length` bytes of no meaning.
@@ -249,6 +251,8 @@ fn header_map(headers: &[(String, String)]) -> HeaderMap {
 }
 
 struct Slow {
+    all: Bytes,
+    /// What is left of it.
     bytes: Bytes,
     sent: usize,
     slow: SlowBody,
@@ -265,7 +269,10 @@ impl Slow {
             return Some(self.breaker.break_off(self.slow.how).await);
         }
         if self.bytes.is_empty() {
-            return None;
+            if !self.slow.endless || self.all.is_empty() {
+                return None;
+            }
+            self.bytes = self.all.clone();
         }
         if self.slow.interval_ms > 0 {
             sleep(Duration::from_millis(self.slow.interval_ms)).await;

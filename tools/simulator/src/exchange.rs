@@ -18,7 +18,9 @@ use tokio::time::sleep;
 use crate::audit::Entry;
 use crate::azure::{errors, Call, Event, Reply};
 use crate::backend::Backend;
-use crate::behaviour::{Answer, Behaviour, Encoding, Exact, Failure, SlowBody, Stream};
+use crate::behaviour::{
+    Answer, Behaviour, Encoding, Exact, Failure, HalfHead, SlowBody, Stream, Unread,
+};
 use crate::body::{Body, OpenAnswer};
 use crate::echo;
 use crate::realtime;
@@ -42,24 +44,41 @@ impl Exchange<'_> {
         head: Parts,
         body: Incoming,
         mut entry: Entry,
-        behaviour: Behaviour,
+        mut behaviour: Behaviour,
         credential: &Credential,
     ) -> Response<Body> {
-        if let Answer::EarlyError(failure) = &behaviour.answer {
-            pause(behaviour.delay_ms).await;
-            entry.status(failure.status);
-            // Read on while the answer is sent, so that the connection stays in step.
-            tokio::spawn(async move { read(body, &mut entry).await });
-            return self.failure(failure, &head);
+        if let Some(failure) = self.refusal(&head, &behaviour.answer, credential) {
+            behaviour.answer = Answer::EarlyError(failure);
         }
-        if behaviour.answer == Answer::Reset {
-            pause(behaviour.delay_ms).await;
-            match self.connection.cut(Break::Reset).await {}
+        match &behaviour.answer {
+            Answer::EarlyError(failure) => {
+                pause(behaviour.delay_ms).await;
+                entry.status(failure.status);
+                // Read on while the answer is sent, so that the connection stays in step.
+                tokio::spawn(async move { read(body, &mut entry).await });
+                return self.failure(failure, &head);
+            }
+            Answer::UnreadError(Unread { failure, keep }) => {
+                pause(behaviour.delay_ms).await;
+                entry.status(failure.status);
+                if *keep {
+                    self.connection.leave_unread(body);
+                }
+                return self.failure(failure, &head);
+            }
+            Answer::Reset => {
+                pause(behaviour.delay_ms).await;
+                match self.connection.cut(Break::Reset).await {}
+            }
+            _ => {}
         }
         let body = read(body, &mut entry).await;
         pause(behaviour.delay_ms).await;
         let response = match behaviour.answer {
-            Answer::Error(failure) | Answer::EarlyError(failure) => self.failure(&failure, &head),
+            Answer::Error(failure)
+            | Answer::EarlyError(failure)
+            | Answer::UnreadError(Unread { failure, .. }) => self.failure(&failure, &head),
+            Answer::HalfHead(half) => self.half_head(&half, &head),
             Answer::Exact(exact) => exactly(exact),
             Answer::Hang => std::future::pending().await,
             Answer::Close | Answer::Reset => match self.connection.cut(Break::Close).await {},
@@ -82,14 +101,51 @@ impl Exchange<'_> {
         response
     }
 
-    fn failure(&self, failure: &Failure, head: &Parts) -> Response<Body> {
-        let body = errors::body(failure);
-        let encoding = failure.encoding.filter(|encoding| accepts(head, *encoding));
-        let body = match encoding {
-            Some(encoding) => encoded(encoding, &body),
-            None => body,
+    /// The error for a credential that is not good, where the answer would look at it.
+    fn refusal(&self, head: &Parts, answer: &Answer, credential: &Credential) -> Option<Failure> {
+        let headers = match answer {
+            Answer::Normal { headers } | Answer::Stream(Stream { headers, .. }) => headers.clone(),
+            Answer::SlowBody(_) => Vec::new(),
+            _ => return None,
         };
-        let mut response = Response::new(Body::whole(body));
+        let is_checked = self.backend.auth == Auth::On && !head.uri.path().starts_with("/sim/");
+        (is_checked && !credential.check.passes()).then(|| Failure {
+            headers,
+            ..errors::unauthorized(credential.check)
+        })
+    }
+
+    /// An answer of which only the first bytes leave.
+    fn half_head(&self, half: &HalfHead, head: &Parts) -> Response<Body> {
+        self.connection.mute_after(half.bytes);
+        let mut response = self.failure(&Failure::new(half.status), head);
+        let broken = SlowBody {
+            break_after: Some(0),
+            how: half.how,
+            chunked: true,
+            ..SlowBody::default()
+        };
+        // It is the connection that breaks, over HTTP/2 too.
+        let connection = Arc::clone(&self.connection);
+        *response.body_mut() = Body::slow(Bytes::new(), broken, connection, false);
+        response
+    }
+
+    fn failure(&self, failure: &Failure, head: &Parts) -> Response<Body> {
+        let bytes = errors::body(failure);
+        let encoding = failure.encoding.filter(|encoding| accepts(head, *encoding));
+        let bytes = match encoding {
+            Some(encoding) => encoded(encoding, &bytes),
+            None => bytes,
+        };
+        let body = match &failure.pace {
+            Some(pace) => {
+                let connection = Arc::clone(&self.connection);
+                Body::slow(bytes, pace.clone(), connection, self.http2)
+            }
+            None => Body::whole(bytes),
+        };
+        let mut response = Response::new(body);
         *response.status_mut() =
             StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
@@ -116,8 +172,6 @@ impl Exchange<'_> {
         };
         let reply = if head.uri.path().starts_with("/sim/") {
             echo::reply(&self.backend.name, head, &body)
-        } else if self.backend.auth == Auth::On && !credential.check.passes() {
-            Reply::Error(errors::unauthorized(credential.check))
         } else if realtime::wanted(head) {
             return self.realtime(head, credential);
         } else {

@@ -32,7 +32,9 @@ mod tokens;
 pub use crate::audit::RecordedRequest;
 pub use crate::azure::Api;
 pub use crate::backend::BackendHandle;
-pub use crate::behaviour::{Answer, Behaviour, Encoding, Exact, Failure, SlowBody, Stream, When};
+pub use crate::behaviour::{
+    Answer, Behaviour, Encoding, Exact, Failure, HalfHead, SlowBody, Stream, Unread, When,
+};
 pub use crate::imds::{Expires, ImdsAnswer, ImdsBehaviour, ImdsHandle};
 pub use crate::server::Break;
 pub use crate::settings::{Auth, BackendSettings, ImdsSettings, Settings, Tls};

@@ -38,6 +38,8 @@ pub enum Break {
     Reset,
     /// An orderly TCP close; in the middle of an HTTP/2 answer, a reset of that stream only.
     Close,
+    /// Nothing more comes, and the connection stays open.
+    Silence,
 }
 
 /// Answers the requests of one listener.
@@ -57,14 +59,29 @@ pub(crate) struct Connection {
     fate: Arc<Fate>,
     /// Its other end goes away when the listener stops.
     running: watch::Receiver<()>,
+    /// Request bodies that nobody reads; they end with the connection.
+    unread: Mutex<Vec<Incoming>>,
 }
 
 impl Connection {
     /// Ends the connection under whoever awaits this.
     pub(crate) async fn cut(&self, how: Break) -> Infallible {
-        self.fate.reset.store(how == Break::Reset, Ordering::SeqCst);
-        self.fate.ended.notify_one();
+        if how != Break::Silence {
+            self.fate.reset.store(how == Break::Reset, Ordering::SeqCst);
+            self.fate.ended.notify_one();
+        }
         pending().await
+    }
+
+    /// Lets no more than this many bytes leave from now on; what is written beyond is thrown away.
+    pub(crate) fn mute_after(&self, bytes: usize) {
+        self.fate.left.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Leaves a request's body unread for as long as the connection lives.
+    pub(crate) fn leave_unread(&self, body: Incoming) {
+        let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        unread.push(body);
     }
 
     /// Resolves when the listener stops.
@@ -73,10 +90,21 @@ impl Connection {
     }
 }
 
-#[derive(Default)]
 struct Fate {
     reset: AtomicBool,
     ended: Notify,
+    /// How many bytes may still leave; `usize::MAX` means all.
+    left: AtomicUsize,
+}
+
+impl Default for Fate {
+    fn default() -> Self {
+        Self {
+            reset: AtomicBool::new(false),
+            ended: Notify::new(),
+            left: AtomicUsize::new(usize::MAX),
+        }
+    }
 }
 
 /// One service's port, which can be closed and opened again.
@@ -226,6 +254,7 @@ async fn connection<S: Service>(
         sni: None,
         fate,
         running,
+        unread: Mutex::default(),
     };
     let service = Arc::clone(&shared.service);
     let Some(tls) = &shared.tls else {
@@ -300,7 +329,19 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let left = self.fate.left.load(Ordering::SeqCst);
+        if left == usize::MAX {
+            return Pin::new(&mut self.stream).poll_write(cx, buf);
+        }
+        let leaving = &buf[..left.min(buf.len())];
+        if leaving.is_empty() {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let written = Pin::new(&mut self.stream).poll_write(cx, leaving);
+        if let Poll::Ready(Ok(written)) = written {
+            self.fate.left.store(left - written, Ordering::SeqCst);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -316,7 +357,11 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        if self.fate.left.load(Ordering::SeqCst) == usize::MAX {
+            return Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        }
+        let first = bufs.iter().find(|buf| !buf.is_empty());
+        self.poll_write(cx, first.map_or(&[], |buf| buf))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use common::{chat, eventually, request, send, simulator, End, CHAT, KEY, STREAM};
-use simulator::{Answer, Behaviour, Break, Encoding, Failure, SlowBody, Stream};
+use simulator::{Answer, Behaviour, Break, Encoding, Failure, Simulator, SlowBody, Stream};
 
 #[test]
 fn a_throttled_backend_recovers_after_so_many_requests() {
@@ -155,6 +155,149 @@ fn an_early_error_does_not_wait_for_the_body() {
     let records = east.requests();
     assert_eq!(records[0].body_len, 300_000);
     assert_eq!(records[0].connection, records[1].connection);
+}
+
+/// A connection on which a request with a body of 300,000 bytes has begun, and the first 12 bytes of its answer.
+fn begun_upload(simulator: &Simulator, key: &str) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(simulator.backend("east").addr()).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: t\r\napi-key: {key}\r\ncontent-length: 300000\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    (stream, String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[test]
+fn an_unread_error_ends_the_connection() {
+    let simulator = simulator();
+    simulator.backend("east").set(Behaviour::unread(403));
+    let (mut stream, answer) = begun_upload(&simulator, KEY);
+    assert_eq!(answer, "HTTP/1.1 403");
+    assert_eq!(common::received(&mut stream).end, End::Closed);
+    assert_eq!(simulator.backend("east").requests()[0].status, Some(403));
+}
+
+#[test]
+fn an_unread_error_can_leave_the_connection_open() {
+    let simulator = simulator();
+    simulator.backend("east").set(Behaviour::unread_kept(403));
+    let (mut stream, answer) = begun_upload(&simulator, KEY);
+    assert_eq!(answer, "HTTP/1.1 403");
+    stream.write_all(&[b'x'; 1000]).unwrap();
+    assert_eq!(common::received(&mut stream).end, End::TimedOut);
+    assert!(!simulator.backend("east").requests()[0].body_complete);
+}
+
+#[test]
+fn a_bad_credential_is_refused_before_the_body_is_read() {
+    let simulator = simulator();
+    for behaviour in [
+        Behaviour::normal(),
+        Behaviour::stream(Stream::default()),
+        Behaviour::slow_body(SlowBody::default()),
+    ] {
+        simulator.backend("east").set(behaviour);
+        let (mut stream, answer) = begun_upload(&simulator, "wrong");
+        assert_eq!(answer, "HTTP/1.1 401");
+        // The body is still taken, and the connection serves another request.
+        stream.write_all(&vec![b'x'; 300_000]).unwrap();
+        stream
+            .write_all(&request("GET", "/sim/bytes?n=3", &[], b""))
+            .unwrap();
+        assert!(common::received(&mut stream)
+            .text()
+            .ends_with("\r\n\r\n..."));
+    }
+}
+
+/// What comes of a chat completion, if nothing comes for 300 ms what came until then.
+fn impatient_chat(simulator: &Simulator) -> common::Answer {
+    let mut stream = TcpStream::connect(simulator.backend("east").addr()).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    let chat = request("POST", CHAT, &[("api-key", KEY)], b"{}");
+    stream.write_all(&chat).unwrap();
+    common::received(&mut stream)
+}
+
+#[test]
+fn an_errors_body_stalls_or_is_cut_off() {
+    let simulator = simulator();
+    let east = simulator.backend("east");
+    east.set(Behaviour::stalled(429).with_header("retry-after", "7"));
+    let answer = impatient_chat(&simulator);
+    assert_eq!((answer.status, answer.body.len()), (429, 9));
+    assert_eq!(answer.header("retry-after"), Some("7"));
+    assert_eq!(answer.header("content-length"), Some("100"));
+    assert_eq!(answer.end, End::TimedOut);
+    for (how, end) in [(Break::Reset, End::Reset), (Break::Close, End::Closed)] {
+        let pace = SlowBody {
+            break_after: Some(50),
+            how,
+            ..SlowBody::default()
+        };
+        east.set(Behaviour::error(Failure::paced(404, pace)));
+        let answer = impatient_chat(&simulator);
+        assert_eq!(
+            (answer.status, answer.body.len(), answer.end),
+            (404, 50, end)
+        );
+    }
+}
+
+#[test]
+fn an_errors_head_stalls_or_is_cut_off() {
+    let simulator = simulator();
+    let ends = [
+        (Break::Silence, End::TimedOut),
+        (Break::Reset, End::Reset),
+        (Break::Close, End::Closed),
+    ];
+    for (how, end) in ends {
+        simulator
+            .backend("east")
+            .set(Behaviour::half_head(404, how));
+        let answer = impatient_chat(&simulator);
+        assert!(answer.head.starts_with("HTTP/1.1 404 Not Found\r\n"));
+        assert_eq!((answer.head.len(), answer.end), (30, end));
+    }
+}
+
+#[test]
+fn an_errors_body_comes_in_pieces_or_never_ends() {
+    let simulator = simulator();
+    let east = simulator.backend("east");
+    let pace = SlowBody {
+        piece: 10,
+        interval_ms: 10,
+        chunked: true,
+        ..SlowBody::default()
+    };
+    east.set(Behaviour::error(Failure::paced(500, pace.clone())));
+    let begun = Instant::now();
+    let answer = impatient_chat(&simulator);
+    assert!(begun.elapsed() >= Duration::from_millis(100));
+    assert_eq!((answer.status, answer.body.len()), (500, 100));
+    assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
+    let endless = SlowBody {
+        endless: true,
+        interval_ms: 1,
+        ..pace
+    };
+    east.set(Behaviour::error(Failure::paced(500, endless)));
+    let mut stream = TcpStream::connect(east.addr()).unwrap();
+    let chat = request("POST", CHAT, &[("api-key", KEY)], b"{}");
+    stream.write_all(&chat).unwrap();
+    let mut some = [0; 2000];
+    stream.read_exact(&mut some).unwrap();
+    drop(stream);
+    eventually("the answer is given up", || east.open_streams() == 0);
 }
 
 #[test]
@@ -338,6 +481,9 @@ fn a_behaviour_survives_the_way_through_json() {
         Behaviour::early(503),
         Behaviour::stream(Stream::default()),
         Behaviour::slow_body(SlowBody::default()),
+        Behaviour::unread(401),
+        Behaviour::stalled(404),
+        Behaviour::half_head(500, Break::Silence),
         Answer::Hang.into(),
     ];
     for behaviour in behaviours {

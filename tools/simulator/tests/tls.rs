@@ -2,17 +2,23 @@
 
 mod common;
 
+use std::convert::Infallible;
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::{request, started, Answer, End, CHAT, STREAM};
-use http_body_util::{BodyExt, Full};
+use futures_util::stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Body, Frame};
 use hyper::client::conn::http2;
 use hyper::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use simulator::{BackendHandle, BackendSettings, Behaviour, Break, Simulator, Stream, Tls};
+use tokio::sync::mpsc;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
@@ -119,7 +125,20 @@ async fn chat(sender: &mut http2::SendRequest<Full<Bytes>>) -> (u16, Vec<u8>, bo
     (head.status.as_u16(), all, true)
 }
 
-async fn connected(simulator: &Simulator, east: &BackendHandle) -> http2::SendRequest<Full<Bytes>> {
+/// A body that consists of what is sent.
+fn body_in_pieces() -> (mpsc::Sender<Bytes>, UnsyncBoxBody<Bytes, Infallible>) {
+    let (sender, receiver) = mpsc::channel(1);
+    let pieces = stream::unfold(receiver, |mut receiver| async {
+        let piece = receiver.recv().await?;
+        Some((Ok(Frame::data(piece)), receiver))
+    });
+    (sender, BodyExt::boxed_unsync(StreamBody::new(pieces)))
+}
+
+async fn connected<B>(simulator: &Simulator, east: &BackendHandle) -> http2::SendRequest<B>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
     let mut config = trusting(simulator);
     config.alpn_protocols = vec![b"h2".to_vec()];
     let socket = tokio::net::TcpStream::connect(east.addr()).await.unwrap();
@@ -168,6 +187,37 @@ async fn http2_streams_are_broken_one_by_one_or_all_together() {
         ("HTTP/2.0", "east.openai.azure.com")
     );
     assert_eq!(east.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http2_has_the_early_answers_too() {
+    let simulator = simulator();
+    let east = simulator.backend("east");
+    for (behaviour, key, open_after) in [
+        (Behaviour::unread(401), common::KEY, false),
+        (Behaviour::unread_kept(401), common::KEY, true),
+        (Behaviour::normal(), "wrong", true),
+    ] {
+        east.set(behaviour);
+        let mut sender = connected(&simulator, east).await;
+        let (body, request_body) = body_in_pieces();
+        let request = Request::post(format!("http://east.openai.azure.com{CHAT}"))
+            .header("api-key", key)
+            .body(request_body)
+            .unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status().as_u16(), 401);
+        let (_, mut answer) = response.into_parts();
+        while let Some(Ok(_)) = answer.frame().await {}
+        // A stream that is reset takes nothing any more.
+        let patience = tokio::time::Instant::now() + Duration::from_millis(300);
+        let mut is_open = true;
+        while is_open && tokio::time::Instant::now() < patience {
+            is_open = body.send(Bytes::from_static(b"x")).await.is_ok();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(is_open, open_after);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
