@@ -67,6 +67,29 @@ impl Client {
             socket,
             method: method.to_owned(),
             started,
+            is_chunked: true,
+        })
+    }
+
+    /// Starts a request whose body has this length and is sent in pieces, at the caller's pace.
+    pub fn upload_of(
+        &self,
+        length: usize,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> io::Result<Upload> {
+        let length = length.to_string();
+        let mut headers = headers.to_vec();
+        headers.extend([("content-length", length.as_str()), ("connection", "close")]);
+        let started = Instant::now();
+        let mut socket = self.socket()?;
+        socket.write_all(&request(self.address, method, path, &headers, b""))?;
+        Ok(Upload {
+            socket,
+            method: method.to_owned(),
+            started,
+            is_chunked: false,
         })
     }
 
@@ -134,13 +157,17 @@ pub struct Upload {
     socket: TcpStream,
     method: String,
     started: Instant,
+    is_chunked: bool,
 }
 
 impl Upload {
-    /// Sends one chunk.
+    /// Sends one chunk, or piece.
     pub fn chunk(&mut self, bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
+        }
+        if !self.is_chunked {
+            return self.socket.write_all(bytes);
         }
         let mut framed = format!("{:x}\r\n", bytes.len()).into_bytes();
         framed.extend_from_slice(bytes);
@@ -150,10 +177,14 @@ impl Upload {
 
     /// Ends the body and waits for the head of the answer.
     pub fn finish(self) -> io::Result<Stream> {
-        self.finish_with_trailers(&[])
+        if self.is_chunked {
+            self.finish_with_trailers(&[])
+        } else {
+            self.answer()
+        }
     }
 
-    /// Ends the body with these fields after it and waits for the head of the answer.
+    /// Ends a chunked body with these fields after it and waits for the head of the answer.
     pub fn finish_with_trailers(mut self, trailers: &[(&str, &str)]) -> io::Result<Stream> {
         let mut end = String::from("0\r\n");
         for (name, value) in trailers {

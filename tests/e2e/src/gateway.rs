@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use render::Fleet;
 use rustix::process::{kill_process, Pid, Signal};
 use serde_json::Value;
-use simulator::Simulator;
+use simulator::{BackendHandle, Simulator};
 use tempfile::TempDir;
 
 use crate::admin::Admin;
@@ -228,6 +228,38 @@ impl Gateway {
             .and_then(|value| value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
             .map(|kilobytes| kilobytes * 1024)
             .expect("VmRSS in /proc")
+    }
+
+    /// Checks that Envoy still runs and answers, and that the module has never trapped: no VM of it was started again.
+    ///
+    /// # Panics
+    ///
+    /// When one of that is not so.
+    pub fn assert_unharmed(&self) {
+        let stats = self.stats("wasm.");
+        let reloads = |(name, count): (&String, &i64)| name.contains("vm_reload") && *count > 0;
+        assert!(
+            !stats.iter().any(reloads) && !self.log().contains("Function: proxy_on"),
+            "the module trapped: {stats:?}; the end of the log:\n{}",
+            last_lines(&self.log())
+        );
+    }
+
+    /// Waits until no request is in progress, in Envoy or at a backend.
+    ///
+    /// # Panics
+    ///
+    /// When one still is after this time.
+    pub fn assert_quiet_within(&self, limit: Duration, azure: &Simulator) {
+        self.wait_for(
+            |gateway| {
+                let active = gateway.stat("http.azure_openai.downstream_rq_active");
+                let is_open = |backend: &BackendHandle| backend.open_streams() > 0;
+                active == Some(0) && !azure.backends().iter().any(is_open)
+            },
+            limit,
+            "all requests to end",
+        );
     }
 
     /// Waits until `condition` holds.

@@ -62,6 +62,8 @@ cases! {
             assert_eq!(next.status, 200, "after trap {round}: {}", next.text());
         }
         assert!(gateway.log().contains("unreachable"), "the trap is in the log");
+        let unharmed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| gateway.assert_unharmed()));
+        assert!(unharmed.is_err(), "a test that looks for traps sees it");
     }
 
     fn case_29_a_trap_leaves_the_streams_of_other_workers_alone(engine) {

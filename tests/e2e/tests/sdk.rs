@@ -1,12 +1,20 @@
 //! The openai Python SDK as a client.
 
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use e2e::{cases, simulate, uneven, Gateway};
 use simulator::Behaviour;
 
 /// Runs `script` with the SDK at hand and in place a client of each kind, `client` for Azure and `v1`, and returns what it printed.
 fn python(gateway: &Gateway, script: &str) -> String {
+    python_at(gateway.address(), script)
+}
+
+fn python_at(address: SocketAddr, script: &str) -> String {
     let variable = |name: &str| {
         std::env::var(name).unwrap_or_else(|_| {
             panic!("run `cargo xtask test`: {name} tells where the openai SDK is")
@@ -16,7 +24,7 @@ fn python(gateway: &Gateway, script: &str) -> String {
         "from openai import AzureOpenAI, OpenAI\n\
          client = AzureOpenAI(azure_endpoint='http://{0}', api_key='CLIENT-SECRET', api_version='2024-10-21', max_retries=0)\n\
          v1 = OpenAI(base_url='http://{0}/openai/v1', api_key='CLIENT-SECRET', max_retries=0)\n",
-        gateway.address(),
+        address,
     );
     let output = Command::new(variable("AOAI_PYTHON"))
         .env("PYTHONPATH", variable("AOAI_PYTHONPATH"))
@@ -26,6 +34,45 @@ fn python(gateway: &Gateway, script: &str) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// A slow network to the gateway, which brings what follows a request's headers 300 ms after them.
+fn slow_network(gateway: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let client = client.unwrap();
+            let Ok(gateway) = TcpStream::connect(gateway) else {
+                continue;
+            };
+            let (mut from, mut to) = (gateway.try_clone().unwrap(), client.try_clone().unwrap());
+            thread::spawn(move || {
+                let _ = io::copy(&mut from, &mut to);
+                to.shutdown(Shutdown::Both)
+            });
+            thread::spawn(move || forward(client, gateway));
+        }
+    });
+    address
+}
+
+fn forward(mut client: TcpStream, mut gateway: TcpStream) -> io::Result<()> {
+    let mut buffer = [0; 64 * 1024];
+    loop {
+        let length = client.read(&mut buffer)?;
+        if length == 0 {
+            return gateway.shutdown(Shutdown::Write);
+        }
+        let bytes = &buffer[..length];
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+        let (head, rest) = bytes.split_at(end.map_or(0, |end| end + 4));
+        if !head.is_empty() {
+            gateway.write_all(head)?;
+            thread::sleep(Duration::from_millis(300));
+        }
+        gateway.write_all(rest)?;
+    }
 }
 
 cases! {
@@ -53,6 +100,29 @@ for _ in range(2):
         for request in azure.backend("west").requests() {
             assert!(!format!("{request:?}").contains("CLIENT-SECRET"));
         }
+    }
+
+    fn case_57_the_openai_sdk_chats_while_a_backend_answers_401_unread(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["cooldown"] = serde_json::json!(null))
+            .start();
+        for behaviour in [Behaviour::unread(401), Behaviour::unread_kept(401), Behaviour::early(401)] {
+            azure.backend("east").set(behaviour);
+            let printed = python_at(
+                slow_network(gateway.address()),
+                "
+messages = [{'role': 'user', 'content': 'Say hello.'}]
+for _ in range(6):
+    print(client.chat.completions.create(model='gpt-4o', messages=messages).choices[0].message.content)
+",
+            );
+            assert_eq!(printed.matches("west").count(), 6, "{printed}");
+            gateway.assert_unharmed();
+        }
+        assert!(azure.backend("east").count() >= 9);
     }
 
     fn the_openai_sdk_does_everything_on_uneven_backends(engine) {

@@ -93,7 +93,7 @@ pub struct Failure {
     pub encoding: Option<Encoding>,
     /// The body's pace, and where it breaks; it comes at once and whole when there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pace: Option<SlowBody>,
+    pub pace: Option<Box<SlowBody>>,
 }
 
 /// A content coding.
@@ -148,7 +148,7 @@ impl Failure {
     pub fn paced(status: u16, pace: SlowBody) -> Self {
         Self {
             body: Some(format!("{:<100}", r#"{"error":{"#)),
-            pace: Some(pace),
+            pace: Some(Box::new(pace)),
             ..Self::new(status)
         }
     }
@@ -178,8 +178,8 @@ impl Failure {
 pub struct Unread {
     /// The error.
     pub failure: Failure,
-    /// The connection stays open, with what was sent of the body in it; otherwise it is closed after the answer. Over HTTP/2 that is the
-    /// stream: it stays half open, or is reset.
+    /// The connection stays open, with what was sent of the body in it, though it serves no other request; otherwise it is closed
+    /// after the answer. Over HTTP/2 that is the stream: it stays half open, or is reset.
     #[serde(default)]
     pub keep: bool,
 }

@@ -9,7 +9,9 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 use flate2::Compression;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{HeaderName, HeaderValue, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
+use hyper::header::{
+    HeaderName, HeaderValue, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE,
+};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Response, StatusCode};
 use serde_json::json;
@@ -61,10 +63,16 @@ impl Exchange<'_> {
             Answer::UnreadError(Unread { failure, keep }) => {
                 pause(behaviour.delay_ms).await;
                 entry.status(failure.status);
+                let mut response = self.failure(failure, &head);
                 if *keep {
                     self.connection.leave_unread(body);
+                    if !self.http2 {
+                        // Another request would wait behind the body for ever.
+                        let close = HeaderValue::from_static("close");
+                        response.headers_mut().insert(CONNECTION, close);
+                    }
                 }
-                return self.failure(failure, &head);
+                return response;
             }
             Answer::Reset => {
                 pause(behaviour.delay_ms).await;
@@ -141,7 +149,7 @@ impl Exchange<'_> {
         let body = match &failure.pace {
             Some(pace) => {
                 let connection = Arc::clone(&self.connection);
-                Body::slow(bytes, pace.clone(), connection, self.http2)
+                Body::slow(bytes, SlowBody::clone(pace), connection, self.http2)
             }
             None => Body::whole(bytes),
         };
