@@ -212,24 +212,29 @@ impl Case {
         upload.finish()
     }
 
-    /// Whether the request waits in the gateway until it is complete, so that nothing about it is early.
-    fn is_held(&self, engine: Engine) -> bool {
-        match (self.pace, engine) {
+    /// Whether the other backend must serve the request.
+    ///
+    /// What is held in the gateway until it is complete can be sent again. Of the rest, Envoy's router keeps a copy, but an answer
+    /// that comes early then is not held for its body: it is judged by its status.
+    fn must_be_served(&self, engine: Engine) -> bool {
+        let is_held = match (self.pace, engine) {
             (Pace::InChunks, _) => false,
             (_, Engine::Router) => self.size <= REPLAY_LIMIT,
             _ => self.size <= HELD_UNTIL_COMPLETE,
-        }
+        };
+        let has_copy = engine == Engine::Router && self.size <= REPLAY_LIMIT;
+        let needs_code = matches!(self.status, 403 | 404);
+        self.is_retried && (is_held || has_copy && !needs_code)
     }
 
     fn is_right(&self, engine: Engine, status: u16) -> bool {
-        match (self.is_retried, self.is_held(engine)) {
-            // A close with unread bytes in it resets the connection, and with it may take the answer along.
-            (false, _) if self.manner == "unread" => status == 200 || status == self.status,
-            (false, _) => status == self.status,
-            (true, true) => status == 200,
-            // It may also have begun on a connection that its backend was about to close.
-            (true, false) => [200, self.status, 503].contains(&status),
+        if self.must_be_served(engine) {
+            return status == 200;
         }
+        // A close with unread bytes in it resets the connection, and with it may take the answer along. A request may also
+        // have begun on a connection that its backend was about to close.
+        let is_cut = self.manner == "unread" && status == 200 || status == 503;
+        status == self.status || is_cut || self.is_retried && status == 200
     }
 }
 
