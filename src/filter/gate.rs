@@ -30,6 +30,11 @@ impl Gate {
         self.complete
     }
 
+    /// Envoy holds a body of it, be it empty.
+    pub(super) fn holds_body(&self) -> bool {
+        self.paused_in_body
+    }
+
     /// Its end has come, with a frame or without one.
     pub(super) fn complete(&mut self, end_of_stream: bool) {
         self.complete |= end_of_stream;

@@ -107,6 +107,7 @@ extern "C" {
         data_size: usize,
     ) -> u32;
     fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_set_header_map_pairs(map: u32, data: *const u8, size: usize) -> u32;
     fn proxy_get_header_map_value(
         map: u32,
         key: *const u8,
@@ -239,6 +240,15 @@ pub(crate) fn headers(map: Map) -> Result<HeaderMap> {
         unsafe { proxy_get_header_map_pairs(map as u32, data, size) }
     })?;
     Ok(HeaderMap::new(found.unwrap_or_default()))
+}
+
+/// Puts these headers in the place of all that a map has.
+pub(crate) fn replace_headers(map: Map, headers: &[(&[u8], &[u8])]) -> Result<()> {
+    let headers = HeaderMap::encode(headers);
+    // SAFETY: `headers` is valid for reads.
+    check("set_header_map_pairs", unsafe {
+        proxy_set_header_map_pairs(map as u32, headers.as_ptr(), headers.len())
+    })
 }
 
 /// The value of a header.

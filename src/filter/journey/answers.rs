@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::{outcomes, Answer, AnswerBody, Journey};
+use crate::core::config::Engine;
 use crate::core::exchange::digit;
 use crate::core::fleet::Wait;
 use crate::core::metrics::Event;
@@ -13,15 +14,27 @@ use crate::core::request::Place;
 use crate::filter::host::{self, HostError, Map};
 use crate::filter::tagging::Tagging;
 
-/// Headers of an answer that belong to its connection, or that Envoy writes itself.
-const NOT_PASSED_ON: [&[u8]; 6] = [
+/// Headers of an answer that belong to its connection (RFC 9110, section 7.6.1), and the status, which is given apart.
+const NOT_PASSED_ON: [&[u8]; 5] = [
     b":status",
     b"connection",
-    b"content-length",
     b"keep-alive",
     b"proxy-connection",
     b"transfer-encoding",
 ];
+
+/// What Envoy puts on the answer to a filter's call, in the place of the backend's own.
+const SERVICE_TIME: &[u8] = b"x-envoy-upstream-service-time";
+
+/// How an answer took the place of the one that Envoy has for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(in crate::filter) enum Replaced {
+    /// By an answer of Envoy's own.
+    ByReply,
+    /// The headers and the body that Envoy has became those of the answer, which is to pass now.
+    InPlace,
+}
 
 impl Journey {
     /// Answers the client for want of a backend.
@@ -86,7 +99,15 @@ impl Journey {
     }
 
     /// Answers the client with what a backend answered to an attempt.
-    pub(in crate::filter) fn replace(&self, answer: &Answer) -> Result<(), HostError> {
+    ///
+    /// Mostly by an answer of Envoy's own, to which the route adds its headers (`response_headers_to_add`). But Envoy gives such an answer
+    /// a type if it has a body, and no type nor length if it has none, as the answer to a `HEAD` has none. An answer that would be
+    /// changed by that takes the place of the one that Envoy has, if `put_body` can put its body there.
+    pub(in crate::filter) fn replace(
+        &self,
+        answer: &Answer,
+        put_body: impl FnOnce(&[u8]) -> Result<bool, HostError>,
+    ) -> Result<Replaced, HostError> {
         let mut report = Vec::new();
         self.report(answer.backend, |name, value| {
             report.push((name, value));
@@ -102,8 +123,10 @@ impl Journey {
             }
         };
         let is_whole = matches!(answer.body, AnswerBody::Whole(_));
+        let is_from_call = self.worker.config.retry.engine == Engine::Filter;
         let replaced = |name: &[u8]| {
             !is_whole && name == b"content-encoding"
+                || is_from_call && name == SERVICE_TIME
                 || report.iter().any(|(other, _)| name == other.as_bytes())
         };
         let kept = answer.headers.iter();
@@ -111,7 +134,22 @@ impl Journey {
         let added = report
             .iter()
             .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-        let headers: Vec<_> = kept.chain(added).collect();
+        let mut headers: Vec<_> = kept.chain(added).collect();
+        let has = |name: &[u8]| headers.iter().any(|(known, _)| *known == name);
+        let (has_type, has_length) = (has(b"content-type"), has(b"content-length"));
+        let is_changed_by_reply = match body.is_empty() {
+            true => has_type || has_length,
+            false => !has_type,
+        };
+        if is_whole && is_changed_by_reply {
+            match put_in_place(answer.status, &headers, || put_body(body)) {
+                Ok(true) => return Ok(Replaced::InPlace),
+                Ok(false) => {}
+                Err(error) => log::error!("{error}"),
+            }
+        }
+        // Envoy writes it itself.
+        headers.retain(|(name, _)| *name != b"content-length");
         let tagged = match self.worker.tags.of_backend(answer.backend) {
             Some(tag) if self.request.tags_answer(&self.worker.config) => {
                 Tagging::whole(tag, answer.status, &answer.headers, body)
@@ -119,7 +157,8 @@ impl Journey {
             _ => None,
         };
         let body = tagged.as_ref().unwrap_or(body);
-        host::send_local_response(answer.status, "aoai_reissued", &headers, body)
+        host::send_local_response(answer.status, "aoai_reissued", &headers, body)?;
+        Ok(Replaced::ByReply)
     }
 
     /// Tells the client, on the answer that passes, which backend it is from and how many attempts it took.
@@ -159,4 +198,19 @@ impl Journey {
         }
         Ok(())
     }
+}
+
+/// Puts an answer in the place of the one that Envoy has. `false` if there is no room for its body.
+fn put_in_place(
+    status: u16,
+    headers: &[(&[u8], &[u8])],
+    put_body: impl FnOnce() -> Result<bool, HostError>,
+) -> Result<bool, HostError> {
+    if !put_body()? {
+        return Ok(false);
+    }
+    let status = status.to_string();
+    let status: [(&[u8], &[u8]); 1] = [(b":status", status.as_bytes())];
+    host::replace_headers(Map::ResponseHeaders, &[&status, headers].concat())?;
+    Ok(true)
 }

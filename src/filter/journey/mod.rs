@@ -1,6 +1,7 @@
 //! What both retry engines know of a request, and the way of each of its attempts to a backend.
 
 mod answers;
+pub(in crate::filter) use self::answers::Replaced;
 pub(in crate::filter) mod outcomes;
 
 use std::rc::Rc;

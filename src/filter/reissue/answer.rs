@@ -83,6 +83,7 @@ impl Stream {
 
     pub(super) fn on_response_trailers(&mut self) -> Result<Action, HostError> {
         self.answer_ends(true);
+        self.router_answer.has_trailers = true;
         match self.phase {
             Phase::Held(Held::ErrorBody { status }) => self.inspect(status, ERROR_BODY),
             Phase::Held(Held::Request(outcome)) => self.act(outcome),

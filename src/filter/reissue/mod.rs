@@ -87,6 +87,8 @@ struct RouterAnswer {
     backend: usize,
     /// A backend's own, not one that Envoy made for want of it.
     is_real: bool,
+    /// It ends with trailers.
+    has_trailers: bool,
 }
 
 impl Stream {

@@ -11,7 +11,7 @@ use crate::filter::complaint::Complaint;
 use crate::filter::header_map::HeaderMap;
 use crate::filter::host::{self, Buffer, HostError, Map};
 use crate::filter::journey::outcomes::{Next, ERROR_BODY};
-use crate::filter::journey::{Answer, AnswerBody};
+use crate::filter::journey::{Answer, AnswerBody, Replaced};
 use crate::filter::waiting::{Granted, Wish};
 
 /// What became of the router's answer.
@@ -225,8 +225,14 @@ impl Stream {
         self.body.drop_because(NoRetry::AttemptsExhausted);
         if let Some(answer) = self.journey.answer.take() {
             self.phase = Phase::Replied;
-            self.journey.replace(&answer)?;
-            return Ok(Settled::Replaced);
+            let put_body = |body: &[u8]| self.put_body(body);
+            return Ok(match self.journey.replace(&answer, put_body)? {
+                Replaced::ByReply => Settled::Replaced,
+                Replaced::InPlace => {
+                    self.phase = Phase::Passing;
+                    Settled::Released
+                }
+            });
         }
         if !self.router_answer.is_real {
             self.phase = Phase::Replied;
@@ -237,6 +243,20 @@ impl Stream {
         self.journey.open_answer()?;
         self.journey.sign(self.router_answer.backend)?;
         Ok(Settled::Released)
+    }
+
+    /// Puts a body in the place of the one of the router's answer, which is held. `false` if there is no room for it: the router's answer
+    /// is not complete, or ends otherwise, or Envoy might refuse to hold so much.
+    fn put_body(&self, body: &[u8]) -> Result<bool, HostError> {
+        let holds_body = self.down.holds_body();
+        let has_room = self.down.is_complete()
+            && !self.router_answer.has_trailers
+            && (holds_body || body.is_empty())
+            && body.len() <= ERROR_BODY;
+        if has_room && holds_body {
+            host::replace_buffer(Buffer::ResponseBody, body)?;
+        }
+        Ok(has_room)
     }
 }
 

@@ -17,8 +17,8 @@ use crate::core::reply::LocalReply;
 use crate::filter::complaint::Complaint;
 use crate::filter::gate::Gate;
 use crate::filter::held_bodies::Watch;
-use crate::filter::host::{self, Half, HostError, Map};
-use crate::filter::journey::{clean_trailers, outcomes, Departure, Journey};
+use crate::filter::host::{self, Buffer, Half, HostError, Map};
+use crate::filter::journey::{clean_trailers, outcomes, Departure, Journey, Replaced};
 use crate::filter::shown::ShownBody;
 use crate::filter::waiting::{Granted, Wish};
 use crate::filter::worker::{self, Worker};
@@ -51,6 +51,8 @@ pub(super) struct Downstream {
     shown: ShownBody,
     unheld: Watch,
     up: Gate,
+    /// What is to take the place of the rest of the answer's body.
+    body: Option<Vec<u8>>,
 }
 
 impl Downstream {
@@ -244,7 +246,7 @@ impl Downstream {
             }
             Step::Stalled => {
                 self.phase = Phase::Done;
-                shared.answer_for_want_of_one()
+                shared.answer_for_want_of_one(end_of_stream, &mut self.body)
             }
             Step::Marked if host::header(Map::ResponseHeaders, RETRY)?.is_some() => {
                 worker.count(Event::NoRetry(NoRetry::RouterDeclined));
@@ -263,7 +265,7 @@ impl Downstream {
                 worker.count(Event::NoRetry(NoRetry::RouterDeclined));
                 worker.complain(Complaint::RouterDeclined);
                 self.phase = Phase::Done;
-                shared.answer_for_want_of_one()
+                shared.answer_for_want_of_one(end_of_stream, &mut self.body)
             }
             step @ (Step::Attempting | Step::Held) => {
                 self.phase = Phase::Done;
@@ -275,11 +277,11 @@ impl Downstream {
                 shared.no_answer();
                 shared.journey.end_unanswered(shared.replay);
                 shared.journey.timed_out = status == 504;
-                shared.answer_for_want_of_one()
+                shared.answer_for_want_of_one(end_of_stream, &mut self.body)
             }
             Step::GivenUp => {
                 self.phase = Phase::Done;
-                shared.answer_for_want_of_one()
+                shared.answer_for_want_of_one(end_of_stream, &mut self.body)
             }
             Step::Before => match shared.journey.origin()? {
                 Origin::Backend => shared.pass_unobserved(),
@@ -288,7 +290,7 @@ impl Downstream {
                     shared.journey.conclude(Outcome::Unavailable, None);
                     worker.count(Event::NoRetry(NoRetry::RouterDeclined));
                     self.phase = Phase::Done;
-                    shared.answer_for_want_of_one()
+                    shared.answer_for_want_of_one(end_of_stream, &mut self.body)
                 }
                 Origin::Other => {
                     self.phase = Phase::Done;
@@ -353,11 +355,26 @@ impl Shared {
     }
 
     /// The router gave up without an answer: the client gets the last one a backend gave, if there was any.
-    fn answer_for_want_of_one(&mut self) -> Result<(), HostError> {
-        match self.journey.answer.take() {
-            Some(answer) => self.journey.replace(&answer),
-            None => self.journey.reply_without_answer(),
+    ///
+    /// In a callback of the headers of what the router says instead. If the client's answer takes the place of that, its body goes to
+    /// `body`, for the callbacks of the body.
+    fn answer_for_want_of_one(
+        &mut self,
+        end_of_stream: bool,
+        body: &mut Option<Vec<u8>>,
+    ) -> Result<(), HostError> {
+        let Some(answer) = self.journey.answer.take() else {
+            return self.journey.reply_without_answer();
+        };
+        let mut kept = None;
+        let put_body = |body: &[u8]| {
+            kept = (!end_of_stream).then(|| body.to_vec());
+            Ok(!end_of_stream || body.is_empty())
+        };
+        if self.journey.replace(&answer, put_body)? == Replaced::InPlace {
+            *body = kept;
         }
+        Ok(())
     }
 }
 
@@ -398,6 +415,7 @@ impl DownstreamHandle {
                 shown: ShownBody::default(),
                 unheld: Watch::default(),
                 up: Gate::new(Half::Request),
+                body: None,
             })
         }))
     }
@@ -445,6 +463,11 @@ impl HttpContext for DownstreamHandle {
     }
 
     fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        run(&self.0, (), |stream| match &mut stream.body {
+            // All of it with the first frame.
+            Some(body) => host::replace_buffer(Buffer::ResponseBody, &std::mem::take(body)),
+            None => Ok(()),
+        });
         self.answer_goes_on(size, end_of_stream)
     }
 

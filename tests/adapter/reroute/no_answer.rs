@@ -165,3 +165,39 @@ fn a_first_cluster_without_a_host_is_answered_503() {
     assert_eq!(code(request.answer().text()), "backend_unavailable");
     assert_eq!(gateway.counted("aoai.backend.east.outcome.unavailable"), 1);
 }
+
+#[test]
+fn the_last_real_answer_is_delivered_as_the_backend_sent_it() {
+    for (headers, body) in [
+        (&[("x-ms-region", "East US")][..], "no type"),
+        (&[("content-length", "1234")], ""),
+        (&[("content-type", "text/html")], ""),
+        (
+            &[
+                ("set-cookie", "b"),
+                ("x-envoy-upstream-service-time", "12"),
+                ("set-cookie", "a"),
+            ],
+            "x",
+        ),
+    ] {
+        let gateway = gateway();
+        let request = gateway.send();
+        let first = request.attempt();
+        first.respond(429, headers, body.is_empty());
+        if !body.is_empty() {
+            first.response_body(body, true);
+        }
+        request.attempt().fail();
+        request.attempt().fail();
+        assert_eq!(outcome(&request), is(429, "east", "3", body));
+        let answer = request.answer();
+        let mut pairs: Vec<_> = answer.headers.iter().collect();
+        pairs.retain(|(name, _)| !name.starts_with("x-aoai-") && *name != ":status");
+        let expected: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_bytes()))
+            .collect();
+        assert_eq!(pairs, expected);
+    }
+}
