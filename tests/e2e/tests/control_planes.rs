@@ -97,7 +97,14 @@ fn istio(azure: &Simulator, resources: &[Value]) -> Told {
         let rule = of_kind(resources, "DestinationRule").find(|rule| rule["spec"]["host"] == *host);
         match rule {
             Some(rule) => {
-                let sni = text(&rule["spec"]["trafficPolicy"]["tls"]["sni"]);
+                let policy = &rule["spec"]["trafficPolicy"];
+                let keepalive = &policy["connectionPool"]["tcp"]["tcpKeepalive"];
+                assert_keepalive(
+                    &keepalive["time"],
+                    &keepalive["interval"],
+                    &keepalive["probes"],
+                );
+                let sni = text(&policy["tls"]["sni"]);
                 backends.push(backend(azure, name, sni, &address, port));
             }
             None => {
@@ -171,7 +178,16 @@ fn istio(azure: &Simulator, resources: &[Value]) -> Told {
                     == format!("outbound|{}||{host}", cluster["portNumber"])));
                 protocol = Some(value.clone());
             }
-            "LISTENER" => assert_eq!(value["per_connection_buffer_limit_bytes"], 33_554_432),
+            "LISTENER" => assert_is_rendered(value),
+            "NETWORK_FILTER" => {
+                let mut manager = value["typed_config"].clone();
+                manager.as_object_mut().expect("fields").remove("@type");
+                // A request without a host is for the one that the Gateway is for.
+                let host = &mut manager["http_protocol_options"]["default_host_for_http_10"];
+                assert_eq!(*host, "openai.example.com");
+                *host = json!("azure-openai");
+                assert_is_rendered(&manager);
+            }
             other => panic!("{other}"),
         }
     }
@@ -183,6 +199,26 @@ fn istio(azure: &Simulator, resources: &[Value]) -> Told {
         protocol,
         per_route: false,
     }
+}
+
+/// What is patched into the listener is there already in the one that the stand-in starts from.
+fn assert_is_rendered(patch: &Value) {
+    let listener = render::listener(&render::demo_fleet());
+    let listener = Document::parse(&listener).expect("YAML").value;
+    let listener = &listener["resources"][0];
+    let manager = &listener["filter_chains"][0]["filters"][0]["typed_config"];
+    for (field, value) in patch.as_object().expect("fields") {
+        let rendered = listener.get(field).or_else(|| manager.get(field));
+        assert_eq!(rendered, Some(value), "{field}");
+    }
+}
+
+/// Silent connections are kept alive as in the clusters that the stand-in starts with.
+fn assert_keepalive(time: &Value, interval: &Value, probes: &Value) {
+    use render::parts::{KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME};
+    assert_eq!(*time, json!(format!("{KEEPALIVE_TIME}s")));
+    assert_eq!(*interval, json!(format!("{KEEPALIVE_INTERVAL}s")));
+    assert_eq!(*probes, json!(KEEPALIVE_PROBES));
 }
 
 /// Envoy Gateway: a rule becomes the cluster `httproute/NAMESPACE/NAME/rule/INDEX`, and routes that match headers are asked first.
@@ -241,6 +277,15 @@ fn envoy_gateway(azure: &Simulator, resources: &[Value]) -> Told {
         }
     }
     by_header.append(&mut others);
+    for kind in ["BackendTrafficPolicy", "ClientTrafficPolicy"] {
+        let policy = of_kind(resources, kind).next().expect("a policy");
+        let keepalive = &policy["spec"]["tcpKeepalive"];
+        assert_keepalive(
+            &keepalive["idleTime"],
+            &keepalive["interval"],
+            &keepalive["probes"],
+        );
+    }
     let policy = of_kind(resources, "EnvoyExtensionPolicy")
         .next()
         .expect("a policy");

@@ -3,7 +3,7 @@
 //! It names a cluster after the rule of the HTTPRoute that leads there, so there is a rule for each backend, and one for the token
 //! service. Its API has no place for what the router engine needs, so the filter engine it is.
 
-use render::parts;
+use render::parts::{self, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME};
 use render::yaml::{indented, item, quoted};
 use render::{Clients, Fleet, TokenIssuer};
 
@@ -286,6 +286,12 @@ wasm:
 /// What is to be as it is in an Envoy of one's own.
 fn traffic(kubernetes: &Kubernetes) -> String {
     let names = &kubernetes.names;
+    let keepalive = format!(
+        "\
+# A model may think for minutes; Azure's load balancers, NAT and firewalls forget a connection that is silent for four.
+tcpKeepalive: {{idleTime: {KEEPALIVE_TIME}s, interval: {KEEPALIVE_INTERVAL}s, probes: {KEEPALIVE_PROBES}}}
+"
+    );
     let client = format!(
         "\
 targetRefs:
@@ -295,6 +301,10 @@ connection:
 timeout:
   http:
     streamIdleTimeout: 900s
+{keepalive}\
+# HTTP/1.0 is what nginx speaks to its upstreams unless it is told otherwise.
+http1:
+  http10: {{useDefaultHost: true}}
 ",
         gateway = quoted(&names.gateway),
     );
@@ -307,6 +317,7 @@ timeout:
 {routes}\
 connection:
   bufferLimit: 32Mi
+{keepalive}\
 circuitBreaker:
   maxConnections: 100000
   maxPendingRequests: 100000

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::clients::JWKS_CLUSTER;
 use crate::listener::upstream_module;
 use crate::yaml::{indented, item, quoted};
-use crate::{Backend, Clients, Engine, Fleet, Identity, TlsOptions, TokenIssuer};
+use crate::{connections, Backend, Clients, Engine, Fleet, Identity, TlsOptions, TokenIssuer};
 
 /// Where Debian and its relatives, Envoy's images among them, keep the certificate authorities.
 const SYSTEM_CA_FILE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -48,11 +48,13 @@ fn of_backend(fleet: &Fleet, backend: &Backend) -> String {
 name: {name}
 {discovery}\
 connect_timeout: 5s
+{keepalive}\
 {LIMITS}\
 {protocol}\
 {tls}\
 {endpoint}",
         protocol = protocol(fleet),
+        keepalive = connections::of_cluster(),
         name = quoted(&backend.cluster),
         discovery = discovery(&backend.address),
         endpoint = endpoint(
@@ -83,9 +85,11 @@ fn of_issuer(issuer: &TokenIssuer) -> String {
 name: {name}
 {discovery}\
 connect_timeout: 5s
+{keepalive}\
 {tls}\
 {endpoint}",
         name = quoted(JWKS_CLUSTER),
+        keepalive = connections::of_cluster(),
         discovery = discovery(&issuer.host),
         tls = match &issuer.tls {
             Some(options) => tls(&issuer.host, options),

@@ -18,6 +18,7 @@ pub mod yaml;
 mod bootstrap;
 mod clients;
 mod clusters;
+mod connections;
 mod demo;
 mod fleet;
 mod json;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::yaml::{folder_of, indented, item, quoted};
-use crate::{clients, json, route, Clients, Fleet};
+use crate::{clients, connections, json, route, Clients, Fleet};
 
 /// The listener's name, which Envoy needs to tell an updated listener from a new one.
 pub const LISTENER_NAME: &str = "azure_openai";
@@ -29,6 +29,7 @@ address:
 # While a request waits (for the choice of a backend, for a token) Envoy holds its body in memory, up to this many
 # bytes a connection. A larger one that has to wait is answered 413; prompts with images are megabytes.
 per_connection_buffer_limit_bytes: 33554432
+{sockets}\
 filter_chains:
 - filters:
   - name: envoy.filters.network.http_connection_manager
@@ -38,6 +39,7 @@ filter_chains:
         name = LISTENER_NAME,
         address = quoted(&fleet.listener.address),
         port = fleet.listener.port,
+        sockets = connections::of_listener(),
         tls = indented(&tls(fleet), 2),
         manager = indented(&manager(fleet), 6),
     )
@@ -83,6 +85,7 @@ generate_request_id: true
 preserve_external_request_id: true
 # A model may think for minutes before its first byte.
 stream_idle_timeout: 900s
+{connections}\
 # The Realtime API is a WebSocket.
 upgrade_configs:
 - upgrade_type: websocket
@@ -95,6 +98,7 @@ http_filters:
     # Neither side needs Envoy's own headers, timeouts among them.
     suppress_envoy_headers: true
 ",
+        connections = connections::of_manager("azure-openai"),
         access_log = access_log(fleet),
         refusals = clients::refusals(fleet),
         routes = route::configuration(fleet),

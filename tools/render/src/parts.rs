@@ -3,10 +3,22 @@
 
 use serde_json::Value;
 
-use crate::{clients, clusters, json, listener, route, Fleet};
+pub use crate::connections::{KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME};
+use crate::{clients, clusters, connections, json, listener, route, Fleet};
 
 /// How many bytes of a connection Envoy may hold while a request waits.
 pub const BUFFER_LIMIT: u32 = 32 * 1024 * 1024;
+
+/// How long silent connections of clients live, as a part of the listener.
+pub fn sockets() -> String {
+    connections::of_listener()
+}
+
+/// How connections of clients end, as a part of the connection manager; `host` is what a request of HTTP/1.0 is for that does not
+/// say.
+pub fn connections(host: &str) -> String {
+    connections::of_manager(host)
+}
 
 /// The filter that asks clients who they are; `None` where everyone may ask.
 pub fn client_filter(fleet: &Fleet) -> Option<String> {

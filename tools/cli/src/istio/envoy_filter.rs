@@ -11,24 +11,21 @@ use crate::kubernetes::{resource, Kubernetes};
 /// What Istio's own API cannot say.
 pub(super) fn envoy_filter(kubernetes: &Kubernetes) -> String {
     let Kubernetes { names, fleet, .. } = kubernetes;
-    let mut patches = "\
-# Istio's 32 KiB are too little for prompts: Envoy holds a request while it waits, for a backend or for a token.
-"
-    .to_owned();
-    patches.push_str(&item(&format!(
+    let mut patches = item(&format!(
         "\
 applyTo: LISTENER
 match: {{context: GATEWAY}}
 patch:
   operation: MERGE
-  value: {{per_connection_buffer_limit_bytes: {}}}
-",
-        parts::BUFFER_LIMIT
-    )));
-    let refusals = refusals(fleet);
-    if !refusals.is_empty() {
-        patches.push_str(&item(&format!(
-            "\
+  value:
+    # Istio's 32 KiB are too little for prompts: Envoy holds a request while it waits, for a backend or for a token.
+    per_connection_buffer_limit_bytes: {limit}
+{sockets}",
+        limit = parts::BUFFER_LIMIT,
+        sockets = indented(&parts::sockets(), 4),
+    ));
+    patches.push_str(&item(&format!(
+        "\
 applyTo: NETWORK_FILTER
 match:
   context: GATEWAY
@@ -38,10 +35,10 @@ patch:
   value:
     typed_config:
       \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-{}",
-            indented(&refusals, 6)
-        )));
-    }
+{connections}{refusals}",
+        connections = indented(&parts::connections(&names.host), 6),
+        refusals = indented(&refusals(fleet), 6),
+    )));
     if let (Clients::Keys { .. }, Some(filter)) = (&fleet.clients, parts::client_filter(fleet)) {
         patches.push_str(&http_filter(
             "Who may ask: those whose key is in the file.",

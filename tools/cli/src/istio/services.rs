@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use render::parts::{KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME};
 use render::yaml::quoted;
 use render::Backend;
 
@@ -108,7 +109,11 @@ host: {host}
 exportTo: [\".\"]
 trafficPolicy:
   connectionPool:
-    tcp: {{connectTimeout: 5s, maxConnections: 100000}}
+    tcp:
+      connectTimeout: 5s
+      maxConnections: 100000
+      # Azure's load balancers, NAT and firewalls forget a connection that is silent for four minutes.
+      tcpKeepalive: {{time: {KEEPALIVE_TIME}s, interval: {KEEPALIVE_INTERVAL}s, probes: {KEEPALIVE_PROBES}}}
     # Istio's defaults end what waits longer; a model may think for minutes.
     http: {{http1MaxPendingRequests: 100000, http2MaxRequests: 100000, maxRetries: 100000, idleTimeout: 60s}}
 {tls}",
