@@ -636,7 +636,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_in_the_place_of_a_variables_name_is_refused_and_not_shown() {
+    fn a_key_for_a_variables_name_is_refused_and_not_shown() {
         let keys = [
             "3f9c0b1d5e7a4286b1c2d3e4f5a60718".to_owned(),
             "af9c0b1d5e7a4286b1c2d3e4f5a60718".to_owned(),

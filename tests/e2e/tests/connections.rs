@@ -103,7 +103,7 @@ cases! {
         assert_eq!(to_client.count(), 1, "the client's connection is among those that were looked at");
     }
 
-    fn case_63_a_stream_that_its_backend_breaks_off_breaks_within_100_ms(engine) {
+    fn case_63_a_broken_stream_breaks_within_100_ms(engine) {
         for how in [Break::Reset, Break::Close] {
             let azure = simulate(&["east", "west"]);
             let gateway = Gateway::builder().simulator(&azure).engine(engine).log_level("info").start();
