@@ -28,5 +28,6 @@ mod adapter {
     mod surface;
     mod token;
     mod unauthorized;
+    mod why;
     mod workers;
 }

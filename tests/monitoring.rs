@@ -22,8 +22,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Every name under which Envoy hands a statistic of the module to Prometheus: the backend or the client becomes a label,
-/// dots become underscores. `tests/e2e/tests/prometheus.rs` compares this with a real Envoy.
+/// Every name under which Envoy hands a statistic of the module to Prometheus: backend, deployment and client become
+/// labels, dots become underscores. `tests/e2e/tests/prometheus.rs` compares this with a real Envoy.
 fn exported() -> BTreeSet<String> {
     let backend = Backend {
         name: "NAME".into(),
@@ -31,6 +31,7 @@ fn exported() -> BTreeSet<String> {
     };
     let mut names = metrics::counter_names(std::slice::from_ref(&backend));
     names.extend(metrics::gauge_names(&backend));
+    names.extend(metrics::quota_gauge_names(&backend, "NAME"));
     names.push(metrics::TOKEN_SECONDS_LEFT.to_owned());
     names.push(clients::counter_name("NAME"));
     names
@@ -39,11 +40,14 @@ fn exported() -> BTreeSet<String> {
         .collect()
 }
 
+/// The labels that backends, deployments and clients become.
+const LABELS: [&str; 3] = ["aoai_backend", "aoai_deployment", "aoai_client"];
+
 /// Every word that begins like a name of the module's.
 fn asked_for(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words
-        .filter(|word| word.starts_with("aoai_") && !["aoai_backend", "aoai_client"].contains(word))
+        .filter(|word| word.starts_with("aoai_") && !LABELS.contains(word))
         .map(str::to_owned)
         .collect()
 }

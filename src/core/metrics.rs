@@ -2,7 +2,7 @@
 
 use super::config::Backend;
 use super::exchange::{Because, NoRetry};
-use super::health::{Health, Reason};
+use super::health::{Health, QuotaWait, Reason};
 use super::outcome::Outcome;
 use super::time::{millis, Timestamp};
 
@@ -109,6 +109,35 @@ pub fn gauges(health: &Health, now: Timestamp) -> [u64; 2] {
         None => [0, 0],
         Some((_, None)) => [4, 0],
         Some((reason, Some(until))) => [1 + reason as u64, seconds_left(until, now)],
+    }
+}
+
+/// The names of the gauges of one of a backend's quotas: its state (0 open, 1 throttled, 2 advised to wait), and the seconds until
+/// its wait is over.
+pub fn quota_gauge_names(backend: &Backend, quota: &str) -> [String; 2] {
+    let backend = &backend.name;
+    ["state", "seconds"].map(|gauge| format!("aoai.backend.{backend}.deployment.{quota}.{gauge}"))
+}
+
+/// The values of [`quota_gauge_names`].
+pub fn quota_gauges(wait: Option<&QuotaWait>, now: Timestamp) -> [u64; 2] {
+    match wait {
+        None => [0, 0],
+        Some(wait) => {
+            let state = if wait.is_binding { 1 } else { 2 };
+            [state, seconds_left(wait.until, now)]
+        }
+    }
+}
+
+/// The graver of two values of [`quota_gauges`].
+pub fn graver(one: [u64; 2], other: [u64; 2]) -> [u64; 2] {
+    // Throttled is graver than advised to wait, which is graver than open.
+    let rank = |[state, seconds]: [u64; 2]| (state > 0, std::cmp::Reverse(state), seconds);
+    if rank(other) > rank(one) {
+        other
+    } else {
+        one
     }
 }
 
@@ -268,6 +297,30 @@ mod tests {
             [
                 "aoai.backend.east.state",
                 "aoai.backend.east.cooldown_seconds"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_gauges_of_a_quota_tell_a_wait_from_advice() {
+        let now = Timestamp::from_secs(1_700_000_000);
+        let wait = |is_binding| QuotaWait {
+            key: crate::core::demand::QuotaKey::UNREAD,
+            until: now + std::time::Duration::from_millis(1_001),
+            is_binding,
+        };
+        assert_eq!(quota_gauges(None, now), [0, 0]);
+        assert_eq!(quota_gauges(Some(&wait(true)), now), [1, 2]);
+        assert_eq!(quota_gauges(Some(&wait(false)), now), [2, 2]);
+        for (graver_one, other) in [([1, 1], [2, 9]), ([1, 2], [1, 1]), ([2, 1], [0, 0])] {
+            assert_eq!(graver(graver_one, other), graver_one);
+            assert_eq!(graver(other, graver_one), graver_one);
+        }
+        assert_eq!(
+            quota_gauge_names(&backends()[0], "gpt-4o"),
+            [
+                "aoai.backend.east.deployment.gpt-4o.state",
+                "aoai.backend.east.deployment.gpt-4o.seconds"
             ]
         );
     }

@@ -37,3 +37,4 @@ pub mod state;
 pub mod swap;
 pub(crate) mod text;
 pub mod time;
+pub mod why;

@@ -269,12 +269,7 @@ impl Request {
         if let (Outcome::ApiNotEnabled, Some(api)) = (outcome, self.operation.api) {
             return format!("API {}", api.name());
         }
-        let name = match (&self.operation.deployment, &self.model) {
-            (Deployment::InPath(range), _) => self.path(client_path).get(range.clone()),
-            (_, Some(model)) => Some(model.name.as_str()),
-            _ => None,
-        };
-        match (name, self.operation.api) {
+        match (self.deployment_name(client_path), self.operation.api) {
             (Some(name), _) => {
                 let name: String = name.chars().take(SHOWN).collect();
                 format!("deployment {name:?}")
@@ -282,6 +277,15 @@ impl Request {
             _ if self.names_unread_deployment() => "a deployment whose name was not read".into(),
             (None, Some(api)) => format!("API {}", api.name()),
             (None, None) => "everything without a deployment".into(),
+        }
+    }
+
+    /// The deployment's name, as far as it was read.
+    pub fn deployment_name<'a>(&'a self, client_path: &'a str) -> Option<&'a str> {
+        match (&self.operation.deployment, &self.model) {
+            (Deployment::InPath(range), _) => self.path(client_path).get(range.clone()),
+            (_, Some(model)) => Some(model.name.as_str()),
+            _ => None,
         }
     }
 

@@ -24,6 +24,9 @@ pub fn budget_key(backends: &[Backend]) -> String {
     )
 }
 
+/// The key of the names of quotas. A name has one number everywhere, so all configurations share them.
+pub const QUOTA_NAMES_KEY: &str = "aoai.quota_names";
+
 /// The key of a backend's health: all configurations that name it, before and after a reload, mean the same.
 pub fn health_key(backend: &Backend) -> String {
     let parts = [backend.cluster.as_str(), backend.host.as_str()];
@@ -164,6 +167,14 @@ impl<'a> Fields<'a> {
         Some(u64::from_le_bytes(*bytes))
     }
 
+    /// A text of at most 255 bytes.
+    pub(super) fn short_text(&mut self) -> Option<&'a str> {
+        let length = usize::from(self.u8()?);
+        let (text, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        std::str::from_utf8(text).ok()
+    }
+
     /// All that is left, as text.
     pub(super) fn text(self) -> Option<&'a str> {
         std::str::from_utf8(self.0).ok()
@@ -205,6 +216,14 @@ impl Writer {
     /// The length of a list of at most 255 entries.
     pub(super) fn length(&mut self, length: usize) {
         self.u8(u8::try_from(length).unwrap_or(u8::MAX));
+    }
+
+    /// A text, of which at most 255 bytes are written.
+    pub(super) fn short_text(&mut self, text: &str) {
+        let bytes = text.as_bytes();
+        let bytes = bytes.get(..usize::from(u8::MAX)).unwrap_or(bytes);
+        self.length(bytes.len());
+        self.0.extend_from_slice(bytes);
     }
 
     pub(super) fn finish(self) -> Vec<u8> {

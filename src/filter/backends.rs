@@ -8,16 +8,18 @@ use super::swap::SharedData;
 use crate::core::config::Config;
 use crate::core::demand::{Demand, QuotaKey};
 use crate::core::exchange::{Because, Chosen, Lesson, NoRetry};
-use crate::core::fleet::{Fleet, NoChoice};
+use crate::core::fleet::{Fleet, Names, NoChoice};
 use crate::core::health::Change;
 use crate::core::outcome::Outcome;
 use crate::core::plan::{BackendSet, Plan};
 use crate::core::time::Timestamp;
+use crate::core::why::{Obstacle, Why};
 
 /// One worker's view of the backends.
 pub(crate) struct Backends {
     fleet: Fleet<SharedData>,
     gauges: Vec<Gauges>,
+    names: Names<SharedData>,
 }
 
 impl Backends {
@@ -31,6 +33,7 @@ impl Backends {
                 .iter()
                 .map(Gauges::of)
                 .collect::<Result<_, _>>()?,
+            names: Names::new(SharedData, config)?,
         })
     }
 
@@ -138,6 +141,29 @@ impl Backends {
         self.fleet.wait_of_all(plan, demand, now)
     }
 
+    /// Explains why no backend was chosen that the request with this `plan` has not been to. For those that are `tokenless` there is no
+    /// credential.
+    #[inline(never)]
+    pub(in crate::filter) fn explain(
+        &self,
+        config: &Config,
+        plan: &Plan,
+        demand: &Demand,
+        tokenless: &dyn Fn(usize) -> bool,
+        why: &mut Why,
+    ) {
+        let now = host::now();
+        for (index, obstacle) in self.fleet.obstacles(plan, demand, now) {
+            let obstacle = match obstacle {
+                Obstacle::Standing(_) if tokenless(index) => Obstacle::NoToken,
+                obstacle => obstacle,
+            };
+            if let Some(backend) = config.backends.get(index) {
+                why.not_asked(&backend.name, obstacle, now);
+            }
+        }
+    }
+
     /// Learns from an answer of `backend` that it did not have to know of. `false` where that may be news.
     pub(crate) fn learn_plainly(&self, backend: usize) -> bool {
         self.fleet.take_plainly(backend, &host::now)
@@ -146,6 +172,11 @@ impl Backends {
     /// Learns from the end of an attempt.
     pub(crate) fn learn(&self, config: &Config, lesson: &Lesson) -> Option<Change> {
         self.fleet.take(&config.cooldown, lesson, &host::now)
+    }
+
+    /// The quota of the deployment called `name` was refused.
+    pub(crate) fn learn_name(&self, name: &str) {
+        self.names.learn(name);
     }
 
     /// A backend did not have the deployment that a request named in its body, which was not read.
@@ -171,11 +202,12 @@ impl Backends {
 
     /// Takes over what other workers learnt, forgets what is over, and shows how things stand.
     #[inline(never)]
-    pub(crate) fn on_tick(&self, now: Timestamp) {
+    pub(crate) fn on_tick(&self, config: &Config, now: Timestamp) {
         self.fleet.on_tick(now);
-        for (backend, gauges) in self.gauges.iter().enumerate() {
-            if let Some(health) = self.fleet.health(backend) {
-                gauges.show(&health, now);
+        let backends = config.backends.iter().zip(&self.gauges);
+        for (index, (backend, gauges)) in backends.enumerate() {
+            if let Some(health) = self.fleet.health(index) {
+                gauges.show(backend, &health, &self.names, now);
             }
         }
     }

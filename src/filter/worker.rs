@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::announce;
+use super::announce::{self, Detail};
 use super::backends::Backends;
 use super::clients::ClientCounters;
 use super::complaint::Complaint;
@@ -14,7 +14,7 @@ use super::host::{self, HostError, Metric};
 use super::waiting::{Granted, WaitingList, Wish};
 use crate::core::config::Config;
 use crate::core::exchange::Lesson;
-use crate::core::health::Change;
+use crate::core::health::{Change, Finding};
 use crate::core::metrics::{self, Event, Tally};
 use crate::core::replay::{ReplayMemory, HELD_UNTIL_COMPLETE};
 use crate::core::state::ids::Tags;
@@ -105,18 +105,22 @@ impl Worker {
     }
 
     /// Learns from the end of an attempt; `detail` is for the log, see [`announce::report`].
-    pub(crate) fn learn(&self, lesson: &Lesson, detail: impl FnOnce() -> String) {
+    pub(crate) fn learn(&self, lesson: &Lesson, detail: impl FnOnce() -> Detail) {
         if let Some(change) = self.backends.learn(&self.config, lesson) {
-            self.announce(lesson.backend, change, &detail());
+            self.announce(lesson, change, &detail());
         }
     }
 
-    fn announce(&self, backend: usize, change: Change, detail: &str) {
-        if let Some(event) = announce::event(backend, change) {
+    #[inline(never)]
+    fn announce(&self, lesson: &Lesson, change: Change, detail: &Detail) {
+        if let Some(event) = announce::event(lesson.backend, change) {
             self.count(event);
         }
-        if let Some(backend) = self.config.backends.get(backend) {
-            announce::report(&backend.name, change, detail);
+        if let Some(backend) = self.config.backends.get(lesson.backend) {
+            announce::report(&backend.name, change, lesson, &detail.text);
+        }
+        if let (Finding::Throttled(..), Some(name)) = (lesson.finding, &detail.deployment) {
+            self.backends.learn_name(name);
         }
     }
 
@@ -221,7 +225,7 @@ impl Worker {
         let looks = (self.tidied_at.get() + CALM).has_passed(now, CALM);
         if looks {
             self.tidied_at.set(now);
-            self.backends.on_tick(now);
+            self.backends.on_tick(&self.config, now);
         }
         if (self.handed_over_at.get() + CALM).has_passed(now, CALM) {
             self.hand_over(now);

@@ -350,6 +350,8 @@ pub struct HeaderNames {
     pub backend: Option<String>,
     /// The response header that counts the attempts, unless switched off.
     pub attempts: Option<String>,
+    /// The response header that explains the attempts, if it is switched on.
+    pub why: Option<String>,
     /// The request header in which a filter before this one put the client's name, if one does.
     pub client: Option<String>,
 }

@@ -349,12 +349,14 @@ fn read_headers(path: String, value: &Value, problems: &Problems) -> Option<Head
     };
     let backend = switchable("backend", Some("x-aoai-backend"));
     let attempts = switchable("attempts", Some("x-aoai-attempts"));
+    let why = switchable("why", None);
     let client = switchable("client", None);
     object.finish();
     Some(HeaderNames {
         cluster,
         backend,
         attempts,
+        why,
         client,
     })
 }
@@ -519,6 +521,7 @@ mod tests {
         assert_eq!(config.headers.cluster, "x-aoai-cluster");
         assert_eq!(config.headers.backend.as_deref(), Some("x-aoai-backend"));
         assert_eq!(config.headers.attempts.as_deref(), Some("x-aoai-attempts"));
+        assert_eq!(config.headers.why, None);
         assert_eq!(config.headers.client, None);
     }
 

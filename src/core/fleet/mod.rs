@@ -4,11 +4,13 @@
 //! compare-and-swap, and tells the others by a number that stands beside the turns: they read it with every request they draw.
 
 mod capacity;
+mod names;
 mod view;
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
+pub use names::Names;
 pub use view::{Choice, Declined, NoChoice, View, Wait};
 
 use super::budget::Budget;
@@ -21,6 +23,7 @@ use super::plan::{BackendSet, Plan};
 use super::shared::{self, Turns};
 use super::swap::{create, read, swap, OftenSwapped, SharedMap, SwapError};
 use super::time::Timestamp;
+use super::why::Obstacle;
 
 /// After a request whose deployment was not read was refused, names are read for this long.
 const NAMES_MATTER: Duration = Duration::from_secs(600);
@@ -219,6 +222,17 @@ impl<M: SharedMap> Fleet<M> {
     pub fn has_choice(&self, plan: &Plan, demand: &Demand, now: Timestamp) -> Result<(), NoChoice> {
         let choice = self.look(plan, &Declined::default(), demand, now);
         choice.map(|_| ())
+    }
+
+    /// The backends that the request with this `plan` has not been to, each with what keeps it from there.
+    pub fn obstacles(
+        &self,
+        plan: &Plan,
+        demand: &Demand,
+        now: Timestamp,
+    ) -> Vec<(usize, Obstacle)> {
+        let view = self.view.try_borrow();
+        view.map_or_else(|_| Vec::new(), |view| view.obstacles(plan, demand, now))
     }
 
     /// How long until a request of this `demand` makes sense, where every backend of the `plan` asked to wait.

@@ -14,6 +14,7 @@ use crate::core::plan::{BackendSet, Plan};
 use crate::core::request::deployment_id;
 use crate::core::schedule::{Schedule, Usable};
 use crate::core::time::Timestamp;
+use crate::core::why::Obstacle;
 
 use super::capacity::Capacities;
 
@@ -352,6 +353,32 @@ impl View {
             true => NoChoice::NoApi,
             false => NoChoice::NoDeployment,
         }
+    }
+
+    /// The backends that the request with this `plan` has not been to, each with what keeps it from there.
+    #[inline(never)]
+    pub fn obstacles(
+        &self,
+        plan: &Plan,
+        demand: &Demand,
+        now: Timestamp,
+    ) -> Vec<(usize, Obstacle)> {
+        let offering = self.offering(demand);
+        let having = self.having(offering, demand, now);
+        let untried = self.those(self.all.without(plan.tried));
+        let obstacles = untried.map(|(index, health)| {
+            let obstacle = if !offering.contains(index) {
+                Obstacle::NotOffered
+            } else if !having.contains(index) {
+                Obstacle::Missing
+            } else if self.tokenless.contains(index) {
+                Obstacle::NoToken
+            } else {
+                Obstacle::Standing(health.standing(demand, now))
+            };
+            (index, obstacle)
+        });
+        obstacles.collect()
     }
 
     /// How long until a request of this `demand` makes sense, where every backend of the `plan` asked to wait.
@@ -850,5 +877,31 @@ mod tests {
         view.learn(1, Finding::Denied);
         view.learn_of(2, throttled(1), GPT);
         assert!((0..3).all(|backend| !view.is_untroubled(backend)));
+    }
+    #[test]
+    fn what_keeps_a_request_from_a_backend_is_told() {
+        let mut config = config("round_robin");
+        config.backends[0].deployments.unlisted = Unlisted::Refuse;
+        let mut view = View::new(&config);
+        view.learn_of(1, throttled(9), GPT);
+        view.set_tokenless([2].into_iter().collect());
+        let obstacles = |view: &View, plan: &Plan| view.obstacles(plan, &GPT, NOW);
+        let until = NOW + Duration::from_secs(9);
+        let throttled = Obstacle::Standing(Standing::Throttled(until));
+        assert_eq!(
+            obstacles(&view, &Plan::new(0)),
+            [
+                (0, Obstacle::NotOffered),
+                (1, throttled),
+                (2, Obstacle::NoToken)
+            ]
+        );
+        assert_eq!(obstacles(&view, &Plan::only(1, 3)), [(1, throttled)]);
+        view.learn(1, Finding::Missing(4));
+        view.set_tokenless(BackendSet::default());
+        assert_eq!(
+            obstacles(&view, &Plan::only(1, 3)),
+            [(1, Obstacle::Missing)]
+        );
     }
 }

@@ -76,6 +76,29 @@ impl Standing {
     pub fn is_usable(self) -> bool {
         !matches!(self, Self::Throttled(_) | Self::Misconfigured(_))
     }
+
+    /// The word for it in the header that explains an answer.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Recovering => "recovering",
+            Self::Soft(_) => "soft",
+            Self::Failing(_) => "failing",
+            Self::Throttled(_) => "throttled",
+            Self::Misconfigured(_) => "misconfigured",
+        }
+    }
+
+    /// When it ends, where it ends by itself.
+    pub const fn until(self) -> Option<Timestamp> {
+        match self {
+            Self::Free | Self::Recovering => None,
+            Self::Soft(until)
+            | Self::Failing(until)
+            | Self::Throttled(until)
+            | Self::Misconfigured(until) => Some(until),
+        }
+    }
 }
 
 /// Which piece of evidence an attempt's failure is: of one request only the first counts in full.

@@ -353,13 +353,21 @@ impl Health {
 
     /// The waits of all quotas that are not over.
     pub fn quota_waits(&self, now: Timestamp) -> impl Iterator<Item = QuotaWait> + use<'_> {
-        self.quotas.iter().filter_map(move |quota| {
-            let (until, is_binding) = quota.wait(now)?;
-            Some(QuotaWait {
+        self.quotas(now).filter_map(|(_, wait)| wait)
+    }
+
+    /// The quotas that were refused lately, each with its wait where that is not over.
+    pub fn quotas(
+        &self,
+        now: Timestamp,
+    ) -> impl Iterator<Item = (QuotaKey, Option<QuotaWait>)> + use<'_> {
+        self.quotas.iter().map(move |quota| {
+            let wait = quota.wait(now).map(|(until, is_binding)| QuotaWait {
                 key: quota.key,
                 until,
                 is_binding,
-            })
+            });
+            (quota.key, wait)
         })
     }
 

@@ -11,6 +11,7 @@ use crate::core::metrics::Event;
 use crate::core::plan::Plan;
 use crate::core::reply::{retry_after, LocalReply};
 use crate::core::request::Place;
+use crate::core::why::Why;
 use crate::filter::host::{self, HostError, Map};
 use crate::filter::tagging::Tagging;
 
@@ -43,7 +44,7 @@ impl Journey {
             true => Event::AllThrottled,
             false => Event::AllUnavailable,
         });
-        self.reply(&match self.request.place(&self.worker.config) {
+        self.reply_without_backend(&match self.request.place(&self.worker.config) {
             Place::Only(_) if self.worker.config.backends.len() > 1 => LocalReply::home_out(wait),
             _ => LocalReply::all_out(wait),
         })
@@ -51,7 +52,38 @@ impl Journey {
 
     /// Answers the client with a reply of the filter's own.
     pub(in crate::filter) fn reply(&self, reply: &LocalReply) -> Result<(), HostError> {
+        self.reply_because(reply, self.why.as_deref())
+    }
+
+    /// [`Self::reply`] because no backend can be asked.
+    #[inline(never)]
+    pub(super) fn reply_without_backend(&self, reply: &LocalReply) -> Result<(), HostError> {
+        let mut why = self.why.as_deref().cloned();
+        if let Some(why) = &mut why {
+            self.explain_others(why);
+        }
+        self.reply_because(reply, why.as_ref())
+    }
+
+    /// Explains why no other backend was chosen than those that were tried.
+    #[inline(never)]
+    pub(super) fn explain_others(&self, why: &mut Why) {
+        let (config, backends) = (&self.worker.config, &self.worker.backends);
+        let plan = match self.request.place(config) {
+            _ if self.planned => *self.exchange.plan(),
+            Place::Only(backend) => Plan::only(backend, config.backends.len()),
+            Place::Anywhere | Place::Nowhere => Plan::default(),
+        };
+        let tokenless = |backend| self.worker.credentials.of(backend).is_none();
+        backends.explain(config, &plan, &self.request.demand(), &tokenless, why);
+    }
+
+    fn reply_because(&self, reply: &LocalReply, why: Option<&Why>) -> Result<(), HostError> {
         let mut headers = reply.headers();
+        let why = why.and_then(Why::text);
+        if let (Some(name), Some(why)) = (&self.worker.config.headers.why, why) {
+            headers.push((name, why.to_owned()));
+        }
         if let Some(name) = &self.worker.config.headers.attempts {
             headers.push((name, self.exchange.attempts().to_string()));
         }
@@ -67,7 +99,7 @@ impl Journey {
         retry_after: Duration,
     ) -> Result<(), HostError> {
         self.worker.count(Event::IdentityUnavailable);
-        self.reply(&LocalReply::identity_unavailable(retry_after))
+        self.reply_without_backend(&LocalReply::identity_unavailable(retry_after))
     }
 
     /// Answers the client for want of any answer of a backend.
@@ -181,6 +213,10 @@ impl Journey {
         }
         if let Some(header) = &config.headers.attempts {
             say(header, digit(self.exchange.attempts()).into())?;
+        }
+        let why = self.why.as_deref().and_then(Why::text);
+        if let (Some(header), Some(why)) = (&config.headers.why, why) {
+            say(header, why.into())?;
         }
         if self.exchange.throttled().contains(backend) {
             // The backend spoke for itself; the client asks all of those that can serve it.

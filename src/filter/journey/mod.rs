@@ -20,6 +20,8 @@ use crate::core::reply::LocalReply;
 use crate::core::request::{Place, Request, CREDENTIAL_HEADERS};
 use crate::core::splices::Splices;
 use crate::core::time::Timestamp;
+use crate::core::why::Why;
+use crate::filter::announce::Detail;
 use crate::filter::credentials::Identities;
 use crate::filter::header_map::HeaderMap;
 use crate::filter::host::{self, HostError, Map};
@@ -66,6 +68,8 @@ pub(in crate::filter) struct Journey {
     tagging: Option<Tagging>,
     /// Until when the request may wait for a backend, once it has begun to.
     wait_until: Option<Timestamp>,
+    /// The explanation of the answer, where the client gets one.
+    why: Option<Box<Why>>,
 }
 
 /// Whether a request has a backend to go to.
@@ -94,6 +98,7 @@ impl Journey {
             planned: false,
             tagging: None,
             wait_until: None,
+            why: worker.config.headers.why.as_ref().map(|_| Box::default()),
             worker,
         }
     }
@@ -182,7 +187,7 @@ impl Journey {
     #[inline(never)]
     fn give_back(&self, chosen: Chosen) {
         if let Some(lesson) = Exchange::give_back(chosen, &self.request.demand()) {
-            self.worker.learn(&lesson, String::new);
+            self.worker.learn(&lesson, Detail::default);
         }
     }
 
@@ -197,11 +202,11 @@ impl Journey {
             },
             NoChoice::NoApi => {
                 let reply = LocalReply::no_api(self.request.operation.api);
-                self.refuse_as(Event::NotServed, &reply)
+                self.refuse_all(Event::NotServed, &reply)
             }
             // Before the first attempt there is one that was not tried. Where only one can be, it may lack the deployment.
             NoChoice::NoDeployment | NoChoice::AllTried => {
-                self.refuse_as(Event::NotOffered, &LocalReply::no_deployment())
+                self.refuse_all(Event::NotOffered, &LocalReply::no_deployment())
             }
         }
     }
@@ -209,6 +214,13 @@ impl Journey {
     fn refuse_as(&self, event: Event, reply: &LocalReply) -> Result<Departure, HostError> {
         self.worker.count(event);
         self.reply(reply)?;
+        Ok(Departure::Refused)
+    }
+
+    /// [`Self::refuse_as`] because no backend can be asked.
+    fn refuse_all(&self, event: Event, reply: &LocalReply) -> Result<Departure, HostError> {
+        self.worker.count(event);
+        self.reply_without_backend(reply)?;
         Ok(Departure::Refused)
     }
 
@@ -337,7 +349,7 @@ impl Drop for Journey {
     fn drop(&mut self) {
         // The outcome will not be known: the client left, or a host call was refused.
         if let Some(lesson) = self.exchange.abandon(&self.request.demand()) {
-            self.worker.learn(&lesson, String::new);
+            self.worker.learn(&lesson, Detail::default);
         }
     }
 }

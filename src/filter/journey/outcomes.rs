@@ -5,17 +5,22 @@ use std::rc::Rc;
 use super::Journey;
 use crate::core::config::Policy;
 use crate::core::exchange::{NoRetry, Replay, Verdict};
+use crate::core::health::Finding;
 use crate::core::metrics::Event;
 use crate::core::outcome::{Diagnosis, Origin, Outcome, Trace};
 use crate::core::plan::Plan;
 use crate::core::retry_after::stated_wait;
 use crate::core::text::number;
+use crate::filter::announce::Detail;
 use crate::filter::complaint::Complaint;
 use crate::filter::header_map::HeaderMap;
 use crate::filter::host::{self, HostError, Map};
 
 /// As much of an error's body as is read for its code.
 pub(in crate::filter) const ERROR_BODY: usize = 64 * 1024;
+
+/// Why a backend that refuses tokens gets no requests, and what to do about it.
+const NEW_TOKEN_REFUSED: &str = "refuses a token that was just renewed (401): check the audience of the token, and the resource's tenant";
 
 /// Where another attempt goes.
 #[derive(Clone, Copy, Debug)]
@@ -45,11 +50,36 @@ impl Journey {
     pub(in crate::filter) fn conclude(&mut self, outcome: Outcome, headers: Option<&HeaderMap>) {
         let backend = self.exchange.backend();
         self.worker.count(Event::Outcome(backend, outcome));
+        if self.why.is_some() {
+            self.explain_attempt(outcome);
+        }
         let is_plain = matches!(outcome, Outcome::Success | Outcome::ClientError)
             && headers.is_none()
             && !self.exchange.is_admitted();
         if !(is_plain && self.worker.backends.learn_plainly(backend)) {
             self.learn(outcome, headers);
+        }
+    }
+
+    #[inline(never)]
+    fn explain_attempt(&mut self, outcome: Outcome) {
+        let chosen = self.exchange.chosen();
+        let backend = self.worker.config.backends.get(chosen.backend);
+        if let (Some(why), Some(backend)) = (&mut self.why, backend) {
+            why.attempt(&backend.name, chosen.because, outcome);
+        }
+    }
+
+    /// Counts and explains why there is no further attempt.
+    #[inline(never)]
+    fn give_up(&mut self, reason: NoRetry) {
+        self.worker.count(Event::NoRetry(reason));
+        if let Some(mut why) = self.why.take() {
+            why.not_retried(reason);
+            if reason == NoRetry::BackendsOut {
+                self.explain_others(&mut why);
+            }
+            self.why = Some(why);
         }
     }
 
@@ -73,17 +103,29 @@ impl Journey {
             self.worker.backends.note_unread_deployment();
         }
         let lesson = self.exchange.conclude(outcome, wait, &demand);
-        self.worker.learn(&lesson, || match outcome {
-            Outcome::PermissionDenied => self.denial.advice().to_owned(),
-            _ => self.request.wanted(self.client_path(), outcome),
-        });
+        self.worker
+            .learn(&lesson, || self.detail(lesson.finding, outcome));
     }
 
     /// The current attempt's token was refused although it is new: that is this backend's fault.
     pub(in crate::filter) fn conclude_new_token(&mut self) {
         let lesson = self.exchange.conclude_new_token(&self.request.demand());
-        let detail = "refuses a token that was just renewed (401): check the audience of the token, and the resource's tenant";
-        self.worker.learn(&lesson, || detail.to_owned());
+        self.worker
+            .learn(&lesson, || self.detail(lesson.finding, Outcome::BadToken));
+    }
+
+    /// The current attempt, for people.
+    #[inline(never)]
+    fn detail(&self, finding: Finding, outcome: Outcome) -> Detail {
+        let client_path = self.client_path();
+        Detail {
+            text: match finding {
+                Finding::Denied => self.denial.advice().to_owned(),
+                Finding::TokenDenied => NEW_TOKEN_REFUSED.to_owned(),
+                _ => self.request.wanted(client_path, outcome),
+            },
+            deployment: self.request.deployment_name(client_path).map(str::to_owned),
+        }
     }
 
     /// Whether the headers of an answer with this outcome say something to learn.
@@ -160,11 +202,11 @@ impl Journey {
         };
         let (verdict, lesson) = self.exchange.move_on(outcome, replay, &demand, choose);
         if let Some(lesson) = lesson {
-            worker.learn(&lesson, String::new);
+            worker.learn(&lesson, Detail::default);
         }
         match &verdict {
             Verdict::TryNext => self.count_choice(),
-            Verdict::GiveUp(reason) => worker.count(Event::NoRetry(*reason)),
+            Verdict::GiveUp(reason) => self.give_up(*reason),
             _ => {}
         }
         verdict
@@ -187,7 +229,7 @@ impl Journey {
         let declined = |_: &Plan| Err(NoRetry::RouterDeclined);
         if let Verdict::GiveUp(reason) = self.exchange.after(Outcome::Unavailable, replay, declined)
         {
-            self.worker.count(Event::NoRetry(reason));
+            self.give_up(reason);
         }
     }
 }

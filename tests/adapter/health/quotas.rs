@@ -156,3 +156,80 @@ fn remaining_tokens_of_two_deployments_are_kept_apart() {
         assert!(embeddings.abs_diff(50) < 10, "{embeddings}");
     }
 }
+
+/// The gauges of a deployment on the first backend, after the next tick.
+fn shown(host: &Host, deployment: &str) -> (u64, u64) {
+    let prefix = format!("aoai.backend.east.deployment.{deployment}");
+    let state = counted(host, &format!("{prefix}.state"));
+    (state, host.statistic(&format!("{prefix}.seconds")))
+}
+
+#[test]
+fn a_quota_is_shown_once_it_was_refused() {
+    let (host, vm) = fleet(1, json!({"retry": {"max_attempts": 1}}));
+    let embed = || ask(&vm, &dated("text.Embed", "embeddings"), "text.Embed");
+    let chat = || ask(&vm, &dated("gpt-4o", "chat/completions"), "gpt-4o");
+    respond(&chat(), 200, "fine");
+    throttle(&embed(), "30");
+    assert_eq!(shown(&host, "text_Embed"), (1, 29));
+    let names: Vec<_> = host
+        .statistics()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    let quotas = names.iter().filter(|name| name.contains(".deployment."));
+    assert_eq!(quotas.count(), 2, "{names:?}");
+    // A trial is served: from now on waits are advice.
+    respond(&embed(), 200, "fine");
+    assert_eq!(shown(&host, "text_Embed"), (0, 0));
+    throttle(&embed(), "30");
+    assert_eq!(shown(&host, "text_Embed"), (2, 29));
+    host.advance(seconds(29));
+    assert_eq!(shown(&host, "text_Embed"), (0, 0));
+}
+
+#[test]
+fn a_quota_without_a_deployments_name_is_shown() {
+    let (host, vm) = fleet(1, json!({"retry": {"max_attempts": 1}}));
+    throttle(&ask(&vm, V1_EMBEDDINGS, "embed"), "30");
+    throttle(&vm.request(post("/openai/v1/files"), true), "20");
+    assert_eq!(shown(&host, "_unread"), (2, 29));
+    assert_eq!(shown(&host, "_files"), (1, 17));
+}
+
+#[test]
+fn every_worker_shows_the_quotas_that_one_saw_refused() {
+    let config = json!({"retry": {"max_attempts": 1}});
+    let (host, vm) = fleet(1, config.clone());
+    let throttled =
+        |vm: &Vm, name: &str| throttle(&ask(vm, &dated(name, "embeddings"), name), "30");
+    throttled(&vm, "embed");
+    drop(vm);
+    // The worker that knew the name has ended before it showed anything.
+    let later = host.vm(&fleet_config(1, config));
+    assert_eq!(shown(&host, "embed"), (1, 29));
+    host.advance(seconds(28));
+    assert_eq!(shown(&host, "embed"), (0, 0));
+    host.clear_counts();
+    host.advance(seconds(5));
+    // The token's gauge alone.
+    assert_eq!(host.counts()["proxy_record_metric"].calls, 5);
+    drop(later);
+}
+
+#[test]
+fn no_more_than_64_quotas_of_a_backend_are_shown() {
+    let (host, vm) = fleet(1, json!({"retry": {"max_attempts": 1}}));
+    for number in 0..70 {
+        let name = format!("embed-{number}");
+        throttle(&ask(&vm, &dated(&name, "embeddings"), &name), "200");
+        host.advance(seconds(1));
+    }
+    for (number, state) in [(63, 1), (64, 0), (69, 0)] {
+        assert_eq!(
+            shown(&host, &format!("embed-{number}")).0,
+            state,
+            "{number}"
+        );
+    }
+}

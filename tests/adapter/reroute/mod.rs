@@ -15,6 +15,7 @@ mod surface;
 mod surroundings;
 mod token;
 mod unauthorized;
+mod why;
 
 use mock_host::{Attempt, Host, Routed, Router, Setup, Vm};
 use serde_json::{json, Value};

@@ -114,6 +114,38 @@ cases! {
         assert_eq!(answer.headers.all("x-aoai-attempts"), ["1"]);
     }
 
+    fn a_header_explains_each_attempt_and_each_refusal(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["headers"] = json!({"why": "x-aoai-why"}))
+            .start();
+        let why = || {
+            let answer = gateway.chat(&chat_request());
+            (answer.status, answer.headers.all("x-aoai-why").join(" | "))
+        };
+        azure.backend("east").set(Behaviour::throttled(60));
+        assert_eq!(why(), (200, "east free throttled; west free success".to_owned()));
+        azure.backend("west").set(Behaviour::normal_with(&[("x-aoai-why", "forged")]));
+        assert_eq!(why(), (200, "west free success".to_owned()));
+        azure.backend("west").set(Behaviour::throttled(60));
+        let both = "west free throttled; east trial throttled; not retried: backends_exhausted";
+        assert_eq!(why(), (429, both.to_owned()));
+        let mut refused = why();
+        while refused.1.contains("trial") {
+            refused = why();
+        }
+        let seconds = |backend: &str| {
+            let part = refused.1.split("; ").find_map(|part| part.strip_prefix(backend))?;
+            part.strip_prefix(" throttled ")?.strip_suffix('s')?.parse::<u32>().ok()
+        };
+        assert_eq!(refused.0, 429);
+        for backend in ["east", "west"] {
+            assert!(seconds(backend).is_some_and(|seconds| (20..=60).contains(&seconds)), "{refused:?}");
+        }
+    }
+
     fn case_28_multipart_uploads_pass_byte_for_byte(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();

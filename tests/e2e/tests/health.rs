@@ -187,8 +187,8 @@ cases! {
             wait_for_stat(&gateway, "backend.west.cooldowns.throttled", 1);
             wait_for_stat(&gateway, "backend.west.probes", 1);
             wait_for_stat(&gateway, "backend.west.state", 0);
-            assert_eq!(lines(&gateway, "backend west: throttled (429); no requests for"), 1);
-            assert_eq!(lines(&gateway, "backend west: serves again"), 1);
+            assert_eq!(lines(&gateway, "backend west: deployment \"gpt-4o\" is throttled (429); no requests for"), 1);
+            assert_eq!(lines(&gateway, "backend west: serves deployment \"gpt-4o\" again"), 1);
         }
     }
 

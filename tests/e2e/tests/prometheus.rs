@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use e2e::{cases, chat_request, simulate, Gateway};
+use simulator::Behaviour;
 
 /// The module hands its counts over once a second.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -31,6 +32,30 @@ fn the_module_statistics_have_the_backend_as_a_label(engine) {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{}", ours(&text));
     }
+}
+
+fn a_refused_deployment_has_backend_and_deployment_as_labels(engine) {
+    let azure = simulate(&["east", "west"]);
+    let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+    azure.backend("east").set(Behaviour::throttled(30));
+    azure.backend("west").set(Behaviour::throttled(30));
+    let chat = chat_request().deployment("gpt-3.5-turbo");
+    assert_eq!(gateway.chat(&chat).status, 429);
+    let state = "wasmcustom.aoai.backend.west.deployment.gpt-3_5-turbo.state";
+    gateway.wait_for(|gateway| gateway.stat(state) == Some(2), LIMIT, "the quotas are shown");
+    let text = gateway.admin("/stats/prometheus");
+    for line in [
+        // Of one request only the first 429 binds others.
+        "aoai_backend_deployment_state{aoai_backend=\"east\",aoai_deployment=\"gpt-3_5-turbo\"} 1",
+        "aoai_backend_deployment_state{aoai_backend=\"west\",aoai_deployment=\"gpt-3_5-turbo\"} 2",
+        "# TYPE aoai_backend_deployment_state gauge",
+        "# TYPE aoai_backend_deployment_seconds gauge",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{}", ours(&text));
+    }
+    let seconds = "aoai_backend_deployment_seconds{aoai_backend=\"east\",aoai_deployment=\"gpt-3_5-turbo\"} ";
+    let seconds = text.lines().find_map(|found| found.strip_prefix(seconds)?.parse::<u64>().ok());
+    assert!(seconds.is_some_and(|seconds| (20..=30).contains(&seconds)), "{}", ours(&text));
 }
 }
 

@@ -475,6 +475,15 @@ pub struct Headers {
     )]
     #[schemars(regex(pattern = "^[a-z0-9_-]+$"), extend("default" = "x-aoai-attempts", "x-nullable" = true))]
     pub attempts: Option<Option<String>>,
+    /// The response header that explains each attempt: its backend, why that was chosen, and its outcome. An example of its value is
+    /// `east free throttled; west soft success`. Without a name, or with `null`, it is off.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(regex(pattern = "^[a-z0-9_-]+$"), extend("default" = null, "x-nullable" = true))]
+    pub why: Option<Option<String>>,
     /// The request header in which a filter before this one put the client's name, for statistics and the access log.
     #[serde(
         default,

@@ -440,7 +440,7 @@ fn the_types_are_the_schemas() {
             "engine": "router", "max_attempts": 1, "statuses": [429], "per_try_timeout": "1s", "replay_limit": "1B", "replay_memory": "64MiB",
             "budget": {"percent": 1, "min_per_second": 1}
         },
-        "headers": {"cluster": "c", "backend": null, "attempts": "a", "client": "n"}
+        "headers": {"cluster": "c", "backend": null, "attempts": "a", "why": "w", "client": "n"}
     });
     let root = cli::schema::schema(Form::Plugin);
     assert!(jsonschema::is_valid(&root, &everything));

@@ -104,6 +104,9 @@ stats_config:
   stats_tags:
   - tag_name: aoai_backend
     regex: "^wasmcustom\\.aoai\\.backend\\.(([^.]+)\\.)"
+  # And per deployment: `aoai_backend_deployment_state{aoai_backend="eastus", aoai_deployment="gpt-4o"}`.
+  - tag_name: aoai_deployment
+    regex: "^wasmcustom\\.aoai\\.backend\\.[^.]+\\.deployment\\.(([^.]+)\\.)"
 "#;
 
 const CLIENT_TAG: &str = r#"  # And per client: `aoai_client_requests{aoai_client="app-1"}`.
