@@ -142,9 +142,9 @@ impl Request {
     /// Takes over one line of `accept-encoding` that not every SDK sends.
     #[inline(never)]
     fn note_accepted(&mut self, line: &[u8]) {
-        let line = String::from_utf8_lossy(line);
-        match (&mut self.accepted, readable_of(&line)) {
-            (Some(accepted), None) => accepted.extend([", ", &*line]),
+        let line = std::str::from_utf8(line).unwrap_or_default();
+        match (&mut self.accepted, readable_of(line)) {
+            (Some(accepted), None) => accepted.extend([", ", line]),
             (Some(accepted), Some(readable)) => accepted.extend([", ", &*readable]),
             (none, readable) => *none = readable,
         }

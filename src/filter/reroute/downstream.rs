@@ -367,11 +367,11 @@ impl Shared {
             return self.journey.reply_without_answer();
         };
         let mut kept = None;
-        let put_body = |body: &[u8]| {
+        let mut put_body = |body: &[u8]| {
             kept = (!end_of_stream).then(|| body.to_vec());
             Ok(!end_of_stream || body.is_empty())
         };
-        if self.journey.replace(&answer, put_body)? == Replaced::InPlace {
+        if self.journey.replace(&answer, &mut put_body)? == Replaced::InPlace {
             *body = kept;
         }
         Ok(())
