@@ -15,6 +15,7 @@ mod adapter {
     mod budget;
     mod clients;
     mod configuration;
+    mod credentials;
     mod endings;
     mod errors;
     mod health;

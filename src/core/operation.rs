@@ -165,6 +165,8 @@ pub struct Path<'p> {
     pub query: Option<&'p str>,
     /// There is a dot somewhere.
     pub has_dot: bool,
+    /// There is an escape somewhere, or what looks like one.
+    pub has_escape: bool,
     /// There is a dot, an escape or a backslash in the target, which few have.
     is_odd: bool,
 }
@@ -172,7 +174,7 @@ pub struct Path<'p> {
 impl<'p> Path<'p> {
     /// Looks through `text`.
     pub fn of(text: &'p str) -> Self {
-        let (mut mark, mut has_dot, mut is_odd) = (None, false, false);
+        let (mut mark, mut has_dot, mut has_escape, mut is_odd) = (None, false, false, false);
         let mut start = 0_usize;
         let next = |start| find(text.as_bytes().get(start..)?, [b'?', b'.', b'%', b'\\']);
         while let Some(at) = next(start).map(|at| start.saturating_add(at)) {
@@ -180,6 +182,7 @@ impl<'p> Path<'p> {
                 Some(b'?') => mark = mark.or(Some(at)),
                 byte => {
                     has_dot |= byte == Some(&b'.');
+                    has_escape |= byte == Some(&b'%');
                     is_odd |= mark.is_none();
                 }
             }
@@ -191,6 +194,7 @@ impl<'p> Path<'p> {
             target: cut.map_or(text, |(target, _)| target),
             query: cut.map(|(_, query)| query),
             has_dot,
+            has_escape,
             is_odd,
         }
     }
@@ -376,19 +380,20 @@ mod tests {
 
     #[test]
     fn a_path_is_cut_at_its_first_question_mark() {
-        for (text, target, query, has_dot) in [
-            ("/openai/x?y", "/openai/x", Some("y"), false),
-            ("/openai/x?y?z", "/openai/x", Some("y?z"), false),
-            ("/openai/x?", "/openai/x", Some(""), false),
-            ("/ü.x?é", "/ü.x", Some("é"), true),
-            ("/x?y.z", "/x", Some("y.z"), true),
-            ("/x%2e", "/x%2e", None, false),
-            ("?", "", Some(""), false),
-            ("", "", None, false),
+        for (text, target, query, has_dot, has_escape) in [
+            ("/openai/x?y", "/openai/x", Some("y"), false, false),
+            ("/openai/x?y?z", "/openai/x", Some("y?z"), false, false),
+            ("/openai/x?", "/openai/x", Some(""), false, false),
+            ("/ü.x?é", "/ü.x", Some("é"), true, false),
+            ("/x?y.z", "/x", Some("y.z"), true, false),
+            ("/x%2e", "/x%2e", None, false, true),
+            ("/x.y?z%", "/x.y", Some("z%"), true, true),
+            ("?", "", Some(""), false, false),
+            ("", "", None, false, false),
         ] {
             let path = Path::of(text);
-            let parts = (path.text, path.target, path.query, path.has_dot);
-            assert_eq!(parts, (text, target, query, has_dot));
+            assert_eq!((path.text, path.target, path.query), (text, target, query));
+            assert_eq!((path.has_dot, path.has_escape), (has_dot, has_escape));
         }
     }
 

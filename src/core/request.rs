@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::clean_path::{without_credentials, without_tags};
+use super::client_credentials::is_credential_header;
 use super::config::{Backend, Config, Ids};
 use super::demand::{Demand, QuotaKey};
 use super::inflate::readable_of;
@@ -14,10 +15,6 @@ use super::shared::fingerprint;
 use super::splices::Splices;
 use super::state::ids::Tags;
 use super::text::number;
-
-/// Headers that carry a client's credentials: the openai SDKs send `api-key` or `authorization`, API Management's clients
-/// `ocp-apim-subscription-key`. None of them may reach a backend.
-pub const CREDENTIAL_HEADERS: [&str; 3] = ["authorization", "api-key", "ocp-apim-subscription-key"];
 
 /// The facts of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,7 +52,16 @@ pub struct Request {
     pub accepts_encodings: bool,
     /// What it would take of the encodings that can be read, where it would take others as well.
     pub accepted: Option<String>,
-    credential_headers: u8,
+    authorization: bool,
+    api_key: bool,
+    unusual: Option<Box<Unusual>>,
+}
+
+/// What few requests have. Apart, it costs the others one pointer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Unusual {
+    /// Headers with a client's credentials, other than those that the openai SDKs send.
+    credentials: Vec<String>,
 }
 
 /// Where the objects that a request names live.
@@ -102,6 +108,8 @@ impl Request {
         for (name, value) in headers {
             let text = || std::str::from_utf8(value).unwrap_or_default();
             match name {
+                // The usual one need not be read.
+                b":method" if value == b"POST" => method = "POST",
                 b":method" => method = text(),
                 b":path" => path = text(),
                 b"content-length" => request.content_length = number(value),
@@ -124,13 +132,10 @@ impl Request {
                         request.note_accepted(value);
                     }
                 }
-                name => {
-                    for (bit, credential) in CREDENTIAL_HEADERS.iter().enumerate() {
-                        if name == credential.as_bytes() {
-                            request.credential_headers |= 1 << bit;
-                        }
-                    }
-                }
+                b"authorization" => request.authorization = true,
+                b"api-key" => request.api_key = true,
+                name if is_credential_header(name) => request.note_credential(name),
+                _ => {}
             }
         }
         request.clean_protocols = without_key(&protocols);
@@ -147,6 +152,15 @@ impl Request {
             (Some(accepted), None) => accepted.extend([", ", line]),
             (Some(accepted), Some(readable)) => accepted.extend([", ", &*readable]),
             (none, readable) => *none = readable,
+        }
+    }
+
+    #[inline(never)]
+    fn note_credential(&mut self, name: &[u8]) {
+        let name = String::from_utf8_lossy(name);
+        let credentials = &mut self.unusual.get_or_insert_default().credentials;
+        if !credentials.iter().any(|known| *known == name) {
+            credentials.push(name.into_owned());
         }
     }
 
@@ -346,13 +360,13 @@ impl Request {
         self.clean_path.as_deref().unwrap_or(original)
     }
 
-    /// The headers of this request that carry a client's credentials.
-    pub fn credential_headers(&self) -> impl Iterator<Item = &'static str> + use<'_> {
-        CREDENTIAL_HEADERS
-            .into_iter()
-            .enumerate()
-            .filter(|(bit, _)| self.credential_headers & (1 << bit) != 0)
-            .map(|(_, name)| name)
+    /// The headers of this request that carry a client's credentials, each once.
+    pub fn credential_headers(&self) -> impl Iterator<Item = &str> {
+        let authorization = self.authorization.then_some("authorization");
+        let api_key = self.api_key.then_some("api-key");
+        let usual = authorization.into_iter().chain(api_key);
+        let unusual = self.unusual.iter();
+        usual.chain(unusual.flat_map(|unusual| unusual.credentials.iter().map(String::as_str)))
     }
 }
 
@@ -401,11 +415,6 @@ pub enum Place {
 /// What stands for a deployment's name, so that nothing needs to be compared or kept by letters.
 pub fn deployment_id(name: &str) -> u64 {
     fingerprint([name].into_iter())
-}
-
-/// Whether `name`, in lower case, is a header that carries a client's credentials.
-pub(super) fn is_credential_header(name: &str) -> bool {
-    CREDENTIAL_HEADERS.contains(&name)
 }
 
 /// The subprotocols that these header lines offer without a client's key, if there is one among them: a browser cannot set headers for a WebSocket,
@@ -478,14 +487,24 @@ mod tests {
         let request = read(&[
             ("ocp-apim-subscription-key", b"k"),
             ("api-key", b"k"),
+            ("cookie", b"a=b"),
             ("authorization", b"Bearer k"),
+            ("x-api-key", b"k"),
+            ("cookie", b"c=d"),
         ]);
         let names: Vec<_> = request.credential_headers().collect();
-        assert_eq!(names, CREDENTIAL_HEADERS);
         assert_eq!(
-            read(&[("api-key", b"k")]).credential_headers().next(),
-            Some("api-key")
+            names,
+            [
+                "authorization",
+                "api-key",
+                "ocp-apim-subscription-key",
+                "cookie",
+                "x-api-key",
+            ]
         );
+        let request = read(&[("api-key", b"k")]);
+        assert!(request.credential_headers().eq(["api-key"]));
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub(in crate::filter) mod outcomes;
 use std::rc::Rc;
 
 use crate::core::attempt::{Attempt, Edit};
+use crate::core::client_credentials::is_credential_header;
 use crate::core::clients::client_name;
 use crate::core::config::{Engine, OtherPaths};
 use crate::core::exchange::{Chosen, Exchange};
@@ -17,7 +18,7 @@ use crate::core::metrics::{event_of_choice, Event};
 use crate::core::outcome::{Denial, Trace};
 use crate::core::plan::Plan;
 use crate::core::reply::LocalReply;
-use crate::core::request::{Place, Request, CREDENTIAL_HEADERS};
+use crate::core::request::{Place, Request};
 use crate::core::splices::Splices;
 use crate::core::time::Timestamp;
 use crate::filter::credentials::Identities;
@@ -344,8 +345,12 @@ impl Drop for Journey {
 
 /// Takes the client's credentials out of the trailers, in their callback: none may reach a backend there either.
 pub(in crate::filter) fn clean_trailers() -> Result<(), HostError> {
-    let mut names = CREDENTIAL_HEADERS.into_iter();
-    names.try_for_each(|name| host::remove_header(Map::RequestTrailers, name))
+    let trailers = host::headers(Map::RequestTrailers)?;
+    let mut names = trailers.iter().map(|(name, _)| name);
+    names.try_for_each(|name| match std::str::from_utf8(name) {
+        Ok(text) if is_credential_header(name) => host::remove_header(Map::RequestTrailers, text),
+        _ => Ok(()),
+    })
 }
 
 fn apply(edit: Edit<'_>) -> Result<(), HostError> {

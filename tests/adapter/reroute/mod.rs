@@ -4,6 +4,7 @@ mod answers;
 mod attempts;
 mod budget;
 mod clients;
+mod credentials;
 mod endings;
 mod errors;
 mod health;

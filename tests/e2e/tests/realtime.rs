@@ -30,6 +30,8 @@ fn open(gateway: &Gateway, path: &str) -> Result<Session, u16> {
     for (name, value) in [
         ("api-key", "CLIENT-SECRET"),
         ("authorization", "Bearer CLIENT-SECRET"),
+        ("x-api-key", "CLIENT-SECRET"),
+        ("cookie", "session=CLIENT-SECRET"),
     ] {
         request.headers_mut().insert(name, value.parse().unwrap());
     }
@@ -81,7 +83,7 @@ cases! {
             let mut seen = Vec::new();
             for _ in 0..3 {
                 let before = asked(&azure).len();
-                let mut session = open(&gateway, &format!("{path}&api-key=CLIENT-SECRET&x=1")).unwrap();
+                let mut session = open(&gateway, &format!("{path}&api-key=CLIENT-SECRET&Authorization=Bearer%20CLIENT-SECRET&x=1")).unwrap();
                 for word in ["naïve", "again"] {
                     session.socket.send(Message::text(word)).unwrap();
                     assert_eq!(session.socket.read().unwrap().into_text().unwrap().as_str(), word);
@@ -96,6 +98,7 @@ cases! {
                 let credential = if session.backend == "east" { "key" } else { "valid" };
                 assert_eq!(session.greeting["asked"]["credential"], credential);
                 assert_eq!(request.header("api-key").is_some(), session.backend == "east");
+                assert_eq!((request.header("x-api-key"), request.header("cookie")), (None, None));
                 seen.push(session.backend);
             }
             seen.sort();
