@@ -25,6 +25,7 @@ mod adapter {
     mod refusals;
     mod reroute;
     mod retries;
+    mod spellings;
     mod statistics;
     mod surface;
     mod token;

@@ -9,9 +9,9 @@ use super::demand::{Demand, QuotaKey};
 use super::inflate::readable_of;
 use super::json::scan::Findings;
 use super::multipart::Value;
-use super::operation::{surface, Deployment, Operation, Path, State, Surface};
+use super::operation::{deployment_name, surface, Deployment, Operation, Path, State, Surface};
 use super::outcome::Outcome;
-use super::shared::fingerprint;
+use super::shared::{fingerprint_of, END_OF_PART};
 use super::splices::Splices;
 use super::state::ids::Tags;
 use super::text::number;
@@ -182,7 +182,10 @@ impl Request {
         }
         self.operation = Operation::read(method, &path);
         if let Deployment::InPath(range) = &self.operation.deployment {
-            self.deployment = path.text.get(range.clone()).map(deployment_id);
+            self.deployment = match path.has_escape {
+                true => deployment_name(path.text, range.clone()).map(|name| deployment_id(&name)),
+                false => path.text.get(range.clone()).map(deployment_id),
+            };
         }
         if let Some((untagged, _)) = untagged {
             self.clean_path = Some(untagged);
@@ -284,8 +287,10 @@ impl Request {
             return format!("API {}", api.name());
         }
         let name = match (&self.operation.deployment, &self.model) {
-            (Deployment::InPath(range), _) => self.path(client_path).get(range.clone()),
-            (_, Some(model)) => Some(model.name.as_str()),
+            (Deployment::InPath(range), _) => {
+                deployment_name(self.path(client_path), range.clone())
+            }
+            (_, Some(model)) => Some(model.name.as_str().into()),
             _ => None,
         };
         match (name, self.operation.api) {
@@ -412,9 +417,14 @@ pub enum Place {
     Nowhere,
 }
 
-/// What stands for a deployment's name, so that nothing needs to be compared or kept by letters.
+/// What stands for a deployment's name, so that nothing needs to be compared or kept by letters. Azure does not tell upper from
+/// lower case in it.
 pub fn deployment_id(name: &str) -> u64 {
-    fingerprint([name].into_iter())
+    fingerprint_of(
+        name.bytes()
+            .map(|byte| byte.to_ascii_lowercase())
+            .chain([END_OF_PART]),
+    )
 }
 
 /// The subprotocols that these header lines offer without a client's key, if there is one among them: a browser cannot set headers for a WebSocket,
@@ -505,6 +515,23 @@ mod tests {
         );
         let request = read(&[("api-key", b"k")]);
         assert!(request.credential_headers().eq(["api-key"]));
+    }
+
+    #[test]
+    fn a_deployment_is_the_same_in_upper_and_lower_case() {
+        assert_eq!(deployment_id("GPT-5.Mini"), deployment_id("gpt-5.mini"));
+        assert_ne!(deployment_id("gpt-5"), deployment_id("gpt_5"));
+        let of = |path: &str| read(&[(":path", path.as_bytes())]).deployment;
+        for path in [
+            "/openai/deployments/gpt-5/chat/completions?api-version=1",
+            "/openai/deployments/GPT-5/chat/completions?api-version=1",
+            "/openai/deployments/gpt%2D5/chat/completions?api-version=1",
+            "/OpenAI/Deployments/Gpt-5/Chat/Completions?Api-Version=1",
+            "/openai/realtime?api-version=1&Deployment=GPT-5",
+            "/openai/v1/realtime?MODEL=gpt-%35",
+        ] {
+            assert_eq!(of(path), Some(deployment_id("gpt-5")), "{path}");
+        }
     }
 
     #[test]

@@ -83,6 +83,23 @@ fn decode(text: &str) -> Vec<u8> {
     decoded
 }
 
+/// What is behind `prefix`, whose letters may be in upper or lower case.
+pub(super) fn strip_prefix<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
+    // The usual spelling takes one comparison, and what is something else is mostly so from its first letter.
+    let first = |text: &str| text.bytes().next().map(|byte| byte.to_ascii_lowercase());
+    text.strip_prefix(prefix)
+        .or_else(|| match first(text) == first(prefix) {
+            true => strip_prefix_of_any_case(text, prefix),
+            false => None,
+        })
+}
+
+#[inline(never)]
+fn strip_prefix_of_any_case<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
+    let (start, rest) = text.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
 /// A number in decimal digits and nothing else, at most as many as a `u64` always has room for.
 pub(crate) fn number<N: TryFrom<u64>>(digits: &[u8]) -> Option<N> {
     const MOST: usize = u64::MAX.ilog10() as usize;
@@ -141,6 +158,21 @@ mod tests {
             assert_eq!(&*percent_decoded(text), decoded.as_bytes(), "{text}");
         }
         assert_eq!(&*percent_decoded("%ff"), b"\xff");
+    }
+
+    #[test]
+    fn a_prefix_is_the_same_in_upper_and_lower_case() {
+        for (text, rest) in [
+            ("v1/x", Some("x")),
+            ("V1/X", Some("X")),
+            ("v1/", Some("")),
+            ("v2/x", None),
+            ("v1", None),
+            ("ü1/", None),
+            ("", None),
+        ] {
+            assert_eq!(strip_prefix(text, "v1/"), rest, "{text}");
+        }
     }
 
     #[test]

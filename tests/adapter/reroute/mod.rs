@@ -12,6 +12,7 @@ mod held_bodies;
 mod keys;
 mod left_to_envoy;
 mod no_answer;
+mod spellings;
 mod surface;
 mod surroundings;
 mod token;

@@ -181,6 +181,35 @@ cases! {
         }
     }
 
+    fn case_19_names_and_paths_are_the_same_in_upper_and_lower_case(engine) {
+        let (azure, gateway) = renaming(engine);
+        let gateway = gateway.plugin(|p| p["backends"][0]["api_version"] = json!("2025-04-01-preview")).start();
+        let names = [NAMES[0], NAMES[1], ("north", "GPT-4o")];
+        for body in [r#"{"model":"MODEL","user":"gpt-4o"}"#, "\u{feff}{\"messages\":[],\"model\":\"MODEL\"}"] {
+            for path in [CHAT, "/openai/V1/Responses", "/OpenAI/responses?API-Version=2024-10-21"] {
+                assert_renamed(&gateway, &azure, path, JSON, body.as_bytes(), names);
+            }
+        }
+        let request = last(&azure, "east");
+        assert_eq!(request.path, "/OpenAI/responses?api-version=2025-04-01-preview");
+        for backend in azure.backends() {
+            backend.set(Behaviour::normal());
+        }
+        for _ in 0..3 {
+            let path = "/OpenAI/Deployments/GPT-4O/Chat/Completions?Api-Version=2024-10-21&x=1";
+            let answer = gateway.client().send("POST", path, JSON, b"\xef\xbb\xbf{}").unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let backend = answer.header("x-sim-backend").expect("a backend's own answer");
+            let (name, version) = match backend {
+                "east" => ("gpt4o-east", "api-version=2025-04-01-preview"),
+                "west" => ("a-longer-name-in-the-west", "Api-Version=2024-10-21"),
+                _ => ("GPT-4O", "Api-Version=2024-10-21"),
+            };
+            let request = last(&azure, backend);
+            assert_eq!(request.path, format!("/OpenAI/Deployments/{name}/Chat/Completions?{version}&x=1"));
+        }
+    }
+
     fn malformed_json_is_passed_on_unchanged_and_the_backends_error_is_the_answer(engine) {
         let (azure, gateway) = renaming(engine);
         let gateway = gateway.start();

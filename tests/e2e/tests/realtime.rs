@@ -106,6 +106,28 @@ cases! {
         }
     }
 
+    fn case_19_a_session_names_its_deployment_in_any_letters(engine) {
+        let (azure, gateway) = uneven();
+        let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
+        for path in ["/openai/realtime?API-Version=2024-10-01-preview&Deployment=GPT-4o", "/openai/v1/realtime?Model=GPT-4O"] {
+            for _ in 0..3 {
+                let session = open(&gateway, path).unwrap();
+                let request = asked(&azure).pop().unwrap();
+                let version = if session.backend == "west" { "api-version=2025-04-01-preview" } else { "API-Version=2024-10-01-preview" };
+                assert!(path.starts_with("/openai/v1") || request.path.contains(version), "{}", request.path);
+                assert_eq!(request.path.to_ascii_lowercase().matches("api-version=").count(), usize::from(!path.contains("/v1/")));
+                let name = match session.backend.as_str() {
+                    "east" => "gpt4o-east",
+                    "north" => "a-longer-name-in-the-north",
+                    _ => path.rsplit('=').next().unwrap(),
+                };
+                assert_eq!(request.path.rsplit('=').next(), Some(name));
+                assert_eq!(session.greeting["session"]["model"], name);
+            }
+        }
+    }
+
     fn case_27_a_session_that_has_begun_is_not_begun_again(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
