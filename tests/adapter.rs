@@ -16,6 +16,7 @@ mod adapter {
     mod clients;
     mod configuration;
     mod credentials;
+    mod encodings;
     mod endings;
     mod errors;
     mod health;

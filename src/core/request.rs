@@ -60,6 +60,8 @@ pub struct Request {
 /// What few requests have. Apart, it costs the others one pointer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Unusual {
+    /// The content codings of the body.
+    encoding: String,
     /// Headers with a client's credentials, other than those that the openai SDKs send.
     credentials: Vec<String>,
 }
@@ -116,6 +118,7 @@ impl Request {
                 b"content-type" if is_multipart(value) => {
                     request.form = BodyForm::Multipart(text().to_owned());
                 }
+                b"content-encoding" => request.note_encoding(value),
                 b"upgrade" => request.upgrade = true,
                 // Attempts remove them: `RETRY_INSTRUCTIONS`. Compared one by one they cost other headers least.
                 b"x-envoy-hedge-on-per-try-timeout"
@@ -155,6 +158,26 @@ impl Request {
         }
     }
 
+    /// Takes over the content codings that one line of `content-encoding` names.
+    #[inline(never)]
+    fn note_encoding(&mut self, value: &[u8]) {
+        let line = String::from_utf8_lossy(value);
+        for coding in line.split(',').map(str::trim) {
+            // A charset is no coding of the content, but some clients write it there.
+            let is_plain = ["", "identity", "utf-8", "utf8"]
+                .iter()
+                .any(|plain| coding.eq_ignore_ascii_case(plain));
+            if is_plain {
+                continue;
+            }
+            let encoding = &mut self.unusual.get_or_insert_default().encoding;
+            if !encoding.is_empty() {
+                encoding.push_str(", ");
+            }
+            encoding.push_str(coding);
+        }
+    }
+
     #[inline(never)]
     fn note_credential(&mut self, name: &[u8]) {
         let name = String::from_utf8_lossy(name);
@@ -162,6 +185,12 @@ impl Request {
         if !credentials.iter().any(|known| *known == name) {
             credentials.push(name.into_owned());
         }
+    }
+
+    /// The content coding of its body, `gzip` or another, where it has one.
+    pub fn encoding(&self) -> Option<&str> {
+        let encoding = self.unusual.as_ref()?.encoding.as_str();
+        (!encoding.is_empty()).then_some(encoding)
     }
 
     fn read_path(&mut self, method: &str, path: &str, tags: &Tags) {
@@ -193,8 +222,18 @@ impl Request {
     }
 
     /// What the filter has to know of the body before a backend can be chosen. `models_matter` where a backend lacks a
-    /// deployment that others may have.
+    /// deployment that others may have: then the deployment is worth reading, but a request does well without.
     pub fn needs(&self, config: &Config, models_matter: bool) -> Need {
+        match self.encoding() {
+            None => self.needs_of_plain(config, models_matter),
+            Some(_) => match self.needs_of_plain(config, false) {
+                Need::Nothing => Need::Nothing,
+                Need::Deployment | Need::Objects | Need::Unreadable => Need::Unreadable,
+            },
+        }
+    }
+
+    fn needs_of_plain(&self, config: &Config, models_matter: bool) -> Need {
         // With one backend too: there may have been others when the ids were given out.
         let objects = config.state.ids == Ids::Tagged
             && !matches!(self.operation.state, State::None | State::Contents)
@@ -384,6 +423,8 @@ pub enum Need {
     Deployment,
     /// The objects that it names, and the deployment.
     Objects,
+    /// Something that cannot be read, because the body is encoded.
+    Unreadable,
 }
 
 /// What was found in a body.
@@ -515,6 +556,36 @@ mod tests {
         );
         let request = read(&[("api-key", b"k")]);
         assert!(request.credential_headers().eq(["api-key"]));
+    }
+
+    #[test]
+    fn a_content_coding_is_what_makes_a_body_unreadable() {
+        for (lines, encoding) in [
+            (&["gzip"][..], Some("gzip")),
+            (&["GZIP"], Some("GZIP")),
+            (&["br , identity"], Some("br")),
+            (&["deflate, gzip"], Some("deflate, gzip")),
+            (&["identity", "zstd"], Some("zstd")),
+            (&["gzip", "br"], Some("gzip, br")),
+            (&["identity"], None),
+            (&["Identity, identity"], None),
+            (&["", " , "], None),
+            (&["UTF-8"], None),
+            (&[], None),
+        ] {
+            let lines: Vec<_> = lines
+                .iter()
+                .map(|line| ("content-encoding", line.as_bytes()))
+                .collect();
+            assert_eq!(read(&lines).encoding(), encoding, "{lines:?}");
+        }
+        let chunked = read(&[
+            ("transfer-encoding", b"gzip, chunked"),
+            ("accept-encoding", b"gzip"),
+        ]);
+        assert_eq!(chunked.encoding(), None);
+        let odd = read(&[("content-encoding", b"\xff")]);
+        assert!(odd.encoding().is_some());
     }
 
     #[test]

@@ -58,20 +58,18 @@ pub(super) struct Downstream {
 impl Downstream {
     fn on_request_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
         self.up.complete(end_of_stream);
-        let served = with(&self.shared, |shared| {
-            let served = shared.journey.begin()?;
+        let inspection = with(&self.shared, |shared| {
+            let inspection = shared.journey.begin(!end_of_stream)?;
             if let Some(reason) = unreplayable(&shared.journey) {
                 shared.replay = Replay::Impossible(reason);
             }
-            if !end_of_stream {
-                self.inspection = shared.journey.inspection();
-            }
-            Ok(served)
+            Ok(inspection)
         })?;
-        if !served {
+        let Some(inspection) = inspection else {
             self.phase = Phase::Done;
             return Ok(Action::Pause);
-        }
+        };
+        self.inspection = inspection;
         let shared = Rc::clone(&self.shared);
         REQUESTS.with_borrow_mut(|requests| requests.insert(self.id, shared));
         self.start()

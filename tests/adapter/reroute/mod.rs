@@ -5,6 +5,7 @@ mod attempts;
 mod budget;
 mod clients;
 mod credentials;
+mod encodings;
 mod endings;
 mod errors;
 mod health;
