@@ -14,13 +14,15 @@ use crate::core::request::Place;
 use crate::filter::host::{self, HostError, Map};
 use crate::filter::tagging::Tagging;
 
-/// Headers of an answer that belong to its connection (RFC 9110, section 7.6.1), and the status, which is given apart.
-const NOT_PASSED_ON: [&[u8]; 5] = [
+/// Headers of an answer that belong to its connection (RFC 9110, section 7.6.1), the status, which is given apart, and what a backend
+/// tells an Envoy of its own health.
+const NOT_PASSED_ON: [&[u8]; 6] = [
     b":status",
     b"connection",
     b"keep-alive",
     b"proxy-connection",
     b"transfer-encoding",
+    b"x-envoy-immediate-health-check-fail",
 ];
 
 /// What Envoy puts on the answer to a filter's call, in the place of the backend's own.
