@@ -15,6 +15,8 @@ mod adapter {
     mod budget;
     mod clients;
     mod configuration;
+    mod credentials;
+    mod encodings;
     mod endings;
     mod errors;
     mod health;
@@ -24,6 +26,7 @@ mod adapter {
     mod refusals;
     mod reroute;
     mod retries;
+    mod spellings;
     mod statistics;
     mod surface;
     mod token;

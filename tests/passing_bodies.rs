@@ -25,7 +25,7 @@ use self::random::{seeds, Random};
 const SEEDS: u64 = 2000;
 
 /// Pieces that bring a reader into every state it has.
-const PIECES: [&str; 34] = [
+const PIECES: [&str; 35] = [
     "{",
     "}",
     "[",
@@ -59,6 +59,7 @@ const PIECES: [&str; 34] = [
     "content-disposition: form-data; name=\"model\"\r\n\r\n",
     "ü",
     "\u{1f600}",
+    "\u{feff}",
     "x",
 ];
 
@@ -127,11 +128,12 @@ fn object(random: &mut Random, depth: u64) -> Json {
     Json::Object(members)
 }
 
-/// The document as JSON, over several lines or one, or as a stream of events.
+/// The document as JSON, over several lines or one or behind a byte order mark, or as a stream of events.
 fn written(random: &mut Random, document: &Json) -> String {
-    match random.below(3) {
+    match random.below(4) {
         0 => document.to_string(),
-        1 => serde_json::to_string_pretty(document).unwrap(),
+        1 => format!("\u{feff}{document}"),
+        2 => serde_json::to_string_pretty(document).unwrap(),
         _ => format!("event: response.created\r\ndata: {document}\r\n\r\ndata: {document}\n\ndata: [DONE]\n\n"),
     }
 }

@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
+use super::client_credentials::is_credential_header;
 use super::config::{Backend, Config, Engine, HeaderNames};
 use super::path;
-use super::request::{is_credential_header, Request};
+use super::request::Request;
 
 /// Headers that belong to one connection, not to the request (RFC 9110, section 7.6.1), those a call sets itself, and the
 /// client's address, which is no business of a backend's (Envoy's own calls carry none either).
@@ -154,7 +155,9 @@ impl Attempt<'_> {
     ) -> Vec<(&'h str, &'h str)> {
         let dropped = |name: &str| {
             NOT_REISSUED.contains(&name)
-                || is_credential_header(name)
+                // The usual ones first.
+                || matches!(name, "authorization" | "api-key")
+                || is_credential_header(name.as_bytes())
                 || name == names.cluster
                 || Some(name) == names.client.as_deref()
                 || self.reads_answer && name == "accept-encoding"
@@ -374,7 +377,7 @@ mod tests {
         let headers = attempt.headers(&config.headers, None, ORIGINAL.into_iter());
         let mut credentials = headers
             .iter()
-            .filter(|(name, _)| is_credential_header(name));
+            .filter(|(name, _)| is_credential_header(name.as_bytes()));
         assert_eq!(credentials.next(), Some(&("api-key", "KEY")));
         assert_eq!(credentials.next(), None);
     }

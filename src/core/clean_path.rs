@@ -1,21 +1,30 @@
 //! A path without what is not for a backend: the client's credentials, and the tags of ids.
 
+use super::client_credentials::is_credential_parameter;
 use super::operation::Path;
 use super::state::ids::{split as split_id, Tags};
-use super::text::{contains, split, split_once};
-
-/// Query parameters that carry a client's credentials, in lower case.
-const CREDENTIAL_PARAMETERS: [&str; 2] = ["api-key", "subscription-key"];
+use super::text::{percent_decoded, split, split_once};
 
 /// `path` without the query parameters that carry credentials; `None` if it has none, which is the usual case.
 pub(super) fn without_credentials(path: &Path<'_>) -> Option<String> {
     let parameters = split(path.query?, b'&');
-    if !parameters.clone().any(is_credential_parameter) {
+    let is_credential = |parameter: &&str| {
+        let name = split_once(parameter, b'=').map_or(*parameter, |(name, _)| name);
+        // The backend would decode the name, so it is compared decoded.
+        match path.has_escape {
+            true => is_credential_parameter(&percent_decoded(name)),
+            false => is_credential_parameter(name.as_bytes()),
+        }
+    };
+    if !parameters
+        .clone()
+        .any(|parameter| is_credential(&parameter))
+    {
         return None;
     }
     let mut clean = path.target.to_owned();
     let mut separator = '?';
-    for parameter in parameters.filter(|p| !is_credential_parameter(p)) {
+    for parameter in parameters.filter(|parameter| !is_credential(parameter)) {
         clean.push(separator);
         clean.push_str(parameter);
         separator = '&';
@@ -49,40 +58,6 @@ pub(super) fn without_tags(path: &Path<'_>, tags: &Tags) -> Option<(String, Vec<
     (!backends.is_empty()).then_some((clean, backends))
 }
 
-fn is_credential_parameter(parameter: &str) -> bool {
-    let name = split_once(parameter, b'=').map_or(parameter, |(name, _)| name);
-    let is_credential = |name: &[u8]| {
-        let mut credentials = CREDENTIAL_PARAMETERS.iter();
-        credentials.any(|credential| name.eq_ignore_ascii_case(credential.as_bytes()))
-    };
-    // The backend would decode the name, so it is compared decoded.
-    match contains(name, b'%') {
-        true => is_credential(&percent_decoded(name)),
-        false => is_credential(name.as_bytes()),
-    }
-}
-
-#[inline(never)]
-fn percent_decoded(text: &str) -> Vec<u8> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        let hex = after.get(..2).and_then(|digits| {
-            let digits = std::str::from_utf8(digits).ok()?;
-            u8::from_str_radix(digits, 16).ok()
-        });
-        match (byte, hex) {
-            (b'%', Some(value)) => {
-                decoded.push(value);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            _ => decoded.push(byte),
-        }
-    }
-    decoded
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +80,10 @@ mod tests {
             ("/p?a=1&%61pi%2dkey", Some("/p?a=1")),
             ("/p?api-key=K&api-key=L", Some("/p")),
             ("/p?subscription-key=K&a=1", Some("/p?a=1")),
+            ("/p?Authorization=Bearer%20K&a=1", Some("/p?a=1")),
+            ("/p?a=1&access_token=K", Some("/p?a=1")),
+            ("/p?key=K&Key=K&%6Bey&monkey=1", Some("/p?monkey=1")),
+            ("/p?x-api-key=K&api_key=K&apikey", Some("/p")),
             ("/p?%zz=1&%=2&api-key=K", Some("/p?%zz=1&%=2")),
         ] {
             assert_eq!(

@@ -32,19 +32,24 @@ pub fn decoded(body: &[u8]) -> Cow<'_, [u8]> {
 /// So no backend answers in an encoding in which the code of an error could not be read. An answer that is not encoded is always
 /// acceptable (RFC 9110, section 12.5.3).
 pub fn readable_of(accepted: &str) -> Option<String> {
-    let is_readable = |named: &&str| {
-        let name = named.split(';').next().unwrap_or_default().trim();
-        let mut readable = ["gzip", "deflate", "identity", "x-gzip", ""].iter();
-        readable.any(|readable| name.eq_ignore_ascii_case(readable))
-    };
-    let named = || accepted.split(',');
-    if named().all(|named| is_readable(&named)) {
+    let named = || accepted.split(',').map(str::trim);
+    if named().all(is_readable) {
         return None;
     }
-    let mut readable = named().filter(is_readable).map(str::trim);
+    let mut readable = named().filter(|named| is_readable(named));
     let mut kept = readable.next().unwrap_or("identity").to_owned();
     readable.for_each(|named| kept.extend([", ", named]));
     Some(kept)
+}
+
+/// Whether an element of `accept-encoding` names an encoding that [`decoded`] reads.
+#[inline(never)]
+fn is_readable(named: &str) -> bool {
+    const READABLE: &[&str] = &["gzip", "deflate", "identity", "x-gzip", ""];
+    let name = named.split(';').next().unwrap_or_default().trim();
+    READABLE
+        .iter()
+        .any(|readable| name.eq_ignore_ascii_case(readable))
 }
 
 fn after_gzip_header(body: &[u8]) -> Option<&[u8]> {
@@ -164,6 +169,7 @@ impl Bits<'_> {
         bytes.iter().try_for_each(|byte| output.push(*byte))
     }
 
+    #[inline(never)]
     fn copy_coded(&mut self, literals: &Code, distances: &Code, output: &mut Output) -> Option<()> {
         const END: u16 = 256;
         loop {
@@ -189,6 +195,7 @@ impl Bits<'_> {
     }
 
     /// The two codes at the start of a block that has its own.
+    #[inline(never)]
     fn codes(&mut self) -> Option<(Code, Code)> {
         let literals = self.take(5)? as usize + 257;
         let distances = self.take(5)? as usize + 1;
@@ -269,6 +276,7 @@ impl Code {
 }
 
 /// The codes of a block that has none of its own.
+#[inline(never)]
 fn fixed_codes() -> Option<(Code, Code)> {
     let lengths = [(8, 144), (9, 112), (7, 24), (8, 8)];
     let lengths = lengths

@@ -17,17 +17,28 @@ pub enum Inspection {
     Form(Box<Scanner>),
 }
 
+/// A body that has to be read is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreadable;
+
 impl Inspection {
     /// The reading that `request`, which has a body, [needs](Request::needs).
-    pub fn of(request: &Request, config: &Config, models_matter: bool) -> Self {
-        match (request.needs(config, models_matter), &request.form) {
-            (Need::Nothing, _) => Self::Done,
-            (_, BodyForm::Json) => Self::Json(Box::default()),
-            (_, BodyForm::Multipart(content_type)) => match Scanner::new(content_type, "model") {
-                Some(scanner) => Self::Form(Box::new(scanner)),
-                None => Self::Done,
+    ///
+    /// # Errors
+    /// It cannot be done: the body is encoded.
+    pub fn of(request: &Request, config: &Config, models_matter: bool) -> Result<Self, Unreadable> {
+        Ok(
+            match (request.needs(config, models_matter), &request.form) {
+                (Need::Nothing, _) => Self::Done,
+                (Need::Unreadable, _) => return Err(Unreadable),
+                (_, BodyForm::Json) => Self::Json(Box::default()),
+                (_, BodyForm::Multipart(content_type)) => match Scanner::new(content_type, "model")
+                {
+                    Some(scanner) => Self::Form(Box::new(scanner)),
+                    None => Self::Done,
+                },
             },
-        }
+        )
     }
 
     /// Whether more of the body has to be read.
@@ -87,10 +98,15 @@ mod tests {
     }
 
     fn request(config: &Config, path: &str, content_type: &str) -> Request {
+        encoded_request(config, path, content_type, "identity")
+    }
+
+    fn encoded_request(config: &Config, path: &str, content_type: &str, encoding: &str) -> Request {
         let headers = [
             (":method", "POST"),
             (":path", path),
             ("content-type", content_type),
+            ("content-encoding", encoding),
         ];
         let headers = headers.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
         Request::read(headers.into_iter(), &config.tags())
@@ -99,7 +115,7 @@ mod tests {
     /// The request after its body was read, in two parts.
     fn read(config: &Config, path: &str, content_type: &str, body: &str) -> Request {
         let mut request = request(config, path, content_type);
-        let mut inspection = Inspection::of(&request, config, false);
+        let mut inspection = Inspection::of(&request, config, false).unwrap();
         let (one, other) = body.as_bytes().split_at(body.len() / 2);
         for (chunk, end) in [(one, false), (other, true)] {
             if let Some(found) = inspection.push(chunk, end) {
@@ -140,9 +156,12 @@ mod tests {
             for (config, expected) in [(&aliased, of_aliased), (&plain, of_plain), (&alone, of_one)]
             {
                 let request = request(config, path, content_type);
-                let reads = Inspection::of(&request, config, false).is_under_way();
-                assert_eq!(reads, expected, "{path} {content_type}");
-                let if_models_matter = Inspection::of(&request, config, true).is_under_way();
+                let reads = |models_matter| {
+                    let inspection = Inspection::of(&request, config, models_matter);
+                    inspection.unwrap().is_under_way()
+                };
+                assert_eq!(reads(false), expected, "{path} {content_type}");
+                let if_models_matter = reads(true);
                 let names_one = request.operation.deployment == Deployment::InBody;
                 assert_eq!(
                     if_models_matter,
@@ -153,7 +172,47 @@ mod tests {
         }
         let plain_ids = config(r#", "state": {"ids": "plain"}"#);
         let request = request(&plain_ids, "/openai/v1/batches", JSON);
-        assert!(!Inspection::of(&request, &plain_ids, false).is_under_way());
+        let inspection = Inspection::of(&request, &plain_ids, false).unwrap();
+        assert!(!inspection.is_under_way());
+    }
+
+    #[test]
+    fn an_encoded_body_is_refused_where_reading_it_decides() {
+        let (aliased, mut plain) = (config(""), config(r#", "state": {"ids": "plain"}"#));
+        plain.backends[0].deployments = Default::default();
+        let tagged = config("");
+        const SPEECH: &str = "/openai/v1/audio/transcriptions";
+        const DATED: &str = "/openai/deployments/gpt/chat/completions?api-version=1";
+        for (config, path, content_type, refused) in [
+            (&aliased, CHAT, JSON, true),
+            (&aliased, SPEECH, FORM, true),
+            (&aliased, DATED, JSON, false),
+            (&aliased, "/openai/v1/files", FORM, false),
+            (&aliased, "/openai/v1/novelties", JSON, false),
+            (&tagged, RESPONSES, JSON, true),
+            (&tagged, RESPONSES, "text/plain", true),
+            (&tagged, "/openai/v1/batches", JSON, true),
+            (&plain, CHAT, JSON, false),
+            (&plain, RESPONSES, JSON, false),
+            (&plain, SPEECH, FORM, false),
+        ] {
+            for encoding in ["gzip", "br"] {
+                let request = encoded_request(config, path, content_type, encoding);
+                for models_matter in [false, true] {
+                    let inspection = Inspection::of(&request, config, models_matter);
+                    match inspection {
+                        Err(Unreadable) => assert!(refused, "{path} {content_type}"),
+                        // Not even where the deployment is worth reading: other backends may have it.
+                        Ok(inspection) => {
+                            assert!(
+                                !refused && !inspection.is_under_way(),
+                                "{path} {content_type}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[test]
@@ -217,7 +276,8 @@ mod tests {
         assert_eq!(request.model, None);
         // Without a boundary there is no form to read.
         let headers = request_without_boundary(&config);
-        assert!(!Inspection::of(&headers, &config, false).is_under_way());
+        let inspection = Inspection::of(&headers, &config, false).unwrap();
+        assert!(!inspection.is_under_way());
     }
 
     fn request_without_boundary(config: &Config) -> Request {

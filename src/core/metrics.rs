@@ -25,8 +25,8 @@ pub enum Event {
     AllUnavailable,
     /// A request was answered 404 because no backend has the deployment, by the configuration.
     NotOffered,
-    /// A request was refused because of what it asks for: no backend has the API, the path is not Azure OpenAI's, or its
-    /// objects live on several backends.
+    /// A request was refused because of what it asks for: no backend has the API, the path is not Azure OpenAI's, its objects
+    /// live on several backends, or its body had to be read and is encoded.
     NotServed,
     /// The token service was asked.
     TokenFetch,

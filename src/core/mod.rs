@@ -10,6 +10,7 @@
 pub mod attempt;
 pub mod budget;
 pub mod clean_path;
+pub(crate) mod client_credentials;
 pub mod clients;
 pub mod config;
 pub mod demand;

@@ -4,13 +4,17 @@
 //! The paths are those of the [dated API] and of the [v1 API]. Both begin with `/openai`; the dated one names a deployment in
 //! the path or, like v1, in the body's `model`, and objects in the same places as v1.
 //!
+//! Azure's services are ASP.NET's: they do not tell upper from lower case in a path's fixed parts and in the names of a query, nor
+//! does Azure in the names of deployments. Ids are taken as they are.
+//!
 //! [dated API]: https://learn.microsoft.com/azure/ai-foundry/openai/reference
 //! [v1 API]: https://learn.microsoft.com/azure/ai-foundry/openai/latest
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::shared::fingerprint;
-use super::text::{find, split_once};
+use super::text::{find, percent_decoded, split, split_once, strip_prefix};
 
 /// One of the APIs of an Azure OpenAI resource. Not every region has every one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -165,6 +169,8 @@ pub struct Path<'p> {
     pub query: Option<&'p str>,
     /// There is a dot somewhere.
     pub has_dot: bool,
+    /// There is an escape somewhere, or what looks like one.
+    pub has_escape: bool,
     /// There is a dot, an escape or a backslash in the target, which few have.
     is_odd: bool,
 }
@@ -172,7 +178,7 @@ pub struct Path<'p> {
 impl<'p> Path<'p> {
     /// Looks through `text`.
     pub fn of(text: &'p str) -> Self {
-        let (mut mark, mut has_dot, mut is_odd) = (None, false, false);
+        let (mut mark, mut has_dot, mut has_escape, mut is_odd) = (None, false, false, false);
         let mut start = 0_usize;
         let next = |start| find(text.as_bytes().get(start..)?, [b'?', b'.', b'%', b'\\']);
         while let Some(at) = next(start).map(|at| start.saturating_add(at)) {
@@ -180,6 +186,7 @@ impl<'p> Path<'p> {
                 Some(b'?') => mark = mark.or(Some(at)),
                 byte => {
                     has_dot |= byte == Some(&b'.');
+                    has_escape |= byte == Some(&b'%');
                     is_odd |= mark.is_none();
                 }
             }
@@ -191,6 +198,7 @@ impl<'p> Path<'p> {
             target: cut.map_or(text, |(target, _)| target),
             query: cut.map(|(_, query)| query),
             has_dot,
+            has_escape,
             is_odd,
         }
     }
@@ -201,7 +209,7 @@ impl<'p> Path<'p> {
 /// A path that climbs (`/openai/../admin`) is none, whatever it would climb to: the backend may see it otherwise than whoever
 /// reads it here.
 pub fn surface(path: &Path<'_>) -> Option<Surface> {
-    let rest = path.target.strip_prefix(ROOT)?;
+    let rest = strip_prefix(path.target, ROOT)?;
     let climbs = |segment: &str| {
         let decoded = segment.to_ascii_lowercase().replace("%2e", ".");
         decoded == ".." || decoded == "." || decoded.contains("%2f") || decoded.contains('\\')
@@ -209,35 +217,70 @@ pub fn surface(path: &Path<'_>) -> Option<Surface> {
     if path.is_odd && rest.split('/').any(climbs) {
         return None;
     }
-    Some(match rest.starts_with(V1) {
-        true => Surface::V1,
-        false => Surface::Dated,
+    Some(match strip_prefix(rest, V1) {
+        Some(_) => Surface::V1,
+        None => Surface::Dated,
     })
 }
 
-/// The value of a parameter of a path's query, and where it stands.
-pub fn query_value<'p>(path: &'p str, name: &str) -> Option<(Range<usize>, &'p str)> {
-    let (target, query) = path.split_once('?')?;
-    let mut start = target.len().checked_add(1)?;
-    for parameter in query.split('&') {
-        let value = parameter.strip_prefix(name);
-        if let Some(value) = value.and_then(|rest| rest.strip_prefix('=')) {
-            let end = start.checked_add(parameter.len())?;
-            return Some((end.checked_sub(value.len())?..end, value));
-        }
-        start = start.checked_add(parameter.len())?.checked_add(1)?;
-    }
-    None
+/// Where in `path` the parameters of its query stand that have this `name`, each from its name to the end of its value.
+pub fn parameters<'p>(path: &'p str, name: &'p str) -> impl Iterator<Item = Range<usize>> + 'p {
+    let (target, query) = split_once(path, b'?').unwrap_or((path, ""));
+    let mut end = target.len();
+    split(query, b'&').filter_map(move |parameter| {
+        let start = end.checked_add(1)?;
+        end = start.checked_add(parameter.len())?;
+        let found = split_once(parameter, b'=').map_or(parameter, |(name, _)| name);
+        let is_named = percent_decoded(found).eq_ignore_ascii_case(name.as_bytes());
+        is_named.then_some(start..end)
+    })
+}
+
+/// Where in `path` the value of the first parameter of its query stands that has this `name` and a value.
+fn query_value(path: &str, name: &str) -> Option<Range<usize>> {
+    parameters(path, name).find_map(|parameter| {
+        let (name, _) = split_once(path.get(parameter.clone())?, b'=')?;
+        let start = parameter.start.checked_add(name.len())?.checked_add(1)?;
+        Some(start..parameter.end)
+    })
+}
+
+/// The name of the deployment that stands here in a path.
+pub fn deployment_name(path: &str, range: Range<usize>) -> Option<Cow<'_, str>> {
+    let name = path.get(range)?;
+    Some(match percent_decoded(name) {
+        Cow::Borrowed(_) => name.into(),
+        // What is no text is no deployment's name either.
+        Cow::Owned(decoded) => String::from_utf8(decoded).map_or(name.into(), Cow::Owned),
+    })
 }
 
 impl Operation {
     /// What a request with this method asks for with this path, which [is Azure OpenAI's](surface).
     pub fn read(method: &str, path: &Path<'_>) -> Self {
-        let rest = path.target.strip_prefix(ROOT).unwrap_or_default();
-        if let Some(rest) = rest.strip_prefix(DEPLOYMENTS) {
-            return Self::on_deployment(rest);
+        let rest = strip_prefix(path.target, ROOT).unwrap_or_default();
+        let operation = Self::read_rest(method, path, rest);
+        match operation.is_known || !rest.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => operation,
+            false => Self::read_rest(method, path, &rest.to_ascii_lowercase()),
         }
-        let rest = rest.strip_prefix(V1).unwrap_or(rest);
+    }
+
+    /// What a request for `/openai/{rest}` asks for, where the fixed parts of `rest` are in lower case.
+    #[inline(never)]
+    fn read_rest(method: &str, path: &Path<'_>, rest: &str) -> Self {
+        match strip_prefix(rest, DEPLOYMENTS) {
+            Some(rest) => Self::on_deployment(rest),
+            None => Self::on_resource(method, path, strip_prefix(rest, V1).unwrap_or(rest)),
+        }
+    }
+
+    /// `/openai/{operation}` or `/openai/v1/{operation}`: `rest` is the operation.
+    #[inline(never)]
+    fn on_resource(method: &str, path: &Path<'_>, rest: &str) -> Self {
+        let is = |segment: Option<&str>, name: &str| {
+            segment.is_some_and(|segment| segment.eq_ignore_ascii_case(name))
+        };
         let mut segments = rest.split('/').filter(|segment| !segment.is_empty());
         let (first, second) = (segments.next().unwrap_or_default(), segments.next());
         let last = segments.next_back();
@@ -246,7 +289,7 @@ impl Operation {
             let state = match second {
                 None if post => creation,
                 None => State::Lists,
-                Some(_) if last == Some("content") => State::Contents,
+                Some(_) if is(last, "content") => State::Contents,
                 Some(_) => State::Uses,
             };
             // What is made or run by a model names that, a deployment; what is trained is made from a model of Azure's.
@@ -277,19 +320,15 @@ impl Operation {
             "files" | "uploads" | "containers" => stateful(Api::Files, State::Makes),
             "vector_stores" => stateful(Api::Files, State::MakesAtHome),
             "batches" => stateful(Api::Batches, State::Makes),
-            "fine_tuning" => match (last, second) {
-                // The collection is `fine_tuning/jobs`.
-                (None, Some("jobs")) if post => {
-                    Self::new(Some(Api::FineTuning), Deployment::Unnamed, State::Makes)
-                }
-                (None, Some("jobs")) => {
-                    Self::new(Some(Api::FineTuning), Deployment::Unnamed, State::Lists)
-                }
-                _ => stateful(Api::FineTuning, State::Makes),
-            },
+            // The collection is `fine_tuning/jobs`.
+            "fine_tuning" if last.is_none() && is(second, "jobs") => {
+                let state = if post { State::Makes } else { State::Lists };
+                Self::new(Some(Api::FineTuning), Deployment::Unnamed, state)
+            }
+            "fine_tuning" => stateful(Api::FineTuning, State::Makes),
             "assistants" => stateful(Api::Assistants, State::MakesAtHome),
             // A thread may be made and run at once.
-            "threads" if post && second == Some("runs") => Self::new(
+            "threads" if post && is(second, "runs") => Self::new(
                 Some(Api::Assistants),
                 Deployment::InBody,
                 State::MakesAtHome,
@@ -343,7 +382,7 @@ impl Operation {
     fn realtime(path: &str, second: Option<&str>) -> Self {
         let named = query_value(path, "deployment").or_else(|| query_value(path, "model"));
         let deployment = match named {
-            Some((range, _)) => Deployment::InPath(range),
+            Some(range) => Deployment::InPath(range),
             // Whoever makes a session's key first names it in the body.
             None if second.is_some() => Deployment::InBody,
             None => Deployment::Unnamed,
@@ -376,19 +415,20 @@ mod tests {
 
     #[test]
     fn a_path_is_cut_at_its_first_question_mark() {
-        for (text, target, query, has_dot) in [
-            ("/openai/x?y", "/openai/x", Some("y"), false),
-            ("/openai/x?y?z", "/openai/x", Some("y?z"), false),
-            ("/openai/x?", "/openai/x", Some(""), false),
-            ("/ü.x?é", "/ü.x", Some("é"), true),
-            ("/x?y.z", "/x", Some("y.z"), true),
-            ("/x%2e", "/x%2e", None, false),
-            ("?", "", Some(""), false),
-            ("", "", None, false),
+        for (text, target, query, has_dot, has_escape) in [
+            ("/openai/x?y", "/openai/x", Some("y"), false, false),
+            ("/openai/x?y?z", "/openai/x", Some("y?z"), false, false),
+            ("/openai/x?", "/openai/x", Some(""), false, false),
+            ("/ü.x?é", "/ü.x", Some("é"), true, false),
+            ("/x?y.z", "/x", Some("y.z"), true, false),
+            ("/x%2e", "/x%2e", None, false, true),
+            ("/x.y?z%", "/x.y", Some("z%"), true, true),
+            ("?", "", Some(""), false, false),
+            ("", "", None, false, false),
         ] {
             let path = Path::of(text);
-            let parts = (path.text, path.target, path.query, path.has_dot);
-            assert_eq!(parts, (text, target, query, has_dot));
+            assert_eq!((path.text, path.target, path.query), (text, target, query));
+            assert_eq!((path.has_dot, path.has_escape), (has_dot, has_escape));
         }
     }
 
@@ -407,7 +447,10 @@ mod tests {
             ("/openai/files/...", Some(Surface::Dated)),
             ("/openai", None),
             ("/openaix/v1", None),
-            ("/OpenAI/v1/x", None),
+            ("/OpenAI/v1/x", Some(Surface::V1)),
+            ("/openai/V1/x", Some(Surface::V1)),
+            ("/OPENAI/Files", Some(Surface::Dated)),
+            ("/OpenAI/%2E%2e/admin", None),
             ("/", None),
             ("", None),
             ("*", None),
@@ -517,6 +560,15 @@ mod tests {
             ),
             ("/openai/v1/realtime?model=voice&x=1", Some("voice")),
             ("/openai/v1/realtime?xmodel=voice", None),
+            ("/openai/v1/realtime?model&Model=Voice", Some("Voice")),
+            (
+                "/openai/realtime?api-version=1&%64eployment=voice",
+                Some("voice"),
+            ),
+            (
+                "/OpenAI/Deployments/GPT-4o/Chat/Completions",
+                Some("GPT-4o"),
+            ),
         ] {
             assert_eq!(name(path), expected, "{path}");
         }
@@ -524,6 +576,80 @@ mod tests {
         assert_eq!(response.deployment, Deployment::InBody);
         let retrieval = Operation::read("GET", &Path::of("/openai/v1/responses/resp_1"));
         assert_eq!(retrieval.deployment, Deployment::Unnamed);
+    }
+
+    #[test]
+    fn an_operation_is_the_same_in_upper_and_lower_case() {
+        for (method, path) in [
+            ("POST", "/openai/v1/chat/completions"),
+            ("POST", "/openai/v1/responses"),
+            ("GET", "/openai/v1/responses/resp_1"),
+            ("GET", "/openai/v1/files/file-1/content"),
+            ("POST", "/openai/v1/fine_tuning/jobs"),
+            ("GET", "/openai/v1/fine_tuning/jobs"),
+            ("POST", "/openai/v1/threads/runs"),
+            ("POST", "/openai/threads/thread_1/runs?api-version=1"),
+            ("GET", "/openai/v1/realtime?model=voice"),
+            ("POST", "/openai/deployments/d/audio/speech?api-version=1"),
+        ] {
+            let capital = path
+                .split_inclusive('/')
+                .map(|part| match part.chars().next() {
+                    Some(first) if !part.contains(['-', '_']) => {
+                        part.replacen(first, &first.to_ascii_uppercase().to_string(), 1)
+                    }
+                    _ => part.to_owned(),
+                })
+                .collect::<String>();
+            for other in [capital, path.replace("open", "OPEN")] {
+                assert_ne!(other, path);
+                let read = |path: &str| Operation::read(method, &Path::of(path));
+                assert_eq!(read(&other), read(path), "{method} {other}");
+            }
+        }
+        let fine_tuning = read("POST", "/openai/v1/Fine_Tuning/Jobs");
+        assert_eq!(fine_tuning.2, State::Makes);
+        let content = read("GET", "/openai/v1/files/file-AbC/Content");
+        assert_eq!(content.2, State::Contents);
+    }
+
+    #[test]
+    fn a_deployments_name_is_read_decoded() {
+        for (path, name) in [
+            ("/openai/deployments/gpt%2D4o/x", "gpt-4o"),
+            ("/openai/deployments/gpt-4o/x", "gpt-4o"),
+            ("/openai/deployments/rt%20one/x", "rt one"),
+            ("/openai/deployments/a%FF/x", "a%FF"),
+        ] {
+            let Deployment::InPath(range) = Operation::read("POST", &Path::of(path)).deployment
+            else {
+                panic!("{path}");
+            };
+            assert_eq!(deployment_name(path, range).as_deref(), Some(name));
+        }
+    }
+
+    #[test]
+    fn parameters_are_found_by_their_names_in_any_spelling() {
+        for (path, found) in [
+            ("/x?api-version=1", &["api-version=1"][..]),
+            ("/x?a=1&API-Version=2&b", &["API-Version=2"]),
+            (
+                "/x?api%2Dversion=1&api-version",
+                &["api%2Dversion=1", "api-version"],
+            ),
+            (
+                "/x?api-version=1&Api-Version=2",
+                &["api-version=1", "Api-Version=2"],
+            ),
+            ("/x?xapi-version=1&api-versions=2", &[]),
+            ("/x?", &[]),
+            ("/api-version=1", &[]),
+        ] {
+            let ranges = parameters(path, "api-version");
+            let parts: Vec<_> = ranges.map(|range| &path[range]).collect();
+            assert_eq!(parts, found, "{path}");
+        }
     }
 
     #[test]

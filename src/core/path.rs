@@ -4,15 +4,16 @@
 //! `/openai/deployments/NAME/chat/completions?api-version=2024-10-21`; the v1 API names neither.
 
 use std::borrow::Cow;
-use std::ops::Range;
 
 use super::config::Backend;
-use super::operation::{query_value, Deployment, Surface};
+use super::operation::{deployment_name, parameters, Deployment, Surface};
+use super::splices::Splices;
 
 const API_VERSION: &str = "api-version";
 
 /// The path that `backend` is to be asked for, where the client asked for `path` on this surface, with the `deployment` there:
 /// the backend's own name for that, its own version of the API, below its own base path. All else stays as it is, byte for byte.
+/// Azure takes the names of deployments and parameters in upper or lower case, and decodes them.
 pub fn on_backend<'p>(
     path: &'p str,
     surface: Option<Surface>,
@@ -22,41 +23,40 @@ pub fn on_backend<'p>(
     let Some(surface) = surface else {
         return path.into();
     };
-    let mut splices = Vec::new();
+    let mut splices = Splices::default();
+    // What is replaced are parts of a path that do not overlap.
     if let Deployment::InPath(range) = deployment {
-        let name = path.get(range.clone()).unwrap_or_default();
-        if let Some(alias) = backend.deployments.alias(name) {
-            splices.push((range.clone(), alias));
+        let name = deployment_name(path, range.clone()).unwrap_or_default();
+        if let Some(alias) = backend.deployments.alias(&name) {
+            let _ = splices.replace(range.clone(), alias.as_bytes());
         }
     }
     let mut added = String::new();
     if let (Surface::Dated, Some(version)) = (surface, &backend.api_version) {
-        match query_value(path, API_VERSION) {
-            Some((range, _)) => splices.push((range, version.as_str())),
+        let versioned = format!("{API_VERSION}={version}");
+        let mut given = parameters(path, API_VERSION);
+        match given.next() {
+            Some(range) => {
+                let _ = splices.replace(range, versioned.as_bytes());
+            }
             None => {
                 let separator = if path.contains('?') { '&' } else { '?' };
-                added = format!("{separator}{API_VERSION}={version}");
+                added = format!("{separator}{versioned}");
             }
+        }
+        for range in given {
+            // Two versions are none to Azure. The mark in front goes too.
+            let _ = splices.cut(range.start.saturating_sub(1)..range.end);
         }
     }
     if splices.is_empty() && added.is_empty() && backend.base_path.is_none() {
         return path.into();
     }
-    // From the back, so that what is in front stays where it is.
-    splices.sort_by_key(|(range, _)| std::cmp::Reverse(range.start));
-    let mut path = path.to_owned();
-    for (range, with) in splices {
-        splice(&mut path, range, with);
-    }
+    let spliced = String::from_utf8(splices.apply(path.as_bytes()));
+    // The parts are whole characters, so the rest is text as before.
+    let path = spliced.unwrap_or_else(|_| path.to_owned());
     let base = backend.base_path.as_deref().unwrap_or_default();
     [base, &path, &added].concat().into()
-}
-
-fn splice(path: &mut String, range: Range<usize>, with: &str) {
-    // Where the ranges come from they are on the path's characters; what is not stays as it is.
-    if path.get(range.clone()).is_some() {
-        path.replace_range(range, with);
-    }
 }
 
 #[cfg(test)]
@@ -119,7 +119,19 @@ mod tests {
             ),
             (
                 "/openai/deployments/GPT-4o/x",
-                "/openai/deployments/GPT-4o/x",
+                "/openai/deployments/gpt4o-eu/x",
+            ),
+            (
+                "/OpenAI/Deployments/gpt%2D4O/Chat/Completions?a=%2D",
+                "/OpenAI/Deployments/gpt4o-eu/Chat/Completions?a=%2D",
+            ),
+            (
+                "/openai/realtime?Deployment=GPT-4o&x=1",
+                "/openai/realtime?Deployment=gpt4o-eu&x=1",
+            ),
+            (
+                "/openai/deployments/GPT-4o-Mini/x",
+                "/openai/deployments/GPT-4o-Mini/x",
             ),
             ("/openai/v1/models/gpt-4o", "/openai/v1/models/gpt-4o"),
             (
@@ -144,6 +156,22 @@ mod tests {
                 "/openai/x?a=1&api-version=2025-01-01&b=2",
             ),
             ("/openai/x", "/openai/x?api-version=2025-01-01"),
+            (
+                "/openai/x?a=1&API-Version=1&b=2",
+                "/openai/x?a=1&api-version=2025-01-01&b=2",
+            ),
+            (
+                "/openai/x?api%2dversion=1",
+                "/openai/x?api-version=2025-01-01",
+            ),
+            (
+                "/openai/x?api-version&a=1",
+                "/openai/x?api-version=2025-01-01&a=1",
+            ),
+            (
+                "/openai/x?Api-Version=1&a=2&api-version=3&API-VERSION=4",
+                "/openai/x?api-version=2025-01-01&a=2",
+            ),
             ("/openai/x?a=1", "/openai/x?a=1&api-version=2025-01-01"),
             (
                 "/openai/x?xapi-version=1&api-versions=2",
@@ -171,6 +199,13 @@ mod tests {
         assert_eq!(
             on_backend("/openai/v1/responses", &backend),
             "/api/projects/p/openai/v1/responses"
+        );
+        assert_eq!(
+            on_backend(
+                "/openai/realtime?API-Version=1&deployment=D&api-version=2",
+                &backend
+            ),
+            "/api/projects/p/openai/realtime?api-version=9&deployment=longer"
         );
     }
 }

@@ -126,6 +126,21 @@ impl LocalReply {
         }
     }
 
+    /// The body has to be read and is encoded, in what the request calls `encoding`.
+    pub fn encoded_body(encoding: &str) -> Self {
+        const SHOWN: usize = 64;
+        let encoding: String = encoding.chars().take(SHOWN).collect();
+        Self {
+            status: 415,
+            code: "content_encoding_not_supported",
+            message: format!(
+                "The request has content-encoding {encoding:?}, but this gateway has to read its body to know which Azure OpenAI \
+                 resource it is for. Send the body as it is, without content-encoding."
+            ),
+            retry_after: None,
+        }
+    }
+
     /// No backend has the deployment. Code and status are Azure's.
     pub fn no_deployment() -> Self {
         Self {
@@ -179,6 +194,10 @@ impl LocalReply {
     /// The headers beside those that tell backend and attempts.
     pub fn headers<'a>(&self) -> Vec<(&'a str, String)> {
         let mut headers = vec![("content-type", "application/json".to_owned())];
+        if self.status == 415 {
+            // RFC 9110, section 12.5.3: the codings that would be accepted.
+            headers.push(("accept-encoding", "identity".to_owned()));
+        }
         headers.extend(self.retry_after.into_iter().flat_map(retry_after));
         headers
     }
@@ -207,6 +226,22 @@ mod tests {
         assert_eq!(body["error"]["code"], "identity_unavailable");
         assert!(body["error"]["message"].is_string());
         assert!(body["error"]["type"].is_string());
+    }
+
+    #[test]
+    fn an_encoded_body_is_refused_with_what_would_be_accepted() {
+        let reply = LocalReply::encoded_body("gzip");
+        assert_eq!(reply.status, 415);
+        assert!(reply
+            .headers()
+            .contains(&("accept-encoding", "identity".to_owned())));
+        let body: Value = serde_json::from_slice(&reply.body()).unwrap();
+        assert_eq!(body["error"]["code"], "content_encoding_not_supported");
+        assert_eq!(body["error"]["type"], "invalid_request_error");
+        let message = body["error"]["message"].as_str().unwrap();
+        assert!(message.contains("content-encoding \"gzip\""), "{message}");
+        let long = LocalReply::encoded_body(&"x".repeat(9000));
+        assert!(long.message.len() < 400, "{}", long.message);
     }
 
     #[test]

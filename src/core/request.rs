@@ -1,23 +1,21 @@
 //! What the filter needs to know of a client's request, read from its headers in one pass.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::clean_path::{without_credentials, without_tags};
+use super::client_credentials::is_credential_header;
 use super::config::{Backend, Config, Ids};
 use super::demand::{Demand, QuotaKey};
 use super::inflate::readable_of;
 use super::json::scan::Findings;
 use super::multipart::Value;
-use super::operation::{surface, Deployment, Operation, Path, State, Surface};
+use super::operation::{deployment_name, surface, Deployment, Operation, Path, State, Surface};
 use super::outcome::Outcome;
-use super::shared::fingerprint;
+use super::shared::{fingerprint_of, END_OF_PART};
 use super::splices::Splices;
 use super::state::ids::Tags;
 use super::text::number;
-
-/// Headers that carry a client's credentials: the openai SDKs send `api-key` or `authorization`, API Management's clients
-/// `ocp-apim-subscription-key`. None of them may reach a backend.
-pub const CREDENTIAL_HEADERS: [&str; 3] = ["authorization", "api-key", "ocp-apim-subscription-key"];
 
 /// The facts of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,7 +53,18 @@ pub struct Request {
     pub accepts_encodings: bool,
     /// What it would take of the encodings that can be read, where it would take others as well.
     pub accepted: Option<String>,
-    credential_headers: u8,
+    authorization: bool,
+    api_key: bool,
+    unusual: Option<Box<Unusual>>,
+}
+
+/// What few requests have. Apart, it costs the others one pointer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Unusual {
+    /// The content codings of the body.
+    encoding: String,
+    /// Headers with a client's credentials, other than those that the openai SDKs send.
+    credentials: Vec<String>,
 }
 
 /// Where the objects that a request names live.
@@ -102,12 +111,15 @@ impl Request {
         for (name, value) in headers {
             let text = || std::str::from_utf8(value).unwrap_or_default();
             match name {
+                // The usual one need not be read.
+                b":method" if value == b"POST" => method = "POST",
                 b":method" => method = text(),
                 b":path" => path = text(),
                 b"content-length" => request.content_length = number(value),
                 b"content-type" if is_multipart(value) => {
                     request.form = BodyForm::Multipart(text().to_owned());
                 }
+                b"content-encoding" => request.note_encoding(value),
                 b"upgrade" => request.upgrade = true,
                 // Attempts remove them: `RETRY_INSTRUCTIONS`. Compared one by one they cost other headers least.
                 b"x-envoy-hedge-on-per-try-timeout"
@@ -124,13 +136,10 @@ impl Request {
                         request.note_accepted(value);
                     }
                 }
-                name => {
-                    for (bit, credential) in CREDENTIAL_HEADERS.iter().enumerate() {
-                        if name == credential.as_bytes() {
-                            request.credential_headers |= 1 << bit;
-                        }
-                    }
-                }
+                b"authorization" => request.authorization = true,
+                b"api-key" => request.api_key = true,
+                name if is_credential_header(name) => request.note_credential(name),
+                _ => {}
             }
         }
         request.clean_protocols = without_key(&protocols);
@@ -142,12 +151,47 @@ impl Request {
     /// Takes over one line of `accept-encoding` that not every SDK sends.
     #[inline(never)]
     fn note_accepted(&mut self, line: &[u8]) {
-        let line = String::from_utf8_lossy(line);
-        match (&mut self.accepted, readable_of(&line)) {
-            (Some(accepted), None) => accepted.extend([", ", &*line]),
+        let line = std::str::from_utf8(line).unwrap_or_default();
+        match (&mut self.accepted, readable_of(line)) {
+            (Some(accepted), None) => accepted.extend([", ", line]),
             (Some(accepted), Some(readable)) => accepted.extend([", ", &*readable]),
             (none, readable) => *none = readable,
         }
+    }
+
+    /// Takes over the content codings that one line of `content-encoding` names.
+    #[inline(never)]
+    fn note_encoding(&mut self, value: &[u8]) {
+        let line = String::from_utf8_lossy(value);
+        for coding in line.split(',').map(str::trim) {
+            // A charset is no coding of the content, but some clients write it there.
+            let is_plain = ["", "identity", "utf-8", "utf8"]
+                .iter()
+                .any(|plain| coding.eq_ignore_ascii_case(plain));
+            if is_plain {
+                continue;
+            }
+            let encoding = &mut self.unusual.get_or_insert_default().encoding;
+            if !encoding.is_empty() {
+                encoding.push_str(", ");
+            }
+            encoding.push_str(coding);
+        }
+    }
+
+    #[inline(never)]
+    fn note_credential(&mut self, name: &[u8]) {
+        let name = String::from_utf8_lossy(name);
+        let credentials = &mut self.unusual.get_or_insert_default().credentials;
+        if !credentials.iter().any(|known| *known == name) {
+            credentials.push(name.into_owned());
+        }
+    }
+
+    /// The content coding of its body, `gzip` or another, where it has one.
+    pub fn encoding(&self) -> Option<&str> {
+        let encoding = self.unusual.as_ref()?.encoding.as_str();
+        (!encoding.is_empty()).then_some(encoding)
     }
 
     fn read_path(&mut self, method: &str, path: &str, tags: &Tags) {
@@ -168,7 +212,10 @@ impl Request {
         }
         self.operation = Operation::read(method, &path);
         if let Deployment::InPath(range) = &self.operation.deployment {
-            self.deployment = path.text.get(range.clone()).map(deployment_id);
+            self.deployment = match path.has_escape {
+                true => deployment_name(path.text, range.clone()).map(|name| deployment_id(&name)),
+                false => path.text.get(range.clone()).map(deployment_id),
+            };
         }
         if let Some((untagged, _)) = untagged {
             self.clean_path = Some(untagged);
@@ -176,8 +223,18 @@ impl Request {
     }
 
     /// What the filter has to know of the body before a backend can be chosen. `models_matter` where a backend lacks a
-    /// deployment that others may have.
+    /// deployment that others may have: then the deployment is worth reading, but a request does well without.
     pub fn needs(&self, config: &Config, models_matter: bool) -> Need {
+        match self.encoding() {
+            None => self.needs_of_plain(config, models_matter),
+            Some(_) => match self.needs_of_plain(config, false) {
+                Need::Nothing => Need::Nothing,
+                Need::Deployment | Need::Objects | Need::Unreadable => Need::Unreadable,
+            },
+        }
+    }
+
+    fn needs_of_plain(&self, config: &Config, models_matter: bool) -> Need {
         // With one backend too: there may have been others when the ids were given out.
         let objects = config.state.ids == Ids::Tagged
             && !matches!(self.operation.state, State::None | State::Contents)
@@ -281,10 +338,12 @@ impl Request {
     }
 
     /// The deployment's name, as far as it was read.
-    pub fn deployment_name<'a>(&'a self, client_path: &'a str) -> Option<&'a str> {
+    pub fn deployment_name<'a>(&'a self, client_path: &'a str) -> Option<Cow<'a, str>> {
         match (&self.operation.deployment, &self.model) {
-            (Deployment::InPath(range), _) => self.path(client_path).get(range.clone()),
-            (_, Some(model)) => Some(model.name.as_str()),
+            (Deployment::InPath(range), _) => {
+                deployment_name(self.path(client_path), range.clone())
+            }
+            (_, Some(model)) => Some(model.name.as_str().into()),
             _ => None,
         }
     }
@@ -350,13 +409,13 @@ impl Request {
         self.clean_path.as_deref().unwrap_or(original)
     }
 
-    /// The headers of this request that carry a client's credentials.
-    pub fn credential_headers(&self) -> impl Iterator<Item = &'static str> + use<'_> {
-        CREDENTIAL_HEADERS
-            .into_iter()
-            .enumerate()
-            .filter(|(bit, _)| self.credential_headers & (1 << bit) != 0)
-            .map(|(_, name)| name)
+    /// The headers of this request that carry a client's credentials, each once.
+    pub fn credential_headers(&self) -> impl Iterator<Item = &str> {
+        let authorization = self.authorization.then_some("authorization");
+        let api_key = self.api_key.then_some("api-key");
+        let usual = authorization.into_iter().chain(api_key);
+        let unusual = self.unusual.iter();
+        usual.chain(unusual.flat_map(|unusual| unusual.credentials.iter().map(String::as_str)))
     }
 }
 
@@ -369,6 +428,8 @@ pub enum Need {
     Deployment,
     /// The objects that it names, and the deployment.
     Objects,
+    /// Something that cannot be read, because the body is encoded.
+    Unreadable,
 }
 
 /// What was found in a body.
@@ -402,14 +463,14 @@ pub enum Place {
     Nowhere,
 }
 
-/// What stands for a deployment's name, so that nothing needs to be compared or kept by letters.
+/// What stands for a deployment's name, so that nothing needs to be compared or kept by letters. Azure does not tell upper from
+/// lower case in it.
 pub fn deployment_id(name: &str) -> u64 {
-    fingerprint([name].into_iter())
-}
-
-/// Whether `name`, in lower case, is a header that carries a client's credentials.
-pub(super) fn is_credential_header(name: &str) -> bool {
-    CREDENTIAL_HEADERS.contains(&name)
+    fingerprint_of(
+        name.bytes()
+            .map(|byte| byte.to_ascii_lowercase())
+            .chain([END_OF_PART]),
+    )
 }
 
 /// The subprotocols that these header lines offer without a client's key, if there is one among them: a browser cannot set headers for a WebSocket,
@@ -482,14 +543,71 @@ mod tests {
         let request = read(&[
             ("ocp-apim-subscription-key", b"k"),
             ("api-key", b"k"),
+            ("cookie", b"a=b"),
             ("authorization", b"Bearer k"),
+            ("x-api-key", b"k"),
+            ("cookie", b"c=d"),
         ]);
         let names: Vec<_> = request.credential_headers().collect();
-        assert_eq!(names, CREDENTIAL_HEADERS);
         assert_eq!(
-            read(&[("api-key", b"k")]).credential_headers().next(),
-            Some("api-key")
+            names,
+            [
+                "authorization",
+                "api-key",
+                "ocp-apim-subscription-key",
+                "cookie",
+                "x-api-key",
+            ]
         );
+        let request = read(&[("api-key", b"k")]);
+        assert!(request.credential_headers().eq(["api-key"]));
+    }
+
+    #[test]
+    fn a_content_coding_is_what_makes_a_body_unreadable() {
+        for (lines, encoding) in [
+            (&["gzip"][..], Some("gzip")),
+            (&["GZIP"], Some("GZIP")),
+            (&["br , identity"], Some("br")),
+            (&["deflate, gzip"], Some("deflate, gzip")),
+            (&["identity", "zstd"], Some("zstd")),
+            (&["gzip", "br"], Some("gzip, br")),
+            (&["identity"], None),
+            (&["Identity, identity"], None),
+            (&["", " , "], None),
+            (&["UTF-8"], None),
+            (&[], None),
+        ] {
+            let lines: Vec<_> = lines
+                .iter()
+                .map(|line| ("content-encoding", line.as_bytes()))
+                .collect();
+            assert_eq!(read(&lines).encoding(), encoding, "{lines:?}");
+        }
+        let chunked = read(&[
+            ("transfer-encoding", b"gzip, chunked"),
+            ("accept-encoding", b"gzip"),
+        ]);
+        assert_eq!(chunked.encoding(), None);
+        let odd = read(&[("content-encoding", b"\xff")]);
+        assert!(odd.encoding().is_some());
+    }
+
+    #[test]
+    fn a_deployment_is_the_same_in_upper_and_lower_case() {
+        assert_eq!(deployment_id("GPT-5.Mini"), deployment_id("gpt-5.mini"));
+        assert_ne!(deployment_id("gpt-5"), deployment_id("gpt_5"));
+        let of = |path: &str| read(&[(":path", path.as_bytes())]).deployment;
+        for path in [
+            "/openai/deployments/gpt-5/chat/completions?api-version=1",
+            "/openai/deployments/GPT-5/chat/completions?api-version=1",
+            "/openai/deployments/gpt%2D5/chat/completions?api-version=1",
+            "/OpenAI/Deployments/Gpt-5/Chat/Completions?Api-Version=1",
+            "/openai/realtime?api-version=1&Deployment=GPT-5",
+            "/openai/v1/realtime?MODEL=gpt-%35",
+        ] {
+            assert_eq!(of(path), Some(deployment_id("gpt-5")), "{path}");
+        }
     }
 
     #[test]

@@ -61,7 +61,14 @@ fn key<'a>(kind: &str, parts: impl Iterator<Item = &'a str>) -> String {
 /// FNV-1a over the parts, each ended by a byte that no part has. The standard library's hashers may change with the compiler,
 /// and a new build of the module is to find what the old one left.
 pub(super) fn fingerprint<'a>(parts: impl Iterator<Item = &'a str>) -> u64 {
-    let bytes = parts.flat_map(|part| part.bytes().chain([0xff]));
+    fingerprint_of(parts.flat_map(|part| part.bytes().chain([END_OF_PART])))
+}
+
+/// Ends a part of what a [`fingerprint`] is made of.
+pub(super) const END_OF_PART: u8 = 0xff;
+
+/// [`fingerprint`] of bytes that end every part themselves.
+pub(super) fn fingerprint_of(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

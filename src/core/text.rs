@@ -2,6 +2,8 @@
 //!
 //! The standard library's searches are made for long texts; before they have begun, one of some dozen bytes is at its end here.
 
+use std::borrow::Cow;
+
 /// The place of the first byte that is one of `wanted`.
 pub(super) fn find<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
@@ -50,6 +52,54 @@ pub(super) fn contains(text: &str, byte: u8) -> bool {
     find(text.as_bytes(), [byte]).is_some()
 }
 
+/// `text` with its percent-escapes decoded; what is no escape stays.
+pub(super) fn percent_decoded(text: &str) -> Cow<'_, [u8]> {
+    match contains(text, b'%') {
+        true => decode(text).into(),
+        false => text.as_bytes().into(),
+    }
+}
+
+#[inline(never)]
+fn decode(text: &str) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        let hex = after.get(..2).and_then(|digits| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            // A sign would be taken for a part of a number.
+            let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+            is_hex.then(|| u8::from_str_radix(digits, 16).ok())?
+        });
+        match (byte, hex) {
+            (b'%', Some(value)) => {
+                decoded.push(value);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            _ => decoded.push(byte),
+        }
+    }
+    decoded
+}
+
+/// What is behind `prefix`, whose letters may be in upper or lower case.
+pub(super) fn strip_prefix<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
+    // The usual spelling takes one comparison, and what is something else is mostly so from its first letter.
+    let first = |text: &str| text.bytes().next().map(|byte| byte.to_ascii_lowercase());
+    text.strip_prefix(prefix)
+        .or_else(|| match first(text) == first(prefix) {
+            true => strip_prefix_of_any_case(text, prefix),
+            false => None,
+        })
+}
+
+#[inline(never)]
+fn strip_prefix_of_any_case<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
+    let (start, rest) = text.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
 /// A number in decimal digits and nothing else, at most as many as a `u64` always has room for.
 pub(crate) fn number<N: TryFrom<u64>>(digits: &[u8]) -> Option<N> {
     const MOST: usize = u64::MAX.ilog10() as usize;
@@ -88,6 +138,40 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn escapes_are_decoded_and_all_else_stays() {
+        for (text, decoded) in [
+            ("", ""),
+            ("api-key", "api-key"),
+            ("api%2Dkey", "api-key"),
+            ("%61%5a", "aZ"),
+            ("%zz%2", "%zz%2"),
+            ("%+5%-5", "%+5%-5"),
+            ("%", "%"),
+            ("%2%44", "%2D"),
+            ("a+b", "a+b"),
+            ("ü%C3%BC", "üü"),
+        ] {
+            assert_eq!(&*percent_decoded(text), decoded.as_bytes(), "{text}");
+        }
+        assert_eq!(&*percent_decoded("%ff"), b"\xff");
+    }
+
+    #[test]
+    fn a_prefix_is_the_same_in_upper_and_lower_case() {
+        for (text, rest) in [
+            ("v1/x", Some("x")),
+            ("V1/X", Some("X")),
+            ("v1/", Some("")),
+            ("v2/x", None),
+            ("v1", None),
+            ("ü1/", None),
+            ("", None),
+        ] {
+            assert_eq!(strip_prefix(text, "v1/"), rest, "{text}");
         }
     }
 

@@ -65,8 +65,8 @@ impl Complaint {
             Self::RouterDeclined => {
                 "the router made no attempt where one was called for: the route's retry_policy needs retry_on \
                  retriable-headers with the header x-aoai-retry; or the request body outgrew Envoy's buffer \
-                 (per_connection_buffer_limit_bytes), the cluster's circuit breaker allows too few retries (max_retries), or the \
-                 next cluster has no healthy host"
+                 (per_connection_buffer_limit_bytes), the cluster's circuit breaker allows too few retries (max_retries), the next \
+                 cluster has no healthy host, or the backend sent 100 Continue before its answer, which ends Envoy's retries"
                     .to_owned()
             }
         }

@@ -40,6 +40,7 @@ impl Tagging {
     }
 
     /// The body of an answer that is at hand as a whole, with its ids tagged; `None` if it has none.
+    #[inline(never)]
     pub(super) fn whole(
         tag: Tag,
         status: u16,

@@ -171,7 +171,18 @@ fn read_deployments(backend: &mut Object<'_>, problems: &Problems) -> Deployment
     for (name, own) in names {
         match own.as_str() {
             Some(own) if is_deployment(name) && is_deployment(own) => {
-                deployments.add(name, own);
+                let mut same = names
+                    .keys()
+                    .filter(|other| other.eq_ignore_ascii_case(name));
+                match same.next().filter(|first| *first != name) {
+                    None => deployments.add(name, own),
+                    Some(first) => {
+                        let problem = format!(
+                            "{name:?} differs from {first:?} only by upper and lower case, which Azure does not tell apart; use one of them"
+                        );
+                        problems.add(&format!("{path}.{name}"), problem);
+                    }
+                }
             }
             _ => {
                 let form = "names of 1 to 128 letters, digits, '-', '_' or '.' on both sides";

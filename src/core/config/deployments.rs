@@ -1,9 +1,9 @@
-//! The deployments of a backend, as its configuration names them.
+//! The deployments of a backend, as its configuration names them. Azure does not tell upper from lower case in their names.
 
 /// A backend's deployments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deployments {
-    /// The names that clients use, each with the backend's own; in the order of the former.
+    /// The names that clients use, in lower case, each with the backend's own; in the order of the former.
     aliases: Vec<(String, String)>,
     /// What of a name that is not among them.
     pub unlisted: Unlisted,
@@ -18,14 +18,12 @@ impl Deployments {
     /// Adds a name that clients use, with the backend's own.
     #[inline(never)]
     pub fn add(&mut self, name: &str, own: &str) {
-        let place = self
-            .aliases
-            .partition_point(|(known, _)| known.as_str() < name);
-        self.aliases
-            .insert(place, (name.to_owned(), own.to_owned()));
+        let name = name.to_ascii_lowercase();
+        let place = self.aliases.partition_point(|(known, _)| *known < name);
+        self.aliases.insert(place, (name, own.to_owned()));
     }
 
-    /// The names that clients use.
+    /// The names that clients use, in lower case.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.aliases.iter().map(|(name, _)| name.as_str())
     }
@@ -34,9 +32,13 @@ impl Deployments {
     pub fn alias(&self, name: &str) -> Option<&str> {
         let place = self
             .aliases
-            .binary_search_by(|(known, _)| known.as_str().cmp(name));
+            .binary_search_by(|(known, _)| known.bytes().cmp(lower_case(name)));
         self.aliases.get(place.ok()?).map(|(_, own)| own.as_str())
     }
+}
+
+fn lower_case(name: &str) -> impl Iterator<Item = u8> + '_ {
+    name.bytes().map(|byte| byte.to_ascii_lowercase())
 }
 
 /// What a deployment is that a backend's configuration does not name.
@@ -54,18 +56,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_found_in_whatever_order_the_names_came() {
+    fn a_name_is_found_whatever_the_order_and_the_case() {
         let mut deployments = Deployments::default();
         assert!(deployments.is_empty());
-        for name in ["m", "z", "a", "mm"] {
+        for name in ["m", "Z", "a", "mM"] {
             deployments.add(name, &format!("own-{name}"));
         }
         assert!(deployments.names().eq(["a", "m", "mm", "z"]));
-        for name in ["a", "m", "mm", "z"] {
-            let own = format!("own-{name}");
-            assert_eq!(deployments.alias(name), Some(own.as_str()));
+        for (name, own) in [
+            ("a", "own-a"),
+            ("A", "own-a"),
+            ("m", "own-m"),
+            ("mm", "own-mM"),
+            ("Mm", "own-mM"),
+            ("z", "own-Z"),
+            ("Z", "own-Z"),
+        ] {
+            assert_eq!(deployments.alias(name), Some(own));
         }
-        for other in ["", "b", "own-a", "zz"] {
+        for other in ["", "b", "own-a", "zz", "É"] {
             assert_eq!(deployments.alias(other), None);
         }
     }

@@ -801,6 +801,11 @@ retries: unknown field; use one of backends, identity, identities, state, other_
                 r#"{"gpt-4o": "a/b"}"#,
                 r#"backends[0].deployments.gpt-4o: "a/b" is not allowed; use names of 1 to 128 letters, digits, '-', '_' or '.' on both sides"#.to_owned(),
             ),
+            (
+                "/backends/0/deployments",
+                r#"{"gpt-5": "a", "o3": "b", "GPT-5": "c"}"#,
+                r#"backends[0].deployments.gpt-5: "gpt-5" differs from "GPT-5" only by upper and lower case, which Azure does not tell apart; use one of them"#.to_owned(),
+            ),
             ("/backends/0/deployments", "[]", r#"backends[0].deployments: [] is not allowed; use an object such as {"gpt-4o": "gpt-4o-eu"}"#.to_owned()),
             ("/backends/0/unlisted_deployments", "true", r#"backends[0].unlisted_deployments: true is not allowed; use "pass" or "refuse""#.to_owned()),
             ("/backends/0/api_version", r#""a&b""#, r#"backends[0].api_version: "a&b" is not allowed; use a version of the API such as "2024-10-21""#.to_owned()),

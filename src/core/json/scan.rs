@@ -23,6 +23,8 @@ const MAX_NAME: usize = 256;
 pub struct Scan {
     lexer: Lexer,
     offset: usize,
+    /// Something was read that is no byte order mark.
+    has_begun: bool,
     reading: Reading,
     found: Findings,
 }
@@ -69,6 +71,9 @@ impl Tagged {
     }
 }
 
+/// The byte order mark that some programs write in front of UTF-8. Azure's parsers pass over it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 #[derive(Debug, Default)]
 enum Reading {
     #[default]
@@ -83,11 +88,37 @@ enum Reading {
 impl Scan {
     /// Reads the next chunk.
     pub fn push(&mut self, chunk: &[u8]) {
+        let rest = self.pass_mark(chunk);
+        self.read(rest);
+    }
+
+    /// Passes over the byte order mark that the body may begin with: what of the chunk is behind it.
+    fn pass_mark<'c>(&mut self, chunk: &'c [u8]) -> &'c [u8] {
+        if self.has_begun {
+            return chunk;
+        }
+        let expected = BYTE_ORDER_MARK.get(self.offset..).unwrap_or_default();
+        let same = chunk.iter().zip(expected).take_while(|(is, of)| is == of);
+        let passed = same.count();
+        self.offset = self.offset.saturating_add(passed);
+        let rest = chunk.get(passed..).unwrap_or_default();
+        self.has_begun = !rest.is_empty();
+        if self.has_begun && passed < expected.len() {
+            // What began like the mark is none.
+            let begun = BYTE_ORDER_MARK.get(..self.offset).unwrap_or_default();
+            self.offset = 0;
+            self.read(begun);
+        }
+        rest
+    }
+
+    fn read(&mut self, chunk: &[u8]) {
         let Self {
             lexer,
             offset,
             reading,
             found,
+            ..
         } = self;
         lexer.push(chunk, |event| found.take(reading, *offset, event));
         *offset = offset.saturating_add(chunk.len());
@@ -319,9 +350,50 @@ mod tests {
             r#"{"model":"a","#,
             r#"{"model" "a"}"#,
             "{\"model\":\"a\",\"x\":\"\n\"}",
-            "\u{feff}{\"model\":\"a\"}",
+            "\u{feff}",
+            "\u{feff}\u{feff}{\"model\":\"a\"}",
+            " \u{feff}{\"model\":\"a\"}",
+            "{}\u{feff}",
         ] {
             assert_eq!(scan(body), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over_and_counted() {
+        let body = "\u{feff}{\"model\":\"gpt\",\"file_id\":\"file-1\"}";
+        assert_eq!(model(body), Some(("gpt", Some("gpt".to_owned()))));
+        let whole = scan(body);
+        for at in 0..=body.len() {
+            let (one, other) = body.as_bytes().split_at(at);
+            let mut scan = Scan::default();
+            scan.push(one);
+            scan.push(&[]);
+            scan.push(other);
+            assert_eq!(scan.finish(), whole, "{at}");
+        }
+        let mut scan = Scan::default();
+        body.bytes().for_each(|byte| scan.push(&[byte]));
+        assert_eq!(scan.finish(), whole);
+    }
+
+    #[test]
+    fn what_only_begins_like_a_byte_order_mark_is_no_json() {
+        for start in [
+            &b"\xef"[..],
+            b"\xef\xbb",
+            b"\xef\xbb\xbe",
+            b"\xbb\xbf",
+            b"\xfe\xff",
+        ] {
+            let body = [start, br#"{"model":"gpt"}"#].concat();
+            for at in 0..=start.len() {
+                let (one, other) = body.split_at(at);
+                let mut scan = Scan::default();
+                scan.push(one);
+                scan.push(other);
+                assert_eq!(scan.finish(), None, "{start:?}");
+            }
         }
     }
 

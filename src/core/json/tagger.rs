@@ -133,6 +133,17 @@ mod tests {
     }
 
     #[test]
+    fn ids_are_tagged_behind_a_byte_order_mark_too() {
+        for body in [
+            "\u{feff}{\"id\":\"resp_1<T>\"}",
+            "\u{feff}data: {\"id\":\"resp_1<T>\"}\n\ndata: {\"id\":\"resp_2<T>\"}\n\n",
+            "\u{feff}event: x\ndata: {\"id\":\"resp_1<T>\"}\n\n",
+        ] {
+            assert_eq!(tagged(&body.replace(TAG, "")), body);
+        }
+    }
+
+    #[test]
     fn where_nothing_is_inserted_nothing_is_allocated() {
         let mut tagger = Tagger::default();
         for _ in 0..1000 {

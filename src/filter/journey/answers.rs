@@ -15,13 +15,15 @@ use crate::core::why::Why;
 use crate::filter::host::{self, HostError, Map};
 use crate::filter::tagging::Tagging;
 
-/// Headers of an answer that belong to its connection (RFC 9110, section 7.6.1), and the status, which is given apart.
-const NOT_PASSED_ON: [&[u8]; 5] = [
+/// Headers of an answer that belong to its connection (RFC 9110, section 7.6.1), the status, which is given apart, and what a backend
+/// tells an Envoy of its own health.
+const NOT_PASSED_ON: [&[u8]; 6] = [
     b":status",
     b"connection",
     b"keep-alive",
     b"proxy-connection",
     b"transfer-encoding",
+    b"x-envoy-immediate-health-check-fail",
 ];
 
 /// What Envoy puts on the answer to a filter's call, in the place of the backend's own.
@@ -135,10 +137,11 @@ impl Journey {
     /// Mostly by an answer of Envoy's own, to which the route adds its headers (`response_headers_to_add`). But Envoy gives such an answer
     /// a type if it has a body, and no type nor length if it has none, as the answer to a `HEAD` has none. An answer that would be
     /// changed by that takes the place of the one that Envoy has, if `put_body` can put its body there.
+    #[inline(never)]
     pub(in crate::filter) fn replace(
         &self,
         answer: &Answer,
-        put_body: impl FnOnce(&[u8]) -> Result<bool, HostError>,
+        put_body: &mut dyn FnMut(&[u8]) -> Result<bool, HostError>,
     ) -> Result<Replaced, HostError> {
         let mut report = Vec::new();
         self.report(answer.backend, |name, value| {
@@ -174,7 +177,13 @@ impl Journey {
             false => !has_type,
         };
         if is_whole && is_changed_by_reply {
-            match put_in_place(answer.status, &headers, || put_body(body)) {
+            let placed = put_body(body).and_then(|placed| {
+                if placed {
+                    put_headers(answer.status, &headers)?;
+                }
+                Ok(placed)
+            });
+            match placed {
                 Ok(true) => return Ok(Replaced::InPlace),
                 Ok(false) => {}
                 Err(error) => log::error!("{error}"),
@@ -236,17 +245,10 @@ impl Journey {
     }
 }
 
-/// Puts an answer in the place of the one that Envoy has. `false` if there is no room for its body.
-fn put_in_place(
-    status: u16,
-    headers: &[(&[u8], &[u8])],
-    put_body: impl FnOnce() -> Result<bool, HostError>,
-) -> Result<bool, HostError> {
-    if !put_body()? {
-        return Ok(false);
-    }
+/// Puts an answer's status and headers in the place of those that Envoy has.
+#[inline(never)]
+fn put_headers(status: u16, headers: &[(&[u8], &[u8])]) -> Result<(), HostError> {
     let status = status.to_string();
     let status: [(&[u8], &[u8]); 1] = [(b":status", status.as_bytes())];
-    host::replace_headers(Map::ResponseHeaders, &[&status, headers].concat())?;
-    Ok(true)
+    host::replace_headers(Map::ResponseHeaders, &[&status, headers].concat())
 }

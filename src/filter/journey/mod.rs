@@ -7,17 +7,18 @@ pub(in crate::filter) mod outcomes;
 use std::rc::Rc;
 
 use crate::core::attempt::{Attempt, Edit};
+use crate::core::client_credentials::is_credential_header;
 use crate::core::clients::client_name;
 use crate::core::config::{Engine, OtherPaths};
 use crate::core::exchange::{Chosen, Exchange};
 use crate::core::fleet::{NoChoice, Wait};
 use crate::core::identity::Authorization;
-use crate::core::inspection::Inspection;
+use crate::core::inspection::{Inspection, Unreadable};
 use crate::core::metrics::{event_of_choice, Event};
 use crate::core::outcome::{Denial, Trace};
 use crate::core::plan::Plan;
 use crate::core::reply::LocalReply;
-use crate::core::request::{Place, Request, CREDENTIAL_HEADERS};
+use crate::core::request::{Place, Request};
 use crate::core::splices::Splices;
 use crate::core::time::Timestamp;
 use crate::core::why::Why;
@@ -103,8 +104,12 @@ impl Journey {
         }
     }
 
-    /// Reads the request, in a callback of its headers. `false` if it is none to balance: the client was answered.
-    pub(in crate::filter) fn begin(&mut self) -> Result<bool, HostError> {
+    /// Reads the request, in a callback of its headers: the reading that its body needs, if it `has_body`. `None` if it is none to
+    /// balance: the client was answered.
+    pub(in crate::filter) fn begin(
+        &mut self,
+        has_body: bool,
+    ) -> Result<Option<Inspection>, HostError> {
         self.worker.count(Event::Request);
         self.original = host::headers(Map::RequestHeaders)?;
         self.request = Request::read(self.original.iter(), &self.worker.tags);
@@ -112,20 +117,26 @@ impl Journey {
         let served = self.request.surface.is_some()
             || self.request.has_path && self.worker.config.other_paths == OtherPaths::Pass;
         if !served {
-            self.worker.count(Event::NotServed);
-            self.reply(&LocalReply::other_path())?;
+            return self.refuse_unread(&LocalReply::other_path());
         }
-        Ok(served)
+        if !has_body {
+            return Ok(Some(Inspection::Done));
+        }
+        let worker = &self.worker;
+        let names_matter = worker.backends.names_matter();
+        match Inspection::of(&self.request, &worker.config, names_matter) {
+            Ok(inspection) => Ok(Some(inspection)),
+            Err(Unreadable) => {
+                let encoding = self.request.encoding().unwrap_or_default();
+                self.refuse_unread(&LocalReply::encoded_body(encoding))
+            }
+        }
     }
 
-    /// The reading of the request's body that is needed, where it has one.
-    pub(in crate::filter) fn inspection(&self) -> Inspection {
-        let worker = &self.worker;
-        Inspection::of(
-            &self.request,
-            &worker.config,
-            worker.backends.names_matter(),
-        )
+    #[inline(never)]
+    fn refuse_unread(&self, reply: &LocalReply) -> Result<Option<Inspection>, HostError> {
+        self.worker.count(Event::NotServed);
+        self.reply(reply).map(|()| None)
     }
 
     /// Makes the plan, as late as possible: a request that can go to one backend only takes no one's turn, and what it says in
@@ -356,8 +367,12 @@ impl Drop for Journey {
 
 /// Takes the client's credentials out of the trailers, in their callback: none may reach a backend there either.
 pub(in crate::filter) fn clean_trailers() -> Result<(), HostError> {
-    let mut names = CREDENTIAL_HEADERS.into_iter();
-    names.try_for_each(|name| host::remove_header(Map::RequestTrailers, name))
+    let trailers = host::headers(Map::RequestTrailers)?;
+    let mut names = trailers.iter().map(|(name, _)| name);
+    names.try_for_each(|name| match std::str::from_utf8(name) {
+        Ok(text) if is_credential_header(name) => host::remove_header(Map::RequestTrailers, text),
+        _ => Ok(()),
+    })
 }
 
 fn apply(edit: Edit<'_>) -> Result<(), HostError> {

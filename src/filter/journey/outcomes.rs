@@ -1,5 +1,6 @@
 //! How attempts end: what an answer, or the want of one, says of its backend, and what follows from that.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use super::Journey;
@@ -124,7 +125,10 @@ impl Journey {
                 Finding::TokenDenied => NEW_TOKEN_REFUSED.to_owned(),
                 _ => self.request.wanted(client_path, outcome),
             },
-            deployment: self.request.deployment_name(client_path).map(str::to_owned),
+            deployment: self
+                .request
+                .deployment_name(client_path)
+                .map(Cow::into_owned),
         }
     }
 

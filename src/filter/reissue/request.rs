@@ -16,10 +16,11 @@ use crate::filter::waiting::Wish;
 impl Stream {
     pub(super) fn on_request_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
         self.up.complete(end_of_stream);
-        if !self.journey.begin()? {
+        let Some(inspection) = self.journey.begin(!end_of_stream)? else {
             self.phase = Phase::Replied;
             return Ok(Action::Pause);
-        }
+        };
+        self.inspection = inspection;
         let retry = &self.journey.worker.config.retry;
         let request = &self.journey.request;
         self.body = if request.upgrade {
@@ -34,8 +35,6 @@ impl Stream {
         };
         if end_of_stream {
             self.body.finish();
-        } else {
-            self.inspection = self.journey.inspection();
         }
         self.start()
     }

@@ -225,8 +225,8 @@ impl Stream {
         self.body.drop_because(NoRetry::AttemptsExhausted);
         if let Some(answer) = self.journey.answer.take() {
             self.phase = Phase::Replied;
-            let put_body = |body: &[u8]| self.put_body(body);
-            return Ok(match self.journey.replace(&answer, put_body)? {
+            let mut put_body = |body: &[u8]| self.put_body(body);
+            return Ok(match self.journey.replace(&answer, &mut put_body)? {
                 Replaced::ByReply => Settled::Replaced,
                 Replaced::InPlace => {
                     self.phase = Phase::Passing;

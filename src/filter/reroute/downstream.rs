@@ -58,20 +58,18 @@ pub(super) struct Downstream {
 impl Downstream {
     fn on_request_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
         self.up.complete(end_of_stream);
-        let served = with(&self.shared, |shared| {
-            let served = shared.journey.begin()?;
+        let inspection = with(&self.shared, |shared| {
+            let inspection = shared.journey.begin(!end_of_stream)?;
             if let Some(reason) = unreplayable(&shared.journey) {
                 shared.replay = Replay::Impossible(reason);
             }
-            if !end_of_stream {
-                self.inspection = shared.journey.inspection();
-            }
-            Ok(served)
+            Ok(inspection)
         })?;
-        if !served {
+        let Some(inspection) = inspection else {
             self.phase = Phase::Done;
             return Ok(Action::Pause);
-        }
+        };
+        self.inspection = inspection;
         let shared = Rc::clone(&self.shared);
         REQUESTS.with_borrow_mut(|requests| requests.insert(self.id, shared));
         self.start()
@@ -367,11 +365,11 @@ impl Shared {
             return self.journey.reply_without_answer();
         };
         let mut kept = None;
-        let put_body = |body: &[u8]| {
+        let mut put_body = |body: &[u8]| {
             kept = (!end_of_stream).then(|| body.to_vec());
             Ok(!end_of_stream || body.is_empty())
         };
-        if self.journey.replace(&answer, put_body)? == Replaced::InPlace {
+        if self.journey.replace(&answer, &mut put_body)? == Replaced::InPlace {
             *body = kept;
         }
         Ok(())

@@ -1,15 +1,60 @@
 //! What reaches a backend, and what never does.
 
+use bytes::Bytes;
 use e2e::{cases, chat_request, simulate, simulate_tls, Gateway};
+use http::Request;
 use serde_json::json;
 use simulator::{Behaviour, RecordedRequest, Simulator, TokenCheck};
+use tokio::net::TcpStream;
 
 const CLIENT_HEADERS: &[(&str, &str)] = &[
     ("api-key", "CLIENT-SECRET"),
     ("authorization", "Bearer CLIENT-SECRET"),
     ("Ocp-Apim-Subscription-Key", "CLIENT-SECRET"),
+    ("X-Api-Key", "CLIENT-SECRET"),
+    ("x-goog-api-key", "CLIENT-SECRET"),
+    ("apikey", "CLIENT-SECRET"),
+    ("Proxy-Authorization", "Basic CLIENT-SECRET"),
+    ("x-forwarded-access-token", "CLIENT-SECRET"),
+    ("cookie", "session=CLIENT-SECRET"),
     ("x-custom", "kept"),
 ];
+
+/// The names of credentials that no backend is ever sent, in lower case.
+const NEVER_SENT: [&str; 8] = [
+    "api-key",
+    "ocp-apim-subscription-key",
+    "x-api-key",
+    "x-goog-api-key",
+    "apikey",
+    "proxy-authorization",
+    "x-forwarded-access-token",
+    "cookie",
+];
+
+/// Sends a chat over HTTP/2, with cookies in lines of their own; the answer's status.
+fn send_over_http2(gateway: &Gateway) -> u16 {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let socket = TcpStream::connect(gateway.address()).await.unwrap();
+        let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let chat = chat_request();
+        let mut request = Request::post(gateway.url(&chat.path));
+        for (name, value) in CLIENT_HEADERS {
+            request = request.header(name.to_ascii_lowercase(), *value);
+        }
+        let request = request.header("cookie", "other=CLIENT-SECRET").body(());
+        let (answer, mut upload) = client.send_request(request.unwrap(), false).unwrap();
+        upload.send_data(Bytes::from(chat.bytes()), true).unwrap();
+        let status = answer.await.unwrap().status();
+        connection.abort();
+        status.as_u16()
+    })
+}
 
 /// What the backends received, requests for tokens left out.
 fn received(azure: &Simulator) -> Vec<RecordedRequest> {
@@ -23,7 +68,13 @@ cases! {
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(Behaviour::internal_error());
         let chat = chat_request();
-        for extra in ["&api-key=CLIENT-SECRET", "&api%2Dkey=CLIENT-SECRET", "&API-KEY=CLIENT-SECRET", ""] {
+        let queries = [
+            "&api-key=CLIENT-SECRET&Authorization=Bearer%20CLIENT-SECRET",
+            "&api%2Dkey=CLIENT-SECRET&access_token=CLIENT-SECRET",
+            "&API-KEY=CLIENT-SECRET&key=CLIENT-SECRET",
+            "",
+        ];
+        for extra in queries {
             let path = format!("{}{extra}&last=1", chat.path);
             for _ in 0..2 {
                 let answer =
@@ -36,14 +87,33 @@ cases! {
         for request in received {
             assert_eq!(request.token, TokenCheck::Valid);
             assert!(!format!("{request:?}").contains("CLIENT-SECRET"), "{request:?}");
-            assert_eq!(request.header("api-key"), None);
-            assert_eq!(request.header("ocp-apim-subscription-key"), None);
+            for name in NEVER_SENT {
+                assert_eq!(request.header(name), None, "{name}");
+            }
             assert_eq!(request.header("x-custom"), Some("kept"));
             assert_eq!(request.headers.iter().filter(|(name, _)| name == "authorization").count(), 1);
             assert!(request.path.ends_with("?api-version=2024-10-21&last=1"), "{}", request.path);
         }
         assert!(!gateway.log().contains("CLIENT-SECRET"));
         assert!(!format!("{:?}", gateway.access_log()).contains("CLIENT-SECRET"));
+    }
+
+    fn case_17_client_credentials_over_http2_never_reach_a_backend(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        azure.backend("east").set(Behaviour::internal_error().times(1));
+        for _ in 0..2 {
+            assert_eq!(send_over_http2(&gateway), 200);
+        }
+        let received = received(&azure);
+        assert_eq!(received.len(), 3, "one of them twice");
+        for request in received {
+            assert_eq!(request.token, TokenCheck::Valid);
+            assert!(!format!("{request:?}").contains("CLIENT-SECRET"), "{request:?}");
+            for name in NEVER_SENT {
+                assert_eq!(request.header(name), None, "{name}");
+            }
+        }
     }
 
     fn case_18_host_and_sni_are_the_backends_on_every_attempt(engine) {

@@ -2,13 +2,29 @@
 
 use std::time::Duration;
 
-use e2e::{cases, simulate, simulate_with, Engine, Form, Gateway, GatewayBuilder};
+use e2e::{cases, simulate, simulate_with, Engine, Form, Gateway, GatewayBuilder, Response};
 use ring::digest::{digest, SHA256};
 use serde_json::{json, Value};
 use simulator::{Behaviour, ImdsBehaviour, RecordedRequest, Simulator};
 
 const CHAT: &str = "/openai/v1/chat/completions";
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
+
+const DATED: &str = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21";
+
+/// What stands for a compressed body.
+const GZIP: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\0\xff{\"model\":\"gpt-4o\"}\0\xfe";
+
+fn gzipped(gateway: &Gateway, path: &str, content_type: &str, encoding: &str) -> Response {
+    let headers = [
+        ("content-type", content_type),
+        ("content-encoding", encoding),
+    ];
+    gateway
+        .client()
+        .send("POST", path, &headers, GZIP)
+        .expect("an answer")
+}
 
 /// What clients call it, and what the three backends do.
 const NAMES: [(&str, &str); 3] = [
@@ -179,6 +195,99 @@ cases! {
         for (backend, name) in NAMES {
             assert_received(&last(&azure, backend), body(name).as_bytes());
         }
+    }
+
+    fn case_19_names_and_paths_are_the_same_in_upper_and_lower_case(engine) {
+        let (azure, gateway) = renaming(engine);
+        let gateway = gateway.plugin(|p| p["backends"][0]["api_version"] = json!("2025-04-01-preview")).start();
+        let names = [NAMES[0], NAMES[1], ("north", "GPT-4o")];
+        for body in [r#"{"model":"MODEL","user":"gpt-4o"}"#, "\u{feff}{\"messages\":[],\"model\":\"MODEL\"}"] {
+            for path in [CHAT, "/openai/V1/Responses", "/OpenAI/responses?API-Version=2024-10-21"] {
+                assert_renamed(&gateway, &azure, path, JSON, body.as_bytes(), names);
+            }
+        }
+        let request = last(&azure, "east");
+        assert_eq!(request.path, "/OpenAI/responses?api-version=2025-04-01-preview");
+        for backend in azure.backends() {
+            backend.set(Behaviour::normal());
+        }
+        for _ in 0..3 {
+            let path = "/OpenAI/Deployments/GPT-4O/Chat/Completions?Api-Version=2024-10-21&x=1";
+            let answer = gateway.client().send("POST", path, JSON, b"\xef\xbb\xbf{}").unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let backend = answer.header("x-sim-backend").expect("a backend's own answer");
+            let (name, version) = match backend {
+                "east" => ("gpt4o-east", "api-version=2025-04-01-preview"),
+                "west" => ("a-longer-name-in-the-west", "Api-Version=2024-10-21"),
+                _ => ("GPT-4O", "Api-Version=2024-10-21"),
+            };
+            let request = last(&azure, backend);
+            assert_eq!(request.path, format!("/OpenAI/Deployments/{name}/Chat/Completions?{version}&x=1"));
+        }
+    }
+
+    fn case_44_an_encoded_body_that_decides_is_refused(engine) {
+        let (azure, gateway) = renaming(engine);
+        let gateway = gateway.start();
+        gateway.warm_up(&azure);
+        let before = azure.upstream_calls();
+        let json = "application/json";
+        let refused = [
+            (CHAT, json, "gzip"),
+            (CHAT, "text/plain", "GZIP"),
+            ("/openai/v1/responses", json, "br"),
+            ("/openai/responses?api-version=2025-04-01-preview", json, "identity, zstd"),
+            ("/openai/v1/batches", json, "deflate"),
+            ("/openai/v1/audio/transcriptions", Form::CONTENT_TYPE.1, "gzip"),
+        ];
+        for (path, content_type, encoding) in refused {
+            let answer = gzipped(&gateway, path, content_type, encoding);
+            assert_eq!(answer.status, 415, "{path}: {}", answer.text());
+            let error = &answer.json()["error"];
+            assert_eq!(error["code"], "content_encoding_not_supported");
+            assert_eq!(error["type"], "invalid_request_error");
+            assert_eq!(answer.header("accept-encoding"), Some("identity"));
+            assert_eq!(answer.header("x-aoai-attempts"), Some("0"));
+        }
+        assert_eq!(azure.upstream_calls(), before, "no backend was asked");
+        gateway.wait_for(
+            |gateway| gateway.stat("wasmcustom.aoai.refused.not_served") == Some(refused.len() as i64),
+            Duration::from_secs(5),
+            "the refusals to be counted",
+        );
+    }
+
+    fn case_44_an_encoded_body_that_decides_nothing_passes(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["cooldown"] = Value::Null)
+            .start();
+        for path in [CHAT, DATED, "/openai/v1/embeddings"] {
+            for encoding in ["gzip", "Br", "gzip, identity"] {
+                for backend in azure.backends() {
+                    backend.set(Behaviour::internal_error());
+                    backend.clear_requests();
+                }
+                let answer = gzipped(&gateway, path, "application/json", encoding);
+                assert_eq!((answer.status, answer.header("x-aoai-attempts")), (500, Some("2")), "{path}");
+                for backend in ["east", "west"] {
+                    let request = last(&azure, backend);
+                    assert_received(&request, GZIP);
+                    assert_eq!(request.header("content-encoding"), Some(encoding));
+                }
+            }
+        }
+        // A body that is read because a backend lacks a deployment does without.
+        azure.backend("east").set(Behaviour::deployment_not_found().times(1));
+        azure.backend("west").set(Behaviour::normal());
+        for _ in 0..2 {
+            assert_eq!(gateway.call("POST", CHAT, &json!({"model": "m"})).status, 200);
+        }
+        let answer = gzipped(&gateway, CHAT, "application/json", "gzip");
+        let asked = answer.header("x-sim-backend").expect("a backend's own answer");
+        assert_received(&last(&azure, asked), GZIP);
     }
 
     fn malformed_json_is_passed_on_unchanged_and_the_backends_error_is_the_answer(engine) {

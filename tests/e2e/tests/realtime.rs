@@ -30,6 +30,8 @@ fn open(gateway: &Gateway, path: &str) -> Result<Session, u16> {
     for (name, value) in [
         ("api-key", "CLIENT-SECRET"),
         ("authorization", "Bearer CLIENT-SECRET"),
+        ("x-api-key", "CLIENT-SECRET"),
+        ("cookie", "session=CLIENT-SECRET"),
     ] {
         request.headers_mut().insert(name, value.parse().unwrap());
     }
@@ -81,7 +83,7 @@ cases! {
             let mut seen = Vec::new();
             for _ in 0..3 {
                 let before = asked(&azure).len();
-                let mut session = open(&gateway, &format!("{path}&api-key=CLIENT-SECRET&x=1")).unwrap();
+                let mut session = open(&gateway, &format!("{path}&api-key=CLIENT-SECRET&Authorization=Bearer%20CLIENT-SECRET&x=1")).unwrap();
                 for word in ["naïve", "again"] {
                     session.socket.send(Message::text(word)).unwrap();
                     assert_eq!(session.socket.read().unwrap().into_text().unwrap().as_str(), word);
@@ -96,10 +98,33 @@ cases! {
                 let credential = if session.backend == "east" { "key" } else { "valid" };
                 assert_eq!(session.greeting["asked"]["credential"], credential);
                 assert_eq!(request.header("api-key").is_some(), session.backend == "east");
+                assert_eq!((request.header("x-api-key"), request.header("cookie")), (None, None));
                 seen.push(session.backend);
             }
             seen.sort();
             assert_eq!(seen, ["east", "north", "west"], "each in its turn");
+        }
+    }
+
+    fn case_19_a_session_names_its_deployment_in_any_letters(engine) {
+        let (azure, gateway) = uneven();
+        let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
+        for path in ["/openai/realtime?API-Version=2024-10-01-preview&Deployment=GPT-4o", "/openai/v1/realtime?Model=GPT-4O"] {
+            for _ in 0..3 {
+                let session = open(&gateway, path).unwrap();
+                let request = asked(&azure).pop().unwrap();
+                let version = if session.backend == "west" { "api-version=2025-04-01-preview" } else { "API-Version=2024-10-01-preview" };
+                assert!(path.starts_with("/openai/v1") || request.path.contains(version), "{}", request.path);
+                assert_eq!(request.path.to_ascii_lowercase().matches("api-version=").count(), usize::from(!path.contains("/v1/")));
+                let name = match session.backend.as_str() {
+                    "east" => "gpt4o-east",
+                    "north" => "a-longer-name-in-the-north",
+                    _ => path.rsplit('=').next().unwrap(),
+                };
+                assert_eq!(request.path.rsplit('=').next(), Some(name));
+                assert_eq!(session.greeting["session"]["model"], name);
+            }
         }
     }
 

@@ -182,9 +182,11 @@ cases! {
             ("x-envoy-overloaded", "true"),
         ];
         azure.backend("east").set(Behaviour::normal_with(&words));
+        // An Envoy in front of this one would take it for the one that fails.
+        let failing = |answer: &Response| answer.header(words[0].0).is_some();
         for _ in 0..10 {
             let answer = gateway.chat(&chat_request());
-            assert_eq!((answer.status, attempts(&answer)), (200, "1"));
+            assert_eq!((answer.status, attempts(&answer), failing(&answer)), (200, "1", false));
         }
         assert_eq!((azure.backend("east").count(), azure.backend("west").count()), (5, 5));
         // Nor does Envoy's router keep to a backend that says so.
@@ -192,9 +194,14 @@ cases! {
         for (name, value) in words {
             limited = limited.with_header(name, value);
         }
-        azure.backend("east").set(limited);
+        azure.backend("east").set(limited.clone());
         let answer = chat_starting_at(&gateway, &azure, "east");
-        assert_eq!((answer.status, attempts(&answer)), (200, "2"));
+        assert_eq!((answer.status, attempts(&answer), failing(&answer)), (200, "2", false));
+        azure.backend("east").clear();
+        azure.backend("west").set(limited);
+        azure.backend("east").stop();
+        let answer = gateway.chat(&chat_request());
+        assert_eq!((answer.status, failing(&answer)), (429, false));
     }
 
     fn case_10_a_missing_deployment_goes_on_and_any_other_404_does_not(engine) {

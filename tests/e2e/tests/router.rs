@@ -1,6 +1,9 @@
 //! What the router engine needs around it, and what it says when that is missing.
 
-use e2e::{cases, chat_request, load, simulate, simulate_tls, EnvoyVersion, Gateway};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+use e2e::{cases, chat_request, load, simulate, simulate_tls, EnvoyVersion, Gateway, Upstream};
 use serde_json::Value;
 use simulator::Behaviour;
 
@@ -100,6 +103,36 @@ mod router_engine_alone {
             "the refusal to be counted",
         );
         assert!(gateway.log().contains("x-aoai-retry"), "the log says what the route lacks");
+    }
+
+    fn an_interim_answer_ends_envoys_retries_which_is_named(engine) {
+        let azure = simulate(&["west"]);
+        let interim = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = interim.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for client in interim.incoming() {
+                let mut client = client.unwrap();
+                let mut read = [0; 65536];
+                while client.read(&mut read).is_ok_and(|size| size > 0) {
+                    let answer = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n";
+                    client.write_all(answer.as_bytes()).unwrap();
+                }
+            }
+        });
+        let gateway = Gateway::builder()
+            .upstream(Upstream {
+                name: "east".to_owned(),
+                host: "contoso-east.openai.azure.com".to_owned(),
+                address,
+                ca_file: None,
+            })
+            .simulator(&azure)
+            .engine(engine)
+            .start();
+        let mut statuses: Vec<u16> = (0..2).map(|_| gateway.chat(&chat_request()).status).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 429]);
+        assert!(gateway.log().contains("100 Continue"), "the log names the cause");
     }
 
     // Envoy decides on a retry at an answer's headers, and resets what has not ended by then: over HTTP/1.1, a connection for

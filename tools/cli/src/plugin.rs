@@ -113,7 +113,7 @@ pub struct Backend {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[0-9.]+(ms|s|m|h)$"), extend("x-minimum" = "100ms", "x-maximum" = "1h"))]
     pub first_byte_timeout: Option<String>,
-    /// Its own names for deployments, by the names that clients use.
+    /// Its own names for deployments, by the names that clients use, in upper or lower case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend(
         "maxProperties" = 200,

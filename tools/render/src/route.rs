@@ -21,6 +21,8 @@ route_config:
       - {header}
       - x-envoy-external-address
       - x-forwarded-for
+      # A backend that tells an Envoy that it fails speaks of itself. An Envoy in front would take it for this one.
+      response_headers_to_remove: [x-envoy-immediate-health-check-fail]
 ",
         action = indented(&action(fleet), 8),
         added = indented(&added_headers(fleet), 6),

@@ -261,6 +261,9 @@ struct Slow {
 
 impl Slow {
     async fn next(&mut self) -> Option<Piece> {
+        if self.bytes.is_empty() && self.slow.endless {
+            self.bytes = self.all.clone();
+        }
         let left = match self.slow.break_after {
             Some(end) => end.saturating_sub(self.sent),
             None => self.bytes.len(),
@@ -269,10 +272,7 @@ impl Slow {
             return Some(self.breaker.break_off(self.slow.how).await);
         }
         if self.bytes.is_empty() {
-            if !self.slow.endless || self.all.is_empty() {
-                return None;
-            }
-            self.bytes = self.all.clone();
+            return None;
         }
         if self.slow.interval_ms > 0 {
             sleep(Duration::from_millis(self.slow.interval_ms)).await;

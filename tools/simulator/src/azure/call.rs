@@ -29,8 +29,10 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// The body as JSON, which may stand behind a byte order mark.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.body).map_err(|error| {
+        let json = self.body.strip_prefix(b"\xef\xbb\xbf");
+        serde_json::from_slice(json.unwrap_or(&self.body)).map_err(|error| {
             errors::bad_request(&format!(
                 "We could not parse the JSON body of your request: {error}"
             ))
@@ -56,11 +58,11 @@ impl<'a> Call<'a> {
     }
 }
 
-/// One value of a query, percent-decoded.
+/// One value of a query, percent-decoded; its name in upper or lower case.
 pub(crate) fn query(uri: &Uri, name: &str) -> Option<String> {
     let pairs = uri.query()?.split('&');
     let mut pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let (_, value) = pairs.find(|(key, _)| *key == name)?;
+    let (_, value) = pairs.find(|(key, _)| decoded(key).eq_ignore_ascii_case(name))?;
     Some(decoded(value))
 }
 

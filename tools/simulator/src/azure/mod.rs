@@ -56,12 +56,10 @@ impl Resource {
     }
 
     fn route(&self, call: &Call<'_>, pieces: u32) -> Result<Reply, Failure> {
-        let path = call.uri.path();
-        let rest = path
-            .strip_prefix("/openai/")
-            .ok_or_else(errors::resource_not_found)?;
-        if let Some(operation) = rest.strip_prefix("v1/") {
-            return match operation.split('/').next() {
+        let rest = behind("/openai/", call.uri.path()).ok_or_else(errors::resource_not_found)?;
+        if let Some(operation) = behind("v1/", rest) {
+            let first = operation.split('/').next().map(str::to_ascii_lowercase);
+            return match first.as_deref() {
                 Some("chat" | "completions" | "embeddings" | "images" | "audio") => {
                     self.infer(call, operation, None, pieces)
                 }
@@ -74,7 +72,7 @@ impl Resource {
         {
             return Err(errors::resource_not_found());
         }
-        match rest.strip_prefix("deployments/") {
+        match behind("deployments/", rest) {
             Some(rest) => {
                 let (deployment, operation) = rest
                     .split_once('/')
@@ -95,8 +93,9 @@ impl Resource {
         if call.method != Method::POST {
             return Err(errors::resource_not_found());
         }
-        self.offered(operation)?;
-        match operation {
+        let operation = operation.to_ascii_lowercase();
+        self.offered(&operation)?;
+        match operation.as_str() {
             "chat/completions" => self.chat(call, deployment, pieces),
             "completions" => self.completions(call, deployment, pieces),
             "embeddings" => self.embeddings(call, deployment),
@@ -173,7 +172,9 @@ impl Resource {
     /// Refuses a deployment this resource does not have.
     fn known(&self, deployment: Option<&str>) -> Result<(), Failure> {
         match (&self.deployments, deployment) {
-            (Some(known), Some(asked)) if !known.iter().any(|name| name == asked) => {
+            (Some(known), Some(asked))
+                if !known.iter().any(|name| name.eq_ignore_ascii_case(asked)) =>
+            {
                 Err(errors::deployment_not_found())
             }
             _ => Ok(()),
@@ -185,4 +186,10 @@ impl Resource {
         let number = self.next_id.fetch_add(1, Ordering::Relaxed);
         format!("{prefix}{}{number:012x}", self.name)
     }
+}
+
+/// What is behind `prefix` in a path, whose fixed parts may be in upper or lower case.
+fn behind<'p>(prefix: &str, path: &'p str) -> Option<&'p str> {
+    let (start, rest) = path.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
