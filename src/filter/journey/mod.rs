@@ -118,8 +118,12 @@ impl Journey {
         Ok(served)
     }
 
-    /// The reading of the request's body that is needed, where it has one.
-    pub(in crate::filter) fn inspection(&self) -> Inspection {
+    /// The reading of the request's body that is needed. `end` where the request has none.
+    pub(in crate::filter) fn inspection(&mut self, end: bool) -> Inspection {
+        if end {
+            self.request.has_known_body = true;
+            return Inspection::Done;
+        }
         let worker = &self.worker;
         Inspection::of(
             &self.request,

@@ -34,9 +34,8 @@ impl Stream {
         };
         if end_of_stream {
             self.body.finish();
-        } else {
-            self.inspection = self.journey.inspection();
         }
+        self.inspection = self.journey.inspection(end_of_stream);
         self.start()
     }
 

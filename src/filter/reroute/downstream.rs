@@ -63,9 +63,7 @@ impl Downstream {
             if let Some(reason) = unreplayable(&shared.journey) {
                 shared.replay = Replay::Impossible(reason);
             }
-            if !end_of_stream {
-                self.inspection = shared.journey.inspection();
-            }
+            self.inspection = shared.journey.inspection(end_of_stream);
             Ok(served)
         })?;
         if !served {
