@@ -43,6 +43,8 @@ pub struct Request {
     pub cuts: Splices,
     /// Where its body names the deployment.
     pub model: Option<Model>,
+    /// Its body was read to its end, or it has none.
+    pub has_known_body: bool,
     /// It may be done once only, because of what it says in its body.
     pub in_background: bool,
     /// The client gives Envoy's router rules of its own for retries, which are not its to give.
@@ -254,6 +256,7 @@ impl Request {
 
     /// Takes over what was found in the body.
     pub fn learn(&mut self, found: Found, tags: &Tags) {
+        self.has_known_body = true;
         match found {
             Found::Nothing => {}
             Found::Form(value) => {
@@ -290,7 +293,8 @@ impl Request {
 
     /// Whether it may name a deployment in a body that was not read.
     pub fn names_unread_deployment(&self) -> bool {
-        self.operation.deployment == Deployment::InBody && self.deployment.is_none()
+        let is_unread = self.deployment.is_none() && !self.has_known_body;
+        self.operation.deployment == Deployment::InBody && is_unread
     }
 
     /// What is to be changed in the body for `backend`.

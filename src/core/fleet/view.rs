@@ -799,7 +799,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unread_refusal_is_advice_for_every_request() {
+    fn an_unread_refusal_is_advice_for_unread_requests_alone() {
         let mut view = view();
         assert!(!view.tells_deployments_apart());
         let unread = Demand {
@@ -809,12 +809,13 @@ mod tests {
         view.learn_of(0, throttled(30), unread);
         assert!(view.tells_deployments_apart());
         for turn in 0..9 {
-            assert_ne!(view.first(turn, GPT), Ok(Choice::Free(0)));
+            assert_ne!(view.first(turn, unread), Ok(Choice::Free(0)));
         }
         let mut plan = Plan::new(0);
         plan.tried.add(1);
         plan.tried.add(2);
-        assert_eq!(view.next(&plan, GPT, NOW), Ok(Choice::Soft(0)));
+        assert_eq!(view.next(&plan, unread, NOW), Ok(Choice::Soft(0)));
+        assert_eq!(view.next(&plan, GPT, NOW), Ok(Choice::Free(0)));
     }
 
     #[test]

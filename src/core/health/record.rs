@@ -90,17 +90,17 @@ impl Health {
         }
     }
 
-    /// The quotas that count for a request: its own, and that of names that were not read.
+    /// The quota that counts for a request. A 429 of a name that was not read says nothing of a request whose name was.
     fn quotas_of(&self, demand: &Demand) -> impl Iterator<Item = &Quota> + use<'_> {
         let key = demand.quota;
         let quotas = self.quotas.iter();
-        quotas.filter(move |quota| quota.key == key || quota.key == QuotaKey::UNREAD)
+        quotas.filter(move |quota| quota.key == key)
     }
 
     fn quotas_of_mut(&mut self, demand: &Demand) -> impl Iterator<Item = &mut Quota> + use<'_> {
         let key = demand.quota;
         let quotas = self.quotas.iter_mut();
-        quotas.filter(move |quota| quota.key == key || quota.key == QuotaKey::UNREAD)
+        quotas.filter(move |quota| quota.key == key)
     }
 
     #[inline(never)]
@@ -243,7 +243,7 @@ impl Health {
                     stated,
                     size: seen.demand.size,
                     blame: match seen.demand.quota {
-                        // It may be any of the quotas, so it keeps nobody away.
+                        // It may be any of the quotas, so it keeps nobody away. It only makes names be read.
                         QuotaKey::UNREAD => super::Blame::Spent,
                         _ => blame,
                     },

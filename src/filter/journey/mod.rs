@@ -120,6 +120,7 @@ impl Journey {
             return self.refuse_unread(&LocalReply::other_path());
         }
         if !has_body {
+            self.request.has_known_body = true;
             return Ok(Some(Inspection::Done));
         }
         let worker = &self.worker;

@@ -65,14 +65,14 @@ fn a_429_of_a_name_that_was_not_read_is_advice() {
     let named = "backend east: a deployment whose name was not read is throttled (429); requests for it prefer other \
                  backends for 30s";
     assert!(said.iter().any(|line| line == named), "{said:?}");
-    // It stops nobody. A chat that is served opens what was only advice.
-    for soft in [1, 1] {
-        let stream = ask(&vm, V1_CHAT, "gpt-4o");
+    // From now on names are read, and it says nothing of a request whose name is known.
+    for path in [V1_CHAT, &dated("gpt-4o", "chat/completions")] {
+        let stream = ask(&vm, path, "gpt-4o");
         assert!(stream.forwarded().is_some());
         respond(&stream, 200, "fine");
-        assert_eq!(counted(&host, "aoai.backend.east.soft"), soft);
     }
-    // Now the name is read, and the 429 is that deployment's.
+    assert_eq!(counted(&host, "aoai.backend.east.soft"), 0);
+    // Nor does it stop the same request, whose 429 now is that deployment's.
     throttle(&ask(&vm, V1_EMBEDDINGS, "embed"), "30");
     let trial = ask(&vm, V1_EMBEDDINGS, "embed");
     for _ in 0..4 {
@@ -104,6 +104,29 @@ fn after_a_429_of_an_unread_name_names_are_read_for_a_while() {
     assert!(is_held());
     host.advance(seconds(20));
     assert!(!is_held(), "it is long ago");
+}
+
+#[test]
+fn a_body_that_was_read_and_names_no_deployment_has_a_quota_too() {
+    let (_host, vm) = fleet(1, json!({}));
+    let nameless = || {
+        let stream = begin(&vm, V1_CHAT);
+        stream.body("{}", true);
+        stream
+    };
+    // The first 429 is advice, the second one binds.
+    for _ in 0..2 {
+        throttle(&nameless(), "30");
+    }
+    let _trial = nameless();
+    assert_eq!(refused(&nameless()).0, 429);
+
+    // There is nothing to read where there is no body.
+    let (_host, vm) = fleet(1, json!({}));
+    let nameless = || vm.request(post(V1_CHAT), true);
+    throttle(&nameless(), "30");
+    let _trial = nameless();
+    assert_eq!(refused(&nameless()).0, 429);
 }
 
 #[test]

@@ -366,16 +366,17 @@ cases! {
         let mut next = request.clone();
         next["previous_response_id"] = response["id"].clone();
 
-        // It is asked, and refuses.
-        azure.backend("west").set(Behaviour::throttled(30));
+        // The model's quota is used up: it is asked, and once more to find out whether that is true, and refuses.
+        azure.backend("west").set(Behaviour::throttled(30).times(2));
         let before = azure.upstream_calls();
-        let refused = gateway.call("POST", "/openai/v1/responses", &next);
-        assert_eq!((refused.status, refused.header("x-aoai-attempts")), (429, Some("1")));
-        assert_eq!(refused.header("retry-after"), Some("30"));
-        assert_eq!(azure.upstream_calls(), before + 1, "no other one is asked");
-
-        // It is not even asked.
-        for (method, path, body) in [("GET", &one, &NOTHING), ("POST", &"/openai/v1/responses".to_owned(), &next), ("DELETE", &one, &NOTHING)] {
+        let responses = "/openai/v1/responses".to_owned();
+        for _ in 0..2 {
+            let refused = gateway.call("POST", &responses, &next);
+            assert_eq!((refused.status, refused.header("x-aoai-attempts")), (429, Some("1")));
+            assert_eq!(refused.header("retry-after"), Some("30"));
+        }
+        assert_eq!(azure.upstream_calls(), before + 2, "no other one is asked");
+        let is_refused = |method, path: &str, body| {
             let refused = gateway.call(method, path, body);
             assert_eq!((refused.status, refused.header("x-aoai-attempts")), (429, Some("0")), "{}", refused.text());
             let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
@@ -383,8 +384,21 @@ cases! {
             let exact: u64 = refused.header("retry-after-ms").unwrap().parse().unwrap();
             assert!((1..=30_000).contains(&exact), "{exact}");
             assert!(refused.json()["error"]["message"].is_string());
+        };
+        // It is not even asked.
+        is_refused("POST", &responses, &next);
+        assert_eq!(azure.upstream_calls(), before + 2);
+        // Reading is not the model's.
+        assert_eq!(ok(&gateway.call("GET", &one, &NOTHING)).1, "west");
+        azure.backend("west").set(Behaviour::throttled(30));
+        for _ in 0..2 {
+            let refused = gateway.call("GET", &one, &NOTHING);
+            assert_eq!((refused.status, refused.header("x-aoai-attempts")), (429, Some("1")));
         }
-        assert_eq!(azure.upstream_calls(), before + 1);
+        let before = azure.upstream_calls();
+        is_refused("GET", &one, &NOTHING);
+        is_refused("DELETE", &one, &NOTHING);
+        assert_eq!(azure.upstream_calls(), before);
         for _ in 0..4 {
             assert_eq!(gateway.chat(&chat_request()).status, 200, "the others serve on");
         }
