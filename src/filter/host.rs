@@ -327,6 +327,7 @@ pub(crate) fn resume(half: Half) -> Result<()> {
 }
 
 /// Answers the current stream; `details` appear in Envoy's access log.
+#[inline(never)]
 pub(crate) fn send_local_response(
     status: u16,
     details: &str,

@@ -223,9 +223,22 @@ impl Journey {
         if let Some(header) = &config.headers.attempts {
             say(header, digit(self.exchange.attempts()).into())?;
         }
+        if self.why.is_some() || self.exchange.throttled().contains(backend) {
+            for (name, value) in self.further_report(backend) {
+                say(name, value.into())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The headers that few answers have: an explanation, and the wait of all backends.
+    #[inline(never)]
+    fn further_report(&self, backend: usize) -> Vec<(&str, String)> {
+        let config = &self.worker.config;
+        let mut report = Vec::new();
         let why = self.why.as_deref().and_then(Why::text);
         if let (Some(header), Some(why)) = (&config.headers.why, why) {
-            say(header, why.into())?;
+            report.push((header.as_str(), why.to_owned()));
         }
         if self.exchange.throttled().contains(backend) {
             // The backend spoke for itself; the client asks all of those that can serve it.
@@ -233,15 +246,11 @@ impl Journey {
                 Place::Only(backend) => Plan::only(backend, config.backends.len()),
                 Place::Anywhere | Place::Nowhere => Plan::default(),
             };
-            let wait = self
-                .worker
-                .backends
-                .wait_of_all(&plan, &self.request.demand());
-            for (name, value) in wait.into_iter().flat_map(retry_after) {
-                say(name, value.into())?;
-            }
+            let backends = &self.worker.backends;
+            let wait = backends.wait_of_all(&plan, &self.request.demand());
+            report.extend(wait.into_iter().flat_map(retry_after));
         }
-        Ok(())
+        report
     }
 }
 
