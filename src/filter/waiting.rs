@@ -139,7 +139,14 @@ impl WaitingList {
 
 /// What became of the renewals that streams wait for, looked up once each: thousands may wait for the same one.
 #[derive(Default)]
-struct Renewals(Vec<((Option<usize>, u32), Option<Renewal>)>);
+struct Renewals(Vec<Looked>);
+
+/// A renewal that was looked up, unless the host refused.
+struct Looked {
+    identity: Option<usize>,
+    generation: u32,
+    found: Option<Renewal>,
+}
 
 impl Renewals {
     fn look(
@@ -149,14 +156,20 @@ impl Renewals {
         generation: u32,
         now: Timestamp,
     ) -> Option<Renewal> {
-        let wanted = (credentials.identity_of(backend), generation);
-        let known = self.0.iter().find(|(known, _)| *known == wanted);
-        if let Some((_, renewal)) = known {
-            return renewal.clone();
+        let identity = credentials.identity_of(backend);
+        let mut looked = self.0.iter();
+        let known =
+            looked.find(|looked| looked.identity == identity && looked.generation == generation);
+        if let Some(known) = known {
+            return known.found.clone();
         }
-        let renewal = credentials.renewal(backend, generation, now).ok();
-        self.0.push((wanted, renewal.clone()));
-        renewal
+        let found = credentials.renewal(backend, generation, now).ok();
+        self.0.push(Looked {
+            identity,
+            generation,
+            found: found.clone(),
+        });
+        found
     }
 }
 

@@ -1,9 +1,10 @@
 //! The health of one backend, shared by all workers: what its answers said about it, and for how long that keeps requests away.
 //!
-//! What an answer says has a scope. A 429 is about one [quota](quota), that of a deployment. Failures open the [breaker](breaker)
-//! of the backend. A refusal of the identity closes its [access](access). A deployment that is [missing](missing) is not asked
-//! for again. Every state ends by itself, and then the backend [recovers](recovery): it is used gently as long as others are
-//! free. While everything that a request could use is closed to it, [trials](trials) find out whether that is still true.
+//! What an answer says has a scope. A 429 is about one quota, that of a deployment (`quota.rs`). Failures open the breaker of the
+//! backend (`breaker.rs`). A refusal of the identity closes the access to it (`access.rs`). A deployment that is missing is not
+//! asked for again (`missing.rs`). Every state ends by itself, and then the backend recovers (`recovery.rs`): it is used gently as
+//! long as others are free. While everything that a request could use is closed to it, trials find out whether that is still
+//! true (`trials.rs`).
 
 mod access;
 mod breaker;
