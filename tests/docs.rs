@@ -301,6 +301,7 @@ fn statistics() -> BTreeSet<String> {
     };
     let mut names = metrics::counter_names(std::slice::from_ref(&backend));
     names.extend(metrics::gauge_names(&backend));
+    names.extend(metrics::quota_gauge_names(&backend, "NAME"));
     names.push(metrics::TOKEN_SECONDS_LEFT.to_owned());
     names.push(clients::counter_name("NAME"));
     names.into_iter().collect()

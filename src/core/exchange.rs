@@ -34,7 +34,7 @@ pub enum NoRetry {
     AttemptsExhausted,
     /// Every backend was tried.
     BackendsExhausted,
-    /// The backends that were not tried cool down.
+    /// The backends that were not tried are throttled or misconfigured.
     BackendsOut,
     /// The retry budget is used up.
     BudgetSpent,

@@ -19,9 +19,9 @@ pub enum Event {
     ClientGone,
     /// A request was answered 503 for want of a token.
     IdentityUnavailable,
-    /// A request was answered 429 because every backend cools down, one of them at least for want of quota.
+    /// A request was answered 429 because every backend is throttled or misconfigured, at least one is throttled.
     AllThrottled,
-    /// A request was answered 503 because every backend cools down for other reasons.
+    /// A request was answered 503 because every backend refuses the identity or the key.
     AllUnavailable,
     /// A request was answered 404 because no backend has the deployment, by the configuration.
     NotOffered,

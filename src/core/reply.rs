@@ -63,7 +63,9 @@ impl LocalReply {
             Self {
                 status: 429,
                 code: "all_backends_throttled",
-                message: "The quota of every Azure OpenAI resource is used up for now.".into(),
+                message:
+                    "The quota for this request is used up on every Azure OpenAI resource for now."
+                        .into(),
                 retry_after,
             }
         } else {

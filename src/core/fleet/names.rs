@@ -117,7 +117,7 @@ impl<M: SharedMap> Names<M> {
 
 /// The key and the name of a deployment's quota.
 fn of_deployment(name: &str) -> Option<(QuotaKey, Label)> {
-    let label = client_name(name)?;
+    let label = client_name(name)?.to_ascii_lowercase();
     Some((QuotaKey::of_deployment(deployment_id(name)), label))
 }
 

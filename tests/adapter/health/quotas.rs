@@ -194,7 +194,7 @@ fn a_quota_is_shown_once_it_was_refused() {
     let chat = || ask(&vm, &dated("gpt-4o", "chat/completions"), "gpt-4o");
     respond(&chat(), 200, "fine");
     throttle(&embed(), "30");
-    assert_eq!(shown(&host, "text_Embed"), (1, 29));
+    assert_eq!(shown(&host, "text_embed"), (1, 29));
     let names: Vec<_> = host
         .statistics()
         .into_iter()
@@ -204,11 +204,11 @@ fn a_quota_is_shown_once_it_was_refused() {
     assert_eq!(quotas.count(), 2, "{names:?}");
     // A trial is served: from now on waits are advice.
     respond(&embed(), 200, "fine");
-    assert_eq!(shown(&host, "text_Embed"), (0, 0));
+    assert_eq!(shown(&host, "text_embed"), (0, 0));
     throttle(&embed(), "30");
-    assert_eq!(shown(&host, "text_Embed"), (2, 29));
+    assert_eq!(shown(&host, "text_embed"), (2, 29));
     host.advance(seconds(29));
-    assert_eq!(shown(&host, "text_Embed"), (0, 0));
+    assert_eq!(shown(&host, "text_embed"), (0, 0));
 }
 
 #[test]

@@ -300,54 +300,54 @@ pub enum Source {
     AppService,
 }
 
-/// How long a backend is left alone after what.
+/// How long backends get no requests, by cause.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cooldown {
-    /// After a 429 that does not say.
+    /// The wait after a 429 that states none, for the deployment that it concerns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
         extend("default" = "10s", "x-minimum" = "100ms", "x-maximum" = "1h")
     )]
     pub throttled: Option<String>,
-    /// The least that a 429 can ask for.
+    /// The shortest wait after a 429.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
         extend("default" = "1s", "x-minimum" = "0s", "x-maximum" = "1h")
     )]
     pub shortest: Option<String>,
-    /// The most that a 429 can ask for, and that failures lead to.
+    /// The longest wait after a 429, and the longest cooldown after failures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
         extend("default" = "5m", "x-minimum" = "1s", "x-maximum" = "24h")
     )]
     pub longest: Option<String>,
-    /// After too many failures; doubled each time the backend turns out not to be well after it.
+    /// The first cooldown after failures. It doubles each time the backend fails again right after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
         extend("default" = "5s", "x-minimum" = "100ms", "x-maximum" = "1h")
     )]
     pub failing: Option<String>,
-    /// How many failures in a row are too many.
+    /// The number of failures in a row that starts a cooldown. Of each request only the first failure counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000), extend("default" = 5))]
     pub consecutive_failures: Option<u16>,
-    /// What share of at least 20 attempts within 10 s is too many, in percent.
+    /// The share of failed attempts that starts a cooldown, in percent of at least 20 attempts within 10 s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100), extend("default" = 50))]
     pub failure_percent: Option<u8>,
-    /// After a refusal of the identity, and for a deployment that a backend does not have.
+    /// The cooldown of a backend that refuses the identity or the key, and how long a deployment counts as missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
         extend("default" = "5m", "x-minimum" = "1s", "x-maximum" = "24h")
     )]
     pub misconfigured: Option<String>,
-    /// How long a request may wait for a backend when all are out, instead of being answered 429 or 503 at once.
+    /// How long a request may wait for a backend when all are throttled or misconfigured, before it is answered 429 or 503.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
