@@ -97,8 +97,8 @@ fn trapping_gateway(azure: &Simulator, engine: Engine, workers: u32) -> (TempPat
         .workers(workers)
         .fleet(move |fleet| fleet.module = trapping)
         .rewrite(
-            "stat_prefix: azure_openai",
-            "stat_prefix: azure_openai\n        http_protocol_options: {enable_trailers: true}",
+            "accept_http_10: true",
+            "accept_http_10: true\n          enable_trailers: true",
         )
         .start();
     (path, gateway)
