@@ -288,7 +288,7 @@ fn serves(engine: Engine, http2: bool, tokens: Tokens, cases: &[Case]) {
         wrong.len(),
         cases.len()
     );
-    gateway.assert_quiet_within(5 * SECOND, &azure);
+    gateway.assert_quiet_within(5 * SECOND);
     assert_all_met(&azure);
 }
 
@@ -346,7 +346,7 @@ fn survives_leaving(engine: Engine, http2: bool) {
         assert!(wrong.is_empty());
         gateway.assert_unharmed();
     }
-    gateway.assert_quiet_within(5 * SECOND, &azure);
+    gateway.assert_quiet_within(5 * SECOND);
     azure.imds().clear();
     assert_eq!(gateway.chat(&chat_request().deployment("any")).status, 200);
     assert_all_met(&azure);

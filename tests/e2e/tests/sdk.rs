@@ -102,7 +102,7 @@ for _ in range(2):
         }
     }
 
-    fn case_57_the_openai_sdk_chats_while_a_backend_answers_401_unread(engine) {
+    fn case_57_the_openai_sdk_chats_despite_an_unread_401(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
