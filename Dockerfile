@@ -11,14 +11,26 @@ ARG RUST_VERSION=1.95
 ARG ENVOY_VERSION=1.40.0
 ARG PYTHON_VERSION=3.13
 
-FROM rust:${RUST_VERSION}-slim-trixie AS source
+# Everything that names crates, with empty sources: it changes when a dependency does, and not with every line of code.
+FROM rust:${RUST_VERSION}-slim-trixie AS manifests
 WORKDIR /source
+COPY . .
+RUN find . -type f ! -name Cargo.toml ! -name Cargo.lock ! -name '*.rs' -delete \
+ && find . -name '*.rs' -exec truncate --size 0 {} +
+
+# All crates are fetched and unpacked once. Stages that build at the same time would do that at the same time, each in the way of
+# the others if they shared a cache.
+FROM rust:${RUST_VERSION}-slim-trixie AS crates
+WORKDIR /source
+COPY --from=manifests /source .
+RUN cargo fetch --locked --target "$(rustc --print host-tuple)"
+
+FROM crates AS source
 COPY . .
 
 # What `cargo xtask wasm` does with the module when it is built.
 FROM source AS finish
-RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    cargo build --profile containers --locked --package xtask \
+RUN cargo build --frozen --profile containers --package xtask \
  && install -D -t /out target/containers/xtask \
  && rm -r target
 
@@ -26,8 +38,7 @@ FROM source AS module
 # The revision that is built, which the module logs when it starts; .git is not copied.
 ARG REVISION=unknown
 RUN rustup target add wasm32-wasip1
-RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    AOAI_REVISION=$REVISION cargo build --release --locked --target wasm32-wasip1 \
+RUN AOAI_REVISION=$REVISION cargo build --frozen --release --target wasm32-wasip1 \
       --package azure-openai-balancer --lib \
  && install -D -m 0644 target/wasm32-wasip1/release/azure_openai_balancer.wasm /built/plugin.wasm \
  && rm -r target
@@ -47,9 +58,8 @@ COPY --from=module /out/plugin.wasm ./
 
 FROM source AS tools
 # Without shared libraries: they run in images that have none.
-RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    target="$(rustc --print host-tuple)" \
- && RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile containers --locked --target "$target" \
+RUN target="$(rustc --print host-tuple)" \
+ && RUSTFLAGS="-C target-feature=+crt-static" cargo build --frozen --profile containers --target "$target" \
       --package demo --bin client --package simulator --bin simulator --package probe --bin probe \
  && cd "target/$target/containers" \
  && install -D -t /out client probe \

@@ -9,8 +9,8 @@ use ureq::http::Response;
 use ureq::{Agent, Body};
 
 use super::docker::Docker;
-use super::metrics;
 use super::stack::Stack;
+use super::{cold, metrics};
 use crate::{exports, files, imports, paths, process};
 
 /// What the checks look at.
@@ -44,6 +44,10 @@ pub enum Verdict {
 
 /// All of them. Each may build on those before it.
 pub const CHECKS: &[Check] = &[
+    Check {
+        name: "builds_from_an_empty_cache_fetch_their_crates",
+        check: cold::cold_builds_fetch_their_crates,
+    },
     Check {
         name: "the_images_build",
         check: the_images_build,

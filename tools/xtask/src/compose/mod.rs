@@ -6,6 +6,7 @@
 
 mod bases;
 mod checks;
+mod cold;
 mod docker;
 mod metrics;
 mod stack;
