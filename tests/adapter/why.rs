@@ -95,6 +95,31 @@ fn a_refusal_says_how_each_backend_stands() {
 }
 
 #[test]
+fn a_retry_that_was_not_made_says_how_the_others_stand() {
+    let (host, vm) = explaining(json!({}));
+    for backend in ["east", "west"] {
+        let stream = get(&vm);
+        throttle(&stream, "30");
+        if backend == "east" {
+            vm.answer(&vm.call(), 200, [], "fine");
+        } else {
+            vm.answer(&vm.call(), 429, [("retry-after", "30")], "");
+        }
+    }
+    host.advance(millis(1500));
+    let trial = get(&vm);
+    throttle(&trial, "30");
+    let text = why(&trial).unwrap();
+    let (tried, other) = match text.starts_with("east") {
+        true => ("east", "west"),
+        false => ("west", "east"),
+    };
+    let start =
+        format!("{tried} trial throttled; not retried: backends_cooling_down; {other} throttled ");
+    assert!(text.starts_with(&start), "{text}");
+}
+
+#[test]
 fn a_refusal_for_lack_of_a_token_or_a_deployment_says_so() {
     let host = Host::new();
     let vm = host.start(explaining_setup(json!({}))).unwrap();

@@ -172,6 +172,26 @@ fn a_backend_that_refuses_two_new_tokens_is_misconfigured() {
 }
 
 #[test]
+fn the_log_tells_a_refused_new_token_from_a_missing_role() {
+    let (host, vm) = fleet(1, json!({}));
+    for token in [SECOND_TOKEN, TOKEN] {
+        let stream = get(&vm);
+        respond(&stream, 401, &error("401"));
+        host.advance(millis(5));
+        give_token(&vm, token);
+        vm.answer(&vm.call(), 401, [], error("401"));
+        assert_eq!(stream.answer().status, 401);
+        // Then a token is renewed for a refusal again.
+        host.advance(seconds(40));
+    }
+    let lines = host.logged(mock_host::LogLevel::Error);
+    assert!(
+        matches!(&lines[..], [line] if line.starts_with("backend east: refuses a token that was just renewed (401)")),
+        "{lines:?}"
+    );
+}
+
+#[test]
 fn an_old_token_that_is_not_renewed_says_nothing_of_a_backend() {
     let (host, vm) = fleet(2, json!({}));
     for _ in 0..4 {
