@@ -418,10 +418,15 @@ impl DownstreamHandle {
         }))
     }
 
-    fn answer_goes_on(&self, size: usize, end_of_stream: bool) -> Action {
+    /// A frame of the answer's body of this size passes, or its trailers do.
+    fn answer_goes_on(&self, frame: Option<usize>, end_of_stream: bool) -> Action {
         run(&self.0, (), |stream| {
             if stream.phase == Phase::Passing {
+                let size = frame.unwrap_or_default();
                 with(&stream.shared, |shared| shared.journey.pass_answer(size))?;
+            } else if let (Some(_), Some(body)) = (frame, &mut stream.body) {
+                // All of it with the first frame.
+                host::replace_buffer(Buffer::ResponseBody, &std::mem::take(body))?;
             }
             if end_of_stream {
                 stream.phase = Phase::Done;
@@ -461,16 +466,11 @@ impl HttpContext for DownstreamHandle {
     }
 
     fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
-        run(&self.0, (), |stream| match &mut stream.body {
-            // All of it with the first frame.
-            Some(body) => host::replace_buffer(Buffer::ResponseBody, &std::mem::take(body)),
-            None => Ok(()),
-        });
-        self.answer_goes_on(size, end_of_stream)
+        self.answer_goes_on(Some(size), end_of_stream)
     }
 
     fn on_http_response_trailers(&mut self, _: usize) -> Action {
-        self.answer_goes_on(0, true)
+        self.answer_goes_on(None, true)
     }
 }
 
