@@ -10,24 +10,40 @@ use azure_openai_balancer::core::time::Timestamp;
 use super::driver::Journey;
 use super::simulation::DEPLOYMENTS;
 
+/// For so long the sizes of refused requests still count for later waits.
+const LATELY: Duration = Duration::from_secs(60);
+
+/// A wait that turned out to be too short may be made longer by so much.
+const STRETCHED: Duration = Duration::from_secs(4);
+
 /// What one backend said.
 #[derive(Clone, Debug, Default)]
 struct Words {
-    /// The wait of each deployment.
-    waits: [Option<Wait>; DEPLOYMENTS.len()],
+    /// The waits of each deployment.
+    waits: [Vec<Wait>; DEPLOYMENTS.len()],
     /// Until when it refuses the identity.
     refuses: Timestamp,
     /// Until when it lacks each deployment.
     lacks: [Timestamp; DEPLOYMENTS.len()],
-    trials: [Option<Timestamp>; DEPLOYMENTS.len()],
+    /// The trials of each deployment's quota since one was not refused.
+    trials: [Trials; DEPLOYMENTS.len()],
+    /// The last trial of the identity.
+    access_trial: Option<Timestamp>,
+}
+
+/// Trials that were made, less one for each second and ten for each attempt that was not refused.
+#[derive(Clone, Copy, Debug, Default)]
+struct Trials {
+    made: f64,
+    last: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Wait {
     said_at: Timestamp,
     until: Timestamp,
-    /// The size of the smallest request that was refused since no wait was under way.
-    smallest: u32,
+    /// The size of the refused request.
+    size: u32,
 }
 
 pub(crate) struct Account {
@@ -49,7 +65,10 @@ impl Account {
 
     pub(crate) fn clock_was_set_back(&mut self) {
         for words in &mut self.backends {
-            words.trials = Default::default();
+            for trials in &mut words.trials {
+                trials.last = None;
+            }
+            words.access_trial = None;
         }
     }
 
@@ -68,18 +87,25 @@ impl Account {
         match outcome {
             Outcome::Success => {
                 let began = journey.exchange.chosen().began;
-                words.waits[deployment].take_if(|wait| wait.said_at < began);
+                // A larger one may still be refused.
+                let waits = &mut words.waits[deployment];
+                let contradicts = |wait: &Wait| {
+                    wait.said_at < began && demand.size.is_none_or(|size| size >= wait.size)
+                };
+                if waits.iter().all(contradicts) {
+                    waits.clear();
+                }
                 words.refuses = Timestamp::default();
             }
             Outcome::Throttled if !journey.request.names_unread_deployment() => {
                 let wait = stated.map_or(rules.throttled, |wait| wait.max(rules.shortest));
                 let until = now + wait.min(rules.longest);
-                let size = demand.size.unwrap_or_default();
-                let before = words.waits[deployment].filter(|wait| wait.until > now);
-                words.waits[deployment] = Some(Wait {
+                let waits = &mut words.waits[deployment];
+                waits.retain(|wait| wait.until + LATELY > now);
+                waits.push(Wait {
                     said_at: now,
-                    until: before.map_or(until, |wait| wait.until.max(until)),
-                    smallest: before.map_or(size, |wait| wait.smallest.min(size)),
+                    until,
+                    size: demand.size.unwrap_or_default(),
                 });
             }
             Outcome::PermissionDenied | Outcome::BadToken => {
@@ -96,14 +122,37 @@ impl Account {
         });
     }
 
-    /// At most one trial a second and quota.
-    pub(crate) fn check_trial(&mut self, backend: usize, deployment: usize, now: Timestamp) {
-        let last = self.backends[backend].trials[deployment].replace(now);
-        let pause = last.map(|last| now.since(last));
-        self.check(
-            pause.is_none_or(|pause| pause >= Duration::from_secs(1)),
-            || format!("two trials of {backend} within {pause:?}"),
-        );
+    /// Of each quota the first five trials come at once, and then one a second; of an identity one a second. An attempt that is not
+    /// refused makes up for ten.
+    pub(crate) fn check_trial(
+        &mut self,
+        backend: usize,
+        deployment: usize,
+        of_identity: bool,
+        now: Timestamp,
+    ) {
+        let words = &mut self.backends[backend];
+        if of_identity {
+            let last = words.access_trial.replace(now);
+            let pause = last.map(|last| now.since(last));
+            let is_long = pause.is_none_or(|pause| pause >= Duration::from_secs(1));
+            self.check(is_long, || format!("trials of {backend} within {pause:?}"));
+            return;
+        }
+        let trials = &mut words.trials[deployment];
+        let last = trials.last.replace(now);
+        let passed = last.map_or(0.0, |last| now.since(last).as_secs_f64());
+        trials.made = (trials.made - passed).max(trials.made.min(0.0)) + 1.0;
+        let made = trials.made;
+        self.check(made <= 9.0, || {
+            format!("{made} trials of {backend} for {deployment} at once")
+        });
+    }
+
+    /// A backend does not refuse an attempt with 429.
+    pub(crate) fn note_accepted(&mut self, backend: usize, deployment: usize) {
+        let trials = &mut self.backends[backend].trials[deployment];
+        trials.made = (trials.made - 10.0).max(-40.0);
     }
 
     /// Nothing is refused while a backend is left that neither asked to wait nor refuses the identity.
@@ -114,9 +163,10 @@ impl Account {
             .iter()
             .all(|words| words.lacks[deployment] > now);
         for (backend, words) in self.backends.iter().enumerate() {
-            let said = words.waits[deployment].is_some_and(|wait| {
-                wait.until > now && size.is_none_or(|size| size >= wait.smallest / 2)
-            });
+            let waits = || words.waits[deployment].iter();
+            let smallest = waits().map(|wait| wait.size).min().unwrap_or_default();
+            let said = waits().any(|wait| wait.until + STRETCHED > now)
+                && size.is_none_or(|size| size >= smallest / 2);
             let refuses = words.refuses > now;
             let lacks = !all_lack && words.lacks[deployment] > now;
             self.check(said || refuses || lacks, || {

@@ -360,6 +360,7 @@ fn storm(random: &mut Random) -> Scenario {
         streams: mix(random, 50.0, length),
         leaving: Some(50),
         crashes: (0..3).map(|_| random.below(length)).collect(),
+        set_back: Some((random.below(length), random.from(1..7_200_000))),
 
         length,
         ..base

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use azure_openai_balancer::core::config::{Config, Plugin};
-use azure_openai_balancer::core::exchange::Because;
+use azure_openai_balancer::core::exchange::{Because, NoRetry};
 use azure_openai_balancer::core::fleet::Fleet;
 use azure_openai_balancer::core::health::{Change, Reason};
 use azure_openai_balancer::core::json::scan::{Findings, Model};
@@ -101,6 +101,8 @@ pub(crate) struct Record {
     pub(crate) could: bool,
     pub(crate) attempts: u8,
     pub(crate) backend: usize,
+    /// Why it was not tried again, if it was lost.
+    pub(crate) no_retry: Option<NoRetry>,
 }
 
 /// Counts of a whole run.
@@ -204,6 +206,13 @@ impl Fate {
         };
         stated_wait(|asked| (asked == name).then_some(value.as_str()), now)
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Served,
+    Lost(Option<NoRetry>),
+    Refused,
 }
 
 /// A request that has not ended.
@@ -411,14 +420,22 @@ impl<'a> Simulation<'a> {
                 if because == Because::Trial {
                     self.counts.trials += 1;
                     let deployment = self.scenario.streams[open.stream].deployment;
-                    self.account.check_trial(backend, deployment, now);
+                    let health = self.workers[open.worker].health(backend).unwrap();
+                    let trouble = health.trouble(now).map(|(reason, _)| reason);
+                    let of_identity = trouble == Some(Reason::Misconfigured);
+                    self.account
+                        .check_trial(backend, deployment, of_identity, now);
                 }
                 self.counts.attempts += 1;
                 let fate = self.fate(backend, &open);
+                if fate.status != 429 {
+                    let deployment = self.scenario.streams[open.stream].deployment;
+                    self.account.note_accepted(backend, deployment);
+                }
                 self.at(self.now + fate.takes, Event::End(slot, open.id, fate));
                 self.open[slot] = Some(open);
             }
-            Step::Delivered(_) => self.close(slot, &open, false, false),
+            Step::Delivered(no_retry) => self.close(slot, &open, Ending::Lost(no_retry)),
             Step::Refused(wait) => {
                 self.account.check_wait(wait, &self.process.config.cooldown);
                 self.account.check_refusal(
@@ -426,12 +443,13 @@ impl<'a> Simulation<'a> {
                     self.scenario.streams[open.stream].deployment,
                     now,
                 );
-                self.close(slot, &open, false, true);
+                self.close(slot, &open, Ending::Refused);
             }
         }
     }
 
-    fn close(&mut self, slot: usize, open: &Open, served: bool, refused: bool) {
+    fn close(&mut self, slot: usize, open: &Open, ending: Ending) {
+        let (served, refused) = (ending == Ending::Served, ending == Ending::Refused);
         self.vacant.push(slot);
         if open.leaves || self.scenario.streams[open.stream].kind != Kind::Good {
             return;
@@ -448,6 +466,10 @@ impl<'a> Simulation<'a> {
             could: open.could,
             attempts: open.journey.exchange.attempts(),
             backend: open.journey.exchange.backend(),
+            no_retry: match ending {
+                Ending::Lost(reason) => reason,
+                _ => None,
+            },
         });
     }
 
@@ -480,7 +502,7 @@ impl<'a> Simulation<'a> {
         self.counts.cooldowns += u64::from(begins);
         if outcome == Outcome::Success {
             if let Some(open) = self.open[slot].take() {
-                self.close(slot, &open, true, false);
+                self.close(slot, &open, Ending::Served);
             }
             return;
         }
@@ -531,6 +553,7 @@ impl<'a> Simulation<'a> {
         match self.world[backend].weather(self.now) {
             Weather::Status(status, takes) => return Fate::of(status, takes),
             Weather::Throttled(wait) => return Fate::throttled(Some(Said::Seconds(wait))),
+            Weather::Until(end) => return Fate::throttled(Some(Said::Millis(end - self.now))),
             Weather::ThrottledFor(deployment, wait) if deployment == stream.deployment => {
                 return Fate::throttled(Some(Said::Seconds(wait)));
             }

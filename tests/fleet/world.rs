@@ -119,6 +119,8 @@ pub(crate) enum Weather {
     Status(u16, u64),
     /// 429 with so many seconds, whatever the quota.
     Throttled(u64),
+    /// 429 with the time until then.
+    Until(u64),
     /// By chance: so many percent 429 with a second, so many percent 500.
     Moody(u64, u64),
     /// No answer.

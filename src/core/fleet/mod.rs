@@ -152,7 +152,11 @@ impl<M: SharedMap> Fleet<M> {
             let because = match choice {
                 Choice::Free(_) => Because::Free,
                 Choice::Crowded(_) => Because::Crowded,
-                Choice::Soft(_) => Because::Soft,
+                Choice::Soft(_) => {
+                    // If the map refuses, the attempt is made all the same.
+                    let _ = self.change(backend, |health| health.ask(demand, now));
+                    Because::Soft
+                }
                 Choice::Failing(_) => Because::Panic,
                 // If the map refuses, a backend is better asked once more than never.
                 Choice::Recovering(_) => {

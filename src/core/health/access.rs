@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::recovery::{Recovery, Silence};
 use super::trials::Trials;
-use super::{is_ahead, Change, Reason};
+use super::{lasts, Change, Reason};
 use crate::core::config::Cooldown;
 use crate::core::shared::{Fields, Writer};
 use crate::core::time::Timestamp;
@@ -40,6 +40,7 @@ pub(super) enum Standing {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Access {
     state: State,
+    refused_at: Timestamp,
     served_at: Timestamp,
     /// Requests in a row whose renewed token was refused.
     refused_tokens: u8,
@@ -53,7 +54,7 @@ impl Access {
     pub(super) fn standing(&self, now: Timestamp) -> Standing {
         match self.state {
             State::Open => Standing::Open,
-            State::Refused(until) if is_ahead(until, now) => Standing::Refused(until),
+            State::Refused(until) if lasts(self.refused_at, until, now) => Standing::Refused(until),
             State::Refused(_) => Standing::Recovering,
         }
     }
@@ -108,13 +109,14 @@ impl Access {
         self.trials.refused();
         self.recovery = Recovery::default();
         self.state = State::Refused(now + wait);
+        self.refused_at = now;
         is_new.then_some(Change::CoolsDown(Reason::Misconfigured, wait))
     }
 
     /// The backend refused a token that was new. It does so to every request, whatever that asks for.
     pub(super) fn deny_token(&mut self, rules: &Cooldown, now: Timestamp) -> Option<Change> {
         self.refused_tokens = self.refused_tokens.saturating_add(1);
-        let is_doubted = is_ahead(self.contradicted_at + DOUBTED, now);
+        let is_doubted = lasts(self.contradicted_at, self.contradicted_at + DOUBTED, now);
         match self.refused_tokens >= REFUSED_TOKENS && !is_doubted {
             true => self.refuse(rules.misconfigured, now),
             false => None,
@@ -163,8 +165,9 @@ impl Access {
             State::Refused(until) => (1, until),
         };
         writer.u8(state);
-        writer.time(until);
-        writer.time(self.served_at);
+        for time in [until, self.refused_at, self.served_at] {
+            writer.time(time);
+        }
         writer.u8(self.refused_tokens);
         writer.time(self.contradicted_at);
         self.trials.encode(writer);
@@ -179,6 +182,7 @@ impl Access {
                 1 => State::Refused(until),
                 _ => return None,
             },
+            refused_at: fields.time()?,
             served_at: fields.time()?,
             refused_tokens: fields.u8()?,
             contradicted_at: fields.time()?,

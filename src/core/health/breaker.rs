@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::recovery::{Recovery, Silence};
-use super::{is_ahead, Blame, Change, Reason};
+use super::{lasts, Blame, Change, Reason};
 use crate::core::config::Cooldown;
 use crate::core::shared::{scatter, Fields, Writer};
 use crate::core::time::Timestamp;
@@ -73,9 +73,11 @@ impl Breaker {
     pub(super) fn standing(&self, now: Timestamp) -> Standing {
         match self.state {
             State::Closed => Standing::Closed,
-            State::Open(until) if is_ahead(until, now) => Standing::Open(until),
+            State::Open(until) if lasts(self.opened_at, until, now) => Standing::Open(until),
             // A backend that nobody needed has recovered by itself.
-            State::Open(until) if !is_ahead(until + FORGIVEN_AFTER, now) => Standing::Closed,
+            State::Open(until) if !lasts(self.opened_at, until + FORGIVEN_AFTER, now) => {
+                Standing::Closed
+            }
             State::Open(_) => Standing::Recovering,
         }
     }
@@ -183,7 +185,7 @@ impl Breaker {
         if !(relapsed || self.fails_too_often(rules)) {
             return None;
         }
-        let forgiven = !is_ahead(self.opened_at + FORGIVEN_AFTER, now) && !relapsed;
+        let forgiven = !lasts(self.opened_at, self.opened_at + FORGIVEN_AFTER, now) && !relapsed;
         self.relapses = if forgiven { 0 } else { self.relapses };
         self.open(rules, seed, now)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::is_ahead;
+use super::lasts;
 use crate::core::shared::{Fields, Writer};
 use crate::core::time::Timestamp;
 
@@ -12,7 +12,14 @@ const MOST: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     id: u64,
+    since: Timestamp,
     until: Timestamp,
+}
+
+impl Entry {
+    fn lasts(&self, now: Timestamp) -> bool {
+        lasts(self.since, self.until, now)
+    }
 }
 
 /// What one backend lacks, each until a time.
@@ -23,7 +30,7 @@ impl Missing {
     /// Whether the backend is known to lack this.
     pub(super) fn contains(&self, id: u64, now: Timestamp) -> bool {
         let mut entries = self.0.iter();
-        entries.any(|entry| entry.id == id && is_ahead(entry.until, now))
+        entries.any(|entry| entry.id == id && entry.lasts(now))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -39,20 +46,24 @@ impl Missing {
         if self.0.len() >= MOST {
             self.0.remove(0);
         }
-        let until = now + wait;
-        self.0.push(Entry { id, until });
+        self.0.push(Entry {
+            id,
+            since: now,
+            until: now + wait,
+        });
         true
     }
 
     /// Forgets what may be there by now.
     pub(super) fn tidy(&mut self, now: Timestamp) {
-        self.0.retain(|entry| is_ahead(entry.until, now));
+        self.0.retain(|entry| entry.lasts(now));
     }
 
     pub(super) fn encode(&self, writer: &mut Writer) {
         writer.length(self.0.len());
         for entry in &self.0 {
             writer.u64(entry.id);
+            writer.time(entry.since);
             writer.time(entry.until);
         }
     }
@@ -61,6 +72,7 @@ impl Missing {
         let entries = (0..fields.u8()?).map(|_| {
             Some(Entry {
                 id: fields.u64()?,
+                since: fields.time()?,
                 until: fields.time()?,
             })
         });

@@ -7,7 +7,9 @@
 //! true (`trials.rs`).
 
 mod access;
+mod asked;
 mod breaker;
+mod doubts;
 mod missing;
 mod quota;
 mod record;
@@ -22,12 +24,13 @@ use super::demand::Demand;
 use super::outcome::Outcome;
 use super::time::Timestamp;
 
-/// No cooldown lasts longer, whatever the configuration says.
-const LONGEST_EVER: Duration = Duration::from_secs(24 * 3600);
+/// Workers may read the clock in another order than that in which they change the shared records.
+const SLACK: Duration = Duration::from_secs(1);
 
-/// Whether `until` is in the future.
-fn is_ahead(until: Timestamp, now: Timestamp) -> bool {
-    !until.has_passed(now, LONGEST_EVER)
+/// Whether what was set at `since` lasts until `until`, and that is in the future. If `now` is long before `since`, the clock was
+/// set back, and it is over.
+fn lasts(since: Timestamp, until: Timestamp, now: Timestamp) -> bool {
+    !until.has_passed(now, until.since(since).saturating_add(SLACK))
 }
 
 /// Why a backend is in cooldown.

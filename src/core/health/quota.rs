@@ -1,26 +1,26 @@
 //! One quota of a backend: when a 429 keeps requests away, and what ends that.
 //!
-//! A 429 states a wait. The wait is binding for requests at least half as large as the refused one. It stops being binding
-//! when it is contradicted: an attempt that began after the 429 is served. For a minute after that, waits are advice: the
-//! backend is asked last, but it is asked. A quota whose advice is confirmed five times in a row is believed for a second,
-//! then for two, and so on.
+//! A 429 states a wait. The wait is binding for requests at least half as large as the refused one, until [doubts](super::doubts)
+//! make it advice. Requests that nobody else can take doubt it: one goes out at once, then one a second, and fewer the more often
+//! the wait turns out to be true. Where waits were found to be untrue, a quota is closed for a second at most.
 
 use std::time::Duration;
 
+use super::doubts::Doubts;
 use super::recovery::{Recovery, Silence};
 use super::trials::Trials;
-use super::{is_ahead, Blame, Change, Reason};
+use super::{lasts, Blame, Change, Reason};
 use crate::core::config::Cooldown;
 use crate::core::demand::QuotaKey;
 use crate::core::shared::{Fields, Writer};
 use crate::core::time::Timestamp;
 
-/// For so long after a contradiction waits are advice.
-const DOUBTED: Duration = Duration::from_secs(60);
-/// As many refusals in a row are believed in spite of doubt.
-const BELIEVED: u8 = 5;
+/// The longest wait that is believed after others were untrue.
+const BELIEVED: Duration = Duration::from_secs(1);
 /// A quota recovers for no longer than this after its wait.
 const RECOVERS: Duration = Duration::from_secs(10);
+/// A quota that was not refused for so long is forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
@@ -58,11 +58,13 @@ pub(super) struct Refusal {
 pub(super) struct Quota {
     pub(super) key: QuotaKey,
     state: State,
+    /// When the wait began that later refusals have extended since.
+    since: Timestamp,
     refused_at: Timestamp,
-    /// The size of the smallest refused request.
+    /// The size of the smallest request that was refused since then.
     smallest: u32,
     trials: Trials,
-    contradicted_at: Timestamp,
+    doubts: Doubts,
     recovery: Recovery,
 }
 
@@ -71,42 +73,45 @@ impl Quota {
         Self {
             key,
             state: State::Open,
+            since: Timestamp::default(),
             refused_at: Timestamp::default(),
             smallest: 0,
             trials: Trials::default(),
-            contradicted_at: Timestamp::default(),
+            doubts: Doubts::default(),
             recovery: Recovery::default(),
         }
     }
 
     /// How the quota stands for a request of this `size`.
     pub(super) fn standing(&self, size: Option<u32>, now: Timestamp) -> Standing {
-        match self.state {
-            State::Hard(until) if is_ahead(until, now) => match self.covers(size) {
-                true => Standing::Hard(until),
-                false => Standing::Soft(until),
-            },
-            State::Soft(until) if is_ahead(until, now) => Standing::Soft(until),
-            State::Hard(until)
-                if !self.recovery.is_complete() && is_ahead(until + RECOVERS, now) =>
+        match (self.wait(now), self.state) {
+            // There may be room for a small one: it is tried before those that nothing is known to fit.
+            (Some(_), _) if !self.covers(size) => Standing::Soft(now),
+            (Some((until, true)), _) => Standing::Hard(until),
+            (Some((until, false)), _) => Standing::Soft(until),
+            (None, State::Hard(until))
+                if !self.recovery.is_complete()
+                    && lasts(self.refused_at, until + RECOVERS, now) =>
             {
                 Standing::Recovering
             }
-            _ => Standing::Open,
+            (None, _) => Standing::Open,
         }
+    }
+
+    /// The end of the current wait, and whether it is binding.
+    pub(super) fn wait(&self, now: Timestamp) -> Option<(Timestamp, bool)> {
+        let (until, is_binding) = match self.state {
+            State::Open => return None,
+            State::Hard(until) => (until, !self.doubts.are_confirmed_by_silence(now)),
+            State::Soft(until) => (until, false),
+        };
+        lasts(self.refused_at, until, now).then_some((until, is_binding))
     }
 
     /// Whether the refusals so far say anything of a request of this `size`.
     fn covers(&self, size: Option<u32>) -> bool {
         size.is_none_or(|size| size >= self.smallest / 2)
-    }
-
-    fn is_throttled(&self, now: Timestamp) -> bool {
-        matches!(self.state, State::Hard(until) | State::Soft(until) if is_ahead(until, now))
-    }
-
-    fn is_doubted(&self, now: Timestamp) -> bool {
-        is_ahead(self.contradicted_at + DOUBTED, now)
     }
 
     /// Whether a recovering quota admits an attempt.
@@ -127,12 +132,42 @@ impl Quota {
         }
     }
 
+    /// Whether a request that nobody else can take may be tried although the wait is binding.
     pub(super) fn trial_is_due(&self, now: Timestamp) -> bool {
-        self.trials.is_due(now)
+        self.doubts.allow_another(now) || self.trials.is_due(now)
     }
 
+    /// Begins such a trial, if one may be made now.
     pub(super) fn claim_trial(&mut self, now: Timestamp) -> bool {
-        self.trials.claim(now)
+        if !self.trial_is_due(now) {
+            return false;
+        }
+        self.trials.begin(now);
+        self.ask(now);
+        true
+    }
+
+    /// Begins an attempt within a wait.
+    pub(super) fn ask(&mut self, now: Timestamp) {
+        if let State::Hard(until) | State::Soft(until) = self.state {
+            self.heed_silence(now);
+            let (left, wait) = (until.since(now), until.since(self.refused_at));
+            self.doubts.ask(left, wait, now);
+        }
+    }
+
+    fn heed_silence(&mut self, now: Timestamp) {
+        if self.doubts.heed_silence(now) {
+            self.soften();
+        }
+    }
+
+    /// The wait was found to be untrue.
+    fn soften(&mut self) {
+        self.trials.served();
+        if let State::Hard(until) = self.state {
+            self.state = State::Soft(until);
+        }
     }
 
     /// The backend answered 429.
@@ -143,72 +178,110 @@ impl Quota {
         rules: &Cooldown,
         now: Timestamp,
     ) -> Option<Change> {
-        let wait = refusal
-            .stated
-            .map_or(rules.throttled, |wait| wait.max(rules.shortest));
-        let wait = wait.min(rules.longest);
+        let stated = refusal.stated.unwrap_or(rules.throttled);
         // A cooldown of no length is none.
-        if wait.is_zero() {
+        if rules.longest.is_zero() || stated.max(rules.shortest).is_zero() {
             return None;
         }
-        let was_throttled = self.is_throttled(now);
-        let was_hard = was_throttled && matches!(self.state, State::Hard(_));
-        let size = refusal.size.unwrap_or_default();
+        // Where nothing was known of any backend the time was not asked for.
+        if refusal.began > Timestamp::default() {
+            self.doubts.was_refused_after(now.since(refusal.began));
+        }
+        let before = self.wait(now);
         let was_covered = self.covers(refusal.size);
-        self.smallest = match was_throttled {
-            true => self.smallest.min(size),
-            false => size,
+        let size = refusal.size.unwrap_or_default();
+        self.smallest = match before {
+            Some(_) => self.smallest.min(size),
+            None => size,
         };
-        // An attempt from before the last refusal confirms what is known by now.
-        let is_late = was_throttled && refusal.began <= self.refused_at;
-        if is_late && was_covered || refusal.blame == Blame::Spent && was_hard {
-            return None;
+        if before.is_some() {
+            // An attempt from before the wait confirms what is known by now.
+            if refusal.began <= self.since && was_covered {
+                if refusal.began == self.since {
+                    self.doubts.disprove_if_asked(refusal.began);
+                }
+                return None;
+            }
+            self.heed_silence(now);
+            let was_hard = matches!(self.state, State::Hard(_));
+            let counts = was_hard || refusal.blame == Blame::Due;
+            self.doubts.disprove(refusal.began, counts);
+            if refusal.blame == Blame::Spent && was_hard {
+                return None;
+            }
+        } else {
+            self.since = now;
+            self.doubts.begin(now);
         }
         self.refused_at = now;
         self.recovery = Recovery::default();
-        if refusal.blame == Blame::Due {
+        let is_certain = self.doubts.are_used_up();
+        if is_certain && refusal.blame == Blame::Due {
             self.trials.refused();
         }
-        let believed = self.trials.refusals().checked_sub(BELIEVED);
-        let hard = match (refusal.blame, believed) {
-            (Blame::Spent, _) => None,
-            (Blame::Due, _) if !self.is_doubted(now) => Some(wait),
-            (Blame::Due, None) => None,
-            (Blame::Due, Some(times)) => {
-                Some(wait.min(Duration::from_secs(1 << u32::from(times).min(16))))
-            }
+        let wait = stated.max(rules.shortest).min(rules.longest);
+        let is_binding = match refusal.blame {
+            Blame::Due => !self.doubts.prevail(),
+            Blame::Spent => is_certain,
         };
-        self.state = match hard {
-            Some(wait) => State::Hard(now + wait),
-            None => State::Soft(now + wait),
+        let (state, change) = if !is_binding {
+            (State::Soft(now + wait), Change::Advised(wait))
+        } else {
+            let wait = match self.doubts.are_recent(now) {
+                true => wait.min(BELIEVED),
+                false => wait,
+            };
+            let change = Change::CoolsDown(Reason::Throttled, wait);
+            (State::Hard(now + wait), change)
         };
-        let is_new = !was_throttled || !was_hard && hard.is_some();
-        is_new.then_some(match hard {
-            Some(wait) => Change::CoolsDown(Reason::Throttled, wait),
-            None => Change::Advised(wait),
-        })
+        self.state = state;
+        let is_new = before.is_none_or(|(_, was_binding)| is_binding && !was_binding);
+        is_new.then_some(change)
     }
 
-    /// Whether a service by an attempt that began at `began` changes anything.
+    /// Whether a service of an attempt that began at `began` changes anything.
     pub(super) fn is_news(&self, began: Timestamp) -> bool {
-        match self.state {
-            State::Open => self.trials.refusals() > 0,
-            State::Hard(_) | State::Soft(_) => began > self.refused_at,
-        }
+        self.state != State::Open && began > self.since
     }
 
-    /// The backend served an attempt that began at `began`.
+    /// The backend served an attempt of this `size` that began at `began`.
     #[inline(never)]
-    pub(super) fn serve(&mut self, began: Timestamp, now: Timestamp) -> Option<Change> {
-        if began <= self.refused_at && self.state != State::Open {
+    pub(super) fn serve(
+        &mut self,
+        began: Timestamp,
+        size: Option<u32>,
+        now: Timestamp,
+    ) -> Option<Change> {
+        if self.state == State::Open {
+            return None;
+        }
+        let Some((_, was_binding)) = self.wait(now) else {
+            return self.recover(began, now);
+        };
+        if began <= self.since {
+            return None;
+        }
+        let is_large = size.is_none_or(|size| size >= self.smallest);
+        if self.doubts.confirm(began, is_large, now) {
+            self.soften();
+        }
+        // There is room for this one, perhaps not for a larger one.
+        if !is_large {
+            return None;
+        }
+        let is_last = began > self.refused_at;
+        if is_last {
+            self.state = State::Open;
+        }
+        (is_last || was_binding).then_some(Change::Contradicted)
+    }
+
+    /// The backend served an attempt after the wait.
+    fn recover(&mut self, began: Timestamp, now: Timestamp) -> Option<Change> {
+        if began <= self.refused_at {
             return None;
         }
         self.trials.served();
-        if self.is_throttled(now) {
-            self.state = State::Open;
-            self.contradicted_at = now;
-            return Some(Change::Contradicted);
-        }
         self.recovery.succeed();
         let was_hard = matches!(self.state, State::Hard(_));
         if was_hard && self.standing(None, now) == Standing::Recovering {
@@ -220,15 +293,14 @@ impl Quota {
 
     /// Whether nothing needs to be known of it any more.
     pub(super) fn is_over(&self, now: Timestamp) -> bool {
-        !self.is_throttled(now)
-            && self.standing(None, now) == Standing::Open
-            && !self.is_doubted(now)
-            && !is_ahead(self.refused_at + DOUBTED, now)
+        self.standing(None, now) == Standing::Open
+            && !self.doubts.are_recent(now)
+            && !lasts(self.refused_at, self.refused_at + FORGOTTEN_AFTER, now)
     }
 
     /// When the quota was last used: the one that is idle for longest is forgotten first.
     pub(super) fn used_at(&self) -> Timestamp {
-        self.refused_at.max(self.contradicted_at)
+        self.refused_at.max(self.doubts.confirmed_at())
     }
 
     /// Whether `other` looks the same to workers that choose a backend.
@@ -237,17 +309,7 @@ impl Quota {
             && self.state == other.state
             && self.refused_at == other.refused_at
             && self.smallest == other.smallest
-            && (self.trials.refusals() > 0) == (other.trials.refusals() > 0)
             && self.recovery.is_complete() == other.recovery.is_complete()
-    }
-
-    /// The end of the current wait, and whether it is binding.
-    pub(super) fn wait(&self, now: Timestamp) -> Option<(Timestamp, bool)> {
-        match self.state {
-            State::Hard(until) if is_ahead(until, now) => Some((until, true)),
-            State::Soft(until) if is_ahead(until, now) => Some((until, false)),
-            _ => None,
-        }
     }
 
     pub(super) fn encode(&self, writer: &mut Writer) {
@@ -258,11 +320,12 @@ impl Quota {
         };
         writer.u64(self.key.number());
         writer.u8(state);
-        writer.time(until);
-        writer.time(self.refused_at);
+        for time in [until, self.since, self.refused_at] {
+            writer.time(time);
+        }
         writer.u32(self.smallest);
         self.trials.encode(writer);
-        writer.time(self.contradicted_at);
+        self.doubts.encode(writer);
         self.recovery.encode(writer);
     }
 
@@ -277,10 +340,11 @@ impl Quota {
                 2 => State::Soft(until),
                 _ => return None,
             },
+            since: fields.time()?,
             refused_at: fields.time()?,
             smallest: fields.u32()?,
             trials: Trials::decode(fields)?,
-            contradicted_at: fields.time()?,
+            doubts: Doubts::decode(fields)?,
             recovery: Recovery::decode(fields)?,
         })
     }
@@ -325,8 +389,9 @@ mod tests {
     /// The quota after an attempt that began after the refusal was served at `millis`.
     fn contradicted(millis: u64) -> Quota {
         let mut quota = throttled();
+        assert!(quota.claim_trial(at(millis - 1)));
         assert_eq!(
-            quota.serve(at(millis - 1), at(millis)),
+            quota.serve(at(millis - 1), Some(1000), at(millis)),
             Some(Change::Contradicted)
         );
         quota
@@ -378,7 +443,7 @@ mod tests {
     fn a_refusal_does_not_cover_much_smaller_requests() {
         let mut quota = throttled();
         assert_eq!(quota.standing(Some(500), START), Standing::Hard(at(10_000)));
-        assert_eq!(quota.standing(Some(499), START), Standing::Soft(at(10_000)));
+        assert_eq!(quota.standing(Some(499), START), Standing::Soft(START));
         assert_eq!(quota.standing(None, START), Standing::Hard(at(10_000)));
         let smaller = Refusal {
             size: Some(100),
@@ -427,7 +492,7 @@ mod tests {
         assert_eq!(quota.refuse(refusal(60), &RULES, at(1_000)), None);
         assert_eq!(standing(&quota, 1_000), Standing::Hard(at(10_000)));
         assert!(!quota.is_news(START));
-        assert_eq!(quota.serve(START, at(1_000)), None);
+        assert_eq!(quota.serve(START, Some(1000), at(1_000)), None);
         assert_eq!(standing(&quota, 1_000), Standing::Hard(at(10_000)));
     }
 
@@ -474,11 +539,11 @@ mod tests {
     }
 
     #[test]
-    fn advice_that_is_confirmed_often_is_believed_for_a_while() {
+    fn advice_that_is_confirmed_often_is_believed_for_a_second() {
         let mut quota = contradicted(1_000);
         let mut waits = Vec::new();
         let mut now = 2_000;
-        for _ in 0..8 {
+        for _ in 0..20 {
             quota.refuse(
                 Refusal {
                     began: at(now),
@@ -493,7 +558,12 @@ mod tests {
             });
             now += 2;
         }
-        assert_eq!(waits, [0, 0, 0, 0, 1, 2, 4, 8]);
+        let advice = waits.iter().take_while(|wait| **wait == 0).count();
+        assert!((5..=10).contains(&advice), "{waits:?}");
+        assert!(
+            waits.iter().skip(advice).all(|wait| *wait == 1),
+            "{waits:?}"
+        );
     }
 
     #[test]

@@ -153,16 +153,14 @@ impl Health {
 
     /// Whether an attempt may find out that a cooldown is not true any more.
     pub fn trial_is_due(&self, demand: &Demand, now: Timestamp) -> bool {
-        match self.standing(demand, now) {
-            Standing::Misconfigured(_) => self.access.trial_is_due(now),
-            Standing::Throttled(_) => {
-                let mut hard = self
-                    .quotas_of(demand)
-                    .filter(|quota| is_hard(quota, demand, now));
-                hard.all(|quota| quota.trial_is_due(now))
-            }
-            _ => false,
-        }
+        let refuses = matches!(self.access.standing(now), access::Standing::Refused(_));
+        let mut hard = self
+            .quotas_of(demand)
+            .filter(|quota| is_hard(quota, demand, now))
+            .peekable();
+        (refuses || hard.peek().is_some())
+            && (!refuses || self.access.trial_is_due(now))
+            && hard.all(|quota| quota.trial_is_due(now))
     }
 
     /// Begins such an attempt, if one may be made now.
@@ -170,8 +168,8 @@ impl Health {
         if !self.trial_is_due(demand, now) {
             return false;
         }
-        if let Standing::Misconfigured(_) = self.standing(demand, now) {
-            return self.access.claim_trial(now);
+        if let access::Standing::Refused(_) = self.access.standing(now) {
+            self.access.claim_trial(now);
         }
         for quota in self.quotas_of_mut(demand) {
             if is_hard(quota, demand, now) {
@@ -179,6 +177,11 @@ impl Health {
             }
         }
         true
+    }
+
+    /// Begins an attempt in spite of an advice to wait.
+    pub fn ask(&mut self, demand: &Demand, now: Timestamp) {
+        self.quotas_of_mut(demand).for_each(|quota| quota.ask(now));
     }
 
     /// Whether it is known not to have what is demanded.
@@ -227,7 +230,8 @@ impl Health {
             Finding::Served => {
                 let change = self.answer(seen, now);
                 let quotas = self.quotas_of_mut(&seen.demand);
-                let quotas = quotas.filter_map(|quota| quota.serve(seen.began, now));
+                let quotas =
+                    quotas.filter_map(|quota| quota.serve(seen.began, seen.demand.size, now));
                 quotas.last().or(change)
             }
             Finding::Answered => {

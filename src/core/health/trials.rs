@@ -31,11 +31,16 @@ impl Trials {
         (self.last + self.pause()).has_passed(now, self.pause())
     }
 
+    /// A trial begins.
+    pub(super) fn begin(&mut self, now: Timestamp) {
+        self.last = now;
+    }
+
     /// Makes a trial, if one may be made now.
     pub(super) fn claim(&mut self, now: Timestamp) -> bool {
         let due = self.is_due(now);
         if due {
-            self.last = now;
+            self.begin(now);
         }
         due
     }
@@ -48,11 +53,6 @@ impl Trials {
     /// The backend served a request.
     pub(super) fn served(&mut self) {
         self.refusals = 0;
-    }
-
-    /// Refusals since the last success.
-    pub(super) fn refusals(&self) -> u8 {
-        self.refusals
     }
 
     pub(super) fn encode(&self, writer: &mut Writer) {

@@ -497,7 +497,7 @@ cases! {
         wait_for_stat(&gateway, "backend.dead.outcome.unavailable", 2);
     }
 
-    fn a_recovering_backend_whose_client_leaves_is_asked_by_the_next(engine) {
+    fn a_recovering_backend_is_asked_again_when_a_client_leaves(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = cooldown(Gateway::builder().simulator(&azure), json!({"consecutive_failures": 1, "failing": "500ms"}))
             .engine(engine)

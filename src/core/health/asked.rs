@@ -1,0 +1,196 @@
+//! Attempts that are made within a wait, until it is known whether they were refused.
+
+use std::time::Duration;
+
+use crate::core::shared::{Fields, Writer};
+use crate::core::time::{millis, Timestamp};
+
+/// A throttled backend refuses within this time, as long as it is not known to take longer.
+const REFUSES_WITHIN: Duration = Duration::from_millis(300);
+/// No backend is believed to take longer for that.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Attempts that were not refused yet, those of the current span of time and those of the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// How long the spans are: within this time the backend refuses.
+    span: Duration,
+    start: Timestamp,
+    current: Span,
+    previous: Span,
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self {
+            span: REFUSES_WITHIN,
+            start: Timestamp::default(),
+            current: Span::default(),
+            previous: Span::default(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Span {
+    attempts: u8,
+    /// How much it says if one of them is not refused.
+    worth: u8,
+}
+
+/// What an attempt that ended was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resolved {
+    /// It was not known yet whether it would be refused; it says so much if it is not.
+    Pending(u8),
+    /// It counted as not refused.
+    Counted,
+    /// It was not noted.
+    Unknown,
+}
+
+impl Asked {
+    /// Forgets the attempts.
+    pub(super) fn clear(&mut self) {
+        *self = Self {
+            span: self.span,
+            ..Self::default()
+        };
+    }
+
+    /// An attempt was refused after this time.
+    pub(super) fn was_refused_after(&mut self, time: Duration) {
+        // The next refusal may take longer.
+        self.span = self.span.max(time.saturating_mul(2).min(LONGEST));
+    }
+
+    /// An attempt begins. It says so much if it is not refused.
+    pub(super) fn add(&mut self, worth: u8, now: Timestamp) {
+        if self.current.attempts == 0 && self.previous.attempts == 0 {
+            self.start = now;
+        }
+        if self.current.attempts == 0 {
+            self.current.worth = worth;
+        }
+        self.current.attempts = self.current.attempts.saturating_add(1);
+    }
+
+    /// An attempt that began at `began` ended.
+    pub(super) fn resolve(&mut self, began: Timestamp) -> Resolved {
+        let span = if began >= self.start {
+            &mut self.current
+        } else if began + self.span >= self.start {
+            &mut self.previous
+        } else {
+            return Resolved::Counted;
+        };
+        match span.attempts.checked_sub(1) {
+            None => Resolved::Unknown,
+            Some(rest) => {
+                span.attempts = rest;
+                Resolved::Pending(span.worth)
+            }
+        }
+    }
+
+    /// How many attempts there are of which nothing is known yet.
+    pub(super) fn pending(&self) -> u8 {
+        self.current.attempts.saturating_add(self.previous.attempts)
+    }
+
+    /// What the attempts are worth that were not refused in time.
+    pub(super) fn silent(&self, now: Timestamp) -> u8 {
+        let mut turned = *self;
+        turned.turn(now)
+    }
+
+    /// Takes out the attempts that were not refused in time; what they are worth.
+    pub(super) fn turn(&mut self, now: Timestamp) -> u8 {
+        let is_over = |start: Timestamp| (start + self.span).has_passed(now, self.span);
+        if !is_over(self.start) {
+            return 0;
+        }
+        let worth = |span: Span| span.attempts.saturating_mul(span.worth);
+        let previous = worth(self.previous);
+        let (consents, previous) = match is_over(self.start + self.span) {
+            true => (
+                previous.saturating_add(worth(self.current)),
+                Span::default(),
+            ),
+            false => (previous, self.current),
+        };
+        self.start = now;
+        self.current = Span::default();
+        self.previous = previous;
+        consents
+    }
+
+    pub(super) fn encode(&self, writer: &mut Writer) {
+        writer.u64(millis(self.span));
+        writer.time(self.start);
+        for span in [self.current, self.previous] {
+            writer.u8(span.attempts);
+            writer.u8(span.worth);
+        }
+    }
+
+    pub(super) fn decode(fields: &mut Fields<'_>) -> Option<Self> {
+        let span = |fields: &mut Fields<'_>| {
+            Some(Span {
+                attempts: fields.u8()?,
+                worth: fields.u8()?,
+            })
+        };
+        Some(Self {
+            span: Duration::from_millis(fields.u64()?),
+            start: fields.time()?,
+            current: span(fields)?,
+            previous: span(fields)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::health::tests::{at, roundtrip};
+
+    #[test]
+    fn an_attempt_that_is_not_refused_in_time_counts() {
+        let mut asked = Asked::default();
+        asked.add(8, at(0));
+        assert_eq!((asked.pending(), asked.silent(at(299))), (1, 0));
+        // Those of one span of time are known when the next one is over.
+        assert_eq!(asked.silent(at(600)), 8);
+        assert_eq!(asked.turn(at(600)), 8);
+        assert_eq!(asked.pending(), 0);
+    }
+
+    #[test]
+    fn an_attempt_that_ends_is_no_longer_pending() {
+        let mut asked = Asked::default();
+        asked.add(8, at(0));
+        asked.add(8, at(10));
+        assert_eq!(asked.resolve(at(10)), Resolved::Pending(8));
+        assert_eq!(asked.resolve(at(0)), Resolved::Pending(8));
+        assert_eq!(asked.resolve(at(0)), Resolved::Unknown);
+        assert_eq!(asked.silent(at(600)), 0);
+    }
+
+    #[test]
+    fn an_attempt_that_was_counted_is_told() {
+        let mut asked = Asked::default();
+        asked.add(8, at(0));
+        asked.turn(at(600));
+        assert_eq!(asked.resolve(at(0)), Resolved::Counted);
+    }
+
+    #[test]
+    fn the_record_of_attempts_can_be_read() {
+        let mut asked = Asked::default();
+        asked.add(8, at(0));
+        asked.turn(at(300));
+        asked.add(3, at(310));
+        assert_eq!(roundtrip(&asked, Asked::encode, Asked::decode), asked);
+    }
+}
