@@ -6,6 +6,7 @@ use serde_json::{json, Map, Value};
 use crate::plugin::Engine;
 use crate::problem::Problems;
 use crate::short::{Endpoint, Own, ENDPOINT, OWN};
+use crate::strict::refused;
 
 /// A short form, taken apart.
 #[derive(Clone, Debug)]
@@ -134,7 +135,16 @@ fn complete_backend(
         let cluster = format!("aoai_{name}");
         fields.entry("cluster").or_insert_with(|| json!(cluster));
     }
-    take_endpoint(fields, path, problems)
+    let endpoint = take_endpoint(fields, path, problems);
+    if let Some(Endpoint(url)) = endpoint.as_ref().filter(|e| e.0.path.len() > 1) {
+        // It would be lost: requests go to the paths that clients name.
+        let form = "a URL without a path; `base_path` is for what paths begin with";
+        problems.add(
+            &format!("{path}.{ENDPOINT}"),
+            refused(&json!(url.to_string()), form),
+        );
+    }
+    endpoint
 }
 
 /// The name of a backend with this host: what the resource is called.

@@ -47,6 +47,9 @@ fn short() -> Value {
         object["required"] = json!(required);
         let mut field = endpoint.clone();
         field["description"] = json!(what);
+        if kind == "Backend" {
+            field["pattern"] = json!(r"^https?://[A-Za-z0-9.-]+(:[0-9]+)?/?$");
+        }
         object["properties"][ENDPOINT] = field;
     }
     schema

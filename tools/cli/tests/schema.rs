@@ -139,6 +139,8 @@ fn probes() -> Vec<Value> {
         "X-Name",
         "ä",
         "https://h",
+        "https://h/",
+        "https://h:8443/x",
         "[::1]:443",
         "a\n",
         "10s",
