@@ -103,19 +103,19 @@ fn base(random: &mut Random) -> Scenario {
 fn mix(random: &mut Random, per_second: f64, length: u64) -> Vec<Stream> {
     let chat = Stream {
         takes: 100..15_000,
-        ..Stream::new("chat", per_second * 0.5, length)
+        ..Stream::new(per_second * 0.5, length)
     };
     let embed = Stream {
         deployment: 1,
         tokens: 100..4000,
         takes: 20..200,
-        ..Stream::new("embed", per_second * 0.4, length)
+        ..Stream::new(per_second * 0.4, length)
     };
     let mini = Stream {
         deployment: 2,
         v1: random.one_in(2),
         announced: !random.one_in(4),
-        ..Stream::new("mini", per_second * 0.1, length)
+        ..Stream::new(per_second * 0.1, length)
     };
     vec![chat, embed, mini]
 }
@@ -143,7 +143,7 @@ fn used_up(random: &mut Random, span: u64, word: Word) -> Scenario {
     quotas[0] = vec![(span, limit as u64)];
     let chat = Stream {
         announced: !random.one_in(4),
-        ..Stream::new("chat", per_second, length)
+        ..Stream::new(per_second, length)
     };
     Scenario {
         quotas,
@@ -200,7 +200,7 @@ fn poisoned(random: &mut Random, poison: Stream) -> Scenario {
     if random.one_in(4) {
         base.backends = 1;
     }
-    let good = Stream::new("good", 10.0, base.length);
+    let good = Stream::new(10.0, base.length);
     Scenario {
         streams: vec![good, poison],
         ..base
@@ -213,7 +213,7 @@ fn poison_throttled(random: &mut Random) -> Scenario {
         kind: super::world::Kind::Poison(429),
         tokens: size,
         announced: !random.one_in(3),
-        ..Stream::new("poison", random.from(2..20) as f64, 120_000)
+        ..Stream::new(random.from(2..20) as f64, 120_000)
     };
     poisoned(random, poison)
 }
@@ -222,7 +222,7 @@ fn poison_failing(random: &mut Random) -> Scenario {
     let poison = Stream {
         kind: super::world::Kind::Poison(500),
         takes: 10..2000,
-        ..Stream::new("poison", random.from(2..20) as f64, 120_000)
+        ..Stream::new(random.from(2..20) as f64, 120_000)
     };
     poisoned(random, poison)
 }
@@ -294,7 +294,7 @@ fn long_answers(random: &mut Random) -> Scenario {
     let base = base(random);
     let chat = Stream {
         takes: 2000..15_000,
-        ..Stream::new("chat", 10.0, base.length)
+        ..Stream::new(10.0, base.length)
     };
     Scenario {
         spells: spells(random, base.length, None, 20_000, |random| {

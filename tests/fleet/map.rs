@@ -11,14 +11,6 @@ use azure_openai_balancer::core::swap::SharedMap;
 pub(crate) struct Map {
     values: RefCell<HashMap<String, (Vec<u8>, u32)>>,
     last: Cell<u32>,
-    writes: Cell<u64>,
-}
-
-impl Map {
-    /// How often a value was stored.
-    pub(crate) fn writes(&self) -> u64 {
-        self.writes.get()
-    }
 }
 
 impl SharedMap for &Map {
@@ -47,7 +39,6 @@ impl SharedMap for &Map {
             }
         }
         self.last.set(next);
-        self.writes.set(self.writes.get() + 1);
         Ok(true)
     }
 }

@@ -1,10 +1,8 @@
 //! Scenarios that were once an outage of the balancer's own making.
 
-use serde_json::json;
-
 use super::simulation::{run, Counts, Record, Scenario};
-use super::world::{Kind, Spell, Stream, Weather, Word};
-use crate::random::{seeds, Random};
+use super::world::{Kind, Spell, Stream, Weather};
+use crate::random::seeds;
 
 fn spell(from: u64, to: u64, weather: Weather) -> Spell {
     Spell {
@@ -37,12 +35,12 @@ fn a_deployment_that_is_throttled_everywhere_costs_the_others_nothing() {
     for v1 in [false, true] {
         let chat = Stream {
             v1,
-            ..Stream::new("chat", 10.0, 60_000)
+            ..Stream::new(10.0, 60_000)
         };
         let embed = Stream {
             v1,
             deployment: 1,
-            ..Stream::new("embed", 10.0, 60_000)
+            ..Stream::new(10.0, 60_000)
         };
         let scenario = Scenario {
             streams: vec![chat, embed],
@@ -74,13 +72,13 @@ fn poison_larger_than_any_quota() {
                         announced,
                         regular: true,
                         takes: takes.clone(),
-                        ..Stream::new("poison", 4.0, 60_000)
+                        ..Stream::new(4.0, 60_000)
                     };
                     let good = Stream {
                         regular: true,
                         tokens: 1000..1001,
                         takes: takes.clone(),
-                        ..Stream::new("good", 3.0, 60_000)
+                        ..Stream::new(3.0, 60_000)
                     };
                     let scenario = Scenario {
                         backends,
@@ -106,12 +104,12 @@ fn all_throttled_then_idle_then_many_at_once() {
     for weather in [Weather::Throttled(10), Weather::Status(503, 20)] {
         let before = Stream {
             during: 0..2000,
-            ..Stream::new("before", 20.0, 2000)
+            ..Stream::new(20.0, 2000)
         };
         let burst = Stream {
             during: 72_000..72_016,
             regular: true,
-            ..Stream::new("burst", 1000.0, 72_016)
+            ..Stream::new(1000.0, 72_016)
         };
         let scenario = Scenario {
             streams: vec![before, burst],
@@ -132,7 +130,7 @@ fn a_blip_of_all_backends_is_over_when_it_is_over() {
     for (takes, per_second) in [(2000, 10.0), (15_000, 5.0)] {
         let chat = Stream {
             takes: takes..takes + 1,
-            ..Stream::new("chat", per_second, 90_000)
+            ..Stream::new(per_second, 90_000)
         };
         let scenario = Scenario {
             streams: vec![chat],
@@ -152,7 +150,7 @@ fn a_blip_of_all_backends_is_over_when_it_is_over() {
 fn exhaustion_costs_a_handful_of_429s() {
     for per_second in [2.0, 10.0, 50.0] {
         let scenario = Scenario {
-            streams: vec![Stream::new("chat", per_second, 120_000)],
+            streams: vec![Stream::new(per_second, 120_000)],
             spells: vec![
                 spell(10_000, 40_000, Weather::Until(40_000)),
                 spell(60_000, 90_000, Weather::Until(90_000)),
@@ -173,7 +171,7 @@ fn exhaustion_costs_a_handful_of_429s() {
 #[test]
 fn random_throttling() {
     let scenario = Scenario {
-        streams: vec![Stream::new("chat", 10.0, 600_000)],
+        streams: vec![Stream::new(10.0, 600_000)],
         spells: vec![spell(0, 600_000, Weather::Moody(30, 7))],
         length: 600_000,
         ..Scenario::default()

@@ -100,7 +100,6 @@ pub(crate) struct Record {
     /// The omniscient balancer served it.
     pub(crate) could: bool,
     pub(crate) attempts: u8,
-    pub(crate) backend: usize,
     /// Why it was not tried again, if it was lost.
     pub(crate) no_retry: Option<NoRetry>,
 }
@@ -465,7 +464,6 @@ impl<'a> Simulation<'a> {
             refused,
             could: open.could,
             attempts: open.journey.exchange.attempts(),
-            backend: open.journey.exchange.backend(),
             no_retry: match ending {
                 Ending::Lost(reason) => reason,
                 _ => None,

@@ -192,7 +192,6 @@ pub(crate) enum Kind {
 /// Requests of one kind.
 #[derive(Clone, Debug)]
 pub(crate) struct Stream {
-    pub(crate) name: &'static str,
     /// Milliseconds between two, on average.
     pub(crate) every: f64,
     pub(crate) during: Range<u64>,
@@ -210,9 +209,8 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(name: &'static str, per_second: f64, until: u64) -> Self {
+    pub(crate) fn new(per_second: f64, until: u64) -> Self {
         Self {
-            name,
             every: 1000.0 / per_second,
             during: 0..until,
             regular: false,

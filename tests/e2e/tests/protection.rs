@@ -203,7 +203,8 @@ cases! {
                     let chats = reached(&azure, name, "/chat/");
                     assert!(chats >= 15, "{workers} workers, {path}: {name} got {chats}");
                 }
-                // By now every backend has said it of the deployment. A trial a second goes to each of them all the same.
+                // A trial a second goes to each backend all the same.
+                gateway.wait_for(|gateway| attempts(&embed(gateway, path)) == "0", 10 * SECOND, "all to be throttled");
                 let start = Instant::now();
                 let asked = || THREE.map(|name| reached(&azure, name, "/embeddings")).iter().sum::<usize>();
                 let before = asked();
