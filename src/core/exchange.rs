@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_token_is_no_outcome_until_the_backend_is_not_asked_again() {
+    fn an_old_token_counts_only_when_the_backend_is_given_up() {
         let mut exchange = Exchange::new(Plan::new(0), 3);
         let demand = Demand::default();
         exchange.go_to(recovering(1));
@@ -563,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_requests_failures_only_the_first_of_a_kind_counts_in_full() {
+    fn only_a_requests_first_failure_of_a_kind_counts_in_full() {
         let mut exchange = Exchange::new(Plan::new(0), 5);
         let demand = Demand::default();
         let mut found = |outcome| exchange.conclude(outcome, None, &demand).finding;

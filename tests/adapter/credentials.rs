@@ -73,7 +73,7 @@ fn no_credential_of_a_client_stands_in_the_trailers() {
 }
 
 #[test]
-fn a_session_over_a_websocket_carries_no_credential_of_the_client() {
+fn a_websocket_session_carries_no_credential_of_the_client() {
     let (_host, vm) = ready();
     let path = format!("/openai/v1/realtime?{PARAMETERS}&model=gpt-4o");
     let headers = chat_with_credentials()

@@ -543,7 +543,7 @@ fn names(headers: &mock_host::Headers) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn a_further_answer_that_envoy_would_change_takes_the_firsts_place() {
+fn a_later_answer_that_envoy_would_change_replaces_the_first() {
     for (headers, body) in BARE {
         for first in ["", "first"] {
             if first.is_empty() && !body.is_empty() {

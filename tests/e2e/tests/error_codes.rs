@@ -126,7 +126,7 @@ cases! {
         assert_eq!(answer.header("content-encoding"), Some("gzip"));
     }
 
-    fn case_36_no_backend_is_asked_for_an_encoding_that_cannot_be_read(engine) {
+    fn case_36_no_backend_is_asked_for_an_unreadable_encoding(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         for (accepted, asked) in [
