@@ -80,7 +80,12 @@ fn carry_out(command: Command) -> Result<ExitCode, String> {
         Command::Check { file, form } => {
             let text = read(&file)?;
             match crate::check(&text, form) {
-                Ok(checked) => print(None, &crate::summary(&checked)),
+                Ok(checked) => {
+                    for warning in &checked.warnings {
+                        eprintln!("{}:{warning}", name(&file));
+                    }
+                    print(None, &crate::summary(&checked))
+                }
                 Err(problems) => Ok(complain(&file, &problems)),
             }
         }

@@ -8,6 +8,7 @@ use crate::expand::{expand, Expanded};
 use crate::plugin::{Engine, Plugin};
 use crate::problem::{Problem, Problems};
 use crate::short::{ENDPOINT, OWN};
+use crate::warnings;
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -25,6 +26,8 @@ pub struct Checked {
     pub form: Form,
     /// The plugin configuration: `None` for the one of a cluster's filter, which is its role alone.
     pub plugin: Option<Plugin>,
+    /// What is allowed, and probably not meant, in the order of the file.
+    pub warnings: Vec<Problem>,
 }
 
 /// Checks a file; what it is can be told, or is seen from what it says.
@@ -38,15 +41,29 @@ pub fn check(text: &str, form: Option<Form>) -> Result<Checked, Vec<Problem>> {
             let mut problems = Problems::of(&document);
             let is_balancer = parse(&document.value, Form::Plugin, &mut problems);
             let plugin = typed(&document.value, is_balancer, &mut problems);
-            problems.into_result(Checked {
+            problems.into_result(())?;
+            let mut warnings = Problems::of(&document);
+            if let Some(plugin) = &plugin {
+                warnings::of_plugin(plugin, &mut warnings);
+            }
+            Ok(Checked {
                 form: Form::Plugin,
                 plugin,
+                warnings: warnings.in_order(),
             })
         }
-        Form::Short => check_short(&document, None, Engine::Router).map(|(plugin, _)| Checked {
-            form: Form::Short,
-            plugin: Some(plugin),
-        }),
+        Form::Short => {
+            let (plugin, expanded) = check_short(&document, None, Engine::Router)?;
+            let mut warnings = Problems::of(&document);
+            warnings::of_plugin(&plugin, &mut warnings);
+            let in_kubernetes = document.value.get("kubernetes").is_some();
+            warnings::of_own(&plugin, &expanded.own, in_kubernetes, &mut warnings);
+            Ok(Checked {
+                form: Form::Short,
+                plugin: Some(plugin),
+                warnings: warnings.in_order(),
+            })
+        }
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) fn fleet(plugin: &Plugin, expanded: &Expanded, open: bool) -> Fleet {
                 own.listener.address.as_ref().map(|a| a.0),
                 Ipv4Addr::UNSPECIFIED,
             ),
-            port: own.listener.port.as_ref().map_or(10000, |port| port.0),
+            port: own.listener.port(),
             tls: own.listener.tls.as_ref().map(|tls| Certificate {
                 chain: file(&tls.certificate),
                 key: file(&tls.key),
@@ -43,7 +43,7 @@ pub(crate) fn fleet(plugin: &Plugin, expanded: &Expanded, open: bool) -> Fleet {
         },
         admin: Admin {
             address: address(own.admin.address.as_ref().map(|a| a.0), Ipv4Addr::LOCALHOST),
-            port: own.admin.port.as_ref().map_or(9901, |port| port.0),
+            port: own.admin.port(),
         },
         module: own
             .module

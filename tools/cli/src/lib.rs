@@ -20,7 +20,9 @@ mod kubernetes;
 mod problem;
 mod rendering;
 mod strict;
+mod suggestion;
 mod summary;
+mod warnings;
 
 pub use crate::arguments::run;
 pub use crate::check::{check, Checked, Form};

@@ -5,6 +5,7 @@ use std::fmt;
 use azure_openai_balancer::core::config::without_secrets;
 
 use crate::document::{Document, Position};
+use crate::suggestion::with_suggestion;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ impl<'d> Problems<'d> {
     }
 
     pub(crate) fn add(&mut self, path: &str, text: impl Into<String>) {
-        let text = text.into();
+        let text = with_suggestion(path, text.into());
         // What should not be there is its key; what should be otherwise is its value.
         let at = match text.starts_with("unknown field") {
             true => self.document.key_position(path),
@@ -66,13 +67,18 @@ impl<'d> Problems<'d> {
     }
 
     /// All problems in the order of the file; none is good.
-    pub(crate) fn into_result<T>(mut self, value: T) -> Result<T, Vec<Problem>> {
-        self.found
-            .sort_by_key(|problem| (problem.at.line, problem.at.column));
+    pub(crate) fn into_result<T>(self, value: T) -> Result<T, Vec<Problem>> {
         match self.found.is_empty() {
             true => Ok(value),
-            false => Err(self.found),
+            false => Err(self.in_order()),
         }
+    }
+
+    /// All of them, in the order of the file.
+    pub(crate) fn in_order(mut self) -> Vec<Problem> {
+        self.found
+            .sort_by_key(|problem| (problem.at.line, problem.at.column));
+        self.found
     }
 
     /// Whether there is anything at `path` in the file.

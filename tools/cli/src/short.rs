@@ -69,6 +69,13 @@ pub struct Listener {
     pub tls: Option<Tls>,
 }
 
+impl Listener {
+    /// The port that is given, or the default.
+    pub(crate) fn port(&self) -> u16 {
+        self.port.as_ref().map_or(10000, |port| port.0)
+    }
+}
+
 /// A certificate and its key.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -91,6 +98,13 @@ pub struct Admin {
     #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = 9901))]
     pub port: Option<Port>,
+}
+
+impl Admin {
+    /// The port that is given, or the default.
+    pub(crate) fn port(&self) -> u16 {
+        self.port.as_ref().map_or(9901, |port| port.0)
+    }
 }
 
 /// Who may ask: those who have a key of the file, or those whom Entra ID gave a token.

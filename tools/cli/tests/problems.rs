@@ -199,3 +199,17 @@ fn a_file_that_is_not_there_is_said_to_be_missing() {
     assert_eq!(status, 1);
     assert!(err.starts_with("error: nowhere.yaml: "), "{err}");
 }
+
+#[test]
+fn warnings_leave_the_exit_status_at_success() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("backends.yaml");
+    fs::write(&file, "backends: [{host: a}]\nadmin: {port: 10000}\n").expect("write");
+    let (status, out, err) = check(&file);
+    assert_eq!(status, 0);
+    assert!(out.starts_with("This is a short form"), "{out}");
+    assert!(
+        err.starts_with("backends.yaml:2:15: admin.port: warning: "),
+        "{err}"
+    );
+}

@@ -1,0 +1,87 @@
+//! Warnings: a file is right, and probably not what its author wants.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::plugin::{Backend, Identity, Plugin, Source, Unlisted};
+use crate::problem::Problems;
+use crate::short::Own;
+
+/// Adds what is suspicious in the plugin configuration itself.
+pub(crate) fn of_plugin(plugin: &Plugin, warnings: &mut Problems<'_>) {
+    for (i, backend) in plugin.backends.iter().enumerate() {
+        let path = format!("backends[{i}]");
+        if let Some(text) = of_host(&backend.host) {
+            warnings.add(&format!("{path}.host"), text);
+        }
+        if refuses_everything(backend) {
+            warnings.add(
+                &format!("{path}.unlisted_deployments"),
+                "warning: the backend refuses every deployment, because it lists none; list its `deployments`, or use \"pass\"",
+            );
+        }
+    }
+}
+
+/// Adds what is suspicious in the fields that a list of backends has beside the plugin's own.
+pub(crate) fn of_own(plugin: &Plugin, own: &Own, in_kubernetes: bool, warnings: &mut Problems<'_>) {
+    let address = |given: Option<IpAddr>, otherwise| given.unwrap_or(IpAddr::V4(otherwise));
+    let listener = address(
+        own.listener.address.as_ref().map(|a| a.0),
+        Ipv4Addr::UNSPECIFIED,
+    );
+    let admin = address(own.admin.address.as_ref().map(|a| a.0), Ipv4Addr::LOCALHOST);
+    let meet = listener == admin || listener.is_unspecified() || admin.is_unspecified();
+    let port = own.listener.port();
+    if meet && port == own.admin.port() {
+        warnings.add(
+            "admin.port",
+            format!("warning: {port} is the listener's port too; use a port of its own"),
+        );
+    }
+    if !in_kubernetes {
+        return;
+    }
+    let named = plugin.identities.iter().flatten();
+    let named: BTreeMap<String, &Identity> = named
+        .map(|(name, identity)| (format!("identities.{name}"), identity))
+        .collect();
+    let first = plugin.identity.iter();
+    let first = first.map(|identity| ("identity".to_owned(), identity));
+    for (path, identity) in first.chain(named) {
+        if is_any_of_imds(identity) {
+            warnings.add(
+                &path,
+                "warning: on AKS, IMDS refuses to choose when a node has several identities; name one with `client_id`",
+            );
+        }
+    }
+}
+
+/// Azure's certificates are for names, and its resources answer on port 443 alone.
+fn of_host(host: &str) -> Option<String> {
+    let name = host.split_once(':').map_or(host, |(name, _)| name);
+    if name.parse::<IpAddr>().is_ok() {
+        return Some(format!(
+            "warning: {host:?} is an IP address, for which no resource has a certificate; use the resource's host name"
+        ));
+    }
+    (name != host).then(|| {
+        format!("warning: {host:?} has a port, which becomes part of the `host` header; use the host name alone")
+    })
+}
+
+fn refuses_everything(backend: &Backend) -> bool {
+    let lists_none = backend.deployments.as_ref().is_none_or(BTreeMap::is_empty);
+    lists_none && backend.unlisted_deployments == Some(Unlisted::Refuse)
+}
+
+/// Whether the identity is whichever IMDS chooses.
+fn is_any_of_imds(identity: &Identity) -> bool {
+    let ids = [
+        &identity.client_id,
+        &identity.object_id,
+        &identity.msi_res_id,
+    ];
+    matches!(identity.source, None | Some(Source::Imds)) && ids.iter().all(|id| id.is_none())
+}

@@ -1,0 +1,66 @@
+//! Warnings of `check`: the file is right, the exit status is 0, and standard error says what is probably not meant.
+
+use cli::{check, Form};
+
+/// The warnings about a file, as `check` prints them.
+fn warnings(text: &str, form: Form) -> Vec<String> {
+    let checked = check(text, Some(form)).unwrap_or_else(|problems| panic!("{problems:?}"));
+    checked.warnings.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn each_warning_names_the_place_the_value_and_the_fix() {
+    for (list, expected) in [
+        (
+            "backends: [{host: a.openai.azure.com}]\nadmin: {port: 10000}\n",
+            "2:15: admin.port: warning: 10000 is the listener's port too; use a port of its own",
+        ),
+        (
+            "backends:\n- {host: \"a.openai.azure.com:8443\"}\n",
+            "2:10: backends[0].host: warning: \"a.openai.azure.com:8443\" has a port, which becomes part of the `host` \
+             header; use the host name alone",
+        ),
+        (
+            "backends:\n- {name: a, host: 10.0.0.4}\n",
+            "2:19: backends[0].host: warning: \"10.0.0.4\" is an IP address, for which no resource has a certificate; use \
+             the resource's host name",
+        ),
+        (
+            "backends:\n- {host: a, unlisted_deployments: refuse}\n",
+            "2:35: backends[0].unlisted_deployments: warning: the backend refuses every deployment, because it lists none; \
+             list its `deployments`, or use \"pass\"",
+        ),
+        (
+            "backends: [{host: a}]\nidentity: {wait_timeout: 1s}\nkubernetes: {gateway: g}\n",
+            "2:11: identity: warning: on AKS, IMDS refuses to choose when a node has several identities; name one with \
+             `client_id`",
+        ),
+    ] {
+        assert_eq!(warnings(list, Form::Short), [expected], "{list}");
+    }
+}
+
+#[test]
+fn nothing_that_is_meant_gets_a_warning() {
+    for list in [
+        "backends: [{host: a.openai.azure.com}]\n",
+        "backends: [{host: a, unlisted_deployments: refuse, deployments: {gpt-4o: b}}]\n",
+        "backends: [{host: a}]\nidentity: {client_id: b}\nkubernetes: {gateway: g}\n",
+        "backends: [{host: a, api_key_env: K}]\nkubernetes: {gateway: g}\n",
+        "backends: [{host: a}]\nlistener: {address: 127.0.0.1}\nadmin: {address: 127.0.0.2, port: 10000}\n",
+    ] {
+        assert_eq!(warnings(list, Form::Short), [""; 0], "{list}");
+    }
+}
+
+#[test]
+fn a_plugin_configuration_gets_warnings_too() {
+    let plugin =
+        r#"{"backends": [{"name": "a", "cluster": "b", "host": "10.0.0.4", "api_key_env": "K"}]}"#;
+    let warnings = warnings(plugin, Form::Plugin);
+    assert_eq!(warnings.len(), 1);
+    assert!(
+        warnings[0].contains("backends[0].host: warning: "),
+        "{warnings:?}"
+    );
+}
