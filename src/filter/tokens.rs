@@ -38,14 +38,6 @@ impl Tokens {
         &self.store
     }
 
-    /// Where the configuration has the identity.
-    fn label(&self) -> String {
-        match &self.identity.name {
-            Some(name) => format!("identities.{name}"),
-            None => "identity".to_owned(),
-        }
-    }
-
     /// How long a request may wait for a token.
     pub(crate) fn wait_timeout(&self) -> Duration {
         self.identity.wait_timeout
@@ -92,7 +84,7 @@ impl Tokens {
                 let failure = Failure::Misconfigured {
                     reason: format!(
                         "{}.cluster: Envoy did not take a call to {:?} ({error}); use the name of a cluster it has",
-                        self.label(), identity.cluster
+                        self.identity.label(), identity.cluster
                     ),
                 };
                 self.finish(Err(failure), now, count)
@@ -149,7 +141,7 @@ impl Tokens {
         let claims = claims::read(fetched.token.reveal()).unwrap_or_default();
         log::info!(
             "{}: new access token for {} (audience {}, identity {}), expires in {}",
-            self.label(),
+            self.identity.label(),
             self.identity.resource,
             claims.audience.as_deref().unwrap_or("unknown"),
             claims.object_id.as_deref().unwrap_or("unknown"),
@@ -174,7 +166,7 @@ impl Tokens {
             ),
             None => "requests are answered 503".to_owned(),
         };
-        let label = self.label();
+        let label = self.identity.label();
         match &failure {
             Failure::Transient { reason, .. } => {
                 log::warn!("{label}: no token ({reason}); next try in {wait}; {serving}");

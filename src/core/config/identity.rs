@@ -70,7 +70,8 @@ fn read_identity(
             r#"the audience of the token, such as "https://cognitiveservices.azure.com""#,
             is_header_text,
         )
-        .unwrap_or_else(|| "https://cognitiveservices.azure.com".to_owned());
+        // The hosts of the backends decide, which are read later.
+        .unwrap_or_default();
     let wait_timeout = object.duration("wait_timeout", "0s"..="60s", "5s");
     let fetch_timeout = object.duration("fetch_timeout", "100ms"..="60s", "5s");
     let source = if kind == "app_service" {

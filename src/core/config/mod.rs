@@ -1,5 +1,6 @@
 //! The plugin configuration: parsed once, into types that cannot be wrong.
 
+mod audience;
 mod backends;
 mod deployments;
 mod identity;
@@ -259,6 +260,16 @@ pub struct Identity {
     pub wait_timeout: Duration,
     /// How long the token service may take to answer.
     pub fetch_timeout: Duration,
+}
+
+impl Identity {
+    /// The path of the identity in the configuration.
+    pub fn label(&self) -> String {
+        match &self.name {
+            Some(name) => format!("identities.{name}"),
+            None => "identity".to_owned(),
+        }
+    }
 }
 
 /// A token service.

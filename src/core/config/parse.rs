@@ -8,7 +8,7 @@ use super::backends::read_backends;
 use super::identity::read_identities;
 use super::reader::{refused, whole_number, ConfigError, Object, Problems};
 use super::shown::{is_variable_name, shown_text};
-use super::{protobuf, unique};
+use super::{audience, protobuf, unique};
 use super::{
     Backend, BackendCredential, Budget, Config, Cooldown, Engine, HeaderNames, Identity, Ids,
     LeftToEnvoy, OtherPaths, Plugin, Policy, Retry, StateRules, MAX_ATTEMPTS,
@@ -72,10 +72,11 @@ fn read_config(
 ) -> Option<Config> {
     let mut root = Object::new(String::new(), value, problems)?;
     let list = root.required("backends", "a list of backends");
-    let identities = read_identities(&mut root, environment, problems);
+    let mut identities = read_identities(&mut root, environment, problems);
     let backends = list.map(|list| read_backends(&root, list, &identities, environment, problems));
     let read = backends.as_deref().unwrap_or_default();
     check_identity(&root, read, &identities);
+    audience::complete(&mut identities, read, problems);
     check_hosts(read, problems);
     let state = read_state(&mut root, read, problems);
     let paths_form = r#""refuse" or "pass""#;

@@ -103,4 +103,33 @@ cases! {
             .unwrap_err();
         assert!(refused.log.contains(r#"backends[1].identity: "gren""#), "{}", refused.log);
     }
+
+    fn case_52_the_audience_follows_the_hosts_of_the_backends(engine) {
+        for (domain, audience) in [
+            ("services.ai.azure.com", "https://ai.azure.com"),
+            ("openai.azure.us", "https://cognitiveservices.azure.us"),
+            ("openai.azure.cn", "https://cognitiveservices.azure.cn"),
+        ] {
+            let azure = simulate_with(&["east", "west"], |settings| {
+                settings.imds.audience = audience.to_owned();
+                for backend in &mut settings.backends {
+                    backend.host = format!("contoso-{}.{domain}", backend.name);
+                }
+            });
+            let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+            assert_eq!(load(&gateway, 1, 4, &chat_request()).status(200), 4, "{domain}");
+            assert_eq!(azure.upstream_calls(), 4, "{domain}: no token was refused");
+            let line = format!("new access token for {audience} ");
+            gateway.wait_for(|g| g.log().contains(&line), std::time::Duration::from_secs(3), &line);
+        }
+    }
+
+    fn case_52_hosts_in_different_clouds_need_an_identity_each(engine) {
+        let azure = simulate_with(&["east", "west"], |settings| {
+            settings.backends[1].host = "contoso-west.openai.azure.us".to_owned();
+        });
+        let refused = Gateway::builder().simulator(&azure).engine(engine).try_start().unwrap_err();
+        assert!(refused.log.contains("identity.resource: is missing, and "), "{}", refused.log);
+        assert!(refused.log.contains("contoso-west.openai.azure.us"), "{}", refused.log);
+    }
 }

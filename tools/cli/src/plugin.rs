@@ -245,7 +245,7 @@ pub struct Identity {
     /// The Envoy cluster the token service is reached through.
     #[schemars(regex(pattern = "^[!-~]+$"))]
     pub cluster: String,
-    /// The audience of the token.
+    /// The audience of the token. The default follows the hosts of the backends, as in Foundry and the sovereign clouds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^[!-~]+$"), extend("default" = "https://cognitiveservices.azure.com"))]
     pub resource: Option<String>,

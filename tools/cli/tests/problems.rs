@@ -88,6 +88,7 @@ fn every_kind_of_problem_has_a_golden_text() {
         "names are not allowed; use at most 200",
         "use the audience of the token",
         "use the id of an identity",
+        "use an entry of `identities` for each cloud",
         "use a port from 1 to 65535",
         "use an IP address",
         "use a URL such as",

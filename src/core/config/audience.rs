@@ -1,0 +1,127 @@
+//! The audience of an identity's tokens, by the hosts of the backends that accept them.
+//!
+//! Source: <https://learn.microsoft.com/azure/ai-foundry/openai/how-to/managed-identity>, and the endpoints of the sovereign
+//! clouds: <https://learn.microsoft.com/azure/azure-government/compare-azure-government-global-azure>.
+
+use super::reader::Problems;
+use super::{Backend, BackendCredential, Identity};
+
+/// The audience of Azure OpenAI in the public cloud.
+const PUBLIC: &str = "https://cognitiveservices.azure.com";
+/// The audience of Foundry resources.
+const FOUNDRY: &str = "https://ai.azure.com";
+const US_GOVERNMENT: &str = "https://cognitiveservices.azure.us";
+const CHINA: &str = "https://cognitiveservices.azure.cn";
+
+/// Sets the audience of each identity that has none.
+#[inline(never)]
+pub(super) fn complete(identities: &mut [Identity], backends: &[Backend], problems: &Problems) {
+    for (index, identity) in identities.iter_mut().enumerate() {
+        if !identity.resource.is_empty() {
+            continue;
+        }
+        let own = backends
+            .iter()
+            .filter(|backend| backend.credential == BackendCredential::Identity(index));
+        identity.resource = match common(own.map(|backend| backend.host.as_str())) {
+            Ok(audience) => audience.to_owned(),
+            Err(DifferentClouds { first, second }) => {
+                problems.add(
+                    &format!("{}.resource", identity.label()),
+                    format_args!(
+                        "is missing, and {first:?} and {second:?} are in different clouds; use an entry of `identities` for each cloud"
+                    ),
+                );
+                PUBLIC.to_owned()
+            }
+        };
+    }
+}
+
+/// Two hosts that accept no common token.
+#[derive(Debug, PartialEq, Eq)]
+struct DifferentClouds<'h> {
+    first: &'h str,
+    second: &'h str,
+}
+
+/// The audience that all `hosts` accept. A host that is not Azure's, such as that of a gateway, accepts any.
+fn common<'h>(hosts: impl Iterator<Item = &'h str>) -> Result<&'static str, DifferentClouds<'h>> {
+    let mut found: Option<(&str, &'static str)> = None;
+    for host in hosts {
+        let Some(audience) = of_host(host) else {
+            continue;
+        };
+        found = match found {
+            Some((first, other)) if other != audience => {
+                let is_public = |audience| matches!(audience, PUBLIC | FOUNDRY);
+                if !is_public(other) || !is_public(audience) {
+                    return Err(DifferentClouds {
+                        first,
+                        second: host,
+                    });
+                }
+                // Foundry resources accept the audience of Azure OpenAI too; the reverse is not certain.
+                Some((first, PUBLIC))
+            }
+            Some(same) => Some(same),
+            None => Some((host, audience)),
+        };
+    }
+    Ok(found.map_or(PUBLIC, |(_, audience)| audience))
+}
+
+/// The audience of one of Azure's hosts; `None` for any other host.
+fn of_host(host: &str) -> Option<&'static str> {
+    let name = host.split(':').next().unwrap_or(host).to_ascii_lowercase();
+    [
+        (".services.ai.azure.com", FOUNDRY),
+        (".azure.com", PUBLIC),
+        (".azure.us", US_GOVERNMENT),
+        (".azure.cn", CHINA),
+    ]
+    .into_iter()
+    .find(|(suffix, _)| name.ends_with(suffix))
+    .map(|(_, audience)| audience)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_audience_follows_the_hosts() {
+        for (hosts, audience) in [
+            (&["a.openai.azure.com"][..], PUBLIC),
+            (&["a.cognitiveservices.azure.com"], PUBLIC),
+            (&["A.Services.AI.Azure.com:443"], FOUNDRY),
+            (
+                &["a.openai.azure.us", "b.cognitiveservices.azure.us"],
+                US_GOVERNMENT,
+            ),
+            (&["a.openai.azure.cn"], CHINA),
+            (&["a.services.ai.azure.com", "b.openai.azure.com"], PUBLIC),
+            (&["b.openai.azure.com", "a.services.ai.azure.com"], PUBLIC),
+            (&["gateway.example.com"], PUBLIC),
+            (&["gateway.example.com", "a.openai.azure.us"], US_GOVERNMENT),
+            (&[], PUBLIC),
+        ] {
+            assert_eq!(common(hosts.iter().copied()), Ok(audience), "{hosts:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_of_different_clouds_have_no_common_audience() {
+        for (first, second) in [
+            ("a.openai.azure.com", "b.openai.azure.us"),
+            ("a.openai.azure.us", "b.services.ai.azure.com"),
+            ("a.openai.azure.cn", "b.openai.azure.us"),
+        ] {
+            let hosts = [first, "gateway.example.com", second];
+            assert_eq!(
+                common(hosts.into_iter()),
+                Err(DifferentClouds { first, second })
+            );
+        }
+    }
+}
