@@ -48,6 +48,9 @@ enum Command {
         /// The clients' names, as they appear in statistics and the access log
         #[arg(required = true, value_parser = client_name)]
         clients: Vec<String>,
+        /// Add the clients to this file of keys, which is replaced in one step; print their keys
+        #[arg(long, value_name = "FILE")]
+        add: Option<PathBuf>,
     },
     /// Print a JSON Schema, for editors
     Schema {
@@ -102,13 +105,40 @@ fn carry_out(command: Command) -> Result<ExitCode, String> {
                 Err(problems) => Ok(complain(&file, &problems)),
             }
         }
-        Command::Keys { clients } => {
+        Command::Keys {
+            clients,
+            add: Some(file),
+        } => add_keys(&clients, &file),
+        Command::Keys { clients, add: None } => {
             let keys =
                 crate::keys(&clients).map_err(|error| format!("no random numbers: {error}"))?;
             print(None, &keys)
         }
         Command::Schema { form } => print(None, &schema::text(form)),
     }
+}
+
+/// Adds a key for each client to `file`, and prints the new keys: nothing else shows them later.
+fn add_keys(clients: &[String], file: &Path) -> Result<ExitCode, String> {
+    let at = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+    let permissions = fs::metadata(file)
+        .map_err(|error| at(&error))?
+        .permissions();
+    let mut text = fs::read_to_string(file).map_err(|error| at(&error))?;
+    let mut added = String::new();
+    for client in clients {
+        let key;
+        (text, key) = crate::add_key(&text, client).map_err(|error| at(&error))?;
+        added.push_str(&format!("{client} {key}\n"));
+    }
+    // Envoy watches for a rename, and must never read half a file.
+    let mut new = file.as_os_str().to_owned();
+    new.push(".new");
+    fs::write(&new, "").map_err(|error| at(&error))?;
+    fs::set_permissions(&new, permissions).map_err(|error| at(&error))?;
+    fs::write(&new, text).map_err(|error| at(&error))?;
+    fs::rename(&new, file).map_err(|error| at(&error))?;
+    print(None, &added)
 }
 
 fn read(file: &Path) -> Result<String, String> {

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use render::yaml::quoted;
 use render::Key;
 
 /// How long a key is, in random bytes: none will be guessed.
@@ -22,6 +23,36 @@ pub fn keys(clients: &[String]) -> io::Result<String> {
     Ok(render::keys_file("x-aoai-client", &keys))
 }
 
+/// The keys file `text` with a new key for `client`, and that key. Every other line stays as it is.
+///
+/// # Errors
+/// The file is not one that [`keys`] makes, it has the client already, or the system gives no random numbers.
+pub fn add_key(text: &str, client: &str) -> Result<(String, String), String> {
+    const LIST: &str = "    credentials:";
+    const FORM: &str = "use a file that `azure-openai-balancer keys` made";
+    let entry = format!("    - client: {}", quoted(client));
+    if text.lines().any(|line| line == entry) {
+        return Err(format!(
+            "{client:?} has a key already; use another name, or remove its entry first"
+        ));
+    }
+    let mut lines: Vec<&str> = text.lines().collect();
+    let list = lines.iter().position(|line| line.trim_end() == LIST);
+    let list = list.ok_or_else(|| format!("no line is {LIST:?}; {FORM}"))?;
+    let in_list = |line: &&str| line.starts_with("    - ") || line.starts_with("      ");
+    let end = list
+        + 1
+        + lines
+            .iter()
+            .skip(list + 1)
+            .take_while(|line| in_list(line))
+            .count();
+    let key = key().map_err(|error| format!("no random numbers: {error}"))?;
+    let secret = format!("      key: {}", quoted(&key));
+    lines.splice(end..end, [entry.as_str(), secret.as_str()]);
+    Ok((lines.join("\n") + "\n", key))
+}
+
 fn key() -> io::Result<String> {
     let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
@@ -31,6 +62,28 @@ fn key() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_further_client_gets_a_key_and_the_others_keep_theirs() {
+        let before = keys(&["app-1".to_owned()]).unwrap();
+        let (after, key) = add_key(&before, "app-2").unwrap();
+        let added = format!("    - client: \"app-2\"\n      key: \"{key}\"\n");
+        assert_eq!(after.replacen(&added, "", 1), before);
+        let again = add_key(&after, "app-2").unwrap_err();
+        assert!(again.contains("has a key already"), "{again}");
+        // Envoy reads it as it reads a file that was made at once.
+        let at = |text: &str, part: &str| text.find(part).unwrap();
+        assert!(at(&after, "app-1") < at(&after, "app-2"));
+        assert!(at(&after, "app-2") < at(&after, "key_sources:"));
+    }
+
+    #[test]
+    fn keys_are_added_to_a_file_of_keys_alone() {
+        for text in ["", "backends: []\n"] {
+            let refused = add_key(text, "app-1").unwrap_err();
+            assert!(refused.contains("use a file that"), "{refused}");
+        }
+    }
 
     #[test]
     fn every_client_has_a_key_of_its_own() {

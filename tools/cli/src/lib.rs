@@ -26,7 +26,7 @@ mod warnings;
 
 pub use crate::arguments::run;
 pub use crate::check::{check, Checked, Form};
-pub use crate::keys::keys;
+pub use crate::keys::{add_key, keys};
 pub use crate::problem::Problem;
 pub use crate::rendering::{fleet, render, Options, Target};
 pub use crate::summary::summary;
