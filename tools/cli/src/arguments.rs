@@ -9,9 +9,17 @@ use clap::{Parser, Subcommand};
 
 use crate::{schema, Form, Options, Problem, Target};
 
+/// The way from two hosts to a configuration.
+const EXAMPLE: &str = "\
+Example:
+  printf 'backends:\\n- host: contoso-eastus.openai.azure.com\\n- host: contoso-westus.openai.azure.com\\n' > backends.yaml
+  azure-openai-balancer check backends.yaml
+  azure-openai-balancer keys my-app > /etc/envoy/clients.yaml
+  azure-openai-balancer render envoy backends.yaml -o envoy.yaml";
+
 /// Checks configurations of the Azure OpenAI balancer, and makes complete ones from a list of backends
 #[derive(Parser)]
-#[command(name = "azure-openai-balancer", version)]
+#[command(name = "azure-openai-balancer", version, after_help = EXAMPLE)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -26,6 +34,9 @@ enum Command {
         /// What the file is, where that is not plain to see
         #[arg(long)]
         form: Option<Form>,
+        /// Print JSON for programs: an object with `ok`, `problems` and `warnings`
+        #[arg(long)]
+        json: bool,
     },
     /// Make a complete configuration from a list of backends
     Render {
@@ -80,9 +91,14 @@ pub fn run(arguments: Arguments) -> ExitCode {
 
 fn carry_out(command: Command) -> Result<ExitCode, String> {
     match command {
-        Command::Check { file, form } => {
+        Command::Check { file, form, json } => {
             let text = read(&file)?;
-            match crate::check(&text, form) {
+            let checked = crate::check(&text, form);
+            if json {
+                let status = ExitCode::from(u8::from(checked.is_err()));
+                return print(None, &crate::report(&checked)).map(|_| status);
+            }
+            match checked {
                 Ok(checked) => {
                     for warning in &checked.warnings {
                         eprintln!("{}:{warning}", name(&file));

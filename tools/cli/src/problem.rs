@@ -25,6 +25,16 @@ impl Problem {
         }
     }
 
+    /// The path of the field, without secrets; empty for the whole file.
+    pub(crate) fn path(&self) -> String {
+        without_secrets(&self.path).to_string()
+    }
+
+    /// What is wrong, and the expected form.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Where it is.
     pub fn position(&self) -> Position {
         self.at
