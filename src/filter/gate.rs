@@ -46,9 +46,14 @@ impl Gate {
         action
     }
 
+    /// Whether its next frame, and not a host call, has to let it go on.
+    pub(super) fn awaits_frame(&self) -> bool {
+        self.paused_in_body && !self.complete
+    }
+
     /// Lets it go on, in a callback that is not its own. Its next callback must not pause.
     pub(super) fn open(&self) -> Result<(), HostError> {
-        if self.paused_in_body && !self.complete {
+        if self.awaits_frame() {
             return Ok(());
         }
         host::resume(self.half)

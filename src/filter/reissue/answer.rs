@@ -71,6 +71,7 @@ impl Stream {
                 }
             }
             Phase::Held(Held::Request(outcome)) if end_of_stream => self.act(outcome)?,
+            Phase::Held(Held::Frame) => self.pass_frame(size)?,
             Phase::Held(_) => Action::Pause,
             Phase::Passing => {
                 self.journey.pass_answer(size)?;
@@ -87,9 +88,18 @@ impl Stream {
         match self.phase {
             Phase::Held(Held::ErrorBody { status }) => self.inspect(status, ERROR_BODY),
             Phase::Held(Held::Request(outcome)) => self.act(outcome),
+            Phase::Held(Held::Frame) => self.pass_frame(0),
             Phase::Held(_) => Ok(Action::Pause),
             _ => Ok(Action::Continue),
         }
+    }
+
+    /// The router's answer, which was only held for its next frame, goes to the client.
+    fn pass_frame(&mut self, size: usize) -> Result<Action, HostError> {
+        self.worker().forget(self.id);
+        self.phase = Phase::Passing;
+        self.journey.pass_answer(size)?;
+        Ok(Action::Continue)
     }
 
     fn inspect(&mut self, status: u16, size: usize) -> Result<Action, HostError> {

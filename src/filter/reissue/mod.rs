@@ -63,6 +63,8 @@ enum Held {
     Token,
     /// The answer to a call, which is another attempt.
     Call(u32),
+    /// Its next frame, with which it goes to the client.
+    Frame,
 }
 
 /// One request.

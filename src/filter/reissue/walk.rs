@@ -10,7 +10,7 @@ use crate::core::text::number;
 use crate::filter::complaint::Complaint;
 use crate::filter::header_map::HeaderMap;
 use crate::filter::host::{self, Buffer, HostError, Map};
-use crate::filter::journey::outcomes::{Next, ERROR_BODY};
+use crate::filter::journey::outcomes::{self, Next, ERROR_BODY};
 use crate::filter::journey::{Answer, AnswerBody, Replaced};
 use crate::filter::waiting::{Granted, Wish};
 
@@ -91,9 +91,22 @@ impl Stream {
     /// The same in any other callback, from which the router's answer has to be resumed.
     pub(super) fn proceed_from_outside(&mut self, outcome: Outcome) -> Result<(), HostError> {
         match self.proceed(outcome)? {
+            Settled::Released if self.down.awaits_frame() => {
+                self.phase = Phase::Held(Held::Frame);
+                match self.wait(Wish::ErrorBody) {
+                    true => Ok(()),
+                    false => self.deliver_stalled(),
+                }
+            }
             Settled::Released => self.down.open(),
             Settled::Held | Settled::Replaced => Ok(()),
         }
+    }
+
+    /// The router's answer is the client's, and its backend has stalled.
+    fn deliver_stalled(&mut self) -> Result<(), HostError> {
+        self.keep_stalled(outcomes::status()?, self.router_answer.backend)?;
+        self.deliver().map(|_| ())
     }
 
     /// Makes an attempt on the exchange's current backend as a call; `false` if Envoy does not take it.
@@ -189,6 +202,7 @@ impl Stream {
             }
             (Phase::Held(Held::Token), _) => self.proceed_from_outside(Outcome::BadToken),
             (Phase::AwaitingBody, Granted::NoBody) => self.forward_unheld(),
+            (Phase::Held(Held::Frame), Granted::NoBody) => self.deliver_stalled(),
             (Phase::Held(Held::ErrorBody { status }), Granted::NoBody)
                 if self.worker().listener_bodies.have_come() =>
             {
@@ -209,13 +223,19 @@ impl Stream {
         let body = host::buffer(Buffer::ResponseBody, 0, ERROR_BODY)?;
         let outcome = self.journey.error_outcome(status, &body);
         self.journey.conclude_answer(outcome)?;
+        self.keep_stalled(status, self.router_answer.backend)?;
+        self.proceed_from_outside(outcome)
+    }
+
+    /// Keeps the head of the router's answer, whose backend has stalled.
+    fn keep_stalled(&mut self, status: u16, backend: usize) -> Result<(), HostError> {
         self.journey.answer = Some(Answer {
             status,
             headers: host::headers(Map::ResponseHeaders)?,
             body: AnswerBody::Stalled,
-            backend: self.journey.exchange.backend(),
+            backend,
         });
-        self.proceed_from_outside(outcome)
+        Ok(())
     }
 
     /// Gives the client the last answer of a backend there is: a call's, or else the router's, or else a reply that says there

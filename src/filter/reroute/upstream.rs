@@ -292,20 +292,17 @@ impl Upstream {
             (Phase::AwaitingToken, _) => self.proceed(&shared, Outcome::BadToken)?,
             (Phase::AwaitingBody { status }, Granted::NoBody) => {
                 self.phase = Phase::Passing;
-                let has_stalled = with(&shared, |shared| {
+                with(&shared, |shared| {
                     let worker = &shared.journey.worker;
-                    let has_stalled = worker.cluster_bodies.have_come();
-                    if !has_stalled && worker.cluster_bodies.missed() {
+                    if !worker.cluster_bodies.have_come() && worker.cluster_bodies.missed() {
                         worker.complain(Complaint::HiddenBodies);
                     }
-                    Ok(has_stalled)
+                    Ok(())
                 })?;
-                if has_stalled {
-                    let body = host::buffer(Buffer::ResponseBody, 0, ERROR_BODY)?;
-                    self.settle(status, &body, Some(AnswerBody::Stalled))?
-                } else {
-                    self.settle_without_body(status)?
-                }
+                // Either the backend has stalled or Envoy hides the body, which cannot be told apart at first. The client gets a
+                // complete answer in both cases.
+                let body = host::buffer(Buffer::ResponseBody, 0, ERROR_BODY)?;
+                self.settle(status, &body, Some(AnswerBody::Stalled))?
             }
             _ => return Ok(()),
         };
