@@ -19,7 +19,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
-use azure_openai_balancer::core::identity::{source, Failure, Fetched, TokenStore};
+use azure_openai_balancer::core::identity::{source, Before, Failure, Fetched, TokenStore};
 use azure_openai_balancer::core::swap::SharedMap;
 use azure_openai_balancer::core::time::Timestamp;
 
@@ -110,7 +110,10 @@ fn make(change: Change, store: &TokenStore<Shared>, now: Timestamp) -> bool {
     let made = match change {
         Change::Look => store.claim_fetch(now, FETCH_TIMEOUT),
         Change::Finish(answer) => store.finish(&answer, now).map(|_| false),
-        Change::Refuse(generation) => store.renew(generation, now).map(|_| false),
+        Change::Refuse(generation) => {
+            let renewal = store.renew(generation, Before::Unknown, now);
+            renewal.map(|_| false)
+        }
     };
     made.unwrap_or_else(|error| panic!("{error}"))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::host::{self, HostError};
 use super::tokens::Tokens;
 use crate::core::config::{BackendCredential, Config};
-use crate::core::identity::{Authorization, Renewal};
+use crate::core::identity::{Authorization, Before, Renewal};
 use crate::core::metrics::Event;
 use crate::core::plan::BackendSet;
 use crate::core::time::Timestamp;
@@ -44,6 +44,8 @@ pub(crate) struct Credentials {
     sources: Vec<Source>,
     /// By identity.
     tokens: Vec<Tokens>,
+    /// By backend: it accepted what it was last shown, as far as this worker knows.
+    accepted: Vec<Cell<bool>>,
     /// Backends differ in what they need, so that some may be asked while others cannot.
     differ: bool,
     /// The last tick's time: it is looked at no more often than that whether a token is still good.
@@ -71,6 +73,7 @@ impl Credentials {
             .iter()
             .any(|source| matches!(source, Source::Key(_)));
         Ok(Self {
+            accepted: sources.iter().map(|_| Cell::default()).collect(),
             sources,
             tokens: config
                 .identities
@@ -204,10 +207,22 @@ impl Credentials {
         self.tokens.get(self.identity_of(backend)?)
     }
 
+    /// `backend` accepted what it was shown.
+    pub(crate) fn accepted(&self, backend: usize) {
+        if let Some(accepted) = self.accepted.get(backend) {
+            accepted.set(true);
+        }
+    }
+
     /// Asks for a token for `backend` that is newer than the refused one of `generation`.
     pub(crate) fn renew(&self, backend: usize, generation: u32) -> Result<Renewal, HostError> {
+        let accepted = self.accepted.get(backend).is_some_and(Cell::take);
+        let before = match accepted {
+            true => Before::Accepted,
+            false => Before::Unknown,
+        };
         match self.tokens_of(backend) {
-            Some(tokens) => Ok(tokens.store().renew(generation, host::now())?),
+            Some(tokens) => Ok(tokens.store().renew(generation, before, host::now())?),
             None => Ok(Renewal::Failed),
         }
     }

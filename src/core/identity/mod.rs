@@ -9,6 +9,6 @@ pub mod record;
 pub mod source;
 pub mod store;
 
-pub use record::{Record, State};
+pub use record::{Before, Record, State};
 pub use source::{Failure, Fetched};
 pub use store::{Authorization, Renewal, TokenStore};

@@ -33,6 +33,17 @@ const REFRESH_BEFORE_EXPIRY: Duration = Duration::from_secs(300);
 
 /// A backend's refusal of a token forces a new one at most this often: tokens are not the answer to every 401.
 const FORCED_FETCH_INTERVAL: Duration = Duration::from_secs(30);
+/// The same for a backend that accepted a token before: the refused one is probably revoked.
+const REVOKED_FETCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a backend that refuses a token did with the tokens before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// It accepted the last one that it was shown.
+    Accepted,
+    /// It refused that too, or was shown none.
+    Unknown,
+}
 
 /// An access token and what is to be known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +83,7 @@ pub struct Record {
     lease_until: Timestamp,
     /// No fetch before this, because of failures.
     not_before: Timestamp,
-    /// When a backend's refusal last forced a fetch.
+    /// When a backend's refusal last forced a fetch, or will.
     forced_at: Timestamp,
 }
 
@@ -168,30 +179,47 @@ impl Record {
         self.lease_until = now;
     }
 
-    /// A backend refused the token of this generation: the next fetch is due now, unless that was so a moment ago.
-    pub fn refused(&mut self, generation: u32, now: Timestamp) {
+    /// A backend refused the token of this generation: the next fetch is due now, unless that was so a moment ago. Where the backend
+    /// accepted tokens `before`, it is due within a second in any case.
+    pub fn refused(&mut self, generation: u32, before: Before, now: Timestamp) {
+        let may_be_forced = self.may_be_forced_after(FORCED_FETCH_INTERVAL, now);
+        let is_soon = !self.may_be_forced_after(REVOKED_FETCH_INTERVAL, now);
         let Some(token) = &mut self.token else {
             return;
         };
-        let next_forced = self.forced_at + FORCED_FETCH_INTERVAL;
-        if token.generation == generation && next_forced.has_passed(now, FORCED_FETCH_INTERVAL) {
-            token.refresh_at = now;
-            self.forced_at = now;
+        let due = match before {
+            _ if token.generation != generation || token.refresh_at <= now => return,
+            Before::Accepted if is_soon => self.forced_at + REVOKED_FETCH_INTERVAL,
+            Before::Unknown if !may_be_forced => return,
+            Before::Accepted | Before::Unknown => now,
+        };
+        if due < token.refresh_at {
+            token.refresh_at = due;
+            self.forced_at = due;
         }
+    }
+
+    /// Whether the last forced fetch is `interval` ago.
+    fn may_be_forced_after(&self, interval: Duration, now: Timestamp) -> bool {
+        // The last one may be one that is still to come.
+        (self.forced_at + interval).has_passed(now, interval + REVOKED_FETCH_INTERVAL)
     }
 
     /// Whether the token of this generation was fetched a moment ago, because a backend had refused the one before.
     pub fn was_renewed(&self, generation: u32, now: Timestamp) -> bool {
-        let next_forced = self.forced_at + FORCED_FETCH_INTERVAL;
         let token = self.token.as_ref();
         // A token that still waits to be replaced is the old one.
         token.is_some_and(|token| token.generation == generation && now < token.refresh_at)
-            && !next_forced.has_passed(now, FORCED_FETCH_INTERVAL)
+            && !self.may_be_forced_after(FORCED_FETCH_INTERVAL, now)
     }
 
-    /// Whether a newer token than the one of this generation is on its way.
+    /// Whether a newer token than the one of this generation is on its way, or will be within a second.
     pub fn renewing(&self, now: Timestamp) -> bool {
-        self.token_expected(now) <= now
+        let soon = match self.failures {
+            0 => now + REVOKED_FETCH_INTERVAL,
+            _ => now,
+        };
+        self.token_expected(now) <= soon
     }
 
     /// The record as bytes.
@@ -370,9 +398,9 @@ mod tests {
     fn a_refused_token_is_renewed_once_in_a_while() {
         let mut record = Record::default();
         record.fetched(token("one", at(3600)), START);
-        record.refused(7, at(40));
+        record.refused(7, Before::Unknown, at(40));
         assert!(!record.renewing(at(40)), "another token was refused");
-        record.refused(1, at(40));
+        record.refused(1, Before::Unknown, at(40));
         assert!(record.renewing(at(40)));
         assert!(record.claim_fetch(at(40), TIMEOUT));
         assert!(record.renewing(at(41)), "the fetch is running");
@@ -382,12 +410,33 @@ mod tests {
             1,
             "the same token"
         );
-        record.refused(1, at(60));
+        record.refused(1, Before::Unknown, at(60));
         assert!(!record.renewing(at(60)), "a moment ago");
-        record.refused(1, at(70));
+        record.refused(1, Before::Unknown, at(70));
         assert!(record.claim_fetch(at(70), TIMEOUT));
         record.fetched(token("two", at(3600)), at(71));
         assert_eq!(record.token(at(71)).unwrap().generation, 2);
+    }
+
+    #[test]
+    fn a_token_that_was_accepted_is_renewed_once_a_second() {
+        let mut record = Record::default();
+        record.fetched(token("one", at(3600)), START);
+        record.refused(1, Before::Accepted, at(40));
+        let soon = at(40) + Duration::from_millis(300);
+        assert!(record.claim_fetch(at(40), TIMEOUT));
+        record.fetched(token("two", at(3600)), soon);
+        for _ in 0..3 {
+            record.refused(2, Before::Accepted, soon);
+            record.refused(2, Before::Unknown, soon);
+            assert!(record.renewing(soon));
+            assert!(!record.claim_fetch(soon, TIMEOUT), "it was a moment ago");
+            assert_eq!(record.next_fetch(soon), at(41));
+        }
+        assert!(record.claim_fetch(at(41), TIMEOUT));
+        record.fetched(token("three", at(3600)), at(41));
+        record.refused(3, Before::Accepted, at(41));
+        assert_eq!(record.next_fetch(at(41)), at(42));
     }
 
     #[test]
@@ -402,9 +451,9 @@ mod tests {
         assert!(failed.claim_fetch(early, TIMEOUT));
         let mut refused = Record::default();
         refused.fetched(token("one", at(3600)), START);
-        refused.refused(1, at(40));
+        refused.refused(1, Before::Unknown, at(40));
         refused.fetched(token("one", at(3600)), at(41));
-        refused.refused(1, early);
+        refused.refused(1, Before::Unknown, early);
         assert!(refused.renewing(early));
     }
 
@@ -414,7 +463,7 @@ mod tests {
         assert_eq!(Record::decode(Some(&record.encode())), record);
         record.fetched(token("one", at(3600)), START);
         record.failed(&transient(None), at(1));
-        record.refused(1, at(2));
+        record.refused(1, Before::Unknown, at(2));
         assert!(record.claim_fetch(at(9), TIMEOUT));
         let bytes = record.encode();
         assert_eq!(Record::decode(Some(&bytes)), record);

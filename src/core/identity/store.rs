@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Failure, Fetched, Record};
+use super::{Before, Failure, Fetched, Record};
 use crate::core::attempt::Credential;
 use crate::core::config::Secret;
 use crate::core::swap::{create, read, swap, SharedMap, SwapError};
@@ -155,15 +155,20 @@ impl<M: SharedMap> TokenStore<M> {
         Ok(record)
     }
 
-    /// A backend refused the token of `generation`: asks for a newer one.
+    /// A backend refused the token of `generation`, after what it did with those `before`: asks for a newer one.
     ///
     /// # Errors
     /// The map refused.
-    pub fn renew(&self, generation: u32, now: Timestamp) -> Result<Renewal, SwapError<M::Error>> {
+    pub fn renew(
+        &self,
+        generation: u32,
+        before: Before,
+        now: Timestamp,
+    ) -> Result<Renewal, SwapError<M::Error>> {
         let record = swap(&self.map, &self.key, |bytes| {
             let record = Record::decode(bytes);
             let mut marked = record.clone();
-            marked.refused(generation, now);
+            marked.refused(generation, before, now);
             let store = (marked != record).then(|| marked.encode());
             (marked, store)
         })?;

@@ -54,9 +54,11 @@ impl Journey {
         if self.why.is_some() {
             self.explain_attempt(outcome);
         }
-        let is_plain = matches!(outcome, Outcome::Success | Outcome::ClientError)
-            && headers.is_none()
-            && !self.exchange.is_admitted();
+        let is_answered = matches!(outcome, Outcome::Success | Outcome::ClientError);
+        if is_answered {
+            self.worker.credentials.accepted(backend);
+        }
+        let is_plain = is_answered && headers.is_none() && !self.exchange.is_admitted();
         if !(is_plain && self.worker.backends.learn_plainly(backend)) {
             self.learn(outcome, headers);
         }

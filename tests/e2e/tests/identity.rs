@@ -266,6 +266,25 @@ cases! {
         assert_eq!(&azure.backend("east").requests()[0].body[..], &body[..]);
     }
 
+    fn a_token_revoked_soon_after_its_renewal_costs_no_request(engine) {
+        let azure = simulate(&["east", "west", "north"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .workers(2)
+            .start();
+        // Every worker has seen every backend accept a token.
+        for _ in 0..24 {
+            assert_eq!(gateway.chat(&chat_request()).status, 200);
+        }
+        for _ in 0..3 {
+            azure.imds().revoke_all();
+            for _ in 0..12 {
+                assert_eq!(gateway.chat(&chat_request()).status, 200);
+            }
+        }
+    }
+
     fn case_23_the_app_service_form_works_from_endpoint_and_header(engine) {
         let azure = simulate_with(&["east"], |settings| {
             settings.imds.identity_header = "the-proof".to_owned();
