@@ -217,7 +217,7 @@ fn read_cooldown(path: String, value: &Value, problems: &Problems) -> Option<Coo
     }
     let mut object = Object::new(path, value, problems)?;
     let throttled = object.duration("throttled", "100ms"..="1h", "10s");
-    let shortest = object.duration("shortest", "0s"..="1h", "1s");
+    let shortest = object.duration("shortest", "0s"..="1h", "250ms");
     let longest = object.duration("longest", "1s"..="24h", "5m");
     let failing = object.duration("failing", "100ms"..="1h", "5s");
     let consecutive_failures = object.integer("consecutive_failures", 1..=1000, 5);
@@ -506,10 +506,8 @@ mod tests {
         let cooldown = &config.cooldown;
         let seconds = |duration: Duration| duration.as_secs();
         assert_eq!(seconds(cooldown.throttled), 10);
-        assert_eq!(
-            (seconds(cooldown.shortest), seconds(cooldown.longest)),
-            (1, 300)
-        );
+        assert_eq!(cooldown.shortest, Duration::from_millis(250));
+        assert_eq!(seconds(cooldown.longest), 300);
         assert_eq!(
             (seconds(cooldown.failing), seconds(cooldown.misconfigured)),
             (5, 300)

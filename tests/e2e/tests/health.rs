@@ -220,14 +220,18 @@ cases! {
             (vec![("x-ratelimit-reset-tokens", "1m30s")], 90_000),
             (vec![("x-rate-limit-reset-tokens", "6.5")], 6_500),
             (vec![("retry-after", "86400")], 300_000),
-            (vec![("retry-after", "0")], 1_000),
+            (vec![("retry-after", "0")], 2_000),
             (vec![("retry-after", "-1")], 10_000),
             (vec![("retry-after", "-1"), ("x-ratelimit-reset-tokens", "5s")], 5_000),
             (vec![("retry-after", "soon")], 10_000),
             (vec![], 10_000),
         ] {
             let azure = simulate(&["east"]);
-            let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+            let gateway = Gateway::builder()
+                .simulator(&azure)
+                .engine(engine)
+                .plugin(|p| p["cooldown"] = json!({"shortest": "2s"}))
+                .start();
             let date = httpdate::fmt_http_date(SystemTime::now() + 60 * SECOND);
             let headers: Vec<_> = headers
                 .into_iter()

@@ -315,7 +315,7 @@ pub struct Cooldown {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
-        extend("default" = "1s", "x-minimum" = "0s", "x-maximum" = "1h")
+        extend("default" = "250ms", "x-minimum" = "0s", "x-maximum" = "1h")
     )]
     pub shortest: Option<String>,
     /// The longest wait after a 429, and the longest cooldown after failures.
