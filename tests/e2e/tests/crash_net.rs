@@ -361,10 +361,10 @@ impl<'a> Events<'a> {
         sleep(Duration::from_millis(300) + self.random.milliseconds(1200));
     }
 
-    /// Whether a token that is revoked now is renewed at once: tokens are, at most every 30 s.
+    /// Whether every worker has had time to see each backend accept the last token, so that one that is revoked now is renewed.
     fn may_revoke(&self) -> bool {
         self.net.variant == Variant::RevokedTokens
-            && self.revoked.is_none_or(|at| at.elapsed() > 32 * SECOND)
+            && self.revoked.is_none_or(|at| at.elapsed() > 5 * SECOND)
     }
 
     fn revoke(&mut self) {
@@ -531,8 +531,7 @@ fn cast(engine: Engine, variant: Variant) {
     let mut faults = faults();
     let http2 = variant == Variant::RevokedTokens;
     if http2 {
-        // Some end the connection, and with it what other requests have on it. Others would have tokens renewed that are good, and a
-        // token that is revoked within 30 s of that is not renewed again.
+        // Some end the connection, and with it what other requests have on it. Others refuse tokens that are good.
         faults.retain(|name, (kind, _)| {
             *kind != Kind::Breaks && *name != "failing-resets" && !name.starts_with("token")
         });
