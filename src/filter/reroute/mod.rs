@@ -62,6 +62,8 @@ struct Shared {
     rate_limited: Option<String>,
     /// Where the router goes if the current attempt gets no answer.
     foreseen: Option<usize>,
+    /// The generation of the token that the next attempt must not carry, if a newer one is on its way.
+    outdated: Option<u32>,
 }
 
 /// Where a request's attempts stand.
@@ -94,6 +96,7 @@ impl Shared {
             answered_by: 0,
             rate_limited: None,
             foreseen: None,
+            outdated: None,
         }
     }
 

@@ -76,7 +76,7 @@ impl Shared {
     }
 
     /// What is to be changed in the body as it left the listener's filter: the deployment's name.
-    fn renaming(&self) -> Splices {
+    pub(super) fn renaming(&self) -> Splices {
         let request = &self.journey.request;
         let backends = &self.journey.worker.config.backends;
         let backend = backends.get(self.journey.exchange.backend());

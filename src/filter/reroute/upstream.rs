@@ -35,6 +35,8 @@ enum Phase {
     AwaitingBody { status: u16 },
     /// An answer is held until there is a newer token.
     AwaitingToken,
+    /// The attempt is held until there is a newer token: the answer to the one before could not be held.
+    Departing,
 }
 
 /// One attempt.
@@ -71,6 +73,35 @@ impl Upstream {
             )?;
             return Ok(Action::Pause);
         };
+        if self.awaits_token(shared)? {
+            self.phase = Phase::Departing;
+            return Ok(Action::Pause);
+        }
+        self.depart()
+    }
+
+    /// Puts the attempt on the waiting list if the token that it would carry is being replaced.
+    fn awaits_token(&self, shared: &RefCell<Shared>) -> Result<bool, HostError> {
+        with(shared, |shared| {
+            let Some(generation) = shared.outdated.take() else {
+                return Ok(false);
+            };
+            let (worker, backend) = (&shared.journey.worker, shared.journey.exchange.backend());
+            let carried = worker.credentials.of(backend);
+            let is_old = carried.is_some_and(|token| token.generation == generation);
+            // A body that is to be changed has to pass while it comes.
+            let passes_as_it_is = shared.renaming().is_empty();
+            let me = self.me.upgrade().filter(|_| is_old && passes_as_it_is);
+            let wish = Wish::NewerToken(backend, generation);
+            Ok(me.is_some_and(|me| worker.wait(self.id, me, wish)))
+        })
+    }
+
+    /// Sends the attempt on its way.
+    fn depart(&mut self) -> Result<Action, HostError> {
+        let Some(shared) = &self.shared else {
+            return Ok(Action::Continue);
+        };
         match with(shared, Shared::readdress)? {
             Departing::With(splices) => {
                 self.splices = splices;
@@ -88,6 +119,9 @@ impl Upstream {
     /// The request's body passes.
     fn on_request_body(&mut self, size: usize, end_of_stream: bool) -> Result<Action, HostError> {
         self.up.complete(end_of_stream);
+        if self.phase == Phase::Departing {
+            return Ok(self.up.body(Action::Pause));
+        }
         let end = self.passed.saturating_add(size);
         if self.splices.touch(self.passed..end) {
             let chunk = host::buffer(Buffer::RequestBody, 0, size)?;
@@ -96,7 +130,7 @@ impl Upstream {
             host::replace_buffer(Buffer::RequestBody, &spliced)?;
         }
         self.passed = end;
-        Ok(Action::Continue)
+        Ok(self.up.body(Action::Continue))
     }
 
     /// Whether this attempt's answer may be held. Every place that holds an answer asks here.
@@ -146,7 +180,7 @@ impl Upstream {
     fn on_response_body(&mut self, size: usize, end_of_stream: bool) -> Result<Action, HostError> {
         self.down.complete(end_of_stream);
         let action = match self.phase {
-            Phase::Passing => Action::Continue,
+            Phase::Passing | Phase::Departing => Action::Continue,
             Phase::AwaitingToken => Action::Pause,
             Phase::AwaitingBody { status } => {
                 if let Some(shared) = &self.shared {
@@ -168,7 +202,7 @@ impl Upstream {
     fn on_response_trailers(&mut self) -> Result<Action, HostError> {
         self.down.complete(true);
         match self.phase {
-            Phase::Passing => Ok(Action::Continue),
+            Phase::Passing | Phase::Departing => Ok(Action::Continue),
             Phase::AwaitingToken => Ok(Action::Pause),
             Phase::AwaitingBody { status } => self.inspect(status),
         }
@@ -247,10 +281,14 @@ impl Upstream {
                                 shared.mark()?;
                                 return Ok(Phase::Passing);
                             }
+                            Renewal::Pending if !may_hold => {
+                                shared.outdated = Some(generation);
+                                shared.mark()?;
+                                return Ok(Phase::Passing);
+                            }
                             Renewal::Pending => {
                                 let wish = Wish::NewerToken(backend, generation);
-                                let me = me.clone().filter(|_| may_hold);
-                                if me.is_some_and(|me| worker.wait(id, me, wish)) {
+                                if me.clone().is_some_and(|me| worker.wait(id, me, wish)) {
                                     return Ok(Phase::AwaitingToken);
                                 }
                             }
@@ -284,6 +322,14 @@ impl Upstream {
             return Ok(());
         };
         let action = match (self.phase, granted) {
+            // Without a newer token the backend refuses the attempt, and what follows is decided then.
+            (Phase::Departing, _) => {
+                self.phase = Phase::Passing;
+                return match self.depart()? {
+                    Action::Continue => self.up.open(),
+                    _ => Ok(()),
+                };
+            }
             (Phase::AwaitingToken, Granted::Token(_)) => {
                 self.phase = Phase::Passing;
                 with(&shared, |shared| shared.mark())?;
@@ -398,7 +444,10 @@ impl HttpContext for UpstreamHandle {
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
         run(&self.0, Action::Continue, |stream| {
             stream.up.complete(true);
-            Ok(Action::Continue)
+            Ok(match stream.phase {
+                Phase::Departing => Action::Pause,
+                _ => Action::Continue,
+            })
         })
     }
 

@@ -157,8 +157,8 @@ impl Net {
     /// Whether the request must be served, whatever its two backends do: it can be sent again, and no answer is lost to Envoy.
     fn must_be_served(&self, request: &Request) -> bool {
         let is_held = !matches!(request.sends, Sends::Much);
-        // An error that comes early is not held, so nothing waits for the token that replaces a revoked one.
-        if !is_held && self.variant == Variant::RevokedTokens {
+        // The filter engine cannot send such a request again, and a token may be revoked.
+        if !is_held && self.variant == Variant::RevokedTokens && self.engine == Engine::Filter {
             return false;
         }
         request.kinds.iter().all(|kind| match kind {
@@ -647,5 +647,33 @@ cases! {
         assert_eq!(azure.imds().tokens().len(), 2);
         let refused = azure.requests().iter().filter(|request| request.status == Some(401)).count();
         assert!(refused > 0, "the old token was refused");
+    }
+}
+
+mod router_engine_alone {
+    use super::*;
+
+    e2e::cases! { router:
+    fn an_upload_that_meets_a_revoked_token_waits_for_the_next_one(engine) {
+        let azure = simulate(&["east", "west"]);
+        azure.imds().set(ImdsBehaviour::normal().after_ms(300));
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let chat = chat_request();
+        assert_eq!(gateway.chat(&chat).status, 200);
+        azure.imds().revoke_all();
+        let client = gateway.client();
+        let headers = [("content-type", "application/json")];
+        let path = chat.path.clone();
+        let body = chat.padded(700_000).bytes();
+        let mut upload = client.upload("POST", &path, &headers).unwrap();
+        send(&mut upload, Sends::Much, &body);
+        let answer = upload.finish().unwrap().read_to_end();
+        assert_eq!((answer.status, &answer.ending), (200, &Ending::Complete));
+        gateway.assert_unharmed();
+        let served = azure.requests().into_iter().filter(|request| request.body_len == body.len() as u64);
+        let served: Vec<_> = served.filter(|request| request.body_complete && request.status == Some(200)).collect();
+        assert_eq!(served.len(), 1, "{served:?}");
+        assert_eq!(served[0].body[..], body[..]);
+    }
     }
 }
