@@ -286,6 +286,7 @@ impl Exchange {
                 demand: *demand,
                 began: of.began,
                 admitted,
+                ..Seen::default()
             },
         }
     }

@@ -200,6 +200,11 @@ impl Backends {
             .note_capacity(backend, quota, tokens, host::now());
     }
 
+    /// Lets every backend recover that refused an older access token than there is now. `generation` is that of a backend's token.
+    pub(crate) fn admit_tokens(&self, generation: &dyn Fn(usize) -> Option<u32>, now: Timestamp) {
+        self.fleet.admit_tokens(generation, now);
+    }
+
     /// Takes over what other workers learnt, forgets what is over, and shows how things stand.
     #[inline(never)]
     pub(crate) fn on_tick(&self, config: &Config, now: Timestamp) {

@@ -207,6 +207,12 @@ impl Credentials {
         self.tokens.get(self.identity_of(backend)?)
     }
 
+    /// The generation of the token that `backend` gets, if there is one.
+    pub(super) fn generation(&self, backend: usize) -> Option<u32> {
+        let token = self.tokens_of(backend)?.store().current(self.now.get())?;
+        Some(token.generation)
+    }
+
     /// `backend` accepted what it was shown.
     pub(crate) fn accepted(&self, backend: usize) {
         if let Some(accepted) = self.accepted.get(backend) {

@@ -226,6 +226,7 @@ impl Worker {
         if looks {
             self.tidied_at.set(now);
             self.backends.on_tick(&self.config, now);
+            self.admit_tokens(now);
         }
         if (self.handed_over_at.get() + CALM).has_passed(now, CALM) {
             self.hand_over(now);
@@ -238,6 +239,12 @@ impl Worker {
             CALM
         });
         looks
+    }
+
+    /// Backends that refused an older token are asked again.
+    fn admit_tokens(&self, now: Timestamp) {
+        let generation = |backend| self.credentials.generation(backend);
+        self.backends.admit_tokens(&generation, now);
     }
 
     fn grant_wishes(&self, now: Timestamp) {
@@ -269,6 +276,7 @@ impl Worker {
         let now = host::now();
         self.credentials
             .on_call_response(call, now, &|event| self.count(event));
+        self.admit_tokens(now);
         self.grant_wishes(now);
     }
 

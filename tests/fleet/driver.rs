@@ -64,6 +64,11 @@ impl Process {
         Fleet::new(&self.map, &self.config, self.seed, self.clock.now()).unwrap()
     }
 
+    /// The generation of the token that every backend gets.
+    pub(crate) fn generation(&self) -> u32 {
+        self.token.get().generation
+    }
+
     fn renew(&self, refused: u32) -> bool {
         let Token {
             generation,
@@ -151,7 +156,8 @@ impl Journey {
         if outcome == Outcome::DeploymentNotFound && self.request.names_unread_deployment() {
             fleet.note_unread_deployment(process.clock.now());
         }
-        let lesson = self.exchange.conclude(outcome, stated, &demand);
+        let mut lesson = self.exchange.conclude(outcome, stated, &demand);
+        lesson.seen.token = self.generation;
         learn(process, fleet, lesson)
     }
 

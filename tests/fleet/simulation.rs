@@ -347,6 +347,8 @@ impl<'a> Simulation<'a> {
         }
         let now = self.process.clock.now();
         self.workers[worker].on_tick(now);
+        let generation = |_| Some(self.process.generation());
+        self.workers[worker].admit_tokens(&generation, now);
         for backend in 0..self.scenario.backends {
             let health = self.workers[worker].health(backend).unwrap();
             self.account

@@ -391,6 +391,20 @@ impl<M: SharedMap> Fleet<M> {
                 .is_ok_and(|view| view.tells_deployments_apart())
     }
 
+    /// Lets every backend recover that refused an older access token than there is now. `generation` is that of a backend's token.
+    pub fn admit_tokens(&self, generation: &dyn Fn(usize) -> Option<u32>, now: Timestamp) {
+        for backend in 0..self.health_keys.len() {
+            let refused = self.view.try_borrow().ok();
+            let refused = refused.and_then(|view| view.health(backend)?.refused_token(now));
+            if let (Some(refused), Some(current)) = (refused, generation(backend)) {
+                if current != refused {
+                    // A failure is logged there; the next call tries again.
+                    let _ = self.change(backend, |health| health.admit_token(current, now));
+                }
+            }
+        }
+    }
+
     /// These backends cannot be asked now: their identities have no access token.
     pub fn set_tokenless(&self, backends: BackendSet) {
         if let Ok(mut view) = self.view.try_borrow_mut() {

@@ -1,13 +1,13 @@
 //! Whether a backend lets the identity in: a role may be missing, a key revoked, a network closed, a tenant wrong.
 //!
-//! Somebody has to correct that, so the backend is asked again slowly. What one request was refused is not what others are:
-//! a backend that serves is not kept from them.
+//! Somebody has to correct that, so the backend is asked again slowly. A backend that refused an access token is asked again with
+//! the next token. What one request was refused is not what others are: a backend that serves is not kept from them.
 
 use std::time::Duration;
 
 use super::recovery::{Recovery, Silence};
 use super::trials::Trials;
-use super::{lasts, Change, Reason};
+use super::{lasts, Change, Reason, SLACK};
 use crate::core::config::Cooldown;
 use crate::core::shared::{Fields, Writer};
 use crate::core::time::Timestamp;
@@ -26,6 +26,8 @@ enum State {
     #[default]
     Open,
     Refused(Timestamp),
+    /// Until then, or until there is a newer token than the one of this generation.
+    TokenRefused(Timestamp, u32),
 }
 
 /// How access stands.
@@ -52,10 +54,17 @@ pub(super) struct Access {
 impl Access {
     /// How access stands.
     pub(super) fn standing(&self, now: Timestamp) -> Standing {
+        match self.refused_until() {
+            None => Standing::Open,
+            Some(until) if lasts(self.refused_at, until, now) => Standing::Refused(until),
+            Some(_) => Standing::Recovering,
+        }
+    }
+
+    fn refused_until(&self) -> Option<Timestamp> {
         match self.state {
-            State::Open => Standing::Open,
-            State::Refused(until) if lasts(self.refused_at, until, now) => Standing::Refused(until),
-            State::Refused(_) => Standing::Recovering,
+            State::Open => None,
+            State::Refused(until) | State::TokenRefused(until, _) => Some(until),
         }
     }
 
@@ -77,7 +86,7 @@ impl Access {
     /// An admitted attempt that began at `began` ended without an outcome that counts.
     pub(super) fn leave(&mut self, began: Timestamp) {
         // An earlier recovery's attempt has no place in this one.
-        if matches!(self.state, State::Refused(until) if began >= until) {
+        if self.refused_until().is_some_and(|until| began >= until) {
             self.recovery.leave();
         }
     }
@@ -96,11 +105,12 @@ impl Access {
         if self.is_open() && self.has_served_lately(now) {
             return None;
         }
-        self.refuse(rules.misconfigured, now)
+        self.refuse(None, rules.misconfigured, now)
     }
 
+    /// The backend refused the identity, or the token of this generation.
     #[inline(never)]
-    fn refuse(&mut self, wait: Duration, now: Timestamp) -> Option<Change> {
+    fn refuse(&mut self, token: Option<u32>, wait: Duration, now: Timestamp) -> Option<Change> {
         // A cooldown of no length is none.
         if wait.is_zero() {
             return None;
@@ -108,18 +118,49 @@ impl Access {
         let is_new = !matches!(self.standing(now), Standing::Refused(_));
         self.trials.refused();
         self.recovery = Recovery::default();
-        self.state = State::Refused(now + wait);
+        self.state = match token {
+            None => State::Refused(now + wait),
+            Some(generation) => State::TokenRefused(now + wait, generation),
+        };
         self.refused_at = now;
         is_new.then_some(Change::CoolsDown(Reason::Misconfigured, wait))
     }
 
-    /// The backend refused a token that was new. It does so to every request, whatever that asks for.
-    pub(super) fn deny_token(&mut self, rules: &Cooldown, now: Timestamp) -> Option<Change> {
+    /// The backend refused a token of this `generation` that was new. It does so to every request, whatever that asks for.
+    pub(super) fn deny_token(
+        &mut self,
+        generation: u32,
+        rules: &Cooldown,
+        now: Timestamp,
+    ) -> Option<Change> {
         self.refused_tokens = self.refused_tokens.saturating_add(1);
         let is_doubted = lasts(self.contradicted_at, self.contradicted_at + DOUBTED, now);
         match self.refused_tokens >= REFUSED_TOKENS && !is_doubted {
-            true => self.refuse(rules.misconfigured, now),
-            false => None,
+            true => self.refuse(Some(generation), rules.misconfigured, now),
+            false => {
+                self.refused_at = now;
+                None
+            }
+        }
+    }
+
+    /// The generation of the access token for whose sake requests are kept away.
+    pub(super) fn refused_token(&self, now: Timestamp) -> Option<u32> {
+        match self.state {
+            State::TokenRefused(until, generation) if lasts(self.refused_at, until, now) => {
+                Some(generation)
+            }
+            _ => None,
+        }
+    }
+
+    /// There is a token of this `generation`: if an older one was refused, the backend recovers from now on.
+    pub(super) fn admit_token(&mut self, generation: u32, now: Timestamp) {
+        match self.refused_token(now) {
+            Some(refused) if is_newer(generation, refused) => {
+                self.state = State::TokenRefused(now, refused);
+            }
+            _ => {}
         }
     }
 
@@ -128,9 +169,13 @@ impl Access {
         !self.is_open() || self.refused_tokens > 0
     }
 
-    /// The backend served a request.
+    /// The backend served an attempt that began at `began`.
     #[inline(never)]
-    pub(super) fn serve(&mut self, now: Timestamp) -> Option<Change> {
+    pub(super) fn serve(&mut self, began: Timestamp, now: Timestamp) -> Option<Change> {
+        // An attempt from before the last refusal does not contradict it, unless the clock was set back since.
+        if self.is_news() && began <= self.refused_at && self.refused_at <= now + SLACK {
+            return None;
+        }
         self.served_at = now;
         self.refused_tokens = 0;
         if self.is_open() {
@@ -163,11 +208,15 @@ impl Access {
         let (state, until) = match self.state {
             State::Open => (0, Timestamp::default()),
             State::Refused(until) => (1, until),
+            State::TokenRefused(until, _) => (2, until),
         };
         writer.u8(state);
-        for time in [until, self.refused_at, self.served_at] {
-            writer.time(time);
+        writer.time(until);
+        if let State::TokenRefused(_, generation) = self.state {
+            writer.u32(generation);
         }
+        writer.time(self.refused_at);
+        writer.time(self.served_at);
         writer.u8(self.refused_tokens);
         writer.time(self.contradicted_at);
         self.trials.encode(writer);
@@ -180,6 +229,7 @@ impl Access {
             state: match state {
                 0 => State::Open,
                 1 => State::Refused(until),
+                2 => State::TokenRefused(until, fields.u32()?),
                 _ => return None,
             },
             refused_at: fields.time()?,
@@ -190,6 +240,11 @@ impl Access {
             recovery: Recovery::decode(fields)?,
         })
     }
+}
+
+/// Whether the token of this `generation` is newer than the other one: generations begin again after the last number.
+fn is_newer(generation: u32, than: u32) -> bool {
+    (1..=u32::MAX / 2).contains(&generation.wrapping_sub(than))
 }
 
 #[cfg(test)]
@@ -218,7 +273,7 @@ mod tests {
     #[test]
     fn a_backend_that_has_served_lately_refuses_a_request_only() {
         let mut access = Access::default();
-        access.serve(START);
+        access.serve(START, START);
         assert_eq!(access.deny(&RULES, at(59_999)), None);
         assert_eq!(access.deny(&RULES, at(60_000)), REFUSED);
     }
@@ -226,14 +281,74 @@ mod tests {
     #[test]
     fn two_refused_new_tokens_in_a_row_are_the_backends() {
         let mut access = Access::default();
-        access.serve(START);
-        for _ in 0..3 {
-            assert_eq!(access.deny_token(&RULES, START), None);
+        access.serve(START, START);
+        for second in [1_000, 2_000, 3_000] {
+            assert_eq!(access.deny_token(1, &RULES, at(second)), None);
             assert!(access.is_news());
-            access.serve(START);
+            access.serve(at(second + 1), at(second + 1));
         }
-        assert_eq!(access.deny_token(&RULES, START), None);
-        assert_eq!(access.deny_token(&RULES, START), REFUSED);
+        assert_eq!(access.deny_token(1, &RULES, at(4_000)), None);
+        assert_eq!(access.deny_token(1, &RULES, at(4_000)), REFUSED);
+    }
+
+    #[test]
+    fn an_answer_under_way_does_not_reopen_access() {
+        let recovered = Some(Change::Recovered(Reason::Misconfigured));
+        let mut access = denied();
+        assert_eq!(access.serve(START, at(1_000)), None);
+        assert!(!access.is_open());
+        assert_eq!(access.serve(at(1), at(1_000)), recovered);
+        // Nor does it make up for a first refused token.
+        assert_eq!(access.deny_token(1, &RULES, at(100_000)), None);
+        access.serve(at(99_999), at(100_001));
+        assert_eq!(access.deny_token(1, &RULES, at(100_002)), REFUSED);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_lets_a_service_reopen_access() {
+        let mut access = Access::default();
+        access.deny(&RULES, at(3_600_000));
+        assert!(access.serve(at(1), at(2)).is_some());
+    }
+
+    /// Access after the token of generation 7 was refused twice, at the start.
+    fn token_denied() -> Access {
+        let mut access = Access::default();
+        assert_eq!(access.deny_token(7, &RULES, START), None);
+        assert_eq!(access.deny_token(7, &RULES, START), REFUSED);
+        access
+    }
+
+    #[test]
+    fn a_refused_token_keeps_requests_away_until_there_is_a_newer_one() {
+        let mut access = token_denied();
+        for generation in [6, 7] {
+            access.admit_token(generation, at(1_000));
+            assert_eq!(access.refused_token(at(1_000)), Some(7));
+            assert_eq!(access.standing(at(1_000)), Standing::Refused(at(600_000)));
+        }
+        access.admit_token(8, at(1_000));
+        assert_eq!(access.standing(at(1_000)), Standing::Recovering);
+        assert_eq!(access.refused_token(at(1_000)), None);
+        let mut again = access;
+        assert_eq!(again.deny_token(8, &RULES, at(2_000)), REFUSED);
+        assert_eq!(again.refused_token(at(2_000)), Some(8));
+        assert!(access.serve(at(1_500), at(2_000)).is_some());
+        assert!(access.is_open());
+    }
+
+    #[test]
+    fn a_new_token_does_not_end_a_refusal_of_the_identity() {
+        let mut access = denied();
+        assert_eq!(access.refused_token(at(1_000)), None);
+        access.admit_token(8, at(1_000));
+        assert_eq!(access.standing(at(1_000)), Standing::Refused(at(600_000)));
+    }
+
+    #[test]
+    fn generations_of_tokens_begin_again_after_the_last_one() {
+        assert!(is_newer(0, u32::MAX) && is_newer(2, 1));
+        assert!(!is_newer(1, 1) && !is_newer(1, 2) && !is_newer(u32::MAX, 0));
     }
 
     #[test]
@@ -241,13 +356,13 @@ mod tests {
         let mut access = denied();
         assert!(access.is_news());
         assert_eq!(
-            access.serve(at(1_000)),
+            access.serve(at(999), at(1_000)),
             Some(Change::Recovered(Reason::Misconfigured))
         );
         for _ in 0..10 {
-            assert_eq!(access.deny_token(&RULES, at(30_000)), None);
+            assert_eq!(access.deny_token(1, &RULES, at(30_000)), None);
         }
-        assert_eq!(access.deny_token(&RULES, at(61_000)), REFUSED);
+        assert_eq!(access.deny_token(1, &RULES, at(61_000)), REFUSED);
     }
 
     #[test]
@@ -260,7 +375,7 @@ mod tests {
 
     #[test]
     fn the_record_of_access_can_be_read() {
-        for access in [Access::default(), denied()] {
+        for access in [Access::default(), denied(), token_denied()] {
             assert_eq!(roundtrip(&access, Access::encode, Access::decode), access);
         }
     }

@@ -170,6 +170,8 @@ pub struct Seen {
     pub began: Timestamp,
     /// A recovering backend admitted the attempt and has to know of its end.
     pub admitted: bool,
+    /// The generation of the access token that the attempt carried; it matters to [`Finding::TokenDenied`] alone.
+    pub token: u32,
 }
 
 /// A change of a backend's health that people want to know of.

@@ -272,7 +272,7 @@ impl Health {
             }
             Finding::TokenDenied => {
                 self.leave(seen);
-                self.access.deny_token(rules, now)
+                self.access.deny_token(seen.token, rules, now)
             }
             Finding::Missing(id) => {
                 let change = self.answer(seen, now);
@@ -291,7 +291,7 @@ impl Health {
 
     fn answer(&mut self, seen: &Seen, now: Timestamp) -> Option<Change> {
         let breaker = self.breaker.succeed(seen.began, now);
-        self.access.serve(now).or(breaker)
+        self.access.serve(seen.began, now).or(breaker)
     }
 
     /// An admitted attempt ended without an outcome that counts.
@@ -323,9 +323,22 @@ impl Health {
         self.access.wants_service_noted(now)
     }
 
-    /// The backend serves.
+    /// The backend serves, and is not known to refuse anybody.
     pub fn note_service(&mut self, now: Timestamp) {
-        self.access.serve(now);
+        // Another worker may have found out since that it does not.
+        if !self.access.is_news() {
+            self.access.serve(now, now);
+        }
+    }
+
+    /// The generation of the access token that the backend refused, where that keeps requests away.
+    pub fn refused_token(&self, now: Timestamp) -> Option<u32> {
+        self.access.refused_token(now)
+    }
+
+    /// There is an access token of this `generation`. If the backend refused an older one, it recovers from now on.
+    pub fn admit_token(&mut self, generation: u32, now: Timestamp) {
+        self.access.admit_token(generation, now);
     }
 
     /// Adds attempts that succeeded to the share of those that fail.

@@ -105,14 +105,16 @@ impl Journey {
         if outcome == Outcome::DeploymentNotFound && self.request.names_unread_deployment() {
             self.worker.backends.note_unread_deployment();
         }
-        let lesson = self.exchange.conclude(outcome, wait, &demand);
+        let mut lesson = self.exchange.conclude(outcome, wait, &demand);
+        lesson.seen.token = self.token_generation();
         self.worker
             .learn(&lesson, || self.detail(lesson.finding, outcome));
     }
 
     /// The current attempt's token was refused although it is new: that is this backend's fault.
     pub(in crate::filter) fn conclude_new_token(&mut self) {
-        let lesson = self.exchange.conclude_new_token(&self.request.demand());
+        let mut lesson = self.exchange.conclude_new_token(&self.request.demand());
+        lesson.seen.token = self.token_generation();
         self.worker
             .learn(&lesson, || self.detail(lesson.finding, Outcome::BadToken));
     }

@@ -285,6 +285,44 @@ cases! {
         }
     }
 
+    fn after_a_token_outage_every_backend_serves_again(engine) {
+        let azure = simulate(&["east", "west", "north"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .log_level("info")
+            .workers(2)
+            .start();
+        assert_eq!(gateway.chat(&chat_request()).status, 200);
+        azure.imds().stop();
+        azure.imds().revoke_all();
+        // The first backend of a request is not blamed for a token that cannot be renewed, so the last one never is.
+        gateway.wait_for(
+            |g| {
+                g.chat(&chat_request());
+                let stats = g.stats("wasmcustom.aoai.backend.");
+                let refused = stats.iter().filter(|(name, _)| name.ends_with("cooldowns.misconfigured"));
+                refused.map(|(_, count)| count).sum::<i64>() == 2
+            },
+            Duration::from_secs(10),
+            "two backends to count as misconfigured",
+        );
+        azure.imds().restart().unwrap();
+        // Requests would make trials before there is a new token.
+        gateway.wait_for(
+            |g| g.log().matches("new access token").count() == 2,
+            Duration::from_secs(20),
+            "a new token",
+        );
+        for backend in ["east", "west", "north"] {
+            gateway.wait_for(
+                |g| g.chat(&chat_request()).header("x-sim-backend") == Some(backend),
+                Duration::from_secs(20),
+                &format!("{backend} to serve"),
+            );
+        }
+    }
+
     fn case_23_the_app_service_form_works_from_endpoint_and_header(engine) {
         let azure = simulate_with(&["east"], |settings| {
             settings.imds.identity_header = "the-proof".to_owned();
