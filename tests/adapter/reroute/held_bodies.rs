@@ -166,7 +166,7 @@ fn a_stalled_401_leads_to_a_new_token() {
 
 #[test]
 fn an_early_answer_is_never_held() {
-    for (status, attempts) in [(401, 3), (403, 1), (404, 1), (429, 3), (500, 3)] {
+    for (status, attempts) in [(403, 1), (404, 1), (429, 3), (500, 3)] {
         let gateway = gateway();
         let request = gateway.router.request(chat(), false);
         request.body(vec![b'x'; 600_000], false);
@@ -178,6 +178,31 @@ fn an_early_answer_is_never_held() {
         request.attempt().response_body("refused", true);
         assert_eq!(request.answer().status, status);
     }
+}
+
+#[test]
+fn after_an_early_401_the_next_attempt_waits_for_a_newer_token() {
+    let gateway = gateway();
+    let request = gateway.router.request(chat(), false);
+    request.body(vec![b'x'; 600_000], false);
+    let first = request.attempt();
+    assert_eq!(first.respond(401, [], false), Action::Continue);
+    let second = request.attempt();
+    assert_eq!(second.sent(), None);
+    request.body("y", false);
+    request.body("z", true);
+    gateway.host.advance(millis(1100));
+    assert_eq!(second.sent(), None);
+    give_token(&gateway.vm, SECOND_TOKEN);
+    assert_eq!(second.cluster(), "aoai_east");
+    assert_eq!(
+        sent(&second, "authorization").as_deref(),
+        Some("Bearer TOKEN-TWO")
+    );
+    let body = second.sent().unwrap().body;
+    assert_eq!((body.len(), body.ends_with(b"xyz")), (600_002, true));
+    answer(&second, 200, "welcome");
+    assert_eq!(outcome(&request), is(200, "east", "2", "welcome"));
 }
 
 #[test]
