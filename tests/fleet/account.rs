@@ -21,7 +21,8 @@ const STRETCHED: Duration = Duration::from_secs(4);
 struct Words {
     /// The waits of each deployment.
     waits: [Vec<Wait>; DEPLOYMENTS.len()],
-    /// Until when it refuses the identity.
+    /// When it last refused the identity, and until when it does.
+    refused_at: Timestamp,
     refuses: Timestamp,
     /// Until when it lacks each deployment.
     lacks: [Timestamp; DEPLOYMENTS.len()],
@@ -95,7 +96,10 @@ impl Account {
                 if waits.iter().all(contradicts) {
                     waits.clear();
                 }
-                words.refuses = Timestamp::default();
+                // An answer that was under way says nothing against a refusal.
+                if began > words.refused_at {
+                    words.refuses = Timestamp::default();
+                }
             }
             Outcome::Throttled if !journey.request.names_unread_deployment() => {
                 let wait = stated.map_or(rules.throttled, |wait| wait.max(rules.shortest));
@@ -109,6 +113,7 @@ impl Account {
                 });
             }
             Outcome::PermissionDenied | Outcome::BadToken => {
+                words.refused_at = now;
                 words.refuses = now + rules.misconfigured;
             }
             Outcome::DeploymentNotFound => words.lacks[deployment] = now + rules.misconfigured,
