@@ -92,7 +92,15 @@ fn poison_larger_than_any_quota() {
                         all.2 += counts.refused;
                         all.3 += counts.throttled;
                     });
-                    println!("{backends} backends, {size} {announced} {status} {takes:?}: {all:?}");
+                    let what =
+                        format!("{backends} backends, {size} {announced} {status} {takes:?}");
+                    println!("{what}: {all:?}");
+                    // One backend that refuses half of what it is asked is believed at first. Trials show that the others are served.
+                    let most = match backends {
+                        1 => all.0 as usize / 15,
+                        _ => all.0 as usize / 100,
+                    };
+                    assert!(all.1 <= most, "{what}: {} of {} lost", all.1, all.0);
                 }
             }
         }

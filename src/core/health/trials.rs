@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::core::shared::{Fields, Writer};
+use crate::core::shared::{scatter, Fields, Writer};
 use crate::core::time::Timestamp;
 
 /// The longest pause between two trials.
@@ -20,10 +20,14 @@ pub(super) struct Trials {
 }
 
 impl Trials {
-    /// How long after one trial the next is due: 1, 1, 1, 2, 4, 8 seconds.
+    /// How long after one trial the next is due: 1, 1, 1, 2, 4, 8 seconds, and at random up to half as long again.
+    ///
+    /// A client whose requests come at regular times, and are refused, would otherwise make every trial.
     fn pause(&self) -> Duration {
         let doublings = u32::from(self.refusals.saturating_sub(3)).min(8);
-        Duration::from_secs(1 << doublings).min(LONGEST_PAUSE)
+        let pause = Duration::from_secs(1 << doublings).min(LONGEST_PAUSE);
+        let jitter = scatter(self.last.as_millis()) % 1024;
+        pause + pause * jitter as u32 / 2048
     }
 
     /// Whether a trial may be made now.
@@ -78,14 +82,18 @@ mod tests {
         let mut trials = Trials::default();
         trials.refused();
         let mut at = Vec::new();
-        for tenth in 0..300 {
-            if trials.claim(start + Duration::from_millis(tenth * 100)) {
+        for millis in 0..60_000 {
+            if trials.claim(start + Duration::from_millis(millis)) {
                 trials.refused();
-                at.push(tenth / 10);
+                at.push(millis);
             }
         }
-        assert_eq!(at, [0, 1, 2, 4, 8, 16, 24]);
+        let pauses: Vec<_> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        for (pause, least) in pauses.iter().zip([1000, 1000, 2000, 4000, 8000, 8000]) {
+            assert!((least..least * 3 / 2).contains(pause), "{pauses:?}");
+        }
+        assert!(pauses[0] != pauses[1], "at random");
         trials.served();
-        assert!(trials.is_due(start + Duration::from_secs(25)));
+        assert!(trials.is_due(start + Duration::from_millis(at[at.len() - 1] + 1500)));
     }
 }
