@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_token_keeps_requests_away_until_there_is_a_newer_one() {
+    fn a_refused_token_keeps_requests_away_until_the_next_one() {
         let mut access = token_denied();
         for generation in [6, 7] {
             access.admit_token(generation, at(1_000));

@@ -33,15 +33,15 @@ const REFRESH_BEFORE_EXPIRY: Duration = Duration::from_secs(300);
 
 /// A backend's refusal of a token forces a new one at most this often: tokens are not the answer to every 401.
 const FORCED_FETCH_INTERVAL: Duration = Duration::from_secs(30);
-/// The same for a backend that accepted a token before: the refused one is probably revoked.
+/// The interval of forced fetches where the backend accepted the token before: that was probably revoked.
 const REVOKED_FETCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a backend that refuses a token did with the tokens before.
+/// A backend's last answer before it refused a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Before {
-    /// It accepted the last one that it was shown.
+    /// The backend accepted its token.
     Accepted,
-    /// It refused that too, or was shown none.
+    /// The backend refused its token too, or no answer is known.
     Unknown,
 }
 

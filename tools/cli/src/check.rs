@@ -26,7 +26,7 @@ pub struct Checked {
     pub form: Form,
     /// The plugin configuration: `None` for the one of a cluster's filter, which is its role alone.
     pub plugin: Option<Plugin>,
-    /// What is allowed, and probably not meant, in the order of the file.
+    /// Mistakes that the configuration allows, in the order of the file.
     pub warnings: Vec<Problem>,
 }
 

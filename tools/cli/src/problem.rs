@@ -30,7 +30,7 @@ impl Problem {
         without_secrets(&self.path).to_string()
     }
 
-    /// What is wrong, and the expected form.
+    /// The mistake and the expected form.
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
