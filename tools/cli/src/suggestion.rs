@@ -1,5 +1,7 @@
 //! The known field that an unknown one was probably meant to be.
 
+use strsim::osa_distance;
+
 /// The start of the text that tells an unknown field, up to the list of known ones.
 const UNKNOWN: &str = "unknown field; use one of ";
 
@@ -15,35 +17,15 @@ pub(crate) fn with_suggestion(path: &str, text: String) -> String {
     }
 }
 
-/// The candidate that takes the fewest mistakes to become `written`: at most one in three letters.
+/// The candidate that takes the fewest mistakes to become `written`: at most one in three letters. Case does not count.
 fn closest<'k>(written: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     let most = (written.chars().count() / 3).clamp(1, 3);
+    let written = written.to_ascii_lowercase();
     known
-        .map(|candidate| (mistakes(written, candidate), candidate))
+        .map(|candidate| (osa_distance(&written, candidate), candidate))
         .filter(|(mistakes, _)| *mistakes <= most)
         .min_by_key(|(mistakes, _)| *mistakes)
         .map(|(_, candidate)| candidate)
-}
-
-/// The number of letters that were left out, added, replaced, or swapped with their neighbour. Case does not count.
-fn mistakes(a: &str, b: &str) -> usize {
-    let letters = |text: &str| text.to_ascii_lowercase().chars().collect::<Vec<_>>();
-    let (a, b) = (letters(a), letters(b));
-    // rows[i][j]: the mistakes between the first i letters of `a` and the first j letters of `b`.
-    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut fewest = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                fewest = fewest.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(fewest);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]
