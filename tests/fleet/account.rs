@@ -24,8 +24,8 @@ struct Words {
     /// When it last refused the identity, and until when it does.
     refused_at: Timestamp,
     refuses: Timestamp,
-    /// Until when it lacks each deployment.
-    lacks: [Timestamp; DEPLOYMENTS.len()],
+    /// When it last said that it lacks each deployment, and until when that counts.
+    lacks: [(Timestamp, Timestamp); DEPLOYMENTS.len()],
     /// The trials of each deployment's quota since one was not refused.
     trials: [Trials; DEPLOYMENTS.len()],
     /// The last trial of the identity.
@@ -116,7 +116,9 @@ impl Account {
                 words.refused_at = now;
                 words.refuses = now + rules.misconfigured;
             }
-            Outcome::DeploymentNotFound => words.lacks[deployment] = now + rules.misconfigured,
+            Outcome::DeploymentNotFound => {
+                words.lacks[deployment] = (now, now + rules.misconfigured);
+            }
             _ => {}
         }
     }
@@ -163,17 +165,18 @@ impl Account {
     /// Nothing is refused while a backend is left that neither asked to wait nor refuses the identity.
     pub(crate) fn check_refusal(&self, journey: &Journey, deployment: usize, now: Timestamp) {
         let size = journey.request.demand().size;
-        let all_lack = self
-            .backends
-            .iter()
-            .all(|words| words.lacks[deployment] > now);
+        // What was said before the clock was set back may be forgotten.
+        let all_lack = self.backends.iter().all(|words| {
+            let (said_at, until) = words.lacks[deployment];
+            said_at <= now && until > now
+        });
         for (backend, words) in self.backends.iter().enumerate() {
             let waits = || words.waits[deployment].iter();
             let smallest = waits().map(|wait| wait.size).min().unwrap_or_default();
             let said = waits().any(|wait| wait.until + STRETCHED > now)
                 && size.is_none_or(|size| size >= smallest / 2);
             let refuses = words.refuses > now;
-            let lacks = !all_lack && words.lacks[deployment] > now;
+            let lacks = !all_lack && words.lacks[deployment].1 > now;
             self.check(said || refuses || lacks, || {
                 format!("at {now:?} {size:?} refused, though backend {backend} said nothing against it: {words:?}")
             });
