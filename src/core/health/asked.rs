@@ -5,30 +5,21 @@ use std::time::Duration;
 use crate::core::shared::{Fields, Writer};
 use crate::core::time::{millis, Timestamp};
 
-/// A throttled backend refuses within this time, as long as it is not known to take longer.
-const REFUSES_WITHIN: Duration = Duration::from_millis(300);
-/// No backend is believed to take longer for that.
+/// How long an attempt stays undecided before any refusal was seen.
+const USUAL: Duration = Duration::from_millis(500);
+/// An attempt stays undecided for at least so long, however quick the refusals were.
+const SHORTEST: Duration = Duration::from_millis(200);
+/// An attempt stays undecided for at most so long, however slow the refusals were.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// Attempts that were not refused yet, those of the current span of time and those of the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
-    /// How long the spans are: within this time the backend refuses.
-    span: Duration,
+    /// The longest time that a refusal took; zero while that is not known.
+    slowest: Duration,
     start: Timestamp,
     current: Span,
     previous: Span,
-}
-
-impl Default for Asked {
-    fn default() -> Self {
-        Self {
-            span: REFUSES_WITHIN,
-            start: Timestamp::default(),
-            current: Span::default(),
-            previous: Span::default(),
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,15 +44,23 @@ impl Asked {
     /// Forgets the attempts.
     pub(super) fn clear(&mut self) {
         *self = Self {
-            span: self.span,
+            slowest: self.slowest,
             ..Self::default()
         };
     }
 
     /// An attempt was refused after this time.
     pub(super) fn was_refused_after(&mut self, time: Duration) {
-        // The next refusal may take longer.
-        self.span = self.span.max(time.saturating_mul(2).min(LONGEST));
+        self.slowest = self.slowest.max(time.max(Duration::from_millis(1)));
+    }
+
+    /// How long an attempt stays undecided: a backend that refuses does so within this time.
+    fn span(&self) -> Duration {
+        match self.slowest.is_zero() {
+            true => USUAL,
+            // The next refusal may take longer.
+            false => self.slowest.saturating_mul(2).clamp(SHORTEST, LONGEST),
+        }
     }
 
     /// An attempt begins. It says so much if it is not refused.
@@ -79,7 +78,7 @@ impl Asked {
     pub(super) fn resolve(&mut self, began: Timestamp) -> Resolved {
         let span = if began >= self.start {
             &mut self.current
-        } else if began + self.span >= self.start {
+        } else if began + self.span() >= self.start {
             &mut self.previous
         } else {
             return Resolved::Counted;
@@ -106,13 +105,14 @@ impl Asked {
 
     /// Takes out the attempts that were not refused in time; what they are worth.
     pub(super) fn turn(&mut self, now: Timestamp) -> u8 {
-        let is_over = |start: Timestamp| (start + self.span).has_passed(now, self.span);
+        let span = self.span();
+        let is_over = |start: Timestamp| (start + span).has_passed(now, span);
         if !is_over(self.start) {
             return 0;
         }
         let worth = |span: Span| span.attempts.saturating_mul(span.worth);
         let previous = worth(self.previous);
-        let (consents, previous) = match is_over(self.start + self.span) {
+        let (consents, previous) = match is_over(self.start + span) {
             true => (
                 previous.saturating_add(worth(self.current)),
                 Span::default(),
@@ -126,7 +126,7 @@ impl Asked {
     }
 
     pub(super) fn encode(&self, writer: &mut Writer) {
-        writer.u64(millis(self.span));
+        writer.u64(millis(self.slowest));
         writer.time(self.start);
         for span in [self.current, self.previous] {
             writer.u8(span.attempts);
@@ -142,7 +142,7 @@ impl Asked {
             })
         };
         Some(Self {
-            span: Duration::from_millis(fields.u64()?),
+            slowest: Duration::from_millis(fields.u64()?),
             start: fields.time()?,
             current: span(fields)?,
             previous: span(fields)?,
@@ -159,11 +159,24 @@ mod tests {
     fn an_attempt_that_is_not_refused_in_time_counts() {
         let mut asked = Asked::default();
         asked.add(8, at(0));
-        assert_eq!((asked.pending(), asked.silent(at(299))), (1, 0));
+        assert_eq!((asked.pending(), asked.silent(at(499))), (1, 0));
         // Those of one span of time are known when the next one is over.
-        assert_eq!(asked.silent(at(600)), 8);
-        assert_eq!(asked.turn(at(600)), 8);
+        assert_eq!(asked.silent(at(1_000)), 8);
+        assert_eq!(asked.turn(at(1_000)), 8);
         assert_eq!(asked.pending(), 0);
+    }
+
+    #[test]
+    fn silence_counts_after_twice_the_slowest_refusal() {
+        for (took, span) in [(0, 200), (15, 200), (400, 800), (60_000, 10_000)] {
+            let mut asked = Asked::default();
+            asked.was_refused_after(Duration::from_millis(took));
+            asked.was_refused_after(Duration::ZERO);
+            asked.clear();
+            asked.add(8, at(0));
+            assert_eq!(asked.silent(at(2 * span - 1)), 0, "{took}");
+            assert_eq!(asked.silent(at(2 * span)), 8, "{took}");
+        }
     }
 
     #[test]
@@ -174,20 +187,21 @@ mod tests {
         assert_eq!(asked.resolve(at(10)), Resolved::Pending(8));
         assert_eq!(asked.resolve(at(0)), Resolved::Pending(8));
         assert_eq!(asked.resolve(at(0)), Resolved::Unknown);
-        assert_eq!(asked.silent(at(600)), 0);
+        assert_eq!(asked.silent(at(1_000)), 0);
     }
 
     #[test]
     fn an_attempt_that_was_counted_is_told() {
         let mut asked = Asked::default();
         asked.add(8, at(0));
-        asked.turn(at(600));
+        asked.turn(at(1_000));
         assert_eq!(asked.resolve(at(0)), Resolved::Counted);
     }
 
     #[test]
     fn the_record_of_attempts_can_be_read() {
         let mut asked = Asked::default();
+        asked.was_refused_after(Duration::from_millis(70));
         asked.add(8, at(0));
         asked.turn(at(300));
         asked.add(3, at(310));

@@ -208,10 +208,10 @@ mod tests {
     fn silence_is_consent() {
         let mut doubts = Doubts::default();
         doubts.ask(WAIT, WAIT, START);
-        assert!(!doubts.heed_silence(at(299)));
-        assert!(doubts.heed_silence(at(600)));
-        assert!(doubts.prevail() && doubts.are_recent(at(60_599)));
-        assert!(!doubts.are_recent(at(60_600)));
+        assert!(!doubts.heed_silence(at(499)));
+        assert!(doubts.heed_silence(at(1_000)));
+        assert!(doubts.prevail() && doubts.are_recent(at(60_999)));
+        assert!(!doubts.are_recent(at(61_000)));
         // It was refused after all.
         doubts.disprove(START, true);
         assert!(!doubts.prevail());
