@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::config::MAX_ATTEMPTS;
 use super::demand::Demand;
-use super::health::{Blame, Finding, Seen};
+use super::health::{Blame, Finding, Seen, TokenAge};
 use super::outcome::Outcome;
 use super::plan::{BackendSet, Plan};
 use super::time::Timestamp;
@@ -155,6 +155,15 @@ pub struct Chosen {
     pub began: Timestamp,
 }
 
+/// Names an access token among others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenId {
+    /// The identity, by its place in the configuration. Backends with a key have none.
+    pub identity: Option<usize>,
+    /// The token's number among those of the identity.
+    pub generation: u32,
+}
+
 /// What the end of an attempt says of its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lesson {
@@ -173,7 +182,10 @@ pub struct Exchange {
     current: Chosen,
     attempts: u8,
     max_attempts: u8,
-    token_renewed: bool,
+    /// The token of the attempt that was concluded last.
+    token: TokenId,
+    /// The refused token for which a newer one was asked. A request asks once.
+    outdated: Option<TokenId>,
     /// The current backend admitted the attempt and has to know of its end.
     admitted: bool,
     /// The backends that answered 429.
@@ -225,13 +237,16 @@ impl Exchange {
         self.throttled
     }
 
-    /// What there is to learn from the current attempt, which ended with this `outcome`. `stated` is the wait that a 429 asked for.
+    /// What there is to learn from the current attempt, which carried this `token` and ended with this `outcome`. `stated` is the wait
+    /// that a 429 asked for.
     pub fn conclude(
         &mut self,
         outcome: Outcome,
         stated: Option<Duration>,
         demand: &Demand,
+        token: TokenId,
     ) -> Lesson {
+        self.token = token;
         // Of one request only the first failure of a kind counts in full.
         let has_failed_so = match outcome {
             Outcome::Throttled => !self.throttled.is_empty(),
@@ -247,18 +262,26 @@ impl Exchange {
             _ => {}
         }
         let finding = match Finding::of(outcome, stated, blame, demand) {
-            Finding::Nothing if self.token_renewed => Finding::TokenDenied,
+            Finding::Nothing => self.outdated.map_or(Finding::Nothing, |outdated| {
+                match (outdated.identity == token.identity, outdated == token) {
+                    // Nobody asked for a newer token of this identity.
+                    (false, _) => Finding::Nothing,
+                    (true, true) => Finding::TokenDenied(TokenAge::Old),
+                    (true, false) => Finding::TokenDenied(TokenAge::New),
+                }
+            }),
             finding => finding,
         };
         // An old token says nothing about the backend yet: it will be asked once more.
         let admitted = finding != Finding::Nothing && std::mem::take(&mut self.admitted);
-        Self::lesson(self.current, finding, admitted, demand)
+        self.lesson(self.current, finding, admitted, demand)
     }
 
     /// What there is to learn where the current attempt's refused token was new already: the backend refuses new tokens.
     pub fn conclude_new_token(&mut self, demand: &Demand) -> Lesson {
         let admitted = std::mem::take(&mut self.admitted);
-        Self::lesson(self.current, Finding::TokenDenied, admitted, demand)
+        let finding = Finding::TokenDenied(TokenAge::New);
+        self.lesson(self.current, finding, admitted, demand)
     }
 
     /// Whether the current backend has to know of the attempt's end.
@@ -269,16 +292,16 @@ impl Exchange {
     /// What the current backend has to know if the outcome of its attempt will not be known: the client left, say.
     pub fn abandon(&mut self, demand: &Demand) -> Option<Lesson> {
         let admitted = std::mem::take(&mut self.admitted);
-        admitted.then(|| Self::lesson(self.current, Finding::Nothing, admitted, demand))
+        admitted.then(|| self.lesson(self.current, Finding::Nothing, admitted, demand))
     }
 
     /// What a backend has to know that was `chosen` and will not be asked.
     pub fn give_back(chosen: Chosen, demand: &Demand) -> Option<Lesson> {
         let admitted = chosen.because == Because::Recovering;
-        admitted.then(|| Self::lesson(chosen, Finding::Nothing, admitted, demand))
+        admitted.then(|| Self::default().lesson(chosen, Finding::Nothing, admitted, demand))
     }
 
-    fn lesson(of: Chosen, finding: Finding, admitted: bool, demand: &Demand) -> Lesson {
+    fn lesson(&self, of: Chosen, finding: Finding, admitted: bool, demand: &Demand) -> Lesson {
         Lesson {
             backend: of.backend,
             finding,
@@ -286,7 +309,7 @@ impl Exchange {
                 demand: *demand,
                 began: of.began,
                 admitted,
-                ..Seen::default()
+                token: self.token.generation,
             },
         }
     }
@@ -306,8 +329,8 @@ impl Exchange {
     ) -> Verdict {
         match outcome {
             Outcome::Success | Outcome::ClientError => Verdict::Deliver,
-            Outcome::BadToken if !self.token_renewed => self.when_allowed(replay, |this| {
-                this.token_renewed = true;
+            Outcome::BadToken if self.outdated.is_none() => self.when_allowed(replay, |this| {
+                this.outdated = Some(this.token);
                 Verdict::RenewToken
             }),
             // A backend that refuses a renewed token too has a quarrel of its own; the others may not.
@@ -344,7 +367,7 @@ impl Exchange {
                 None
             }
             // An old token said nothing about the backend, and it will not be asked again.
-            _ => admitted.then(|| Self::lesson(before, Finding::Nothing, admitted, demand)),
+            _ => admitted.then(|| self.lesson(before, Finding::Nothing, admitted, demand)),
         };
         (verdict, lesson)
     }
@@ -364,6 +387,11 @@ impl Exchange {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const TOKEN: TokenId = TokenId {
+        identity: Some(0),
+        generation: 7,
+    };
 
     /// A walk over this many backends, one after the other.
     struct Walk {
@@ -503,11 +531,11 @@ mod tests {
         let mut exchange = Exchange::new(Plan::new(0), 3);
         exchange.go_to(recovering(2));
         let demand = Demand::default();
-        let lesson = exchange.conclude(Outcome::Success, None, &demand);
+        let lesson = exchange.conclude(Outcome::Success, None, &demand, TOKEN);
         assert_eq!((lesson.backend, lesson.seen.admitted), (2, true));
         assert!(
             !exchange
-                .conclude(Outcome::Success, None, &demand)
+                .conclude(Outcome::Success, None, &demand, TOKEN)
                 .seen
                 .admitted
         );
@@ -539,7 +567,7 @@ mod tests {
         let demand = Demand::default();
         exchange.go_to(recovering(1));
         exchange.attempt_made();
-        let lesson = exchange.conclude(Outcome::BadToken, None, &demand);
+        let lesson = exchange.conclude(Outcome::BadToken, None, &demand, TOKEN);
         assert_eq!(
             (lesson.finding, lesson.seen.admitted),
             (Finding::Nothing, false)
@@ -564,10 +592,41 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_token_is_new_only_if_it_was_renewed() {
+        let newer = TokenId {
+            generation: 8,
+            ..TOKEN
+        };
+        let of_another_identity = TokenId {
+            identity: Some(1),
+            ..newer
+        };
+        for (token, finding) in [
+            (TOKEN, Finding::TokenDenied(TokenAge::Old)),
+            (newer, Finding::TokenDenied(TokenAge::New)),
+            (of_another_identity, Finding::Nothing),
+        ] {
+            let mut walk = Walk::new(3, 3);
+            let conclude = |walk: &mut Walk, token| {
+                let demand = Demand::default();
+                let exchange = &mut walk.exchange;
+                exchange.conclude(Outcome::BadToken, None, &demand, token)
+            };
+            assert_eq!(conclude(&mut walk, TOKEN).finding, Finding::Nothing);
+            walk.after(Outcome::BadToken, Replay::Ready);
+            let lesson = conclude(&mut walk, token);
+            assert_eq!(lesson.finding, finding);
+            assert_eq!(lesson.seen.token, token.generation);
+            let verdict = walk.after(Outcome::BadToken, Replay::Ready);
+            assert_eq!(verdict, Verdict::TryNext, "one renewal for a request");
+        }
+    }
+
+    #[test]
     fn only_a_requests_first_failure_of_a_kind_counts_in_full() {
         let mut exchange = Exchange::new(Plan::new(0), 5);
         let demand = Demand::default();
-        let mut found = |outcome| exchange.conclude(outcome, None, &demand).finding;
+        let mut found = |outcome| exchange.conclude(outcome, None, &demand, TOKEN).finding;
         assert_eq!(
             found(Outcome::Throttled),
             Finding::Throttled(None, Blame::Due)

@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use azure_openai_balancer::core::config::Config;
-use azure_openai_balancer::core::exchange::{Because, Exchange, Lesson, NoRetry, Replay, Verdict};
+use azure_openai_balancer::core::exchange::{
+    Because, Exchange, Lesson, NoRetry, Replay, TokenId, Verdict,
+};
 use azure_openai_balancer::core::fleet::{Fleet, NoChoice};
 use azure_openai_balancer::core::health::Change;
 use azure_openai_balancer::core::json::scan::Findings;
@@ -156,8 +158,11 @@ impl Journey {
         if outcome == Outcome::DeploymentNotFound && self.request.names_unread_deployment() {
             fleet.note_unread_deployment(process.clock.now());
         }
-        let mut lesson = self.exchange.conclude(outcome, stated, &demand);
-        lesson.seen.token = self.generation;
+        let token = TokenId {
+            identity: Some(0),
+            generation: self.generation,
+        };
+        let lesson = self.exchange.conclude(outcome, stated, &demand, token);
         learn(process, fleet, lesson)
     }
 

@@ -115,6 +115,15 @@ pub enum Blame {
     Spent,
 }
 
+/// How old an access token was that a backend refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenAge {
+    /// It had just been renewed.
+    New,
+    /// It should have been renewed, but the token service gave no newer one.
+    Old,
+}
+
 /// What an attempt's outcome says about its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
@@ -128,8 +137,8 @@ pub enum Finding {
     Failed(u32, Blame),
     /// The backend refuses the identity or the key.
     Denied,
-    /// The backend refused a token that had just been renewed.
-    TokenDenied,
+    /// The backend refused a token for which there is no newer one.
+    TokenDenied(TokenAge),
     /// The backend does not have this deployment or API.
     Missing(u64),
     /// Nothing: the token was old, or the client left.

@@ -212,7 +212,7 @@ impl Health {
                 Finding::Throttled(..)
                 | Finding::Failed(..)
                 | Finding::Denied
-                | Finding::TokenDenied
+                | Finding::TokenDenied(_)
                 | Finding::Missing(_) => true,
             }
     }
@@ -270,7 +270,7 @@ impl Health {
                 self.leave(seen);
                 self.access.deny(rules, now)
             }
-            Finding::TokenDenied => {
+            Finding::TokenDenied(_) => {
                 self.leave(seen);
                 self.access.deny_token(seen.token, rules, now)
             }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use super::Journey;
 use crate::core::config::Policy;
-use crate::core::exchange::{NoRetry, Replay, Verdict};
-use crate::core::health::Finding;
+use crate::core::exchange::{NoRetry, Replay, TokenId, Verdict};
+use crate::core::health::{Finding, TokenAge};
 use crate::core::metrics::Event;
 use crate::core::outcome::{Diagnosis, Origin, Outcome, Trace};
 use crate::core::plan::Plan;
@@ -22,6 +22,9 @@ pub(in crate::filter) const ERROR_BODY: usize = 64 * 1024;
 
 /// Why a backend that refuses tokens gets no requests, and what to do about it.
 const NEW_TOKEN_REFUSED: &str = "refuses a token that was just renewed (401): check the audience of the token, and the resource's tenant";
+
+/// [`NEW_TOKEN_REFUSED`] during an outage of the token service.
+const OLD_TOKEN_REFUSED: &str = "refuses the access token (401), and there is no newer one yet: see what the log says of the identity";
 
 /// Where another attempt goes.
 #[derive(Clone, Copy, Debug)]
@@ -105,16 +108,18 @@ impl Journey {
         if outcome == Outcome::DeploymentNotFound && self.request.names_unread_deployment() {
             self.worker.backends.note_unread_deployment();
         }
-        let mut lesson = self.exchange.conclude(outcome, wait, &demand);
-        lesson.seen.token = self.token_generation();
+        let token = TokenId {
+            identity: self.worker.credentials.identity_of(backend),
+            generation: self.token_generation(),
+        };
+        let lesson = self.exchange.conclude(outcome, wait, &demand, token);
         self.worker
             .learn(&lesson, || self.detail(lesson.finding, outcome));
     }
 
     /// The current attempt's token was refused although it is new: that is this backend's fault.
     pub(in crate::filter) fn conclude_new_token(&mut self) {
-        let mut lesson = self.exchange.conclude_new_token(&self.request.demand());
-        lesson.seen.token = self.token_generation();
+        let lesson = self.exchange.conclude_new_token(&self.request.demand());
         self.worker
             .learn(&lesson, || self.detail(lesson.finding, Outcome::BadToken));
     }
@@ -126,7 +131,8 @@ impl Journey {
         Detail {
             text: match finding {
                 Finding::Denied => self.denial.advice().to_owned(),
-                Finding::TokenDenied => NEW_TOKEN_REFUSED.to_owned(),
+                Finding::TokenDenied(TokenAge::New) => NEW_TOKEN_REFUSED.to_owned(),
+                Finding::TokenDenied(TokenAge::Old) => OLD_TOKEN_REFUSED.to_owned(),
                 _ => self.request.wanted(client_path, outcome),
             },
             deployment: self

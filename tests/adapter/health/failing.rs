@@ -215,3 +215,31 @@ fn an_old_token_that_is_not_renewed_says_nothing_of_a_backend() {
         0
     );
 }
+
+#[test]
+fn during_a_token_outage_the_log_claims_no_new_token() {
+    let (host, vm) = fleet(2, json!({}));
+    for _ in 0..4 {
+        let stream = get(&vm);
+        respond(&stream, 401, &error("401"));
+        host.advance(millis(5));
+        // The token service is down.
+        for fetch in fetches(&vm) {
+            vm.answer(&fetch, 500, [], "");
+        }
+        host.advance(millis(25));
+        let second = vm.calls().into_iter().find(|call| call.cluster != "imds");
+        if let Some(second) = second {
+            vm.answer(&second, 401, [], error("401"));
+        }
+        assert_eq!(stream.answer().status, 401);
+        host.advance(seconds(2));
+    }
+    let lines = host.logged(mock_host::LogLevel::Error);
+    let of_tokens = lines.iter().filter(|line| line.contains("(401)"));
+    let of_tokens: Vec<_> = of_tokens.collect();
+    assert!(!of_tokens.is_empty(), "{lines:?}");
+    for line in of_tokens {
+        assert!(line.contains("there is no newer one yet"), "{line}");
+    }
+}
