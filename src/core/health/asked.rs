@@ -12,14 +12,17 @@ const SHORTEST: Duration = Duration::from_millis(200);
 /// An attempt stays undecided for at most so long, however slow the refusals were.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Attempts that were not refused yet, those of the current span of time and those of the one before.
+/// Attempts that are not decided yet, those of the current span of time and those of the one before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
     /// The longest time that a refusal took; zero while that is not known.
     slowest: Duration,
+    /// When the current span of time began.
     start: Timestamp,
     current: Span,
     previous: Span,
+    /// What began until then has counted as accepted, unless it ended before.
+    counted_until: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +30,8 @@ struct Span {
     attempts: u8,
     /// How much it says if one of them is not refused.
     worth: u8,
+    /// When the last of them began.
+    last: Timestamp,
 }
 
 /// What an attempt that ended was.
@@ -38,6 +43,17 @@ pub(super) enum Resolved {
     Counted,
     /// It was not noted.
     Unknown,
+}
+
+impl Span {
+    /// Takes out the attempts if none of them was refused within `patience`; what they are worth, and when the last one began.
+    fn take_silent(&mut self, patience: Duration, now: Timestamp) -> Option<(u8, Timestamp)> {
+        let is_silent = self.attempts > 0 && (self.last + patience).has_passed(now, patience);
+        is_silent.then(|| {
+            let taken = std::mem::take(self);
+            (taken.attempts.saturating_mul(taken.worth), taken.last)
+        })
+    }
 }
 
 impl Asked {
@@ -54,8 +70,8 @@ impl Asked {
         self.slowest = self.slowest.max(time.max(Duration::from_millis(1)));
     }
 
-    /// How long an attempt stays undecided: a backend that refuses does so within this time.
-    fn span(&self) -> Duration {
+    /// How long an attempt stays undecided: a backend that refuses does so within this time. So long is a span of time, too.
+    fn patience(&self) -> Duration {
         match self.slowest.is_zero() {
             true => USUAL,
             // The next refusal may take longer.
@@ -65,23 +81,23 @@ impl Asked {
 
     /// An attempt begins. It says so much if it is not refused.
     pub(super) fn add(&mut self, worth: u8, now: Timestamp) {
-        if self.current.attempts == 0 && self.previous.attempts == 0 {
-            self.start = now;
-        }
         if self.current.attempts == 0 {
+            self.start = now;
             self.current.worth = worth;
         }
         self.current.attempts = self.current.attempts.saturating_add(1);
+        self.current.last = now;
     }
 
     /// An attempt that began at `began` ended.
     pub(super) fn resolve(&mut self, began: Timestamp) -> Resolved {
-        let span = if began >= self.start {
-            &mut self.current
-        } else if began + self.span() >= self.start {
-            &mut self.previous
-        } else {
+        if began <= self.counted_until {
             return Resolved::Counted;
+        }
+        let is_current = self.current.attempts > 0 && began >= self.start;
+        let span = match is_current {
+            true => &mut self.current,
+            false => &mut self.previous,
         };
         match span.attempts.checked_sub(1) {
             None => Resolved::Unknown,
@@ -105,23 +121,19 @@ impl Asked {
 
     /// Takes out the attempts that were not refused in time; what they are worth.
     pub(super) fn turn(&mut self, now: Timestamp) -> u8 {
-        let span = self.span();
-        let is_over = |start: Timestamp| (start + span).has_passed(now, span);
-        if !is_over(self.start) {
-            return 0;
+        let patience = self.patience();
+        let mut consents: u8 = 0;
+        for span in [&mut self.previous, &mut self.current] {
+            if let Some((worth, last)) = span.take_silent(patience, now) {
+                consents = consents.saturating_add(worth);
+                self.counted_until = last;
+            }
         }
-        let worth = |span: Span| span.attempts.saturating_mul(span.worth);
-        let previous = worth(self.previous);
-        let (consents, previous) = match is_over(self.start + span) {
-            true => (
-                previous.saturating_add(worth(self.current)),
-                Span::default(),
-            ),
-            false => (previous, self.current),
-        };
-        self.start = now;
-        self.current = Span::default();
-        self.previous = previous;
+        // Later attempts must not put off the decision about these.
+        let is_over = (self.start + patience).has_passed(now, patience);
+        if self.current.attempts > 0 && self.previous.attempts == 0 && is_over {
+            self.previous = std::mem::take(&mut self.current);
+        }
         consents
     }
 
@@ -131,7 +143,9 @@ impl Asked {
         for span in [self.current, self.previous] {
             writer.u8(span.attempts);
             writer.u8(span.worth);
+            writer.time(span.last);
         }
+        writer.time(self.counted_until);
     }
 
     pub(super) fn decode(fields: &mut Fields<'_>) -> Option<Self> {
@@ -139,6 +153,7 @@ impl Asked {
             Some(Span {
                 attempts: fields.u8()?,
                 worth: fields.u8()?,
+                last: fields.time()?,
             })
         };
         Some(Self {
@@ -146,6 +161,7 @@ impl Asked {
             start: fields.time()?,
             current: span(fields)?,
             previous: span(fields)?,
+            counted_until: fields.time()?,
         })
     }
 }
@@ -160,10 +176,22 @@ mod tests {
         let mut asked = Asked::default();
         asked.add(8, at(0));
         assert_eq!((asked.pending(), asked.silent(at(499))), (1, 0));
-        // Those of one span of time are known when the next one is over.
-        assert_eq!(asked.silent(at(1_000)), 8);
-        assert_eq!(asked.turn(at(1_000)), 8);
+        assert_eq!(asked.silent(at(500)), 8);
+        assert_eq!(asked.turn(at(500)), 8);
         assert_eq!(asked.pending(), 0);
+    }
+
+    #[test]
+    fn later_attempts_delay_the_first_by_its_own_time_at_most() {
+        let mut asked = Asked::default();
+        let mut counted = Vec::new();
+        for millis in (0..2_000).step_by(100) {
+            if asked.turn(at(millis)) > 0 {
+                counted.push(millis);
+            }
+            asked.add(1, at(millis));
+        }
+        assert_eq!(counted, [900, 1_400, 1_900]);
     }
 
     #[test]
@@ -174,8 +202,8 @@ mod tests {
             asked.was_refused_after(Duration::ZERO);
             asked.clear();
             asked.add(8, at(0));
-            assert_eq!(asked.silent(at(2 * span - 1)), 0, "{took}");
-            assert_eq!(asked.silent(at(2 * span)), 8, "{took}");
+            assert_eq!(asked.silent(at(span - 1)), 0, "{took}");
+            assert_eq!(asked.silent(at(span)), 8, "{took}");
         }
     }
 

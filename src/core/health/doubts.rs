@@ -209,9 +209,9 @@ mod tests {
         let mut doubts = Doubts::default();
         doubts.ask(WAIT, WAIT, START);
         assert!(!doubts.heed_silence(at(499)));
-        assert!(doubts.heed_silence(at(1_000)));
-        assert!(doubts.prevail() && doubts.are_recent(at(60_999)));
-        assert!(!doubts.are_recent(at(61_000)));
+        assert!(doubts.heed_silence(at(500)));
+        assert!(doubts.prevail() && doubts.are_recent(at(60_499)));
+        assert!(!doubts.are_recent(at(60_500)));
         // It was refused after all.
         doubts.disprove(START, true);
         assert!(!doubts.prevail());

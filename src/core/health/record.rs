@@ -11,7 +11,7 @@ use crate::core::operation::Api;
 use crate::core::shared::{Fields, Writer};
 use crate::core::time::Timestamp;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// More quotas are not remembered of one backend; the one that is idle for longest goes first.
 const MOST_QUOTAS: usize = 64;
