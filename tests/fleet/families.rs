@@ -22,7 +22,7 @@ pub(crate) const FAMILIES: [Family; 14] = [
     },
     Family {
         name: "Quotas of 10 s used up",
-        least: 94.0,
+        least: 97.0,
         make: short_quotas,
     },
     Family {
@@ -47,7 +47,7 @@ pub(crate) const FAMILIES: [Family; 14] = [
     },
     Family {
         name: "Requests that no quota can take",
-        least: 40.0,
+        least: 97.0,
         make: poison_throttled,
     },
     Family {
@@ -67,7 +67,7 @@ pub(crate) const FAMILIES: [Family; 14] = [
     },
     Family {
         name: "429 and 500 by chance",
-        least: 80.0,
+        least: 97.0,
         make: moody,
     },
     Family {
@@ -82,7 +82,7 @@ pub(crate) const FAMILIES: [Family; 14] = [
     },
     Family {
         name: "Everything at once",
-        least: 95.0,
+        least: 97.0,
         make: storm,
     },
 ];

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::time::Duration;
 
 use azure_openai_balancer::core::config::{Config, Plugin};
@@ -23,6 +24,8 @@ use crate::random::Random;
 
 const START: u64 = 1_700_000_000_000;
 const TICK: u64 = 1000;
+/// Milliseconds that a 429 takes.
+const REFUSES: Range<u64> = 5..100;
 pub(crate) const DEPLOYMENTS: [&str; 3] = ["gpt-4o", "embed", "gpt-4o-mini"];
 
 /// What is simulated.
@@ -113,7 +116,7 @@ pub(crate) struct Counts {
     pub(crate) could: u64,
     pub(crate) refused: u64,
     pub(crate) attempts: u64,
-    /// 429 from backends.
+    /// 429 from backends, to requests that a quota can take.
     pub(crate) throttled: u64,
     /// Waits of quotas that began, binding or not.
     pub(crate) cooldowns: u64,
@@ -177,11 +180,11 @@ impl Fate {
         }
     }
 
-    fn throttled(wait: Option<Said>) -> Self {
+    fn throttled(wait: Option<Said>, takes: u64) -> Self {
         Self {
             status: 429,
             wait,
-            takes: 15,
+            takes,
         }
     }
 
@@ -494,7 +497,8 @@ impl<'a> Simulation<'a> {
             now,
         );
         let change = open.journey.conclude(self.process, fleet, outcome, stated);
-        self.counts.throttled += u64::from(outcome == Outcome::Throttled);
+        let is_good = self.scenario.streams[open.stream].kind == Kind::Good;
+        self.counts.throttled += u64::from(outcome == Outcome::Throttled && is_good);
         let begins = matches!(
             change,
             Some(Change::CoolsDown(Reason::Throttled, _) | Change::Advised(_))
@@ -542,8 +546,10 @@ impl<'a> Simulation<'a> {
     fn fate(&mut self, backend: usize, open: &Open) -> Fate {
         let stream = &self.scenario.streams[open.stream];
         let takes = self.random.from(stream.takes.clone());
+        let refuses = self.random.from(REFUSES);
+        let refusal = |wait| Fate::throttled(wait, refuses);
         match stream.kind {
-            Kind::Poison(429) => return Fate::throttled(Some(Said::Seconds(30))),
+            Kind::Poison(429) => return refusal(Some(Said::Seconds(30))),
             Kind::Poison(status) => return Fate::of(status, takes),
             Kind::Good => {}
         }
@@ -552,13 +558,13 @@ impl<'a> Simulation<'a> {
         let luck = self.luck(open.id, backend);
         match self.world[backend].weather(self.now) {
             Weather::Status(status, takes) => return Fate::of(status, takes),
-            Weather::Throttled(wait) => return Fate::throttled(Some(Said::Seconds(wait))),
-            Weather::Until(end) => return Fate::throttled(Some(Said::Millis(end - self.now))),
+            Weather::Throttled(wait) => return refusal(Some(Said::Seconds(wait))),
+            Weather::Until(end) => return refusal(Some(Said::Millis(end - self.now))),
             Weather::ThrottledFor(deployment, wait) if deployment == stream.deployment => {
-                return Fate::throttled(Some(Said::Seconds(wait)));
+                return refusal(Some(Said::Seconds(wait)));
             }
             Weather::Moody(throttled, _) if luck < throttled => {
-                return Fate::throttled(Some(Said::Seconds(1)));
+                return refusal(Some(Said::Seconds(1)));
             }
             Weather::Moody(throttled, failing) if luck < throttled + failing => {
                 return Fate::of(500, 50);
@@ -574,7 +580,7 @@ impl<'a> Simulation<'a> {
         let quotas = &mut self.world[backend].quotas[stream.deployment];
         match quotas.ask(self.now, open.tokens) {
             Ok(()) => Fate::of(200, takes),
-            Err(wait) => Fate::throttled(self.say(wait)),
+            Err(wait) => refusal(self.say(wait)),
         }
     }
 
