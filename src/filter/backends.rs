@@ -8,7 +8,7 @@ use super::swap::SharedData;
 use crate::core::config::Config;
 use crate::core::demand::{Demand, QuotaKey};
 use crate::core::exchange::{Because, Chosen, Lesson, NoRetry};
-use crate::core::fleet::{Fleet, Names, NoChoice};
+use crate::core::fleet::{Fleet, Names, NoChoice, Openings};
 use crate::core::health::Change;
 use crate::core::outcome::Outcome;
 use crate::core::plan::{BackendSet, Plan};
@@ -40,6 +40,11 @@ impl Backends {
     /// Takes over what other workers learnt, for a request that takes no turn.
     pub(crate) fn look_around(&self) {
         self.fleet.look_around();
+    }
+
+    /// What is free now for requests that wait.
+    pub(super) fn openings(&self, now: Timestamp) -> Openings<'_, SharedData> {
+        self.fleet.openings(now)
     }
 
     /// Draws a request's turn, and takes over what other workers learnt.

@@ -4,10 +4,15 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::backends::Backends;
 use super::credentials::{Credentials, Identities, LEAST_RETRY_AFTER};
 use super::host;
+use super::swap::SharedData;
 use super::worker::Stream;
+use crate::core::demand::Demand;
+use crate::core::fleet::Openings;
 use crate::core::identity::{Authorization, Renewal};
+use crate::core::plan::Plan;
 use crate::core::time::Timestamp;
 
 /// More streams than this do not wait on one worker; they are answered at once.
@@ -24,8 +29,17 @@ pub(super) enum Wish {
     RequestBody,
     /// The rest of an error's body. A backend may stall at any point of it, so this wait always has an end.
     ErrorBody,
-    /// That a backend's cooldown is over, which takes this long.
-    Backend(Duration),
+    /// A backend that is free.
+    Backend(WantedBackend),
+}
+
+/// What a stream waits for that waits for a backend.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WantedBackend {
+    pub(super) plan: Plan,
+    pub(super) demand: Demand,
+    /// How long the shortest cooldown lasts.
+    pub(super) left: Duration,
 }
 
 impl Wish {
@@ -36,7 +50,7 @@ impl Wish {
             Self::Token(identities) => credentials.wait_timeout(identities),
             Self::NewerToken(backend, _) => credentials.renewal_timeout(backend),
             Self::RequestBody | Self::ErrorBody => BODY,
-            Self::Backend(wait) => wait,
+            Self::Backend(wanted) => wanted.left,
         }
     }
 }
@@ -117,22 +131,27 @@ impl WaitingList {
     pub(super) fn take_granted(
         &self,
         credentials: &Credentials,
+        backends: &Backends,
         now: Timestamp,
     ) -> Vec<(u32, Rc<dyn Stream>, Granted)> {
         let mut granted = Vec::new();
         let Ok(mut waiting) = self.0.try_borrow_mut() else {
             return granted;
         };
-        let mut renewals = Renewals::default();
-        waiting.retain(
-            |(id, entry)| match entry.grant(credentials, &mut renewals, now) {
-                Some(grant) => {
-                    granted.push((*id, Rc::clone(&entry.stream), grant));
-                    false
-                }
-                None => true,
-            },
-        );
+        let mut world = World {
+            credentials,
+            backends,
+            now,
+            renewals: Renewals::default(),
+            openings: None,
+        };
+        waiting.retain(|(id, entry)| match entry.grant(&mut world) {
+            Some(grant) => {
+                granted.push((*id, Rc::clone(&entry.stream), grant));
+                false
+            }
+            None => true,
+        });
         granted
     }
 }
@@ -173,14 +192,27 @@ impl Renewals {
     }
 }
 
+/// What the streams wait for, at one moment. Each thing is looked up when the first stream asks for it.
+struct World<'a> {
+    credentials: &'a Credentials,
+    backends: &'a Backends,
+    now: Timestamp,
+    renewals: Renewals,
+    openings: Option<Openings<'a, SharedData>>,
+}
+
+impl World<'_> {
+    fn is_free(&mut self, wanted: &WantedBackend) -> bool {
+        let (backends, now) = (self.backends, self.now);
+        let openings = self.openings.get_or_insert_with(|| backends.openings(now));
+        openings.are_there_for(&wanted.plan, &wanted.demand)
+    }
+}
+
 impl Waiting {
     /// How the wait ends, if it does now.
-    fn grant(
-        &self,
-        credentials: &Credentials,
-        renewals: &mut Renewals,
-        now: Timestamp,
-    ) -> Option<Granted> {
+    fn grant(&self, world: &mut World<'_>) -> Option<Granted> {
+        let (credentials, now) = (world.credentials, world.now);
         let overdue = self
             .deadline
             .has_passed(now, self.wish.timeout(credentials));
@@ -195,7 +227,7 @@ impl Waiting {
                 }
             },
             Wish::NewerToken(backend, generation) => {
-                match renewals.look(credentials, backend, generation, now) {
+                match world.renewals.look(credentials, backend, generation, now) {
                     Some(Renewal::Done(token)) => Some(Granted::Token(token)),
                     Some(Renewal::Pending) if !overdue => None,
                     // The client has an answer already: the backend's refusal.
@@ -203,7 +235,9 @@ impl Waiting {
                 }
             }
             Wish::RequestBody | Wish::ErrorBody => overdue.then_some(Granted::NoBody),
-            Wish::Backend(_) => overdue.then_some(Granted::Backend),
+            Wish::Backend(wanted) => {
+                (overdue || world.is_free(&wanted)).then_some(Granted::Backend)
+            }
         }
     }
 }

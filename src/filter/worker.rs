@@ -248,7 +248,10 @@ impl Worker {
     }
 
     fn grant_wishes(&self, now: Timestamp) {
-        for (id, stream, granted) in self.waiting.take_granted(&self.credentials, now) {
+        let granted = self
+            .waiting
+            .take_granted(&self.credentials, &self.backends, now);
+        for (id, stream, granted) in granted {
             self.as_stream(id, || stream.granted(granted));
         }
     }

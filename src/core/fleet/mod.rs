@@ -5,12 +5,14 @@
 
 mod capacity;
 mod names;
+mod openings;
 mod view;
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 pub use names::Names;
+pub use openings::Openings;
 pub use view::{Choice, Declined, NoChoice, View, Wait};
 
 use super::budget::Budget;

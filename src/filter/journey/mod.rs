@@ -27,6 +27,7 @@ use crate::filter::credentials::Identities;
 use crate::filter::header_map::HeaderMap;
 use crate::filter::host::{self, HostError, Map};
 use crate::filter::tagging::Tagging;
+use crate::filter::waiting::{WantedBackend, Wish};
 use crate::filter::worker::Worker;
 
 /// A backend's answer that may become the client's.
@@ -268,6 +269,15 @@ impl Journey {
         let now = host::now();
         let until = *self.wait_until.get_or_insert(now + longest);
         now + wait.left <= until
+    }
+
+    /// The wish for a backend, of which the first is free after this `wait` at the latest.
+    pub(in crate::filter) fn wish_for_backend(&self, wait: Wait) -> Wish {
+        Wish::Backend(WantedBackend {
+            plan: *self.exchange.plan(),
+            demand: self.request.demand(),
+            left: wait.left,
+        })
     }
 
     /// Whether the request may be held for a token. Not one for another protocol: its client says nothing more before it is

@@ -92,7 +92,7 @@ impl Stream {
             Departure::NoToken => return self.await_token(),
             Departure::In(wait) => {
                 self.phase = Phase::AwaitingBackend;
-                if !self.wait(Wish::Backend(wait.left)) {
+                if !self.wait(self.journey.wish_for_backend(wait)) {
                     self.phase = Phase::Replied;
                     self.journey.refuse(wait)?;
                 }

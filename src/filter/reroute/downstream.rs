@@ -164,7 +164,9 @@ impl Downstream {
             Departure::NoToken => return self.await_token(),
             Departure::In(wait) => {
                 self.phase = Phase::Waiting;
-                let wish = Wish::Backend(wait.left);
+                let wish = with(&self.shared, |shared| {
+                    Ok(shared.journey.wish_for_backend(wait))
+                })?;
                 let me = self.me.upgrade();
                 if !me.is_some_and(|me| self.worker.wait(self.id, me, wish)) {
                     self.phase = Phase::Done;

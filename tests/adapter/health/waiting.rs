@@ -4,9 +4,20 @@ use serde_json::json;
 
 use super::*;
 
-/// A worker whose only backend is throttled for two seconds, with a trial under way; requests may wait for `longest`.
-fn throttled(longest: &str) -> (Host, Vm, Stream) {
-    let (host, vm) = fleet(1, json!({"cooldown": {"wait_timeout": longest}}));
+fn config(longest: &str) -> Value {
+    json!({"cooldown": {"wait_timeout": longest}})
+}
+
+/// A worker whose only backend is throttled for two seconds, and refused a trial; requests may wait for `longest`.
+fn throttled(longest: &str) -> (Host, Vm) {
+    let (host, vm, trial) = with_trial(longest);
+    throttle(&trial, "2");
+    (host, vm)
+}
+
+/// A worker whose only backend is throttled for two seconds, with a trial under way.
+fn with_trial(longest: &str) -> (Host, Vm, Stream) {
+    let (host, vm) = fleet(1, config(longest));
     // As large as any request here.
     let stream = vm.request(chat_of(10), false);
     stream.body("0123456789", true);
@@ -21,7 +32,7 @@ fn throttled(longest: &str) -> (Host, Vm, Stream) {
 #[test]
 fn a_request_waits_for_a_backend_and_loses_nothing() {
     for (pieces, complete) in [(1, true), (3, true), (3, false)] {
-        let (host, vm, _trial) = throttled("5s");
+        let (host, vm) = throttled("5s");
         let text = "0123456789".repeat(30);
         let stream = vm.request(chat_of(text.len()), false);
         let frames: Vec<_> = text.as_bytes().chunks(text.len() / pieces).collect();
@@ -48,7 +59,7 @@ fn a_request_waits_for_a_backend_and_loses_nothing() {
 
 #[test]
 fn a_body_that_comes_while_its_request_waits_stays_with_it() {
-    let (host, vm, _trial) = throttled("5s");
+    let (host, vm) = throttled("5s");
     // Of unknown length, so it is not held for its own sake.
     let stream = vm.request(chat(), false);
     for frame in ["one ", "two ", "three "] {
@@ -64,7 +75,7 @@ fn a_body_that_comes_while_its_request_waits_stays_with_it() {
 
 #[test]
 fn a_wait_that_is_too_long_or_an_upgrade_is_refused_at_once() {
-    let (_host, vm, _trial) = throttled("1s");
+    let (_host, vm) = throttled("1s");
     assert_eq!(refused(&send(&vm)).0, 429);
 
     let (_host, vm) = fleet(1, json!({"cooldown": {"wait_timeout": "5s"}}));
@@ -85,7 +96,7 @@ fn a_wait_that_is_too_long_or_an_upgrade_is_refused_at_once() {
 
 #[test]
 fn those_that_wait_are_sent_when_the_wait_is_over() {
-    let (host, vm, _trial) = throttled("3s");
+    let (host, vm) = throttled("3s");
     let waiting: Vec<_> = (0..5).map(|_| send(&vm)).collect();
     host.advance(millis(1900));
     assert!(waiting.iter().all(|stream| stream.forwarded().is_none()));
@@ -98,32 +109,64 @@ fn those_that_wait_are_sent_when_the_wait_is_over() {
 
 #[test]
 fn nobody_waits_beyond_the_configured_time() {
-    let (host, vm, trial) = throttled("3s");
+    let (host, vm) = throttled("3s");
     let waiting: Vec<_> = (0..5).map(|_| send(&vm)).collect();
     host.advance(millis(1500));
+    let trial = send(&vm);
     throttle(&trial, "2");
     assert_eq!(trial.answer().status, 429);
-    // One of them is the next trial.
+    // Two more seconds would be too long.
     host.advance(millis(600));
-    let (trials, rest): (Vec<_>, Vec<_>) = waiting
-        .iter()
-        .partition(|stream| stream.forwarded().is_some());
-    assert_eq!((trials.len(), rest.len()), (1, 4));
-    throttle(trials[0], "2");
-    for stream in rest {
-        // Two more seconds would be too long.
-        host.advance(millis(10));
+    for stream in &waiting {
         assert_eq!(refused(stream).0, 429);
     }
 }
 
 #[test]
+fn a_served_trial_resumes_those_that_wait_on_every_worker() {
+    let (host, vm, trial) = with_trial("5s");
+    let other = host.vm(&fleet_config(1, config("5s")));
+    host.advance(millis(30));
+    let waiting: Vec<_> = [&vm, &other]
+        .map(|vm| (0..3).map(|_| send(vm)))
+        .into_iter()
+        .flatten()
+        .collect();
+    host.advance(millis(30));
+    assert!(waiting.iter().all(|stream| stream.forwarded().is_none()));
+    respond(&trial, 200, "fine");
+    host.advance(millis(20));
+    for stream in &waiting {
+        assert!(stream.forwarded().is_some(), "long before the wait is over");
+        respond(stream, 200, "fine");
+    }
+}
+
+#[test]
+fn a_trial_that_is_not_refused_resumes_those_that_wait() {
+    let (host, vm, _trial) = with_trial("5s");
+    let waiting = send(&vm);
+    host.advance(millis(450));
+    assert!(waiting.forwarded().is_none());
+    host.advance(millis(100));
+    assert!(waiting.forwarded().is_some());
+}
+
+#[test]
+fn those_that_wait_make_no_trial() {
+    let (host, vm) = throttled("5s");
+    let waiting: Vec<_> = (0..5).map(|_| send(&vm)).collect();
+    host.advance(millis(1900));
+    assert!(waiting.iter().all(|stream| stream.forwarded().is_none()));
+    assert_eq!(counted(&host, "aoai.backend.east.trials"), 1);
+}
+
+#[test]
 fn a_client_that_leaves_while_it_waits_is_forgotten() {
-    let (host, vm, trial) = throttled("5s");
-    trial.disconnect();
+    let (host, vm) = throttled("5s");
     send(&vm).disconnect();
     host.advance(seconds(3));
-    assert_eq!(host.statistic("aoai.client_gone"), 2);
+    assert_eq!(host.statistic("aoai.client_gone"), 1);
     assert_eq!(host.statistic("aoai.backend.east.attempts"), 2);
     assert_eq!(served_by(&vm, 1), [EAST]);
 }

@@ -66,3 +66,18 @@ fn a_request_waits_for_a_backend_and_loses_nothing() {
     let _trial = other.send();
     assert_eq!(other.send().answer().status, 429, "too long to wait");
 }
+
+#[test]
+fn a_served_trial_resumes_those_that_wait() {
+    let gateway = fleet(1, json!({"cooldown": {"wait_timeout": "5s"}}));
+    throttle(&gateway.send().attempt(), "2");
+    gateway.host.advance(millis(10));
+    let trial = gateway.send();
+    let waiting = gateway.send();
+    gateway.host.advance(millis(30));
+    assert!(waiting.forwarded().is_none());
+    answer(&trial.attempt(), 200, "fine");
+    gateway.host.advance(millis(20));
+    answer(&waiting.attempt(), 200, "fine");
+    assert_eq!(outcome(&waiting), is(200, "east", "1", "fine"));
+}
