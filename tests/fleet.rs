@@ -14,10 +14,10 @@
 mod random;
 mod fleet {
     pub(crate) mod account;
+    mod cases;
     pub(crate) mod driver;
     pub(crate) mod families;
     pub(crate) mod map;
-    mod named;
     pub(crate) mod results;
     pub(crate) mod simulation;
     pub(crate) mod world;
@@ -43,11 +43,15 @@ fn families() {
         let mut all = Counts::default();
         for seed in seeds(0..SEEDS) {
             let scenario = (family.make)(&mut Random(seed));
-            let (counts, records) = run(seed, &scenario);
+            let report = run(seed, &scenario);
             if std::env::var_os("SHOW").is_some() {
-                println!("  {} {}", describe(seed, &counts), lost(&records));
+                println!(
+                    "  {} {}",
+                    describe(seed, &report.counts),
+                    lost(&report.records)
+                );
             }
-            all.add(&counts);
+            all.add(&report.counts);
         }
         println!("{}: {}", family.name, describe(seeds(0..SEEDS), &all));
         assert!(

@@ -49,6 +49,15 @@ struct Token {
     renewed_at: Timestamp,
 }
 
+/// What became of a refused token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Renewal {
+    /// There is a newer one.
+    Done,
+    /// It is new already.
+    IsNew,
+}
+
 const RENEWED_EVERY: Duration = Duration::from_secs(30);
 
 impl Process {
@@ -71,27 +80,31 @@ impl Process {
         self.token.get().generation
     }
 
-    fn renew(&self, refused: u32) -> bool {
+    fn renew(&self, refused: u32) -> Renewal {
         let Token {
             generation,
             renewed_at,
         } = self.token.get();
         let now = self.clock.now();
-        if generation == refused && (renewed_at + RENEWED_EVERY).has_passed(now, RENEWED_EVERY) {
-            self.token.set(Token {
-                generation: generation + 1,
-                renewed_at: now,
-            });
+        if generation != refused {
+            return Renewal::Done;
         }
-        self.token.get().generation != refused
+        if !(renewed_at + RENEWED_EVERY).has_passed(now, RENEWED_EVERY) {
+            return Renewal::IsNew;
+        }
+        self.token.set(Token {
+            generation: generation + 1,
+            renewed_at: now,
+        });
+        Renewal::Done
     }
 }
 
 /// What became of a request for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// An attempt goes to this backend.
-    Sent(usize, Because),
+    /// An attempt goes to this backend, which was chosen for this reason, or is tried again with a new token.
+    Sent(usize, Option<Because>),
     /// The client gets what the last attempt brought.
     Delivered(Option<NoRetry>),
     /// The client is answered: no backend is asked.
@@ -130,7 +143,7 @@ impl Journey {
         self.exchange.attempt_made();
         self.generation = process.token.get().generation;
         let chosen = self.exchange.chosen();
-        Step::Sent(chosen.backend, chosen.because)
+        Step::Sent(chosen.backend, Some(chosen.because))
     }
 
     /// The first attempt.
@@ -190,8 +203,16 @@ impl Journey {
                 Verdict::Deliver => return Step::Delivered(None),
                 Verdict::GiveUp(reason) => return Step::Delivered(Some(reason)),
                 Verdict::TryNext => return self.send(process),
-                Verdict::RenewToken if process.renew(self.generation) => return self.send(process),
-                Verdict::RenewToken => {}
+                Verdict::RenewToken => match process.renew(self.generation) {
+                    Renewal::Done => {
+                        self.send(process);
+                        return Step::Sent(self.exchange.backend(), None);
+                    }
+                    Renewal::IsNew => {
+                        let lesson = self.exchange.conclude_new_token(&demand);
+                        learn(process, fleet, lesson);
+                    }
+                },
                 Verdict::AwaitRequest => panic!("all of it is there"),
             }
         }

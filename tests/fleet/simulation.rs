@@ -255,14 +255,32 @@ pub(crate) struct Simulation<'a> {
     account: Account,
     pub(crate) counts: Counts,
     pub(crate) records: Vec<Record>,
+    cooldowns: Vec<(u64, Duration)>,
+}
+
+/// What came of a scenario.
+pub(crate) struct Report {
+    pub(crate) counts: Counts,
+    pub(crate) records: Vec<Record>,
+    /// When cooldowns after failures began, and how long they are.
+    pub(crate) cooldowns: Vec<(u64, Duration)>,
 }
 
 /// Runs a scenario.
-pub(crate) fn run(seed: u64, scenario: &Scenario) -> (Counts, Vec<Record>) {
-    let process = Process::new(scenario.config(), seed);
+pub(crate) fn run(seed: u64, scenario: &Scenario) -> Report {
+    run_in(seed, seed, scenario)
+}
+
+/// Runs a scenario in the Envoy with this number. The same requests come in each.
+pub(crate) fn run_in(envoy: u64, seed: u64, scenario: &Scenario) -> Report {
+    let process = Process::new(scenario.config(), envoy);
     let mut simulation = Simulation::new(seed, scenario, &process);
     simulation.run();
-    (simulation.counts, simulation.records)
+    Report {
+        counts: simulation.counts,
+        records: simulation.records,
+        cooldowns: simulation.cooldowns,
+    }
 }
 
 impl<'a> Simulation<'a> {
@@ -299,6 +317,7 @@ impl<'a> Simulation<'a> {
             account: Account::new(seed, scenario.backends),
             counts: Counts::default(),
             records: Vec::new(),
+            cooldowns: Vec::new(),
         };
         for (index, stream) in scenario.streams.iter().enumerate() {
             simulation.at(stream.during.start, Event::Request(index));
@@ -421,12 +440,13 @@ impl<'a> Simulation<'a> {
             Step::Sent(backend, because) => {
                 let attempts = open.journey.exchange.attempts();
                 self.account.check_sent(attempts, &self.process.config);
-                if because == Because::Trial {
+                if because == Some(Because::Trial) {
                     self.counts.trials += 1;
                     let deployment = self.scenario.streams[open.stream].deployment;
                     let health = self.workers[open.worker].health(backend).unwrap();
-                    let trouble = health.trouble(now).map(|(reason, _)| reason);
-                    let of_identity = trouble == Some(Reason::Misconfigured);
+                    // One that recovers is not refused: then the trial is the quota's.
+                    let trouble = health.trouble(now);
+                    let of_identity = matches!(trouble, Some((Reason::Misconfigured, Some(_))));
                     self.account
                         .check_trial(backend, deployment, of_identity, now);
                 }
@@ -504,6 +524,9 @@ impl<'a> Simulation<'a> {
             Some(Change::CoolsDown(Reason::Throttled, _) | Change::Advised(_))
         );
         self.counts.cooldowns += u64::from(begins);
+        if let Some(Change::CoolsDown(Reason::Failing, wait)) = change {
+            self.cooldowns.push((self.now, wait));
+        }
         if outcome == Outcome::Success {
             if let Some(open) = self.open[slot].take() {
                 self.close(slot, &open, Ending::Served);
