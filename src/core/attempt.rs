@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::client_credentials::is_credential_header;
 use super::config::{Backend, Config, Engine, HeaderNames};
+use super::edits::Edits;
 use super::path;
 use super::request::Request;
 
@@ -35,15 +36,6 @@ pub(super) const RETRY_INSTRUCTIONS: [&str; 6] = [
     "x-envoy-retry-on",
 ];
 
-/// A change of one request header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Edit<'a> {
-    /// The header is set to a value, whatever it was.
-    Set(&'a str, &'a str),
-    /// The header is removed.
-    Remove(&'a str),
-}
-
 /// A header that proves to a backend who is asking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credential<'a> {
@@ -72,9 +64,9 @@ pub struct Attempt<'a> {
     pub reads_answer: bool,
 }
 
-impl Attempt<'_> {
+impl<'a> Attempt<'a> {
     /// The path of this attempt, where that is another than the `client_path`, which is not asked for unless it matters.
-    pub fn path<'p>(&'p self, client_path: impl FnOnce() -> &'p str) -> Option<Cow<'p, str>> {
+    pub fn path(&self, client_path: impl FnOnce() -> &'a str) -> Option<Cow<'a, str>> {
         let request = self.request;
         if request.clean_path.is_none() && !self.backend.renames() {
             return None;
@@ -90,59 +82,55 @@ impl Attempt<'_> {
     }
 
     /// The edits that turn the client's request into this attempt in place, for the router to send.
-    pub fn edit_in_place<'p>(
-        &'p self,
-        config: &Config,
-        client_path: impl FnOnce() -> &'p str,
-        mut apply: impl FnMut(Edit<'_>),
-    ) {
+    pub fn edits(&self, config: &'a Config, client_path: impl FnOnce() -> &'a str) -> Edits<'a> {
+        let mut edits = Edits::default();
         for name in self.request.credential_headers() {
             // Set below, which replaces it.
             if name != self.credential.name {
-                apply(Edit::Remove(name));
+                edits.remove(name);
             }
         }
         if let Some(client) = &config.headers.client {
-            apply(Edit::Remove(client));
+            edits.remove(client);
         }
         match self.request.clean_protocols.as_deref() {
             None => {}
-            Some("") => apply(Edit::Remove("sec-websocket-protocol")),
-            Some(kept) => apply(Edit::Set("sec-websocket-protocol", kept)),
+            Some("") => edits.remove("sec-websocket-protocol"),
+            Some(kept) => edits.set("sec-websocket-protocol", kept),
         }
         if let Some(path) = self.path(client_path) {
-            apply(Edit::Set(":path", &path));
+            edits.set(":path", path);
         }
         let length = self.request.content_length.filter(|_| self.growth != 0);
         if let Some(length) = length {
             let length = grown(length, self.growth).to_string();
-            apply(Edit::Set("content-length", &length));
+            edits.set("content-length", length);
         }
         if self.reads_answer {
-            apply(Edit::Remove("accept-encoding"));
+            edits.remove("accept-encoding");
         } else if let Some(accepted) = &self.request.accepted {
-            apply(Edit::Set("accept-encoding", accepted));
+            edits.set("accept-encoding", accepted);
         }
         if !config.left_to_envoy.host {
-            apply(Edit::Set(":authority", &self.backend.host));
+            edits.set(":authority", &self.backend.host);
         }
-        apply(Edit::Set(self.credential.name, self.credential.value));
+        let Credential { name, value } = self.credential;
+        edits.set(name, value);
         if self.request.instructs_router {
-            for name in RETRY_INSTRUCTIONS {
-                apply(Edit::Remove(name));
-            }
+            RETRY_INSTRUCTIONS
+                .iter()
+                .for_each(|name| edits.remove(name));
         }
         // The router gives up on the headers after this time but lets an answer that has begun go on for as long as it takes.
         if !config.left_to_envoy.timeout {
-            apply(Edit::Set(
-                "x-envoy-upstream-rq-per-try-timeout-ms",
-                self.timeout_ms,
-            ));
+            let name = "x-envoy-upstream-rq-per-try-timeout-ms";
+            edits.set(name, self.timeout_ms);
         }
         // Last, because the route is chosen by it. The router engine's route looks elsewhere.
         if config.retry.engine == Engine::Filter {
-            apply(Edit::Set(&config.headers.cluster, &self.backend.cluster));
+            edits.set(&config.headers.cluster, &self.backend.cluster);
         }
+        edits
     }
 
     /// The headers of this attempt as a request of its own, made from the `original` ones, with this [`path`](Self::path) where it
@@ -254,7 +242,7 @@ mod tests {
             client_path: impl FnOnce() -> &'p str,
         ) -> Option<String> {
             let attempt = attempt(request, config);
-            attempt.path(|| client_path()).map(Cow::into_owned)
+            attempt.path(client_path).map(Cow::into_owned)
         }
         assert_eq!(path(&plain, &config, || panic!("asked for")), None);
         let cleaned = path(&request(), &config, || CLIENT_PATH);
@@ -273,13 +261,8 @@ mod tests {
 
     fn edits(config: &Config, request: &Request) -> Vec<String> {
         let attempt = attempt(request, config);
-        let mut edits = Vec::new();
-        attempt.edit_in_place(
-            config,
-            || CLIENT_PATH,
-            |edit| edits.push(format!("{edit:?}")),
-        );
-        edits
+        let edits = attempt.edits(config, || CLIENT_PATH);
+        edits.iter().map(|edit| format!("{edit:?}")).collect()
     }
 
     const COMMON: [&str; 5] = [
@@ -339,12 +322,8 @@ mod tests {
                 reads_answer: true,
                 ..again
             };
-            let mut edits = Vec::new();
-            reading.edit_in_place(
-                &config,
-                || CLIENT_PATH,
-                |edit| edits.push(format!("{edit:?}")),
-            );
+            let edits = reading.edits(&config, || CLIENT_PATH);
+            let edits: Vec<_> = edits.iter().map(|edit| format!("{edit:?}")).collect();
             let removed = edits.iter().filter(|edit| edit.contains("accept-encoding"));
             assert_eq!(
                 removed.collect::<Vec<_>>(),
@@ -363,12 +342,8 @@ mod tests {
             },
             ..attempt(&request, &config)
         };
-        let mut edits = Vec::new();
-        attempt.edit_in_place(
-            &config,
-            || CLIENT_PATH,
-            |edit| edits.push(format!("{edit:?}")),
-        );
+        let edits = attempt.edits(&config, || CLIENT_PATH);
+        let edits: Vec<_> = edits.iter().map(|edit| format!("{edit:?}")).collect();
         assert_eq!(edits[0], r#"Remove("authorization")"#);
         assert!(edits.contains(&r#"Set("api-key", "KEY")"#.to_owned()));
         assert!(!edits

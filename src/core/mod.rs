@@ -8,15 +8,19 @@
 //! attempt ends in an [`Outcome`](outcome::Outcome), and the outcome decides whether the next backend is tried.
 
 pub mod attempt;
+pub mod balancer;
 pub mod budget;
 pub mod clean_path;
 pub(crate) mod client_credentials;
 pub mod clients;
 pub mod config;
 pub mod demand;
+pub mod edits;
 pub mod exchange;
 pub mod fleet;
+pub mod header_map;
 pub mod health;
+pub mod host;
 pub mod identity;
 pub mod inflate;
 pub mod inspection;

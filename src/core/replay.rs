@@ -71,6 +71,8 @@ pub enum BodyCopy {
         /// Where there is room for that.
         room: Room,
     },
+    /// Envoy's router keeps it.
+    WithRouter,
     /// It is not kept.
     Dropped(NoRetry),
 }
@@ -89,6 +91,14 @@ impl BodyCopy {
                 announced,
                 limit,
             },
+            _ => Self::Dropped(NoRetry::BodyTooLarge),
+        }
+    }
+
+    /// The copy that Envoy's router keeps of a body, unless that is announced to be longer than `limit`.
+    pub fn with_router(announced: Option<u64>, limit: usize) -> Self {
+        match announced.map_or(Ok(0), usize::try_from) {
+            Ok(announced) if announced <= limit => Self::WithRouter,
             _ => Self::Dropped(NoRetry::BodyTooLarge),
         }
     }
@@ -147,7 +157,7 @@ impl BodyCopy {
     pub fn replay(&self) -> Replay {
         match self {
             Self::Growing { .. } => Replay::Incomplete,
-            Self::Complete { .. } => Replay::Ready,
+            Self::Complete { .. } | Self::WithRouter => Replay::Ready,
             Self::Dropped(reason) => Replay::Impossible(*reason),
         }
     }
@@ -156,7 +166,7 @@ impl BodyCopy {
     pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Growing { bytes, .. } | Self::Complete { bytes, .. } => bytes,
-            Self::Dropped(_) => &[],
+            Self::WithRouter | Self::Dropped(_) => &[],
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::Status;
 
-use super::header_map::HeaderMap;
+use crate::core::header_map::HeaderMap;
 use crate::core::time::{millis, Timestamp};
 
 const OK: u32 = Status::Ok as u32;

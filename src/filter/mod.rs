@@ -1,29 +1,21 @@
 //! The adapter between Envoy's proxy-wasm interface and the [core](crate::core): bytes in, effects out.
 //!
-//! Decisions belong in the [core](crate::core); the few that are still taken here should move there. `host` is the only file that
-//! names host calls. `swap` changes values that workers share. `root` reads the configuration. A `worker` is what all streams of one
-//! configuration on one thread share, `waiting` its list of waiting streams. `backends` keeps what is known of the backends' health,
-//! `announce` reports its changes, `tokens` fetches and keeps the access token. A request is a `journey` through its plan, carried out
-//! by one of two retry engines: with `reissue` the filter sends a request again itself, with `reroute` Envoy's router does.
+//! It decides nothing. `host` is the only file that names host calls, `envoy` is Envoy as the core sees it. `root` reads the
+//! configuration. A `worker` is what all streams of one configuration on one thread share; `tokens` fetches its access tokens and
+//! `gauges` shows the backends' health. A request's state machine is the core's [`Exchange`](crate::core::exchange::Exchange), which
+//! the driver of one of two retry engines feeds: with `reissue` the filter sends a request again itself, with `reroute` Envoy's router
+//! does. `driver` is what the two share.
 
-mod announce;
-mod backends;
-mod clients;
-mod complaint;
-mod credentials;
+mod driver;
+mod envoy;
 mod gate;
-mod header_map;
-mod held_bodies;
+mod gauges;
 mod host;
-mod journey;
 mod reissue;
 mod reroute;
 mod root;
 mod shown;
-mod swap;
-mod tagging;
 mod tokens;
-mod waiting;
 mod worker;
 
 use std::cell::RefCell;

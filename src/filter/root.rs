@@ -67,8 +67,8 @@ impl Root {
         log::info!(
             "azure-openai-balancer {} ({REVISION}) balances {} backends; tokens come from {}",
             env!("CARGO_PKG_VERSION"),
-            worker.config.backends.len(),
-            tokens::describe(&worker.config.identities),
+            worker.balancer.config.backends.len(),
+            tokens::describe(&worker.balancer.config.identities),
         );
         self.role = Role::Balancer(Rc::new(worker));
         Ok(())
@@ -135,7 +135,7 @@ impl RootContext for Root {
             Role::Upstream => Some(Box::new(reroute::UpstreamHandle::new(context_id))),
             Role::Balancer(worker) => {
                 let worker = Rc::clone(worker);
-                Some(match worker.config.retry.engine {
+                Some(match worker.balancer.config.retry.engine {
                     Engine::Filter => Box::new(reissue::StreamHandle::new(context_id, worker)),
                     Engine::Router => Box::new(reroute::DownstreamHandle::new(context_id, worker)),
                 })

@@ -17,11 +17,6 @@ impl ShownBody {
         self.size = size;
     }
 
-    /// How many bytes Envoy shows.
-    pub(super) fn size(&self) -> usize {
-        self.size
-    }
-
     /// What is shown and was not read yet.
     pub(super) fn read(&mut self) -> Result<Vec<u8>, HostError> {
         let from = std::mem::replace(&mut self.read, self.size);

@@ -1,46 +1,36 @@
 //! The access token on one worker: its share of the work to keep the token fresh.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::Duration;
 
+use super::envoy::Envoy;
 use super::host::{self, Buffer, HostError, Map};
-use super::swap::SharedData;
 use crate::core::config::{Identity, Source};
 use crate::core::identity::source;
 use crate::core::identity::{claims, Failure, Fetched, Record, TokenStore};
 use crate::core::metrics::Event;
-use crate::core::shared;
 use crate::core::text::number;
 use crate::core::time::{Pretty, Timestamp};
 
 /// One worker's view of the token.
 pub(crate) struct Tokens {
     identity: Identity,
-    store: TokenStore<SharedData>,
+    store: Rc<TokenStore<Envoy>>,
     /// The call that fetches, if it is this worker's.
     fetching: Cell<Option<u32>>,
     last_failure: RefCell<Option<Failure>>,
 }
 
 impl Tokens {
-    /// The view of `identity`'s token, and the shared record if no other worker has made it.
-    pub(crate) fn new(identity: Identity) -> Result<Self, HostError> {
-        Ok(Self {
-            store: TokenStore::new(SharedData, shared::token_key(&identity))?,
+    /// The work for `identity`'s token in `store`.
+    pub(crate) fn new(identity: Identity, store: Rc<TokenStore<Envoy>>) -> Self {
+        Self {
             identity,
+            store,
             fetching: Cell::default(),
             last_failure: RefCell::default(),
-        })
-    }
-
-    /// What this worker knows of the token.
-    pub(crate) fn store(&self) -> &TokenStore<SharedData> {
-        &self.store
-    }
-
-    /// How long a request may wait for a token.
-    pub(crate) fn wait_timeout(&self) -> Duration {
-        self.identity.wait_timeout
+        }
     }
 
     /// Takes over what other workers found, and starts a fetch if it falls to this one.

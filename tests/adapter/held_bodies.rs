@@ -222,6 +222,24 @@ fn a_stalled_error_is_delivered_with_its_status_and_headers() {
 }
 
 #[test]
+fn a_stalled_error_is_decided_though_the_request_goes_on() {
+    let (host, vm) = ready();
+    // Without an announced size it passes while it comes.
+    let stream = vm.request(chat(), false);
+    stream.body("{", false);
+    stream.respond(404, [], false);
+    stream.response_body("{\"error\":", false);
+    host.advance(millis(1000));
+    stream.body("}", true);
+    host.advance(millis(1100));
+    let answer = stream.answer();
+    assert_eq!(
+        (answer.status, code(answer.text())),
+        (404, "incomplete_error".to_owned())
+    );
+}
+
+#[test]
 fn a_stalled_401_leads_to_a_new_token() {
     let (host, vm) = ready();
     let stream = get(&vm);

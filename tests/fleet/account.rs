@@ -84,10 +84,10 @@ impl Account {
         now: Timestamp,
     ) {
         let demand = journey.request.demand();
-        let words = &mut self.backends[journey.exchange.backend()];
+        let words = &mut self.backends[journey.attempts.backend()];
         match outcome {
             Outcome::Success => {
-                let began = journey.exchange.chosen().began;
+                let began = journey.attempts.chosen().began;
                 // A larger one may still be refused.
                 let waits = &mut words.waits[deployment];
                 let contradicts = |wait: &Wait| {

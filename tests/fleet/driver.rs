@@ -1,11 +1,11 @@
-//! A request on its way, as the filter leads it: `src/filter/journey` without a host.
+//! A request on its way, as its state machine leads it: `src/core/exchange` without what Envoy has a part in.
 
 use std::cell::Cell;
 use std::time::Duration;
 
 use azure_openai_balancer::core::config::Config;
 use azure_openai_balancer::core::exchange::{
-    Because, Exchange, Lesson, NoRetry, Replay, TokenId, Verdict,
+    Attempts, Because, Lesson, NoRetry, Replay, TokenId, Verdict,
 };
 use azure_openai_balancer::core::fleet::{Fleet, NoChoice};
 use azure_openai_balancer::core::health::Change;
@@ -114,7 +114,7 @@ pub(crate) enum Step {
 /// One request.
 pub(crate) struct Journey {
     pub(crate) request: Request,
-    pub(crate) exchange: Exchange,
+    pub(crate) attempts: Attempts,
     generation: u32,
 }
 
@@ -134,24 +134,24 @@ impl Journey {
         let plan = Plan::new(fleet.draw());
         Self {
             request,
-            exchange: Exchange::new(plan, process.config.retry.max_attempts),
+            attempts: Attempts::new(plan, process.config.retry.max_attempts),
             generation: 0,
         }
     }
 
     fn send(&mut self, process: &Process) -> Step {
-        self.exchange.attempt_made();
+        self.attempts.attempt_made();
         self.generation = process.token.get().generation;
-        let chosen = self.exchange.chosen();
+        let chosen = self.attempts.chosen();
         Step::Sent(chosen.backend, Some(chosen.because))
     }
 
     /// The first attempt.
     pub(crate) fn depart(&mut self, process: &Process, fleet: &Fleet<&Map>) -> Step {
         let now = fleet.time_of_choice(&|| process.clock.now());
-        match fleet.choose(self.exchange.plan(), &self.request.demand(), now) {
+        match fleet.choose(self.attempts.plan(), &self.request.demand(), now) {
             Ok(chosen) => {
-                self.exchange.go_to(chosen);
+                self.attempts.go_to(chosen);
                 self.send(process)
             }
             Err(NoChoice::AllOut(wait)) => Step::Refused(wait.left),
@@ -175,7 +175,7 @@ impl Journey {
             identity: Some(0),
             generation: self.generation,
         };
-        let lesson = self.exchange.conclude(outcome, stated, &demand, token);
+        let lesson = self.attempts.conclude(outcome, stated, &demand, token);
         learn(process, fleet, lesson)
     }
 
@@ -194,7 +194,7 @@ impl Journey {
                 fleet.choose_next(&process.config.retry, plan, &demand, outcome, &clock)
             };
             let (verdict, lesson) = self
-                .exchange
+                .attempts
                 .move_on(outcome, Replay::Ready, &demand, choose);
             if let Some(lesson) = lesson {
                 learn(process, fleet, lesson);
@@ -206,10 +206,10 @@ impl Journey {
                 Verdict::RenewToken => match process.renew(self.generation) {
                     Renewal::Done => {
                         self.send(process);
-                        return Step::Sent(self.exchange.backend(), None);
+                        return Step::Sent(self.attempts.backend(), None);
                     }
                     Renewal::IsNew => {
-                        let lesson = self.exchange.conclude_new_token(&demand);
+                        let lesson = self.attempts.conclude_new_token(&demand);
                         learn(process, fleet, lesson);
                     }
                 },
@@ -220,7 +220,7 @@ impl Journey {
 
     /// The client left.
     pub(crate) fn abandon(&mut self, process: &Process, fleet: &Fleet<&Map>) {
-        if let Some(lesson) = self.exchange.abandon(&self.request.demand()) {
+        if let Some(lesson) = self.attempts.abandon(&self.request.demand()) {
             learn(process, fleet, lesson);
         }
     }

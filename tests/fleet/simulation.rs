@@ -438,7 +438,7 @@ impl<'a> Simulation<'a> {
         let now = self.process.clock.now();
         match step {
             Step::Sent(backend, because) => {
-                let attempts = open.journey.exchange.attempts();
+                let attempts = open.journey.attempts.made();
                 self.account.check_sent(attempts, &self.process.config);
                 if because == Some(Because::Trial) {
                     self.counts.trials += 1;
@@ -488,7 +488,7 @@ impl<'a> Simulation<'a> {
             served,
             refused,
             could: open.could,
-            attempts: open.journey.exchange.attempts(),
+            attempts: open.journey.attempts.made(),
             no_retry: match ending {
                 Ending::Lost(reason) => reason,
                 _ => None,

@@ -2,13 +2,15 @@
 //!
 //! [`source`] asks and understands the token services, [`claims`] reads what a token says of itself, [`record`] is the state
 //! the workers share and the machine that moves it: absent, fetching, valid, refreshing, failed. [`store`] is one worker's view
-//! of that record.
+//! of that record, and [`credentials`] says what each backend is shown.
 
 pub mod claims;
+pub mod credentials;
 pub mod record;
 pub mod source;
 pub mod store;
 
+pub use credentials::{Credentials, Identities};
 pub use record::{Before, Record, State};
 pub use source::{Failure, Fetched};
 pub use store::{Authorization, Renewal, TokenStore};

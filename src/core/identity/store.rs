@@ -1,6 +1,7 @@
 //! One worker's view of an identity's token, over the record that all workers share.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,6 +21,16 @@ pub struct Authorization {
     pub expires_on: Timestamp,
     /// From then on a newer token should be fetched.
     pub refresh_at: Timestamp,
+}
+
+impl fmt::Debug for Authorization {
+    /// Without its value, which is secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authorization")
+            .field("name", &self.name)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Authorization {

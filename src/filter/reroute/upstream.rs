@@ -6,19 +6,14 @@ use std::rc::{Rc, Weak};
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use super::readdress::Departing;
-use super::{id_of, with, Shared, Step, NEXT, RATE_LIMITED, REQUESTS, RETRY};
-use crate::core::exchange::Verdict;
-use crate::core::identity::Renewal;
-use crate::core::outcome::{Outcome, Trace};
+use super::{id_of, Request, NEXT, REQUESTS};
+use crate::core::balancer::Granted;
+use crate::core::exchange::{Exchange, Input, Next, ERROR_BODY};
 use crate::core::reply::LocalReply;
 use crate::core::splices::Splices;
-use crate::filter::complaint::Complaint;
+use crate::filter::driver::{self, apply, Place};
 use crate::filter::gate::Gate;
 use crate::filter::host::{self, Buffer, Half, HostError, Map};
-use crate::filter::journey::outcomes::{self, Next, ERROR_BODY};
-use crate::filter::journey::{Answer, AnswerBody};
-use crate::filter::waiting::{Granted, Wish};
 use crate::filter::worker;
 use crate::filter::{run, Recover};
 
@@ -27,24 +22,13 @@ thread_local! {
     static ORPHAN_SEEN: Cell<bool> = const { Cell::new(false) };
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Whatever comes passes.
-    Passing,
-    /// An answer is held until its body, an error's, is complete.
-    AwaitingBody { status: u16 },
-    /// An answer is held until there is a newer token.
-    AwaitingToken,
-    /// The attempt is held until there is a newer token: the answer to the one before could not be held.
-    Departing,
-}
-
 /// One attempt.
 pub(super) struct Upstream {
     id: u32,
     me: Weak<RefCell<Upstream>>,
-    shared: Option<Rc<RefCell<Shared>>>,
-    phase: Phase,
+    request: Option<(Place, Rc<Request>)>,
+    /// The half that is held.
+    held: Option<Half>,
     /// What is to be changed in the body on its way to this attempt's backend.
     splices: Splices,
     /// How much of the body has passed.
@@ -54,341 +38,187 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    fn on_request_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
-        self.up.complete(end_of_stream);
+    fn advance(&mut self, input: Input) -> Next {
+        let me = || self.me.upgrade().map(|me| me as Rc<dyn worker::Stream>);
+        match &mut self.request {
+            Some((place, request)) => place.advance(&mut request.exchange.borrow_mut(), input, me),
+            None => Next::Continue,
+        }
+    }
+
+    fn on_request_headers(&mut self, end: bool) -> Result<Action, HostError> {
+        self.up.complete(end);
         let id = host::property(NEXT)?.as_deref().and_then(id_of);
-        self.shared = id.and_then(|id| REQUESTS.with_borrow(|requests| requests.get(&id).cloned()));
-        let Some(shared) = &self.shared else {
+        let request = id.and_then(|id| REQUESTS.with_borrow(|requests| requests.get(&id).cloned()));
+        let Some(request) = request else {
             if !ORPHAN_SEEN.replace(true) {
                 log::error!(
                     "an attempt came through the upstream filter without its request: the listener's filter is missing, or \
                      its vm_config (vm_id, code, environment) is not the same as the upstream filter's"
                 );
             }
-            host::send_local_response(
-                500,
-                "aoai_no_request",
-                &[],
-                &LocalReply::internal_error().body(),
-            )?;
+            refuse(500, "aoai_no_request")?;
             return Ok(Action::Pause);
         };
-        if self.awaits_token(shared)? {
-            self.phase = Phase::Departing;
-            return Ok(Action::Pause);
-        }
-        self.depart()
+        let cluster = match request.exchange.borrow().is_retrying() {
+            true => host::property("xds\0cluster_name")?,
+            false => None,
+        };
+        let place = Place::new(self.id, Rc::clone(&request.worker));
+        self.request = Some((place, request));
+        let next = self.advance(Input::Attempt { cluster });
+        self.act_on_request(next)
     }
 
-    /// Puts the attempt on the waiting list if the token that it would carry is being replaced.
-    fn awaits_token(&self, shared: &RefCell<Shared>) -> Result<bool, HostError> {
-        with(shared, |shared| {
-            let Some(generation) = shared.outdated.take() else {
-                return Ok(false);
-            };
-            let (worker, backend) = (&shared.journey.worker, shared.journey.exchange.backend());
-            let carried = worker.credentials.of(backend);
-            let is_old = carried.is_some_and(|token| token.generation == generation);
-            // A body that is to be changed has to pass while it comes.
-            let passes_as_it_is = shared.renaming().is_empty();
-            let me = self.me.upgrade().filter(|_| is_old && passes_as_it_is);
-            let wish = Wish::NewerToken(backend, generation);
-            Ok(me.is_some_and(|me| worker.wait(self.id, me, wish)))
+    /// Carries out `next` in a callback of the attempt's request.
+    fn act_on_request(&mut self, next: Next) -> Result<Action, HostError> {
+        self.held = matches!(next, Next::Hold).then_some(Half::Request);
+        match next {
+            Next::Depart => self.depart()?,
+            // The router takes this for the answer to the request, and asks no further.
+            Next::Refuse(details) => refuse(503, details)?,
+            _ => {}
+        }
+        Ok(match next {
+            Next::Hold | Next::Refuse(_) => Action::Pause,
+            _ => Action::Continue,
         })
     }
 
     /// Sends the attempt on its way.
-    fn depart(&mut self) -> Result<Action, HostError> {
-        let Some(shared) = &self.shared else {
-            return Ok(Action::Continue);
+    fn depart(&mut self) -> Result<(), HostError> {
+        let Some((place, request)) = &self.request else {
+            return Ok(());
         };
-        match with(shared, Shared::readdress)? {
-            Departing::With(splices) => {
-                self.splices = splices;
-                Ok(Action::Continue)
-            }
-            // The router takes this for the answer to the request, and asks no further.
-            Departing::Refused(details) => {
-                let body = LocalReply::internal_error().body();
-                host::send_local_response(503, details, &[], &body)?;
-                Ok(Action::Pause)
-            }
-        }
+        let (exchange, balancer) = (&request.exchange.borrow(), place.balancer());
+        apply(Map::RequestHeaders, &exchange.attempt_edits(balancer))?;
+        self.splices = exchange.renaming(balancer);
+        request.point(exchange)
     }
 
     /// The request's body passes.
-    fn on_request_body(&mut self, size: usize, end_of_stream: bool) -> Result<Action, HostError> {
-        self.up.complete(end_of_stream);
-        if self.phase == Phase::Departing {
+    fn on_request_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
+        self.up.complete(end);
+        if let Some(Half::Request) = self.held {
             return Ok(self.up.body(Action::Pause));
         }
-        let end = self.passed.saturating_add(size);
-        if self.splices.touch(self.passed..end) {
+        let until = self.passed.saturating_add(size);
+        if self.splices.touch(self.passed..until) {
             let chunk = host::buffer(Buffer::RequestBody, 0, size)?;
             let mut spliced = Vec::with_capacity(chunk.len());
             self.splices.apply_chunk(self.passed, &chunk, &mut spliced);
             host::replace_buffer(Buffer::RequestBody, &spliced)?;
         }
-        self.passed = end;
+        self.passed = until;
         Ok(self.up.body(Action::Continue))
     }
 
-    /// Whether this attempt's answer may be held. Every place that holds an answer asks here.
-    ///
-    /// An answer is never held across the end of its stream. Envoy ends the stream of an answer that is complete before its
-    /// request is, and then crashes when the filter resumes that answer (`docs/envoy-crash.md`). Such an answer is decided in its
-    /// own callback, by its status and headers.
-    fn may_hold(&self) -> bool {
-        self.up.is_complete()
-    }
-
-    /// Puts this attempt on the worker's waiting list; `false` if there is no point in waiting.
-    fn wait(&self, wish: Wish) -> bool {
-        let (Some(me), Some(shared)) = (self.me.upgrade(), &self.shared) else {
-            return false;
-        };
-        let worker = with(shared, |shared| Ok(Rc::clone(&shared.journey.worker)));
-        worker.is_ok_and(|worker| worker.wait(self.id, me, wish))
-    }
-
-    fn on_response_headers(&mut self, end_of_stream: bool) -> Result<Action, HostError> {
-        self.down.complete(end_of_stream);
-        let Some(shared) = self.shared.clone() else {
-            return Ok(Action::Continue);
-        };
-        let status = outcomes::status()?;
-        let worker = with(&shared, |shared| Ok(Rc::clone(&shared.journey.worker)))?;
-        let outcome = Outcome::from_status(status, &worker.config.retry);
-        match outcome {
-            Some(outcome @ (Outcome::Success | Outcome::ClientError)) => with(&shared, |shared| {
-                shared.journey.conclude_answer(outcome)?;
-                shared.step = Step::Answered;
-                Ok(Action::Continue)
-            }),
-            // An error's body is awaited: it may decide what follows, and it may be the last real answer there is.
-            _ if !end_of_stream && self.may_hold() && worker.cluster_bodies.may_come() => {
-                self.phase = Phase::AwaitingBody { status };
-                if self.wait(Wish::ErrorBody) {
-                    return Ok(Action::Pause);
-                }
-                self.settle_without_body(status)
-            }
-            _ => self.settle_without_body(status),
-        }
-    }
-
-    fn on_response_body(&mut self, size: usize, end_of_stream: bool) -> Result<Action, HostError> {
-        self.down.complete(end_of_stream);
-        let action = match self.phase {
-            Phase::Passing | Phase::Departing => Action::Continue,
-            Phase::AwaitingToken => Action::Pause,
-            Phase::AwaitingBody { status } => {
-                if let Some(shared) = &self.shared {
-                    with(shared, |shared| {
-                        shared.journey.worker.cluster_bodies.came();
-                        Ok(())
-                    })?;
-                }
-                if end_of_stream || size > ERROR_BODY {
-                    self.inspect(status)?
-                } else {
-                    Action::Pause
-                }
-            }
-        };
-        Ok(self.down.body(action))
-    }
-
-    fn on_response_trailers(&mut self) -> Result<Action, HostError> {
-        self.down.complete(true);
-        match self.phase {
-            Phase::Passing | Phase::Departing => Ok(Action::Continue),
-            Phase::AwaitingToken => Ok(Action::Pause),
-            Phase::AwaitingBody { status } => self.inspect(status),
-        }
-    }
-
-    /// Decides what follows an error whose body is complete, or longer than an error's.
-    fn inspect(&mut self, status: u16) -> Result<Action, HostError> {
-        if let Some(shared) = &self.shared {
-            with(shared, |shared| {
-                shared.journey.worker.forget(self.id);
-                Ok(())
-            })?;
-        }
-        let body = host::buffer(Buffer::ResponseBody, 0, ERROR_BODY)?;
-        // A body larger than an error's is not kept: what is delivered is whole.
-        let kept = self.down.is_complete();
-        let kept = kept.then(|| AnswerBody::Whole(body.clone()));
-        self.settle(status, &body, kept)
-    }
-
-    /// Decides what follows an error by its status and headers.
-    fn settle_without_body(&mut self, status: u16) -> Result<Action, HostError> {
-        let kept = self.down.is_complete();
-        self.settle(status, &[], kept.then(|| AnswerBody::Whole(Vec::new())))
-    }
-
-    /// Decides what follows an error with this `body`. The client may get the answer later, if a body is `kept` for that.
-    fn settle(
-        &mut self,
-        status: u16,
-        body: &[u8],
-        kept: Option<AnswerBody>,
-    ) -> Result<Action, HostError> {
-        let Some(shared) = self.shared.clone() else {
-            return Ok(Action::Continue);
-        };
-        let headers = host::headers(Map::ResponseHeaders)?;
-        let outcome = with(&shared, |shared| {
-            let journey = &mut shared.journey;
-            let outcome = Outcome::from_status(status, &journey.worker.config.retry)
-                .unwrap_or_else(|| journey.error_outcome(status, body));
-            journey.trace = Trace::of_status(status);
-            journey.conclude(outcome, Some(&headers));
-            shared.step = Step::Held;
-            let backend = journey.exchange.backend();
-            shared.answered_by = backend;
-            shared.rate_limited = headers.get(RATE_LIMITED).map(str::to_owned);
-            journey.answer = kept.map(|body| Answer {
-                status,
-                headers,
-                body,
-                backend,
-            });
-            Ok(outcome)
-        })?;
-        self.proceed(&shared, outcome)
-    }
-
-    fn proceed(&mut self, shared: &RefCell<Shared>, outcome: Outcome) -> Result<Action, HostError> {
-        let (id, me) = (self.id, self.me.upgrade());
-        let may_hold = self.may_hold();
-        let phase = with(shared, |shared| {
-            let worker = Rc::clone(&shared.journey.worker);
-            // At most twice: the second time a bad token counts like any other failure.
-            loop {
-                match shared.journey.after(outcome, shared.replay, Next::Best) {
-                    Verdict::TryNext => {
-                        shared.mark()?;
-                        return Ok(Phase::Passing);
-                    }
-                    Verdict::RenewToken => {
-                        let generation = shared.journey.token_generation();
-                        let backend = shared.journey.exchange.backend();
-                        match worker.credentials.renew(backend, generation)? {
-                            Renewal::Done(_) => {
-                                shared.mark()?;
-                                return Ok(Phase::Passing);
-                            }
-                            Renewal::Pending if !may_hold => {
-                                shared.outdated = Some(generation);
-                                shared.mark()?;
-                                return Ok(Phase::Passing);
-                            }
-                            Renewal::Pending => {
-                                let wish = Wish::NewerToken(backend, generation);
-                                if me.clone().is_some_and(|me| worker.wait(id, me, wish)) {
-                                    return Ok(Phase::AwaitingToken);
-                                }
-                            }
-                            Renewal::IsNew => shared.journey.conclude_new_token(),
-                            Renewal::Failed => {}
-                        }
-                    }
-                    _ => {
-                        host::remove_header(Map::ResponseHeaders, RETRY)?;
-                        shared.step = match &shared.journey.answer {
-                            Some(answer) if answer.body == AnswerBody::Stalled => Step::Stalled,
-                            _ => Step::Answered,
-                        };
-                        if shared.step == Step::Answered {
-                            shared.journey.answer = None;
-                        }
-                        return Ok(Phase::Passing);
-                    }
-                }
-            }
-        })?;
-        self.phase = phase;
-        Ok(match phase {
-            Phase::AwaitingToken => Action::Pause,
+    fn on_request_trailers(&mut self) -> Result<Action, HostError> {
+        self.up.complete(true);
+        Ok(match self.held {
+            Some(Half::Request) => Action::Pause,
             _ => Action::Continue,
         })
     }
 
-    fn on_granted(&mut self, granted: Granted) -> Result<(), HostError> {
-        let Some(shared) = self.shared.clone() else {
-            return Ok(());
+    fn on_response_headers(&mut self, end: bool) -> Result<Action, HostError> {
+        self.down.complete(end);
+        let Some((place, request)) = &self.request else {
+            return Ok(Action::Continue);
         };
-        let action = match (self.phase, granted) {
-            // Without a newer token the backend refuses the attempt, and what follows is decided then.
-            (Phase::Departing, _) => {
-                self.phase = Phase::Passing;
-                return match self.depart()? {
-                    Action::Continue => self.up.open(),
-                    _ => Ok(()),
-                };
-            }
-            (Phase::AwaitingToken, Granted::Token(_)) => {
-                self.phase = Phase::Passing;
-                with(&shared, |shared| shared.mark())?;
-                Action::Continue
-            }
-            (Phase::AwaitingToken, _) => self.proceed(&shared, Outcome::BadToken)?,
-            (Phase::AwaitingBody { status }, Granted::NoBody) => {
-                self.phase = Phase::Passing;
-                with(&shared, |shared| {
-                    let worker = &shared.journey.worker;
-                    if !worker.cluster_bodies.have_come() && worker.cluster_bodies.missed() {
-                        worker.complain(Complaint::HiddenBodies);
-                    }
-                    Ok(())
-                })?;
-                // Either the backend has stalled or Envoy hides the body, which cannot be told apart at first. The client gets a
-                // complete answer in both cases.
-                let body = host::buffer(Buffer::ResponseBody, 0, ERROR_BODY)?;
-                self.settle(status, &body, Some(AnswerBody::Stalled))?
-            }
-            _ => return Ok(()),
+        let status = driver::status()?;
+        let wants = request.exchange.borrow().wants(status, place.balancer());
+        let next = self.advance(Input::Answer {
+            status,
+            details: driver::details_if(wants.details)?,
+            headers: driver::headers_if(wants.headers)?,
+            end,
+            // An answer is never held across the end of its stream. Envoy ends the stream of an answer that is complete before its
+            // request is, and then crashes when the filter resumes that answer (`docs/envoy-crash.md`).
+            may_hold: self.up.is_complete(),
+        });
+        self.act_on_answer(next)
+    }
+
+    /// More of the answer's body has come, of which Envoy shows so many bytes, or its trailers.
+    fn on_answer_body(&mut self, shown: usize, end: bool) -> Result<Action, HostError> {
+        self.down.complete(end);
+        let Some((_, request)) = self.request.as_ref().filter(|_| self.held.is_some()) else {
+            return Ok(self.down.body(Action::Continue));
         };
-        if action != Action::Continue {
-            return Ok(());
+        let error = match request.exchange.borrow().wants_error_body(shown, end) {
+            true => Some(host::buffer(Buffer::ResponseBody, 0, ERROR_BODY)?),
+            false => None,
+        };
+        let next = self.advance(Input::AnswerBody { error, end });
+        let action = self.act_on_answer(next)?;
+        Ok(self.down.body(action))
+    }
+
+    /// Carries out `next` in a callback of the answer.
+    fn act_on_answer(&mut self, next: Next) -> Result<Action, HostError> {
+        self.held = matches!(next, Next::Hold).then_some(Half::Response);
+        match next {
+            Next::Hold => return Ok(Action::Pause),
+            Next::Mark => self.mark()?,
+            Next::Pass | Next::Yield => {
+                host::remove_header(Map::ResponseHeaders, Exchange::MARK)?;
+            }
+            _ => {}
         }
-        match with(&shared, |shared| Ok(shared.step))? {
+        Ok(Action::Continue)
+    }
+
+    /// Tells the router to make another attempt.
+    fn mark(&self) -> Result<(), HostError> {
+        let Some((_, request)) = &self.request else {
+            return Ok(());
+        };
+        let exchange = &request.exchange.borrow();
+        request.point(exchange)?;
+        apply(Map::ResponseHeaders, &exchange.marking())
+    }
+
+    fn on_granted(&mut self, granted: Granted) -> Result<(), HostError> {
+        let Some((_, request)) = &self.request else {
+            return Ok(());
+        };
+        let wants_stalled = request.exchange.borrow().wants_stalled();
+        let stalled = driver::stalled_if(wants_stalled)?;
+        let next = self.advance(Input::Granted { granted, stalled });
+        if let Some(Half::Request) = self.held {
+            return match self.act_on_request(next)? {
+                Action::Continue => self.up.open(),
+                _ => Ok(()),
+            };
+        }
+        let passes = matches!(next, Next::Pass);
+        match self.act_on_answer(next)? {
+            Action::Continue if passes => self.down.open(),
             // The client gets another answer, and a backend that has stalled may send no frame to resume this one.
-            Step::Marked | Step::Stalled => host::resume(Half::Response),
-            _ => self.down.open(),
+            Action::Continue => host::resume(Half::Response),
+            _ => Ok(()),
         }
     }
 
     fn on_end(&mut self) -> Result<(), HostError> {
-        match &self.shared {
-            Some(shared) => with(shared, |shared| {
-                shared.journey.worker.forget(self.id);
-                Ok(())
-            }),
-            None => Ok(()),
+        if let Some((place, _)) = &mut self.request {
+            place.leave();
         }
+        Ok(())
     }
 }
 
-impl Shared {
-    /// Tells the router to make another attempt, on the exchange's current backend.
-    fn mark(&mut self) -> Result<(), HostError> {
-        self.step = Step::Marked;
-        self.point_to(Some(self.journey.exchange.backend()))?;
-        if self.rate_limited.is_some() {
-            host::remove_header(Map::ResponseHeaders, RATE_LIMITED)?;
-        }
-        host::set_header(Map::ResponseHeaders, RETRY, "1")
-    }
+/// Answers the attempt in the place of its backend.
+fn refuse(status: u16, details: &str) -> Result<(), HostError> {
+    let body = LocalReply::internal_error().body();
+    host::send_local_response(status, details, &[], &body)
 }
 
 impl Recover for Upstream {
     fn recover(&mut self) -> Result<(), HostError> {
-        self.phase = Phase::Passing;
-        host::send_local_response(500, "aoai_error", &[], &LocalReply::internal_error().body())
+        self.held = None;
+        refuse(500, "aoai_error")
     }
 }
 
@@ -409,8 +239,8 @@ impl UpstreamHandle {
             RefCell::new(Upstream {
                 id,
                 me: Weak::clone(me),
-                shared: None,
-                phase: Phase::Passing,
+                request: None,
+                held: None,
                 splices: Splices::default(),
                 passed: 0,
                 up: Gate::new(Half::Request),
@@ -429,41 +259,27 @@ impl Drop for UpstreamHandle {
 }
 
 impl HttpContext for UpstreamHandle {
-    fn on_http_request_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
-        run(&self.0, Action::Pause, |stream| {
-            stream.on_request_headers(end_of_stream)
-        })
+    fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
+        run(&self.0, Action::Pause, |s| s.on_request_headers(end))
     }
 
-    fn on_http_request_body(&mut self, size: usize, end_of_stream: bool) -> Action {
-        run(&self.0, Action::Pause, |stream| {
-            stream.on_request_body(size, end_of_stream)
-        })
+    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+        run(&self.0, Action::Pause, |s| s.on_request_body(size, end))
     }
 
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
-        run(&self.0, Action::Continue, |stream| {
-            stream.up.complete(true);
-            Ok(match stream.phase {
-                Phase::Departing => Action::Pause,
-                _ => Action::Continue,
-            })
-        })
+        run(&self.0, Action::Continue, Upstream::on_request_trailers)
     }
 
-    fn on_http_response_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
-        run(&self.0, Action::Continue, |stream| {
-            stream.on_response_headers(end_of_stream)
-        })
+    fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
+        run(&self.0, Action::Continue, |s| s.on_response_headers(end))
     }
 
-    fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
-        run(&self.0, Action::Continue, |stream| {
-            stream.on_response_body(size, end_of_stream)
-        })
+    fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
+        run(&self.0, Action::Continue, |s| s.on_answer_body(size, end))
     }
 
     fn on_http_response_trailers(&mut self, _: usize) -> Action {
-        run(&self.0, Action::Continue, Upstream::on_response_trailers)
+        run(&self.0, Action::Continue, |s| s.on_answer_body(0, true))
     }
 }

@@ -1,17 +1,14 @@
 //! The waiting list of a worker: what its streams wait for, for how long, and how that ends.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::backends::Backends;
-use super::credentials::{Credentials, Identities, LEAST_RETRY_AFTER};
-use super::host;
-use super::swap::SharedData;
-use super::worker::Stream;
+use super::Balancer;
 use crate::core::demand::Demand;
 use crate::core::fleet::Openings;
-use crate::core::identity::{Authorization, Renewal};
+use crate::core::host::Host;
+use crate::core::identity::credentials::LEAST_RETRY_AFTER;
+use crate::core::identity::{Authorization, Credentials, Identities, Renewal};
 use crate::core::plan::Plan;
 use crate::core::time::Timestamp;
 
@@ -19,36 +16,38 @@ use crate::core::time::Timestamp;
 const MOST_WAITING: usize = 10_000;
 
 /// What a stream waits for.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Wish {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
     /// A token of one of these identities.
     Token(Identities),
     /// A token for this backend, of another generation than this one, which it refused.
     NewerToken(usize, u32),
-    /// The body of a request whose headers are held; see [`HeldBodies`](super::held_bodies::HeldBodies).
+    /// The body of a request whose headers are held; see [`HeldBodies`](super::HeldBodies).
     RequestBody,
     /// The rest of an error's body. A backend may stall at any point of it, so this wait always has an end.
     ErrorBody,
     /// A backend that is free.
-    Backend(WantedBackend),
+    Backend(Box<WantedBackend>),
 }
 
 /// What a stream waits for that waits for a backend.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct WantedBackend {
-    pub(super) plan: Plan,
-    pub(super) demand: Demand,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedBackend {
+    /// The backends that it may go to.
+    pub plan: Plan,
+    /// What they must have.
+    pub demand: Demand,
     /// How long the shortest cooldown lasts.
-    pub(super) left: Duration,
+    pub left: Duration,
 }
 
 impl Wish {
     /// How long a stream may wait for it.
-    fn timeout(self, credentials: &Credentials) -> Duration {
+    fn timeout<H: Host>(&self, credentials: &Credentials<H>) -> Duration {
         const BODY: Duration = Duration::from_secs(2);
         match self {
-            Self::Token(identities) => credentials.wait_timeout(identities),
-            Self::NewerToken(backend, _) => credentials.renewal_timeout(backend),
+            Self::Token(identities) => credentials.wait_timeout(*identities),
+            Self::NewerToken(backend, _) => credentials.renewal_timeout(*backend),
             Self::RequestBody | Self::ErrorBody => BODY,
             Self::Backend(wanted) => wanted.left,
         }
@@ -56,7 +55,9 @@ impl Wish {
 }
 
 /// How a wait ended.
-pub(super) enum Granted {
+#[derive(Debug)]
+pub enum Granted {
+    /// The token.
     Token(Rc<Authorization>),
     /// There is none; it makes sense to ask again after this time.
     NoToken(Duration),
@@ -66,34 +67,37 @@ pub(super) enum Granted {
     Backend,
 }
 
-struct Waiting {
+struct Waiting<T> {
     wish: Wish,
     deadline: Timestamp,
-    stream: Rc<dyn Stream>,
+    stream: T,
 }
 
-/// The streams that wait, by their ids and in their order.
-#[derive(Default)]
-pub(super) struct WaitingList(RefCell<Vec<(u32, Waiting)>>);
+/// The streams that wait, by their ids and in their order. A stream is a `T`.
+pub struct WaitingList<T>(Vec<(u32, Waiting<T>)>);
 
-impl WaitingList {
+impl<T> Default for WaitingList<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Clone> WaitingList<T> {
     /// Puts a stream on the list. `false` if that is full, or there is no hope of what it wishes for.
-    pub(super) fn add(
-        &self,
+    pub fn add<H: Host>(
+        &mut self,
         id: u32,
-        stream: Rc<dyn Stream>,
+        stream: T,
         wish: Wish,
-        credentials: &Credentials,
+        credentials: &Credentials<H>,
+        now: Timestamp,
     ) -> bool {
         let longest = wish.timeout(credentials);
-        let now = host::now();
-        let hopeless = match wish {
-            Wish::Token(identities) => credentials.expected_wait(identities, now) > longest,
+        let hopeless = match &wish {
+            Wish::Token(identities) => credentials.expected_wait(*identities, now) > longest,
             _ => false,
         };
-        let Ok(mut waiting) = self.0.try_borrow_mut() else {
-            return false;
-        };
+        let waiting = &mut self.0;
         if hopeless || waiting.len() >= MOST_WAITING {
             return false;
         }
@@ -112,47 +116,56 @@ impl WaitingList {
     }
 
     /// Takes a stream off the list, if it is there.
-    pub(super) fn remove(&self, id: u32) {
-        if let Ok(mut waiting) = self.0.try_borrow_mut() {
-            if let Ok(at) = waiting.binary_search_by_key(&id, |(id, _)| *id) {
-                waiting.remove(at);
-            }
+    pub fn remove(&mut self, id: u32) {
+        if let Ok(at) = self.0.binary_search_by_key(&id, |(id, _)| *id) {
+            self.0.remove(at);
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0
-            .try_borrow()
-            .map_or(true, |waiting| waiting.is_empty())
+    /// Whether no stream waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Takes those off the list whose wait is over. They are to be told when this has returned: a stream may come back with
     /// another wish, so the list must be free.
-    pub(super) fn take_granted(
-        &self,
-        credentials: &Credentials,
-        backends: &Backends,
+    pub fn take_granted<H: Host>(
+        &mut self,
+        balancer: &Balancer<H>,
         now: Timestamp,
-    ) -> Vec<(u32, Rc<dyn Stream>, Granted)> {
+    ) -> Vec<(u32, T, Granted)> {
         let mut granted = Vec::new();
-        let Ok(mut waiting) = self.0.try_borrow_mut() else {
-            return granted;
-        };
-        let mut world = World {
-            credentials,
-            backends,
+        let mut moment = Moment {
+            balancer,
             now,
             renewals: Renewals::default(),
             openings: None,
         };
-        waiting.retain(|(id, entry)| match entry.grant(&mut world) {
-            Some(grant) => {
-                granted.push((*id, Rc::clone(&entry.stream), grant));
-                false
-            }
-            None => true,
-        });
+        self.0
+            .retain(|(id, waiting)| match waiting.grant(&mut moment) {
+                Some(grant) => {
+                    granted.push((*id, waiting.stream.clone(), grant));
+                    false
+                }
+                None => true,
+            });
         granted
+    }
+}
+
+/// What streams wait for, at one moment. Each thing is looked up when the first stream asks for it.
+struct Moment<'a, H> {
+    balancer: &'a Balancer<H>,
+    now: Timestamp,
+    renewals: Renewals,
+    openings: Option<Openings<'a, H>>,
+}
+
+impl<H: Host> Moment<'_, H> {
+    fn is_free(&mut self, wanted: &WantedBackend) -> bool {
+        let (fleet, now) = (&self.balancer.fleet, self.now);
+        let openings = self.openings.get_or_insert_with(|| fleet.openings(now));
+        openings.are_there_for(&wanted.plan, &wanted.demand)
     }
 }
 
@@ -160,21 +173,21 @@ impl WaitingList {
 #[derive(Default)]
 struct Renewals(Vec<Looked>);
 
-/// A renewal that was looked up, unless the host refused.
+/// A renewal that was looked up.
 struct Looked {
     identity: Option<usize>,
     generation: u32,
-    found: Option<Renewal>,
+    found: Renewal,
 }
 
 impl Renewals {
-    fn look(
+    fn look<H: Host>(
         &mut self,
-        credentials: &Credentials,
+        credentials: &Credentials<H>,
         backend: usize,
         generation: u32,
         now: Timestamp,
-    ) -> Option<Renewal> {
+    ) -> Renewal {
         let identity = credentials.identity_of(backend);
         let mut looked = self.0.iter();
         let known =
@@ -182,7 +195,7 @@ impl Renewals {
         if let Some(known) = known {
             return known.found.clone();
         }
-        let found = credentials.renewal(backend, generation, now).ok();
+        let found = credentials.renewal(backend, generation, now);
         self.0.push(Looked {
             identity,
             generation,
@@ -192,51 +205,35 @@ impl Renewals {
     }
 }
 
-/// What the streams wait for, at one moment. Each thing is looked up when the first stream asks for it.
-struct World<'a> {
-    credentials: &'a Credentials,
-    backends: &'a Backends,
-    now: Timestamp,
-    renewals: Renewals,
-    openings: Option<Openings<'a, SharedData>>,
-}
-
-impl World<'_> {
-    fn is_free(&mut self, wanted: &WantedBackend) -> bool {
-        let (backends, now) = (self.backends, self.now);
-        let openings = self.openings.get_or_insert_with(|| backends.openings(now));
-        openings.are_there_for(&wanted.plan, &wanted.demand)
-    }
-}
-
-impl Waiting {
+impl<T> Waiting<T> {
     /// How the wait ends, if it does now.
-    fn grant(&self, world: &mut World<'_>) -> Option<Granted> {
-        let (credentials, now) = (world.credentials, world.now);
+    fn grant<H: Host>(&self, moment: &mut Moment<'_, H>) -> Option<Granted> {
+        let (credentials, now) = (&moment.balancer.credentials, moment.now);
         let overdue = self
             .deadline
             .has_passed(now, self.wish.timeout(credentials));
-        match self.wish {
-            Wish::Token(identities) => match credentials.any(identities, now) {
+        match &self.wish {
+            Wish::Token(identities) => match credentials.any(*identities, now) {
                 Some(token) => Some(Granted::Token(token)),
                 None => {
                     let left = self.deadline.since(now);
-                    let wait = credentials.expected_wait(identities, now);
+                    let wait = credentials.expected_wait(*identities, now);
                     (overdue || wait > left)
-                        .then(|| Granted::NoToken(credentials.retry_after(identities)))
+                        .then(|| Granted::NoToken(credentials.retry_after(*identities, now)))
                 }
             },
             Wish::NewerToken(backend, generation) => {
-                match world.renewals.look(credentials, backend, generation, now) {
-                    Some(Renewal::Done(token)) => Some(Granted::Token(token)),
-                    Some(Renewal::Pending) if !overdue => None,
+                let renewals = &mut moment.renewals;
+                match renewals.look(credentials, *backend, *generation, now) {
+                    Renewal::Done(token) => Some(Granted::Token(token)),
+                    Renewal::Pending if !overdue => None,
                     // The client has an answer already: the backend's refusal.
                     _ => Some(Granted::NoToken(LEAST_RETRY_AFTER)),
                 }
             }
             Wish::RequestBody | Wish::ErrorBody => overdue.then_some(Granted::NoBody),
             Wish::Backend(wanted) => {
-                (overdue || world.is_free(&wanted)).then_some(Granted::Backend)
+                (overdue || moment.is_free(wanted)).then_some(Granted::Backend)
             }
         }
     }

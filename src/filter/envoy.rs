@@ -1,13 +1,15 @@
-//! Envoy's shared data as the map of the [core](crate::core::swap).
+//! Envoy as the host of the [core](crate::core).
 
 use super::host::{self, HostError};
+use crate::core::host::Host;
 use crate::core::swap::{SharedMap, SwapError};
+use crate::core::time::Timestamp;
 
-/// Envoy's shared data.
+/// Envoy, with its shared data and its clock.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SharedData;
+pub(crate) struct Envoy;
 
-impl SharedMap for SharedData {
+impl SharedMap for Envoy {
     type Error = HostError;
 
     fn get(&self, key: &str) -> Result<(Option<Vec<u8>>, u32), HostError> {
@@ -16,6 +18,12 @@ impl SharedMap for SharedData {
 
     fn set(&self, key: &str, value: &[u8], cas: u32) -> Result<bool, HostError> {
         host::set_shared(key, value, cas)
+    }
+}
+
+impl Host for Envoy {
+    fn now(&self) -> Timestamp {
+        host::now()
     }
 }
 

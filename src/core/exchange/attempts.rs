@@ -1,13 +1,13 @@
-//! One request's walk through its plan.
+//! The attempts of one request: how many were made, and what follows each.
 
 use std::time::Duration;
 
-use super::config::MAX_ATTEMPTS;
-use super::demand::Demand;
-use super::health::{Blame, Finding, Seen, TokenAge};
-use super::outcome::Outcome;
-use super::plan::{BackendSet, Plan};
-use super::time::Timestamp;
+use crate::core::config::MAX_ATTEMPTS;
+use crate::core::demand::Demand;
+use crate::core::health::{Blame, Finding, Seen, TokenAge};
+use crate::core::outcome::Outcome;
+use crate::core::plan::{BackendSet, Plan};
+use crate::core::time::Timestamp;
 
 /// Whether the request can be sent once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,10 +100,10 @@ pub enum Verdict {
     Deliver,
     /// The answer is the client's although another attempt was called for.
     GiveUp(NoRetry),
-    /// The next attempt goes to the exchange's current backend.
+    /// The next attempt goes to the current backend.
     TryNext,
     /// The same backend is tried once more with a newer token. If none is to be had, the outcome is put to
-    /// [`Exchange::after`] again, which then goes on to the next backend.
+    /// [`Attempts::after`] again, which then goes on to the next backend.
     RenewToken,
     /// Another attempt is due once the client has sent all of its request.
     AwaitRequest,
@@ -175,12 +175,12 @@ pub struct Lesson {
     pub seen: Seen,
 }
 
-/// One request's walk through its [`Plan`]: counts the attempts and decides after each.
+/// The attempts of one request along its [`Plan`].
 #[derive(Clone, Debug, Default)]
-pub struct Exchange {
+pub struct Attempts {
     plan: Plan,
     current: Chosen,
-    attempts: u8,
+    made: u8,
     max_attempts: u8,
     /// The token of the attempt that was concluded last.
     token: TokenId,
@@ -194,8 +194,8 @@ pub struct Exchange {
     has_failed: bool,
 }
 
-impl Exchange {
-    /// The walk along `plan`, before its first backend.
+impl Attempts {
+    /// No attempt yet along `plan`.
     pub fn new(plan: Plan, max_attempts: u8) -> Self {
         Self {
             plan,
@@ -214,9 +214,9 @@ impl Exchange {
         self.current.backend
     }
 
-    /// The attempts made so far.
-    pub fn attempts(&self) -> u8 {
-        self.attempts
+    /// How many were made so far.
+    pub fn made(&self) -> u8 {
+        self.made
     }
 
     /// The next attempt goes there.
@@ -316,7 +316,7 @@ impl Exchange {
 
     /// Counts an attempt on the current backend.
     pub fn attempt_made(&mut self) {
-        self.attempts = self.attempts.saturating_add(1);
+        self.made = self.made.saturating_add(1);
     }
 
     /// Decides what follows the `outcome` of the current attempt; `choose` is asked for another backend where there is to be
@@ -373,7 +373,7 @@ impl Exchange {
     }
 
     fn when_allowed(&mut self, replay: Replay, go: impl FnOnce(&mut Self) -> Verdict) -> Verdict {
-        if self.attempts >= self.max_attempts {
+        if self.made >= self.max_attempts {
             return Verdict::GiveUp(NoRetry::AttemptsExhausted);
         }
         match replay {
@@ -395,21 +395,21 @@ mod tests {
 
     /// A walk over this many backends, one after the other.
     struct Walk {
-        exchange: Exchange,
+        attempts: Attempts,
         backends: usize,
     }
 
     impl Walk {
         fn new(backends: usize, max_attempts: u8) -> Self {
-            let mut exchange = Exchange::new(Plan::new(0), max_attempts);
-            exchange.go_to(Chosen::default());
-            exchange.attempt_made();
-            Self { exchange, backends }
+            let mut attempts = Attempts::new(Plan::new(0), max_attempts);
+            attempts.go_to(Chosen::default());
+            attempts.attempt_made();
+            Self { attempts, backends }
         }
 
         fn after(&mut self, outcome: Outcome, replay: Replay) -> Verdict {
             let backends = self.backends;
-            let verdict = self.exchange.after(outcome, replay, |plan| {
+            let verdict = self.attempts.after(outcome, replay, |plan| {
                 let next = (0..backends).find(|backend| !plan.tried.contains(*backend));
                 let chosen = next.map(|backend| Chosen {
                     backend,
@@ -418,7 +418,7 @@ mod tests {
                 chosen.ok_or(NoRetry::BackendsExhausted)
             });
             if matches!(verdict, Verdict::TryNext | Verdict::RenewToken) {
-                self.exchange.attempt_made();
+                self.attempts.attempt_made();
             }
             verdict
         }
@@ -431,17 +431,17 @@ mod tests {
             walk.after(Outcome::Unavailable, Replay::Ready),
             Verdict::TryNext
         );
-        assert_eq!(walk.exchange.backend(), 1);
+        assert_eq!(walk.attempts.backend(), 1);
         assert_eq!(
             walk.after(Outcome::Throttled, Replay::Ready),
             Verdict::TryNext
         );
-        assert_eq!(walk.exchange.backend(), 2);
+        assert_eq!(walk.attempts.backend(), 2);
         assert_eq!(
             walk.after(Outcome::Unavailable, Replay::Ready),
             Verdict::GiveUp(NoRetry::AttemptsExhausted)
         );
-        assert_eq!(walk.exchange.attempts(), 3);
+        assert_eq!(walk.attempts.made(), 3);
     }
 
     #[test]
@@ -464,12 +464,12 @@ mod tests {
             walk.after(Outcome::BadToken, Replay::Ready),
             Verdict::RenewToken
         );
-        assert_eq!(walk.exchange.backend(), 0);
+        assert_eq!(walk.attempts.backend(), 0);
         assert_eq!(
             walk.after(Outcome::BadToken, Replay::Ready),
             Verdict::TryNext
         );
-        assert_eq!(walk.exchange.backend(), 1);
+        assert_eq!(walk.attempts.backend(), 1);
     }
 
     #[test]
@@ -521,26 +521,26 @@ mod tests {
     fn no_backend_is_chosen_that_will_not_be_used() {
         for (replay, attempts) in [(Replay::Incomplete, 3), (Replay::Ready, 1)] {
             let mut walk = Walk::new(3, attempts);
-            walk.exchange
+            walk.attempts
                 .after(Outcome::Throttled, replay, |_| panic!("asked"));
         }
     }
 
     #[test]
     fn a_recovering_backend_learns_of_the_end_once() {
-        let mut exchange = Exchange::new(Plan::new(0), 3);
-        exchange.go_to(recovering(2));
+        let mut attempts = Attempts::new(Plan::new(0), 3);
+        attempts.go_to(recovering(2));
         let demand = Demand::default();
-        let lesson = exchange.conclude(Outcome::Success, None, &demand, TOKEN);
+        let lesson = attempts.conclude(Outcome::Success, None, &demand, TOKEN);
         assert_eq!((lesson.backend, lesson.seen.admitted), (2, true));
         assert!(
-            !exchange
+            !attempts
                 .conclude(Outcome::Success, None, &demand, TOKEN)
                 .seen
                 .admitted
         );
-        assert_eq!(exchange.abandon(&demand), None);
-        assert_eq!(exchange.backend(), 2);
+        assert_eq!(attempts.abandon(&demand), None);
+        assert_eq!(attempts.backend(), 2);
     }
 
     fn recovering(backend: usize) -> Chosen {
@@ -553,21 +553,21 @@ mod tests {
 
     #[test]
     fn an_attempt_that_is_abandoned_is_given_back() {
-        let mut exchange = Exchange::new(Plan::new(0), 3);
-        exchange.go_to(recovering(1));
-        let lesson = exchange.abandon(&Demand::default());
+        let mut attempts = Attempts::new(Plan::new(0), 3);
+        attempts.go_to(recovering(1));
+        let lesson = attempts.abandon(&Demand::default());
         let lesson = lesson.map(|lesson| (lesson.backend, lesson.finding, lesson.seen.admitted));
         assert_eq!(lesson, Some((1, Finding::Nothing, true)));
-        assert_eq!(exchange.abandon(&Demand::default()), None);
+        assert_eq!(attempts.abandon(&Demand::default()), None);
     }
 
     #[test]
     fn an_old_token_counts_only_when_the_backend_is_given_up() {
-        let mut exchange = Exchange::new(Plan::new(0), 3);
+        let mut attempts = Attempts::new(Plan::new(0), 3);
         let demand = Demand::default();
-        exchange.go_to(recovering(1));
-        exchange.attempt_made();
-        let lesson = exchange.conclude(Outcome::BadToken, None, &demand, TOKEN);
+        attempts.go_to(recovering(1));
+        attempts.attempt_made();
+        let lesson = attempts.conclude(Outcome::BadToken, None, &demand, TOKEN);
         assert_eq!(
             (lesson.finding, lesson.seen.admitted),
             (Finding::Nothing, false)
@@ -581,14 +581,14 @@ mod tests {
             }
         };
         let (verdict, lesson) =
-            exchange.move_on(Outcome::BadToken, Replay::Ready, &demand, next(2));
+            attempts.move_on(Outcome::BadToken, Replay::Ready, &demand, next(2));
         assert_eq!((verdict, lesson), (Verdict::RenewToken, None));
         // No newer token was to be had.
         let (verdict, lesson) =
-            exchange.move_on(Outcome::BadToken, Replay::Ready, &demand, next(2));
+            attempts.move_on(Outcome::BadToken, Replay::Ready, &demand, next(2));
         assert_eq!(verdict, Verdict::TryNext);
         assert_eq!(lesson.map(|lesson| lesson.backend), Some(1));
-        assert_eq!(exchange.backend(), 2);
+        assert_eq!(attempts.backend(), 2);
     }
 
     #[test]
@@ -609,8 +609,8 @@ mod tests {
             let mut walk = Walk::new(3, 3);
             let conclude = |walk: &mut Walk, token| {
                 let demand = Demand::default();
-                let exchange = &mut walk.exchange;
-                exchange.conclude(Outcome::BadToken, None, &demand, token)
+                let attempts = &mut walk.attempts;
+                attempts.conclude(Outcome::BadToken, None, &demand, token)
             };
             assert_eq!(conclude(&mut walk, TOKEN).finding, Finding::Nothing);
             walk.after(Outcome::BadToken, Replay::Ready);
@@ -624,9 +624,9 @@ mod tests {
 
     #[test]
     fn only_a_requests_first_failure_of_a_kind_counts_in_full() {
-        let mut exchange = Exchange::new(Plan::new(0), 5);
+        let mut attempts = Attempts::new(Plan::new(0), 5);
         let demand = Demand::default();
-        let mut found = |outcome| exchange.conclude(outcome, None, &demand, TOKEN).finding;
+        let mut found = |outcome| attempts.conclude(outcome, None, &demand, TOKEN).finding;
         assert_eq!(
             found(Outcome::Throttled),
             Finding::Throttled(None, Blame::Due)
@@ -644,12 +644,12 @@ mod tests {
 
     #[test]
     fn a_request_makes_one_trial() {
-        let mut exchange = Exchange::new(Plan::new(0), 3);
-        exchange.go_to(Chosen {
+        let mut attempts = Attempts::new(Plan::new(0), 3);
+        attempts.go_to(Chosen {
             because: Because::Trial,
             ..Chosen::default()
         });
-        assert!(exchange.plan().has_tested);
+        assert!(attempts.plan().has_tested);
     }
 
     #[test]
@@ -665,6 +665,6 @@ mod tests {
             walk.after(Outcome::Throttled, Replay::Ready),
             Verdict::TryNext
         );
-        assert_eq!(walk.exchange.backend(), 1);
+        assert_eq!(walk.attempts.backend(), 1);
     }
 }

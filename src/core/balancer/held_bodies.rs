@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use super::host;
 use crate::core::time::Timestamp;
 
 /// More bodies than this in a row are not just slow.
@@ -21,36 +20,36 @@ enum State {
 ///
 /// Without that setting a held body never comes. The module cannot read the setting, so it watches the first holds.
 #[derive(Debug, Default)]
-pub(crate) struct HeldBodies {
+pub struct HeldBodies {
     state: Cell<State>,
     missed: Cell<u8>,
 }
 
 impl HeldBodies {
     /// Whether a body may be waited for while its headers are held.
-    pub(crate) fn may_come(&self) -> bool {
+    pub fn may_come(&self) -> bool {
         self.state.get() != State::Hidden
     }
 
     /// Whether a body has come while its headers were held. Then a body that does not come has stalled.
-    pub(crate) fn have_come(&self) -> bool {
+    pub fn have_come(&self) -> bool {
         self.state.get() == State::Shown
     }
 
     /// A body came while its headers were held.
-    pub(crate) fn came(&self) {
+    pub fn came(&self) {
         self.state.set(State::Shown);
     }
 
     /// A body did not come in time, for an unknown reason. `true` if that was once too often.
-    pub(crate) fn missed(&self) -> bool {
+    pub fn missed(&self) -> bool {
         let missed = self.missed.get().saturating_add(1);
         self.missed.set(missed);
         missed > SLOW_ONES && self.hidden()
     }
 
     /// A body came as soon as its headers were no longer held, so it had been there all the time. `true` if that is new.
-    pub(crate) fn hidden(&self) -> bool {
+    pub fn hidden(&self) -> bool {
         let is_new = self.state.get() == State::Untried;
         if is_new {
             self.state.set(State::Hidden);
@@ -61,21 +60,26 @@ impl HeldBodies {
 
 /// Watches for a body after its headers, held in vain, were released.
 #[derive(Debug, Default)]
-pub(crate) struct Watch(Option<Timestamp>);
+pub struct Watch(Option<Timestamp>);
 
 impl Watch {
     /// The headers are released.
-    pub(crate) fn released(&mut self, now: Timestamp) {
+    pub fn released(&mut self, now: Timestamp) {
         self.0 = Some(now);
     }
 
+    /// Whether the body may come at once.
+    pub fn is_watching(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// A frame of the body comes. `true` if Envoy had hidden it, and that is new.
-    pub(crate) fn body_comes(&mut self, bodies: &HeldBodies) -> bool {
+    pub fn body_comes(&mut self, bodies: &HeldBodies, now: impl FnOnce() -> Timestamp) -> bool {
         const AT_ONCE: Duration = Duration::from_millis(50);
         let Some(at) = self.0.take() else {
             return false;
         };
-        let at_once = !(at + AT_ONCE).has_passed(host::now(), AT_ONCE);
+        let at_once = !(at + AT_ONCE).has_passed(now(), AT_ONCE);
         at_once && bodies.hidden()
     }
 }

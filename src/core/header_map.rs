@@ -3,15 +3,16 @@
 /// A serialised header map: the number of pairs, the sizes of every name and value, then the names and values, each followed
 /// by a zero byte; all numbers are 32-bit little-endian (proxy-wasm ABI 0.2.1).
 #[derive(Debug, Default)]
-pub(crate) struct HeaderMap(Vec<u8>);
+pub struct HeaderMap(Vec<u8>);
 
 impl HeaderMap {
-    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+    /// The map in these bytes.
+    pub fn new(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
 
     /// The pairs in order, names in lower case. Ends early where the bytes do not hold what the sizes promise.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let (sizes, mut texts) = self.parts().unwrap_or_default();
         sizes.chunks_exact(8).map_while(move |mut sizes| {
             let name = take_u32(&mut sizes)?;
@@ -28,14 +29,14 @@ impl HeaderMap {
     }
 
     /// Whether every name and value is UTF-8.
-    pub(crate) fn is_utf8(&self) -> bool {
+    pub fn is_utf8(&self) -> bool {
         // Together they are if each one is: no character goes on beyond the zero byte between two of them.
         let parts = self.parts();
         parts.is_none_or(|(_, texts)| std::str::from_utf8(texts).is_ok())
     }
 
     /// The pairs whose values are UTF-8.
-    pub(crate) fn iter_utf8(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn iter_utf8(&self) -> impl Iterator<Item = (&str, &str)> {
         self.iter().filter_map(|(name, value)| {
             let name = std::str::from_utf8(name).ok()?;
             Some((name, std::str::from_utf8(value).ok()?))
@@ -43,7 +44,7 @@ impl HeaderMap {
     }
 
     /// The first value of `name`, if it is UTF-8.
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+    pub fn get(&self, name: &str) -> Option<&str> {
         let mut values = self
             .iter()
             .filter(|(candidate, _)| *candidate == name.as_bytes());
@@ -51,7 +52,7 @@ impl HeaderMap {
     }
 
     /// Serialises `pairs` for the host.
-    pub(crate) fn encode(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
+    pub fn encode(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
         let text: usize = pairs
             .iter()
             .map(|(name, value)| name.len() + value.len() + 2)

@@ -4,23 +4,23 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::host::{self, HostError};
-use super::tokens::Tokens;
-use crate::core::config::{BackendCredential, Config};
-use crate::core::identity::{Authorization, Before, Renewal};
-use crate::core::metrics::Event;
+use super::{Authorization, Before, Renewal, TokenStore};
+use crate::core::config::{BackendCredential, Config, Identity};
+use crate::core::host::Host;
 use crate::core::plan::BackendSet;
+use crate::core::shared;
+use crate::core::swap::SwapError;
 use crate::core::time::Timestamp;
 
 /// For want of a token no client is told to come back sooner than after this time.
-pub(super) const LEAST_RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const LEAST_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Nor later than after this one: what is not known must not read as never.
 const MOST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// Identities, by their places in the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Identities(u32);
+pub struct Identities(u32);
 
 impl Identities {
     fn add(&mut self, identity: usize) {
@@ -38,12 +38,12 @@ impl Identities {
     }
 }
 
-/// The credentials of all backends, on one worker.
-pub(crate) struct Credentials {
+/// The credentials of all backends, on one worker, over the host `H`.
+pub struct Credentials<H> {
     /// By backend.
     sources: Vec<Source>,
     /// By identity.
-    tokens: Vec<Tokens>,
+    tokens: Vec<Token<H>>,
     /// By backend: it accepted what it was last shown, as far as this worker knows.
     accepted: Vec<Cell<bool>>,
     /// Backends differ in what they need, so that some may be asked while others cannot.
@@ -57,10 +57,30 @@ enum Source {
     Identity(usize),
 }
 
-impl Credentials {
-    /// Those of `config`.
+/// The token of one identity.
+struct Token<H> {
+    store: Rc<TokenStore<H>>,
+    /// How long a request may wait for it.
+    wait_timeout: Duration,
+}
+
+impl<H: Host> Token<H> {
+    fn of(identity: &Identity, host: &H) -> Result<Self, SwapError<H::Error>> {
+        let store = TokenStore::new(host.clone(), shared::token_key(identity))?;
+        Ok(Self {
+            store: Rc::new(store),
+            wait_timeout: identity.wait_timeout,
+        })
+    }
+}
+
+impl<H: Host> Credentials<H> {
+    /// Those of `config`, and the shared records that no other worker has made.
+    ///
+    /// # Errors
+    /// The map of the host refused.
     #[inline(never)]
-    pub(super) fn new(config: &Config) -> Result<Self, HostError> {
+    pub fn new(host: &H, config: &Config) -> Result<Self, SwapError<H::Error>> {
         let sources: Vec<_> = config
             .backends
             .iter()
@@ -78,18 +98,27 @@ impl Credentials {
             tokens: config
                 .identities
                 .iter()
-                .cloned()
-                .map(Tokens::new)
+                .map(|identity| Token::of(identity, host))
                 .collect::<Result<_, _>>()?,
             differ: keys || config.identities.len() > 1,
-            now: Cell::new(host::now()),
+            now: Cell::new(host.now()),
         })
+    }
+
+    /// What this worker knows of each identity's token, in the order of the configuration.
+    pub fn stores(&self) -> impl Iterator<Item = Rc<TokenStore<H>>> + '_ {
+        self.tokens.iter().map(|token| Rc::clone(&token.store))
+    }
+
+    /// From now on tokens are good or expired as of this time.
+    pub fn look(&self, now: Timestamp) {
+        self.now.set(now);
     }
 
     /// What is shown to `backend`, if there is anything to show.
     ///
     /// A token is looked at once a tick, so "expired" may be a tick late; a backend then says so, and it is renewed.
-    pub(crate) fn of(&self, backend: usize) -> Option<Rc<Authorization>> {
+    pub fn of(&self, backend: usize) -> Option<Rc<Authorization>> {
         match self.sources.get(backend)? {
             Source::Key(key) => Some(Rc::clone(key)),
             Source::Identity(identity) => self.token(*identity),
@@ -97,8 +126,7 @@ impl Credentials {
     }
 
     fn token(&self, identity: usize) -> Option<Rc<Authorization>> {
-        let (tokens, now) = (self.tokens.get(identity)?, self.now.get());
-        let store = tokens.store();
+        let (store, now) = (&self.tokens.get(identity)?.store, self.now.get());
         store.current(now).or_else(|| {
             // Another worker may have got one since the last tick.
             store.sync(now).ok()?;
@@ -107,18 +135,18 @@ impl Credentials {
     }
 
     fn lacks_token(&self, identity: usize) -> bool {
-        let tokens = self.tokens.get(identity);
-        tokens.is_none_or(|tokens| tokens.store().current(self.now.get()).is_none())
+        let token = self.tokens.get(identity);
+        token.is_none_or(|token| token.store.current(self.now.get()).is_none())
     }
 
     /// Whether `backend` is shown a key.
-    pub(crate) fn is_keyed(&self, backend: usize) -> bool {
+    pub fn is_keyed(&self, backend: usize) -> bool {
         matches!(self.sources.get(backend), Some(Source::Key(_)))
     }
 
     /// The backends that cannot be asked now; `None` where there is no one who can. Backends that are all alike are looked at
     /// once.
-    pub(super) fn tokenless(&self) -> Option<BackendSet> {
+    pub fn tokenless(&self) -> Option<BackendSet> {
         let mut lacking = BackendSet::default();
         if !self.differ {
             return self.of(0).map(|_| lacking);
@@ -140,7 +168,7 @@ impl Credentials {
 
     /// The identities whose tokens would let one of these backends be asked, which cannot be asked now: as far as this worker has
     /// seen when it looked at the backends. What another one has stored since is for the tick, or there would be nothing to wait for.
-    pub(crate) fn wanted(&self, backends: impl Fn(usize) -> bool) -> Identities {
+    pub fn wanted(&self, backends: impl Fn(usize) -> bool) -> Identities {
         let mut wanted = Identities::default();
         for (backend, source) in self.sources.iter().enumerate() {
             match source {
@@ -153,133 +181,115 @@ impl Credentials {
         wanted
     }
 
-    fn each(&self, identities: Identities) -> impl Iterator<Item = &Tokens> {
+    fn each(&self, identities: Identities) -> impl Iterator<Item = &Token<H>> {
         let tokens = self.tokens.iter().enumerate();
         let tokens = tokens.filter(move |(identity, _)| identities.contains(*identity));
         tokens.map(|(_, tokens)| tokens)
     }
 
     /// A token of one of these.
-    pub(super) fn any(&self, identities: Identities, now: Timestamp) -> Option<Rc<Authorization>> {
+    pub fn any(&self, identities: Identities, now: Timestamp) -> Option<Rc<Authorization>> {
         self.each(identities)
-            .find_map(|tokens| tokens.store().current(now))
+            .find_map(|token| token.store.current(now))
     }
 
     /// How long until one of these may have a token, as far as is known.
-    pub(super) fn expected_wait(&self, identities: Identities, now: Timestamp) -> Duration {
+    pub fn expected_wait(&self, identities: Identities, now: Timestamp) -> Duration {
         let waits = self
             .each(identities)
-            .map(|tokens| tokens.store().expected_wait(now));
+            .map(|token| token.store.expected_wait(now));
         waits.min().unwrap_or(Duration::MAX)
     }
 
     /// When it makes sense to ask again for what needs a token of one of these.
-    pub(super) fn retry_after(&self, identities: Identities) -> Duration {
+    pub fn retry_after(&self, identities: Identities, now: Timestamp) -> Duration {
         if identities == Identities::default() {
             // It has come meanwhile.
             return LEAST_RETRY_AFTER;
         }
-        let wait = self.expected_wait(identities, host::now());
+        let wait = self.expected_wait(identities, now);
         wait.clamp(LEAST_RETRY_AFTER, MOST_RETRY_AFTER)
     }
 
     /// How long a request may wait for a token of one of these.
-    pub(super) fn wait_timeout(&self, identities: Identities) -> Duration {
-        let limits = self.each(identities).map(Tokens::wait_timeout);
+    pub fn wait_timeout(&self, identities: Identities) -> Duration {
+        let limits = self.each(identities).map(|token| token.wait_timeout);
         limits.max().unwrap_or(Duration::ZERO)
     }
 
     /// How long a request may wait for a newer token for `backend`.
-    pub(super) fn renewal_timeout(&self, backend: usize) -> Duration {
-        self.tokens_of(backend)
-            .map_or(Duration::ZERO, Tokens::wait_timeout)
+    pub fn renewal_timeout(&self, backend: usize) -> Duration {
+        self.token_of(backend)
+            .map_or(Duration::ZERO, |token| token.wait_timeout)
     }
 
     /// The identity whose token `backend` gets, by its place in the configuration.
-    pub(super) fn identity_of(&self, backend: usize) -> Option<usize> {
+    pub fn identity_of(&self, backend: usize) -> Option<usize> {
         match self.sources.get(backend)? {
             Source::Key(_) => None,
             Source::Identity(identity) => Some(*identity),
         }
     }
 
-    fn tokens_of(&self, backend: usize) -> Option<&Tokens> {
+    fn token_of(&self, backend: usize) -> Option<&Token<H>> {
         self.tokens.get(self.identity_of(backend)?)
     }
 
     /// The generation of the token that `backend` gets, if there is one.
-    pub(super) fn generation(&self, backend: usize) -> Option<u32> {
-        let token = self.tokens_of(backend)?.store().current(self.now.get())?;
+    pub fn generation(&self, backend: usize) -> Option<u32> {
+        let token = self.token_of(backend)?.store.current(self.now.get())?;
         Some(token.generation)
     }
 
     /// `backend` accepted what it was shown.
-    pub(crate) fn accepted(&self, backend: usize) {
+    pub fn accepted(&self, backend: usize) {
         if let Some(accepted) = self.accepted.get(backend) {
             accepted.set(true);
         }
     }
 
     /// Asks for a token for `backend` that is newer than the refused one of `generation`.
-    pub(crate) fn renew(&self, backend: usize, generation: u32) -> Result<Renewal, HostError> {
+    pub fn renew(&self, backend: usize, generation: u32, now: Timestamp) -> Renewal {
         let accepted = self.accepted.get(backend).is_some_and(Cell::take);
         let before = match accepted {
             true => Before::Accepted,
             false => Before::Unknown,
         };
-        match self.tokens_of(backend) {
-            Some(tokens) => Ok(tokens.store().renew(generation, before, host::now())?),
-            None => Ok(Renewal::Failed),
-        }
+        self.renewed(backend, |store| store.renew(generation, before, now))
     }
 
     /// What has become of that.
-    pub(super) fn renewal(
-        &self,
-        backend: usize,
-        generation: u32,
-        now: Timestamp,
-    ) -> Result<Renewal, HostError> {
-        match self.tokens_of(backend) {
-            Some(tokens) => Ok(tokens.store().renewal(generation, now)?),
-            None => Ok(Renewal::Failed),
-        }
+    pub fn renewal(&self, backend: usize, generation: u32, now: Timestamp) -> Renewal {
+        self.renewed(backend, |store| store.renewal(generation, now))
     }
 
-    /// Keeps every token fresh.
-    #[inline(never)]
-    pub(super) fn on_tick(&self, now: Timestamp, count: &dyn Fn(Event)) {
-        self.now.set(now);
-        for tokens in &self.tokens {
-            if let Err(error) = tokens.keep_fresh(now, count) {
-                log::error!("identity: {error}");
-            }
-        }
+    fn renewed(
+        &self,
+        backend: usize,
+        ask: impl FnOnce(&TokenStore<H>) -> Result<Renewal, SwapError<H::Error>>,
+    ) -> Renewal {
+        let Some(token) = self.token_of(backend) else {
+            return Renewal::Failed;
+        };
+        ask(&token.store).unwrap_or_else(|error| {
+            log::error!("identity: {error}");
+            Renewal::Failed
+        })
     }
 
     /// Whether a token is missing that may come within `soon`: from another worker, perhaps.
-    pub(super) fn may_come(&self, now: Timestamp, soon: Duration) -> bool {
+    pub fn may_come(&self, now: Timestamp, soon: Duration) -> bool {
         let mut missing = self
             .tokens
             .iter()
-            .filter(|tokens| tokens.store().current(now).is_none());
-        missing.any(|tokens| tokens.store().expected_wait(now) < soon)
-    }
-
-    /// The answer to `call`, if that is a fetch.
-    pub(super) fn on_call_response(&self, call: u32, now: Timestamp, count: &dyn Fn(Event)) {
-        self.now.set(now);
-        for tokens in &self.tokens {
-            if let Err(error) = tokens.on_call_response(call, now, count) {
-                log::error!("identity: {error}");
-            }
-        }
+            .filter(|token| token.store.current(now).is_none());
+        missing.any(|token| token.store.expected_wait(now) < soon)
     }
 
     /// The seconds until the first of the tokens expires; 0 where one is missing, or there is none.
-    pub(super) fn seconds_to_expiry(&self, now: Timestamp) -> u64 {
-        let left = self.tokens.iter().map(|tokens| {
-            let token = tokens.store().current(now);
+    pub fn seconds_to_expiry(&self, now: Timestamp) -> u64 {
+        let left = self.tokens.iter().map(|token| {
+            let token = token.store.current(now);
             token.map_or(0, |token| token.seconds_left(now))
         });
         left.min().unwrap_or(0)

@@ -5,7 +5,7 @@ use crate::core::replay::HELD_UNTIL_COMPLETE;
 
 /// Something wrong, said once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Complaint {
+pub enum Complaint {
     /// Envoy has no cluster of the name that this backend has.
     Cluster(usize),
     /// Envoy does not show bodies while their headers are held.
@@ -22,7 +22,7 @@ pub(super) enum Complaint {
 
 impl Complaint {
     /// The place, what is wrong with it, and what would be right.
-    pub(super) fn text(self, config: &Config) -> String {
+    pub fn text(self, config: &Config) -> String {
         match self {
             Self::Cluster(index) => {
                 let backend = config.backends.get(index);

@@ -1,0 +1,118 @@
+//! The choice of a backend, for the least that it takes.
+
+use std::time::Duration;
+
+use super::Balancer;
+use crate::core::demand::Demand;
+use crate::core::exchange::{Because, Chosen, NoRetry};
+use crate::core::fleet::NoChoice;
+use crate::core::host::Host;
+use crate::core::outcome::Outcome;
+use crate::core::plan::Plan;
+use crate::core::time::Timestamp;
+use crate::core::why::{Obstacle, Why};
+
+impl<H: Host> Balancer<H> {
+    fn time_of_choice(&self) -> Timestamp {
+        self.fleet.time_of_choice(&|| self.host.now())
+    }
+
+    /// Chooses the backend that the request with this `plan` goes to next.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn choose(&self, plan: &Plan, demand: impl FnOnce() -> Demand) -> Result<Chosen, NoChoice> {
+        match self.fleet.choose_plainly(plan) {
+            Some(chosen) => Ok(chosen),
+            None => self.choose_for(plan, &demand()),
+        }
+    }
+
+    #[inline(never)]
+    fn choose_for(&self, plan: &Plan, demand: &Demand) -> Result<Chosen, NoChoice> {
+        self.fleet.choose(plan, demand, self.time_of_choice())
+    }
+
+    /// The backend that would be chosen now.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn foresee(&self, plan: &Plan, demand: impl FnOnce() -> Demand) -> Result<usize, NoChoice> {
+        match self.fleet.choose_plainly(plan) {
+            Some(chosen) => Ok(chosen.backend),
+            None => self.foresee_for(plan, &demand()),
+        }
+    }
+
+    #[inline(never)]
+    fn foresee_for(&self, plan: &Plan, demand: &Demand) -> Result<usize, NoChoice> {
+        self.fleet.foresee(plan, demand, self.time_of_choice())
+    }
+
+    /// Chooses the backend for another attempt, after one with this `outcome`.
+    ///
+    /// # Errors
+    /// There is none, or the budget is spent.
+    pub fn choose_next(
+        &self,
+        plan: &Plan,
+        demand: &Demand,
+        outcome: Outcome,
+    ) -> Result<Chosen, NoRetry> {
+        self.fleet
+            .choose_next(&self.config.retry, plan, demand, outcome, &|| {
+                self.host.now()
+            })
+    }
+
+    /// [`Self::choose_next`] where it was foreseen: the router is there already.
+    ///
+    /// # Errors
+    /// Nothing was foreseen, or the budget is spent.
+    pub fn choose_foreseen(
+        &self,
+        plan: &Plan,
+        demand: &Demand,
+        foreseen: Option<usize>,
+        outcome: Outcome,
+    ) -> Result<Chosen, NoRetry> {
+        let Some(backend) = foreseen else {
+            self.foresee_for(plan, demand)?;
+            // One has become free a moment ago.
+            return Err(NoRetry::BackendsOut);
+        };
+        self.fleet
+            .withdraw_after(&self.config.retry, plan, outcome, &|| self.host.now())?;
+        let only = Plan {
+            tried: self.all_but(backend),
+            ..*plan
+        };
+        // A backend that is out since a moment ago is asked all the same: there is no going back.
+        Ok(self.choose_for(&only, demand).unwrap_or(Chosen {
+            backend,
+            because: Because::Foreseen,
+            began: Timestamp::default(),
+        }))
+    }
+
+    /// How long until a request of this `demand` makes sense, where every backend of the `plan` asked to wait.
+    pub fn wait_of_all(&self, plan: &Plan, demand: &Demand) -> Option<Duration> {
+        let now = self.time_of_choice();
+        self.fleet.wait_of_all(plan, demand, now)
+    }
+
+    /// Explains why no backend was chosen that the request with this `plan` has not been to.
+    #[inline(never)]
+    pub fn explain(&self, plan: &Plan, demand: &Demand, why: &mut Why) {
+        let now = self.host.now();
+        for (index, obstacle) in self.fleet.obstacles(plan, demand, now) {
+            let obstacle = match obstacle {
+                Obstacle::Standing(_) if self.credentials.of(index).is_none() => Obstacle::NoToken,
+                obstacle => obstacle,
+            };
+            if let Some(backend) = self.config.backends.get(index) {
+                why.not_asked(&backend.name, obstacle, now);
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What all requests of one configuration on one worker share.
+
+mod announce;
+mod choice;
+mod complaint;
+mod held_bodies;
+mod waiting;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+pub use announce::Detail;
+pub use complaint::Complaint;
+pub use held_bodies::{HeldBodies, Watch};
+pub use waiting::{Granted, WaitingList, WantedBackend, Wish};
+
+use super::clients::Clients;
+use super::config::Config;
+use super::exchange::Lesson;
+use super::fleet::{Fleet, Names};
+use super::health::{Change, Finding};
+use super::host::Host;
+use super::identity::Credentials;
+use super::metrics::{Event, Tally};
+use super::plan::{BackendSet, Plan};
+use super::replay::{ReplayMemory, HELD_UNTIL_COMPLETE};
+use super::request::{Place, Request};
+use super::state::ids::Tags;
+use super::swap::SwapError;
+use super::time::{millis, Timestamp};
+
+/// What all requests of one configuration on one worker share, over the host `H`.
+pub struct Balancer<H> {
+    host: H,
+    /// The configuration.
+    pub config: Config,
+    /// The backends.
+    pub fleet: Fleet<H>,
+    /// The names of quotas.
+    pub names: Names<H>,
+    /// What is shown to each backend.
+    pub credentials: Credentials<H>,
+    /// The tags by which ids name backends.
+    pub tags: Tags,
+    /// What is known of the bodies that the listener's filter holds.
+    pub listener_bodies: HeldBodies,
+    /// What is known of the bodies that the clusters' filters hold.
+    pub cluster_bodies: HeldBodies,
+    /// The room for copies of request bodies.
+    pub replay_memory: Rc<ReplayMemory>,
+    /// The router's time limit for each backend, in milliseconds, as it is told.
+    timeouts: Vec<String>,
+    tally: RefCell<Tally>,
+    clients: RefCell<Clients>,
+    complaints: RefCell<Vec<Complaint>>,
+    hold_limit: Cell<usize>,
+}
+
+impl<H: Host> Balancer<H> {
+    /// What requests under `config` share. `seed` should be another one in each Envoy.
+    ///
+    /// # Errors
+    /// The map of the host refused.
+    #[inline(never)]
+    pub fn new(host: H, config: Config, seed: u64) -> Result<Self, SwapError<H::Error>> {
+        let timeouts = config.backends.iter();
+        Ok(Self {
+            fleet: Fleet::new(host.clone(), &config, seed, host.now())?,
+            names: Names::new(host.clone(), &config)?,
+            credentials: Credentials::new(&host, &config)?,
+            tags: config.tags(),
+            listener_bodies: HeldBodies::default(),
+            cluster_bodies: HeldBodies::default(),
+            replay_memory: ReplayMemory::new(config.retry.replay_memory),
+            timeouts: timeouts
+                .map(|backend| millis(config.router_timeout(backend)).to_string())
+                .collect(),
+            tally: RefCell::new(Tally::new(config.backends.len())),
+            clients: RefCell::default(),
+            complaints: RefCell::default(),
+            hold_limit: Cell::new(config.retry.replay_limit),
+            host,
+            config,
+        })
+    }
+
+    /// The host.
+    pub fn host(&self) -> &H {
+        &self.host
+    }
+
+    /// Counts `event`.
+    pub fn count(&self, event: Event) {
+        self.tally.borrow_mut().add(event);
+    }
+
+    /// Counts a request of `client`.
+    pub fn count_client(&self, client: &str) {
+        self.clients.borrow_mut().count(client);
+    }
+
+    /// Tells `hand_over` each count since the last time, with its place among the statistics.
+    pub fn drain_counts(&self, hand_over: impl FnMut(usize, u32)) {
+        self.tally.borrow_mut().drain(hand_over);
+    }
+
+    /// Tells `hand_over` each client's count since the last time, with the client's place and name.
+    pub fn drain_clients(&self, hand_over: impl FnMut(usize, &str, u32)) {
+        self.clients.borrow_mut().drain(hand_over);
+    }
+
+    /// Says what is wrong around the filter, once.
+    #[inline(never)]
+    pub fn complain(&self, complaint: Complaint) {
+        let mut known = self.complaints.borrow_mut();
+        if !known.contains(&complaint) {
+            known.push(complaint);
+            log::error!("{}", complaint.text(&self.config));
+        }
+    }
+
+    /// The router's time limit for an attempt on `backend`, in milliseconds.
+    pub fn timeout_ms(&self, backend: usize) -> &str {
+        self.timeouts.get(backend).map_or("", String::as_str)
+    }
+
+    /// The longest request body, in bytes, that the router engine holds until it is complete.
+    ///
+    /// `retry.replay_limit`, as long as Envoy's buffer is that large.
+    pub fn hold_limit(&self) -> usize {
+        self.hold_limit.get()
+    }
+
+    /// Envoy answered 413 to a request that was held: its buffer is smaller than the documentation asks for.
+    pub fn hold_less(&self) {
+        self.hold_limit
+            .set(self.hold_limit.get().min(HELD_UNTIL_COMPLETE));
+        self.complain(Complaint::BufferLimit);
+    }
+
+    /// Whether there is anything to show to any backend. Those that could be asked are told apart from those that could not.
+    pub fn can_authorize(&self) -> bool {
+        let tokenless = self.credentials.tokenless();
+        if let Some(tokenless) = tokenless {
+            self.fleet.set_tokenless(tokenless);
+        }
+        tokenless.is_some()
+    }
+
+    /// Learns from the end of an attempt; `detail` is for the log.
+    pub fn learn(&self, lesson: &Lesson, detail: impl FnOnce() -> Detail) {
+        let now = || self.host.now();
+        if let Some(change) = self.fleet.take(&self.config.cooldown, lesson, &now) {
+            self.announce(lesson, change, &detail());
+        }
+    }
+
+    #[inline(never)]
+    fn announce(&self, lesson: &Lesson, change: Change, detail: &Detail) {
+        if let Some(event) = announce::event(lesson.backend, change) {
+            self.count(event);
+        }
+        if let Some(backend) = self.config.backends.get(lesson.backend) {
+            announce::report(&backend.name, change, lesson, &detail.text);
+        }
+        if let (Finding::Throttled(..), Some(name)) = (lesson.finding, &detail.deployment) {
+            self.names.learn(name);
+        }
+    }
+
+    /// Lets every backend recover that refused an older access token than there is now.
+    pub fn admit_tokens(&self, now: Timestamp) {
+        let generation = |backend| self.credentials.generation(backend);
+        self.fleet.admit_tokens(&generation, now);
+    }
+
+    /// The plan of a request that drew no turn.
+    pub(super) fn unplanned(&self, request: &Request) -> Plan {
+        match request.place(&self.config) {
+            Place::Only(backend) => Plan::only(backend, self.config.backends.len()),
+            Place::Anywhere | Place::Nowhere => Plan::default(),
+        }
+    }
+
+    /// Every backend but this one.
+    fn all_but(&self, backend: usize) -> BackendSet {
+        BackendSet::all_but(backend, self.config.backends.len())
+    }
+}

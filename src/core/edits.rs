@@ -1,0 +1,93 @@
+//! Changes of headers.
+
+use std::borrow::Cow;
+
+/// So many changes need no memory of their own: few requests and answers need more.
+const FEW: usize = 6;
+
+/// A change of one header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit<'a> {
+    /// The header is set to a value, whatever it was.
+    Set(&'a str, Cow<'a, str>),
+    /// The header is removed.
+    Remove(&'a str),
+}
+
+impl<'a> Edit<'a> {
+    /// The header that is set, with its value.
+    pub fn value(&self) -> Option<(&'a str, &Cow<'a, str>)> {
+        match self {
+            Self::Set(name, value) => Some((*name, value)),
+            Self::Remove(_) => None,
+        }
+    }
+}
+
+/// Changes of headers, in their order.
+#[derive(Clone, Debug)]
+pub struct Edits<'a> {
+    few: [Edit<'a>; FEW],
+    len: usize,
+    more: Vec<Edit<'a>>,
+}
+
+impl Default for Edits<'_> {
+    fn default() -> Self {
+        const NONE: Edit<'_> = Edit::Remove("");
+        Self {
+            few: [NONE; FEW],
+            len: 0,
+            more: Vec::new(),
+        }
+    }
+}
+
+impl<'a> Edits<'a> {
+    /// Sets a header to a value, whatever it was.
+    pub fn set(&mut self, name: &'a str, value: impl Into<Cow<'a, str>>) {
+        self.push(Edit::Set(name, value.into()));
+    }
+
+    /// Removes a header.
+    pub fn remove(&mut self, name: &'a str) {
+        self.push(Edit::Remove(name));
+    }
+
+    fn push(&mut self, edit: Edit<'a>) {
+        match self.few.get_mut(self.len) {
+            Some(place) => {
+                *place = edit;
+                self.len += 1;
+            }
+            None => self.more.push(edit),
+        }
+    }
+
+    /// The changes.
+    pub fn iter(&self) -> impl Iterator<Item = &Edit<'a>> {
+        let few = self.few.get(..self.len).unwrap_or_default();
+        few.iter().chain(&self.more)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_changes_keeps_its_order() {
+        let names: Vec<_> = (0..3 * FEW).map(|number| number.to_string()).collect();
+        for count in 0..names.len() {
+            let mut edits = Edits::default();
+            for name in &names[..count] {
+                edits.remove(name);
+            }
+            let expected: Vec<_> = names[..count]
+                .iter()
+                .map(|name| Edit::Remove(name))
+                .collect();
+            assert!(edits.iter().eq(&expected));
+        }
+    }
+}

@@ -1,0 +1,605 @@
+//! What an answer, or the want of one, says of its backend, and what follows from it.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+
+use super::{
+    Answer, AnswerBody, Exchange, Lesson, Next, NoRetry, Replay, Stalled, State, TokenId, Until,
+    Verdict, ERROR_BODY,
+};
+use crate::core::balancer::{Balancer, Complaint, Detail, Wish};
+use crate::core::config::{Engine, Policy};
+use crate::core::header_map::HeaderMap;
+use crate::core::health::{Finding, TokenAge};
+use crate::core::host::Host;
+use crate::core::identity::{Authorization, Renewal};
+use crate::core::metrics::Event;
+use crate::core::outcome::{Diagnosis, Origin, Outcome, Trace};
+use crate::core::plan::Plan;
+use crate::core::retry_after::stated_wait;
+use crate::core::text::number;
+
+/// Why a backend that refuses tokens gets no requests, and what to do about it.
+const NEW_TOKEN_REFUSED: &str = "refuses a token that was just renewed (401): check the audience of the token, and the resource's tenant";
+
+/// [`NEW_TOKEN_REFUSED`] during an outage of the token service.
+const OLD_TOKEN_REFUSED: &str = "refuses the access token (401), and there is no newer one yet: see what the log says of the identity";
+
+/// What is to be read of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wants {
+    /// Envoy's `response.code_details`.
+    pub details: bool,
+    /// The headers.
+    pub headers: bool,
+}
+
+/// Where another attempt goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Destination {
+    /// To the best backend there is now.
+    Best,
+    /// To the one that was foreseen, if any was: the router has not asked again.
+    Foreseen(Option<usize>),
+}
+
+impl Exchange {
+    /// Whether an answer is awaited: another one is not an attempt's.
+    pub fn awaits_answer(&self) -> bool {
+        self.state == State::Attempting
+    }
+
+    /// What [`Input::Answer`](super::Input::Answer) needs to know of an answer with this `status`.
+    pub fn wants<H: Host>(&self, status: u16, balancer: &Balancer<H>) -> Wants {
+        let (is_error, is_router) = (status >= 400, self.engine == Engine::Router);
+        let is_chosen_by_news = balancer.config.policy == Policy::LeastThrottled;
+        Wants {
+            // The router engine's attempts are answered by backends only.
+            details: is_error && !is_router,
+            headers: is_chosen_by_news || is_error && self.keeps(status, balancer),
+        }
+    }
+
+    /// Whether the headers of an error say something to learn, or are kept.
+    #[inline(never)]
+    fn keeps<H: Host>(&self, status: u16, balancer: &Balancer<H>) -> bool {
+        match Outcome::from_status(status, &balancer.config.retry) {
+            Some(Outcome::Throttled) => true,
+            Some(Outcome::Success | Outcome::ClientError) => false,
+            _ => self.engine == Engine::Router,
+        }
+    }
+
+    /// Whether [`Input::AnswerBody`](super::Input::AnswerBody) needs the body, of which the host shows so many bytes.
+    pub fn wants_error_body(&self, shown: usize, end: bool) -> bool {
+        let is_awaited = matches!(self.state, State::Deciding(Until::ErrorBody(_)));
+        is_awaited && (end || shown > ERROR_BODY)
+    }
+
+    /// Whether the end of a wait needs what has come of the answer.
+    pub fn wants_stalled(&self) -> bool {
+        use Until::{ErrorBody, Frame};
+        matches!(self.state, State::Deciding(ErrorBody(_) | Frame))
+    }
+
+    pub(super) fn on_answer<H: Host>(
+        &mut self,
+        status: u16,
+        details: Option<&[u8]>,
+        end: bool,
+        balancer: &Balancer<H>,
+    ) -> Next {
+        self.answer_ends(end);
+        if !self.awaits_answer() {
+            return Next::Continue;
+        }
+        let retry = &balancer.config.retry;
+        self.answered_by = self.attempts.backend();
+        self.trace = Trace::of_status(status);
+        let origin = self.origin(details, balancer);
+        if origin == Origin::Other {
+            if origin.is_to_slow_client(status) {
+                balancer.count(Event::ClientGone);
+            }
+            self.state = State::Done;
+            return Next::Continue;
+        }
+        self.is_real = origin == Origin::Backend;
+        self.timed_out = !self.is_real && status == 504;
+        let outcome = Outcome::from_status(status, retry);
+        let is_router = self.engine == Engine::Router;
+        if let Some(outcome @ (Outcome::Success | Outcome::ClientError)) = outcome {
+            self.conclude(outcome, balancer);
+            return self.on_last_answer();
+        }
+        // An error's body is awaited where it may decide what follows, and where the router throws it away although it may be the
+        // last real answer there is.
+        let bodies = match is_router {
+            true => &balancer.cluster_bodies,
+            false => &balancer.listener_bodies,
+        };
+        let is_awaited = is_router || outcome.is_none();
+        if is_awaited && !end && self.may_hold && bodies.may_come() {
+            self.state = State::Deciding(Until::ErrorBody(status));
+            return Next::Wait(Wish::ErrorBody);
+        }
+        let kept = end.then(|| AnswerBody::Whole(Vec::new()));
+        self.settle(status, &[], kept, balancer)
+    }
+
+    pub(super) fn on_answer_body<H: Host>(
+        &mut self,
+        error: Option<Vec<u8>>,
+        end: bool,
+        balancer: &Balancer<H>,
+    ) -> Next {
+        self.answer_ends(end);
+        match self.state {
+            State::Deciding(Until::ErrorBody(status)) => {
+                match self.engine {
+                    Engine::Filter => balancer.listener_bodies.came(),
+                    Engine::Router => balancer.cluster_bodies.came(),
+                }
+                let Some(body) = error else {
+                    return Next::Hold;
+                };
+                // A body larger than an error's is not kept: what is delivered is whole.
+                let is_router = self.engine == Engine::Router;
+                let kept = (is_router && end).then(|| AnswerBody::Whole(body.clone()));
+                self.settle(status, &body, kept, balancer)
+            }
+            State::Deciding(Until::RequestEnd(outcome)) if end => self.proceed(outcome, balancer),
+            State::Deciding(Until::Frame) => {
+                self.state = State::Passing;
+                Next::Continue
+            }
+            State::Deciding(_) | State::Calling => Next::Hold,
+            State::Passing => {
+                self.watch(balancer);
+                Next::Continue
+            }
+            _ => Next::Continue,
+        }
+    }
+
+    fn answer_ends(&mut self, end: bool) {
+        if end && self.body.is_growing() {
+            self.body.drop_because(NoRetry::RequestIncomplete);
+        }
+    }
+
+    /// The backend answered with an error, and its body has not come in time.
+    #[inline(never)]
+    pub(super) fn on_stalled<H: Host>(
+        &mut self,
+        status: u16,
+        stalled: Option<Stalled>,
+        balancer: &Balancer<H>,
+    ) -> Next {
+        let is_filter = self.engine == Engine::Filter;
+        if is_filter && !balancer.listener_bodies.have_come() {
+            // It may be there: Envoy hides it until the answer passes, whole.
+            self.unheld.released(balancer.host().now());
+            return self.settle(status, &[], None, balancer);
+        }
+        let bodies = &balancer.cluster_bodies;
+        if !is_filter && !bodies.have_come() && bodies.missed() {
+            balancer.complain(Complaint::HiddenBodies);
+        }
+        // Either the backend has stalled or Envoy hides the body, which cannot be told apart at first. The client gets a complete
+        // answer in both cases.
+        let Stalled { headers, body } = stalled.unwrap_or_else(Stalled::nothing);
+        self.headers = Some(headers);
+        self.settle(status, &body, Some(AnswerBody::Stalled), balancer)
+    }
+
+    /// Decides what follows an error with this `body`. The client may get the answer later, if a body is `kept` for that.
+    #[inline(never)]
+    pub(super) fn settle<H: Host>(
+        &mut self,
+        status: u16,
+        body: &[u8],
+        kept: Option<AnswerBody>,
+        balancer: &Balancer<H>,
+    ) -> Next {
+        let outcome = Outcome::from_status(status, &balancer.config.retry)
+            .unwrap_or_else(|| self.error_outcome(status, body, balancer));
+        self.conclude(outcome, balancer);
+        let headers = self.headers.take();
+        if self.engine == Engine::Router {
+            self.note_rate_limit(headers.as_ref());
+        }
+        // The filter engine needs no copy of what the host holds.
+        let is_copied = match (self.engine, &kept) {
+            (Engine::Router, _) | (_, Some(AnswerBody::Stalled)) => true,
+            (Engine::Filter, _) => false,
+        };
+        let answer = headers.zip(kept).filter(|_| is_copied);
+        self.kept = answer.map(|(headers, body)| {
+            Box::new(Answer {
+                status,
+                headers,
+                body,
+                backend: self.answered_by,
+            })
+        });
+        self.proceed(outcome, balancer)
+    }
+
+    /// Does what follows the current attempt's `outcome`.
+    #[inline(never)]
+    pub(super) fn proceed<H: Host>(&mut self, outcome: Outcome, balancer: &Balancer<H>) -> Next {
+        // At most twice: the second time a bad token counts like any other failure.
+        loop {
+            match self.after(outcome, Destination::Best, balancer) {
+                Verdict::Deliver | Verdict::GiveUp(_) => return self.deliver(),
+                Verdict::AwaitRequest => {
+                    self.state = State::Deciding(Until::RequestEnd(outcome));
+                    return Next::Hold;
+                }
+                Verdict::TryNext => {
+                    if self.engine == Engine::Router {
+                        return self.mark();
+                    }
+                    // Without a token there is no attempt, and the others would fare no better.
+                    return match balancer.credentials.of(self.attempts.backend()) {
+                        Some(token) => self.renewed(token, balancer),
+                        None => self.deliver(),
+                    };
+                }
+                Verdict::RenewToken => {
+                    let backend = self.attempts.backend();
+                    let generation = self.token_generation();
+                    let now = balancer.host().now();
+                    match balancer.credentials.renew(backend, generation, now) {
+                        Renewal::Done(token) => return self.renewed(token, balancer),
+                        Renewal::Pending if !self.may_hold => {
+                            self.router.outdated = Some(generation);
+                            return self.mark();
+                        }
+                        Renewal::Pending => {
+                            self.state = State::Deciding(Until::Token);
+                            return Next::Wait(Wish::NewerToken(backend, generation));
+                        }
+                        // Asked once more, the attempts go on to the next backend.
+                        Renewal::IsNew => self.conclude_new_token(balancer),
+                        Renewal::Failed => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next attempt goes to the current backend with this token.
+    pub(super) fn renewed<H: Host>(
+        &mut self,
+        token: Rc<Authorization>,
+        balancer: &Balancer<H>,
+    ) -> Next {
+        match self.engine {
+            Engine::Filter => {
+                self.carry(token);
+                self.attempt_made(balancer);
+                self.state = State::Calling;
+                Next::Call
+            }
+            // The attempt takes it when it begins.
+            Engine::Router => self.mark(),
+        }
+    }
+
+    fn mark(&mut self) -> Next {
+        self.state = State::Marked;
+        Next::Mark
+    }
+
+    #[inline(never)]
+    pub(super) fn on_refused_call<H: Host>(
+        &mut self,
+        unknown_cluster: bool,
+        balancer: &Balancer<H>,
+    ) -> Next {
+        // Otherwise the cluster has no healthy host, or a circuit breaker is open.
+        if unknown_cluster {
+            balancer.complain(Complaint::Cluster(self.attempts.backend()));
+        }
+        self.trace = Trace::None;
+        self.headers = None;
+        self.conclude(Outcome::Unavailable, balancer);
+        self.timed_out = false;
+        self.proceed(Outcome::Unavailable, balancer)
+    }
+
+    #[inline(never)]
+    pub(super) fn on_call_answer<H: Host>(
+        &mut self,
+        headers: HeaderMap,
+        body: Vec<u8>,
+        balancer: &Balancer<H>,
+    ) -> Next {
+        if self.state != State::Calling {
+            return Next::Hold;
+        }
+        let status = headers.get(":status").map(str::as_bytes);
+        let status = status.and_then(number).unwrap_or(0);
+        let outcome = match status {
+            // No answer at all.
+            0 => Outcome::Unavailable,
+            status => Outcome::from_status(status, &balancer.config.retry)
+                .unwrap_or_else(|| self.error_outcome(status, &body, balancer)),
+        };
+        let is_real = is_from_backend(status, &headers);
+        self.trace = match is_real {
+            true => Trace::of_status(status),
+            false => Trace::of_no_answer(&body),
+        };
+        self.headers = Some(headers);
+        self.conclude(outcome, balancer);
+        let headers = self.headers.take();
+        if let (true, Some(headers)) = (is_real, headers) {
+            self.kept = Some(Box::new(Answer {
+                status,
+                headers,
+                body: AnswerBody::Whole(body),
+                backend: self.attempts.backend(),
+            }));
+        } else {
+            self.timed_out = status == 504;
+        }
+        self.proceed(outcome, balancer)
+    }
+
+    /// The router's answer is the client's, and its backend has stalled.
+    #[inline(never)]
+    pub(super) fn deliver_stalled(&mut self, stalled: Option<Stalled>) -> Next {
+        let Stalled { headers, .. } = stalled.unwrap_or_else(Stalled::nothing);
+        let status = headers.get(":status").map(str::as_bytes);
+        self.kept = Some(Box::new(Answer {
+            status: status.and_then(number).unwrap_or(0),
+            headers,
+            body: AnswerBody::Stalled,
+            backend: self.answered_by,
+        }));
+        self.deliver()
+    }
+
+    /// The answer at hand is the client's.
+    fn on_last_answer(&mut self) -> Next {
+        match self.engine {
+            Engine::Router => {
+                self.state = State::Answered;
+                Next::Continue
+            }
+            Engine::Filter => self.deliver(),
+        }
+    }
+
+    /// Gives the client the last answer of a backend there is: one that was kept, or else the one at hand, or else a reply that says
+    /// there was none.
+    fn deliver(&mut self) -> Next {
+        if self.engine == Engine::Router {
+            return self.yield_or_pass();
+        }
+        // An answer may take a minute to pass, and its request is not needed any more.
+        self.body.drop_because(NoRetry::AttemptsExhausted);
+        if let Some(answer) = self.kept.take() {
+            return self.answer_with(answer);
+        }
+        if !self.is_real {
+            return self.answer_for_want_of_one();
+        }
+        self.state = State::Passing;
+        Next::Pass
+    }
+
+    /// Where the answer at hand is from, by what Envoy says of it. It says nothing of most.
+    pub(super) fn origin<H: Host>(
+        &mut self,
+        details: Option<&[u8]>,
+        balancer: &Balancer<H>,
+    ) -> Origin {
+        let Some(details) = details else {
+            return Origin::Backend;
+        };
+        let origin = Origin::of(details);
+        if origin != Origin::Backend {
+            self.trace = Trace::of_no_answer(details);
+        }
+        if details == b"cluster_not_found" {
+            balancer.complain(Complaint::Cluster(self.attempts.backend()));
+        }
+        origin
+    }
+
+    /// The outcome of an answer whose error code decides.
+    #[inline(never)]
+    fn error_outcome<H: Host>(
+        &mut self,
+        status: u16,
+        body: &[u8],
+        balancer: &Balancer<H>,
+    ) -> Outcome {
+        let diagnosis = Diagnosis::of(status, body);
+        self.denial = diagnosis.denial;
+        match diagnosis.outcome {
+            // There is no other key to try.
+            Outcome::BadToken if balancer.credentials.is_keyed(self.attempts.backend()) => {
+                Outcome::PermissionDenied
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The current attempt ended: counts its `outcome`, and learns from it and from the headers of the answer, where there are any.
+    pub(super) fn conclude<H: Host>(&mut self, outcome: Outcome, balancer: &Balancer<H>) {
+        let backend = self.attempts.backend();
+        balancer.count(Event::Outcome(backend, outcome));
+        if self.why.is_some() {
+            self.explain_attempt(outcome, balancer);
+        }
+        let is_answered = matches!(outcome, Outcome::Success | Outcome::ClientError);
+        if is_answered {
+            balancer.credentials.accepted(backend);
+        }
+        let is_plain = is_answered && self.headers.is_none() && !self.attempts.is_admitted();
+        let now = || balancer.host().now();
+        if !(is_plain && balancer.fleet.take_plainly(backend, &now)) {
+            self.learn(outcome, balancer);
+        }
+    }
+
+    #[inline(never)]
+    fn explain_attempt<H: Host>(&mut self, outcome: Outcome, balancer: &Balancer<H>) {
+        let chosen = self.attempts.chosen();
+        let backend = balancer.config.backends.get(chosen.backend);
+        if let (Some(why), Some(backend)) = (&mut self.why, backend) {
+            why.attempt(&backend.name, chosen.because, outcome);
+        }
+    }
+
+    #[inline(never)]
+    fn learn<H: Host>(&mut self, outcome: Outcome, balancer: &Balancer<H>) {
+        let (backend, demand) = (self.attempts.backend(), self.request.demand());
+        let headers = self.headers.as_ref();
+        let stated = |name: &str| headers.and_then(|headers| headers.get(name));
+        let wait = match outcome {
+            Outcome::Throttled => stated_wait(stated, balancer.host().now()),
+            _ => None,
+        };
+        if balancer.config.policy == Policy::LeastThrottled {
+            let remaining = stated("x-ratelimit-remaining-tokens");
+            if let Some(remaining) = remaining.and_then(|text| text.trim().parse().ok()) {
+                let (fleet, now) = (&balancer.fleet, balancer.host().now());
+                fleet.note_capacity(backend, demand.quota, remaining, now);
+            }
+        }
+        if outcome == Outcome::DeploymentNotFound && self.request.names_unread_deployment() {
+            balancer.fleet.note_unread_deployment(balancer.host().now());
+        }
+        let token = TokenId {
+            identity: balancer.credentials.identity_of(backend),
+            generation: self.token_generation(),
+        };
+        let lesson = self.attempts.conclude(outcome, wait, &demand, token);
+        self.teach(lesson, outcome, balancer);
+    }
+
+    /// The current attempt's token was refused although it is new: that is this backend's fault.
+    #[inline(never)]
+    fn conclude_new_token<H: Host>(&mut self, balancer: &Balancer<H>) {
+        let lesson = self.attempts.conclude_new_token(&self.request.demand());
+        self.teach(lesson, Outcome::BadToken, balancer);
+    }
+
+    fn teach<H: Host>(&self, lesson: Lesson, outcome: Outcome, balancer: &Balancer<H>) {
+        balancer.learn(&lesson, || self.detail(lesson.finding, outcome));
+    }
+
+    /// The current attempt, for people.
+    #[inline(never)]
+    fn detail(&self, finding: Finding, outcome: Outcome) -> Detail {
+        let client_path = self.client_path();
+        let deployment = self.request.deployment_name(client_path);
+        Detail {
+            text: match finding {
+                Finding::Denied => self.denial.advice().to_owned(),
+                Finding::TokenDenied(TokenAge::New) => NEW_TOKEN_REFUSED.to_owned(),
+                Finding::TokenDenied(TokenAge::Old) => OLD_TOKEN_REFUSED.to_owned(),
+                _ => self.request.wanted(client_path, outcome),
+            },
+            deployment: deployment.map(Cow::into_owned),
+        }
+    }
+
+    /// The generation of the token that the current attempt carries.
+    fn token_generation(&self) -> u32 {
+        let carries = self.carries.as_ref();
+        carries.map_or(0, |carried| carried.generation)
+    }
+
+    /// Decides what follows the `outcome` of the current attempt, and where another one goes.
+    pub(super) fn after<H: Host>(
+        &mut self,
+        outcome: Outcome,
+        to: Destination,
+        balancer: &Balancer<H>,
+    ) -> Verdict {
+        // No backend is chosen, and the current one knows of the attempt's end.
+        if matches!(outcome, Outcome::Success | Outcome::ClientError) {
+            return Verdict::Deliver;
+        }
+        self.after_failure(outcome, to, balancer)
+    }
+
+    #[inline(never)]
+    fn after_failure<H: Host>(
+        &mut self,
+        outcome: Outcome,
+        to: Destination,
+        balancer: &Balancer<H>,
+    ) -> Verdict {
+        let (demand, replay) = (self.request.demand(), self.replay(outcome, balancer));
+        balancer.can_authorize();
+        let choose = |plan: &Plan| match to {
+            Destination::Best => balancer.choose_next(plan, &demand, outcome),
+            Destination::Foreseen(foreseen) => {
+                balancer.choose_foreseen(plan, &demand, foreseen, outcome)
+            }
+        };
+        let (verdict, lesson) = self.attempts.move_on(outcome, replay, &demand, choose);
+        if let Some(lesson) = lesson {
+            balancer.learn(&lesson, Detail::default);
+        }
+        match &verdict {
+            Verdict::TryNext => self.count_choice(balancer),
+            Verdict::GiveUp(reason) => self.give_up(*reason, balancer),
+            _ => {}
+        }
+        verdict
+    }
+
+    /// Whether the request can be sent once more after this `outcome`: not if it may have been done, and must not be done twice.
+    pub(super) fn replay<H: Host>(&self, outcome: Outcome, balancer: &Balancer<H>) -> Replay {
+        let once = outcome == Outcome::Unavailable
+            && self.trace == Trace::Possible
+            && !self.request.is_repeatable(&balancer.config);
+        if once {
+            return Replay::Impossible(NoRetry::NotRepeatable);
+        }
+        let is_filter = self.engine == Engine::Filter;
+        match self.body.replay() {
+            // Looked at only now: most requests are sent once.
+            Replay::Ready | Replay::Incomplete if is_filter && !self.original.is_utf8() => {
+                Replay::Impossible(NoRetry::HeadersNotReplayable)
+            }
+            replay => replay,
+        }
+    }
+
+    /// Counts and explains why there is no further attempt.
+    #[inline(never)]
+    pub(super) fn give_up<H: Host>(&mut self, reason: NoRetry, balancer: &Balancer<H>) {
+        balancer.count(Event::NoRetry(reason));
+        if let Some(mut why) = self.why.take() {
+            why.not_retried(reason);
+            if reason == NoRetry::BackendsOut {
+                self.explain_others(&mut why, balancer);
+            }
+            self.why = Some(why);
+        }
+    }
+}
+
+impl Stalled {
+    fn nothing() -> Self {
+        Self {
+            headers: HeaderMap::default(),
+            body: Vec::new(),
+        }
+    }
+}
+
+/// Whether the answer to a call is a backend's, not Envoy's own for want of one.
+fn is_from_backend(status: u16, headers: &HeaderMap) -> bool {
+    status != 0 && (status < 500 || headers.get("x-envoy-upstream-service-time").is_some())
+}

@@ -1,0 +1,309 @@
+//! What the client is answered: a backend's answer, signed, or one that is made here.
+
+use std::borrow::Cow;
+
+use super::tagging::Tagging;
+use super::{digit, Answer, AnswerBody, Exchange, Host, LocalReply, Next, State, Why};
+use crate::core::balancer::Balancer;
+use crate::core::config::Engine;
+use crate::core::edits::{Edit, Edits};
+use crate::core::reply::retry_after;
+
+/// Headers of an answer that belong to its connection (RFC 9110, section 7.6.1), the status, which is given apart, and what a backend
+/// tells an Envoy of its own health.
+const NOT_PASSED_ON: [&[u8]; 6] = [
+    b":status",
+    b"connection",
+    b"keep-alive",
+    b"proxy-connection",
+    b"transfer-encoding",
+    b"x-envoy-immediate-health-check-fail",
+];
+
+/// What Envoy puts on the answer to a filter's call, in the place of the backend's own.
+const SERVICE_TIME: &[u8] = b"x-envoy-upstream-service-time";
+
+/// An answer of which every byte is made here.
+pub(super) enum ClientAnswer {
+    /// The filter's own, with its explanation.
+    Own(LocalReply, Option<String>),
+    /// What a backend answered to an attempt.
+    Kept(Box<Answer>),
+}
+
+/// A header's name and value.
+pub type Header<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
+
+/// An answer for the client.
+pub struct Reply<'a> {
+    /// The status.
+    pub status: u16,
+    /// What Envoy's access log shows as the details.
+    pub details: &'static str,
+    /// The headers.
+    pub headers: Vec<Header<'a>>,
+    /// The body.
+    pub body: Cow<'a, [u8]>,
+    /// A local reply of Envoy's would change it: where that can be, it is put in the place of the answer at hand.
+    ///
+    /// Envoy gives a local reply a type if it has a body, and no type nor length if it has none, as the answer to a `HEAD` has none.
+    pub is_changed_by_reply: bool,
+}
+
+/// What is to be known of an answer whose ids may be tagged.
+#[derive(Debug, Default)]
+pub struct TaggedAnswer {
+    /// The status.
+    pub status: u16,
+    /// `content-type`.
+    pub content_type: Option<Vec<u8>>,
+    /// It has a `content-encoding`.
+    pub is_encoded: bool,
+}
+
+impl Exchange {
+    /// The client is answered with a reply of the filter's own.
+    pub(super) fn answer(&mut self, reply: LocalReply) -> Next {
+        let why = self.why.as_deref().and_then(Why::text).map(str::to_owned);
+        self.reply = Some(Box::new(ClientAnswer::Own(reply, why)));
+        self.state = State::Done;
+        Next::Reply
+    }
+
+    /// [`Self::answer`] because no backend can be asked.
+    #[inline(never)]
+    pub(super) fn answer_without_backend<H: Host>(
+        &mut self,
+        reply: LocalReply,
+        balancer: &Balancer<H>,
+    ) -> Next {
+        if let Some(mut why) = self.why.take() {
+            self.explain_others(&mut why, balancer);
+            self.why = Some(why);
+        }
+        self.answer(reply)
+    }
+
+    /// The client gets the last answer of a backend that was kept, or else a reply that says there was none.
+    pub(super) fn answer_for_want_of_one(&mut self) -> Next {
+        match self.kept.take() {
+            Some(answer) => self.answer_with(answer),
+            None => self.answer(LocalReply::no_answer(self.timed_out, self.attempts.made())),
+        }
+    }
+
+    /// The client is answered with what a backend answered to an attempt.
+    pub(super) fn answer_with(&mut self, answer: Box<Answer>) -> Next {
+        self.reply = Some(Box::new(ClientAnswer::Kept(answer)));
+        self.state = State::Done;
+        Next::Reply
+    }
+
+    /// Explains why no other backend was chosen than those that were tried.
+    #[inline(never)]
+    pub(super) fn explain_others<H: Host>(&self, why: &mut Why, balancer: &Balancer<H>) {
+        let plan = match self.planned {
+            true => *self.attempts.plan(),
+            false => balancer.unplanned(&self.request),
+        };
+        balancer.explain(&plan, &self.request.demand(), why);
+    }
+
+    /// The client's answer, after [`Next::Reply`].
+    #[inline(never)]
+    pub fn reply<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> Option<Reply<'a>> {
+        Some(match self.reply.as_deref()? {
+            ClientAnswer::Own(reply, why) => self.own(reply, why.as_deref(), balancer),
+            ClientAnswer::Kept(answer) => self.kept(answer, balancer),
+        })
+    }
+
+    fn own<'a, H: Host>(
+        &'a self,
+        reply: &'a LocalReply,
+        why: Option<&'a str>,
+        balancer: &'a Balancer<H>,
+    ) -> Reply<'a> {
+        let mut headers: Vec<_> = reply
+            .headers()
+            .into_iter()
+            .map(|(name, value)| (bytes(name), Cow::Owned(value.into_bytes())))
+            .collect();
+        let names = &balancer.config.headers;
+        if let (Some(name), Some(why)) = (&names.why, why) {
+            headers.push((bytes(name), bytes(why)));
+        }
+        if let Some(name) = &names.attempts {
+            headers.push((bytes(name), bytes(digit(self.attempts.made()))));
+        }
+        Reply {
+            status: reply.status,
+            details: reply.code,
+            headers,
+            body: reply.body().into(),
+            is_changed_by_reply: false,
+        }
+    }
+
+    /// A backend's answer as the client gets it. To a local reply the route adds its headers (`response_headers_to_add`).
+    fn kept<'a, H: Host>(&'a self, answer: &'a Answer, balancer: &'a Balancer<H>) -> Reply<'a> {
+        let mut report = Edits::default();
+        self.report(answer.backend, balancer, &mut report);
+        let mut body = match &answer.body {
+            AnswerBody::Whole(body) => Cow::from(body),
+            AnswerBody::Stalled => {
+                report.set("content-type", "application/json");
+                LocalReply::stalled_error(answer.status).body().into()
+            }
+        };
+        let is_whole = matches!(answer.body, AnswerBody::Whole(_));
+        let is_from_call = self.engine == Engine::Filter;
+        let report: Vec<_> = report.iter().filter_map(Edit::value).collect();
+        let replaced = |name: &[u8]| {
+            !is_whole && name == b"content-encoding"
+                || is_from_call && name == SERVICE_TIME
+                || report.iter().any(|(other, _)| name == other.as_bytes())
+        };
+        let kept = answer.headers.iter();
+        let kept = kept.filter(|(name, _)| !NOT_PASSED_ON.contains(name) && !replaced(name));
+        let kept = kept.map(|(name, value)| (Cow::from(name), Cow::from(value)));
+        let mut headers: Vec<_> = kept.collect();
+        let added = report.into_iter();
+        headers.extend(added.map(|(name, value)| (bytes(name), bytes_of(value.clone()))));
+        let has = |name: &[u8]| headers.iter().any(|(known, _)| &**known == name);
+        let (has_type, has_length) = (has(b"content-type"), has(b"content-length"));
+        let is_changed_by_reply = is_whole
+            && match body.is_empty() {
+                true => has_type || has_length,
+                false => !has_type,
+            };
+        let tag = balancer.tags.of_backend(answer.backend);
+        if let (Some(tag), true) = (tag, self.request.tags_answer(&balancer.config)) {
+            let content_type = answer.headers.get("content-type");
+            let is_encoded = answer.headers.get("content-encoding").is_some();
+            let tagging = Tagging::of(tag, answer.status, content_type, is_encoded);
+            if let Some(tagged) = tagging.and_then(|mut tagging| tagging.push(&body)) {
+                body = tagged.into();
+            }
+        }
+        Reply {
+            status: answer.status,
+            details: "aoai_reissued",
+            headers,
+            body,
+            is_changed_by_reply,
+        }
+    }
+
+    /// What changes in the headers of the answer that passes: the client is told which backend it is from and how many attempts it
+    /// took.
+    pub fn signature<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> Edits<'a> {
+        let mut edits = Edits::default();
+        self.unmark(&mut edits);
+        self.report(self.answered_by, balancer, &mut edits);
+        edits
+    }
+
+    /// Sets the headers that the client gets with the answer of `backend`.
+    fn report<'a, H: Host>(
+        &'a self,
+        backend: usize,
+        balancer: &'a Balancer<H>,
+        edits: &mut Edits<'a>,
+    ) {
+        let config = &balancer.config;
+        let name = config.backends.get(backend);
+        if let (Some(header), Some(backend)) = (&config.headers.backend, name) {
+            edits.set(header, &backend.name);
+        }
+        if let Some(header) = &config.headers.attempts {
+            edits.set(header, digit(self.attempts.made()));
+        }
+        if self.why.is_some() || self.attempts.throttled().contains(backend) {
+            self.report_further(backend, balancer, edits);
+        }
+    }
+
+    /// The headers that few answers have: an explanation, and the wait of all backends.
+    #[inline(never)]
+    fn report_further<'a, H: Host>(
+        &'a self,
+        backend: usize,
+        balancer: &'a Balancer<H>,
+        edits: &mut Edits<'a>,
+    ) {
+        let why = self.why.as_deref().and_then(Why::text);
+        if let (Some(header), Some(why)) = (&balancer.config.headers.why, why) {
+            edits.set(header, why);
+        }
+        if self.attempts.throttled().contains(backend) {
+            // The backend spoke for itself; the client asks all of those that can serve it.
+            let plan = balancer.unplanned(&self.request);
+            let wait = balancer.wait_of_all(&plan, &self.request.demand());
+            for (name, value) in wait.into_iter().flat_map(retry_after) {
+                edits.set(name, value);
+            }
+        }
+    }
+
+    /// Whether the ids in the answer that begins to pass may have to be tagged.
+    pub fn may_tag<H: Host>(&self, balancer: &Balancer<H>) -> bool {
+        self.request.tags_answer(&balancer.config)
+    }
+
+    /// Begins to tag the answer that passes. `true` if it has ids to tag, and so may grow.
+    pub fn begin_tagging<H: Host>(
+        &mut self,
+        answer: &TaggedAnswer,
+        balancer: &Balancer<H>,
+    ) -> bool {
+        let content_type = answer.content_type.as_deref().unwrap_or_default();
+        let content_type = std::str::from_utf8(content_type).ok();
+        let tag = balancer.tags.of_backend(self.answered_by);
+        let (status, is_encoded) = (answer.status, answer.is_encoded);
+        let tagging = tag.and_then(|tag| Tagging::of(tag, status, content_type, is_encoded));
+        self.tagging = tagging.map(Box::new);
+        self.tagging.is_some()
+    }
+
+    /// Whether the frames of the answer that passes have to be read.
+    pub fn reads_answer(&self) -> bool {
+        self.tagging.is_some()
+    }
+
+    /// What takes the place of the next frame of that answer, if anything.
+    pub fn tag(&mut self, chunk: &[u8]) -> Option<Vec<u8>> {
+        self.tagging.as_mut()?.push(chunk)
+    }
+}
+
+impl Reply<'_> {
+    /// The headers for a local reply: Envoy writes the length itself.
+    pub fn headers_of_local_reply(&self) -> Vec<(&[u8], &[u8])> {
+        let headers = self.all_headers();
+        let mut headers: Vec<_> = headers.collect();
+        headers.retain(|(name, _)| *name != b"content-length");
+        headers
+    }
+
+    /// The status and the headers.
+    pub fn headers_with_status<'r>(&'r self, status: &'r [u8]) -> Vec<(&'r [u8], &'r [u8])> {
+        let status: [(&[u8], &[u8]); 1] = [(b":status", status)];
+        status.into_iter().chain(self.all_headers()).collect()
+    }
+
+    fn all_headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.headers.iter().map(|(name, value)| (&**name, &**value))
+    }
+}
+
+fn bytes(text: &str) -> Cow<'_, [u8]> {
+    text.as_bytes().into()
+}
+
+fn bytes_of(text: Cow<'_, str>) -> Cow<'_, [u8]> {
+    match text {
+        Cow::Borrowed(text) => bytes(text),
+        Cow::Owned(text) => text.into_bytes().into(),
+    }
+}

@@ -1,0 +1,36 @@
+//! Tagging the ids in an answer, so that what a client asks for by them later comes to the backend where it lives.
+
+use crate::core::json::tagger::{insert, Tagger};
+use crate::core::state::ids::Tag;
+
+/// The tagging of one answer.
+pub(super) struct Tagging {
+    tag: Tag,
+    tagger: Tagger,
+}
+
+impl Tagging {
+    /// The tagging of an answer with this `status` and type; `None` if it is none that has ids to tag.
+    pub(super) fn of(
+        tag: Tag,
+        status: u16,
+        content_type: Option<&str>,
+        is_encoded: bool,
+    ) -> Option<Self> {
+        let media = content_type.unwrap_or_default();
+        let media = media.split(';').next().unwrap_or_default().trim();
+        let known = ["application/json", "text/event-stream"];
+        let has_ids = (200..300).contains(&status)
+            && known.iter().any(|known| media.eq_ignore_ascii_case(known));
+        (has_ids && !is_encoded).then(|| Self {
+            tag,
+            tagger: Tagger::default(),
+        })
+    }
+
+    /// The next bytes with their ids tagged; `None` if there are none.
+    pub(super) fn push(&mut self, chunk: &[u8]) -> Option<Vec<u8>> {
+        let places = self.tagger.push(chunk);
+        (!places.is_empty()).then(|| insert(self.tag, chunk, places))
+    }
+}

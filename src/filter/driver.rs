@@ -1,0 +1,213 @@
+//! What the drivers of both retry engines share: carrying out what a request's [state machine](crate::core::exchange) says.
+
+use std::rc::Rc;
+
+use super::envoy::Envoy;
+use super::host::{self, Buffer, HostError, Map};
+use super::shown::ShownBody;
+use super::worker::{Stream, Worker};
+use crate::core::client_credentials::is_credential_header;
+use crate::core::edits::{Edit, Edits};
+use crate::core::exchange::{Exchange, Input, Next, Reply, Stalled, TaggedAnswer, ERROR_BODY};
+use crate::core::header_map::HeaderMap;
+use crate::core::text::number;
+
+/// A stream's place among those of its worker.
+pub(super) struct Place {
+    pub(super) id: u32,
+    pub(super) worker: Rc<Worker>,
+    waits: bool,
+}
+
+impl Place {
+    pub(super) fn new(id: u32, worker: Rc<Worker>) -> Self {
+        Self {
+            id,
+            worker,
+            waits: false,
+        }
+    }
+
+    pub(super) fn balancer(&self) -> &crate::core::balancer::Balancer<Envoy> {
+        &self.worker.balancer
+    }
+
+    /// Hands `input` over, and waits if that is what is to be done.
+    pub(super) fn advance(
+        &mut self,
+        exchange: &mut Exchange,
+        input: Input,
+        me: impl Fn() -> Option<Rc<dyn Stream>>,
+    ) -> Next {
+        let mut next = exchange.handle(input, &self.worker.balancer);
+        while let Next::Wait(wish) = next {
+            self.waits = me().is_some_and(|me| self.worker.wait(self.id, me, wish));
+            next = match self.waits {
+                true => Next::Hold,
+                false => exchange.handle(Input::CannotWait, &self.worker.balancer),
+            };
+        }
+        // Where the other half of the stream goes on, this one may wait all the same.
+        if !matches!(next, Next::Hold | Next::Continue) {
+            self.leave();
+        }
+        next
+    }
+
+    /// The stream waits no longer.
+    pub(super) fn leave(&mut self) {
+        if std::mem::take(&mut self.waits) {
+            self.worker.forget(self.id);
+        }
+    }
+}
+
+/// Changes the headers of a half of the current stream.
+pub(super) fn apply(map: Map, edits: &Edits<'_>) -> Result<(), HostError> {
+    edits.iter().try_for_each(|edit| match edit {
+        Edit::Set(name, value) => host::set_header(map, name, value),
+        Edit::Remove(name) => host::remove_header(map, name),
+    })
+}
+
+/// The request's trailers, without the client's credentials: none may reach a backend there either.
+pub(super) fn clean_trailers() -> Result<HeaderMap, HostError> {
+    let trailers = host::headers(Map::RequestTrailers)?;
+    for (name, _) in trailers.iter() {
+        match std::str::from_utf8(name) {
+            Ok(text) if is_credential_header(name) => {
+                host::remove_header(Map::RequestTrailers, text)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(trailers)
+}
+
+/// Reads what is new of the request's body, if it is `wanted`; `end` if it is the last.
+pub(super) fn read_body(
+    exchange: &mut Exchange,
+    shown: &mut ShownBody,
+    worker: &Worker,
+    wanted: bool,
+    end: bool,
+) -> Result<(), HostError> {
+    if wanted {
+        exchange.read(shown.read()?, end, &worker.balancer);
+    }
+    Ok(())
+}
+
+/// Keeps the client's name for the access log, where it knows it as `%FILTER_STATE(wasm.aoai_client:PLAIN)%`.
+pub(super) fn name_client(exchange: &Exchange) -> Result<(), HostError> {
+    match exchange.client() {
+        Some(client) => host::set_property("aoai_client", client.as_bytes()),
+        None => Ok(()),
+    }
+}
+
+/// The status of the answer whose callback this is.
+pub(super) fn status() -> Result<u16, HostError> {
+    let status = host::header(Map::ResponseHeaders, ":status")?;
+    Ok(status.as_deref().and_then(number).unwrap_or(0))
+}
+
+/// What Envoy says of the answer, where that is wanted.
+pub(super) fn details_if(wanted: bool) -> Result<Option<Vec<u8>>, HostError> {
+    match wanted {
+        true => host::property("response\0code_details"),
+        false => Ok(None),
+    }
+}
+
+/// The headers of the answer, where they are wanted.
+pub(super) fn headers_if(wanted: bool) -> Result<Option<HeaderMap>, HostError> {
+    wanted
+        .then(|| host::headers(Map::ResponseHeaders))
+        .transpose()
+}
+
+/// What has come of the answer that is held, where that is wanted.
+pub(super) fn stalled_if(wanted: bool) -> Result<Option<Stalled>, HostError> {
+    if !wanted {
+        return Ok(None);
+    }
+    Ok(Some(Stalled {
+        headers: host::headers(Map::ResponseHeaders)?,
+        body: host::buffer(Buffer::ResponseBody, 0, ERROR_BODY)?,
+    }))
+}
+
+/// Lets an answer pass: signs it, and prepares the tagging of its ids.
+pub(super) fn sign(exchange: &mut Exchange, worker: &Worker) -> Result<(), HostError> {
+    let balancer = &worker.balancer;
+    if exchange.may_tag(balancer) {
+        let answer = TaggedAnswer {
+            status: status()?,
+            content_type: host::header(Map::ResponseHeaders, "content-type")?,
+            is_encoded: host::header(Map::ResponseHeaders, "content-encoding")?.is_some(),
+        };
+        if exchange.begin_tagging(&answer, balancer) {
+            // Envoy frames the answer anew.
+            host::remove_header(Map::ResponseHeaders, "content-length")?;
+        }
+    }
+    apply(Map::ResponseHeaders, &exchange.signature(balancer))
+}
+
+/// A frame of that answer passes.
+pub(super) fn tag_frame(exchange: &mut Exchange, size: usize) -> Result<(), HostError> {
+    if size == 0 || !exchange.reads_answer() {
+        return Ok(());
+    }
+    let chunk = host::buffer(Buffer::ResponseBody, 0, size)?;
+    match exchange.tag(&chunk) {
+        Some(tagged) => host::replace_buffer(Buffer::ResponseBody, &tagged),
+        None => Ok(()),
+    }
+}
+
+/// How an answer took the place of the one that Envoy has for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Replaced {
+    /// By a local reply of Envoy's.
+    ByReply,
+    /// The headers and the body that Envoy has became those of the answer, which is to pass now.
+    InPlace,
+}
+
+/// Answers the client. `put_body` puts a body in the place of the one at hand; `false` if there is no room for it.
+#[inline(never)]
+pub(super) fn reply(
+    exchange: &Exchange,
+    worker: &Worker,
+    put_body: &mut dyn FnMut(&[u8]) -> Result<bool, HostError>,
+) -> Result<Replaced, HostError> {
+    let Some(reply) = exchange.reply(&worker.balancer) else {
+        return Ok(Replaced::ByReply);
+    };
+    if reply.is_changed_by_reply {
+        match put(&reply, put_body) {
+            Ok(true) => return Ok(Replaced::InPlace),
+            Ok(false) => {}
+            Err(error) => log::error!("{error}"),
+        }
+    }
+    let headers = reply.headers_of_local_reply();
+    host::send_local_response(reply.status, reply.details, &headers, &reply.body)?;
+    Ok(Replaced::ByReply)
+}
+
+fn put(
+    reply: &Reply<'_>,
+    put_body: &mut dyn FnMut(&[u8]) -> Result<bool, HostError>,
+) -> Result<bool, HostError> {
+    let placed = put_body(&reply.body)?;
+    if placed {
+        let status = reply.status.to_string();
+        let headers = reply.headers_with_status(status.as_bytes());
+        host::replace_headers(Map::ResponseHeaders, &headers)?;
+    }
+    Ok(placed)
+}

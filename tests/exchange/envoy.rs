@@ -1,0 +1,463 @@
+//! A model of Envoy that does to one request what a sequence of numbers says, and checks each step.
+
+use std::collections::BTreeMap;
+
+use azure_openai_balancer::core::balancer::{Granted, Wish};
+use azure_openai_balancer::core::edits::{Edit, Edits};
+use azure_openai_balancer::core::exchange::{Exchange, Input, LastWord, Next, Stalled};
+use azure_openai_balancer::core::header_map::HeaderMap;
+
+use super::world::World;
+
+const BODY: &[u8] = br#"{"model":"gpt","messages":[]}"#;
+
+/// Answers of backends: their statuses, and their bodies.
+const ANSWERS: [(u16, &str); 8] = [
+    (200, "{}"),
+    (429, "{}"),
+    (503, "{}"),
+    (401, "{}"),
+    (401, r#"{"error":{"code":"PermissionDenied"}}"#),
+    (404, r#"{"error":{"code":"DeploymentNotFound"}}"#),
+    (400, r#"{"error":{"code":"content_filter"}}"#),
+    (500, ""),
+];
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Answered,
+    ClientGone,
+}
+
+/// What Envoy has of the request's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hand {
+    /// Nothing.
+    Empty,
+    /// An attempt is out.
+    Out,
+    /// Headers, and not all of the body.
+    Open,
+    /// A complete answer.
+    Whole,
+    /// An answer for the listener's filter.
+    LastWord,
+}
+
+pub(crate) struct Envoy<'w> {
+    world: &'w World,
+    exchange: Exchange,
+    numbers: std::vec::IntoIter<u8>,
+    /// The request's headers, as the router sees them.
+    headers: BTreeMap<String, String>,
+    request_ended: bool,
+    is_sent: bool,
+    wish: Option<Wish>,
+    hand: Hand,
+    /// The body of the answer at hand.
+    body: &'static str,
+    /// The backend sends no more of it.
+    stalls: bool,
+    marked: bool,
+    call: bool,
+    departing: bool,
+    /// No newer token came for an attempt that the router had begun: there is no going back.
+    repeats: bool,
+    answers: usize,
+    /// The clusters of all attempts, with what they were shown.
+    attempts: Vec<(String, String)>,
+    trace: Vec<String>,
+}
+
+impl<'w> Envoy<'w> {
+    pub(crate) fn new(world: &'w World, numbers: &[u8]) -> Self {
+        Self {
+            world,
+            exchange: Exchange::new(&world.balancer),
+            numbers: Vec::from(numbers).into_iter(),
+            headers: BTreeMap::new(),
+            request_ended: false,
+            is_sent: false,
+            wish: None,
+            hand: Hand::Empty,
+            body: "",
+            stalls: false,
+            marked: false,
+            call: false,
+            departing: false,
+            repeats: false,
+            answers: 0,
+            attempts: Vec::new(),
+            trace: Vec::new(),
+        }
+    }
+
+    /// The next number below `bound`; 0, with which everything goes well, when there are no more.
+    fn draw(&mut self, bound: u8) -> u8 {
+        self.numbers.next().map_or(0, |number| number % bound)
+    }
+
+    fn handle(&mut self, input: Input) -> Next {
+        self.trace.push(format!("{input:?}"));
+        let before = self.exchange.state();
+        let is_end = matches!(input, Input::End { .. });
+        let next = self.exchange.handle(input, &self.world.balancer);
+        let after = self.exchange.state();
+        if before != after && !is_end {
+            self.world.note_step(before, after);
+        }
+        self.trace.push(format!("  {next:?}"));
+        if !matches!(next, Next::Hold | Next::Wait(_) | Next::Continue) {
+            self.wish = None;
+        }
+        match next {
+            Next::Wait(_) if self.draw(8) == 7 => {
+                self.repeats |= self.departing;
+                self.handle(Input::CannotWait)
+            }
+            Next::Wait(wish) => {
+                self.wish = Some(wish);
+                Next::Hold
+            }
+            Next::Call => {
+                let attempt = self.call();
+                self.note_attempt(attempt);
+                if self.draw(6) == 5 {
+                    let unknown_cluster = false;
+                    return self.handle(Input::CallRefused { unknown_cluster });
+                }
+                self.call = true;
+                Next::Hold
+            }
+            next => next,
+        }
+    }
+
+    fn call(&self) -> (String, BTreeMap<String, String>) {
+        let call = self.exchange.call(&self.world.balancer).unwrap();
+        let headers = call.headers(&self.world.balancer);
+        assert_ne!(call.body().len(), 0, "{:#?}", self.trace);
+        let headers = headers.iter().map(|(n, v)| ((*n).into(), (*v).into()));
+        (call.attempt.backend.cluster.clone(), headers.collect())
+    }
+
+    fn note_attempt(&mut self, (cluster, headers): (String, BTreeMap<String, String>)) {
+        let trace = &self.trace;
+        let (name, value) = self.world.credential(&cluster);
+        assert_eq!(headers.get(name), Some(&value), "{cluster}: {trace:#?}");
+        let other = if name == "api-key" {
+            "authorization"
+        } else {
+            "api-key"
+        };
+        assert_eq!(headers.get(other), None, "{cluster}: {trace:#?}");
+        let is_new = |(earlier, shown): &(String, String)| *earlier != cluster || *shown != value;
+        let is_new = self.attempts.iter().all(is_new);
+        assert!(is_new || self.repeats, "{cluster}: {trace:#?}");
+        self.attempts.push((cluster, value));
+        assert!(self.attempts.len() <= self.world.max_attempts, "{trace:#?}");
+    }
+
+    fn apply(headers: &mut BTreeMap<String, String>, edits: &Edits<'_>) {
+        for edit in edits.iter() {
+            match edit {
+                Edit::Set(name, value) => headers.insert((*name).into(), value.to_string()),
+                Edit::Remove(name) => headers.remove(*name),
+            };
+        }
+    }
+
+    pub(crate) fn run(mut self) -> Ended {
+        let path = match self.draw(16) {
+            15 => "/elsewhere",
+            _ => "/openai/v1/chat/completions",
+        };
+        let begin = [
+            (":method", "POST"),
+            (":path", path),
+            ("authorization", "Bearer CLIENT"),
+            ("content-length", "29"),
+        ];
+        self.headers = begin.map(|(n, v)| (n.to_owned(), v.to_owned())).into();
+        let pairs = begin.map(|(n, v)| (n.as_bytes(), v.as_bytes()));
+        let headers = HeaderMap::new(HeaderMap::encode(&pairs));
+        let next = self.handle(Input::Request {
+            headers,
+            end: false,
+        });
+        self.follow(next);
+        for _ in 0..200 {
+            if self.answers > 0 && (self.stalls || self.hand != Hand::Open) {
+                return self.end(Ended::Answered);
+            }
+            // The client leaves.
+            if self.draw(32) == 31 {
+                return self.end(Ended::ClientGone);
+            }
+            self.step();
+        }
+        panic!("it hangs: {:#?}", self.trace);
+    }
+
+    fn end(mut self, ended: Ended) -> Ended {
+        let (complete, details) = (ended == Ended::Answered, None);
+        let next = self.handle(Input::End { complete, details });
+        assert_eq!(next, Next::Continue);
+        if ended == Ended::Answered {
+            assert_eq!(self.answers, 1, "{:#?}", self.trace);
+        }
+        ended
+    }
+
+    /// Something happens.
+    fn step(&mut self) {
+        let may_wait_end = self.wish.is_some() && self.draw(2) == 0;
+        if may_wait_end {
+            return self.grant();
+        }
+        if !self.request_ended && self.draw(2) == 0 {
+            return self.send_body();
+        }
+        match (self.world.is_router, self.hand) {
+            _ if self.call => self.answer_call(),
+            (true, _) => self.route(),
+            (false, Hand::Out) => self.answer(),
+            (false, Hand::Open) if !self.stalls => self.more_of_answer(),
+            _ if self.wish.is_some() => self.grant(),
+            _ => assert!(
+                !self.request_ended,
+                "nothing will end this: {:#?}",
+                self.trace
+            ),
+        }
+    }
+
+    fn send_body(&mut self) {
+        // In one piece, or in two.
+        let end = self.draw(3) != 2;
+        if self.exchange.wants_body(end) {
+            let chunk = if end { BODY.to_vec() } else { Vec::new() };
+            self.exchange.read(chunk, end, &self.world.balancer);
+        }
+        self.request_ended = end;
+        let shown = BODY.len();
+        let next = self.handle(Input::RequestBody { shown, end });
+        if self.departing {
+            // It is the attempt that waits, in a filter of its own.
+            return assert_eq!(next, Next::Continue);
+        }
+        self.follow(next);
+    }
+
+    fn grant(&mut self) {
+        let Some(wish) = self.wish.take() else {
+            return;
+        };
+        let comes = self.draw(3) != 2;
+        let granted = match wish {
+            Wish::Token(_) | Wish::NewerToken(..) if comes => {
+                self.world.renew();
+                Granted::Token(self.world.balancer.credentials.of(2).unwrap())
+            }
+            Wish::Token(_) | Wish::NewerToken(..) => {
+                self.repeats |= self.departing;
+                Granted::NoToken(std::time::Duration::from_secs(1))
+            }
+            Wish::RequestBody | Wish::ErrorBody => Granted::NoBody,
+            Wish::Backend(wanted) => {
+                self.world.pass(wanted.left.as_millis() as u64);
+                Granted::Backend
+            }
+        };
+        let stalled = self.exchange.wants_stalled().then(|| Stalled {
+            headers: answer_headers("429"),
+            body: Vec::new(),
+        });
+        let next = self.handle(Input::Granted { granted, stalled });
+        self.follow(next);
+    }
+
+    /// Does what the machine says, where Envoy has a part in it.
+    fn follow(&mut self, next: Next) {
+        let is_departing = std::mem::take(&mut self.departing);
+        match next {
+            Next::Hold => {
+                self.departing = is_departing;
+                let goes_on = self.wish.is_some()
+                    || !self.request_ended
+                    || self.call
+                    || matches!(self.hand, Hand::Out | Hand::LastWord)
+                    || self.hand == Hand::Open && !self.stalls;
+                assert!(goes_on, "nothing will end this: {:#?}", self.trace);
+            }
+            Next::Continue | Next::Point => {}
+            Next::Send => {
+                assert!(!std::mem::replace(&mut self.is_sent, true));
+                let edits = self.exchange.edits(&self.world.balancer);
+                Self::apply(&mut self.headers, &edits);
+                self.hand = Hand::Out;
+                if !self.world.is_router {
+                    let cluster = self.headers["x-aoai-cluster"].clone();
+                    self.note_attempt((cluster, self.headers.clone()));
+                } else {
+                    self.marked = true;
+                }
+            }
+            Next::Depart => {
+                let edits = self.exchange.attempt_edits(&self.world.balancer);
+                Self::apply(&mut self.headers, &edits);
+                let host = self.headers[":authority"].clone();
+                let cluster = host.split('.').next().unwrap().to_owned();
+                self.note_attempt((cluster, self.headers.clone()));
+                self.hand = Hand::Out;
+                self.marked = false;
+            }
+            Next::Refuse(details) => self.last_word(503, Some(details), false),
+            Next::Mark => {
+                self.marked = true;
+                self.hand = Hand::Whole;
+            }
+            Next::Pass if self.world.is_router && self.hand != Hand::LastWord => {
+                self.hand = Hand::LastWord;
+            }
+            Next::Yield => self.hand = Hand::LastWord,
+            Next::Pass | Next::Reply => {
+                self.answers += 1;
+                assert_eq!(self.answers, 1, "{:#?}", self.trace);
+                if next == Next::Reply {
+                    let reply = self.exchange.reply(&self.world.balancer);
+                    assert!(reply.is_some_and(|reply| reply.status >= 200));
+                    self.hand = Hand::Whole;
+                }
+            }
+            Next::Wait(_) | Next::Call => panic!("{next:?}"),
+        }
+    }
+
+    /// An attempt that is out is answered, by a backend or by Envoy.
+    fn answer(&mut self) {
+        let by_envoy = !self.world.is_router && self.draw(5) == 4;
+        let (status, body) = match by_envoy {
+            true => (503, ""),
+            false => ANSWERS[usize::from(self.draw(8))],
+        };
+        let end = body.is_empty();
+        self.body = body;
+        self.hand = if end { Hand::Whole } else { Hand::Open };
+        self.stalls = !end && self.draw(4) == 3;
+        let wants = self.exchange.wants(status, &self.world.balancer);
+        let details = match by_envoy {
+            true => &b"upstream_reset_before_response_started{connection_failure}"[..],
+            false => b"via_upstream",
+        };
+        let headers = wants.headers.then(|| answer_headers(&status.to_string()));
+        let next = self.handle(Input::Answer {
+            status,
+            details: wants.details.then(|| details.to_vec()),
+            headers,
+            end,
+            may_hold: self.request_ended || !self.world.is_router,
+        });
+        if self.world.is_router && next == Next::Continue {
+            self.hand = Hand::LastWord;
+        }
+        self.follow(next);
+    }
+
+    fn more_of_answer(&mut self) {
+        let end = self.draw(3) != 2;
+        if end {
+            self.hand = Hand::Whole;
+        }
+        let error = self.exchange.wants_error_body(self.body.len(), end);
+        let error = error.then(|| self.body.as_bytes().to_vec());
+        let next = self.handle(Input::AnswerBody { error, end });
+        self.follow(next);
+    }
+
+    fn answer_call(&mut self) {
+        self.call = false;
+        let (status, body) = ANSWERS[usize::from(self.draw(8))];
+        let headers = answer_headers(&status.to_string());
+        let body = body.as_bytes().to_vec();
+        let next = self.handle(Input::CallAnswer { headers, body });
+        self.follow(next);
+    }
+
+    /// The router does its part: it begins an attempt, hands an answer on, or gives up.
+    fn route(&mut self) {
+        match self.hand {
+            Hand::Empty => {
+                if self.wish.is_some() {
+                    self.grant();
+                }
+            }
+            Hand::LastWord => self.last_word(200, Some("via_upstream"), false),
+            Hand::Out if self.marked && !self.departing => match self.draw(8) {
+                7 => self.last_word(503, Some("no_healthy_upstream"), false),
+                _ => self.begin_attempt(),
+            },
+            Hand::Out if self.departing => self.grant(),
+            Hand::Out => match self.draw(6) {
+                5 => self.no_answer(),
+                _ => self.answer(),
+            },
+            Hand::Open if self.wish.is_some() && self.stalls => self.grant(),
+            Hand::Open => match self.draw(6) {
+                _ if self.stalls => self.no_answer(),
+                5 => self.no_answer(),
+                _ => self.more_of_answer(),
+            },
+            Hand::Whole if self.marked => match self.draw(8) {
+                7 => self.last_word(429, Some("via_upstream"), true),
+                6 => self.last_word(503, Some("no_healthy_upstream"), false),
+                _ => self.begin_attempt(),
+            },
+            Hand::Whole => self.grant(),
+        }
+    }
+
+    /// The attempt that is out ends without an answer: the router begins another one, or gives up.
+    fn no_answer(&mut self) {
+        let goes_on = self.attempts.len() < self.world.max_attempts && self.draw(2) == 0;
+        match goes_on {
+            true => self.begin_attempt(),
+            false => self.last_word(504, Some("upstream_response_timeout"), false),
+        }
+    }
+
+    fn begin_attempt(&mut self) {
+        let destination = self.exchange.destination(&self.world.balancer);
+        let cluster = destination.map(|cluster| cluster.as_bytes().to_vec());
+        let cluster = cluster.filter(|_| self.exchange.is_retrying());
+        self.hand = Hand::Out;
+        self.departing = true;
+        let next = self.handle(Input::Attempt { cluster });
+        self.departing = next == Next::Hold;
+        self.follow(next);
+    }
+
+    fn last_word(&mut self, status: u16, details: Option<&str>, is_marked: bool) {
+        self.hand = Hand::LastWord;
+        self.wish = None;
+        let word = self.exchange.wants_last_word().then(|| LastWord {
+            status,
+            details: details.map(|details| details.as_bytes().to_vec()),
+            is_marked,
+        });
+        let next = self.handle(Input::LastWord(word));
+        if next == Next::Continue {
+            // Envoy's own.
+            self.answers += 1;
+        }
+        self.follow(next);
+        self.hand = Hand::Whole;
+    }
+}
+
+fn answer_headers(status: &str) -> HeaderMap {
+    let pairs = [(":status", status), ("retry-after", "1")];
+    let pairs = pairs.map(|(n, v)| (n.as_bytes(), v.as_bytes()));
+    HeaderMap::new(HeaderMap::encode(&pairs))
+}

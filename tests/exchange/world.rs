@@ -1,0 +1,178 @@
+//! A worker with three backends, in a host without an Envoy.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use azure_openai_balancer::core::balancer::Balancer;
+use azure_openai_balancer::core::config::{Plugin, Secret};
+use azure_openai_balancer::core::demand::Demand;
+use azure_openai_balancer::core::health::{Blame, Finding, Seen};
+use azure_openai_balancer::core::host::Host;
+use azure_openai_balancer::core::identity::Fetched;
+use azure_openai_balancer::core::swap::SharedMap;
+use azure_openai_balancer::core::time::Timestamp;
+
+pub(crate) const ENGINES: [&str; 2] = ["filter", "router"];
+
+/// The clusters. The first two have keys of their own, `KEY-a` and `KEY-b`; the last gets the token.
+pub(crate) const BACKENDS: [&str; 3] = ["a", "b", "c"];
+
+#[derive(Default)]
+struct Inside {
+    values: RefCell<HashMap<String, (Vec<u8>, u32)>>,
+    last: Cell<u32>,
+    millis: Cell<u64>,
+}
+
+/// A map and a clock.
+#[derive(Clone, Default)]
+pub(crate) struct Inner(Rc<Inside>);
+
+impl SharedMap for Inner {
+    type Error = Infallible;
+
+    fn get(&self, key: &str) -> Result<(Option<Vec<u8>>, u32), Infallible> {
+        let values = self.0.values.borrow();
+        let known = values.get(key);
+        Ok(known.map_or((None, 0), |(value, cas)| (Some(value.clone()), *cas)))
+    }
+
+    fn set(&self, key: &str, value: &[u8], cas: u32) -> Result<bool, Infallible> {
+        let mut values = self.0.values.borrow_mut();
+        let current = values.get(key).map_or(0, |(_, cas)| *cas);
+        if cas != 0 && cas != current {
+            return Ok(false);
+        }
+        self.0.last.set(self.0.last.get() + 1);
+        values.insert(key.to_owned(), (value.to_vec(), self.0.last.get()));
+        Ok(true)
+    }
+}
+
+impl Host for Inner {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.millis.get())
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) balancer: Balancer<Inner>,
+    pub(crate) is_router: bool,
+    pub(crate) max_attempts: usize,
+    host: Inner,
+    tokens: Cell<u32>,
+    steps: RefCell<BTreeSet<Step>>,
+}
+
+/// From one state to another, by their names.
+pub(crate) type Step = (&'static str, &'static str);
+
+impl World {
+    pub(crate) fn new(engine: &str, max_attempts: u8, waits: bool) -> Self {
+        let wait = if waits { "2s" } else { "0s" };
+        let json = format!(
+            r#"{{"backends": [
+                    {{"name": "a", "cluster": "a", "host": "a.example", "api_key_env": "A", "deployments": {{"gpt": "own"}}}},
+                    {{"name": "b", "cluster": "b", "host": "b.example", "api_key_env": "B"}},
+                    {{"name": "c", "cluster": "c", "host": "c.example"}}
+                ],
+                "identity": {{"cluster": "imds"}},
+                "cooldown": {{"wait_timeout": "{wait}"}},
+                "retry": {{"engine": "{engine}", "max_attempts": {max_attempts}, "replay_limit": "1KiB"}}}}"#
+        );
+        let environment = |name: &str| Some(format!("KEY-{}", name.to_lowercase()));
+        let config = match Plugin::from_bytes(json.as_bytes(), &environment) {
+            Ok(Plugin::Balancer(config)) => *config,
+            other => panic!("{other:?}"),
+        };
+        let host = Inner::default();
+        host.0.millis.set(1_700_000_000_000);
+        let world = Self {
+            balancer: Balancer::new(host.clone(), config, 7).unwrap(),
+            is_router: engine == "router",
+            max_attempts: usize::from(max_attempts),
+            host,
+            tokens: Cell::default(),
+            steps: RefCell::default(),
+        };
+        world.renew();
+        world
+    }
+
+    pub(crate) fn note_step(&self, from: &'static str, to: &'static str) {
+        self.steps.borrow_mut().insert((from, to));
+    }
+
+    /// The steps that requests have made, other than to their end.
+    pub(crate) fn steps(self) -> BTreeSet<Step> {
+        self.steps.into_inner()
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.host.now()
+    }
+
+    /// Lets time pass.
+    pub(crate) fn pass(&self, millis: u64) {
+        self.host.0.millis.set(self.host.0.millis.get() + millis);
+        self.balancer.credentials.look(self.now());
+        self.balancer.fleet.on_tick(self.now());
+    }
+
+    /// The token service gives a new token.
+    pub(crate) fn renew(&self) {
+        self.tokens.set(self.tokens.get() + 1);
+        let fetched = Fetched {
+            token: Secret::new(format!("TOKEN-{}", self.tokens.get())),
+            expires_on: self.now() + Duration::from_secs(3600),
+        };
+        for store in self.balancer.credentials.stores() {
+            store.finish(&Ok(fetched.clone()), self.now()).unwrap();
+        }
+    }
+
+    /// What the backend in this cluster gets to see.
+    pub(crate) fn credential(&self, cluster: &str) -> (&'static str, String) {
+        match cluster {
+            "c" => (
+                "authorization",
+                format!("Bearer TOKEN-{}", self.tokens.get()),
+            ),
+            keyed => ("api-key", format!("KEY-{keyed}")),
+        }
+    }
+
+    fn learn(&self, backend: usize, finding: Finding) {
+        let rules = &self.balancer.config.cooldown;
+        let seen = Seen::default();
+        let fleet = &self.balancer.fleet;
+        fleet.learn(rules, backend, finding, &seen, self.now());
+    }
+
+    /// Lets every backend fail until its breaker opens, and then waits until it may recover.
+    pub(crate) fn let_all_recover(&self) {
+        for backend in 0..BACKENDS.len() {
+            for _ in 0..20 {
+                self.learn(backend, Finding::Failed(0, Blame::Due));
+            }
+        }
+        while !(0..BACKENDS.len()).all(|backend| self.recovers(backend)) {
+            self.pass(1_000);
+        }
+        self.renew();
+    }
+
+    fn recovers(&self, backend: usize) -> bool {
+        let health = self.balancer.fleet.health(backend).unwrap();
+        matches!(health.trouble(self.now()), Some((_, None)))
+    }
+
+    /// Whether the backend has room for another attempt while it recovers.
+    pub(crate) fn admits(&self, backend: usize) -> bool {
+        let health = self.balancer.fleet.health(backend).unwrap();
+        health.admits(&Demand::default(), self.now())
+    }
+}
