@@ -652,6 +652,32 @@ cases! {
         }
     }
 
+    fn requests_that_wait_go_on_once_a_trial_is_served(engine) {
+        for workers in [1, 4] {
+            let azure = simulate(&["east"]);
+            let gateway = cooldown(Gateway::builder().simulator(&azure), json!({"wait_timeout": "60s"}))
+                .engine(engine)
+                .workers(workers)
+                .start();
+            azure.backend("east").set(Behaviour::throttled(30).times(2));
+            for answer in chats(&gateway, 2) {
+                assert_eq!((answer.status, header(&answer, "x-aoai-attempts")), (429, "1"));
+            }
+            let answers = parallel(4, |index| {
+                if index == 3 {
+                    // The next trial is due by then.
+                    thread::sleep(Duration::from_millis(1600));
+                }
+                gateway.chat(&chat_request())
+            });
+            for answer in &answers {
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                assert!(answer.elapsed < 10 * SECOND, "{:?}", answer.elapsed);
+            }
+            assert_eq!(count(&azure, "east"), 6);
+        }
+    }
+
     fn a_client_that_leaves_while_it_waits_for_a_backend_is_forgotten(engine) {
         let azure = simulate(&["east"]);
         let gateway = cooldown(Gateway::builder().simulator(&azure), json!({"wait_timeout": "10s"}))
