@@ -19,7 +19,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
-use azure_openai_balancer::core::identity::{source, Before, Failure, Fetched, TokenStore};
+use azure_openai_balancer::core::identity::{source, Answer, Before, Failure, Fetched, TokenStore};
 use azure_openai_balancer::core::swap::SharedMap;
 use azure_openai_balancer::core::time::Timestamp;
 
@@ -347,11 +347,21 @@ impl Simulation {
                     r#"{{"access_token":"{name}","expires_on":"{}"}}"#,
                     expires_on.as_millis() / 1000
                 );
-                source::read_answer(Some(200), None, body.as_bytes(), answered_at)
+                let answer = Answer {
+                    status: Some(200),
+                    retry_after: None,
+                    body: body.as_bytes(),
+                };
+                source::read_answer(answer, answered_at)
             }
             Err((status, retry_after, body)) => {
                 let retry_after = retry_after.map(|seconds: u64| seconds.to_string());
-                source::read_answer(status, retry_after.as_deref(), body.as_bytes(), answered_at)
+                let answer = Answer {
+                    status,
+                    retry_after: retry_after.as_deref(),
+                    body: body.as_bytes(),
+                };
+                source::read_answer(answer, answered_at)
             }
         };
         self.workers[index].fetching = Some(id);

@@ -37,7 +37,7 @@ pub fn health_key(backend: &Backend) -> String {
 pub fn token_key(identity: &Identity) -> String {
     let mut parts = vec![identity.cluster.as_str(), identity.resource.as_str()];
     let selector = match &identity.source {
-        Source::Imds { selector } => selector,
+        Source::Imds { selector } => selector.as_ref(),
         Source::AppService {
             authority,
             path,
@@ -45,7 +45,16 @@ pub fn token_key(identity: &Identity) -> String {
             ..
         } => {
             parts.extend([authority.as_str(), path.as_str()]);
-            selector
+            selector.as_ref()
+        }
+        Source::Entra {
+            authority,
+            tenant,
+            client_id,
+            ..
+        } => {
+            parts.extend([authority.as_str(), tenant.as_str(), client_id.as_str()]);
+            None
         }
     };
     if let Some(selector) = selector {
@@ -267,6 +276,35 @@ mod tests {
             edition: u32::MAX,
         };
         assert_eq!(last.after_draw().after_change(), Turns::default());
+    }
+
+    #[test]
+    fn entra_identities_share_a_token_only_if_all_is_the_same() {
+        use crate::core::config::{Proof, Secret};
+        use std::time::Duration;
+        let identity = |authority: &str, tenant: &str, client_id: &str, secret: &str| Identity {
+            name: None,
+            source: Source::Entra {
+                authority: authority.into(),
+                tenant: tenant.into(),
+                client_id: client_id.into(),
+                proof: Proof::Secret(Secret::new(secret.into())),
+            },
+            cluster: "entra_id".into(),
+            resource: "https://cognitiveservices.azure.com".into(),
+            wait_timeout: Duration::ZERO,
+            fetch_timeout: Duration::ZERO,
+        };
+        let first = token_key(&identity("a", "t", "c", "s"));
+        for other in [
+            identity("b", "t", "c", "s"),
+            identity("a", "u", "c", "s"),
+            identity("a", "t", "d", "s"),
+            identity("a", "tc", "", "s"),
+        ] {
+            assert_ne!(token_key(&other), first, "{other:?}");
+        }
+        assert_eq!(token_key(&identity("a", "t", "c", "new")), first);
     }
 
     #[test]

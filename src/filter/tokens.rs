@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::envoy::Envoy;
 use super::host::{self, Buffer, HostError, Map};
-use crate::core::config::{Identity, Source};
-use crate::core::identity::source;
-use crate::core::identity::{claims, Failure, Fetched, Record, TokenStore};
+use crate::core::config::{Identity, Proof, Source};
+use crate::core::identity::{
+    claims, Answer, Call, Failure, Fetch, Fetched, Next, Record, TokenStore,
+};
 use crate::core::metrics::Event;
 use crate::core::text::number;
 use crate::core::time::{Pretty, Timestamp};
@@ -17,8 +18,8 @@ use crate::core::time::{Pretty, Timestamp};
 pub(crate) struct Tokens {
     identity: Identity,
     store: Rc<TokenStore<Envoy>>,
-    /// The call that fetches, if it is this worker's.
-    fetching: Cell<Option<u32>>,
+    /// The fetch and the call whose answer it awaits, if the fetch is this worker's.
+    fetching: Cell<Option<(u32, Fetch)>>,
     last_failure: RefCell<Option<Failure>>,
 }
 
@@ -55,34 +56,41 @@ impl Tokens {
 
     #[inline(never)]
     fn fetch(&self, now: Timestamp, count: &dyn Fn(Event)) -> Result<(), HostError> {
-        let identity = &self.identity;
-        let headers = source::request(identity);
-        let headers = headers.iter().map(|(name, value)| (*name, value.as_str()));
-        let call = host::call(
-            &identity.cluster,
+        let (fetch, call) = Fetch::start(&self.identity, now);
+        self.make(fetch, &call, now, count)
+    }
+
+    /// Makes a call that the fetch needs.
+    #[inline(never)]
+    fn make(
+        &self,
+        fetch: Fetch,
+        call: &Call,
+        now: Timestamp,
+        count: &dyn Fn(Event),
+    ) -> Result<(), HostError> {
+        let headers = call.headers.iter();
+        let headers = headers.map(|(name, value)| (*name, value.as_str()));
+        let made = host::call(
+            &call.cluster,
             headers.collect(),
-            &[],
+            call.body.reveal().as_bytes(),
             Vec::new(),
-            identity.fetch_timeout,
+            call.timeout,
         );
-        match call {
-            Ok(call) => {
-                self.fetching.set(Some(call));
+        match made {
+            Ok(number) => {
+                self.fetching.set(Some((number, fetch)));
                 Ok(())
             }
             Err(error) => {
-                let failure = Failure::Misconfigured {
-                    reason: format!(
-                        "{}.cluster: Envoy did not take a call to {:?} ({error}); use the name of a cluster it has",
-                        self.identity.label(), identity.cluster
-                    ),
-                };
+                let failure = Fetch::refused(&self.identity, &call.cluster, &error.to_string());
                 self.finish(Err(failure), now, count)
             }
         }
     }
 
-    /// The answer to `call`, if that is the fetch.
+    /// The answer to `call`, if that is the fetch's.
     ///
     /// # Errors
     /// What the host refused; the lease ends by itself.
@@ -92,18 +100,27 @@ impl Tokens {
         now: Timestamp,
         count: &dyn Fn(Event),
     ) -> Result<(), HostError> {
-        if self.fetching.get() != Some(call) {
-            return Ok(());
-        }
-        self.fetching.set(None);
+        let fetch = match self.fetching.take() {
+            Some((number, fetch)) if number == call => fetch,
+            other => {
+                self.fetching.set(other);
+                return Ok(());
+            }
+        };
         const LARGEST_ANSWER: usize = 64 * 1024;
         let headers = host::headers(Map::CallHeaders)?;
         let body = host::buffer(Buffer::CallBody, 0, LARGEST_ANSWER)?;
-        let status = headers
-            .get(":status")
-            .and_then(|status| number(status.as_bytes()));
-        let answer = source::read_answer(status, headers.get("retry-after"), &body, now);
-        self.finish(answer, now, count)
+        let answer = Answer {
+            status: headers
+                .get(":status")
+                .and_then(|status| number(status.as_bytes())),
+            retry_after: headers.get("retry-after"),
+            body: &body,
+        };
+        match fetch.on_answer(&self.identity, answer, now) {
+            Next::Call(fetch, call) => self.make(fetch, &call, now, count),
+            Next::Done(answer) => self.finish(answer, now, count),
+        }
     }
 
     fn finish(
@@ -157,23 +174,15 @@ impl Tokens {
             None => "requests are answered 503".to_owned(),
         };
         let label = self.identity.label();
-        match &failure {
-            Failure::Transient { reason, .. } => {
-                log::warn!("{label}: no token ({reason}); next try in {wait}; {serving}");
-            }
-            Failure::Updating { .. } => {
-                log::warn!("{label}: the token service is being updated (status 410); next try in {wait}; {serving}");
-            }
-            Failure::Malformed { reason } => {
-                log::warn!("{label}: an answer without a usable token ({reason}); next try in {wait}; {serving}");
-            }
-            Failure::Misconfigured { reason } => {
-                log::error!(
-                    "{label}: the token service refused ({reason}); check the identity of this machine and the \
-                     plugin's `{label}`; next try in {wait}; {serving}"
-                );
-            }
-        }
+        let level = match failure.is_permanent() {
+            true => log::Level::Error,
+            false => log::Level::Warn,
+        };
+        log::log!(
+            level,
+            "{label}: {}; next try in {wait}; {serving}",
+            failure.text(&label)
+        );
         *last = Some(failure);
     }
 }
@@ -186,6 +195,14 @@ pub(crate) fn describe(identities: &[Identity]) -> String {
         let source = match identity.source {
             Source::Imds { .. } => "IMDS",
             Source::AppService { .. } => "App Service",
+            Source::Entra {
+                proof: Proof::TokenFile { .. },
+                ..
+            } => "workload identity",
+            Source::Entra {
+                proof: Proof::Secret(_),
+                ..
+            } => "a client secret",
         };
         if !sources.contains(&source) {
             sources.push(source);

@@ -291,6 +291,29 @@ pub enum Source {
         /// Which of several user-assigned identities.
         selector: Option<Selector>,
     },
+    /// The token endpoint of Entra ID.
+    Entra {
+        /// The host of the authority, such as `login.microsoftonline.com`; it may have a port.
+        authority: String,
+        /// The tenant's id or domain.
+        tenant: String,
+        /// The application's client id.
+        client_id: String,
+        /// What proves to Entra ID that the caller is the application.
+        proof: Proof,
+    },
+}
+
+/// What proves to Entra ID that the caller is an application.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// A token of the cluster's own, which Kubernetes keeps in a file.
+    TokenFile {
+        /// The Envoy cluster that answers with the file's content.
+        cluster: String,
+    },
+    /// A client secret.
+    Secret(Secret),
 }
 
 /// One of several user-assigned identities: a query parameter of the token service, in its own spelling.

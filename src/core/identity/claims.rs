@@ -9,6 +9,10 @@ use serde_json::Value;
 pub struct Claims {
     /// The audience, `aud`.
     pub audience: Option<String>,
+    /// The issuer, `iss`.
+    pub issuer: Option<String>,
+    /// The subject, `sub`.
+    pub subject: Option<String>,
     /// The object id of the identity, `oid`.
     pub object_id: Option<String>,
     /// The expiry, `exp`, in seconds since the Unix epoch.
@@ -22,10 +26,20 @@ pub fn read(token: &str) -> Option<Claims> {
     let payload: Value = serde_json::from_slice(&payload).ok()?;
     let claims = payload.as_object()?;
     Some(Claims {
-        audience: claims.get("aud").and_then(printable),
+        audience: claims.get("aud").and_then(first).and_then(printable),
+        issuer: claims.get("iss").and_then(printable),
+        subject: claims.get("sub").and_then(printable),
         object_id: claims.get("oid").and_then(printable),
         expires: claims.get("exp").and_then(Value::as_u64),
     })
+}
+
+/// The value, or the first one of a list: RFC 7519 allows both for `aud`, and Kubernetes writes a list.
+fn first(value: &Value) -> Option<&Value> {
+    match value {
+        Value::Array(list) => list.first(),
+        one => Some(one),
+    }
 }
 
 /// A short printable string: it goes to the log.
@@ -52,6 +66,8 @@ mod tests {
             claims,
             Some(Claims {
                 audience: Some("https://cognitiveservices.azure.com".into()),
+                issuer: None,
+                subject: None,
                 object_id: Some("1-2".into()),
                 expires: Some(1_700_000_000),
             })
@@ -59,8 +75,22 @@ mod tests {
     }
 
     #[test]
+    fn the_claims_of_kubernetes_are_read() {
+        let claims = read(&token(
+            r#"{"aud":["api://AzureADTokenExchange"],"iss":"https://oidc.example/","sub":"system:serviceaccount:a:b"}"#,
+        ));
+        let claims = claims.unwrap();
+        assert_eq!(
+            claims.audience.as_deref(),
+            Some("api://AzureADTokenExchange")
+        );
+        assert_eq!(claims.issuer.as_deref(), Some("https://oidc.example/"));
+        assert_eq!(claims.subject.as_deref(), Some("system:serviceaccount:a:b"));
+    }
+
+    #[test]
     fn odd_claims_are_left_out_and_odd_tokens_have_none() {
-        let claims = read(&token(r#"{"aud":["a"],"oid":"a\nb","exp":"soon"}"#));
+        let claims = read(&token(r#"{"aud":[5],"oid":"a\nb","exp":"soon"}"#));
         assert_eq!(claims, Some(Claims::default()));
         for odd in ["", "opaque", "a.b.c", "a.!!.c", &token("3"), &token("{")] {
             assert_eq!(read(odd), None, "{odd}");

@@ -361,6 +361,7 @@ mod tests {
             (
                 Failure::Misconfigured {
                     reason: String::new(),
+                    advice: None,
                 },
                 60,
             ),

@@ -1,4 +1,4 @@
-//! The token services' wire format: the request to send, and what the answer says.
+//! The wire format of the token services of machines: the request to send, and what the answer says.
 //!
 //! IMDS: <https://learn.microsoft.com/entra/identity/managed-identities-azure-resources/how-to-use-vm-token>.
 //! App Service: <https://learn.microsoft.com/azure/app-service/overview-managed-identity#rest-endpoint-reference>.
@@ -48,6 +48,8 @@ pub enum Failure {
     Misconfigured {
         /// What the service said, for the log.
         reason: String,
+        /// What to do about it, where the service said enough to tell.
+        advice: Option<String>,
     },
     /// The answer made no sense.
     Malformed {
@@ -56,9 +58,46 @@ pub enum Failure {
     },
 }
 
-/// The headers of the request for a token, pseudo-headers included.
-pub fn request(identity: &Identity) -> Vec<(&str, String)> {
+impl Failure {
+    /// Nothing came back in time.
+    pub(super) fn no_answer() -> Self {
+        Self::Transient {
+            reason: "no answer".to_owned(),
+            retry_after: None,
+        }
+    }
+
+    /// Whether someone has to change something before there can be a token.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::Misconfigured { .. })
+    }
+
+    /// The failure for the log. It names no secret. `label` is the identity's path in the configuration.
+    #[inline(never)]
+    pub fn text(&self, label: &str) -> String {
+        match self {
+            Self::Transient { reason, .. } => format!("no token ({reason})"),
+            Self::Updating { .. } => "the token service is being updated (status 410)".to_owned(),
+            Self::Malformed { reason } => format!("an answer without a usable token ({reason})"),
+            Self::Misconfigured { reason, advice } => {
+                let text = format!("the token service refused ({reason}); ");
+                match advice {
+                    Some(advice) => text + advice,
+                    None => {
+                        format!(
+                            "{text}check the identity of this machine and the plugin's `{label}`"
+                        )
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The headers of the request for a token, pseudo-headers included; `None` for Entra ID, which takes more than one request.
+pub(super) fn request(identity: &Identity) -> Option<Vec<(&'static str, String)>> {
     let (authority, path, version, proof, selector) = match &identity.source {
+        Source::Entra { .. } => return None,
         Source::Imds { selector } => (
             IMDS_AUTHORITY,
             IMDS_PATH,
@@ -91,30 +130,43 @@ pub fn request(identity: &Identity) -> Vec<(&str, String)> {
         ));
     }
     let (name, value) = proof;
-    vec![
+    Some(vec![
         (":method", "GET".to_owned()),
         (":scheme", "http".to_owned()),
         (":authority", authority.to_owned()),
         (":path", format!("{path}?{query}")),
         ("accept", "application/json".to_owned()),
         (name, value.to_owned()),
-    ]
+    ])
 }
 
-/// What the token service's answer says. `status` is `None` if there was no answer.
+/// An answer to a call of the module's.
+#[derive(Clone, Copy)]
+pub struct Answer<'a> {
+    /// The status; `None` if there was no answer.
+    pub status: Option<u16>,
+    /// The header `retry-after`.
+    pub retry_after: Option<&'a str>,
+    /// The body, or as much of it as was read.
+    pub body: &'a [u8],
+}
+
+impl Answer<'_> {
+    /// The wait that the answer asks for, up to [`LONGEST_RETRY_AFTER`].
+    pub(super) fn wait(&self) -> Option<Duration> {
+        let seconds = self.retry_after?.trim().parse().ok()?;
+        Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
+    }
+}
+
+/// The token in the answer of IMDS or App Service.
 ///
 /// # Errors
 /// The [`Failure`] that decides when to ask again.
-pub fn read_answer(
-    status: Option<u16>,
-    retry_after: Option<&str>,
-    body: &[u8],
-    now: Timestamp,
-) -> Result<Fetched, Failure> {
-    let retry_after = retry_after
-        .and_then(|text| text.trim().parse().ok())
-        .map(|seconds| Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER));
-    match status {
+pub fn read_answer(answer: Answer<'_>, now: Timestamp) -> Result<Fetched, Failure> {
+    let retry_after = answer.wait();
+    let body = answer.body;
+    match answer.status {
         Some(200) => read_token(body, now),
         Some(410) => Err(Failure::Updating { retry_after }),
         Some(status @ (404 | 408 | 429 | 500..=599)) => Err(Failure::Transient {
@@ -123,16 +175,14 @@ pub fn read_answer(
         }),
         Some(status) => Err(Failure::Misconfigured {
             reason: describe(status, body),
+            advice: None,
         }),
-        None => Err(Failure::Transient {
-            reason: "no answer".to_owned(),
-            retry_after: None,
-        }),
+        None => Err(Failure::no_answer()),
     }
 }
 
 #[inline(never)]
-fn read_token(body: &[u8], now: Timestamp) -> Result<Fetched, Failure> {
+pub(super) fn read_token(body: &[u8], now: Timestamp) -> Result<Fetched, Failure> {
     // Values are documented as strings; other implementations of the same interface send numbers.
     let malformed = |reason| Failure::Malformed { reason };
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
@@ -141,10 +191,7 @@ fn read_token(body: &[u8], now: Timestamp) -> Result<Fetched, Failure> {
         .ok_or(malformed("the body is not a JSON object"))?;
     let token = body.get("access_token").and_then(Value::as_str);
     let token = token.unwrap_or_default();
-    if token.is_empty()
-        || token.len() > LONGEST_TOKEN
-        || !token.bytes().all(|b| b.is_ascii_graphic())
-    {
+    if !is_token(token) {
         return Err(malformed("access_token is missing or not a token"));
     }
     let expires_on = body.get("expires_on").and_then(seconds);
@@ -165,6 +212,11 @@ fn read_token(body: &[u8], now: Timestamp) -> Result<Fetched, Failure> {
         token: Secret::new(token.to_owned()),
         expires_on,
     })
+}
+
+/// Whether a text can be a token.
+pub(super) fn is_token(text: &str) -> bool {
+    (1..=LONGEST_TOKEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// Seconds as a string or a number, whole or not.
@@ -193,7 +245,7 @@ fn describe(status: u16, body: &[u8]) -> String {
 }
 
 /// Percent-encodes all but the unreserved characters (RFC 3986, section 2.3).
-struct Encoded<'a>(&'a str);
+pub(super) struct Encoded<'a>(pub &'a str);
 
 impl std::fmt::Display for Encoded<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -215,6 +267,14 @@ mod tests {
     use crate::core::config::Selector;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn answer<'a>(status: Option<u16>, retry_after: Option<&'a str>, body: &'a [u8]) -> Answer<'a> {
+        Answer {
+            status,
+            retry_after,
+            body,
+        }
+    }
 
     fn identity(source: Source) -> Identity {
         Identity {
@@ -240,7 +300,7 @@ mod tests {
             selector: selector("msi_res_id"),
         });
         assert_eq!(
-            request(&identity),
+            request(&identity).unwrap(),
             [
                 (":method", "GET".to_owned()),
                 (":scheme", "http".to_owned()),
@@ -265,7 +325,7 @@ mod tests {
             secret: Secret::new("s3cret".into()),
             selector: None,
         });
-        let headers = request(&identity);
+        let headers = request(&identity).unwrap();
         assert_eq!(headers[2].1, "localhost:42356");
         assert_eq!(
             headers[3].1,
@@ -286,7 +346,7 @@ mod tests {
             (r#""expires_on":"1600000000","expires_in":"60""#, 60),
         ] {
             let body = format!(r#"{{"access_token":"abc",{expiry},"token_type":"Bearer"}}"#);
-            let fetched = read_answer(Some(200), None, body.as_bytes(), NOW).unwrap();
+            let fetched = read_answer(answer(Some(200), None, body.as_bytes()), NOW).unwrap();
             assert_eq!(fetched.token.reveal(), "abc");
             assert_eq!(
                 fetched.expires_on,
@@ -312,7 +372,7 @@ mod tests {
             r#"{"access_token":"abc","expires_in":"0"}"#,
             r#"{"access_token":"abc","expires_in":-5}"#,
         ] {
-            let failure = read_answer(Some(200), None, body.as_bytes(), NOW).unwrap_err();
+            let failure = read_answer(answer(Some(200), None, body.as_bytes()), NOW).unwrap_err();
             assert!(matches!(failure, Failure::Malformed { .. }), "{body}");
         }
     }
@@ -321,7 +381,7 @@ mod tests {
     fn failures_are_told_apart_by_status_alone() {
         let body = br#"{"error":"invalid_request","error_description":"Identity not found"}"#;
         for status in [404, 408, 429, 500, 503] {
-            let failure = read_answer(Some(status), Some("7"), body, NOW).unwrap_err();
+            let failure = read_answer(answer(Some(status), Some("7"), body), NOW).unwrap_err();
             let expected = Failure::Transient {
                 reason: format!("status {status}, invalid_request, Identity not found"),
                 retry_after: Some(Duration::from_secs(7)),
@@ -329,17 +389,17 @@ mod tests {
             assert_eq!(failure, expected);
         }
         for status in [400, 401, 403, 405] {
-            let failure = read_answer(Some(status), Some("7"), body, NOW).unwrap_err();
+            let failure = read_answer(answer(Some(status), Some("7"), body), NOW).unwrap_err();
             assert!(matches!(failure, Failure::Misconfigured { .. }), "{status}");
         }
         assert_eq!(
-            read_answer(Some(410), Some("99999"), b"", NOW),
+            read_answer(answer(Some(410), Some("99999"), b""), NOW),
             Err(Failure::Updating {
                 retry_after: Some(LONGEST_RETRY_AFTER)
             })
         );
         assert!(matches!(
-            read_answer(None, None, b"", NOW),
+            read_answer(answer(None, None, b""), NOW),
             Err(Failure::Transient {
                 retry_after: None,
                 ..
