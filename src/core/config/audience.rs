@@ -1,10 +1,10 @@
-//! The audience of an identity's tokens, by the hosts of the backends that accept them.
+//! The audience of an identity's tokens, by the hosts of the backends that accept them; and the authority that gives them.
 //!
 //! Source: <https://learn.microsoft.com/azure/ai-foundry/openai/how-to/managed-identity>, and the endpoints of the sovereign
 //! clouds: <https://learn.microsoft.com/azure/azure-government/compare-azure-government-global-azure>.
 
 use super::reader::Problems;
-use super::{Backend, BackendCredential, Identity};
+use super::{Backend, BackendCredential, Identity, Source};
 
 /// The audience of Azure OpenAI in the public cloud.
 const PUBLIC: &str = "https://cognitiveservices.azure.com";
@@ -13,9 +13,37 @@ const FOUNDRY: &str = "https://ai.azure.com";
 const US_GOVERNMENT: &str = "https://cognitiveservices.azure.us";
 const CHINA: &str = "https://cognitiveservices.azure.cn";
 
-/// Sets the audience of each identity that has none.
+/// The authorities of the clouds, by what their audiences end in:
+/// <https://learn.microsoft.com/entra/identity-platform/authentication-national-cloud>.
+const AUTHORITIES: [(&str, &str); 2] = [
+    (".azure.us", "login.microsoftonline.us"),
+    (".azure.cn", "login.partner.microsoftonline.cn"),
+];
+const PUBLIC_AUTHORITY: &str = "login.microsoftonline.com";
+
+/// Sets the audience of each identity that has none, and the authority of Entra ID where none is given.
 #[inline(never)]
 pub(super) fn complete(identities: &mut [Identity], backends: &[Backend], problems: &Problems) {
+    set_audiences(identities, backends, problems);
+    for identity in identities {
+        match &mut identity.source {
+            Source::Entra { authority, .. } if authority.is_empty() => {
+                *authority = authority_for(&identity.resource).to_owned();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The authority of the cloud to which an audience belongs.
+fn authority_for(audience: &str) -> &'static str {
+    let audience = audience.trim_end_matches('/');
+    let mut authorities = AUTHORITIES.into_iter();
+    let found = authorities.find(|(suffix, _)| audience.ends_with(suffix));
+    found.map_or(PUBLIC_AUTHORITY, |(_, authority)| authority)
+}
+
+fn set_audiences(identities: &mut [Identity], backends: &[Backend], problems: &Problems) {
     for (index, identity) in identities.iter_mut().enumerate() {
         if !identity.resource.is_empty() {
             continue;
@@ -107,6 +135,19 @@ mod tests {
             (&[], PUBLIC),
         ] {
             assert_eq!(common(hosts.iter().copied()), Ok(audience), "{hosts:?}");
+        }
+    }
+
+    #[test]
+    fn the_authority_follows_the_audience() {
+        for (audience, authority) in [
+            (PUBLIC, "login.microsoftonline.com"),
+            (FOUNDRY, "login.microsoftonline.com"),
+            (US_GOVERNMENT, "login.microsoftonline.us"),
+            ("https://ai.azure.us/", "login.microsoftonline.us"),
+            (CHINA, "login.partner.microsoftonline.cn"),
+        ] {
+            assert_eq!(authority_for(audience), authority, "{audience}");
         }
     }
 

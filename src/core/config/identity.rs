@@ -6,7 +6,7 @@ use super::backends::{is_host, is_name, NAME_FORM};
 use super::parse::{is_header_text, read_variable, CLUSTER_FORM};
 use super::reader::{refused, Object, Problems};
 use super::shown::shown_text;
-use super::{Identity, Secret, Selector, Source};
+use super::{Identity, Proof, Secret, Selector, Source};
 
 /// The most identities one configuration may name.
 const MAX_IDENTITIES: usize = 20;
@@ -57,10 +57,13 @@ fn read_identity(
     problems: &Problems,
 ) -> Option<Identity> {
     let mut object = Object::new(path, value, problems)?;
-    let source_form = r#""imds" or "app_service""#;
+    let source_form = r#""imds", "app_service", "workload_identity" or "client_secret""#;
     let kind = object
         .optional_string("source", source_form, |text| {
-            matches!(text, "imds" | "app_service")
+            matches!(
+                text,
+                "imds" | "app_service" | "workload_identity" | "client_secret"
+            )
         })
         .unwrap_or_else(|| "imds".to_owned());
     let cluster = object.required_string("cluster", CLUSTER_FORM, is_header_text);
@@ -74,18 +77,20 @@ fn read_identity(
         .unwrap_or_default();
     let wait_timeout = object.duration("wait_timeout", "0s"..="60s", "5s");
     let fetch_timeout = object.duration("fetch_timeout", "100ms"..="60s", "5s");
-    let source = if kind == "app_service" {
-        read_app_service(&mut object, environment)
-    } else {
-        let selector = read_selector(
-            &mut object,
-            &[
-                ("client_id", "client_id"),
-                ("object_id", "object_id"),
-                ("msi_res_id", "msi_res_id"),
-            ],
-        );
-        Some(Source::Imds { selector })
+    let source = match kind.as_str() {
+        "app_service" => read_app_service(&mut object, environment),
+        "workload_identity" | "client_secret" => read_entra(&mut object, &kind, environment),
+        _ => {
+            let selector = read_selector(
+                &mut object,
+                &[
+                    ("client_id", "client_id"),
+                    ("object_id", "object_id"),
+                    ("msi_res_id", "msi_res_id"),
+                ],
+            );
+            Some(Source::Imds { selector })
+        }
     };
     object.finish();
     Some(Identity {
@@ -127,6 +132,107 @@ fn read_app_service(
         secret: Secret::new(secret?),
         selector,
     })
+}
+
+/// Reads what Entra ID has to know of an application. What is left out comes from the variables that the webhook of Azure Workload
+/// Identity sets: <https://azure.github.io/azure-workload-identity/docs/topics/service-account-labels-and-annotations.html>.
+#[inline(never)]
+fn read_entra(
+    object: &mut Object<'_>,
+    kind: &str,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Option<Source> {
+    let tenant = read_or_variable(
+        object,
+        "tenant_id",
+        "AZURE_TENANT_ID",
+        "the id of the tenant",
+        is_tenant,
+        environment,
+    );
+    let client_id = read_or_variable(
+        object,
+        "client_id",
+        "AZURE_CLIENT_ID",
+        "the client id of the application or the managed identity",
+        is_header_text,
+        environment,
+    );
+    let authority_form = r#"a host such as "https://login.microsoftonline.com""#;
+    let given = object.optional_string("authority_host", authority_form, |text| {
+        authority_of(text).is_some()
+    });
+    // The cloud of the backends decides, whose hosts are read later, if neither names one.
+    let authority = given.or_else(|| environment("AZURE_AUTHORITY_HOST"));
+    let authority = match authority.as_deref().map(authority_of) {
+        Some(None) => {
+            object.problem(
+                "authority_host",
+                format_args!(
+                    "the variable AZURE_AUTHORITY_HOST holds no host; use {authority_form}"
+                ),
+            );
+            None
+        }
+        found => Some(found.flatten().unwrap_or_default().to_owned()),
+    };
+    let proof = if kind == "client_secret" {
+        let secret = read_variable(
+            object,
+            "client_secret_env",
+            "AZURE_CLIENT_SECRET",
+            environment,
+        );
+        secret.map(|secret| Proof::Secret(Secret::new(secret)))
+    } else {
+        let form = "the name of an Envoy cluster that answers with the token file";
+        let cluster = object.required_string("token_file_cluster", form, is_header_text);
+        cluster.map(|cluster| Proof::TokenFile { cluster })
+    };
+    Some(Source::Entra {
+        authority: authority?,
+        tenant: tenant?,
+        client_id: client_id?,
+        proof: proof?,
+    })
+}
+
+/// A field, or the variable that stands for it.
+fn read_or_variable(
+    object: &mut Object<'_>,
+    key: &'static str,
+    variable: &str,
+    form: &str,
+    accept: fn(&str) -> bool,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Option<String> {
+    if object.has(key) {
+        return object.optional_string(key, form, accept);
+    }
+    // Known, although it is not there.
+    object.value(key);
+    let value = environment(variable).filter(|value| !value.is_empty() && accept(value));
+    if value.is_none() {
+        let problem = format!(
+            "is missing, and the variable {variable:?} is not set or not of the right form; use {form}, or set the variable in \
+             vm_config.environment_variables"
+        );
+        object.problem(key, problem);
+    }
+    value
+}
+
+/// Whether a text is a tenant's id or domain, which becomes a part of a path.
+fn is_tenant(text: &str) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
+}
+
+/// The host of an authority, which is written with or without scheme and slash.
+fn authority_of(text: &str) -> Option<&str> {
+    let host = text.strip_prefix("https://").unwrap_or(text);
+    let host = host.strip_suffix('/').unwrap_or(host);
+    (!host.is_empty() && is_host(host)).then_some(host)
 }
 
 /// At most one of the fields in `spellings` (the field, the query parameter it becomes).

@@ -413,7 +413,7 @@ fn is_header_name(text: &str) -> bool {
 mod tests {
     use serde_json::json;
 
-    use super::super::Source;
+    use super::super::{Proof, Source};
     use super::*;
 
     const HOST_FORM: &str =
@@ -735,7 +735,7 @@ mod tests {
         )
         .unwrap_err();
         let expected = r#"
-identity.source: "arc" is not allowed; use "imds" or "app_service"
+identity.source: "arc" is not allowed; use "imds", "app_service", "workload_identity" or "client_secret"
 identity.cluster: is missing; use the name of an Envoy cluster
 backends[0].name: "a b" is not allowed; use 1 to 64 letters, digits, '-' or '_'
 backends[0].cluster: 5 is not allowed; use the name of an Envoy cluster
@@ -901,6 +901,90 @@ retries: unknown field; use one of backends, identity, identities, state, other_
             [
                 r#"identity.header_env: the variable "IDENTITY_HEADER" is not set or not printable; set it in vm_config.environment_variables"#,
                 r#"identity.endpoint_env: the variable holds no URL; use one such as "http://localhost:42356/msi/token""#,
+            ]
+        );
+    }
+
+    #[test]
+    fn workload_identity_takes_what_the_webhook_sets() {
+        let json = MINIMAL.replace(
+            r#""cluster": "imds""#,
+            r#""source": "workload_identity", "cluster": "entra_id", "token_file_cluster": "token_file""#,
+        );
+        let set = [
+            ("AZURE_TENANT_ID", "tenant-1"),
+            ("AZURE_CLIENT_ID", "client-1"),
+            ("AZURE_AUTHORITY_HOST", "https://login.example.com/"),
+        ];
+        let source = |json: &str, set: &[(&str, &str)]| {
+            let config = parse_with(json, set).unwrap();
+            match config.identities[0].source.clone() {
+                Source::Entra {
+                    authority,
+                    tenant,
+                    client_id,
+                    proof: Proof::TokenFile { cluster },
+                } => [authority, tenant, client_id, cluster],
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(
+            source(&json, &set),
+            ["login.example.com", "tenant-1", "client-1", "token_file"]
+        );
+        assert_eq!(source(&json, &set[..2])[0], "login.microsoftonline.com");
+        let government = json.replace("east.openai.azure.com", "east.openai.azure.us");
+        assert_eq!(
+            source(&government, &set[..2])[0],
+            "login.microsoftonline.us"
+        );
+        let own = json.replace(
+            r#""source""#,
+            r#""tenant_id": "t", "client_id": "c", "authority_host": "a:8443", "source""#,
+        );
+        assert_eq!(source(&own, &set), ["a:8443", "t", "c", "token_file"]);
+    }
+
+    #[test]
+    fn a_client_secret_comes_from_a_variable() {
+        let json = MINIMAL.replace(
+            r#""cluster": "imds""#,
+            r#""source": "client_secret", "cluster": "entra_id", "tenant_id": "t", "client_id": "c""#,
+        );
+        let config = parse_with(&json, &[("AZURE_CLIENT_SECRET", "s3cret")]).unwrap();
+        let source = &config.identities[0].source;
+        assert!(!format!("{source:?}").contains("s3cret"));
+        assert!(matches!(
+            source,
+            Source::Entra { proof: Proof::Secret(secret), .. } if secret.reveal() == "s3cret"
+        ));
+    }
+
+    #[test]
+    fn what_entra_id_has_to_know_is_asked_for() {
+        let json = MINIMAL.replace(
+            r#""cluster": "imds""#,
+            r#""source": "workload_identity", "cluster": "entra_id", "client_id": "c", "client_secret_env": "S""#,
+        );
+        let set = [
+            ("AZURE_TENANT_ID", "a/b"),
+            ("AZURE_AUTHORITY_HOST", "https://a/b"),
+        ];
+        assert_eq!(
+            parse_with(&json, &set).unwrap_err().problems(),
+            [
+                r#"identity.tenant_id: is missing, and the variable "AZURE_TENANT_ID" is not set or not of the right form; use the id of the tenant, or set the variable in vm_config.environment_variables"#,
+                r#"identity.authority_host: the variable AZURE_AUTHORITY_HOST holds no host; use a host such as "https://login.microsoftonline.com""#,
+                "identity.token_file_cluster: is missing; use the name of an Envoy cluster that answers with the token file",
+                "identity.client_secret_env: unknown field; use one of source, cluster, resource, wait_timeout, fetch_timeout, tenant_id, client_id, authority_host, token_file_cluster",
+            ]
+        );
+        let set = [("AZURE_TENANT_ID", "t")];
+        let secret = json.replace("workload_identity", "client_secret");
+        assert_eq!(
+            parse_with(&secret, &set).unwrap_err().problems(),
+            [
+                r#"identity.client_secret_env: the variable "S" is not set or not printable; set it in vm_config.environment_variables"#
             ]
         );
     }

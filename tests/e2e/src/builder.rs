@@ -316,6 +316,8 @@ impl GatewayBuilder {
             backends,
             identity,
             further_identities: Vec::new(),
+            authorities: Vec::new(),
+            token_files: Vec::new(),
             listener: Listener {
                 address: loopback(),
                 port: 0,

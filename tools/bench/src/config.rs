@@ -157,6 +157,8 @@ fn shipped(engine: Engine, backends: &Backends, module: &Path) -> Result<Value> 
         backends: fleet_backends,
         identity: Some(identity),
         further_identities: Vec::new(),
+        authorities: Vec::new(),
+        token_files: Vec::new(),
         listener: Listener {
             address: loopback(),
             port: 0,

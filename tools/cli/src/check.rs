@@ -1,13 +1,13 @@
 //! Checking a file: the module's own parser, with the place of every problem.
 
-use azure_openai_balancer::core::config::Plugin as Parsed;
+use azure_openai_balancer::core::config::{Config, Plugin as Parsed, Source};
 use serde_json::Value;
 
 use crate::document::Document;
 use crate::expand::{expand, Expanded};
 use crate::plugin::{Engine, Plugin};
 use crate::problem::{Problem, Problems};
-use crate::short::{ENDPOINT, OWN};
+use crate::short::{ENDPOINT, OWN, TOKEN_FILE, TOKEN_SOCKET};
 use crate::warnings;
 
 /// What a file is.
@@ -39,7 +39,8 @@ pub fn check(text: &str, form: Option<Form>) -> Result<Checked, Vec<Problem>> {
     match form.unwrap_or_else(|| form_of(&document.value)) {
         Form::Plugin => {
             let mut problems = Problems::of(&document);
-            let is_balancer = parse(&document.value, Form::Plugin, &mut problems);
+            let parsed = parse(&document.value, Form::Plugin, &mut problems);
+            let is_balancer = !matches!(parsed, Some(Parsed::Upstream));
             let plugin = typed(&document.value, is_balancer, &mut problems);
             problems.into_result(())?;
             let mut warnings = Problems::of(&document);
@@ -76,8 +77,11 @@ pub(crate) fn check_short(
     let mut problems = Problems::of(document);
     let mut expanded = expand(&document.value, &mut problems);
     choose_engine(&mut expanded, engine, default, &mut problems);
-    parse(&expanded.plugin, Form::Short, &mut problems);
-    let plugin = typed(&expanded.plugin, true, &mut problems);
+    let parsed = parse(&expanded.plugin, Form::Short, &mut problems);
+    let mut plugin = typed(&expanded.plugin, true, &mut problems);
+    if let (Some(Parsed::Balancer(config)), Some(plugin)) = (parsed, &mut plugin) {
+        name_authorities(&config, plugin, &mut problems);
+    }
     match (problems.into_result(())?, plugin) {
         ((), Some(plugin)) => Ok((plugin, expanded)),
         // Without a problem there is a plugin.
@@ -124,7 +128,9 @@ fn form_of(value: &Value) -> Form {
         || backends
             .iter()
             .any(|backend| backend.get(ENDPOINT).is_some())
-        || value.pointer("/identity/endpoint").is_some();
+        || [ENDPOINT, TOKEN_FILE, TOKEN_SOCKET]
+            .iter()
+            .any(|field| value["identity"].get(field).is_some());
     let with_cluster = backends.iter();
     let with_cluster = with_cluster.filter(|backend| backend.get("cluster").is_some());
     let has_clusters =
@@ -135,11 +141,39 @@ fn form_of(value: &Value) -> Form {
     }
 }
 
-/// Asks the module's parser. Whether it found the configuration of a balancer, as far as it found anything.
-fn parse(value: &Value, form: Form, problems: &mut Problems<'_>) -> bool {
+/// Writes down the authority of each identity that has one: its cluster leads there, whatever a variable says later.
+fn name_authorities(config: &Config, plugin: &mut Plugin, problems: &mut Problems<'_>) {
+    let mut known: Vec<(&str, &str)> = Vec::new();
+    for identity in &config.identities {
+        let Source::Entra { authority, .. } = &identity.source else {
+            continue;
+        };
+        let cluster = identity.cluster.as_str();
+        match known.iter().find(|(other, _)| *other == cluster) {
+            Some((_, other)) if other != authority => problems.add(
+                &format!("{}.authority_host", identity.label()),
+                format!("{authority:?} is not that of another identity with cluster {cluster:?}; use a cluster of its own"),
+            ),
+            _ => known.push((cluster, authority)),
+        }
+        let typed = match &identity.name {
+            None => plugin.identity.as_mut(),
+            Some(name) => plugin
+                .identities
+                .as_mut()
+                .and_then(|named| named.get_mut(name)),
+        };
+        if let Some(typed) = typed {
+            typed.authority_host = Some(format!("https://{authority}"));
+        }
+    }
+}
+
+/// Asks the module's parser.
+fn parse(value: &Value, form: Form, problems: &mut Problems<'_>) -> Option<Parsed> {
     let bytes = value.to_string();
     match Parsed::from_bytes(bytes.as_bytes(), &any_variable) {
-        Ok(parsed) => matches!(parsed, Parsed::Balancer(_)),
+        Ok(parsed) => Some(parsed),
         Err(error) => {
             for problem in error.problems() {
                 let (path, text) = split(problem);
@@ -148,7 +182,7 @@ fn parse(value: &Value, form: Form, problems: &mut Problems<'_>) -> bool {
                 }
                 problems.add(path, with_own_fields(path, text, form));
             }
-            true
+            None
         }
     }
 }
@@ -160,9 +194,14 @@ fn is_derived(problems: &Problems<'_>, path: &str, text: &str) -> bool {
     (name || cluster) && text.starts_with("is missing") || twice && !problems.is_written(path)
 }
 
-/// Variables need not be set where a file is checked. Any of them may be asked for a URL.
-fn any_variable(_: &str) -> Option<String> {
-    Some("http://set-when-it-runs".to_owned())
+/// Variables need not be set where a file is checked. Those that a list of backends names may be asked for a URL.
+fn any_variable(name: &str) -> Option<String> {
+    match name {
+        "AZURE_TENANT_ID" | "AZURE_CLIENT_ID" => Some("set-when-it-runs".to_owned()),
+        // What the cloud of the backends says is written down.
+        "AZURE_AUTHORITY_HOST" => None,
+        _ => Some("http://set-when-it-runs".to_owned()),
+    }
 }
 
 /// A problem's path and text. Only a problem of the whole has no path, and it begins with the value.
@@ -185,6 +224,9 @@ fn with_own_fields(path: &str, text: &str, form: Form) -> String {
                 || parent.starts_with("identities.")
                 || (parent.starts_with("backends[") && parent.ends_with(']'));
             match has_endpoint {
+                true if text.contains("token_file_cluster") => {
+                    format!("{ENDPOINT}, {TOKEN_FILE}, {TOKEN_SOCKET}")
+                }
                 true => ENDPOINT.to_owned(),
                 false => return text.to_owned(),
             }

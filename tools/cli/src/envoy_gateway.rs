@@ -7,12 +7,14 @@ use render::parts::{self, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME};
 use render::yaml::{indented, item, quoted};
 use render::{Clients, Fleet, TokenIssuer};
 
-use crate::kubernetes::{resource, Clusters, Kubernetes, Names};
+use crate::kubernetes::{identity_notes, resource, secret_variables};
+use crate::kubernetes::{Clusters, Kubernetes, Names};
 
 /// Envoy Gateway's names for clusters: `httproute/NAMESPACE/NAME/rule/INDEX`.
 pub(crate) const CLUSTERS: Clusters = Clusters {
     backend: |names, index, _| cluster(names, index),
     identity: |names, index, backends| cluster(names, backends + index),
+    sockets: "/tmp",
 };
 
 const NAME: &str = "azure-openai";
@@ -70,7 +72,57 @@ pub(crate) fn resources(kubernetes: &Kubernetes) -> String {
     out.push_str(&extension(kubernetes));
     out.push_str(&traffic(kubernetes));
     out.push_str(&clients(kubernetes));
+    out.push_str(&entra_id(kubernetes));
     out
+}
+
+/// The clusters by which the module gets tokens of Entra ID, and the listener of the token file: what the API has no place for.
+fn entra_id(kubernetes: &Kubernetes) -> String {
+    let Kubernetes { names, fleet, .. } = kubernetes;
+    if fleet.authorities.is_empty() {
+        return String::new();
+    }
+    let add = |kind: &str, name: &str, value: &str| {
+        item(&format!(
+            "\
+type: type.googleapis.com/envoy.config.{kind}
+name: {}
+operation:
+  op: add
+  path: \"\"
+  value:
+{}",
+            quoted(name),
+            indented(value, 4)
+        ))
+    };
+    let mut patches = String::new();
+    for authority in &fleet.authorities {
+        let cluster = parts::authority_cluster(authority);
+        patches.push_str(&add("cluster.v3.Cluster", &authority.cluster, &cluster));
+    }
+    for file in &fleet.token_files {
+        let listener = parts::token_file_listener(file);
+        patches.push_str(&add("listener.v3.Listener", &file.cluster, &listener));
+        let cluster = parts::token_file_cluster(file);
+        patches.push_str(&add("cluster.v3.Cluster", &file.cluster, &cluster));
+    }
+    let spec = format!(
+        "\
+targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: {gateway}}}
+type: JSONPatch
+jsonPatches:
+{patches}",
+        gateway = quoted(&names.gateway),
+    );
+    resource(
+        "# Where the module gets access tokens of Entra ID.\n",
+        VERSION,
+        "EnvoyPatchPolicy",
+        NAME,
+        names,
+        &spec,
+    )
 }
 
 fn notes(fleet: &Fleet) -> String {
@@ -80,12 +132,19 @@ fn notes(fleet: &Fleet) -> String {
             "#\n# Clients' keys are those of the Secret azure-openai-clients: a field for each client, its name and its key.\n",
         );
     }
-    if !fleet.host_environment.is_empty() {
+    let variables = secret_variables(fleet);
+    if !variables.is_empty() {
         notes.push_str(&format!(
             "#\n# Envoy needs these variables, from a Secret, by the EnvoyProxy resource: {}.\n",
-            fleet.host_environment.join(", ")
+            variables.join(", ")
         ));
     }
+    if !fleet.authorities.is_empty() {
+        notes.push_str(
+            "#\n# EnvoyPatchPolicy has to be switched on in Envoy Gateway's own configuration (`extensionApis.enableEnvoyPatchPolicy`).\n",
+        );
+    }
+    notes.push_str(&identity_notes(fleet));
     notes
 }
 

@@ -5,7 +5,7 @@ use serde_json::{json, Map, Value};
 
 use crate::plugin::Engine;
 use crate::problem::Problems;
-use crate::short::{Endpoint, Own, ENDPOINT, OWN};
+use crate::short::{Endpoint, FilePath, Own, ENDPOINT, OWN, TOKEN_FILE, TOKEN_SOCKET};
 use crate::strict::refused;
 
 /// A short form, taken apart.
@@ -17,8 +17,20 @@ pub(crate) struct Expanded {
     pub own: Own,
     /// Where each backend is, if not at its host.
     pub backends: Vec<Option<Endpoint>>,
-    /// Where the token services are that are not where they always are, by cluster.
+    /// Where the token services of machines are, if not where they always are, by cluster.
     pub identities: Vec<(String, Option<Endpoint>)>,
+    /// Where the authorities of Entra ID are, if not at their hosts, by cluster.
+    pub authorities: Vec<(String, Option<Endpoint>)>,
+    /// The token files, each with a cluster of its own.
+    pub token_files: Vec<TokenFile>,
+}
+
+/// Where a token file is, if not where it always is.
+#[derive(Clone, Debug)]
+pub(crate) struct TokenFile {
+    pub cluster: String,
+    pub file: Option<FilePath>,
+    pub socket: Option<FilePath>,
 }
 
 /// The cluster of the token service of virtual machines and AKS.
@@ -26,6 +38,12 @@ pub(crate) const IMDS: &str = "imds";
 
 /// The cluster of the token service of App Service, Container Apps and Functions.
 pub(crate) const APP_SERVICE: &str = "app_service_identity";
+
+/// The cluster of Entra ID.
+pub(crate) const ENTRA_ID: &str = "entra_id";
+
+/// The cluster of the token file.
+pub(crate) const TOKEN_FILE_CLUSTER: &str = "token_file";
 
 /// Takes the short form's own fields out and fills in what was left out. What is not of the form that it must have stays as
 /// it is, for the module's parser to say so.
@@ -37,6 +55,8 @@ pub(crate) fn expand(short: &Value, problems: &mut Problems<'_>) -> Expanded {
             own: Own::default(),
             backends: Vec::new(),
             identities: Vec::new(),
+            authorities: Vec::new(),
+            token_files: Vec::new(),
         };
     };
     let own = take_own(root, problems);
@@ -46,25 +66,35 @@ pub(crate) fn expand(short: &Value, problems: &mut Problems<'_>) -> Expanded {
         let path = format!("backends[{i}]");
         backends.push(complete_backend(backend, &path, problems));
     }
-    let mut identities = Vec::new();
+    let mut places = Places::default();
     if !root.contains_key("identity") && needs_identity(root) {
         root.insert("identity".to_owned(), json!({}));
     }
     if let Some(identity) = root.get_mut("identity") {
-        complete_identity(identity, "identity", &mut identities, problems);
+        complete_identity(identity, "identity", &mut places, problems);
     }
     // The named ones, where there are any.
     let named = root.get_mut("identities").and_then(Value::as_object_mut);
     for (name, identity) in named.into_iter().flatten() {
         let path = format!("identities.{name}");
-        complete_identity(identity, &path, &mut identities, problems);
+        complete_identity(identity, &path, &mut places, problems);
     }
     Expanded {
         plugin,
         own,
         backends,
-        identities,
+        identities: places.machines,
+        authorities: places.authorities,
+        token_files: places.token_files,
     }
+}
+
+/// Where the identities' tokens come from.
+#[derive(Default)]
+struct Places {
+    machines: Vec<(String, Option<Endpoint>)>,
+    authorities: Vec<(String, Option<Endpoint>)>,
+    token_files: Vec<TokenFile>,
 }
 
 impl Expanded {
@@ -167,25 +197,34 @@ fn needs_identity(root: &Map<String, Value>) -> bool {
 fn complete_identity(
     identity: &mut Value,
     path: &str,
-    identities: &mut Vec<(String, Option<Endpoint>)>,
+    places: &mut Places,
     problems: &mut Problems<'_>,
 ) {
     let Some(fields) = identity.as_object_mut() else {
         return;
     };
-    let is_app_service = fields.get("source").and_then(Value::as_str) == Some("app_service");
-    let cluster = if is_app_service { APP_SERVICE } else { IMDS };
+    let source = fields.get("source").and_then(Value::as_str);
+    let source = source.unwrap_or_default().to_owned();
+    let (cluster, known) = match source.as_str() {
+        "workload_identity" => {
+            complete_token_file(fields, path, &mut places.token_files, problems);
+            (ENTRA_ID, &mut places.authorities)
+        }
+        "client_secret" => (ENTRA_ID, &mut places.authorities),
+        "app_service" => (APP_SERVICE, &mut places.machines),
+        _ => (IMDS, &mut places.machines),
+    };
     let cluster = fields.entry("cluster").or_insert_with(|| json!(cluster));
     let cluster = cluster.as_str().unwrap_or_default().to_owned();
     let before = problems.count();
     let endpoint = take_endpoint(fields, path, problems);
     let at = format!("{path}.{ENDPOINT}");
-    let known = identities.iter().position(|(known, _)| *known == cluster);
-    let known = known.unwrap_or_else(|| {
-        identities.push((cluster.clone(), None));
-        identities.len() - 1
+    let index = known.iter().position(|(known, _)| *known == cluster);
+    let index = index.unwrap_or_else(|| {
+        known.push((cluster.clone(), None));
+        known.len() - 1
     });
-    let known = &mut identities[known].1;
+    let known = &mut known[index].1;
     match (&known, &endpoint) {
         // Several identities of one token service need to say once where that is.
         (None, Some(_)) => *known = endpoint,
@@ -193,11 +232,52 @@ fn complete_identity(
             &at,
             format!("differs from that of another identity with cluster {cluster:?}; use a cluster of its own"),
         ),
-        (None, None) if is_app_service && problems.count() == before => problems.add(
+        (None, None) if source == "app_service" && problems.count() == before => problems.add(
             &at,
             r#"is missing; use where IDENTITY_ENDPOINT points to, such as "http://127.0.0.1:42356""#,
         ),
         _ => {}
+    }
+}
+
+fn complete_token_file(
+    fields: &mut Map<String, Value>,
+    path: &str,
+    files: &mut Vec<TokenFile>,
+    problems: &mut Problems<'_>,
+) {
+    let cluster = fields
+        .entry("token_file_cluster")
+        .or_insert_with(|| json!(TOKEN_FILE_CLUSTER));
+    let cluster = cluster.as_str().unwrap_or_default().to_owned();
+    let index = files.iter().position(|known| known.cluster == cluster);
+    let index = index.unwrap_or_else(|| {
+        files.push(TokenFile {
+            cluster: cluster.clone(),
+            file: None,
+            socket: None,
+        });
+        files.len() - 1
+    });
+    let known = &mut files[index];
+    for (key, slot) in [
+        (TOKEN_FILE, &mut known.file),
+        (TOKEN_SOCKET, &mut known.socket),
+    ] {
+        let Some(value) = fields.remove(key) else {
+            continue;
+        };
+        let at = format!("{path}.{key}");
+        match FilePath::deserialize(value) {
+            Ok(file) if slot.as_ref().is_some_and(|known| *known != file) => problems.add(
+                &at,
+                format!(
+                    "differs from that of another identity with token_file_cluster {cluster:?}; use a token_file_cluster of its own"
+                ),
+            ),
+            Ok(file) => *slot = Some(file),
+            Err(error) => problems.add(&at, error.to_string()),
+        }
     }
 }
 

@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use render::{
-    Admin, Backend, Certificate, Clients, Fleet, Identity, Listener, TlsOptions, TokenIssuer,
+    Admin, Authority, Backend, Certificate, Clients, Fleet, Identity, Listener, TlsOptions,
+    TokenFile, TokenIssuer,
 };
 
-use crate::expand::Expanded;
+use crate::expand::{Expanded, TOKEN_FILE_CLUSTER};
 use crate::plugin::{Engine, Plugin, Source};
-use crate::short::{EntraId, Url};
+use crate::short::{Endpoint, EntraId, FilePath, Url};
 
 /// Where the keys of clients are, unless told otherwise.
 pub(crate) const KEYS_FILE: &str = "/etc/envoy/clients.yaml";
@@ -18,18 +19,27 @@ pub(crate) const KEYS_FILE: &str = "/etc/envoy/clients.yaml";
 /// Where the module is, unless told otherwise.
 const MODULE: &str = "/etc/envoy/azure_openai_balancer.wasm";
 
+/// Where the webhook of Azure Workload Identity projects a pod's token, unless told otherwise:
+/// <https://azure.github.io/azure-workload-identity/docs/installation/mutating-admission-webhook.html>.
+pub(crate) const TOKEN_FILE: &str = "/var/run/secrets/azure/tokens/azure-identity-token";
+
+/// The unix socket of the token file, unless told otherwise. A second file has its cluster's name in it.
+pub(crate) const TOKEN_SOCKET: &str = "/tmp/azure-openai-token_file.sock";
+
 /// What the Envoy configuration is made from; `open`: everyone may ask.
 pub(crate) fn fleet(plugin: &Plugin, expanded: &Expanded, open: bool) -> Fleet {
     let own = &expanded.own;
     let address = |given: Option<IpAddr>, otherwise: Ipv4Addr| {
         given.unwrap_or(IpAddr::V4(otherwise)).to_string()
     };
-    let file = |path: &crate::short::FilePath| path.0.clone();
+    let file = |path: &FilePath| path.0.clone();
     let mut identities = identities(expanded).into_iter();
     Fleet {
         backends: backends(plugin, expanded),
         identity: identities.next(),
         further_identities: identities.collect(),
+        authorities: authorities(plugin, expanded),
+        token_files: token_files(expanded),
         listener: Listener {
             address: address(
                 own.listener.address.as_ref().map(|a| a.0),
@@ -78,22 +88,33 @@ pub(crate) fn variables(plugin: &Plugin) -> Vec<String> {
         .backends
         .iter()
         .filter_map(|backend| backend.api_key_env.clone());
-    let of_identity = plugin
-        .identities()
-        .filter(|identity| identity.source == Some(Source::AppService));
-    let of_identity = of_identity.flat_map(|identity| {
-        let or = |name: &Option<String>, default: &str| {
-            name.clone().unwrap_or_else(|| default.to_owned())
-        };
-        [
-            or(&identity.endpoint_env, "IDENTITY_ENDPOINT"),
-            or(&identity.header_env, "IDENTITY_HEADER"),
-        ]
-    });
+    let of_identity = plugin.identities().flat_map(variables_of);
     for name in keys.chain(of_identity) {
         if !names.contains(&name) {
             names.push(name);
         }
+    }
+    names
+}
+
+fn variables_of(identity: &crate::plugin::Identity) -> Vec<String> {
+    let or =
+        |name: &Option<String>, default: &str| name.clone().unwrap_or_else(|| default.to_owned());
+    let mut names = Vec::new();
+    if identity.source == Some(Source::AppService) {
+        names.push(or(&identity.endpoint_env, "IDENTITY_ENDPOINT"));
+        names.push(or(&identity.header_env, "IDENTITY_HEADER"));
+    }
+    if identity.is_of_entra() {
+        let ids = [
+            (&identity.tenant_id, "AZURE_TENANT_ID"),
+            (&identity.client_id, "AZURE_CLIENT_ID"),
+        ];
+        let missing = ids.iter().filter(|(given, _)| given.is_none());
+        names.extend(missing.map(|(_, name)| (*name).to_owned()));
+    }
+    if identity.source == Some(Source::ClientSecret) {
+        names.push(or(&identity.client_secret_env, "AZURE_CLIENT_SECRET"));
     }
     names
 }
@@ -134,6 +155,53 @@ fn identities(expanded: &Expanded) -> Vec<Identity> {
             match endpoint {
                 Some(endpoint) => identity.at(&endpoint.0.host, endpoint.0.port),
                 None => identity,
+            }
+        })
+        .collect()
+}
+
+fn authorities(plugin: &Plugin, expanded: &Expanded) -> Vec<Authority> {
+    let authorities = expanded.authorities.iter();
+    authorities
+        .map(|(cluster, endpoint)| {
+            let mut identities = plugin.identities();
+            let identity = identities.find(|identity| identity.cluster == *cluster);
+            let host = identity.and_then(|identity| identity.authority_host.as_deref());
+            let host = host.unwrap_or_default();
+            let host = host.strip_prefix("https://").unwrap_or(host);
+            let (host, port) = match host.split_once(':') {
+                Some((host, port)) => (host, port.parse().unwrap_or(443)),
+                None => (host, 443),
+            };
+            let (address, port, tls) = match endpoint {
+                Some(Endpoint(url)) => (url.host.as_str(), url.port, url.tls),
+                None => (host, port, true),
+            };
+            Authority {
+                cluster: cluster.clone(),
+                host: host.to_owned(),
+                address: address.to_owned(),
+                port,
+                tls: tls.then(TlsOptions::default),
+            }
+        })
+        .collect()
+}
+
+fn token_files(expanded: &Expanded) -> Vec<TokenFile> {
+    let files = expanded.token_files.iter();
+    files
+        .map(|file| {
+            let or = |given: &Option<FilePath>, default: &str| {
+                given
+                    .as_ref()
+                    .map_or_else(|| PathBuf::from(default), |path| path.0.clone())
+            };
+            let socket = TOKEN_SOCKET.replace(TOKEN_FILE_CLUSTER, &file.cluster);
+            TokenFile {
+                cluster: file.cluster.clone(),
+                file: or(&file.file, TOKEN_FILE),
+                socket: or(&file.socket, &socket),
             }
         })
         .collect()

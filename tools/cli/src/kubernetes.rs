@@ -1,6 +1,7 @@
 //! What Istio and Envoy Gateway have in common: resources of Kubernetes, and clusters that a control plane names.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use render::{Clients, Engine, Fleet};
 use serde_json::json;
@@ -17,6 +18,8 @@ pub(crate) struct Clusters {
     pub backend: fn(&Names, usize, &str) -> String,
     /// The cluster of the identity with this index, after so many backends.
     pub identity: fn(&Names, usize, usize) -> String,
+    /// A folder in which Envoy can make a unix socket.
+    pub sockets: &'static str,
 }
 
 /// The names of what is rendered.
@@ -59,7 +62,7 @@ impl Kubernetes {
             .chain(named)
             .filter(|(_, identity)| identity.source == Some(Source::AppService))
             .map(|(path, _)| {
-                let text = "\"app_service\" is not there in Kubernetes; use \"imds\"";
+                let text = "\"app_service\" is not there in Kubernetes; use \"workload_identity\" or \"imds\"";
                 Problem::new(Position::START, &path, text.to_owned())
             })
             .collect();
@@ -108,6 +111,12 @@ impl Kubernetes {
         {
             *file = KEYS_FILE.into();
         }
+        for (file, given) in fleet.token_files.iter_mut().zip(&expanded.token_files) {
+            if given.socket.is_none() {
+                let name = file.socket.file_name().unwrap_or_default().to_owned();
+                file.socket = Path::new(clusters.sockets).join(name);
+            }
+        }
         Ok(Self {
             names,
             resources: resource_names(&plugin),
@@ -133,6 +142,33 @@ fn resource_names(plugin: &Plugin) -> Vec<String> {
                 false => format!("{name}-{i}"),
             }
         })
+        .collect()
+}
+
+/// What the pods need for an identity of Entra ID's, as comments.
+pub(crate) fn identity_notes(fleet: &Fleet) -> String {
+    let files = fleet.token_files.iter();
+    files
+        .map(|file| {
+            format!(
+                "\
+#
+# The pods need the label `azure.workload.identity/use: \"true\"` and a service account of workload identity. The webhook then sets
+# AZURE_CLIENT_ID and AZURE_TENANT_ID, and projects the token file. AZURE_FEDERATED_TOKEN_FILE has to be
+# {}; set `token_file` if it is another one.
+",
+                file.file.display()
+            )
+        })
+        .collect()
+}
+
+/// The variables that come from a Secret. Those of workload identity are set by its webhook.
+pub(crate) fn secret_variables(fleet: &Fleet) -> Vec<&str> {
+    let names = fleet.host_environment.iter().map(String::as_str);
+    let is_webhooks = |name: &str| matches!(name, "AZURE_CLIENT_ID" | "AZURE_TENANT_ID");
+    names
+        .filter(|name| fleet.token_files.is_empty() || !is_webhooks(name))
         .collect()
 }
 

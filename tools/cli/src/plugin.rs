@@ -74,6 +74,16 @@ pub enum LeftToEnvoy {
     Host,
 }
 
+impl Identity {
+    /// Whether its tokens come from Entra ID itself.
+    pub fn is_of_entra(&self) -> bool {
+        matches!(
+            self.source,
+            Some(Source::WorkloadIdentity | Source::ClientSecret)
+        )
+    }
+}
+
 impl Plugin {
     /// Every identity there is.
     pub fn identities(&self) -> impl Iterator<Item = &Identity> {
@@ -238,7 +248,8 @@ pub enum Policy {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
-    /// The token service: of virtual machines and AKS, or of App Service, Container Apps and Functions.
+    /// Where the token comes from: the token service of virtual machines, the one of App Service, Container Apps and Functions, or
+    /// Entra ID, by a token of Kubernetes or by a client secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "imds"))]
     pub source: Option<Source>,
@@ -249,13 +260,14 @@ pub struct Identity {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^[!-~]+$"), extend("default" = "https://cognitiveservices.azure.com"))]
     pub resource: Option<String>,
-    /// Which of several user-assigned identities, by its client id. At most one of the ids.
+    /// Which of several user-assigned identities, by its client id. At most one of the ids. With `workload_identity` and
+    /// `client_secret`: the client id of the application or the identity; by default the variable AZURE_CLIENT_ID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^[!-~]+$"))]
     pub client_id: Option<String>,
-    /// Which of several user-assigned identities, by its object id.
+    /// Which of several user-assigned identities, by its object id; with source `imds` or `app_service`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^[!-~]+$"))]
+    #[schemars(regex(pattern = "^[!-~]+$"), extend("x-source" = ["imds", "app_service"]))]
     pub object_id: Option<String>,
     /// Which of several user-assigned identities, by its resource id; with source `imds`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -273,6 +285,24 @@ pub struct Identity {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^(?!.*[A-Za-z0-9]{32})[A-Za-z_][A-Za-z0-9_]*$"), extend("default" = "IDENTITY_HEADER", "x-source" = "app_service"))]
     pub header_env: Option<String>,
+    /// The tenant of the application, by its id or domain; with source `workload_identity` or `client_secret`. By default the
+    /// variable AZURE_TENANT_ID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[A-Za-z0-9.-]+$"), extend("x-source" = ["workload_identity", "client_secret"]))]
+    pub tenant_id: Option<String>,
+    /// The host of Entra ID; with source `workload_identity` or `client_secret`. By default the variable AZURE_AUTHORITY_HOST, or
+    /// the host of the cloud of the backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^(https://)?[A-Za-z0-9\-.:_\[\]]+/?$"), extend("x-source" = ["workload_identity", "client_secret"]))]
+    pub authority_host: Option<String>,
+    /// The Envoy cluster that answers with the token file; with source `workload_identity`, which requires it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[!-~]+$"), extend("x-source" = "workload_identity"))]
+    pub token_file_cluster: Option<String>,
+    /// The environment variable that holds the client secret; with source `client_secret`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^(?!.*[A-Za-z0-9]{32})[A-Za-z_][A-Za-z0-9_]*$"), extend("default" = "AZURE_CLIENT_SECRET", "x-source" = "client_secret"))]
+    pub client_secret_env: Option<String>,
     /// How long a request may wait for the first token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
@@ -280,7 +310,7 @@ pub struct Identity {
         extend("default" = "5s", "x-minimum" = "0s", "x-maximum" = "60s")
     )]
     pub wait_timeout: Option<String>,
-    /// How long the token service may take.
+    /// How long a fetch of a token may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
@@ -298,6 +328,10 @@ pub enum Source {
     Imds,
     /// The endpoint that App Service, Container Apps and Functions offer.
     AppService,
+    /// Entra ID, by the token that Kubernetes projects into a pod.
+    WorkloadIdentity,
+    /// Entra ID, by a client secret.
+    ClientSecret,
 }
 
 /// How long backends get no requests, by cause.

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde_json::{json, Map, Value};
 
 use crate::plugin::Plugin;
-use crate::short::{Endpoint, Own, ENDPOINT};
+use crate::short::{Endpoint, FilePath, Own, ENDPOINT, TOKEN_FILE, TOKEN_SOCKET};
 use crate::Form;
 
 /// The schema as it is checked in.
@@ -39,7 +39,7 @@ fn short() -> Value {
         .unwrap_or_default();
     for (kind, required, what) in [
         ("Backend", &["host"][..], "Where it is reached, if not at `https://HOST`, such as a private endpoint's address."),
-        ("Identity", &[], "Where the token service is, if not where IMDS always is; with `app_service`, where IDENTITY_ENDPOINT points to."),
+        ("Identity", &[], "Where the token service is, if not where IMDS or the authority always is; with `app_service`, where IDENTITY_ENDPOINT points to."),
     ] {
         let Some(object) = schema.pointer_mut(&format!("/$defs/{kind}")) else {
             continue;
@@ -51,6 +51,20 @@ fn short() -> Value {
             field["pattern"] = json!(r"^https?://[A-Za-z0-9.-]+(:[0-9]+)?/?$");
         }
         object["properties"][ENDPOINT] = field;
+    }
+    let path = serde_json::to_value(FilePath::json_schema(&mut settings().into_generator()))
+        .unwrap_or_default();
+    if let Some(identity) = schema.pointer_mut("/$defs/Identity/properties") {
+        for (name, default, what) in [
+            (TOKEN_FILE, crate::fleet::TOKEN_FILE, "The file that AZURE_FEDERATED_TOKEN_FILE names, as Envoy finds it; with source `workload_identity`."),
+            (TOKEN_SOCKET, crate::fleet::TOKEN_SOCKET, "The unix socket by which Envoy hands that file to the module. Envoy makes it; each Envoy of a machine needs its own."),
+        ] {
+            let mut field = path.clone();
+            field["description"] = json!(what);
+            field["default"] = json!(default);
+            field["x-source"] = json!("workload_identity");
+            identity[name] = field;
+        }
     }
     schema
 }

@@ -52,6 +52,12 @@ pub const OWN: [&str; 6] = [
 /// The field that a backend and an identity have beside the plugin's own.
 pub const ENDPOINT: &str = "endpoint";
 
+/// The field of an identity with the file of its token, with source `workload_identity`.
+pub const TOKEN_FILE: &str = "token_file";
+
+/// The field of an identity with the unix socket by which the module gets the file.
+pub const TOKEN_SOCKET: &str = "token_socket";
+
 /// Where clients connect.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

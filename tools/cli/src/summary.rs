@@ -82,6 +82,8 @@ fn identity(plugin: &Plugin) -> Option<String> {
     let identity = plugin.identity.as_ref()?;
     let source = match identity.source {
         Some(Source::AppService) => "App Service",
+        Some(Source::WorkloadIdentity) => "workload identity",
+        Some(Source::ClientSecret) => "a client secret",
         _ => "IMDS",
     };
     Some(format!("{source}, through cluster {}", identity.cluster))

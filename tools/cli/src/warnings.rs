@@ -52,7 +52,8 @@ pub(crate) fn of_own(plugin: &Plugin, own: &Own, in_kubernetes: bool, warnings: 
         if is_any_of_imds(identity) {
             warnings.add(
                 &path,
-                "warning: on AKS, IMDS refuses to choose when a node has several identities; name one with `client_id`",
+                "warning: on AKS, IMDS gives the identity of the node, and refuses to choose when it has several; use the source \
+                 \"workload_identity\", or name one with `client_id`",
             );
         }
     }

@@ -89,6 +89,28 @@ fn what_is_made_of_two_hosts_is_there_to_be_read() {
     }
 }
 
+/// What a pod of AKS starts with.
+const WORKLOAD_IDENTITY: &str = "\
+backends:
+- host: contoso-eastus.openai.azure.com
+identity: {source: workload_identity}
+";
+
+#[test]
+fn what_is_made_for_workload_identity_is_there_to_be_read() {
+    for (target, name) in [
+        (Target::Envoy, "envoy"),
+        (Target::Istio, "istio"),
+        (Target::EnvoyGateway, "envoy-gateway"),
+    ] {
+        let made = cli::render(target, WORKLOAD_IDENTITY, Options::default()).expect("right");
+        assert_checked_in(
+            &format!("tools/cli/tests/rendered/workload-identity-{name}.yaml"),
+            &made,
+        );
+    }
+}
+
 #[test]
 fn what_changes_is_what_has_changed() {
     let rendered =

@@ -62,6 +62,21 @@ headers: {backend: null, cluster: x-cluster}
 kubernetes: {namespace: ai, image: \"registry.example.com/balancer@sha256:aa\", host: ai.example.com, gateway: ai, tls_secret: tls}
 "
         .to_owned(),
+        with(2, "identity: {source: workload_identity, resource: \"https://ai.azure.com\"}\n"),
+        "\
+backends:
+- {host: contoso-eastus.openai.azure.com, identity: app}
+- {host: contoso-westus.openai.azure.us, identity: lab}
+identities:
+  app: {source: client_secret, tenant_id: t, client_id: c}
+  lab:
+    source: workload_identity
+    cluster: government
+    token_file_cluster: lab_token
+    token_file: /var/run/lab/token
+    token_socket: /run/lab.sock
+"
+        .to_owned(),
     ]
 }
 
@@ -138,6 +153,7 @@ fn assert_valid_by_schema(kind: &str, resource: &Value) {
         "ClientTrafficPolicy" => include_str!("envoy_gateway/client_traffic_policy.json"),
         "BackendTrafficPolicy" => include_str!("envoy_gateway/backend_traffic_policy.json"),
         "SecurityPolicy" => include_str!("envoy_gateway/security_policy.json"),
+        "EnvoyPatchPolicy" => include_str!("envoy_gateway/envoy_patch_policy.json"),
         other => panic!("no schema of {other}"),
     };
     let schema: Value = serde_json::from_str(schema).expect("JSON");
@@ -310,7 +326,8 @@ fn app_service_is_not_in_kubernetes() {
         for target in [Target::Istio, Target::EnvoyGateway] {
             let problems = cli::render(target, &short, Options::default()).expect_err("refused");
             let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            let text = "\"app_service\" is not there in Kubernetes; use \"imds\"";
+            let text =
+                "\"app_service\" is not there in Kubernetes; use \"workload_identity\" or \"imds\"";
             assert_eq!(problems, [format!("1:1: {path}: {text}")]);
         }
     }

@@ -9,7 +9,10 @@ use cli::Form;
 use serde_json::{json, Value};
 
 fn parse(value: &Value) -> Result<Plugin, ConfigError> {
-    let any = |_: &str| Some("http://set".to_owned());
+    let any = |name: &str| {
+        let is_url = !name.starts_with("AZURE_");
+        Some(if is_url { "http://set" } else { "set" }.to_owned())
+    };
     Plugin::from_bytes(value.to_string().as_bytes(), &any)
 }
 
@@ -26,14 +29,29 @@ struct Field {
 
 /// The smallest configuration in which the field at `pointer` may stand: some are for one token service only.
 fn base(source: &str) -> Value {
-    json!({
+    let mut base = json!({
         "backends": [{"name": "east", "cluster": "aoai_east", "host": "east.openai.azure.com"}],
         "identity": {"source": source, "cluster": "imds"},
-    })
+    });
+    if source == "workload_identity" {
+        base["identity"]["token_file_cluster"] = json!("token_file");
+    }
+    base
 }
 
+/// The first token service that the field is for.
 fn source(field: &Value) -> &str {
-    field["x-source"].as_str().unwrap_or("imds")
+    let only = &field["x-source"];
+    only.as_str().or(only[0].as_str()).unwrap_or("imds")
+}
+
+/// Whether the field is for this token service.
+fn is_for(field: &Value, source: &str) -> bool {
+    match &field["x-source"] {
+        Value::Null => true,
+        Value::Array(sources) => sources.contains(&json!(source)),
+        only => only == source,
+    }
 }
 
 /// `config` with `value` at `pointer`; what is missing on the way is made.
@@ -336,7 +354,7 @@ fn every_object_has_the_fields_that_the_parser_knows_and_no_other() {
     let mut objects = vec![("".to_owned(), "/unknown".to_owned(), root.clone(), "imds")];
     for field in fields(&root) {
         if field.schema.get("properties").is_some() {
-            for source in ["imds", "app_service"] {
+            for source in ["imds", "app_service", "workload_identity", "client_secret"] {
                 let pointer = format!("{}/unknown", field.pointer);
                 objects.push((field.path.clone(), pointer, field.schema.clone(), source));
             }
@@ -366,7 +384,7 @@ fn every_object_has_the_fields_that_the_parser_knows_and_no_other() {
         let properties = schema["properties"].as_object().expect("properties");
         let mut named: Vec<&str> = properties
             .iter()
-            .filter(|(_, field)| field["x-source"].as_str().is_none_or(|only| only == source))
+            .filter(|(_, field)| is_for(field, source))
             .map(|(name, _)| name.as_str())
             .collect();
         known.sort_unstable();

@@ -195,3 +195,102 @@ identities:
         ["IDENTITY_ENDPOINT", "IDENTITY_HEADER"]
     );
 }
+
+#[test]
+fn workload_identity_gets_an_authority_and_a_token_file() {
+    let fleet =
+        fleet("backends: [{host: a.openai.azure.us}]\nidentity: {source: workload_identity}\n");
+    assert_eq!(fleet.identity, None, "no machine is asked");
+    let [authority] = &fleet.authorities[..] else {
+        panic!("{:?}", fleet.authorities);
+    };
+    assert_eq!(authority.cluster, "entra_id");
+    assert_eq!(
+        (authority.host.as_str(), authority.address.as_str()),
+        ("login.microsoftonline.us", "login.microsoftonline.us")
+    );
+    assert!(authority.port == 443 && authority.tls.is_some());
+    let [file] = &fleet.token_files[..] else {
+        panic!("{:?}", fleet.token_files);
+    };
+    assert_eq!(file.cluster, "token_file");
+    assert_eq!(
+        file.file.to_str(),
+        Some("/var/run/secrets/azure/tokens/azure-identity-token")
+    );
+    assert_eq!(
+        fleet.plugin["identity"],
+        json!({
+            "source": "workload_identity",
+            "cluster": "entra_id",
+            "token_file_cluster": "token_file",
+            "authority_host": "https://login.microsoftonline.us",
+        })
+    );
+    assert_eq!(
+        fleet.host_environment,
+        ["AZURE_TENANT_ID", "AZURE_CLIENT_ID"]
+    );
+}
+
+#[test]
+fn a_client_secret_needs_no_file() {
+    let fleet = fleet(
+        "\
+backends: [{host: a.openai.azure.com}]
+identity: {source: client_secret, tenant_id: t, client_id: c, client_secret_env: S, authority_host: \"login.example.com/\",
+  endpoint: \"http://10.0.0.7:8080\"}
+",
+    );
+    assert!(fleet.token_files.is_empty());
+    let authority = &fleet.authorities[0];
+    assert_eq!(
+        (
+            authority.host.as_str(),
+            authority.address.as_str(),
+            authority.port
+        ),
+        ("login.example.com", "10.0.0.7", 8080)
+    );
+    assert_eq!(authority.tls, None);
+    assert_eq!(fleet.host_environment, ["S"]);
+}
+
+#[test]
+fn identities_that_share_a_cluster_share_what_is_there() {
+    let problems = |list: &str| {
+        let problems = cli::check(list, Some(cli::Form::Short)).expect_err("a problem");
+        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        told.join("\n")
+    };
+    let two = |first: &str, second: &str| {
+        format!(
+            "\
+backends:
+- {{host: a.openai.azure.com, identity: a}}
+- {{host: b.openai.azure.com, identity: b}}
+identities:
+  a: {{source: workload_identity, {first}}}
+  b: {{source: workload_identity, {second}}}
+"
+        )
+    };
+    let told = problems(&two("token_file: /a", "token_file: /b"));
+    assert!(
+        told.contains("identities.b.token_file: differs from that of another identity"),
+        "{told}"
+    );
+    let told = problems(&two(
+        "client_id: a",
+        "client_id: b, authority_host: login.example.com",
+    ));
+    assert!(
+        told.contains("identities.b.authority_host: \"login.example.com\" is not that of"),
+        "{told}"
+    );
+    let told = problems(&two("client_id: a", "token_fil: /b"));
+    assert!(
+        told.contains("identities.b.token_fil: unknown field, did you mean token_file?"),
+        "{told}"
+    );
+}

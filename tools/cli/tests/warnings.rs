@@ -32,8 +32,8 @@ fn each_warning_names_the_place_the_value_and_the_fix() {
         ),
         (
             "backends: [{host: a}]\nidentity: {wait_timeout: 1s}\nkubernetes: {gateway: g}\n",
-            "2:11: identity: warning: on AKS, IMDS refuses to choose when a node has several identities; name one with \
-             `client_id`",
+            "2:11: identity: warning: on AKS, IMDS gives the identity of the node, and refuses to choose when it has \
+             several; use the source \"workload_identity\", or name one with `client_id`",
         ),
     ] {
         assert_eq!(warnings(list, Form::Short), [expected], "{list}");
@@ -46,6 +46,7 @@ fn nothing_that_is_meant_gets_a_warning() {
         "backends: [{host: a.openai.azure.com}]\n",
         "backends: [{host: a, unlisted_deployments: refuse, deployments: {gpt-4o: b}}]\n",
         "backends: [{host: a}]\nidentity: {client_id: b}\nkubernetes: {gateway: g}\n",
+        "backends: [{host: a}]\nidentity: {source: workload_identity}\nkubernetes: {gateway: g}\n",
         "backends: [{host: a, api_key_env: K}]\nkubernetes: {gateway: g}\n",
         "backends: [{host: a}]\nlistener: {address: 127.0.0.1}\nadmin: {address: 127.0.0.2, port: 10000}\n",
     ] {

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use crate::yaml::{folder_of, indented, item, quoted};
-use crate::{clusters, listener, Clients, Engine, Fleet};
+use crate::{clusters, listener, token_file, Clients, Engine, Fleet};
 
 /// The whole configuration in one file: admin interface, listener, clusters.
 pub fn envoy(fleet: &Fleet) -> String {
-    let listener = indented(&item(&listener::resource(fleet)), 2);
+    let listener = indented(&item(&listener::resource(fleet)), 2) + &token_files(fleet);
     let clusters = indented(&clusters::all(fleet), 2);
     format!(
         "\
@@ -63,14 +63,32 @@ dynamic_resources:
         path: {folder}
 
 static_resources:
-  clusters:
+{listeners}  clusters:
 {clusters}{tail}",
         admin = admin(fleet),
         lds = quoted(&lds.to_string_lossy()),
         folder = quoted(&folder.to_string_lossy()),
+        listeners = match token_files(fleet) {
+            none if none.is_empty() => none,
+            some => format!("  listeners:\n{some}"),
+        },
         clusters = indented(&clusters::all(fleet), 2),
         tail = tail(fleet),
     )
+}
+
+/// The listeners of the token files, as items of the list of listeners.
+fn token_files(fleet: &Fleet) -> String {
+    let files = fleet.token_files.iter();
+    let listeners = files.map(|file| {
+        let comment =
+            "# The token file of workload identity, for the module alone, which reads no files.\n";
+        indented(
+            &format!("{comment}{}", item(&token_file::listener(file))),
+            2,
+        )
+    });
+    listeners.collect()
 }
 
 fn admin(fleet: &Fleet) -> String {

@@ -6,7 +6,9 @@ use std::path::Path;
 use crate::clients::JWKS_CLUSTER;
 use crate::listener::upstream_module;
 use crate::yaml::{indented, item, quoted};
-use crate::{connections, Backend, Clients, Engine, Fleet, Identity, TlsOptions, TokenIssuer};
+use crate::{
+    connections, token_file, Authority, Backend, Clients, Engine, Fleet, Identity, TlsOptions,
+};
 
 /// Where Debian and its relatives, Envoy's images among them, keep the certificate authorities.
 const SYSTEM_CA_FILE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -31,11 +33,38 @@ pub(crate) fn all(fleet: &Fleet) -> String {
     for identity in &fleet.further_identities {
         out.push_str(&item(&of_identity(identity)));
     }
+    for authority in &fleet.authorities {
+        out.push_str("\n# Where the module gets access tokens.\n");
+        out.push_str(&item(&of_authority(authority)));
+    }
+    for file in &fleet.token_files {
+        out.push_str(
+            "\n# Where the module reads the token file: Envoy's own listener on a unix socket.\n",
+        );
+        out.push_str(&item(&token_file::cluster(file)));
+    }
     if let Clients::Tokens(issuer) = &fleet.clients {
         out.push_str("\n# Where the keys are that clients' tokens are signed with.\n");
-        out.push_str(&item(&of_issuer(issuer)));
+        out.push_str(&item(&of_server(
+            JWKS_CLUSTER,
+            &issuer.host,
+            &issuer.host,
+            issuer.port,
+            issuer.tls.as_ref(),
+        )));
     }
     out
+}
+
+/// The cluster of an authority of Entra ID.
+pub(crate) fn of_authority(authority: &Authority) -> String {
+    of_server(
+        &authority.cluster,
+        &authority.host,
+        &authority.address,
+        authority.port,
+        authority.tls.as_ref(),
+    )
 }
 
 fn of_backend(fleet: &Fleet, backend: &Backend) -> String {
@@ -79,7 +108,14 @@ connect_timeout: 2s
     )
 }
 
-fn of_issuer(issuer: &TokenIssuer) -> String {
+/// The cluster of a server that is asked now and then.
+fn of_server(
+    cluster: &str,
+    host: &str,
+    address: &str,
+    port: u16,
+    options: Option<&TlsOptions>,
+) -> String {
     format!(
         "\
 name: {name}
@@ -88,14 +124,14 @@ connect_timeout: 5s
 {keepalive}\
 {tls}\
 {endpoint}",
-        name = quoted(JWKS_CLUSTER),
+        name = quoted(cluster),
         keepalive = connections::of_cluster(),
-        discovery = discovery(&issuer.host),
-        tls = match &issuer.tls {
-            Some(options) => tls(&issuer.host, options),
+        discovery = discovery(address),
+        tls = match options {
+            Some(options) => tls(host, options),
             None => String::new(),
         },
-        endpoint = endpoint(JWKS_CLUSTER, &issuer.host, issuer.port, None),
+        endpoint = endpoint(cluster, address, port, None),
     )
 }
 

@@ -30,6 +30,8 @@ pub fn demo_fleet_with(engine: Engine) -> Fleet {
         backends,
         identity: Some(identity),
         further_identities: Vec::new(),
+        authorities: Vec::new(),
+        token_files: Vec::new(),
         listener: Listener {
             address: "127.0.0.1".to_owned(),
             port: 10000,

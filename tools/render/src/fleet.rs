@@ -14,6 +14,10 @@ pub struct Fleet {
     pub identity: Option<Identity>,
     /// Where else it does, for backends with identities of their own: each through a cluster of its own.
     pub further_identities: Vec<Identity>,
+    /// The authorities of Entra ID that give access tokens, each through a cluster of its own.
+    pub authorities: Vec<Authority>,
+    /// The token files of workload identity, each through a listener and a cluster of its own.
+    pub token_files: Vec<TokenFile>,
     /// Where clients connect.
     pub listener: Listener,
     /// Where Envoy's admin interface listens.
@@ -240,6 +244,32 @@ impl Identity {
         self.port = port;
         self
     }
+}
+
+/// An authority of Entra ID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// The Envoy cluster it is reached through.
+    pub cluster: String,
+    /// Its host name: the server name in TLS, and what its certificate must be for.
+    pub host: String,
+    /// Where to connect: a host name, or an IP address.
+    pub address: String,
+    /// The port to connect to.
+    pub port: u16,
+    /// How to speak TLS; `None` for plain HTTP.
+    pub tls: Option<TlsOptions>,
+}
+
+/// A file with a token, which Envoy hands to the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenFile {
+    /// The name of the cluster by which the module asks for it, and of the listener that answers.
+    pub cluster: String,
+    /// The file, as Envoy will find it.
+    pub file: PathBuf,
+    /// The unix socket between the two, which Envoy makes.
+    pub socket: PathBuf,
 }
 
 /// Where clients connect.

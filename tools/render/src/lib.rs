@@ -24,12 +24,13 @@ mod fleet;
 mod json;
 mod listener;
 mod route;
+mod token_file;
 
 pub use crate::bootstrap::{bootstrap, envoy};
 pub use crate::clients::{keys_file, Key};
 pub use crate::demo::{demo_fleet, demo_fleet_with};
 pub use crate::fleet::{
-    minimal_plugin, Admin, Backend, Certificate, Clients, Engine, Fleet, Identity, Listener,
-    TlsOptions, TokenIssuer,
+    minimal_plugin, Admin, Authority, Backend, Certificate, Clients, Engine, Fleet, Identity,
+    Listener, TlsOptions, TokenFile, TokenIssuer,
 };
 pub use crate::listener::{listener, LISTENER_NAME};

@@ -4,7 +4,8 @@
 use serde_json::Value;
 
 pub use crate::connections::{KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME};
-use crate::{clients, clusters, connections, json, listener, route, Fleet};
+use crate::{clients, clusters, connections, json, listener, route, token_file};
+use crate::{Authority, Fleet, TokenFile};
 
 /// How many bytes of a connection Envoy may hold while a request waits.
 pub const BUFFER_LIMIT: u32 = 32 * 1024 * 1024;
@@ -48,6 +49,21 @@ pub fn added_headers(fleet: &Fleet) -> String {
 /// How a backend's cluster speaks, and the filters that every attempt on it passes.
 pub fn protocol(fleet: &Fleet) -> String {
     clusters::protocol(fleet)
+}
+
+/// The cluster of an authority of Entra ID.
+pub fn authority_cluster(authority: &Authority) -> String {
+    clusters::of_authority(authority)
+}
+
+/// The cluster by which the module asks for a token file.
+pub fn token_file_cluster(file: &TokenFile) -> String {
+    token_file::cluster(file)
+}
+
+/// The listener that answers with a token file.
+pub fn token_file_listener(file: &TokenFile) -> String {
+    token_file::listener(file)
 }
 
 /// JSON for people to read, which can stand in YAML as it is.

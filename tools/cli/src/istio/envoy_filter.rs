@@ -86,6 +86,7 @@ patch:
             )));
         }
     }
+    patches.push_str(&entra_id(fleet));
     let spec = format!(
         "\
 workloadSelector:
@@ -103,6 +104,40 @@ configPatches:
         names,
         &spec,
     )
+}
+
+/// The clusters by which the module gets tokens of Entra ID, and the listener of the token file.
+fn entra_id(fleet: &Fleet) -> String {
+    let add = |comment: &str, to: &str, value: &str| {
+        let patch = item(&format!(
+            "\
+applyTo: {to}
+match: {{context: GATEWAY}}
+patch:
+  operation: ADD
+  value:
+{}",
+            indented(value, 4)
+        ));
+        format!("# {comment}\n{patch}")
+    };
+    let mut patches = String::new();
+    for authority in &fleet.authorities {
+        let cluster = parts::authority_cluster(authority);
+        patches.push_str(&add(
+            "Where the module gets access tokens.",
+            "CLUSTER",
+            &cluster,
+        ));
+    }
+    for file in &fleet.token_files {
+        let comment =
+            "The token file of workload identity, for the module alone, which reads no files.";
+        patches.push_str(&add(comment, "LISTENER", &parts::token_file_listener(file)));
+        let comment = "Where the module reads it.";
+        patches.push_str(&add(comment, "CLUSTER", &parts::token_file_cluster(file)));
+    }
+    patches
 }
 
 /// Istio refuses those without a token by a filter of its own, which has another word for it.

@@ -13,7 +13,8 @@ use render::{Backend, Clients, Engine, Fleet, TokenIssuer};
 
 use self::envoy_filter::envoy_filter;
 use self::services::{destination_rule, gateway, identity_host, imds, service, service_entry};
-use crate::kubernetes::{resource, Clusters, Kubernetes, Names};
+use crate::kubernetes::{identity_notes, resource, secret_variables};
+use crate::kubernetes::{Clusters, Kubernetes, Names};
 
 /// Istio's names for clusters: `outbound|PORT||HOST`.
 pub(crate) const CLUSTERS: Clusters = Clusters {
@@ -22,6 +23,8 @@ pub(crate) const CLUSTERS: Clusters = Clusters {
         format!("outbound|{port}||{host}")
     },
     identity: |_, index, _| format!("outbound|80||{}", identity_host(index)),
+    // Of the volumes in Istio's pods this is the one that its proxy writes to.
+    sockets: "/etc/istio/proxy",
 };
 
 /// The name of the route that the router engine's patch looks for.
@@ -76,12 +79,14 @@ fn notes(fleet: &Fleet) -> String {
             file.display()
         ));
     }
-    if !fleet.host_environment.is_empty() {
+    let variables = secret_variables(fleet);
+    if !variables.is_empty() {
         notes.push_str(&format!(
             "#\n# The container istio-proxy needs these variables, from a Secret: {}.\n",
-            fleet.host_environment.join(", ")
+            variables.join(", ")
         ));
     }
+    notes.push_str(&identity_notes(fleet));
     notes
 }
 
