@@ -35,8 +35,8 @@ pub use crate::backend::BackendHandle;
 pub use crate::behaviour::{
     Answer, Behaviour, Encoding, Exact, Failure, HalfHead, SlowBody, Stream, Unread, When,
 };
-pub use crate::imds::{Expires, ImdsAnswer, ImdsBehaviour, ImdsHandle};
+pub use crate::imds::{Assertion, Expires, ImdsAnswer, ImdsBehaviour, ImdsHandle};
 pub use crate::server::Break;
-pub use crate::settings::{Auth, BackendSettings, ImdsSettings, Settings, Tls};
+pub use crate::settings::{Auth, BackendSettings, EntraSettings, ImdsSettings, Settings, Tls};
 pub use crate::simulator::Simulator;
 pub use crate::tokens::TokenCheck;

@@ -118,6 +118,35 @@ pub struct ImdsSettings {
     pub identities: Option<Vec<String>>,
     /// The secret the App Service form expects in `X-IDENTITY-HEADER`.
     pub identity_header: String,
+    /// What Entra ID knows, whose token endpoint is on the same port.
+    pub entra: EntraSettings,
+}
+
+/// An application of the simulated Entra ID.
+#[derive(Clone, Debug)]
+pub struct EntraSettings {
+    /// The tenant.
+    pub tenant: String,
+    /// The application's client id.
+    pub client_id: String,
+    /// Its client secret.
+    pub client_secret: String,
+    /// The issuer in its federated credential.
+    pub issuer: String,
+    /// The subject in its federated credential.
+    pub subject: String,
+}
+
+impl Default for EntraSettings {
+    fn default() -> Self {
+        Self {
+            tenant: "00000000-0000-4000-8000-00000000000a".to_owned(),
+            client_id: "5c1b0d5e-0000-4000-8000-000000000001".to_owned(),
+            client_secret: "Sim8Q~client-secret_value.of-the-simulator".to_owned(),
+            issuer: "https://eastus.oic.prod-aks.azure.com/simulated/".to_owned(),
+            subject: "system:serviceaccount:azure-openai:azure-openai".to_owned(),
+        }
+    }
 }
 
 impl Default for ImdsSettings {
@@ -130,6 +159,7 @@ impl Default for ImdsSettings {
             audience: "https://cognitiveservices.azure.com".to_owned(),
             identities: None,
             identity_header: "secret".to_owned(),
+            entra: EntraSettings::default(),
         }
     }
 }

@@ -238,7 +238,7 @@ fn make(audience: &str, identity: &str, now: u64, lifetime: Duration) -> Issued 
     }
 }
 
-fn noise() -> [u8; 256] {
+pub(crate) fn noise() -> [u8; 256] {
     let random = RandomState::new();
     let mut noise = [0; 256];
     for (index, piece) in noise.chunks_mut(8).enumerate() {

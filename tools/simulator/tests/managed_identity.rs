@@ -262,3 +262,64 @@ fn a_backend_lets_in_only_the_identities_with_a_role_on_it() {
     let forged = simulator.backend("east").requests().pop().unwrap();
     assert_eq!(forged.identity, None);
 }
+
+/// What Entra ID answers to this form.
+fn exchange(simulator: &Simulator, tenant: &str, form: &str) -> Answer {
+    let path = format!("/{tenant}/oauth2/v2.0/token");
+    let headers = [("content-type", "application/x-www-form-urlencoded")];
+    send(
+        simulator.imds().addr(),
+        "POST",
+        &path,
+        &headers,
+        form.as_bytes(),
+    )
+}
+
+#[test]
+fn entra_exchanges_an_assertion_for_a_token() {
+    let simulator = simulator();
+    let entra = simulator::EntraSettings::default();
+    let form = |assertion: &str, more: &str| {
+        format!(
+            "grant_type=client_credentials&client_id={}&scope=https%3A%2F%2Fcognitiveservices.azure.com%2F.default\
+             &client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer\
+             &client_assertion={assertion}{more}",
+            entra.client_id
+        )
+    };
+    let right = simulator.imds().assertion(60);
+    let answer = exchange(&simulator, &entra.tenant, &form(&right.token(), ""));
+    assert_eq!(answer.status, 200, "{}", answer.json());
+    let answer = answer.json();
+    assert!(answer["expires_in"].as_u64().unwrap() > 3000 && answer.get("expires_on").is_none());
+    let token = answer["access_token"].as_str().unwrap();
+    assert_eq!(with_token(&simulator, token), (200, TokenCheck::Valid));
+    let other = |change: fn(&mut simulator::Assertion)| {
+        let mut assertion = right.clone();
+        change(&mut assertion);
+        form(&assertion.token(), "")
+    };
+    for (form, code) in [
+        (other(|a| a.expires_on = 1), 700_024),
+        (other(|a| a.issuer.push('x')), 700_211),
+        (other(|a| a.audience.push('x')), 700_212),
+        (other(|a| a.subject.push('x')), 700_213),
+        (form("nonsense", ""), 50_027),
+        (form("", "&client_secret=wrong"), 7_000_215),
+        (form("", ""), 7_000_218),
+        (form("", "").replace(".default", ""), 70_011),
+        (form("", "").replace(&entra.client_id, "other"), 700_016),
+    ] {
+        let answer = exchange(&simulator, &entra.tenant, &form);
+        assert!([400, 401].contains(&answer.status));
+        assert_eq!(answer.json()["error_codes"][0], code, "{form}");
+    }
+    let answer = exchange(&simulator, "other", &form(&right.token(), ""));
+    assert_eq!(answer.json()["error_codes"][0], 90_002);
+    simulator
+        .imds()
+        .set(ImdsBehaviour::aadsts(400, 70_021).times(1));
+    let answer = exchange(&simulator, &entra.tenant, &form(&right.token(), ""));
+    assert_eq!(answer.json()["error_codes"][0], 70_021);
+}

@@ -66,7 +66,7 @@ pub(crate) fn query(uri: &Uri, name: &str) -> Option<String> {
     Some(decoded(value))
 }
 
-pub(super) fn decoded(text: &str) -> String {
+pub(crate) fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {

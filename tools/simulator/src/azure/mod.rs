@@ -23,12 +23,11 @@ use hyper::{Method, Uri};
 use serde_json::{json, Value};
 
 pub use api::Api;
-pub(crate) use call::{query, Call};
+pub(crate) use call::{decoded, query, Call};
 pub(crate) use form::Form;
 pub(crate) use reply::{Event, Reply};
 
 use crate::behaviour::Failure;
-use call::decoded;
 
 /// The state of one resource.
 pub(crate) struct Resource {

@@ -45,6 +45,13 @@ pub enum ImdsAnswer {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after: Option<String>,
     },
+    /// An error of Entra ID's with this code, whatever the request was.
+    Aadsts {
+        /// The HTTP status.
+        status: u16,
+        /// The code, without `AADSTS`.
+        code: u32,
+    },
     /// Never answers.
     Hang,
     /// A TCP reset before any byte of an answer.
@@ -126,6 +133,11 @@ impl ImdsBehaviour {
             retry_after: Some(retry_after.to_owned()),
         }
         .into()
+    }
+
+    /// An error of Entra ID's with this code, whose status is 400 or 401.
+    pub fn aadsts(status: u16, code: u32) -> Self {
+        ImdsAnswer::Aadsts { status, code }.into()
     }
 
     /// Never answers.

@@ -1,6 +1,7 @@
-//! The identity endpoint of a virtual machine, and its App Service form on the same port.
+//! The identity endpoint of a virtual machine; its App Service form and Entra ID's token endpoint are on the same port.
 
 mod behaviour;
+mod entra;
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use serde_json::{json, Map, Value};
 use tokio::time::sleep;
 
 pub use self::behaviour::{Expires, ImdsAnswer, ImdsBehaviour};
+pub use self::entra::Assertion;
 use crate::audit::{Log, RecordedRequest};
 use crate::azure::query;
 use crate::body::Body;
@@ -103,6 +105,11 @@ impl ImdsHandle {
         self.imds.tokens.all()
     }
 
+    /// A token of Kubernetes that Entra ID accepts for another `seconds`; less than 0 for one that has expired.
+    pub fn assertion(&self, seconds: i64) -> Assertion {
+        Assertion::accepted(&self.imds.settings.entra, seconds)
+    }
+
     /// Closes the port and its connections: from now on connections are refused.
     pub fn stop(&self) {
         self.listener.stop();
@@ -149,9 +156,14 @@ impl Service for Imds {
             .log
             .open(&head, &connection, &TokenCheck::NotChecked.into());
         let mut complete = true;
+        let mut form = Vec::new();
         while let Some(frame) = body.frame().await {
             match frame {
-                Ok(frame) => entry.body(frame.data_ref().map_or(&[], |data| data)),
+                Ok(frame) => {
+                    let piece = frame.data_ref().map_or(&[][..], |data| data);
+                    form.extend_from_slice(piece);
+                    entry.body(piece);
+                }
                 Err(_) => complete = false,
             }
         }
@@ -164,8 +176,12 @@ impl Service for Imds {
             ImdsAnswer::Normal {
                 expires,
                 as_numbers,
-            } => self.token(&head, expires, as_numbers, true),
+            } => match head.uri.path().strip_suffix(entra::PATH) {
+                Some(tenant) => self.exchange(&head, tenant, &form),
+                None => self.token(&head, expires, as_numbers, true),
+            },
             ImdsAnswer::MissingToken => self.token(&head, Expires::Usual, false, false),
+            ImdsAnswer::Aadsts { status, code } => entra::refusal((status, "simulated", code)),
             ImdsAnswer::Error {
                 status,
                 error,
@@ -215,6 +231,37 @@ impl Form {
 type Refusal = (u16, &'static str, String);
 
 impl Imds {
+    /// An answer of Entra ID's token endpoint. Unlike the machine's, it gives a new token each time.
+    fn exchange(&self, head: &Parts, tenant: &str, form: &[u8]) -> Response<Body> {
+        if head.method != Method::POST {
+            return entra::refusal((400, "invalid_request", 900_561));
+        }
+        let tenant = tenant.trim_start_matches('/');
+        let form = String::from_utf8_lossy(form);
+        match entra::check(&self.settings.entra, tenant, &form) {
+            Ok((client_id, audience)) => {
+                let terms = Terms {
+                    lifetime: self.lifetime(),
+                    cache: false,
+                    renew_below: None,
+                };
+                let issued = self.tokens.issue(&audience, &client_id, &terms);
+                let body = json!({
+                    "token_type": "Bearer",
+                    "expires_in": issued.expires_in(),
+                    "ext_expires_in": issued.expires_in(),
+                    "access_token": issued.token,
+                });
+                json_response(200, body.to_string())
+            }
+            Err(refusal) => entra::refusal(refusal),
+        }
+    }
+
+    fn lifetime(&self) -> Duration {
+        *self.lifetime.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn token(
         &self,
         head: &Parts,
@@ -297,7 +344,7 @@ impl Imds {
             _ => {}
         }
         let terms = Terms {
-            lifetime: *self.lifetime.lock().unwrap_or_else(PoisonError::into_inner),
+            lifetime: self.lifetime(),
             cache: self.settings.cache,
             renew_below: self.settings.renew_below,
         };
