@@ -48,8 +48,15 @@ impl Admin {
     /// Where the one listener listens, once there is one.
     pub(crate) fn listener(&self) -> io::Result<Option<SocketAddr>> {
         let listeners: Value = serde_json::from_str(&self.get("/listeners?format=json")?)?;
-        let socket = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
-        let Some(address) = socket["address"].as_str() else {
+        // The other listeners are on unix sockets.
+        let statuses = listeners["listener_statuses"].as_array();
+        let mut sockets = statuses
+            .into_iter()
+            .flatten()
+            .map(|status| &status["local_address"]["socket_address"]);
+        let Some((socket, address)) =
+            sockets.find_map(|socket| Some((socket, socket["address"].as_str()?)))
+        else {
             return Ok(None);
         };
         let port = socket["port_value"].as_u64().unwrap_or_default();

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use render::{Admin, Backend, Clients, Engine, Fleet, Identity, Listener, TlsOptions};
-use serde_json::Value;
+use render::{
+    Admin, Authority, Backend, Clients, Engine, Fleet, Identity, Listener, TlsOptions, TokenFile,
+};
+use serde_json::{json, Value};
 use simulator::{BackendSettings, Settings, Simulator};
 
 use crate::{EnvoyVersion, Gateway};
@@ -118,6 +120,7 @@ pub struct GatewayBuilder {
     version: EnvoyVersion,
     workers: u32,
     log_level: String,
+    envoy_log_level: Option<String>,
     upstreams: Vec<Upstream>,
     identity: Option<SocketAddr>,
     environment: Vec<(String, String)>,
@@ -136,6 +139,7 @@ impl Default for GatewayBuilder {
             version: EnvoyVersion::default(),
             workers: 1,
             log_level: "debug".to_owned(),
+            envoy_log_level: None,
             upstreams: Vec::new(),
             identity: None,
             environment: Vec::new(),
@@ -198,6 +202,47 @@ impl GatewayBuilder {
     pub fn log_level(mut self, level: &str) -> Self {
         self.log_level = level.to_owned();
         self
+    }
+
+    /// What all of Envoy's components log; `info` unless told otherwise.
+    pub fn envoy_log_level(mut self, level: &str) -> Self {
+        self.envoy_log_level = Some(level.to_owned());
+        self
+    }
+
+    /// Takes access tokens from the simulator's Entra ID, by `source` and what it needs beside.
+    pub fn entra_id(self, simulator: &Simulator, source: &str) -> Self {
+        let entra = simulator::EntraSettings::default();
+        let address = simulator.imds().addr();
+        let identity = json!({"source": source, "cluster": "entra_id"});
+        self.environment("AZURE_TENANT_ID", &entra.tenant)
+            .environment("AZURE_CLIENT_ID", &entra.client_id)
+            .environment("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/")
+            .plugin(move |plugin| plugin["identity"] = identity)
+            .fleet(move |fleet| {
+                fleet.identity = None;
+                fleet.authorities.push(Authority {
+                    cluster: "entra_id".to_owned(),
+                    host: "login.microsoftonline.com".to_owned(),
+                    address: address.ip().to_string(),
+                    port: address.port(),
+                    tls: None,
+                });
+            })
+    }
+
+    /// The same by workload identity: the tokens of `file` are exchanged, which Envoy hands over by `socket`.
+    pub fn workload_identity(self, simulator: &Simulator, file: &Path, socket: &Path) -> Self {
+        let (file, socket) = (file.to_owned(), socket.to_owned());
+        self.entra_id(simulator, "workload_identity")
+            .plugin(|plugin| plugin["identity"]["token_file_cluster"] = json!("token_file"))
+            .fleet(move |fleet| {
+                fleet.token_files.push(TokenFile {
+                    cluster: "token_file".to_owned(),
+                    file,
+                    socket,
+                });
+            })
     }
 
     /// Changes the plugin's configuration, which starts out with `backends` and `identity` alone.
@@ -267,8 +312,12 @@ impl GatewayBuilder {
             "--concurrency".to_owned(),
             self.workers.to_string(),
             "--component-log-level".to_owned(),
-            format!("wasm:{}", self.log_level),
+            // The log is in a folder that Envoy watches: lines about changes of files would lead to more of them.
+            format!("wasm:{},file:info", self.log_level),
         ];
+        if let Some(level) = &self.envoy_log_level {
+            arguments.extend(["--log-level".to_owned(), level.clone()]);
+        }
         if let Some(time) = self.drain {
             arguments.extend(["--drain-time-s".to_owned(), time.as_secs().to_string()]);
         }
