@@ -1,11 +1,12 @@
 //! What the drivers of both retry engines share: carrying out what a request's [state machine](crate::core::exchange) says.
 
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use super::envoy::Envoy;
 use super::host::{self, Buffer, HostError, Map};
 use super::shown::ShownBody;
 use super::worker::{Stream, Worker};
+use crate::core::balancer::Balancer;
 use crate::core::client_credentials::is_credential_header;
 use crate::core::edits::{Edit, Edits};
 use crate::core::exchange::{Exchange, Input, Next, Reply, Stalled, TaggedAnswer, ERROR_BODY};
@@ -16,32 +17,30 @@ use crate::core::text::number;
 pub(super) struct Place {
     pub(super) id: u32,
     pub(super) worker: Rc<Worker>,
+    me: Weak<dyn Stream>,
     waits: bool,
 }
 
 impl Place {
-    pub(super) fn new(id: u32, worker: Rc<Worker>) -> Self {
+    pub(super) fn new(id: u32, worker: Rc<Worker>, me: Weak<dyn Stream>) -> Self {
         Self {
             id,
             worker,
+            me,
             waits: false,
         }
     }
 
-    pub(super) fn balancer(&self) -> &crate::core::balancer::Balancer<Envoy> {
+    pub(super) fn balancer(&self) -> &Balancer<Envoy> {
         &self.worker.balancer
     }
 
     /// Hands `input` over, and waits if that is what is to be done.
-    pub(super) fn advance(
-        &mut self,
-        exchange: &mut Exchange,
-        input: Input,
-        me: impl Fn() -> Option<Rc<dyn Stream>>,
-    ) -> Next {
+    pub(super) fn advance(&mut self, exchange: &mut Exchange, input: Input) -> Next {
         let mut next = exchange.handle(input, &self.worker.balancer);
         while let Next::Wait(wish) = next {
-            self.waits = me().is_some_and(|me| self.worker.wait(self.id, me, wish));
+            let me = self.me.upgrade();
+            self.waits = me.is_some_and(|me| self.worker.wait(self.id, me, wish));
             next = match self.waits {
                 true => Next::Hold,
                 false => exchange.handle(Input::CannotWait, &self.worker.balancer),
@@ -58,6 +57,13 @@ impl Place {
     pub(super) fn leave(&mut self) {
         if std::mem::take(&mut self.waits) {
             self.worker.forget(self.id);
+        }
+    }
+
+    /// A call was made, whose answer is this stream's.
+    pub(super) fn call_made(&self, call: u32) {
+        if let Some(me) = self.me.upgrade() {
+            self.worker.call_made(call, self.id, me);
         }
     }
 }

@@ -4,25 +4,22 @@
 //! another attempt may be due; further attempts are calls of the filter's own, and the answer to the last one is given to the client as
 //! a local reply.
 
-use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
-use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
+use super::context::Callbacks;
 use super::driver::{self, apply, clean_trailers, Place, Replaced};
 use super::gate::Gate;
 use super::host::{self, Buffer, Half, HostError, Map};
 use super::shown::ShownBody;
 use super::worker::{self, Worker};
-use super::{run, Recover};
 use crate::core::balancer::Granted;
 use crate::core::exchange::{Exchange, Input, Next, ERROR_BODY};
 
 /// One request.
-pub(crate) struct Stream {
+pub(super) struct Stream {
     place: Place,
-    me: Weak<RefCell<Stream>>,
     exchange: Exchange,
     shown: ShownBody,
     up: Gate,
@@ -35,12 +32,24 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    pub(super) fn new(id: u32, worker: Rc<Worker>, me: Weak<dyn worker::Stream>) -> Self {
+        Self {
+            exchange: Exchange::new(&worker.balancer),
+            place: Place::new(id, worker, me),
+            shown: ShownBody::default(),
+            up: Gate::new(Half::Request),
+            down: Gate::new(Half::Response),
+            holds_answer: false,
+            has_trailers: false,
+            call: None,
+        }
+    }
+
     /// Hands `input` over, and makes the calls that follow.
     fn advance(&mut self, input: Input) -> Next {
         let mut input = input;
         loop {
-            let me = || self.me.upgrade().map(|me| me as Rc<dyn worker::Stream>);
-            let next = self.place.advance(&mut self.exchange, input, me);
+            let next = self.place.advance(&mut self.exchange, input);
             if !matches!(next, Next::Call) {
                 return next;
             }
@@ -63,9 +72,7 @@ impl Stream {
             call.trailers(),
             balancer.config.retry.per_try_timeout,
         )?;
-        if let Some(me) = self.me.upgrade() {
-            self.place.worker.call_made(id, self.place.id, me);
-        }
+        self.place.call_made(id);
         self.call = Some(id);
         Ok(())
     }
@@ -162,7 +169,28 @@ impl Stream {
         }
     }
 
-    fn on_request_headers(&mut self, end: bool) -> Result<Action, HostError> {
+    fn read_body(&mut self, wanted: bool, end: bool) -> Result<(), HostError> {
+        let (exchange, worker) = (&mut self.exchange, &self.place.worker);
+        driver::read_body(exchange, &mut self.shown, worker, wanted, end)
+    }
+
+    /// More of the answer has come, of which Envoy shows so many bytes.
+    fn answer_goes_on(&mut self, shown: usize, end: bool) -> Result<Action, HostError> {
+        let error = match self.exchange.wants_error_body(shown, end) {
+            true => Some(host::buffer(
+                Buffer::ResponseBody,
+                0,
+                shown.min(ERROR_BODY),
+            )?),
+            false => None,
+        };
+        let next = self.advance(Input::AnswerBody { error, end });
+        self.act_on_answer(next)
+    }
+}
+
+impl Callbacks for Stream {
+    fn request_headers(&mut self, end: bool) -> Result<Action, HostError> {
         self.up.complete(end);
         let headers = host::headers(Map::RequestHeaders)?;
         let next = self.advance(Input::Request { headers, end });
@@ -170,7 +198,7 @@ impl Stream {
         self.act_on_request(next)
     }
 
-    fn on_request_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
+    fn request_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
         self.up.complete(end);
         self.shown.show(size);
         self.read_body(self.exchange.wants_body(end), end)?;
@@ -189,7 +217,7 @@ impl Stream {
         Ok(self.up.body(action))
     }
 
-    fn on_request_trailers(&mut self) -> Result<Action, HostError> {
+    fn request_trailers(&mut self) -> Result<Action, HostError> {
         self.up.complete(true);
         let trailers = clean_trailers()?;
         self.read_body(self.exchange.wants_body(true), true)?;
@@ -197,12 +225,7 @@ impl Stream {
         self.act_on_request(next)
     }
 
-    fn read_body(&mut self, wanted: bool, end: bool) -> Result<(), HostError> {
-        let (exchange, worker) = (&mut self.exchange, &self.place.worker);
-        driver::read_body(exchange, &mut self.shown, worker, wanted, end)
-    }
-
-    fn on_response_headers(&mut self, end: bool) -> Result<Action, HostError> {
+    fn response_headers(&mut self, end: bool) -> Result<Action, HostError> {
         self.down.complete(end);
         if !self.exchange.awaits_answer() {
             // Not the answer to an attempt but a local reply, ours or another filter's.
@@ -220,7 +243,7 @@ impl Stream {
         self.act_on_answer(next)
     }
 
-    fn on_response_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
+    fn response_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
         self.down.complete(end);
         let action = match self.exchange.is_settled() {
             true => Action::Continue,
@@ -232,27 +255,20 @@ impl Stream {
         Ok(self.down.body(action))
     }
 
-    fn on_response_trailers(&mut self) -> Result<Action, HostError> {
+    fn response_trailers(&mut self) -> Result<Action, HostError> {
         self.down.complete(true);
         self.has_trailers = true;
         self.answer_goes_on(ERROR_BODY, true)
     }
 
-    /// More of the answer has come, of which Envoy shows so many bytes.
-    fn answer_goes_on(&mut self, shown: usize, end: bool) -> Result<Action, HostError> {
-        let error = match self.exchange.wants_error_body(shown, end) {
-            true => Some(host::buffer(
-                Buffer::ResponseBody,
-                0,
-                shown.min(ERROR_BODY),
-            )?),
-            false => None,
-        };
-        let next = self.advance(Input::AnswerBody { error, end });
-        self.act_on_answer(next)
+    fn granted(&mut self, granted: Granted) -> Result<(), HostError> {
+        self.read_body(self.exchange.wants_rest_of_body(), false)?;
+        let stalled = driver::stalled_if(self.exchange.wants_stalled())?;
+        let next = self.advance(Input::Granted { granted, stalled });
+        self.act_from_outside(next)
     }
 
-    fn on_call_response(&mut self, call: u32) -> Result<(), HostError> {
+    fn call_answered(&mut self, call: u32) -> Result<(), HostError> {
         if self.call != Some(call) {
             return Ok(());
         }
@@ -263,14 +279,7 @@ impl Stream {
         self.act_from_outside(next)
     }
 
-    fn on_granted(&mut self, granted: Granted) -> Result<(), HostError> {
-        self.read_body(self.exchange.wants_rest_of_body(), false)?;
-        let stalled = driver::stalled_if(self.exchange.wants_stalled())?;
-        let next = self.advance(Input::Granted { granted, stalled });
-        self.act_from_outside(next)
-    }
-
-    fn on_end(&mut self) -> Result<(), HostError> {
+    fn ended(&mut self) -> Result<(), HostError> {
         self.place.leave();
         if let Some(call) = self.call.take() {
             self.place.worker.disown_call(call);
@@ -280,82 +289,11 @@ impl Stream {
         let _ = self.advance(Input::End { complete, details });
         Ok(())
     }
-}
 
-impl Recover for Stream {
     fn recover(&mut self) -> Result<(), HostError> {
         if self.advance(Input::Failed) == Next::Reply {
             let _ = self.reply()?;
         }
         Ok(())
-    }
-}
-
-impl worker::Stream for RefCell<Stream> {
-    fn granted(&self, granted: Granted) {
-        run(self, (), |stream| stream.on_granted(granted));
-    }
-
-    fn call_answered(&self, call: u32) {
-        run(self, (), |stream| stream.on_call_response(call));
-    }
-}
-
-/// The HTTP context as the SDK sees it.
-pub(crate) struct StreamHandle(Rc<RefCell<Stream>>);
-
-impl StreamHandle {
-    pub(crate) fn new(id: u32, worker: Rc<Worker>) -> Self {
-        Self(Rc::new_cyclic(|me| {
-            RefCell::new(Stream {
-                me: Weak::clone(me),
-                exchange: Exchange::new(&worker.balancer),
-                place: Place::new(id, worker),
-                shown: ShownBody::default(),
-                up: Gate::new(Half::Request),
-                down: Gate::new(Half::Response),
-                holds_answer: false,
-                has_trailers: false,
-                call: None,
-            })
-        }))
-    }
-}
-
-impl Context for StreamHandle {
-    fn on_http_call_response(&mut self, call: u32, _: usize, _: usize, _: usize) {
-        worker::Stream::call_answered(&*self.0, call);
-    }
-}
-
-impl HttpContext for StreamHandle {
-    fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
-        run(&self.0, Action::Pause, |s| s.on_request_headers(end))
-    }
-
-    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
-        run(&self.0, Action::Pause, |s| s.on_request_body(size, end))
-    }
-
-    fn on_http_request_trailers(&mut self, _: usize) -> Action {
-        run(&self.0, Action::Pause, Stream::on_request_trailers)
-    }
-
-    fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
-        run(&self.0, Action::Continue, |s| s.on_response_headers(end))
-    }
-
-    fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
-        run(&self.0, Action::Continue, |s| s.on_response_body(size, end))
-    }
-
-    fn on_http_response_trailers(&mut self, _: usize) -> Action {
-        run(&self.0, Action::Continue, Stream::on_response_trailers)
-    }
-}
-
-impl Drop for StreamHandle {
-    fn drop(&mut self) {
-        run(&self.0, (), Stream::on_end);
     }
 }

@@ -5,9 +5,11 @@ use std::rc::Rc;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 
+use super::context::Handle;
 use super::host::{self, Buffer};
+use super::reroute::{self, Downstream, Upstream};
 use super::worker::Worker;
-use super::{reissue, reroute, tokens};
+use super::{reissue, tokens};
 use crate::core::config::{Engine, Plugin};
 
 /// The revision the module was built from, if whoever built it told: `cargo xtask wasm` and the Dockerfile do.
@@ -132,12 +134,16 @@ impl RootContext for Root {
         match &self.role {
             // Envoy creates no stream on a root whose configuration was refused.
             Role::None => None,
-            Role::Upstream => Some(Box::new(reroute::UpstreamHandle::new(context_id))),
+            Role::Upstream => Some(Box::new(Handle::new(|me| Upstream::new(context_id, me)))),
             Role::Balancer(worker) => {
                 let worker = Rc::clone(worker);
                 Some(match worker.balancer.config.retry.engine {
-                    Engine::Filter => Box::new(reissue::StreamHandle::new(context_id, worker)),
-                    Engine::Router => Box::new(reroute::DownstreamHandle::new(context_id, worker)),
+                    Engine::Filter => Box::new(Handle::new(|me| {
+                        reissue::Stream::new(context_id, worker, me)
+                    })),
+                    Engine::Router => {
+                        Box::new(Handle::new(|me| Downstream::new(context_id, worker, me)))
+                    }
                 })
             }
         }

@@ -3,23 +3,21 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
-use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::{Request, REQUESTS};
 use crate::core::balancer::Granted;
 use crate::core::exchange::{Exchange, Input, LastWord, Next};
+use crate::filter::context::Callbacks;
 use crate::filter::driver::{self, apply, clean_trailers, Place, Replaced};
 use crate::filter::gate::Gate;
 use crate::filter::host::{self, Buffer, Half, HostError, Map};
 use crate::filter::shown::ShownBody;
 use crate::filter::worker::{self, Worker};
-use crate::filter::{run, Recover};
 
 /// One request.
-pub(super) struct Downstream {
+pub(in crate::filter) struct Downstream {
     place: Place,
-    me: Weak<RefCell<Downstream>>,
     request: Rc<Request>,
     shown: ShownBody,
     up: Gate,
@@ -31,10 +29,29 @@ pub(super) struct Downstream {
 }
 
 impl Downstream {
+    pub(in crate::filter) fn new(
+        id: u32,
+        worker: Rc<Worker>,
+        me: Weak<dyn worker::Stream>,
+    ) -> Self {
+        Self {
+            request: Rc::new(Request {
+                id,
+                exchange: RefCell::new(Exchange::new(&worker.balancer)),
+                worker: Rc::clone(&worker),
+            }),
+            place: Place::new(id, worker, me),
+            shown: ShownBody::default(),
+            up: Gate::new(Half::Request),
+            down: Gate::new(Half::Response),
+            reads_answer: false,
+            body: None,
+        }
+    }
+
     fn advance(&mut self, input: Input) -> Next {
-        let me = || self.me.upgrade().map(|me| me as Rc<dyn worker::Stream>);
         let exchange = &mut self.request.exchange.borrow_mut();
-        self.place.advance(exchange, input, me)
+        self.place.advance(exchange, input)
     }
 
     /// Carries out `next` in a callback of the request.
@@ -75,7 +92,14 @@ impl Downstream {
         Ok(())
     }
 
-    fn on_request_headers(&mut self, end: bool) -> Result<Action, HostError> {
+    fn read_body(&mut self, wanted: bool, end: bool) -> Result<(), HostError> {
+        let (exchange, worker) = (&mut self.request.exchange.borrow_mut(), &self.place.worker);
+        driver::read_body(exchange, &mut self.shown, worker, wanted, end)
+    }
+}
+
+impl Callbacks for Downstream {
+    fn request_headers(&mut self, end: bool) -> Result<Action, HostError> {
         self.up.complete(end);
         let headers = host::headers(Map::RequestHeaders)?;
         let next = self.advance(Input::Request { headers, end });
@@ -87,7 +111,7 @@ impl Downstream {
         self.act_on_request(next)
     }
 
-    fn on_request_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
+    fn request_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
         self.up.complete(end);
         self.shown.show(size);
         let exchange = self.request.exchange.borrow();
@@ -108,7 +132,7 @@ impl Downstream {
         Ok(self.up.body(action))
     }
 
-    fn on_request_trailers(&mut self) -> Result<Action, HostError> {
+    fn request_trailers(&mut self) -> Result<Action, HostError> {
         self.up.complete(true);
         let trailers = clean_trailers()?;
         let is_wanted = self.request.exchange.borrow().wants_body(true);
@@ -118,12 +142,7 @@ impl Downstream {
         Ok(self.up.body(action))
     }
 
-    fn read_body(&mut self, wanted: bool, end: bool) -> Result<(), HostError> {
-        let (exchange, worker) = (&mut self.request.exchange.borrow_mut(), &self.place.worker);
-        driver::read_body(exchange, &mut self.shown, worker, wanted, end)
-    }
-
-    fn on_response_headers(&mut self, end: bool) -> Result<Action, HostError> {
+    fn response_headers(&mut self, end: bool) -> Result<Action, HostError> {
         self.down.complete(end);
         let wants_word = self.request.exchange.borrow().wants_last_word();
         let word = match wants_word {
@@ -146,7 +165,24 @@ impl Downstream {
         Ok(Action::Continue)
     }
 
-    fn on_granted(&mut self, granted: Granted) -> Result<(), HostError> {
+    fn response_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
+        self.down.complete(end);
+        if self.reads_answer {
+            driver::tag_frame(&mut self.request.exchange.borrow_mut(), size)?;
+        }
+        if let Some(body) = &mut self.body {
+            // All of it with the first frame.
+            host::replace_buffer(Buffer::ResponseBody, &std::mem::take(body))?;
+        }
+        Ok(Action::Continue)
+    }
+
+    fn response_trailers(&mut self) -> Result<Action, HostError> {
+        self.down.complete(true);
+        Ok(Action::Continue)
+    }
+
+    fn granted(&mut self, granted: Granted) -> Result<(), HostError> {
         let is_wanted = self.request.exchange.borrow().wants_rest_of_body();
         self.read_body(is_wanted, false)?;
         let stalled = None;
@@ -157,20 +193,7 @@ impl Downstream {
         }
     }
 
-    /// A frame of the answer's body passes.
-    fn on_response_body(&mut self, size: usize, end: bool) -> Result<(), HostError> {
-        self.down.complete(end);
-        if self.reads_answer {
-            driver::tag_frame(&mut self.request.exchange.borrow_mut(), size)?;
-        }
-        match &mut self.body {
-            // All of it with the first frame.
-            Some(body) => host::replace_buffer(Buffer::ResponseBody, &std::mem::take(body)),
-            None => Ok(()),
-        }
-    }
-
-    fn on_end(&mut self) -> Result<(), HostError> {
+    fn ended(&mut self) -> Result<(), HostError> {
         // Natively, a context may outlive its thread's variables.
         let _ = REQUESTS.try_with(|requests| requests.borrow_mut().remove(&self.place.id));
         self.place.leave();
@@ -180,85 +203,11 @@ impl Downstream {
         let _ = self.advance(Input::End { complete, details });
         Ok(())
     }
-}
 
-impl Recover for Downstream {
     fn recover(&mut self) -> Result<(), HostError> {
         match self.advance(Input::Failed) {
             Next::Reply => self.reply(true),
             _ => Ok(()),
         }
-    }
-}
-
-impl worker::Stream for RefCell<Downstream> {
-    fn granted(&self, granted: Granted) {
-        run(self, (), |stream| stream.on_granted(granted));
-    }
-
-    fn call_answered(&self, _call: u32) {}
-}
-
-/// The HTTP context as the SDK sees it.
-pub(crate) struct DownstreamHandle(Rc<RefCell<Downstream>>);
-
-impl DownstreamHandle {
-    pub(crate) fn new(id: u32, worker: Rc<Worker>) -> Self {
-        let request = Rc::new(Request {
-            id,
-            exchange: RefCell::new(Exchange::new(&worker.balancer)),
-            worker: Rc::clone(&worker),
-        });
-        Self(Rc::new_cyclic(|me| {
-            RefCell::new(Downstream {
-                place: Place::new(id, worker),
-                me: Weak::clone(me),
-                request,
-                shown: ShownBody::default(),
-                up: Gate::new(Half::Request),
-                down: Gate::new(Half::Response),
-                reads_answer: false,
-                body: None,
-            })
-        }))
-    }
-}
-
-impl Context for DownstreamHandle {}
-
-impl HttpContext for DownstreamHandle {
-    fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
-        run(&self.0, Action::Pause, |s| s.on_request_headers(end))
-    }
-
-    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
-        run(&self.0, Action::Pause, |s| s.on_request_body(size, end))
-    }
-
-    fn on_http_request_trailers(&mut self, _: usize) -> Action {
-        run(&self.0, Action::Pause, Downstream::on_request_trailers)
-    }
-
-    fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
-        run(&self.0, Action::Continue, |s| s.on_response_headers(end))
-    }
-
-    fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
-        run(&self.0, (), |s| s.on_response_body(size, end));
-        Action::Continue
-    }
-
-    fn on_http_response_trailers(&mut self, _: usize) -> Action {
-        run(&self.0, (), |s| {
-            s.down.complete(true);
-            Ok(())
-        });
-        Action::Continue
-    }
-}
-
-impl Drop for DownstreamHandle {
-    fn drop(&mut self) {
-        run(&self.0, (), Downstream::on_end);
     }
 }

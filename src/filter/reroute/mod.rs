@@ -15,8 +15,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-pub(crate) use self::downstream::DownstreamHandle;
-pub(crate) use self::upstream::UpstreamHandle;
+pub(super) use self::downstream::Downstream;
+pub(super) use self::upstream::Upstream;
 use super::host::{self, HostError};
 use super::worker::Worker;
 use crate::core::exchange::{Exchange, Input, Next};

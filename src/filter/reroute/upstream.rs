@@ -1,9 +1,8 @@
 //! The clusters' side: every attempt passes here on its way to a backend, and its answer on the way back.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::{Rc, Weak};
 
-use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::{id_of, Request, NEXT, REQUESTS};
@@ -11,11 +10,11 @@ use crate::core::balancer::Granted;
 use crate::core::exchange::{Exchange, Input, Next, ERROR_BODY};
 use crate::core::reply::LocalReply;
 use crate::core::splices::Splices;
+use crate::filter::context::Callbacks;
 use crate::filter::driver::{self, apply, Place};
 use crate::filter::gate::Gate;
 use crate::filter::host::{self, Buffer, Half, HostError, Map};
 use crate::filter::worker;
-use crate::filter::{run, Recover};
 
 thread_local! {
     /// An attempt without its request was seen in this VM, and said.
@@ -23,9 +22,9 @@ thread_local! {
 }
 
 /// One attempt.
-pub(super) struct Upstream {
+pub(in crate::filter) struct Upstream {
     id: u32,
-    me: Weak<RefCell<Upstream>>,
+    me: Weak<dyn worker::Stream>,
     request: Option<(Place, Rc<Request>)>,
     /// The half that is held.
     held: Option<Half>,
@@ -38,36 +37,24 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    fn advance(&mut self, input: Input) -> Next {
-        let me = || self.me.upgrade().map(|me| me as Rc<dyn worker::Stream>);
-        match &mut self.request {
-            Some((place, request)) => place.advance(&mut request.exchange.borrow_mut(), input, me),
-            None => Next::Continue,
+    pub(in crate::filter) fn new(id: u32, me: Weak<dyn worker::Stream>) -> Self {
+        Self {
+            id,
+            me,
+            request: None,
+            held: None,
+            splices: Splices::default(),
+            passed: 0,
+            up: Gate::new(Half::Request),
+            down: Gate::new(Half::Response),
         }
     }
 
-    fn on_request_headers(&mut self, end: bool) -> Result<Action, HostError> {
-        self.up.complete(end);
-        let id = host::property(NEXT)?.as_deref().and_then(id_of);
-        let request = id.and_then(|id| REQUESTS.with_borrow(|requests| requests.get(&id).cloned()));
-        let Some(request) = request else {
-            if !ORPHAN_SEEN.replace(true) {
-                log::error!(
-                    "an attempt came through the upstream filter without its request: the listener's filter is missing, or \
-                     its vm_config (vm_id, code, environment) is not the same as the upstream filter's"
-                );
-            }
-            refuse(500, "aoai_no_request")?;
-            return Ok(Action::Pause);
-        };
-        let cluster = match request.exchange.borrow().is_retrying() {
-            true => host::property("xds\0cluster_name")?,
-            false => None,
-        };
-        let place = Place::new(self.id, Rc::clone(&request.worker));
-        self.request = Some((place, request));
-        let next = self.advance(Input::Attempt { cluster });
-        self.act_on_request(next)
+    fn advance(&mut self, input: Input) -> Next {
+        match &mut self.request {
+            Some((place, request)) => place.advance(&mut request.exchange.borrow_mut(), input),
+            None => Next::Continue,
+        }
     }
 
     /// Carries out `next` in a callback of the attempt's request.
@@ -96,52 +83,8 @@ impl Upstream {
         request.point(exchange)
     }
 
-    /// The request's body passes.
-    fn on_request_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
-        self.up.complete(end);
-        if let Some(Half::Request) = self.held {
-            return Ok(self.up.body(Action::Pause));
-        }
-        let until = self.passed.saturating_add(size);
-        if self.splices.touch(self.passed..until) {
-            let chunk = host::buffer(Buffer::RequestBody, 0, size)?;
-            let mut spliced = Vec::with_capacity(chunk.len());
-            self.splices.apply_chunk(self.passed, &chunk, &mut spliced);
-            host::replace_buffer(Buffer::RequestBody, &spliced)?;
-        }
-        self.passed = until;
-        Ok(self.up.body(Action::Continue))
-    }
-
-    fn on_request_trailers(&mut self) -> Result<Action, HostError> {
-        self.up.complete(true);
-        Ok(match self.held {
-            Some(Half::Request) => Action::Pause,
-            _ => Action::Continue,
-        })
-    }
-
-    fn on_response_headers(&mut self, end: bool) -> Result<Action, HostError> {
-        self.down.complete(end);
-        let Some((place, request)) = &self.request else {
-            return Ok(Action::Continue);
-        };
-        let status = driver::status()?;
-        let wants = request.exchange.borrow().wants(status, place.balancer());
-        let next = self.advance(Input::Answer {
-            status,
-            details: driver::details_if(wants.details)?,
-            headers: driver::headers_if(wants.headers)?,
-            end,
-            // An answer is never held across the end of its stream. Envoy ends the stream of an answer that is complete before its
-            // request is, and then crashes when the filter resumes that answer (`docs/envoy-crash.md`).
-            may_hold: self.up.is_complete(),
-        });
-        self.act_on_answer(next)
-    }
-
     /// More of the answer's body has come, of which Envoy shows so many bytes, or its trailers.
-    fn on_answer_body(&mut self, shown: usize, end: bool) -> Result<Action, HostError> {
+    fn answer_goes_on(&mut self, shown: usize, end: bool) -> Result<Action, HostError> {
         self.down.complete(end);
         let Some((_, request)) = self.request.as_ref().filter(|_| self.held.is_some()) else {
             return Ok(self.down.body(Action::Continue));
@@ -178,8 +121,91 @@ impl Upstream {
         request.point(exchange)?;
         apply(Map::ResponseHeaders, &exchange.marking())
     }
+}
 
-    fn on_granted(&mut self, granted: Granted) -> Result<(), HostError> {
+/// Answers the attempt in the place of its backend.
+fn refuse(status: u16, details: &str) -> Result<(), HostError> {
+    let body = LocalReply::internal_error().body();
+    host::send_local_response(status, details, &[], &body)
+}
+
+impl Callbacks for Upstream {
+    fn request_headers(&mut self, end: bool) -> Result<Action, HostError> {
+        self.up.complete(end);
+        let id = host::property(NEXT)?.as_deref().and_then(id_of);
+        let request = id.and_then(|id| REQUESTS.with_borrow(|requests| requests.get(&id).cloned()));
+        let Some(request) = request else {
+            if !ORPHAN_SEEN.replace(true) {
+                log::error!(
+                    "an attempt came through the upstream filter without its request: the listener's filter is missing, or \
+                     its vm_config (vm_id, code, environment) is not the same as the upstream filter's"
+                );
+            }
+            refuse(500, "aoai_no_request")?;
+            return Ok(Action::Pause);
+        };
+        let cluster = match request.exchange.borrow().is_retrying() {
+            true => host::property("xds\0cluster_name")?,
+            false => None,
+        };
+        let place = Place::new(self.id, Rc::clone(&request.worker), Weak::clone(&self.me));
+        self.request = Some((place, request));
+        let next = self.advance(Input::Attempt { cluster });
+        self.act_on_request(next)
+    }
+
+    fn request_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
+        self.up.complete(end);
+        if let Some(Half::Request) = self.held {
+            return Ok(self.up.body(Action::Pause));
+        }
+        let until = self.passed.saturating_add(size);
+        if self.splices.touch(self.passed..until) {
+            let chunk = host::buffer(Buffer::RequestBody, 0, size)?;
+            let mut spliced = Vec::with_capacity(chunk.len());
+            self.splices.apply_chunk(self.passed, &chunk, &mut spliced);
+            host::replace_buffer(Buffer::RequestBody, &spliced)?;
+        }
+        self.passed = until;
+        Ok(self.up.body(Action::Continue))
+    }
+
+    fn request_trailers(&mut self) -> Result<Action, HostError> {
+        self.up.complete(true);
+        Ok(match self.held {
+            Some(Half::Request) => Action::Pause,
+            _ => Action::Continue,
+        })
+    }
+
+    fn response_headers(&mut self, end: bool) -> Result<Action, HostError> {
+        self.down.complete(end);
+        let Some((place, request)) = &self.request else {
+            return Ok(Action::Continue);
+        };
+        let status = driver::status()?;
+        let wants = request.exchange.borrow().wants(status, place.balancer());
+        let next = self.advance(Input::Answer {
+            status,
+            details: driver::details_if(wants.details)?,
+            headers: driver::headers_if(wants.headers)?,
+            end,
+            // An answer is never held across the end of its stream. Envoy ends the stream of an answer that is complete before its
+            // request is, and then crashes when the filter resumes that answer (`docs/envoy-crash.md`).
+            may_hold: self.up.is_complete(),
+        });
+        self.act_on_answer(next)
+    }
+
+    fn response_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
+        self.answer_goes_on(size, end)
+    }
+
+    fn response_trailers(&mut self) -> Result<Action, HostError> {
+        self.answer_goes_on(0, true)
+    }
+
+    fn granted(&mut self, granted: Granted) -> Result<(), HostError> {
         let Some((_, request)) = &self.request else {
             return Ok(());
         };
@@ -201,85 +227,15 @@ impl Upstream {
         }
     }
 
-    fn on_end(&mut self) -> Result<(), HostError> {
+    fn ended(&mut self) -> Result<(), HostError> {
         if let Some((place, _)) = &mut self.request {
             place.leave();
         }
         Ok(())
     }
-}
 
-/// Answers the attempt in the place of its backend.
-fn refuse(status: u16, details: &str) -> Result<(), HostError> {
-    let body = LocalReply::internal_error().body();
-    host::send_local_response(status, details, &[], &body)
-}
-
-impl Recover for Upstream {
     fn recover(&mut self) -> Result<(), HostError> {
         self.held = None;
         refuse(500, "aoai_error")
-    }
-}
-
-impl worker::Stream for RefCell<Upstream> {
-    fn granted(&self, granted: Granted) {
-        run(self, (), |stream| stream.on_granted(granted));
-    }
-
-    fn call_answered(&self, _call: u32) {}
-}
-
-/// The HTTP context as the SDK sees it.
-pub(crate) struct UpstreamHandle(Rc<RefCell<Upstream>>);
-
-impl UpstreamHandle {
-    pub(crate) fn new(id: u32) -> Self {
-        Self(Rc::new_cyclic(|me| {
-            RefCell::new(Upstream {
-                id,
-                me: Weak::clone(me),
-                request: None,
-                held: None,
-                splices: Splices::default(),
-                passed: 0,
-                up: Gate::new(Half::Request),
-                down: Gate::new(Half::Response),
-            })
-        }))
-    }
-}
-
-impl Context for UpstreamHandle {}
-
-impl Drop for UpstreamHandle {
-    fn drop(&mut self) {
-        run(&self.0, (), Upstream::on_end);
-    }
-}
-
-impl HttpContext for UpstreamHandle {
-    fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
-        run(&self.0, Action::Pause, |s| s.on_request_headers(end))
-    }
-
-    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
-        run(&self.0, Action::Pause, |s| s.on_request_body(size, end))
-    }
-
-    fn on_http_request_trailers(&mut self, _: usize) -> Action {
-        run(&self.0, Action::Continue, Upstream::on_request_trailers)
-    }
-
-    fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
-        run(&self.0, Action::Continue, |s| s.on_response_headers(end))
-    }
-
-    fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
-        run(&self.0, Action::Continue, |s| s.on_answer_body(size, end))
-    }
-
-    fn on_http_response_trailers(&mut self, _: usize) -> Action {
-        run(&self.0, Action::Continue, |s| s.on_answer_body(0, true))
     }
 }
