@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::codec::Fields;
 use super::config::Budget as Rules;
-use super::shared::Fields;
 use super::time::Timestamp;
 
 const VERSION: u8 = 1;

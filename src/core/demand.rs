@@ -1,7 +1,7 @@
 //! What a request asks of a backend, and whose quota it uses.
 
+use super::hash::scatter;
 use super::operation::Api;
-use super::shared::scatter;
 
 /// What a request needs its backend to have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! The statistics: their names, and a tally that is handed to Envoy once a tick instead of once an event.
 
+use super::attempts::Because;
 use super::config::Backend;
-use super::exchange::{Because, NoRetry};
 use super::health::{Health, QuotaWait, Reason};
+use super::no_retry::NoRetry;
 use super::outcome::Outcome;
 use super::time::{millis, Timestamp};
 

@@ -13,7 +13,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::shared::fingerprint;
+use super::hash::fingerprint;
 use super::text::{find, percent_decoded, split, split_once, strip_prefix};
 
 /// One of the APIs of an Azure OpenAI resource. Not every region has every one.

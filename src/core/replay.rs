@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::exchange::{NoRetry, Replay};
+use super::no_retry::{NoRetry, Replay};
 
 /// A body of at most this many bytes is held until it is complete.
 ///

@@ -3,9 +3,10 @@
 
 use std::fmt::{Arguments, Write};
 
-use super::exchange::{Because, NoRetry};
+use super::attempts::Because;
 use super::health::Standing;
 use super::metrics::seconds_left;
+use super::no_retry::NoRetry;
 use super::outcome::Outcome;
 use super::time::Timestamp;
 

@@ -3,13 +3,12 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use azure_openai_balancer::core::attempts::{Attempts, Because, Lesson, TokenId, Verdict};
 use azure_openai_balancer::core::config::Config;
-use azure_openai_balancer::core::exchange::{
-    Attempts, Because, Lesson, NoRetry, Replay, TokenId, Verdict,
-};
 use azure_openai_balancer::core::fleet::{Fleet, NoChoice};
 use azure_openai_balancer::core::health::Change;
 use azure_openai_balancer::core::json::scan::Findings;
+use azure_openai_balancer::core::no_retry::{NoRetry, Replay};
 use azure_openai_balancer::core::outcome::Outcome;
 use azure_openai_balancer::core::plan::Plan;
 use azure_openai_balancer::core::request::{Found, Need, Request};

@@ -5,11 +5,12 @@ use std::collections::BinaryHeap;
 use std::ops::Range;
 use std::time::Duration;
 
+use azure_openai_balancer::core::attempts::Because;
 use azure_openai_balancer::core::config::{Config, Plugin};
-use azure_openai_balancer::core::exchange::{Because, NoRetry};
 use azure_openai_balancer::core::fleet::Fleet;
 use azure_openai_balancer::core::health::{Change, Reason};
 use azure_openai_balancer::core::json::scan::{Findings, Model};
+use azure_openai_balancer::core::no_retry::NoRetry;
 use azure_openai_balancer::core::outcome::{Diagnosis, Outcome};
 use azure_openai_balancer::core::request::Request;
 use azure_openai_balancer::core::retry_after::stated_wait;

@@ -1,7 +1,7 @@
 //! What people are told of changes of the backends' health: a count, and a line in the log.
 
+use crate::core::attempts::Lesson;
 use crate::core::demand::QuotaKey;
-use crate::core::exchange::Lesson;
 use crate::core::health::{Blame, Change, Finding, Reason};
 use crate::core::metrics::Event;
 use crate::core::time::Pretty;

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::Balancer;
+use crate::core::attempts::{Because, Chosen};
 use crate::core::demand::Demand;
-use crate::core::exchange::{Because, Chosen, NoRetry};
 use crate::core::fleet::NoChoice;
 use crate::core::host::Host;
+use crate::core::no_retry::NoRetry;
 use crate::core::outcome::Outcome;
 use crate::core::plan::Plan;
 use crate::core::time::Timestamp;

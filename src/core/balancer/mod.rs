@@ -14,9 +14,9 @@ pub use complaint::Complaint;
 pub use held_bodies::{HeldBodies, Watch};
 pub use waiting::{Granted, WaitingList, WantedBackend, Wish};
 
+use super::attempts::Lesson;
 use super::clients::Clients;
 use super::config::Config;
-use super::exchange::Lesson;
 use super::fleet::{Fleet, Names};
 use super::health::{Change, Finding};
 use super::host::Host;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::parse::{is_header_text, read_variable, CLUSTER_FORM};
+use super::forms::{is_header_text, is_host, is_name, read_variable, CLUSTER_FORM, NAME_FORM};
 use super::reader::{refused, Object, Problems};
 use super::shown::shown_text;
 use super::{
@@ -11,8 +11,6 @@ use super::{
 };
 use crate::core::operation::Api;
 
-/// What a name looks like, for error messages.
-pub(super) const NAME_FORM: &str = "1 to 64 letters, digits, '-' or '_'";
 const HOST_FORM: &str =
     r#"a host name such as "contoso-eastus.openai.azure.com", without scheme or path"#;
 
@@ -193,15 +191,6 @@ fn read_deployments(backend: &mut Object<'_>, problems: &Problems) -> Deployment
     deployments
 }
 
-/// Whether a text is a name: of a backend, or an identity.
-pub(super) fn is_name(text: &str) -> bool {
-    // The name becomes a part of statistics' names, where a dot would be a separator.
-    text.len() <= 64
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-}
-
 fn is_deployment(text: &str) -> bool {
     (1..=128).contains(&text.len())
         && text
@@ -215,10 +204,4 @@ fn is_base_path(text: &str) -> bool {
         && text
             .bytes()
             .all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'))
-}
-
-/// Whether a text is a host, with or without a port.
-pub(super) fn is_host(text: &str) -> bool {
-    text.bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':' | b'_' | b'[' | b']'))
 }

@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-use super::backends::{is_host, is_name, NAME_FORM};
-use super::parse::{is_header_text, read_variable, CLUSTER_FORM};
+use super::forms::{is_header_text, is_host, is_name, read_variable, CLUSTER_FORM, NAME_FORM};
 use super::reader::{refused, Object, Problems};
 use super::shown::shown_text;
 use super::{Identity, Proof, Secret, Selector, Source};

@@ -3,6 +3,7 @@
 mod audience;
 mod backends;
 mod deployments;
+mod forms;
 mod identity;
 mod parse;
 mod protobuf;

@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::backends::read_backends;
+
 use super::identity::read_identities;
 use super::reader::{refused, whole_number, ConfigError, Object, Problems};
-use super::shown::{is_variable_name, shown_text};
+use super::shown::shown_text;
 use super::{audience, protobuf, unique};
 use super::{
     Backend, BackendCredential, Budget, Config, Cooldown, Engine, HeaderNames, Identity, Ids,
@@ -18,8 +19,6 @@ use crate::core::state::ids::{Collision, Tags};
 /// Statuses after which another backend may do better: throttled, timed out, or broken on the server's side.
 const RETRIABLE_STATUSES: [u16; 6] = [408, 429, 500, 502, 503, 504];
 
-/// What the name of a cluster looks like, for error messages.
-pub(super) const CLUSTER_FORM: &str = "the name of an Envoy cluster";
 impl Plugin {
     /// Reads a plugin configuration: JSON, or the bytes of a protobuf Struct.
     ///
@@ -362,48 +361,6 @@ fn read_headers(path: String, value: &Value, problems: &Problems) -> Option<Head
     })
 }
 
-/// What the name of an environment variable looks like, for error messages.
-const VARIABLE_FORM: &str =
-    "the name of an environment variable: letters, digits and '_', such as EAST_API_KEY";
-
-/// The content of the environment variable that the field `key` names. What stands in the place of a name is never shown: it may
-/// be the secret itself.
-pub(super) fn read_variable(
-    object: &mut Object<'_>,
-    key: &'static str,
-    default: &str,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Option<String> {
-    let name = match object.value(key) {
-        None => default,
-        Some(given) => match given.as_str().filter(|text| is_variable_name(text)) {
-            Some(name) => name,
-            None => {
-                let problem = format!(
-                    "*** (not shown, it may be a secret) is not allowed; use {VARIABLE_FORM}"
-                );
-                object.problem(key, problem);
-                return None;
-            }
-        },
-    };
-    let value = environment(name).filter(|value| is_header_text(value) && !value.is_empty());
-    if value.is_none() {
-        object.problem(
-            key,
-            format_args!(
-                "the variable {name:?} is not set or not printable; set it in vm_config.environment_variables"
-            ),
-        );
-    }
-    value
-}
-
-/// Whether a text can stand in a header.
-pub(super) fn is_header_text(text: &str) -> bool {
-    text.bytes().all(|b| b.is_ascii_graphic())
-}
-
 fn is_header_name(text: &str) -> bool {
     text.bytes()
         .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
@@ -413,6 +370,7 @@ fn is_header_name(text: &str) -> bool {
 mod tests {
     use serde_json::json;
 
+    use super::super::forms::VARIABLE_FORM;
     use super::super::{Proof, Source};
     use super::*;
 

@@ -6,7 +6,6 @@
 //! makes, `reply` is what the client gets, and [`Attempts`] counts.
 
 mod answers;
-mod attempts;
 mod reply;
 mod request;
 mod rerouted;
@@ -15,12 +14,12 @@ mod tagging;
 use std::rc::Rc;
 
 pub use answers::Wants;
-pub use attempts::{digit, Attempts, Because, Chosen, Lesson, NoRetry, Replay, TokenId, Verdict};
 pub use reply::{Reply, TaggedAnswer};
 
 use self::reply::ClientAnswer;
 use self::tagging::Tagging;
 use super::attempt::Attempt;
+use super::attempts::{digit, Attempts, Lesson, TokenId, Verdict};
 use super::balancer::{Balancer, Granted, Watch, Wish};
 use super::client_credentials::is_credential_header;
 use super::config::Engine;
@@ -31,6 +30,7 @@ use super::host::Host;
 use super::identity::Authorization;
 use super::inspection::Inspection;
 use super::metrics::Event;
+use super::no_retry::{NoRetry, Replay};
 use super::outcome::{Denial, Origin, Outcome, Trace};
 use super::replay::BodyCopy;
 use super::reply::LocalReply;

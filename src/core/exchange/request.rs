@@ -4,16 +4,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Exchange, For, Next, State, Until};
+use crate::core::attempts::{Attempts, Chosen};
 use crate::core::balancer::{Balancer, Complaint, WantedBackend, Wish};
 use crate::core::clients::client_name;
 use crate::core::config::{Engine, OtherPaths};
-use crate::core::exchange::{Attempts, Chosen, NoRetry, Replay};
 use crate::core::fleet::{NoChoice, Wait};
 use crate::core::header_map::HeaderMap;
 use crate::core::host::Host;
 use crate::core::identity::{Authorization, Identities};
 use crate::core::inspection::{Inspection, Unreadable};
 use crate::core::metrics::{event_of_choice, Event};
+use crate::core::no_retry::{NoRetry, Replay};
 use crate::core::plan::Plan;
 use crate::core::replay::{BodyCopy, HELD_UNTIL_COMPLETE};
 use crate::core::reply::LocalReply;

@@ -15,16 +15,18 @@ pub use names::Names;
 pub use openings::Openings;
 pub use view::{Choice, Declined, NoChoice, View, Wait};
 
+use super::attempts::{Because, Chosen, Lesson};
 use super::budget::Budget;
 use super::config::{Budget as BudgetRules, Config, Cooldown, Retry};
 use super::demand::{Demand, QuotaKey};
-use super::exchange::{Because, Chosen, Lesson, NoRetry};
 use super::health::{Change, Finding, Health, Seen};
+use super::keys;
+use super::no_retry::NoRetry;
 use super::outcome::Outcome;
 use super::plan::{BackendSet, Plan};
-use super::shared::{self, Turns};
 use super::swap::{create, read, swap, OftenSwapped, SharedMap, SwapError};
 use super::time::Timestamp;
+use super::turns::Turns;
 use super::why::Obstacle;
 
 /// After a request whose deployment was not read was refused, names are read for this long.
@@ -64,9 +66,9 @@ impl<M: SharedMap> Fleet<M> {
     ) -> Result<Self, SwapError<M::Error>> {
         let fleet = Self {
             map,
-            turns: OftenSwapped::new(shared::turn_key(&config.backends)),
-            budget_key: shared::budget_key(&config.backends),
-            health_keys: config.backends.iter().map(shared::health_key).collect(),
+            turns: OftenSwapped::new(keys::turn_key(&config.backends)),
+            budget_key: keys::budget_key(&config.backends),
+            health_keys: config.backends.iter().map(keys::health_key).collect(),
             view: RefCell::new(View::new(config)),
             edition: Cell::default(),
             succeeded: RefCell::new(vec![0; config.backends.len()]),

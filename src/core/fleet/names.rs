@@ -6,11 +6,12 @@
 use std::cell::RefCell;
 
 use crate::core::clients::client_name;
+use crate::core::codec::{Fields, Writer};
 use crate::core::config::Config;
 use crate::core::demand::QuotaKey;
+use crate::core::keys;
 use crate::core::operation::Api;
 use crate::core::request::deployment_id;
-use crate::core::shared::{self, Fields, Writer};
 use crate::core::swap::{create, read, swap, SharedMap, SwapError};
 
 /// More names of refused requests are not remembered: clients choose them.
@@ -59,7 +60,7 @@ impl<M: SharedMap> Names<M> {
                 }
             }
         }
-        let key = shared::QUOTA_NAMES_KEY;
+        let key = keys::QUOTA_NAMES_KEY;
         create(&map, key, &encode(&[]))?;
         Ok(Self {
             map,

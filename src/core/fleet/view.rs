@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::core::config::{Apis, Backend, Config, Policy, Unlisted};
 use crate::core::demand::{Demand, QuotaKey};
-use crate::core::exchange::NoRetry;
 use crate::core::health::{Health, Standing};
+use crate::core::no_retry::NoRetry;
 use crate::core::plan::{BackendSet, Plan};
 use crate::core::request::deployment_id;
 use crate::core::schedule::{Schedule, Usable};

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::recovery::{Recovery, Silence};
 use super::trials::Trials;
 use super::{lasts, Change, Reason, SLACK};
+use crate::core::codec::{Fields, Writer};
 use crate::core::config::Cooldown;
-use crate::core::shared::{Fields, Writer};
 use crate::core::time::Timestamp;
 
 /// A backend that has served within this time lets the identity in: a refusal is about the one operation that was asked for.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::core::shared::{Fields, Writer};
+use crate::core::codec::{Fields, Writer};
 use crate::core::time::{millis, Timestamp};
 
 /// How long an attempt stays undecided before any refusal was seen.

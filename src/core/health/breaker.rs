@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::recovery::{Recovery, Silence};
 use super::{lasts, Blame, Change, Reason};
+use crate::core::codec::{Fields, Writer};
 use crate::core::config::Cooldown;
-use crate::core::shared::{scatter, Fields, Writer};
+use crate::core::hash::scatter;
 use crate::core::time::Timestamp;
 
 /// Attempts are counted in buckets of this length, of which the current one and the one before count.

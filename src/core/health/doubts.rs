@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::asked::{Asked, Resolved};
 use super::lasts;
-use crate::core::shared::{Fields, Writer};
+use crate::core::codec::{Fields, Writer};
 use crate::core::time::{millis, Timestamp};
 
 /// So many attempts doubt a quota's first wait at once, before it is certain. The others are trials, of which one goes out a second.

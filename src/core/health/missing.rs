@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::lasts;
-use crate::core::shared::{Fields, Writer};
+use crate::core::codec::{Fields, Writer};
 use crate::core::time::Timestamp;
 
 /// More are not remembered of one backend; the oldest goes first.

@@ -201,8 +201,8 @@ pub enum Change {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::codec::{Fields, Writer};
     use crate::core::config::Cooldown;
-    use crate::core::shared::{Fields, Writer};
 
     pub(super) const START: Timestamp = Timestamp::from_secs(1_700_000_000);
     pub(super) const RULES: Cooldown = Cooldown {

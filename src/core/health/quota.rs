@@ -10,9 +10,9 @@ use super::doubts::Doubts;
 use super::recovery::{Recovery, Silence};
 use super::trials::Trials;
 use super::{lasts, Blame, Change, Reason};
+use crate::core::codec::{Fields, Writer};
 use crate::core::config::Cooldown;
 use crate::core::demand::QuotaKey;
-use crate::core::shared::{Fields, Writer};
 use crate::core::time::Timestamp;
 
 /// The longest wait that is believed after others were untrue.

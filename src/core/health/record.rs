@@ -5,10 +5,10 @@ use super::breaker::{self, Breaker, Failure};
 use super::missing::Missing;
 use super::quota::{self, Quota, Refusal};
 use super::{Change, Finding, Reason, Seen, Standing};
+use crate::core::codec::{Fields, Writer};
 use crate::core::config::Cooldown;
 use crate::core::demand::{Demand, QuotaKey};
 use crate::core::operation::Api;
-use crate::core::shared::{Fields, Writer};
 use crate::core::time::Timestamp;
 
 const VERSION: u8 = 3;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::core::shared::{Fields, Writer};
+use crate::core::codec::{Fields, Writer};
 use crate::core::time::Timestamp;
 
 /// A recovery is complete when this many attempts may be out at the same time.

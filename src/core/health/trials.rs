@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::core::shared::{scatter, Fields, Writer};
+use crate::core::codec::{Fields, Writer};
+use crate::core::hash::scatter;
 use crate::core::time::Timestamp;
 
 /// The longest pause between two trials.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::{Authorization, Before, Renewal, TokenStore};
 use crate::core::config::{BackendCredential, Config, Identity};
 use crate::core::host::Host;
+use crate::core::keys;
 use crate::core::plan::BackendSet;
-use crate::core::shared;
 use crate::core::swap::SwapError;
 use crate::core::time::Timestamp;
 
@@ -66,7 +66,7 @@ struct Token<H> {
 
 impl<H: Host> Token<H> {
     fn of(identity: &Identity, host: &H) -> Result<Self, SwapError<H::Error>> {
-        let store = TokenStore::new(host.clone(), shared::token_key(identity))?;
+        let store = TokenStore::new(host.clone(), keys::token_key(identity))?;
         Ok(Self {
             store: Rc::new(store),
             wait_timeout: identity.wait_timeout,

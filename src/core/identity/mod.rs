@@ -1,6 +1,6 @@
 //! Managed identity: from a token service's wire format to a token that is fetched once for all workers.
 //!
-//! [`fetch`] makes the calls that a token takes; [`source`] knows the requests and answers of IMDS and App Service, [`entra`] those
+//! [`fetch`] makes the calls that a token takes; [`source`] knows the requests and answers of IMDS and App Service, `entra` those
 //! of Entra ID. [`claims`] reads what a token says of itself, [`record`] is the state
 //! the workers share and the machine that moves it: absent, fetching, valid, refreshing, failed. [`store`] is one worker's view
 //! of that record, and [`credentials`] says what each backend is shown.

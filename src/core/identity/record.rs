@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use super::source::{self, Failure, Fetched};
+use crate::core::codec::Fields;
 use crate::core::config::Secret;
-use crate::core::shared::Fields;
 use crate::core::time::Timestamp;
 
 const VERSION: u8 = 1;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::core::shared::{fingerprint, scatter};
+use crate::core::hash::{fingerprint, scatter};
 
 /// What every tag starts with. No id of Azure OpenAI has a dot in it, so a tag cannot be mistaken for a part of the id.
 const MARK: [u8; 2] = *b".b";

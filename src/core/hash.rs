@@ -1,0 +1,24 @@
+//! Numbers that follow from texts, and from other numbers.
+
+/// FNV-1a over the parts, each ended by a byte that no part has. The standard library's hashers may change with the compiler,
+/// and a new build of the module is to find what the old one left.
+pub(super) fn fingerprint<'a>(parts: impl Iterator<Item = &'a str>) -> u64 {
+    fingerprint_of(parts.flat_map(|part| part.bytes().chain([END_OF_PART])))
+}
+
+/// Ends a part of what a [`fingerprint`] is made of.
+pub(super) const END_OF_PART: u8 = 0xff;
+
+/// [`fingerprint`] of bytes that end every part themselves.
+pub(super) fn fingerprint_of(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// A number that looks random and follows from `seed`: the finalizer of splitmix64.
+pub(super) fn scatter(seed: u64) -> u64 {
+    let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
