@@ -35,6 +35,25 @@ pub(super) fn complete(identities: &mut [Identity], backends: &[Backend], proble
     }
 }
 
+/// Why a backend that refuses a new token for this audience gets no requests, and what to do about it.
+#[inline(never)]
+pub(super) fn new_token_refused(audience: &str, host: &str) -> String {
+    let audience = audience.trim_end_matches('/');
+    let other = match of_host(host).unwrap_or(PUBLIC) {
+        of_host if of_host != audience => Some(of_host),
+        PUBLIC => Some(FOUNDRY),
+        FOUNDRY => Some(PUBLIC),
+        _ => None,
+    };
+    let text = format!("refuses a token that was just renewed (401): its audience is {audience}; ");
+    match other {
+        Some(other) => format!(
+            "{text}if the resource wants {other}, set that as `resource` of the identity; else check the resource's tenant"
+        ),
+        None => text + "check the resource's tenant",
+    }
+}
+
 /// The authority of the cloud to which an audience belongs.
 fn authority_for(audience: &str) -> &'static str {
     let audience = audience.trim_end_matches('/');
@@ -135,6 +154,37 @@ mod tests {
             (&[], PUBLIC),
         ] {
             assert_eq!(common(hosts.iter().copied()), Ok(audience), "{hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_audience_and_the_other_one() {
+        for (audience, host, other) in [
+            (PUBLIC, "a.openai.azure.com", Some(FOUNDRY)),
+            (
+                "https://ai.azure.com/",
+                "a.services.ai.azure.com",
+                Some(PUBLIC),
+            ),
+            (PUBLIC, "a.services.ai.azure.com", Some(FOUNDRY)),
+            (PUBLIC, "a.openai.azure.us", Some(US_GOVERNMENT)),
+            (US_GOVERNMENT, "a.openai.azure.us", None),
+            (
+                "https://own.example.com",
+                "gateway.example.com",
+                Some(PUBLIC),
+            ),
+        ] {
+            let text = new_token_refused(audience, host);
+            let named = format!(
+                "(401): its audience is {}; ",
+                audience.trim_end_matches('/')
+            );
+            assert!(text.contains(&named), "{text}");
+            match other {
+                Some(other) => assert!(text.contains(&format!("wants {other}, set")), "{text}"),
+                None => assert!(text.ends_with("; check the resource's tenant"), "{text}"),
+            }
         }
     }
 

@@ -177,6 +177,19 @@ impl Config {
         home.or_else(first).unwrap_or_default()
     }
 
+    /// Why a backend that refuses a new token gets no requests, and what to do about it.
+    pub fn new_token_refused(&self, backend: usize) -> String {
+        let backend = self.backends.get(backend);
+        let identity = backend.and_then(|backend| match backend.credential {
+            BackendCredential::Identity(identity) => self.identities.get(identity),
+            BackendCredential::Key(_) => None,
+        });
+        audience::new_token_refused(
+            identity.map_or("", |identity| &identity.resource),
+            backend.map_or("", |backend| &backend.host),
+        )
+    }
+
     /// The tags by which ids name the backends.
     pub fn tags(&self) -> Tags {
         // That no two have the same was seen to when the configuration was read.

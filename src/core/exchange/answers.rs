@@ -19,10 +19,7 @@ use crate::core::plan::Plan;
 use crate::core::retry_after::stated_wait;
 use crate::core::text::number;
 
-/// Why a backend that refuses tokens gets no requests, and what to do about it.
-const NEW_TOKEN_REFUSED: &str = "refuses a token that was just renewed (401): check the audience of the token, and the resource's tenant";
-
-/// [`NEW_TOKEN_REFUSED`] during an outage of the token service.
+/// Why a backend that refuses tokens gets no requests during an outage of the token service.
 const OLD_TOKEN_REFUSED: &str = "refuses the access token (401), and there is no newer one yet: see what the log says of the identity";
 
 /// What is to be read of an answer.
@@ -492,18 +489,25 @@ impl Exchange {
     }
 
     fn teach<H: Host>(&self, lesson: Lesson, outcome: Outcome, balancer: &Balancer<H>) {
-        balancer.learn(&lesson, || self.detail(lesson.finding, outcome));
+        balancer.learn(&lesson, || self.detail(lesson.finding, outcome, balancer));
     }
 
     /// The current attempt, for people.
     #[inline(never)]
-    fn detail(&self, finding: Finding, outcome: Outcome) -> Detail {
+    fn detail<H: Host>(
+        &self,
+        finding: Finding,
+        outcome: Outcome,
+        balancer: &Balancer<H>,
+    ) -> Detail {
         let client_path = self.client_path();
         let deployment = self.request.deployment_name(client_path);
         Detail {
             text: match finding {
                 Finding::Denied => self.denial.advice().to_owned(),
-                Finding::TokenDenied(TokenAge::New) => NEW_TOKEN_REFUSED.to_owned(),
+                Finding::TokenDenied(TokenAge::New) => {
+                    balancer.config.new_token_refused(self.attempts.backend())
+                }
                 Finding::TokenDenied(TokenAge::Old) => OLD_TOKEN_REFUSED.to_owned(),
                 _ => self.request.wanted(client_path, outcome),
             },

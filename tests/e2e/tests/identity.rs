@@ -323,6 +323,30 @@ cases! {
         }
     }
 
+    fn case_52_a_401_for_a_wrong_audience_names_both_audiences(engine) {
+        let azure = simulate_with(&["east"], |settings| {
+            settings.imds.audience = "https://ai.azure.com".to_owned();
+            settings.imds.cache = false;
+        });
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let expected = "backend east: refuses a token that was just renewed (401): its audience is \
+                        https://cognitiveservices.azure.com; if the resource wants https://ai.azure.com, set that as `resource`";
+        gateway.wait_for(
+            |g| {
+                g.chat(&chat_request());
+                g.log().contains(expected)
+            },
+            10 * SECOND,
+            expected,
+        );
+        let right = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["identity"]["resource"] = json!("https://ai.azure.com"))
+            .start();
+        assert_eq!(right.chat(&chat_request()).status, 200);
+    }
+
     fn case_23_the_app_service_form_works_from_endpoint_and_header(engine) {
         let azure = simulate_with(&["east"], |settings| {
             settings.imds.identity_header = "the-proof".to_owned();
