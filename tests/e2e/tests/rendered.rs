@@ -222,6 +222,39 @@ fn a_configuration_refused_at_the_start_stops_the_start() {
 }
 
 /// What the tool makes of a list of so many backends, where they have no more than a host.
+#[test]
+fn case_51_every_envoy_takes_what_is_made_for_workload_identity() {
+    let azure = open_backends(&[], Tls::Off);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let list = format!(
+        "\
+backends: [{{host: contoso-eastus.openai.azure.com, endpoint: \"http://127.0.0.1:1\"}}]
+identity:
+  source: workload_identity
+  tenant_id: a-tenant
+  client_id: a-client
+  token_file: {}
+  token_socket: {}
+",
+        path("token"),
+        path("socket"),
+    );
+    fs::write(path("token"), "a.b.c").expect("write the token");
+    for version in EnvoyVersion::ALL {
+        let options = cli::Options {
+            engine: Some(cli::plugin::Engine::Filter),
+            open: true,
+        };
+        let mut fleet = cli::fleet(&list, options).expect("right");
+        fleet.module = "target/azure_openai_balancer.wasm".into();
+        let tls = fleet.authorities[0].tls.as_mut().expect("TLS");
+        tls.ca_file = Some(azure.ca_path().to_owned());
+        let objection = objection(version, &fleet);
+        assert_eq!(objection, None, "Envoy {}", version.number());
+    }
+}
+
 fn fleet_of(backends: usize, engine: cli::plugin::Engine) -> Fleet {
     let mut short = String::from("backends:\n");
     for n in 1..=backends {
