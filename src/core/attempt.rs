@@ -36,6 +36,9 @@ pub(super) const RETRY_INSTRUCTIONS: [&str; 6] = [
     "x-envoy-retry-on",
 ];
 
+/// The changes of a request's headers. Few requests need more.
+pub type RequestEdits<'a> = Edits<'a, 6>;
+
 /// A header that proves to a backend who is asking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credential<'a> {
@@ -82,8 +85,12 @@ impl<'a> Attempt<'a> {
     }
 
     /// The edits that turn the client's request into this attempt in place, for the router to send.
-    pub fn edits(&self, config: &'a Config, client_path: impl FnOnce() -> &'a str) -> Edits<'a> {
-        let mut edits = Edits::default();
+    pub fn edits(
+        &self,
+        config: &'a Config,
+        client_path: impl FnOnce() -> &'a str,
+    ) -> RequestEdits<'a> {
+        let mut edits = RequestEdits::default();
         for name in self.request.credential_headers() {
             // Set below, which replaces it.
             if name != self.credential.name {

@@ -2,9 +2,6 @@
 
 use std::borrow::Cow;
 
-/// So many changes need no memory of their own: few requests and answers need more.
-const FEW: usize = 6;
-
 /// A change of one header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit<'a> {
@@ -24,15 +21,15 @@ impl<'a> Edit<'a> {
     }
 }
 
-/// Changes of headers, in their order.
+/// Changes of headers, in their order. The first `FEW` need no memory of their own.
 #[derive(Clone, Debug)]
-pub struct Edits<'a> {
+pub struct Edits<'a, const FEW: usize> {
     few: [Edit<'a>; FEW],
     len: usize,
     more: Vec<Edit<'a>>,
 }
 
-impl Default for Edits<'_> {
+impl<const FEW: usize> Default for Edits<'_, FEW> {
     fn default() -> Self {
         const NONE: Edit<'_> = Edit::Remove("");
         Self {
@@ -43,7 +40,7 @@ impl Default for Edits<'_> {
     }
 }
 
-impl<'a> Edits<'a> {
+impl<'a, const FEW: usize> Edits<'a, FEW> {
     /// Sets a header to a value, whatever it was.
     pub fn set(&mut self, name: &'a str, value: impl Into<Cow<'a, str>>) {
         self.push(Edit::Set(name, value.into()));
@@ -77,9 +74,9 @@ mod tests {
 
     #[test]
     fn any_number_of_changes_keeps_its_order() {
-        let names: Vec<_> = (0..3 * FEW).map(|number| number.to_string()).collect();
+        let names: Vec<_> = (0..9).map(|number| number.to_string()).collect();
         for count in 0..names.len() {
-            let mut edits = Edits::default();
+            let mut edits = Edits::<3>::default();
             for name in &names[..count] {
                 edits.remove(name);
             }

@@ -69,7 +69,7 @@ impl Place {
 }
 
 /// Changes the headers of a half of the current stream.
-pub(super) fn apply(map: Map, edits: &Edits<'_>) -> Result<(), HostError> {
+pub(super) fn apply<const FEW: usize>(map: Map, edits: &Edits<'_, FEW>) -> Result<(), HostError> {
     edits.iter().try_for_each(|edit| match edit {
         Edit::Set(name, value) => host::set_header(map, name, value),
         Edit::Remove(name) => host::remove_header(map, name),

@@ -9,7 +9,7 @@ use super::envoy::Envoy;
 use super::gauges::Gauges;
 use super::host::{self, HostError, Metric};
 use super::tokens::Tokens;
-use crate::core::balancer::{Balancer, Granted, WaitingList, Wish};
+use crate::core::balancer::{Balancer, Granted, WaitingList, Wish, POLL};
 use crate::core::clients::counter_name;
 use crate::core::config::Config;
 use crate::core::metrics::{self, Event};
@@ -17,8 +17,6 @@ use crate::core::time::Timestamp;
 
 /// The usual tick: statistics are handed over, the token's age is looked at.
 const CALM: Duration = Duration::from_secs(1);
-/// The tick while a token is expected from another worker, or a stream waits.
-const BUSY: Duration = Duration::from_millis(20);
 /// The tick that comes as good as at once, for what only the root context can do.
 const NOW: Duration = Duration::from_millis(1);
 
@@ -147,11 +145,17 @@ impl Worker {
         if (self.handed_over_at.get() + CALM).has_passed(now, CALM) {
             self.hand_over(now);
         }
-        // Without a token a worker looks often while one may come: another worker may be the one that gets it.
-        let token_may_come = self.balancer.credentials.may_come(now, CALM);
-        let is_busy = token_may_come || !self.waiting.borrow().is_empty();
-        self.tick_after(if is_busy { BUSY } else { CALM });
+        self.tick_after(self.next_tick(now));
         looks
+    }
+
+    fn next_tick(&self, now: Timestamp) -> Duration {
+        // Without a token a worker looks often while one may come: another worker may be the one that gets it.
+        if self.balancer.credentials.may_come(now, CALM) {
+            return POLL;
+        }
+        let wait = self.waiting.borrow().next_timeout(now);
+        wait.map_or(CALM, |wait| wait.clamp(NOW, CALM))
     }
 
     fn show_health(&self, now: Timestamp) {

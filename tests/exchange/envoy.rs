@@ -159,7 +159,7 @@ impl<'w> Envoy<'w> {
         assert!(self.attempts.len() <= self.world.max_attempts, "{trace:#?}");
     }
 
-    fn apply(headers: &mut BTreeMap<String, String>, edits: &Edits<'_>) {
+    fn apply<const FEW: usize>(headers: &mut BTreeMap<String, String>, edits: &Edits<'_, FEW>) {
         for edit in edits.iter() {
             match edit {
                 Edit::Set(name, value) => headers.insert((*name).into(), value.to_string()),

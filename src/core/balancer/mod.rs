@@ -12,7 +12,7 @@ use std::rc::Rc;
 pub use announce::Detail;
 pub use complaint::Complaint;
 pub use held_bodies::{HeldBodies, Watch};
-pub use waiting::{Granted, WaitingList, WantedBackend, Wish};
+pub use waiting::{Granted, WaitingList, WantedBackend, Wish, POLL};
 
 use super::attempts::Lesson;
 use super::clients::Clients;

@@ -15,6 +15,9 @@ use crate::core::time::Timestamp;
 /// More streams than this do not wait on one worker; they are answered at once.
 const MOST_WAITING: usize = 10_000;
 
+/// How often it is looked whether another worker has brought what a stream waits for.
+pub const POLL: Duration = Duration::from_millis(20);
+
 /// What a stream waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
@@ -122,9 +125,14 @@ impl<T: Clone> WaitingList<T> {
         }
     }
 
-    /// Whether no stream waits.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// When to look at the list again, unless no stream waits. What another worker may bring at any time is looked at every
+    /// [`POLL`].
+    pub fn next_timeout(&self, now: Timestamp) -> Option<Duration> {
+        let timeouts = self.0.iter().map(|(_, waiting)| match waiting.wish {
+            Wish::RequestBody | Wish::ErrorBody => waiting.deadline.since(now),
+            Wish::Token(_) | Wish::NewerToken(..) | Wish::Backend(_) => POLL,
+        });
+        timeouts.min()
     }
 
     /// Takes those off the list whose wait is over. They are to be told when this has returned: a stream may come back with

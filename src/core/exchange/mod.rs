@@ -18,12 +18,11 @@ pub use reply::{Reply, TaggedAnswer};
 
 use self::reply::ClientAnswer;
 use self::tagging::Tagging;
-use super::attempt::Attempt;
+use super::attempt::{Attempt, RequestEdits};
 use super::attempts::{digit, Attempts, Lesson, TokenId, Verdict};
 use super::balancer::{Balancer, Granted, Watch, Wish};
 use super::client_credentials::is_credential_header;
 use super::config::Engine;
-use super::edits::Edits;
 use super::fleet::Wait;
 use super::header_map::HeaderMap;
 use super::host::Host;
@@ -567,9 +566,9 @@ impl Exchange {
 
     /// What changes in the client's headers for the first attempt. A request for which this fails must not leave: it may still carry
     /// the client's credentials.
-    pub fn edits<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> Edits<'a> {
+    pub fn edits<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> RequestEdits<'a> {
         let Some(attempt) = self.attempt(balancer) else {
-            return Edits::default();
+            return RequestEdits::default();
         };
         let mut edits = attempt.edits(&balancer.config, || self.client_path());
         if self.engine == Engine::Router {

@@ -31,6 +31,9 @@ pub(super) enum ClientAnswer {
     Kept(Box<Answer>),
 }
 
+/// The changes of an answer's headers. Few answers need more.
+pub type AnswerEdits<'a> = Edits<'a, 2>;
+
 /// A header's name and value.
 pub type Header<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 
@@ -147,7 +150,7 @@ impl Exchange {
 
     /// A backend's answer as the client gets it. To a local reply the route adds its headers (`response_headers_to_add`).
     fn kept<'a, H: Host>(&'a self, answer: &'a Answer, balancer: &'a Balancer<H>) -> Reply<'a> {
-        let mut report = Edits::default();
+        let mut report = AnswerEdits::default();
         self.report(answer.backend, balancer, &mut report);
         let mut body = match &answer.body {
             AnswerBody::Whole(body) => Cow::from(body),
@@ -197,8 +200,8 @@ impl Exchange {
 
     /// What changes in the headers of the answer that passes: the client is told which backend it is from and how many attempts it
     /// took.
-    pub fn signature<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> Edits<'a> {
-        let mut edits = Edits::default();
+    pub fn signature<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> AnswerEdits<'a> {
+        let mut edits = AnswerEdits::default();
         self.unmark(&mut edits);
         self.report(self.answered_by, balancer, &mut edits);
         edits
@@ -209,7 +212,7 @@ impl Exchange {
         &'a self,
         backend: usize,
         balancer: &'a Balancer<H>,
-        edits: &mut Edits<'a>,
+        edits: &mut AnswerEdits<'a>,
     ) {
         let config = &balancer.config;
         let name = config.backends.get(backend);
@@ -230,7 +233,7 @@ impl Exchange {
         &'a self,
         backend: usize,
         balancer: &'a Balancer<H>,
-        edits: &mut Edits<'a>,
+        edits: &mut AnswerEdits<'a>,
     ) {
         let why = self.why.as_deref().and_then(Why::text);
         if let (Some(header), Some(why)) = (&balancer.config.headers.why, why) {

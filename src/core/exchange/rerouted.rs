@@ -1,11 +1,10 @@
 //! The attempts that Envoy's router makes, seen from the clusters' filters, and its last word, seen from the listener's.
 
 use super::answers::Destination;
+use super::reply::AnswerEdits;
 use super::{digit, Answer, AnswerBody, Exchange, LastWord, Next, NoRetry, Replay, State, Until};
-use super::{
-    Edits, Event, HeaderMap, Host, Origin, Outcome, Splices, Timestamp, Trace, Verdict, Wish,
-};
-use crate::core::attempt::grown;
+use super::{Event, HeaderMap, Host, Origin, Outcome, Splices, Timestamp, Trace, Verdict, Wish};
+use crate::core::attempt::{grown, RequestEdits};
 use crate::core::balancer::{Balancer, Complaint};
 use crate::core::config::{Backend, Config};
 use crate::core::path;
@@ -168,9 +167,9 @@ impl Exchange {
     }
 
     /// What changes in the headers of the current attempt, whatever the attempt before made of them.
-    pub fn attempt_edits<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> Edits<'a> {
+    pub fn attempt_edits<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> RequestEdits<'a> {
         let config = &balancer.config;
-        let mut edits = Edits::default();
+        let mut edits = RequestEdits::default();
         if let (true, Some(backend)) = (
             self.attempts.made() > 1,
             config.backends.get(self.attempts.backend()),
@@ -188,7 +187,12 @@ impl Exchange {
     }
 
     #[inline(never)]
-    fn readdress<'a>(&'a self, backend: &'a Backend, config: &Config, edits: &mut Edits<'a>) {
+    fn readdress<'a>(
+        &'a self,
+        backend: &'a Backend,
+        config: &Config,
+        edits: &mut RequestEdits<'a>,
+    ) {
         if !config.left_to_envoy.host {
             edits.set(":authority", &backend.host);
         }
@@ -216,7 +220,7 @@ impl Exchange {
     }
 
     /// How often the router may try again is said by the route, unless that is never, or the client had a mind of its own.
-    pub(super) fn instruct_router<'a>(&self, config: &Config, edits: &mut Edits<'a>) {
+    pub(super) fn instruct_router<'a>(&self, config: &Config, edits: &mut RequestEdits<'a>) {
         let most = config.retry.max_attempts.saturating_sub(1);
         let retries = match self.body.replay() {
             Replay::Impossible(_) => Some(0),
@@ -231,8 +235,8 @@ impl Exchange {
     }
 
     /// What changes in the headers of an answer that the router is to retry.
-    pub fn marking(&self) -> Edits<'static> {
-        let mut edits = Edits::default();
+    pub fn marking(&self) -> AnswerEdits<'static> {
+        let mut edits = AnswerEdits::default();
         if self.router.rate_limited.is_some() {
             edits.remove(RATE_LIMITED);
         }
@@ -249,7 +253,7 @@ impl Exchange {
     }
 
     /// What is taken off an answer that was marked and is the client's after all, or put back.
-    pub(super) fn unmark<'a>(&'a self, edits: &mut Edits<'a>) {
+    pub(super) fn unmark<'a>(&'a self, edits: &mut AnswerEdits<'a>) {
         if self.router.declined {
             edits.remove(RETRY);
             if let Some(value) = &self.router.rate_limited {
