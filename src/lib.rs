@@ -17,7 +17,8 @@
     )
 )]
 
-pub mod core;
+pub use balancer_core as core;
+
 pub mod filter;
 // With threads there would be more than one to take from it.
 #[cfg(any(all(target_arch = "wasm32", not(target_feature = "atomics")), test))]

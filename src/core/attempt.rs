@@ -1,12 +1,13 @@
 //! Carrying out one attempt: what changes in the client's request on its way to a backend.
 
-use std::borrow::Cow;
+use alloc::borrow::Cow;
 
 use super::client_credentials::is_credential_header;
 use super::config::{Backend, Config, Engine, HeaderNames};
 use super::edits::Edits;
 use super::path;
 use super::request::Request;
+use crate::prelude::*;
 
 /// Headers that belong to one connection, not to the request (RFC 9110, section 7.6.1), those a call sets itself, and the
 /// client's address, which is no business of a backend's (Envoy's own calls carry none either).
@@ -180,8 +181,8 @@ pub fn grown(length: u64, growth: isize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::config::Plugin;
-    use crate::core::state::ids::Tags;
+    use crate::config::Plugin;
+    use crate::state::ids::Tags;
 
     const ORIGINAL: [(&str, &str); 13] = [
         (":authority", "gateway.internal"),

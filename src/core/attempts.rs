@@ -1,6 +1,6 @@
 //! The attempts of one request: how many were made, and what follows each.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::config::MAX_ATTEMPTS;
 use super::demand::Demand;
@@ -197,13 +197,13 @@ impl Attempts {
             finding => finding,
         };
         // An old token says nothing about the backend yet: it will be asked once more.
-        let admitted = finding != Finding::Nothing && std::mem::take(&mut self.admitted);
+        let admitted = finding != Finding::Nothing && core::mem::take(&mut self.admitted);
         self.lesson(self.current, finding, admitted, demand)
     }
 
     /// What there is to learn where the current attempt's refused token was new already: the backend refuses new tokens.
     pub fn conclude_new_token(&mut self, demand: &Demand) -> Lesson {
-        let admitted = std::mem::take(&mut self.admitted);
+        let admitted = core::mem::take(&mut self.admitted);
         let finding = Finding::TokenDenied(TokenAge::New);
         self.lesson(self.current, finding, admitted, demand)
     }
@@ -215,7 +215,7 @@ impl Attempts {
 
     /// What the current backend has to know if the outcome of its attempt will not be known: the client left, say.
     pub fn abandon(&mut self, demand: &Demand) -> Option<Lesson> {
-        let admitted = std::mem::take(&mut self.admitted);
+        let admitted = core::mem::take(&mut self.admitted);
         admitted.then(|| self.lesson(self.current, Finding::Nothing, admitted, demand))
     }
 
@@ -283,7 +283,7 @@ impl Attempts {
         demand: &Demand,
         choose: impl FnOnce(&Plan) -> Result<Chosen, NoRetry>,
     ) -> (Verdict, Option<Lesson>) {
-        let (before, admitted) = (self.current, std::mem::take(&mut self.admitted));
+        let (before, admitted) = (self.current, core::mem::take(&mut self.admitted));
         let verdict = self.after(outcome, replay, choose);
         let lesson = match verdict {
             Verdict::RenewToken | Verdict::AwaitRequest => {

@@ -1,6 +1,6 @@
 //! The retry budget: how many failures may be tried again, so that an outage is not multiplied by retries.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::codec::Fields;
 use super::config::Budget as Rules;

@@ -4,6 +4,7 @@ use super::client_credentials::is_credential_parameter;
 use super::operation::Path;
 use super::state::ids::{split as split_id, Tags};
 use super::text::{percent_decoded, split, split_once};
+use crate::prelude::*;
 
 /// `path` without the query parameters that carry credentials; `None` if it has none, which is the usual case.
 pub(super) fn without_credentials(path: &Path<'_>) -> Option<String> {
@@ -61,7 +62,7 @@ pub(super) fn without_tags(path: &Path<'_>, tags: &Tags) -> Option<(String, Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::state::ids::Tag;
+    use crate::state::ids::Tag;
 
     #[test]
     fn credentials_leave_the_query_and_nothing_else_does() {

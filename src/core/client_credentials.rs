@@ -10,7 +10,7 @@
 ///
 /// A cookie belongs to the gateway's site, or was set by another backend: SDKs keep cookies. Azure OpenAI needs none.
 #[inline]
-pub(crate) fn is_credential_header(name: &[u8]) -> bool {
+pub fn is_credential_header(name: &[u8]) -> bool {
     // This is asked of every header of every request: of most the last letter is enough to see.
     match name {
         b"cookie" => true,

@@ -2,6 +2,8 @@
 //!
 //! Who a client is has been found out by a filter before this one, which says so in a request header.
 
+use crate::prelude::*;
+
 /// The most clients that are told apart. Each one becomes a statistic, which Envoy keeps for good.
 pub const MAX_CLIENTS: usize = 200;
 
@@ -75,7 +77,7 @@ impl Clients {
                 continue;
             };
             if *count > 0 {
-                hand_over(*place, client, std::mem::take(count));
+                hand_over(*place, client, core::mem::take(count));
             }
         }
     }

@@ -4,6 +4,7 @@
 //! module can follow in place.
 
 use super::time::Timestamp;
+use crate::prelude::*;
 
 /// Reads the fields of a binary value one after the other; `None` as soon as the bytes do not suffice.
 pub(super) struct Fields<'a>(&'a [u8]);
@@ -44,12 +45,12 @@ impl<'a> Fields<'a> {
         let length = usize::from(self.u8()?);
         let (text, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
-        std::str::from_utf8(text).ok()
+        core::str::from_utf8(text).ok()
     }
 
     /// All that is left, as text.
     pub(super) fn text(self) -> Option<&'a str> {
-        std::str::from_utf8(self.0).ok()
+        core::str::from_utf8(self.0).ok()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Changes of headers.
 
-use std::borrow::Cow;
+use crate::prelude::*;
+use alloc::borrow::Cow;
 
 /// A change of one header.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! A header map in the form the host hands it over, read in place.
 
+use crate::prelude::*;
+
 /// A serialised header map: the number of pairs, the sizes of every name and value, then the names and values, each followed
 /// by a zero byte; all numbers are 32-bit little-endian (proxy-wasm ABI 0.2.1).
 #[derive(Debug, Default)]
@@ -32,14 +34,14 @@ impl HeaderMap {
     pub fn is_utf8(&self) -> bool {
         // Together they are if each one is: no character goes on beyond the zero byte between two of them.
         let parts = self.parts();
-        parts.is_none_or(|(_, texts)| std::str::from_utf8(texts).is_ok())
+        parts.is_none_or(|(_, texts)| core::str::from_utf8(texts).is_ok())
     }
 
     /// The pairs whose values are UTF-8.
     pub fn iter_utf8(&self) -> impl Iterator<Item = (&str, &str)> {
         self.iter().filter_map(|(name, value)| {
-            let name = std::str::from_utf8(name).ok()?;
-            Some((name, std::str::from_utf8(value).ok()?))
+            let name = core::str::from_utf8(name).ok()?;
+            Some((name, core::str::from_utf8(value).ok()?))
         })
     }
 
@@ -48,7 +50,7 @@ impl HeaderMap {
         let mut values = self
             .iter()
             .filter(|(candidate, _)| *candidate == name.as_bytes());
-        values.find_map(|(_, value)| std::str::from_utf8(value).ok())
+        values.find_map(|(_, value)| core::str::from_utf8(value).ok())
     }
 
     /// Serialises `pairs` for the host.

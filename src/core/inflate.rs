@@ -4,7 +4,8 @@
 //! decoder is small and bounded instead of fast. It checks no checksum: a body that was damaged on its way decides nothing worse than
 //! where one request goes.
 
-use std::borrow::Cow;
+use crate::prelude::*;
+use alloc::borrow::Cow;
 
 /// A body that is longer once it is decoded is not decoded: no error is that long, and a few bytes can stand for gigabytes.
 pub const MOST_DECODED: usize = 64 * 1024;
@@ -281,7 +282,7 @@ fn fixed_codes() -> Option<(Code, Code)> {
     let lengths = [(8, 144), (9, 112), (7, 24), (8, 8)];
     let lengths = lengths
         .into_iter()
-        .flat_map(|(length, count)| std::iter::repeat_n(length, count));
+        .flat_map(|(length, count)| core::iter::repeat_n(length, count));
     let literals = Code::of(&lengths.collect::<Vec<u8>>())?;
     Some((literals, Code::of(&[5; 30])?))
 }

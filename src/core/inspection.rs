@@ -4,6 +4,7 @@ use super::config::Config;
 use super::json::scan::Scan;
 use super::multipart::Scanner;
 use super::request::{BodyForm, Found, Need, Request};
+use crate::prelude::*;
 
 /// The reading of one body.
 #[derive(Debug, Default)]
@@ -62,7 +63,7 @@ impl Inspection {
         if !over {
             return None;
         }
-        Some(match std::mem::take(self) {
+        Some(match core::mem::take(self) {
             Self::Done => Found::Nothing,
             Self::Json(scan) => scan.finish().map_or(Found::Nothing, Found::Json),
             Self::Form(scanner) => scanner.value().cloned().map_or(Found::Nothing, Found::Form),
@@ -78,10 +79,10 @@ impl Inspection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::config::Plugin;
-    use crate::core::operation::Deployment;
-    use crate::core::request::{Objects, Place};
-    use crate::core::state::ids::Tag;
+    use crate::config::Plugin;
+    use crate::operation::Deployment;
+    use crate::request::{Objects, Place};
+    use crate::state::ids::Tag;
 
     fn config(more: &str) -> Config {
         let json = format!(
@@ -257,7 +258,7 @@ mod tests {
         assert_eq!(request.renaming(&config.backends[0]).apply(&cut), whole);
         assert!(request.renaming(&config.backends[1]).is_empty());
         assert_eq!(
-            request.wanted(RESPONSES, crate::core::outcome::Outcome::DeploymentNotFound),
+            request.wanted(RESPONSES, crate::outcome::Outcome::DeploymentNotFound),
             r#"deployment "gpt""#
         );
     }

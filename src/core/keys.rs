@@ -4,6 +4,7 @@
 
 use super::config::{Backend, Identity, Source};
 use super::hash::fingerprint;
+use crate::prelude::*;
 
 /// The key of the turns that requests to these backends draw.
 pub fn turn_key(backends: &[Backend]) -> String {
@@ -70,7 +71,7 @@ mod tests {
 
     #[test]
     fn entra_identities_share_a_token_only_if_all_is_the_same() {
-        use crate::core::config::{Proof, Secret};
+        use crate::config::{Proof, Secret};
         use std::time::Duration;
         let identity = |authority: &str, tenant: &str, client_id: &str, secret: &str| Identity {
             name: None,

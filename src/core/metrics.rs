@@ -6,6 +6,7 @@ use super::health::{Health, QuotaWait, Reason};
 use super::no_retry::NoRetry;
 use super::outcome::Outcome;
 use super::time::{millis, Timestamp};
+use crate::prelude::*;
 
 /// Something that is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +135,7 @@ pub fn quota_gauges(wait: Option<&QuotaWait>, now: Timestamp) -> [u64; 2] {
 /// The graver of two values of [`quota_gauges`].
 pub fn graver(one: [u64; 2], other: [u64; 2]) -> [u64; 2] {
     // Throttled is graver than advised to wait, which is graver than open.
-    let rank = |[state, seconds]: [u64; 2]| (state > 0, std::cmp::Reverse(state), seconds);
+    let rank = |[state, seconds]: [u64; 2]| (state > 0, core::cmp::Reverse(state), seconds);
     if rank(other) > rank(one) {
         other
     } else {
@@ -184,7 +185,7 @@ impl Tally {
     pub fn drain(&mut self, mut hand_over: impl FnMut(usize, u32)) {
         for (index, count) in self.counts.iter_mut().enumerate() {
             if *count > 0 {
-                hand_over(index, std::mem::take(count));
+                hand_over(index, core::mem::take(count));
             }
         }
     }
@@ -257,8 +258,8 @@ mod tests {
     fn the_gauges_tell_state_and_wait() {
         use std::time::Duration;
 
-        use crate::core::config::Plugin;
-        use crate::core::health::{Blame, Finding, Seen};
+        use crate::config::Plugin;
+        use crate::health::{Blame, Finding, Seen};
 
         let json = r#"{"backends": [{"name": "a", "cluster": "a", "host": "a"}], "identity": {"cluster": "i"}}"#;
         let Ok(Plugin::Balancer(config)) = Plugin::from_bytes(json.as_bytes(), &|_| None) else {
@@ -276,8 +277,8 @@ mod tests {
         ] {
             let mut health = Health::default();
             let seen = Seen {
-                demand: crate::core::demand::Demand {
-                    quota: crate::core::demand::QuotaKey::of_deployment(7),
+                demand: crate::demand::Demand {
+                    quota: crate::demand::QuotaKey::of_deployment(7),
                     ..Default::default()
                 },
                 ..Seen::default()
@@ -306,7 +307,7 @@ mod tests {
     fn the_gauges_of_a_quota_tell_a_wait_from_advice() {
         let now = Timestamp::from_secs(1_700_000_000);
         let wait = |is_binding| QuotaWait {
-            key: crate::core::demand::QuotaKey::UNREAD,
+            key: crate::demand::QuotaKey::UNREAD,
             until: now + std::time::Duration::from_millis(1_001),
             is_binding,
         };

@@ -3,7 +3,8 @@
 //! Uploads and transcriptions come as `multipart/form-data` (RFC 7578): a file of many megabytes, and before or behind it the
 //! small values that decide, `model` or `purpose`. The scanner reads each byte once and keeps nothing of the file.
 
-use std::ops::Range;
+use crate::prelude::*;
+use core::ops::Range;
 
 /// RFC 2046 allows 70 characters.
 const MAX_BOUNDARY: usize = 70;
@@ -224,7 +225,7 @@ fn boundary(content_type: &str) -> Option<Vec<u8>> {
 
 /// Whether these are the headers of a value, not a file, with this name.
 fn names(headers: &[u8], name: &str) -> bool {
-    let Ok(headers) = std::str::from_utf8(headers) else {
+    let Ok(headers) = core::str::from_utf8(headers) else {
         return false;
     };
     let disposition = headers.split("\r\n").find_map(|line| {

@@ -10,11 +10,12 @@
 //! [dated API]: https://learn.microsoft.com/azure/ai-foundry/openai/reference
 //! [v1 API]: https://learn.microsoft.com/azure/ai-foundry/openai/latest
 
-use std::borrow::Cow;
-use std::ops::Range;
+use alloc::borrow::Cow;
+use core::ops::Range;
 
 use super::hash::fingerprint;
 use super::text::{find, percent_decoded, split, split_once, strip_prefix};
+use crate::prelude::*;
 
 /// One of the APIs of an Azure OpenAI resource. Not every region has every one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::config::Retry;
 use super::inflate::decoded;
+use crate::prelude::*;
 
 /// The outcome of one attempt, as far as it matters for what happens next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -320,7 +321,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::core::config::Engine;
+    use crate::config::Engine;
 
     #[test]
     fn an_origin_is_read_from_envoys_details() {

@@ -3,11 +3,12 @@
 //! Azure's dated API names the deployment in the path and its own version in the query,
 //! `/openai/deployments/NAME/chat/completions?api-version=2024-10-21`; the v1 API names neither.
 
-use std::borrow::Cow;
+use alloc::borrow::Cow;
 
 use super::config::Backend;
 use super::operation::{deployment_name, parameters, Deployment, Surface};
 use super::splices::Splices;
+use crate::prelude::*;
 
 const API_VERSION: &str = "api-version";
 
@@ -62,7 +63,7 @@ pub fn on_backend<'p>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::operation::{surface, Operation, Path};
+    use crate::operation::{surface, Operation, Path};
 
     fn on_backend<'p>(path: &'p str, backend: &Backend) -> Cow<'p, str> {
         let parts = Path::of(path);

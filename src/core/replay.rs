@@ -1,9 +1,10 @@
 //! The copy of a request body that another attempt needs.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use alloc::rc::Rc;
+use core::cell::Cell;
 
 use super::no_retry::{NoRetry, Replay};
+use crate::prelude::*;
 
 /// A body of at most this many bytes is held until it is complete.
 ///
@@ -141,7 +142,7 @@ impl BodyCopy {
     /// The body has ended.
     pub fn finish(&mut self) {
         // What takes its place is dropped at once.
-        let copy = std::mem::replace(self, Self::Dropped(NoRetry::RequestIncomplete));
+        let copy = core::mem::replace(self, Self::Dropped(NoRetry::RequestIncomplete));
         *self = match copy {
             Self::Growing { bytes, room, .. } => Self::Complete { bytes, room },
             other => other,

@@ -1,12 +1,13 @@
 //! Local replies: the answers the filter makes itself, in the shape OpenAI's clients parse.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use serde_json::json;
 
 use super::fleet::Wait;
 use super::operation::Api;
 use super::time::millis;
+use crate::prelude::*;
 
 /// An answer the filter makes itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What the filter needs to know of a client's request, read from its headers in one pass.
 
-use std::borrow::Cow;
-use std::ops::Range;
+use alloc::borrow::Cow;
+use core::ops::Range;
 
 use super::clean_path::{without_credentials, without_tags};
 use super::client_credentials::is_credential_header;
@@ -16,6 +16,7 @@ use super::outcome::Outcome;
 use super::splices::Splices;
 use super::state::ids::Tags;
 use super::text::number;
+use crate::prelude::*;
 
 /// The facts of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,7 +112,7 @@ impl Request {
         let (mut method, mut path) = ("", "");
         let mut protocols: Vec<&[u8]> = Vec::new();
         for (name, value) in headers {
-            let text = || std::str::from_utf8(value).unwrap_or_default();
+            let text = || core::str::from_utf8(value).unwrap_or_default();
             match name {
                 // The usual one need not be read.
                 b":method" if value == b"POST" => method = "POST",
@@ -153,7 +154,7 @@ impl Request {
     /// Takes over one line of `accept-encoding` that not every SDK sends.
     #[inline(never)]
     fn note_accepted(&mut self, line: &[u8]) {
-        let line = std::str::from_utf8(line).unwrap_or_default();
+        let line = core::str::from_utf8(line).unwrap_or_default();
         match (&mut self.accepted, readable_of(line)) {
             (Some(accepted), None) => accepted.extend([", ", line]),
             (Some(accepted), Some(readable)) => accepted.extend([", ", &*readable]),
@@ -488,7 +489,7 @@ fn without_key(lines: &[&[u8]]) -> Option<String> {
     let (mut kept, mut is_clean) = (String::new(), true);
     for line in lines {
         // What is not text offers nothing that can be understood, and may hide a key.
-        let Ok(line) = std::str::from_utf8(line) else {
+        let Ok(line) = core::str::from_utf8(line) else {
             is_clean = false;
             continue;
         };

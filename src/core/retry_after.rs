@@ -3,7 +3,7 @@
 //! Azure OpenAI says it in milliseconds, in seconds, or only by when a limit is reset; HTTP allows a date as well (RFC 9110,
 //! sections 10.2.3 and 5.6.7); the reset headers also come in the form of Go's `time.Duration.String`.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::text;
 use super::time::Timestamp;
@@ -181,6 +181,7 @@ fn number(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prelude::*;
 
     /// 584 years in milliseconds.
     const LONGEST: u64 = u64::MAX.div_ceil(MILLISECOND);

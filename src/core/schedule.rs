@@ -2,6 +2,7 @@
 
 use super::config::{Backend, MAX_BACKENDS};
 use super::plan::BackendSet;
+use crate::prelude::*;
 
 // A schedule holds indices as bytes.
 const _: () = assert!(MAX_BACKENDS <= u8::MAX as usize);

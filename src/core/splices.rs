@@ -3,7 +3,8 @@
 //! A JSON document that is parsed and written again is no longer the client's: numbers lose digits, keys their order and their
 //! duplicates. So what the filter changes, a deployment's name or the tag of an id, is cut out of the bytes and replaced there.
 
-use std::ops::Range;
+use crate::prelude::*;
+use core::ops::Range;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Splice {

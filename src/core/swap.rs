@@ -1,7 +1,8 @@
 //! The values that workers share: how they are made, read, and changed by compare-and-swap.
 
-use std::cell::Cell;
-use std::fmt;
+use crate::prelude::*;
+use core::cell::Cell;
+use core::fmt;
 
 /// How often a compare-and-swap is tried before the caller continues without: enough for any number of workers.
 const TRIES: usize = 64;

@@ -2,7 +2,8 @@
 //!
 //! The standard library's searches are made for long texts; before they have begun, one of some dozen bytes is at its end here.
 
-use std::borrow::Cow;
+use crate::prelude::*;
+use alloc::borrow::Cow;
 
 /// The place of the first byte that is one of `wanted`.
 pub(super) fn find<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize> {
@@ -36,7 +37,7 @@ pub(super) fn split_once(text: &str, at: u8) -> Option<(&str, &str)> {
 /// The parts of `text` between the bytes that are `at`, an ASCII character; at least one.
 pub(super) fn split(text: &str, at: u8) -> impl Iterator<Item = &str> + Clone {
     let mut rest = Some(text);
-    std::iter::from_fn(move || {
+    core::iter::from_fn(move || {
         let text = rest?;
         let (part, behind) = match split_once(text, at) {
             Some((part, behind)) => (part, Some(behind)),
@@ -67,7 +68,7 @@ fn decode(text: &str) -> Vec<u8> {
     while let Some((&byte, after)) = rest.split_first() {
         rest = after;
         let hex = after.get(..2).and_then(|digits| {
-            let digits = std::str::from_utf8(digits).ok()?;
+            let digits = core::str::from_utf8(digits).ok()?;
             // A sign would be taken for a part of a number.
             let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
             is_hex.then(|| u8::from_str_radix(digits, 16).ok())?
@@ -101,7 +102,7 @@ fn strip_prefix_of_any_case<'t>(text: &'t str, prefix: &str) -> Option<&'t str> 
 }
 
 /// A number in decimal digits and nothing else, at most as many as a `u64` always has room for.
-pub(crate) fn number<N: TryFrom<u64>>(digits: &[u8]) -> Option<N> {
+pub fn number<N: TryFrom<u64>>(digits: &[u8]) -> Option<N> {
     const MOST: usize = u64::MAX.ilog10() as usize;
     if digits.is_empty() || digits.len() > MOST {
         return None;

@@ -1,7 +1,8 @@
 //! Points in time as values, so that no part of the core reads a clock.
 
-use std::fmt;
-use std::time::Duration;
+use crate::prelude::*;
+use core::fmt;
+use core::time::Duration;
 
 /// A point in time: milliseconds since the Unix epoch, the form in which workers share it.
 ///
@@ -37,7 +38,7 @@ impl Timestamp {
     }
 }
 
-impl std::ops::Add<Duration> for Timestamp {
+impl core::ops::Add<Duration> for Timestamp {
     type Output = Self;
 
     fn add(self, duration: Duration) -> Self {

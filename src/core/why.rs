@@ -1,7 +1,7 @@
 //! The response header that explains an answer: for each attempt its backend, why that was chosen, and the outcome; for each backend
 //! that was not asked, why not. It names backends only, by their names in the configuration.
 
-use std::fmt::{Arguments, Write};
+use core::fmt::{Arguments, Write};
 
 use super::attempts::Because;
 use super::health::Standing;
@@ -9,6 +9,7 @@ use super::metrics::seconds_left;
 use super::no_retry::NoRetry;
 use super::outcome::Outcome;
 use super::time::Timestamp;
+use crate::prelude::*;
 
 /// The longest explanation, in bytes. What does not fit is left out.
 const LONGEST: usize = 512;

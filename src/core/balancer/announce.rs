@@ -1,10 +1,11 @@
 //! What people are told of changes of the backends' health: a count, and a line in the log.
 
-use crate::core::attempts::Lesson;
-use crate::core::demand::QuotaKey;
-use crate::core::health::{Blame, Change, Finding, Reason};
-use crate::core::metrics::Event;
-use crate::core::time::Pretty;
+use crate::attempts::Lesson;
+use crate::demand::QuotaKey;
+use crate::health::{Blame, Change, Finding, Reason};
+use crate::metrics::Event;
+use crate::prelude::*;
+use crate::time::Pretty;
 
 /// The event that a change counts as, if it is one to count.
 pub(super) fn event(backend: usize, change: Change) -> Option<Event> {

@@ -1,17 +1,17 @@
 //! The choice of a backend, for the least that it takes.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::Balancer;
-use crate::core::attempts::{Because, Chosen};
-use crate::core::demand::Demand;
-use crate::core::fleet::NoChoice;
-use crate::core::host::Host;
-use crate::core::no_retry::NoRetry;
-use crate::core::outcome::Outcome;
-use crate::core::plan::Plan;
-use crate::core::time::Timestamp;
-use crate::core::why::{Obstacle, Why};
+use crate::attempts::{Because, Chosen};
+use crate::demand::Demand;
+use crate::fleet::NoChoice;
+use crate::host::Host;
+use crate::no_retry::NoRetry;
+use crate::outcome::Outcome;
+use crate::plan::Plan;
+use crate::time::Timestamp;
+use crate::why::{Obstacle, Why};
 
 impl<H: Host> Balancer<H> {
     fn time_of_choice(&self) -> Timestamp {

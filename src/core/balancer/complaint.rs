@@ -1,7 +1,8 @@
 //! What can be wrong in Envoy's configuration around the filter, told to the person who can mend it.
 
-use crate::core::config::{Config, Engine};
-use crate::core::replay::HELD_UNTIL_COMPLETE;
+use crate::config::{Config, Engine};
+use crate::prelude::*;
+use crate::replay::HELD_UNTIL_COMPLETE;
 
 /// Something wrong, said once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

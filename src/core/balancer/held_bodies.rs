@@ -1,9 +1,9 @@
 //! Whether Envoy shows bodies while their headers are held.
 
-use std::cell::Cell;
-use std::time::Duration;
+use core::cell::Cell;
+use core::time::Duration;
 
-use crate::core::time::Timestamp;
+use crate::time::Timestamp;
 
 /// More bodies than this in a row are not just slow.
 const SLOW_ONES: u8 = 2;

@@ -6,8 +6,8 @@ mod complaint;
 mod held_bodies;
 mod waiting;
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use alloc::rc::Rc;
+use core::cell::{Cell, RefCell};
 
 pub use announce::Detail;
 pub use complaint::Complaint;
@@ -28,6 +28,7 @@ use super::request::{Place, Request};
 use super::state::ids::Tags;
 use super::swap::SwapError;
 use super::time::{millis, Timestamp};
+use crate::prelude::*;
 
 /// What all requests of one configuration on one worker share, over the host `H`.
 pub struct Balancer<H> {

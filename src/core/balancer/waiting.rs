@@ -1,16 +1,17 @@
 //! The waiting list of a worker: what its streams wait for, for how long, and how that ends.
 
-use std::rc::Rc;
-use std::time::Duration;
+use alloc::rc::Rc;
+use core::time::Duration;
 
 use super::Balancer;
-use crate::core::demand::Demand;
-use crate::core::fleet::Openings;
-use crate::core::host::Host;
-use crate::core::identity::credentials::LEAST_RETRY_AFTER;
-use crate::core::identity::{Authorization, Credentials, Identities, Renewal};
-use crate::core::plan::Plan;
-use crate::core::time::Timestamp;
+use crate::demand::Demand;
+use crate::fleet::Openings;
+use crate::host::Host;
+use crate::identity::credentials::LEAST_RETRY_AFTER;
+use crate::identity::{Authorization, Credentials, Identities, Renewal};
+use crate::plan::Plan;
+use crate::prelude::*;
+use crate::time::Timestamp;
 
 /// More streams than this do not wait on one worker; they are answered at once.
 const MOST_WAITING: usize = 10_000;

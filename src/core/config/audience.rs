@@ -5,6 +5,7 @@
 
 use super::reader::Problems;
 use super::{Backend, BackendCredential, Identity, Source};
+use crate::prelude::*;
 
 /// The audience of Azure OpenAI in the public cloud.
 const PUBLIC: &str = "https://cognitiveservices.azure.com";

@@ -9,7 +9,8 @@ use super::{
     Apis, Backend, BackendCredential, Deployments, Identity, Secret, Unlisted, MAX_BACKENDS,
     MAX_DEPLOYMENTS,
 };
-use crate::core::operation::Api;
+use crate::operation::Api;
+use crate::prelude::*;
 
 const HOST_FORM: &str =
     r#"a host name such as "contoso-eastus.openai.azure.com", without scheme or path"#;

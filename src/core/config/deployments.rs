@@ -1,5 +1,7 @@
 //! The deployments of a backend, as its configuration names them. Azure does not tell upper from lower case in their names.
 
+use crate::prelude::*;
+
 /// A backend's deployments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deployments {

@@ -2,6 +2,7 @@
 
 use super::reader::Object;
 use super::shown::is_variable_name;
+use crate::prelude::*;
 
 /// What the name of a cluster looks like, for error messages.
 pub(super) const CLUSTER_FORM: &str = "the name of an Envoy cluster";

@@ -6,6 +6,7 @@ use super::forms::{is_header_text, is_host, is_name, read_variable, CLUSTER_FORM
 use super::reader::{refused, Object, Problems};
 use super::shown::shown_text;
 use super::{Identity, Proof, Secret, Selector, Source};
+use crate::prelude::*;
 
 /// The most identities one configuration may name.
 const MAX_IDENTITIES: usize = 20;

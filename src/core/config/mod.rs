@@ -12,8 +12,8 @@ mod shown;
 mod unique;
 mod units;
 
-use std::fmt;
-use std::time::Duration;
+use core::fmt;
+use core::time::Duration;
 
 pub use deployments::{Deployments, Unlisted};
 pub use reader::ConfigError;
@@ -21,6 +21,7 @@ pub use shown::{shown, without_secrets};
 
 use super::operation::Api;
 use super::state::ids::Tags;
+use crate::prelude::*;
 
 /// The most backends one configuration may name.
 pub const MAX_BACKENDS: usize = 100;

@@ -1,6 +1,6 @@
 //! From the plugin configuration's JSON to [`Config`].
 
-use std::time::Duration;
+use core::time::Duration;
 
 use serde_json::Value;
 
@@ -14,7 +14,8 @@ use super::{
     Backend, BackendCredential, Budget, Config, Cooldown, Engine, HeaderNames, Identity, Ids,
     LeftToEnvoy, OtherPaths, Plugin, Policy, Retry, StateRules, MAX_ATTEMPTS,
 };
-use crate::core::state::ids::{Collision, Tags};
+use crate::prelude::*;
+use crate::state::ids::{Collision, Tags};
 
 /// Statuses after which another backend may do better: throttled, timed out, or broken on the server's side.
 const RETRIABLE_STATUSES: [u16; 6] = [408, 429, 500, 502, 503, 504];

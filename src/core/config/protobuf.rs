@@ -4,6 +4,7 @@
 //! 5: Struct, 6: ListValue; a `ListValue` is `{1: repeated Value}`
 //! (<https://protobuf.dev/reference/protobuf/google.protobuf/#struct>).
 
+use crate::prelude::*;
 use serde_json::{Map, Value};
 
 /// Deeper than any configuration, and no danger to the stack.

@@ -2,14 +2,15 @@
 //!
 //! `serde`'s derive stops at the first mistake; a person who has three to mend wants to see three.
 
-use std::cell::RefCell;
-use std::fmt;
-use std::time::Duration;
+use core::cell::RefCell;
+use core::fmt;
+use core::time::Duration;
 
 use serde_json::{Map, Value};
 
 use super::shown::{shown, without_secrets};
 use super::units;
+use crate::prelude::*;
 
 /// Everything that is wrong with a configuration, one line each: the field's path, the value and the expected form.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +32,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-impl std::error::Error for ConfigError {}
+impl core::error::Error for ConfigError {}
 
 /// Collects problems while a configuration is read to its end.
 #[derive(Default)]
@@ -187,7 +188,7 @@ impl<'a> Object<'a> {
     pub(super) fn integer(
         &mut self,
         key: &'static str,
-        range: std::ops::RangeInclusive<u64>,
+        range: core::ops::RangeInclusive<u64>,
         default: u64,
     ) -> u64 {
         let Some(value) = self.value(key) else {
@@ -220,7 +221,7 @@ impl<'a> Object<'a> {
     pub(super) fn duration(
         &mut self,
         key: &'static str,
-        range: std::ops::RangeInclusive<&str>,
+        range: core::ops::RangeInclusive<&str>,
         default: &str,
     ) -> Duration {
         self.quantity(key, range, default, units::duration, units::DURATION_FORM)
@@ -230,7 +231,7 @@ impl<'a> Object<'a> {
     pub(super) fn optional_duration(
         &mut self,
         key: &'static str,
-        range: std::ops::RangeInclusive<&str>,
+        range: core::ops::RangeInclusive<&str>,
     ) -> Option<Duration> {
         let given = self.has(key);
         let duration = self.duration(key, range, "0s");
@@ -241,7 +242,7 @@ impl<'a> Object<'a> {
     pub(super) fn size(
         &mut self,
         key: &'static str,
-        range: std::ops::RangeInclusive<&str>,
+        range: core::ops::RangeInclusive<&str>,
         default: &str,
     ) -> usize {
         self.quantity(key, range, default, units::size, units::SIZE_FORM)
@@ -251,7 +252,7 @@ impl<'a> Object<'a> {
     fn quantity<T: PartialOrd + Default>(
         &mut self,
         key: &'static str,
-        range: std::ops::RangeInclusive<&str>,
+        range: core::ops::RangeInclusive<&str>,
         default: &str,
         parse: impl Fn(&str) -> Option<T>,
         form: &str,
@@ -315,7 +316,7 @@ impl<'a> Object<'a> {
 pub(super) fn whole_number(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| {
         let number = value.as_f64()?;
-        (number.fract() == 0.0 && (0.0..1e15).contains(&number)).then_some(number as u64)
+        ((0.0..1e15).contains(&number) && number as u64 as f64 == number).then_some(number as u64)
     })
 }
 

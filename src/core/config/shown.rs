@@ -1,7 +1,8 @@
 //! Values in messages: enough of them to be recognised, and no secret.
 
-use std::fmt;
+use core::fmt;
 
+use crate::prelude::*;
 use serde_json::Value;
 
 /// How many characters of a value are shown, so that it does not fill the log.

@@ -1,11 +1,12 @@
 //! JSON in which no object has a field twice: of two the first would be lost without a word.
 
-use std::fmt;
+use core::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::shown::shown_text;
+use crate::prelude::*;
 
 /// Reads JSON.
 ///

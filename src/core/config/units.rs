@@ -1,6 +1,6 @@
 //! Quantities with a unit, as configuration spells them: `"250ms"`, `"10s"`, `"4MiB"`.
 
-use std::time::Duration;
+use core::time::Duration;
 
 /// What a duration looks like, for error messages.
 pub(super) const DURATION_FORM: &str =

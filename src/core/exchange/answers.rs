@@ -1,23 +1,24 @@
 //! What an answer, or the want of one, says of its backend, and what follows from it.
 
-use std::borrow::Cow;
-use std::rc::Rc;
+use alloc::borrow::Cow;
+use alloc::rc::Rc;
 
 use super::{
     Answer, AnswerBody, Exchange, Lesson, Next, NoRetry, Replay, Stalled, State, TokenId, Until,
     Verdict, ERROR_BODY,
 };
-use crate::core::balancer::{Balancer, Complaint, Detail, Wish};
-use crate::core::config::{Engine, Policy};
-use crate::core::header_map::HeaderMap;
-use crate::core::health::{Finding, TokenAge};
-use crate::core::host::Host;
-use crate::core::identity::{Authorization, Renewal};
-use crate::core::metrics::Event;
-use crate::core::outcome::{Diagnosis, Origin, Outcome, Trace};
-use crate::core::plan::Plan;
-use crate::core::retry_after::stated_wait;
-use crate::core::text::number;
+use crate::balancer::{Balancer, Complaint, Detail, Wish};
+use crate::config::{Engine, Policy};
+use crate::header_map::HeaderMap;
+use crate::health::{Finding, TokenAge};
+use crate::host::Host;
+use crate::identity::{Authorization, Renewal};
+use crate::metrics::Event;
+use crate::outcome::{Diagnosis, Origin, Outcome, Trace};
+use crate::plan::Plan;
+use crate::prelude::*;
+use crate::retry_after::stated_wait;
+use crate::text::number;
 
 /// Why a backend that refuses tokens gets no requests during an outage of the token service.
 const OLD_TOKEN_REFUSED: &str = "refuses the access token (401), and there is no newer one yet: see what the log says of the identity";

@@ -1,7 +1,7 @@
 //! One request's state machine, the same for both retry engines.
 //!
 //! [`Exchange::handle`] is told what happened, an [`Input`], and says what is to be done now, a [`Next`]. Everything about whether,
-//! where and why (not) is decided here; the drivers in [`filter`](crate::filter) turn callbacks into inputs and the answer into host
+//! where and why (not) is decided here; the drivers in the filter turn callbacks into inputs and the answer into host
 //! calls. `request` is the way up, `answers` decides what follows an attempt, `rerouted` follows the attempts that Envoy's router
 //! makes, `reply` is what the client gets, and [`Attempts`] counts.
 
@@ -11,7 +11,7 @@ mod request;
 mod rerouted;
 mod tagging;
 
-use std::rc::Rc;
+use alloc::rc::Rc;
 
 pub use answers::Wants;
 pub use reply::{Reply, TaggedAnswer};
@@ -37,6 +37,7 @@ use super::request::Request;
 use super::splices::Splices;
 use super::time::Timestamp;
 use super::why::Why;
+use crate::prelude::*;
 
 /// As much of an error's body as is read for its code, in bytes.
 pub const ERROR_BODY: usize = 64 * 1024;
@@ -385,7 +386,7 @@ impl Exchange {
         stalled: Option<Stalled>,
         balancer: &Balancer<H>,
     ) -> Next {
-        let state = std::mem::replace(&mut self.state, State::New);
+        let state = core::mem::replace(&mut self.state, State::New);
         match (state, granted) {
             (State::Holding(For::Token), Granted::Token(_))
             | (State::Holding(For::Backend(_)), Granted::Backend) => self.start(balancer),
@@ -409,7 +410,7 @@ impl Exchange {
 
     #[inline(never)]
     fn on_refused_wait<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
-        let state = std::mem::replace(&mut self.state, State::New);
+        let state = core::mem::replace(&mut self.state, State::New);
         match state {
             State::Holding(For::Token) => {
                 let identities = self.identities(balancer);
@@ -594,7 +595,7 @@ impl Exchange {
     pub fn call<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> Option<Call<'a>> {
         let attempt = self.attempt(balancer)?;
         let path = attempt.path(|| self.client_path());
-        let path = path.map(std::borrow::Cow::into_owned);
+        let path = path.map(alloc::borrow::Cow::into_owned);
         let splices = self.splices(balancer);
         Some(Call {
             attempt,

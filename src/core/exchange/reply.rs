@@ -1,13 +1,14 @@
 //! What the client is answered: a backend's answer, signed, or one that is made here.
 
-use std::borrow::Cow;
+use alloc::borrow::Cow;
 
 use super::tagging::Tagging;
 use super::{digit, Answer, AnswerBody, Exchange, Host, LocalReply, Next, State, Why};
-use crate::core::balancer::Balancer;
-use crate::core::config::Engine;
-use crate::core::edits::{Edit, Edits};
-use crate::core::reply::retry_after;
+use crate::balancer::Balancer;
+use crate::config::Engine;
+use crate::edits::{Edit, Edits};
+use crate::prelude::*;
+use crate::reply::retry_after;
 
 /// Headers of an answer that belong to its connection (RFC 9110, section 7.6.1), the status, which is given apart, and what a backend
 /// tells an Envoy of its own health.
@@ -261,7 +262,7 @@ impl Exchange {
         balancer: &Balancer<H>,
     ) -> bool {
         let content_type = answer.content_type.as_deref().unwrap_or_default();
-        let content_type = std::str::from_utf8(content_type).ok();
+        let content_type = core::str::from_utf8(content_type).ok();
         let tag = balancer.tags.of_backend(self.answered_by);
         let (status, is_encoded) = (answer.status, answer.is_encoded);
         let tagging = tag.and_then(|tag| Tagging::of(tag, status, content_type, is_encoded));

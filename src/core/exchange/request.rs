@@ -1,24 +1,25 @@
 //! The way up: the client's request, until it leaves for its first backend.
 
-use std::rc::Rc;
-use std::time::Duration;
+use alloc::rc::Rc;
+use core::time::Duration;
 
 use super::{Exchange, For, Next, State, Until};
-use crate::core::attempts::{Attempts, Chosen};
-use crate::core::balancer::{Balancer, Complaint, WantedBackend, Wish};
-use crate::core::clients::client_name;
-use crate::core::config::{Engine, OtherPaths};
-use crate::core::fleet::{NoChoice, Wait};
-use crate::core::header_map::HeaderMap;
-use crate::core::host::Host;
-use crate::core::identity::{Authorization, Identities};
-use crate::core::inspection::{Inspection, Unreadable};
-use crate::core::metrics::{event_of_choice, Event};
-use crate::core::no_retry::{NoRetry, Replay};
-use crate::core::plan::Plan;
-use crate::core::replay::{BodyCopy, HELD_UNTIL_COMPLETE};
-use crate::core::reply::LocalReply;
-use crate::core::request::{Place, Request};
+use crate::attempts::{Attempts, Chosen};
+use crate::balancer::{Balancer, Complaint, WantedBackend, Wish};
+use crate::clients::client_name;
+use crate::config::{Engine, OtherPaths};
+use crate::fleet::{NoChoice, Wait};
+use crate::header_map::HeaderMap;
+use crate::host::Host;
+use crate::identity::{Authorization, Identities};
+use crate::inspection::{Inspection, Unreadable};
+use crate::metrics::{event_of_choice, Event};
+use crate::no_retry::{NoRetry, Replay};
+use crate::plan::Plan;
+use crate::prelude::*;
+use crate::replay::{BodyCopy, HELD_UNTIL_COMPLETE};
+use crate::reply::LocalReply;
+use crate::request::{Place, Request};
 
 impl Exchange {
     #[inline(never)]

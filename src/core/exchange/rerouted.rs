@@ -4,10 +4,11 @@ use super::answers::Destination;
 use super::reply::AnswerEdits;
 use super::{digit, Answer, AnswerBody, Exchange, LastWord, Next, NoRetry, Replay, State, Until};
 use super::{Event, HeaderMap, Host, Origin, Outcome, Splices, Timestamp, Trace, Verdict, Wish};
-use crate::core::attempt::{grown, RequestEdits};
-use crate::core::balancer::{Balancer, Complaint};
-use crate::core::config::{Backend, Config};
-use crate::core::path;
+use crate::attempt::{grown, RequestEdits};
+use crate::balancer::{Balancer, Complaint};
+use crate::config::{Backend, Config};
+use crate::path;
+use crate::prelude::*;
 
 /// The response header of a rate limit in Envoy. Envoy's router does not retry an answer that has it, whatever the retry policy says
 /// (`RetryStateImpl::wouldRetryFromHeaders`), so it is taken off an answer that is marked.
@@ -159,7 +160,7 @@ impl Exchange {
             return Next::Continue;
         }
         let foreseen = self.foresee(balancer);
-        let before = std::mem::replace(&mut self.router.foreseen, foreseen);
+        let before = core::mem::replace(&mut self.router.foreseen, foreseen);
         match foreseen.is_some() && foreseen != before {
             true => Next::Point,
             false => Next::Continue,

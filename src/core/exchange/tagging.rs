@@ -1,7 +1,8 @@
 //! Tagging the ids in an answer, so that what a client asks for by them later comes to the backend where it lives.
 
-use crate::core::json::tagger::{insert, Tagger};
-use crate::core::state::ids::Tag;
+use crate::json::tagger::{insert, Tagger};
+use crate::prelude::*;
+use crate::state::ids::Tag;
 
 /// The tagging of one answer.
 pub(super) struct Tagging {

@@ -1,9 +1,10 @@
 //! How many tokens the backends said are left of their quotas.
 
-use std::time::Duration;
+use core::time::Duration;
 
-use crate::core::demand::QuotaKey;
-use crate::core::time::Timestamp;
+use crate::demand::QuotaKey;
+use crate::prelude::*;
+use crate::time::Timestamp;
 
 /// What an answer said is believed for this long.
 const LASTS: Duration = Duration::from_secs(60);

@@ -8,8 +8,8 @@ mod names;
 mod openings;
 mod view;
 
-use std::cell::{Cell, RefCell};
-use std::time::Duration;
+use core::cell::{Cell, RefCell};
+use core::time::Duration;
 
 pub use names::Names;
 pub use openings::Openings;
@@ -28,6 +28,7 @@ use super::swap::{create, read, swap, OftenSwapped, SharedMap, SwapError};
 use super::time::Timestamp;
 use super::turns::Turns;
 use super::why::Obstacle;
+use crate::prelude::*;
 
 /// After a request whose deployment was not read was refused, names are read for this long.
 const NAMES_MATTER: Duration = Duration::from_secs(600);
@@ -543,7 +544,7 @@ impl<M: SharedMap> Fleet<M> {
     fn take_successes(&self, backend: usize) -> u32 {
         let succeeded = self.succeeded.try_borrow_mut();
         succeeded.map_or(0, |mut succeeded| {
-            succeeded.get_mut(backend).map_or(0, std::mem::take)
+            succeeded.get_mut(backend).map_or(0, core::mem::take)
         })
     }
 }

@@ -3,16 +3,17 @@
 //! Workers share a quota by a number that is made from its deployment's name. The name itself is in the configuration, or in a
 //! request that was refused. Workers share the names as well, so that each can show a quota that another one has seen refused.
 
-use std::cell::RefCell;
+use core::cell::RefCell;
 
-use crate::core::clients::client_name;
-use crate::core::codec::{Fields, Writer};
-use crate::core::config::Config;
-use crate::core::demand::QuotaKey;
-use crate::core::keys;
-use crate::core::operation::Api;
-use crate::core::request::deployment_id;
-use crate::core::swap::{create, read, swap, SharedMap, SwapError};
+use crate::clients::client_name;
+use crate::codec::{Fields, Writer};
+use crate::config::Config;
+use crate::demand::QuotaKey;
+use crate::keys;
+use crate::operation::Api;
+use crate::prelude::*;
+use crate::request::deployment_id;
+use crate::swap::{create, read, swap, SharedMap, SwapError};
 
 /// More names of refused requests are not remembered: clients choose them.
 const MOST: usize = 256;
@@ -164,7 +165,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::core::config::Plugin;
+    use crate::config::Plugin;
 
     #[derive(Clone, Default)]
     struct Map(Rc<RefCell<BTreeMap<String, Vec<u8>>>>);

@@ -4,10 +4,11 @@
 //! wait for the same quota, so what was looked up for one request is kept for those that follow.
 
 use super::Fleet;
-use crate::core::demand::Demand;
-use crate::core::plan::{BackendSet, Plan};
-use crate::core::swap::SharedMap;
-use crate::core::time::Timestamp;
+use crate::demand::Demand;
+use crate::plan::{BackendSet, Plan};
+use crate::prelude::*;
+use crate::swap::SharedMap;
+use crate::time::Timestamp;
 
 /// What is free at one moment, for any number of requests.
 pub struct Openings<'a, M> {
@@ -91,9 +92,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::core::config::{Config, Plugin};
-    use crate::core::demand::QuotaKey;
-    use crate::core::health::{Blame, Finding, Seen};
+    use crate::config::{Config, Plugin};
+    use crate::demand::QuotaKey;
+    use crate::health::{Blame, Finding, Seen};
 
     /// A map that counts how often it is read.
     #[derive(Default)]

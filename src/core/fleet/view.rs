@@ -4,19 +4,20 @@
 //! advised to wait, the earliest end first; else to one whose breaker is open. Only where every backend asked to wait, refuses the
 //! identity or was tried already, the request is refused, and even then one request a second finds out whether that is still true.
 
-use std::time::Duration;
+use core::time::Duration;
 
-use crate::core::config::{Apis, Backend, Config, Policy, Unlisted};
-use crate::core::demand::{Demand, QuotaKey};
-use crate::core::health::{Health, Standing};
-use crate::core::no_retry::NoRetry;
-use crate::core::plan::{BackendSet, Plan};
-use crate::core::request::deployment_id;
-use crate::core::schedule::{Schedule, Usable};
-use crate::core::time::Timestamp;
-use crate::core::why::Obstacle;
+use crate::config::{Apis, Backend, Config, Policy, Unlisted};
+use crate::demand::{Demand, QuotaKey};
+use crate::health::{Health, Standing};
+use crate::no_retry::NoRetry;
+use crate::plan::{BackendSet, Plan};
+use crate::request::deployment_id;
+use crate::schedule::{Schedule, Usable};
+use crate::time::Timestamp;
+use crate::why::Obstacle;
 
 use super::capacity::Capacities;
+use crate::prelude::*;
 
 /// A worker's view of its backends.
 #[derive(Clone, Debug)]
@@ -448,8 +449,8 @@ impl Offer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::config::{BackendCredential, Deployments, Plugin, Secret};
-    use crate::core::health::{Blame, Finding, Seen};
+    use crate::config::{BackendCredential, Deployments, Plugin, Secret};
+    use crate::health::{Blame, Finding, Seen};
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
     const GPT: Demand = named(4);

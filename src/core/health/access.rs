@@ -3,14 +3,14 @@
 //! Somebody has to correct that, so the backend is asked again slowly. A backend that refused an access token is asked again with
 //! the next token. What one request was refused is not what others are: a backend that serves is not kept from them.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::recovery::{Recovery, Silence};
 use super::trials::Trials;
 use super::{lasts, Change, Reason, SLACK};
-use crate::core::codec::{Fields, Writer};
-use crate::core::config::Cooldown;
-use crate::core::time::Timestamp;
+use crate::codec::{Fields, Writer};
+use crate::config::Cooldown;
+use crate::time::Timestamp;
 
 /// A backend that has served within this time lets the identity in: a refusal is about the one operation that was asked for.
 const SERVED_LATELY: Duration = Duration::from_secs(60);
@@ -250,7 +250,7 @@ fn is_newer(generation: u32, than: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::health::tests::{at, roundtrip, RULES, START};
+    use crate::health::tests::{at, roundtrip, RULES, START};
 
     const REFUSED: Option<Change> = Some(Change::CoolsDown(
         Reason::Misconfigured,

@@ -1,9 +1,9 @@
 //! Attempts that are made within a wait, until it is known whether they were refused.
 
-use std::time::Duration;
+use core::time::Duration;
 
-use crate::core::codec::{Fields, Writer};
-use crate::core::time::{millis, Timestamp};
+use crate::codec::{Fields, Writer};
+use crate::time::{millis, Timestamp};
 
 /// How long an attempt stays undecided before any refusal was seen.
 const USUAL: Duration = Duration::from_millis(500);
@@ -50,7 +50,7 @@ impl Span {
     fn take_silent(&mut self, patience: Duration, now: Timestamp) -> Option<(u8, Timestamp)> {
         let is_silent = self.attempts > 0 && (self.last + patience).has_passed(now, patience);
         is_silent.then(|| {
-            let taken = std::mem::take(self);
+            let taken = core::mem::take(self);
             (taken.attempts.saturating_mul(taken.worth), taken.last)
         })
     }
@@ -132,7 +132,7 @@ impl Asked {
         // Later attempts must not put off the decision about these.
         let is_over = (self.start + patience).has_passed(now, patience);
         if self.current.attempts > 0 && self.previous.attempts == 0 && is_over {
-            self.previous = std::mem::take(&mut self.current);
+            self.previous = core::mem::take(&mut self.current);
         }
         consents
     }
@@ -169,7 +169,8 @@ impl Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::health::tests::{at, roundtrip};
+    use crate::health::tests::{at, roundtrip};
+    use crate::prelude::*;
 
     #[test]
     fn an_attempt_that_is_not_refused_in_time_counts() {

@@ -3,14 +3,14 @@
 //! It counts failures to connect, resets, timeouts and retriable statuses other than 429. Of one request only the first
 //! failure counts. An open breaker sends requests elsewhere; where every backend's breaker is open, all of them are ignored.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::recovery::{Recovery, Silence};
 use super::{lasts, Blame, Change, Reason};
-use crate::core::codec::{Fields, Writer};
-use crate::core::config::Cooldown;
-use crate::core::hash::scatter;
-use crate::core::time::Timestamp;
+use crate::codec::{Fields, Writer};
+use crate::config::Cooldown;
+use crate::hash::scatter;
+use crate::time::Timestamp;
 
 /// Attempts are counted in buckets of this length, of which the current one and the one before count.
 const BUCKET: Duration = Duration::from_secs(5);
@@ -309,7 +309,8 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::health::tests::{at, roundtrip, RULES, START};
+    use crate::health::tests::{at, roundtrip, RULES, START};
+    use crate::prelude::*;
 
     const FAILURE: Failure = Failure {
         others: 0,

@@ -6,12 +6,12 @@
 //!
 //! So requests that every backend refuses keep no others away: among them there are some that are not refused.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::asked::{Asked, Resolved};
 use super::lasts;
-use crate::core::codec::{Fields, Writer};
-use crate::core::time::{millis, Timestamp};
+use crate::codec::{Fields, Writer};
+use crate::time::{millis, Timestamp};
 
 /// So many attempts doubt a quota's first wait at once, before it is certain. The others are trials, of which one goes out a second.
 ///
@@ -185,7 +185,7 @@ fn worth(left: Duration, wait: Duration) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::health::tests::{at, roundtrip, START};
+    use crate::health::tests::{at, roundtrip, START};
 
     const WAIT: Duration = Duration::from_secs(10);
 

@@ -1,10 +1,11 @@
 //! The deployments and APIs that a backend said it does not have.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::lasts;
-use crate::core::codec::{Fields, Writer};
-use crate::core::time::Timestamp;
+use crate::codec::{Fields, Writer};
+use crate::prelude::*;
+use crate::time::Timestamp;
 
 /// More are not remembered of one backend; the oldest goes first.
 const MOST: usize = 16;
@@ -83,7 +84,7 @@ impl Missing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::health::tests::{at, roundtrip, START};
+    use crate::health::tests::{at, roundtrip, START};
 
     const WAIT: Duration = Duration::from_secs(600);
 

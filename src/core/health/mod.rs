@@ -16,7 +16,7 @@ mod record;
 mod recovery;
 mod trials;
 
-use std::time::Duration;
+use core::time::Duration;
 
 pub use record::{Health, QuotaWait};
 
@@ -201,8 +201,8 @@ pub enum Change {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::codec::{Fields, Writer};
-    use crate::core::config::Cooldown;
+    use crate::codec::{Fields, Writer};
+    use crate::config::Cooldown;
 
     pub(super) const START: Timestamp = Timestamp::from_secs(1_700_000_000);
     pub(super) const RULES: Cooldown = Cooldown {

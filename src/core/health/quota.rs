@@ -4,16 +4,16 @@
 //! make it advice. Requests that nobody else can take doubt it: one goes out at once, then one a second, and fewer the more often
 //! the wait turns out to be true. Where waits were found to be untrue, a quota is closed for a second at most.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::doubts::Doubts;
 use super::recovery::{Recovery, Silence};
 use super::trials::Trials;
 use super::{lasts, Blame, Change, Reason};
-use crate::core::codec::{Fields, Writer};
-use crate::core::config::Cooldown;
-use crate::core::demand::QuotaKey;
-use crate::core::time::Timestamp;
+use crate::codec::{Fields, Writer};
+use crate::config::Cooldown;
+use crate::demand::QuotaKey;
+use crate::time::Timestamp;
 
 /// The longest wait that is believed after others were untrue.
 const BELIEVED: Duration = Duration::from_secs(1);
@@ -353,7 +353,8 @@ impl Quota {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::health::tests::{at, roundtrip, RULES, START};
+    use crate::health::tests::{at, roundtrip, RULES, START};
+    use crate::prelude::*;
 
     fn refusal(seconds: u64) -> Refusal {
         Refusal {

@@ -5,11 +5,12 @@ use super::breaker::{self, Breaker, Failure};
 use super::missing::Missing;
 use super::quota::{self, Quota, Refusal};
 use super::{Change, Finding, Reason, Seen, Standing};
-use crate::core::codec::{Fields, Writer};
-use crate::core::config::Cooldown;
-use crate::core::demand::{Demand, QuotaKey};
-use crate::core::operation::Api;
-use crate::core::time::Timestamp;
+use crate::codec::{Fields, Writer};
+use crate::config::Cooldown;
+use crate::demand::{Demand, QuotaKey};
+use crate::operation::Api;
+use crate::prelude::*;
+use crate::time::Timestamp;
 
 const VERSION: u8 = 3;
 

@@ -1,9 +1,9 @@
 //! How a backend is used after a cooldown: gently at first.
 
-use std::time::Duration;
+use core::time::Duration;
 
-use crate::core::codec::{Fields, Writer};
-use crate::core::time::Timestamp;
+use crate::codec::{Fields, Writer};
+use crate::time::Timestamp;
 
 /// A recovery is complete when this many attempts may be out at the same time.
 const COMPLETE: u8 = 16;

@@ -1,10 +1,10 @@
 //! Attempts that doubt a cooldown: at most one a second, and fewer the more often they confirm it.
 
-use std::time::Duration;
+use core::time::Duration;
 
-use crate::core::codec::{Fields, Writer};
-use crate::core::hash::scatter;
-use crate::core::time::Timestamp;
+use crate::codec::{Fields, Writer};
+use crate::hash::scatter;
+use crate::time::Timestamp;
 
 /// The longest pause between two trials.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
@@ -76,6 +76,7 @@ impl Trials {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prelude::*;
 
     #[test]
     fn trials_are_made_less_often_while_they_are_refused() {

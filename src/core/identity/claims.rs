@@ -1,5 +1,6 @@
 //! What an access token says of itself. Read for the log, never trusted for authorization: that is the backend's business.
 
+use crate::prelude::*;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::Engine;
 use serde_json::Value;

@@ -1,16 +1,17 @@
 //! What is shown to each backend: a key of its own, or the token of its identity.
 
-use std::cell::Cell;
-use std::rc::Rc;
-use std::time::Duration;
+use alloc::rc::Rc;
+use core::cell::Cell;
+use core::time::Duration;
 
 use super::{Authorization, Before, Renewal, TokenStore};
-use crate::core::config::{BackendCredential, Config, Identity};
-use crate::core::host::Host;
-use crate::core::keys;
-use crate::core::plan::BackendSet;
-use crate::core::swap::SwapError;
-use crate::core::time::Timestamp;
+use crate::config::{BackendCredential, Config, Identity};
+use crate::host::Host;
+use crate::keys;
+use crate::plan::BackendSet;
+use crate::prelude::*;
+use crate::swap::SwapError;
+use crate::time::Timestamp;
 
 /// For want of a token no client is told to come back sooner than after this time.
 pub(crate) const LEAST_RETRY_AFTER: Duration = Duration::from_secs(1);

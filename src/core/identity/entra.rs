@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::claims::Claims;
 use super::source::{self, Answer, Encoded, Failure, Fetched};
-use crate::core::config::{Identity, Proof, Secret};
-use crate::core::time::Timestamp;
+use crate::config::{Identity, Proof, Secret};
+use crate::prelude::*;
+use crate::time::Timestamp;
 
 /// The type of an assertion that is a JSON web token (RFC 7523, section 2.2).
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -99,7 +100,7 @@ pub(super) fn read_file<'a>(cluster: &str, answer: Answer<'a>) -> Result<&'a str
             "the token file is empty; check the projected volume of the pod".to_owned(),
         ));
     }
-    let content = std::str::from_utf8(content).ok();
+    let content = core::str::from_utf8(content).ok();
     content
         .filter(|content| source::is_token(content))
         .ok_or_else(|| failure("the token file holds no token".to_owned()))

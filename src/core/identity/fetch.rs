@@ -3,13 +3,14 @@
 //! IMDS and App Service take one call. Workload identity takes two: one for the token file, one to Entra ID. If Entra ID says that
 //! the assertion has expired, both are made once more: the kubelet may have replaced the file meanwhile.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::claims::{self, Claims};
 use super::entra::{self, Application, Refusal};
 use super::source::{self, Answer, Failure, Fetched};
-use crate::core::config::{Identity, Proof, Secret, Source};
-use crate::core::time::Timestamp;
+use crate::config::{Identity, Proof, Secret, Source};
+use crate::prelude::*;
+use crate::time::Timestamp;
 
 /// A call that the fetch needs.
 #[derive(Debug)]

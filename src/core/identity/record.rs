@@ -3,12 +3,13 @@
 //! Whoever wants to change it reads it, changes its copy and stores that with compare-and-swap; who loses the race reads
 //! again. A fetch is claimed by a lease that ends by itself, so that a worker that dies with it blocks no one for long.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::source::{self, Failure, Fetched};
-use crate::core::codec::Fields;
-use crate::core::config::Secret;
-use crate::core::time::Timestamp;
+use crate::codec::Fields;
+use crate::config::Secret;
+use crate::prelude::*;
+use crate::time::Timestamp;
 
 const VERSION: u8 = 1;
 

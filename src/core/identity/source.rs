@@ -3,12 +3,13 @@
 //! IMDS: <https://learn.microsoft.com/entra/identity/managed-identities-azure-resources/how-to-use-vm-token>.
 //! App Service: <https://learn.microsoft.com/azure/app-service/overview-managed-identity#rest-endpoint-reference>.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use serde_json::Value;
 
-use crate::core::config::{Identity, Secret, Source};
-use crate::core::time::Timestamp;
+use crate::config::{Identity, Secret, Source};
+use crate::prelude::*;
+use crate::time::Timestamp;
 
 /// The link-local address of IMDS, the same in every virtual network.
 const IMDS_AUTHORITY: &str = "169.254.169.254";
@@ -247,8 +248,8 @@ fn describe(status: u16, body: &[u8]) -> String {
 /// Percent-encodes all but the unreserved characters (RFC 3986, section 2.3).
 pub(super) struct Encoded<'a>(pub &'a str);
 
-impl std::fmt::Display for Encoded<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl core::fmt::Display for Encoded<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         for byte in self.0.bytes() {
             match byte {
                 b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
@@ -264,7 +265,7 @@ impl std::fmt::Display for Encoded<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::config::Selector;
+    use crate::config::Selector;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 

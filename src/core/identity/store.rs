@@ -1,15 +1,16 @@
 //! One worker's view of an identity's token, over the record that all workers share.
 
-use std::cell::{Cell, RefCell};
-use std::fmt;
-use std::rc::Rc;
-use std::time::Duration;
+use alloc::rc::Rc;
+use core::cell::{Cell, RefCell};
+use core::fmt;
+use core::time::Duration;
 
 use super::{Before, Failure, Fetched, Record};
-use crate::core::attempt::Credential;
-use crate::core::config::Secret;
-use crate::core::swap::{create, read, swap, SharedMap, SwapError};
-use crate::core::time::Timestamp;
+use crate::attempt::Credential;
+use crate::config::Secret;
+use crate::prelude::*;
+use crate::swap::{create, read, swap, SharedMap, SwapError};
+use crate::time::Timestamp;
 
 /// A token or a key in the form requests use it.
 pub struct Authorization {

@@ -132,6 +132,7 @@ impl KeyReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prelude::*;
 
     fn meaning(key: &str) -> Meaning {
         let mut reader = KeyReader::default();

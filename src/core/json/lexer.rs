@@ -195,7 +195,7 @@ impl Lexer {
 
     /// At a byte that is not inside of anything.
     fn structure<'c>(&mut self, byte: u8, at: usize, report: &mut impl FnMut(Event<'c>)) {
-        let line_begins = std::mem::replace(&mut self.line_begins, matches!(byte, b'\n' | b'\r'));
+        let line_begins = core::mem::replace(&mut self.line_begins, matches!(byte, b'\n' | b'\r'));
         match byte {
             b' ' | b'\t' | b'\n' | b'\r' => {}
             b'{' => self.open(Level::Object),
@@ -367,6 +367,7 @@ fn begins_word(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prelude::*;
 
     /// What is found, as text: `model=gpt` for strings, `store:false` for truth values.
     fn read_chunks(chunks: &[&[u8]]) -> (Vec<String>, Lexer) {

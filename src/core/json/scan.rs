@@ -1,13 +1,14 @@
 //! What a request says that decides where it goes.
 
-use std::ops::Range;
+use core::ops::Range;
 
 use serde_json::Value;
 
 use super::key::Key;
 use super::lexer::{Event, Lexer};
-use crate::core::state::ids::Tag;
-use crate::core::state::objects::{IdReader, Kind};
+use crate::prelude::*;
+use crate::state::ids::Tag;
+use crate::state::objects::{IdReader, Kind};
 
 /// How many tags are collected at most. The longest lists of ids in the API, files for a vector store, have some 2000.
 pub const MAX_TAGS: usize = 4096;
@@ -165,7 +166,7 @@ impl Findings {
                 }
                 Reading::Id(id) => id.push(text),
             },
-            Event::End { at } => self.complete(std::mem::take(reading), offset.saturating_add(at)),
+            Event::End { at } => self.complete(core::mem::take(reading), offset.saturating_add(at)),
         }
     }
 
@@ -209,7 +210,7 @@ fn unescaped(raw: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::splices::Splices;
+    use crate::splices::Splices;
 
     fn scan(body: &str) -> Option<Findings> {
         let mut scan = Scan::default();

@@ -2,8 +2,9 @@
 
 use super::key::Key;
 use super::lexer::{Event, Lexer};
-use crate::core::state::ids::Tag;
-use crate::core::state::objects::{IdReader, Kind};
+use crate::prelude::*;
+use crate::state::ids::Tag;
+use crate::state::objects::{IdReader, Kind};
 
 /// Finds, in an answer that passes by, the ids of objects that live on the backend: JSON or a stream of events, in chunks that
 /// end anywhere.

@@ -1,8 +1,9 @@
 //! The suffix of an id that names the backend on which the object lives.
 
-use std::fmt;
+use core::fmt;
 
-use crate::core::hash::{fingerprint, scatter};
+use crate::hash::{fingerprint, scatter};
+use crate::prelude::*;
 
 /// What every tag starts with. No id of Azure OpenAI has a dot in it, so a tag cannot be mistaken for a part of the id.
 const MARK: [u8; 2] = *b".b";
@@ -48,7 +49,7 @@ impl Tag {
 
     /// As it stands in an id, with the dot.
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        core::str::from_utf8(&self.0).unwrap_or_default()
     }
 
     /// The id that a client sees for the object that the backend calls `id`.

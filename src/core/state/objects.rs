@@ -107,6 +107,7 @@ impl IdReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prelude::*;
 
     fn kind(id: &str) -> Option<Kind> {
         let mut reader = IdReader::default();

@@ -48,7 +48,13 @@ fn clippy_on_the_host() -> Result<()> {
 
 fn clippy_on_wasm() -> Result<()> {
     let library = Library::find(Choice::Auto)?;
-    let module = ["-p", "azure-openai-balancer", "--lib"];
+    let module = [
+        "-p",
+        "azure-openai-balancer",
+        "-p",
+        "balancer-core",
+        "--lib",
+    ];
     match &library {
         Library::Installed => process::run(
             library

@@ -1,18 +1,44 @@
 //! The core: decides everything and touches nothing.
 //!
 //! No host, no clock, no environment, no randomness, no global state. The time comes in as an argument, what is to be done
-//! goes out as a value, so all of it runs natively in milliseconds under a virtual clock. The [`filter`](crate::filter) is
+//! goes out as a value, so all of it runs natively in milliseconds under a virtual clock. The filter is
 //! the adapter that turns Envoy's callbacks into calls of this module and its answers into host calls.
 //!
 //! A request becomes a [`Plan`](plan::Plan): the ordered backends to try. An [`Exchange`](exchange::Exchange) walks it: every
 //! attempt ends in an [`Outcome`](outcome::Outcome), and the outcome decides whether the next backend is tried.
+
+#![no_std]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::string_slice
+    )
+)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+/// What the standard library's prelude has besides `core`'s.
+mod prelude {
+    pub(crate) use alloc::borrow::ToOwned;
+    pub(crate) use alloc::boxed::Box;
+    pub(crate) use alloc::format;
+    pub(crate) use alloc::string::{String, ToString};
+    pub(crate) use alloc::vec;
+    pub(crate) use alloc::vec::Vec;
+}
 
 pub mod attempt;
 pub mod attempts;
 pub mod balancer;
 pub mod budget;
 pub mod clean_path;
-pub(crate) mod client_credentials;
+pub mod client_credentials;
 pub mod clients;
 pub mod codec;
 pub mod config;
@@ -44,7 +70,7 @@ pub mod schedule;
 pub mod splices;
 pub mod state;
 pub mod swap;
-pub(crate) mod text;
+pub mod text;
 pub mod time;
 pub mod turns;
 pub mod why;
