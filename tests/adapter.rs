@@ -9,6 +9,7 @@
 )]
 
 mod adapter {
+    mod engines;
     mod support;
 
     mod bodies;
@@ -19,13 +20,14 @@ mod adapter {
     mod encodings;
     mod endings;
     mod errors;
+    mod filter;
     mod health;
     mod held_bodies;
     mod keys;
     mod other_filters;
     mod refusals;
-    mod reroute;
     mod retries;
+    mod router;
     mod spellings;
     mod statistics;
     mod surface;

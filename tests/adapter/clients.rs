@@ -1,82 +1,80 @@
 //! Clients by the names that a filter before this one gave them.
 
-use mock_host::{Host, Setup, Vm};
 use serde_json::json;
 
-use super::support::*;
+use super::engines::*;
 
-fn named() -> (Host, Vm) {
-    ready_with(Setup::new(config_with(
-        "headers",
-        json!({"client": "x-aoai-client"}),
-    )))
+fn named(engine: Engine) -> Gateway {
+    engine.fleet(3, json!({"headers": {"client": "x-aoai-client"}}))
 }
 
-fn ask_as(vm: &Vm, client: &str) -> mock_host::Stream {
-    vm.request(chat().with("x-aoai-client", client), true)
+fn ask_as(gateway: &Gateway, client: &str) -> Request {
+    gateway.request(chat().with("x-aoai-client", client), true)
 }
 
-#[test]
-fn requests_are_counted_by_client_and_the_name_goes_no_further() {
-    let (host, vm) = named();
-    for (client, status) in [
-        ("app-1", 200),
-        ("app-2", 200),
-        ("app-1", 500),
-        ("a.b c", 200),
-    ] {
-        let stream = ask_as(&vm, client);
-        let forwarded = stream.forwarded().unwrap().headers;
-        assert_eq!(forwarded.get("x-aoai-client"), None);
-        respond(&stream, status, "x");
-        if status == 500 {
-            let call = vm.call();
-            assert_eq!(
-                call.headers.get("x-aoai-client"),
-                None,
-                "nor with a further attempt"
-            );
-            vm.answer(&call, 200, [], "fine");
+cases! {
+    fn requests_are_counted_by_client_and_the_name_goes_no_further(engine) {
+        let gateway = named(engine);
+        for (client, status) in [
+            ("app-1", 200),
+            ("app-2", 200),
+            ("app-1", 500),
+            ("a.b c", 200),
+        ] {
+            let request = ask_as(&gateway, client);
+            assert_eq!(request.attempt().header("x-aoai-client"), None);
+            answer(&request.attempt(), status, "x");
+            if status == 500 {
+                let name = request.attempt().header("x-aoai-client");
+                assert_eq!(name, None, "nor with a further attempt");
+                answer(&request.attempt(), 200, "fine");
+                assert_eq!(outcome(&request), is(200, "east", "2", "fine"));
+                assert_eq!(
+                    request.property("aoai_client").as_deref(),
+                    Some(&b"app-1"[..])
+                );
+            }
         }
+        assert_eq!(gateway.counted("aoai.client.app-1.requests"), 2);
+        assert_eq!(gateway.host.statistic("aoai.client.app-2.requests"), 1);
+        assert_eq!(gateway.host.statistic("aoai.client.a_b_c.requests"), 1);
+        assert_quiet(&gateway.host);
     }
-    assert_eq!(counted(&host, "aoai.client.app-1.requests"), 2);
-    assert_eq!(host.statistic("aoai.client.app-2.requests"), 1);
-    assert_eq!(host.statistic("aoai.client.a_b_c.requests"), 1);
-    assert_quiet(&host);
-}
 
-#[test]
-fn the_name_is_kept_for_the_access_log() {
-    let (_host, vm) = named();
-    let stream = ask_as(&vm, "app-1");
-    assert_eq!(
-        stream.property("aoai_client").as_deref(),
-        Some(&b"app-1"[..])
-    );
-    assert_eq!(
-        get(&vm).property("aoai_client"),
-        None,
-        "no one said who this is"
-    );
-}
-
-#[test]
-fn a_thousand_names_are_not_a_thousand_statistics() {
-    let (host, vm) = named();
-    for n in 0..300 {
-        respond(&ask_as(&vm, &format!("client-{n}")), 200, "x");
+    fn the_name_is_kept_for_the_access_log(engine) {
+        let gateway = named(engine);
+        let request = ask_as(&gateway, "app-1");
+        assert_eq!(
+            request.property("aoai_client").as_deref(),
+            Some(&b"app-1"[..])
+        );
+        assert_eq!(
+            gateway.get().property("aoai_client"),
+            None,
+            "no one said who this is"
+        );
     }
-    assert_eq!(counted(&host, "aoai.client.client-199.requests"), 1);
-    assert_eq!(host.statistic("aoai.client.other.requests"), 100);
-}
 
-#[test]
-fn without_the_field_it_costs_nothing_and_the_header_is_the_clients() {
-    let (host, vm) = ready();
-    host.clear_counts();
-    let stream = ask_as(&vm, "app-1");
-    let forwarded = stream.forwarded().unwrap().headers;
-    assert_eq!(forwarded.get("x-aoai-client"), Some("app-1"));
-    assert_eq!(stream.property("aoai_client"), None);
-    assert!(!host.counts().contains_key("proxy_define_metric"));
+    fn a_thousand_names_are_not_a_thousand_statistics(engine) {
+        let gateway = named(engine);
+        for n in 0..300 {
+            answer(
+                &ask_as(&gateway, &format!("client-{n}")).attempt(),
+                200,
+                "x",
+            );
+        }
+        assert_eq!(gateway.counted("aoai.client.client-199.requests"), 1);
+        assert_eq!(gateway.host.statistic("aoai.client.other.requests"), 100);
+    }
+
+    fn without_the_field_it_costs_nothing_and_the_header_is_the_clients(engine) {
+        let gateway = engine.gateway();
+        gateway.host.clear_counts();
+        let request = ask_as(&gateway, "app-1");
+        let sent = request.attempt().header("x-aoai-client");
+        assert_eq!(sent.as_deref(), Some("app-1"));
+        assert_eq!(request.property("aoai_client"), None);
+        assert!(!gateway.host.counts().contains_key("proxy_define_metric"));
+    }
 }

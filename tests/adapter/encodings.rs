@@ -3,7 +3,6 @@
 use mock_host::{Headers, Host, Stream, Vm};
 use serde_json::{json, Value};
 
-use super::health::fleet;
 use super::support::*;
 use super::surface::{aliased, request};
 

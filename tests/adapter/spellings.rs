@@ -3,7 +3,6 @@
 use mock_host::{Stream, Vm};
 use serde_json::json;
 
-use super::health::fleet;
 use super::support::*;
 use super::surface::{aliased, request};
 

@@ -54,6 +54,16 @@ pub(crate) fn ready_with(setup: Setup) -> (Host, Vm) {
     (host, vm)
 }
 
+/// A worker with a token, `count` backends, and this in its configuration.
+pub(crate) fn fleet(count: usize, more: Value) -> (Host, Vm) {
+    let mut config: Value = serde_json::from_str(CONFIG).unwrap();
+    config["backends"].as_array_mut().unwrap().truncate(count);
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    ready_with(Setup::new(config.to_string()))
+}
+
 /// The call to the token service that is out.
 pub(crate) fn fetch(vm: &Vm) -> Call {
     let mut fetches = fetches(vm);
@@ -128,13 +138,28 @@ pub(crate) fn send(vm: &Vm) -> Stream {
 
 /// A client's request that has no body.
 pub(crate) fn get(vm: &Vm) -> Stream {
-    let headers = [
-        (":method", "GET"),
+    vm.request(listing(), true)
+}
+
+/// The headers of a client's request that has no body.
+pub(crate) fn listing() -> Headers {
+    request_of("GET", "/openai/models?api-version=2024-10-21", "")
+}
+
+/// The headers of a client's request whose body is this.
+pub(crate) fn request_of(method: &str, path: &str, body: &str) -> Headers {
+    let headers = Headers::from([
+        (":method", method),
         (":scheme", "https"),
         (":authority", "gateway.internal"),
-        (":path", "/openai/models?api-version=2024-10-21"),
-    ];
-    vm.request(headers, true)
+        (":path", path),
+    ]);
+    match body.is_empty() {
+        true => headers,
+        false => headers
+            .with("content-type", "application/json")
+            .with("content-length", body.len().to_string()),
+    }
 }
 
 /// Which cluster the router was told to use.

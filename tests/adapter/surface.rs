@@ -5,7 +5,6 @@ use azure_openai_balancer::core::state::ids::Tag;
 use mock_host::{Headers, Setup, Stream, Vm};
 use serde_json::{json, Value};
 
-use super::health::fleet;
 use super::support::*;
 
 pub(crate) const EAST: &str = "aoai_east";

@@ -1,186 +1,239 @@
 //! 401: a token that is not accepted is renewed, a role that is missing is not.
 
-use mock_host::{Host, Vm};
+use serde_json::json;
 
-use super::support::*;
+use super::engines::*;
 
-#[test]
-fn a_refused_token_is_fetched_anew_and_the_same_backend_tried_once_more() {
-    let (host, vm) = ready();
-    let stream = send(&vm);
-    respond(&stream, 401, &error("401"));
-    assert_eq!(stream.answered(), None);
-    host.advance(millis(1));
-    give_token(&vm, SECOND_TOKEN);
-    let call = vm.call();
-    assert_eq!(call.cluster, "aoai_east");
-    assert_eq!(call.headers.get("authorization"), Some("Bearer TOKEN-TWO"));
-    assert_eq!(call.body, BODY.as_bytes());
-    vm.answer(&call, 200, [], "welcome");
-    let answer = stream.answer();
-    assert_eq!(answer.text(), "welcome");
-    assert_eq!(answer.headers.get("x-aoai-attempts"), Some("2"));
-    drop(stream);
-    assert_eq!(counted(&host, "aoai.identity.fetches"), 2);
-    assert_eq!(counted(&host, "aoai.backend.east.outcome.bad_token"), 1);
-    assert_quiet(&host);
+/// A request whose first attempt was refused for its token.
+fn refused(gateway: &Gateway) -> Request {
+    let request = gateway.send();
+    answer(&request.attempt(), 401, &error("401"));
+    request
 }
 
-/// Two workers with the same token.
-fn two_workers() -> (Host, Vm, Vm) {
-    let (host, first) = ready();
-    let second = host.vm(CONFIG);
-    host.advance(millis(20));
-    (host, first, second)
+/// What the attempt showed the backend.
+fn token(attempt: &Attempt) -> Option<String> {
+    attempt.header("authorization")
 }
 
-#[test]
-fn a_token_that_another_worker_has_renewed_is_used_at_once() {
-    let (host, first, second) = two_workers();
-    let stream = send(&first);
-    respond(&stream, 401, &error("401"));
-    // Only the first worker's time passes: the second one still has the old token.
-    first.tick();
-    give_token(&first, SECOND_TOKEN);
-    let late = send(&second);
-    let forwarded = late.forwarded().unwrap();
-    assert_eq!(
-        forwarded.headers.get("authorization"),
-        Some("Bearer TOKEN-ONE")
-    );
-    let cluster = routed_to(&late);
-    respond(&late, 401, &error("401"));
-    let call = second.call();
-    assert_eq!(call.cluster, cluster);
-    assert_eq!(call.headers.get("authorization"), Some("Bearer TOKEN-TWO"));
-    host.advance(seconds(1));
-    assert_eq!(fetches(&first).len() + fetches(&second).len(), 0);
+fn bearer(token: &str) -> Option<String> {
+    Some(format!("Bearer {token}"))
 }
 
-#[test]
-fn a_renewal_by_another_worker_reaches_the_one_that_waits() {
-    let (_host, first, second) = two_workers();
-    let stream = send(&first);
-    respond(&stream, 401, &error("401"));
-    second.tick();
-    // The second worker does not need to look, its own token is fine for it; the first one's next tick does.
-    first.tick();
-    give_token(&first, SECOND_TOKEN);
-    let call = first.call();
-    assert_eq!(call.headers.get("authorization"), Some("Bearer TOKEN-TWO"));
-}
-
-#[test]
-fn when_no_newer_token_is_to_be_had_the_next_backend_is_tried() {
-    let (host, vm) = ready();
-    let stream = send(&vm);
-    respond(&stream, 401, &error("401"));
-    host.advance(millis(1));
-    vm.answer(&fetch(&vm), 500, [], "");
-    let call = vm.call();
-    assert_eq!(call.cluster, "aoai_west");
-    assert_eq!(call.headers.get("authorization"), Some("Bearer TOKEN-ONE"));
-    vm.answer(&call, 200, [], "from west");
-    assert_eq!(stream.answer().text(), "from west");
-}
-
-#[test]
-fn a_renewal_that_takes_too_long_leads_to_the_next_backend() {
-    let (host, vm) = ready();
-    let stream = send(&vm);
-    respond(&stream, 401, &error("401"));
-    host.advance(millis(5100));
-    let calls = vm.calls();
-    let clusters: Vec<_> = calls.iter().map(|call| call.cluster.as_str()).collect();
-    assert_eq!(clusters, ["imds", "aoai_west"]);
-    vm.answer(&calls[1], 200, [], "from west");
-    assert_eq!(stream.answer().text(), "from west");
-}
-
-#[test]
-fn a_renewed_token_that_is_refused_too_leads_to_the_next_backend() {
-    let (host, vm) = ready();
-    let stream = send(&vm);
-    respond(&stream, 401, &error("401"));
-    host.advance(millis(1));
-    give_token(&vm, SECOND_TOKEN);
-    vm.answer(&vm.call(), 401, [], error("401"));
-    let call = vm.call();
-    assert_eq!(call.cluster, "aoai_west");
-    assert_eq!(call.headers.get("authorization"), Some("Bearer TOKEN-TWO"));
-    host.advance(seconds(1));
-    assert_eq!(fetches(&vm), [], "one renewal for a request");
-}
-
-#[test]
-fn a_missing_role_leads_to_the_next_backend_and_the_token_stays() {
-    let (host, vm) = ready();
-    let stream = send(&vm);
-    respond(&stream, 401, &error("PermissionDenied"));
-    let call = vm.call();
-    assert_eq!(call.cluster, "aoai_west");
-    assert_eq!(call.headers.get("authorization"), Some("Bearer TOKEN-ONE"));
-    vm.answer(&call, 200, [], "from west");
-    assert_eq!(stream.answer().text(), "from west");
-    drop(stream);
-    host.advance(seconds(2));
-    assert_eq!(fetches(&vm), []);
-    assert_eq!(
-        counted(&host, "aoai.backend.east.outcome.permission_denied"),
-        1
-    );
-}
-
-#[test]
-fn many_refusals_at_once_fetch_one_token() {
-    let (host, vm) = ready();
-    let streams: Vec<_> = (0..20).map(|_| send(&vm)).collect();
-    for stream in &streams {
-        respond(stream, 401, &error("401"));
+cases! {
+    fn a_refused_token_is_renewed_and_the_same_backend_tried_again(engine) {
+        let gateway = engine.gateway();
+        let request = refused(&gateway);
+        gateway.host.advance(millis(100));
+        assert_eq!((request.answered(), request.attempts().len()), (None, 1));
+        give_token(&gateway.vm, SECOND_TOKEN);
+        let second = request.attempt();
+        assert_eq!(second.cluster(), EAST);
+        assert_eq!(token(&second), bearer(SECOND_TOKEN));
+        assert_eq!(
+            second.header(":authority").as_deref(),
+            Some("east.openai.azure.com")
+        );
+        assert_eq!(second.sent().unwrap().body, BODY.as_bytes());
+        answer(&second, 200, "welcome");
+        assert_eq!(outcome(&request), is(200, "east", "2", "welcome"));
+        drop(request);
+        assert_eq!(gateway.counted("aoai.identity.fetches"), 2);
+        assert_eq!(gateway.counted("aoai.backend.east.outcome.bad_token"), 1);
+        assert_quiet(&gateway.host);
     }
-    host.advance(millis(100));
-    give_token(&vm, SECOND_TOKEN);
-    let calls = vm.calls();
-    assert_eq!(calls.len(), 20);
-    for call in calls {
-        assert_eq!(call.headers.get("authorization"), Some("Bearer TOKEN-TWO"));
-        vm.answer(&call, 200, [], "ok");
-    }
-    for stream in streams {
-        assert_eq!(stream.answer().status, 200);
-    }
-    assert_eq!(counted(&host, "aoai.identity.fetches"), 2);
-}
 
-#[test]
-fn it_is_the_token_of_the_last_attempt_that_was_refused() {
-    let (host, vm) = ready();
-    let stream = send(&vm);
-    host.advance(seconds(3301));
-    give_token(&vm, SECOND_TOKEN);
-    respond(&stream, 500, "");
-    let call = vm.call();
-    assert_eq!(call.headers.get("authorization"), Some("Bearer TOKEN-TWO"));
-    vm.answer(&call, 401, [], error("401"));
-    assert_eq!(vm.calls(), [], "the second token is not tried again");
-    host.advance(millis(1));
-    give_token(&vm, "TOKEN-THREE");
-    let call = vm.call();
-    assert_eq!(
-        call.headers.get("authorization"),
-        Some("Bearer TOKEN-THREE")
-    );
-}
+    fn a_newer_token_is_asked_for_at_once(engine) {
+        let gateway = engine.gateway();
+        gateway.host.advance(millis(1500));
+        let _request = refused(&gateway);
+        gateway.host.advance(millis(5));
+        assert_eq!(fetches(&gateway.vm).len(), 1);
+    }
 
-#[test]
-fn a_wait_for_a_newer_token_ends_in_time_although_other_streams_move_the_timer() {
-    let (host, vm) = ready();
-    let first = send(&vm);
-    respond(&first, 401, &error("401"));
-    host.advance(millis(400));
-    let second = send(&vm);
-    respond(&second, 401, &error("401"));
-    host.advance(millis(4650));
-    let retries = vm.calls().into_iter().filter(|c| c.cluster != "imds");
-    assert_eq!(retries.count(), 1, "the first one's five seconds are over");
+    fn a_token_that_another_worker_has_renewed_is_used_at_once(engine) {
+        let gateway = engine.gateway();
+        let other = engine.beside(&gateway, 3, json!({}));
+        let _renewing = refused(&other);
+        // Only the other worker's time passes: this one still has the old token.
+        other.vm.tick();
+        give_token(&other.vm, SECOND_TOKEN);
+        let late = gateway.send();
+        let first = late.attempt();
+        assert_eq!(token(&first), bearer(TOKEN));
+        answer(&first, 401, &error("401"));
+        let second = late.attempt();
+        assert_eq!(second.cluster(), first.cluster());
+        assert_eq!(token(&second), bearer(SECOND_TOKEN));
+        gateway.host.advance(seconds(1));
+        assert_eq!(fetches(&gateway.vm).len() + fetches(&other.vm).len(), 0);
+    }
+
+    fn a_renewal_by_another_worker_reaches_the_one_that_waits(engine) {
+        let gateway = engine.gateway();
+        let other = engine.beside(&gateway, 3, json!({}));
+        let request = refused(&gateway);
+        let _elsewhere = refused(&other);
+        for vm in [&other.vm, &gateway.vm] {
+            vm.tick();
+            for fetch in fetches(vm) {
+                let body = token_answer(&gateway.host, SECOND_TOKEN, seconds(3600));
+                vm.answer(&fetch, 200, [], body);
+            }
+        }
+        let second = request.attempt();
+        assert_eq!(
+            (request.attempts().len(), second.cluster().as_str()),
+            (2, EAST)
+        );
+        assert_eq!(token(&second), bearer(SECOND_TOKEN));
+    }
+
+    fn when_no_newer_token_is_to_be_had_the_next_backend_is_tried(engine) {
+        let gateway = engine.gateway();
+        let request = refused(&gateway);
+        gateway.renew_in_vain();
+        let second = request.attempt();
+        assert_eq!(second.cluster(), WEST);
+        assert_eq!(token(&second), bearer(TOKEN));
+        assert_eq!(
+            second.header(":authority").as_deref(),
+            Some("west.openai.azure.com")
+        );
+        answer(&second, 200, "hello");
+        assert_eq!(outcome(&request), is(200, "west", "2", "hello"));
+    }
+
+    fn after_a_renewal_in_vain_the_next_backend_is_tried_at_once(engine) {
+        let gateway = engine.gateway();
+        let request = refused(&gateway);
+        gateway.renew_in_vain();
+        assert_eq!(request.attempt().cluster(), WEST);
+        let second = refused(&gateway);
+        let clusters = second.clusters();
+        assert_eq!(clusters.len(), 2, "{clusters:?}");
+    }
+
+    fn a_renewal_that_takes_too_long_leads_to_the_next_backend(engine) {
+        let gateway = engine.gateway();
+        let request = refused(&gateway);
+        gateway.host.advance(millis(4900));
+        assert_eq!(request.attempts().len(), 1);
+        gateway.host.advance(millis(200));
+        assert_eq!(fetches(&gateway.vm).len(), 1);
+        assert_eq!(request.attempt().cluster(), WEST);
+        answer(&request.attempt(), 200, "from west");
+        assert_eq!(outcome(&request), is(200, "west", "2", "from west"));
+    }
+
+    fn a_renewed_token_refused_too_leads_to_the_next_backend(engine) {
+        let gateway = engine.gateway();
+        let request = refused(&gateway);
+        gateway.renew(SECOND_TOKEN);
+        answer(&request.attempt(), 401, &error("401"));
+        let third = request.attempt();
+        assert_eq!(third.cluster(), WEST);
+        assert_eq!(token(&third), bearer(SECOND_TOKEN));
+        gateway.host.advance(seconds(1));
+        assert_eq!(fetches(&gateway.vm), [], "one renewal for a request");
+    }
+
+    fn a_refusal_of_the_last_attempt_is_the_clients(engine) {
+        let gateway = engine.fleet(3, json!({"retry": {"max_attempts": 1}}));
+        let request = refused(&gateway);
+        assert_eq!(outcome(&request), is(401, "east", "1", &error("401")));
+    }
+
+    fn a_backend_that_fails_after_the_renewal_leads_to_the_next(engine) {
+        let gateway = engine.gateway();
+        let request = refused(&gateway);
+        gateway.renew(SECOND_TOKEN);
+        request.attempt().fail();
+        let third = request.attempt();
+        assert_eq!(third.cluster(), WEST);
+        assert_eq!(
+            third.header(":authority").as_deref(),
+            Some("west.openai.azure.com")
+        );
+        third.fail();
+        assert_eq!(outcome(&request), is(401, "east", "3", &error("401")));
+    }
+
+    fn a_missing_role_leads_to_the_next_backend_and_the_token_stays(engine) {
+        let gateway = engine.gateway();
+        let request = gateway.send();
+        answer(&request.attempt(), 401, &error("PermissionDenied"));
+        let second = request.attempt();
+        assert_eq!(second.cluster(), WEST);
+        assert_eq!(token(&second), bearer(TOKEN));
+        answer(&second, 200, "from west");
+        assert_eq!(outcome(&request), is(200, "west", "2", "from west"));
+        drop(request);
+        gateway.host.advance(seconds(2));
+        assert_eq!(fetches(&gateway.vm), []);
+        assert_eq!(
+            gateway.counted("aoai.backend.east.outcome.permission_denied"),
+            1
+        );
+    }
+
+    fn many_refusals_at_once_fetch_one_token(engine) {
+        let gateway = engine.gateway();
+        let requests: Vec<_> = (0..20).map(|_| refused(&gateway)).collect();
+        gateway.renew(SECOND_TOKEN);
+        for (index, request) in requests.iter().enumerate() {
+            let attempt = request.attempt();
+            assert_eq!(request.attempts().len(), 2);
+            assert_eq!(attempt.cluster(), CLUSTERS[index % 3]);
+            assert_eq!(token(&attempt), bearer(SECOND_TOKEN));
+            answer(&attempt, 200, "ok");
+            assert_eq!(request.answer().status, 200);
+        }
+        gateway.host.advance(seconds(1));
+        assert_eq!(fetches(&gateway.vm), []);
+        assert_eq!(gateway.counted("aoai.identity.fetches"), 2);
+    }
+
+    fn it_is_the_token_of_the_last_attempt_that_was_refused(engine) {
+        let gateway = engine.gateway();
+        let request = gateway.send();
+        gateway.host.advance(seconds(3301));
+        give_token(&gateway.vm, SECOND_TOKEN);
+        answer(&request.attempt(), 500, "busy");
+        let second = request.attempt();
+        assert_eq!(token(&second), bearer(SECOND_TOKEN));
+        answer(&second, 401, &error("401"));
+        let made = request.attempts().len();
+        assert_eq!(
+            (made, request.answered()),
+            (2, None),
+            "a third token is awaited"
+        );
+        gateway.renew("TOKEN-THREE");
+        let third = request.attempt();
+        assert_eq!(third.cluster(), WEST);
+        assert_eq!(token(&third), bearer("TOKEN-THREE"));
+    }
+
+    fn other_requests_do_not_prolong_the_wait_for_a_newer_token(engine) {
+        let gateway = engine.gateway();
+        let first = refused(&gateway);
+        gateway.host.advance(millis(400));
+        let second = refused(&gateway);
+        gateway.host.advance(millis(4650));
+        let made = [&first, &second].map(|request| request.attempts().len());
+        assert_eq!(made, [2, 1], "the first one's five seconds are over");
+    }
+
+    fn those_that_wait_for_one_token_cost_one_look_a_tick(engine) {
+        let reads = |waiting: usize| {
+            let gateway = engine.gateway();
+            let _requests: Vec<_> = (0..waiting).map(|_| refused(&gateway)).collect();
+            gateway.host.advance(millis(100));
+            gateway.host.clear_counts();
+            gateway.host.advance(millis(400));
+            gateway.host.counts()["proxy_get_shared_data"].calls
+        };
+        assert_eq!(reads(1), reads(200));
+    }
 }

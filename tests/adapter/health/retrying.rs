@@ -4,80 +4,100 @@ use serde_json::json;
 
 use super::*;
 
-#[test]
-fn a_retry_goes_by_what_is_known_then() {
-    let (_host, vm) = fleet(3, json!({}));
-    let slow = get(&vm);
-    assert_eq!(routed_to(&slow), EAST);
-    // Meanwhile the next one is throttled.
-    let other = get(&vm);
-    assert_eq!(routed_to(&other), WEST);
-    throttle(&other, "30");
-    vm.answer(&vm.call(), 200, [], "fine");
-    respond(&slow, 500, "x");
-    assert_eq!(vm.call().cluster, NORTH);
-}
-
-#[test]
-fn with_no_one_left_to_retry_on_the_answer_is_the_clients() {
-    let (host, vm) = fleet(2, json!({}));
-    let slow: Vec<_> = (0..6).map(|_| get(&vm)).collect();
-    let (east, west): (Vec<_>, Vec<_>) = slow.iter().partition(|slow| routed_to(slow) == EAST);
-    throttle(west[0], "30");
-    vm.answer(&vm.call(), 200, [], "fine");
-    host.advance(millis(10));
-    // One retry finds out whether that is still true.
-    respond(east[0], 500, &error("InternalServerError"));
-    assert_eq!(vm.call().cluster, WEST);
-    respond(east[1], 500, &error("InternalServerError"));
-    assert_eq!(east[1].answer().status, 500);
-    vm.answer(&vm.call(), 429, [("retry-after", "30")], "");
-    assert_eq!(east[0].answer().status, 429);
-    drop(slow);
-    assert_eq!(counted(&host, "aoai.no_retry.backends_cooling_down"), 1);
-    assert_eq!(host.statistic("aoai.backend.west.trials"), 1);
-}
-
-#[test]
-fn failures_spend_the_budget_and_refusals_do_not() {
-    let more = json!({"cooldown": null, "retry": {"budget": {"percent": 0, "min_per_second": 0}}});
-    let (host, vm) = fleet(2, more.clone());
-    let other = host.vm(&fleet_config(2, more));
-    host.advance(millis(50));
-    for _ in 0..30 {
-        let stream = get(&vm);
-        throttle(&stream, "1");
-        vm.answer(&vm.call(), 200, [], "fine");
+cases! {
+    fn a_retry_goes_by_what_is_known_then(engine) {
+        let gateway = engine.fleet(3, json!({}));
+        let slow = gateway.get();
+        assert_eq!(slow.attempt().cluster(), EAST);
+        // Meanwhile the next one is throttled.
+        let other = gateway.get();
+        assert_eq!(other.attempt().cluster(), WEST);
+        throttle(&other.attempt(), "30");
+        answer(&other.attempt(), 200, "fine");
+        answer(&slow.attempt(), 500, "x");
+        assert_eq!(slow.attempt().cluster(), NORTH);
     }
-    let retried = (0..14).filter(|index| {
-        let worker = if index % 2 == 0 { &vm } else { &other };
-        let stream = get(worker);
-        respond(&stream, 500, &error("InternalServerError"));
-        let call = worker
-            .calls()
-            .into_iter()
-            .find(|call| call.cluster != "imds");
-        match call {
-            Some(call) => {
-                worker.answer(&call, 200, [], "fine");
-                true
-            }
-            None => {
-                assert_eq!(stream.answer().status, 500, "the real answer");
-                false
-            }
+
+    fn with_no_one_left_to_retry_on_the_answer_is_the_clients(engine) {
+        let gateway = engine.fleet(2, json!({}));
+        let slow: Vec<_> = (0..6).map(|_| gateway.get()).collect();
+        let (east, west): (Vec<_>, Vec<_>) = slow
+            .iter()
+            .partition(|slow| slow.attempt().cluster() == EAST);
+        throttle(&west[0].attempt(), "30");
+        answer(&west[0].attempt(), 200, "fine");
+        gateway.host.advance(millis(10));
+        // One retry finds out whether that is still true.
+        answer(&east[0].attempt(), 500, &error("InternalServerError"));
+        assert_eq!(east[0].attempt().cluster(), WEST);
+        answer(&east[1].attempt(), 500, &error("InternalServerError"));
+        assert_eq!(east[1].answer().status, 500);
+        throttle(&east[0].attempt(), "30");
+        assert_eq!(east[0].answer().status, 429);
+        drop(slow);
+        assert_eq!(gateway.counted("aoai.no_retry.backends_cooling_down"), 1);
+        assert_eq!(gateway.host.statistic("aoai.backend.west.trials"), 1);
+    }
+
+    fn failures_spend_the_budget_and_refusals_do_not(engine) {
+        let more =
+            json!({"cooldown": null, "retry": {"budget": {"percent": 0, "min_per_second": 0}}});
+        let gateway = engine.fleet(2, more.clone());
+        let other = engine.beside(&gateway, 2, more);
+        for _ in 0..30 {
+            let request = gateway.get();
+            throttle(&request.attempt(), "1");
+            answer(&request.attempt(), 200, "fine");
         }
-    });
-    assert_eq!(retried.count(), 10, "of both workers together");
-    assert_eq!(counted(&host, "aoai.no_retry.budget_spent"), 4);
-}
-
-#[test]
-fn what_cannot_be_retried_anyway_spends_nothing() {
-    let more = json!({"cooldown": null, "retry": {"budget": {"percent": 0, "min_per_second": 0}}});
-    let (host, vm) = fleet(1, more);
-    for _ in 0..20 {
-        respond(&get(&vm), 500, "x");
+        let retried = (0..14).filter(|index| {
+            let worker = if index % 2 == 0 { &gateway } else { &other };
+            let request = worker.get();
+            answer(&request.attempt(), 500, &error("InternalServerError"));
+            match &request.attempts()[..] {
+                [_, again] => {
+                    answer(again, 200, "fine");
+                    true
+                }
+                _ => {
+                    assert_eq!(request.answer().status, 500, "the real answer");
+                    false
+                }
+            }
+        });
+        assert_eq!(retried.count(), 10, "of both workers together");
+        assert_eq!(gateway.counted("aoai.no_retry.budget_spent"), 4);
     }
-    assert_eq!(counted(&host, "aoai.no_retry.backends_exhausted"), 20);
+
+    fn what_cannot_be_retried_anyway_spends_nothing(engine) {
+        let more =
+            json!({"cooldown": null, "retry": {"budget": {"percent": 0, "min_per_second": 0}}});
+        let gateway = engine.fleet(1, more);
+        for _ in 0..20 {
+            answer(&gateway.get().attempt(), 500, "x");
+        }
+        assert_eq!(gateway.counted("aoai.no_retry.backends_exhausted"), 20);
+    }
+
+    fn failures_without_an_answer_spend_the_budget_too(engine) {
+        let more =
+            json!({"cooldown": null, "retry": {"budget": {"percent": 0, "min_per_second": 0}}});
+        let gateway = engine.fleet(2, more);
+        for index in 0..14 {
+            let request = gateway.send();
+            match index % 2 {
+                0 => answer(&request.attempt(), 500, "x"),
+                _ => request.attempt().fail(),
+            }
+            if index < 10 {
+                answer(&request.attempt(), 200, "fine");
+            }
+            let expected = match index {
+                0..=9 => 200,
+                even if even % 2 == 0 => 500,
+                _ => 503,
+            };
+            assert_eq!(outcome(&request).0, expected, "{index}");
+        }
+        assert_eq!(gateway.counted("aoai.no_retry.budget_spent"), 4);
+    }
 }

@@ -3,8 +3,6 @@
 mod answers;
 mod attempts;
 mod budget;
-mod clients;
-mod credentials;
 mod encodings;
 mod endings;
 mod errors;
@@ -18,15 +16,12 @@ mod surface;
 mod surroundings;
 mod token;
 mod unauthorized;
-mod why;
 
 use mock_host::{Attempt, Host, Routed, Router, Setup, Vm};
 use serde_json::{json, Value};
 
+use super::engines::{is, CLUSTERS, UPSTREAM};
 use super::support::*;
-
-const CLUSTERS: [&str; 3] = ["aoai_east", "aoai_west", "aoai_north"];
-const UPSTREAM: &str = r#"{"role": "upstream"}"#;
 
 /// One worker of a gateway that uses the router engine.
 struct Gateway {
@@ -122,9 +117,4 @@ fn outcome(request: &Routed) -> (u16, String, String, String) {
         header("x-aoai-attempts"),
         answer.text().to_owned(),
     )
-}
-
-/// An outcome to compare with.
-fn is(status: u16, backend: &str, attempts: &str, body: &str) -> (u16, String, String, String) {
-    (status, backend.into(), attempts.into(), body.into())
 }

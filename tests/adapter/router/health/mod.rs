@@ -1,11 +1,8 @@
 //! What the router engine learns from attempts, and how it leads the router past those who are out.
 
-mod failing;
 mod findings;
 mod foreseen;
-mod quotas;
 mod recovery;
-mod waiting;
 
 use super::*;
 
@@ -37,12 +34,4 @@ pub(super) fn served_by(gateway: &Gateway, requests: usize) -> Vec<String> {
         request.clusters().pop().unwrap()
     });
     served.collect()
-}
-
-/// The first backend answers 429 to a request that another one then serves.
-pub(super) fn throttle_east(gateway: &Gateway, retry_after: &str) {
-    let request = gateway.send();
-    assert_eq!(request.attempt().cluster(), "aoai_east");
-    throttle(&request.attempt(), retry_after);
-    answer(&request.attempt(), 200, "fine");
 }

@@ -18,18 +18,6 @@ fn recovering() -> Gateway {
     gateway
 }
 
-/// An attempt that the first backend admits.
-fn admitted(gateway: &Gateway) -> Routed {
-    for _ in 0..2 {
-        let request = gateway.send();
-        if request.attempt().cluster() == "aoai_east" {
-            return request;
-        }
-        answer(&request.attempt(), 200, "fine");
-    }
-    panic!("the first backend admits nothing");
-}
-
 /// Those of so many requests at once that go to the first backend. The second one has the others, and answers them.
 fn to_east(gateway: &Gateway, requests: usize) -> Vec<Routed> {
     let requests: Vec<_> = (0..requests).map(|_| gateway.send()).collect();
@@ -48,57 +36,6 @@ fn admits(gateway: &Gateway) -> usize {
     let count = requests.len();
     requests.into_iter().for_each(Routed::disconnect);
     count
-}
-
-#[test]
-fn a_recovering_backend_gets_one_two_four_eight_at_a_time() {
-    let throttled = fleet(2, json!({}));
-    throttle_east(&throttled, "7");
-    throttled.host.advance(millis(6900));
-    assert_eq!(served_by(&throttled, 10), ["aoai_west"; 10]);
-    throttled.host.advance(millis(100));
-    for gateway in [throttled, recovering()] {
-        for limit in [1, 2, 4, 8] {
-            let mut requests = to_east(&gateway, 20);
-            assert_eq!(requests.len(), limit);
-            assert_eq!(admits(&gateway), 0, "while they are under way");
-            let last = requests.pop().unwrap();
-            requests.into_iter().for_each(Routed::disconnect);
-            answer(&last.attempt(), 200, "fine");
-        }
-        assert_eq!(to_east(&gateway, 20).len(), 10, "its share");
-        assert_eq!(gateway.counted("aoai.backend.east.probes"), 15);
-    }
-}
-
-#[test]
-fn with_no_other_free_a_recovering_backend_gets_all() {
-    let gateway = fleet(1, json!({}));
-    throttle(&gateway.send().attempt(), "2");
-    gateway.host.advance(seconds(2));
-    let requests: Vec<_> = (0..16).map(|_| gateway.send()).collect();
-    for request in &requests {
-        answer(&request.attempt(), 200, "fine");
-        assert_eq!(outcome(request), is(200, "east", "1", "fine"));
-    }
-}
-
-#[test]
-fn a_place_is_given_back() {
-    // The client leaves.
-    let gateway = recovering();
-    let request = admitted(&gateway);
-    assert_eq!(admits(&gateway), 0);
-    request.disconnect();
-    assert_eq!(admits(&gateway), 1);
-
-    // The token is refused, and there is no other one.
-    let gateway = recovering();
-    let request = admitted(&gateway);
-    answer(&request.attempt(), 401, &error("401"));
-    assert_eq!(admits(&gateway), 0);
-    request.disconnect();
-    assert_eq!(admits(&gateway), 1);
 }
 
 #[test]

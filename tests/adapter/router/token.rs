@@ -60,38 +60,6 @@ fn a_request_without_a_body_waits_too() {
 }
 
 #[test]
-fn a_wait_for_the_token_ends_with_503() {
-    let gateway = waiting();
-    let request = gateway.send();
-    gateway.host.advance(millis(4900));
-    assert_eq!(request.answered(), None);
-    gateway.host.advance(millis(200));
-    let answer = request.answer();
-    assert_eq!(answer.status, 503);
-    assert_eq!(code(answer.text()), "identity_unavailable");
-    assert_eq!(answer.headers.get("x-aoai-backend"), None);
-    assert_eq!(request.attempts().len(), 0);
-    drop(request);
-    assert_eq!(gateway.counted("aoai.identity.unavailable"), 1);
-    assert_eq!(gateway.host.statistic("aoai.client_gone"), 0);
-}
-
-#[test]
-fn a_request_is_answered_at_once_when_waiting_is_hopeless() {
-    let gateway = waiting();
-    gateway.host.advance(millis(1));
-    gateway.vm.answer(
-        &fetch(&gateway.vm),
-        400,
-        [],
-        r#"{"error":"invalid_request"}"#,
-    );
-    let request = gateway.router.request(chat_of(BODY.len()), false);
-    assert_eq!(request.answer().status, 503);
-    assert_eq!(request.attempts().len(), 0);
-}
-
-#[test]
 fn a_request_whose_clients_key_cannot_be_removed_does_not_leave() {
     for name in ["authorization", "api-key"] {
         let gateway = gateway();
