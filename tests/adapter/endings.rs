@@ -1,157 +1,209 @@
 //! Streams that end early leave nothing behind.
 
-use mock_host::{Host, Vm};
+use serde_json::json;
 
-use super::support::*;
+use super::engines::*;
 
-/// Nothing waits, nothing is called, nothing went wrong: the worker ticks once a second.
-fn assert_calm(host: &Host, vm: &Vm) {
-    host.advance(seconds(2));
-    assert_eq!(vm.calls(), []);
-    assert_eq!(vm.tick_period(), Some(seconds(1)));
-    assert_quiet(host);
-}
-
-#[test]
-fn a_client_that_leaves_while_waiting_for_a_token_is_forgotten() {
-    let host = Host::new();
-    let vm = host.vm(CONFIG);
-    let (gone, stays) = (get(&vm), get(&vm));
-    host.advance(millis(1));
-    gone.disconnect();
-    give_token(&vm, TOKEN);
-    assert!(stays.forwarded().is_some());
-    drop(stays);
-    assert_calm(&host, &vm);
-    // The one that left took no turn.
-    assert_eq!(host.statistic("aoai.backend.east.attempts"), 1);
-    assert_eq!(host.statistic("aoai.backend.west.attempts"), 0);
-}
-
-#[test]
-fn a_client_that_leaves_before_its_wait_is_over_is_not_answered() {
-    let host = Host::new();
-    let vm = host.vm(CONFIG);
-    get(&vm).disconnect();
-    host.advance(seconds(6));
-    assert_eq!(host.statistic("aoai.identity.unavailable"), 0);
-    assert_eq!(host.statistic("aoai.client_gone"), 1);
-}
-
-#[test]
-fn a_client_that_leaves_while_a_call_is_out_is_forgotten() {
-    let (host, vm) = ready();
-    let stream = send(&vm);
-    respond(&stream, 500, "");
-    let call = vm.call();
-    stream.disconnect();
-    // Envoy does not cancel a call: it belongs to the root context.
-    vm.answer(&call, 500, [], "too late");
-    assert_calm(&host, &vm);
-    assert_eq!(host.statistic("aoai.client_gone"), 1);
-    assert_eq!(host.statistic("aoai.backend.north.attempts"), 0);
-}
-
-#[test]
-fn a_client_that_leaves_while_a_call_made_for_it_by_the_worker_is_out_is_forgotten() {
-    let (host, vm) = ready();
-    let stream = send(&vm);
-    respond(&stream, 401, &error("401"));
-    host.advance(millis(1));
-    give_token(&vm, SECOND_TOKEN);
-    let call = vm.call();
-    stream.disconnect();
-    vm.answer(&call, 200, [], "too late");
-    assert_calm(&host, &vm);
-    assert_eq!(host.statistic("aoai.client_gone"), 1);
-}
-
-#[test]
-fn a_client_that_leaves_while_its_token_is_renewed_is_forgotten() {
-    let (host, vm) = ready();
-    let stream = send(&vm);
-    respond(&stream, 401, &error("401"));
-    stream.disconnect();
-    host.advance(millis(1));
-    give_token(&vm, SECOND_TOKEN);
-    assert_calm(&host, &vm);
-    assert_eq!(host.statistic("aoai.client_gone"), 1);
-    assert_eq!(host.statistic("aoai.backend.east.attempts"), 1);
-}
-
-#[test]
-fn a_client_that_leaves_before_its_request_is_complete_is_forgotten() {
-    for headers in [chat(), chat_of(1000)] {
-        let (host, vm) = ready();
-        let stream = vm.request(headers, false);
-        stream.body("only the beginning", false);
-        stream.disconnect();
-        assert_calm(&host, &vm);
-        assert_eq!(host.statistic("aoai.client_gone"), 1);
-    }
-}
-
-#[test]
-fn a_client_that_leaves_while_an_error_is_read_is_forgotten() {
-    let (host, vm) = ready();
-    let stream = send(&vm);
-    stream.respond(404, [], false);
-    stream.disconnect();
-    host.advance(seconds(3));
-    assert_calm(&host, &vm);
-    assert_eq!(host.statistic("aoai.client_gone"), 1);
-}
-
-#[test]
-fn a_client_that_leaves_mid_stream_is_counted() {
-    let (host, vm) = ready();
-    let stream = send(&vm);
-    stream.respond(200, [], false);
-    stream.response_body("data: 1\n\n", false);
-    stream.disconnect();
-    assert_calm(&host, &vm);
-    assert_eq!(host.statistic("aoai.client_gone"), 1);
-    assert_eq!(host.statistic("aoai.stream_broken"), 0);
-}
-
-#[test]
-fn an_answer_that_the_upstream_breaks_off_is_counted_and_not_retried() {
-    let (host, vm) = ready();
-    let stream = send(&vm);
-    stream.respond(200, [], false);
-    stream.response_body("data: 1\n\n", false);
-    assert_eq!(stream.answered().unwrap().text(), "data: 1\n\n");
-    stream.break_off();
-    assert_calm(&host, &vm);
-    assert_eq!(host.statistic("aoai.stream_broken"), 1);
-    assert_eq!(host.statistic("aoai.client_gone"), 0);
-}
-
-#[test]
-fn a_complete_answer_ends_without_a_trace() {
-    for trailers in [false, true] {
-        let (host, vm) = ready();
-        let stream = send(&vm);
-        stream.respond(200, [], false);
-        stream.response_body("ok", !trailers);
-        if trailers {
-            stream.response_trailers([("x-trailer", "1")]);
+/// Nothing is left of the request: nobody knows it, nothing waits or is done for it, and it was counted `gone` times.
+pub(crate) fn assert_forgotten(gateway: &Gateway, id: u32, gone: u64) {
+    // If a newer token was asked for, it comes.
+    for _ in 0..2 {
+        for fetch in fetches(&gateway.vm) {
+            let body = token_answer(&gateway.host, SECOND_TOKEN, seconds(3600));
+            gateway.vm.answer(&fetch, 200, [], body);
         }
-        stream.end();
-        assert_calm(&host, &vm);
-        assert_eq!(host.statistic("aoai.client_gone"), 0);
-        assert_eq!(host.statistic("aoai.stream_broken"), 0);
+        gateway.host.advance(seconds(2));
     }
+    gateway.host.clear_counts();
+    gateway.host.advance(seconds(10));
+    let counts = gateway.host.counts();
+    for name in [
+        "proxy_continue_stream",
+        "proxy_send_local_response",
+        "proxy_set_effective_context",
+        "proxy_replace_header_map_value",
+        "proxy_http_call",
+    ] {
+        assert!(!counts.contains_key(name), "{name}: {counts:?}");
+    }
+    assert_eq!(gateway.vm.calls(), []);
+    assert_eq!(gateway.vm.tick_period(), Some(seconds(1)));
+    assert_quiet(&gateway.host);
+    assert_eq!(gateway.host.statistic("aoai.client_gone"), gone);
+    assert!(!gateway.knows(id), "the request is still registered");
 }
 
-#[test]
-fn an_answer_of_the_gateways_own_counts_no_one_as_gone() {
-    let host = Host::new();
-    let vm = host.vm(CONFIG);
-    let stream = get(&vm);
-    host.advance(seconds(6));
-    assert_eq!(stream.answer().status, 503);
-    stream.end();
-    host.advance(seconds(2));
-    assert_eq!(host.statistic("aoai.client_gone"), 0);
+cases! {
+    fn a_client_that_leaves_while_waiting_for_a_token_is_forgotten(engine) {
+        let gateway = engine.tokenless(3, json!({}));
+        let (gone, stays) = (gateway.get(), gateway.get());
+        let id = gone.id();
+        gateway.host.advance(millis(1));
+        gone.disconnect();
+        give_token(&gateway.vm, TOKEN);
+        answer(&stays.attempt(), 200, "fine");
+        drop(stays);
+        assert_forgotten(&gateway, id, 1);
+        // The one that left took no turn.
+        assert_eq!(gateway.host.statistic("aoai.backend.east.attempts"), 1);
+        assert_eq!(gateway.host.statistic("aoai.backend.west.attempts"), 0);
+    }
+
+    fn a_client_that_leaves_before_its_wait_is_over_is_not_answered(engine) {
+        let gateway = engine.tokenless(3, json!({}));
+        gateway.get().disconnect();
+        gateway.host.advance(seconds(6));
+        assert_eq!(gateway.host.statistic("aoai.identity.unavailable"), 0);
+        assert_eq!(gateway.host.statistic("aoai.client_gone"), 1);
+    }
+
+    fn a_client_that_leaves_before_its_request_is_complete_is_forgotten(engine) {
+        for headers in [chat(), chat_of(1000)] {
+            let gateway = engine.gateway();
+            let request = gateway.request(headers, false);
+            request.body("only the beginning", false);
+            let id = request.id();
+            request.disconnect();
+            assert_forgotten(&gateway, id, 1);
+        }
+    }
+
+    fn a_client_that_leaves_before_there_is_an_answer_is_forgotten(engine) {
+        for failures in 0..=2 {
+            let gateway = engine.gateway();
+            let request = gateway.send();
+            for _ in 0..failures {
+                answer(&request.attempt(), 429, "busy");
+            }
+            let (id, calls) = (request.id(), gateway.vm.calls());
+            request.disconnect();
+            // Envoy does not cancel a call of the filter engine's: it belongs to the root context.
+            for call in &calls {
+                gateway.vm.answer(call, 500, [], "too late");
+            }
+            assert_forgotten(&gateway, id, 1);
+            let unavailable = gateway.host.statistics().into_iter();
+            let unavailable = unavailable.filter(|(name, _)| name.ends_with("outcome.unavailable"));
+            assert_eq!(
+                unavailable.count(),
+                0,
+                "its leaving is no failure of a backend's"
+            );
+            let attempts = CLUSTERS.map(|cluster| {
+                let name = cluster.replace("aoai_", "");
+                gateway
+                    .host
+                    .statistic(&format!("aoai.backend.{name}.attempts"))
+            });
+            assert_eq!(
+                attempts.iter().sum::<u64>(),
+                failures + 1,
+                "no further attempt"
+            );
+        }
+    }
+
+    fn a_client_that_leaves_after_its_token_was_renewed_is_forgotten(engine) {
+        let gateway = engine.gateway();
+        let request = gateway.send();
+        answer(&request.attempt(), 401, &error("401"));
+        gateway.renew(SECOND_TOKEN);
+        assert_eq!(request.attempts().len(), 2);
+        let (id, calls) = (request.id(), gateway.vm.calls());
+        request.disconnect();
+        for call in &calls {
+            gateway.vm.answer(call, 200, [], "too late");
+        }
+        assert_forgotten(&gateway, id, 1);
+    }
+
+    fn a_client_that_leaves_while_its_token_is_renewed_is_forgotten(engine) {
+        let gateway = engine.gateway();
+        let request = gateway.send();
+        answer(&request.attempt(), 401, &error("401"));
+        let id = request.id();
+        request.disconnect();
+        gateway.host.advance(millis(1));
+        assert_forgotten(&gateway, id, 1);
+        assert_eq!(gateway.host.statistic("aoai.backend.east.attempts"), 1);
+    }
+
+    fn a_client_that_leaves_while_an_error_is_read_is_forgotten(engine) {
+        for frame in [None, Some("begin")] {
+            let gateway = engine.gateway();
+            let request = gateway.send();
+            let attempt = request.attempt();
+            attempt.respond(404, [], false);
+            if let Some(frame) = frame {
+                attempt.response_body(frame, false);
+            }
+            let id = request.id();
+            request.disconnect();
+            assert_forgotten(&gateway, id, 1);
+        }
+    }
+
+    fn a_client_that_leaves_within_its_answer_is_forgotten(engine) {
+        let gateway = engine.gateway();
+        let request = gateway.send();
+        let attempt = request.attempt();
+        attempt.respond(200, [], false);
+        attempt.response_body("data: 1\n\n", false);
+        let id = request.id();
+        request.disconnect();
+        assert_forgotten(&gateway, id, 1);
+        assert_eq!(gateway.host.statistic("aoai.stream_broken"), 0);
+    }
+
+    fn an_answer_that_the_backend_breaks_off_is_not_retried(engine) {
+        let gateway = engine.gateway();
+        let request = gateway.send();
+        let (id, attempt) = (request.id(), request.attempt());
+        attempt.respond(200, [], false);
+        attempt.response_body("data: 1\n\n", false);
+        assert_eq!(request.answered().unwrap().text(), "data: 1\n\n");
+        assert!(!request.answered().unwrap().complete);
+        request.break_off();
+        assert_forgotten(&gateway, id, 0);
+        assert_eq!(gateway.host.statistic("aoai.stream_broken"), 1);
+        assert_eq!(gateway.host.statistic("aoai.backend.west.attempts"), 0);
+    }
+
+    fn a_complete_answer_ends_without_a_trace(engine) {
+        for trailers in [false, true] {
+            let gateway = engine.gateway();
+            let request = gateway.send();
+            let (id, attempt) = (request.id(), request.attempt());
+            attempt.respond(200, [], false);
+            attempt.response_body("ok", !trailers);
+            if trailers {
+                attempt.response_trailers([("x-trailer", "1")]);
+            }
+            drop(request);
+            assert_forgotten(&gateway, id, 0);
+            assert_eq!(gateway.host.statistic("aoai.stream_broken"), 0);
+        }
+    }
+
+    fn answers_of_the_gateways_own_leave_nothing_behind(engine) {
+        let gateway = engine.gateway();
+        let request = gateway.send();
+        let id = request.id();
+        for _ in 0..3 {
+            request.attempt().fail();
+        }
+        assert_eq!(request.answer().status, 503);
+        drop(request);
+        assert_forgotten(&gateway, id, 0);
+    }
+
+    fn an_answer_of_the_gateways_own_counts_no_one_as_gone(engine) {
+        let gateway = engine.tokenless(3, json!({}));
+        let request = gateway.get();
+        gateway.host.advance(seconds(6));
+        assert_eq!(request.answer().status, 503);
+        drop(request);
+        gateway.host.advance(seconds(2));
+        assert_eq!(gateway.host.statistic("aoai.client_gone"), 0);
+    }
 }

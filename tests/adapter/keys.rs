@@ -1,134 +1,181 @@
 //! Backends that have an API key, beside others that are shown a token.
 
-use mock_host::{Host, Setup, Vm};
+use mock_host::Setup;
 use serde_json::{json, Value};
 
-use super::support::*;
+use super::engines::*;
 
 const KEY: &str = "EAST-KEY";
 
-fn setup(more: Value) -> Setup {
-    let mut config: Value = serde_json::from_str(CONFIG).unwrap();
-    config["backends"].as_array_mut().unwrap().truncate(2);
-    config["backends"][0]["api_key_env"] = json!("EAST_KEY");
-    for (key, value) in more.as_object().unwrap() {
-        config[key] = value.clone();
-    }
+/// The configuration of `count` backends of which the one at `keyed` has a key.
+fn setup(engine: Engine, count: usize, keyed: usize, more: Value) -> Setup {
+    let mut config: Value = serde_json::from_str(&engine.config(count, more)).unwrap();
+    config["backends"][keyed]["api_key_env"] = json!("EAST_KEY");
     Setup::new(config.to_string()).env("EAST_KEY", KEY)
 }
 
+/// What an attempt showed the backend: a key, a token.
+fn shown(attempt: &Attempt) -> [Option<String>; 2] {
+    [attempt.header("api-key"), attempt.header("authorization")]
+}
+
+fn key() -> [Option<String>; 2] {
+    [Some(KEY.to_owned()), None]
+}
+
+fn token() -> [Option<String>; 2] {
+    [None, Some("Bearer TOKEN-ONE".to_owned())]
+}
+
 /// A worker of which the first backend has a key, without a token.
-fn tokenless(more: Value) -> (Host, Vm) {
-    let host = Host::new();
-    let vm = host.start(setup(more)).unwrap();
-    host.advance(millis(1));
-    (host, vm)
+fn tokenless(engine: Engine) -> Gateway {
+    let gateway = engine.start(setup(engine, 2, 0, json!({})));
+    gateway.host.advance(millis(1));
+    gateway
 }
 
-#[test]
-fn each_backend_is_shown_its_own_on_every_attempt() {
-    let (host, vm) = ready_with(setup(json!({"cooldown": null})));
-    for turn in 0..4 {
-        let stream = vm.request(chat(), true);
-        let forwarded = stream.forwarded().unwrap().headers;
-        let shown = [forwarded.get("api-key"), forwarded.get("authorization")];
-        respond(&stream, 500, "x");
-        let call = vm.call();
-        let again = [
-            call.headers.get("api-key"),
-            call.headers.get("authorization"),
-        ];
-        let (key, token) = ([Some(KEY), None], [None, Some("Bearer TOKEN-ONE")]);
-        match turn % 2 {
-            0 => assert_eq!((shown, again), (key, token)),
-            _ => assert_eq!((shown, again), (token, key)),
+cases! {
+    fn each_backend_is_shown_its_own_on_every_attempt(engine) {
+        for keyed in [0, 1] {
+            let gateway = engine.ready(setup(engine, 2, keyed, json!({"cooldown": null})));
+            for turn in 0..8 {
+                let request = gateway.request(chat(), true);
+                let first = shown(&request.attempt());
+                // With an answer and without one.
+                match turn / 2 % 2 {
+                    0 => answer(&request.attempt(), 500, "x"),
+                    _ => request.attempt().fail(),
+                }
+                let again = shown(&request.attempt());
+                match (turn + keyed) % 2 {
+                    0 => assert_eq!((first, again), (key(), token())),
+                    _ => assert_eq!((first, again), (token(), key())),
+                }
+                answer(&request.attempt(), 200, "fine");
+                let backend = if turn % 2 == 0 { "west" } else { "east" };
+                assert_eq!(outcome(&request), is(200, backend, "2", "fine"));
+            }
+            assert!(!format!("{:?}", gateway.host.logs()).contains(KEY));
         }
-        vm.answer(&call, 200, [], "fine");
     }
-    assert!(!format!("{:?}", host.logs()).contains(KEY));
-}
 
-#[test]
-fn without_a_token_no_one_waits_while_a_backend_with_a_key_is_there() {
-    let (host, vm) = tokenless(json!({}));
-    for _ in 0..3 {
-        let stream = get(&vm);
-        assert_eq!(routed_to(&stream), "aoai_east");
-        respond(&stream, 200, "fine");
+    fn no_one_waits_for_a_token_while_a_backend_has_a_key(engine) {
+        let gateway = tokenless(engine);
+        for _ in 0..3 {
+            let request = gateway.get();
+            assert_eq!(request.attempt().cluster(), EAST);
+            answer(&request.attempt(), 200, "fine");
+        }
+        give_token(&gateway.vm, TOKEN);
+        gateway.host.advance(millis(25));
+        let clusters = gateway.served_by(2);
+        assert!(clusters.contains(&WEST.to_owned()), "{clusters:?}");
     }
-    give_token(&vm, TOKEN);
-    host.advance(millis(25));
-    let clusters: Vec<_> = (0..2).map(|_| routed_to(&get(&vm))).collect();
-    assert!(clusters.contains(&"aoai_west".to_owned()), "{clusters:?}");
-}
 
-#[test]
-fn a_failed_attempt_goes_to_no_backend_for_which_there_is_no_token() {
-    let (_host, vm) = tokenless(json!({}));
-    let stream = get(&vm);
-    respond(&stream, 500, &error("InternalServerError"));
-    assert_eq!(stream.answer().status, 500);
-    assert_eq!(vm.calls().len(), 1, "for the token");
-}
+    fn no_further_attempt_goes_to_a_backend_without_a_token(engine) {
+        let gateway = tokenless(engine);
+        let request = gateway.get();
+        answer(&request.attempt(), 500, &error("InternalServerError"));
+        assert_eq!(request.answer().status, 500);
+        assert_eq!(
+            (request.attempts().len(), gateway.vm.calls().len()),
+            (1, 1),
+            "for the token"
+        );
+    }
 
-#[test]
-fn when_those_with_a_key_are_out_a_request_waits_for_the_token() {
-    let (host, vm) = tokenless(json!({}));
-    send(&vm).respond(429, [("retry-after", "60")], true);
-    // Rather than to doubt the wait.
-    let waiting = send(&vm);
-    assert!(waiting.forwarded().is_none() && waiting.answered().is_none());
-    give_token(&vm, TOKEN);
-    host.advance(millis(25));
-    assert_eq!(routed_to(&waiting), "aoai_west");
-    assert_eq!(waiting.forwarded().unwrap().body, BODY.as_bytes());
+    fn when_those_with_a_key_are_out_a_request_waits_for_the_token(engine) {
+        let gateway = tokenless(engine);
+        throttle(&gateway.send().attempt(), "60");
+        // Rather than to doubt the wait.
+        let waiting = gateway.send();
+        assert!(waiting.is_held());
+        give_token(&gateway.vm, TOKEN);
+        gateway.host.advance(millis(25));
+        assert_eq!(waiting.attempt().cluster(), WEST);
+        assert_eq!(waiting.forwarded().unwrap().body, BODY.as_bytes());
 
-    let (host, vm) = tokenless(json!({}));
-    send(&vm).respond(429, [("retry-after", "60")], true);
-    let waiting = send(&vm);
-    host.advance(seconds(6));
-    let answer = waiting.answer();
-    assert_eq!(
-        (answer.status, code(answer.text()).as_str()),
-        (503, "identity_unavailable")
-    );
-}
+        let gateway = tokenless(engine);
+        throttle(&gateway.send().attempt(), "60");
+        let waiting = gateway.send();
+        gateway.host.advance(seconds(6));
+        let answer = waiting.answer();
+        assert_eq!(
+            (answer.status, code(answer.text()).as_str()),
+            (503, "identity_unavailable")
+        );
+    }
 
-#[test]
-fn a_key_that_is_refused_is_for_people_to_mend() {
-    let (host, vm) = ready_with(setup(json!({})));
-    let stream = get(&vm);
-    assert_eq!(routed_to(&stream), "aoai_east");
-    respond(&stream, 401, &error("401"));
-    assert_eq!(vm.call().cluster, "aoai_west", "no new token would help");
-    vm.answer(&vm.call(), 200, [], "fine");
-    assert_eq!(
-        counted(&host, "aoai.backend.east.outcome.permission_denied"),
-        1
-    );
-    assert_eq!(host.statistic("aoai.backend.east.state"), 3);
-    assert!(fetches(&vm).is_empty());
-}
+    fn a_key_that_is_refused_is_for_people_to_mend(engine) {
+        let gateway = engine.ready(setup(engine, 2, 0, json!({})));
+        let request = gateway.get();
+        assert_eq!(request.attempt().cluster(), EAST);
+        answer(&request.attempt(), 401, &error("401"));
+        assert_eq!(request.attempt().cluster(), WEST, "no new token would help");
+        answer(&request.attempt(), 200, "fine");
+        assert_eq!(
+            gateway.counted("aoai.backend.east.outcome.permission_denied"),
+            1
+        );
+        assert_eq!(gateway.host.statistic("aoai.backend.east.state"), 3);
+        assert!(fetches(&gateway.vm).is_empty());
+    }
 
-#[test]
-fn where_every_backend_has_a_key_no_one_is_asked_for_tokens() {
-    let mut config: Value = serde_json::from_str(CONFIG).unwrap();
-    config["backends"].as_array_mut().unwrap().truncate(1);
-    config["backends"][0]["api_key_env"] = json!("EAST_KEY");
-    config.as_object_mut().unwrap().remove("identity");
-    let host = Host::new();
-    let vm = host
-        .start(Setup::new(config.to_string()).env("EAST_KEY", KEY))
-        .unwrap();
-    let stream = get(&vm);
-    assert_eq!(
-        stream.forwarded().unwrap().headers.get("api-key"),
-        Some(KEY)
-    );
-    respond(&stream, 401, &error("401"));
-    assert_eq!(stream.answer().status, 401);
-    host.advance(seconds(10));
-    assert!(vm.calls().is_empty());
-    assert_eq!(host.statistic("aoai.identity.seconds_to_expiry"), 0);
-    assert_eq!(host.statistic("aoai.identity.fetches"), 0);
+    fn where_every_backend_has_a_key_no_one_is_asked_for_tokens(engine) {
+        let mut config: Value = serde_json::from_str(&engine.config(1, json!({}))).unwrap();
+        config["backends"][0]["api_key_env"] = json!("EAST_KEY");
+        config.as_object_mut().unwrap().remove("identity");
+        let gateway = engine.start(Setup::new(config.to_string()).env("EAST_KEY", KEY));
+        let request = gateway.get();
+        assert_eq!(shown(&request.attempt()), key());
+        answer(&request.attempt(), 401, &error("401"));
+        assert_eq!(request.answer().status, 401);
+        gateway.host.advance(seconds(10));
+        assert!(gateway.vm.calls().is_empty());
+        assert_eq!(gateway.host.statistic("aoai.identity.seconds_to_expiry"), 0);
+        assert_eq!(gateway.host.statistic("aoai.identity.fetches"), 0);
+    }
+
+    fn paths_are_the_backends_own_on_every_attempt(engine) {
+        let mut config: Value = serde_json::from_str(&engine.config(3, json!({}))).unwrap();
+        config["backends"][0]["deployments"] = json!({"gpt-4o": "eastern"});
+        config["backends"][1]["base_path"] = json!("/api/projects/p");
+        let gateway = engine.ready(Setup::new(config.to_string()));
+        let request = gateway.send();
+        let mut paths = Vec::new();
+        for status in [500, 500, 200] {
+            let attempt = request.attempt();
+            paths.push(attempt.header(":path").unwrap());
+            answer(&attempt, status, "x");
+        }
+        assert_eq!(
+            paths,
+            [
+                PATH.replace("gpt-4o", "eastern"),
+                format!("/api/projects/p{PATH}"),
+                PATH.to_owned(),
+            ]
+        );
+    }
+
+    fn a_key_is_shown_to_no_other_backend_without_a_token_either(engine) {
+        let gateway = engine.start(setup(engine, 2, 0, json!({})));
+        gateway.host.advance(millis(1));
+        give_token_for(&gateway.vm, TOKEN, seconds(10));
+        let request = gateway.send();
+        assert_eq!(request.attempt().cluster(), EAST);
+        // While the backend with the key is silent, the token expires, and there is no other one.
+        gateway.host.skip(seconds(11));
+        gateway.vm.tick();
+        request.attempt().fail();
+        for attempt in request
+            .attempts()
+            .into_iter()
+            .filter(|attempt| attempt.sent().is_some())
+        {
+            let is_keyed = attempt.cluster() == EAST;
+            assert_eq!(attempt.header("api-key").as_deref() == Some(KEY), is_keyed);
+        }
+        assert_eq!(request.clusters(), [EAST]);
+    }
 }

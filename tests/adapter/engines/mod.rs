@@ -137,6 +137,21 @@ impl Gateway {
         self.request(listing(), true)
     }
 
+    /// Whether the module expects attempts of the request `id` behind Envoy's router.
+    pub(crate) fn knows(&self, id: u32) -> bool {
+        let Some((upstream, _)) = &self.routed else {
+            return false;
+        };
+        let next = format!("{EAST} {id:08x}");
+        let properties = [
+            ("xds\0cluster_name", EAST.as_bytes()),
+            ("aoai_next", next.as_bytes()),
+        ];
+        let stream = upstream.request_with(&properties, chat(), true);
+        let refused = stream.answered();
+        refused.is_none_or(|answer| answer.details != "aoai_no_request")
+    }
+
     /// The value of a statistic, once the worker has handed it over.
     pub(crate) fn counted(&self, name: &str) -> u64 {
         counted(&self.host, name)

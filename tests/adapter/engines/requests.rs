@@ -91,6 +91,14 @@ impl Request {
         })))
     }
 
+    /// The id of its context.
+    pub(crate) fn id(&self) -> u32 {
+        match self {
+            Self::Filter(filtered) => filtered.with(Stream::id),
+            Self::Router(routed) => routed.id(),
+        }
+    }
+
     /// The client sends a frame of the body; `end` with the last one.
     pub(crate) fn body(&self, frame: impl AsRef<[u8]>, end: bool) {
         match self {
@@ -162,6 +170,11 @@ impl Request {
         }
     }
 
+    /// It is held: neither went it on, nor was it answered.
+    pub(crate) fn is_held(&self) -> bool {
+        self.forwarded().is_none() && self.answered().is_none()
+    }
+
     /// A property that the module set.
     pub(crate) fn property(&self, path: &str) -> Option<Vec<u8>> {
         match self {
@@ -175,6 +188,17 @@ impl Request {
         match self {
             Self::Filter(filtered) => filtered.with(|s| s.respond_locally(status, details)),
             Self::Router(routed) => routed.answer_locally(status, details),
+        }
+    }
+
+    /// The backend breaks off the answer that is on its way to the client.
+    pub(crate) fn break_off(self) {
+        match self {
+            Self::Filter(ref filtered) => {
+                let stream = filtered.stream.take();
+                stream.expect("it has not ended").break_off();
+            }
+            Self::Router(routed) => routed.attempt().fail(),
         }
     }
 
@@ -281,6 +305,15 @@ impl Attempt {
                 called.complete(filtered, end)
             }
             Self::Router(attempt) => attempt.response_body(frame, end),
+        }
+    }
+
+    /// The backend ends its answer with trailers.
+    pub(crate) fn response_trailers(&self, trailers: impl Into<Headers>) -> Option<Action> {
+        match self {
+            Self::First(filtered) => filtered.with(|stream| stream.response_trailers(trailers)),
+            Self::Again(filtered, called) => called.complete(filtered, true),
+            Self::Router(attempt) => attempt.response_trailers(trailers),
         }
     }
 

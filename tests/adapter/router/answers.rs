@@ -102,17 +102,3 @@ fn a_clients_own_error_is_not_retried() {
         assert_eq!(gateway.counted("aoai.backend.east.outcome.client_error"), 1);
     }
 }
-
-#[test]
-fn an_answer_that_breaks_off_is_counted_and_not_retried() {
-    let gateway = gateway();
-    let request = gateway.send();
-    let attempt = request.attempt();
-    attempt.respond(200, [], false);
-    attempt.response_body("data: 1\n\n", false);
-    attempt.fail();
-    assert_eq!(request.attempts().len(), 1);
-    assert!(!request.answered().unwrap().complete);
-    assert_eq!(gateway.counted("aoai.stream_broken"), 1);
-    assert_eq!(gateway.host.statistic("aoai.client_gone"), 0);
-}

@@ -3,15 +3,12 @@
 mod answers;
 mod attempts;
 mod budget;
-mod encodings;
 mod endings;
 mod errors;
 mod health;
 mod held_bodies;
-mod keys;
 mod left_to_envoy;
 mod no_answer;
-mod spellings;
 mod surface;
 mod surroundings;
 mod token;
