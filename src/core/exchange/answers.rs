@@ -44,7 +44,7 @@ pub(super) enum Destination {
 impl Exchange {
     /// Whether an answer is awaited: another one is not an attempt's.
     pub fn awaits_answer(&self) -> bool {
-        self.state == State::Attempting
+        matches!(self.state, State::Attempting)
     }
 
     /// What [`Input::Answer`](super::Input::Answer) needs to know of an answer with this `status`.
@@ -315,7 +315,7 @@ impl Exchange {
         body: Vec<u8>,
         balancer: &Balancer<H>,
     ) -> Next {
-        if self.state != State::Calling {
+        if !matches!(self.state, State::Calling) {
             return Next::Hold;
         }
         let status = headers.get(":status").map(str::as_bytes);

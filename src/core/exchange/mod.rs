@@ -492,7 +492,7 @@ impl Exchange {
 
     /// Whether an answer of a backend passes to the client, or waits for its next frame for that.
     pub fn is_passing(&self) -> bool {
-        self.state == State::Passing
+        matches!(self.state, State::Passing)
     }
 
     /// Whether what is left of the answer passes, whatever it is: no [`Input::AnswerBody`] matters any more.
@@ -559,7 +559,10 @@ impl Exchange {
             backend: balancer.config.backends.get(backend)?,
             credential: self.carries.as_ref()?.credential(),
             timeout_ms: balancer.timeout_ms(backend),
-            growth: self.splices(balancer).delta(),
+            growth: match self.may_change_body() {
+                true => self.splices(balancer).delta(),
+                false => 0,
+            },
             reads_answer: self.request.accepts_encodings
                 && self.request.tags_answer(&balancer.config),
         })
@@ -580,6 +583,9 @@ impl Exchange {
 
     /// What changes in the client's body on its way to the router, if anything.
     pub fn body_edit<H: Host>(&self, balancer: &Balancer<H>) -> Option<BodyEdit<'_>> {
+        if !self.may_change_body() {
+            return None;
+        }
         let splices = self.splices(balancer);
         if splices.is_empty() {
             return None;
@@ -603,6 +609,11 @@ impl Exchange {
             spliced: (!splices.is_empty()).then(|| splices.apply(self.body.bytes())),
             exchange: self,
         })
+    }
+
+    /// Whether there is anything in the body that may have to be changed for a backend.
+    fn may_change_body(&self) -> bool {
+        !self.request.cuts.is_empty() || self.request.model.is_some()
     }
 
     /// What changes in the body before it leaves the listener's filter.
