@@ -66,6 +66,7 @@ impl<S: Callbacks> Handle<S> {
 /// An error is logged and answered: a stream never hangs because a host call was refused, and a request that could not be edited
 /// never leaves. `otherwise` is what the callback then returns. Those of an answer let it pass: if the client has it already it
 /// goes on, and if it was replied to instead, Envoy stops it whatever is returned.
+#[inline(always)]
 fn run<S: Callbacks, T>(
     stream: &RefCell<S>,
     otherwise: T,
@@ -122,6 +123,7 @@ impl<S: Callbacks> HttpContext for Handle<S> {
         run(&self.0, Action::Continue, |s| s.response_headers(end))
     }
 
+    #[inline]
     fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
         run(&self.0, Action::Continue, |s| s.response_body(size, end))
     }

@@ -25,9 +25,9 @@ pub(crate) struct HostError {
 }
 
 impl HostError {
-    /// Not the host's refusal but our own: a callback came while another one was at work on the same request.
-    pub(crate) const REENTERED: Self = Self {
-        call: "a callback within another",
+    /// Not the host's refusal but our own: there is no backend to call.
+    pub(super) const NO_BACKEND: Self = Self {
+        call: "a call to no backend",
         status: u32::MAX,
     };
 

@@ -64,7 +64,7 @@ impl Stream {
 
     fn call(&mut self) -> Result<(), HostError> {
         let balancer = self.place.balancer();
-        let call = self.exchange.call(balancer).ok_or(HostError::REENTERED)?;
+        let call = self.exchange.call(balancer).ok_or(HostError::NO_BACKEND)?;
         let id = host::call(
             &call.attempt.backend.cluster,
             call.headers(balancer),

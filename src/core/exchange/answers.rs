@@ -1,27 +1,20 @@
 //! What an answer, or the want of one, says of its backend, and what follows from it.
 
-use alloc::borrow::Cow;
 use alloc::rc::Rc;
 
 use super::{
-    Answer, AnswerBody, Exchange, Lesson, Next, NoRetry, Replay, Stalled, State, TokenId, Until,
-    Verdict, ERROR_BODY,
+    Answer, AnswerBody, Exchange, Next, NoRetry, Replay, Stalled, State, Until, Verdict, ERROR_BODY,
 };
 use crate::balancer::{Balancer, Complaint, Detail, Wish};
 use crate::config::{Engine, Policy};
 use crate::header_map::HeaderMap;
-use crate::health::{Finding, TokenAge};
 use crate::host::Host;
 use crate::identity::{Authorization, Renewal};
 use crate::metrics::Event;
 use crate::outcome::{Diagnosis, Origin, Outcome, Trace};
 use crate::plan::Plan;
 use crate::prelude::*;
-use crate::retry_after::stated_wait;
 use crate::text::number;
-
-/// Why a backend that refuses tokens gets no requests during an outage of the token service.
-const OLD_TOKEN_REFUSED: &str = "refuses the access token (401), and there is no newer one yet: see what the log says of the identity";
 
 /// What is to be read of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -426,100 +419,6 @@ impl Exchange {
             }
             outcome => outcome,
         }
-    }
-
-    /// The current attempt ended: counts its `outcome`, and learns from it and from the headers of the answer, where there are any.
-    pub(super) fn conclude<H: Host>(&mut self, outcome: Outcome, balancer: &Balancer<H>) {
-        let backend = self.attempts.backend();
-        balancer.count(Event::Outcome(backend, outcome));
-        if self.why.is_some() {
-            self.explain_attempt(outcome, balancer);
-        }
-        let is_answered = matches!(outcome, Outcome::Success | Outcome::ClientError);
-        if is_answered {
-            balancer.credentials.accepted(backend);
-        }
-        let is_plain = is_answered && self.headers.is_none() && !self.attempts.is_admitted();
-        let now = || balancer.host().now();
-        if !(is_plain && balancer.fleet.take_plainly(backend, &now)) {
-            self.learn(outcome, balancer);
-        }
-    }
-
-    #[inline(never)]
-    fn explain_attempt<H: Host>(&mut self, outcome: Outcome, balancer: &Balancer<H>) {
-        let chosen = self.attempts.chosen();
-        let backend = balancer.config.backends.get(chosen.backend);
-        if let (Some(why), Some(backend)) = (&mut self.why, backend) {
-            why.attempt(&backend.name, chosen.because, outcome);
-        }
-    }
-
-    #[inline(never)]
-    fn learn<H: Host>(&mut self, outcome: Outcome, balancer: &Balancer<H>) {
-        let (backend, demand) = (self.attempts.backend(), self.request.demand());
-        let headers = self.headers.as_ref();
-        let stated = |name: &str| headers.and_then(|headers| headers.get(name));
-        let wait = match outcome {
-            Outcome::Throttled => stated_wait(stated, balancer.host().now()),
-            _ => None,
-        };
-        if balancer.config.policy == Policy::LeastThrottled {
-            let remaining = stated("x-ratelimit-remaining-tokens");
-            if let Some(remaining) = remaining.and_then(|text| text.trim().parse().ok()) {
-                let (fleet, now) = (&balancer.fleet, balancer.host().now());
-                fleet.note_capacity(backend, demand.quota, remaining, now);
-            }
-        }
-        if outcome == Outcome::DeploymentNotFound && self.request.names_unread_deployment() {
-            balancer.fleet.note_unread_deployment(balancer.host().now());
-        }
-        let token = TokenId {
-            identity: balancer.credentials.identity_of(backend),
-            generation: self.token_generation(),
-        };
-        let lesson = self.attempts.conclude(outcome, wait, &demand, token);
-        self.teach(lesson, outcome, balancer);
-    }
-
-    /// The current attempt's token was refused although it is new: that is this backend's fault.
-    #[inline(never)]
-    fn conclude_new_token<H: Host>(&mut self, balancer: &Balancer<H>) {
-        let lesson = self.attempts.conclude_new_token(&self.request.demand());
-        self.teach(lesson, Outcome::BadToken, balancer);
-    }
-
-    fn teach<H: Host>(&self, lesson: Lesson, outcome: Outcome, balancer: &Balancer<H>) {
-        balancer.learn(&lesson, || self.detail(lesson.finding, outcome, balancer));
-    }
-
-    /// The current attempt, for people.
-    #[inline(never)]
-    fn detail<H: Host>(
-        &self,
-        finding: Finding,
-        outcome: Outcome,
-        balancer: &Balancer<H>,
-    ) -> Detail {
-        let client_path = self.client_path();
-        let deployment = self.request.deployment_name(client_path);
-        Detail {
-            text: match finding {
-                Finding::Denied => self.denial.advice().to_owned(),
-                Finding::TokenDenied(TokenAge::New) => {
-                    balancer.config.new_token_refused(self.attempts.backend())
-                }
-                Finding::TokenDenied(TokenAge::Old) => OLD_TOKEN_REFUSED.to_owned(),
-                _ => self.request.wanted(client_path, outcome),
-            },
-            deployment: deployment.map(Cow::into_owned),
-        }
-    }
-
-    /// The generation of the token that the current attempt carries.
-    fn token_generation(&self) -> u32 {
-        let carries = self.carries.as_ref();
-        carries.map_or(0, |carried| carried.generation)
     }
 
     /// Decides what follows the `outcome` of the current attempt, and where another one goes.

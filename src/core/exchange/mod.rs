@@ -1,27 +1,30 @@
 //! One request's state machine, the same for both retry engines.
 //!
 //! [`Exchange::handle`] is told what happened, an [`Input`], and says what is to be done now, a [`Next`]. Everything about whether,
-//! where and why (not) is decided here; the drivers in the filter turn callbacks into inputs and the answer into host
-//! calls. `request` is the way up, `answers` decides what follows an attempt, `rerouted` follows the attempts that Envoy's router
-//! makes, `reply` is what the client gets, and [`Attempts`] counts.
+//! where and why (not) is decided here; the filter's drivers turn callbacks into inputs and the answer into host calls. `request` is the
+//! way up, `answers` decides what follows an attempt, `lessons` is what that teaches, `rerouted` follows the attempts that Envoy's router
+//! makes, `sending` says what changes for one, `reply` is what the client gets, and [`Attempts`] counts.
 
 mod answers;
+mod input;
+mod lessons;
 mod reply;
 mod request;
 mod rerouted;
+mod sending;
 mod tagging;
 
 use alloc::rc::Rc;
 
 pub use answers::Wants;
+pub use input::{Input, LastWord, Next, Stalled};
 pub use reply::{Reply, TaggedAnswer};
+pub use sending::{BodyEdit, Call};
 
 use self::reply::ClientAnswer;
 use self::tagging::Tagging;
-use super::attempt::{Attempt, RequestEdits};
-use super::attempts::{digit, Attempts, Lesson, TokenId, Verdict};
+use super::attempts::{digit, Attempts, Verdict};
 use super::balancer::{Balancer, Granted, Watch, Wish};
-use super::client_credentials::is_credential_header;
 use super::config::Engine;
 use super::fleet::Wait;
 use super::header_map::HeaderMap;
@@ -41,138 +44,6 @@ use crate::prelude::*;
 
 /// As much of an error's body as is read for its code, in bytes.
 pub const ERROR_BODY: usize = 64 * 1024;
-
-/// What happened to a request.
-#[derive(Debug)]
-pub enum Input {
-    /// The client's request begins; `end` if it has no body.
-    Request {
-        /// The headers as the client sent them.
-        headers: HeaderMap,
-        /// There is no body.
-        end: bool,
-    },
-    /// More of the request's body has come, and was [read](Exchange::read) if that was wanted.
-    RequestBody {
-        /// How many bytes of it the host shows.
-        shown: usize,
-        /// It is complete.
-        end: bool,
-    },
-    /// The request's trailers have come, and with them its end.
-    RequestTrailers(HeaderMap),
-    /// A [wait](Next::Wait) has ended.
-    Granted {
-        /// How.
-        granted: Granted,
-        /// As much as has come of the answer, where [`Exchange::wants_stalled`].
-        stalled: Option<Stalled>,
-    },
-    /// A wait was refused: too many requests wait, or there is no hope.
-    CannotWait,
-    /// The router begins an attempt.
-    Attempt {
-        /// The cluster it goes to, where [`Exchange::is_retrying`].
-        cluster: Option<Vec<u8>>,
-    },
-    /// The headers of an attempt's answer have come.
-    Answer {
-        /// The status.
-        status: u16,
-        /// Envoy's `response.code_details`, where it is [wanted](Exchange::wants).
-        details: Option<Vec<u8>>,
-        /// The headers, where they are [wanted](Exchange::wants).
-        headers: Option<HeaderMap>,
-        /// The answer has no body.
-        end: bool,
-        /// The answer may be held until more is known. See `docs/envoy-crash.md` for when it may not.
-        may_hold: bool,
-    },
-    /// More of an answer's body has come, or its trailers.
-    AnswerBody {
-        /// The body, where [`Exchange::wants_error_body`].
-        error: Option<Vec<u8>>,
-        /// The answer is complete.
-        end: bool,
-    },
-    /// The answer that was to pass needs another frame before the host can let it pass.
-    NeedsFrame,
-    /// A [call](Next::Call) was not taken; `unknown_cluster` if Envoy does not know its cluster.
-    CallRefused {
-        /// Envoy does not know the cluster.
-        unknown_cluster: bool,
-    },
-    /// A call was answered; without a status where there was no answer.
-    CallAnswer {
-        /// The headers.
-        headers: HeaderMap,
-        /// The whole body.
-        body: Vec<u8>,
-    },
-    /// The router has its last word for the client, in the listener's filter.
-    LastWord(Option<LastWord>),
-    /// Time has passed since an attempt began: look again where the router is to go without an answer.
-    LookAhead,
-    /// The host refused a call without which the request cannot go on.
-    Failed,
-    /// The stream has ended, well or not.
-    End {
-        /// The client's answer is complete.
-        complete: bool,
-        /// Envoy's `response.code_details`, where [`Exchange::wants_end_details`].
-        details: Option<Vec<u8>>,
-    },
-}
-
-/// What has come of an answer whose backend has stalled.
-#[derive(Debug)]
-pub struct Stalled {
-    /// The headers.
-    pub headers: HeaderMap,
-    /// The body as far as it came, [`ERROR_BODY`] at most.
-    pub body: Vec<u8>,
-}
-
-/// What is to be known of the router's last word, where [`Exchange::wants_last_word`].
-#[derive(Debug)]
-pub struct LastWord {
-    /// The status.
-    pub status: u16,
-    /// Envoy's `response.code_details`.
-    pub details: Option<Vec<u8>>,
-    /// The answer carries the mark that [`Next::Mark`] put on it.
-    pub is_marked: bool,
-}
-
-/// What is to be done now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Next {
-    /// What is held is held on.
-    Hold,
-    /// The same, and the stream waits for this.
-    Wait(Wish),
-    /// What the callback is for goes on as it is.
-    Continue,
-    /// The request goes to the router, changed as [`Exchange::edits`] and [`Exchange::body_edit`] say.
-    Send,
-    /// The request is sent once more, as [`Exchange::call`] says.
-    Call,
-    /// The router's attempt goes on its way, changed as [`Exchange::attempt_edits`] and [`Exchange::renaming`] say.
-    Depart,
-    /// The router's attempt is not made; these are the details.
-    Refuse(&'static str),
-    /// The router is told to make another attempt.
-    Mark,
-    /// The router is told anew where it goes without an answer.
-    Point,
-    /// The answer at hand is the client's, changed as [`Exchange::signature`] says.
-    Pass,
-    /// The answer at hand goes on to the listener's filter, which replaces it.
-    Yield,
-    /// The client gets [`Exchange::reply`] in its place.
-    Reply,
-}
 
 /// Where a request stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -503,133 +374,5 @@ impl Exchange {
     /// Whether the end of the stream has to be explained by Envoy's details, where the answer is not complete.
     pub fn wants_end_details(&self) -> bool {
         self.is_passing()
-    }
-}
-
-/// What changes in a body.
-pub struct BodyEdit<'a> {
-    /// The changes.
-    pub splices: Splices,
-    /// The body, where it was copied as a whole.
-    pub bytes: Option<&'a [u8]>,
-}
-
-/// A call that sends the request once more.
-pub struct Call<'a> {
-    /// The attempt.
-    pub attempt: Attempt<'a>,
-    /// Its path, where that is another than the client's.
-    path: Option<String>,
-    /// Its body, where that is another than the client's.
-    spliced: Option<Vec<u8>>,
-    exchange: &'a Exchange,
-}
-
-impl Call<'_> {
-    /// The headers.
-    pub fn headers<'c, H: Host>(&'c self, balancer: &'c Balancer<H>) -> Vec<(&'c str, &'c str)> {
-        self.attempt.headers(
-            &balancer.config.headers,
-            self.path.as_deref(),
-            self.exchange.original.iter_utf8(),
-        )
-    }
-
-    /// The body.
-    pub fn body(&self) -> &[u8] {
-        let copied = self.exchange.body.bytes();
-        self.spliced.as_deref().unwrap_or(copied)
-    }
-
-    /// The trailers, without the client's credentials.
-    pub fn trailers(&self) -> Vec<(&str, &str)> {
-        let trailers = self.exchange.trailers.iter_utf8();
-        trailers
-            .filter(|(name, _)| !is_credential_header(name.as_bytes()))
-            .collect()
-    }
-}
-
-impl Exchange {
-    /// The current attempt, with what it carries.
-    fn attempt<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> Option<Attempt<'a>> {
-        let backend = self.attempts.backend();
-        Some(Attempt {
-            request: &self.request,
-            backend: balancer.config.backends.get(backend)?,
-            credential: self.carries.as_ref()?.credential(),
-            timeout_ms: balancer.timeout_ms(backend),
-            growth: match self.may_change_body() {
-                true => self.splices(balancer).delta(),
-                false => 0,
-            },
-            reads_answer: self.request.accepts_encodings
-                && self.request.tags_answer(&balancer.config),
-        })
-    }
-
-    /// What changes in the client's headers for the first attempt. A request for which this fails must not leave: it may still carry
-    /// the client's credentials.
-    pub fn edits<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> RequestEdits<'a> {
-        let Some(attempt) = self.attempt(balancer) else {
-            return RequestEdits::default();
-        };
-        let mut edits = attempt.edits(&balancer.config, || self.client_path());
-        if self.engine == Engine::Router {
-            self.instruct_router(&balancer.config, &mut edits);
-        }
-        edits
-    }
-
-    /// What changes in the client's body on its way to the router, if anything.
-    pub fn body_edit<H: Host>(&self, balancer: &Balancer<H>) -> Option<BodyEdit<'_>> {
-        if !self.may_change_body() {
-            return None;
-        }
-        let splices = self.splices(balancer);
-        if splices.is_empty() {
-            return None;
-        }
-        let bytes = match &self.body {
-            BodyCopy::Complete { bytes, .. } => Some(bytes.as_slice()),
-            _ => None,
-        };
-        Some(BodyEdit { splices, bytes })
-    }
-
-    /// The call that sends the request once more.
-    pub fn call<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> Option<Call<'a>> {
-        let attempt = self.attempt(balancer)?;
-        let path = attempt.path(|| self.client_path());
-        let path = path.map(alloc::borrow::Cow::into_owned);
-        let splices = self.splices(balancer);
-        Some(Call {
-            attempt,
-            path,
-            spliced: (!splices.is_empty()).then(|| splices.apply(self.body.bytes())),
-            exchange: self,
-        })
-    }
-
-    /// Whether there is anything in the body that may have to be changed for a backend.
-    fn may_change_body(&self) -> bool {
-        !self.request.cuts.is_empty() || self.request.model.is_some()
-    }
-
-    /// What changes in the body before it leaves the listener's filter.
-    fn splices<H: Host>(&self, balancer: &Balancer<H>) -> Splices {
-        match self.engine {
-            Engine::Filter => {
-                let backend = balancer.config.backends.get(self.attempts.backend());
-                backend.map_or_else(Splices::default, |backend| self.request.splices(backend))
-            }
-            // The deployment's name is put in upstream, attempt by attempt.
-            Engine::Router => self.request.cuts.clone(),
-        }
-    }
-
-    /// The path as the client sent it.
-    fn client_path(&self) -> &str {
-        self.original.get(":path").unwrap_or_default()
     }
 }

@@ -1,0 +1,141 @@
+//! The current attempt, as it is to be sent.
+
+use alloc::borrow::Cow;
+
+use super::Exchange;
+use crate::attempt::{Attempt, RequestEdits};
+use crate::balancer::Balancer;
+use crate::client_credentials::is_credential_header;
+use crate::config::Engine;
+use crate::host::Host;
+use crate::prelude::*;
+use crate::replay::BodyCopy;
+use crate::splices::Splices;
+
+/// What changes in a body.
+pub struct BodyEdit<'a> {
+    /// The changes.
+    pub splices: Splices,
+    /// The body, where it was copied as a whole.
+    pub bytes: Option<&'a [u8]>,
+}
+
+/// A call that sends the request once more.
+pub struct Call<'a> {
+    /// The attempt.
+    pub attempt: Attempt<'a>,
+    /// Its path, where that is another than the client's.
+    path: Option<String>,
+    /// Its body, where that is another than the client's.
+    spliced: Option<Vec<u8>>,
+    exchange: &'a Exchange,
+}
+
+impl Call<'_> {
+    /// The headers.
+    pub fn headers<'c, H: Host>(&'c self, balancer: &'c Balancer<H>) -> Vec<(&'c str, &'c str)> {
+        self.attempt.headers(
+            &balancer.config.headers,
+            self.path.as_deref(),
+            self.exchange.original.iter_utf8(),
+        )
+    }
+
+    /// The body.
+    pub fn body(&self) -> &[u8] {
+        let copied = self.exchange.body.bytes();
+        self.spliced.as_deref().unwrap_or(copied)
+    }
+
+    /// The trailers, without the client's credentials.
+    pub fn trailers(&self) -> Vec<(&str, &str)> {
+        let trailers = self.exchange.trailers.iter_utf8();
+        trailers
+            .filter(|(name, _)| !is_credential_header(name.as_bytes()))
+            .collect()
+    }
+}
+
+impl Exchange {
+    /// The current attempt, with what it carries.
+    fn attempt<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> Option<Attempt<'a>> {
+        let backend = self.attempts.backend();
+        Some(Attempt {
+            request: &self.request,
+            backend: balancer.config.backends.get(backend)?,
+            credential: self.carries.as_ref()?.credential(),
+            timeout_ms: balancer.timeout_ms(backend),
+            growth: match self.may_change_body() {
+                true => self.splices(balancer).delta(),
+                false => 0,
+            },
+            reads_answer: self.request.accepts_encodings
+                && self.request.tags_answer(&balancer.config),
+        })
+    }
+
+    /// What changes in the client's headers for the first attempt. A request for which this fails must not leave: it may still carry
+    /// the client's credentials.
+    pub fn edits<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> RequestEdits<'a> {
+        let Some(attempt) = self.attempt(balancer) else {
+            return RequestEdits::default();
+        };
+        let mut edits = attempt.edits(&balancer.config, || self.client_path());
+        if self.engine == Engine::Router {
+            self.instruct_router(&balancer.config, &mut edits);
+        }
+        edits
+    }
+
+    /// What changes in the client's body on its way to the router, if anything.
+    pub fn body_edit<H: Host>(&self, balancer: &Balancer<H>) -> Option<BodyEdit<'_>> {
+        if !self.may_change_body() {
+            return None;
+        }
+        let splices = self.splices(balancer);
+        if splices.is_empty() {
+            return None;
+        }
+        let bytes = match &self.body {
+            BodyCopy::Complete { bytes, .. } => Some(bytes.as_slice()),
+            _ => None,
+        };
+        Some(BodyEdit { splices, bytes })
+    }
+
+    /// The call that sends the request once more.
+    pub fn call<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> Option<Call<'a>> {
+        let attempt = self.attempt(balancer)?;
+        let path = attempt.path(|| self.client_path());
+        let path = path.map(Cow::into_owned);
+        let splices = self.splices(balancer);
+        Some(Call {
+            attempt,
+            path,
+            spliced: (!splices.is_empty()).then(|| splices.apply(self.body.bytes())),
+            exchange: self,
+        })
+    }
+
+    /// Whether there is anything in the body that may have to be changed for a backend.
+    fn may_change_body(&self) -> bool {
+        !self.request.cuts.is_empty() || self.request.model.is_some()
+    }
+
+    /// What changes in the body before it leaves the listener's filter.
+    fn splices<H: Host>(&self, balancer: &Balancer<H>) -> Splices {
+        match self.engine {
+            Engine::Filter => {
+                let backend = balancer.config.backends.get(self.attempts.backend());
+                backend.map_or_else(Splices::default, |backend| self.request.splices(backend))
+            }
+            // The deployment's name is put in upstream, attempt by attempt.
+            Engine::Router => self.request.cuts.clone(),
+        }
+    }
+
+    /// The path as the client sent it.
+    pub(super) fn client_path(&self) -> &str {
+        self.original.get(":path").unwrap_or_default()
+    }
+}
