@@ -14,7 +14,7 @@ pub enum Input {
         /// There is no body.
         end: bool,
     },
-    /// More of the request's body has come, and was [read](Exchange::read) if that was wanted.
+    /// More of the request's body has come, and was [read](super::Exchange::read) if that was wanted.
     RequestBody {
         /// How many bytes of it the host shows.
         shown: usize,
@@ -27,23 +27,23 @@ pub enum Input {
     Granted {
         /// How.
         granted: Granted,
-        /// As much as has come of the answer, where [`Exchange::wants_stalled`].
+        /// As much as has come of the answer, where [`Exchange::wants_stalled`](super::Exchange::wants_stalled).
         stalled: Option<Stalled>,
     },
     /// A wait was refused: too many requests wait, or there is no hope.
     CannotWait,
     /// The router begins an attempt.
     Attempt {
-        /// The cluster it goes to, where [`Exchange::is_retrying`].
+        /// The cluster it goes to, where [`Exchange::is_retrying`](super::Exchange::is_retrying).
         cluster: Option<Vec<u8>>,
     },
     /// The headers of an attempt's answer have come.
     Answer {
         /// The status.
         status: u16,
-        /// Envoy's `response.code_details`, where it is [wanted](Exchange::wants).
+        /// Envoy's `response.code_details`, where it is [wanted](super::Exchange::wants).
         details: Option<Vec<u8>>,
-        /// The headers, where they are [wanted](Exchange::wants).
+        /// The headers, where they are [wanted](super::Exchange::wants).
         headers: Option<HeaderMap>,
         /// The answer has no body.
         end: bool,
@@ -52,7 +52,7 @@ pub enum Input {
     },
     /// More of an answer's body has come, or its trailers.
     AnswerBody {
-        /// The body, where [`Exchange::wants_error_body`].
+        /// The body, where [`Exchange::wants_error_body`](super::Exchange::wants_error_body).
         error: Option<Vec<u8>>,
         /// The answer is complete.
         end: bool,
@@ -81,7 +81,7 @@ pub enum Input {
     End {
         /// The client's answer is complete.
         complete: bool,
-        /// Envoy's `response.code_details`, where [`Exchange::wants_end_details`].
+        /// Envoy's `response.code_details`, where [`Exchange::wants_end_details`](super::Exchange::wants_end_details).
         details: Option<Vec<u8>>,
     },
 }
@@ -95,7 +95,7 @@ pub struct Stalled {
     pub body: Vec<u8>,
 }
 
-/// What is to be known of the router's last word, where [`Exchange::wants_last_word`].
+/// What is to be known of the router's last word, where [`Exchange::wants_last_word`](super::Exchange::wants_last_word).
 #[derive(Debug)]
 pub struct LastWord {
     /// The status.
@@ -116,11 +116,13 @@ pub enum Next {
     Wait(Wish),
     /// What the callback is for goes on as it is.
     Continue,
-    /// The request goes to the router, changed as [`Exchange::edits`] and [`Exchange::body_edit`] say.
+    /// The request goes to the router, changed as [`Exchange::edits`](super::Exchange::edits) and
+    /// [`Exchange::body_edit`](super::Exchange::body_edit) say.
     Send,
-    /// The request is sent once more, as [`Exchange::call`] says.
+    /// The request is sent once more, as [`Exchange::call`](super::Exchange::call) says.
     Call,
-    /// The router's attempt goes on its way, changed as [`Exchange::attempt_edits`] and [`Exchange::renaming`] say.
+    /// The router's attempt goes on its way, changed as [`Exchange::attempt_edits`](super::Exchange::attempt_edits) and
+    /// [`Exchange::renaming`](super::Exchange::renaming) say.
     Depart,
     /// The router's attempt is not made; these are the details.
     Refuse(&'static str),
@@ -128,10 +130,10 @@ pub enum Next {
     Mark,
     /// The router is told anew where it goes without an answer.
     Point,
-    /// The answer at hand is the client's, changed as [`Exchange::signature`] says.
+    /// The answer at hand is the client's, changed as [`Exchange::signature`](super::Exchange::signature) says.
     Pass,
     /// The answer at hand goes on to the listener's filter, which replaces it.
     Yield,
-    /// The client gets [`Exchange::reply`] in its place.
+    /// The client gets [`Exchange::reply`](super::Exchange::reply) in its place.
     Reply,
 }
