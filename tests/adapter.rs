@@ -24,6 +24,7 @@ mod adapter {
     mod health;
     mod held_bodies;
     mod keys;
+    mod objects;
     mod other_filters;
     mod refusals;
     mod retries;

@@ -137,6 +137,17 @@ impl Gateway {
         self.request(listing(), true)
     }
 
+    /// A client's request to `path`, complete, with its body in two parts.
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Request {
+        let request = self.request(request_of(method, path, body), body.is_empty());
+        if !body.is_empty() {
+            let (one, other) = body.split_at(body.len() / 2);
+            request.body(one, false);
+            request.body(other, true);
+        }
+        request
+    }
+
     /// Whether the module expects attempts of the request `id` behind Envoy's router.
     pub(crate) fn knows(&self, id: u32) -> bool {
         let Some((upstream, _)) = &self.routed else {

@@ -1,0 +1,256 @@
+//! Objects that live on one backend: they are found there again, and made nowhere twice.
+
+use serde_json::json;
+
+use super::engines::*;
+use super::surface::{aliased, reached, tag, V1_CHAT};
+
+cases! {
+    fn what_is_made_on_a_backend_is_found_there_again(engine) {
+        let gateway = engine.fleet(3, json!({}));
+        gateway.get();
+        let body = r#"{"model":"gpt","input":"resp_1"}"#;
+        let request = gateway.ask("POST", "/openai/v1/responses", body);
+        assert_eq!(
+            reached(&request.attempt()),
+            (WEST.into(), "/openai/v1/responses".into(), body.into())
+        );
+        request.attempt().respond(
+            200,
+            [
+                ("content-type", "application/json"),
+                ("content-length", "47"),
+            ],
+            false,
+        );
+        request
+            .attempt()
+            .response_body(r#"{"id":"resp_1","output":["#, false);
+        request
+            .attempt()
+            .response_body(r#"{"id":"msg_2"}],"text":"resp_1"}"#, true);
+        let got = request.answer();
+        let id = format!("resp_1{}", tag("west"));
+        assert_eq!(
+            got.text(),
+            format!(r#"{{"id":"{id}","output":[{{"id":"msg_2"}}],"text":"resp_1"}}"#)
+        );
+        assert_eq!(got.headers.get("content-length"), None);
+
+        for _ in 0..3 {
+            let request = gateway.ask("GET", &format!("/openai/v1/responses/{id}?after={id}"), "");
+            let path = "/openai/v1/responses/resp_1?after=resp_1";
+            assert_eq!(
+                reached(&request.attempt()),
+                (WEST.into(), path.into(), String::new())
+            );
+            answer(&request.attempt(), 200, "fine");
+        }
+        let body = format!(r#"{{"model":"gpt","previous_response_id":"{id}"}}"#);
+        let request = gateway.ask("POST", "/openai/v1/responses", &body);
+        let sent = r#"{"model":"gpt","previous_response_id":"resp_1"}"#;
+        assert_eq!(
+            reached(&request.attempt()),
+            (WEST.into(), "/openai/v1/responses".into(), sent.into())
+        );
+    }
+
+    fn ids_in_events_are_tagged_beside_a_model_with_other_names(engine) {
+        let gateway = engine.fleet(3, aliased());
+        answer(&gateway.send().attempt(), 200, "fine");
+        let path = "/openai/v1/responses";
+        let request = gateway.ask("POST", path, r#"{"model":"gpt"}"#);
+        let attempt = request.attempt();
+        assert_eq!(attempt.cluster(), WEST);
+        attempt.respond(200, [("content-type", "text/event-stream")], false);
+        attempt.response_body(
+            "event: response.created\ndata: {\"response\":{\"id\":\"resp",
+            false,
+        );
+        attempt.response_body("_1\"}}\n\n", true);
+        let id = format!("resp_1{}", tag("west"));
+        let events =
+            format!("event: response.created\ndata: {{\"response\":{{\"id\":\"{id}\"}}}}\n\n");
+        assert_eq!(outcome(&request), is(200, "west", "1", &events));
+
+        let body = format!(r#"{{"previous_response_id":"{id}","model":"gpt"}}"#);
+        let request = gateway.ask("POST", path, &body);
+        let sent = r#"{"previous_response_id":"resp_1","model":"g"}"#;
+        assert_eq!(
+            reached(&request.attempt()),
+            (WEST.into(), path.into(), sent.into())
+        );
+        answer(&request.attempt(), 429, "x");
+        assert_eq!(request.attempts().len(), 1, "no other backend knows it");
+        assert_eq!(outcome(&request), is(429, "west", "1", "x"));
+        let path = format!("{path}/{id}");
+        for _ in 0..2 {
+            let request = gateway.ask("GET", &path, "");
+            assert_eq!(request.attempt().cluster(), WEST);
+            request.attempt().respond(429, [], true);
+            assert_eq!(outcome(&request).0, 429);
+        }
+        let request = gateway.ask("GET", &path, "");
+        assert!(request.attempts().is_empty());
+        assert_eq!(outcome(&request).0, 429);
+    }
+
+    fn ids_in_an_answer_that_was_sent_again_are_tagged_too(engine) {
+        let gateway = engine.fleet(2, json!({}));
+        let request = gateway.ask("POST", "/openai/v1/responses", "{}");
+        answer(&request.attempt(), 429, "x");
+        let json = [("content-type", "application/json; charset=utf-8")];
+        request.attempt().respond(200, json, false);
+        request.attempt().response_body(r#"{"id":"resp_1"}"#, true);
+        let expected = format!(r#"{{"id":"resp_1{}"}}"#, tag("west"));
+        assert_eq!(outcome(&request), is(200, "west", "2", &expected));
+    }
+
+    fn an_answer_that_is_to_be_read_comes_unencoded(engine) {
+        let gateway = engine.fleet(2, json!({}));
+        for (path, expected) in [("/openai/v1/responses", None), (V1_CHAT, Some("gzip"))] {
+            let request = gateway.request(
+                request_of("POST", path, "{}").with("accept-encoding", "gzip"),
+                false,
+            );
+            request.body("{}", true);
+            for status in [500, 200] {
+                let accepted = request.attempt().header("accept-encoding");
+                assert_eq!(accepted.as_deref(), expected, "{path}");
+                answer(&request.attempt(), status, "x");
+            }
+        }
+    }
+
+    fn what_a_file_contains_is_not_touched(engine) {
+        let gateway = engine.fleet(2, json!({}));
+        let path = format!("/openai/v1/files/file-1{}/content", tag("east"));
+        let request = gateway.ask("GET", &path, "");
+        assert_eq!(
+            reached(&request.attempt()).1,
+            "/openai/v1/files/file-1/content"
+        );
+        let content = r#"{"id":"resp_1"}"#;
+        request
+            .attempt()
+            .respond(200, [("content-type", "application/json")], false);
+        request.attempt().response_body(content, true);
+        assert_eq!(request.answer().text(), content);
+    }
+
+    fn what_continues_takes_no_ones_turn(engine) {
+        let gateway = engine.fleet(2, json!({}));
+        let continued = format!(r#"{{"previous_response_id":"resp_1{}"}}"#, tag("west"));
+        let mut made = Vec::new();
+        for _ in 0..4 {
+            let request = gateway.ask("POST", "/openai/v1/responses", "{}");
+            made.push(request.attempt().cluster());
+            answer(&request.attempt(), 200, "fine");
+            let request = gateway.ask("POST", "/openai/v1/responses", &continued);
+            assert_eq!(request.attempt().cluster(), WEST);
+            answer(&request.attempt(), 200, "fine");
+        }
+        assert_eq!(made, [EAST, WEST, EAST, WEST]);
+    }
+
+    fn an_object_whose_backend_is_throttled_is_asked_of_no_other(engine) {
+        let gateway = engine.fleet(2, json!({}));
+        let path = format!("/openai/v1/responses/resp_1{}", tag("west"));
+        let request = gateway.ask("GET", &path, "");
+        request.attempt().respond(429, [("retry-after", "7")], true);
+        let answer = request.answer();
+        assert_eq!(
+            (answer.status, answer.headers.get("retry-after")),
+            (429, Some("7")),
+            "its own"
+        );
+        assert_eq!(request.attempts().len(), 1);
+        let trial = gateway.ask("GET", &path, "");
+        assert_eq!(trial.attempt().cluster(), WEST);
+        let request = gateway.ask("GET", &path, "");
+        let answer = request.answer();
+        assert_eq!(
+            (answer.status, code(answer.text())),
+            (429, "backend_throttled".into())
+        );
+        assert_eq!(answer.headers.get("retry-after"), Some("7"));
+        assert!(request.forwarded().is_none());
+        assert_eq!(gateway.get().attempt().cluster(), EAST);
+    }
+
+    fn objects_of_two_backends_cannot_be_used_together(engine) {
+        let gateway = engine.fleet(3, json!({}));
+        let body = format!(
+            r#"{{"previous_response_id":"resp_1{}","tools":[{{"vector_store_ids":["vs_1{}"]}}]}}"#,
+            tag("west"),
+            tag("north")
+        );
+        let request = gateway.ask("POST", "/openai/v1/responses", &body);
+        let answer = request.answer();
+        assert_eq!(
+            (answer.status, code(answer.text())),
+            (400, "objects_on_different_backends".into())
+        );
+    }
+
+    fn what_does_not_say_where_it_lives_is_at_home(engine) {
+        let gateway = engine.fleet(3, json!({"state": {"home": "north"}}));
+        for (method, path, body) in [
+            ("GET", "/openai/v1/responses/resp_1", ""),
+            ("GET", "/openai/v1/files", ""),
+            ("POST", "/openai/assistants?api-version=1", "{}"),
+            (
+                "POST",
+                "/openai/v1/responses",
+                r#"{"previous_response_id":"resp_1"}"#,
+            ),
+            // A tag of no backend that there is.
+            ("GET", "/openai/v1/responses/resp_1.b000000", ""),
+        ] {
+            let request = gateway.ask(method, path, body);
+            assert_eq!(
+                reached(&request.attempt()),
+                (NORTH.into(), path.into(), body.into())
+            );
+            answer(&request.attempt(), 200, "fine");
+        }
+        let gateway = engine.fleet(3, json!({"state": {"ids": "plain"}}));
+        for _ in 0..3 {
+            let request = gateway.ask("POST", "/openai/v1/responses", "{}");
+            assert_eq!(request.attempt().cluster(), EAST);
+            request
+                .attempt()
+                .respond(200, [("content-type", "application/json")], false);
+            request.attempt().response_body(r#"{"id":"resp_1"}"#, true);
+            assert_eq!(request.answer().text(), r#"{"id":"resp_1"}"#);
+        }
+    }
+
+    fn what_makes_something_is_not_done_twice_after_a_failure(engine) {
+        for (path, body, status, again) in [
+            ("/openai/v1/files", "{}", 429, true),
+            ("/openai/v1/files", "{}", 503, true),
+            ("/openai/v1/files", "{}", 500, false),
+            ("/openai/v1/files", "{}", 408, false),
+            ("/openai/v1/batches", "{}", 500, false),
+            ("/openai/v1/responses", r#"{"background":true}"#, 500, false),
+            ("/openai/v1/responses", r#"{"background":false}"#, 500, true),
+            (V1_CHAT, "{}", 500, true),
+        ] {
+            let gateway = engine.fleet(2, json!({}));
+            let request = gateway.ask("POST", path, body);
+            answer(&request.attempt(), status, "x");
+            let made = request.attempts().len();
+            assert_eq!(made, 1 + usize::from(again), "{path} {body} {status}");
+            if !again {
+                assert_eq!(outcome(&request), is(status, "east", "1", "x"));
+            }
+            let told = gateway.counted("aoai.no_retry.not_repeatable");
+            assert_eq!(told, u64::from(!again), "{path} {body} {status}");
+        }
+        let gateway = engine.fleet(2, json!({"retry": {"repeat_creations": true}}));
+        let request = gateway.ask("POST", "/openai/v1/files", "{}");
+        answer(&request.attempt(), 500, "x");
+        assert_eq!(request.attempts().len(), 2);
+    }
+}
