@@ -12,6 +12,7 @@ mod adapter {
     mod engines;
     mod support;
 
+    mod attempts;
     mod bodies;
     mod budget;
     mod clients;
@@ -24,10 +25,10 @@ mod adapter {
     mod health;
     mod held_bodies;
     mod keys;
+    mod no_answer;
     mod objects;
     mod other_filters;
     mod refusals;
-    mod retries;
     mod router;
     mod spellings;
     mod statistics;

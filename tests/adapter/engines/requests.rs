@@ -325,6 +325,15 @@ impl Attempt {
             Self::Router(attempt) => attempt.fail(),
         }
     }
+
+    /// Its time is up.
+    pub(crate) fn time_out(&self) {
+        match self {
+            Self::First(filtered) => filtered.with(|s| s.respond_locally(504, "response_timeout")),
+            Self::Again(filtered, called) => filtered.vm().answer_locally(&called.call, 504),
+            Self::Router(attempt) => attempt.time_out(),
+        }
+    }
 }
 
 impl Called {

@@ -1,6 +1,8 @@
 //! What the filter engine alone does: further attempts are calls, and the client gets what Envoy or the module makes of them.
 
 mod held_bodies;
+mod replaced;
+mod retries;
 mod surface;
 
 use super::support::*;

@@ -74,7 +74,7 @@ fn a_first_answer_of_success_is_signed_and_otherwise_unchanged() {
 }
 
 #[test]
-fn a_clients_own_error_is_not_retried() {
+fn a_clients_own_error_is_signed_and_otherwise_unchanged() {
     for (status, action) in [(422, Action::Continue), (400, Action::Pause)] {
         let gateway = gateway();
         let request = gateway.send();
