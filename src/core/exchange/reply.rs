@@ -3,7 +3,7 @@
 use alloc::borrow::Cow;
 
 use super::tagging::Tagging;
-use super::{digit, Answer, AnswerBody, Exchange, Host, LocalReply, Next, State, Why};
+use super::{digit, Answer, AnswerBody, Exchange, Host, LocalReply, Next, NoRetry, State, Why};
 use crate::balancer::Balancer;
 use crate::config::Engine;
 use crate::edits::{Edit, Edits};
@@ -70,6 +70,9 @@ impl Exchange {
     pub(super) fn answer(&mut self, reply: LocalReply) -> Next {
         let why = self.why.as_deref().and_then(Why::text).map(str::to_owned);
         self.reply = Some(Box::new(ClientAnswer::Own(reply, why)));
+        // What the client may still send is for no one.
+        self.body.drop_because(NoRetry::AttemptsExhausted);
+        self.inspection.give_up();
         self.state = State::Done;
         Next::Reply
     }
