@@ -14,6 +14,7 @@ impl HeaderMap {
     }
 
     /// The pairs in order, names in lower case. Ends early where the bytes do not hold what the sizes promise.
+    #[inline]
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let (sizes, mut texts) = self.parts().unwrap_or_default();
         sizes.chunks_exact(8).map_while(move |mut sizes| {
@@ -24,6 +25,7 @@ impl HeaderMap {
     }
 
     /// The sizes of all names and values, and these themselves.
+    #[inline]
     fn parts(&self) -> Option<(&[u8], &[u8])> {
         let mut rest = self.0.as_slice();
         let count = take_u32(&mut rest)?;
@@ -79,12 +81,14 @@ impl HeaderMap {
     }
 }
 
+#[inline]
 fn take_u32(bytes: &mut &[u8]) -> Option<usize> {
     let (number, rest) = bytes.split_first_chunk::<4>()?;
     *bytes = rest;
     Some(u32::from_le_bytes(*number) as usize)
 }
 
+#[inline]
 fn take_text<'a>(bytes: &mut &'a [u8], size: usize) -> Option<&'a [u8]> {
     let (text, rest) = bytes.split_at_checked(size)?;
     *bytes = rest.get(1..)?;

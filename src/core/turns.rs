@@ -20,6 +20,7 @@ impl Turns {
 
     /// The state after the next turn was drawn.
     #[must_use]
+    #[inline]
     pub fn after_draw(self) -> Self {
         Self {
             next: self.next.wrapping_add(1),
@@ -37,6 +38,7 @@ impl Turns {
     }
 
     /// As bytes.
+    #[inline]
     pub fn encode(self) -> [u8; Self::SIZE] {
         let mut bytes = [TURN_VERSION; Self::SIZE];
         let fields = self
@@ -51,6 +53,7 @@ impl Turns {
     }
 
     /// From bytes; the first turn if there are none or they are not understood.
+    #[inline]
     pub fn decode(bytes: Option<&[u8]>) -> Self {
         let turns = bytes.and_then(|bytes| {
             let mut fields = Fields::new(bytes, TURN_VERSION)?;

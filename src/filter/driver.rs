@@ -134,14 +134,14 @@ pub(super) fn headers_if(wanted: bool) -> Result<Option<HeaderMap>, HostError> {
 }
 
 /// What has come of the answer that is held, where that is wanted.
-pub(super) fn stalled_if(wanted: bool) -> Result<Option<Stalled>, HostError> {
+pub(super) fn stalled_if(wanted: bool) -> Result<Option<Box<Stalled>>, HostError> {
     if !wanted {
         return Ok(None);
     }
-    Ok(Some(Stalled {
+    Ok(Some(Box::new(Stalled {
         headers: host::headers(Map::ResponseHeaders)?,
         body: host::buffer(Buffer::ResponseBody, 0, ERROR_BODY)?,
-    }))
+    })))
 }
 
 /// Lets an answer pass: signs it, and prepares the tagging of its ids.

@@ -270,9 +270,11 @@ impl<'w> Envoy<'w> {
                 Granted::Backend
             }
         };
-        let stalled = self.exchange.wants_stalled().then(|| Stalled {
-            headers: answer_headers("429"),
-            body: Vec::new(),
+        let stalled = self.exchange.wants_stalled().then(|| {
+            Box::new(Stalled {
+                headers: answer_headers("429"),
+                body: Vec::new(),
+            })
         });
         let next = self.handle(Input::Granted { granted, stalled });
         self.follow(next);

@@ -164,7 +164,7 @@ impl Exchange {
     pub(super) fn on_stalled<H: Host>(
         &mut self,
         status: u16,
-        stalled: Option<Stalled>,
+        stalled: Option<Box<Stalled>>,
         balancer: &Balancer<H>,
     ) -> Next {
         let is_filter = self.engine == Engine::Filter;
@@ -179,7 +179,7 @@ impl Exchange {
         }
         // Either the backend has stalled or Envoy hides the body, which cannot be told apart at first. The client gets a complete
         // answer in both cases.
-        let Stalled { headers, body } = stalled.unwrap_or_else(Stalled::nothing);
+        let Stalled { headers, body } = stalled.map_or_else(Stalled::nothing, |it| *it);
         self.headers = Some(headers);
         self.settle(status, &body, Some(AnswerBody::Stalled), balancer)
     }
@@ -342,8 +342,8 @@ impl Exchange {
 
     /// The router's answer is the client's, and its backend has stalled.
     #[inline(never)]
-    pub(super) fn deliver_stalled(&mut self, stalled: Option<Stalled>) -> Next {
-        let Stalled { headers, .. } = stalled.unwrap_or_else(Stalled::nothing);
+    pub(super) fn deliver_stalled(&mut self, stalled: Option<Box<Stalled>>) -> Next {
+        let Stalled { headers, .. } = stalled.map_or_else(Stalled::nothing, |it| *it);
         let status = headers.get(":status").map(str::as_bytes);
         self.kept = Some(Box::new(Answer {
             status: status.and_then(number).unwrap_or(0),

@@ -28,7 +28,7 @@ pub enum Input {
         /// How.
         granted: Granted,
         /// As much as has come of the answer, where [`Exchange::wants_stalled`](super::Exchange::wants_stalled).
-        stalled: Option<Stalled>,
+        stalled: Option<Box<Stalled>>,
     },
     /// A wait was refused: too many requests wait, or there is no hope.
     CannotWait,

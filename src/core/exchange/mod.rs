@@ -254,7 +254,7 @@ impl Exchange {
     fn on_granted<H: Host>(
         &mut self,
         granted: Granted,
-        stalled: Option<Stalled>,
+        stalled: Option<Box<Stalled>>,
         balancer: &Balancer<H>,
     ) -> Next {
         let state = core::mem::replace(&mut self.state, State::New);
