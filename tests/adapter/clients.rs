@@ -68,7 +68,7 @@ cases! {
         assert_eq!(gateway.host.statistic("aoai.client.other.requests"), 100);
     }
 
-    fn without_the_field_it_costs_nothing_and_the_header_is_the_clients(engine) {
+    fn without_the_field_the_header_is_the_clients_own(engine) {
         let gateway = engine.gateway();
         gateway.host.clear_counts();
         let request = ask_as(&gateway, "app-1");

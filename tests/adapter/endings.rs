@@ -57,7 +57,7 @@ cases! {
         assert_eq!(gateway.host.statistic("aoai.client_gone"), 1);
     }
 
-    fn a_client_that_leaves_before_its_request_is_complete_is_forgotten(engine) {
+    fn a_client_that_leaves_within_its_request_is_forgotten(engine) {
         for headers in [chat(), chat_of(1000)] {
             let gateway = engine.gateway();
             let request = gateway.request(headers, false);
@@ -103,7 +103,7 @@ cases! {
         }
     }
 
-    fn a_client_that_leaves_after_its_token_was_renewed_is_forgotten(engine) {
+    fn a_client_that_leaves_after_a_renewal_is_forgotten(engine) {
         let gateway = engine.gateway();
         let request = gateway.send();
         answer(&request.attempt(), 401, &error("401"));

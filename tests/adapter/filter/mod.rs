@@ -1,5 +1,6 @@
 //! What the filter engine alone does: further attempts are calls, and the client gets what Envoy or the module makes of them.
 
+mod bodies;
 mod held_bodies;
 mod replaced;
 mod retries;

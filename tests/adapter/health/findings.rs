@@ -131,7 +131,7 @@ cases! {
         }
     }
 
-    fn one_that_serves_is_not_taken_out_by_what_the_role_does_not_include(engine) {
+    fn one_that_serves_is_not_taken_out_for_what_the_role_lacks(engine) {
         let gateway = engine.fleet(2, json!({}));
         let idle = engine.beside(&gateway, 2, json!({}));
         let ask_for_too_much = |gateway: &Gateway| {

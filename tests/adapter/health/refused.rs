@@ -229,7 +229,7 @@ cases! {
         assert_eq!(sent_of(&gateway, 5).0.len(), 5, "at once");
     }
 
-    fn one_request_that_all_refuse_is_answered_with_the_smallest_wait(engine) {
+    fn a_request_that_all_refuse_is_told_the_smallest_wait(engine) {
         let gateway = engine.fleet(2, json!({}));
         let request = gateway.send();
         throttle(&request.attempt(), "20");

@@ -64,7 +64,7 @@ cases! {
         assert_eq!(moved.served_by(1), [EAST]);
     }
 
-    fn another_configuration_that_shares_a_backend_knows_within_a_tick(engine) {
+    fn a_configuration_that_shares_a_backend_knows_within_a_tick(engine) {
         let gateway = engine.fleet(3, json!({}));
         let other = engine.beside(&gateway, 2, json!({}));
         other.served_by(2);

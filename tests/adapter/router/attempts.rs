@@ -82,7 +82,7 @@ fn a_retry_sets_the_authorization_only_if_the_token_is_another_one() {
 }
 
 #[test]
-fn an_upgrade_is_sent_once() {
+fn the_router_is_told_to_send_an_upgrade_once() {
     let gateway = gateway();
     let headers = [
         (":method", "GET"),

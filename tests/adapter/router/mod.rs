@@ -2,7 +2,6 @@
 
 mod answers;
 mod attempts;
-mod budget;
 mod endings;
 mod errors;
 mod health;

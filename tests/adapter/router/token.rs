@@ -1,51 +1,12 @@
 //! The token before the first attempt, and one that expires between two.
 
-use mock_host::{Action, Fault};
+use mock_host::Fault;
 use serde_json::json;
 
 use super::*;
 
 fn waiting() -> Gateway {
     Gateway::start(routing_to(3, json!({})), Setup::new(UPSTREAM))
-}
-
-#[test]
-fn a_request_before_the_first_token_waits_and_goes_on_whole() {
-    for before in 0..=3 {
-        for announced in [false, true] {
-            let gateway = waiting();
-            let headers = if announced { chat_of(9) } else { chat() };
-            let request = gateway.router.request(headers, false);
-            assert_eq!(request.action(), Action::Pause);
-            for (index, frame) in ["one", "two", "six"].iter().enumerate() {
-                if index == before {
-                    gateway.host.advance(millis(1));
-                    give_token(&gateway.vm, TOKEN);
-                }
-                request.body(frame, index == 2);
-            }
-            if before == 3 {
-                assert_eq!(request.forwarded(), None);
-                gateway.host.advance(millis(1));
-                give_token(&gateway.vm, TOKEN);
-            }
-            let attempt = request.attempt();
-            let message = attempt.sent().unwrap();
-            assert_eq!(
-                message.headers.get("authorization"),
-                Some("Bearer TOKEN-ONE")
-            );
-            let body = String::from_utf8(message.body).unwrap();
-            assert_eq!(
-                (body.as_str(), message.complete),
-                ("onetwosix", true),
-                "{before}"
-            );
-            answer(&attempt, 429, "");
-            assert_eq!(request.attempt().sent().unwrap().body, b"onetwosix");
-            assert_quiet(&gateway.host);
-        }
-    }
 }
 
 #[test]
