@@ -2,6 +2,7 @@
 
 mod bodies;
 mod held_bodies;
+mod refusals;
 mod replaced;
 mod retries;
 mod surface;

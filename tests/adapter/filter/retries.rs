@@ -1,4 +1,4 @@
-//! Further attempts: what they carry, how many there are, and whose answer the client gets.
+//! Further attempts as calls: what Envoy makes of them, and what the filter makes of their answers.
 
 use mock_host::{status, Action, Fault, LogLevel, Setup};
 use serde_json::json;
