@@ -67,18 +67,13 @@ impl Engine {
     /// The same on a process that is there.
     pub(crate) fn start_on(self, host: &Host, setup: Setup) -> Gateway {
         let vm = host.start(setup).unwrap();
-        let routed = match self {
-            Self::Filter => None,
-            Self::Router => {
-                let upstream = vm.plugin(Setup::new(UPSTREAM)).unwrap();
-                let router = Router::new(&vm, &upstream, &[EAST, WEST, NORTH, "aoai_other"]);
-                Some((upstream, router))
-            }
-        };
-        Gateway {
-            host: host.clone(),
-            vm: Rc::new(vm),
-            routed,
+        match self {
+            Self::Filter => Gateway {
+                host: host.clone(),
+                vm: Rc::new(vm),
+                routed: None,
+            },
+            Self::Router => Gateway::routed(vm, Setup::new(UPSTREAM)),
         }
     }
 
@@ -117,6 +112,28 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
+    /// A worker of the router engine with this setup behind Envoy's router.
+    pub(crate) fn routed(vm: Vm, upstream: Setup) -> Self {
+        let upstream = vm.plugin(upstream).unwrap();
+        let router = Router::new(&vm, &upstream, &[EAST, WEST, NORTH, "aoai_other"]);
+        Self {
+            host: vm.host(),
+            vm: Rc::new(vm),
+            routed: Some((upstream, router)),
+        }
+    }
+
+    /// The plugin behind Envoy's router.
+    pub(crate) fn upstream(&self) -> &Vm {
+        &self.routed.as_ref().expect("a router engine").0
+    }
+
+    /// Envoy's router.
+    pub(crate) fn router(&self) -> Router {
+        let routed = self.routed.as_ref().expect("a router engine");
+        routed.1.clone()
+    }
+
     /// A client's request; `end` if it has no body.
     pub(crate) fn request(&self, headers: impl Into<Headers>, end: bool) -> Request {
         match &self.routed {

@@ -6,7 +6,7 @@ use super::*;
 
 #[test]
 fn a_failure_larger_than_64_kib_is_retried_once_that_much_has_come() {
-    let gateway = gateway();
+    let gateway = Engine::Router.gateway();
     let request = gateway.send();
     let first = request.attempt();
     first.respond(500, [], false);
@@ -25,7 +25,7 @@ fn a_failure_larger_than_64_kib_is_retried_once_that_much_has_come() {
 
 #[test]
 fn the_last_attempts_failure_larger_than_64_kib_is_delivered_whole() {
-    let gateway = gateway();
+    let gateway = Engine::Router.gateway();
     let request = gateway.send();
     request.attempt().fail();
     request.attempt().fail();
@@ -42,13 +42,13 @@ fn the_last_attempts_failure_larger_than_64_kib_is_delivered_whole() {
 
 #[test]
 fn an_answer_that_can_be_neither_read_nor_replaced_passes() {
-    let gateway = gateway();
+    let gateway = Engine::Router.gateway();
     let request = gateway.send();
     let host = &gateway.host;
     host.inject(Fault::of("proxy_get_header_map_value").on(":status"));
     host.inject(Fault::of("proxy_send_local_response"));
     let attempt = request.attempt();
-    assert_eq!(attempt.respond(200, [], false), Action::Continue);
+    assert_eq!(attempt.respond(200, [], false), Some(Action::Continue));
     attempt.response_body("hello", true);
     assert_eq!(request.answer().text(), "hello");
 }

@@ -3,30 +3,9 @@
 use super::*;
 use crate::adapter::surface::{aliased, V1_CHAT};
 
-fn with(more: Value) -> Gateway {
-    let mut config = routing(json!({}));
-    for (key, value) in more.as_object().unwrap() {
-        config[key] = value.clone();
-    }
-    Gateway::ready(Setup::new(config.to_string()))
-}
-
-/// A client's request, complete, with its body in two parts.
-fn ask(gateway: &Gateway, method: &str, path: &str, body: &str) -> Routed {
-    let request = gateway
-        .router
-        .request(request_of(method, path, body), body.is_empty());
-    if !body.is_empty() {
-        let (one, other) = body.split_at(body.len() / 2);
-        request.body(one, false);
-        request.body(other, true);
-    }
-    request
-}
-
 #[test]
 fn the_router_is_told_what_must_not_be_done_twice() {
-    let gateway = with(json!({}));
+    let gateway = Engine::Router.fleet(3, json!({}));
     for (path, body, client, told) in [
         (V1_CHAT, "{}", None, None),
         (V1_CHAT, "{}", Some("5xx"), Some("reset")),
@@ -49,7 +28,7 @@ fn the_router_is_told_what_must_not_be_done_twice() {
         if let Some(client) = client {
             headers.add("x-envoy-retry-on", client);
         }
-        let request = gateway.router.request(headers, false);
+        let request = gateway.request(headers, false);
         request.body(body, true);
         let forwarded = request.forwarded().expect("it went on").headers;
         assert_eq!(
@@ -58,7 +37,7 @@ fn the_router_is_told_what_must_not_be_done_twice() {
             "{path} {body} {client:?}"
         );
     }
-    let request = ask(&gateway, "POST", "/openai/v1/batches", "{}");
+    let request = gateway.ask("POST", "/openai/v1/batches", "{}");
     answer(&request.attempt(), 500, "x");
     assert_eq!(request.attempts().len(), 1);
     assert_eq!(outcome(&request).0, 500);
@@ -68,7 +47,7 @@ fn the_router_is_told_what_must_not_be_done_twice() {
 
 #[test]
 fn a_session_is_named_in_the_query() {
-    let gateway = with(aliased());
+    let gateway = Engine::Router.fleet(3, aliased());
     for (path, own) in [
         (
             "/openai/v1/realtime?model=gpt",
@@ -85,7 +64,7 @@ fn a_session_is_named_in_the_query() {
                 "sec-websocket-protocol",
                 "realtime, openai-insecure-api-key.KEY",
             );
-        let request = gateway.router.request(headers, false);
+        let request = gateway.request(headers, false);
         let forwarded = request.forwarded().expect("it went on").headers;
         assert_eq!(forwarded.get(":path"), Some(own));
         assert_eq!(forwarded.get("sec-websocket-protocol"), Some("realtime"));

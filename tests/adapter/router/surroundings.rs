@@ -14,8 +14,8 @@ fn said(host: &Host, text: &str) -> usize {
 
 #[test]
 fn an_answer_that_the_router_does_not_follow_loses_its_mark_and_the_reason_is_counted() {
-    let gateway = gateway();
-    let router = gateway.router.clone().without_heed();
+    let gateway = Engine::Router.gateway();
+    let router = gateway.router().without_heed();
     for backend in ["east", "west"] {
         let request = send_through(&router);
         answer(&request.attempt(), 429, "busy");
@@ -28,9 +28,9 @@ fn an_answer_that_the_router_does_not_follow_loses_its_mark_and_the_reason_is_co
 
 #[test]
 fn an_answer_before_the_request_is_complete_is_retried() {
-    let gateway = gateway();
+    let gateway = Engine::Router.gateway();
     // Of unknown length, and too long to be held until it is complete.
-    let request = gateway.router.request(chat(), false);
+    let request = gateway.request(chat(), false);
     request.body(vec![b'x'; 600_000], false);
     answer(&request.attempt(), 429, "busy");
     let second = request.attempt();
@@ -42,15 +42,15 @@ fn an_answer_before_the_request_is_complete_is_retried() {
 
 #[test]
 fn a_missing_upstream_filter_is_said_once_and_the_answer_passes() {
-    let gateway = gateway();
-    let mut router = gateway.router.clone();
+    let gateway = Engine::Router.gateway();
+    let mut router = gateway.router();
     for cluster in CLUSTERS {
         router = router.without_upstream_filter(cluster);
     }
     for (status, backend) in [(200, "east"), (429, "west")] {
         let request = send_through(&router);
         assert_eq!(
-            sent(&request.attempt(), "authorization").as_deref(),
+            request.attempt().header("authorization").as_deref(),
             Some("Bearer TOKEN-ONE")
         );
         answer(&request.attempt(), status, "from it");
@@ -61,20 +61,20 @@ fn a_missing_upstream_filter_is_said_once_and_the_answer_passes() {
 
 #[test]
 fn without_the_upstream_filter_nothing_reaches_a_backend_under_anothers_name() {
-    let gateway = gateway();
-    let router = gateway.router.clone();
+    let gateway = Engine::Router.gateway();
+    let router = gateway.router();
     let request = send_through(&router.without_upstream_filter("aoai_east"));
     request.attempt().fail();
     for attempt in request.attempts() {
         let host = attempt.cluster().replace("aoai_", "") + ".openai.azure.com";
-        assert_eq!(sent(&attempt, ":authority"), Some(host));
+        assert_eq!(attempt.header(":authority"), Some(host));
     }
 }
 
 #[test]
 fn an_upstream_filter_that_only_a_later_cluster_lacks_is_said_too() {
-    let gateway = gateway();
-    let router = gateway.router.clone();
+    let gateway = Engine::Router.gateway();
+    let router = gateway.router();
     let request = send_through(&router.without_upstream_filter("aoai_west"));
     answer(&request.attempt(), 429, "busy");
     answer(&request.attempt(), 421, "misdirected");
@@ -84,9 +84,9 @@ fn an_upstream_filter_that_only_a_later_cluster_lacks_is_said_too() {
 
 #[test]
 fn an_upstream_filter_in_another_vm_lets_nothing_pass_and_says_so_once() {
-    let gateway = gateway();
+    let gateway = Engine::Router.gateway();
     let requests: Vec<_> = (0..3).map(|_| gateway.send()).collect();
-    let ids: Vec<_> = requests.iter().map(Routed::id).collect();
+    let ids: Vec<_> = requests.iter().map(Request::id).collect();
     let host = gateway.host.clone();
     // A thread has a module of its own, as another VM has.
     let other = std::thread::spawn(move || {
@@ -110,8 +110,8 @@ fn an_upstream_filter_in_another_vm_lets_nothing_pass_and_says_so_once() {
 
 #[test]
 fn a_retry_to_another_cluster_than_planned_does_not_leave_and_is_said_once() {
-    let gateway = gateway();
-    let router = gateway.router.clone().without_refresh();
+    let gateway = Engine::Router.gateway();
+    let router = gateway.router().without_refresh();
     for backend in ["east", "west"] {
         let request = send_through(&router);
         answer(&request.attempt(), 429, "busy");
@@ -125,8 +125,8 @@ fn a_retry_to_another_cluster_than_planned_does_not_leave_and_is_said_once() {
 
 #[test]
 fn a_cluster_that_envoy_does_not_have_is_named_once() {
-    let gateway = gateway();
-    let router = Router::new(&gateway.vm, &gateway.upstream, &["aoai_west"]);
+    let gateway = Engine::Router.gateway();
+    let router = Router::new(&gateway.vm, gateway.upstream(), &["aoai_west"]);
     for status in [503, 200, 503, 503] {
         let request = send_through(&router);
         if let [attempt] = &request.attempts()[..] {
@@ -150,7 +150,11 @@ fn on_envoy(setup: Setup, major: u64, minor: u64) -> Setup {
 #[test]
 fn an_envoy_that_is_too_old_is_refused() {
     for (major, minor) in [(1, 36), (1, 38), (0, 99)] {
-        let setup = on_envoy(routing_to(3, json!({})), major, minor);
+        let setup = on_envoy(
+            Setup::new(Engine::Router.config(3, json!({}))),
+            major,
+            minor,
+        );
         let refused = Host::new().start(setup).err().expect("it is refused");
         let errors: Vec<_> = refused
             .logs
@@ -166,10 +170,16 @@ fn an_envoy_that_is_too_old_is_refused() {
 #[test]
 fn an_envoy_that_is_new_enough_or_does_not_say_is_accepted() {
     for (major, minor) in [(1, 39), (1, 40), (2, 0)] {
-        let setup = on_envoy(routing_to(3, json!({})), major, minor);
+        let setup = on_envoy(
+            Setup::new(Engine::Router.config(3, json!({}))),
+            major,
+            minor,
+        );
         assert!(Host::new().start(setup).is_ok(), "{major}.{minor}");
     }
-    assert!(Host::new().start(routing_to(3, json!({}))).is_ok());
+    assert!(Host::new()
+        .start(Setup::new(Engine::Router.config(3, json!({}))))
+        .is_ok());
     let old = on_envoy(Setup::new(CONFIG), 1, 30);
     assert!(
         Host::new().start(old).is_ok(),
@@ -179,17 +189,15 @@ fn an_envoy_that_is_new_enough_or_does_not_say_is_accepted() {
 
 #[test]
 fn a_client_cannot_see_or_forge_a_mark() {
-    let gateway = gateway();
-    let request = gateway
-        .router
-        .request(chat().with("x-aoai-retry", "1"), true);
+    let gateway = Engine::Router.gateway();
+    let request = gateway.request(chat().with("x-aoai-retry", "1"), true);
     answer(&request.attempt(), 200, "hello");
     assert_eq!(outcome(&request), is(200, "east", "1", "hello"));
 }
 
 #[test]
 fn a_backend_that_asks_for_a_retry_is_left_for_the_next_one() {
-    let gateway = gateway();
+    let gateway = Engine::Router.gateway();
     let request = gateway.send();
     let marked = [("x-aoai-retry", "1")];
     request.attempt().respond(200, marked, true);
@@ -201,13 +209,13 @@ fn a_backend_that_asks_for_a_retry_is_left_for_the_next_one() {
 
 #[test]
 fn what_must_not_be_done_twice_is_not_because_a_backend_asks_for_it() {
-    let gateway = gateway();
+    let gateway = Engine::Router.gateway();
     let batch = Headers::from([
         (":method", "POST"),
         (":path", "/openai/v1/batches"),
         (":authority", "gw"),
     ]);
-    let request = gateway.router.request(batch, true);
+    let request = gateway.request(batch, true);
     let marked = [("x-aoai-retry", "1")];
     request.attempt().respond(200, marked, true);
     assert_eq!(request.attempts().len(), 2);
@@ -217,7 +225,7 @@ fn what_must_not_be_done_twice_is_not_because_a_backend_asks_for_it() {
 
 #[test]
 fn what_another_filter_answers_before_the_router_is_the_clients() {
-    let gateway = gateway();
+    let gateway = Engine::Router.gateway();
     // Often enough to put every backend out, were it a failure of theirs.
     for _ in 0..20 {
         let stream = gateway.vm.request(chat(), true);
@@ -241,7 +249,7 @@ const LIMITED: [(&str, &str); 2] = [("x-envoy-ratelimited", "true"), ("x-ms-regi
 #[test]
 fn an_answer_that_envoy_would_not_retry_is_retried() {
     for status in [429, 503, 401] {
-        let gateway = gateway();
+        let gateway = Engine::Router.gateway();
         let request = gateway.send();
         let first = request.attempt();
         first.respond(status, LIMITED, false);
@@ -256,12 +264,12 @@ fn an_answer_that_envoy_would_not_retry_is_retried() {
 #[test]
 fn the_client_gets_such_an_answer_as_the_backend_sent_it() {
     // The last attempt's, one whose later attempts got no answer, and one that the router did not retry all the same.
-    let last = gateway();
+    let last = Engine::Router.gateway();
     let request = last.send();
     for _ in 0..3 {
         request.attempt().respond(429, LIMITED, true);
     }
-    let limited = |request: &Routed| {
+    let limited = |request: &Request| {
         let answer = request.answer();
         let header = answer.headers.get("x-envoy-ratelimited").map(str::to_owned);
         (answer.status, header)
@@ -269,15 +277,15 @@ fn the_client_gets_such_an_answer_as_the_backend_sent_it() {
     let expected = (429, Some("true".to_owned()));
     assert_eq!(limited(&request), expected);
 
-    let only = gateway();
+    let only = Engine::Router.gateway();
     let request = only.send();
     request.attempt().respond(429, LIMITED, true);
     request.attempt().fail();
     request.attempt().fail();
     assert_eq!(limited(&request), expected);
 
-    let deaf = gateway();
-    let router = deaf.router.clone().without_heed();
+    let deaf = Engine::Router.gateway();
+    let router = deaf.router().without_heed();
     let request = send_through(&router);
     request.attempt().respond(429, LIMITED, true);
     assert_eq!(limited(&request), expected);

@@ -5,7 +5,7 @@ use mock_host::Action;
 use super::*;
 
 /// A request whose first attempt was refused for its token.
-fn refused(gateway: &Gateway) -> Routed {
+fn refused(gateway: &Gateway) -> Request {
     let request = gateway.send();
     answer(&request.attempt(), 401, &error("401"));
     request
@@ -13,7 +13,7 @@ fn refused(gateway: &Gateway) -> Routed {
 
 #[test]
 fn a_wait_behind_the_router_leaves_no_timer_running_there() {
-    let gateway = gateway();
+    let gateway = Engine::Router.gateway();
     let request = refused(&gateway);
     gateway.host.advance(millis(1100));
     give_token(&gateway.vm, SECOND_TOKEN);
@@ -28,13 +28,13 @@ fn a_wait_behind_the_router_leaves_no_timer_running_there() {
 
 #[test]
 fn an_attempt_whose_time_is_up_while_its_answer_is_held_leads_to_the_next_backend() {
-    let gateway = gateway();
+    let gateway = Engine::Router.gateway();
     let request = refused(&gateway);
     request.attempt().time_out();
     let second = request.attempt();
     assert_eq!(second.cluster(), "aoai_west");
     assert_eq!(
-        sent(&second, ":authority").as_deref(),
+        second.header(":authority").as_deref(),
         Some("west.openai.azure.com")
     );
     gateway.host.advance(millis(1100));
@@ -50,7 +50,7 @@ fn an_attempt_whose_time_is_up_while_its_answer_is_held_leads_to_the_next_backen
 #[test]
 fn a_refusal_larger_than_64_kib_is_held_however_much_more_comes() {
     for trailers in [false, true] {
-        let gateway = gateway();
+        let gateway = Engine::Router.gateway();
         let request = gateway.send();
         let first = request.attempt();
         first.respond(401, [], false);
@@ -68,7 +68,7 @@ fn a_refusal_larger_than_64_kib_is_held_however_much_more_comes() {
         let second = request.attempt();
         assert_eq!(second.cluster(), "aoai_east");
         assert_eq!(
-            sent(&second, "authorization").as_deref(),
+            second.header("authorization").as_deref(),
             Some("Bearer TOKEN-TWO")
         );
     }
@@ -76,7 +76,7 @@ fn a_refusal_larger_than_64_kib_is_held_however_much_more_comes() {
 
 #[test]
 fn a_refusal_larger_than_64_kib_that_becomes_the_clients_is_whole() {
-    let gateway = Gateway::ready(routing_to(1, serde_json::json!({})));
+    let gateway = Engine::Router.fleet(1, json!({"retry": {}}));
     let request = gateway.send();
     let attempt = request.attempt();
     attempt.respond(401, [], false);
@@ -92,7 +92,7 @@ fn a_refusal_larger_than_64_kib_that_becomes_the_clients_is_whole() {
 
 #[test]
 fn an_attempt_has_one_outcome_even_if_its_time_is_up_while_its_answer_is_held() {
-    let gateway = gateway();
+    let gateway = Engine::Router.gateway();
     let request = refused(&gateway);
     request.attempt().time_out();
     answer(&request.attempt(), 200, "hello");

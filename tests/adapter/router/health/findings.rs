@@ -25,7 +25,7 @@ fn the_routers_time_limit_is_the_largest_of_all_backends() {
                 ),
             }
         }
-        let gateway = Gateway::ready(Setup::new(config.to_string()));
+        let gateway = ready(&config);
         let forwarded = gateway.send().forwarded().unwrap();
         let limit = forwarded
             .headers
@@ -39,7 +39,7 @@ fn the_first_byte_in_time_is_told_from_none() {
     let mut config = routing(json!({}));
     config["backends"].as_array_mut().unwrap().truncate(1);
     config["backends"][0]["first_byte_timeout"] = json!("2s");
-    let gateway = Gateway::ready(Setup::new(config.to_string()));
+    let gateway = ready(&config);
     let request = gateway.send();
     gateway.host.advance(seconds(2));
     request.attempt().time_out();

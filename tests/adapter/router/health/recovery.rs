@@ -6,7 +6,7 @@ use super::*;
 
 /// A gateway whose first of two backends recovers from a failure.
 fn recovering() -> Gateway {
-    let gateway = fleet(
+    let gateway = Engine::Router.fleet(
         2,
         json!({"cooldown": {"consecutive_failures": 1, "failing": "2s"}}),
     );
@@ -19,7 +19,7 @@ fn recovering() -> Gateway {
 }
 
 /// Those of so many requests at once that go to the first backend. The second one has the others, and answers them.
-fn to_east(gateway: &Gateway, requests: usize) -> Vec<Routed> {
+fn to_east(gateway: &Gateway, requests: usize) -> Vec<Request> {
     let requests: Vec<_> = (0..requests).map(|_| gateway.send()).collect();
     let (east, west): (Vec<_>, Vec<_>) = requests
         .into_iter()
@@ -34,16 +34,16 @@ fn to_east(gateway: &Gateway, requests: usize) -> Vec<Routed> {
 fn admits(gateway: &Gateway) -> usize {
     let requests = to_east(gateway, 20);
     let count = requests.len();
-    requests.into_iter().for_each(Routed::disconnect);
+    requests.into_iter().for_each(Request::disconnect);
     count
 }
 
 #[test]
 fn a_place_is_given_back_when_the_router_makes_no_attempt() {
-    let mut gateway = recovering();
-    gateway.router = Router::new(&gateway.vm, &gateway.upstream, &CLUSTERS).without_heed();
+    let gateway = recovering();
+    let router = gateway.router().without_heed();
     let request = loop {
-        let request = gateway.send();
+        let request = send_through(&router);
         if request.attempt().cluster() == "aoai_west" {
             break request;
         }
@@ -57,14 +57,13 @@ fn a_place_is_given_back_when_the_router_makes_no_attempt() {
         "the router does not heed the mark"
     );
     drop(request);
-    gateway.router = Router::new(&gateway.vm, &gateway.upstream, &CLUSTERS);
     assert_eq!(admits(&gateway), 1);
 }
 
 #[test]
 fn a_recovering_backend_without_a_host_has_failed_again() {
     let gateway = recovering();
-    let router = gateway.router.clone().without_hosts("aoai_east");
+    let router = gateway.router().without_hosts("aoai_east");
     let request = loop {
         let request = send_through(&router);
         if request.attempts().is_empty() {
@@ -75,5 +74,5 @@ fn a_recovering_backend_without_a_host_has_failed_again() {
     assert_eq!(outcome(&request).0, 503);
     drop(request);
     assert_eq!(gateway.counted("aoai.backend.east.cooldowns.failing"), 2);
-    assert_eq!(served_by(&gateway, 4), ["aoai_west"; 4]);
+    assert_eq!(gateway.served_by(4), ["aoai_west"; 4]);
 }
