@@ -96,14 +96,20 @@ cases! {
     }
 
     fn ids_in_an_answer_that_was_sent_again_are_tagged_too(engine) {
-        let gateway = engine.fleet(2, json!({}));
-        let request = gateway.ask("POST", "/openai/v1/responses", "{}");
-        answer(&request.attempt(), 429, "x");
-        let json = [("content-type", "application/json; charset=utf-8")];
-        request.attempt().respond(200, json, false);
-        request.attempt().response_body(r#"{"id":"resp_1"}"#, true);
-        let expected = format!(r#"{{"id":"resp_1{}"}}"#, tag("west"));
-        assert_eq!(outcome(&request), is(200, "west", "2", &expected));
+        for (path, id) in [
+            ("/openai/v1/responses", "resp_1"),
+            ("/openai/v1/files", "file-1"),
+        ] {
+            let gateway = engine.fleet(2, json!({}));
+            let request = gateway.ask("POST", path, "{}");
+            answer(&request.attempt(), 429, "x");
+            let json = [("content-type", "application/json; charset=utf-8")];
+            request.attempt().respond(200, json, false);
+            let body = |id: &str| format!(r#"{{"id":"{id}"}}"#);
+            request.attempt().response_body(body(id), true);
+            let tagged = body(&format!("{id}{}", tag("west")));
+            assert_eq!(outcome(&request), is(200, "west", "2", &tagged));
+        }
     }
 
     fn an_answer_that_is_to_be_read_comes_unencoded(engine) {
