@@ -5,7 +5,8 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::{schema, Form, Options, Problem, Target};
 
@@ -67,6 +68,11 @@ enum Command {
     Schema {
         /// Of what
         form: Form,
+    },
+    /// Print what a shell needs to complete commands of this tool
+    Completion {
+        /// Which shell
+        shell: Shell,
     },
 }
 
@@ -131,6 +137,12 @@ fn carry_out(command: Command) -> Result<ExitCode, String> {
             print(None, &keys)
         }
         Command::Schema { form } => print(None, &schema::text(form)),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            let mut command = Arguments::command();
+            clap_complete::generate(shell, &mut command, "azure-openai-balancer", &mut script);
+            print(None, &String::from_utf8_lossy(&script))
+        }
     }
 }
 
