@@ -132,6 +132,7 @@ fn take_own(root: &mut Map<String, Value>, problems: &mut Problems<'_>) -> Own {
                 "admin" => own.admin = read.admin,
                 "clients" => own.clients = read.clients,
                 "module" => own.module = read.module,
+                "tls" => own.tls = read.tls,
                 _ => own.kubernetes = read.kubernetes,
             },
             Err(error) => {

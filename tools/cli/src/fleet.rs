@@ -34,7 +34,7 @@ pub(crate) fn fleet(plugin: &Plugin, expanded: &Expanded, open: bool) -> Fleet {
     };
     let file = |path: &FilePath| path.0.clone();
     let mut identities = identities(expanded).into_iter();
-    Fleet {
+    let mut fleet = Fleet {
         backends: backends(plugin, expanded),
         identity: identities.next(),
         further_identities: identities.collect(),
@@ -70,6 +70,23 @@ pub(crate) fn fleet(plugin: &Plugin, expanded: &Expanded, open: bool) -> Fleet {
             true => Clients::Open,
             false => clients(expanded),
         },
+    };
+    if let Some(file) = &own.tls.trusted_ca {
+        trust(&mut fleet, file);
+    }
+    fleet
+}
+
+/// Lets Envoy trust the certificate authorities of this `file`, wherever it speaks TLS.
+fn trust(fleet: &mut Fleet, file: &FilePath) {
+    let backends = fleet.backends.iter_mut().map(|backend| &mut backend.tls);
+    let authorities = fleet.authorities.iter_mut().map(|entra| &mut entra.tls);
+    let issuer = match &mut fleet.clients {
+        Clients::Tokens(issuer) => Some(&mut issuer.tls),
+        Clients::Keys { .. } | Clients::Open => None,
+    };
+    for options in backends.chain(authorities).chain(issuer).flatten() {
+        options.ca_file = Some(file.0.clone());
     }
 }
 

@@ -34,18 +34,22 @@ pub struct Own {
     #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "/etc/envoy/azure_openai_balancer.wasm"))]
     pub module: Option<FilePath>,
+    /// How the certificates of backends, Entra ID and other servers are checked.
+    #[serde(deserialize_with = "object")]
+    pub tls: Trust,
     /// What only Kubernetes needs to know.
     #[serde(deserialize_with = "object")]
     pub kubernetes: Kubernetes,
 }
 
 /// The names of [`Own`]'s fields.
-pub const OWN: [&str; 6] = [
+pub const OWN: [&str; 7] = [
     "engine",
     "listener",
     "admin",
     "clients",
     "module",
+    "tls",
     "kubernetes",
 ];
 
@@ -144,6 +148,17 @@ pub struct EntraId {
     /// `https://login.microsoftonline.com/TENANT/discovery/v2.0/keys`.
     #[serde(default, deserialize_with = "optional")]
     pub jwks: Option<Endpoint>,
+}
+
+/// How the certificates of servers are checked.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Trust {
+    /// The file of the certificate authorities that Envoy trusts, as Envoy finds it, in PEM form. The default is that of Debian, Ubuntu
+    /// and Envoy's images; Red Hat has `/etc/pki/tls/certs/ca-bundle.crt`, Alpine `/etc/ssl/cert.pem`.
+    #[serde(deserialize_with = "optional")]
+    #[schemars(extend("default" = "/etc/ssl/certs/ca-certificates.crt"))]
+    pub trusted_ca: Option<FilePath>,
 }
 
 /// What only Kubernetes needs to know.

@@ -1,7 +1,7 @@
 //! What is derived from the short form.
 
 use cli::plugin::Engine;
-use cli::Options;
+use cli::{Options, Target};
 use render::{Clients, Fleet};
 use serde_json::json;
 
@@ -293,4 +293,29 @@ identities:
         told.contains("identities.b.token_fil: unknown field, did you mean token_file?"),
         "{told}"
     );
+}
+
+#[test]
+fn certificate_authorities_are_those_of_the_distribution() {
+    let list = "\
+backends: [{host: a.openai.azure.com}]
+identity: {source: workload_identity}
+clients: {entra_id: {tenant: t, audience: a}}
+";
+    let named = format!("{list}tls: {{trusted_ca: /etc/pki/tls/certs/ca-bundle.crt}}\n");
+    for target in [Target::Envoy, Target::Istio] {
+        let files = |list: &str| {
+            let rendered = cli::render(target, list, Options::default()).expect("it is right");
+            let usual = rendered
+                .matches("/etc/ssl/certs/ca-certificates.crt")
+                .count();
+            (
+                usual,
+                rendered.matches("/etc/pki/tls/certs/ca-bundle.crt").count(),
+            )
+        };
+        let (usual, other) = files(list);
+        assert!(usual > 1 && other == 0, "{target:?}: {usual}");
+        assert_eq!(files(&named), (0, usual), "{target:?}");
+    }
 }

@@ -1,7 +1,6 @@
 //! The clusters: where the backends and the identity endpoint are.
 
 use std::net::IpAddr;
-use std::path::Path;
 
 use crate::clients::JWKS_CLUSTER;
 use crate::listener::upstream_module;
@@ -9,9 +8,6 @@ use crate::yaml::{indented, item, quoted};
 use crate::{
     connections, token_file, Authority, Backend, Clients, Engine, Fleet, Identity, TlsOptions,
 };
-
-/// Where Debian and its relatives, Envoy's images among them, keep the certificate authorities.
-const SYSTEM_CA_FILE: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// All clusters, as a YAML list that starts at the left margin.
 pub(crate) fn all(fleet: &Fleet) -> String {
@@ -197,10 +193,6 @@ http_filters:
 }
 
 fn tls(host: &str, options: &TlsOptions) -> String {
-    let ca_file = options
-        .ca_file
-        .as_deref()
-        .unwrap_or(Path::new(SYSTEM_CA_FILE));
     format!(
         "\
 transport_socket:
@@ -220,7 +212,7 @@ transport_socket:
             exact: {host}
 ",
         host = quoted(host),
-        ca_file = quoted(&ca_file.to_string_lossy()),
+        ca_file = quoted(&options.authorities().to_string_lossy()),
     )
 }
 

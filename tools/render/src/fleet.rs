@@ -1,7 +1,7 @@
 //! What a configuration is made from.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{json, Value};
 
@@ -215,6 +215,14 @@ impl Backend {
 pub struct TlsOptions {
     /// The certificate authorities to trust; `None` for the system's.
     pub ca_file: Option<PathBuf>,
+}
+
+impl TlsOptions {
+    /// The file of the certificate authorities to trust: the given one, or the system's as Debian, Ubuntu and Envoy's images have it.
+    pub fn authorities(&self) -> &Path {
+        let system = Path::new("/etc/ssl/certs/ca-certificates.crt");
+        self.ca_file.as_deref().unwrap_or(system)
+    }
 }
 
 /// The endpoint that gives access tokens.

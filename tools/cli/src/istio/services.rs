@@ -96,10 +96,11 @@ resolution: {resolution}
 
 pub(super) fn destination_rule(names: &Names, name: &str, backend: &Backend) -> String {
     let (host, _) = service(backend);
-    let tls = match backend.tls {
-        Some(_) => format!(
-            "  tls:\n    mode: SIMPLE\n    sni: {host}\n    subjectAltNames: [{host}]\n    caCertificates: /etc/ssl/certs/ca-certificates.crt\n",
-            host = quoted(&backend.host)
+    let tls = match &backend.tls {
+        Some(options) => format!(
+            "  tls:\n    mode: SIMPLE\n    sni: {host}\n    subjectAltNames: [{host}]\n    caCertificates: {authorities}\n",
+            host = quoted(&backend.host),
+            authorities = options.authorities().display()
         ),
         None => String::new(),
     };
