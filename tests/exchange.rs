@@ -31,7 +31,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// The model of Envoy asserts the rest: at most `max_attempts`, none on a backend that was tried but with a newer token, every one
-    /// with the backend's own credential, and nothing held that nothing will end. A backend gets the same token twice in one case only:
+    /// with the backend's own credential, no answer held whose request is incomplete
+    /// behind the router, and nothing held that nothing will end. A backend gets the same token twice in one case only:
     /// the router has begun an attempt for which a newer one was to come, and none came.
     #[test]
     fn every_request_gets_one_answer(

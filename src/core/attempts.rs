@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_token_is_renewed_once_on_the_same_backend_then_the_next_one_is_tried() {
+    fn a_bad_token_is_renewed_once_then_the_next_backend_is_tried() {
         let mut walk = Walk::new(3, 3);
         assert_eq!(
             walk.after(Outcome::BadToken, Replay::Ready),

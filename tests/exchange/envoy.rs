@@ -361,6 +361,9 @@ impl<'w> Envoy<'w> {
             end,
             may_hold: self.request_ended || !self.world.is_router,
         });
+        // Envoy crashes if such an answer is resumed: `docs/envoy-crash.md`.
+        let may_hold = self.request_ended || !self.world.is_router;
+        assert!(may_hold || next != Next::Hold, "{:#?}", self.trace);
         if self.world.is_router && next == Next::Continue {
             self.hand = Hand::LastWord;
         }

@@ -1,4 +1,4 @@
-//! What people are told of changes of the backends' health: a count, and a line in the log.
+//! Changes of the backends' health, as statistics and log lines show them.
 
 use crate::attempts::Lesson;
 use crate::demand::QuotaKey;

@@ -1,4 +1,4 @@
-//! What all requests of one configuration on one worker share.
+//! The state that all requests of one configuration share on one worker.
 
 mod announce;
 mod choice;
@@ -30,7 +30,7 @@ use super::swap::SwapError;
 use super::time::{millis, Timestamp};
 use crate::prelude::*;
 
-/// What all requests of one configuration on one worker share, over the host `H`.
+/// The state that all requests of one configuration share on one worker, over the host `H`.
 pub struct Balancer<H> {
     host: H,
     /// The configuration.
@@ -39,17 +39,17 @@ pub struct Balancer<H> {
     pub fleet: Fleet<H>,
     /// The names of quotas.
     pub names: Names<H>,
-    /// What is shown to each backend.
+    /// The credentials that backends are shown.
     pub credentials: Credentials<H>,
     /// The tags by which ids name backends.
     pub tags: Tags,
-    /// What is known of the bodies that the listener's filter holds.
+    /// Whether Envoy shows the bodies that the listener's filter holds.
     pub listener_bodies: HeldBodies,
-    /// What is known of the bodies that the clusters' filters hold.
+    /// Whether Envoy shows the bodies that the clusters' filters hold.
     pub cluster_bodies: HeldBodies,
     /// The room for copies of request bodies.
     pub replay_memory: Rc<ReplayMemory>,
-    /// The router's time limit for each backend, in milliseconds, as it is told.
+    /// The router's time limit for each backend: milliseconds, as text for a header.
     timeouts: Vec<String>,
     tally: RefCell<Tally>,
     clients: RefCell<Clients>,
@@ -58,7 +58,7 @@ pub struct Balancer<H> {
 }
 
 impl<H: Host> Balancer<H> {
-    /// What requests under `config` share. `seed` should be another one in each Envoy.
+    /// The state of requests under `config`. `seed` should differ between Envoys: cooldowns then end at different times.
     ///
     /// # Errors
     /// The map of the host refused.

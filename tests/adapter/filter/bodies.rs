@@ -30,7 +30,7 @@ fn a_body_of_unknown_length_passes_frame_by_frame_and_is_copied() {
 }
 
 #[test]
-fn a_small_body_of_known_length_is_read_once_whatever_frames_it_comes_in() {
+fn a_small_body_of_known_length_is_read_in_one_piece() {
     let (host, vm) = ready();
     let (frames, body) = frames(&[1000, 1, 3000]);
     host.clear_counts();
@@ -45,7 +45,7 @@ fn a_small_body_of_known_length_is_read_once_whatever_frames_it_comes_in() {
 }
 
 #[test]
-fn a_request_for_which_there_is_no_room_gets_one_attempt_until_there_is_room_again() {
+fn a_request_without_room_for_its_body_gets_one_attempt() {
     const MIB: usize = 1 << 20;
     let retry = json!({"replay_limit": "64MiB", "replay_memory": "64MiB"});
     let (host, vm) = ready_with(Setup::new(config_with("retry", retry)));

@@ -16,7 +16,7 @@ fn complaints(host: &Host) -> usize {
 }
 
 #[test]
-fn a_missing_setting_is_found_out_within_two_seconds_and_said_once() {
+fn a_missing_setting_is_found_in_two_seconds_and_said_once() {
     let (host, vm) = hiding();
     let stream = get(&vm);
     stream.respond(404, [], false);
@@ -40,7 +40,7 @@ fn a_missing_setting_is_found_out_within_two_seconds_and_said_once() {
 }
 
 #[test]
-fn several_streams_that_find_out_at_once_are_all_released_and_it_is_said_once() {
+fn streams_that_find_it_missing_at_once_are_all_released() {
     let (host, vm) = hiding();
     let streams: Vec<_> = (0..5).map(|_| get(&vm)).collect();
     for stream in &streams {
@@ -86,7 +86,7 @@ fn without_the_setting_a_status_alone_is_still_retried() {
 }
 
 #[test]
-fn without_the_setting_the_held_answer_is_delivered_whole_in_the_end() {
+fn without_the_setting_the_held_answer_is_delivered_whole() {
     let (_host, vm) = hiding();
     let stream = get(&vm);
     stream.respond(503, [], false);
@@ -99,7 +99,7 @@ fn without_the_setting_the_held_answer_is_delivered_whole_in_the_end() {
 }
 
 #[test]
-fn a_client_that_is_slow_to_send_its_body_is_not_taken_for_a_missing_setting() {
+fn a_slow_client_is_not_taken_for_a_missing_setting() {
     let (host, vm) = ready();
     let stream = vm.request(chat_of(BODY.len()), false);
     host.advance(seconds(10));
@@ -112,7 +112,7 @@ fn a_client_that_is_slow_to_send_its_body_is_not_taken_for_a_missing_setting() {
 }
 
 #[test]
-fn a_backend_that_is_slow_to_send_its_body_is_not_taken_for_a_missing_setting() {
+fn a_slow_backend_is_not_taken_for_a_missing_setting() {
     let (host, vm) = ready();
     let stream = get(&vm);
     stream.respond(404, [], false);
@@ -164,7 +164,7 @@ fn what_has_worked_once_goes_on_working() {
 }
 
 #[test]
-fn a_token_that_expires_while_a_hidden_body_is_waited_for_is_not_sent() {
+fn a_token_that_expires_during_a_wait_for_a_body_is_not_sent() {
     let host = Host::new();
     let setup = Setup::new(CONFIG).allow_on_headers_stop_iteration(false);
     let vm = host.start(setup).unwrap();

@@ -97,7 +97,7 @@ fn the_answer_to_a_retry_replaces_the_first_one() {
 }
 
 #[test]
-fn the_routers_real_answer_is_the_clients_when_no_other_backend_can_be_reached() {
+fn with_no_other_in_reach_the_routers_answer_is_the_clients() {
     let (_host, vm) = ready();
     let stream = send(&vm);
     respond(&stream, 429, "from east");
@@ -204,7 +204,7 @@ fn a_cluster_that_envoy_does_not_have_is_passed_over() {
 }
 
 #[test]
-fn when_envoy_takes_no_call_at_all_the_first_answer_is_the_clients() {
+fn when_envoy_takes_no_call_the_first_answer_is_the_clients() {
     let (host, vm) = ready();
     host.inject(Fault::of("proxy_http_call").status(status::INTERNAL_FAILURE));
     let stream = send(&vm);
@@ -214,7 +214,7 @@ fn when_envoy_takes_no_call_at_all_the_first_answer_is_the_clients() {
 }
 
 #[test]
-fn a_call_that_envoy_does_not_take_counts_as_an_attempt_that_failed() {
+fn a_call_that_envoy_does_not_take_is_a_failed_attempt() {
     let (host, vm) = ready();
     host.inject(Fault::of("proxy_http_call").on("aoai_north"));
     let stream = get(&vm);
@@ -264,7 +264,7 @@ fn a_timeout_is_told_from_a_failure_by_the_last_attempt() {
 }
 
 #[test]
-fn a_route_whose_cluster_envoy_does_not_have_is_said_once_and_passed_over() {
+fn a_cluster_that_envoy_lacks_is_said_once_and_passed_over() {
     let (host, vm) = ready();
     for _ in 0..4 {
         let stream = get(&vm);
@@ -282,7 +282,7 @@ fn a_route_whose_cluster_envoy_does_not_have_is_said_once_and_passed_over() {
 }
 
 #[test]
-fn an_answer_that_is_over_before_the_request_is_cannot_be_retried() {
+fn an_answer_that_ends_before_its_request_is_not_retried() {
     for trailers in [false, true] {
         let (host, vm) = ready();
         let stream = vm.request(chat(), false);

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 
 #[test]
-fn the_first_attempt_is_addressed_before_the_router_and_left_alone_behind_it() {
+fn the_first_attempt_is_left_alone_behind_the_router() {
     let gateway = Engine::Router.gateway();
     // Set before the router, and never again.
     let again = Fault::of("proxy_replace_header_map_value").on(":authority");
@@ -52,7 +52,7 @@ fn what_a_client_says_of_retries_does_not_count() {
 }
 
 #[test]
-fn a_retry_sets_the_authorization_only_if_the_token_is_another_one() {
+fn a_retry_sets_the_authorization_only_for_another_token() {
     let gateway = Engine::Router.gateway();
     let request = gateway.send();
     gateway.host.clear_counts();
@@ -107,7 +107,7 @@ fn the_router_is_told_to_send_an_upgrade_once() {
 }
 
 #[test]
-fn a_body_over_the_replay_limit_is_sent_once_and_the_reason_counted_if_it_fails() {
+fn a_body_over_the_replay_limit_is_sent_once() {
     let gateway = Engine::Router.fleet(3, json!({"retry": {"replay_limit": "8B"}}));
     for (length, retries) in [(8, None), (9, Some("0"))] {
         let request = gateway.request(chat_of(length), false);

@@ -5,7 +5,7 @@ use mock_host::{Action, Fault};
 use super::*;
 
 #[test]
-fn a_failure_larger_than_64_kib_is_retried_once_that_much_has_come() {
+fn a_failure_over_64_kib_is_retried_when_that_much_has_come() {
     let gateway = Engine::Router.gateway();
     let request = gateway.send();
     let first = request.attempt();
@@ -24,7 +24,7 @@ fn a_failure_larger_than_64_kib_is_retried_once_that_much_has_come() {
 }
 
 #[test]
-fn the_last_attempts_failure_larger_than_64_kib_is_delivered_whole() {
+fn the_last_failure_is_delivered_whole_if_over_64_kib() {
     let gateway = Engine::Router.gateway();
     let request = gateway.send();
     request.attempt().fail();

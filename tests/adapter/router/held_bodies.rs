@@ -52,7 +52,7 @@ fn a_status_alone_is_still_retried() {
 }
 
 #[test]
-fn after_three_misses_no_answer_is_held_any_more_and_it_is_said_once() {
+fn after_three_misses_no_answer_is_held_any_more() {
     let gateway = hiding();
     for miss in 1..=3 {
         assert_eq!(complaints(&gateway), 0, "before miss {miss}");

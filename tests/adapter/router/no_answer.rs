@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn an_error_that_breaks_off_within_its_body_is_followed_by_the_next_backend() {
+fn an_error_that_breaks_off_leads_to_the_next_backend() {
     let gateway = Engine::Router.gateway();
     let request = gateway.send();
     let first = request.attempt();
@@ -20,7 +20,7 @@ fn an_error_that_breaks_off_within_its_body_is_followed_by_the_next_backend() {
 }
 
 #[test]
-fn a_cluster_without_a_host_on_the_way_leaves_the_real_answer_to_the_client() {
+fn after_a_cluster_without_a_host_the_real_answer_is_delivered() {
     let gateway = Engine::Router.gateway();
     let router = gateway.router().without_hosts("aoai_west");
     let request = send_through(&router);

@@ -13,7 +13,7 @@ fn said(host: &Host, text: &str) -> usize {
 }
 
 #[test]
-fn an_answer_that_the_router_does_not_follow_loses_its_mark_and_the_reason_is_counted() {
+fn an_answer_that_the_router_does_not_follow_loses_its_mark() {
     let gateway = Engine::Router.gateway();
     let router = gateway.router().without_heed();
     for backend in ["east", "west"] {
@@ -60,7 +60,7 @@ fn a_missing_upstream_filter_is_said_once_and_the_answer_passes() {
 }
 
 #[test]
-fn without_the_upstream_filter_nothing_reaches_a_backend_under_anothers_name() {
+fn without_the_upstream_filter_no_attempt_has_anothers_name() {
     let gateway = Engine::Router.gateway();
     let router = gateway.router();
     let request = send_through(&router.without_upstream_filter("aoai_east"));
@@ -72,7 +72,7 @@ fn without_the_upstream_filter_nothing_reaches_a_backend_under_anothers_name() {
 }
 
 #[test]
-fn an_upstream_filter_that_only_a_later_cluster_lacks_is_said_too() {
+fn an_upstream_filter_that_a_later_cluster_lacks_is_said_too() {
     let gateway = Engine::Router.gateway();
     let router = gateway.router();
     let request = send_through(&router.without_upstream_filter("aoai_west"));
@@ -83,7 +83,7 @@ fn an_upstream_filter_that_only_a_later_cluster_lacks_is_said_too() {
 }
 
 #[test]
-fn an_upstream_filter_in_another_vm_lets_nothing_pass_and_says_so_once() {
+fn an_upstream_filter_in_another_vm_lets_nothing_pass() {
     let gateway = Engine::Router.gateway();
     let requests: Vec<_> = (0..3).map(|_| gateway.send()).collect();
     let ids: Vec<_> = requests.iter().map(Request::id).collect();
@@ -109,7 +109,7 @@ fn an_upstream_filter_in_another_vm_lets_nothing_pass_and_says_so_once() {
 }
 
 #[test]
-fn a_retry_to_another_cluster_than_planned_does_not_leave_and_is_said_once() {
+fn a_retry_to_another_cluster_than_planned_does_not_leave() {
     let gateway = Engine::Router.gateway();
     let router = gateway.router().without_refresh();
     for backend in ["east", "west"] {
@@ -208,7 +208,7 @@ fn a_backend_that_asks_for_a_retry_is_left_for_the_next_one() {
 }
 
 #[test]
-fn what_must_not_be_done_twice_is_not_because_a_backend_asks_for_it() {
+fn a_backend_cannot_ask_for_what_must_not_be_done_twice() {
     let gateway = Engine::Router.gateway();
     let batch = Headers::from([
         (":method", "POST"),

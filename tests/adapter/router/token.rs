@@ -51,7 +51,7 @@ fn a_retry_that_cannot_be_readdressed_does_not_leave() {
 }
 
 #[test]
-fn a_retry_after_the_token_expired_carries_the_name_of_its_own_backend() {
+fn a_retry_after_the_token_expired_names_its_own_backend() {
     let gateway = Engine::Router.gateway();
     let request = gateway.send();
     gateway.host.skip(seconds(3601));

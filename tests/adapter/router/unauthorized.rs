@@ -27,7 +27,7 @@ fn a_wait_behind_the_router_leaves_no_timer_running_there() {
 }
 
 #[test]
-fn an_attempt_whose_time_is_up_while_its_answer_is_held_leads_to_the_next_backend() {
+fn a_timeout_while_an_answer_is_held_leads_to_the_next() {
     let gateway = Engine::Router.gateway();
     let request = refused(&gateway);
     request.attempt().time_out();
@@ -75,7 +75,7 @@ fn a_refusal_larger_than_64_kib_is_held_however_much_more_comes() {
 }
 
 #[test]
-fn a_refusal_larger_than_64_kib_that_becomes_the_clients_is_whole() {
+fn a_refusal_over_64_kib_that_becomes_the_clients_is_whole() {
     let gateway = Engine::Router.fleet(1, json!({"retry": {}}));
     let request = gateway.send();
     let attempt = request.attempt();
@@ -91,7 +91,7 @@ fn a_refusal_larger_than_64_kib_that_becomes_the_clients_is_whole() {
 }
 
 #[test]
-fn an_attempt_has_one_outcome_even_if_its_time_is_up_while_its_answer_is_held() {
+fn a_timeout_while_an_answer_is_held_is_no_second_outcome() {
     let gateway = Engine::Router.gateway();
     let request = refused(&gateway);
     request.attempt().time_out();

@@ -53,7 +53,7 @@ fn an_attempt_that_finds_its_backend_out_is_made_all_the_same() {
 }
 
 #[test]
-fn with_no_one_foreseen_the_client_is_told_and_one_that_becomes_well_is_found() {
+fn with_no_one_foreseen_one_that_becomes_well_is_found() {
     let gateway = Engine::Router.fleet(2, json!({}));
     let slow = gateway.send();
     let other = gateway.send();
@@ -78,7 +78,7 @@ fn with_no_one_foreseen_the_client_is_told_and_one_that_becomes_well_is_found() 
 }
 
 #[test]
-fn requests_of_the_filter_engine_are_left_alone_when_it_looks_ahead() {
+fn looking_ahead_leaves_the_filter_engines_requests_alone() {
     let gateway = Engine::Router.fleet(2, json!({}));
     let other = gateway.vm.plugin(Setup::new(CONFIG)).unwrap();
     gateway.host.advance(millis(50));
