@@ -45,6 +45,14 @@ pub(crate) fn aliased() -> Value {
 
 pub(crate) const V1_CHAT: &str = "/openai/v1/chat/completions";
 
+/// Answers the fetch for the identity whose token service is `imds2`.
+fn give_second_identity_its_token(gateway: &Gateway) {
+    let mut calls = gateway.vm.calls().into_iter();
+    let fetch = calls.find(|call| call.cluster == "imds2").unwrap();
+    let token = token_answer(&gateway.host, SECOND_TOKEN, seconds(3600));
+    gateway.vm.answer(&fetch, 200, [], token);
+}
+
 cases! {
     fn the_model_in_a_body_is_each_backends_own_name(engine) {
         let gateway = engine.fleet(3, aliased());
@@ -182,17 +190,7 @@ cases! {
             assert_eq!(request.attempt().cluster(), expected);
             answer(&request.attempt(), 200, "fine");
         }
-        let fetch = gateway
-            .vm
-            .calls()
-            .into_iter()
-            .find(|call| call.cluster == "imds2");
-        gateway.vm.answer(
-            &fetch.unwrap(),
-            200,
-            [],
-            token_answer(&gateway.host, SECOND_TOKEN, seconds(3600)),
-        );
+        give_second_identity_its_token(&gateway);
         let mut shown = Vec::new();
         for _ in 0..3 {
             let request = gateway.get();
@@ -221,17 +219,7 @@ cases! {
         let request = gateway.ask("GET", &path, "");
         assert!(request.is_held());
         gateway.host.advance(millis(100));
-        let fetch = gateway
-            .vm
-            .calls()
-            .into_iter()
-            .find(|call| call.cluster == "imds2");
-        gateway.vm.answer(
-            &fetch.unwrap(),
-            200,
-            [],
-            token_answer(&gateway.host, SECOND_TOKEN, seconds(3600)),
-        );
+        give_second_identity_its_token(&gateway);
         assert_eq!(request.attempt().cluster(), WEST);
     }
 
