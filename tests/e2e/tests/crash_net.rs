@@ -6,7 +6,6 @@
 //!
 //! `AOAI_NET_SEED` repeats a run by the seed that it printed, `AOAI_NET_MINUTES` makes each longer.
 
-#[path = "crash_net/faults.rs"]
 mod faults;
 
 use std::env;

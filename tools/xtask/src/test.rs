@@ -118,10 +118,9 @@ fn runs(filter: Option<&str>, envoys: &[String]) -> Result<Vec<Run>> {
                 .any(|wanted| wanted == "all" || wanted == version),
         };
         let wanted = versions.filter(|version| is_wanted(version));
-        return wanted.map(|version| Run::new(version, filter)).collect();
+        return Ok(wanted.map(|version| Run::new(version, filter)).collect());
     }
-    let mut runs = vec![Run::new(pins::DEFAULT_ENVOY, None)?];
-    let end_to_end = end_to_end()?;
+    let mut runs = vec![Run::new(pins::DEFAULT_ENVOY, None)];
     // Newest first.
     let older: Vec<_> = versions
         .filter(|version| *version != pins::DEFAULT_ENVOY)
@@ -133,47 +132,30 @@ fn runs(filter: Option<&str>, envoys: &[String]) -> Result<Vec<Run>> {
     {
         // Those with no engine in their names run as well.
         let others = ["--", "--skip", FILTER_ENGINE];
-        runs.push(Run::of(version, &end_to_end, &others));
+        runs.push(Run::of(version, &END_TO_END, &others));
     }
     if let Some(version) = older.last() {
-        runs.push(Run::of(version, &end_to_end, &[FILTER_ENGINE]));
+        runs.push(Run::of(version, &END_TO_END, &[FILTER_ENGINE]));
     }
     Ok(runs)
 }
 
-/// The tests that run in a real Envoy, for cargo: by the names of their files, because `--package` would build all of it anew,
+/// The tests that run in a real Envoy, for cargo: by the name of their program, because `--package` would build all of it anew,
 /// with the features that this one package asks of its dependencies.
-fn end_to_end() -> Result<Vec<String>> {
-    let directory = paths::workspace().join("tests/e2e/tests");
-    let unread = || format!("{} cannot be read", directory.display());
-    let mut arguments = vec!["--workspace".to_owned()];
-    let mut names = Vec::new();
-    for entry in fs::read_dir(&directory).with_context(unread)? {
-        let file = entry.with_context(unread)?.file_name();
-        names.extend(
-            file.to_string_lossy()
-                .strip_suffix(".rs")
-                .map(str::to_owned),
-        );
-    }
-    names.sort();
-    for name in names {
-        arguments.extend(["--test".to_owned(), name]);
-    }
-    Ok(arguments)
-}
+const END_TO_END: [&str; 3] = ["--workspace", "--test", "end_to_end"];
 
 fn has_router_engine(version: &str) -> bool {
     envoy::Version::parse(version).is_some_and(|release| envoy::has_router_engine(&release))
 }
 
 impl Run {
-    fn new(version: &'static str, filter: Option<&str>) -> Result<Self> {
-        let tests = if version == pins::DEFAULT_ENVOY {
-            vec!["--workspace".to_owned()]
+    fn new(version: &'static str, filter: Option<&str>) -> Self {
+        // All else is the same with every Envoy.
+        let is_default = version == pins::DEFAULT_ENVOY;
+        let tests: &[_] = if is_default {
+            &["--workspace"]
         } else {
-            // All else is the same with every Envoy.
-            end_to_end()?
+            &END_TO_END
         };
         let restriction = match filter {
             _ if has_router_engine(version) => filter.into_iter().collect(),
@@ -181,12 +163,12 @@ impl Run {
             // Of several names, a test has to contain any, not all.
             Some(filter) => vec![filter, "--", "--skip", ROUTER_ENGINE],
         };
-        Ok(Self::of(version, &tests, &restriction))
+        Self::of(version, tests, &restriction)
     }
 
-    fn of(version: &'static str, tests: &[String], restriction: &[&str]) -> Self {
+    fn of(version: &'static str, tests: &[&str], restriction: &[&str]) -> Self {
         let arguments = ["test", "--locked", "--no-fail-fast"].into_iter();
-        let arguments = arguments.chain(tests.iter().map(String::as_str));
+        let arguments = arguments.chain(tests.iter().copied());
         let arguments = arguments.chain(restriction.iter().copied());
         Self {
             version,
@@ -307,7 +289,7 @@ mod tests {
 
     fn shown(filter: Option<&str>, envoys: &[&str]) -> Vec<String> {
         let envoys: Vec<_> = envoys.iter().map(|version| (*version).to_owned()).collect();
-        let end_to_end = end_to_end().unwrap().join(" ");
+        let end_to_end = END_TO_END.join(" ");
         let runs = runs(filter, &envoys).unwrap().into_iter();
         runs.map(|run| {
             let arguments = run.arguments.join(" ").replace(&end_to_end, "END-TO-END");
@@ -357,28 +339,29 @@ mod tests {
     }
 
     #[test]
-    fn what_runs_in_a_real_envoy_is_known_by_the_files() {
-        let end_to_end = end_to_end().unwrap().join(" ");
-        assert!(
-            end_to_end.starts_with("--workspace --test balancing --test "),
-            "{end_to_end}"
-        );
-        assert!(end_to_end.contains(" --test streams "), "{end_to_end}");
-        // Another package's test of the same name would run with every Envoy too.
+    fn no_file_of_the_end_to_end_tests_is_left_out() {
+        let directory = paths::workspace().join("tests/e2e/tests");
+        let main = fs::read_to_string(directory.join("main.rs")).unwrap();
+        let mut modules: Vec<_> = fs::read_dir(&directory)
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .filter_map(|file| Some(file.strip_suffix(".rs")?.to_owned()))
+            .filter(|name| name != "main")
+            .collect();
+        modules.sort();
+        let declared: Vec<_> = main
+            .lines()
+            .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'))
+            .collect();
+        assert_eq!(declared, modules);
+    }
+
+    #[test]
+    fn no_other_program_has_the_name_of_the_end_to_end_tests() {
         let tools = fs::read_dir(paths::workspace().join("tools")).unwrap();
         let others = tools.map(|tool| tool.unwrap().path().join("tests"));
-        let others = others.chain([paths::workspace().join("tests")]);
-        let files = others
-            .filter_map(|tests| fs::read_dir(tests).ok())
-            .flatten();
-        for file in files.map(|file| file.unwrap().path()) {
-            let name = file.file_stem().unwrap().to_str().unwrap();
-            let is_file = file.extension().is_some_and(|extension| extension == "rs");
-            let argument = format!("--test {name} ");
-            assert!(
-                !is_file || !format!("{end_to_end} ").contains(&argument),
-                "{name}"
-            );
+        for tests in others.chain([paths::workspace().join("tests")]) {
+            assert!(!tests.join("end_to_end.rs").exists(), "{}", tests.display());
         }
     }
 

@@ -1,0 +1,36 @@
+//! The tests in a real Envoy, one program: it is linked once, and a test that waits for long keeps no other file's tests waiting.
+
+mod balancing;
+mod capabilities;
+mod clients;
+mod configuration;
+mod connections;
+mod control_planes;
+mod crash_net;
+mod creations;
+mod credentials;
+mod early_answers;
+mod endurance;
+mod error_codes;
+mod health;
+mod identities;
+mod identity;
+mod models;
+mod other_filters;
+mod paths;
+mod prometheus;
+mod protection;
+mod realtime;
+mod reissued;
+mod rendered;
+mod retry;
+mod router;
+mod sdk;
+mod stalled_errors;
+mod state;
+mod state_rules;
+mod state_traffic;
+mod streams;
+mod trailers;
+mod uneven;
+mod workload_identity;
