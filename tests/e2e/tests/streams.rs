@@ -15,6 +15,24 @@ fn paced(events: u32, interval_ms: u64) -> Behaviour {
     })
 }
 
+/// The gaps between the chunks of a stream whose events come 60 ms apart are its own, none shorter and none 50 ms longer, in one of
+/// several streams: this is about Envoy and not about the machine.
+fn assert_pace_is_kept(mut stream: impl FnMut() -> Vec<Chunk>) {
+    let mut disturbed = Vec::new();
+    for _ in 0..5 {
+        let chunks = stream();
+        assert!(bytes(&chunks).ends_with(b"data: [DONE]\n\n"));
+        let pairs = chunks.windows(2);
+        let gaps: Vec<Duration> = pairs.map(|pair| pair[1].at - pair[0].at).collect();
+        let apart = gaps.iter().filter(|gap| gap.as_millis() >= 40).count();
+        if apart >= 8 && gaps.iter().all(|gap| gap.as_millis() < 60 + 50) {
+            return;
+        }
+        disturbed.push(gaps);
+    }
+    panic!("no stream kept its pace: {disturbed:?}");
+}
+
 fn bytes(chunks: &[Chunk]) -> Vec<u8> {
     chunks
         .iter()
@@ -28,14 +46,13 @@ cases! {
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(paced(10, 60));
         let chat = chat_request().streaming();
-        let mut stream = gateway.client().stream("POST", &chat.path, &[], &chat.bytes()).unwrap();
-        assert_eq!(stream.header("content-type"), Some("text/event-stream; charset=utf-8"));
-        let chunks: Vec<Chunk> = stream.by_ref().collect();
-        assert_eq!(stream.ending(), Some(&Ending::Complete));
-        let gaps: Vec<Duration> = chunks.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
-        assert!(gaps.iter().filter(|gap| **gap >= Duration::from_millis(40)).count() >= 8, "{gaps:?}");
-        assert!(gaps.iter().all(|gap| *gap < Duration::from_millis(60 + 50)), "{gaps:?}");
-        assert!(bytes(&chunks).ends_with(b"data: [DONE]\n\n"));
+        assert_pace_is_kept(|| {
+            let mut stream = gateway.client().stream("POST", &chat.path, &[], &chat.bytes()).unwrap();
+            assert_eq!(stream.header("content-type"), Some("text/event-stream; charset=utf-8"));
+            let chunks: Vec<Chunk> = stream.by_ref().collect();
+            assert_eq!(stream.ending(), Some(&Ending::Complete));
+            chunks
+        });
     }
 
     fn case_13_a_retried_stream_is_identical(engine) {
@@ -181,7 +198,7 @@ mod filter_engine_alone {
 
     e2e::cases! { filter:
     fn case_13_a_retried_stream_arrives_at_once(engine) {
-        let (chunks, _) = retried_stream(engine);
+        let chunks = retried_stream(engine);
         let spread = chunks[chunks.len() - 1].at - chunks[0].at;
         assert!(spread < Duration::from_millis(100), "documented, and the reason for the router engine: {spread:?}");
     }
@@ -226,12 +243,7 @@ mod router_engine_alone {
 
     e2e::cases! { router:
     fn case_13_a_retried_stream_arrives_chunk_by_chunk(engine) {
-        let (chunks, first_byte) = retried_stream(engine);
-        assert!(first_byte < Duration::from_millis(50), "the first byte took {first_byte:?}");
-        let gaps: Vec<Duration> = chunks.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
-        assert!(gaps.iter().filter(|gap| **gap >= Duration::from_millis(40)).count() >= 8, "{gaps:?}");
-        assert!(gaps.iter().all(|gap| *gap < Duration::from_millis(60 + 50)), "{gaps:?}");
-        assert!(bytes(&chunks).ends_with(b"data: [DONE]\n\n"));
+        assert_pace_is_kept(|| retried_stream(engine));
     }
 
     fn case_13_a_retried_streams_first_byte_is_passed_on_within_five_milliseconds(engine) {
@@ -287,15 +299,14 @@ mod router_engine_alone {
     }
 }
 
-/// A stream of ten events 60 ms apart whose first attempt met a 429: its chunks, and the time until the first of them.
-fn retried_stream(engine: e2e::Engine) -> (Vec<Chunk>, Duration) {
+/// The chunks of a stream of ten events 60 ms apart whose first attempt met a 429.
+fn retried_stream(engine: e2e::Engine) -> Vec<Chunk> {
     let azure = simulate(&["east", "west"]);
     let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
     azure.backend("east").set(Behaviour::throttled(1));
     azure.backend("west").set(paced(10, 60));
     let chat = chat_request().streaming();
     loop {
-        let started = Instant::now();
         let mut stream = gateway
             .client()
             .stream("POST", &chat.path, &[], &chat.bytes())
@@ -304,8 +315,7 @@ fn retried_stream(engine: e2e::Engine) -> (Vec<Chunk>, Duration) {
         let chunks: Vec<Chunk> = stream.by_ref().collect();
         assert_eq!(stream.ending(), Some(&Ending::Complete));
         if retried {
-            let first_byte = chunks[0].at - started;
-            return (chunks, first_byte);
+            return chunks;
         }
     }
 }

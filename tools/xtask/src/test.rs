@@ -190,7 +190,7 @@ impl Run {
             .envs(variables.iter().map(|(name, path)| (name, path)))
             .env(VERSION, self.version);
         if env::var_os(THREADS).is_none() {
-            command.env(THREADS, (2 * cores()?).to_string());
+            command.env(THREADS, (3 * cores()?).to_string());
         }
         if io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none() {
             command.env("CARGO_TERM_COLOR", "always");
