@@ -4,32 +4,46 @@
 //! Envoy Gateway do it: names of clusters, routes by header, the filter's place and configuration. What they say is taken from the
 //! resources alone.
 
+#[path = "control_planes/patches.rs"]
+mod patches;
+
+use std::fs;
+
 use cli::document::Document;
 use cli::plugin::Engine;
 use cli::{Options, Target};
 use e2e::{cases, chat_request, simulate_tls, Gateway, GatewayBuilder};
 use render::{Backend, Fleet, Identity, TlsOptions};
 use serde_json::{json, Map, Value};
-use simulator::{Behaviour, Simulator};
+use simulator::{Behaviour, Failure, Simulator};
+use tempfile::TempDir;
 
-/// The resources that are rendered for the simulator's backends.
-fn resources(azure: &Simulator, target: Target, engine: Engine) -> Vec<Value> {
-    let mut short = String::from("backends:\n");
+/// The simulator's backends as a list, each with a name of its own for the deployment `gpt-4o`.
+fn list(azure: &Simulator) -> String {
+    let mut list = String::from("backends:\n");
     for backend in azure.backends() {
         let (name, host, address) = (backend.name(), backend.host(), backend.addr());
-        short.push_str(&format!(
-            "- {{name: {name}, host: {host}, endpoint: \"https://{address}\"}}\n"
+        list.push_str(&format!(
+            "- {{name: {name}, host: {host}, endpoint: \"https://{address}\", deployments: {{gpt-4o: gpt-{name}}}}}\n"
         ));
     }
-    short.push_str(&format!(
-        "identity: {{endpoint: \"http://{}\"}}\n",
-        azure.imds().addr()
-    ));
+    list
+}
+
+/// The resources that are rendered for the simulator's backends.
+fn resources(azure: &Simulator, target: Target, engine: Engine, full: bool) -> Vec<Value> {
+    let imds = azure.imds().addr();
+    let list = format!("{}identity: {{endpoint: \"http://{imds}\"}}\n", list(azure));
     let options = Options {
         engine: Some(engine),
         open: true,
+        full,
     };
-    let text = cli::render(target, &short, options).expect("right");
+    documents(target, &list, options)
+}
+
+fn documents(target: Target, list: &str, options: Options) -> Vec<Value> {
+    let text = cli::render(target, list, options).expect("right");
     let documents = text.split("\n---\n").skip(1);
     documents
         .map(|text| Document::parse(text).expect("YAML").value)
@@ -52,13 +66,18 @@ fn text(value: &Value) -> String {
 /// What a control plane tells Envoy.
 struct Told {
     backends: Vec<Backend>,
-    identity: Identity,
+    identity: Option<Identity>,
     plugin: Value,
     routes: Vec<Value>,
     /// What every backend's cluster is told beside its place.
     protocol: Option<Value>,
-    /// The filter is off, but for routes that switch it on.
-    per_route: bool,
+    /// The filter, where it is not the one that the renderer of Envoy makes without `allow_on_headers_stop_iteration`.
+    filter: Option<Value>,
+    /// Operations on the listener, in the form of JSON Patch.
+    patches: Vec<Value>,
+    /// Listeners and clusters beside those that requests pass.
+    listeners: Vec<Value>,
+    clusters: Vec<Value>,
 }
 
 fn backend(
@@ -80,8 +99,9 @@ fn backend(
     }
 }
 
-/// Istio: a ServiceEntry becomes the cluster `outbound|PORT||HOST`, a VirtualService's routes are asked in their order.
-fn istio(azure: &Simulator, resources: &[Value]) -> Told {
+/// Istio: a ServiceEntry becomes the cluster `outbound|PORT||HOST`, a VirtualService's routes are asked in their order. Resources
+/// that are discovered are files in `folder`.
+fn istio(azure: &Simulator, resources: &[Value], folder: &TempDir) -> Told {
     let cluster = |host: &Value, port: &Value| format!("outbound|{port}||{}", text(host));
     let mut backends = Vec::new();
     let mut identity = None;
@@ -148,16 +168,27 @@ fn istio(azure: &Simulator, resources: &[Value]) -> Told {
         .next()
         .map(|plugin| plugin["spec"]["pluginConfig"].clone());
     let mut protocol = None;
+    let (mut module, mut listeners, mut clusters) = (None, Vec::new(), Vec::new());
     let filter = of_kind(resources, "EnvoyFilter")
         .next()
         .expect("an EnvoyFilter");
     for patch in filter["spec"]["configPatches"].as_array().expect("patches") {
         let value = &patch["patch"]["value"];
         match patch["applyTo"].as_str().expect("a place") {
+            "EXTENSION_CONFIG" => {
+                let fetched = patches::fetched(value, &e2e::module());
+                if plugin.is_none() {
+                    plugin = Some(configuration(&fetched));
+                }
+                patches::hand_out(folder, &fetched);
+            }
             "HTTP_FILTER" => {
-                let configuration =
-                    text(&value["typed_config"]["config"]["configuration"]["value"]);
-                plugin = Some(serde_json::from_str(&configuration).expect("JSON"));
+                let before = &patch["match"]["listener"]["filterChain"]["filter"]["subFilter"];
+                assert_eq!(before["name"], "envoy.filters.http.router");
+                if value.get("typed_config").is_some() {
+                    plugin = Some(configuration(value));
+                }
+                module = Some(patches::discovering(value, folder));
             }
             "HTTP_ROUTE" => {
                 let name = &patch["match"]["routeConfiguration"]["vhost"]["route"]["name"];
@@ -171,12 +202,14 @@ fn istio(azure: &Simulator, resources: &[Value]) -> Told {
                 action.extend(value["route"].as_object().expect("an action").clone());
                 route["request_headers_to_add"] = value["request_headers_to_add"].clone();
             }
+            "CLUSTER" if patch["patch"]["operation"] == "ADD" => clusters.push(value.clone()),
+            "LISTENER" if patch["patch"]["operation"] == "ADD" => listeners.push(value.clone()),
             "CLUSTER" => {
                 let cluster = &patch["match"]["cluster"];
                 let host = text(&cluster["service"]);
                 assert!(backends.iter().any(|backend| backend.cluster
                     == format!("outbound|{}||{host}", cluster["portNumber"])));
-                protocol = Some(value.clone());
+                protocol = Some(patches::discovering(value, folder));
             }
             "LISTENER" => assert_is_rendered(value),
             "NETWORK_FILTER" => {
@@ -193,12 +226,21 @@ fn istio(azure: &Simulator, resources: &[Value]) -> Told {
     }
     Told {
         backends,
-        identity: identity.expect("a token service"),
+        identity,
         plugin: plugin.expect("the filter's configuration"),
         routes,
         protocol,
-        per_route: false,
+        filter: module,
+        patches: Vec::new(),
+        listeners,
+        clusters,
     }
+}
+
+/// The module's own configuration in what Envoy is told of it.
+fn configuration(filter: &Value) -> Value {
+    let text = text(&filter["typed_config"]["config"]["configuration"]["value"]);
+    serde_json::from_str(&text).expect("JSON")
 }
 
 /// What is patched into the listener is there already in the one that the stand-in starts from.
@@ -250,11 +292,12 @@ fn envoy_gateway(azure: &Simulator, resources: &[Value]) -> Told {
                 &mut by_header
             };
             let enabled = json!({"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}});
+            let enabled = json!({WASM: enabled});
             list.push(json!({
                 "match": {"prefix": "/", "headers": headers},
                 "route": {"cluster": cluster, "timeout": rule["timeouts"]["request"]},
                 "request_headers_to_remove": rule["filters"][0]["requestHeaderModifier"]["remove"],
-                "typed_per_filter_config": {"envoy.filters.http.wasm": enabled},
+                "typed_per_filter_config": enabled,
             }));
             let target = &rule["backendRefs"][0]["name"];
             let place = of_kind(resources, "Backend")
@@ -289,52 +332,111 @@ fn envoy_gateway(azure: &Simulator, resources: &[Value]) -> Told {
     let policy = of_kind(resources, "EnvoyExtensionPolicy")
         .next()
         .expect("a policy");
+    let extension = &policy["spec"]["wasm"][0];
+    let plugin = &extension["config"];
+    let filter = json!({
+        "name": WASM,
+        "disabled": true,
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+            "config": {
+                "name": extension["name"],
+                "root_id": extension["rootID"],
+                "vm_config": {
+                    "vm_id": "envoyextensionpolicy/azure-openai/azure-openai/wasm/0",
+                    "runtime": "envoy.wasm.runtime.v8",
+                    "code": {"local": {"filename": e2e::module()}},
+                },
+                "configuration": {
+                    "@type": "type.googleapis.com/google.protobuf.StringValue",
+                    "value": left_to_none(plugin).to_string(),
+                },
+            },
+        },
+    });
+    let (mut operations, mut listeners, mut clusters) = (Vec::new(), Vec::new(), Vec::new());
+    for policy in of_kind(resources, "EnvoyPatchPolicy") {
+        for patch in policy["spec"]["jsonPatches"].as_array().expect("patches") {
+            let operation = &patch["operation"];
+            let (kind, name) = (text(&patch["type"]), &patch["name"]);
+            let kind = kind.rsplit('.').next().expect("a type");
+            match (kind, operation["path"] == "") {
+                ("Listener", true) => listeners.push(operation["value"].clone()),
+                ("Cluster", true) => clusters.push(operation["value"].clone()),
+                ("Listener", false) => {
+                    assert_eq!(*name, "azure-openai/azure-openai/https");
+                    operations.push(operation.clone());
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
     Told {
         backends,
-        identity: identity.expect("a token service"),
-        plugin: policy["spec"]["wasm"][0]["config"].clone(),
+        identity,
+        plugin: plugin.clone(),
         routes: by_header,
         protocol: None,
-        per_route: true,
+        filter: Some(filter),
+        patches: operations,
+        listeners,
+        clusters,
     }
+}
+
+/// Envoy Gateway's name for the filter of the first Wasm of the policy `azure-openai`.
+const WASM: &str = "envoy.filters.http.wasm/envoyextensionpolicy/azure-openai/azure-openai/wasm/0";
+
+/// The module's configuration with nothing left to Envoy, unless it leaves something: the renderer of Envoy would leave all that it
+/// can.
+fn left_to_none(plugin: &Value) -> Value {
+    let mut plugin = plugin.clone();
+    if plugin.get("left_to_envoy").is_none() {
+        plugin["left_to_envoy"] = json!([]);
+    }
+    plugin
 }
 
 /// An Envoy that is told this.
 fn gateway(told: Told) -> GatewayBuilder {
     let mut builder = Gateway::builder();
-    let mut plugin = told.plugin;
-    if plugin.get("left_to_envoy").is_none() {
-        // The renderer would leave all that it can.
-        plugin["left_to_envoy"] = json!([]);
-    }
     let fleet = Fleet {
         backends: told.backends,
-        identity: Some(told.identity),
-        plugin,
+        identity: told.identity,
+        plugin: left_to_none(&told.plugin),
+        module: e2e::module(),
         ..render::demo_fleet()
     };
+    let rendered = render::listener(&fleet);
+    let mut listener = Document::parse(&rendered).expect("YAML").value["resources"][0].clone();
+    let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
     // The routes of one's own give way to those of the control plane.
-    let listener = render::listener(&fleet);
-    let start = listener.find("routes:\n").expect("routes");
-    let end = listener[start..].find("http_filters:").expect("filters") + start;
-    let end = listener[..end].rfind('\n').expect("a line") + 1;
-    let routes = format!("routes: {}\n", Value::Array(told.routes));
-    builder = builder.rewrite(&listener[start..end], &routes);
-    // Neither control plane can say this.
-    builder = builder.rewrite(
-        "allow_on_headers_stop_iteration: true",
-        "allow_on_headers_stop_iteration: false",
-    );
-    if told.per_route {
-        let filter = "- name: envoy.filters.http.wasm\n";
-        let at = listener.find(filter).expect("the filter");
-        let column = at - listener[..at].rfind('\n').expect("a line") - 1;
-        let off = format!(
-            "- disabled: true\n{:1$}name: envoy.filters.http.wasm\n",
-            "",
-            column + 2
+    manager["route_config"]["virtual_hosts"][0]["routes"] = Value::Array(told.routes);
+    let module = &mut manager["http_filters"][0];
+    match told.filter {
+        Some(filter) => *module = filter,
+        None => {
+            let config = &mut module["typed_config"]["config"];
+            config["allow_on_headers_stop_iteration"] = json!(false);
+        }
+    }
+    for operation in &told.patches {
+        patches::apply(&mut listener, operation);
+    }
+    let start = rendered.find("filter_chains:").expect("filters");
+    let chains = format!("filter_chains: {}\n", listener["filter_chains"]);
+    builder = builder.rewrite(&rendered[start..], &chains);
+    if !told.listeners.is_empty() || !told.clusters.is_empty() {
+        let listeners = Value::Array(told.listeners);
+        let clusters = told
+            .clusters
+            .iter()
+            .map(|cluster| format!("  - {cluster}\n"));
+        let clusters: String = clusters.collect();
+        builder = builder.rewrite_clusters(
+            "static_resources:\n  clusters:\n",
+            &format!("static_resources:\n  listeners: {listeners}\n  clusters:\n{clusters}"),
         );
-        builder = builder.rewrite(filter, &off);
     }
     if let Some(protocol) = told.protocol {
         let own = render::yaml::indented(&render::parts::protocol(&fleet), 4);
@@ -358,15 +460,10 @@ fn gateway(told: Told) -> GatewayBuilder {
 /// Requests are balanced, sent again, shown a token, and led nowhere else.
 fn assert_serves(azure: &Simulator, gateway: &Gateway) {
     let chat = chat_request();
-    let imds = gateway
-        .fleet()
-        .identity
-        .as_ref()
-        .expect("an identity")
-        .cluster
-        .clone();
+    let service = gateway.fleet().identity.as_ref();
+    let service = service.map_or("entra_id".to_owned(), |identity| identity.cluster.clone());
     let first = gateway.fleet().backends[0].cluster.clone();
-    for forged in [first.as_str(), imds.as_str(), "nowhere"] {
+    for forged in [first.as_str(), service.as_str(), "nowhere"] {
         let headers = [
             ("x-aoai-cluster", forged),
             ("x-forwarded-for", "203.0.113.7"),
@@ -398,20 +495,77 @@ fn assert_serves(azure: &Simulator, gateway: &Gateway) {
     assert_eq!(asked, 3 + 6 + 1, "one was sent again");
 }
 
+/// Bodies decide: the name of a deployment in the v1 API, the home of a response, the code of an error.
+fn assert_reads_bodies(azure: &Simulator, gateway: &Gateway) {
+    let ask = |more: Value| {
+        let mut body = json!({"model": "gpt-4o", "input": "hi"});
+        body.as_object_mut()
+            .expect("fields")
+            .extend(more.as_object().expect("fields").clone());
+        let answer = gateway.call("POST", "/openai/v1/responses", &body);
+        assert_eq!(answer.status, 200, "{}; {}", answer.text(), gateway.log());
+        (
+            text(&answer.json()["id"]),
+            answer
+                .header("x-aoai-backend")
+                .expect("a backend")
+                .to_owned(),
+        )
+    };
+    for _ in 0..2 {
+        let (id, backend) = ask(json!({}));
+        assert_eq!(ask(json!({"previous_response_id": id})).1, backend);
+        let requests = azure.backend(&backend).requests();
+        let last: Value =
+            serde_json::from_slice(&requests.last().expect("one").body).expect("JSON");
+        assert_eq!(last["model"], format!("gpt-{backend}"));
+        assert!(
+            id.starts_with(&text(&last["previous_response_id"])),
+            "{last} has no tag of {id}"
+        );
+    }
+    let missing = Failure::coded(
+        404,
+        "DeploymentNotFound",
+        "The API deployment does not exist.",
+    );
+    azure.backend("north").set(Behaviour::error(missing));
+    for _ in 0..4 {
+        ask(json!({}));
+    }
+}
+
+fn engine_of(engine: e2e::Engine) -> Engine {
+    match engine {
+        e2e::Engine::Router => Engine::Router,
+        _ => Engine::Filter,
+    }
+}
+
+/// Where discovered resources are handed out.
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
 cases! {
     fn what_istio_makes_of_its_resources_serves(engine) {
         let azure = simulate_tls(&["east", "west", "north"]);
-        let chosen = match engine {
-            e2e::Engine::Router => Engine::Router,
-            _ => Engine::Filter,
-        };
-        let mut resources = resources(&azure, Target::Istio, chosen);
+        let mut resources = resources(&azure, Target::Istio, engine_of(engine), false);
         // The module is where the resources say that it is; here that is where the harness has it.
         let module = e2e::module().display().to_string();
         replace(&mut resources, "/etc/envoy/azure_openai_balancer.wasm", &module);
-        let told = istio(&azure, &resources);
+        let told = istio(&azure, &resources, &folder());
         assert_eq!(told.protocol.is_some(), engine == e2e::Engine::Router);
         assert_serves(&azure, &gateway(told).start());
+    }
+
+    fn istio_with_full_reads_bodies(engine) {
+        let azure = simulate_tls(&["east", "west", "north"]);
+        let folder = folder();
+        let told = istio(&azure, &resources(&azure, Target::Istio, engine_of(engine), true), &folder);
+        let gateway = gateway(told).start();
+        assert_serves(&azure, &gateway);
+        assert_reads_bodies(&azure, &gateway);
     }
 }
 
@@ -432,11 +586,54 @@ fn replace(values: &mut [Value], from: &str, to: &str) {
 }
 
 #[test]
-fn what_envoy_gateway_makes_of_its_resources_serves_with_the_filter_engine() {
+fn what_envoy_gateway_makes_of_its_resources_serves() {
     let azure = simulate_tls(&["east", "west", "north"]);
-    let told = envoy_gateway(
-        &azure,
-        &resources(&azure, Target::EnvoyGateway, Engine::Filter),
-    );
-    assert_serves(&azure, &gateway(told).start());
+    let resources = resources(&azure, Target::EnvoyGateway, Engine::Filter, false);
+    assert_serves(&azure, &gateway(envoy_gateway(&azure, &resources)).start());
+}
+
+#[test]
+fn envoy_gateway_with_full_reads_bodies() {
+    let azure = simulate_tls(&["east", "west", "north"]);
+    let resources = resources(&azure, Target::EnvoyGateway, Engine::Filter, true);
+    let told = envoy_gateway(&azure, &resources);
+    assert!(!told.patches.is_empty());
+    let gateway = gateway(told).start();
+    assert_serves(&azure, &gateway);
+    assert_reads_bodies(&azure, &gateway);
+}
+
+/// Envoy has the listener and the clusters of workload identity from patches.
+#[test]
+fn workload_identity_comes_by_patches() {
+    for target in [Target::Istio, Target::EnvoyGateway] {
+        let azure = simulate_tls(&["east", "west", "north"]);
+        let folder = folder();
+        let (file, socket) = (folder.path().join("token"), folder.path().join("socket"));
+        fs::write(&file, azure.imds().assertion(3600).token()).expect("write the token");
+        let entra = simulator::EntraSettings::default();
+        let list = format!(
+            "{}identity: {{source: workload_identity, tenant_id: {}, client_id: {}, endpoint: \"http://{}\", \
+             token_file: {}, token_socket: {}}}\n",
+            list(&azure),
+            entra.tenant,
+            entra.client_id,
+            azure.imds().addr(),
+            file.display(),
+            socket.display(),
+        );
+        let options = Options {
+            open: true,
+            ..Options::default()
+        };
+        let resources = documents(target, &list, options);
+        let told = match target {
+            Target::Istio => istio(&azure, &resources, &folder),
+            _ => envoy_gateway(&azure, &resources),
+        };
+        assert_eq!((told.listeners.len(), told.clusters.len()), (1, 2));
+        let gateway = gateway(told).start();
+        assert_serves(&azure, &gateway);
+        assert_eq!(azure.imds().requests()[0].method, "POST", "an exchange");
+    }
 }

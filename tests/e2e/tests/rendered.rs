@@ -245,6 +245,7 @@ identity:
         let options = cli::Options {
             engine: Some(cli::plugin::Engine::Filter),
             open: true,
+            full: false,
         };
         let mut fleet = cli::fleet(&list, options).expect("right");
         fleet.module = "target/azure_openai_balancer.wasm".into();
@@ -263,6 +264,7 @@ fn fleet_of(backends: usize, engine: cli::plugin::Engine) -> Fleet {
     let options = cli::Options {
         engine: Some(engine),
         open: false,
+        full: false,
     };
     cli::fleet(&short, options).expect("right")
 }

@@ -51,6 +51,9 @@ enum Command {
         /// Ask no client who it is: everyone who reaches the listener spends the quota
         #[arg(long)]
         open: bool,
+        /// Every feature in Istio and Envoy Gateway, by patches of what they tell Envoy
+        #[arg(long)]
+        full: bool,
         /// Where to write it, instead of to standard output
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -119,11 +122,18 @@ fn carry_out(command: Command) -> Result<ExitCode, String> {
             file,
             engine,
             open,
+            full,
             output,
         } => {
             let text = read(&file)?;
-            match crate::render(target, &text, Options { engine, open }) {
-                Ok(rendered) => print(output.as_deref(), &rendered),
+            let options = Options { engine, open, full };
+            match crate::rendered(target, &text, options) {
+                Ok(rendered) => {
+                    for note in &rendered.notes {
+                        eprintln!("note: {note}");
+                    }
+                    print(output.as_deref(), &rendered.text)
+                }
                 Err(problems) => Ok(complain(&file, &problems)),
             }
         }

@@ -18,6 +18,7 @@ pub(crate) const CLUSTERS: Clusters = Clusters {
 };
 
 const NAME: &str = "azure-openai";
+const LISTENER: &str = "https";
 const GROUP: &str = "gateway.envoyproxy.io";
 const VERSION: &str = "gateway.envoyproxy.io/v1alpha1";
 const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
@@ -47,7 +48,7 @@ pub(crate) fn resources(kubernetes: &Kubernetes) -> String {
 # Made by `azure-openai-balancer render envoy-gateway`: change the list of backends it was made from, and render it again.
 # Backend resources have to be switched on in Envoy Gateway's own configuration (`extensionApis.enableBackend`).
 {notes}",
-        notes = notes(fleet),
+        notes = notes(kubernetes),
     );
     out.push_str(&gateway(names));
     for (backend, name) in fleet.backends.iter().zip(&kubernetes.resources) {
@@ -72,16 +73,40 @@ pub(crate) fn resources(kubernetes: &Kubernetes) -> String {
     out.push_str(&extension(kubernetes));
     out.push_str(&traffic(kubernetes));
     out.push_str(&clients(kubernetes));
-    out.push_str(&entra_id(kubernetes));
+    out.push_str(&patches(kubernetes));
     out
 }
 
-/// The clusters by which the module gets tokens of Entra ID, and the listener of the token file: what the API has no place for.
-fn entra_id(kubernetes: &Kubernetes) -> String {
+/// What the API has no place for, as patches of what Envoy Gateway tells Envoy.
+fn patches(kubernetes: &Kubernetes) -> String {
     let Kubernetes { names, fleet, .. } = kubernetes;
-    if fleet.authorities.is_empty() {
-        return String::new();
+    let mut patches = entra_id(fleet);
+    if kubernetes.full {
+        patches.push_str(&full(names, fleet));
     }
+    if patches.is_empty() {
+        return patches;
+    }
+    let spec = format!(
+        "\
+targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: {gateway}}}
+type: JSONPatch
+jsonPatches:
+{patches}",
+        gateway = quoted(&names.gateway),
+    );
+    resource(
+        "# What Envoy Gateway's own API cannot say.\n",
+        VERSION,
+        "EnvoyPatchPolicy",
+        NAME,
+        names,
+        &spec,
+    )
+}
+
+/// The clusters by which the module gets tokens of Entra ID, and the listener of the token file.
+fn entra_id(fleet: &Fleet) -> String {
     let add = |kind: &str, name: &str, value: &str| {
         item(&format!(
             "\
@@ -99,33 +124,68 @@ operation:
     let mut patches = String::new();
     for authority in &fleet.authorities {
         let cluster = parts::authority_cluster(authority);
+        patches.push_str("# Where the module gets access tokens of Entra ID.\n");
         patches.push_str(&add("cluster.v3.Cluster", &authority.cluster, &cluster));
     }
     for file in &fleet.token_files {
         let listener = parts::token_file_listener(file);
+        patches.push_str(
+            "# The token file of workload identity, for the module alone, which reads no files.\n",
+        );
         patches.push_str(&add("listener.v3.Listener", &file.cluster, &listener));
         let cluster = parts::token_file_cluster(file);
+        patches.push_str("# Where the module reads it.\n");
         patches.push_str(&add("cluster.v3.Cluster", &file.cluster, &cluster));
     }
-    let spec = format!(
-        "\
-targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: {gateway}}}
-type: JSONPatch
-jsonPatches:
-{patches}",
-        gateway = quoted(&names.gateway),
-    );
-    resource(
-        "# Where the module gets access tokens of Entra ID.\n",
-        VERSION,
-        "EnvoyPatchPolicy",
-        NAME,
-        names,
-        &spec,
-    )
+    patches
 }
 
-fn notes(fleet: &Fleet) -> String {
+/// Settings of the filter and of the connection manager that Envoy Gateway makes.
+fn full(names: &Names, fleet: &Fleet) -> String {
+    let set = |path: &str, field: &str, value: &str| {
+        item(&format!(
+            "\
+type: type.googleapis.com/envoy.config.listener.v3.Listener
+name: {listener}
+operation:
+  op: add
+  jsonPath: {path}
+  path: /{field}
+  value:{value}",
+            listener = quoted(&format!("{}/{}/{LISTENER}", names.namespace, names.gateway)),
+            path = quoted(path),
+        ))
+    };
+    let manager = "$.filter_chains[*].filters[?(@.name=='envoy.filters.network.http_connection_manager')].typed_config";
+    // Envoy Gateway names the filter after the policy that has it.
+    let filter = format!(
+        "{manager}.http_filters[?(@.name=='envoy.filters.http.wasm/envoyextensionpolicy/{}/{NAME}/wasm/0')].typed_config.config",
+        names.namespace
+    );
+    let mut patches = format!(
+        "# Lets the filter read bodies while their headers are held: a request until it is complete, an error for its code.\n{}",
+        set(&filter, "allow_on_headers_stop_iteration", " true\n")
+    );
+    patches.push_str("# If the module ever traps, Envoy restarts it with the next request, at most ten times a second.\n");
+    patches.push_str(&set(&filter, "failure_policy", " FAIL_RELOAD\n"));
+    let backoff = "\n    backoff: {base_interval: 0.1s}\n";
+    patches.push_str(&set(&filter, "reload_config", backoff));
+    patches
+        .push_str("# A stream that its backend breaks off ends at once for the client as well.\n");
+    patches.push_str(&set(manager, "delayed_close_timeout", " 0s\n"));
+    // The field's name is the path's.
+    if let Some((_, refusals)) = parts::refusals(fleet).split_once("local_reply_config:") {
+        patches.push_str(
+            "# Those who may not ask are told so in the shape that OpenAI's clients parse.\n",
+        );
+        let refusals = indented(refusals, 2);
+        patches.push_str(&set(manager, "local_reply_config", &refusals));
+    }
+    patches
+}
+
+fn notes(kubernetes: &Kubernetes) -> String {
+    let fleet = &kubernetes.fleet;
     let mut notes = String::new();
     if let Clients::Keys { .. } = fleet.clients {
         notes.push_str(
@@ -139,7 +199,7 @@ fn notes(fleet: &Fleet) -> String {
             variables.join(", ")
         ));
     }
-    if !fleet.authorities.is_empty() {
+    if kubernetes.full || !fleet.authorities.is_empty() {
         notes.push_str(
             "#\n# EnvoyPatchPolicy has to be switched on in Envoy Gateway's own configuration (`extensionApis.enableEnvoyPatchPolicy`).\n",
         );
@@ -160,7 +220,7 @@ fn gateway(names: &Names) -> String {
         "\
 gatewayClassName: eg
 listeners:
-- name: https
+- name: {LISTENER}
   protocol: HTTPS
   port: 443
   hostname: {host}

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use crate::document::Position;
 use crate::expand::Expanded;
-use crate::plugin::{Plugin, Source};
-use crate::{short, Problem};
+use crate::plugin::{Backend, Ids, Plugin, Source, Unlisted};
+use crate::{short, Options, Problem};
 
 /// How a control plane names its clusters.
 #[derive(Clone, Copy)]
@@ -40,6 +40,9 @@ pub(crate) struct Kubernetes {
     pub fleet: Fleet,
     /// For each backend, a name that a resource may have.
     pub resources: Vec<String>,
+    /// Every feature, by patches of what the control plane tells Envoy.
+    pub full: bool,
+    plugin: Plugin,
 }
 
 /// Where a file of keys is, unless told otherwise: where the Secret is mounted.
@@ -51,7 +54,7 @@ impl Kubernetes {
     pub(crate) fn new(
         mut plugin: Plugin,
         expanded: &Expanded,
-        open: bool,
+        options: Options,
         clusters: Clusters,
     ) -> Result<Self, Vec<Problem>> {
         let named = plugin.identities.iter().flatten();
@@ -98,7 +101,7 @@ impl Kubernetes {
             }
             *cluster = renamed;
         }
-        let mut fleet = crate::fleet::fleet(&plugin, &expanded, open);
+        let mut fleet = crate::fleet::fleet(&plugin, &expanded, options.open);
         if plugin.left_to_envoy.is_none() {
             // Routes and clusters are the control plane's, but for the router engine's patches; these do not say what hosts are
             // called.
@@ -120,8 +123,34 @@ impl Kubernetes {
         Ok(Self {
             names,
             resources: resource_names(&plugin),
+            full: options.full,
             fleet,
+            plugin,
         })
+    }
+
+    /// What the filter learns from bodies, as far as this list of backends needs it.
+    pub(crate) fn read_in_bodies(&self) -> Vec<&'static str> {
+        let Plugin {
+            backends, state, ..
+        } = &self.plugin;
+        let renames = |backend: &Backend| {
+            let deployments = backend.deployments.iter().flatten();
+            let mut renamed = deployments.filter(|(ours, theirs)| ours != theirs);
+            renamed.next().is_some() || backend.unlisted_deployments == Some(Unlisted::Refuse)
+        };
+        let ids = state.as_ref().and_then(|state| state.ids);
+        let several = backends.len() > 1;
+        let needed = [
+            (backends.iter().any(renames), "`deployments` in the v1 API"),
+            (
+                several && ids != Some(Ids::Plain),
+                "ids in bodies (`previous_response_id`)",
+            ),
+            (several, "the error codes of a 401, 403 or 404"),
+        ];
+        let needed = needed.into_iter().filter(|(is_needed, _)| *is_needed);
+        needed.map(|(_, what)| what).collect()
     }
 }
 

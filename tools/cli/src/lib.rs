@@ -29,6 +29,6 @@ pub use crate::arguments::run;
 pub use crate::check::{check, Checked, Form};
 pub use crate::keys::{add_key, keys};
 pub use crate::problem::Problem;
-pub use crate::rendering::{fleet, render, Options, Target};
+pub use crate::rendering::{fleet, render, rendered, Options, Rendered, Target};
 pub use crate::report::report;
 pub use crate::summary::summary;

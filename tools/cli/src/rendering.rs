@@ -18,32 +18,81 @@ pub enum Target {
     EnvoyGateway,
 }
 
-/// What is asked for beside the short form.
+/// What is asked for beside the list of backends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Another engine than the file's.
     pub engine: Option<Engine>,
     /// Everyone may ask.
     pub open: bool,
+    /// Every feature, by patches of what the control plane tells Envoy. Envoy itself needs none.
+    pub full: bool,
 }
 
-/// Makes a configuration of the short form in `text`.
+/// A configuration, and what its user has to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// The configuration.
+    pub text: String,
+    /// Sentences about what it does not do.
+    pub notes: Vec<String>,
+}
+
+/// Makes a configuration of the list of backends in `text`.
 ///
 /// # Errors
-/// Everything that is wrong with the short form, in the order of the file.
+/// Everything that is wrong with the list, in the order of the file.
 pub fn render(target: Target, text: &str, options: Options) -> Result<String, Vec<Problem>> {
-    match target {
-        Target::Envoy => fleet(text, options).map(|fleet| render::envoy(&fleet)),
-        Target::Istio => kubernetes(text, options, istio::CLUSTERS).map(|k| istio::resources(&k)),
+    rendered(target, text, options).map(|rendered| rendered.text)
+}
+
+/// The same with what its user has to know.
+///
+/// # Errors
+/// Everything that is wrong with the list, in the order of the file.
+pub fn rendered(target: Target, text: &str, options: Options) -> Result<Rendered, Vec<Problem>> {
+    let mut notes = Vec::new();
+    let text = match target {
+        Target::Envoy => render::envoy(&fleet(text, options)?),
+        Target::Istio => {
+            let kubernetes = kubernetes(text, options, istio::CLUSTERS)?;
+            if kubernetes.fleet.engine == render::Engine::Filter {
+                notes.extend(hidden_bodies(&kubernetes, "WasmPlugin"));
+            }
+            istio::resources(&kubernetes)
+        }
         Target::EnvoyGateway => {
+            let as_written = kubernetes(text, options, envoy_gateway::CLUSTERS)?;
+            if as_written.fleet.engine == render::Engine::Router {
+                notes.push(
+                    "Envoy Gateway has no place for the router engine; this is the filter engine"
+                        .to_owned(),
+                );
+            }
             let options = Options {
-                // Its API has no place for what the router engine needs.
                 engine: Some(Engine::Filter),
                 ..options
             };
-            kubernetes(text, options, envoy_gateway::CLUSTERS).map(|k| envoy_gateway::resources(&k))
+            let kubernetes = kubernetes(text, options, envoy_gateway::CLUSTERS)?;
+            notes.extend(hidden_bodies(&kubernetes, "EnvoyExtensionPolicy"));
+            envoy_gateway::resources(&kubernetes)
         }
+    };
+    Ok(Rendered { text, notes })
+}
+
+/// What the list of backends asks for that only bodies tell, where a resource of this kind does not show them.
+fn hidden_bodies(kubernetes: &Kubernetes, kind: &str) -> Option<String> {
+    let mut lost = kubernetes.read_in_bodies();
+    if kubernetes.full || lost.is_empty() {
+        return None;
     }
+    let last = lost.pop().unwrap_or_default();
+    let lost = match lost.is_empty() {
+        true => last.to_owned(),
+        false => format!("{} and {last}", lost.join(", ")),
+    };
+    Some(format!("the filter cannot read bodies from {kind}, so this leaves out {lost}; use `--full` for everything"))
 }
 
 /// What the Envoy configuration of a short form is made from.
@@ -68,5 +117,5 @@ fn kubernetes(
     clusters: Clusters,
 ) -> Result<Kubernetes, Vec<Problem>> {
     let (plugin, expanded) = read(text, options, Engine::Filter)?;
-    Kubernetes::new(plugin, &expanded, options.open, clusters)
+    Kubernetes::new(plugin, &expanded, options, clusters)
 }

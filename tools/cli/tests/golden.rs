@@ -35,6 +35,7 @@ fn open(engine: Engine) -> Options {
     Options {
         engine: Some(engine),
         open: true,
+        full: false,
     }
 }
 
@@ -85,6 +86,27 @@ fn what_is_made_of_two_hosts_is_there_to_be_read() {
         (Target::EnvoyGateway, "envoy-gateway.yaml"),
     ] {
         let made = cli::render(target, TWO_HOSTS, Options::default()).expect("right");
+        assert_checked_in(&format!("tools/cli/tests/rendered/{name}"), &made);
+    }
+}
+
+#[test]
+fn what_full_makes_of_two_hosts_is_there_to_be_read() {
+    for (target, engine, name) in [
+        (Target::Istio, Engine::Filter, "istio-full.yaml"),
+        (Target::Istio, Engine::Router, "istio-full-router.yaml"),
+        (
+            Target::EnvoyGateway,
+            Engine::Filter,
+            "envoy-gateway-full.yaml",
+        ),
+    ] {
+        let options = Options {
+            engine: Some(engine),
+            open: false,
+            full: true,
+        };
+        let made = cli::render(target, TWO_HOSTS, options).expect("right");
         assert_checked_in(&format!("tools/cli/tests/rendered/{name}"), &made);
     }
 }

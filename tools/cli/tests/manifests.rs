@@ -81,7 +81,11 @@ identities:
 }
 
 fn options(engine: Option<Engine>, open: bool) -> Options {
-    Options { engine, open }
+    Options {
+        engine,
+        open,
+        full: false,
+    }
 }
 
 /// Reads the resource into `T` and writes it again: nothing may be lost.
@@ -178,13 +182,16 @@ fn kinds(resources: &[Value]) -> BTreeMap<&str, usize> {
 #[test]
 fn istio_takes_every_resource() {
     for short in shorts() {
-        for (engine, open) in [
-            (None, false),
-            (Some(Engine::Router), false),
-            (Some(Engine::Router), true),
-            (None, true),
+        for (engine, open, full) in [
+            (None, false, false),
+            (Some(Engine::Router), false, false),
+            (Some(Engine::Router), true, false),
+            (None, true, false),
+            (None, false, true),
+            (Some(Engine::Router), false, true),
         ] {
-            for resource in render(Target::Istio, &short, options(engine, open)) {
+            let options = Options { engine, open, full };
+            for resource in render(Target::Istio, &short, options) {
                 assert_valid(&resource);
             }
         }
@@ -194,8 +201,13 @@ fn istio_takes_every_resource() {
 #[test]
 fn envoy_gateway_takes_every_resource() {
     for short in shorts() {
-        for open in [false, true] {
-            for resource in render(Target::EnvoyGateway, &short, options(None, open)) {
+        for (open, full) in [(false, false), (true, false), (false, true), (true, true)] {
+            let options = Options {
+                open,
+                full,
+                ..Options::default()
+            };
+            for resource in render(Target::EnvoyGateway, &short, options) {
                 assert_valid(&resource);
             }
         }
@@ -292,6 +304,92 @@ fn keys_of_backends_come_from_the_environment() {
     assert_eq!(
         policy["spec"]["wasm"][0]["env"]["hostKeys"],
         json!(["EAST_KEY"])
+    );
+}
+
+/// Options that differ from the default in `full` alone.
+const FULL: Options = Options {
+    engine: None,
+    open: false,
+    full: true,
+};
+
+#[test]
+fn the_image_is_in_the_envoy_filter_with_full() {
+    let patched = |options| {
+        let resources = render(Target::Istio, &shorts()[3], options);
+        assert!(!kinds(&resources).contains_key("WasmPlugin"));
+        let filter = resources.iter().find(|r| r["kind"] == "EnvoyFilter");
+        let patches = filter.expect("one")["spec"]["configPatches"].clone();
+        let patches = patches.as_array().expect("patches").clone();
+        let extensions = patches
+            .iter()
+            .filter(|p| p["applyTo"] == "EXTENSION_CONFIG");
+        let extensions: Vec<Value> = extensions.map(|p| p["patch"]["value"].clone()).collect();
+        for extension in &extensions {
+            let vm = &extension["typed_config"]["config"]["vm_config"];
+            let uri = &vm["code"]["remote"]["http_uri"]["uri"];
+            assert_eq!(uri, "oci://registry.example.com/balancer@sha256:aa");
+            assert_eq!(
+                vm["environment_variables"]["host_env_keys"],
+                json!(["EAST_KEY"])
+            );
+        }
+        extensions
+    };
+    assert_eq!(patched(FULL).len(), 1);
+    let with_router = patched(Options {
+        engine: Some(Engine::Router),
+        ..FULL
+    });
+    let vms: Vec<&Value> = with_router
+        .iter()
+        .map(|e| &e["typed_config"]["config"]["vm_config"])
+        .collect();
+    assert_eq!(vms.len(), 2, "the listener's filter and the clusters'");
+    assert_eq!(vms[0], vms[1], "they share a VM");
+}
+
+#[test]
+fn a_note_names_what_needs_bodies() {
+    let host = "- host: contoso-1.openai.azure.com\n";
+    let two = format!("backends:\n{host}- host: contoso-2.openai.azure.com\n");
+    let plain = format!("{two}state: {{ids: plain}}\n");
+    let renamed = "backends:\n- {host: contoso-1.openai.azure.com, deployments: {a: b}}\n";
+    let ids = "ids in bodies (`previous_response_id`)";
+    let codes = "the error codes of a 401, 403 or 404";
+    let deployments = "`deployments` in the v1 API";
+    for (list, lost) in [
+        (format!("backends:\n{host}"), None),
+        (two.clone(), Some(format!("{ids} and {codes}"))),
+        (plain, Some(codes.to_owned())),
+        (renamed.to_owned(), Some(deployments.to_owned())),
+        (
+            renamed.to_owned() + "- host: contoso-2.openai.azure.com\n",
+            Some(format!("{deployments}, {ids} and {codes}")),
+        ),
+    ] {
+        for (target, kind) in [
+            (Target::Istio, "WasmPlugin"),
+            (Target::EnvoyGateway, "EnvoyExtensionPolicy"),
+        ] {
+            let notes = |options| cli::rendered(target, &list, options).expect("right").notes;
+            let note = lost.as_ref().map(|lost| {
+                format!("the filter cannot read bodies from {kind}, so this leaves out {lost}; use `--full` for everything")
+            });
+            assert_eq!(notes(Options::default()), Vec::from_iter(note), "{list}");
+            assert_eq!(notes(FULL), [""; 0], "{list}");
+        }
+    }
+    let router = Options {
+        engine: Some(Engine::Router),
+        ..FULL
+    };
+    let notes = |target| cli::rendered(target, &two, router).expect("right").notes;
+    assert_eq!(notes(Target::Istio), [""; 0]);
+    assert_eq!(
+        notes(Target::EnvoyGateway),
+        ["Envoy Gateway has no place for the router engine; this is the filter engine"]
     );
 }
 

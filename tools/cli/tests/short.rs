@@ -136,7 +136,11 @@ fn backends_with_keys_alone_need_no_identity() {
 fn the_command_line_has_the_last_word_on_the_engine() {
     let short = "backends: [{host: a}]\nengine: filter\n";
     let with = |engine| {
-        let options = Options { engine, open: true };
+        let options = Options {
+            engine,
+            open: true,
+            full: false,
+        };
         let fleet = cli::fleet(short, options).expect("right");
         assert_eq!(fleet.clients, Clients::Open);
         fleet.engine

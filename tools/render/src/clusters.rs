@@ -156,7 +156,26 @@ circuit_breakers:
 
 /// How a backend's cluster speaks, and the filters that every attempt on it passes.
 pub(crate) fn protocol(fleet: &Fleet) -> String {
-    format!("{PROTOCOL}{}", filters(fleet))
+    match fleet.engine {
+        Engine::Filter => PROTOCOL.to_owned(),
+        Engine::Router => protocol_with(&upstream_module(fleet)),
+    }
+}
+
+/// The same with this module among the filters.
+pub(crate) fn protocol_with(module: &str) -> String {
+    let filters = format!(
+        "\
+# Every attempt passes here. The VM is the one of the listener's filter: the vm_config must be the same.
+http_filters:
+{module}\
+- name: envoy.filters.http.upstream_codec
+  typed_config:
+    \"@type\": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec
+",
+        module = item(module),
+    );
+    format!("{PROTOCOL}{}", indented(&filters, 4))
 }
 
 const PROTOCOL: &str = "\
@@ -170,27 +189,6 @@ typed_extension_protocol_options:
     common_http_protocol_options:
       idle_timeout: 60s
 ";
-
-/// The filters that every attempt on a cluster passes.
-fn filters(fleet: &Fleet) -> String {
-    match fleet.engine {
-        Engine::Filter => String::new(),
-        Engine::Router => indented(
-            &format!(
-                "\
-# Every attempt passes here. The VM is the one of the listener's filter: the vm_config must be the same.
-http_filters:
-{module}\
-- name: envoy.filters.http.upstream_codec
-  typed_config:
-    \"@type\": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec
-",
-                module = item(&upstream_module(fleet)),
-            ),
-            4,
-        ),
-    }
-}
 
 fn tls(host: &str, options: &TlsOptions) -> String {
     format!(

@@ -145,30 +145,61 @@ access_log:
 
 /// The module among the listener's filters.
 pub(crate) fn module(fleet: &Fleet) -> String {
-    filter(
-        fleet,
-        "azure_openai_balancer",
-        &configuration(&fleet.plugin_in_place()),
-    )
+    filter(&extension(fleet, Role::Listener, &file(fleet)))
 }
 
 /// The module as one of a cluster's filters, where it sees every attempt.
 pub(crate) fn upstream_module(fleet: &Fleet) -> String {
-    filter(
-        fleet,
-        "azure_openai_balancer_upstream",
-        "\
+    filter(&extension(fleet, Role::Cluster, &file(fleet)))
+}
+
+/// The place of the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Among the listener's filters.
+    Listener,
+    /// Among a cluster's filters, where it sees every attempt.
+    Cluster,
+}
+
+impl Role {
+    /// The root id, by which logs tell the two apart.
+    pub fn root_id(self) -> &'static str {
+        match self {
+            Self::Listener => "azure_openai_balancer",
+            Self::Cluster => "azure_openai_balancer_upstream",
+        }
+    }
+
+    fn configuration(self, fleet: &Fleet) -> String {
+        match self {
+            Self::Listener => configuration(&fleet.plugin_in_place()),
+            Self::Cluster => "\
 configuration:
   \"@type\": type.googleapis.com/google.protobuf.StringValue
   value: '{\"role\": \"upstream\"}'
-",
+"
+            .to_owned(),
+        }
+    }
+}
+
+/// The module's code as a file.
+fn file(fleet: &Fleet) -> String {
+    format!(
+        "local:\n  filename: {}\n",
+        quoted(&fleet.module.to_string_lossy())
     )
 }
 
-fn filter(fleet: &Fleet, root_id: &str, configuration: &str) -> String {
+fn filter(extension: &str) -> String {
+    format!("name: envoy.filters.http.wasm\n{extension}")
+}
+
+/// The module's `typed_config`, with this data source of its code.
+pub(crate) fn extension(fleet: &Fleet, role: Role, code: &str) -> String {
     format!(
         "\
-name: envoy.filters.http.wasm
 typed_config:
   \"@type\": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
   config:
@@ -186,13 +217,13 @@ typed_config:
       vm_id: azure_openai_balancer
       runtime: envoy.wasm.runtime.v8
       code:
-        local:
-          filename: {module}
+{code}\
 {environment}\
 {configuration}",
-        module = quoted(&fleet.module.to_string_lossy()),
+        root_id = role.root_id(),
+        code = indented(code, 8),
         environment = indented(&environment(fleet), 6),
-        configuration = indented(configuration, 4),
+        configuration = indented(&role.configuration(fleet), 4),
     )
 }
 

@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 pub use crate::connections::{KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME};
+pub use crate::listener::Role;
 use crate::{clients, clusters, connections, json, listener, route, token_file};
 use crate::{Authority, Fleet, TokenFile};
 
@@ -36,6 +37,11 @@ pub fn module(fleet: &Fleet) -> String {
     listener::module(fleet)
 }
 
+/// The module's `typed_config`, with this data source of its code: a block of YAML such as `local: {filename: /module.wasm}`.
+pub fn extension(fleet: &Fleet, role: Role, code: &str) -> String {
+    listener::extension(fleet, role, code)
+}
+
 /// What the route does.
 pub fn route(fleet: &Fleet) -> String {
     route::action(fleet)
@@ -49,6 +55,11 @@ pub fn added_headers(fleet: &Fleet) -> String {
 /// How a backend's cluster speaks, and the filters that every attempt on it passes.
 pub fn protocol(fleet: &Fleet) -> String {
     clusters::protocol(fleet)
+}
+
+/// How a backend's cluster speaks, with this module among its filters.
+pub fn protocol_with(module: &str) -> String {
+    clusters::protocol_with(module)
 }
 
 /// The cluster of an authority of Entra ID.

@@ -1,6 +1,6 @@
 //! What Istio's own API cannot say: patches of what it tells Envoy.
 
-use render::parts;
+use render::parts::{self, Role};
 use render::yaml::{indented, item, quoted};
 use render::{Clients, Engine, Fleet};
 
@@ -47,44 +47,20 @@ patch:
             &filter,
         ));
     }
-    if fleet.engine == Engine::Router {
+    if let Some(filter) = module(kubernetes) {
+        if kubernetes.full {
+            patches.push_str(&extension(kubernetes, Role::Listener));
+        }
         let before = "        subFilter: {name: envoy.filters.http.router}\n";
         patches.push_str(&http_filter(
             "The filter, last before the router.",
             "INSERT_BEFORE",
             before,
-            &parts::module(fleet),
+            &filter,
         ));
-        patches.push_str(&item(&format!(
-            "\
-applyTo: HTTP_ROUTE
-match:
-  context: GATEWAY
-  routeConfiguration: {{vhost: {{route: {{name: {ROUTE}}}}}}}
-patch:
-  operation: MERGE
-  value:
-    route:
-{route}{added}",
-            route = indented(&parts::route(fleet), 6),
-            added = indented(&parts::added_headers(fleet), 4),
-        )));
-        for backend in &fleet.backends {
-            let (host, port) = service(backend);
-            patches.push_str(&item(&format!(
-                "\
-applyTo: CLUSTER
-match:
-  context: GATEWAY
-  cluster: {{service: {host}, portNumber: {port}}}
-patch:
-  operation: MERGE
-  value:
-{protocol}",
-                host = quoted(host),
-                protocol = indented(&parts::protocol(fleet), 4),
-            )));
-        }
+    }
+    if fleet.engine == Engine::Router {
+        patches.push_str(&router_engine(kubernetes));
     }
     patches.push_str(&entra_id(fleet));
     let spec = format!(
@@ -106,21 +82,120 @@ configPatches:
     )
 }
 
-/// The clusters by which the module gets tokens of Entra ID, and the listener of the token file.
-fn entra_id(fleet: &Fleet) -> String {
-    let add = |comment: &str, to: &str, value: &str| {
-        let patch = item(&format!(
+/// The module among the listener's filters, where it is not a WasmPlugin's.
+fn module(kubernetes: &Kubernetes) -> Option<String> {
+    let Kubernetes { fleet, full, .. } = kubernetes;
+    match (full, fleet.engine) {
+        (true, _) => Some(discovered(Role::Listener)),
+        (false, Engine::Router) => Some(parts::module(fleet)),
+        (false, _) => None,
+    }
+}
+
+/// The module with its configuration, from the image, as a resource that Istio hands out by itself: only there does its agent fetch
+/// an image.
+fn extension(kubernetes: &Kubernetes, role: Role) -> String {
+    let Kubernetes { names, fleet, .. } = kubernetes;
+    let code = format!(
+        "\
+# Istio's agent fetches the image and puts a file in this place. \"nil\" says that there is no checksum.
+remote:
+  http_uri: {{uri: {image}, cluster: _, timeout: 30s}}
+  sha256: \"nil\"
+",
+        image = quoted(&format!("oci://{}", names.image)),
+    );
+    let value = format!(
+        "name: {}\n{}",
+        role.root_id(),
+        parts::extension(fleet, role, &code)
+    );
+    let comment = match role {
+        Role::Listener => {
+            "The module with its configuration. WasmPlugin cannot let it read bodies."
+        }
+        Role::Cluster => "The module in the backends' clusters, where it sees every attempt.",
+    };
+    add(comment, "EXTENSION_CONFIG", &value)
+}
+
+/// A filter whose configuration is a resource of its own.
+fn discovered(role: Role) -> String {
+    format!(
+        "\
+name: {}
+config_discovery:
+  config_source:
+    resource_api_version: V3
+    ads: {{}}
+    # No request passes without the module, however long its image takes.
+    initial_fetch_timeout: 0s
+  type_urls: [type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm]
+",
+        role.root_id()
+    )
+}
+
+/// The route and the clusters of the router engine.
+fn router_engine(kubernetes: &Kubernetes) -> String {
+    let Kubernetes { fleet, full, .. } = kubernetes;
+    let mut patches = item(&format!(
+        "\
+applyTo: HTTP_ROUTE
+match:
+  context: GATEWAY
+  routeConfiguration: {{vhost: {{route: {{name: {ROUTE}}}}}}}
+patch:
+  operation: MERGE
+  value:
+    route:
+{route}{added}",
+        route = indented(&parts::route(fleet), 6),
+        added = indented(&parts::added_headers(fleet), 4),
+    ));
+    let protocol = match full {
+        true => {
+            patches.push_str(&extension(kubernetes, Role::Cluster));
+            parts::protocol_with(&discovered(Role::Cluster))
+        }
+        false => parts::protocol(fleet),
+    };
+    for backend in &fleet.backends {
+        let (host, port) = service(backend);
+        patches.push_str(&item(&format!(
             "\
+applyTo: CLUSTER
+match:
+  context: GATEWAY
+  cluster: {{service: {host}, portNumber: {port}}}
+patch:
+  operation: MERGE
+  value:
+{protocol}",
+            host = quoted(host),
+            protocol = indented(&protocol, 4),
+        )));
+    }
+    patches
+}
+
+/// Something that is added to what Istio tells the gateway's pods.
+fn add(comment: &str, to: &str, value: &str) -> String {
+    let patch = item(&format!(
+        "\
 applyTo: {to}
 match: {{context: GATEWAY}}
 patch:
   operation: ADD
   value:
 {}",
-            indented(value, 4)
-        ));
-        format!("# {comment}\n{patch}")
-    };
+        indented(value, 4)
+    ));
+    format!("# {comment}\n{patch}")
+}
+
+/// The clusters by which the module gets tokens of Entra ID, and the listener of the token file.
+fn entra_id(fleet: &Fleet) -> String {
     let mut patches = String::new();
     for authority in &fleet.authorities {
         let cluster = parts::authority_cluster(authority);

@@ -41,7 +41,7 @@ pub(crate) fn resources(kubernetes: &Kubernetes) -> String {
 {notes}",
         namespace = names.namespace,
         gateway = names.gateway,
-        notes = notes(fleet),
+        notes = notes(kubernetes),
     );
     out.push_str(&gateway(names));
     let backends = fleet.backends.iter().zip(&kubernetes.resources);
@@ -54,7 +54,7 @@ pub(crate) fn resources(kubernetes: &Kubernetes) -> String {
         out.push_str(&imds(names, i, &identity.address, identity.port));
     }
     out.push_str(&virtual_service(kubernetes));
-    if fleet.engine == Engine::Filter {
+    if fleet.engine == Engine::Filter && !kubernetes.full {
         out.push_str(&wasm_plugin(kubernetes));
     }
     if let Clients::Tokens(issuer) = &fleet.clients {
@@ -65,12 +65,19 @@ pub(crate) fn resources(kubernetes: &Kubernetes) -> String {
 }
 
 /// What has to be in the gateway's pods.
-fn notes(fleet: &Fleet) -> String {
+fn notes(kubernetes: &Kubernetes) -> String {
+    let fleet = &kubernetes.fleet;
     let mut notes = String::new();
     if fleet.engine == Engine::Router {
+        let file = match kubernetes.full {
+            true => String::new(),
+            false => format!(
+                ", and the module as a file in its pods, at {}",
+                fleet.module.display()
+            ),
+        };
         notes.push_str(&format!(
-            "#\n# The router engine needs a proxy of Envoy 1.39 or later, and the module as a file in its pods, at {}.\n",
-            fleet.module.display()
+            "#\n# The router engine needs a proxy of Envoy 1.39 or later{file}.\n"
         ));
     }
     if let Clients::Keys { file } = &fleet.clients {
