@@ -675,7 +675,7 @@ mod tests {
         }
         assert!(refused > 50, "{refused}");
         let error = parse(&json!(KEY).to_string()).unwrap_err().to_string();
-        assert_eq!(error, r#""***" is not allowed; use a JSON object"#);
+        assert_eq!(error, r#""***" is not allowed; use an object"#);
     }
 
     #[test]
@@ -709,7 +709,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
         for (pointer, value, problem) in [
             ("/backends", "[]", "backends: [] is not allowed; use a list with at least one backend".to_owned()),
             ("/backends", "{}", "backends: {} is not allowed; use a list with at least one backend".to_owned()),
-            ("/backends/-", "3", "backends[1]: 3 is not allowed; use a JSON object".to_owned()),
+            ("/backends/-", "3", "backends[1]: 3 is not allowed; use an object".to_owned()),
             (
                 "/backends/-",
                 r#"{"name": "east", "cluster": "b", "host": "h"}"#,
@@ -745,7 +745,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
             ("/retry", r#"{"replay_limit": "1GiB"}"#, r#"retry.replay_limit: "1GiB" is not allowed; use 0B to 64MiB"#.to_owned()),
             ("/retry", r#"{"per_try_timeout": "0s"}"#, r#"retry.per_try_timeout: "0s" is not allowed; use 100ms to 1h"#.to_owned()),
             ("/retry", r#"{"budget": {"percent": 101}}"#, "retry.budget.percent: 101 is not allowed; use a whole number from 0 to 100".to_owned()),
-            ("/retry", r#"{"budget": 20}"#, "retry.budget: 20 is not allowed; use a JSON object".to_owned()),
+            ("/retry", r#"{"budget": 20}"#, "retry.budget: 20 is not allowed; use an object".to_owned()),
             ("/policy", r#""random""#, r#"policy: "random" is not allowed; use "round_robin" or "least_throttled""#.to_owned()),
             ("/backends/0/weight", "0", "backends[0].weight: 0 is not allowed; use a whole number from 1 to 100".to_owned()),
             ("/backends/0/priority", "-1", "backends[0].priority: -1 is not allowed; use a whole number from 0 to 255".to_owned()),
@@ -774,7 +774,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
             ),
             ("/cooldown", r#"{"longest": "0s"}"#, r#"cooldown.longest: "0s" is not allowed; use 1s to 24h"#.to_owned()),
             ("/cooldown", r#"{"shortest": "10m"}"#, "cooldown.shortest: is longer than cooldown.longest, which is 5m if not given; use at most that".to_owned()),
-            ("/cooldown", "false", "cooldown: false is not allowed; use a JSON object".to_owned()),
+            ("/cooldown", "false", "cooldown: false is not allowed; use an object".to_owned()),
             ("/headers", r#"{"cluster": "X-Cluster"}"#, r#"headers.cluster: "X-Cluster" is not allowed; use the name of a header in lower case"#.to_owned()),
             ("/headers", r#"{"backend": false}"#, "headers.backend: false is not allowed; use the name of a header in lower case, or null to switch it off".to_owned()),
         ] {
@@ -791,7 +791,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
         );
         assert_eq!(
             parse("[]").unwrap_err().to_string(),
-            "[] is not allowed; use a JSON object"
+            "[] is not allowed; use an object"
         );
     }
 
@@ -964,7 +964,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
             parse_with(json, &[("KEY", "k")]).unwrap_err().problems(),
             [
                 r#"identities.a b: "a b" is not allowed; use 1 to 64 letters, digits, '-' or '_'"#,
-                "identities.other: 5 is not allowed; use a JSON object",
+                "identities.other: 5 is not allowed; use an object",
                 r#"backends[2].identity: "nobody" is not allowed; use the name of one of `identities`"#,
                 "backends[3].identity: not allowed beside api_key_env; use one of them",
             ]

@@ -64,7 +64,7 @@ impl Problems {
     }
 }
 
-/// A JSON object being read field by field.
+/// An object being read field by field.
 ///
 /// Every reader method returns `None` when it has recorded a problem, or when an optional field is absent; callers carry on
 /// with a placeholder so that the other fields are read too, and [`Problems::into_result`] refuses the whole at the end.
@@ -80,7 +80,7 @@ impl<'a> Object<'a> {
     #[inline(never)]
     pub(super) fn new(path: String, value: &'a Value, problems: &'a Problems) -> Option<Self> {
         let Some(fields) = value.as_object() else {
-            problems.add(&path, refused(value, "a JSON object"));
+            problems.add(&path, refused(value, "an object"));
             return None;
         };
         Some(Self {

@@ -20,7 +20,7 @@ cases! {
             ("/backends/0/cluster", json!(7), "backends[0].cluster: 7 is not allowed; use the name of an Envoy cluster"),
             ("/retry", json!({"max_attempts": 9}), "retry.max_attempts: 9 is not allowed; use a whole number from 1 to 5"),
             ("/retries", json!({}), "retries: unknown field; use one of backends, identity, "),
-            ("/identity", json!("imds"), r#"identity: "imds" is not allowed; use a JSON object"#),
+            ("/identity", json!("imds"), r#"identity: "imds" is not allowed; use an object"#),
         ] {
             let mut wrong = good.clone();
             let (parent, key) = pointer.rsplit_once('/').unwrap();

@@ -4,7 +4,6 @@
 //! Envoy Gateway do it: names of clusters, routes by header, the filter's place and configuration. What they say is taken from the
 //! resources alone.
 
-#[path = "control_planes/patches.rs"]
 mod patches;
 
 use std::fs;

@@ -3,11 +3,11 @@
 use azure_openai_balancer::core::config::{Config, Plugin as Parsed, Source};
 use serde_json::Value;
 
-use crate::document::Document;
+use crate::document::{Document, LIST};
 use crate::expand::{expand, Expanded};
+use crate::list::{ENDPOINT, OWN, TOKEN_FILE, TOKEN_SOCKET};
 use crate::plugin::{Engine, Plugin};
 use crate::problem::{Problem, Problems};
-use crate::short::{ENDPOINT, OWN, TOKEN_FILE, TOKEN_SOCKET};
 use crate::warnings;
 
 /// What a file is.
@@ -15,8 +15,8 @@ use crate::warnings;
 pub enum Form {
     /// The configuration of the module, as Envoy hands it over.
     Plugin,
-    /// The short form, which is rendered.
-    Short,
+    /// The list of backends, which is rendered.
+    Backends,
 }
 
 /// A file that is right.
@@ -53,14 +53,14 @@ pub fn check(text: &str, form: Option<Form>) -> Result<Checked, Vec<Problem>> {
                 warnings: warnings.in_order(),
             })
         }
-        Form::Short => {
-            let (plugin, expanded) = check_short(&document, None, Engine::Router)?;
+        Form::Backends => {
+            let (plugin, expanded) = check_list(&document, None, Engine::Router)?;
             let mut warnings = Problems::of(&document);
             warnings::of_plugin(&plugin, &mut warnings);
             let in_kubernetes = document.value.get("kubernetes").is_some();
             warnings::of_own(&plugin, &expanded.own, in_kubernetes, &mut warnings);
             Ok(Checked {
-                form: Form::Short,
+                form: Form::Backends,
                 plugin: Some(plugin),
                 warnings: warnings.in_order(),
             })
@@ -68,8 +68,8 @@ pub fn check(text: &str, form: Option<Form>) -> Result<Checked, Vec<Problem>> {
     }
 }
 
-/// Checks a short form, with another engine if one is given, and with the `default` if it names none either.
-pub(crate) fn check_short(
+/// Checks a list of backends, with another engine if one is given, and with the `default` if it names none either.
+pub(crate) fn check_list(
     document: &Document,
     engine: Option<Engine>,
     default: Engine,
@@ -77,7 +77,7 @@ pub(crate) fn check_short(
     let mut problems = Problems::of(document);
     let mut expanded = expand(&document.value, &mut problems);
     choose_engine(&mut expanded, engine, default, &mut problems);
-    let parsed = parse(&expanded.plugin, Form::Short, &mut problems);
+    let parsed = parse(&expanded.plugin, Form::Backends, &mut problems);
     let mut plugin = typed(&expanded.plugin, true, &mut problems);
     if let (Some(Parsed::Balancer(config)), Some(plugin)) = (parsed, &mut plugin) {
         name_authorities(&config, plugin, &mut problems);
@@ -116,8 +116,8 @@ fn choose_engine(
     expanded.set_engine(engine);
 }
 
-/// A plugin configuration names a cluster for every backend, which a short form mostly does without; and it has none of the
-/// short form's own fields.
+/// A plugin configuration names a cluster for every backend, which a list of backends mostly does without; and it has none of the
+/// list's own fields.
 fn form_of(value: &Value) -> Form {
     if value.get("role").is_some() {
         return Form::Plugin;
@@ -137,7 +137,7 @@ fn form_of(value: &Value) -> Form {
         value.pointer("/identity/cluster").is_some() || 2 * with_cluster.count() > backends.len();
     match has_clusters && !has_own {
         true => Form::Plugin,
-        false => Form::Short,
+        false => Form::Backends,
     }
 }
 
@@ -175,23 +175,65 @@ fn parse(value: &Value, form: Form, problems: &mut Problems<'_>) -> Option<Parse
     match Parsed::from_bytes(bytes.as_bytes(), &any_variable) {
         Ok(parsed) => Some(parsed),
         Err(error) => {
+            let before = problems.count();
+            let mut derived = Vec::new();
             for problem in error.problems() {
-                let (path, text) = split(problem);
-                if form == Form::Short && is_derived(problems, path, text) {
-                    continue;
+                let (path, text) = problems.split(problem).unwrap_or_else(|| split(problem));
+                match form == Form::Backends && is_derived(problems, path, text) {
+                    true => derived.push((path, text)),
+                    false => problems.add(path, in_words_of(form, path, text)),
                 }
-                problems.add(path, with_own_fields(path, text, form));
+            }
+            // Something has to be said.
+            if problems.count() == before {
+                for (path, text) in derived {
+                    problems.add(path, in_words_of(form, path, text));
+                }
             }
             None
         }
     }
 }
 
-/// Whether what is wrong follows from something else: a name from a host that is missing, a cluster from a name.
+/// Whether what is wrong follows from something else: a name from a host that is missing, a cluster from a name, an identity from
+/// the backends, of which one has none of its own.
 fn is_derived(problems: &Problems<'_>, path: &str, text: &str) -> bool {
-    let (name, cluster) = (path.ends_with(".name"), path.ends_with(".cluster"));
-    let twice = cluster && text.contains("stands twice");
-    (name || cluster) && text.starts_with("is missing") || twice && !problems.is_written(path)
+    let missing = text.starts_with("is missing");
+    let filled_in = path == "identity" || path.ends_with(".name");
+    filled_in && missing || path.ends_with(".cluster") && !problems.is_written(path)
+}
+
+/// The text in the words of those who write such a file.
+fn in_words_of(form: Form, path: &str, text: &str) -> String {
+    match form {
+        Form::Plugin => text.to_owned(),
+        Form::Backends => with_own_fields(path, &with_example(path, text)),
+    }
+}
+
+/// Objects, and the list of backends, are told with an example.
+fn with_example(path: &str, text: &str) -> String {
+    if path == "backends" && (text.ends_with("one backend") || text.ends_with("list of backends")) {
+        return format!("{text} such as [{{host: contoso-eastus.openai.azure.com}}]");
+    }
+    let Some(start) = text.strip_suffix("use an object") else {
+        return text.to_owned();
+    };
+    let example = match path {
+        "" => return format!("{start}use {LIST}"),
+        "identity" => "{source: workload_identity}, or leave it out for IMDS",
+        "state" => "{ids: plain}",
+        "cooldown" => "{wait_timeout: 2s}, or null to switch cooldowns off",
+        "retry" => "{max_attempts: 2}",
+        "retry.budget" => "{percent: 20}, or null for retries without limit",
+        "headers" => "{why: x-aoai-why}",
+        path if path.starts_with("backends[") => "{host: contoso-eastus.openai.azure.com}",
+        path if path.starts_with("identities.") => {
+            "{client_id: 11111111-2222-3333-4444-555555555555}"
+        }
+        _ => return text.to_owned(),
+    };
+    format!("{start}use an object such as {example}")
 }
 
 /// Variables need not be set where a file is checked. Those that a list of backends names may be asked for a URL.
@@ -212,9 +254,9 @@ fn split(problem: &str) -> (&str, &str) {
     }
 }
 
-/// What is unknown to the module is told with what it knows; the short form knows more.
-fn with_own_fields(path: &str, text: &str, form: Form) -> String {
-    if form == Form::Plugin || !text.starts_with("unknown field") {
+/// What is unknown to the module is told with what it knows; the list of backends knows more.
+fn with_own_fields(path: &str, text: &str) -> String {
+    if !text.starts_with("unknown field") {
         return text.to_owned();
     }
     let more = match path.rsplit_once('.') {

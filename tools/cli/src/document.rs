@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use azure_openai_balancer::core::config::{shown, without_secrets};
 use saphyr::{LoadableYamlNode, MarkedYaml, Marker, Scalar, YamlData};
 use serde_json::{Map, Number, Value};
 
@@ -55,11 +56,11 @@ impl Document {
     pub fn parse(text: &str) -> Result<Self, Problem> {
         let documents = MarkedYaml::load_from_str(text).map_err(|error| {
             let at = Position::of(*error.marker());
-            Problem::new(at, "", format!("this is not YAML: {}", error.info()))
+            Problem::new(at, "", not_yaml(text, at, error.info()))
         })?;
         let [document] = &documents[..] else {
             let problem = match documents.len() {
-                0 => "the file is empty".to_owned(),
+                0 => format!("the file is empty; use {LIST}"),
                 many => format!("{many} documents are not allowed; use one"),
             };
             return Err(Problem::new(Position::START, "", problem));
@@ -98,6 +99,56 @@ impl Document {
     }
 }
 
+/// A whole list of backends, for those who have none.
+pub(crate) const LIST: &str =
+    "a list such as `backends: [{host: contoso-eastus.openai.azure.com}]`";
+
+/// The parser's words, with what most likely helps.
+fn not_yaml(text: &str, at: Position, info: &str) -> String {
+    if info.contains("duplicated key") {
+        let line = text.lines().nth(at.line - 1).unwrap_or_default();
+        let rest = line.chars().skip(at.column - 1).collect::<String>();
+        let key = rest.split(':').next().unwrap_or_default();
+        return format!("{} stands twice; use it once", shown(&Value::from(key)));
+    }
+    let hints = [
+        ("tabs disallowed", "use spaces to indent"),
+        (
+            "mapping values are not allowed",
+            "check the indentation, and put a text with \": \" in quotes",
+        ),
+        ("did not find expected key", "check the indentation"),
+        (
+            "unknown anchor",
+            "put a text that begins with \"*\" in quotes",
+        ),
+        ("unexpected character", "put the text in quotes"),
+        (
+            "expected ',' or",
+            "close the bracket, and put a text with brackets in quotes",
+        ),
+        ("unexpected end of stream", "close the quotes"),
+        (
+            "expected node content",
+            "close the bracket, or write a value",
+        ),
+    ];
+    let hint = hints.iter().find(|(words, _)| info.contains(words));
+    let hint = hint.map_or(String::new(), |(_, hint)| format!("; {hint}"));
+    format!("this is not YAML: {info}{hint}")
+}
+
+/// A scalar that is no text, as it is written in a file.
+fn written(scalar: &Scalar<'_>) -> String {
+    match scalar {
+        Scalar::Null => "null".to_owned(),
+        Scalar::Boolean(boolean) => boolean.to_string(),
+        Scalar::Integer(integer) => integer.to_string(),
+        Scalar::FloatingPoint(number) => number.0.to_string(),
+        Scalar::String(text) => text.to_string(),
+    }
+}
+
 fn convert(
     node: &MarkedYaml<'_>,
     key: Option<Position>,
@@ -131,8 +182,15 @@ fn convert(
                 let at = Position::of(key.span.start);
                 let name = match &key.data {
                     YamlData::Value(Scalar::String(name)) => name.to_string(),
+                    YamlData::Value(scalar) => {
+                        let written = without_secrets(&written(scalar));
+                        let problem = format!(
+                            "{written} is not allowed as a name; put it in quotes: \"{written}\""
+                        );
+                        return Err(Problem::new(at, path, problem));
+                    }
                     _ => {
-                        let problem = "a key that is no string is not allowed; put it in quotes";
+                        let problem = "a name that begins with a bracket is not allowed; put a text that begins with one in quotes";
                         return Err(Problem::new(at, path, problem.to_owned()));
                     }
                 };
@@ -199,18 +257,18 @@ none: ~
     #[test]
     fn what_is_no_document_is_said_where() {
         for (text, problem) in [
-            ("", "1:1: the file is empty"),
+            ("", "1:1: the file is empty; use a list such as `backends: [{host: contoso-eastus.openai.azure.com}]`"),
             (
                 "a: 1\n---\nb: 2\n",
                 "1:1: 2 documents are not allowed; use one",
             ),
             (
                 "a: 1\na: 2\n",
-                "2:1: this is not YAML: duplicated key in mapping",
+                "2:1: \"a\" stands twice; use it once",
             ),
             (
                 "a: {\n",
-                "2:1: this is not YAML: while parsing a node, did not find expected node content",
+                "2:1: this is not YAML: while parsing a node, did not find expected node content; close the bracket, or write a value",
             ),
             (
                 "a:\n- b: .inf\n",
@@ -218,8 +276,9 @@ none: ~
             ),
             (
                 "? [a]\n: 1\n",
-                "1:3: a key that is no string is not allowed; put it in quotes",
+                "1:3: a name that begins with a bracket is not allowed; put a text that begins with one in quotes",
             ),
+            ("1: 2\n", "1:1: 1 is not allowed as a name; put it in quotes: \"1\""),
             (
                 "a: !env KEY\n",
                 "1:4: a: a tag is not allowed; use a plain value",

@@ -1,19 +1,19 @@
-//! From the short form to the plugin configuration that it stands for.
+//! From the list of backends to the plugin configuration that it stands for.
 
 use serde::Deserialize;
 use serde_json::{json, Map, Value};
 
+use crate::list::{Endpoint, FilePath, Own, ENDPOINT, OWN, TOKEN_FILE, TOKEN_SOCKET};
 use crate::plugin::Engine;
 use crate::problem::Problems;
-use crate::short::{Endpoint, FilePath, Own, ENDPOINT, OWN, TOKEN_FILE, TOKEN_SOCKET};
 use crate::strict::refused;
 
-/// A short form, taken apart.
+/// A list of backends, taken apart.
 #[derive(Clone, Debug)]
 pub(crate) struct Expanded {
     /// The plugin configuration.
     pub plugin: Value,
-    /// What the short form says beside it.
+    /// What the list of backends says beside it.
     pub own: Own,
     /// Where each backend is, if not at its host.
     pub backends: Vec<Option<Endpoint>>,
@@ -45,10 +45,10 @@ pub(crate) const ENTRA_ID: &str = "entra_id";
 /// The cluster of the token file.
 pub(crate) const TOKEN_FILE_CLUSTER: &str = "token_file";
 
-/// Takes the short form's own fields out and fills in what was left out. What is not of the form that it must have stays as
+/// Takes the list's own fields out and fills in what was left out. What is not of the form that it must have stays as
 /// it is, for the module's parser to say so.
-pub(crate) fn expand(short: &Value, problems: &mut Problems<'_>) -> Expanded {
-    let mut plugin = short.clone();
+pub(crate) fn expand(list: &Value, problems: &mut Problems<'_>) -> Expanded {
+    let mut plugin = list.clone();
     let Some(root) = plugin.as_object_mut() else {
         return Expanded {
             plugin,
@@ -61,8 +61,8 @@ pub(crate) fn expand(short: &Value, problems: &mut Problems<'_>) -> Expanded {
     };
     let own = take_own(root, problems);
     let mut backends = Vec::new();
-    let list = root.get_mut("backends").and_then(Value::as_array_mut);
-    for (i, backend) in list.into_iter().flatten().enumerate() {
+    let entries = root.get_mut("backends").and_then(Value::as_array_mut);
+    for (i, backend) in entries.into_iter().flatten().enumerate() {
         let path = format!("backends[{i}]");
         backends.push(complete_backend(backend, &path, problems));
     }
@@ -136,8 +136,8 @@ fn take_own(root: &mut Map<String, Value>, problems: &mut Problems<'_>) -> Own {
                 _ => own.kubernetes = read.kubernetes,
             },
             Err(error) => {
-                let path = error.path().to_string();
-                problems.add(&path, in_our_words(error.inner()));
+                let (path, text) = in_our_words(&error.path().to_string(), error.inner());
+                problems.add(&path, text);
             }
         }
     }
@@ -298,14 +298,24 @@ fn take_endpoint(
 }
 
 /// The library's words for what is unknown or missing, in those of the module.
-fn in_our_words(error: &serde_json::Error) -> String {
+fn in_our_words(path: &str, error: &serde_json::Error) -> (String, String) {
     let text = error.to_string();
     let names: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
     match &names[..] {
         [_, known @ ..] if text.starts_with("unknown field") => {
-            format!("unknown field; use one of {}", known.join(", "))
+            let text = format!("unknown field; use one of {}", known.join(", "));
+            (path.to_owned(), text)
         }
-        [name, ..] if text.starts_with("missing field") => format!("{name} is missing"),
-        _ => text,
+        [name, ..] if text.starts_with("missing field") => {
+            let form = match *name {
+                "tenant" => "the id of the tenant",
+                "audience" => {
+                    "the client id, or the URI, of the application that stands for this gateway"
+                }
+                _ => "the path of a file in PEM form",
+            };
+            (format!("{path}.{name}"), format!("is missing; use {form}"))
+        }
+        _ => (path.to_owned(), text),
     }
 }

@@ -1,4 +1,4 @@
-//! From a checked short form to what an Envoy configuration is made from.
+//! From a checked list of backends to what an Envoy configuration is made from.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,8 +10,8 @@ use render::{
 };
 
 use crate::expand::{Expanded, TOKEN_FILE_CLUSTER};
+use crate::list::{Endpoint, EntraId, FilePath, Url};
 use crate::plugin::{Engine, Plugin, Source};
-use crate::short::{Endpoint, EntraId, FilePath, Url};
 
 /// Where the keys of clients are, unless told otherwise.
 pub(crate) const KEYS_FILE: &str = "/etc/envoy/clients.yaml";

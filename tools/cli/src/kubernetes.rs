@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::document::Position;
 use crate::expand::Expanded;
 use crate::plugin::{Backend, Ids, Plugin, Source, Unlisted};
-use crate::{short, Options, Problem};
+use crate::{list, Options, Problem};
 
 /// How a control plane names its clusters.
 #[derive(Clone, Copy)]
@@ -73,17 +73,20 @@ impl Kubernetes {
             return Err(problems);
         }
         let own = &expanded.own.kubernetes;
-        let or = |given: &Option<short::Word>, default: &str| {
-            given
-                .as_ref()
-                .map_or_else(|| default.to_owned(), |word| word.0.clone())
+        let name = |given: &Option<list::KubernetesName>, default: &str| {
+            let given = given.as_ref().map(|name| name.0.as_str());
+            given.unwrap_or(default).to_owned()
+        };
+        let word = |given: &Option<list::Word>, default: &str| {
+            let given = given.as_ref().map(|word| word.0.as_str());
+            given.unwrap_or(default).to_owned()
         };
         let names = Names {
-            namespace: or(&own.namespace, "azure-openai"),
-            image: or(&own.image, "ghcr.io/contoso/azure-openai-balancer:0.1.0"),
-            host: or(&own.host, "openai.example.com"),
-            gateway: or(&own.gateway, "azure-openai"),
-            tls_secret: or(&own.tls_secret, "azure-openai-tls"),
+            namespace: name(&own.namespace, "azure-openai"),
+            image: word(&own.image, "ghcr.io/contoso/azure-openai-balancer:0.1.0"),
+            host: word(&own.host, "openai.example.com"),
+            gateway: name(&own.gateway, "azure-openai"),
+            tls_secret: name(&own.tls_secret, "azure-openai-tls"),
         };
         let count = plugin.backends.len();
         for (i, backend) in plugin.backends.iter_mut().enumerate() {

@@ -1,14 +1,14 @@
 //! From a list of Azure OpenAI resources to a checked, complete configuration: the tool `azure-openai-balancer`.
 //!
-//! [`check`] reads a plugin configuration, or the [`short`] form of one, and tells everything that is wrong, each with its
-//! line. [`render`](fn@render) makes a configuration of the short form: for [`Envoy`](Target::Envoy), [`Istio`](Target::Istio) or
+//! [`check`] reads a plugin configuration, or a [`list`] of backends, and tells everything that is wrong, each with its
+//! line. [`render`](fn@render) makes a configuration of the list of backends: for [`Envoy`](Target::Envoy), [`Istio`](Target::Istio) or
 //! [`Envoy Gateway`](Target::EnvoyGateway). Both judge by the module's own parser.
 
 pub mod arguments;
 pub mod document;
+pub mod list;
 pub mod plugin;
 pub mod schema;
-pub mod short;
 
 mod check;
 mod envoy_gateway;

@@ -91,6 +91,13 @@ impl<'d> Problems<'d> {
         self.found
     }
 
+    /// A problem's path and text, where the path is one of the file. The names of fields may have colons.
+    pub(crate) fn split<'p>(&self, problem: &'p str) -> Option<(&'p str, &'p str)> {
+        let ends = problem.match_indices(": ").map(|(at, _)| at);
+        let parts = ends.filter_map(|at| Some((problem.get(..at)?, problem.get(at + 2..)?)));
+        parts.filter(|(path, _)| self.document.has(path)).last()
+    }
+
     /// Whether there is anything at `path` in the file.
     pub(crate) fn is_written(&self, path: &str) -> bool {
         self.document.has(path)

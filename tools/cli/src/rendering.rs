@@ -1,6 +1,6 @@
 //! Rendering: what is asked for, and what is made of it.
 
-use crate::check::check_short;
+use crate::check::check_list;
 use crate::document::Document;
 use crate::expand::Expanded;
 use crate::kubernetes::{Clusters, Kubernetes};
@@ -95,22 +95,22 @@ fn hidden_bodies(kubernetes: &Kubernetes, kind: &str) -> Option<String> {
     Some(format!("the filter cannot read bodies from {kind}, so this leaves out {lost}; use `--full` for everything"))
 }
 
-/// What the Envoy configuration of a short form is made from.
+/// What the Envoy configuration of a list of backends is made from.
 ///
 /// # Errors
-/// Everything that is wrong with the short form, in the order of the file.
+/// Everything that is wrong with the list of backends, in the order of the file.
 pub fn fleet(text: &str, options: Options) -> Result<render::Fleet, Vec<Problem>> {
     let (plugin, expanded) = read(text, options, Engine::Router)?;
     Ok(crate::fleet::fleet(&plugin, &expanded, options.open))
 }
 
-/// The short form in `text`, checked.
+/// The list of backends in `text`, checked.
 fn read(text: &str, options: Options, default: Engine) -> Result<(Plugin, Expanded), Vec<Problem>> {
     let document = Document::parse(text).map_err(|problem| vec![problem])?;
-    check_short(&document, options.engine, default)
+    check_list(&document, options.engine, default)
 }
 
-/// The short form in `text`, for Kubernetes: the filter engine is what the APIs there have a place for.
+/// The list of backends in `text`, for Kubernetes: the filter engine is what the APIs there have a place for.
 fn kubernetes(
     text: &str,
     options: Options,

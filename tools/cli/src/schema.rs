@@ -1,11 +1,11 @@
-//! The JSON Schemas of the plugin configuration and of its short form.
+//! The JSON Schemas of the plugin configuration and of the list of backends.
 
 use schemars::generate::SchemaSettings;
 use schemars::JsonSchema;
 use serde_json::{json, Map, Value};
 
+use crate::list::{Endpoint, FilePath, Own, ENDPOINT, TOKEN_FILE, TOKEN_SOCKET};
 use crate::plugin::Plugin;
-use crate::short::{Endpoint, FilePath, Own, ENDPOINT, TOKEN_FILE, TOKEN_SOCKET};
 use crate::Form;
 
 /// The schema as it is checked in.
@@ -17,7 +17,7 @@ pub fn text(form: Form) -> String {
 pub fn schema(form: Form) -> Value {
     match form {
         Form::Plugin => plugin(),
-        Form::Short => short(),
+        Form::Backends => list(),
     }
 }
 
@@ -27,12 +27,12 @@ fn plugin() -> Value {
     schema
 }
 
-/// The plugin's schema with less that is required, and the short form's own fields.
-fn short() -> Value {
+/// The plugin's schema with less that is required, and the list's own fields.
+fn list() -> Value {
     let mut schema = plugin();
     let own = of::<Own>();
     schema["title"] = json!("Backends of the Azure OpenAI balancer");
-    schema["description"] = json!("The short form: a list of Azure OpenAI resources, from which a complete configuration is made.");
+    schema["description"] = json!("The list of backends: Azure OpenAI resources, from which a complete configuration is made.");
     move_fields(&own, "/properties", &mut schema);
     move_fields(&own, "/$defs", &mut schema);
     let endpoint = serde_json::to_value(Endpoint::json_schema(&mut settings().into_generator()))

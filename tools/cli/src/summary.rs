@@ -11,7 +11,7 @@ pub fn summary(checked: &Checked) -> String {
     };
     let form = match checked.form {
         Form::Plugin => "a plugin configuration",
-        Form::Short => "a short form, to be rendered",
+        Form::Backends => "a list of backends, to be rendered",
     };
     let mut out = format!("This is {form}.\n\n{}\n", table(plugin));
     out.push_str(&format!("retries      {}\n", retries(plugin)));

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::list::Own;
 use crate::plugin::{Backend, Identity, Plugin, Source, Unlisted};
 use crate::problem::Problems;
-use crate::short::Own;
 
 /// Adds what is suspicious in the plugin configuration itself.
 pub(crate) fn of_plugin(plugin: &Plugin, warnings: &mut Problems<'_>) {

@@ -49,7 +49,7 @@ fn every_list_of_backends_is_right() {
                 let rendered = cli::render(target, &list, Options::default());
                 rendered.unwrap_or_else(|problems| panic!("{name}: {problems:?}\n{block}"));
             }
-            cli::check(&list, Some(Form::Short))
+            cli::check(&list, Some(Form::Backends))
                 .unwrap_or_else(|problems| panic!("{name}: {problems:?}\n{block}"));
         }
     }

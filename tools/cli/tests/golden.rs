@@ -68,7 +68,7 @@ fn the_demo_runs_what_is_checked_in() {
 #[test]
 fn the_schemas_are_made_of_the_types() {
     assert_checked_in("schema/plugin.json", &cli::schema::text(Form::Plugin));
-    assert_checked_in("schema/backends.json", &cli::schema::text(Form::Short));
+    assert_checked_in("schema/backends.json", &cli::schema::text(Form::Backends));
 }
 
 /// What a newcomer starts with.
@@ -136,7 +136,7 @@ fn what_is_made_for_workload_identity_is_there_to_be_read() {
 #[test]
 fn what_changes_is_what_has_changed() {
     let rendered =
-        |short: &str| cli::render(Target::Envoy, short, Options::default()).expect("right");
+        |list: &str| cli::render(Target::Envoy, list, Options::default()).expect("right");
     let before = rendered(TWO_HOSTS);
     let after = rendered(&format!(
         "{TWO_HOSTS}- host: contoso-swedencentral.openai.azure.com\n"

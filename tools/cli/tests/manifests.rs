@@ -27,9 +27,8 @@ fn documents(text: &str) -> Vec<Value> {
         .collect()
 }
 
-fn render(target: Target, short: &str, options: Options) -> Vec<Value> {
-    let text =
-        cli::render(target, short, options).unwrap_or_else(|problems| panic!("{problems:?}"));
+fn render(target: Target, list: &str, options: Options) -> Vec<Value> {
+    let text = cli::render(target, list, options).unwrap_or_else(|problems| panic!("{problems:?}"));
     assert!(
         text.lines().all(|line| line.trim_end() == line),
         "no blanks at the ends of lines"
@@ -37,8 +36,8 @@ fn render(target: Target, short: &str, options: Options) -> Vec<Value> {
     documents(&text)
 }
 
-/// What may be said in a short form, from little to all.
-fn shorts() -> Vec<String> {
+/// What may be said in a list of backends, from little to all.
+fn lists() -> Vec<String> {
     let hosts = |n: usize| {
         (1..=n)
             .map(|n| format!("- host: contoso-{n}.openai.azure.com\n"))
@@ -181,7 +180,7 @@ fn kinds(resources: &[Value]) -> BTreeMap<&str, usize> {
 
 #[test]
 fn istio_takes_every_resource() {
-    for short in shorts() {
+    for list in lists() {
         for (engine, open, full) in [
             (None, false, false),
             (Some(Engine::Router), false, false),
@@ -191,7 +190,7 @@ fn istio_takes_every_resource() {
             (Some(Engine::Router), false, true),
         ] {
             let options = Options { engine, open, full };
-            for resource in render(Target::Istio, &short, options) {
+            for resource in render(Target::Istio, &list, options) {
                 assert_valid(&resource);
             }
         }
@@ -200,14 +199,14 @@ fn istio_takes_every_resource() {
 
 #[test]
 fn envoy_gateway_takes_every_resource() {
-    for short in shorts() {
+    for list in lists() {
         for (open, full) in [(false, false), (true, false), (false, true), (true, true)] {
             let options = Options {
                 open,
                 full,
                 ..Options::default()
             };
-            for resource in render(Target::EnvoyGateway, &short, options) {
+            for resource in render(Target::EnvoyGateway, &list, options) {
                 assert_valid(&resource);
             }
         }
@@ -217,7 +216,7 @@ fn envoy_gateway_takes_every_resource() {
 #[test]
 fn a_field_that_no_api_knows_would_be_noticed() {
     for target in [Target::Istio, Target::EnvoyGateway] {
-        for mut resource in render(target, &shorts()[2], options(None, false)) {
+        for mut resource in render(target, &lists()[2], options(None, false)) {
             resource["spec"]["unheardOf"] = json!(1);
             let refused = std::panic::catch_unwind(|| assert_valid(&resource)).is_err();
             assert!(refused, "{resource:#}");
@@ -227,7 +226,7 @@ fn a_field_that_no_api_knows_would_be_noticed() {
 
 #[test]
 fn what_istio_is_told() {
-    let resources = render(Target::Istio, &shorts()[0], options(None, false));
+    let resources = render(Target::Istio, &lists()[0], options(None, false));
     let expected = [
         ("DestinationRule", 2),
         ("EnvoyFilter", 1),
@@ -239,19 +238,19 @@ fn what_istio_is_told() {
     assert_eq!(kinds(&resources), BTreeMap::from(expected));
     let with_router = render(
         Target::Istio,
-        &shorts()[0],
+        &lists()[0],
         options(Some(Engine::Router), false),
     );
     assert!(
         !kinds(&with_router).contains_key("WasmPlugin"),
         "the module is in the EnvoyFilter"
     );
-    let with_tokens = render(Target::Istio, &shorts()[2], options(None, false));
+    let with_tokens = render(Target::Istio, &lists()[2], options(None, false));
     assert_eq!(kinds(&with_tokens)["RequestAuthentication"], 1);
     assert_eq!(kinds(&with_tokens)["AuthorizationPolicy"], 1);
 
     assert_clusters_exist(&resources);
-    assert_clusters_exist(&render(Target::Istio, &shorts()[3], options(None, false)));
+    assert_clusters_exist(&render(Target::Istio, &lists()[3], options(None, false)));
 }
 
 /// Every cluster that the filter is told of is one that Istio makes of a ServiceEntry.
@@ -287,7 +286,7 @@ fn assert_clusters_exist(resources: &[Value]) {
 
 #[test]
 fn keys_of_backends_come_from_the_environment() {
-    let resources = render(Target::Istio, &shorts()[3], options(None, false));
+    let resources = render(Target::Istio, &lists()[3], options(None, false));
     let plugin = resources
         .iter()
         .find(|r| r["kind"] == "WasmPlugin")
@@ -296,7 +295,7 @@ fn keys_of_backends_come_from_the_environment() {
         plugin["spec"]["vmConfig"]["env"],
         json!([{"name": "EAST_KEY", "valueFrom": "HOST"}])
     );
-    let resources = render(Target::EnvoyGateway, &shorts()[3], options(None, false));
+    let resources = render(Target::EnvoyGateway, &lists()[3], options(None, false));
     let policy = resources
         .iter()
         .find(|r| r["kind"] == "EnvoyExtensionPolicy")
@@ -317,7 +316,7 @@ const FULL: Options = Options {
 #[test]
 fn the_image_is_in_the_envoy_filter_with_full() {
     let patched = |options| {
-        let resources = render(Target::Istio, &shorts()[3], options);
+        let resources = render(Target::Istio, &lists()[3], options);
         assert!(!kinds(&resources).contains_key("WasmPlugin"));
         let filter = resources.iter().find(|r| r["kind"] == "EnvoyFilter");
         let patches = filter.expect("one")["spec"]["configPatches"].clone();
@@ -395,7 +394,7 @@ fn a_note_names_what_needs_bodies() {
 
 #[test]
 fn names_are_told_apart() {
-    let resources = render(Target::Istio, &shorts()[3], options(None, false));
+    let resources = render(Target::Istio, &lists()[3], options(None, false));
     let mut names: Vec<String> = resources
         .iter()
         .map(|r| format!("{} {}", r["kind"], r["metadata"]["name"]))
@@ -409,7 +408,7 @@ fn names_are_told_apart() {
 #[test]
 fn app_service_is_not_in_kubernetes() {
     let source = "{source: app_service, endpoint: \"http://127.0.0.1:42356\"}";
-    for (short, path) in [
+    for (list, path) in [
         (
             format!("backends: [{{host: a}}]\nidentity: {source}\n"),
             "identity.source",
@@ -422,7 +421,7 @@ fn app_service_is_not_in_kubernetes() {
         ),
     ] {
         for target in [Target::Istio, Target::EnvoyGateway] {
-            let problems = cli::render(target, &short, Options::default()).expect_err("refused");
+            let problems = cli::render(target, &list, Options::default()).expect_err("refused");
             let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
             let text =
                 "\"app_service\" is not there in Kubernetes; use \"workload_identity\" or \"imds\"";

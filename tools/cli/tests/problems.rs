@@ -57,7 +57,7 @@ fn every_kind_of_problem_has_a_golden_text() {
     for kind in [
         "unknown field; use one of",
         "is missing; use",
-        "audience is missing",
+        "audience: is missing; use",
         "stands twice; use a different name",
         "stands twice; use a different cluster",
         "use a host name such as",
@@ -79,7 +79,7 @@ fn every_kind_of_problem_has_a_golden_text() {
         "use a status from 400 to 599, except 401",
         "use max_attempts 1 to switch retries off",
         "use a list with at least one backend",
-        "use a JSON object",
+        "use an object such as {host:",
         "or give every backend an api_key_env",
         "not allowed beside client_id",
         "not allowed beside keys_file",
@@ -111,11 +111,11 @@ fn every_kind_of_problem_has_a_golden_text() {
         "use the id of the tenant",
         "use a host such as",
         "this is not YAML",
-        "duplicated key",
+        "stands twice; use it once",
         "the file is empty",
         "documents are not allowed; use one",
         "a tag is not allowed",
-        "a key that is no string",
+        "is not allowed as a name; put it in quotes",
         "a number without end",
     ] {
         assert!(texts.contains(kind), "no golden text has {kind:?}");
@@ -151,7 +151,7 @@ fn no_problem_shows_a_key() {
 fn one_backend_is_asked_again_with_a_renewed_token_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("backends.yaml");
-    for (short, retries) in [
+    for (list, retries) in [
         ("backends: [{host: a}]\n", "up to 2 attempts in all, "),
         ("backends: [{host: a, api_key_env: K}]\n", "none\n"),
         (
@@ -159,7 +159,7 @@ fn one_backend_is_asked_again_with_a_renewed_token_alone() {
             "none\n",
         ),
     ] {
-        fs::write(&file, short).expect("write");
+        fs::write(&file, list).expect("write");
         let (_, out, _) = check(&file);
         assert!(out.contains(&format!("retries      {retries}")), "{out}");
     }
@@ -171,7 +171,7 @@ fn what_is_right_is_summed_up() {
     let (status, out, err) = check(&file);
     assert_eq!((status, err.as_str()), (0, ""));
     let expected = "\
-This is a short form, to be rendered.
+This is a list of backends, to be rendered.
 
 backend        host                                    priority  weight  shows    cluster
 eastus         contoso-eastus.openai.azure.com         0         1       a token  aoai_eastus
@@ -212,7 +212,7 @@ fn warnings_leave_the_exit_status_at_success() {
     fs::write(&file, "backends: [{host: a}]\nadmin: {port: 10000}\n").expect("write");
     let (status, out, err) = check(&file);
     assert_eq!(status, 0);
-    assert!(out.starts_with("This is a short form"), "{out}");
+    assert!(out.starts_with("This is a list of backends"), "{out}");
     assert!(
         err.starts_with("backends.yaml:2:15: admin.port: warning: "),
         "{err}"

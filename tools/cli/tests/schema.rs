@@ -4,7 +4,7 @@
 //! of every other type, and the parser has to take what the schema takes and refuse what it refuses.
 
 use azure_openai_balancer::core::config::{ConfigError, Plugin};
-use cli::short::OWN;
+use cli::list::OWN;
 use cli::Form;
 use serde_json::{json, Value};
 
@@ -256,26 +256,26 @@ fn the_parser_and_the_schema_take_and_refuse_the_same() {
     assert!(probed > 1500, "{probed}");
 }
 
-/// What the tool says of a short form in which the field has this value; nothing is right.
-fn problem_of_short(field: &Field, value: &Value) -> Option<String> {
-    let mut short = base(source(&field.schema));
-    short["identity"]["endpoint"] = json!("http://127.0.0.1:42356");
+/// What the tool says of a list of backends in which the field has this value; nothing is right.
+fn problem_of_list(field: &Field, value: &Value) -> Option<String> {
+    let mut list = base(source(&field.schema));
+    list["identity"]["endpoint"] = json!("http://127.0.0.1:42356");
     // What has to stand beside the field.
     if field.path.starts_with("listener.tls.") {
-        short["listener"] = json!({"tls": {"certificate": "a", "key": "b"}});
+        list["listener"] = json!({"tls": {"certificate": "a", "key": "b"}});
     }
     if field.path.starts_with("clients.entra_id.") {
-        short["clients"] = json!({"entra_id": {"tenant": "a", "audience": "b"}});
+        list["clients"] = json!({"entra_id": {"tenant": "a", "audience": "b"}});
     }
-    let short = with(short, &field.pointer, value.clone());
-    let problems = cli::check(&short.to_string(), Some(Form::Short)).err()?;
+    let list = with(list, &field.pointer, value.clone());
+    let problems = cli::check(&list.to_string(), Some(Form::Backends)).err()?;
     let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
     Some(told.join("\n"))
 }
 
 #[test]
-fn the_short_form_and_its_schema_take_and_refuse_the_same() {
-    let root = cli::schema::schema(Form::Short);
+fn the_list_of_backends_and_its_schema_take_and_refuse_the_same() {
+    let root = cli::schema::schema(Form::Backends);
     let mut own = 0;
     for field in fields(&root) {
         let validator = validator(&root, &field.raw);
@@ -289,7 +289,7 @@ fn the_short_form_and_its_schema_take_and_refuse_the_same() {
             {
                 continue;
             }
-            let told = problem_of_short(&field, &probe);
+            let told = problem_of_list(&field, &probe);
             assert_eq!(
                 told.is_none(),
                 is_valid,
@@ -479,10 +479,10 @@ fn the_types_are_the_schemas() {
 }
 
 #[test]
-fn the_short_form_is_the_plugins_with_less_and_its_own() {
-    let schema = cli::schema::schema(Form::Short);
+fn the_lists_schema_is_the_plugins_with_less_and_its_own() {
+    let schema = cli::schema::schema(Form::Backends);
     let validator = jsonschema::validator_for(&schema).expect("a schema");
-    for (short, valid) in [
+    for (list, valid) in [
         (
             json!({"backends": [{"host": "contoso.openai.azure.com"}]}),
             true,
@@ -515,11 +515,11 @@ fn the_short_form_is_the_plugins_with_less_and_its_own() {
         ),
         (json!({"backends": [{"host": "h"}], "unknown": 1}), false),
     ] {
-        assert_eq!(validator.is_valid(&short), valid, "{short}");
+        assert_eq!(validator.is_valid(&list), valid, "{list}");
         assert_eq!(
-            cli::check(&short.to_string(), Some(Form::Short)).is_ok(),
+            cli::check(&list.to_string(), Some(Form::Backends)).is_ok(),
             valid,
-            "{short}"
+            "{list}"
         );
     }
 }

@@ -36,7 +36,7 @@ fn each_warning_names_the_place_the_value_and_the_fix() {
              several; use the source \"workload_identity\", or name one with `client_id`",
         ),
     ] {
-        assert_eq!(warnings(list, Form::Short), [expected], "{list}");
+        assert_eq!(warnings(list, Form::Backends), [expected], "{list}");
     }
 }
 
@@ -50,7 +50,7 @@ fn nothing_that_is_meant_gets_a_warning() {
         "backends: [{host: a, api_key_env: K}]\nkubernetes: {gateway: g}\n",
         "backends: [{host: a}]\nlistener: {address: 127.0.0.1}\nadmin: {address: 127.0.0.2, port: 10000}\n",
     ] {
-        assert_eq!(warnings(list, Form::Short), [""; 0], "{list}");
+        assert_eq!(warnings(list, Form::Backends), [""; 0], "{list}");
     }
 }
 

@@ -1,12 +1,12 @@
-//! What is derived from the short form.
+//! What is derived from the list of backends.
 
 use cli::plugin::Engine;
 use cli::{Options, Target};
 use render::{Clients, Fleet};
 use serde_json::json;
 
-fn fleet(short: &str) -> Fleet {
-    cli::fleet(short, Options::default()).unwrap_or_else(|problems| panic!("{problems:?}"))
+fn fleet(list: &str) -> Fleet {
+    cli::fleet(list, Options::default()).unwrap_or_else(|problems| panic!("{problems:?}"))
 }
 
 #[test]
@@ -134,14 +134,14 @@ fn backends_with_keys_alone_need_no_identity() {
 
 #[test]
 fn the_command_line_has_the_last_word_on_the_engine() {
-    let short = "backends: [{host: a}]\nengine: filter\n";
+    let list = "backends: [{host: a}]\nengine: filter\n";
     let with = |engine| {
         let options = Options {
             engine,
             open: true,
             full: false,
         };
-        let fleet = cli::fleet(short, options).expect("right");
+        let fleet = cli::fleet(list, options).expect("right");
         assert_eq!(fleet.clients, Clients::Open);
         fleet.engine
     };
@@ -263,7 +263,7 @@ identity: {source: client_secret, tenant_id: t, client_id: c, client_secret_env:
 #[test]
 fn identities_that_share_a_cluster_share_what_is_there() {
     let problems = |list: &str| {
-        let problems = cli::check(list, Some(cli::Form::Short)).expect_err("a problem");
+        let problems = cli::check(list, Some(cli::Form::Backends)).expect_err("a problem");
         let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
         told.join("\n")
     };

@@ -1,7 +1,7 @@
-//! The short form: a plugin configuration in which what can be derived is left out, and a few fields of its own that say what
+//! The list of backends: a plugin configuration in which what can be derived is left out, and a few fields of its own that say what
 //! the plugin does not need to know.
 //!
-//! Every field of the plugin is one of the short form too, so a new one needs nothing here.
+//! Every field of the plugin is one of the list of backends too, so a new one needs nothing here.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use crate::plugin::Engine;
 use crate::strict::{object, optional, optional_object, refused};
 
-/// What the short form has beside the plugin's own fields.
+/// What the list of backends has beside the plugin's own fields.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Own {
@@ -168,7 +168,7 @@ pub struct Kubernetes {
     /// The namespace of everything that is rendered.
     #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "azure-openai"))]
-    pub namespace: Option<Word>,
+    pub namespace: Option<KubernetesName>,
     /// The image that holds the module.
     #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "ghcr.io/contoso/azure-openai-balancer:0.1.0"))]
@@ -180,11 +180,11 @@ pub struct Kubernetes {
     /// The Gateway's name; with Istio, the value of the `istio` label of its pods as well.
     #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "azure-openai"))]
-    pub gateway: Option<Word>,
+    pub gateway: Option<KubernetesName>,
     /// The Secret that holds the certificate to show to clients.
     #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "azure-openai-tls"))]
-    pub tls_secret: Option<Word>,
+    pub tls_secret: Option<KubernetesName>,
 }
 
 /// What the engines are called, for error messages.
@@ -238,6 +238,20 @@ checked! {
     /// A text without spaces.
     Word(String), "a text without spaces", json_schema!({"type": "string", "pattern": "^[!-~]+$"}),
     |value| value.as_str().filter(|text| is_word(text)).map(str::to_owned)
+}
+
+fn is_kubernetes_name(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+    let is_edge = |b: Option<u8>| b.is_some_and(|b| inner(b) && b.is_ascii_alphanumeric());
+    let edges = [text.bytes().next(), text.bytes().next_back()];
+    text.len() <= 253 && text.bytes().all(inner) && edges.into_iter().all(is_edge)
+}
+
+checked! {
+    /// A name that Kubernetes takes.
+    KubernetesName(String), "lower-case letters, digits, '-' and '.', such as \"azure-openai\"",
+    json_schema!({"type": "string", "maxLength": 253, "pattern": "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"}),
+    |value| value.as_str().filter(|text| is_kubernetes_name(text)).map(str::to_owned)
 }
 
 checked! {
