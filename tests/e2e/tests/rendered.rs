@@ -256,6 +256,66 @@ identity:
     }
 }
 
+#[test]
+fn envoys_objections_name_the_field_of_the_list() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    for name in ["clients.yaml", "garbage.pem"] {
+        fs::write(path(name), render::keys_file("x-aoai-client", &[])).expect("write a file");
+    }
+    let azure = open_backends(&[], Tls::Off);
+    let base = format!(
+        "backends: [{{host: contoso-eastus.openai.azure.com}}]\nmodule: {}\n",
+        e2e::module().display()
+    );
+    let trusted = format!("tls: {{trusted_ca: {}}}\n", azure.ca_path().display());
+    let keys = format!(
+        "clients: {{keys_file: {}}}\n",
+        path("clients.yaml").display()
+    );
+    let identity = "identity: {source: workload_identity, tenant_id: a, client_id: b, token_file: /nowhere/token, token_socket: /tmp/s}\n";
+    let garbage = path("garbage.pem").display().to_string();
+    let newest = EnvoyVersion::V1_40_0;
+    for (version, list, expected) in [
+        (newest, format!("{base}{keys}{trusted}"), None),
+        (
+            newest,
+            format!("{base}{keys}tls: {{trusted_ca: /nowhere/ca.pem}}\n"),
+            Some("Envoy needs /nowhere/ca.pem, which is missing; set `tls.trusted_ca` to another path".to_owned()),
+        ),
+        (
+            newest,
+            format!("{base}{keys}tls: {{trusted_ca: {garbage}}}\n"),
+            Some(format!("Envoy refuses {garbage} (`tls.trusted_ca`): Failed to load trusted CA certificates")),
+        ),
+        (
+            newest,
+            format!("{base}{trusted}clients: {{keys_file: /nowhere/clients.yaml}}\n"),
+            Some("Envoy needs /nowhere/clients.yaml, which is missing; set `clients.keys_file`".to_owned()),
+        ),
+        (
+            newest,
+            format!("{base}{keys}{trusted}{identity}"),
+            Some("Envoy needs /nowhere/token, which is missing; set `identity.token_file`".to_owned()),
+        ),
+        (
+            EnvoyVersion::V1_36_4,
+            format!("{base}{keys}{trusted}"),
+            Some("this Envoy is older than 1.39".to_owned()),
+        ),
+    ] {
+        let rendered = cli::rendered(cli::Target::Envoy, &list, cli::Options::default());
+        let rendered = rendered.expect("right");
+        fs::write(path("envoy.yaml"), &rendered.text).expect("write envoy.yaml");
+        let told = cli::validate(&version.binary(), &path("envoy.yaml"), &rendered.files).err();
+        match (&told, expected) {
+            (None, None) => {}
+            (Some(told), Some(expected)) => assert!(told.starts_with(&expected), "{told}"),
+            (told, expected) => panic!("{told:?}, not {expected:?}"),
+        }
+    }
+}
+
 fn fleet_of(backends: usize, engine: cli::plugin::Engine) -> Fleet {
     let mut short = String::from("backends:\n");
     for n in 1..=backends {

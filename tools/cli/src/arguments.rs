@@ -20,7 +20,7 @@ Example:
 
 /// Checks configurations of the Azure OpenAI balancer, and makes complete ones from a list of backends
 #[derive(Parser)]
-#[command(name = "azure-openai-balancer", version, after_help = EXAMPLE)]
+#[command(name = "azure-openai-balancer", version = crate::version(), after_help = EXAMPLE)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -57,6 +57,9 @@ enum Command {
         /// Where to write it, instead of to standard output
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// Let this Envoy read the result, such as `envoy`, and tell what it objects to
+        #[arg(long, value_name = "ENVOY", requires = "output")]
+        validate: Option<PathBuf>,
     },
     /// Make a file of keys for clients, with a new key for each
     Keys {
@@ -124,6 +127,7 @@ fn carry_out(command: Command) -> Result<ExitCode, String> {
             open,
             full,
             output,
+            validate,
         } => {
             let text = read(&file)?;
             let options = Options { engine, open, full };
@@ -132,7 +136,17 @@ fn carry_out(command: Command) -> Result<ExitCode, String> {
                     for note in &rendered.notes {
                         eprintln!("note: {note}");
                     }
-                    print(output.as_deref(), &rendered.text)
+                    if !rendered.files.is_empty() {
+                        let table = crate::file_table(&rendered.files);
+                        eprint!("Envoy will read these files:\n{table}");
+                    }
+                    let status = print(output.as_deref(), &rendered.text)?;
+                    if let (Some(envoy), Some(output)) = (validate, output) {
+                        let output = std::path::absolute(&output).unwrap_or(output);
+                        crate::validate(&envoy, &output, &rendered.files)?;
+                        eprintln!("Envoy accepts {}.", output.display());
+                    }
+                    Ok(status)
                 }
                 Err(problems) => Ok(complain(&file, &problems)),
             }

@@ -3,6 +3,7 @@
 use crate::check::check_list;
 use crate::document::Document;
 use crate::expand::Expanded;
+use crate::files::{expected_files, ExpectedFile};
 use crate::kubernetes::{Clusters, Kubernetes};
 use crate::plugin::{Engine, Plugin};
 use crate::{envoy_gateway, istio, Problem};
@@ -36,6 +37,8 @@ pub struct Rendered {
     pub text: String,
     /// Sentences about what it does not do.
     pub notes: Vec<String>,
+    /// Files that Envoy reads beside it. Those of a pod are in the comments of its resources.
+    pub files: Vec<ExpectedFile>,
 }
 
 /// Makes a configuration of the list of backends in `text`.
@@ -51,9 +54,13 @@ pub fn render(target: Target, text: &str, options: Options) -> Result<String, Ve
 /// # Errors
 /// Everything that is wrong with the list, in the order of the file.
 pub fn rendered(target: Target, text: &str, options: Options) -> Result<Rendered, Vec<Problem>> {
-    let mut notes = Vec::new();
+    let (mut notes, mut files) = (Vec::new(), Vec::new());
     let text = match target {
-        Target::Envoy => render::envoy(&fleet(text, options)?),
+        Target::Envoy => {
+            let fleet = fleet(text, options)?;
+            files = expected_files(&fleet);
+            render::envoy(&fleet)
+        }
         Target::Istio => {
             let kubernetes = kubernetes(text, options, istio::CLUSTERS)?;
             if kubernetes.fleet.engine == render::Engine::Filter {
@@ -78,7 +85,7 @@ pub fn rendered(target: Target, text: &str, options: Options) -> Result<Rendered
             envoy_gateway::resources(&kubernetes)
         }
     };
-    Ok(Rendered { text, notes })
+    Ok(Rendered { text, notes, files })
 }
 
 /// What the list of backends asks for that only bodies tell, where a resource of this kind does not show them.
