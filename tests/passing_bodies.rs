@@ -12,9 +12,12 @@
 
 mod random;
 
+use azure_openai_balancer::core::config::Plugin;
+use azure_openai_balancer::core::inspection::Inspection;
 use azure_openai_balancer::core::json::scan::{Findings, Scan};
 use azure_openai_balancer::core::json::tagger::{insert, Tagger};
 use azure_openai_balancer::core::multipart::{Scanner, Value};
+use azure_openai_balancer::core::request::{Place, Request};
 use azure_openai_balancer::core::splices::Splices;
 use azure_openai_balancer::core::state::ids::{split, Tag, Tags};
 use azure_openai_balancer::core::state::objects::is_object_id;
@@ -25,7 +28,7 @@ use self::random::{seeds, Random};
 const SEEDS: u64 = 2000;
 
 /// Pieces that bring a reader into every state it has.
-const PIECES: [&str; 35] = [
+const PIECES: [&str; 38] = [
     "{",
     "}",
     "[",
@@ -49,6 +52,9 @@ const PIECES: [&str; 35] = [
     "\"model\":",
     "\"file_ids\":[",
     "\"metadata\":{",
+    "\"parameters\":{",
+    "\"encrypted_content\":",
+    "\"rs_1\"",
     "\"store\":",
     "\"background\":",
     "\"resp_1\"",
@@ -73,11 +79,14 @@ const ID_KEYS: [&str; 8] = [
     "container",
     "file",
 ];
-const OTHER_KEYS: [&str; 7] = [
+const OTHER_KEYS: [&str; 10] = [
     "model",
     "text",
     "metadata",
     "attributes",
+    "parameters",
+    "schema",
+    "encrypted_content",
     "custom_id",
     "ids",
     "größe",
@@ -153,10 +162,11 @@ fn chunks<'b>(random: &mut Random, mut bytes: &'b [u8]) -> Vec<&'b [u8]> {
 
 fn tagged(tag: Tag, chunks: &[&[u8]]) -> Vec<u8> {
     let mut tagger = Tagger::default();
-    let pieces = chunks
-        .iter()
-        .map(|chunk| insert(tag, chunk, tagger.push(chunk)));
-    pieces.collect::<Vec<_>>().concat()
+    let mut tagged = Vec::new();
+    for chunk in chunks {
+        insert(tag, chunk, tagger.push(chunk), &mut tagged);
+    }
+    tagged
 }
 
 fn scanned(chunks: &[&[u8]]) -> (Findings, Option<Findings>) {
@@ -180,9 +190,14 @@ fn ids_in<'d>(document: &'d Json, of_ids: bool, ids: &mut Vec<&'d str>) {
         Json::Array(items) => items.iter().for_each(|item| ids_in(item, of_ids, ids)),
         Json::Object(members) => {
             for (key, value) in members {
-                let clients_own = ["metadata", "attributes"].contains(&key.as_str());
-                if !(clients_own && (value.is_object() || value.is_array())) {
-                    ids_in(value, ID_KEYS.contains(&key.as_str()), ids);
+                let clients_own =
+                    ["metadata", "attributes", "parameters", "schema"].contains(&key.as_str());
+                match value.as_str() {
+                    Some(content) if key == "encrypted_content" => {
+                        ids.extend((!content.is_empty()).then_some(content));
+                    }
+                    _ if clients_own && (value.is_object() || value.is_array()) => {}
+                    _ => ids_in(value, ID_KEYS.contains(&key.as_str()), ids),
                 }
             }
         }
@@ -237,6 +252,139 @@ fn an_answer_is_tagged_the_same_however_it_is_cut_and_a_request_untagged() {
     assert!(tags > 0, "nothing was tagged");
 }
 
+/// The string that began last in front of `at`, without its escapes.
+fn value_before(json: &str, at: usize) -> String {
+    let quotes = json[..at].match_indices('"').map(|(quote, _)| quote);
+    let mut starts = quotes.rev().filter(|quote| {
+        let before = json[..*quote].bytes().rev();
+        before.take_while(|byte| *byte == b'\\').count() % 2 == 0
+    });
+    let start = starts.next().unwrap();
+    serde_json::from_str(&format!("{}\"", &json[start..at])).unwrap()
+}
+
+const CONFIG: &str = r#"{
+    "backends": [
+        {"name": "a", "cluster": "a", "host": "a.openai.azure.com"},
+        {"name": "b", "cluster": "b", "host": "b.openai.azure.com", "deployments": {"gpt": "own"}},
+        {"name": "c", "cluster": "c", "host": "c.openai.azure.com"}
+    ],
+    "identity": {"cluster": "imds"}
+}"#;
+
+/// An item of a response as a backend may write it.
+fn item(random: &mut Random) -> String {
+    let beginnings = [
+        "rs_", "msg_", "fc_", "mcp_", "ig_", "cmp_", "file-", "resp_",
+    ];
+    let id = format!("{}{:x}", one_of(random, &beginnings), random.next());
+    let space = one_of(random, &["", " ", "\t "]);
+    let content = one_of(
+        random,
+        &[
+            "gAAAA-_==",
+            "gAAAA\\u002b\\u003d",
+            "\\\"",
+            "ü",
+            "x.b12345",
+            ".b",
+        ],
+    );
+    let rest = one_of(
+        random,
+        &[
+            "",
+            ",\"arguments\":\"{\\\"id\\\":\\\"rs_1\\\"}\"",
+            ",\"n\":1.50",
+            ",\"encrypted_content\":null",
+        ],
+    );
+    match random.below(4) {
+        0 => format!(r#"{{"type":"item_reference",{space}"id":{space}"{id}"}}"#),
+        1 => format!(r#"{{"encrypted_content":{space}"{content}"{rest}}}"#),
+        2 => format!(r#"{{"id":"{id}","metadata":{{"id":"{id}"}}{rest}}}"#),
+        _ => format!(r#"{{{space}"id":"{id}", "encrypted_content"{space}:"{content}"{rest}}}"#),
+    }
+}
+
+/// Clients get answers of three backends, mix up whatever they got from one of them, and send it back.
+#[test]
+fn a_backend_gets_back_byte_for_byte_what_it_made() {
+    let Ok(Plugin::Balancer(config)) = Plugin::from_bytes(CONFIG.as_bytes(), &|_| None) else {
+        panic!("the configuration");
+    };
+    let tags = config.tags();
+    let (mut led, mut apart) = (0, 0);
+    for seed in seeds(0..SEEDS) {
+        let random = &mut Random(seed);
+        // For each backend, the items as it wrote them and as its clients got them.
+        let mut made: [Vec<(String, String)>; 3] = Default::default();
+        for _ in 0..random.from(2..12) {
+            let on = random.below(3) as usize;
+            let own = item(random);
+            let (before, after) = match random.one_in(2) {
+                true => ("{\"output\":[", "]}"),
+                false => ("event: x\r\ndata: {\"item\":", "}\n\n"),
+            };
+            let written = [before, &own, after].concat();
+            let pieces = chunks(random, written.as_bytes());
+            let got = tagged(tags.of_backend(on).unwrap(), &pieces);
+            let got = String::from_utf8(got).unwrap();
+            let got = got
+                .strip_prefix(before)
+                .and_then(|got| got.strip_suffix(after));
+            made[on].push((own, got.unwrap().to_owned()));
+        }
+        let on = random.below(3) as usize;
+        let mut sent: Vec<_> = made[on]
+            .iter()
+            .filter(|_| random.one_in(2))
+            .cloned()
+            .collect();
+        let foreign = made.iter().enumerate().filter(|(other, _)| *other != on);
+        let mut foreign = foreign.flat_map(|(_, made)| made);
+        let is_mixed = random.one_in(4) && !sent.is_empty();
+        let is_mixed = is_mixed && foreign.next().map(|item| sent.push(item.clone())).is_some();
+        let body = |items: &mut dyn Iterator<Item = &String>| {
+            let items: Vec<_> = items.map(String::as_str).collect();
+            format!("{{\"model\":\"gpt\",\"input\":[{}]}}", items.join(","))
+        };
+        let (own, got) = (
+            body(&mut sent.iter().map(|(own, _)| own)),
+            body(&mut sent.iter().map(|(_, got)| got)),
+        );
+        let headers: [(&[u8], &[u8]); 2] =
+            [(b":method", b"POST"), (b":path", b"/openai/v1/responses")];
+        let mut request = Request::read(headers.into_iter(), &tags);
+        let mut inspection = Inspection::of(&request, &config, false).unwrap();
+        let pieces = chunks(random, got.as_bytes());
+        for (at, piece) in pieces.iter().enumerate() {
+            if let Some(found) = inspection.push(piece, at + 1 == pieces.len()) {
+                request.learn(found, &tags);
+            }
+        }
+        let place = request.place(&config);
+        if is_mixed {
+            apart += 1;
+            assert_eq!(place, Place::Nowhere, "seed {seed}: {got}");
+            continue;
+        }
+        if sent.is_empty() {
+            assert_eq!(place, Place::Anywhere, "seed {seed}");
+        } else {
+            led += 1;
+            assert_eq!(place, Place::Only(on), "seed {seed}: {got}");
+        }
+        let expected = match on {
+            1 => own.replacen("\"gpt\"", "\"own\"", 1),
+            _ => own,
+        };
+        let up = request.splices(&config.backends[on]).apply(got.as_bytes());
+        assert_eq!(String::from_utf8(up).unwrap(), expected, "seed {seed}");
+    }
+    assert!(led > 100 && apart > 100, "{led} {apart}");
+}
+
 #[test]
 fn exactly_the_ids_of_objects_are_tagged() {
     let tag = Tag::of("host");
@@ -249,7 +397,7 @@ fn exactly_the_ids_of_objects_are_tagged() {
         let tagged = String::from_utf8(tagged(tag, &[body.as_bytes()])).unwrap();
         let found: Vec<_> = tagged
             .match_indices(tag.as_str())
-            .map(|(at, _)| &tagged[tagged[..at].rfind('"').unwrap() + 1..at])
+            .map(|(at, _)| value_before(&tagged, at))
             .collect();
         assert_eq!(found, expected, "seed {seed}: {body}");
     }

@@ -101,8 +101,9 @@ impl LocalReply {
         Self {
             status: 400,
             code: "objects_on_different_backends",
-            message: "The objects that this request names live on different Azure OpenAI resources. Make them anew in one \
-                      request after the other, each from those before it."
+            message: "This request names objects or items of different Azure OpenAI resources, and none of them knows those of \
+                      another. Upload the files again, or leave out the items of earlier responses that came from another \
+                      resource."
                 .into(),
             retry_after: None,
         }

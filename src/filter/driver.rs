@@ -168,7 +168,7 @@ pub(super) fn tag_frame(exchange: &mut Exchange, size: usize) -> Result<(), Host
     }
     let chunk = host::buffer(Buffer::ResponseBody, 0, size)?;
     match exchange.tag(&chunk) {
-        Some(tagged) => host::replace_buffer(Buffer::ResponseBody, &tagged),
+        Some(tagged) => host::replace_buffer(Buffer::ResponseBody, tagged),
         None => Ok(()),
     }
 }

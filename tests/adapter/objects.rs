@@ -33,7 +33,7 @@ cases! {
         let id = format!("resp_1{}", tag("west"));
         assert_eq!(
             got.text(),
-            format!(r#"{{"id":"{id}","output":[{{"id":"msg_2"}}],"text":"resp_1"}}"#)
+            format!(r#"{{"id":"{id}","output":[{{"id":"msg_2{}"}}],"text":"resp_1"}}"#, tag("west"))
         );
         assert_eq!(got.headers.get("content-length"), None);
 
@@ -53,6 +53,76 @@ cases! {
             reached(&request.attempt()),
             (WEST.into(), "/openai/v1/responses".into(), sent.into())
         );
+    }
+
+    fn items_and_encrypted_content_go_back_to_their_resource(engine) {
+        let gateway = engine.fleet(3, json!({}));
+        let path = "/openai/v1/responses";
+        gateway.get();
+        let request = gateway.ask("POST", path, r#"{"model":"gpt","store":false}"#);
+        let attempt = request.attempt();
+        assert_eq!(attempt.cluster(), WEST);
+        attempt.respond(200, [("content-type", "application/json")], false);
+        attempt.response_body(r#"{"id":"resp_1","output":[{"id":"rs_1","encrypted_content":"gAA"#, false);
+        attempt.response_body(r#"AA==","summary":[]},{"id":"fc_1","call_id":"call_1"}]}"#, true);
+        let west = tag("west");
+        assert_eq!(
+            request.answer().text(),
+            format!(r#"{{"id":"resp_1{west}","output":[{{"id":"rs_1{west}","encrypted_content":"gAAAA=={west}","summary":[]}},{{"id":"fc_1{west}","call_id":"call_1"}}]}}"#)
+        );
+        for item in [
+            r#"{"type":"item_reference","id":"rs_1TAG"}"#,
+            r#"{"type":"reasoning","id":"rs_1TAG","encrypted_content":"gAAAA==TAG","summary":[]}"#,
+            r#"{"type":"reasoning","encrypted_content" : "gAAAA\u003d=TAG"}"#,
+            r#"{"type":"compaction","encrypted_content":"gAAAA==TAG"}"#,
+            r#"{"id":"msg_7","content":"x"},{"id":"fc_1TAG","type":"function_call","arguments":"{\"id\":\"rs_1\"}"}"#,
+        ] {
+            let body = format!(r#"{{"model":"gpt","input":[{item},{{"role":"user"}}]}}"#);
+            for _ in 0..2 {
+                let request = gateway.ask("POST", path, &body.replace("TAG", &west));
+                let sent = body.replace("TAG", "");
+                assert_eq!(reached(&request.attempt()), (WEST.into(), path.into(), sent), "{item}");
+                answer(&request.attempt(), 200, "fine");
+            }
+        }
+    }
+
+    fn every_event_of_a_stream_names_an_item_the_same(engine) {
+        let gateway = engine.fleet(2, json!({}));
+        let request = gateway.ask("POST", "/openai/v1/responses", r#"{"stream":true}"#);
+        let attempt = request.attempt();
+        attempt.respond(200, [("content-type", "text/event-stream")], false);
+        let events = [
+            r#"{"type":"response.output_item.added","item":{"id":"rs_1TAG","type":"reasoning","encrypted_content":"gATAG"}}"#,
+            r#"{"type":"response.reasoning_summary_text.delta","item_id":"rs_1TAG","delta":"rs_1"}"#,
+            r#"{"type":"response.output_item.done","item":{"id":"rs_1TAG","type":"reasoning","encrypted_content":"gAAATAG"}}"#,
+            r#"{"type":"response.function_call_arguments.delta","item_id":"fc_1TAG","delta":"{\"id\":\"fc_1\"}"}"#,
+            r#"{"type":"response.completed","response":{"id":"resp_1TAG","output":[{"id":"rs_1TAG"},{"id":"fc_1TAG"}]}}"#,
+        ];
+        let stream: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+        let plain = stream.replace("TAG", "");
+        for (at, chunk) in plain.as_bytes().chunks(50).enumerate() {
+            attempt.response_body(chunk, (at + 1) * 50 >= plain.len());
+        }
+        assert_eq!(request.answer().text(), stream.replace("TAG", &tag("east")));
+    }
+
+    fn items_without_a_tag_lead_nowhere_but_reasoning_leads_home(engine) {
+        let gateway = engine.fleet(3, json!({"state": {"home": "north"}}));
+        let path = "/openai/v1/responses";
+        let mut places = Vec::new();
+        for item in [
+            r#"{"id":"msg_1"}"#,
+            r#"{"id":"fc_1"}"#,
+            r#"{"id":"__fake_id__"}"#,
+            r#"{"type":"item_reference","id":"rs_1"}"#,
+            r#"{"type":"reasoning","encrypted_content":"gAAAA"}"#,
+        ] {
+            let request = gateway.ask("POST", path, &format!(r#"{{"input":[{item}]}}"#));
+            places.push(request.attempt().cluster());
+            answer(&request.attempt(), 200, "fine");
+        }
+        assert_eq!(places, [EAST, WEST, NORTH, NORTH, NORTH]);
     }
 
     fn ids_in_events_are_tagged_beside_a_model_with_other_names(engine) {
@@ -197,6 +267,14 @@ cases! {
             (answer.status, code(answer.text())),
             (400, "objects_on_different_backends".into())
         );
+        let body = format!(
+            r#"{{"input":[{{"id":"rs_1{}"}},{{"encrypted_content":"gAAAA{}"}}]}}"#,
+            tag("west"),
+            tag("north")
+        );
+        let request = gateway.ask("POST", "/openai/v1/responses", &body);
+        let text = request.answer().text().to_owned();
+        assert!(text.contains("leave out the items of earlier responses"), "{text}");
     }
 
     fn what_does_not_say_where_it_lives_is_at_home(engine) {

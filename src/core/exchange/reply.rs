@@ -189,7 +189,8 @@ impl Exchange {
             let content_type = answer.headers.get("content-type");
             let is_encoded = answer.headers.get("content-encoding").is_some();
             let tagging = Tagging::of(tag, answer.status, content_type, is_encoded);
-            if let Some(tagged) = tagging.and_then(|mut tagging| tagging.push(&body)) {
+            let tagged = tagging.and_then(|mut it| Some(it.push(&body)?.to_owned()));
+            if let Some(tagged) = tagged {
                 body = tagged.into();
             }
         }
@@ -279,7 +280,7 @@ impl Exchange {
     }
 
     /// What takes the place of the next frame of that answer, if anything.
-    pub fn tag(&mut self, chunk: &[u8]) -> Option<Vec<u8>> {
+    pub fn tag(&mut self, chunk: &[u8]) -> Option<&[u8]> {
         self.tagging.as_mut()?.push(chunk)
     }
 }

@@ -8,7 +8,12 @@ use crate::state::ids::Tag;
 pub(super) struct Tagging {
     tag: Tag,
     tagger: Tagger,
+    /// The last chunk with its tags. Nearly every event of a stream has one, so the memory is used again.
+    tagged: Vec<u8>,
 }
+
+/// Longer chunks are not worth keeping their memory, in bytes.
+const KEPT: usize = 16 * 1024;
 
 impl Tagging {
     /// The tagging of an answer with this `status` and type; `None` if it is none that has ids to tag.
@@ -26,12 +31,19 @@ impl Tagging {
         (has_ids && !is_encoded).then(|| Self {
             tag,
             tagger: Tagger::default(),
+            tagged: Vec::new(),
         })
     }
 
     /// The next bytes with their ids tagged; `None` if there are none.
-    pub(super) fn push(&mut self, chunk: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn push(&mut self, chunk: &[u8]) -> Option<&[u8]> {
         let places = self.tagger.push(chunk);
-        (!places.is_empty()).then(|| insert(self.tag, chunk, places))
+        if places.is_empty() {
+            return None;
+        }
+        self.tagged.clear();
+        self.tagged.shrink_to(KEPT);
+        insert(self.tag, chunk, places, &mut self.tagged);
+        Some(&self.tagged)
     }
 }

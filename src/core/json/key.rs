@@ -17,6 +17,8 @@ pub enum Key {
     Store,
     /// A key, at any depth, whose value or values may be ids of objects.
     ObjectId,
+    /// A key, at any depth, whose value only the resource can read that made it.
+    Encrypted,
 }
 
 /// What a key means for what stands under it.
@@ -119,9 +121,12 @@ impl KeyReader {
             b"background" if at_root => Meaning::Key(Key::Background),
             b"store" if at_root => Meaning::Key(Key::Store),
             b"metadata" | b"attributes" => Meaning::ClientsOwn,
+            // JSON Schemas of functions, of MCP servers' tools and of answers.
+            b"parameters" | b"input_schema" | b"schema" => Meaning::ClientsOwn,
             // A name in a batch's input, made by the client.
             b"custom_id" => Meaning::Other,
             b"id" => Meaning::Key(Key::ObjectId),
+            b"encrypted_content" => Meaning::Key(Key::Encrypted),
             key if key.ends_with(b"_id") || key.ends_with(b"_ids") => Meaning::Key(Key::ObjectId),
             key if ID_KEYS.contains(&key) => Meaning::Key(Key::ObjectId),
             _ => Meaning::Other,

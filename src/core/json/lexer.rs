@@ -4,7 +4,7 @@
 //! inside a string, which JSON does not know, and a line that begins with a word start everything anew. So a stream of events,
 //! whose lines begin with `data:` and are JSON behind that, is read line by line, and a broken one harms only itself.
 //!
-//! What is under `metadata` and `attributes` is the client's own and never reported, nor what is nested deeper than
+//! Whatever is under `metadata`, `attributes` or a JSON Schema is the client's own and never reported, nor is anything nested deeper than
 //! [`MAX_DEPTH`].
 
 use super::key::{Key, KeyReader, Meaning};

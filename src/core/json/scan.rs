@@ -8,10 +8,10 @@ use super::key::Key;
 use super::lexer::{Event, Lexer};
 use crate::prelude::*;
 use crate::state::ids::Tag;
-use crate::state::objects::{IdReader, Kind};
+use crate::state::objects::{Kind, Untagged, ValueReader};
 
-/// How many tags are collected at most. The longest lists of ids in the API, files for a vector store, have some 2000.
-pub const MAX_TAGS: usize = 4096;
+/// How many tags are collected at most. Every item of a conversation may have two; the longest conversations have some thousand.
+pub const MAX_TAGS: usize = 65_536;
 
 /// The longest name of a deployment that is read, in bytes; Azure allows 64 characters.
 const MAX_NAME: usize = 256;
@@ -41,7 +41,7 @@ pub struct Findings {
     pub store: Option<bool>,
     /// The tags of ids, in the order of the body.
     pub tags: Vec<Tagged>,
-    /// An id has no tag: its object was made before there were tags, or not through this gateway.
+    /// An id or encrypted content has no tag: it was made before there were tags, or not through this gateway.
     pub untagged: bool,
     /// There are more than [`MAX_TAGS`] tags; the others were not collected.
     pub too_many_tags: bool,
@@ -83,7 +83,7 @@ enum Reading {
         start: usize,
         raw: Vec<u8>,
     },
-    Id(IdReader),
+    Value(ValueReader),
 }
 
 impl Scan {
@@ -143,18 +143,17 @@ impl Findings {
             Event::Key(Key::Model) => self.model = None,
             Event::Key(Key::Background) => self.background = false,
             Event::Key(Key::Store) => self.store = None,
-            Event::Key(Key::ObjectId) => {}
+            Event::Key(Key::ObjectId | Key::Encrypted) => {}
             Event::Bool(Key::Background, value) => self.background = value,
             Event::Bool(Key::Store, value) => self.store = Some(value),
-            Event::Bool(Key::Model | Key::ObjectId, _) => {}
+            Event::Bool(Key::Model | Key::ObjectId | Key::Encrypted, _) => {}
             Event::Begin { key, at } => {
                 *reading = match key {
                     Key::Model => Reading::Model {
                         start: offset.saturating_add(at),
                         raw: Vec::new(),
                     },
-                    Key::ObjectId => Reading::Id(IdReader::default()),
-                    Key::Background | Key::Store => Reading::Nothing,
+                    key => ValueReader::of(key).map_or(Reading::Nothing, Reading::Value),
                 }
             }
             Event::Text(text) => match reading {
@@ -164,7 +163,7 @@ impl Findings {
                     let room = (MAX_NAME + 1).saturating_sub(raw.len());
                     raw.extend(text.iter().take(room));
                 }
-                Reading::Id(id) => id.push(text),
+                Reading::Value(value) => value.push(text),
             },
             Event::End { at } => self.complete(core::mem::take(reading), offset.saturating_add(at)),
         }
@@ -179,14 +178,14 @@ impl Findings {
                     name: (raw.len() <= MAX_NAME).then(|| unescaped(&raw)).flatten(),
                 });
             }
-            Reading::Id(id) => {
-                let tag = match id.kind() {
+            Reading::Value(value) => {
+                let tag = match value.kind() {
                     Some(Kind::Tagged(tag)) => tag,
-                    Some(Kind::Plain) => {
+                    Some(Kind::Plain(Untagged::Home)) => {
                         self.untagged = true;
                         return;
                     }
-                    None => return,
+                    Some(Kind::Plain(Untagged::Nowhere)) | None => return,
                 };
                 if self.tags.len() == MAX_TAGS {
                     self.too_many_tags = true;
@@ -307,11 +306,12 @@ mod tests {
             r#"{{"previous_response_id":"resp_1{a:?}","input":[{{"type":"input_file","file_id":"file-1{b:?}"}},
             {{"content":"file-2{b:?}"}}],"tools":[{{"vector_store_ids":["vs_1{a:?}","vs_2","x{a:?}","vs_3{b:?}"]}},
             {{"container":"cntr_1{a:?}"}}],"metadata":{{"id":"file-3{a:?}"}},"id":"file-\u0031{a:?}",
-            "conversation":{{"id":"conv_1{b:?}"}},"item_id":"msg_1{a:?}","training_file":"file-4{a:?}"}}"#
+            "conversation":{{"id":"conv_1{b:?}"}},"item_id":"msg_1{a:?}","training_file":"file-4{a:?}",
+            "encrypted_content":"gAAAA=={b:?}"}}"#
         );
         let found = scan(&body).unwrap();
         let tags: Vec<_> = found.tags.iter().map(|found| found.tag).collect();
-        assert_eq!(tags, [a, b, a, b, a, b, a]);
+        assert_eq!(tags, [a, b, a, b, a, b, a, a, b]);
         let mut splices = Splices::default();
         for tagged in &found.tags {
             assert_eq!(&body[tagged.range()], tagged.tag.as_str());
@@ -327,6 +327,32 @@ mod tests {
             "\"conv_1\"",
         ] {
             assert!(cut.contains(id), "{cut}");
+        }
+    }
+
+    #[test]
+    fn items_without_a_tag_say_nothing_unless_they_need_their_resource() {
+        for (body, untagged) in [
+            (
+                r#"{"input":[{"id":"msg_1"},{"id":"fc_1"},{"id":"ws_1"}]}"#,
+                false,
+            ),
+            (r#"{"input":[{"type":"item_reference","id":"rs_1"}]}"#, true),
+            (
+                r#"{"input":[{"type":"reasoning","encrypted_content":"gAAAA"}]}"#,
+                true,
+            ),
+            (
+                r#"{"input":[{"type":"reasoning","encrypted_content":null}]}"#,
+                false,
+            ),
+            (r#"{"input":[{"type":"compaction","id":"cmp_1"}]}"#, true),
+            (
+                r#"{"tools":[{"parameters":{"id":"rs_1","encrypted_content":"x"}}]}"#,
+                false,
+            ),
+        ] {
+            assert_eq!(scan(body).unwrap().untagged, untagged, "{body}");
         }
     }
 

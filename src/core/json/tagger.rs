@@ -1,39 +1,41 @@
 //! Where tags belong in an answer.
 
-use super::key::Key;
 use super::lexer::{Event, Lexer};
 use crate::prelude::*;
 use crate::state::ids::Tag;
-use crate::state::objects::{IdReader, Kind};
+use crate::state::objects::{Kind, ValueReader};
 
-/// Finds, in an answer that passes by, the ids of objects that live on the backend: JSON or a stream of events, in chunks that
-/// end anywhere.
+/// Finds, in an answer that passes by, what belongs to the backend's resource: ids of objects and items, and encrypted content. The
+/// answer is JSON or a stream of events, in chunks that end anywhere.
 ///
-/// A tag goes in front of the closing quote, so nothing that has gone on already needs to be taken back. Ids that carry a tag
+/// A tag goes in front of the closing quote, so nothing that has gone on already needs to be taken back. Values that carry a tag
 /// already stay as they are: another balancer further down has put it there.
 #[derive(Debug, Default)]
 pub struct Tagger {
     lexer: Lexer,
-    id: Option<IdReader>,
+    value: Option<ValueReader>,
     places: Vec<usize>,
 }
 
 impl Tagger {
     /// Reads the next chunk: where in it a tag is to be inserted, in ascending order; in most chunks nowhere.
     pub fn push(&mut self, chunk: &[u8]) -> &[usize] {
-        let Self { lexer, id, places } = self;
+        let Self {
+            lexer,
+            value,
+            places,
+        } = self;
         places.clear();
         lexer.push(chunk, |event| match event {
-            Event::Begin { key, .. } => {
-                *id = (key == Key::ObjectId).then(IdReader::default);
-            }
+            Event::Begin { key, .. } => *value = ValueReader::of(key),
             Event::Text(text) => {
-                if let Some(id) = id {
-                    id.push(text);
+                if let Some(value) = value {
+                    value.push(text);
                 }
             }
             Event::End { at } => {
-                if id.take().and_then(|id| id.kind()) == Some(Kind::Plain) {
+                let kind = value.take().and_then(|value| value.kind());
+                if matches!(kind, Some(Kind::Plain(_))) {
                     places.push(at);
                 }
             }
@@ -43,9 +45,9 @@ impl Tagger {
     }
 }
 
-/// `chunk` with the tag inserted at each of the places.
-pub fn insert(tag: Tag, chunk: &[u8], places: &[usize]) -> Vec<u8> {
-    let mut tagged = Vec::with_capacity(chunk.len() + places.len() * Tag::LENGTH);
+/// Appends to `tagged` the chunk, with the tag inserted at each of the places.
+pub fn insert(tag: Tag, chunk: &[u8], places: &[usize], tagged: &mut Vec<u8>) {
+    tagged.reserve(chunk.len() + places.len() * Tag::LENGTH);
     let mut copied = 0;
     for place in places {
         tagged.extend_from_slice(chunk.get(copied..*place).unwrap_or_default());
@@ -53,7 +55,6 @@ pub fn insert(tag: Tag, chunk: &[u8], places: &[usize]) -> Vec<u8> {
         copied = *place;
     }
     tagged.extend_from_slice(chunk.get(copied..).unwrap_or_default());
-    tagged
 }
 
 #[cfg(test)]
@@ -79,7 +80,7 @@ mod tests {
         let mut tagger = Tagger::default();
         let mut out = Vec::new();
         for chunk in chunks {
-            out.extend(insert(Tag::of("host"), chunk, tagger.push(chunk)));
+            insert(Tag::of("host"), chunk, tagger.push(chunk), &mut out);
         }
         out
     }
@@ -94,6 +95,9 @@ mod tests {
             r#"{"id":"ftjob-1<T>","training_file":"file-1<T>","result_files":["file-2<T>","file-3<T>"]}"#,
             r#"{"tool_resources":{"file_search":{"vector_store_ids":["vs_1<T>"]}}}"#,
             r#"{"generations":[{"id":"gen_1<T>","job_id":"task_1<T>"}]}"#,
+            r#"{"output":[{"id":"rs_1<T>","encrypted_content":"gAAAA-_\u003d<T>"},{"id":"fc_1<T>","call_id":"call_1"}]}"#,
+            r#"{"type":"compaction","id":"cmp_1<T>","encrypted_content":"gAAAA==<T>"}"#,
+            r#"{"item":{"type":"mcp_approval_request","id":"mcpr_1<T>"},"approval_request_id":"mcpr_1<T>"}"#,
         ] {
             assert_eq!(tagged(&body.replace(TAG, "")), body);
         }
@@ -103,15 +107,21 @@ mod tests {
     fn nothing_else_is() {
         let told = Tag::of("other").append_to("resp_1");
         for body in [
-            r#"{"output":[{"type":"message","id":"msg_1","content":[{"text":"resp_1 is an id"}]}]}"#,
-            r#"{"output":[{"id":"rs_1"},{"id":"fc_1","call_id":"call_1","arguments":"{\"id\":\"resp_1\"}"}]}"#,
+            r#"{"output":[{"type":"message","content":[{"text":"resp_1 is an id"}]}]}"#,
+            r#"{"output":[{"call_id":"call_1","arguments":"{\"id\":\"resp_1\"}"}]}"#,
+            r#"{"output":[{"type":"reasoning","encrypted_content":null},{"encrypted_content":""}]}"#,
+            r#"{"tools":[{"parameters":{"properties":{"id":{"default":{"id":"resp_1"}}}},"input_schema":{"id":"rs_1"}}]}"#,
+            r#"{"text":{"format":{"schema":{"encrypted_content":"x","file_id":"file-1"}}}}"#,
             r#"{"id":"run_1","step_id":"step_1","name":"file-1","text":"vs_1"}"#,
             r#"{"id":"chatcmpl-1","choices":[{"delta":{"content":"resp_1"}}]}"#,
             r#"{"metadata":{"task_id":"task_1","id":"resp_1"},"attributes":{"file_id":"file-1"}}"#,
             r#"{"custom_id":"task_1"}"#,
             r#"{"id":"resp\u005f1","resp_1":"resp_1"}"#,
             r#"{"id":"resp_1 "}"#,
-            &format!(r#"{{"id":"{told}"}}"#),
+            &format!(
+                r#"{{"id":"{told}","encrypted_content":"x{}"}}"#,
+                Tag::of("other").as_str()
+            ),
             "resp_1",
             "",
         ] {
@@ -125,7 +135,7 @@ mod tests {
             "event: response.created\n",
             "data: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_1<T>\",\"previous_response_id\":null}}\n\n",
             ": \"keep-alive\r\n\r\n",
-            "data: {\"item_id\":\"msg_1\",\"delta\":\"resp_1 \\\"ü\\\"\"}\r\n\r\n",
+            "data: {\"item_id\":\"msg_1<T>\",\"delta\":\"resp_1 \\\"ü\\\"\"}\r\n\r\n",
             "data: {\"cut off\": \"\n",
             "data: {\"response\":{\"id\":\"resp_1<T>\"}}\n\n",
             "data: [DONE]\n\n",

@@ -1,52 +1,160 @@
-//! Which strings are ids of objects that live on one backend.
+//! Which strings belong to one resource: the ids of its objects and of the items of its responses, and what it encrypted.
 //!
-//! Only the ids that a client can ask for on their own count, those that stand first in a path. A message of a thread, an item
-//! of a response or a file of a container is always asked for together with what it belongs to, and that says where it is.
+//! An object that is a part of another one, such as a run of a thread, a step of a run or a file of a container, is always asked for
+//! together with the whole, and the whole's id has a tag. Its own id needs none.
 
 use super::ids::Tag;
+use crate::json::key::Key;
 
-/// How the ids of Azure OpenAI begin, by examples for it and for the OpenAI API; neither promises a form. A prefix too many costs
-/// nothing, an object whose prefix is missing is untagged, like one from before the filter.
+use Untagged::{Home, Nowhere};
+
+/// The beginnings of ids of objects, by examples for Azure OpenAI and the OpenAI API; neither promises a form. A prefix too many costs
+/// nothing. An object whose prefix is missing is untagged, like one from before the filter.
 ///
 /// Completions (`chatcmpl-`) are not here: each frame of every stream carries one, and almost none is ever stored.
-const PREFIXES: [&[u8]; 15] = [
-    b"resp_",      // responses
-    b"file-",      // files
-    b"assistant-", // files of the Assistants API, as Azure names them
-    b"batch_",     // batches
-    b"thread_",    // threads
-    b"asst_",      // assistants
-    b"vs_",        // vector stores
-    b"ftjob-",     // fine-tuning jobs
-    b"upload_",    // uploads
-    b"conv_",      // conversations
-    b"cntr_",      // containers
-    b"video_",     // videos
-    b"task_",      // video generation jobs, Azure's own API
-    b"gen_",       // what such a job has made, `/video/generations/{id}/content`
-    b"eval_",      // evaluations
+const OBJECTS: [Prefix; 15] = [
+    Prefix(b"resp_", Home),      // responses
+    Prefix(b"file-", Home),      // files
+    Prefix(b"assistant-", Home), // files of the Assistants API, as Azure names them
+    Prefix(b"batch_", Home),     // batches
+    Prefix(b"thread_", Home),    // threads
+    Prefix(b"asst_", Home),      // assistants
+    Prefix(b"vs_", Home),        // vector stores
+    Prefix(b"ftjob-", Home),     // fine-tuning jobs
+    Prefix(b"upload_", Home),    // uploads
+    Prefix(b"conv_", Home),      // conversations
+    Prefix(b"cntr_", Home),      // containers
+    Prefix(b"video_", Home),     // videos
+    Prefix(b"task_", Home),      // video generation jobs, Azure's own API
+    Prefix(b"gen_", Home),       // what such a job has made, `/video/generations/{id}/content`
+    Prefix(b"eval_", Home),      // evaluations
 ];
+
+/// The beginnings of ids of items, which a response consists of and a later request may refer to.
+///
+/// Clients send items back whole, with ids that they may have made up, so an id without a tag says nothing of a resource. Reasoning
+/// and compactions are of use on their own resource only, so theirs do.
+///
+/// Sources: the reference of the [Responses API] unless a line names another one.
+///
+/// [Responses API]: https://platform.openai.com/docs/api-reference/responses
+const ITEMS: [Prefix; 17] = [
+    Prefix(b"msg_", Nowhere),  // messages
+    Prefix(b"fc_", Nowhere),   // function calls
+    Prefix(b"rs_", Home),      // reasoning
+    Prefix(b"ws_", Nowhere),   // web searches
+    Prefix(b"fs_", Nowhere),   // file searches
+    Prefix(b"ci_", Nowhere),   // runs of the code interpreter
+    Prefix(b"ig_", Nowhere),   // generated images
+    Prefix(b"cu_", Nowhere),   // uses of a computer
+    Prefix(b"mcp_", Nowhere),  // calls of an MCP server
+    Prefix(b"mcpl_", Nowhere), // lists of an MCP server's tools
+    Prefix(b"mcpr_", Nowhere), // requests for the approval of such a call
+    Prefix(b"ctc_", Nowhere),  // calls of custom tools (OpenAI's guide to function calling)
+    Prefix(b"lsh_", Nowhere), // calls of the local shell (recorded answers in the Vercel AI SDK's tests)
+    Prefix(b"sh_", Nowhere),  // calls of the shell (the same)
+    Prefix(b"apc_", Nowhere), // patches (OpenAI's guide to the apply_patch tool)
+    Prefix(b"tsc_", Nowhere), // searches for tools (recorded frames in tests of proxies)
+    Prefix(b"cmp_", Home),    // compactions (OpenAI's guide to compaction)
+];
+
+/// The beginning of an id, and what an id means that has this beginning and no tag.
+struct Prefix(&'static [u8], Untagged);
 
 const LONGEST_PREFIX: usize = 10;
 
 /// No id is longer than this; those of Azure OpenAI have some 20 to 130 bytes.
 pub const MAX_LENGTH: usize = 256;
 
-/// What a string is, taken as an id.
+/// What a string is, taken as an id or as encrypted content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The id of an object as its backend knows it.
-    Plain,
-    /// Such an id with a tag behind it, as clients know it.
+    /// The id or the content as its backend knows it.
+    Plain(Untagged),
+    /// Such an id or content with a tag behind it, as clients know it.
     Tagged(Tag),
 }
 
-/// Whether `id` names an object that lives on one backend, as the backend knows it: one of the prefixes and at least one byte
-/// of `[A-Za-z0-9_-]`, at most [`MAX_LENGTH`] in all.
+/// Where a request belongs that names something without a tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Untagged {
+    /// To the home backend, like all that was made before there were tags.
+    Home,
+    /// To no backend in particular.
+    Nowhere,
+}
+
+/// Whether `id` belongs to a resource, as the resource knows it: one of the prefixes and at least one byte of `[A-Za-z0-9_-]`, at most
+/// [`MAX_LENGTH`] in all.
 pub fn is_object_id(id: &[u8]) -> bool {
     let mut reader = IdReader::default();
     reader.push(id);
-    reader.kind() == Some(Kind::Plain)
+    matches!(reader.kind(), Some(Kind::Plain(_)))
+}
+
+/// Recognizes a value that comes in pieces.
+#[derive(Clone, Copy, Debug)]
+pub enum ValueReader {
+    /// A value that may be an id.
+    Id(IdReader),
+    /// A value that a resource encrypted.
+    Encrypted(EndReader),
+}
+
+impl ValueReader {
+    /// The reader of a value under `key`; `None` if such a value belongs to no resource.
+    pub fn of(key: Key) -> Option<Self> {
+        match key {
+            Key::ObjectId => Some(Self::Id(IdReader::default())),
+            Key::Encrypted => Some(Self::Encrypted(EndReader::default())),
+            Key::Model | Key::Background | Key::Store => None,
+        }
+    }
+
+    /// The next bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Id(reader) => reader.push(bytes),
+            Self::Encrypted(reader) => reader.push(bytes),
+        }
+    }
+
+    /// What all the bytes so far are; `None` if they belong to no resource.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Id(reader) => reader.kind(),
+            Self::Encrypted(reader) => reader.kind(),
+        }
+    }
+}
+
+/// Recognizes the tag behind a value of any length and content, and keeps only the value's end.
+///
+/// Encrypted content is base64 today; nobody promises that. A tag has no character that JSON writes as an escape.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EndReader {
+    end: [u8; Tag::LENGTH],
+    length: usize,
+}
+
+impl EndReader {
+    fn push(&mut self, bytes: &[u8]) {
+        let new = bytes.get(bytes.len().saturating_sub(Tag::LENGTH)..);
+        let new = new.unwrap_or_default();
+        self.end.rotate_left(new.len());
+        let slots = self.end.iter_mut().rev();
+        for (slot, byte) in slots.zip(new.iter().rev()) {
+            *slot = *byte;
+        }
+        self.length = self.length.saturating_add(bytes.len());
+    }
+
+    fn kind(&self) -> Option<Kind> {
+        match Tag::parse(&self.end) {
+            Some(tag) => (self.length > Tag::LENGTH).then_some(Kind::Tagged(tag)),
+            None => (self.length > 0).then_some(Kind::Plain(Home)),
+        }
+    }
 }
 
 /// Recognizes an id that comes in pieces, and keeps only its ends.
@@ -91,14 +199,16 @@ impl IdReader {
 
     /// What all the bytes so far are; `None` if they are not the id of an object.
     pub fn kind(&self) -> Option<Kind> {
-        let prefixed = PREFIXES
-            .iter()
-            .any(|prefix| self.head.starts_with(prefix) && self.length > prefix.len());
-        if self.foreign || !prefixed {
+        if self.foreign {
             return None;
         }
+        // Items first: every event of a response's stream names one.
+        let mut prefixes = ITEMS.iter().chain(&OBJECTS);
+        let Prefix(_, untagged) = prefixes.find(|Prefix(prefix, _)| {
+            self.head.starts_with(prefix) && self.length > prefix.len()
+        })?;
         match self.tag_length {
-            0 => Some(Kind::Plain),
+            0 => Some(Kind::Plain(*untagged)),
             length => Some(Kind::Tagged(Tag::parse(self.tag.get(..length)?)?)),
         }
     }
@@ -135,6 +245,55 @@ mod tests {
             "eval_1",
         ] {
             assert!(is_object_id(id.as_bytes()), "{id}");
+            assert_eq!(kind(id), Some(Kind::Plain(Untagged::Home)), "{id}");
+        }
+    }
+
+    #[test]
+    fn only_items_that_need_their_resource_lead_home_untagged() {
+        for (id, untagged) in [
+            ("rs_68a1", Untagged::Home),
+            ("cmp_68a1", Untagged::Home),
+            ("msg_68a1", Untagged::Nowhere),
+            ("fc_68a1", Untagged::Nowhere),
+            ("mcp_68a1", Untagged::Nowhere),
+            ("mcpl_68a1", Untagged::Nowhere),
+            ("apc_68a1", Untagged::Nowhere),
+        ] {
+            assert_eq!(kind(id), Some(Kind::Plain(untagged)), "{id}");
+        }
+    }
+
+    #[test]
+    fn encrypted_content_of_any_length_is_known_by_its_end() {
+        let tag = Tag::of("host");
+        let end_of = |pieces: &[&[u8]]| {
+            let mut reader = EndReader::default();
+            pieces.iter().for_each(|piece| reader.push(piece));
+            reader.kind()
+        };
+        let plain = Some(Kind::Plain(Untagged::Home));
+        let long = "gAAAA-_".repeat(1000);
+        for (content, expected) in [
+            ("", None),
+            (tag.as_str(), None),
+            ("x", plain),
+            ("gAAAA==", plain),
+            ("gAAAA.b12345", plain),
+            ("a\\u003d", plain),
+            (long.as_str(), plain),
+            (&tag.append_to("x"), Some(Kind::Tagged(tag))),
+            (&tag.append_to(&long), Some(Kind::Tagged(tag))),
+            (&format!("{}=", tag.append_to("x")), plain),
+        ] {
+            let bytes = content.as_bytes();
+            assert_eq!(end_of(&[bytes]), expected, "{content}");
+            let each: Vec<_> = bytes.chunks(1).collect();
+            assert_eq!(end_of(&each), expected, "{content}");
+            for at in (0..bytes.len()).rev().take(20) {
+                let (one, other) = bytes.split_at(at);
+                assert_eq!(end_of(&[one, &[], other]), expected, "{content} {at}");
+            }
         }
     }
 
@@ -151,9 +310,9 @@ mod tests {
             "resp_ü",
             "resp_a/b",
             "resp_a\\u",
-            "msg_1",
-            "rs_1",
-            "fc_1",
+            "msg-1",
+            "rs_",
+            "fcx_1",
             "call_1",
             "run_1",
             "step_1",
@@ -204,7 +363,8 @@ mod tests {
 
     #[test]
     fn the_longest_prefix_fits() {
-        let longest = PREFIXES.iter().map(|prefix| prefix.len()).max();
+        let prefixes = OBJECTS.iter().chain(&ITEMS);
+        let longest = prefixes.map(|Prefix(prefix, _)| prefix.len()).max();
         assert_eq!(longest, Some(LONGEST_PREFIX));
     }
 }

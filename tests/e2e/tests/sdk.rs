@@ -138,6 +138,13 @@ for _ in range(6):
         }
     }
 
+    fn case_39_the_openai_sdk_runs_agents_of_ten_turns(engine) {
+        let (azure, gateway) = uneven();
+        let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
+        assert_eq!(python(&gateway, include_str!("sdk/agent.py")), "3\n3\n");
+    }
+
     fn the_openai_sdk_understands_our_own_errors(engine) {
         let azure = simulate(&["east"]);
         azure.backend("east").stop();

@@ -57,9 +57,10 @@ fn one_and_a_half(engine: Engine) -> (Simulator, GatewayBuilder) {
 /// What a backend might say, with a word for the tag where one belongs.
 const SAID: &str = r#" {
   "object" : "response", "id" : "resp_1TAG", "id2": "resp_1", "previous_response_id":"resp_0TAG",
-  "output": [{"id": "msg_1", "type": "message", "name": "thread_1", "content": [
+  "output": [{"id": "msg_1TAG", "type": "message", "name": "thread_1", "content": [
     {"text": "it is resp_1, \"id\": \"resp_1\", naïve \ud83d\ude00 \\", "annotations": [{"file_id": "file-1TAG"}]}
-  ]}, {"type": "code_interpreter_call", "id": "ci_1", "container_id": "cntr_1TAG", "call_id": "call_1"}],
+  ]}, {"type": "code_interpreter_call", "id": "ci_1TAG", "container_id": "cntr_1TAG", "call_id": "call_1"},
+  {"type" : "reasoning","encrypted_content" : "gAAAA-_=\u003dTAG", "id":"rs_1TAG"}, {"encrypted_content": null}],
   "file_ids": ["file-1TAG", "assistant-2TAG" , "other", 3, null], "conversation": {"id": "conv_1TAG"},
   "training_file": "file-4TAG", "metadata": {"note": "file-5"}, "empty_id": "", "thread_id": null, "n": 1.50
 }
@@ -85,7 +86,7 @@ cases! {
             azure.backend("east").set(Behaviour::slow_body(SlowBody { piece, interval_ms: 0, ..SlowBody::default() }));
             let read = gateway.call("GET", &one(&first), &NOTHING);
             assert_eq!(id(&read), first, "in pieces of {piece}");
-            assert_eq!(read.text().matches(tag(&first)).count(), 1);
+            assert_eq!(read.text().matches(tag(&first)).count(), 2, "the response and its message");
         }
     }
 
@@ -126,6 +127,7 @@ cases! {
             let id = format!("resp_{rest}");
             tag(&id);
             assert_eq!(text.matches(&id).count(), text.matches("\"resp_").count());
+            assert_eq!(text.matches(tag(&id)).count(), text.matches("\"resp_").count() + text.matches("\"msg_").count());
             let read = gateway.call("GET", &one(&id), &NOTHING);
             assert_eq!((read.status, backend(&read)), (200, "west"));
         }
@@ -301,7 +303,9 @@ cases! {
         let stream = gateway.client().stream("POST", RESPONSES, &[], body.as_bytes()).unwrap();
         let chunks: Vec<Chunk> = stream.collect();
         let text: Vec<u8> = chunks.iter().flat_map(|chunk| chunk.bytes.clone()).collect();
-        assert_eq!(String::from_utf8(text).unwrap().matches(tag(&first)).count(), 3);
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("\"delta\""), "{text}");
+        assert_eq!(text.matches(tag(&first)).count(), text.matches("\"resp_").count() + text.matches("\"msg_").count());
         let gaps = chunks.windows(2).map(|pair| pair[1].at - pair[0].at);
         assert!(gaps.filter(|gap| *gap >= Duration::from_millis(40)).count() >= 8);
     }

@@ -169,6 +169,110 @@ fn a_response_is_continued_where_it_is() {
 }
 
 #[test]
+fn an_item_is_known_on_its_own_resource_only() {
+    let azure = Azure::start();
+    let request =
+        json!({ "input": "hi", "reasoning": {}, "include": ["reasoning.encrypted_content"] });
+    let output = azure.east("POST", "responses", request)["output"].clone();
+    let (reasoning, message) = (&output[0], &output[1]);
+    assert!(id(reasoning).starts_with("rs_") && id(message).starts_with("msg_"));
+    let reference = json!({ "type": "item_reference", "id": id(reasoning) });
+    let mut unread = reasoning.clone();
+    unread["encrypted_content"] = Value::Null;
+    let mut nameless = reasoning.clone();
+    nameless.as_object_mut().unwrap().remove("id");
+    for (item, status, code) in [
+        (&reference, 404, Value::Null),
+        (&unread, 404, Value::Null),
+        (reasoning, 400, json!("invalid_encrypted_content")),
+        (&nameless, 400, json!("invalid_encrypted_content")),
+    ] {
+        let next = json!({ "store": false, "input": [item, message] });
+        azure.east("POST", "responses", next.clone());
+        let elsewhere = azure.send("west", "POST", "responses", &next);
+        let error = &elsewhere.json()["error"];
+        assert_eq!(
+            (elsewhere.status, &error["code"]),
+            (status, &code),
+            "{item}"
+        );
+    }
+    let foreign = azure.send("west", "POST", "responses", &json!({ "input": [message] }));
+    assert_eq!(foreign.status, 200, "a whole message is no reference");
+}
+
+#[test]
+fn an_id_or_content_with_more_behind_it_is_refused() {
+    let azure = Azure::start();
+    let request =
+        json!({ "input": "hi", "reasoning": {}, "include": ["reasoning.encrypted_content"] });
+    let mut item = azure.east("POST", "responses", request)["output"][0].clone();
+    let own = item.clone();
+    item["id"] = json!(format!("{}.b123456", id(&own)));
+    let answer = azure.send("east", "POST", "responses", &json!({ "input": [item] }));
+    assert_eq!(
+        (answer.status, answer.error_code().as_str()),
+        (400, "invalid_value")
+    );
+    let mut item = own.clone();
+    item["encrypted_content"] = json!(format!("{}.b123456", own["encrypted_content"]));
+    let answer = azure.send("east", "POST", "responses", &json!({ "input": [item] }));
+    let code = answer.error_code();
+    assert_eq!(
+        (answer.status, code.as_str()),
+        (400, "invalid_encrypted_content")
+    );
+}
+
+#[test]
+fn an_item_of_a_response_that_is_not_stored_is_unknown() {
+    let azure = Azure::start();
+    let request = json!({ "input": "hi", "store": false });
+    let message = azure.east("POST", "responses", request)["output"][0].clone();
+    let reference = json!({ "input": [{ "type": "item_reference", "id": id(&message) }] });
+    assert_eq!(
+        azure.send("east", "POST", "responses", &reference).status,
+        404
+    );
+}
+
+#[test]
+fn a_function_is_called_until_its_output_is_there() {
+    let azure = Azure::start();
+    let tools = json!([{ "type": "function", "name": "look", "parameters": {} }]);
+    let call = azure.east(
+        "POST",
+        "responses",
+        json!({ "input": "hi", "tools": tools }),
+    )["output"][0]
+        .clone();
+    assert_eq!(
+        (&call["type"], &call["name"]),
+        (&json!("function_call"), &json!("look"))
+    );
+    assert!(id(&call).starts_with("fc_"), "{call}");
+    let output =
+        json!({ "type": "function_call_output", "call_id": call["call_id"], "output": "1" });
+    let next = json!({ "input": [call, output], "tools": tools, "stream": true });
+    let events = azure.send("east", "POST", "responses", &next).text();
+    assert!(events.contains("Hello from east"), "{events}");
+}
+
+#[test]
+fn what_was_said_can_be_compacted() {
+    let azure = Azure::start();
+    let compaction =
+        azure.east("POST", "responses/compact", json!({ "input": "hi" }))["output"][0].clone();
+    assert_eq!(compaction["type"], "compaction");
+    let next = json!({ "input": [compaction], "store": false });
+    azure.east("POST", "responses", next.clone());
+    assert_eq!(
+        azure.send("west", "POST", "responses", &next).error_code(),
+        "invalid_encrypted_content"
+    );
+}
+
+#[test]
 fn a_response_in_the_background_is_ready_at_the_next_look() {
     let azure = Azure::start();
     let made = azure.east("POST", "responses", json!({ "background": true }));

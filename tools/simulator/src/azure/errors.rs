@@ -148,3 +148,46 @@ pub(crate) fn previous_response_not_found(id: &str) -> Failure {
         ..Failure::new(400)
     }
 }
+
+/// An item that is not stored on this resource.
+pub(crate) fn item_not_found(id: &str) -> Failure {
+    let message = format!(
+        "Item with id '{id}' not found. Items are not persisted when `store` is set to false. Try again with `store` set to \
+         true, or remove this item from your input."
+    );
+    invalid_input(404, message, "input", None)
+}
+
+/// An item's id that is none of the service's.
+pub(crate) fn invalid_item_id(at: usize, id: &str) -> Failure {
+    let message = format!(
+        "Invalid 'input[{at}].id': '{id}'. Expected an ID that contains letters, numbers, underscores, or dashes, but this \
+         value contained additional characters."
+    );
+    invalid_input(
+        400,
+        message,
+        &format!("input[{at}].id"),
+        Some("invalid_value"),
+    )
+}
+
+/// Content that another resource encrypted.
+pub(crate) fn invalid_encrypted_content(id: Option<&str>) -> Failure {
+    let item = id.map_or(String::new(), |id| format!(" for item {id}"));
+    let message = format!(
+        "The encrypted content{item} could not be verified. Reason: Encrypted content could not be decrypted or parsed."
+    );
+    invalid_input(400, message, "input", Some("invalid_encrypted_content"))
+}
+
+fn invalid_input(status: u16, message: String, param: &str, code: Option<&str>) -> Failure {
+    let body = json!({
+        "error": { "message": message, "type": "invalid_request_error", "param": param, "code": code }
+    });
+    Failure {
+        code: code.map(ToOwned::to_owned),
+        body: Some(body.to_string()),
+        ..Failure::new(status)
+    }
+}

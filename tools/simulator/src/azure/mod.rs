@@ -10,6 +10,7 @@ mod embeddings;
 pub(crate) mod errors;
 mod files;
 mod form;
+mod items;
 mod jobs;
 mod objects;
 mod reply;

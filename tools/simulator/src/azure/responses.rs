@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::{json, Value};
 
 use super::collection::listed;
+use super::items::Wishes;
 use super::objects::{Kind, Object};
 use super::response_events::events;
 use super::stores::ITEM;
@@ -59,10 +60,11 @@ impl Resource {
         let wants_events = || call.query("stream").is_some_and(|stream| stream == "true");
         match (call.method.as_str(), rest) {
             ("POST", []) => self.respond(call, pieces),
+            ("POST", ["compact"]) => self.compact(call),
             ("GET", [id]) => {
                 let response = self.change(&RESPONSE, id, |response| {
                     if response["status"] == "queued" {
-                        self.complete_response(response, &self.greeting(), 4);
+                        self.complete_response(response, &Wishes::default(), &self.greeting(), 4);
                     }
                 })?;
                 Ok(match wants_events() {
@@ -98,7 +100,10 @@ impl Resource {
     fn respond(&self, call: &Call<'_>, pieces: u32) -> Result<Reply, Failure> {
         let request: Request = call.json()?;
         let model = self.model(None, request.model.as_deref())?;
-        self.check_references(&call.fields()?)?;
+        let fields = call.fields()?;
+        self.check_references(&fields)?;
+        self.check_items(fields.get("input"))?;
+        let wishes = Wishes::of(&fields);
         let id = self.id(RESPONSE.prefix);
         let conversation = request.conversation.as_ref().map(Conversation::id);
         let mut response = json!({
@@ -130,7 +135,7 @@ impl Resource {
         };
         let tokens = if request.stream { pieces } else { 4 };
         if !request.background || request.stream {
-            self.complete_response(&mut response, &text.concat(), tokens);
+            self.complete_response(&mut response, &wishes, &text.concat(), tokens);
         }
         if request.store != Some(false) {
             let object = Object {
@@ -141,6 +146,7 @@ impl Resource {
             };
             self.objects.insert(&id, object);
             self.keep_items(&id, &request.input);
+            self.keep_output(response["output"].as_array().map_or(&[], Vec::as_slice));
         }
         if let Some(conversation) = conversation {
             self.keep_items(conversation, &request.input);
@@ -151,15 +157,23 @@ impl Resource {
         })
     }
 
-    fn complete_response(&self, response: &mut Value, text: &str, tokens: u32) {
+    /// What was said, made shorter: it can be read on this resource only.
+    fn compact(&self, call: &Call<'_>) -> Result<Reply, Failure> {
+        let fields = call.fields()?;
+        self.check_references(&fields)?;
+        self.check_items(fields.get("input"))?;
+        Ok(Reply::json(&json!({
+            "id": self.id(RESPONSE.prefix),
+            "object": "response.compaction",
+            "created_at": now(),
+            "output": [self.compaction()],
+            "usage": { "input_tokens": 1, "output_tokens": 1, "total_tokens": 2 },
+        })))
+    }
+
+    fn complete_response(&self, response: &mut Value, wishes: &Wishes, text: &str, tokens: u32) {
         response["status"] = json!("completed");
-        response["output"] = json!([{
-            "id": self.id("msg_"),
-            "type": "message",
-            "status": "completed",
-            "role": "assistant",
-            "content": [{ "type": "output_text", "text": text, "annotations": [], "logprobs": [] }],
-        }]);
+        response["output"] = self.output(wishes, text).into();
         let usage = &mut response["usage"];
         let prompt = usage["input_tokens"].as_u64().unwrap_or_default();
         usage["output_tokens"] = json!(tokens);

@@ -198,7 +198,9 @@ impl Resource {
             if !item.is_object() {
                 item = text(&item);
             }
-            item["type"] = json!("message");
+            if item["type"].is_null() {
+                item["type"] = json!("message");
+            }
             self.make(&ITEM, Some(parent), item, Bytes::new())
         });
         items.collect()

@@ -1,0 +1,176 @@
+//! Items of responses and encrypted content: a later request that names them reaches the resource that made them.
+
+use std::collections::BTreeSet;
+
+use e2e::{cases, simulate, uneven, Gateway, Response};
+use serde_json::{json, Value};
+use simulator::{Behaviour, Simulator};
+
+const RESPONSES: &str = "/openai/v1/responses";
+
+/// How a client sends back the items of an answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Back {
+    /// As references to stored items.
+    Referred,
+    /// As they came, and stored.
+    Whole,
+    /// As they came, with encrypted reasoning, and not stored.
+    Encrypted,
+    /// The same without ids.
+    EncryptedWithoutIds,
+}
+
+const WAYS: [Back; 4] = [
+    Back::Referred,
+    Back::Whole,
+    Back::Encrypted,
+    Back::EncryptedWithoutIds,
+];
+
+fn backend(answer: &Response) -> String {
+    answer
+        .header("x-sim-backend")
+        .unwrap_or("nobody")
+        .to_owned()
+}
+
+/// The items of an answer, whether it is a stream or not.
+fn output(answer: &Response) -> Vec<Value> {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let text = answer.text();
+    let response = match text.starts_with('{') {
+        true => answer.json(),
+        false => {
+            let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+            let last = data.last().expect("an event");
+            serde_json::from_str::<Value>(last).unwrap()["response"].clone()
+        }
+    };
+    response["output"].as_array().expect("items").clone()
+}
+
+/// One turn of an agent: a request with all that was said, to which the answer's items are added. Who answered.
+fn turn(gateway: &Gateway, back: Back, stream: bool, input: &mut Vec<Value>) -> String {
+    let is_stored = matches!(back, Back::Referred | Back::Whole);
+    let request = json!({
+        "model": "gpt-4o", "input": input, "stream": stream, "store": is_stored, "reasoning": {},
+        "include": if is_stored { json!([]) } else { json!(["reasoning.encrypted_content"]) },
+        "tools": [{"type": "function", "name": "look", "parameters": {"type": "object", "properties": {"id": {"type": "string"}}}}],
+    });
+    let answer = gateway.call("POST", RESPONSES, &request);
+    for mut item in output(&answer) {
+        let call = item["call_id"].clone();
+        match back {
+            Back::Referred => input.push(json!({"type": "item_reference", "id": item["id"]})),
+            Back::Whole | Back::Encrypted => input.push(item),
+            Back::EncryptedWithoutIds => {
+                item.as_object_mut().unwrap().remove("id");
+                input.push(item);
+            }
+        }
+        if call.is_string() {
+            input.push(json!({"type": "function_call_output", "call_id": call, "output": "rs_1"}));
+        }
+    }
+    backend(&answer)
+}
+
+/// Ids and encrypted content have reached the backends as these had made them.
+fn assert_no_tag_went_up(azure: &Simulator) {
+    let mut sent = 0;
+    for backend in azure.backends() {
+        for request in backend.requests() {
+            let body = format!("{request:?}");
+            assert!(!body.contains(".b"), "{body}");
+            sent += 1;
+        }
+    }
+    assert!(sent > 0);
+}
+
+cases! {
+    fn case_39_an_agents_turns_go_to_the_resource_of_the_first(engine) {
+        let (azure, gateway) = uneven();
+        let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
+        azure.backends().iter().for_each(|backend| backend.clear());
+        for back in WAYS {
+            for stream in [false, true] {
+                let mut homes = BTreeSet::new();
+                for _ in 0..3 {
+                    let mut input = vec![json!({"role": "user", "content": "hi"})];
+                    let home = turn(&gateway, back, stream, &mut input);
+                    for _ in 0..5 {
+                        assert_eq!(turn(&gateway, back, stream, &mut input), home, "{back:?} {stream}");
+                    }
+                    homes.insert(home);
+                }
+                assert_eq!(homes.len(), 3, "{back:?}: agents are dealt out: {homes:?}");
+            }
+        }
+        assert_no_tag_went_up(&azure);
+    }
+
+    fn case_39_every_event_of_a_stream_names_an_item_the_same(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let request = json!({
+            "model": "gpt-4o", "input": "hi", "stream": true, "reasoning": {}, "include": ["reasoning.encrypted_content"],
+        });
+        for (crlf, split_frames) in [(false, false), (false, true), (true, true)] {
+            for backend in azure.backends() {
+                let stream = simulator::Stream { crlf, split_frames, interval_ms: 0, ..Default::default() };
+                backend.set(Behaviour::stream(stream));
+            }
+            let answer = gateway.call("POST", RESPONSES, &request);
+            let items = output(&answer);
+            let text = answer.text();
+            for item in &items {
+                let id = item["id"].as_str().unwrap();
+                let (own, _) = id.split_once(".b").unwrap_or_else(|| panic!("{id} has no tag"));
+                assert!(text.matches(id).count() > 4, "{id}: {text}");
+                assert_eq!(text.matches(own).count(), text.matches(id).count(), "{id}: {text}");
+            }
+            assert_eq!(items.len(), 2, "{items:?}");
+            let content = items[0]["encrypted_content"].as_str().unwrap();
+            assert_eq!(text.matches("gAAAAA").count(), text.matches(content).count(), "{text}");
+        }
+    }
+
+    fn case_39_a_compacted_conversation_goes_on_where_it_was_compacted(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let mut homes = BTreeSet::new();
+        for _ in 0..2 {
+            let request = json!({"model": "gpt-4o", "input": "hi"});
+            let compacted = gateway.call("POST", &format!("{RESPONSES}/compact"), &request);
+            for _ in 0..3 {
+                let next = json!({"model": "gpt-4o", "store": false, "input": output(&compacted)});
+                let answer = gateway.call("POST", RESPONSES, &next);
+                output(&answer);
+                assert_eq!(backend(&answer), backend(&compacted));
+            }
+            homes.insert(backend(&compacted));
+        }
+        assert_eq!(homes.len(), 2);
+        assert_no_tag_went_up(&azure);
+    }
+
+    fn case_39_items_of_two_resources_are_refused_with_advice(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        let mut input = Vec::new();
+        for _ in 0..2 {
+            let request = json!({"model": "gpt-4o", "input": "hi", "reasoning": {}});
+            input.extend(output(&gateway.call("POST", RESPONSES, &request)));
+        }
+        let before = azure.upstream_calls();
+        let refused = gateway.call("POST", RESPONSES, &json!({"model": "gpt-4o", "input": input}));
+        assert_eq!(refused.status, 400, "{}", refused.text());
+        let error = &refused.json()["error"];
+        assert_eq!(error["code"], "objects_on_different_backends");
+        assert!(error["message"].to_string().contains("leave out the items"), "{error}");
+        assert_eq!(azure.upstream_calls(), before);
+    }
+}
