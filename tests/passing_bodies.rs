@@ -373,7 +373,11 @@ fn a_backend_gets_back_byte_for_byte_what_it_made() {
             assert_eq!(place, Place::Anywhere, "seed {seed}");
         } else {
             led += 1;
-            assert_eq!(place, Place::Only(on), "seed {seed}: {got}");
+            assert_eq!(
+                place,
+                Place::Only([on].into_iter().collect()),
+                "seed {seed}: {got}"
+            );
         }
         let expected = match on {
             1 => own.replacen("\"gpt\"", "\"own\"", 1),

@@ -127,6 +127,10 @@ mod tests {
         request
     }
 
+    fn only(backend: usize) -> Place {
+        Place::Only([backend].into_iter().collect())
+    }
+
     const JSON: &str = "application/json";
     const FORM: &str = "Multipart/Form-Data; boundary=B";
     const CHAT: &str = "/openai/v1/chat/completions";
@@ -226,13 +230,13 @@ mod tests {
         };
         let tagged = |tag: Tag| format!(r#"{{"previous_response_id":"resp_1{}"}}"#, tag.as_str());
         assert_eq!(place("{}"), (Objects::None, Place::Anywhere));
-        assert_eq!(place(&tagged(b)), (Objects::On(1), Place::Only(1)));
+        assert_eq!(place(&tagged(b)), (Objects::On(1), only(1)));
         assert_eq!(
             place(&tagged(Tag::of("c"))),
             (Objects::None, Place::Anywhere)
         );
         let untagged = r#"{"previous_response_id":"resp_1"}"#;
-        assert_eq!(place(untagged), (Objects::Unsaid, Place::Only(0)));
+        assert_eq!(place(untagged), (Objects::Unsaid, only(0)));
         let both = format!(
             r#"{{"file_ids":["file-1{}","file-2{}"]}}"#,
             a.as_str(),
@@ -240,7 +244,7 @@ mod tests {
         );
         assert_eq!(place(&both), (Objects::Apart, Place::Nowhere));
         let mixed = format!(r#"{{"file_ids":["file-1","file-2{}"]}}"#, b.as_str());
-        assert_eq!(place(&mixed), (Objects::On(1), Place::Only(1)));
+        assert_eq!(place(&mixed), (Objects::On(1), only(1)));
     }
 
     #[test]
@@ -306,13 +310,78 @@ mod tests {
     }
 
     #[test]
+    fn an_object_is_on_every_backend_of_its_resource() {
+        let json = r#"{"backends": [
+                {"name": "a", "cluster": "a", "host": "h.example", "priority": 0},
+                {"name": "b", "cluster": "b", "host": "other.example"},
+                {"name": "c", "cluster": "c", "host": "H.example", "priority": 1},
+                {"name": "d", "cluster": "d", "host": "h.example", "base_path": "/p"}
+            ],
+            "identity": {"cluster": "imds"}}"#;
+        let Ok(Plugin::Balancer(config)) = Plugin::from_bytes(json.as_bytes(), &|_| None) else {
+            panic!("the configuration");
+        };
+        let place = |tag: Tag| {
+            let body = format!(r#"{{"previous_response_id":"resp_1{}"}}"#, tag.as_str());
+            read(&config, RESPONSES, JSON, &body).place(&config)
+        };
+        let both = Place::Only([0, 2].into_iter().collect());
+        assert_eq!(place(Tag::of("h.example")), both);
+        assert_eq!(place(Tag::of("other.example")), only(1));
+        assert_eq!(place(config.tags().of_backend(3).unwrap()), only(3));
+        let untagged = r#"{"previous_response_id":"resp_1"}"#;
+        assert_eq!(
+            read(&config, RESPONSES, JSON, untagged).place(&config),
+            both
+        );
+    }
+
+    #[test]
+    fn ids_are_tagged_where_there_are_several_resources() {
+        let json = |hosts: [&str; 2]| {
+            let backends = hosts.map(|host| {
+                let name = host.replace('/', "");
+                let (host, path) = host.split_once('/').unwrap_or((host, ""));
+                let path = match path {
+                    "" => String::new(),
+                    path => format!(r#", "base_path": "/{path}""#),
+                };
+                format!(
+                    r#"{{"name": "{name}", "cluster": "{name}", "host": "{}"{path}}}"#,
+                    host.trim_end_matches(char::is_numeric)
+                )
+            });
+            format!(
+                r#"{{"backends": [{}], "identity": {{"cluster": "imds"}}}}"#,
+                backends.join(",")
+            )
+        };
+        for (hosts, tagged) in [
+            (["a", "b"], true),
+            (["a1", "a2"], false),
+            (["a1", "A2"], false),
+            (["a", "a/p"], true),
+            (["a1/p", "a2/p"], false),
+        ] {
+            let Ok(Plugin::Balancer(config)) =
+                Plugin::from_bytes(json(hosts).as_bytes(), &|_| None)
+            else {
+                panic!("{hosts:?}");
+            };
+            let request = request(&config, RESPONSES, JSON);
+            assert_eq!(request.tags_answer(&config), tagged, "{hosts:?}");
+            assert!(!read(&config, CHAT, JSON, "{}").tags_answer(&config));
+        }
+    }
+
+    #[test]
     fn home_is_who_has_the_api() {
         let config = config(r#", "state": {"home": "b"}"#);
         for (path, home) in [("/openai/v1/files", 1), ("/openai/v1/responses/resp_1", 0)] {
             let headers = [(":method", "GET"), (":path", path)];
             let headers = headers.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
             let request = Request::read(headers.into_iter(), &config.tags());
-            assert_eq!(request.place(&config), Place::Only(home), "{path}");
+            assert_eq!(request.place(&config), only(home), "{path}");
         }
     }
 }

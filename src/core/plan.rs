@@ -18,11 +18,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan of a request that only this one of so many backends can serve. It takes no one's turn.
-    pub fn only(backend: usize, backends: usize) -> Self {
+    /// The plan of a request that only these of so many backends can serve. Where it is one, the request takes no one's turn.
+    pub fn only(backends: BackendSet, of: usize, turn: u64) -> Self {
         Self {
-            turn: 0,
-            tried: BackendSet::all_but(backend, backends),
+            turn,
+            tried: (0..of).collect::<BackendSet>().without(backends),
             has_tested: false,
         }
     }
@@ -62,6 +62,12 @@ impl BackendSet {
     pub fn contains(self, backend: usize) -> bool {
         let word = self.0.get(backend / WORD);
         word.is_some_and(|word| (word >> (backend % WORD)) & 1 != 0)
+    }
+
+    /// How many there are in it.
+    pub fn len(self) -> usize {
+        let ones = self.0.iter().map(|word| word.count_ones());
+        usize::try_from(ones.sum::<u32>()).unwrap_or(usize::MAX)
     }
 
     /// Whether there is none in it.
@@ -118,5 +124,6 @@ mod tests {
         assert_eq!(some.without(others), [64].into_iter().collect());
         assert_eq!(some.without(BackendSet::default()), some);
         assert!(some.without(some).is_empty() && !some.is_empty());
+        assert_eq!((some.len(), some.without(some).len()), (5, 0));
     }
 }

@@ -13,6 +13,7 @@ use super::json::scan::Findings;
 use super::multipart::Value;
 use super::operation::{deployment_name, surface, Deployment, Operation, Path, State, Surface};
 use super::outcome::Outcome;
+use super::plan::BackendSet;
 use super::splices::Splices;
 use super::state::ids::Tags;
 use super::text::number;
@@ -78,9 +79,9 @@ pub enum Objects {
     None,
     /// It names some whose ids do not say so.
     Unsaid,
-    /// On this backend.
+    /// On the resource of this backend, the first of it.
     On(usize),
-    /// On several, so that no backend can do what is asked for.
+    /// On several resources, so that none can do what is asked for.
     Apart,
 }
 
@@ -371,9 +372,10 @@ impl Request {
 
     /// Where it may go.
     pub fn place(&self, config: &Config) -> Place {
-        let home = || Place::Only(config.home(self.operation.api));
+        let only = |backend| Place::Only(config.resource_of(backend));
+        let home = || only(config.home(self.operation.api));
         match (self.objects, self.operation.state) {
-            (Objects::On(backend), _) => Place::Only(backend),
+            (Objects::On(backend), _) => only(backend),
             (Objects::Apart, _) => Place::Nowhere,
             (_, State::None) => Place::Anywhere,
             (Objects::None, State::Makes | State::MakesResponse)
@@ -404,9 +406,9 @@ impl Request {
 
     /// Whether the ids in its answer are to be tagged.
     pub fn tags_answer(&self, config: &Config) -> bool {
-        config.backends.len() > 1
+        self.operation.state.answers_with_objects()
             && config.state.ids == Ids::Tagged
-            && self.operation.state.answers_with_objects()
+            && config.has_several_resources()
     }
 
     /// The path without credentials and tags, where `original` is the client's.
@@ -462,9 +464,9 @@ pub struct Model {
 pub enum Place {
     /// To any backend.
     Anywhere,
-    /// To this one only.
-    Only(usize),
-    /// To none: its objects live on several.
+    /// To these only: those of one resource.
+    Only(BackendSet),
+    /// To none: its objects live on several resources.
     Nowhere,
 }
 

@@ -277,6 +277,63 @@ cases! {
         assert!(text.contains("leave out the items of earlier responses"), "{text}");
     }
 
+    fn an_object_is_asked_of_any_backend_of_its_resource(engine) {
+        let gateway = engine.fleet(3, json!({"backends": [
+            {"name": "east", "cluster": EAST, "host": "h.openai.azure.com", "deployments": {"gpt": "ptu"}},
+            {"name": "west", "cluster": WEST, "host": "h.openai.azure.com", "priority": 1, "deployments": {"gpt": "paygo"}},
+            {"name": "north", "cluster": NORTH, "host": "north.openai.azure.com"},
+        ]}));
+        let path = "/openai/v1/responses";
+        let tag = tag("h");
+        let next = format!(r#"{{"model":"gpt","previous_response_id":"resp_1{tag}"}}"#);
+        let sent = |model: &str| format!(r#"{{"model":"{model}","previous_response_id":"resp_1"}}"#);
+        let request = gateway.ask("POST", path, &next);
+        assert_eq!(reached(&request.attempt()), (EAST.into(), path.into(), sent("ptu")), "the priority");
+        answer(&request.attempt(), 429, "x");
+        let second = request.attempt();
+        assert_eq!(reached(&second), (WEST.into(), path.into(), sent("paygo")), "not another resource");
+        second.respond(200, [("content-type", "application/json")], false);
+        second.response_body(r#"{"id":"resp_2"}"#, true);
+        assert_eq!(outcome(&request), is(200, "west", "2", &format!(r#"{{"id":"resp_2{tag}"}}"#)));
+        // The cooldown of the one is not the other's.
+        for _ in 0..3 {
+            let request = gateway.ask("POST", path, &next);
+            assert_eq!(request.attempt().cluster(), WEST);
+            answer(&request.attempt(), 200, "fine");
+        }
+    }
+
+    fn equal_backends_of_a_resource_take_turns_with_its_objects(engine) {
+        let gateway = engine.fleet(3, json!({"backends": [
+            {"name": "east", "cluster": EAST, "host": "h.openai.azure.com"},
+            {"name": "west", "cluster": WEST, "host": "h.openai.azure.com"},
+            {"name": "north", "cluster": NORTH, "host": "north.openai.azure.com"},
+        ]}));
+        let mut asked = Vec::new();
+        for _ in 0..6 {
+            let request = gateway.ask("GET", &format!("/openai/v1/responses/resp_1{}", tag("h")), "");
+            asked.push(request.attempt().cluster());
+            answer(&request.attempt(), 200, "fine");
+        }
+        let east = asked.iter().filter(|cluster| *cluster == EAST).count();
+        let west = asked.iter().filter(|cluster| *cluster == WEST).count();
+        assert_eq!((east, west), (3, 3), "{asked:?}");
+    }
+
+    fn ids_of_a_single_resource_are_not_tagged(engine) {
+        let gateway = engine.fleet(2, json!({"backends": [
+            {"name": "east", "cluster": EAST, "host": "h.openai.azure.com"},
+            {"name": "west", "cluster": WEST, "host": "h.openai.azure.com", "priority": 1},
+        ]}));
+        let body = format!(r#"{{"previous_response_id":"resp_1{}"}}"#, tag("h"));
+        let request = gateway.ask("POST", "/openai/v1/responses", &body);
+        let attempt = request.attempt();
+        assert_eq!(reached(&attempt).2, r#"{"previous_response_id":"resp_1"}"#);
+        attempt.respond(200, [("content-type", "application/json")], false);
+        attempt.response_body(r#"{"id":"resp_2"}"#, true);
+        assert_eq!(request.answer().text(), r#"{"id":"resp_2"}"#);
+    }
+
     fn what_does_not_say_where_it_lives_is_at_home(engine) {
         let gateway = engine.fleet(3, json!({"state": {"home": "north"}}));
         for (method, path, body) in [

@@ -10,7 +10,7 @@ use super::engines::*;
 
 /// The tag of a backend's objects.
 pub(crate) fn tag(name: &str) -> String {
-    Tag::of(&format!("{name}.openai.azure.com"))
+    Tag::of(format!("{name}.openai.azure.com").as_str())
         .as_str()
         .to_owned()
 }

@@ -178,7 +178,7 @@ impl<H: Host> Balancer<H> {
     /// The plan of a request that drew no turn.
     pub(super) fn unplanned(&self, request: &Request) -> Plan {
         match request.place(&self.config) {
-            Place::Only(backend) => Plan::only(backend, self.config.backends.len()),
+            Place::Only(backends) => Plan::only(backends, self.config.backends.len(), 0),
             Place::Anywhere | Place::Nowhere => Plan::default(),
         }
     }

@@ -20,7 +20,8 @@ pub use reader::ConfigError;
 pub use shown::{shown, without_secrets};
 
 use super::operation::Api;
-use super::state::ids::Tags;
+use super::plan::BackendSet;
+use super::state::ids::{Resource, Tags};
 use crate::prelude::*;
 
 /// The most backends one configuration may name.
@@ -178,6 +179,23 @@ impl Config {
         home.or_else(first).unwrap_or_default()
     }
 
+    /// The backends of the same resource as this one: they have the same objects.
+    pub fn resource_of(&self, backend: usize) -> BackendSet {
+        let Some(one) = self.backends.get(backend).map(Backend::resource) else {
+            return BackendSet::default();
+        };
+        let backends = self.backends.iter().enumerate();
+        let same = backends.filter(|(_, backend)| backend.resource() == one);
+        same.map(|(index, _)| index).collect()
+    }
+
+    /// Whether the backends are several resources, so that objects have to be told apart.
+    pub fn has_several_resources(&self) -> bool {
+        let mut resources = self.backends.iter().map(Backend::resource);
+        let first = resources.next();
+        resources.any(|other| Some(other) != first)
+    }
+
     /// Why a backend that refuses a new token gets no requests, and what to do about it.
     pub fn new_token_refused(&self, backend: usize) -> String {
         let backend = self.backends.get(backend);
@@ -194,7 +212,7 @@ impl Config {
     /// The tags by which ids name the backends.
     pub fn tags(&self) -> Tags {
         // That no two have the same was seen to when the configuration was read.
-        Tags::new(self.backends.iter().map(|backend| backend.host.as_str())).unwrap_or_default()
+        Tags::new(self.backends.iter().map(Backend::resource)).unwrap_or_default()
     }
 
     /// The time limit that the router is told for the first byte of an attempt on `backend`. The router engine's router has one
@@ -243,6 +261,14 @@ pub struct Cooldown {
 }
 
 impl Backend {
+    /// The resource on which its objects live.
+    pub fn resource(&self) -> Resource<'_> {
+        Resource {
+            host: &self.host,
+            base_path: self.base_path.as_deref(),
+        }
+    }
+
     /// Whether it has a name of its own for anything in a path.
     pub fn renames(&self) -> bool {
         !self.deployments.is_empty() || self.api_version.is_some() || self.base_path.is_some()

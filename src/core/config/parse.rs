@@ -135,8 +135,7 @@ fn check_identity(root: &Object<'_>, backends: &[Backend], identities: &[Identit
 /// Whether the tags of objects tell the backends apart.
 #[inline(never)]
 fn check_hosts(backends: &[Backend], problems: &Problems) {
-    let hosts = backends.iter().map(|backend| backend.host.as_str());
-    if let Err(collision) = Tags::new(hosts) {
+    if let Err(collision) = Tags::new(backends.iter().map(Backend::resource)) {
         let Collision { first, second } = collision;
         let path = format!("backends[{second}].host");
         let problem = format!(

@@ -145,10 +145,10 @@ impl Exchange {
     /// The identities that would have to have a token for this request to go on.
     pub(super) fn identities<H: Host>(&self, balancer: &Balancer<H>) -> Identities {
         let only = match self.request.place(&balancer.config) {
-            Place::Only(backend) => Some(backend),
+            Place::Only(backends) => Some(backends),
             Place::Anywhere | Place::Nowhere => None,
         };
-        let wanted = |backend| only.is_none_or(|only| only == backend);
+        let wanted = |backend| only.is_none_or(|only| only.contains(backend));
         balancer.credentials.wanted(wanted)
     }
 
@@ -280,9 +280,16 @@ impl Exchange {
         let config = &balancer.config;
         let plan = match self.request.place(config) {
             Place::Anywhere => Plan::new(balancer.fleet.draw()),
-            Place::Only(backend) => {
-                balancer.fleet.look_around();
-                Plan::only(backend, config.backends.len())
+            Place::Only(backends) => {
+                let turn = match backends.len() {
+                    // It takes no one's turn.
+                    0 | 1 => {
+                        balancer.fleet.look_around();
+                        0
+                    }
+                    _ => balancer.fleet.draw(),
+                };
+                Plan::only(backends, config.backends.len(), turn)
             }
             Place::Nowhere => return false,
         };

@@ -898,11 +898,14 @@ mod tests {
                 (2, Obstacle::NoToken)
             ]
         );
-        assert_eq!(obstacles(&view, &Plan::only(1, 3)), [(1, throttled)]);
+        assert_eq!(
+            obstacles(&view, &Plan::only([1].into_iter().collect(), 3, 0)),
+            [(1, throttled)]
+        );
         view.learn(1, Finding::Missing(4));
         view.set_tokenless(BackendSet::default());
         assert_eq!(
-            obstacles(&view, &Plan::only(1, 3)),
+            obstacles(&view, &Plan::only([1].into_iter().collect(), 3, 0)),
             [(1, Obstacle::Missing)]
         );
     }

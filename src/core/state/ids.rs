@@ -10,10 +10,37 @@ const MARK: [u8; 2] = *b".b";
 
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
-/// Names a backend in the ids of its objects: `.b` and six characters of `[0-9a-z]` that follow from the backend's host.
+/// An Azure resource, as far as objects are concerned: a host, or one of the projects on it, which have a base path each.
 ///
-/// The host and nothing else: a backend that is renamed, moved to another cluster or to another place in the list keeps its
-/// objects, since it is the same Azure resource.
+/// Several backends may be one resource. A backend that is renamed, moved to another cluster or to another place in the list keeps its
+/// objects, since it is the same resource.
+#[derive(Clone, Copy, Debug)]
+pub struct Resource<'a> {
+    /// The name of the host.
+    pub host: &'a str,
+    /// What paths begin with, before `/openai`.
+    pub base_path: Option<&'a str>,
+}
+
+impl<'a> From<&'a str> for Resource<'a> {
+    fn from(host: &'a str) -> Self {
+        Self {
+            host,
+            base_path: None,
+        }
+    }
+}
+
+/// Upper and lower case are the same, in both parts.
+impl PartialEq for Resource<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let base_path = |resource: &Self| resource.base_path.unwrap_or_default().as_bytes();
+        self.host.eq_ignore_ascii_case(other.host)
+            && base_path(self).eq_ignore_ascii_case(base_path(other))
+    }
+}
+
+/// Names a resource in the ids of its objects: `.b` and six characters of `[0-9a-z]` that follow from the resource's host and base path.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tag([u8; Tag::LENGTH]);
 
@@ -21,10 +48,11 @@ impl Tag {
     /// The length of a tag in bytes.
     pub const LENGTH: usize = 8;
 
-    /// The tag of the backend with this host; upper and lower case are the same.
-    pub fn of(host: &str) -> Self {
-        let host = host.to_ascii_lowercase();
-        let mut number = scatter(fingerprint([host.as_str()].into_iter()));
+    /// The tag of the resource; upper and lower case are the same.
+    pub fn of<'a>(resource: impl Into<Resource<'a>>) -> Self {
+        let Resource { host, base_path } = resource.into();
+        let parts = [Some(host), base_path].map(|part| Some(part?.to_ascii_lowercase()));
+        let mut number = scatter(fingerprint(parts.iter().flatten().map(String::as_str)));
         let mut bytes = [b'0'; Self::LENGTH];
         for (slot, byte) in bytes.iter_mut().zip(MARK) {
             *slot = byte;
@@ -72,36 +100,32 @@ pub fn split(id: &str) -> Option<(&str, Tag)> {
     Some((id, Tag::parse(tag.as_bytes())?))
 }
 
-/// The tags of the configured backends.
+/// The tags of the configured backends. Backends of one resource have the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tags(Vec<Tag>);
 
 impl Tags {
-    /// The tags of the backends with these hosts, in the order of the configuration. A host may be there more than once.
+    /// The tags of the backends with these resources, in the order of the configuration. A resource may be there more than once.
     ///
     /// # Errors
     ///
-    /// Two different hosts have the same tag. With 36^6 tags that is one configuration in millions, but one that must not be
+    /// Two different resources have the same tag. With 36^6 tags that is one configuration in millions, but one that must not be
     /// used: each of the two would be asked for the other's objects.
-    pub fn new<'a>(hosts: impl IntoIterator<Item = &'a str>) -> Result<Self, Collision> {
-        let hosts: Vec<_> = hosts.into_iter().collect();
-        let tags: Vec<_> = hosts.iter().map(|host| Tag::of(host)).collect();
+    pub fn new<'a, R: Into<Resource<'a>>>(
+        resources: impl IntoIterator<Item = R>,
+    ) -> Result<Self, Collision> {
+        let resources: Vec<Resource<'a>> = resources.into_iter().map(Into::into).collect();
+        let tags: Vec<_> = resources.iter().map(|one| Tag::of(*one)).collect();
         Self::checked(tags, |one, other| {
-            match (hosts.get(one), hosts.get(other)) {
-                (Some(one), Some(other)) => one.eq_ignore_ascii_case(other),
-                _ => false,
-            }
+            resources.get(one) == resources.get(other)
         })
     }
 
-    fn checked(
-        tags: Vec<Tag>,
-        same_host: impl Fn(usize, usize) -> bool,
-    ) -> Result<Self, Collision> {
+    fn checked(tags: Vec<Tag>, are_same: impl Fn(usize, usize) -> bool) -> Result<Self, Collision> {
         for (second, tag) in tags.iter().enumerate() {
             let earlier = tags.iter().take(second).enumerate();
             for (first, _) in earlier.filter(|(_, earlier)| *earlier == tag) {
-                if !same_host(first, second) {
+                if !are_same(first, second) {
                     return Err(Collision { first, second });
                 }
             }
@@ -109,7 +133,7 @@ impl Tags {
         Ok(Self(tags))
     }
 
-    /// The backend that the tag names: the first with its host. `None` if no configured backend has it.
+    /// The first backend of the resource that the tag names. `None` if no configured backend has it.
     pub fn backend_of(&self, tag: Tag) -> Option<usize> {
         self.0.iter().position(|known| *known == tag)
     }
@@ -120,7 +144,7 @@ impl Tags {
     }
 }
 
-/// Two backends on different hosts have the same tag.
+/// Two backends of different resources have the same tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Collision {
     /// The place of the one backend in the configuration.
@@ -145,6 +169,22 @@ mod tests {
             Tag::of("westus.openai.azure.com"),
             Tag::of("eastus.openai.azure.com")
         );
+    }
+
+    #[test]
+    fn projects_on_one_host_are_resources_of_their_own() {
+        let host = "eastus.services.ai.azure.com";
+        let project = |base_path| Resource {
+            host,
+            base_path: Some(base_path),
+        };
+        let (a, b) = (project("/api/projects/a"), project("/api/projects/b"));
+        assert_eq!(Tag::of(a), Tag::of(project("/API/projects/A")));
+        assert_ne!(Tag::of(a), Tag::of(b));
+        assert_ne!(Tag::of(a), Tag::of(host));
+        let tags = Tags::new([host.into(), a, b, a]).unwrap();
+        assert_eq!(tags.backend_of(Tag::of(b)), Some(2));
+        assert_eq!(tags.backend_of(Tag::of(a)), Some(1));
     }
 
     #[test]

@@ -245,20 +245,20 @@ mod tests {
             "eval_1",
         ] {
             assert!(is_object_id(id.as_bytes()), "{id}");
-            assert_eq!(kind(id), Some(Kind::Plain(Untagged::Home)), "{id}");
+            assert_eq!(kind(id), Some(Kind::Plain(Home)), "{id}");
         }
     }
 
     #[test]
     fn only_items_that_need_their_resource_lead_home_untagged() {
         for (id, untagged) in [
-            ("rs_68a1", Untagged::Home),
-            ("cmp_68a1", Untagged::Home),
-            ("msg_68a1", Untagged::Nowhere),
-            ("fc_68a1", Untagged::Nowhere),
-            ("mcp_68a1", Untagged::Nowhere),
-            ("mcpl_68a1", Untagged::Nowhere),
-            ("apc_68a1", Untagged::Nowhere),
+            ("rs_68a1", Home),
+            ("cmp_68a1", Home),
+            ("msg_68a1", Nowhere),
+            ("fc_68a1", Nowhere),
+            ("mcp_68a1", Nowhere),
+            ("mcpl_68a1", Nowhere),
+            ("apc_68a1", Nowhere),
         ] {
             assert_eq!(kind(id), Some(Kind::Plain(untagged)), "{id}");
         }
@@ -272,7 +272,7 @@ mod tests {
             pieces.iter().for_each(|piece| reader.push(piece));
             reader.kind()
         };
-        let plain = Some(Kind::Plain(Untagged::Home));
+        let plain = Some(Kind::Plain(Home));
         let long = "gAAAA-_".repeat(1000);
         for (content, expected) in [
             ("", None),

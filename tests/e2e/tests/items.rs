@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use e2e::{cases, simulate, uneven, Gateway, Response};
+use e2e::{cases, simulate, simulate_with, uneven, Gateway, Response};
 use serde_json::{json, Value};
 use simulator::{Behaviour, Simulator};
 
@@ -155,6 +155,45 @@ cases! {
         }
         assert_eq!(homes.len(), 2);
         assert_no_tag_went_up(&azure);
+    }
+
+    fn case_40_a_resource_is_served_by_whichever_of_its_backends_is_free(engine) {
+        let azure = simulate_with(&["ptu", "paygo", "other"], |settings| {
+            if let [ptu, paygo, _] = settings.backends.as_mut_slice() {
+                paygo.host = ptu.host.clone();
+                ptu.deployments = Some(vec!["gpt-4o-ptu".to_owned()]);
+                paygo.deployments = Some(vec!["gpt-4o".to_owned()]);
+            }
+        });
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| {
+                p["backends"][0]["deployments"] = json!({"gpt-4o": "gpt-4o-ptu"});
+                p["backends"][0]["unlisted_deployments"] = json!("refuse");
+                p["backends"][1]["priority"] = json!(1);
+                p["backends"][2]["priority"] = json!(2);
+            })
+            .start();
+        let request = json!({"model": "gpt-4o", "input": "hi", "reasoning": {}});
+        azure.backend("ptu").set(Behaviour::throttled(30));
+        let made = gateway.call("POST", RESPONSES, &request);
+        assert_eq!(backend(&made), "paygo", "{}", made.text());
+        let mut next = request.clone();
+        next["previous_response_id"] = made.json()["id"].clone();
+        next["input"] = output(&made).into();
+        for _ in 0..2 {
+            let answer = gateway.call("POST", RESPONSES, &next);
+            assert_eq!((answer.status, backend(&answer)), (200, "paygo".into()), "{}", answer.text());
+        }
+        let one = format!("{RESPONSES}/{}", made.json()["id"].as_str().unwrap());
+        azure.backend("ptu").clear();
+        let read = gateway.call("GET", &one, &Value::Null);
+        assert_eq!((read.status, backend(&read)), (200, "ptu".into()), "its quota is another one: {}", read.text());
+        azure.backends().iter().take(2).for_each(|backend| backend.set(Behaviour::throttled(30)));
+        let busy = gateway.call("POST", RESPONSES, &next);
+        assert_eq!(busy.status, 429, "never the other resource: {}", busy.text());
+        assert_eq!(azure.backend("other").count(), 0);
     }
 
     fn case_39_items_of_two_resources_are_refused_with_advice(engine) {

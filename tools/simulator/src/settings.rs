@@ -41,7 +41,7 @@ impl Default for Settings {
     }
 }
 
-/// One simulated Azure OpenAI resource.
+/// One simulated Azure OpenAI resource, or with the same host and base path as others a part of it: they have the same objects.
 #[derive(Clone, Debug)]
 pub struct BackendSettings {
     /// The name tests and the admin endpoint use; answers carry it in `x-sim-backend`.

@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::admin::Admin;
 use crate::audit::{Clock, Log, RecordedRequest};
-use crate::azure::Resource;
+use crate::azure::{Objects, Resource};
 use crate::backend::{Backend, BackendHandle};
 use crate::certificates::{Authority, TlsPort};
 use crate::imds::{Imds, ImdsHandle};
@@ -79,10 +79,17 @@ impl Simulator {
             tokens: Arc::default(),
             authority: Arc::new(Authority::new()?),
         };
-        let backends = settings
-            .backends
-            .iter()
-            .map(|backend| start.backend(backend));
+        let same = |one: &BackendSettings, other: &BackendSettings| {
+            one.host.eq_ignore_ascii_case(&other.host) && one.base_path == other.base_path
+        };
+        let mut objects: Vec<Arc<Objects>> = Vec::new();
+        for backend in &settings.backends {
+            let first = settings.backends.iter().position(|it| same(it, backend));
+            let known = first.and_then(|first| objects.get(first).cloned());
+            objects.push(known.unwrap_or_else(|| Arc::new(Objects::of(&backend.name))));
+        }
+        let backends = settings.backends.iter().zip(objects);
+        let backends = backends.map(|(backend, objects)| start.backend(backend, objects));
         let services = Services {
             backends: backends.collect::<io::Result<_>>()?,
             imds: start.imds()?,
@@ -207,7 +214,11 @@ impl Start<'_> {
             })
     }
 
-    fn backend(&self, settings: &BackendSettings) -> io::Result<BackendHandle> {
+    fn backend(
+        &self,
+        settings: &BackendSettings,
+        objects: Arc<Objects>,
+    ) -> io::Result<BackendHandle> {
         let name = &settings.name;
         let tls = match settings.tls {
             Tls::Off => None,
@@ -225,6 +236,7 @@ impl Start<'_> {
                 name,
                 settings.deployments.clone(),
                 settings.not_enabled.clone(),
+                objects,
             ),
             api_key: settings.api_key.clone(),
             base_path: settings.base_path.clone(),

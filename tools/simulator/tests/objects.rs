@@ -237,6 +237,33 @@ fn an_item_of_a_response_that_is_not_stored_is_unknown() {
 }
 
 #[test]
+fn backends_of_one_host_have_the_same_objects() {
+    let backend = |name: &str, base_path: &str| BackendSettings {
+        api_key: Some(KEY.to_owned()),
+        host: "contoso.openai.azure.com".to_owned(),
+        base_path: base_path.to_owned(),
+        ..BackendSettings::new(name)
+    };
+    let project = "/api/projects/p";
+    let azure = Azure(started(vec![
+        backend("east", ""),
+        backend("west", ""),
+        backend("north", project),
+    ]));
+    let request =
+        json!({ "input": "hi", "reasoning": {}, "include": ["reasoning.encrypted_content"] });
+    let made = azure.east("POST", "responses", request);
+    let next = json!({ "input": made["output"], "previous_response_id": made["id"] });
+    let next = |path: &str, backend: &str| {
+        let addr = azure.0.backend(backend).addr();
+        let headers = [("api-key", KEY)];
+        send(addr, "POST", path, &headers, next.to_string().as_bytes()).status
+    };
+    assert_eq!(next("/openai/v1/responses", "west"), 200);
+    assert_eq!(next("/api/projects/p/openai/v1/responses", "north"), 400);
+}
+
+#[test]
 fn a_function_is_called_until_its_output_is_there() {
     let azure = Azure::start();
     let tools = json!([{ "type": "function", "name": "look", "parameters": {} }]);

@@ -109,7 +109,7 @@ impl Resource {
     }
 
     fn encryption(&self) -> String {
-        format!("gAAAAA{}_", self.name)
+        format!("gAAAAA{}_", self.objects.owner)
     }
 
     /// Refuses items of other resources.

@@ -19,6 +19,7 @@ mod responses;
 mod stores;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use hyper::{Method, Uri};
 use serde_json::{json, Value};
@@ -26,6 +27,7 @@ use serde_json::{json, Value};
 pub use api::Api;
 pub(crate) use call::{decoded, query, Call};
 pub(crate) use form::Form;
+pub(crate) use objects::Objects;
 pub(crate) use reply::{Event, Reply};
 
 use crate::behaviour::Failure;
@@ -35,17 +37,23 @@ pub(crate) struct Resource {
     name: String,
     deployments: Option<Vec<String>>,
     not_enabled: Vec<Api>,
-    objects: objects::Objects,
+    objects: Arc<Objects>,
     next_id: AtomicU64,
 }
 
 impl Resource {
-    pub(crate) fn new(name: &str, deployments: Option<Vec<String>>, not_enabled: Vec<Api>) -> Self {
+    /// A backend called `name` of the resource that has these objects.
+    pub(crate) fn new(
+        name: &str,
+        deployments: Option<Vec<String>>,
+        not_enabled: Vec<Api>,
+        objects: Arc<Objects>,
+    ) -> Self {
         Self {
             name: name.to_owned(),
             deployments,
             not_enabled,
-            objects: objects::Objects::default(),
+            objects,
             next_id: AtomicU64::new(1),
         }
     }

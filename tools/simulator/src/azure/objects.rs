@@ -40,7 +40,11 @@ pub(super) struct Object {
 
 /// The objects of one resource by id.
 #[derive(Default)]
-pub(super) struct Objects(Mutex<Kept>);
+pub(crate) struct Objects {
+    /// The name of the resource.
+    pub(super) owner: String,
+    kept: Mutex<Kept>,
+}
 
 #[derive(Default)]
 struct Kept {
@@ -67,8 +71,15 @@ impl Kept {
 }
 
 impl Objects {
+    pub(crate) fn of(owner: &str) -> Self {
+        Self {
+            owner: owner.to_owned(),
+            kept: Mutex::default(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn insert(&self, id: &str, object: Object) {
