@@ -42,8 +42,8 @@ fn output(answer: &Response) -> Vec<Value> {
     let response = match text.starts_with('{') {
         true => answer.json(),
         false => {
-            let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
-            let last = data.last().expect("an event");
+            let mut data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+            let last = data.next_back().expect("an event");
             serde_json::from_str::<Value>(last).unwrap()["response"].clone()
         }
     };
