@@ -267,6 +267,20 @@ impl Operation {
         }
     }
 
+    /// What a request asks for that asks for this and to switch to another protocol. The Responses API has a [mode] in which responses
+    /// are made by the messages of a WebSocket.
+    ///
+    /// [mode]: https://platform.openai.com/docs/guides/websocket-mode
+    pub fn of_upgrade(operation: Self) -> Self {
+        match (operation.api, operation.state) {
+            (Some(Api::Responses), State::Lists) => Self {
+                state: State::MakesResponse,
+                ..operation
+            },
+            _ => operation,
+        }
+    }
+
     /// What a request for `/openai/{rest}` asks for, where the fixed parts of `rest` are in lower case.
     #[inline(never)]
     fn read_rest(method: &str, path: &Path<'_>, rest: &str) -> Self {

@@ -120,6 +120,18 @@ impl LocalReply {
         }
     }
 
+    /// The ids of objects would have to be tagged in the frames of a WebSocket. Codex goes on over HTTP after this status, at once.
+    pub fn no_websocket() -> Self {
+        Self {
+            status: 426,
+            code: "websocket_not_supported",
+            message: "This gateway does not serve the Responses API over a WebSocket: it could not tell to which Azure OpenAI \
+                      resource the responses in it belong. Send HTTP requests."
+                .into(),
+            retry_after: None,
+        }
+    }
+
     /// The path is not Azure OpenAI's.
     pub fn other_path() -> Self {
         Self {

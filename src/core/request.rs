@@ -215,6 +215,9 @@ impl Request {
             path = Path::of(untagged);
         }
         self.operation = Operation::read(method, &path);
+        if self.upgrade {
+            self.operation = Operation::of_upgrade(core::mem::take(&mut self.operation));
+        }
         if let Deployment::InPath(range) = &self.operation.deployment {
             self.deployment = match path.has_escape {
                 true => deployment_name(path.text, range.clone()).map(|name| deployment_id(&name)),
@@ -409,6 +412,11 @@ impl Request {
         self.operation.state.answers_with_objects()
             && config.state.ids == Ids::Tagged
             && config.has_several_resources()
+    }
+
+    /// It opens a WebSocket in whose frames ids would have to be tagged. Frames are not read.
+    pub fn hides_ids(&self, config: &Config) -> bool {
+        self.upgrade && self.tags_answer(config)
     }
 
     /// The path without credentials and tags, where `original` is the client's.

@@ -334,6 +334,26 @@ cases! {
         assert_eq!(request.answer().text(), r#"{"id":"resp_2"}"#);
     }
 
+    fn a_websocket_for_responses_is_refused_where_ids_are_tagged(engine) {
+        let upgrade = || {
+            let path = "/openai/v1/responses?x=1";
+            let request = request_of("GET", path, "");
+            request.with("upgrade", "websocket").with("connection", "Upgrade")
+        };
+        let gateway = engine.fleet(3, json!({}));
+        let request = gateway.request(upgrade(), false);
+        let answer = request.answer();
+        assert_eq!((answer.status, code(answer.text())), (426, "websocket_not_supported".into()));
+        assert!(request.attempts().is_empty());
+        let gateway = engine.fleet(3, json!({"state": {"ids": "plain", "home": "west"}}));
+        for _ in 0..2 {
+            let request = gateway.request(upgrade(), false);
+            assert_eq!(request.attempt().cluster(), WEST, "with all other responses");
+        }
+        let gateway = engine.fleet(1, json!({}));
+        assert_eq!(gateway.request(upgrade(), false).attempt().cluster(), EAST);
+    }
+
     fn what_does_not_say_where_it_lives_is_at_home(engine) {
         let gateway = engine.fleet(3, json!({"state": {"home": "north"}}));
         for (method, path, body) in [

@@ -40,6 +40,9 @@ impl Exchange {
         if !served {
             return self.refuse_unread(LocalReply::other_path(), balancer);
         }
+        if self.request.hides_ids(config) {
+            return self.refuse_unread(LocalReply::no_websocket(), balancer);
+        }
         if end {
             self.request.has_known_body = true;
         } else {

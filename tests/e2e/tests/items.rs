@@ -81,7 +81,11 @@ fn assert_no_tag_went_up(azure: &Simulator) {
     let mut sent = 0;
     for backend in azure.backends() {
         for request in backend.requests() {
-            let seen = format!("{} {}", request.path, String::from_utf8_lossy(&request.body));
+            let seen = format!(
+                "{} {}",
+                request.path,
+                String::from_utf8_lossy(&request.body)
+            );
             assert!(!seen.contains(".b"), "{seen}");
             sent += 1;
         }

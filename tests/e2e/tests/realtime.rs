@@ -106,6 +106,34 @@ cases! {
         }
     }
 
+    fn case_43_a_websocket_for_responses_passes_where_ids_are_plain(engine) {
+        let path = "/openai/v1/responses";
+        let (azure, gateway) = uneven();
+        let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
+        let before = azure.upstream_calls();
+        let began = std::time::Instant::now();
+        assert_eq!(open(&gateway, path).map(|session| session.backend), Err(426));
+        assert!(began.elapsed() < SECOND && azure.upstream_calls() == before, "at once");
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["state"] = json!({"ids": "plain", "home": "west"}))
+            .start();
+        gateway.warm_up(&azure);
+        for _ in 0..2 {
+            let mut session = open(&gateway, path).unwrap();
+            assert_eq!(session.backend, "west", "with all other responses");
+            session.socket.send(Message::text(r#"{"type":"response.create"}"#)).unwrap();
+            assert_eq!(session.socket.read().unwrap().into_text().unwrap().as_str(), r#"{"type":"response.create"}"#);
+        }
+        let azure = simulate(&["east"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        gateway.warm_up(&azure);
+        assert_eq!(open(&gateway, path).unwrap().backend, "east");
+    }
+
     fn case_19_a_session_names_its_deployment_in_any_letters(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();

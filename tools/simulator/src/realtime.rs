@@ -1,4 +1,4 @@
-//! Realtime sessions: a WebSocket that greets and then sends back what it gets. HTTP/1.1 only.
+//! Realtime sessions, and the Responses API over a WebSocket: it that greets and then sends back what it gets. HTTP/1.1 only.
 
 use std::sync::Arc;
 
@@ -21,7 +21,11 @@ use crate::server::Connection;
 
 /// Whether a request asks for a realtime session.
 pub(crate) fn wanted(head: &Parts) -> bool {
-    matches!(head.uri.path(), "/openai/realtime" | "/openai/v1/realtime")
+    match head.uri.path() {
+        "/openai/realtime" | "/openai/v1/realtime" => true,
+        "/openai/v1/responses" => head.headers.contains_key(UPGRADE),
+        _ => false,
+    }
 }
 
 /// Answers 101 and lets the session begin.
