@@ -15,6 +15,7 @@ mod error_codes;
 mod health;
 mod identities;
 mod identity;
+mod items;
 mod models;
 mod other_filters;
 mod paths;
