@@ -33,11 +33,13 @@ impl Inspection {
                 (Need::Nothing, _) => Self::Done,
                 (Need::Unreadable, _) => return Err(Unreadable),
                 (_, BodyForm::Json) => Self::Json(Box::default()),
-                (_, BodyForm::Multipart(content_type)) => match Scanner::new(content_type, "model")
-                {
-                    Some(scanner) => Self::Form(Box::new(scanner)),
-                    None => Self::Done,
-                },
+                (need, BodyForm::Multipart(content_type)) => {
+                    let scanner = match need {
+                        Need::Purpose => Scanner::before_files(content_type, "purpose"),
+                        _ => Scanner::new(content_type, "model"),
+                    };
+                    scanner.map_or(Self::Done, |scanner| Self::Form(Box::new(scanner)))
+                }
             },
         )
     }
@@ -147,7 +149,14 @@ mod tests {
             (CHAT, JSON, true, false, false),
             (RESPONSES, JSON, true, true, true),
             ("/openai/v1/audio/transcriptions", FORM, true, false, false),
-            ("/openai/v1/files", FORM, false, false, false),
+            ("/openai/v1/files", FORM, true, true, false),
+            (
+                "/openai/v1/uploads/upload_1/parts",
+                FORM,
+                false,
+                false,
+                false,
+            ),
             ("/openai/v1/batches", JSON, true, true, true),
             (
                 "/openai/deployments/gpt/chat/completions",
@@ -307,6 +316,48 @@ mod tests {
         }
         config.retry.repeat_creations = true;
         assert!(read(&config, "/openai/v1/batches", JSON, "{}").is_repeatable(&config));
+    }
+
+    #[test]
+    fn a_file_is_made_at_home_unless_a_batch_reads_it() {
+        let tagged = config(r#", "state": {"home": "b"}"#);
+        let plain = config(r#", "state": {"home": "b", "ids": "plain"}"#);
+        let part = |name: &str, value: &str| {
+            format!("--B\r\ncontent-disposition: form-data; name={name}\r\n\r\n{value}\r\n")
+        };
+        let file = part("file; filename=batch", "purpose");
+        let json = |purpose: &str| format!(r#"{{"purpose":"{purpose}"}}"#);
+        for (path, form, body, place) in [
+            (
+                "files",
+                FORM,
+                part("purpose", "batch") + &file,
+                Place::Anywhere,
+            ),
+            (
+                "files",
+                FORM,
+                part("purpose", "assistants") + &file,
+                only(1),
+            ),
+            ("files", FORM, part("purpose", "Batch") + &file, only(1)),
+            (
+                "files",
+                FORM,
+                file.clone() + &part("purpose", "batch"),
+                only(1),
+            ),
+            ("files", FORM, file.clone(), only(1)),
+            ("uploads", JSON, json("batch"), Place::Anywhere),
+            ("uploads", JSON, json("fine-tune"), only(1)),
+            ("vector_stores", JSON, json("batch"), only(1)),
+        ] {
+            let path = format!("/openai/v1/{path}");
+            let request = read(&tagged, &path, form, &body);
+            assert_eq!(request.place(&tagged), place, "{path} {body}");
+            assert!(!request.is_repeatable(&tagged));
+            assert_eq!(read(&plain, &path, form, &body).place(&plain), only(1));
+        }
     }
 
     #[test]

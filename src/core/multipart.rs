@@ -19,6 +19,8 @@ const MAX_VALUE: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Scanner {
     name: &'static str,
+    /// The value is looked for in front of the first file only.
+    ends_at_file: bool,
     delimiter: Delimiter,
     state: State,
     offset: usize,
@@ -52,9 +54,19 @@ impl Scanner {
     pub fn new(content_type: &str, name: &'static str) -> Option<Self> {
         Some(Self {
             name,
+            ends_at_file: false,
             delimiter: Delimiter::new(&boundary(content_type)?),
             state: State::Elsewhere,
             offset: 0,
+        })
+    }
+
+    /// A scanner that gives up at the first file: what is behind that would have to be waited for.
+    pub fn before_files(content_type: &str, name: &'static str) -> Option<Self> {
+        let scanner = Self::new(content_type, name)?;
+        Some(Self {
+            ends_at_file: true,
+            ..scanner
         })
     }
 
@@ -122,13 +134,13 @@ impl Scanner {
                 headers.push(byte);
                 if *headers == b"\r\n" || headers.ends_with(b"\r\n\r\n") {
                     let start = self.offset.saturating_add(1);
-                    self.state = if names(headers, self.name) {
-                        State::Inside {
+                    self.state = match Part::of(headers, self.name) {
+                        Part::Wanted => State::Inside {
                             start,
                             bytes: Vec::new(),
-                        }
-                    } else {
-                        State::Elsewhere
+                        },
+                        Part::File if self.ends_at_file => State::Done(None),
+                        Part::File | Part::Other => State::Elsewhere,
                     };
                     self.delimiter.restart();
                 } else if headers.len() >= MAX_HEADERS {
@@ -223,24 +235,39 @@ fn boundary(content_type: &str) -> Option<Vec<u8>> {
         .then(|| boundary.into_bytes())
 }
 
-/// Whether these are the headers of a value, not a file, with this name.
-fn names(headers: &[u8], name: &str) -> bool {
-    let Ok(headers) = core::str::from_utf8(headers) else {
-        return false;
-    };
-    let disposition = headers.split("\r\n").find_map(|line| {
-        let (header, value) = line.split_once(':')?;
-        header
-            .eq_ignore_ascii_case("content-disposition")
-            .then_some(value)
-    });
-    let Some((kind, parameters)) = disposition.and_then(|value| value.split_once(';')) else {
-        return false;
-    };
-    kind.trim().eq_ignore_ascii_case("form-data")
-        && parameter(parameters, "name").is_some_and(|found| found == name)
-        && parameter(parameters, "filename").is_none()
-        && parameter(parameters, "filename*").is_none()
+/// A part of a form.
+enum Part {
+    /// The value that is looked for.
+    Wanted,
+    /// A file.
+    File,
+    /// Another value, or none.
+    Other,
+}
+
+impl Part {
+    /// The part with these headers, where the value with this name is wanted.
+    fn of(headers: &[u8], name: &str) -> Self {
+        let headers = core::str::from_utf8(headers).unwrap_or_default();
+        let disposition = headers.split("\r\n").find_map(|line| {
+            let (header, value) = line.split_once(':')?;
+            header
+                .eq_ignore_ascii_case("content-disposition")
+                .then_some(value)
+        });
+        let Some((kind, parameters)) = disposition.and_then(|value| value.split_once(';')) else {
+            return Self::Other;
+        };
+        let has = |name| parameter(parameters, name).is_some();
+        let is_wanted = || parameter(parameters, "name").is_some_and(|found| found == name);
+        if has("filename") || has("filename*") {
+            Self::File
+        } else if kind.trim().eq_ignore_ascii_case("form-data") && is_wanted() {
+            Self::Wanted
+        } else {
+            Self::Other
+        }
+    }
 }
 
 /// The value of a parameter, `a=b; c="d"`, quoted or not.
@@ -282,6 +309,29 @@ mod tests {
     use super::*;
 
     const TYPE: &str = "multipart/form-data; boundary=b1";
+
+    #[test]
+    fn a_value_behind_a_file_is_not_waited_for_where_that_is_wanted() {
+        let value = "--b1\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n";
+        let file = "--b1\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\nx";
+        let other = "--b1\r\nContent-Disposition: form-data; name=\"purposes\"\r\n\r\nx\r\n";
+        for (body, found) in [
+            ([value, file].concat(), true),
+            ([other, value, file].concat(), true),
+            ([file, "\r\n", value].concat(), false),
+            ([other, file].concat(), false),
+        ] {
+            for at in 0..=body.len() {
+                let (one, two) = body.as_bytes().split_at(at);
+                let mut scanner = Scanner::before_files(TYPE, "purpose").unwrap();
+                scanner.push(one);
+                scanner.push(two);
+                assert!(scanner.is_done(), "{body}");
+                let text = scanner.value().and_then(|value| value.text.as_deref());
+                assert_eq!(text, found.then_some("batch"), "{body}");
+            }
+        }
+    }
 
     /// The value as it stands in the body, found for every way to split it in two.
     fn find(content_type: &str, body: &[u8]) -> Option<Value> {

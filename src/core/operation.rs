@@ -111,6 +111,8 @@ pub enum State {
     Makes,
     /// It makes an object that is used with others of its kind, so those that are made from nothing live together.
     MakesAtHome,
+    /// It makes a file, which is used with others of its kind unless it is a batch's.
+    MakesFile,
     /// It makes a response, which lasts if the client wants it to.
     MakesResponse,
     /// It reads, changes or deletes an object that its path names.
@@ -129,7 +131,7 @@ impl State {
 
     /// Whether doing it twice does something else than doing it once.
     pub fn is_repeatable(self) -> bool {
-        !matches!(self, Self::Makes | Self::MakesAtHome)
+        !matches!(self, Self::Makes | Self::MakesAtHome | Self::MakesFile)
     }
 }
 
@@ -332,7 +334,8 @@ impl Operation {
             "responses" => stateful(Api::Responses, State::MakesResponse),
             "conversations" => stateful(Api::Responses, State::Makes),
             "videos" | "video" => stateful(Api::Videos, State::Makes),
-            "files" | "uploads" | "containers" => stateful(Api::Files, State::Makes),
+            "files" | "uploads" => stateful(Api::Files, State::MakesFile),
+            "containers" => stateful(Api::Files, State::Makes),
             "vector_stores" => stateful(Api::Files, State::MakesAtHome),
             "batches" => stateful(Api::Batches, State::Makes),
             // The collection is `fine_tuning/jobs`.
@@ -512,7 +515,7 @@ mod tests {
 
     #[test]
     fn what_lives_on_a_backend() {
-        use State::{Contents, Lists, Makes, MakesAtHome, MakesResponse, Uses};
+        use State::{Contents, Lists, Makes, MakesAtHome, MakesFile, MakesResponse, Uses};
         for (method, path, api, state) in [
             ("POST", "responses", Api::Responses, MakesResponse),
             (
@@ -526,11 +529,12 @@ mod tests {
             ("POST", "responses/resp_1/cancel", Api::Responses, Uses),
             ("GET", "responses/resp_1/input_items", Api::Responses, Uses),
             ("POST", "conversations", Api::Responses, Makes),
-            ("POST", "files", Api::Files, Makes),
+            ("POST", "files", Api::Files, MakesFile),
             ("GET", "files", Api::Files, Lists),
             ("GET", "files/file-1", Api::Files, Uses),
             ("GET", "files/file-1/content", Api::Files, Contents),
-            ("POST", "uploads", Api::Files, Makes),
+            ("POST", "uploads", Api::Files, MakesFile),
+            ("POST", "containers", Api::Files, Makes),
             ("POST", "uploads/upload_1/parts", Api::Files, Uses),
             ("POST", "vector_stores", Api::Files, MakesAtHome),
             ("POST", "vector_stores/vs_1/files", Api::Files, Uses),
@@ -682,7 +686,9 @@ mod tests {
     #[test]
     fn making_is_not_to_be_repeated() {
         assert!(State::None.is_repeatable() && State::MakesResponse.is_repeatable());
-        assert!(!State::Makes.is_repeatable() && !State::MakesAtHome.is_repeatable());
+        for once in [State::Makes, State::MakesAtHome, State::MakesFile] {
+            assert!(!once.is_repeatable(), "{once:?}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::config::{Backend, Config, Ids};
 use super::demand::{Demand, QuotaKey};
 use super::hash::{fingerprint_of, END_OF_PART};
 use super::inflate::readable_of;
-use super::json::scan::Findings;
+use super::json::scan::{Findings, FOR_BATCH};
 use super::multipart::Value;
 use super::operation::{deployment_name, surface, Deployment, Operation, Path, State, Surface};
 use super::outcome::Outcome;
@@ -47,6 +47,8 @@ pub struct Request {
     pub model: Option<Model>,
     /// Its body was read to its end, or it has none.
     pub has_known_body: bool,
+    /// The file that it makes is a batch's.
+    pub for_batch: bool,
     /// It may be done once only, because of what it says in its body.
     pub in_background: bool,
     /// The client gives Envoy's router rules of its own for retries, which are not its to give.
@@ -235,7 +237,8 @@ impl Request {
         match self.encoding() {
             None => self.needs_of_plain(config, models_matter),
             Some(_) => match self.needs_of_plain(config, false) {
-                Need::Nothing => Need::Nothing,
+                // A file whose purpose is unknown has a place as well.
+                Need::Nothing | Need::Purpose => Need::Nothing,
                 Need::Deployment | Need::Objects | Need::Unreadable => Need::Unreadable,
             },
         }
@@ -244,12 +247,17 @@ impl Request {
     fn needs_of_plain(&self, config: &Config, models_matter: bool) -> Need {
         // With one backend too: there may have been others when the ids were given out.
         let objects = config.state.ids == Ids::Tagged
-            && !matches!(self.operation.state, State::None | State::Contents)
-            && self.form == BodyForm::Json;
+            && !matches!(self.operation.state, State::None | State::Contents);
+        let is_json = self.form == BodyForm::Json;
         if self.upgrade {
             Need::Nothing
-        } else if objects {
+        } else if objects && is_json {
             Need::Objects
+        } else if objects
+            && self.operation.state == State::MakesFile
+            && config.has_several_resources()
+        {
+            Need::Purpose
         } else if self.operation.deployment == Deployment::InBody
             && (models_matter || !config.backends.iter().all(Backend::takes_any_deployment))
         {
@@ -264,6 +272,9 @@ impl Request {
         self.has_known_body = true;
         match found {
             Found::Nothing => {}
+            Found::Form(value) if self.operation.state == State::MakesFile => {
+                self.for_batch = value.text.as_deref() == Some(FOR_BATCH);
+            }
             Found::Form(value) => {
                 self.take_model(value.range, value.text);
             }
@@ -279,6 +290,7 @@ impl Request {
                     self.objects = Objects::Unsaid;
                 }
                 self.in_background = findings.background;
+                self.for_batch = findings.for_batch;
                 if let Some(model) = findings.model {
                     self.take_model(model.range, model.name);
                 }
@@ -386,6 +398,11 @@ impl Request {
             {
                 Place::Anywhere
             }
+            (Objects::None, State::MakesFile)
+                if config.state.ids == Ids::Tagged && self.for_batch =>
+            {
+                Place::Anywhere
+            }
             _ => home(),
         }
     }
@@ -443,6 +460,8 @@ pub enum Need {
     Deployment,
     /// The objects that it names, and the deployment.
     Objects,
+    /// What the file is for that it makes.
+    Purpose,
     /// Something that cannot be read, because the body is encoded.
     Unreadable,
 }
@@ -454,7 +473,7 @@ pub enum Found {
     Nothing,
     /// What a JSON document says.
     Json(Findings),
-    /// The `model` of a form.
+    /// The `model` or the `purpose` of a form.
     Form(Value),
 }
 

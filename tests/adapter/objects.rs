@@ -171,7 +171,7 @@ cases! {
             ("/openai/v1/files", "file-1"),
         ] {
             let gateway = engine.fleet(2, json!({}));
-            let request = gateway.ask("POST", path, "{}");
+            let request = gateway.ask("POST", path, r#"{"purpose":"batch"}"#);
             answer(&request.attempt(), 429, "x");
             let json = [("content-type", "application/json; charset=utf-8")];
             request.attempt().respond(200, json, false);
@@ -334,6 +334,37 @@ cases! {
         assert_eq!(request.answer().text(), r#"{"id":"resp_2"}"#);
     }
 
+    fn a_batchs_file_goes_in_turn_and_any_other_home(engine) {
+        let gateway = engine.fleet(3, json!({"state": {"home": "north"}}));
+        let part = |name: &str, value: &str| {
+            format!("--B\r\ncontent-disposition: form-data; name={name}\r\n\r\n{value}\r\n")
+        };
+        let upload = |pieces: &[String]| {
+            let length = pieces.iter().map(String::len).sum::<usize>().to_string();
+            let headers = request_of("POST", "/openai/v1/files", "")
+                .replaced("content-type", "multipart/form-data; boundary=B")
+                .replaced("content-length", &length);
+            let request = gateway.request(headers, false);
+            let (last, first) = pieces.split_last().unwrap();
+            first.iter().for_each(|piece| {
+                request.body(piece, false);
+            });
+            request.body(last, true);
+            let attempt = request.attempt();
+            assert_eq!(reached(&attempt).2, pieces.concat());
+            answer(&attempt, 200, "fine");
+            attempt.cluster()
+        };
+        let file = part("file; filename=a", "text");
+        let end = "--B--\r\n".to_owned();
+        let batch: Vec<_> = (0..4).map(|_| upload(&[part("purpose", "batch"), file.clone(), end.clone()])).collect();
+        assert_eq!(batch, [EAST, WEST, NORTH, EAST]);
+        for purpose in ["assistants", "fine-tune", "user_data"] {
+            assert_eq!(upload(&[part("purpose", purpose) + &file, end.clone()]), NORTH, "{purpose}");
+        }
+        assert_eq!(upload(&[file, part("purpose", "batch") + &end]), NORTH, "behind the file");
+    }
+
     fn a_websocket_for_responses_is_refused_where_ids_are_tagged(engine) {
         let upgrade = || {
             let path = "/openai/v1/responses?x=1";
@@ -389,10 +420,10 @@ cases! {
 
     fn what_makes_something_is_not_done_twice_after_a_failure(engine) {
         for (path, body, status, again) in [
-            ("/openai/v1/files", "{}", 429, true),
-            ("/openai/v1/files", "{}", 503, true),
-            ("/openai/v1/files", "{}", 500, false),
-            ("/openai/v1/files", "{}", 408, false),
+            ("/openai/v1/files", r#"{"purpose":"batch"}"#, 429, true),
+            ("/openai/v1/files", r#"{"purpose":"batch"}"#, 503, true),
+            ("/openai/v1/files", r#"{"purpose":"batch"}"#, 500, false),
+            ("/openai/v1/files", r#"{"purpose":"batch"}"#, 408, false),
             ("/openai/v1/batches", "{}", 500, false),
             ("/openai/v1/responses", r#"{"background":true}"#, 500, false),
             ("/openai/v1/responses", r#"{"background":false}"#, 500, true),
@@ -410,7 +441,7 @@ cases! {
             assert_eq!(told, u64::from(!again), "{path} {body} {status}");
         }
         let gateway = engine.fleet(2, json!({"retry": {"repeat_creations": true}}));
-        let request = gateway.ask("POST", "/openai/v1/files", "{}");
+        let request = gateway.ask("POST", "/openai/v1/files", r#"{"purpose":"batch"}"#);
         answer(&request.attempt(), 500, "x");
         assert_eq!(request.attempts().len(), 2);
     }

@@ -15,6 +15,8 @@ pub enum Key {
     Background,
     /// `store` of the whole document: the answer can be retrieved later.
     Store,
+    /// `purpose` of the whole document: what a file is for.
+    Purpose,
     /// A key, at any depth, whose value or values may be ids of objects.
     ObjectId,
     /// A key, at any depth, whose value only the resource can read that made it.
@@ -120,6 +122,7 @@ impl KeyReader {
             b"model" if at_root => Meaning::Key(Key::Model),
             b"background" if at_root => Meaning::Key(Key::Background),
             b"store" if at_root => Meaning::Key(Key::Store),
+            b"purpose" if at_root => Meaning::Key(Key::Purpose),
             b"metadata" | b"attributes" => Meaning::ClientsOwn,
             // JSON Schemas of functions, of MCP servers' tools and of answers.
             b"parameters" | b"input_schema" | b"schema" => Meaning::ClientsOwn,

@@ -13,6 +13,9 @@ use crate::state::objects::{Kind, Untagged, ValueReader};
 /// How many tags are collected at most. Every item of a conversation may have two; the longest conversations have some thousand.
 pub const MAX_TAGS: usize = 65_536;
 
+/// The purpose of a file that a batch reads.
+pub const FOR_BATCH: &str = "batch";
+
 /// The longest name of a deployment that is read, in bytes; Azure allows 64 characters.
 const MAX_NAME: usize = 256;
 
@@ -39,6 +42,8 @@ pub struct Findings {
     pub background: bool,
     /// `"store": true` or `false`, where it is said.
     pub store: Option<bool>,
+    /// `"purpose": "batch"`
+    pub for_batch: bool,
     /// The tags of ids, in the order of the body.
     pub tags: Vec<Tagged>,
     /// An id or encrypted content has no tag: it was made before there were tags, or not through this gateway.
@@ -84,6 +89,11 @@ enum Reading {
         raw: Vec<u8>,
     },
     Value(ValueReader),
+    /// A purpose, as far as it is the one of files for batches.
+    Purpose {
+        length: usize,
+        for_batch: bool,
+    },
 }
 
 impl Scan {
@@ -143,15 +153,20 @@ impl Findings {
             Event::Key(Key::Model) => self.model = None,
             Event::Key(Key::Background) => self.background = false,
             Event::Key(Key::Store) => self.store = None,
+            Event::Key(Key::Purpose) => self.for_batch = false,
             Event::Key(Key::ObjectId | Key::Encrypted) => {}
             Event::Bool(Key::Background, value) => self.background = value,
             Event::Bool(Key::Store, value) => self.store = Some(value),
-            Event::Bool(Key::Model | Key::ObjectId | Key::Encrypted, _) => {}
+            Event::Bool(..) => {}
             Event::Begin { key, at } => {
                 *reading = match key {
                     Key::Model => Reading::Model {
                         start: offset.saturating_add(at),
                         raw: Vec::new(),
+                    },
+                    Key::Purpose => Reading::Purpose {
+                        length: 0,
+                        for_batch: true,
                     },
                     key => ValueReader::of(key).map_or(Reading::Nothing, Reading::Value),
                 }
@@ -164,6 +179,11 @@ impl Findings {
                     raw.extend(text.iter().take(room));
                 }
                 Reading::Value(value) => value.push(text),
+                Reading::Purpose { length, for_batch } => {
+                    let expected = FOR_BATCH.as_bytes().get(*length..).unwrap_or_default();
+                    *for_batch &= expected.starts_with(text);
+                    *length = length.saturating_add(text.len());
+                }
             },
             Event::End { at } => self.complete(core::mem::take(reading), offset.saturating_add(at)),
         }
@@ -177,6 +197,9 @@ impl Findings {
                     range: start..end,
                     name: (raw.len() <= MAX_NAME).then(|| unescaped(&raw)).flatten(),
                 });
+            }
+            Reading::Purpose { length, for_batch } => {
+                self.for_batch = for_batch && length == FOR_BATCH.len();
             }
             Reading::Value(value) => {
                 let tag = match value.kind() {
@@ -353,6 +376,26 @@ mod tests {
             ),
         ] {
             assert_eq!(scan(body).unwrap().untagged, untagged, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_purpose_of_a_batch_is_found() {
+        for (body, for_batch) in [
+            (r#"{"purpose":"batch","filename":"a"}"#, true),
+            (r#"{"purpose":"batches"}"#, false),
+            (r#"{"purpose":"bat"}"#, false),
+            (r#"{"purpose":"fine-tune","purpose":"batch"}"#, true),
+            (r#"{"purpose":"batch","purpose":null}"#, false),
+            (r#"{"x":{"purpose":"batch"}}"#, false),
+        ] {
+            for at in 0..=body.len() {
+                let (one, other) = body.as_bytes().split_at(at);
+                let mut scan = Scan::default();
+                scan.push(one);
+                scan.push(other);
+                assert_eq!(scan.finish().unwrap().for_batch, for_batch, "{body}");
+            }
         }
     }
 

@@ -181,7 +181,7 @@ cases! {
         let content = br#"{"custom_id": "file-1", "id": "resp_2", "body": {"file_id": "file-3"}}"#;
         for path in FORMS {
             let mut homes = BTreeSet::new();
-            for purpose in ["batch", "assistants", "fine-tune"] {
+            for purpose in ["user_data", "assistants", "fine-tune"] {
                 let (made, home) = upload(&gateway, purpose, content);
                 let id = made["id"].as_str().unwrap();
                 let kept = gateway.call("GET", &path(&format!("files/{id}/content")), &NOTHING);
@@ -196,7 +196,38 @@ cases! {
                 assert_no_tag_went_up(&azure, &[&made["id"]]);
                 homes.insert(home);
             }
-            assert_eq!(homes.len(), 3, "uploads are dealt out: {homes:?}");
+            assert_eq!(homes.len(), 1, "what can be used together is at home: {homes:?}");
+            let homes: BTreeSet<String> = (0..3).map(|_| upload(&gateway, "batch", content).1).collect();
+            assert_eq!(homes.len(), 3, "files of batches are dealt out: {homes:?}");
+        }
+    }
+
+    fn case_41_files_that_are_used_together_can_be(engine) {
+        let (azure, gateway) = uneven();
+        let gateway = gateway.engine(engine).start();
+        gateway.warm_up(&azure);
+        for path in FORMS {
+            let post = |collection: &str, body: Value| ok(&gateway.call("POST", &path(collection), &body)).0;
+            let two = |purpose| [0, 1].map(|_| upload(&gateway, purpose, b"{}").0["id"].clone());
+            let [training, validation] = two("fine-tune");
+            post("fine_tuning/jobs", json!({"model": "m", "training_file": training, "validation_file": validation}));
+            let [one, other] = two("user_data");
+            let content = [one, other].map(|file| json!({"type": "input_file", "file_id": file}));
+            post("responses", json!({"model": "gpt-4o", "input": [{"role": "user", "content": content}]}));
+            post("vector_stores", json!({"file_ids": two("assistants")}));
+            let store = post("vector_stores", json!({"name": "n"}));
+            let files = format!("vector_stores/{}/files", store["id"].as_str().unwrap());
+            for file in two("assistants") {
+                post(&files, json!({"file_id": file}));
+            }
+            let begin = json!({"purpose": "user_data", "filename": "a", "bytes": 2, "mime_type": "text/plain"});
+            let home = ok(&gateway.call("POST", &path("uploads"), &begin)).1;
+            assert_eq!(home, upload(&gateway, "user_data", b"{}").1, "in parts as well");
+            let thread = post("threads", json!({}));
+            let messages = format!("threads/{}/messages", thread["id"].as_str().unwrap());
+            let [file, _] = two("assistants");
+            let attachments = json!([{"file_id": file, "tools": [{"type": "file_search"}]}]);
+            post(&messages, json!({"role": "user", "content": "x", "attachments": attachments}));
         }
     }
 

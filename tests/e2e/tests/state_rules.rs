@@ -40,7 +40,7 @@ fn answering(body: &str) -> Behaviour {
 
 fn file() -> Form {
     Form::new()
-        .text("purpose", "assistants")
+        .text("purpose", "batch")
         .file("file", "a", b"text")
 }
 
