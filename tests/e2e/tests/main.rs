@@ -12,6 +12,7 @@ mod credentials;
 mod early_answers;
 mod endurance;
 mod error_codes;
+mod first_hour;
 mod health;
 mod identities;
 mod identity;

@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -142,7 +142,6 @@ fn carry_out(command: Command) -> Result<ExitCode, String> {
                     }
                     let status = print(output.as_deref(), &rendered.text)?;
                     if let (Some(envoy), Some(output)) = (validate, output) {
-                        let output = std::path::absolute(&output).unwrap_or(output);
                         crate::validate(&envoy, &output, &rendered.files)?;
                         eprintln!("Envoy accepts {}.", output.display());
                     }
@@ -156,9 +155,15 @@ fn carry_out(command: Command) -> Result<ExitCode, String> {
             add: Some(file),
         } => add_keys(&clients, &file),
         Command::Keys { clients, add: None } => {
-            let keys =
-                crate::keys(&clients).map_err(|error| format!("no random numbers: {error}"))?;
-            print(None, &keys)
+            let error = |error| format!("no random numbers: {error}");
+            let (file, keys) = crate::keys(&clients).map_err(error)?;
+            let status = print(None, &file)?;
+            // On a terminal the file has just shown them.
+            if !io::stdout().is_terminal() {
+                eprint!("{}", crate::key_lines(&keys));
+            }
+            eprint!("{}", crate::trial(&keys));
+            Ok(status)
         }
         Command::Schema { form } => print(None, &schema::text(form)),
         Command::Completion { shell } => {
@@ -177,11 +182,14 @@ fn add_keys(clients: &[String], file: &Path) -> Result<ExitCode, String> {
         .map_err(|error| at(&error))?
         .permissions();
     let mut text = fs::read_to_string(file).map_err(|error| at(&error))?;
-    let mut added = String::new();
+    let mut added = Vec::new();
     for client in clients {
         let key;
         (text, key) = crate::add_key(&text, client).map_err(|error| at(&error))?;
-        added.push_str(&format!("{client} {key}\n"));
+        added.push(render::Key {
+            client: client.clone(),
+            key,
+        });
     }
     // Envoy watches for a rename, and must never read half a file.
     let mut new = file.as_os_str().to_owned();
@@ -190,7 +198,9 @@ fn add_keys(clients: &[String], file: &Path) -> Result<ExitCode, String> {
     fs::set_permissions(&new, permissions).map_err(|error| at(&error))?;
     fs::write(&new, text).map_err(|error| at(&error))?;
     fs::rename(&new, file).map_err(|error| at(&error))?;
-    print(None, &added)
+    let status = print(None, &crate::key_lines(&added))?;
+    eprint!("{}", crate::trial(&added));
+    Ok(status)
 }
 
 fn read(file: &Path) -> Result<String, String> {

@@ -8,11 +8,11 @@ use render::Key;
 /// How long a key is, in random bytes: none will be guessed.
 const BYTES: usize = 32;
 
-/// A file of keys, one new one for each client.
+/// A file of keys, one new one for each client, and these keys.
 ///
 /// # Errors
 /// The system gives no random numbers.
-pub fn keys(clients: &[String]) -> io::Result<String> {
+pub fn keys(clients: &[String]) -> io::Result<(String, Vec<Key>)> {
     let keys = clients.iter().map(|client| {
         Ok(Key {
             client: client.clone(),
@@ -20,7 +20,30 @@ pub fn keys(clients: &[String]) -> io::Result<String> {
         })
     });
     let keys = keys.collect::<io::Result<Vec<_>>>()?;
-    Ok(render::keys_file("x-aoai-client", &keys))
+    Ok((render::keys_file("x-aoai-client", &keys), keys))
+}
+
+/// One line for each client: its name and its key.
+pub fn key_lines(keys: &[Key]) -> String {
+    let lines = keys.iter();
+    lines
+        .map(|Key { client, key }| format!("{client} {key}\n"))
+        .collect()
+}
+
+/// A request with the first of these keys, to a listener that is on this machine and has the default port.
+pub fn trial(keys: &[Key]) -> String {
+    let Some(Key { client, key }) = keys.first() else {
+        return String::new();
+    };
+    format!(
+        "\
+Try the key of {client} when Envoy runs:
+  curl 'http://localhost:10000/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21' \\
+    -H 'api-key: {key}' -H 'content-type: application/json' \\
+    -d '{{\"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'
+"
+    )
 }
 
 /// The keys file `text` with a new key for `client`, and that key. Every other line stays as it is.
@@ -65,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_further_client_gets_a_key_and_the_others_keep_theirs() {
-        let before = keys(&["app-1".to_owned()]).unwrap();
+        let (before, _) = keys(&["app-1".to_owned()]).unwrap();
         let (after, key) = add_key(&before, "app-2").unwrap();
         let added = format!("    - client: \"app-2\"\n      key: \"{key}\"\n");
         assert_eq!(after.replacen(&added, "", 1), before);
@@ -87,13 +110,15 @@ mod tests {
 
     #[test]
     fn every_client_has_a_key_of_its_own() {
-        let file = keys(&["app-1".to_owned(), "app-2".to_owned()]).unwrap();
+        let (file, told) = keys(&["app-1".to_owned(), "app-2".to_owned()]).unwrap();
         let keys: Vec<&str> = file
             .lines()
             .filter_map(|line| line.trim().strip_prefix("key: "))
             .collect();
         assert_eq!(keys.len(), 2);
         assert_ne!(keys[0], keys[1]);
+        let told: Vec<_> = told.iter().map(|told| quoted(&told.key)).collect();
+        assert_eq!(keys, told);
         assert!(
             keys.iter().all(|key| key.len() == 2 * BYTES + 2),
             "{keys:?}"

@@ -31,7 +31,7 @@ mod warnings;
 pub use crate::arguments::run;
 pub use crate::check::{check, Checked, Form};
 pub use crate::files::{file_table, ExpectedFile};
-pub use crate::keys::{add_key, keys};
+pub use crate::keys::{add_key, key_lines, keys, trial};
 pub use crate::problem::Problem;
 pub use crate::rendering::{fleet, render, rendered, Options, Rendered, Target};
 pub use crate::report::report;
