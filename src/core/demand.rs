@@ -1,6 +1,6 @@
 //! What a request asks of a backend, and whose quota it uses.
 
-use super::hash::scatter;
+use super::hash::{fingerprint, scatter};
 use super::operation::Api;
 
 /// What a request needs its backend to have.
@@ -14,6 +14,8 @@ pub struct Demand {
     pub quota: QuotaKey,
     /// The size of the request's body in bytes, where the client announced it.
     pub size: Option<u32>,
+    /// Who sent it.
+    pub client: Client,
 }
 
 impl Demand {
@@ -57,5 +59,47 @@ impl QuotaKey {
     /// The key with this number.
     pub const fn from_number(number: u64) -> Self {
         Self(number)
+    }
+}
+
+/// Who sent a request, as far as quotas tell clients apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Client(u32);
+
+impl Client {
+    /// Everybody whose name is not known.
+    pub const UNKNOWN: Self = Self(0);
+
+    /// The client with this [name](super::clients::client_name).
+    pub fn named(name: &str) -> Self {
+        // The upper half depends on every letter.
+        let upper = scatter(fingerprint([name].into_iter())) >> 32;
+        Self(u32::try_from(upper).unwrap_or_default().max(1))
+    }
+
+    /// The client as a number, for shared records.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The client with this number.
+    pub const fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::prelude::*;
+
+    #[test]
+    fn clients_are_told_apart_by_their_names() {
+        let names = (0..1000).map(|n| Client::named(&format!("app-{n}")).number());
+        let numbers: BTreeSet<_> = names.collect();
+        assert_eq!(numbers.len(), 1000);
+        assert!(!numbers.contains(&Client::UNKNOWN.number()));
     }
 }

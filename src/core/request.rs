@@ -6,7 +6,7 @@ use core::ops::Range;
 use super::clean_path::{without_credentials, without_tags};
 use super::client_credentials::is_credential_header;
 use super::config::{Backend, Config, Ids};
-use super::demand::{Demand, QuotaKey};
+use super::demand::{Client, Demand, QuotaKey};
 use super::hash::{fingerprint_of, END_OF_PART};
 use super::inflate::readable_of;
 use super::json::scan::{Findings, FOR_BATCH};
@@ -55,6 +55,8 @@ pub struct Request {
     pub instructs_router: bool,
     /// The client asks to switch to another protocol.
     pub upgrade: bool,
+    /// Who sent it, where a filter before this one said so.
+    pub client: Client,
     /// The client would take an answer in an encoding of its own.
     pub accepts_encodings: bool,
     /// What it would take of the encodings that can be read, where it would take others as well.
@@ -382,6 +384,7 @@ impl Request {
             size: self
                 .content_length
                 .map(|length| u32::try_from(length).unwrap_or(u32::MAX)),
+            client: self.client,
         }
     }
 

@@ -1,8 +1,10 @@
 //! A second account of what the backends said, with which every choice and refusal is compared.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use azure_openai_balancer::core::config::{Config, Cooldown};
+use azure_openai_balancer::core::demand::{Client, Demand};
 use azure_openai_balancer::core::health::Health;
 use azure_openai_balancer::core::outcome::Outcome;
 use azure_openai_balancer::core::time::Timestamp;
@@ -15,6 +17,9 @@ const LATELY: Duration = Duration::from_secs(60);
 
 /// A wait that turned out to be too short may be made longer by so much.
 const STRETCHED: Duration = Duration::from_secs(4);
+
+/// What so many clients were told binds all.
+const ENOUGH: usize = 3;
 
 /// What one backend said.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +50,7 @@ struct Wait {
     until: Timestamp,
     /// The size of the refused request.
     size: u32,
+    client: Client,
 }
 
 pub(crate) struct Account {
@@ -110,6 +116,7 @@ impl Account {
                     said_at: now,
                     until,
                     size: demand.size.unwrap_or_default(),
+                    client: demand.client,
                 });
             }
             Outcome::PermissionDenied | Outcome::BadToken => {
@@ -162,9 +169,10 @@ impl Account {
         trials.made = (trials.made - 10.0).max(-40.0);
     }
 
-    /// Nothing is refused while a backend is left that neither asked to wait nor refuses the identity.
+    /// Nothing is refused while a backend is left that neither asked this client to wait, or so many that it must be the quota, nor
+    /// refuses the identity.
     pub(crate) fn check_refusal(&self, journey: &Journey, deployment: usize, now: Timestamp) {
-        let size = journey.request.demand().size;
+        let Demand { size, client, .. } = journey.request.demand();
         // What was said before the clock was set back may be forgotten.
         let all_lack = self.backends.iter().all(|words| {
             let (said_at, until) = words.lacks[deployment];
@@ -173,7 +181,9 @@ impl Account {
         for (backend, words) in self.backends.iter().enumerate() {
             let waits = || words.waits[deployment].iter();
             let smallest = waits().map(|wait| wait.size).min().unwrap_or_default();
-            let said = waits().any(|wait| wait.until + STRETCHED > now)
+            let lasting = waits().filter(|wait| wait.until + STRETCHED > now);
+            let clients: HashSet<_> = lasting.map(|wait| wait.client.number()).collect();
+            let said = (clients.contains(&client.number()) || clients.len() >= ENOUGH)
                 && size.is_none_or(|size| size >= smallest / 2);
             let refuses = words.refuses > now;
             let lacks = !all_lack && words.lacks[deployment].1 > now;

@@ -145,27 +145,39 @@ fn case_59_a_blip_costs_its_own_requests_only() {
     }
 }
 
-/// How many requests of a client are lost beside another one's, of which every backend answers all with this `status`: lost and sent.
-fn beside_poison(backends: usize, status: u16, tokens: u64, announced: bool) -> (usize, usize) {
+/// A client of which every backend answers all requests with this `status`, beside another one.
+#[derive(Clone, Copy)]
+struct Beside {
+    backends: usize,
+    status: u16,
+    tokens: u64,
+    announced: bool,
+    /// Both have names.
+    known: bool,
+}
+
+/// How many requests of the other client are lost, and how many are sent.
+fn beside_poison(case: Beside) -> (usize, usize) {
     let mut sums = (0, 0);
     for seed in seeds(0..12) {
         let mut random = Random(seed);
         let takes = [50..200, 100..1500, 2000..15_000][random.below(3) as usize].clone();
-        let clients = [(4.0, Kind::Poison(status)), (3.0, Kind::Good)];
-        let [poison, good] = clients.map(|(per_second, kind)| Stream {
+        let clients = [(4.0, Kind::Poison(case.status), 1), (3.0, Kind::Good, 2)];
+        let [poison, good] = clients.map(|(per_second, kind, name)| Stream {
             regular: true,
             kind,
             takes: takes.clone(),
             during: random.below(SECOND)..40 * SECOND,
+            clients: if case.known { name..name + 1 } else { 0..1 },
             ..Stream::new(per_second, 40 * SECOND)
         });
         let poison = Stream {
-            tokens: tokens..tokens + 1,
-            announced,
+            tokens: case.tokens..case.tokens + 1,
+            announced: case.announced,
             ..poison
         };
         let scenario = Scenario {
-            backends,
+            backends: case.backends,
             workers: [1, 2, 4][random.below(3) as usize],
             streams: vec![poison, good],
             ..Scenario::default()
@@ -180,16 +192,63 @@ fn beside_poison(backends: usize, status: u16, tokens: u64, announced: bool) -> 
 #[test]
 fn case_60_a_client_whose_requests_fail_costs_others_nothing() {
     for backends in [1, 2, 3] {
-        assert_eq!(beside_poison(backends, 500, 1000, true).0, 0, "{backends}");
+        let case = Beside {
+            backends,
+            status: 429,
+            tokens: 1000,
+            announced: true,
+            known: false,
+        };
+        let failing = Beside {
+            status: 500,
+            ..case
+        };
+        assert_eq!(beside_poison(failing).0, 0, "{backends}");
         // A 429 to a large request binds no small one.
-        let large = beside_poison(backends, 429, 100_000, true);
-        assert_eq!(large.0, 0, "{backends}");
+        let large = Beside {
+            tokens: 100_000,
+            ..case
+        };
+        assert_eq!(beside_poison(large).0, 0, "{backends}");
         for announced in [false, true] {
-            let (lost, sent) = beside_poison(backends, 429, 1000, announced);
+            let known = Beside {
+                announced,
+                known: true,
+                ..case
+            };
+            assert_eq!(beside_poison(known).0, 0, "{backends}");
+            let (lost, sent) = beside_poison(Beside { announced, ..case });
             println!("{backends} backends: {lost} of {sent} lost");
-            // Its 429s are believed until a trial is served.
+            // Without names its 429s are believed until a trial is served.
             let most = [sent / 3, sent / 50, sent / 100][backends - 1];
             assert!(lost <= most, "{backends} backends: {lost} of {sent}");
+        }
+    }
+}
+
+#[test]
+fn two_known_clients_that_all_refuse_cost_others_nothing() {
+    for (refused, per_second, others) in [(1.0, 3.0, 1), (4.0, 0.3, 1), (20.0, 3.0, 5)] {
+        for backends in [1, 3] {
+            let poison = [1, 2].map(|client| Stream {
+                kind: Kind::Poison(429),
+                clients: client..client + 1,
+                ..Stream::new(refused, 60 * SECOND)
+            });
+            let good = Stream {
+                clients: 3..3 + others,
+                tokens: 1000..1001,
+                ..Stream::new(per_second, 60 * SECOND)
+            };
+            let scenario = Scenario {
+                backends,
+                streams: poison.into_iter().chain([good]).collect(),
+                ..Scenario::default()
+            };
+            each(&scenario, |report, who| {
+                let lost = lost(report);
+                assert!(lost.is_empty(), "{backends} backends, {who}: {lost:?}");
+            });
         }
     }
 }
@@ -278,24 +337,37 @@ fn case_64_two_envoys_do_not_probe_at_the_same_time() {
 
 #[test]
 fn waits_of_30_s_cost_a_handful_of_429s() {
-    for per_second in [2.0, 10.0, 50.0] {
-        let until = |end: u64| spell(end - 30 * SECOND, end, Weather::Until(end));
-        let scenario = Scenario {
-            streams: vec![Stream::new(per_second, 120 * SECOND)],
-            spells: vec![until(40 * SECOND), until(90 * SECOND)],
-            length: 120 * SECOND,
-            ..Scenario::default()
-        };
-        each(&scenario, |report, who| {
-            // Three quotas, twice. Up to eight trials are made in 30 s, and some requests were under way.
-            let each_wait = report.counts.throttled as f64 / 6.0;
-            assert!(each_wait <= 12.0, "{per_second}/s, {who}: {each_wait}");
-            let late = lost(report).into_iter().filter(|record| {
-                let since = record.at % (50 * SECOND);
-                // The word of a wait takes some time to arrive.
-                record.at < 10 * SECOND || since > 40 * SECOND + 200
-            });
-            assert_eq!(late.count(), 0, "{per_second}/s, {who}");
-        });
+    // Where clients are known, two more of them find out.
+    for (clients, most) in [(0..1, 12.0), (1..11, 15.0)] {
+        for per_second in [2.0, 10.0, 50.0] {
+            let chat = Stream {
+                clients: clients.clone(),
+                ..Stream::new(per_second, 120 * SECOND)
+            };
+            a_handful_of_429s(chat, most);
+        }
     }
+}
+
+/// Waits of 30 s cost at most so many 429s, and nobody is refused before or after.
+fn a_handful_of_429s(chat: Stream, most: f64) {
+    let rate = 1000.0 / chat.every;
+    let until = |end: u64| spell(end - 30 * SECOND, end, Weather::Until(end));
+    let scenario = Scenario {
+        streams: vec![chat],
+        spells: vec![until(40 * SECOND), until(90 * SECOND)],
+        length: 120 * SECOND,
+        ..Scenario::default()
+    };
+    each(&scenario, |report, who| {
+        // Three quotas, twice. Up to eight trials are made in 30 s, and some requests were under way.
+        let each_wait = report.counts.throttled as f64 / 6.0;
+        assert!(each_wait <= most, "{rate}/s, {who}: {each_wait}");
+        let late = lost(report).into_iter().filter(|record| {
+            let since = record.at % (50 * SECOND);
+            // The word of a wait takes some time to arrive.
+            record.at < 10 * SECOND || since > 40 * SECOND + 200
+        });
+        assert_eq!(late.count(), 0, "{rate}/s, {who}");
+    });
 }

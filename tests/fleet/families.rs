@@ -14,7 +14,7 @@ pub(crate) struct Family {
     pub(crate) make: fn(&mut Random) -> Scenario,
 }
 
-pub(crate) const FAMILIES: [Family; 14] = [
+pub(crate) const FAMILIES: [Family; 16] = [
     Family {
         name: "All is well",
         least: 100.0,
@@ -36,6 +36,11 @@ pub(crate) const FAMILIES: [Family; 14] = [
         make: whole_seconds,
     },
     Family {
+        name: "Waits in whole seconds, ten known clients",
+        least: 97.0,
+        make: ten_clients,
+    },
+    Family {
         name: "Waits that are wrong",
         least: 97.0,
         make: lies,
@@ -49,6 +54,11 @@ pub(crate) const FAMILIES: [Family; 14] = [
         name: "Requests that no quota can take",
         least: 97.0,
         make: poison_throttled,
+    },
+    Family {
+        name: "Requests that no quota can take, known clients",
+        least: 99.9,
+        make: known_poison,
     },
     Family {
         name: "Requests that every backend fails",
@@ -167,6 +177,14 @@ fn whole_seconds(random: &mut Random) -> Scenario {
     used_up(random, span, Word::Seconds)
 }
 
+fn ten_clients(random: &mut Random) -> Scenario {
+    let mut scenario = whole_seconds(random);
+    for stream in &mut scenario.streams {
+        stream.clients = 1..11;
+    }
+    scenario
+}
+
 fn lies(random: &mut Random) -> Scenario {
     const LIES: [Word; 5] = [
         Word::Nothing,
@@ -216,6 +234,14 @@ fn poison_throttled(random: &mut Random) -> Scenario {
         ..Stream::new(random.from(2..20) as f64, 120_000)
     };
     poisoned(random, poison)
+}
+
+fn known_poison(random: &mut Random) -> Scenario {
+    let mut scenario = poison_throttled(random);
+    for (stream, client) in scenario.streams.iter_mut().zip(1..) {
+        stream.clients = client..client + 1;
+    }
+    scenario
 }
 
 fn poison_failing(random: &mut Random) -> Scenario {

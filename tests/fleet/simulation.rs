@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use azure_openai_balancer::core::attempts::Because;
 use azure_openai_balancer::core::config::{Config, Plugin};
+use azure_openai_balancer::core::demand::Client;
 use azure_openai_balancer::core::fleet::Fleet;
 use azure_openai_balancer::core::health::{Change, Reason};
 use azure_openai_balancer::core::json::scan::{Findings, Model};
@@ -402,6 +403,10 @@ impl<'a> Simulation<'a> {
         let template = &self.templates[index];
         let mut request = template.request.clone();
         request.content_length = stream.announced.then_some(tokens);
+        request.client = Client::from_number(match stream.clients.len() {
+            0 | 1 => stream.clients.start,
+            many => stream.clients.start + self.random.below(many as u64) as u32,
+        });
         let fleet = &self.workers[worker];
         let journey = Journey::begin(self.process, fleet, request, &template.model);
         let id = self.counts.requests;

@@ -206,6 +206,8 @@ pub(crate) struct Stream {
     /// Milliseconds until the status of a success.
     pub(crate) takes: Range<u64>,
     pub(crate) kind: Kind,
+    /// The numbers of the clients that send them; 0 is one whose name is not known.
+    pub(crate) clients: Range<u32>,
 }
 
 impl Stream {
@@ -220,6 +222,7 @@ impl Stream {
             tokens: 500..1500,
             takes: 100..1500,
             kind: Kind::Good,
+            clients: 0..1,
         }
     }
 }

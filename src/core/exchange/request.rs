@@ -8,6 +8,7 @@ use crate::attempts::{Attempts, Chosen};
 use crate::balancer::{Balancer, Complaint, WantedBackend, Wish};
 use crate::clients::client_name;
 use crate::config::{Engine, OtherPaths};
+use crate::demand::Client;
 use crate::fleet::{NoChoice, Wait};
 use crate::header_map::HeaderMap;
 use crate::host::Host;
@@ -63,12 +64,13 @@ impl Exchange {
         self.start(balancer)
     }
 
-    /// Counts the request as its client's, and keeps the client's name.
+    /// Counts the request as its client's, and keeps who that is.
     fn meet_client<H: Host>(&mut self, balancer: &Balancer<H>) {
         let header = balancer.config.headers.client.as_deref();
         self.client = header.and_then(|header| client_name(self.original.get(header)?));
         if let Some(client) = &self.client {
             balancer.count_client(client);
+            self.request.client = Client::named(client);
         }
     }
 

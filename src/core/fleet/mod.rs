@@ -18,7 +18,7 @@ pub use view::{Choice, Declined, NoChoice, View, Wait};
 use super::attempts::{Because, Chosen, Lesson};
 use super::budget::Budget;
 use super::config::{Budget as BudgetRules, Config, Cooldown, Retry};
-use super::demand::{Demand, QuotaKey};
+use super::demand::{Client, Demand, QuotaKey};
 use super::health::{Change, Finding, Health, Seen};
 use super::keys;
 use super::no_retry::NoRetry;
@@ -248,6 +248,12 @@ impl<M: SharedMap> Fleet<M> {
     pub fn wait_of_all(&self, plan: &Plan, demand: &Demand, now: Timestamp) -> Option<Duration> {
         let view = self.view.try_borrow().ok()?;
         view.wait_of_all(plan, demand, now)
+    }
+
+    /// Whether a backend may stand for a client otherwise than for most.
+    fn tells_apart(&self, client: Client) -> bool {
+        let view = self.view.try_borrow();
+        view.is_ok_and(|view| view.tells_apart(client))
     }
 
     fn look(

@@ -4,7 +4,7 @@
 //! wait for the same quota, so what was looked up for one request is kept for those that follow.
 
 use super::Fleet;
-use crate::demand::Demand;
+use crate::demand::{Client, Demand};
 use crate::plan::{BackendSet, Plan};
 use crate::prelude::*;
 use crate::swap::SharedMap;
@@ -17,11 +17,12 @@ pub struct Openings<'a, M> {
     looked: Vec<Looked>,
 }
 
-/// What was found for requests that differ in nothing but their size.
+/// What was found for requests that differ in nothing but their size and, mostly, their clients.
 #[derive(Debug)]
 struct Looked {
-    /// What they demand, without a size.
+    /// What they demand, without a size, and without a client unless that makes a difference.
     demand: Demand,
+    is_own: bool,
     tried: BackendSet,
     /// The largest size for which a backend is free.
     fits: Option<u64>,
@@ -50,16 +51,23 @@ impl<M: SharedMap> Openings<'_, M> {
     /// Whether the request with this `plan` would find a backend. It would make no trial: by waiting it may be served for sure.
     pub fn are_there_for(&mut self, plan: &Plan, demand: &Demand) -> bool {
         let size = size_of(demand);
+        let is_own = self.fleet.tells_apart(demand.client);
         let sizeless = Demand {
             size: None,
+            client: match is_own {
+                true => demand.client,
+                false => Client::UNKNOWN,
+            },
             ..*demand
         };
         let mut known = self.looked.iter();
-        let known = known.position(|it| it.demand == sizeless && it.tried == plan.tried);
+        let known = known
+            .position(|it| it.demand == sizeless && it.is_own == is_own && it.tried == plan.tried);
         let at = known.unwrap_or(self.looked.len());
         if known.is_none() {
             self.looked.push(Looked {
                 demand: sizeless,
+                is_own,
                 tried: plan.tried,
                 fits: None,
                 exceeds: None,

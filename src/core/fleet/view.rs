@@ -7,7 +7,7 @@
 use core::time::Duration;
 
 use crate::config::{Apis, Backend, Config, Policy, Unlisted};
-use crate::demand::{Demand, QuotaKey};
+use crate::demand::{Client, Demand, QuotaKey};
 use crate::health::{Health, Standing};
 use crate::no_retry::NoRetry;
 use crate::plan::{BackendSet, Plan};
@@ -168,6 +168,11 @@ impl View {
     /// Whether it matters which deployment a request names: quotas differ, or a backend lacks a deployment.
     pub fn tells_deployments_apart(&self) -> bool {
         self.tells_deployments_apart || self.policy == Policy::LeastThrottled
+    }
+
+    /// Whether a backend may stand for a client otherwise than for most.
+    pub fn tells_apart(&self, client: Client) -> bool {
+        self.health.iter().any(|health| health.tells_apart(client))
     }
 
     /// What is known of a backend's health.
@@ -459,6 +464,7 @@ mod tests {
         api: None,
         quota: QuotaKey::of_deployment(99),
         size: None,
+        client: Client::UNKNOWN,
     };
 
     const fn named(deployment: u64) -> Demand {
@@ -467,6 +473,7 @@ mod tests {
             api: None,
             quota: QuotaKey::of_deployment(deployment),
             size: None,
+            client: Client::UNKNOWN,
         }
     }
 

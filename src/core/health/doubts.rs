@@ -16,9 +16,10 @@ use crate::time::{millis, Timestamp};
 /// So many attempts doubt a quota's first wait at once, before it is certain. The others are trials, of which one goes out a second.
 ///
 /// With one, a quota that is used up gets no more than that. The price is paid by those who share a quota with a client whose
-/// requests are refused everywhere: they are refused until one of them makes the trial. `case_60` in `tests/fleet/cases.rs` has
-/// such a client with 4 requests a second beside one with 3, for 40 s from the first request on. What the second one loses, and
-/// how many 429s a wait of 30 s brings:
+/// requests are refused everywhere, where nobody knows the clients' names: they are refused until one of them makes the trial. If the
+/// names are known, the others lose nothing (`told.rs`). `case_60` in `tests/fleet/cases.rs` has such a client with 4 requests a second
+/// beside one with 3, for 40 s from the first request on. What the second one loses without names, and how many 429s a wait of 30 s
+/// brings:
 ///
 /// | at once | one backend | two | three | 429s |
 /// |---|---|---|---|---|

@@ -14,6 +14,7 @@ mod missing;
 mod quota;
 mod record;
 mod recovery;
+mod told;
 mod trials;
 
 use core::time::Duration;

@@ -1,18 +1,19 @@
 //! One quota of a backend: when a 429 keeps requests away, and what ends that.
 //!
 //! A 429 states a wait. The wait is binding for requests at least half as large as the refused one, until [doubts](super::doubts)
-//! make it advice. Requests that nobody else can take doubt it: one goes out at once, then one a second, and fewer the more often
+//! make it advice, and for those clients that [were told](super::told) to wait: to others it is advice. Requests that nobody else can take doubt it: one goes out at once, then one a second, and fewer the more often
 //! the wait turns out to be true. Where waits were found to be untrue, a quota is closed for a second at most.
 
 use core::time::Duration;
 
 use super::doubts::Doubts;
 use super::recovery::{Recovery, Silence};
+use super::told::Told;
 use super::trials::Trials;
 use super::{lasts, Blame, Change, Reason};
 use crate::codec::{Fields, Writer};
 use crate::config::Cooldown;
-use crate::demand::QuotaKey;
+use crate::demand::{Client, Demand, QuotaKey};
 use crate::time::Timestamp;
 
 /// The longest wait that is believed after others were untrue.
@@ -48,6 +49,8 @@ pub(super) struct Refusal {
     pub(super) stated: Option<Duration>,
     /// The size of the refused request.
     pub(super) size: Option<u32>,
+    /// Who sent it.
+    pub(super) client: Client,
     pub(super) blame: Blame,
     /// When the attempt began.
     pub(super) began: Timestamp,
@@ -63,6 +66,8 @@ pub(super) struct Quota {
     refused_at: Timestamp,
     /// The size of the smallest request that was refused since then.
     smallest: u32,
+    /// Whom a binding wait binds.
+    told: Told,
     trials: Trials,
     doubts: Doubts,
     recovery: Recovery,
@@ -76,18 +81,22 @@ impl Quota {
             since: Timestamp::default(),
             refused_at: Timestamp::default(),
             smallest: 0,
+            told: Told::default(),
             trials: Trials::default(),
             doubts: Doubts::default(),
             recovery: Recovery::default(),
         }
     }
 
-    /// How the quota stands for a request of this `size`.
-    pub(super) fn standing(&self, size: Option<u32>, now: Timestamp) -> Standing {
+    /// How the quota stands for a request of this `demand`.
+    pub(super) fn standing(&self, demand: &Demand, now: Timestamp) -> Standing {
         match (self.wait(now), self.state) {
             // There may be room for a small one: it is tried before those that nothing is known to fit.
-            (Some(_), _) if !self.covers(size) => Standing::Soft(now),
-            (Some((until, true)), _) => Standing::Hard(until),
+            (Some(_), _) if !self.covers(demand.size) => Standing::Soft(now),
+            (Some((until, true)), _) => match self.told.until(demand.client, now) {
+                Some(told) => Standing::Hard(told.min(until)),
+                None => Standing::Soft(until),
+            },
             (Some((until, false)), _) => Standing::Soft(until),
             (None, State::Hard(until))
                 if !self.recovery.is_complete()
@@ -112,6 +121,11 @@ impl Quota {
     /// Whether the refusals so far say anything of a request of this `size`.
     fn covers(&self, size: Option<u32>) -> bool {
         size.is_none_or(|size| size >= self.smallest / 2)
+    }
+
+    /// Whether the quota may stand for a client otherwise than for most.
+    pub(super) fn tells_apart(&self, client: Client) -> bool {
+        self.told.tells_apart(client)
     }
 
     /// Whether a recovering quota admits an attempt.
@@ -143,12 +157,22 @@ impl Quota {
             return false;
         }
         self.trials.begin(now);
-        self.ask(now);
+        self.doubt(now);
         true
     }
 
-    /// Begins an attempt within a wait.
-    pub(super) fn ask(&mut self, now: Timestamp) {
+    /// Begins an attempt within a wait that does not bind it.
+    pub(super) fn ask(&mut self, demand: &Demand, now: Timestamp) {
+        let is_binding = self.wait(now).is_some_and(|(_, is_binding)| is_binding);
+        let is_told = self.told.until(demand.client, now).is_some();
+        // It shows as much as a trial would of those whom the wait binds.
+        if is_binding && !is_told && self.covers(demand.size) {
+            self.trials.begin(now);
+        }
+        self.doubt(now);
+    }
+
+    fn doubt(&mut self, now: Timestamp) {
         if let State::Hard(until) | State::Soft(until) = self.state {
             self.heed_silence(now);
             let (left, wait) = (until.since(now), until.since(self.refused_at));
@@ -165,6 +189,7 @@ impl Quota {
     /// The wait was found to be untrue.
     fn soften(&mut self) {
         self.trials.served();
+        self.told = Told::default();
         if let State::Hard(until) = self.state {
             self.state = State::Soft(until);
         }
@@ -187,7 +212,16 @@ impl Quota {
         if refusal.began > Timestamp::default() {
             self.doubts.was_refused_after(now.since(refusal.began));
         }
+        let stated = stated.max(rules.shortest).min(rules.longest);
+        let wait = match self.doubts.are_recent(now) {
+            true => stated.min(BELIEVED),
+            false => stated,
+        };
         let before = self.wait(now);
+        let was_hard = before.is_some() && matches!(self.state, State::Hard(_));
+        if was_hard {
+            self.told.note_another(refusal.client, now + wait, now);
+        }
         let was_covered = self.covers(refusal.size);
         let size = refusal.size.unwrap_or_default();
         self.smallest = match before {
@@ -211,6 +245,7 @@ impl Quota {
             }
         } else {
             self.since = now;
+            self.told = Told::default();
             self.doubts.begin(now);
         }
         self.refused_at = now;
@@ -219,18 +254,14 @@ impl Quota {
         if is_certain && refusal.blame == Blame::Due {
             self.trials.refused();
         }
-        let wait = stated.max(rules.shortest).min(rules.longest);
         let is_binding = match refusal.blame {
             Blame::Due => !self.doubts.prevail(),
             Blame::Spent => is_certain,
         };
         let (state, change) = if !is_binding {
-            (State::Soft(now + wait), Change::Advised(wait))
+            (State::Soft(now + stated), Change::Advised(stated))
         } else {
-            let wait = match self.doubts.are_recent(now) {
-                true => wait.min(BELIEVED),
-                false => wait,
-            };
+            self.told.note(refusal.client, now + wait, now);
             let change = Change::CoolsDown(Reason::Throttled, wait);
             (State::Hard(now + wait), change)
         };
@@ -284,7 +315,7 @@ impl Quota {
         self.trials.served();
         self.recovery.succeed();
         let was_hard = matches!(self.state, State::Hard(_));
-        if was_hard && self.standing(None, now) == Standing::Recovering {
+        if was_hard && self.standing(&Demand::default(), now) == Standing::Recovering {
             return None;
         }
         self.state = State::Open;
@@ -293,7 +324,7 @@ impl Quota {
 
     /// Whether nothing needs to be known of it any more.
     pub(super) fn is_over(&self, now: Timestamp) -> bool {
-        self.standing(None, now) == Standing::Open
+        self.standing(&Demand::default(), now) == Standing::Open
             && !self.doubts.are_recent(now)
             && !lasts(self.refused_at, self.refused_at + FORGOTTEN_AFTER, now)
     }
@@ -309,6 +340,7 @@ impl Quota {
             && self.state == other.state
             && self.refused_at == other.refused_at
             && self.smallest == other.smallest
+            && self.told == other.told
             && self.recovery.is_complete() == other.recovery.is_complete()
     }
 
@@ -324,6 +356,7 @@ impl Quota {
             writer.time(time);
         }
         writer.u32(self.smallest);
+        self.told.encode(writer);
         self.trials.encode(writer);
         self.doubts.encode(writer);
         self.recovery.encode(writer);
@@ -343,6 +376,7 @@ impl Quota {
             since: fields.time()?,
             refused_at: fields.time()?,
             smallest: fields.u32()?,
+            told: Told::decode(fields)?,
             trials: Trials::decode(fields)?,
             doubts: Doubts::decode(fields)?,
             recovery: Recovery::decode(fields)?,
@@ -360,8 +394,16 @@ mod tests {
         Refusal {
             stated: Some(Duration::from_secs(seconds)),
             size: Some(1000),
+            client: Client::UNKNOWN,
             blame: Blame::Due,
             began: START,
+        }
+    }
+
+    fn sized(size: Option<u32>) -> Demand {
+        Demand {
+            size,
+            ..Demand::default()
         }
     }
 
@@ -370,7 +412,7 @@ mod tests {
     }
 
     fn standing(quota: &Quota, millis: u64) -> Standing {
-        quota.standing(Some(1000), at(millis))
+        quota.standing(&sized(Some(1000)), at(millis))
     }
 
     /// A quota refused at the start, for ten seconds.
@@ -443,16 +485,28 @@ mod tests {
     #[test]
     fn a_refusal_does_not_cover_much_smaller_requests() {
         let mut quota = throttled();
-        assert_eq!(quota.standing(Some(500), START), Standing::Hard(at(10_000)));
-        assert_eq!(quota.standing(Some(499), START), Standing::Soft(START));
-        assert_eq!(quota.standing(None, START), Standing::Hard(at(10_000)));
+        assert_eq!(
+            quota.standing(&sized(Some(500)), START),
+            Standing::Hard(at(10_000))
+        );
+        assert_eq!(
+            quota.standing(&sized(Some(499)), START),
+            Standing::Soft(START)
+        );
+        assert_eq!(
+            quota.standing(&sized(None), START),
+            Standing::Hard(at(10_000))
+        );
         let smaller = Refusal {
             size: Some(100),
             began: at(1),
             ..refusal(10)
         };
         quota.refuse(smaller, &RULES, at(2));
-        assert_eq!(quota.standing(Some(50), at(2)), Standing::Hard(at(10_002)));
+        assert_eq!(
+            quota.standing(&sized(Some(50)), at(2)),
+            Standing::Hard(at(10_002))
+        );
     }
 
     #[test]
@@ -580,7 +634,7 @@ mod tests {
         let quota = throttled();
         let days = Duration::from_secs(2 * 24 * 3600);
         let before = Timestamp::from_millis(START.as_millis() - days.as_millis() as u64);
-        assert_eq!(quota.standing(None, before), Standing::Open);
+        assert_eq!(quota.standing(&sized(None), before), Standing::Open);
     }
 
     #[test]
@@ -588,5 +642,88 @@ mod tests {
         for quota in [quota(), throttled(), contradicted(1_000)] {
             assert_eq!(roundtrip(&quota, Quota::encode, Quota::decode), quota);
         }
+    }
+
+    fn from(client: u32) -> Demand {
+        Demand {
+            client: Client::from_number(client),
+            ..sized(Some(1000))
+        }
+    }
+
+    /// A client's request that began at `millis` is refused at once, with a wait of so many seconds.
+    fn refuse(quota: &mut Quota, client: u32, seconds: u64, millis: u64) -> Option<Change> {
+        let refusal = Refusal {
+            client: Client::from_number(client),
+            began: at(millis),
+            ..refusal(seconds)
+        };
+        quota.refuse(refusal, &RULES, at(millis))
+    }
+
+    #[test]
+    fn a_wait_is_advice_to_clients_that_were_not_told() {
+        let mut quota = quota();
+        refuse(&mut quota, 1, 10, 0);
+        assert_eq!(quota.standing(&from(1), at(1)), Standing::Hard(at(10_000)));
+        assert_eq!(quota.standing(&from(2), at(1)), Standing::Soft(at(10_000)));
+        // The second is refused, and told less.
+        quota.ask(&from(2), at(1000));
+        refuse(&mut quota, 2, 5, 1000);
+        quota.ask(&from(2), at(2000));
+        refuse(&mut quota, 1, 20, 2000);
+        assert_eq!(quota.standing(&from(2), at(5999)), Standing::Hard(at(6000)));
+        assert_eq!(
+            quota.standing(&from(2), at(6000)),
+            Standing::Soft(at(22_000))
+        );
+        assert_eq!(
+            quota.standing(&from(1), at(6000)),
+            Standing::Hard(at(22_000))
+        );
+    }
+
+    #[test]
+    fn the_third_client_that_is_refused_shows_that_all_would_be() {
+        let mut quota = quota();
+        for client in 1..=3 {
+            assert_eq!(quota.standing(&from(9), at(1)), {
+                match client {
+                    1 => Standing::Open,
+                    _ => Standing::Soft(at(10_000)),
+                }
+            });
+            // They were under way together.
+            refuse(&mut quota, client, 10, 0);
+        }
+        assert_eq!(quota.standing(&from(9), at(1)), Standing::Hard(at(10_000)));
+    }
+
+    #[test]
+    fn a_client_that_is_served_within_anothers_wait_ends_it() {
+        let mut quota = quota();
+        refuse(&mut quota, 1, 10, 0);
+        quota.ask(&from(2), at(100));
+        let change = quota.serve(at(100), Some(1000), at(900));
+        assert_eq!(change, Some(Change::Contradicted));
+        assert_eq!(quota.standing(&from(1), at(901)), Standing::Open);
+        // The next waits of the first are advice to all.
+        refuse(&mut quota, 1, 10, 1000);
+        assert_eq!(
+            quota.standing(&from(1), at(1001)),
+            Standing::Soft(at(11_000))
+        );
+    }
+
+    #[test]
+    fn workers_hear_of_another_client_that_was_told() {
+        let mut quota = quota();
+        refuse(&mut quota, 1, 10, 0);
+        let before = quota;
+        assert_eq!(refuse(&mut quota, 2, 10, 0), None, "no news for people");
+        assert!(!quota.looks_like(&before));
+        let before = quota;
+        refuse(&mut quota, 1, 10, 0);
+        assert!(quota.looks_like(&before));
     }
 }

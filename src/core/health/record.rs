@@ -7,12 +7,12 @@ use super::quota::{self, Quota, Refusal};
 use super::{Change, Finding, Reason, Seen, Standing};
 use crate::codec::{Fields, Writer};
 use crate::config::Cooldown;
-use crate::demand::{Demand, QuotaKey};
+use crate::demand::{Client, Demand, QuotaKey};
 use crate::operation::Api;
 use crate::prelude::*;
 use crate::time::Timestamp;
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// More quotas are not remembered of one backend; the one that is idle for longest goes first.
 const MOST_QUOTAS: usize = 64;
@@ -56,6 +56,11 @@ impl Health {
         !self.missing.is_empty() || !self.quotas.is_empty()
     }
 
+    /// Whether it may stand for a client otherwise than for most.
+    pub fn tells_apart(&self, client: Client) -> bool {
+        self.quotas.iter().any(|quota| quota.tells_apart(client))
+    }
+
     /// Whether it looks the same as `other` to workers that choose a backend or report successes.
     pub fn looks_like(&self, other: &Self) -> bool {
         let quotas = || self.quotas.iter().zip(&other.quotas);
@@ -73,7 +78,7 @@ impl Health {
         }
         let (mut soft, mut recovers) = (None::<Timestamp>, false);
         for quota in self.quotas_of(demand) {
-            match quota.standing(demand.size, now) {
+            match quota.standing(demand, now) {
                 quota::Standing::Hard(until) => return Standing::Throttled(until),
                 quota::Standing::Soft(until) => soft = soft.max(Some(until)),
                 quota::Standing::Recovering => recovers = true,
@@ -127,8 +132,7 @@ impl Health {
             self.breaker.standing(now) != breaker::Standing::Recovering || self.breaker.admits(now);
         let access =
             self.access.standing(now) != access::Standing::Recovering || self.access.admits(now);
-        let recovers =
-            |quota: &&Quota| quota.standing(demand.size, now) == quota::Standing::Recovering;
+        let recovers = |quota: &&Quota| quota.standing(demand, now) == quota::Standing::Recovering;
         let mut quotas = self.quotas_of(demand).filter(recovers);
         breaker && access && quotas.all(|quota| quota.admits(now))
     }
@@ -145,7 +149,7 @@ impl Health {
             self.access.admit(now);
         }
         for quota in self.quotas_of_mut(demand) {
-            if quota.standing(demand.size, now) == quota::Standing::Recovering {
+            if quota.standing(demand, now) == quota::Standing::Recovering {
                 quota.admit(now);
             }
         }
@@ -182,7 +186,8 @@ impl Health {
 
     /// Begins an attempt in spite of an advice to wait.
     pub fn ask(&mut self, demand: &Demand, now: Timestamp) {
-        self.quotas_of_mut(demand).for_each(|quota| quota.ask(now));
+        self.quotas_of_mut(demand)
+            .for_each(|quota| quota.ask(demand, now));
     }
 
     /// Whether it is known not to have what is demanded.
@@ -247,6 +252,7 @@ impl Health {
                 let refusal = Refusal {
                     stated,
                     size: seen.demand.size,
+                    client: seen.demand.client,
                     blame: match seen.demand.quota {
                         // It may be any of the quotas, so it keeps nobody away. It only makes names be read.
                         QuotaKey::UNREAD => super::Blame::Spent,
@@ -422,5 +428,5 @@ impl Health {
 }
 
 fn is_hard(quota: &Quota, demand: &Demand, now: Timestamp) -> bool {
-    matches!(quota.standing(demand.size, now), quota::Standing::Hard(_))
+    matches!(quota.standing(demand, now), quota::Standing::Hard(_))
 }

@@ -8,6 +8,7 @@ mod recovery;
 mod refused;
 mod retrying;
 mod sharing;
+mod told;
 mod waiting;
 
 use mock_host::Host;

@@ -19,12 +19,16 @@ type Answered = (Duration, Response);
 
 /// Sends so many requests a second for this long, each at its time, whatever becomes of the others.
 fn at_pace(gateway: &Gateway, per_second: u32, span: Duration, chat: &Chat) -> Vec<Answered> {
+    paced(per_second, span, || gateway.chat(chat))
+}
+
+fn paced(per_second: u32, span: Duration, send: impl Fn() -> Response + Sync) -> Vec<Answered> {
     let start = Instant::now();
     let requests = (span.as_secs_f64() * f64::from(per_second)) as usize;
     parallel(requests, |turn| {
         let due = SECOND * turn as u32 / per_second;
         thread::sleep((start + due).saturating_duration_since(Instant::now()));
-        (due, gateway.chat(chat))
+        (due, send())
     })
 }
 
@@ -147,6 +151,36 @@ fn poison(engine: e2e::Engine, refusal: Behaviour) {
         assert_eq!(lost(&answers[0]).len(), 24);
         assert_eq!(lost(&answers[1]), [], "of {} backends", names.len());
     }
+}
+
+/// The same with 429s and a single backend, where the clients have names.
+fn known_poison(engine: e2e::Engine) {
+    let azure = simulate(&["east"]);
+    let gateway = Gateway::builder()
+        .simulator(&azure)
+        .engine(engine)
+        .workers(2)
+        .plugin(|p| p["headers"] = json!({"client": "x-aoai-client"}))
+        .start();
+    gateway.warm_up(&azure);
+    set_all(&azure, &Behaviour::throttled(10).on_path("poison"));
+    let send = |per_second, name, chat: &Chat| {
+        paced(per_second, 5 * SECOND, || {
+            let headers = [
+                ("content-type", "application/json"),
+                ("x-aoai-client", name),
+            ];
+            let client = gateway.client();
+            let answer = client.send("POST", &chat.path, &headers, &chat.bytes());
+            answer.expect("an answer")
+        })
+    };
+    let answers = parallel(2, |client| match client {
+        0 => send(4, "app-1", &marked("poison")),
+        _ => send(3, "app-2", &chat_request()),
+    });
+    assert_eq!(lost(&answers[0]).len(), 20);
+    assert_eq!(lost(&answers[1]), []);
 }
 
 /// What a backend does with each of many requests: of a hundred, 30 are throttled and 7 fail.
@@ -326,6 +360,10 @@ cases! {
 
     fn case_60_a_client_that_is_throttled_costs_others_nothing(engine) {
         poison(engine, Behaviour::throttled(10));
+    }
+
+    fn case_60_a_known_client_is_throttled_on_the_only_backend(engine) {
+        known_poison(engine);
     }
 
     fn case_61_a_backend_that_refuses_every_token_is_misconfigured(engine) {

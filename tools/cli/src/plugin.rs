@@ -518,7 +518,7 @@ pub struct Headers {
     )]
     #[schemars(regex(pattern = "^[a-z0-9_-]+$"), extend("default" = null, "x-nullable" = true))]
     pub why: Option<Option<String>>,
-    /// The request header in which a filter before this one put the client's name, for statistics and the access log.
+    /// The request header in which a filter before this one put the client's name, for statistics, the access log and cooldowns.
     #[serde(
         default,
         deserialize_with = "given",
