@@ -15,6 +15,8 @@ pub enum Event {
     Request,
     /// An attempt was retried no further although its outcome called for it.
     NoRetry(NoRetry),
+    /// A request left before its body was read, which would have decided something: its deployment, or the home of its objects.
+    BodyUnread,
     /// The upstream broke off an answer the client had begun to receive.
     StreamBroken,
     /// The client left before its answer was complete.
@@ -54,8 +56,9 @@ pub enum Event {
     MissingDeployment(usize),
 }
 
-const SIMPLE: [(&str, Event); 10] = [
+const SIMPLE: [(&str, Event); 11] = [
     ("requests", Event::Request),
+    ("bodies_unread", Event::BodyUnread),
     ("stream_broken", Event::StreamBroken),
     ("client_gone", Event::ClientGone),
     ("refused.throttled", Event::AllThrottled),

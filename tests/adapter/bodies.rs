@@ -144,6 +144,25 @@ cases! {
         assert_eq!(gateway.counted("aoai.no_retry.body_too_large"), 1);
     }
 
+    fn bodies_that_decide_and_are_not_read_are_counted(engine) {
+        let v1 = "/openai/v1/chat/completions";
+        let body = json!({"model": "gpt", "messages": []}).to_string();
+        let plain = json!({"messages": []}).to_string();
+        for (is_shown, unread) in [(true, 0), (false, 3)] {
+            let config = engine.config(3, super::surface::aliased());
+            let gateway = engine.ready(Setup::new(config).allow_on_headers_stop_iteration(is_shown));
+            for _ in 0..3 {
+                let request = gateway.ask("POST", v1, &body);
+                gateway.host.advance(millis(2100));
+                answer(&request.attempt(), 200, "fine");
+            }
+            // Its deployment is in its path.
+            let request = gateway.ask("POST", "/openai/deployments/gpt/chat/completions", &plain);
+            answer(&request.attempt(), 200, "fine");
+            assert_eq!(gateway.counted("aoai.bodies_unread"), unread, "shown: {is_shown}");
+        }
+    }
+
     fn a_body_at_the_limit_is_replayed(engine) {
         for headers in [chat(), chat_of(8)] {
             let gateway = limited(engine);

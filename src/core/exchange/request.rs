@@ -112,7 +112,15 @@ impl Exchange {
                 false => Next::Wait(Wish::RequestBody),
             };
         }
+        self.count_unread(balancer);
         self.depart(balancer)
+    }
+
+    /// Counts a request that leaves before its body is read.
+    fn count_unread<H: Host>(&self, balancer: &Balancer<H>) {
+        if self.inspection.is_under_way() {
+            balancer.count(Event::BodyUnread);
+        }
     }
 
     /// Whether the request is not to leave before more of its body has come.
@@ -235,6 +243,7 @@ impl Exchange {
             balancer.complain(Complaint::HiddenBodies);
         }
         self.unheld.released(balancer.host().now());
+        self.count_unread(balancer);
         self.inspection.give_up();
         self.depart(balancer)
     }
