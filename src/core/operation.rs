@@ -13,81 +13,9 @@
 use alloc::borrow::Cow;
 use core::ops::Range;
 
-use super::hash::fingerprint;
+pub use super::api::Api;
 use super::text::{find, percent_decoded, split, split_once, strip_prefix};
 use crate::prelude::*;
-
-/// One of the APIs of an Azure OpenAI resource. Not every region has every one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Api {
-    /// Chat completions and completions.
-    Chat,
-    /// Responses and conversations.
-    Responses,
-    /// Embeddings.
-    Embeddings,
-    /// Images: generations, edits, variations.
-    Images,
-    /// Audio: transcriptions, translations, speech.
-    Audio,
-    /// Videos.
-    Videos,
-    /// Files, uploads, vector stores and containers.
-    Files,
-    /// Batches.
-    Batches,
-    /// Realtime sessions.
-    Realtime,
-    /// Assistants and threads.
-    Assistants,
-    /// Fine-tuning jobs.
-    FineTuning,
-}
-
-impl Api {
-    /// Every API.
-    pub const ALL: [Self; 11] = [
-        Self::Chat,
-        Self::Responses,
-        Self::Embeddings,
-        Self::Images,
-        Self::Audio,
-        Self::Videos,
-        Self::Files,
-        Self::Batches,
-        Self::Realtime,
-        Self::Assistants,
-        Self::FineTuning,
-    ];
-
-    /// The name in the configuration and in logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Chat => "chat",
-            Self::Responses => "responses",
-            Self::Embeddings => "embeddings",
-            Self::Images => "images",
-            Self::Audio => "audio",
-            Self::Videos => "videos",
-            Self::Files => "files",
-            Self::Batches => "batches",
-            Self::Realtime => "realtime",
-            Self::Assistants => "assistants",
-            Self::FineTuning => "fine_tuning",
-        }
-    }
-
-    /// The API of this name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|api| api.name() == name)
-    }
-
-    /// What stands for the API among the things that a backend may lack.
-    pub fn id(self) -> u64 {
-        // No deployment's name has a space.
-        fingerprint(["api ", self.name()].into_iter())
-    }
-}
 
 /// Where a request names the deployment it is for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -333,11 +261,47 @@ impl Operation {
             ),
             "responses" => stateful(Api::Responses, State::MakesResponse),
             "conversations" => stateful(Api::Responses, State::Makes),
-            "videos" | "video" => stateful(Api::Videos, State::Makes),
             "files" | "uploads" => stateful(Api::Files, State::MakesFile),
             "containers" => stateful(Api::Files, State::Makes),
             "vector_stores" => stateful(Api::Files, State::MakesAtHome),
             "batches" => stateful(Api::Batches, State::Makes),
+            "videos" if post && is_any(second, &["edits", "extensions", "characters"]) => {
+                Self::new(Some(Api::Videos), Deployment::InBody, State::Makes)
+            }
+            // The collection is `video/generations/jobs`.
+            "video" if post && is(last, "jobs") => {
+                Self::new(Some(Api::Videos), Deployment::InBody, State::Makes)
+            }
+            "videos" | "video" => stateful(Api::Videos, State::Makes),
+            // What is graded comes with the request.
+            "fine_tuning" if is(second, "alpha") => {
+                Self::new(Some(Api::FineTuning), Deployment::Unnamed, State::None)
+            }
+            "evals" | "skills" => Self {
+                api: None,
+                ..stateful(Api::Files, State::MakesAtHome)
+            },
+            // Whoever calls by telephone is announced by the resource that has the endpoint.
+            "dashboard" | "webhook_endpoints" => {
+                let is_collection = match first {
+                    "dashboard" => last.is_none(),
+                    _ => second.is_none(),
+                };
+                let state = match (is_collection, post) {
+                    (true, true) => State::MakesAtHome,
+                    (true, false) => State::Lists,
+                    (false, _) => State::Uses,
+                };
+                Self::new(None, Deployment::Unnamed, state)
+            }
+            "live" => {
+                let state = match last {
+                    None if post => State::Makes,
+                    None => State::Lists,
+                    Some(_) => State::Uses,
+                };
+                Self::new(Some(Api::Realtime), Deployment::Unnamed, state)
+            }
             // The collection is `fine_tuning/jobs`.
             "fine_tuning" if last.is_none() && is(second, "jobs") => {
                 let state = if post { State::Makes } else { State::Lists };
@@ -352,7 +316,15 @@ impl Operation {
                 State::MakesAtHome,
             ),
             "threads" => stateful(Api::Assistants, State::MakesAtHome),
-            "realtime" | "realtimeapi" => Self::realtime(path.text, second),
+            "realtime" | "realtimeapi" => {
+                let second = match is(second, "translations") {
+                    true => rest.split('/').filter(|segment| !segment.is_empty()).nth(2),
+                    false => second,
+                };
+                let is_call = is(second, "calls");
+                let names_call = last.is_some_and(|last| !is(Some(last), "calls"));
+                Self::realtime(path.text, second, is_call.then_some(names_call))
+            }
             "models" => Self::new(None, Deployment::Unnamed, State::None),
             _ => Self::default(),
         }
@@ -396,17 +368,33 @@ impl Operation {
         Self::new(Some(api), deployment, State::None)
     }
 
-    /// A WebSocket names its deployment in the query: `deployment` (dated) or `model` (v1).
-    fn realtime(path: &str, second: Option<&str>) -> Self {
+    /// A WebSocket names its deployment in the query, `deployment` (dated) or `model` (v1), or joins a call. `call` is whether a request
+    /// for calls names one.
+    fn realtime(path: &str, second: Option<&str>, call: Option<bool>) -> Self {
         let named = query_value(path, "deployment").or_else(|| query_value(path, "model"));
         let deployment = match named {
             Some(range) => Deployment::InPath(range),
             // Whoever makes a session's key first names it in the body.
-            None if second.is_some() => Deployment::InBody,
+            None if second.is_some() && call.is_none() => Deployment::InBody,
             None => Deployment::Unnamed,
         };
-        Self::new(Some(Api::Realtime), deployment, State::None)
+        let state = match call {
+            Some(false) => State::Makes,
+            Some(true) => State::Uses,
+            None if query_value(path, "call_id").is_some() => State::Uses,
+            None => State::None,
+        };
+        Self::new(Some(Api::Realtime), deployment, state)
     }
+
+    /// Whether `location` names what was made: a call, whose answer is no JSON.
+    pub fn answers_with_location(&self) -> bool {
+        self.api == Some(Api::Realtime) && self.state == State::Makes
+    }
+}
+
+fn is_any(segment: Option<&str>, names: &[&str]) -> bool {
+    segment.is_some_and(|segment| names.contains(&segment))
 }
 
 /// Whether what follows `responses/` is not an id but something to do (`compact`, `input_tokens`).
@@ -514,6 +502,43 @@ mod tests {
     }
 
     #[test]
+    fn what_every_resource_has_lives_on_one_too() {
+        use State::{Contents, Lists, MakesAtHome, Uses};
+        for (method, path, state) in [
+            ("POST", "evals", MakesAtHome),
+            ("GET", "evals", Lists),
+            ("POST", "evals/eval_1/runs", Uses),
+            ("GET", "evals/eval_1/runs/evalrun_1/output_items", Uses),
+            ("POST", "skills", MakesAtHome),
+            ("GET", "skills/skill_1/content", Contents),
+            ("DELETE", "skills/skill_1", Uses),
+            ("POST", "dashboard/webhook_endpoints", MakesAtHome),
+            ("GET", "dashboard/webhook_endpoints", Lists),
+            ("DELETE", "dashboard/webhook_endpoints/1", Uses),
+        ] {
+            let (api, deployment, found) = read(method, &format!("/openai/v1/{path}"));
+            assert_eq!(
+                (api, deployment, found),
+                (None, Deployment::Unnamed, state),
+                "{method} {path}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_websocket_for_a_call_uses_that() {
+        let state = |path: &str| read("GET", path).2;
+        assert_eq!(state("/openai/v1/realtime?call_id=rtc_1"), State::Uses);
+        assert_eq!(state("/openai/v1/realtime?model=gpt"), State::None);
+        let calls = |path| Operation::read("POST", &Path::of(path));
+        let named = calls("/openai/v1/realtime/calls?model=gpt");
+        assert!(named.answers_with_location());
+        assert_eq!(named.deployment, Deployment::InPath(32..35));
+        let secrets = calls("/openai/v1/realtime/client_secrets");
+        assert!(!secrets.answers_with_location());
+    }
+
+    #[test]
     fn what_lives_on_a_backend() {
         use State::{Contents, Lists, Makes, MakesAtHome, MakesFile, MakesResponse, Uses};
         for (method, path, api, state) in [
@@ -548,6 +573,21 @@ mod tests {
             ("GET", "fine_tuning/jobs", Api::FineTuning, Lists),
             ("GET", "fine_tuning/jobs/ftjob-1", Api::FineTuning, Uses),
             ("POST", "videos", Api::Videos, Makes),
+            ("POST", "videos/edits", Api::Videos, Makes),
+            ("POST", "videos/video_1/remix", Api::Videos, Uses),
+            ("POST", "video/generations/jobs", Api::Videos, Makes),
+            ("GET", "video/generations/jobs/task_1", Api::Videos, Uses),
+            ("POST", "realtime/calls", Api::Realtime, Makes),
+            ("POST", "realtime/calls/rtc_1/hangup", Api::Realtime, Uses),
+            ("POST", "realtime/translations/calls", Api::Realtime, Makes),
+            ("POST", "live/sessions", Api::Realtime, Makes),
+            ("GET", "live/sessions/sess_1", Api::Realtime, Uses),
+            (
+                "POST",
+                "fine_tuning/alpha/graders/run",
+                Api::FineTuning,
+                State::None,
+            ),
             ("GET", "chat/completions/chatcmpl-1", Api::Chat, Uses),
         ] {
             for path in [

@@ -11,7 +11,9 @@ use super::hash::{fingerprint_of, END_OF_PART};
 use super::inflate::readable_of;
 use super::json::scan::{Findings, FOR_BATCH};
 use super::multipart::Value;
-use super::operation::{deployment_name, surface, Deployment, Operation, Path, State, Surface};
+use super::operation::{
+    deployment_name, surface, Api, Deployment, Operation, Path, State, Surface,
+};
 use super::outcome::Outcome;
 use super::plan::BackendSet;
 use super::splices::Splices;
@@ -436,7 +438,8 @@ impl Request {
 
     /// It opens a WebSocket in whose frames ids would have to be tagged. Frames are not read.
     pub fn hides_ids(&self, config: &Config) -> bool {
-        self.upgrade && self.tags_answer(config)
+        let is_responses = self.operation.api == Some(Api::Responses);
+        self.upgrade && is_responses && self.tags_answer(config)
     }
 
     /// The path without credentials and tags, where `original` is the client's.

@@ -152,6 +152,10 @@ pub(super) fn sign(exchange: &mut Exchange, worker: &Worker) -> Result<(), HostE
             status: status()?,
             content_type: host::header(Map::ResponseHeaders, "content-type")?,
             is_encoded: host::header(Map::ResponseHeaders, "content-encoding")?.is_some(),
+            location: match exchange.wants_location() {
+                true => host::header(Map::ResponseHeaders, "location")?,
+                false => None,
+            },
         };
         if exchange.begin_tagging(&answer, balancer) {
             // Envoy frames the answer anew.

@@ -365,6 +365,51 @@ cases! {
         assert_eq!(upload(&[file, part("purpose", "batch") + &end]), NORTH, "behind the file");
     }
 
+    fn a_realtime_call_stays_where_it_was_made(engine) {
+        let gateway = engine.fleet(2, json!({}));
+        let calls = "/openai/v1/realtime/calls";
+        for (refused, home, cluster) in [(false, "east", EAST), (true, "east", EAST)] {
+            let request = gateway.ask("POST", calls, "v=0");
+            if refused {
+                // West, whose turn it is.
+                answer(&request.attempt(), 429, "x");
+            }
+            let attempt = request.attempt();
+            assert_eq!(attempt.cluster(), cluster);
+            let location = format!("{calls}/rtc_1");
+            let headers = [("location", location.as_str()), ("content-type", "application/sdp")];
+            attempt.respond(201, headers, false);
+            attempt.response_body("v=0 rtc_1", true);
+            let got = request.answer();
+            let id = format!("rtc_1{}", tag(home));
+            let expected = format!("{calls}/{id}");
+            assert_eq!(got.headers.get("location"), Some(expected.as_str()));
+            assert_eq!((got.status, got.text()), (201, "v=0 rtc_1"));
+            for _ in 0..2 {
+                let path = format!("{calls}/{id}/hangup");
+                let request = gateway.ask("POST", &path, "");
+                let sent = format!("{calls}/rtc_1/hangup");
+                assert_eq!(reached(&request.attempt()), (cluster.into(), sent, String::new()));
+                answer(&request.attempt(), 200, "fine");
+            }
+            let socket = request_of("GET", &format!("/openai/v1/realtime?call_id={id}"), "");
+            let socket = socket.with("upgrade", "websocket").with("connection", "Upgrade");
+            let request = gateway.request(socket, false);
+            let attempt = request.attempt();
+            assert_eq!(attempt.cluster(), cluster);
+            assert_eq!(reached(&attempt).1, "/openai/v1/realtime?call_id=rtc_1");
+        }
+    }
+
+    fn a_call_that_no_tag_tells_of_is_at_home(engine) {
+        let gateway = engine.fleet(3, json!({"state": {"home": "north"}}));
+        for path in ["/openai/v1/realtime/calls/rtc_1/accept", "/openai/v1/dashboard/webhook_endpoints", "/openai/v1/evals", "/openai/v1/skills"] {
+            let request = gateway.ask("POST", path, "{}");
+            assert_eq!(reached(&request.attempt()), (NORTH.into(), path.into(), "{}".into()));
+            answer(&request.attempt(), 200, "fine");
+        }
+    }
+
     fn a_websocket_for_responses_is_refused_where_ids_are_tagged(engine) {
         let upgrade = || {
             let path = "/openai/v1/responses?x=1";

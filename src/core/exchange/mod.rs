@@ -160,6 +160,8 @@ pub struct Exchange {
     denial: Denial,
     /// The tagging of the answer that passes.
     tagging: Option<Box<Tagging>>,
+    /// `location` of the answer that passes, where the client gets another one than the backend's.
+    location: Option<String>,
     /// The explanation of the answer, where the client gets one.
     why: Option<Box<Why>>,
     /// The client's name.
@@ -198,6 +200,7 @@ impl Exchange {
             trace: Trace::None,
             denial: Denial::default(),
             tagging: None,
+            location: None,
             why: explains.then(Box::default),
             client: None,
             router: rerouted::Rerouted::default(),

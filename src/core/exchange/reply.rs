@@ -2,7 +2,7 @@
 
 use alloc::borrow::Cow;
 
-use super::tagging::Tagging;
+use super::tagging::{tagged_location, Tagging};
 use super::{digit, Answer, AnswerBody, Exchange, Host, LocalReply, Next, NoRetry, State, Why};
 use crate::balancer::Balancer;
 use crate::config::Engine;
@@ -63,6 +63,8 @@ pub struct TaggedAnswer {
     pub content_type: Option<Vec<u8>>,
     /// It has a `content-encoding`.
     pub is_encoded: bool,
+    /// `location`, where [`Exchange::wants_location`].
+    pub location: Option<Vec<u8>>,
 }
 
 impl Exchange {
@@ -165,6 +167,14 @@ impl Exchange {
         };
         let is_whole = matches!(answer.body, AnswerBody::Whole(_));
         let is_from_call = self.engine == Engine::Filter;
+        let tag = balancer.tags.of_backend(answer.backend);
+        let tag = tag.filter(|_| self.request.tags_answer(&balancer.config));
+        if let (Some(tag), true) = (tag, self.wants_location()) {
+            let location = answer.headers.get("location");
+            if let Some(location) = location.and_then(|it| tagged_location(tag, it)) {
+                report.set("location", location);
+            }
+        }
         let report: Vec<_> = report.iter().filter_map(Edit::value).collect();
         let replaced = |name: &[u8]| {
             !is_whole && name == b"content-encoding"
@@ -184,8 +194,7 @@ impl Exchange {
                 true => has_type || has_length,
                 false => !has_type,
             };
-        let tag = balancer.tags.of_backend(answer.backend);
-        if let (Some(tag), true) = (tag, self.request.tags_answer(&balancer.config)) {
+        if let Some(tag) = tag {
             let content_type = answer.headers.get("content-type");
             let is_encoded = answer.headers.get("content-encoding").is_some();
             let tagging = Tagging::of(tag, answer.status, content_type, is_encoded);
@@ -209,6 +218,9 @@ impl Exchange {
         let mut edits = AnswerEdits::default();
         self.unmark(&mut edits);
         self.report(self.answered_by, balancer, &mut edits);
+        if let Some(location) = &self.location {
+            edits.set("location", location.as_str());
+        }
         edits
     }
 
@@ -259,6 +271,11 @@ impl Exchange {
         self.request.tags_answer(&balancer.config)
     }
 
+    /// Whether `location` names what was made.
+    pub fn wants_location(&self) -> bool {
+        self.request.operation.answers_with_location()
+    }
+
     /// Begins to tag the answer that passes. `true` if it has ids to tag, and so may grow.
     pub fn begin_tagging<H: Host>(
         &mut self,
@@ -271,6 +288,10 @@ impl Exchange {
         let (status, is_encoded) = (answer.status, answer.is_encoded);
         let tagging = tag.and_then(|tag| Tagging::of(tag, status, content_type, is_encoded));
         self.tagging = tagging.map(Box::new);
+        if let (Some(tag), Some(location)) = (tag, &answer.location) {
+            let location = core::str::from_utf8(location).unwrap_or_default();
+            self.location = tagged_location(tag, location);
+        }
         self.tagging.is_some()
     }
 

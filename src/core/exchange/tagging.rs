@@ -3,6 +3,7 @@
 use crate::json::tagger::{insert, Tagger};
 use crate::prelude::*;
 use crate::state::ids::Tag;
+use crate::state::objects::is_object_id;
 
 /// The tagging of one answer.
 pub(super) struct Tagging {
@@ -14,6 +15,14 @@ pub(super) struct Tagging {
 
 /// Longer chunks are not worth keeping their memory, in bytes.
 const KEPT: usize = 16 * 1024;
+
+/// `location` with a tag behind the id that it ends in; `None` if it ends in none.
+pub(super) fn tagged_location(tag: Tag, location: &str) -> Option<String> {
+    let end = location.find(['?', '#']).unwrap_or(location.len());
+    let (path, rest) = location.split_at_checked(end)?;
+    let id = path.rsplit('/').next()?;
+    is_object_id(id.as_bytes()).then(|| [path, tag.as_str(), rest].concat())
+}
 
 impl Tagging {
     /// The tagging of an answer with this `status` and type; `None` if it is none that has ids to tag.
@@ -45,5 +54,33 @@ impl Tagging {
         self.tagged.shrink_to(KEPT);
         insert(self.tag, chunk, places, &mut self.tagged);
         Some(&self.tagged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_at_the_end_of_a_location_is_tagged() {
+        let tag = Tag::of("host");
+        for (location, expected) in [
+            (
+                "/openai/v1/realtime/calls/rtc_1",
+                Some("/openai/v1/realtime/calls/rtc_1T"),
+            ),
+            (
+                "https://h/calls/rtc_1?x=rtc_2",
+                Some("https://h/calls/rtc_1T?x=rtc_2"),
+            ),
+            ("rtc_1#a", Some("rtc_1T#a")),
+            ("/calls/rtc_1/", None),
+            ("/calls/1", None),
+            ("/calls/rtc_1.b123456", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|location| location.replace('T', tag.as_str()));
+            assert_eq!(tagged_location(tag, location), expected, "{location}");
+        }
     }
 }

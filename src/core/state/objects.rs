@@ -12,7 +12,7 @@ use Untagged::{Home, Nowhere};
 /// nothing. An object whose prefix is missing is untagged, like one from before the filter.
 ///
 /// Completions (`chatcmpl-`) are not here: each frame of every stream carries one, and almost none is ever stored.
-const OBJECTS: [Prefix; 15] = [
+const OBJECTS: [Prefix; 19] = [
     Prefix(b"resp_", Home),      // responses
     Prefix(b"file-", Home),      // files
     Prefix(b"assistant-", Home), // files of the Assistants API, as Azure names them
@@ -28,6 +28,10 @@ const OBJECTS: [Prefix; 15] = [
     Prefix(b"task_", Home),      // video generation jobs, Azure's own API
     Prefix(b"gen_", Home),       // what such a job has made, `/video/generations/{id}/content`
     Prefix(b"eval_", Home),      // evaluations
+    Prefix(b"evalrun_", Home),   // their runs
+    Prefix(b"skill_", Home),     // skills
+    Prefix(b"rtc_", Home),       // realtime calls
+    Prefix(b"sess_", Home),      // live sessions
 ];
 
 /// The beginnings of ids of items, which a response consists of and a later request may refer to.

@@ -134,6 +134,69 @@ cases! {
         assert_eq!(open(&gateway, path).unwrap().backend, "east");
     }
 
+    fn case_42_a_call_is_joined_and_ended_where_it_was_made(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        gateway.warm_up(&azure);
+        let calls = "/openai/v1/realtime/calls";
+        let mut homes = Vec::new();
+        for throttled in [false, false, true] {
+            if throttled {
+                azure.backend("east").set(Behaviour::throttled(1).times(1));
+            }
+            let headers = [("content-type", "application/sdp")];
+            let made = gateway.client().send("POST", &format!("{calls}?model=gpt-4o"), &headers, b"v=0").unwrap();
+            assert_eq!(made.status, 201, "{}", made.text());
+            let home = made.header("x-sim-backend").unwrap().to_owned();
+            assert!(made.text().contains(&home), "the answer is as it was: {}", made.text());
+            let id = made.header("location").unwrap().rsplit('/').next().unwrap().to_owned();
+            for _ in 0..2 {
+                let session = open(&gateway, &format!("/openai/v1/realtime?call_id={id}")).unwrap();
+                assert_eq!(session.backend, home);
+            }
+            for (verb, status) in [("refer", 200), ("accept", 200), ("hangup", 200), ("hangup", 404)] {
+                let done = gateway.call("POST", &format!("{calls}/{id}/{verb}"), &json!({}));
+                assert_eq!((done.status, done.header("x-sim-backend")), (status, Some(home.as_str())), "{verb}");
+            }
+            assert_eq!(open(&gateway, &format!("/openai/v1/realtime?call_id={id}")).map(|it| it.backend), Err(404));
+            assert!(azure.requests().iter().all(|request| !request.path.contains(".b")), "no tag goes up");
+            homes.push(home);
+        }
+        assert_ne!(homes[0], homes[1], "calls are dealt out");
+        assert_eq!(homes[2], "west", "after the other one refused");
+    }
+
+    fn case_42_evals_skills_and_sessions_live_on_one_resource(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["state"] = json!({"home": "west"}))
+            .start();
+        gateway.warm_up(&azure);
+        for (collection, at_home) in [("evals", true), ("skills", true), ("dashboard/webhook_endpoints", true), ("live/sessions", false)] {
+            let path = format!("/openai/v1/{collection}");
+            for _ in 0..2 {
+                let made = gateway.call("POST", &path, &json!({"name": "n"}));
+                assert_eq!(made.status, 200, "{collection}: {}", made.text());
+                let home = made.header("x-sim-backend").unwrap().to_owned();
+                assert!(!at_home || home == "west", "{collection}");
+                let id = made.json()["id"].as_str().unwrap().to_owned();
+                if collection == "evals" {
+                    let runs = format!("{path}/{id}/runs");
+                    let run = gateway.call("POST", &runs, &json!({"eval_id": id}));
+                    let run = run.json()["id"].as_str().unwrap().to_owned();
+                    let read = gateway.call("GET", &format!("{runs}/{run}"), &Value::Null);
+                    assert_eq!((read.status, &read.json()["id"], &read.json()["eval_id"]), (200, &json!(run), &json!(id)));
+                }
+                for (method, status) in [("GET", 200), ("DELETE", 200), ("GET", 404)] {
+                    let answer = gateway.call(method, &format!("{path}/{id}"), &Value::Null);
+                    assert_eq!((answer.status, answer.header("x-sim-backend")), (status, Some(home.as_str())), "{collection} {method}");
+                }
+            }
+        }
+    }
+
     fn case_19_a_session_names_its_deployment_in_any_letters(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();

@@ -196,6 +196,12 @@ impl Exchange<'_> {
                 };
                 (Some(content_type), body)
             }
+            Reply::Made(location, content_type, bytes) => {
+                let mut response = self.success(Some(content_type), Body::whole(bytes));
+                *response.status_mut() = StatusCode::CREATED;
+                put(response.headers_mut(), &[("location".to_owned(), location)]);
+                return response;
+            }
             Reply::Filler(length) => (Some("application/octet-stream"), Body::filler(length)),
             Reply::Events(events) => return self.events(&events, pace),
         };

@@ -20,6 +20,9 @@ const REFERRED: &[&str] = &[
     "ftjob-",
     "conv_",
     "cntr_",
+    "eval_",
+    "skill_",
+    "rtc_",
 ];
 /// Fields with the id of another object whose names do not end in `_id` or `_ids`.
 const REFERRING: &[&str] = &[

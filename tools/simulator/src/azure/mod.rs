@@ -4,10 +4,12 @@ mod api;
 mod assistants;
 mod audio;
 mod call;
+mod calls;
 mod chat;
 mod collection;
 mod embeddings;
 pub(crate) mod errors;
+mod evals;
 mod files;
 mod form;
 mod items;
@@ -130,6 +132,11 @@ impl Resource {
             ["fine_tuning", "jobs", rest @ ..] => self.fine_tuning(call, rest),
             ["assistants", rest @ ..] => self.assistants(call, rest),
             ["threads", rest @ ..] => self.threads(call, rest),
+            ["realtime", rest @ ..] => self.realtime(call, rest),
+            ["live", "sessions", rest @ ..] => self.live_sessions(call, rest),
+            ["evals", rest @ ..] => self.evals(call, rest),
+            ["skills", rest @ ..] => self.skills(call, rest),
+            ["dashboard", "webhook_endpoints", rest @ ..] => self.endpoints(call, rest),
             _ => Err(errors::resource_not_found()),
         }
     }
@@ -159,6 +166,9 @@ impl Resource {
         let dated = uri.path() == "/openai/realtime";
         if dated && query(uri, "api-version").is_none() {
             return Err(errors::resource_not_found());
+        }
+        if let Some(call) = query(uri, "call_id") {
+            self.has_call(&call)?;
         }
         let asked = query(uri, if dated { "deployment" } else { "model" });
         let model = self.model(asked.as_deref(), None)?;

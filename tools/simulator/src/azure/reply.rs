@@ -11,6 +11,8 @@ pub(crate) enum Reply {
     Error(Failure),
     /// A content type and a whole body.
     Whole(&'static str, Bytes),
+    /// Something was made: where it is, a content type, and a whole body.
+    Made(String, &'static str, Bytes),
     /// So many bytes of no meaning.
     Filler(u64),
     /// An event stream.

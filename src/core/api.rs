@@ -1,0 +1,75 @@
+//! The APIs of an Azure OpenAI resource.
+
+use super::hash::fingerprint;
+
+/// One of the APIs of an Azure OpenAI resource. Not every region has every one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Api {
+    /// Chat completions and completions.
+    Chat,
+    /// Responses and conversations.
+    Responses,
+    /// Embeddings.
+    Embeddings,
+    /// Images: generations, edits, variations.
+    Images,
+    /// Audio: transcriptions, translations, speech.
+    Audio,
+    /// Videos.
+    Videos,
+    /// Files, uploads, vector stores and containers.
+    Files,
+    /// Batches.
+    Batches,
+    /// Realtime sessions.
+    Realtime,
+    /// Assistants and threads.
+    Assistants,
+    /// Fine-tuning jobs.
+    FineTuning,
+}
+
+impl Api {
+    /// Every API.
+    pub const ALL: [Self; 11] = [
+        Self::Chat,
+        Self::Responses,
+        Self::Embeddings,
+        Self::Images,
+        Self::Audio,
+        Self::Videos,
+        Self::Files,
+        Self::Batches,
+        Self::Realtime,
+        Self::Assistants,
+        Self::FineTuning,
+    ];
+
+    /// The name in the configuration and in logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Responses => "responses",
+            Self::Embeddings => "embeddings",
+            Self::Images => "images",
+            Self::Audio => "audio",
+            Self::Videos => "videos",
+            Self::Files => "files",
+            Self::Batches => "batches",
+            Self::Realtime => "realtime",
+            Self::Assistants => "assistants",
+            Self::FineTuning => "fine_tuning",
+        }
+    }
+
+    /// The API of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|api| api.name() == name)
+    }
+
+    /// What stands for the API among the things that a backend may lack.
+    pub fn id(self) -> u64 {
+        // No deployment's name has a space.
+        fingerprint(["api ", self.name()].into_iter())
+    }
+}

@@ -1,0 +1,61 @@
+//! Realtime calls, live sessions, and the keys of sessions.
+
+use bytes::Bytes;
+use serde_json::{json, Value};
+
+use super::objects::Kind;
+use super::{errors, Call, Reply, Resource};
+use crate::behaviour::Failure;
+use crate::tokens::now;
+
+static CALL: Kind = Kind {
+    object: "realtime.call",
+    prefix: "rtc_",
+    noun: "call",
+    deleted: "realtime.call.deleted",
+    statuses: None,
+};
+static SESSION: Kind = Kind {
+    object: "live.session",
+    prefix: "sess_",
+    noun: "session",
+    deleted: "live.session.deleted",
+    statuses: None,
+};
+
+impl Resource {
+    pub(super) fn realtime(&self, call: &Call<'_>, rest: &[&str]) -> Result<Reply, Failure> {
+        match (call.method.as_str(), rest) {
+            ("POST", ["calls"]) => {
+                let made = self.make(&CALL, None, json!({}), Bytes::new());
+                let id = made["id"].as_str().unwrap_or_default();
+                let location = format!("/openai/v1/realtime/calls/{id}");
+                let answer = format!("v=0\r\no={}\r\n", self.name);
+                Ok(Reply::Made(location, "application/sdp", answer.into()))
+            }
+            ("POST", ["calls", id, "accept" | "refer"]) => {
+                self.has_call(id)?;
+                Ok(Reply::Whole("text/plain", Bytes::new()))
+            }
+            ("POST", ["calls", id, "hangup" | "reject"]) => {
+                self.delete(&CALL, id)?;
+                Ok(Reply::Whole("text/plain", Bytes::new()))
+            }
+            ("POST", ["client_secrets"]) => Ok(Reply::json(&json!({
+                "value": self.id("ek_"),
+                "expires_at": now() + 60,
+                "session": { "id": self.id("sess_"), "object": "realtime.session" },
+            }))),
+            _ => Err(errors::resource_not_found()),
+        }
+    }
+
+    pub(super) fn live_sessions(&self, call: &Call<'_>, rest: &[&str]) -> Result<Reply, Failure> {
+        self.collection(call, &SESSION, None, rest, Value::Null)
+    }
+
+    /// Refuses a call that is not here.
+    pub(super) fn has_call(&self, id: &str) -> Result<(), Failure> {
+        self.is_here(&CALL, id)
+    }
+}
