@@ -69,6 +69,7 @@ pub mod request;
 pub mod retry_after;
 pub mod schedule;
 pub mod splices;
+pub mod sse;
 pub mod state;
 pub mod swap;
 pub mod text;
