@@ -1,6 +1,7 @@
 //! How a backend answers, as tests and the admin endpoint say it.
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::script::Scripted;
 use crate::server::Break;
@@ -220,8 +221,50 @@ pub struct Stream {
     pub split_frames: bool,
     /// The answer has no content type, and its `[DONE]` stands without `data:`.
     pub bare: bool,
+    /// These frames instead of a model's, each as it is, whatever the request was.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub frames: Vec<String>,
     /// Added to the answer, or put in the place of a header of that name.
     pub headers: Vec<(String, String)>,
+}
+
+impl Stream {
+    /// The stream of a response that fails with this code after it was created.
+    pub fn failed_response(code: &str, message: &str) -> Self {
+        let mut frames = Self::created_response().frames;
+        let error = json!({"code": code, "message": message});
+        let response =
+            json!({"id": "resp_failed", "object": "response", "status": "failed", "error": error});
+        let data = json!({"type": "response.failed", "sequence_number": 2, "response": response});
+        frames.push(format!("event: response.failed\ndata: {data}\n\n"));
+        Self {
+            frames,
+            ..Self::default()
+        }
+    }
+
+    /// The stream of a response that was created, as far as it comes before its content.
+    pub fn created_response() -> Self {
+        let events = ["response.created", "response.in_progress"];
+        let frames = events.iter().enumerate().map(|(number, event)| {
+            let response = json!({"id": "resp_failed", "object": "response", "status": "in_progress", "error": null});
+            let data = json!({"type": event, "sequence_number": number, "response": response});
+            format!("event: {event}\ndata: {data}\n\n")
+        });
+        Self {
+            frames: frames.collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The stream of a chat that fails with this code before it has said anything.
+    pub fn failed_chat(code: &str, message: &str) -> Self {
+        let error = json!({"error": {"code": code, "message": message}});
+        Self {
+            frames: vec![format!("data: {error}\n\n"), "data: [DONE]\n\n".to_owned()],
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Stream {
@@ -236,6 +279,7 @@ impl Default for Stream {
             trailers: None,
             split_frames: false,
             bare: false,
+            frames: Vec::new(),
             headers: Vec::new(),
         }
     }

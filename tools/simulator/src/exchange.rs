@@ -97,7 +97,13 @@ impl Exchange<'_> {
             }
             Answer::Stream(pace) => {
                 let headers = pace.headers.clone();
-                let mut response = self.reply(&head, body, credential, pace, None);
+                let mut response = match pace.frames.is_empty() {
+                    true => self.reply(&head, body, credential, pace, None),
+                    false => {
+                        let frames = pace.frames.iter().cloned().map(Bytes::from).collect();
+                        self.frames(frames, pace)
+                    }
+                };
                 put(response.headers_mut(), &headers);
                 response
             }
@@ -210,6 +216,10 @@ impl Exchange<'_> {
 
     fn events(&self, events: &[Event], pace: Stream) -> Response<Body> {
         let frames = events.iter().map(|event| event.frame(&pace)).collect();
+        self.frames(frames, pace)
+    }
+
+    fn frames(&self, frames: Vec<Bytes>, pace: Stream) -> Response<Body> {
         let content_type = (!pace.bare).then_some("text/event-stream; charset=utf-8");
         let trailers = pace
             .trailers
