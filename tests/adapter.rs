@@ -32,6 +32,7 @@ mod adapter {
     mod router;
     mod spellings;
     mod statistics;
+    mod stream_start;
     mod surface;
     mod token;
     mod unauthorized;

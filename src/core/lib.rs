@@ -71,6 +71,7 @@ pub mod schedule;
 pub mod splices;
 pub mod sse;
 pub mod state;
+pub mod stream_start;
 pub mod swap;
 pub mod text;
 pub mod time;

@@ -19,6 +19,8 @@ pub enum Event {
     BodyUnread,
     /// The upstream broke off an answer the client had begun to receive.
     StreamBroken,
+    /// A stream began with an error of its backend, before any content.
+    StreamFailed,
     /// The client left before its answer was complete.
     ClientGone,
     /// A request was answered 503 for want of a token.
@@ -56,10 +58,11 @@ pub enum Event {
     MissingDeployment(usize),
 }
 
-const SIMPLE: [(&str, Event); 11] = [
+const SIMPLE: [(&str, Event); 12] = [
     ("requests", Event::Request),
     ("bodies_unread", Event::BodyUnread),
     ("stream_broken", Event::StreamBroken),
+    ("stream_failed", Event::StreamFailed),
     ("client_gone", Event::ClientGone),
     ("refused.throttled", Event::AllThrottled),
     ("refused.unavailable", Event::AllUnavailable),

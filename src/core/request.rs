@@ -53,6 +53,8 @@ pub struct Request {
     pub for_batch: bool,
     /// It may be done once only, because of what it says in its body.
     pub in_background: bool,
+    /// Its body says that the answer is to be no event stream.
+    pub wants_no_stream: bool,
     /// The client gives Envoy's router rules of its own for retries, which are not its to give.
     pub instructs_router: bool,
     /// The client asks to switch to another protocol.
@@ -295,6 +297,7 @@ impl Request {
                 }
                 self.in_background = findings.background;
                 self.for_batch = findings.for_batch;
+                self.wants_no_stream = !findings.stream;
                 if let Some(model) = findings.model {
                     self.take_model(model.range, model.name);
                 }
@@ -427,6 +430,17 @@ impl Request {
             true if self.instructs_router => Some("reset"),
             true => None,
         }
+    }
+
+    /// Whether its answer may be an event stream of a model.
+    pub fn may_stream(&self) -> bool {
+        let operation = &self.operation;
+        let is_asked = match operation.api {
+            Some(Api::Chat) => operation.state == State::None,
+            Some(Api::Responses) => operation.state == State::MakesResponse,
+            _ => false,
+        };
+        is_asked && !self.upgrade && !self.wants_no_stream
     }
 
     /// Whether the ids in its answer are to be tagged.

@@ -36,6 +36,21 @@ pub fn stated_wait<'a>(
         })
 }
 
+/// The wait that the message of an error asks for: `Please try again in 7.66s.`, `Please retry after 20 seconds.`; `None` if it asks for none.
+pub fn wait_in_words(message: &str) -> Option<Duration> {
+    let mut phrases = ["try again in ", "retry after "].into_iter();
+    let (_, rest) = phrases.find_map(|phrase| message.split_once(phrase))?;
+    let mut words = rest.split_ascii_whitespace();
+    let amount = words.next()?.trim_end_matches(['.', ',', ')']);
+    let unit = words.next().unwrap_or_default();
+    let wait = match unit.trim_end_matches(['.', ',', ')']) {
+        "second" | "seconds" => decimal(amount, SECOND),
+        "millisecond" | "milliseconds" => decimal(amount, MILLISECOND),
+        _ => go_duration(amount),
+    };
+    wait.filter(|wait| !wait.is_zero())
+}
+
 fn seconds_or_date(text: &str, now: Timestamp) -> Option<Duration> {
     decimal(text, SECOND).or_else(|| http_date(text, now).map(|date| date.since(now)))
 }
@@ -381,6 +396,28 @@ mod tests {
                     let _ = http_date(&text, Timestamp::from_millis(u64::MAX));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_message_may_ask_for_a_wait() {
+        for (message, millis) in [
+            (
+                "Rate limit reached. Please try again in 7.66s. Visit ...",
+                Some(7_660),
+            ),
+            ("Please try again in 6ms.", Some(6)),
+            ("try again in 1m12s", Some(72_000)),
+            ("Please retry after 20 seconds.", Some(20_000)),
+            ("Please retry after 1 second. To increase ...", Some(1_000)),
+            ("Please retry after 250 milliseconds", Some(250)),
+            ("Please try again in 0s.", None),
+            ("Please try again in a while.", None),
+            ("Please try again in ", None),
+            ("Too many requests.", None),
+        ] {
+            let expected = millis.map(Duration::from_millis);
+            assert_eq!(wait_in_words(message), expected, "{message}");
         }
     }
 }

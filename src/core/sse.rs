@@ -208,7 +208,10 @@ mod tests {
             ("data\n\ndata:\n\n", &[("", ""), ("", "")]),
             (": keep-alive\n\n:\n\n", &[]),
             ("event: e\n\nid: 7\n\n\n\n\n", &[]),
-            ("event: e\nevent: f\nid: 7\ndata: a\nretry: 1\n\n", &[("f", "a")]),
+            (
+                "event: e\nevent: f\nid: 7\ndata: a\nretry: 1\n\n",
+                &[("f", "a")],
+            ),
             ("datax: a\n\n data: b\n\nx\ndata: c\n\n", &[("", "c")]),
             ("\u{feff}data: a\n\n\u{feff}data: b\n\n", &[("", "a")]),
             ("\u{feff}\n\ndata: b\n\n", &[("", "b")]),
@@ -287,7 +290,20 @@ mod tests {
     #[test]
     fn any_bytes_in_any_chunks_give_the_standards_events() {
         const PIECES: [&str; 14] = [
-            "data", "event", ":", ": ", " ", "\n", "\r", "\r\n", "\n\n", "x", "é", "data: {\"a\":1}", "\u{feff}", "id",
+            "data",
+            "event",
+            ":",
+            ": ",
+            " ",
+            "\n",
+            "\r",
+            "\r\n",
+            "\n\n",
+            "x",
+            "é",
+            "data: {\"a\":1}",
+            "\u{feff}",
+            "id",
         ];
         let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
         let mut draw = |bound: usize| {

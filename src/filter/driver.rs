@@ -1,12 +1,16 @@
 //! What the drivers of both retry engines share: carrying out what a request's [state machine](crate::core::exchange) says.
 
 use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use proxy_wasm::types::Action;
 
 use super::envoy::Envoy;
+use super::gate::Gate;
 use super::host::{self, Buffer, HostError, Map};
 use super::shown::ShownBody;
 use super::worker::{Stream, Worker};
-use crate::core::balancer::Balancer;
+use crate::core::balancer::{Balancer, Wish};
 use crate::core::client_credentials::is_credential_header;
 use crate::core::edits::{Edit, Edits};
 use crate::core::exchange::{Exchange, Input, Next, Reply, Stalled, TaggedAnswer, ERROR_BODY};
@@ -60,6 +64,45 @@ impl Place {
         }
     }
 
+    /// The callback of a frame of the answer ends with this action, or with another one that `gate` asks for.
+    pub(super) fn end_frame(&mut self, gate: &mut Gate, action: Action) -> Action {
+        match gate.is_open_early() {
+            false => gate.body(action),
+            true => self.end_late_frame(gate, action),
+        }
+    }
+
+    #[inline(never)]
+    fn end_late_frame(&mut self, gate: &mut Gate, action: Action) -> Action {
+        let held_one = gate.holds_frame();
+        let action = gate.body(action);
+        if gate.holds_frame() {
+            return self.hold_frame(gate);
+        }
+        if held_one {
+            self.leave();
+        }
+        action
+    }
+
+    /// A frame is held that `gate` did not let pass. The stream is told soon, unless another frame comes first.
+    fn hold_frame(&mut self, gate: &Gate) -> Action {
+        /// Time for another frame. Without one the frame goes its way.
+        const NEXT_FRAME: Duration = Duration::from_millis(50);
+        let time = if gate.is_complete() {
+            Duration::ZERO
+        } else {
+            NEXT_FRAME
+        };
+        let me = self.me.upgrade();
+        self.waits = me.is_some_and(|me| self.worker.wait(self.id, me, Wish::StreamStart(time)));
+        // Where too many wait, the next frame brings this one along. The last has none.
+        match self.waits || !gate.is_complete() {
+            true => Action::Pause,
+            false => Action::Continue,
+        }
+    }
+
     /// A call was made, whose answer is this stream's.
     pub(super) fn call_made(&self, call: u32) {
         if let Some(me) = self.me.upgrade() {
@@ -110,6 +153,26 @@ pub(super) fn name_client(exchange: &Exchange) -> Result<(), HostError> {
         Some(client) => host::set_property("aoai_client", client.as_bytes()),
         None => Ok(()),
     }
+}
+
+/// The status of the answer whose callback this is, with all its headers where these are `wanted`: they cost one call as well.
+pub(super) fn head(wanted: bool) -> Result<(u16, Option<HeaderMap>), HostError> {
+    if !wanted {
+        return Ok((status()?, None));
+    }
+    let headers = host::headers(Map::ResponseHeaders)?;
+    let status = headers.get(":status").map(str::as_bytes);
+    Ok((status.and_then(number).unwrap_or(0), Some(headers)))
+}
+
+/// The bytes of the answer's body that are `wanted`.
+pub(super) fn answer_body_if(
+    wanted: Option<std::ops::Range<usize>>,
+) -> Result<Option<Vec<u8>>, HostError> {
+    let read = |range: std::ops::Range<usize>| {
+        host::buffer(Buffer::ResponseBody, range.start, range.len())
+    };
+    wanted.map(read).transpose()
 }
 
 /// The status of the answer whose callback this is.

@@ -151,6 +151,11 @@ impl Stream {
             }
             Next::Pass => {
                 self.pass()?;
+                if self.down.awaits_frame() && self.exchange.is_late_stream() {
+                    self.holds_answer = false;
+                    driver::tag_frame(&mut self.exchange, usize::MAX)?;
+                    return self.down.open_early();
+                }
                 if self.down.awaits_frame() {
                     let _ = self.advance(Input::NeedsFrame);
                     return Ok(());
@@ -176,15 +181,8 @@ impl Stream {
 
     /// More of the answer has come, of which Envoy shows so many bytes.
     fn answer_goes_on(&mut self, shown: usize, end: bool) -> Result<Action, HostError> {
-        let error = match self.exchange.wants_error_body(shown, end) {
-            true => Some(host::buffer(
-                Buffer::ResponseBody,
-                0,
-                shown.min(ERROR_BODY),
-            )?),
-            false => None,
-        };
-        let next = self.advance(Input::AnswerBody { error, end });
+        let bytes = driver::answer_body_if(self.exchange.wants_answer_body(shown, end))?;
+        let next = self.advance(Input::AnswerBody { bytes, end });
         self.act_on_answer(next)
     }
 }
@@ -231,12 +229,16 @@ impl Callbacks for Stream {
             // Not the answer to an attempt but a local reply, ours or another filter's.
             return Ok(Action::Continue);
         }
-        let status = driver::status()?;
-        let wants = self.exchange.wants(status, self.place.balancer());
+        let balancer = self.place.balancer();
+        let (status, headers) = driver::head(!end && self.exchange.reads_stream_start(balancer))?;
+        let wants = self.exchange.wants(status, balancer);
         let next = self.advance(Input::Answer {
             status,
             details: driver::details_if(wants.details)?,
-            headers: driver::headers_if(wants.headers)?,
+            headers: match headers {
+                Some(headers) => Some(headers),
+                None => driver::headers_if(wants.headers)?,
+            },
             end,
             may_hold: true,
         });
@@ -249,19 +251,29 @@ impl Callbacks for Stream {
             true => Action::Continue,
             false => self.answer_goes_on(size, end)?,
         };
+        let action = self.place.end_frame(&mut self.down, action);
         if action == Action::Continue {
             driver::tag_frame(&mut self.exchange, size)?;
         }
-        Ok(self.down.body(action))
+        Ok(action)
     }
 
     fn response_trailers(&mut self) -> Result<Action, HostError> {
         self.down.complete(true);
         self.has_trailers = true;
+        if self.down.holds_frame() {
+            driver::tag_frame(&mut self.exchange, usize::MAX)?;
+            self.place.leave();
+        }
+        self.down.trailers();
         self.answer_goes_on(ERROR_BODY, true)
     }
 
     fn granted(&mut self, granted: Granted) -> Result<(), HostError> {
+        if self.down.holds_frame() {
+            driver::tag_frame(&mut self.exchange, usize::MAX)?;
+            return self.down.let_frame_go();
+        }
         self.read_body(self.exchange.wants_rest_of_body(), false)?;
         let stalled = driver::stalled_if(self.exchange.wants_stalled())?;
         let next = self.advance(Input::Granted { granted, stalled });

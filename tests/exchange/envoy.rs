@@ -11,9 +11,23 @@ use super::world::World;
 
 const BODY: &[u8] = br#"{"model":"gpt","messages":[]}"#;
 
-/// Answers of backends: their statuses, and their bodies.
-const ANSWERS: [(u16, &str); 8] = [
+/// Answers of backends: their statuses, and their bodies. Those with status 200 that are no JSON are event streams.
+const ANSWERS: [(u16, &str); 13] = [
     (200, "{}"),
+    (
+        200,
+        "data: {\"choices\":[]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"H\"}}]}\n\n",
+    ),
+    (200, "event: ping\ndata: {}\n\n"),
+    (
+        200,
+        "data: {\"error\":{\"code\":\"429\"}}\n\ndata: [DONE]\n\n",
+    ),
+    (
+        200,
+        "event: ping\ndata: {}\n\ndata: {\"error\":{\"code\":\"server_error\"}}\n\n",
+    ),
+    (200, "data: {\"error\":{\"code\":\"content_filter\"}}\n\n"),
     (429, "{}"),
     (503, "{}"),
     (401, "{}"),
@@ -57,6 +71,8 @@ pub(crate) struct Envoy<'w> {
     hand: Hand,
     /// The body of the answer at hand.
     body: &'static str,
+    /// How much of it has come.
+    shown: usize,
     /// The backend sends no more of it.
     stalls: bool,
     marked: bool,
@@ -82,6 +98,7 @@ impl<'w> Envoy<'w> {
             wish: None,
             hand: Hand::Empty,
             body: "",
+            shown: 0,
             stalls: false,
             marked: false,
             call: false,
@@ -264,7 +281,7 @@ impl<'w> Envoy<'w> {
                 self.repeats |= self.departing;
                 Granted::NoToken(std::time::Duration::from_secs(1))
             }
-            Wish::RequestBody | Wish::ErrorBody => Granted::NoBody,
+            Wish::RequestBody | Wish::ErrorBody | Wish::StreamStart(_) => Granted::NoBody,
             Wish::Backend(wanted) => {
                 self.world.pass(wanted.left.as_millis() as u64);
                 Granted::Backend
@@ -272,7 +289,7 @@ impl<'w> Envoy<'w> {
         };
         let stalled = self.exchange.wants_stalled().then(|| {
             Box::new(Stalled {
-                headers: answer_headers("429"),
+                headers: answer_headers(429, "{}"),
                 body: Vec::new(),
             })
         });
@@ -342,10 +359,11 @@ impl<'w> Envoy<'w> {
         let by_envoy = !self.world.is_router && self.draw(5) == 4;
         let (status, body) = match by_envoy {
             true => (503, ""),
-            false => ANSWERS[usize::from(self.draw(8))],
+            false => ANSWERS[usize::from(self.draw(ANSWERS.len() as u8))],
         };
         let end = body.is_empty();
         self.body = body;
+        self.shown = 0;
         self.hand = if end { Hand::Whole } else { Hand::Open };
         self.stalls = !end && self.draw(4) == 3;
         let wants = self.exchange.wants(status, &self.world.balancer);
@@ -353,7 +371,8 @@ impl<'w> Envoy<'w> {
             true => &b"upstream_reset_before_response_started{connection_failure}"[..],
             false => b"via_upstream",
         };
-        let headers = wants.headers.then(|| answer_headers(&status.to_string()));
+        let reads_start = !end && self.exchange.reads_stream_start(&self.world.balancer);
+        let headers = (wants.headers || reads_start).then(|| answer_headers(status, body));
         let next = self.handle(Input::Answer {
             status,
             details: wants.details.then(|| details.to_vec()),
@@ -375,16 +394,22 @@ impl<'w> Envoy<'w> {
         if end {
             self.hand = Hand::Whole;
         }
-        let error = self.exchange.wants_error_body(self.body.len(), end);
-        let error = error.then(|| self.body.as_bytes().to_vec());
-        let next = self.handle(Input::AnswerBody { error, end });
+        // A part of it, at random, unless it is the last.
+        let left = self.body.len() - self.shown;
+        self.shown += match end {
+            true => left,
+            false => left * usize::from(self.draw(8)) / 8,
+        };
+        let wanted = self.exchange.wants_answer_body(self.shown, end);
+        let bytes = wanted.map(|range| self.body.as_bytes()[range].to_vec());
+        let next = self.handle(Input::AnswerBody { bytes, end });
         self.follow(next);
     }
 
     fn answer_call(&mut self) {
         self.call = false;
-        let (status, body) = ANSWERS[usize::from(self.draw(8))];
-        let headers = answer_headers(&status.to_string());
+        let (status, body) = ANSWERS[usize::from(self.draw(ANSWERS.len() as u8))];
+        let headers = answer_headers(status, body);
         let body = body.as_bytes().to_vec();
         let next = self.handle(Input::CallAnswer { headers, body });
         self.follow(next);
@@ -461,8 +486,18 @@ impl<'w> Envoy<'w> {
     }
 }
 
-fn answer_headers(status: &str) -> HeaderMap {
-    let pairs = [(":status", status), ("retry-after", "1")];
+fn answer_headers(status: u16, body: &str) -> HeaderMap {
+    let media = match (status, body) {
+        (200, "{}") => "application/json",
+        (200, _) => "text/event-stream",
+        _ => "application/json",
+    };
+    let status = status.to_string();
+    let pairs = [
+        (":status", &*status),
+        ("retry-after", "1"),
+        ("content-type", media),
+    ];
     let pairs = pairs.map(|(n, v)| (n.as_bytes(), v.as_bytes()));
     HeaderMap::new(HeaderMap::encode(&pairs))
 }

@@ -23,6 +23,7 @@ enum State {
 pub struct HeldBodies {
     state: Cell<State>,
     missed: Cell<u8>,
+    late: Cell<u8>,
 }
 
 impl HeldBodies {
@@ -46,6 +47,13 @@ impl HeldBodies {
         let missed = self.missed.get().saturating_add(1);
         self.missed.set(missed);
         missed > SLOW_ONES && self.hidden()
+    }
+
+    /// The start of a stream did not come in time, as happens to slow ones. `true` if that was so often that Envoy may hide it.
+    pub fn came_late(&self) -> bool {
+        let late = self.late.get().saturating_add(1);
+        self.late.set(late);
+        late > SLOW_ONES
     }
 
     /// A body came as soon as its headers were no longer held, so it had been there all the time. `true` if that is new.

@@ -30,6 +30,8 @@ pub enum Wish {
     RequestBody,
     /// The rest of an error's body. A backend may stall at any point of it, so this wait always has an end.
     ErrorBody,
+    /// More of the start of an event stream, for this long.
+    StreamStart(Duration),
     /// A backend that is free.
     Backend(Box<WantedBackend>),
 }
@@ -53,6 +55,7 @@ impl Wish {
             Self::Token(identities) => credentials.wait_timeout(*identities),
             Self::NewerToken(backend, _) => credentials.renewal_timeout(*backend),
             Self::RequestBody | Self::ErrorBody => BODY,
+            Self::StreamStart(longest) => *longest,
             Self::Backend(wanted) => wanted.left,
         }
     }
@@ -130,7 +133,9 @@ impl<T: Clone> WaitingList<T> {
     /// [`POLL`].
     pub fn next_timeout(&self, now: Timestamp) -> Option<Duration> {
         let timeouts = self.0.iter().map(|(_, waiting)| match waiting.wish {
-            Wish::RequestBody | Wish::ErrorBody => waiting.deadline.since(now),
+            Wish::RequestBody | Wish::ErrorBody | Wish::StreamStart(_) => {
+                waiting.deadline.since(now)
+            }
             Wish::Token(_) | Wish::NewerToken(..) | Wish::Backend(_) => POLL,
         });
         timeouts.min()
@@ -240,7 +245,9 @@ impl<T> Waiting<T> {
                     _ => Some(Granted::NoToken(LEAST_RETRY_AFTER)),
                 }
             }
-            Wish::RequestBody | Wish::ErrorBody => overdue.then_some(Granted::NoBody),
+            Wish::RequestBody | Wish::ErrorBody | Wish::StreamStart(_) => {
+                overdue.then_some(Granted::NoBody)
+            }
             Wish::Backend(wanted) => {
                 (overdue || moment.is_free(wanted)).then_some(Granted::Backend)
             }

@@ -397,6 +397,8 @@ pub struct Retry {
     pub statuses: Vec<u16>,
     /// How long an attempt may take: its headers in the first attempt, its whole answer in the ones the filter re-issues.
     pub per_try_timeout: Duration,
+    /// How long an event stream is held for its first content, so that an error before that can be retried; zero: not at all.
+    pub stream_start: Duration,
     /// The largest request body, in bytes, that is kept for another attempt.
     pub replay_limit: usize,
     /// The most that one worker keeps of all request bodies together, in bytes.

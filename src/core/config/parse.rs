@@ -268,6 +268,7 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
         Some(list) => read_statuses(&object, list, problems),
     };
     let per_try_timeout = object.duration("per_try_timeout", "100ms"..="1h", "300s");
+    let stream_start = object.duration("stream_start", "0s"..="1m", "1s");
     let replay_limit = object.size("replay_limit", "0B"..="64MiB", "4MiB");
     let replay_memory = object.size("replay_memory", "64MiB"..="2GiB", "512MiB");
     let repeat_creations = object.flag("repeat_creations", false);
@@ -286,6 +287,7 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
         max_attempts: u8::try_from(max_attempts).unwrap_or(u8::MAX),
         statuses,
         per_try_timeout,
+        stream_start,
         replay_limit,
         replay_memory,
         repeat_creations,
@@ -445,6 +447,7 @@ mod tests {
         assert_eq!(config.retry.max_attempts, 3);
         assert_eq!(config.retry.statuses, RETRIABLE_STATUSES);
         assert_eq!(config.retry.per_try_timeout, Duration::from_secs(300));
+        assert_eq!(config.retry.stream_start, Duration::from_secs(1));
         assert_eq!(config.retry.replay_limit, 4 * 1024 * 1024);
         assert_eq!(config.retry.replay_memory, 512 * 1024 * 1024);
         assert_eq!(
@@ -743,6 +746,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
             ("/retry", r#"{"statuses": []}"#, "retry.statuses: an empty list is not allowed; use max_attempts 1 to switch retries off".to_owned()),
             ("/retry", r#"{"replay_limit": "1GiB"}"#, r#"retry.replay_limit: "1GiB" is not allowed; use 0B to 64MiB"#.to_owned()),
             ("/retry", r#"{"per_try_timeout": "0s"}"#, r#"retry.per_try_timeout: "0s" is not allowed; use 100ms to 1h"#.to_owned()),
+            ("/retry", r#"{"stream_start": "2m"}"#, r#"retry.stream_start: "2m" is not allowed; use 0s to 1m"#.to_owned()),
             ("/retry", r#"{"budget": {"percent": 101}}"#, "retry.budget.percent: 101 is not allowed; use a whole number from 0 to 100".to_owned()),
             ("/retry", r#"{"budget": 20}"#, "retry.budget: 20 is not allowed; use an object".to_owned()),
             ("/policy", r#""random""#, r#"policy: "random" is not allowed; use "round_robin" or "least_throttled""#.to_owned()),

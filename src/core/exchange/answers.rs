@@ -2,9 +2,7 @@
 
 use alloc::rc::Rc;
 
-use super::{
-    Answer, AnswerBody, Exchange, Next, NoRetry, Replay, Stalled, State, Until, Verdict, ERROR_BODY,
-};
+use super::{Answer, AnswerBody, Exchange, Next, NoRetry, Replay, Stalled, State, Until, Verdict};
 use crate::balancer::{Balancer, Complaint, Detail, Wish};
 use crate::config::{Engine, Policy};
 use crate::header_map::HeaderMap;
@@ -61,12 +59,6 @@ impl Exchange {
         }
     }
 
-    /// Whether [`Input::AnswerBody`](super::Input::AnswerBody) needs the body, of which the host shows so many bytes.
-    pub fn wants_error_body(&self, shown: usize, end: bool) -> bool {
-        let is_awaited = matches!(self.state, State::Deciding(Until::ErrorBody(_)));
-        is_awaited && (end || shown > ERROR_BODY)
-    }
-
     /// Whether the end of a wait needs what has come of the answer.
     pub fn wants_stalled(&self) -> bool {
         use Until::{ErrorBody, Frame};
@@ -99,16 +91,20 @@ impl Exchange {
         self.timed_out = !self.is_real && status == 504;
         let outcome = Outcome::from_status(status, retry);
         let is_router = self.engine == Engine::Router;
+        self.stream = None;
+        if outcome == Some(Outcome::Success) && !end {
+            if let Some(next) = self.hold_stream(status, balancer) {
+                return next;
+            }
+        }
         if let Some(outcome @ (Outcome::Success | Outcome::ClientError)) = outcome {
+            self.forget_headers(balancer);
             self.conclude(outcome, balancer);
             return self.on_last_answer();
         }
         // An error's body is awaited where it may decide what follows, and where the router throws it away although it may be the
         // last real answer there is.
-        let bodies = match is_router {
-            true => &balancer.cluster_bodies,
-            false => &balancer.listener_bodies,
-        };
+        let bodies = self.held_bodies(balancer);
         let is_awaited = is_router || outcome.is_none();
         if is_awaited && !end && self.may_hold && bodies.may_come() {
             self.state = State::Deciding(Until::ErrorBody(status));
@@ -120,18 +116,15 @@ impl Exchange {
 
     pub(super) fn on_answer_body<H: Host>(
         &mut self,
-        error: Option<Vec<u8>>,
+        bytes: Option<Vec<u8>>,
         end: bool,
         balancer: &Balancer<H>,
     ) -> Next {
         self.answer_ends(end);
         match self.state {
             State::Deciding(Until::ErrorBody(status)) => {
-                match self.engine {
-                    Engine::Filter => balancer.listener_bodies.came(),
-                    Engine::Router => balancer.cluster_bodies.came(),
-                }
-                let Some(body) = error else {
+                self.held_bodies(balancer).came();
+                let Some(body) = bytes else {
                     return Next::Hold;
                 };
                 // A body larger than an error's is not kept: what is delivered is whole.
@@ -139,12 +132,26 @@ impl Exchange {
                 let kept = (is_router && end).then(|| AnswerBody::Whole(body.clone()));
                 self.settle(status, &body, kept, balancer)
             }
-            State::Deciding(Until::RequestEnd(outcome)) if end => self.proceed(outcome, balancer),
+            State::Deciding(Until::Content) => {
+                self.on_stream_start(&bytes.unwrap_or_default(), end, balancer)
+            }
+            State::Deciding(Until::StreamEnd(status)) => {
+                self.on_failed_stream(status, &bytes.unwrap_or_default(), end, balancer)
+            }
+            State::Deciding(Until::RequestEnd(outcome)) if end => {
+                self.stream_is_whole();
+                self.proceed(outcome, balancer)
+            }
             State::Deciding(Until::Frame) => {
                 self.state = State::Passing;
                 Next::Continue
             }
-            State::Deciding(_) | State::Calling => Next::Hold,
+            State::Deciding(_) | State::Calling => {
+                if end {
+                    self.stream_is_whole();
+                }
+                Next::Hold
+            }
             State::Passing => {
                 self.watch(balancer);
                 Next::Continue
@@ -313,6 +320,7 @@ impl Exchange {
         }
         let status = headers.get(":status").map(str::as_bytes);
         let status = status.and_then(number).unwrap_or(0);
+        let failure = self.failure_in(status, &headers, &body, balancer);
         let outcome = match status {
             // No answer at all.
             0 => Outcome::Unavailable,
@@ -324,9 +332,14 @@ impl Exchange {
             true => Trace::of_status(status),
             false => Trace::of_no_answer(&body),
         };
-        self.headers = Some(headers);
-        self.conclude(outcome, balancer);
-        let headers = self.headers.take();
+        let (headers, outcome) = match failure {
+            Some(status) => (Some(headers), self.conclude_failed_stream(status, balancer)),
+            None => {
+                self.headers = Some(headers);
+                self.conclude(outcome, balancer);
+                (self.headers.take(), outcome)
+            }
+        };
         if let (true, Some(headers)) = (is_real, headers) {
             self.kept = Some(Box::new(Answer {
                 status,
@@ -355,7 +368,7 @@ impl Exchange {
     }
 
     /// The answer at hand is the client's.
-    fn on_last_answer(&mut self) -> Next {
+    pub(super) fn on_last_answer(&mut self) -> Next {
         match self.engine {
             Engine::Router => {
                 self.state = State::Answered;

@@ -43,7 +43,7 @@ pub enum Input {
         status: u16,
         /// Envoy's `response.code_details`, where it is [wanted](super::Exchange::wants).
         details: Option<Vec<u8>>,
-        /// The headers, where they are [wanted](super::Exchange::wants).
+        /// The headers, where they are [wanted](super::Exchange::wants), or [may be](super::Exchange::reads_stream_start) a stream's.
         headers: Option<HeaderMap>,
         /// The answer has no body.
         end: bool,
@@ -52,8 +52,8 @@ pub enum Input {
     },
     /// More of an answer's body has come, or its trailers.
     AnswerBody {
-        /// The body, where [`Exchange::wants_error_body`](super::Exchange::wants_error_body).
-        error: Option<Vec<u8>>,
+        /// Those bytes of it that are [wanted](super::Exchange::wants_answer_body).
+        bytes: Option<Vec<u8>>,
         /// The answer is complete.
         end: bool,
     },

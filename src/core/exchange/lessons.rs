@@ -50,7 +50,11 @@ impl Exchange {
         let headers = self.headers.as_ref();
         let stated = |name: &str| headers.and_then(|headers| headers.get(name));
         let wait = match outcome {
-            Outcome::Throttled => stated_wait(stated, balancer.host().now()),
+            Outcome::Throttled => match self.failed_stream() {
+                // The headers of such an answer were written before its error.
+                Some(failure) => failure.wait,
+                None => stated_wait(stated, balancer.host().now()),
+            },
             _ => None,
         };
         if balancer.config.policy == Policy::LeastThrottled {

@@ -12,6 +12,7 @@ mod reply;
 mod request;
 mod rerouted;
 mod sending;
+mod streams;
 mod tagging;
 
 use alloc::rc::Rc;
@@ -38,6 +39,7 @@ use super::replay::BodyCopy;
 use super::reply::LocalReply;
 use super::request::Request;
 use super::splices::Splices;
+use super::stream_start::StreamStart;
 use super::time::Timestamp;
 use super::why::Why;
 use crate::prelude::*;
@@ -96,6 +98,10 @@ enum Until {
     Token,
     /// Its next frame, with which it passes.
     Frame,
+    /// The first content of an event stream, or its error.
+    Content,
+    /// The end of an event stream that began with an error like an answer of this status.
+    StreamEnd(u16),
 }
 
 /// A backend's answer that may become the client's.
@@ -112,6 +118,8 @@ pub(super) struct Answer {
 pub(super) enum AnswerBody {
     /// The complete body.
     Whole(Vec<u8>),
+    /// An event stream that began with an error, as far as it came.
+    Begun(Vec<u8>),
     /// The backend stalled before the body was complete. The client gets the status and the headers, with a body made here.
     Stalled,
 }
@@ -158,6 +166,8 @@ pub struct Exchange {
     trace: Trace,
     /// Why the current backend let the attempt in nowhere, if it did not.
     denial: Denial,
+    /// The start of the answer at hand, where that is an event stream that is, or was, held for it.
+    stream: Option<Box<StreamStart>>,
     /// The tagging of the answer that passes.
     tagging: Option<Box<Tagging>>,
     /// `location` of the answer that passes, where the client gets another one than the backend's.
@@ -199,6 +209,7 @@ impl Exchange {
             timed_out: false,
             trace: Trace::None,
             denial: Denial::default(),
+            stream: None,
             tagging: None,
             location: None,
             why: explains.then(Box::default),
@@ -234,7 +245,7 @@ impl Exchange {
                 self.headers = headers;
                 self.on_answer(status, details.as_deref(), end, balancer)
             }
-            Input::AnswerBody { error, end } => self.on_answer_body(error, end, balancer),
+            Input::AnswerBody { bytes, end } => self.on_answer_body(bytes, end, balancer),
             Input::NeedsFrame => {
                 self.state = State::Deciding(Until::Frame);
                 Next::Wait(Wish::ErrorBody)
@@ -275,6 +286,10 @@ impl Exchange {
                 self.on_stalled(status, stalled, balancer)
             }
             (State::Deciding(Until::Frame), Granted::NoBody) => self.deliver_stalled(stalled),
+            (State::Deciding(Until::Content), Granted::NoBody) => self.on_slow_stream(balancer),
+            (State::Deciding(Until::StreamEnd(status)), Granted::NoBody) => {
+                self.settle_stream(status, false, balancer)
+            }
             (state, _) => {
                 self.state = state;
                 Next::Hold
@@ -301,6 +316,10 @@ impl Exchange {
                 self.state = State::Passing;
                 Next::Hold
             }
+            State::Deciding(Until::Content) => self.pass_stream(Outcome::Success, balancer),
+            State::Deciding(Until::StreamEnd(status)) => {
+                self.settle_stream(status, false, balancer)
+            }
             state => {
                 self.state = state;
                 Next::Hold
@@ -320,10 +339,12 @@ impl Exchange {
         match self.state {
             State::New | State::Done => {}
             State::Passing if complete => {}
-            State::Passing => balancer.count(match details.map(Origin::of) {
-                Some(Origin::Router) => Event::StreamBroken,
-                _ => Event::ClientGone,
-            }),
+            State::Passing | State::Deciding(Until::Content) => {
+                balancer.count(match details.map(Origin::of) {
+                    Some(Origin::Router) => Event::StreamBroken,
+                    _ => Event::ClientGone,
+                })
+            }
             _ => balancer.count(Event::ClientGone),
         }
         self.state = State::Done;
@@ -376,6 +397,6 @@ impl Exchange {
 
     /// Whether the end of the stream has to be explained by Envoy's details, where the answer is not complete.
     pub fn wants_end_details(&self) -> bool {
-        self.is_passing()
+        self.is_passing() || matches!(self.state, State::Deciding(Until::Content))
     }
 }

@@ -159,13 +159,13 @@ impl Exchange {
         let mut report = AnswerEdits::default();
         self.report(answer.backend, balancer, &mut report);
         let mut body = match &answer.body {
-            AnswerBody::Whole(body) => Cow::from(body),
+            AnswerBody::Whole(body) | AnswerBody::Begun(body) => Cow::from(body),
             AnswerBody::Stalled => {
                 report.set("content-type", "application/json");
                 LocalReply::stalled_error(answer.status).body().into()
             }
         };
-        let is_whole = matches!(answer.body, AnswerBody::Whole(_));
+        let is_whole = !matches!(answer.body, AnswerBody::Stalled);
         let is_from_call = self.engine == Engine::Filter;
         let tag = balancer.tags.of_backend(answer.backend);
         let tag = tag.filter(|_| self.request.tags_answer(&balancer.config));

@@ -124,13 +124,18 @@ impl Exchange {
 
     /// The attempt ended without an answer, or its time was up while that was held: connection refused, reset, timeout.
     fn conclude_unanswered<H: Host>(&mut self, balancer: &Balancer<H>) {
-        use Until::ErrorBody;
-        if matches!(
-            self.state,
-            State::Attempting | State::Deciding(ErrorBody(_))
-        ) {
-            self.headers = None;
-            self.conclude(Outcome::Unavailable, balancer);
+        use Until::{Content, ErrorBody, StreamEnd};
+        match self.state {
+            State::Attempting | State::Deciding(ErrorBody(_) | Content) => {
+                self.headers = None;
+                self.stream = None;
+                self.conclude(Outcome::Unavailable, balancer);
+            }
+            // It has said why it failed.
+            State::Deciding(StreamEnd(status)) => {
+                self.conclude_failed_stream(status, balancer);
+            }
+            _ => {}
         }
     }
 
@@ -265,8 +270,8 @@ impl Exchange {
 
     /// No attempt follows the answer that an upstream filter has at hand.
     pub(super) fn yield_or_pass(&mut self) -> Next {
-        let is_stalled = |answer: &Answer| answer.body == AnswerBody::Stalled;
-        if self.kept.as_deref().is_some_and(is_stalled) {
+        let is_cut = |answer: &Answer| !matches!(answer.body, AnswerBody::Whole(_));
+        if self.kept.as_deref().is_some_and(is_cut) {
             self.state = State::GivenUp;
             return Next::Yield;
         }
@@ -307,7 +312,10 @@ impl Exchange {
                 let origin = self.origin(details, balancer);
                 let is_awaited = matches!(
                     self.state,
-                    State::Attempting | State::Deciding(Until::ErrorBody(_))
+                    State::Attempting
+                        | State::Deciding(
+                            Until::ErrorBody(_) | Until::Content | Until::StreamEnd(_)
+                        )
                 );
                 if is_awaited && origin.is_to_slow_client(status) {
                     balancer.count(Event::ClientGone);

@@ -17,6 +17,8 @@ pub enum Key {
     Store,
     /// `purpose` of the whole document: what a file is for.
     Purpose,
+    /// `stream` of the whole document: the answer is an event stream.
+    Stream,
     /// A key, at any depth, whose value or values may be ids of objects.
     ObjectId,
     /// A key, at any depth, whose value only the resource can read that made it.
@@ -123,6 +125,7 @@ impl KeyReader {
             b"background" if at_root => Meaning::Key(Key::Background),
             b"store" if at_root => Meaning::Key(Key::Store),
             b"purpose" if at_root => Meaning::Key(Key::Purpose),
+            b"stream" if at_root => Meaning::Key(Key::Stream),
             b"metadata" | b"attributes" => Meaning::ClientsOwn,
             // JSON Schemas of functions, of MCP servers' tools and of answers.
             b"parameters" | b"input_schema" | b"schema" => Meaning::ClientsOwn,

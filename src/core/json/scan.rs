@@ -40,6 +40,8 @@ pub struct Findings {
     pub model: Option<Model>,
     /// `"background": true`
     pub background: bool,
+    /// `"stream": true`
+    pub stream: bool,
     /// `"store": true` or `false`, where it is said.
     pub store: Option<bool>,
     /// `"purpose": "batch"`
@@ -152,10 +154,12 @@ impl Findings {
         match event {
             Event::Key(Key::Model) => self.model = None,
             Event::Key(Key::Background) => self.background = false,
+            Event::Key(Key::Stream) => self.stream = false,
             Event::Key(Key::Store) => self.store = None,
             Event::Key(Key::Purpose) => self.for_batch = false,
             Event::Key(Key::ObjectId | Key::Encrypted) => {}
             Event::Bool(Key::Background, value) => self.background = value,
+            Event::Bool(Key::Stream, value) => self.stream = value,
             Event::Bool(Key::Store, value) => self.store = Some(value),
             Event::Bool(..) => {}
             Event::Begin { key, at } => {
@@ -296,6 +300,20 @@ mod tests {
             let body = format!(r#"{{"model":"{}"}}"#, "x".repeat(length));
             let (written, name) = model(&body).unwrap();
             assert_eq!((written.len(), name.is_some()), (length, named));
+        }
+    }
+
+    #[test]
+    fn a_request_for_a_stream_is_found() {
+        for (body, stream) in [
+            (r#"{"stream":true}"#, true),
+            (r#"{"stream": false}"#, false),
+            (r#"{"stream":true,"stream":null}"#, false),
+            (r#"{"stream":"true"}"#, false),
+            (r#"{"x":{"stream":true}}"#, false),
+            ("{}", false),
+        ] {
+            assert_eq!(scan(body).unwrap().stream, stream, "{body}");
         }
     }
 

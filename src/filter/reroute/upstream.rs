@@ -72,6 +72,11 @@ impl Upstream {
         })
     }
 
+    fn is_late_stream(&self) -> bool {
+        let request = self.request.as_ref();
+        request.is_some_and(|(_, request)| request.exchange.borrow().is_late_stream())
+    }
+
     /// Sends the attempt on its way.
     fn depart(&mut self) -> Result<(), HostError> {
         let Some((place, request)) = &self.request else {
@@ -87,13 +92,14 @@ impl Upstream {
     fn answer_goes_on(&mut self, shown: usize, end: bool) -> Result<Action, HostError> {
         self.down.complete(end);
         let Some((_, request)) = self.request.as_ref().filter(|_| self.held.is_some()) else {
-            return Ok(self.down.body(Action::Continue));
+            return Ok(match &mut self.request {
+                Some((place, _)) => place.end_frame(&mut self.down, Action::Continue),
+                None => Action::Continue,
+            });
         };
-        let error = match request.exchange.borrow().wants_error_body(shown, end) {
-            true => Some(host::buffer(Buffer::ResponseBody, 0, ERROR_BODY)?),
-            false => None,
-        };
-        let next = self.advance(Input::AnswerBody { error, end });
+        let wanted = request.exchange.borrow().wants_answer_body(shown, end);
+        let bytes = driver::answer_body_if(wanted)?;
+        let next = self.advance(Input::AnswerBody { bytes, end });
         let action = self.act_on_answer(next)?;
         Ok(self.down.body(action))
     }
@@ -183,16 +189,23 @@ impl Callbacks for Upstream {
         let Some((place, request)) = &self.request else {
             return Ok(Action::Continue);
         };
-        let status = driver::status()?;
-        let wants = request.exchange.borrow().wants(status, place.balancer());
+        let (exchange, balancer) = (request.exchange.borrow(), place.balancer());
+        let may_hold = self.up.is_complete();
+        let reads_start = may_hold && !end && exchange.reads_stream_start(balancer);
+        let (status, headers) = driver::head(reads_start)?;
+        let wants = exchange.wants(status, balancer);
+        drop(exchange);
         let next = self.advance(Input::Answer {
             status,
             details: driver::details_if(wants.details)?,
-            headers: driver::headers_if(wants.headers)?,
+            headers: match headers {
+                Some(headers) => Some(headers),
+                None => driver::headers_if(wants.headers)?,
+            },
             end,
             // An answer is never held across the end of its stream. Envoy ends the stream of an answer that is complete before its
             // request is, and then crashes when the filter resumes that answer (`docs/envoy-crash.md`).
-            may_hold: self.up.is_complete(),
+            may_hold,
         });
         self.act_on_answer(next)
     }
@@ -202,10 +215,17 @@ impl Callbacks for Upstream {
     }
 
     fn response_trailers(&mut self) -> Result<Action, HostError> {
-        self.answer_goes_on(0, true)
+        if let (Some((place, _)), true) = (&mut self.request, self.down.holds_frame()) {
+            place.leave();
+        }
+        self.down.trailers();
+        self.answer_goes_on(ERROR_BODY, true)
     }
 
     fn granted(&mut self, granted: Granted) -> Result<(), HostError> {
+        if self.down.holds_frame() {
+            return self.down.let_frame_go();
+        }
         let Some((_, request)) = &self.request else {
             return Ok(());
         };
@@ -219,7 +239,9 @@ impl Callbacks for Upstream {
             };
         }
         let passes = matches!(next, Next::Pass);
+        let is_late = passes && self.down.awaits_frame() && self.is_late_stream();
         match self.act_on_answer(next)? {
+            Action::Continue if is_late => self.down.open_early(),
             Action::Continue if passes => self.down.open(),
             // The client gets another answer, and a backend that has stalled may send no frame to resume this one.
             Action::Continue => host::resume(Half::Response),

@@ -53,7 +53,12 @@ fn an_answer_whose_status_cannot_be_read_is_replaced() {
             .on(":status")
             .times(1),
     );
+    let stream = get(&vm);
+    respond(&stream, 200, "lost");
+    assert_eq!(stream.answer().status, 500);
+    // All headers of an answer that may be a stream.
     let stream = send(&vm);
+    host.inject(Fault::of("proxy_get_header_map_pairs").times(1));
     respond(&stream, 200, "lost");
     assert_eq!(stream.answer().status, 500);
 }

@@ -32,6 +32,7 @@ mod stalled_errors;
 mod state;
 mod state_rules;
 mod state_traffic;
+mod stream_start;
 mod streams;
 mod trailers;
 mod uneven;

@@ -419,6 +419,13 @@ pub struct Retry {
         extend("default" = "300s", "x-minimum" = "100ms", "x-maximum" = "1h")
     )]
     pub per_try_timeout: Option<String>,
+    /// How long an event stream is held for its first content, so that an error before that is retried; `0s`: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        regex(pattern = r"^[0-9.]+(ms|s|m|h)$"),
+        extend("default" = "1s", "x-minimum" = "0s", "x-maximum" = "1m")
+    )]
+    pub stream_start: Option<String>,
     /// The largest request body that is sent again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(

@@ -1,0 +1,475 @@
+//! Decides whether an event stream has begun with content or with its backend's failure.
+//!
+//! Backends report rate limits and errors of their own inside answers with status 200: `response.failed` or `error` after
+//! `response.created` (Responses API), `data: {"error": {...}}` (chat completions), `error` (Anthropic's messages). Until the first
+//! content the request can still go to another backend.
+
+use core::time::Duration;
+
+use serde_json::Value;
+
+use super::header_map::HeaderMap;
+use super::retry_after::wait_in_words;
+use super::sse::{Event, Events};
+use crate::prelude::*;
+
+/// As much of a stream as is looked through for its first content, in bytes. Then it counts as content.
+pub const STREAM_START: usize = 64 * 1024;
+
+/// The events that come before the first content.
+const LIFECYCLE: [&str; 5] = [
+    "response.created",
+    "response.in_progress",
+    "response.queued",
+    "message_start",
+    "ping",
+];
+
+/// The events that report a failure.
+const FAILURES: [&str; 2] = ["response.failed", "error"];
+
+/// Whether an answer with these headers is an event stream that can be read.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    let mut is_stream = false;
+    for (name, value) in headers.iter() {
+        match name {
+            b"content-type" => {
+                let media = value.split(|byte| *byte == b';').next().unwrap_or_default();
+                is_stream = media
+                    .trim_ascii()
+                    .eq_ignore_ascii_case(b"text/event-stream");
+                // Most answers are none, and need no more looking.
+                if !is_stream {
+                    return false;
+                }
+            }
+            b"content-encoding" if !value.eq_ignore_ascii_case(b"identity") => return false,
+            _ => {}
+        }
+    }
+    is_stream
+}
+
+/// What is known of the start of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// No content has come, and no failure.
+    Undecided,
+    /// Content has come, or something that is not known here.
+    Content,
+    /// The first thing that came is an error.
+    Failed(Failure),
+}
+
+/// An error that came before content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The status of an answer that would say the same; 400 for an error of the request, or one that is not known here.
+    pub status: u16,
+    /// The wait that the error's message asks for.
+    pub wait: Option<Duration>,
+}
+
+/// The reading of a stream's start.
+#[derive(Debug)]
+pub struct StreamStart {
+    events: Option<Events>,
+    seen: Vec<u8>,
+    start: Start,
+}
+
+impl Default for StreamStart {
+    fn default() -> Self {
+        Self {
+            events: Some(Events::new(STREAM_START)),
+            seen: Vec::new(),
+            start: Start::Undecided,
+        }
+    }
+}
+
+impl StreamStart {
+    /// The reading of the start of a stream that is complete.
+    pub fn of_whole(body: &[u8]) -> Self {
+        let begin = body.get(..STREAM_START).unwrap_or(body);
+        let mut reading = Self::default();
+        reading.read(begin);
+        if begin.len() == body.len() {
+            reading.finish();
+        }
+        reading
+    }
+
+    /// The failure that the stream began with.
+    pub fn failure(&self) -> Option<Failure> {
+        match self.start {
+            Start::Failed(failure) => Some(failure),
+            Start::Undecided | Start::Content => None,
+        }
+    }
+
+    /// How many bytes have come.
+    pub fn seen(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// What is known so far.
+    pub fn start(&self) -> Start {
+        self.start
+    }
+
+    /// Takes the next bytes; `end` if they are the last. An error is the last event that is read.
+    pub fn push(&mut self, chunk: &[u8], end: bool) -> Start {
+        if self.start == Start::Undecided {
+            self.read(chunk);
+        }
+        self.seen.extend_from_slice(chunk);
+        if end {
+            self.finish();
+        }
+        if self.start == Start::Undecided && self.is_full() {
+            self.start = Start::Content;
+        }
+        self.start
+    }
+
+    /// Whether no more bytes are taken.
+    pub fn is_full(&self) -> bool {
+        self.seen.len() >= STREAM_START
+    }
+
+    /// All bytes that have come. What is known of them stays.
+    pub fn take_seen(&mut self) -> Vec<u8> {
+        self.events = None;
+        core::mem::take(&mut self.seen)
+    }
+
+    fn read(&mut self, chunk: &[u8]) {
+        let (start, events) = (&mut self.start, &mut self.events);
+        let Some(reader) = events else {
+            return;
+        };
+        let read = reader.push(chunk, &mut |event| start.learn(&event));
+        if read.is_err() && *start == Start::Undecided {
+            *start = Start::Content;
+        }
+    }
+
+    fn finish(&mut self) {
+        let start = &mut self.start;
+        if let Some(events) = self.events.take() {
+            events.finish(&mut |event| start.learn(&event));
+        }
+    }
+}
+
+impl Start {
+    fn learn(&mut self, event: &Event<'_>) {
+        if *self == Self::Undecided {
+            *self = Self::of(event);
+        }
+    }
+
+    /// What one event says.
+    #[inline(never)]
+    fn of(event: &Event<'_>) -> Self {
+        let is_one_of = |names: &[&str], name: &[u8]| names.iter().any(|n| n.as_bytes() == name);
+        let name = event.name();
+        if is_one_of(&LIFECYCLE, name) {
+            return Self::Undecided;
+        }
+        let is_failure = is_one_of(&FAILURES, name);
+        if !is_failure && !matches!(name, b"" | b"message") {
+            return Self::Content;
+        }
+        let data: Value = serde_json::from_slice(&event.data()).unwrap_or_default();
+        let error = error_in(&data);
+        let of_type = data.get("type").and_then(Value::as_str).unwrap_or_default();
+        if is_failure || FAILURES.contains(&of_type) {
+            return Self::Failed(Failure::of(error.unwrap_or(&data)));
+        }
+        if LIFECYCLE.contains(&of_type) {
+            return Self::Undecided;
+        }
+        if let Some(error) = error {
+            return Self::Failed(Failure::of(error));
+        }
+        match data.get("choices").and_then(Value::as_array) {
+            Some(choices) if !choices.iter().any(has_content) => Self::Undecided,
+            _ => Self::Content,
+        }
+    }
+}
+
+/// The error that an event's data has, in it or in its response.
+fn error_in(data: &Value) -> Option<&Value> {
+    let of = |value: &'_ Value| value.get("error").is_some_and(|error| !error.is_null());
+    let response = || data.get("response").filter(|response| of(response));
+    let holder = if of(data) { Some(data) } else { response() };
+    holder?.get("error")
+}
+
+/// Whether a choice of a chat, or of a completion, says more than who speaks.
+fn has_content(choice: &Value) -> bool {
+    let says = |value: &Value| match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        _ => true,
+    };
+    let delta = choice.get("delta").and_then(Value::as_object);
+    let mut fields = delta.into_iter().flatten();
+    fields.any(|(name, value)| name != "role" && says(value))
+        || ["finish_reason", "text"]
+            .into_iter()
+            .any(|name| choice.get(name).is_some_and(says))
+}
+
+impl Failure {
+    /// The failure that this error describes: `{"code": ..., "type": ..., "message": ...}`.
+    fn of(error: &Value) -> Self {
+        let field = |name| error.get(name).and_then(Value::as_str);
+        let number = error.get("code").and_then(Value::as_u64);
+        let number = number.and_then(|code| u16::try_from(code).ok());
+        let named = || {
+            ["code", "type"]
+                .into_iter()
+                .find_map(|name| status_of(field(name)?))
+        };
+        Self {
+            status: number.or_else(named).unwrap_or(400),
+            wait: field("message").and_then(wait_in_words),
+        }
+    }
+}
+
+/// The status that says the same as an error's code, or its type; `None` for those of a request, and those that are not known.
+///
+/// The Responses API has `rate_limit_exceeded` and `server_error` ([`ResponseError`]), Azure adds `too_many_requests`; Anthropic's
+/// types are `rate_limit_error`, `api_error`, `overloaded_error` and `timeout_error` ([errors]). Gateways write the same in other cases.
+///
+/// [`ResponseError`]: https://platform.openai.com/docs/api-reference/responses/object
+/// [errors]: https://docs.anthropic.com/en/api/errors
+fn status_of(code: &str) -> Option<u16> {
+    let plain: String = code
+        .chars()
+        .filter(|c| !matches!(c, '_' | '-' | ' '))
+        .collect();
+    Some(match plain.to_ascii_lowercase().as_str() {
+        "ratelimitexceeded" | "ratelimitreached" | "ratelimiterror" | "toomanyrequests"
+        | "insufficientquota" | "429" => 429,
+        "servererror" | "internalerror" | "internalservererror" | "apierror" | "500" => 500,
+        "overloadederror" | "serviceunavailable" | "503" | "529" => 503,
+        "timeout" | "timeouterror" | "gatewaytimeout" | "504" => 504,
+        "badgateway" | "502" => 502,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CREATED: &str = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"error\":null}}\n\n";
+    const IN_PROGRESS: &str = "event: response.in_progress\ndata: {}\n\n";
+    const FILTERS: &str =
+        "data: {\"choices\":[],\"prompt_filter_results\":[{\"prompt_index\":0}]}\n\n";
+    const ROLE: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},\
+                        \"finish_reason\":null,\"logprobs\":null,\"content_filter_results\":{}}]}\n\n";
+
+    fn delta(delta: &str) -> String {
+        format!(
+            "data: {{\"choices\":[{{\"index\":0,\"delta\":{delta},\"finish_reason\":null}}]}}\n\n"
+        )
+    }
+
+    fn failed(code: &str) -> String {
+        format!(
+            "event: response.failed\ndata: {{\"type\":\"response.failed\",\"response\":{{\"status\":\"failed\",\
+             \"error\":{{\"code\":\"{code}\",\"message\":\"Rate limit. Please try again in 7.2s.\"}}}}}}\n\n"
+        )
+    }
+
+    fn start(stream: &str) -> Start {
+        let mut start = StreamStart::default();
+        start.push(stream.as_bytes(), false)
+    }
+
+    fn status(stream: &str) -> u16 {
+        match start(stream) {
+            Start::Failed(failure) => failure.status,
+            other => panic!("{stream}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_comes_before_content_is_no_content() {
+        for stream in [
+            "",
+            ": keep-alive\n\n",
+            CREATED,
+            IN_PROGRESS,
+            "event: response.queued\ndata: {}\n\n",
+            "data: {\"type\":\"response.created\"}\n\n",
+            "event: message_start\ndata: {\"type\":\"message_start\"}\n\n",
+            "event: ping\ndata: {\"type\":\"ping\"}\n\n",
+            FILTERS,
+            ROLE,
+            "data: {\"choices\":[{\"text\":\"\",\"finish_reason\":null}]}\n\n",
+            "data: {\"choices\":[],\"error\":null}\n\n",
+        ] {
+            assert_eq!(start(stream), Start::Undecided, "{stream}");
+            assert_eq!(
+                start(&format!("{stream}{}", delta(r#"{"content":"H"}"#))),
+                Start::Content
+            );
+        }
+    }
+
+    #[test]
+    fn content_and_what_is_not_known_is_content() {
+        for stream in [
+            delta(r#"{"content":"H"}"#),
+            delta(r#"{"tool_calls":[{"index":0}]}"#),
+            delta(r#"{"role":"assistant","reasoning_content":"H"}"#),
+            "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n".into(),
+            "data: {\"choices\":[{\"text\":\"H\"}]}\n\n".into(),
+            "data: {\"choices\":{}}\n\n".into(),
+            "data: [DONE]\n\n".into(),
+            "data: no JSON\n\n".into(),
+            "data: {}\n\n".into(),
+            "event: response.output_item.added\ndata: {}\n\n".into(),
+            "event: content_block_start\ndata: {}\n\n".into(),
+            "event: novelty\ndata: {\"error\":{\"code\":\"server_error\"}}\n\n".into(),
+            "data: {\"type\":\"novelty\"}\n\n".into(),
+        ] {
+            assert_eq!(start(&stream), Start::Content, "{stream}");
+            let late = format!("{stream}{}", failed("server_error"));
+            assert_eq!(start(&late), Start::Content, "{stream}");
+        }
+    }
+
+    #[test]
+    fn an_error_before_content_has_the_status_of_its_code() {
+        let chat = |error: &str| format!("{FILTERS}data: {{\"error\":{error}}}\n\n");
+        for (stream, expected) in [
+            (failed("rate_limit_exceeded"), 429),
+            (failed("too_many_requests"), 429),
+            (failed("server_error"), 500),
+            (failed("invalid_prompt"), 400),
+            (
+                "event: error\ndata: {\"type\":\"error\",\"code\":\"rate_limit_exceeded\"}\n\n".into(),
+                429,
+            ),
+            (
+                "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"too_many_requests\"}}\n\n".into(),
+                429,
+            ),
+            (
+                "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}\n\n".into(),
+                503,
+            ),
+            ("event: error\ndata: no JSON\n\n".into(), 400),
+            ("data: {\"type\":\"error\",\"code\":\"server_error\"}\n\n".into(), 500),
+            (chat(r#"{"code":"429"}"#), 429),
+            (chat(r#"{"code":429}"#), 429),
+            (chat(r#"{"code":"RateLimitReached"}"#), 429),
+            (chat(r#"{"code":null,"type":"server_error"}"#), 500),
+            (chat(r#"{"code":"Timeout"}"#), 504),
+            (chat(r#"{"code":"content_filter"}"#), 400),
+            (chat(r#"{"code":"context_length_exceeded"}"#), 400),
+            (chat(r#""words""#), 400),
+        ] {
+            assert_eq!(status(&stream), expected, "{stream}");
+            assert_eq!(status(&format!("{CREATED}{IN_PROGRESS}{stream}")), expected);
+        }
+    }
+
+    #[test]
+    fn the_message_says_how_long_to_wait() {
+        let Start::Failed(failure) = start(&failed("rate_limit_exceeded")) else {
+            panic!("no failure");
+        };
+        assert_eq!(failure.wait, Some(Duration::from_millis(7_200)));
+    }
+
+    #[test]
+    fn cuts_change_nothing() {
+        let content = format!(
+            "{CREATED}{IN_PROGRESS}{FILTERS}{ROLE}{}",
+            delta(r#"{"content":"é"}"#)
+        );
+        let error = format!("{CREATED}{IN_PROGRESS}{}", failed("server_error"));
+        for stream in [content, error] {
+            let stream = stream.as_bytes();
+            let whole = StreamStart::of_whole(stream).start();
+            assert_ne!(whole, Start::Undecided);
+            for size in [1, 2, 3, 7, 50] {
+                let mut start = StreamStart::default();
+                for chunk in stream.chunks(size) {
+                    start.push(chunk, false);
+                }
+                assert_eq!((start.start(), start.seen()), (whole, stream.len()));
+                assert_eq!(start.take_seen(), stream);
+                assert_eq!(start.start(), whole);
+            }
+        }
+    }
+
+    #[test]
+    fn a_last_event_without_a_blank_line_counts_at_the_end() {
+        let stream = failed("server_error");
+        let cut = stream.trim_end();
+        let mut start = StreamStart::default();
+        assert_eq!(start.push(cut.as_bytes(), false), Start::Undecided);
+        assert!(matches!(start.push(b"", true), Start::Failed(_)));
+        assert!(StreamStart::of_whole(cut.as_bytes()).failure().is_some());
+    }
+
+    #[test]
+    fn a_long_start_counts_as_content() {
+        let comments = ": keep-alive\n\n".repeat(STREAM_START / 14 + 1);
+        assert_eq!(start(&comments), Start::Content);
+        let long = format!(
+            "data: {}\n\n{}",
+            "x".repeat(STREAM_START),
+            failed("server_error")
+        );
+        assert_eq!(start(&long), Start::Content);
+        assert_eq!(StreamStart::of_whole(long.as_bytes()).failure(), None);
+    }
+
+    #[test]
+    fn an_event_stream_is_known_by_its_type() {
+        for (pairs, expected) in [
+            (&[("content-type", "text/event-stream")][..], true),
+            (
+                &[("content-type", "Text/Event-Stream; charset=utf-8")],
+                true,
+            ),
+            (&[("content-type", "application/json")], false),
+            (
+                &[
+                    ("content-type", "text/event-stream"),
+                    ("content-encoding", "gzip"),
+                ],
+                false,
+            ),
+            (
+                &[
+                    ("content-type", "text/event-stream"),
+                    ("content-encoding", "identity"),
+                ],
+                true,
+            ),
+            (&[], false),
+        ] {
+            let pairs: Vec<_> = pairs
+                .iter()
+                .map(|(n, v)| (n.as_bytes(), v.as_bytes()))
+                .collect();
+            let headers = HeaderMap::new(HeaderMap::encode(&pairs));
+            assert_eq!(is_event_stream(&headers), expected, "{pairs:?}");
+        }
+    }
+}

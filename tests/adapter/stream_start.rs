@@ -1,0 +1,339 @@
+//! Errors inside an event stream, before its first content.
+
+use mock_host::Action;
+use serde_json::json;
+
+use super::engines::*;
+
+const STREAM: [(&str, &str); 2] = [
+    ("content-type", "text/event-stream"),
+    ("x-ms-region", "east"),
+];
+const RESPONSES: &str = "/openai/v1/responses";
+const CREATED: &str = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"error\":null}}\n\n";
+const FILTERS: &str = "data: {\"choices\":[],\"prompt_filter_results\":[]}\n\n";
+const CONTENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"H\"}}]}\n\n";
+const DONE: &str = "data: [DONE]\n\n";
+
+fn chat_error(code: &str) -> String {
+    format!(
+        "data: {{\"error\":{{\"code\":\"{code}\",\"message\":\"Please try again in 7s.\"}}}}\n\n"
+    )
+}
+
+fn failed(code: &str) -> String {
+    format!(
+        "event: response.failed\ndata: {{\"type\":\"response.failed\",\"response\":{{\"error\":\
+         {{\"code\":\"{code}\",\"message\":\"Please try again in 7s.\"}}}}}}\n\n"
+    )
+}
+
+/// The stream of a backend that serves a chat.
+fn whole() -> String {
+    format!("{FILTERS}{CONTENT}{DONE}")
+}
+
+/// The attempt is answered with a whole stream.
+fn stream(attempt: &Attempt, text: &str) {
+    attempt.respond(200, STREAM, false);
+    attempt.response_body(text, true);
+}
+
+fn outcomes(gateway: &Gateway, name: &str) -> u64 {
+    gateway.counted(&format!("aoai.backend.east.outcome.{name}"))
+}
+
+cases! {
+    fn an_error_before_content_leads_to_the_next_backend(engine) {
+        for (code, name) in [("rate_limit_exceeded", "throttled"), ("server_error", "unavailable")] {
+            let gateway = engine.gateway();
+            let request = gateway.send();
+            let attempt = request.attempt();
+            assert_eq!(attempt.respond(200, STREAM, false), Some(Action::Pause));
+            assert_eq!(attempt.response_body(FILTERS, false), Some(Action::Pause));
+            attempt.response_body(chat_error(code), false);
+            assert_eq!((request.answered(), request.attempts().len()), (None, 1));
+            attempt.response_body(DONE, true);
+            let second = request.attempt();
+            assert_eq!(second.cluster(), WEST);
+            stream(&second, &whole());
+            assert_eq!(outcome(&request), is(200, "west", "2", &whole()));
+            drop(request);
+            assert_eq!(outcomes(&gateway, name), 1, "{code}");
+            assert_eq!(outcomes(&gateway, "success"), 0);
+            assert_eq!(gateway.counted("aoai.stream_failed"), 1);
+        }
+    }
+
+    fn a_failed_response_leads_to_the_next_backend_however_it_is_cut(engine) {
+        let first = format!("{CREATED}event: response.in_progress\r\ndata: {{}}\r\n\r\n{}", failed("too_many_requests"));
+        for size in [1, 7, 1000] {
+            let gateway = engine.gateway();
+            let request = gateway.ask("POST", RESPONSES, r#"{"model":"gpt","stream":true}"#);
+            let attempt = request.attempt();
+            attempt.respond(200, STREAM, false);
+            for chunk in first.as_bytes().chunks(size) {
+                attempt.response_body(chunk, false);
+            }
+            attempt.response_body("", true);
+            let served = format!("{CREATED}event: response.output_item.added\ndata: {{}}\n\n");
+            stream(&request.attempt(), &served);
+            assert_eq!(outcome(&request), is(200, "west", "2", &served));
+        }
+    }
+
+    fn the_deployment_is_throttled_for_as_long_as_the_message_says(engine) {
+        let gateway = engine.gateway();
+        let request = gateway.send();
+        stream(&request.attempt(), &chat_error("429"));
+        stream(&request.attempt(), &whole());
+        assert_eq!(request.answer().text(), whole());
+        let served = |count| (0..count).map(|_| {
+            let request = gateway.send();
+            let attempt = request.attempt();
+            answer(&attempt, 200, "fine");
+            attempt.cluster()
+        }).collect::<Vec<_>>();
+        gateway.host.advance(millis(6_800));
+        assert!(!served(3).contains(&EAST.to_owned()));
+        gateway.host.advance(millis(1_500));
+        assert!(served(3).contains(&EAST.to_owned()));
+    }
+
+    fn content_passes_at_once_and_errors_after_it_as_well(engine) {
+        let gateway = engine.gateway();
+        let request = gateway.send();
+        let attempt = request.attempt();
+        attempt.respond(200, STREAM, false);
+        attempt.response_body(FILTERS, false);
+        assert_eq!(request.answered(), None);
+        assert_eq!(attempt.response_body(CONTENT, false), Some(Action::Continue));
+        assert_eq!(request.answered().unwrap().text(), format!("{FILTERS}{CONTENT}"));
+        let error = chat_error("server_error");
+        attempt.response_body(&error, true);
+        assert_eq!(outcome(&request), is(200, "east", "1", &format!("{FILTERS}{CONTENT}{error}")));
+        drop(request);
+        assert_eq!(outcomes(&gateway, "success"), 1);
+        assert_eq!(gateway.counted("aoai.stream_failed"), 0);
+    }
+
+    fn an_error_of_the_request_passes(engine) {
+        for code in ["content_filter", "context_length_exceeded", "novelty"] {
+            let gateway = engine.gateway();
+            let request = gateway.send();
+            let attempt = request.attempt();
+            attempt.respond(200, STREAM, false);
+            let error = chat_error(code);
+            assert_eq!(attempt.response_body(&error, false), Some(Action::Continue));
+            attempt.response_body(DONE, true);
+            assert_eq!(outcome(&request), is(200, "east", "1", &format!("{error}{DONE}")));
+            drop(request);
+            assert_eq!(outcomes(&gateway, "client_error"), 1);
+        }
+    }
+
+    fn a_stream_without_content_passes_when_its_time_is_up(engine) {
+        for frames in 0..2 {
+            let gateway = engine.gateway();
+            let request = gateway.send();
+            let attempt = request.attempt();
+            attempt.respond(200, STREAM, false);
+            if frames > 0 {
+                attempt.response_body(": keep-alive\n\n", false);
+            }
+            gateway.host.advance(millis(900));
+            assert_eq!(request.answered(), None);
+            gateway.host.advance(millis(200));
+            let begin = if frames > 0 { ": keep-alive\n\n" } else { "" };
+            assert_eq!(request.answered().unwrap().text(), begin);
+            let error = chat_error("server_error");
+            attempt.response_body(&error, false);
+            gateway.host.advance(millis(60));
+            assert_eq!(request.answered().unwrap().text(), format!("{begin}{error}"));
+            gateway.host.advance(seconds(60));
+            attempt.response_body(DONE, true);
+            gateway.host.advance(millis(5));
+            assert_eq!(outcome(&request), is(200, "east", "1", &format!("{begin}{error}{DONE}")));
+            drop(request);
+            assert_eq!(outcomes(&gateway, "success"), 1);
+        }
+    }
+
+    /// Envoy loses a frame that follows an early resume and passes in its own callback.
+    fn frames_of_a_late_stream_come_in_order_and_none_is_lost(engine) {
+        let frames: Vec<_> = (0..6).map(|number| format!("data: {{\"id\":\"file-{number}\"}}\n\n")).collect();
+        // The time between two frames, in milliseconds.
+        for gap in [0, 10, 200] {
+            let gateway = engine.gateway();
+            let request = gateway.ask("POST", RESPONSES, r#"{"model":"gpt","stream":true}"#);
+            let attempt = request.attempt();
+            attempt.respond(200, STREAM, false);
+            attempt.response_body(CREATED, false);
+            gateway.host.advance(millis(1_100));
+            assert_eq!(request.answered().unwrap().text(), CREATED);
+            for (number, frame) in frames.iter().enumerate() {
+                attempt.response_body(frame, number == 5);
+                gateway.host.advance(millis(gap));
+            }
+            gateway.host.advance(millis(60));
+            let answer = request.answer();
+            let expected = format!("{CREATED}{}", frames.concat());
+            // Each id was tagged, and tagged once.
+            let tag = answer.text().split("file-0").nth(1).unwrap().split('"').next().unwrap();
+            assert_eq!(tag.len(), 8, "{tag}");
+            assert_eq!(answer.text().replace(tag, ""), expected, "{gap}");
+            assert_eq!(answer.text().matches(tag).count(), 6);
+        }
+    }
+
+    fn the_trailers_of_a_late_stream_bring_its_last_frame(engine) {
+        let gateway = engine.gateway();
+        let request = gateway.ask("POST", RESPONSES, r#"{"model":"gpt","stream":true}"#);
+        let attempt = request.attempt();
+        attempt.respond(200, STREAM, false);
+        attempt.response_body(CREATED, false);
+        gateway.host.advance(millis(1_100));
+        attempt.response_body("data: {\"id\":\"file-0\"}\n\n", false);
+        attempt.response_trailers([("x-end", "1")]);
+        let answer = request.answer();
+        assert!(answer.text().contains("\"file-0.b"), "{}", answer.text());
+        gateway.host.advance(millis(100));
+        assert_quiet(&gateway.host);
+    }
+
+    fn a_failed_stream_that_does_not_end_is_not_waited_for(engine) {
+        let gateway = engine.gateway();
+        let request = gateway.send();
+        let attempt = request.attempt();
+        attempt.respond(200, STREAM, false);
+        attempt.response_body(chat_error("server_error"), false);
+        gateway.host.advance(millis(250));
+        let second = request.attempt();
+        assert_eq!(second.cluster(), WEST);
+        stream(&second, &whole());
+        assert_eq!(outcome(&request), is(200, "west", "2", &whole()));
+    }
+
+    fn the_last_failed_stream_is_delivered_whole(engine) {
+        let gateway = engine.fleet(2, json!({}));
+        let request = gateway.send();
+        let (first, last) = (chat_error("server_error"), format!("{FILTERS}{}{DONE}", chat_error("500")));
+        stream(&request.attempt(), &first);
+        stream(&request.attempt(), &last);
+        assert_eq!(outcome(&request), is(200, "west", "2", &last));
+        let headers = request.answer().headers;
+        assert_eq!(headers.get("content-type"), Some("text/event-stream"));
+        assert_eq!(headers.get("x-ms-region"), Some("east"));
+    }
+
+    fn a_failed_stream_is_delivered_where_no_other_backend_answers(engine) {
+        let gateway = engine.fleet(2, json!({}));
+        let request = gateway.send();
+        let first = format!("{FILTERS}{}", chat_error("server_error"));
+        stream(&request.attempt(), &first);
+        request.attempt().fail();
+        assert_eq!(outcome(&request), is(200, "east", "2", &first));
+    }
+
+    fn the_only_backends_failed_stream_is_delivered(engine) {
+        for end in [true, false] {
+            let gateway = engine.fleet(1, json!({}));
+            let request = gateway.send();
+            let attempt = request.attempt();
+            let error = chat_error("server_error");
+            attempt.respond(200, STREAM, false);
+            attempt.response_body(&error, end);
+            gateway.host.advance(millis(300));
+            assert_eq!(outcome(&request), is(200, "east", "1", &error));
+        }
+    }
+
+    fn the_rule_can_be_switched_off(engine) {
+        let gateway = engine.fleet(3, json!({"retry": {"stream_start": "0s"}}));
+        let request = gateway.send();
+        let attempt = request.attempt();
+        assert_eq!(attempt.respond(200, STREAM, false), Some(Action::Continue));
+        attempt.response_body(chat_error("server_error"), true);
+        assert_eq!(outcome(&request), is(200, "east", "1", &chat_error("server_error")));
+    }
+
+    fn only_streams_of_models_that_can_be_read_are_held(engine) {
+        let encoded = [("content-type", "text/event-stream"), ("content-encoding", "gzip")];
+        let plain = [("content-type", "application/json")];
+        for (path, headers) in [
+            (PATH, &encoded[..]),
+            (PATH, &plain[..]),
+            (PATH, &[]),
+            ("/openai/v1/embeddings", &STREAM[..]),
+            ("/openai/v1/responses/resp_1/cancel", &STREAM[..]),
+        ] {
+            let gateway = engine.gateway();
+            let request = gateway.ask("POST", path, "{}");
+            let attempt = request.attempt();
+            assert_eq!(attempt.respond(200, headers, false), Some(Action::Continue), "{path}");
+            attempt.response_body(chat_error("server_error"), true);
+            assert_eq!(request.answer().status, 200);
+            assert_eq!(request.attempts().len(), 1, "{path}");
+        }
+    }
+
+    fn an_answer_that_is_to_be_no_stream_is_not_looked_at(engine) {
+        for (body, action) in [(r#"{"stream":true}"#, Action::Pause), ("{}", Action::Continue)] {
+            let gateway = engine.gateway();
+            let request = gateway.ask("POST", RESPONSES, body);
+            let attempt = request.attempt();
+            assert_eq!(attempt.respond(200, STREAM, false), Some(action), "{body}");
+        }
+    }
+
+    fn what_may_have_been_done_in_the_background_is_not_repeated(engine) {
+        let gateway = engine.gateway();
+        let request = gateway.ask("POST", RESPONSES, r#"{"model":"gpt","background":true,"stream":true}"#);
+        let error = format!("{CREATED}{}", failed("server_error"));
+        stream(&request.attempt(), &error);
+        assert_eq!(outcome(&request), is(200, "east", "1", &error));
+        drop(request);
+        assert_eq!(gateway.counted("aoai.no_retry.not_repeatable"), 1);
+    }
+
+    fn a_client_that_leaves_while_a_stream_is_held_is_counted(engine) {
+        let gateway = engine.gateway();
+        let request = gateway.send();
+        request.attempt().respond(200, STREAM, false);
+        request.attempt().response_body(FILTERS, false);
+        request.disconnect();
+        assert_eq!(gateway.counted("aoai.client_gone"), 1);
+        gateway.host.advance(seconds(2));
+        assert_quiet(&gateway.host);
+    }
+}
+
+#[test]
+fn the_router_engine_holds_no_stream_of_an_incomplete_request() {
+    let gateway = Engine::Router.gateway();
+    let request = gateway.request(chat_of(5 << 20), false);
+    request.body("{", false);
+    let attempt = request.attempt();
+    assert_eq!(attempt.respond(200, STREAM, false), Some(Action::Continue));
+}
+
+#[test]
+fn streams_pass_where_envoy_hides_their_bodies() {
+    let config = Engine::Filter.config(3, json!({}));
+    let gateway =
+        Engine::Filter.ready(mock_host::Setup::new(config).allow_on_headers_stop_iteration(false));
+    let request = gateway.get();
+    answer(&request.attempt(), 200, "fine");
+    drop(request);
+    for (round, held) in [(1, true), (2, true), (3, true), (4, false)] {
+        let request = gateway.request(chat(), true);
+        let attempt = request.attempt();
+        attempt.respond(200, STREAM, false);
+        attempt.response_body(CONTENT, false);
+        assert_eq!(request.answered().is_none(), held, "{round}");
+        gateway.host.advance(millis(1_100));
+        assert_eq!(request.answered().unwrap().text(), CONTENT, "{round}");
+        attempt.response_body(DONE, true);
+        assert_eq!(request.answer().text(), format!("{CONTENT}{DONE}"));
+    }
+}
