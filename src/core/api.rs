@@ -67,9 +67,20 @@ impl Api {
         Self::ALL.into_iter().find(|api| api.name() == name)
     }
 
-    /// What stands for the API among the things that a backend may lack.
-    pub fn id(self) -> u64 {
+    /// What stands for the API in shared records.
+    pub fn id(self) -> ApiId {
         // No deployment's name has a space.
-        fingerprint(["api ", self.name()].into_iter())
+        ApiId(fingerprint(["api ", self.name()].into_iter()))
+    }
+}
+
+/// What stands for an API. No deployment has the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApiId(u64);
+
+impl ApiId {
+    /// The id as a number.
+    pub const fn number(self) -> u64 {
+        self.0
     }
 }

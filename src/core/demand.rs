@@ -1,13 +1,13 @@
 //! What a request asks of a backend, and whose quota it uses.
 
-use super::hash::{fingerprint, scatter};
+use super::hash::{fingerprint, fingerprint_of, scatter, END_OF_PART};
 use super::operation::Api;
 
 /// What a request needs its backend to have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
-    /// The deployment, by its [id](super::request::deployment_id), if the request names one and the name was read.
-    pub deployment: Option<u64>,
+    /// The deployment, if the request names one and the name was read.
+    pub deployment: Option<DeploymentId>,
     /// The API.
     pub api: Option<Api>,
     /// The quota that the request uses.
@@ -24,9 +24,49 @@ impl Demand {
     /// It is the deployment as this API serves it: Foundry answers `unknown_model` to a chat with a model that it serves by another
     /// API, and then requests of that API must not pass the backend over.
     #[inline(never)]
-    pub fn deployment_in_api(&self) -> Option<u64> {
-        let api = self.api.map_or(0, |api| scatter(api.id()));
-        self.deployment.map(|deployment| deployment ^ api)
+    pub fn deployment_in_api(&self) -> Option<LackId> {
+        let api = self.api.map_or(0, |api| scatter(api.id().number()));
+        let deployment = self.deployment?;
+        Some(LackId(deployment.0 ^ api))
+    }
+
+    /// The API among the things that a backend may lack.
+    pub fn whole_api(&self) -> Option<LackId> {
+        self.api.map(|api| LackId(api.id().number()))
+    }
+}
+
+/// What stands for a deployment's name, so that nothing needs to be compared or kept by letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeploymentId(u64);
+
+impl DeploymentId {
+    /// The deployment with this name. Azure does not tell upper from lower case in it.
+    pub fn of(name: &str) -> Self {
+        let bytes = name.bytes().map(|byte| byte.to_ascii_lowercase());
+        Self(fingerprint_of(bytes.chain([END_OF_PART])))
+    }
+
+    /// A deployment of which the name does not matter.
+    #[cfg(test)]
+    pub(crate) const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+/// Something that a backend may lack: a deployment as one API serves it, or an API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LackId(u64);
+
+impl LackId {
+    /// The id as a number, for shared records.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The id with this number.
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
     }
 }
 
@@ -40,15 +80,15 @@ impl QuotaKey {
     /// The quota of a request whose body names a deployment that was not read. It may be any of the backend's quotas.
     pub const UNREAD: Self = Self(0);
 
-    /// The quota of the deployment with this [id](super::request::deployment_id).
-    pub const fn of_deployment(id: u64) -> Self {
-        Self(id)
+    /// The quota of this deployment.
+    pub const fn of_deployment(id: DeploymentId) -> Self {
+        Self(id.0)
     }
 
     /// The quota of an operation that has no deployment, such as the upload of a file.
     pub fn of_api(api: Option<Api>) -> Self {
         // No fingerprint of a name is likely to be 1.
-        Self(api.map_or(1, Api::id))
+        Self(api.map_or(1, |api| api.id().number()))
     }
 
     /// The key as a number, for shared records.

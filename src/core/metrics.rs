@@ -284,7 +284,9 @@ mod tests {
             let mut health = Health::default();
             let seen = Seen {
                 demand: crate::demand::Demand {
-                    quota: crate::demand::QuotaKey::of_deployment(7),
+                    quota: crate::demand::QuotaKey::of_deployment(
+                        crate::demand::DeploymentId::from_number(7),
+                    ),
                     ..Default::default()
                 },
                 ..Seen::default()

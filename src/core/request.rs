@@ -6,8 +6,7 @@ use core::ops::Range;
 use super::clean_path::{without_credentials, without_tags};
 use super::client_credentials::is_credential_header;
 use super::config::{Backend, Config, Ids};
-use super::demand::{Client, Demand, QuotaKey};
-use super::hash::{fingerprint_of, END_OF_PART};
+use super::demand::{Client, Demand, DeploymentId, QuotaKey};
 use super::inflate::readable_of;
 use super::json::scan::{Findings, FOR_BATCH};
 use super::multipart::Value;
@@ -35,8 +34,8 @@ pub struct Request {
     pub surface: Option<Surface>,
     /// What it asks for.
     pub operation: Operation,
-    /// The deployment it is for, as far as it was read, by its [id](deployment_id).
-    pub deployment: Option<u64>,
+    /// The deployment it is for, as far as it was read.
+    pub deployment: Option<DeploymentId>,
     /// Where the objects that it names live, as far as it was read.
     pub objects: Objects,
     /// The size of the body, where the client announced it.
@@ -228,8 +227,10 @@ impl Request {
         }
         if let Deployment::InPath(range) = &self.operation.deployment {
             self.deployment = match path.has_escape {
-                true => deployment_name(path.text, range.clone()).map(|name| deployment_id(&name)),
-                false => path.text.get(range.clone()).map(deployment_id),
+                true => {
+                    deployment_name(path.text, range.clone()).map(|name| DeploymentId::of(&name))
+                }
+                false => path.text.get(range.clone()).map(DeploymentId::of),
             };
         }
         if let Some((untagged, _)) = untagged {
@@ -310,7 +311,7 @@ impl Request {
             return;
         }
         if let Some(name) = name {
-            self.deployment = Some(deployment_id(&name));
+            self.deployment = Some(DeploymentId::of(&name));
             self.model = Some(Model { range, name });
         }
     }
@@ -517,16 +518,6 @@ pub enum Place {
     Nowhere,
 }
 
-/// What stands for a deployment's name, so that nothing needs to be compared or kept by letters. Azure does not tell upper from
-/// lower case in it.
-pub fn deployment_id(name: &str) -> u64 {
-    fingerprint_of(
-        name.bytes()
-            .map(|byte| byte.to_ascii_lowercase())
-            .chain([END_OF_PART]),
-    )
-}
-
 /// The subprotocols that these header lines offer without a client's key, if there is one among them: a browser cannot set headers for a WebSocket,
 /// so OpenAI's clients there send it as `openai-insecure-api-key.KEY`.
 fn without_key(lines: &[&[u8]]) -> Option<String> {
@@ -649,8 +640,11 @@ mod tests {
 
     #[test]
     fn a_deployment_is_the_same_in_upper_and_lower_case() {
-        assert_eq!(deployment_id("GPT-5.Mini"), deployment_id("gpt-5.mini"));
-        assert_ne!(deployment_id("gpt-5"), deployment_id("gpt_5"));
+        assert_eq!(
+            DeploymentId::of("GPT-5.Mini"),
+            DeploymentId::of("gpt-5.mini")
+        );
+        assert_ne!(DeploymentId::of("gpt-5"), DeploymentId::of("gpt_5"));
         let of = |path: &str| read(&[(":path", path.as_bytes())]).deployment;
         for path in [
             "/openai/deployments/gpt-5/chat/completions?api-version=1",
@@ -660,7 +654,7 @@ mod tests {
             "/openai/realtime?api-version=1&Deployment=GPT-5",
             "/openai/v1/realtime?MODEL=gpt-%35",
         ] {
-            assert_eq!(of(path), Some(deployment_id("gpt-5")), "{path}");
+            assert_eq!(of(path), Some(DeploymentId::of("gpt-5")), "{path}");
         }
     }
 
@@ -668,7 +662,7 @@ mod tests {
     fn what_a_path_says_is_read_where_it_stands_in_the_clean_one() {
         const KEYED: &str = "/openai/realtime?api-key=K&deployment=voice";
         let request = read(&[(":path", KEYED.as_bytes())]);
-        assert_eq!(request.deployment, Some(deployment_id("voice")));
+        assert_eq!(request.deployment, Some(DeploymentId::of("voice")));
         assert_eq!(request.path(KEYED), "/openai/realtime?deployment=voice");
         let Deployment::InPath(range) = request.operation.deployment.clone() else {
             panic!("{request:?}");

@@ -8,11 +8,10 @@ use core::cell::RefCell;
 use crate::clients::client_name;
 use crate::codec::{Fields, Writer};
 use crate::config::Config;
-use crate::demand::QuotaKey;
+use crate::demand::{DeploymentId, QuotaKey};
 use crate::keys;
 use crate::operation::Api;
 use crate::prelude::*;
-use crate::request::deployment_id;
 use crate::swap::{create, read, swap, SharedMap, SwapError};
 
 /// More names of refused requests are not remembered: clients choose them.
@@ -120,7 +119,7 @@ impl<M: SharedMap> Names<M> {
 /// The key and the name of a deployment's quota.
 fn of_deployment(name: &str) -> Option<(QuotaKey, Label)> {
     let label = client_name(name)?.to_ascii_lowercase();
-    Some((QuotaKey::of_deployment(deployment_id(name)), label))
+    Some((QuotaKey::of_deployment(DeploymentId::of(name)), label))
 }
 
 fn find(known: &Known, key: QuotaKey) -> Result<usize, usize> {
@@ -195,7 +194,7 @@ mod tests {
     }
 
     fn of(names: &Names<Map>, name: &str) -> Option<String> {
-        names.of(QuotaKey::of_deployment(deployment_id(name)))
+        names.of(QuotaKey::of_deployment(DeploymentId::of(name)))
     }
 
     #[test]

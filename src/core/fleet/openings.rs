@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, Plugin};
-    use crate::demand::QuotaKey;
+    use crate::demand::{DeploymentId, QuotaKey};
     use crate::health::{Blame, Finding, Seen};
 
     /// A map that counts how often it is read.
@@ -148,7 +148,7 @@ mod tests {
 
     fn demand(size: u32) -> Demand {
         Demand {
-            quota: QuotaKey::of_deployment(7),
+            quota: QuotaKey::of_deployment(DeploymentId::from_number(7)),
             size: Some(size),
             ..Demand::default()
         }

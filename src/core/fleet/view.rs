@@ -7,11 +7,10 @@
 use core::time::Duration;
 
 use crate::config::{Apis, Backend, Config, Policy, Unlisted};
-use crate::demand::{Client, Demand, QuotaKey};
+use crate::demand::{Client, Demand, DeploymentId, QuotaKey};
 use crate::health::{Health, Standing};
 use crate::no_retry::NoRetry;
 use crate::plan::{BackendSet, Plan};
-use crate::request::deployment_id;
 use crate::schedule::{Schedule, Usable};
 use crate::time::Timestamp;
 use crate::why::Obstacle;
@@ -48,7 +47,7 @@ pub struct View {
 #[derive(Clone, Debug)]
 struct Offer {
     /// Its deployments, where the configuration names all of them.
-    deployments: Option<Vec<u64>>,
+    deployments: Option<Vec<DeploymentId>>,
     apis: Apis,
 }
 
@@ -431,7 +430,7 @@ impl View {
 impl Offer {
     fn of(backend: &Backend) -> Self {
         let deployments = &backend.deployments;
-        let names = deployments.names().map(deployment_id);
+        let names = deployments.names().map(DeploymentId::of);
         Self {
             deployments: (deployments.unlisted == Unlisted::Refuse).then(|| names.collect()),
             apis: backend.apis.clone(),
@@ -455,19 +454,21 @@ impl Offer {
 mod tests {
     use super::*;
     use crate::config::{BackendCredential, Deployments, Plugin, Secret};
+    use crate::demand::LackId;
     use crate::health::{Blame, Finding, Seen};
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
-    const GPT: Demand = named(4);
+    const GPT: Demand = named(DeploymentId::from_number(4));
+    const NO_GPT: Finding = Finding::Missing(LackId::from_number(4));
     const ANY: Demand = Demand {
         deployment: None,
         api: None,
-        quota: QuotaKey::of_deployment(99),
+        quota: QuotaKey::of_deployment(DeploymentId::from_number(99)),
         size: None,
         client: Client::UNKNOWN,
     };
 
-    const fn named(deployment: u64) -> Demand {
+    const fn named(deployment: DeploymentId) -> Demand {
         Demand {
             deployment: Some(deployment),
             api: None,
@@ -605,9 +606,12 @@ mod tests {
     #[test]
     fn who_lacks_the_deployment_is_passed_over_for_that_deployment() {
         let mut view = view();
-        view.learn(0, Finding::Missing(4));
+        view.learn(0, NO_GPT);
         assert_eq!(view.first(0, GPT), Ok(Choice::Free(1)));
-        assert_eq!(view.first(0, named(5)), Ok(Choice::Free(0)));
+        assert_eq!(
+            view.first(0, named(DeploymentId::from_number(5))),
+            Ok(Choice::Free(0))
+        );
         assert_eq!(view.first(0, ANY), Ok(Choice::Free(0)));
         // Those that have it are out: that is the answer, not the 404 of the one that does not.
         view.learn_of(1, throttled(20), GPT);
@@ -620,7 +624,7 @@ mod tests {
     fn a_deployment_that_no_one_has_is_anyones_to_refuse() {
         let mut view = view();
         for backend in 0..3 {
-            view.learn(backend, Finding::Missing(4));
+            view.learn(backend, NO_GPT);
         }
         assert_eq!(view.first(1, GPT), Ok(Choice::Free(1)));
         view.learn_of(1, throttled(5), GPT);
@@ -640,7 +644,7 @@ mod tests {
         config.backends[1].deployments = only("y");
         config.backends[2].deployments = only("x");
         let mut view = View::new(&config);
-        let (x, y) = (named(deployment_id("x")), named(deployment_id("y")));
+        let (x, y) = (named(DeploymentId::of("x")), named(DeploymentId::of("y")));
         assert_eq!(view.first(1, x), Ok(Choice::Free(2)));
         assert_eq!(view.first(4, x), Ok(Choice::Free(0)));
         assert_eq!(view.first(0, y), Ok(Choice::Free(1)));
@@ -649,9 +653,12 @@ mod tests {
             Ok(Choice::Free(1)),
             "no deployment is anyone's"
         );
-        assert_eq!(view.first(0, named(7)), Err(NoChoice::NoDeployment));
+        assert_eq!(
+            view.first(0, named(DeploymentId::from_number(7))),
+            Err(NoChoice::NoDeployment)
+        );
         // All that should have it say they do not: theirs is the answer.
-        view.learn(1, Finding::Missing(deployment_id("y")));
+        view.learn(1, Finding::Missing(y.deployment_in_api().unwrap()));
         assert_eq!(view.first(0, y), Ok(Choice::Free(1)));
         // The only one that has it is out.
         view.learn_of(1, throttled(9), y);
@@ -687,7 +694,7 @@ mod tests {
     #[test]
     fn when_all_that_may_have_it_were_tried_that_is_all() {
         let mut view = view();
-        view.learn(0, Finding::Missing(4));
+        view.learn(0, NO_GPT);
         let mut plan = Plan::new(0);
         plan.tried.add(1);
         plan.tried.add(2);
@@ -909,7 +916,7 @@ mod tests {
             obstacles(&view, &Plan::only([1].into_iter().collect(), 3, 0)),
             [(1, throttled)]
         );
-        view.learn(1, Finding::Missing(4));
+        view.learn(1, NO_GPT);
         view.set_tokenless(BackendSet::default());
         assert_eq!(
             obstacles(&view, &Plan::only([1].into_iter().collect(), 3, 0)),

@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use super::lasts;
 use crate::codec::{Fields, Writer};
+use crate::demand::LackId;
 use crate::prelude::*;
 use crate::time::Timestamp;
 
@@ -12,7 +13,7 @@ const MOST: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
-    id: u64,
+    id: LackId,
     since: Timestamp,
     until: Timestamp,
 }
@@ -29,7 +30,7 @@ pub(super) struct Missing(Vec<Entry>);
 
 impl Missing {
     /// Whether the backend is known to lack this.
-    pub(super) fn contains(&self, id: u64, now: Timestamp) -> bool {
+    pub(super) fn contains(&self, id: LackId, now: Timestamp) -> bool {
         let mut entries = self.0.iter();
         entries.any(|entry| entry.id == id && entry.lasts(now))
     }
@@ -39,7 +40,7 @@ impl Missing {
     }
 
     /// Remembers for this time that the backend lacks it. `false` if that is no news.
-    pub(super) fn add(&mut self, id: u64, wait: Duration, now: Timestamp) -> bool {
+    pub(super) fn add(&mut self, id: LackId, wait: Duration, now: Timestamp) -> bool {
         if wait.is_zero() || self.contains(id, now) {
             return false;
         }
@@ -63,7 +64,7 @@ impl Missing {
     pub(super) fn encode(&self, writer: &mut Writer) {
         writer.length(self.0.len());
         for entry in &self.0 {
-            writer.u64(entry.id);
+            writer.u64(entry.id.number());
             writer.time(entry.since);
             writer.time(entry.until);
         }
@@ -72,7 +73,7 @@ impl Missing {
     pub(super) fn decode(fields: &mut Fields<'_>) -> Option<Self> {
         let entries = (0..fields.u8()?).map(|_| {
             Some(Entry {
-                id: fields.u64()?,
+                id: LackId::from_number(fields.u64()?),
                 since: fields.time()?,
                 until: fields.time()?,
             })
@@ -88,13 +89,17 @@ mod tests {
 
     const WAIT: Duration = Duration::from_secs(600);
 
+    fn id(number: u64) -> LackId {
+        LackId::from_number(number)
+    }
+
     #[test]
     fn what_is_missing_is_forgotten_in_time() {
         let mut missing = Missing::default();
-        assert!(missing.add(7, WAIT, START));
-        assert!(!missing.add(7, WAIT, at(1)), "it is known");
-        assert!(missing.contains(7, at(599_999)) && !missing.contains(8, START));
-        assert!(!missing.contains(7, at(600_000)));
+        assert!(missing.add(id(7), WAIT, START));
+        assert!(!missing.add(id(7), WAIT, at(1)), "it is known");
+        assert!(missing.contains(id(7), at(599_999)) && !missing.contains(id(8), START));
+        assert!(!missing.contains(id(7), at(600_000)));
         missing.tidy(at(600_000));
         assert!(missing.is_empty());
     }
@@ -102,10 +107,10 @@ mod tests {
     #[test]
     fn the_oldest_of_too_many_is_forgotten() {
         let mut missing = Missing::default();
-        for id in 0..=MOST as u64 {
-            assert!(missing.add(id, WAIT, START));
+        for number in 0..=MOST as u64 {
+            assert!(missing.add(id(number), WAIT, START));
         }
-        assert!(!missing.contains(0, START) && missing.contains(1, START));
+        assert!(!missing.contains(id(0), START) && missing.contains(id(1), START));
         assert_eq!(
             roundtrip(&missing, Missing::encode, Missing::decode),
             missing
@@ -114,6 +119,6 @@ mod tests {
 
     #[test]
     fn a_wait_of_no_length_is_none() {
-        assert!(!Missing::default().add(7, Duration::ZERO, START));
+        assert!(!Missing::default().add(id(7), Duration::ZERO, START));
     }
 }

@@ -21,7 +21,7 @@ use core::time::Duration;
 
 pub use record::{Health, QuotaWait};
 
-use super::demand::Demand;
+use super::demand::{Demand, LackId};
 use super::outcome::Outcome;
 use super::time::Timestamp;
 
@@ -141,7 +141,7 @@ pub enum Finding {
     /// The backend refused a token for which there is no newer one.
     TokenDenied(TokenAge),
     /// The backend does not have this deployment or API.
-    Missing(u64),
+    Missing(LackId),
     /// Nothing: the token was old, or the client left.
     Nothing,
 }
@@ -163,9 +163,7 @@ impl Finding {
             Outcome::DeploymentNotFound => demand
                 .deployment_in_api()
                 .map_or(Self::Answered, Self::Missing),
-            Outcome::ApiNotEnabled => demand
-                .api
-                .map_or(Self::Answered, |api| Self::Missing(api.id())),
+            Outcome::ApiNotEnabled => demand.whole_api().map_or(Self::Answered, Self::Missing),
             Outcome::BadToken => Self::Nothing,
         }
     }
@@ -204,6 +202,7 @@ mod tests {
     use super::*;
     use crate::codec::{Fields, Writer};
     use crate::config::Cooldown;
+    use crate::demand::DeploymentId;
 
     pub(super) const START: Timestamp = Timestamp::from_secs(1_700_000_000);
     pub(super) const RULES: Cooldown = Cooldown {
@@ -244,7 +243,7 @@ mod tests {
     fn an_outcome_says_something_about_its_scope() {
         let wait = Some(Duration::from_secs(3));
         let named = Demand {
-            deployment: Some(7),
+            deployment: Some(DeploymentId::from_number(7)),
             ..Demand::default()
         };
         let of = |outcome, demand: &Demand| Finding::of(outcome, wait, Blame::Due, demand);
@@ -255,7 +254,10 @@ mod tests {
             (Outcome::Unavailable, Finding::Failed(0, Blame::Due)),
             (Outcome::PermissionDenied, Finding::Denied),
             (Outcome::BadToken, Finding::Nothing),
-            (Outcome::DeploymentNotFound, Finding::Missing(7)),
+            (
+                Outcome::DeploymentNotFound,
+                Finding::Missing(LackId::from_number(7)),
+            ),
             (Outcome::ApiNotEnabled, Finding::Answered),
         ] {
             assert_eq!(of(outcome, &named), finding, "{outcome:?}");

@@ -387,6 +387,7 @@ impl Quota {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demand::DeploymentId;
     use crate::health::tests::{at, roundtrip, RULES, START};
     use crate::prelude::*;
 
@@ -408,7 +409,7 @@ mod tests {
     }
 
     fn quota() -> Quota {
-        Quota::new(QuotaKey::of_deployment(7))
+        Quota::new(QuotaKey::of_deployment(DeploymentId::from_number(7)))
     }
 
     fn standing(quota: &Quota, millis: u64) -> Standing {

@@ -8,7 +8,6 @@ use super::{Change, Finding, Reason, Seen, Standing};
 use crate::codec::{Fields, Writer};
 use crate::config::Cooldown;
 use crate::demand::{Client, Demand, QuotaKey};
-use crate::operation::Api;
 use crate::prelude::*;
 use crate::time::Timestamp;
 
@@ -193,7 +192,7 @@ impl Health {
     /// Whether it is known not to have what is demanded.
     pub fn lacks(&self, demand: &Demand, now: Timestamp) -> bool {
         let deployment = demand.deployment_in_api();
-        let mut demanded = deployment.into_iter().chain(demand.api.map(Api::id));
+        let mut demanded = deployment.into_iter().chain(demand.whole_api());
         demanded.any(|id| self.missing.contains(id, now))
     }
 
