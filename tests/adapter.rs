@@ -12,6 +12,7 @@ mod adapter {
     mod engines;
     mod support;
 
+    mod affinity;
     mod attempts;
     mod bodies;
     mod budget;

@@ -14,6 +14,7 @@
 mod random;
 mod fleet {
     pub(crate) mod account;
+    mod affinity;
     mod cases;
     pub(crate) mod driver;
     pub(crate) mod families;

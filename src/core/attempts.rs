@@ -39,6 +39,10 @@ pub enum Because {
     /// It was free.
     #[default]
     Free,
+    /// It was free, and the key of the request is its own.
+    Kept,
+    /// It was free, and the backend that the key would go to had more than its bound.
+    Overflowed,
     /// It recovers from a cooldown and admitted the attempt.
     Recovering,
     /// It recovers from a cooldown, and no other backend was free.
@@ -58,6 +62,8 @@ impl Because {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Free => "free",
+            Self::Kept => "kept",
+            Self::Overflowed => "overflowed",
             Self::Recovering => "recovering",
             Self::Crowded => "crowded",
             Self::Soft => "soft",

@@ -11,9 +11,37 @@ pub(super) const END_OF_PART: u8 = 0xff;
 
 /// [`fingerprint`] of bytes that end every part themselves.
 pub(super) fn fingerprint_of(bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    bytes.fold(BASIS, with_byte)
+}
+
+const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn with_byte(hash: u64, byte: u8) -> u64 {
+    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+}
+
+/// [`fingerprint_of`] bytes that come in pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(u64);
+
+impl Default for Fingerprint {
+    fn default() -> Self {
+        Self(BASIS)
+    }
+}
+
+impl Fingerprint {
+    /// Takes in the next bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.0 = bytes
+            .iter()
+            .fold(self.0, |hash, byte| with_byte(hash, *byte));
+    }
+
+    /// The number.
+    pub const fn value(self) -> u64 {
+        self.0
+    }
 }
 
 /// A number that looks random and follows from `seed`: the finalizer of splitmix64.

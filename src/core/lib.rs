@@ -33,6 +33,7 @@ mod prelude {
     pub(crate) use alloc::vec::Vec;
 }
 
+pub mod affinity;
 pub mod api;
 pub mod attempt;
 pub mod attempts;

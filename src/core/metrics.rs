@@ -23,6 +23,12 @@ pub enum Event {
     StreamFailed,
     /// The client left before its answer was complete.
     ClientGone,
+    /// A request had a key that keeps it together with others.
+    Keyed,
+    /// A request with a key went to the key's own backend.
+    KeyKept,
+    /// A request with a key went to another backend, because the one it would have gone to had more than its bound.
+    KeyOverflowed,
     /// A request was answered 503 for want of a token.
     IdentityUnavailable,
     /// A request was answered 429 because every backend is throttled or misconfigured, at least one is throttled.
@@ -58,7 +64,7 @@ pub enum Event {
     MissingDeployment(usize),
 }
 
-const SIMPLE: [(&str, Event); 12] = [
+const SIMPLE: [(&str, Event); 15] = [
     ("requests", Event::Request),
     ("bodies_unread", Event::BodyUnread),
     ("stream_broken", Event::StreamBroken),
@@ -68,6 +74,9 @@ const SIMPLE: [(&str, Event); 12] = [
     ("refused.unavailable", Event::AllUnavailable),
     ("refused.no_deployment", Event::NotOffered),
     ("refused.not_served", Event::NotServed),
+    ("affinity.requests", Event::Keyed),
+    ("affinity.kept", Event::KeyKept),
+    ("affinity.overflowed", Event::KeyOverflowed),
     ("identity.unavailable", Event::IdentityUnavailable),
     ("identity.fetches", Event::TokenFetch),
     ("identity.failures", Event::TokenFailure),
@@ -158,6 +167,8 @@ pub fn seconds_left(until: Timestamp, now: Timestamp) -> u64 {
 pub fn event_of_choice(backend: usize, because: Because) -> Option<Event> {
     match because {
         Because::Free | Because::Foreseen => None,
+        Because::Kept => Some(Event::KeyKept),
+        Because::Overflowed => Some(Event::KeyOverflowed),
         Because::Recovering | Because::Crowded => Some(Event::Probe(backend)),
         Because::Soft => Some(Event::Soft(backend)),
         Because::Panic => Some(Event::Panic(backend)),

@@ -1,5 +1,6 @@
 //! The plan of a request: its turn, and the backends it has been to.
 
+use super::affinity::Key;
 use super::config::MAX_BACKENDS;
 
 // One bit for each backend.
@@ -15,6 +16,8 @@ pub struct Plan {
     pub tried: BackendSet,
     /// It has made a trial: no request makes two.
     pub has_tested: bool,
+    /// The key that keeps it together with others.
+    pub key: Option<Key>,
 }
 
 impl Plan {
@@ -23,7 +26,16 @@ impl Plan {
         Self {
             turn,
             tried: (0..of).collect::<BackendSet>().without(backends),
-            has_tested: false,
+            ..Self::default()
+        }
+    }
+
+    /// The plan of the request that drew number `turn`, of those that have this `key` in common.
+    pub fn keyed(turn: u64, key: Option<Key>) -> Self {
+        Self {
+            turn,
+            key,
+            ..Self::default()
         }
     }
 
@@ -31,8 +43,7 @@ impl Plan {
     pub fn new(turn: u64) -> Self {
         Self {
             turn,
-            tried: BackendSet::default(),
-            has_tested: false,
+            ..Self::default()
         }
     }
 }
@@ -73,6 +84,15 @@ impl BackendSet {
     /// Whether there is none in it.
     pub fn is_empty(self) -> bool {
         self == Self::default()
+    }
+
+    /// Those that are in this set or in `others`.
+    #[must_use]
+    pub fn with(mut self, others: Self) -> Self {
+        for (word, others) in self.0.iter_mut().zip(others.0) {
+            *word |= others;
+        }
+        self
     }
 
     /// Those that are not in `others`.

@@ -3,6 +3,7 @@
 use alloc::borrow::Cow;
 use core::ops::Range;
 
+use super::affinity;
 use super::clean_path::{without_credentials, without_tags};
 use super::client_credentials::is_credential_header;
 use super::config::{Backend, Config, Ids};
@@ -46,6 +47,8 @@ pub struct Request {
     pub cuts: Splices,
     /// Where its body names the deployment.
     pub model: Option<Model>,
+    /// What it has in common with others that belong together, as its body says.
+    pub cache_key: Option<affinity::Key>,
     /// Its body was read to its end, or it has none.
     pub has_known_body: bool,
     /// The file that it makes is a batch's.
@@ -245,7 +248,7 @@ impl Request {
             None => self.needs_of_plain(config, models_matter),
             Some(_) => match self.needs_of_plain(config, false) {
                 // A file whose purpose is unknown has a place as well.
-                Need::Nothing | Need::Purpose => Need::Nothing,
+                Need::Nothing | Need::Purpose | Need::CacheKey => Need::Nothing,
                 Need::Deployment | Need::Objects | Need::Unreadable => Need::Unreadable,
             },
         }
@@ -269,9 +272,17 @@ impl Request {
             && (models_matter || !config.backends.iter().all(Backend::takes_any_deployment))
         {
             Need::Deployment
+        } else if self.may_have_cache_key() && config.reads_cache_keys() {
+            Need::CacheKey
         } else {
             Need::Nothing
         }
+    }
+
+    /// Whether its API has a `prompt_cache_key`.
+    fn may_have_cache_key(&self) -> bool {
+        self.form == BodyForm::Json
+            && matches!(self.operation.api, Some(Api::Chat | Api::Responses))
     }
 
     /// Takes over what was found in the body.
@@ -299,6 +310,7 @@ impl Request {
                 self.in_background = findings.background;
                 self.for_batch = findings.for_batch;
                 self.wants_no_stream = !findings.stream;
+                self.cache_key = findings.cache_key;
                 if let Some(model) = findings.model {
                     self.take_model(model.range, model.name);
                 }
@@ -477,6 +489,8 @@ impl Request {
 pub enum Need {
     /// Nothing.
     Nothing,
+    /// What it has in common with others, if it says so: a request does well without.
+    CacheKey,
     /// The deployment.
     Deployment,
     /// The objects that it names, and the deployment.

@@ -78,6 +78,15 @@ impl Schedule {
         self.tiers.iter().find_map(|tier| tier.pick(turn, usable))
     }
 
+    /// The backends of the best priority that has any of these, each with its weight.
+    pub fn best(&self, backends: BackendSet) -> impl Iterator<Item = (usize, u8)> + Clone + '_ {
+        let has_any = |tier: &&Tier| tier.members.iter().any(|m| backends.contains(m.index()));
+        let members = self.tiers.iter().find(has_any).into_iter();
+        let members = members.flat_map(|tier| &tier.members);
+        let members = members.map(|member| (member.index(), member.weight));
+        members.filter(move |(index, _)| backends.contains(*index))
+    }
+
     /// The same, but within a priority a backend's chance is in proportion to its `capacity`. An unknown one counts like the
     /// average of those that are known; where none is, the schedule decides.
     #[inline(never)]

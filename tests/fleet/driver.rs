@@ -130,7 +130,7 @@ impl Journey {
                 request.learn(Found::Json(model.clone()), &Tags::default());
             }
         }
-        let plan = Plan::new(fleet.draw());
+        let plan = Plan::keyed(fleet.draw(), request.cache_key);
         Self {
             request,
             attempts: Attempts::new(plan, process.config.retry.max_attempts),

@@ -2,7 +2,7 @@
 
 use super::simulation::Counts;
 
-const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/behaviour.md");
+pub(crate) const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/behaviour.md");
 const BEGIN: &str = "<!-- Made by `UPDATE_GOLDEN=1 cargo test --test fleet families` -->\n\n";
 const END: &str = "\n<!-- End of the table -->\n";
 /// A run may serve so many percent less than the page says: any change of the rules makes other random numbers.

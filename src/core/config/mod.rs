@@ -49,6 +49,8 @@ pub struct Config {
     pub backends: Vec<Backend>,
     /// How one of several equal backends is chosen.
     pub policy: Policy,
+    /// What keeps requests together on one backend, if anything does.
+    pub affinity: Option<AffinityRules>,
     /// Where access tokens come from; there may be none where every backend has a key.
     pub identities: Vec<Identity>,
     /// What becomes of objects that live on the backend where they were made.
@@ -196,6 +198,12 @@ impl Config {
         resources.any(|other| Some(other) != first)
     }
 
+    /// Whether the `prompt_cache_key` of a request decides where it goes.
+    pub fn reads_cache_keys(&self) -> bool {
+        let by = self.affinity.as_ref().map(|rules| &rules.by);
+        by == Some(&AffinityKey::PromptCacheKey)
+    }
+
     /// Why a backend that refuses a new token gets no requests, and what to do about it.
     pub fn new_token_refused(&self, backend: usize) -> String {
         let backend = self.backends.get(backend);
@@ -237,6 +245,28 @@ pub enum Policy {
     RoundRobin,
     /// In proportion to the tokens that are left of each one's quota, where that is known.
     LeastThrottled,
+}
+
+/// What keeps requests together on one backend, so that its prompt cache serves them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AffinityRules {
+    /// Where the key is that they have in common.
+    pub by: AffinityKey,
+    /// How much of its fair share of the attempts a backend gets at most, in percent.
+    pub most_percent: u16,
+}
+
+/// Where the key is that requests have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AffinityKey {
+    /// In the body: the field of OpenAI's APIs that names what has its prompt's beginning in common.
+    ///
+    /// Source: <https://platform.openai.com/docs/guides/prompt-caching>
+    PromptCacheKey,
+    /// In this request header, in lower case.
+    Header(String),
+    /// It is the client's name ([`HeaderNames::client`]).
+    Client,
 }
 
 /// How long a backend is left alone after what.

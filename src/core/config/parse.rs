@@ -11,8 +11,9 @@ use super::reader::{refused, whole_number, ConfigError, Object, Problems};
 use super::shown::shown_text;
 use super::{audience, protobuf, unique};
 use super::{
-    Backend, BackendCredential, Budget, Config, Cooldown, Engine, HeaderNames, Identity, Ids,
-    LeftToEnvoy, OtherPaths, Plugin, Policy, Retry, StateRules, MAX_ATTEMPTS,
+    AffinityKey, AffinityRules, Backend, BackendCredential, Budget, Config, Cooldown, Engine,
+    HeaderNames, Identity, Ids, LeftToEnvoy, OtherPaths, Plugin, Policy, Retry, StateRules,
+    MAX_ATTEMPTS,
 };
 use crate::prelude::*;
 use crate::state::ids::{Collision, Tags};
@@ -87,6 +88,9 @@ fn read_config(
     let policy = root.optional_string("policy", policy_form, |text| {
         matches!(text, "round_robin" | "least_throttled")
     });
+    let affinity = root.value("affinity");
+    let affinity =
+        affinity.and_then(|value| read_affinity(root.path_of("affinity"), value, problems));
     let empty = Value::Object(serde_json::Map::new());
     let cooldown = root.value("cooldown").unwrap_or(&empty);
     let cooldown = read_cooldown(root.path_of("cooldown"), cooldown, problems);
@@ -95,6 +99,13 @@ fn read_config(
     let headers = root.value("headers").unwrap_or(&empty);
     let headers = read_headers(root.path_of("headers"), headers, problems);
     let left_to_envoy = read_left_to_envoy(&mut root, problems);
+    let by = affinity.as_ref().map(|rules| &rules.by);
+    let names_client = headers.as_ref().is_none_or(|names| names.client.is_some());
+    if by == Some(&AffinityKey::Client) && !names_client {
+        let problem =
+            "\"client\" needs headers.client, the header with the client's name; give that too";
+        problems.add("affinity.by", problem);
+    }
     if left_to_envoy.timeout {
         check_timeouts(backends.as_deref().unwrap_or_default(), problems);
     }
@@ -105,6 +116,7 @@ fn read_config(
             Some("least_throttled") => Policy::LeastThrottled,
             _ => Policy::RoundRobin,
         },
+        affinity,
         identities,
         state,
         other_paths: match other_paths.as_deref() {
@@ -207,6 +219,39 @@ fn read_state(root: &mut Object<'_>, backends: &[Backend], problems: &Problems) 
             _ => Ids::Tagged,
         },
     }
+}
+
+#[inline(never)]
+fn read_affinity(path: String, value: &Value, problems: &Problems) -> Option<AffinityRules> {
+    const FORM: &str =
+        r#""prompt_cache_key", "client" or an object such as {"header": "session_id"}"#;
+    if value.is_null() {
+        return None;
+    }
+    let mut object = Object::new(path, value, problems)?;
+    let most_percent = object.hundredths("most", 100..=1000, 125);
+    let by = object.required("by", FORM).and_then(|by| {
+        if by.is_object() {
+            let mut by = Object::new(object.path_of("by"), by, problems)?;
+            let form = "the name of a header in lower case";
+            let header = by.required_string("header", form, is_header_name);
+            by.finish();
+            return header.map(AffinityKey::Header);
+        }
+        match by.as_str() {
+            Some("prompt_cache_key") => Some(AffinityKey::PromptCacheKey),
+            Some("client") => Some(AffinityKey::Client),
+            _ => {
+                object.problem("by", refused(by, FORM));
+                None
+            }
+        }
+    });
+    object.finish();
+    Some(AffinityRules {
+        by: by?,
+        most_percent: u16::try_from(most_percent).unwrap_or(u16::MAX),
+    })
 }
 
 #[inline(never)]
@@ -690,6 +735,35 @@ mod tests {
     }
 
     #[test]
+    fn affinity_is_read() {
+        let affinity = |json: &str| {
+            let mut config: Value = serde_json::from_str(MINIMAL).unwrap();
+            config["affinity"] = serde_json::from_str(json).unwrap();
+            config["headers"] = json!({"client": "x-client"});
+            let rules = parse(&config.to_string()).unwrap().affinity;
+            rules.map(|rules| (rules.by, rules.most_percent))
+        };
+        let header = || AffinityKey::Header("session_id".to_owned());
+        for (json, expected) in [
+            ("null", None),
+            (
+                r#"{"by": "prompt_cache_key"}"#,
+                Some((AffinityKey::PromptCacheKey, 125)),
+            ),
+            (
+                r#"{"by": "client", "most": 2}"#,
+                Some((AffinityKey::Client, 200)),
+            ),
+            (
+                r#"{"by": {"header": "session_id"}, "most": 1.1}"#,
+                Some((header(), 110)),
+            ),
+        ] {
+            assert_eq!(affinity(json), expected, "{json}");
+        }
+    }
+
+    #[test]
     fn every_problem_is_told_at_once() {
         let error = parse(
             r#"{"backends": [{"name": "a b", "cluster": 5}], "identity": {"source": "arc"}, "retries": {}}"#,
@@ -701,7 +775,7 @@ identity.cluster: is missing; use the name of an Envoy cluster
 backends[0].name: "a b" is not allowed; use 1 to 64 letters, digits, '-' or '_'
 backends[0].cluster: 5 is not allowed; use the name of an Envoy cluster
 backends[0].host: is missing; use a host name such as "contoso-eastus.openai.azure.com", without scheme or path
-retries: unknown field; use one of backends, identity, identities, state, other_paths, policy, cooldown, retry, headers, left_to_envoy"#;
+retries: unknown field; use one of backends, identity, identities, state, other_paths, policy, affinity, cooldown, retry, headers, left_to_envoy"#;
         assert_eq!(error.to_string(), expected.trim_start());
     }
 
@@ -749,6 +823,12 @@ retries: unknown field; use one of backends, identity, identities, state, other_
             ("/retry", r#"{"stream_start": "2m"}"#, r#"retry.stream_start: "2m" is not allowed; use 0s to 1m"#.to_owned()),
             ("/retry", r#"{"budget": {"percent": 101}}"#, "retry.budget.percent: 101 is not allowed; use a whole number from 0 to 100".to_owned()),
             ("/retry", r#"{"budget": 20}"#, "retry.budget: 20 is not allowed; use an object".to_owned()),
+            ("/affinity", "{}", r#"affinity.by: is missing; use "prompt_cache_key", "client" or an object such as {"header": "session_id"}"#.to_owned()),
+            ("/affinity", r#"{"by": "model"}"#, r#"affinity.by: "model" is not allowed; use "prompt_cache_key", "client" or an object such as {"header": "session_id"}"#.to_owned()),
+            ("/affinity", r#"{"by": {"header": "X-Session"}}"#, r#"affinity.by.header: "X-Session" is not allowed; use the name of a header in lower case"#.to_owned()),
+            ("/affinity", r#"{"by": "prompt_cache_key", "most": 0.5}"#, "affinity.most: 0.5 is not allowed; use a number from 1 to 10, such as 1.25".to_owned()),
+            ("/affinity", r#"{"by": "prompt_cache_key", "most": 1.255}"#, "affinity.most: 1.255 is not allowed; use a number from 1 to 10, such as 1.25".to_owned()),
+            ("/affinity", r#"{"by": "client"}"#, r#"affinity.by: "client" needs headers.client, the header with the client's name; give that too"#.to_owned()),
             ("/policy", r#""random""#, r#"policy: "random" is not allowed; use "round_robin" or "least_throttled""#.to_owned()),
             ("/backends/0/weight", "0", "backends[0].weight: 0 is not allowed; use a whole number from 1 to 100".to_owned()),
             ("/backends/0/priority", "-1", "backends[0].priority: -1 is not allowed; use a whole number from 0 to 255".to_owned()),

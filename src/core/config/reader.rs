@@ -204,6 +204,38 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// A number with at most two digits behind the point, in hundredths, within a `range` of such.
+    #[inline(never)]
+    pub(super) fn hundredths(
+        &mut self,
+        key: &'static str,
+        range: core::ops::RangeInclusive<u64>,
+        default: u64,
+    ) -> u64 {
+        let Some(value) = self.value(key) else {
+            return default;
+        };
+        let number = value.as_f64().map(|number| number * 100.0);
+        // No decimal fraction is exact in binary.
+        let whole = number.map(|number| (number + 0.5) as u64);
+        match (number, whole) {
+            (Some(number), Some(whole))
+                if range.contains(&whole) && (number - whole as f64).abs() < 1e-6 =>
+            {
+                whole
+            }
+            _ => {
+                let [least, most] = [range.start(), range.end()].map(|bound| *bound as f64 / 100.0);
+                let form = format!(
+                    "a number from {least} to {most}, such as {}",
+                    default as f64 / 100.0
+                );
+                self.problem(key, refused(value, &form));
+                default
+            }
+        }
+    }
+
     /// `true` or `false`, or `default`.
     #[inline(never)]
     pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {

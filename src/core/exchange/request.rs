@@ -4,10 +4,11 @@ use alloc::rc::Rc;
 use core::time::Duration;
 
 use super::{Exchange, For, Next, State, Until};
+use crate::affinity::Key;
 use crate::attempts::{Attempts, Chosen};
 use crate::balancer::{Balancer, Complaint, WantedBackend, Wish};
 use crate::clients::client_name;
-use crate::config::{Engine, OtherPaths};
+use crate::config::{AffinityKey, Engine, OtherPaths};
 use crate::demand::Client;
 use crate::fleet::{NoChoice, Wait};
 use crate::header_map::HeaderMap;
@@ -293,7 +294,13 @@ impl Exchange {
         }
         let config = &balancer.config;
         let plan = match self.request.place(config) {
-            Place::Anywhere => Plan::new(balancer.fleet.draw()),
+            Place::Anywhere => {
+                let key = self.affinity_key(balancer);
+                if key.is_some() {
+                    balancer.count(Event::Keyed);
+                }
+                Plan::keyed(balancer.fleet.draw(), key)
+            }
             Place::Only(backends) => {
                 let turn = match backends.len() {
                     // It takes no one's turn.
@@ -310,6 +317,15 @@ impl Exchange {
         self.attempts = Attempts::new(plan, config.retry.max_attempts);
         self.planned = true;
         true
+    }
+
+    /// What the request has in common with others that are to go to one backend.
+    fn affinity_key<H: Host>(&self, balancer: &Balancer<H>) -> Option<Key> {
+        match &balancer.config.affinity.as_ref()?.by {
+            AffinityKey::PromptCacheKey => self.request.cache_key,
+            AffinityKey::Header(name) => Key::of(self.original.get(name)?.as_bytes()),
+            AffinityKey::Client => Key::of(self.client.as_ref()?.as_bytes()),
+        }
     }
 
     /// The token has expired since it was last looked at: the backend keeps its turn.

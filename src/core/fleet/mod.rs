@@ -156,6 +156,8 @@ impl<M: SharedMap> Fleet<M> {
             let backend = choice.backend();
             let because = match choice {
                 Choice::Free(_) => Because::Free,
+                Choice::Kept(_) => Because::Kept,
+                Choice::Overflowed(_) => Because::Overflowed,
                 Choice::Crowded(_) => Because::Crowded,
                 Choice::Soft(_) => {
                     // If the map refuses, the attempt is made all the same.
@@ -184,6 +186,7 @@ impl<M: SharedMap> Fleet<M> {
                     }
                 }
             };
+            self.count_attempt(backend, now);
             return Ok(Chosen {
                 backend,
                 because,
@@ -191,6 +194,16 @@ impl<M: SharedMap> Fleet<M> {
             });
         }
         Err(NoChoice::AllTried)
+    }
+
+    fn count_attempt(&self, backend: usize, now: Timestamp) {
+        let counts = self
+            .view
+            .try_borrow()
+            .is_ok_and(|view| view.counts_attempts());
+        if let (true, Ok(mut view)) = (counts, self.view.try_borrow_mut()) {
+            view.count_attempt(backend, now);
+        }
     }
 
     /// Chooses the backend for another attempt, after one with this `outcome`.

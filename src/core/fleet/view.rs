@@ -6,6 +6,7 @@
 
 use core::time::Duration;
 
+use crate::affinity::{Affinity, Pick};
 use crate::config::{Apis, Backend, Config, Policy, Unlisted};
 use crate::demand::{Client, Demand, DeploymentId, QuotaKey};
 use crate::health::{Health, Standing};
@@ -23,6 +24,7 @@ use crate::prelude::*;
 pub struct View {
     schedule: Schedule,
     policy: Policy,
+    affinity: Option<Affinity>,
     health: Vec<Health>,
     capacities: Capacities,
     offers: Vec<Offer>,
@@ -56,6 +58,10 @@ struct Offer {
 pub enum Choice {
     /// It is free.
     Free(usize),
+    /// It is free, and the request's key is its own.
+    Kept(usize),
+    /// It is free, and the backend that the request's key would go to has more than its bound.
+    Overflowed(usize),
     /// It recovers: it may be used by an attempt that it admits.
     Recovering(usize),
     /// It recovers and admits no more, and no other backend is free.
@@ -73,11 +79,23 @@ impl Choice {
     pub fn backend(self) -> usize {
         match self {
             Self::Free(backend)
+            | Self::Kept(backend)
+            | Self::Overflowed(backend)
             | Self::Recovering(backend)
             | Self::Crowded(backend)
             | Self::Soft(backend)
             | Self::Failing(backend)
             | Self::Trial(backend) => backend,
+        }
+    }
+}
+
+impl From<Pick> for Choice {
+    fn from(pick: Pick) -> Self {
+        match pick {
+            Pick::Kept(backend) => Self::Kept(backend),
+            Pick::Overflowed(backend) => Self::Overflowed(backend),
+            Pick::Moved(backend) => Self::Free(backend),
         }
     }
 }
@@ -145,6 +163,10 @@ impl View {
         Self {
             schedule: Schedule::new(&config.backends),
             policy: config.policy,
+            affinity: config
+                .affinity
+                .as_ref()
+                .map(|rules| Affinity::new(&config.backends, rules.most_percent)),
             health: vec![Health::default(); backends],
             capacities: Capacities::new(backends),
             offers_are_open: offers.iter().all(Offer::is_open),
@@ -161,7 +183,7 @@ impl View {
 
     /// Whether every backend is free for all and everything: then the time does not matter.
     pub fn is_plain(&self) -> bool {
-        self.plain && self.policy == Policy::RoundRobin
+        self.plain && self.policy == Policy::RoundRobin && self.affinity.is_none()
     }
 
     /// Whether it matters which deployment a request names: quotas differ, or a backend lacks a deployment.
@@ -249,8 +271,8 @@ impl View {
         if offering.is_empty() {
             return Err(self.nothing_offered(demand));
         }
-        let candidates = self.having(offering, demand, now).without(plan.tried);
-        let candidates = candidates.without(self.tokenless);
+        let having = self.having(offering, demand, now);
+        let candidates = having.without(plan.tried).without(self.tokenless);
         let sorted = self.sort(candidates, demand, now);
         let pick = |usable: Usable| match self.policy {
             Policy::RoundRobin => self.schedule.pick(plan.turn, &usable),
@@ -268,10 +290,19 @@ impl View {
             free: sorted.free,
             due: recovering,
         };
-        if let Some(index) = pick(usable) {
+        let choice = match (&self.affinity, plan.key) {
+            (Some(affinity), Some(key)) => {
+                let own = self.schedule.best(having);
+                let usable = self.schedule.best(sorted.free.with(recovering));
+                affinity.pick(key, own, usable, now).map(Choice::from)
+            }
+            _ => pick(usable).map(Choice::Free),
+        };
+        if let Some(choice) = choice {
+            let index = choice.backend();
             return Ok(match recovering.contains(index) {
                 true => Choice::Recovering(index),
-                false => Choice::Free(index),
+                false => choice,
             });
         }
         if let Some(index) = pick(all(sorted.recovering)) {
@@ -294,6 +325,18 @@ impl View {
             }
         }
         Err(self.wait(candidates, demand, now))
+    }
+
+    /// An attempt on `backend` begins.
+    pub fn count_attempt(&mut self, backend: usize, now: Timestamp) {
+        if let Some(affinity) = &mut self.affinity {
+            affinity.count(backend, now);
+        }
+    }
+
+    /// Whether attempts are to be [counted](Self::count_attempt).
+    pub fn counts_attempts(&self) -> bool {
+        self.affinity.is_some()
     }
 
     /// The backends that meet the demand, by their configuration.

@@ -19,6 +19,8 @@ pub enum Key {
     Purpose,
     /// `stream` of the whole document: the answer is an event stream.
     Stream,
+    /// `prompt_cache_key` of the whole document: what has its prompt's beginning in common with others.
+    PromptCacheKey,
     /// A key, at any depth, whose value or values may be ids of objects.
     ObjectId,
     /// A key, at any depth, whose value only the resource can read that made it.
@@ -126,6 +128,7 @@ impl KeyReader {
             b"store" if at_root => Meaning::Key(Key::Store),
             b"purpose" if at_root => Meaning::Key(Key::Purpose),
             b"stream" if at_root => Meaning::Key(Key::Stream),
+            b"prompt_cache_key" if at_root => Meaning::Key(Key::PromptCacheKey),
             b"metadata" | b"attributes" => Meaning::ClientsOwn,
             // JSON Schemas of functions, of MCP servers' tools and of answers.
             b"parameters" | b"input_schema" | b"schema" => Meaning::ClientsOwn,

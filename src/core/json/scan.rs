@@ -6,6 +6,8 @@ use serde_json::Value;
 
 use super::key::Key;
 use super::lexer::{Event, Lexer};
+use crate::affinity;
+use crate::hash::Fingerprint;
 use crate::prelude::*;
 use crate::state::ids::Tag;
 use crate::state::objects::{Kind, Untagged, ValueReader};
@@ -38,6 +40,8 @@ pub struct Scan {
 pub struct Findings {
     /// The deployment, from the document's own `model`.
     pub model: Option<Model>,
+    /// The document's own `prompt_cache_key`.
+    pub cache_key: Option<affinity::Key>,
     /// `"background": true`
     pub background: bool,
     /// `"stream": true`
@@ -90,6 +94,7 @@ enum Reading {
         start: usize,
         raw: Vec<u8>,
     },
+    CacheKey(Fingerprint),
     Value(ValueReader),
     /// A purpose, as far as it is the one of files for batches.
     Purpose {
@@ -156,6 +161,7 @@ impl Findings {
             Event::Key(Key::Background) => self.background = false,
             Event::Key(Key::Stream) => self.stream = false,
             Event::Key(Key::Store) => self.store = None,
+            Event::Key(Key::PromptCacheKey) => self.cache_key = None,
             Event::Key(Key::Purpose) => self.for_batch = false,
             Event::Key(Key::ObjectId | Key::Encrypted) => {}
             Event::Bool(Key::Background, value) => self.background = value,
@@ -168,6 +174,7 @@ impl Findings {
                         start: offset.saturating_add(at),
                         raw: Vec::new(),
                     },
+                    Key::PromptCacheKey => Reading::CacheKey(Fingerprint::default()),
                     Key::Purpose => Reading::Purpose {
                         length: 0,
                         for_batch: true,
@@ -182,6 +189,7 @@ impl Findings {
                     let room = (MAX_NAME + 1).saturating_sub(raw.len());
                     raw.extend(text.iter().take(room));
                 }
+                Reading::CacheKey(key) => key.push(text),
                 Reading::Value(value) => value.push(text),
                 Reading::Purpose { length, for_batch } => {
                     let expected = FOR_BATCH.as_bytes().get(*length..).unwrap_or_default();
@@ -196,6 +204,7 @@ impl Findings {
     fn complete(&mut self, reading: Reading, end: usize) {
         match reading {
             Reading::Nothing => {}
+            Reading::CacheKey(key) => self.cache_key = affinity::Key::read(key),
             Reading::Model { start, raw } => {
                 self.model = Some(Model {
                     range: start..end,
@@ -248,6 +257,31 @@ mod tests {
     fn model(body: &str) -> Option<(&str, Option<String>)> {
         let model = scan(body)?.model?;
         Some((&body[model.range], model.name))
+    }
+
+    #[test]
+    fn the_documents_own_cache_key_is_found() {
+        let key = |body: &str| scan(body).unwrap().cache_key;
+        let a = affinity::Key::of(b"a");
+        for body in [
+            r#"{"prompt_cache_key":"a"}"#,
+            r#"{"messages":[{"prompt_cache_key":"b"}],"prompt_cache_key":"a"}"#,
+            r#"{"prompt_cache_key":"b","prompt_cache_key":"a"}"#,
+        ] {
+            assert_eq!(key(body), a, "{body}");
+            let mut scan = Scan::default();
+            body.as_bytes().chunks(1).for_each(|byte| scan.push(byte));
+            assert_eq!(scan.finish().unwrap().cache_key, a, "{body}");
+        }
+        for body in [
+            "{}",
+            r#"{"prompt_cache_key":""}"#,
+            r#"{"prompt_cache_key":null}"#,
+            r#"{"prompt_cache_key":"a","prompt_cache_key":1}"#,
+            r#"{"metadata":{"prompt_cache_key":"a"}}"#,
+        ] {
+            assert_eq!(key(body), None, "{body}");
+        }
     }
 
     #[test]

@@ -111,7 +111,12 @@ impl ValueReader {
         match key {
             Key::ObjectId => Some(Self::Id(IdReader::default())),
             Key::Encrypted => Some(Self::Encrypted(EndReader::default())),
-            Key::Model | Key::Background | Key::Store | Key::Stream | Key::Purpose => None,
+            Key::Model
+            | Key::Background
+            | Key::Store
+            | Key::Stream
+            | Key::Purpose
+            | Key::PromptCacheKey => None,
         }
     }
 

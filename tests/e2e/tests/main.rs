@@ -1,5 +1,6 @@
 //! The tests in a real Envoy, one program: it is linked once, and a test that waits for long keeps no other file's tests waiting.
 
+mod affinity;
 mod balancing;
 mod capabilities;
 mod clients;

@@ -60,6 +60,7 @@ pub(crate) fn expand(list: &Value, problems: &mut Problems<'_>) -> Expanded {
         };
     };
     let own = take_own(root, problems);
+    name_client_header(root);
     let mut backends = Vec::new();
     let entries = root.get_mut("backends").and_then(Value::as_array_mut);
     for (i, backend) in entries.into_iter().flatten().enumerate() {
@@ -114,6 +115,22 @@ impl Expanded {
         if fields.is_empty() {
             root.remove("retry");
         }
+    }
+}
+
+/// Where clients keep requests together, the module has to know the header with the client's name, which rendered configurations set.
+fn name_client_header(root: &mut Map<String, Value>) {
+    if root
+        .get("affinity")
+        .is_none_or(|affinity| affinity["by"] != "client")
+    {
+        return;
+    }
+    let headers = root.entry("headers").or_insert_with(|| json!({}));
+    if let Some(headers) = headers.as_object_mut() {
+        headers
+            .entry("client")
+            .or_insert_with(|| json!(render::CLIENT_HEADER));
     }
 }
 

@@ -20,7 +20,7 @@ pub fn keys(clients: &[String]) -> io::Result<(String, Vec<Key>)> {
         })
     });
     let keys = keys.collect::<io::Result<Vec<_>>>()?;
-    Ok((render::keys_file("x-aoai-client", &keys), keys))
+    Ok((render::keys_file(render::CLIENT_HEADER, &keys), keys))
 }
 
 /// One line for each client: its name and its key.

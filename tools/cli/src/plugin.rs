@@ -41,6 +41,14 @@ pub struct Plugin {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "round_robin"))]
     pub policy: Option<Policy>,
+    /// What keeps requests together on one backend, so that its prompt cache serves them. Without it, or with `null`, nothing does.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(extend("x-nullable" = true))]
+    pub affinity: Option<Option<Affinity>>,
     /// How long a backend is left alone after what; `null`: nothing is remembered of failures.
     #[serde(
         default,
@@ -332,6 +340,31 @@ pub enum Source {
     WorkloadIdentity,
     /// Entra ID, by a client secret.
     ClientSecret,
+}
+
+/// What keeps requests together on one backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Affinity {
+    /// Where the key is that they have in common: in the body's `prompt_cache_key`, in a request header, or the client's name.
+    pub by: AffinityKey,
+    /// How many times its fair share of the attempts of about a minute a backend gets at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10), extend("default" = 1.25, "multipleOf" = 0.01))]
+    pub most: Option<f64>,
+}
+
+/// Where the key is that requests have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum AffinityKey {
+    /// In the body's `prompt_cache_key`.
+    PromptCacheKey,
+    /// It is the client's name, which is in `headers.client`.
+    Client,
+    /// In this request header.
+    Header(#[schemars(regex(pattern = "^[a-z0-9_-]+$"))] String),
 }
 
 /// How long backends get no requests, by cause.

@@ -44,6 +44,12 @@ fn two_hosts_are_enough() {
 }
 
 #[test]
+fn clients_that_keep_requests_together_have_a_header() {
+    let fleet = fleet("backends: [{host: a.example.com}]\naffinity: {by: client}\n");
+    assert_eq!(fleet.plugin["headers"]["client"], "x-aoai-client");
+}
+
+#[test]
 fn everything_of_the_plugin_passes_through() {
     let fleet = fleet(
         "\

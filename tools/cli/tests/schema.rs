@@ -39,6 +39,15 @@ fn base(source: &str) -> Value {
     base
 }
 
+/// The smallest configuration in which this field may stand.
+fn base_of(field: &Field) -> Value {
+    let mut base = base(source(&field.schema));
+    if field.path.starts_with("affinity.") {
+        base["affinity"] = json!({"by": "prompt_cache_key"});
+    }
+    base
+}
+
 /// The first token service that the field is for.
 fn source(field: &Value) -> &str {
     let only = &field["x-source"];
@@ -132,7 +141,7 @@ fn fields(root: &Value) -> Vec<Field> {
 
 /// What the parser says of the field with this value; nothing is right.
 fn problem(field: &Field, value: &Value) -> Option<String> {
-    let config = with(base(source(&field.schema)), &field.pointer, value.clone());
+    let config = with(base_of(field), &field.pointer, value.clone());
     parse(&config).err().map(|error| error.to_string())
 }
 
@@ -258,7 +267,7 @@ fn the_parser_and_the_schema_take_and_refuse_the_same() {
 
 /// What the tool says of a list of backends in which the field has this value; nothing is right.
 fn problem_of_list(field: &Field, value: &Value) -> Option<String> {
-    let mut list = base(source(&field.schema));
+    let mut list = base_of(field);
     list["identity"]["endpoint"] = json!("http://127.0.0.1:42356");
     // What has to stand beside the field.
     if field.path.starts_with("listener.tls.") {
@@ -401,7 +410,7 @@ fn every_default_is_the_parsers() {
         let Some(default) = field.schema.get("default") else {
             continue;
         };
-        let base = base(source(&field.schema));
+        let base = base_of(&field);
         let said = parse(&with(base.clone(), &field.pointer, default.clone()));
         let left_out = parse(&base).expect("right");
         assert_eq!(
@@ -423,9 +432,9 @@ fn what_is_required_is_missed() {
         .filter(|field| field.required)
         .collect();
     let paths: Vec<&str> = required.iter().map(|field| field.path.as_str()).collect();
-    assert_eq!(paths.len(), 5, "{paths:?}");
+    assert_eq!(paths.len(), 6, "{paths:?}");
     for field in &required {
-        let mut config = base("imds");
+        let mut config = base_of(field);
         let (parent, name) = field.pointer.rsplit_once('/').expect("a pointer");
         config
             .pointer_mut(parent)
@@ -452,6 +461,7 @@ fn the_types_are_the_schemas() {
             "source": "imds", "cluster": "imds", "resource": "r", "client_id": "i", "wait_timeout": "1s", "fetch_timeout": "1s"
         },
         "policy": "least_throttled",
+        "affinity": {"by": {"header": "session_id"}, "most": 1.5},
         "cooldown": {
             "throttled": "1s", "shortest": "1s", "longest": "2s", "failing": "1s", "consecutive_failures": 1,
             "failure_percent": 1, "misconfigured": "1s", "wait_timeout": "1s"

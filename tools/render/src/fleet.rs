@@ -38,6 +38,9 @@ pub struct Fleet {
     pub clients: Clients,
 }
 
+/// The request header that carries the client's name, unless the plugin names another.
+pub const CLIENT_HEADER: &str = "x-aoai-client";
+
 impl Fleet {
     /// The request header that carries the chosen cluster: the plugin's `headers.cluster`, or its default.
     pub fn cluster_header(&self) -> &str {
@@ -54,9 +57,9 @@ impl Fleet {
         self.header("attempts", "x-aoai-attempts")
     }
 
-    /// The request header that carries the client's name: the plugin's `headers.client`, or `x-aoai-client`.
+    /// The request header that carries the client's name: the plugin's `headers.client`, or [`CLIENT_HEADER`].
     pub fn client_header(&self) -> &str {
-        self.header("client", "x-aoai-client")
+        self.header("client", CLIENT_HEADER)
     }
 
     /// The plugin's configuration with what the route, the clusters and the filters before it say too, so that it cannot

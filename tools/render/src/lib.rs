@@ -31,6 +31,6 @@ pub use crate::clients::{keys_file, Key};
 pub use crate::demo::{demo_fleet, demo_fleet_with};
 pub use crate::fleet::{
     minimal_plugin, Admin, Authority, Backend, Certificate, Clients, Engine, Fleet, Identity,
-    Listener, TlsOptions, TokenFile, TokenIssuer,
+    Listener, TlsOptions, TokenFile, TokenIssuer, CLIENT_HEADER,
 };
 pub use crate::listener::{listener, LISTENER_NAME};
