@@ -72,8 +72,11 @@ struct Told {
     protocol: Option<Value>,
     /// The filter, where it is not the one that the renderer of Envoy makes without `allow_on_headers_stop_iteration`.
     filter: Option<Value>,
-    /// Operations on the listener, in the form of JSON Patch.
+    /// Operations on the listener and on the routes, in the form of JSON Patch.
     patches: Vec<Value>,
+    route_patches: Vec<Value>,
+    /// Headers that are removed before a route is looked for.
+    early_removed: Value,
     /// Listeners and clusters beside those that requests pass.
     listeners: Vec<Value>,
     clusters: Vec<Value>,
@@ -231,6 +234,8 @@ fn istio(azure: &Simulator, resources: &[Value], folder: &TempDir) -> Told {
         protocol,
         filter: module,
         patches: Vec::new(),
+        route_patches: Vec::new(),
+        early_removed: Value::Null,
         listeners,
         clusters,
     }
@@ -292,7 +297,9 @@ fn envoy_gateway(azure: &Simulator, resources: &[Value]) -> Told {
             };
             let enabled = json!({"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}});
             let enabled = json!({WASM: enabled});
+            let host = text(&route["spec"]["hostnames"][0]).replace('.', "_");
             list.push(json!({
+                "name": format!("{cluster}/match/0/{host}"),
                 "match": {"prefix": "/", "headers": headers},
                 "route": {"cluster": cluster, "timeout": rule["timeouts"]["request"]},
                 "request_headers_to_remove": rule["filters"][0]["requestHeaderModifier"]["remove"],
@@ -353,7 +360,8 @@ fn envoy_gateway(azure: &Simulator, resources: &[Value]) -> Told {
             },
         },
     });
-    let (mut operations, mut listeners, mut clusters) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut operations, mut route_operations) = (Vec::new(), Vec::new());
+    let (mut listeners, mut clusters, mut protocol) = (Vec::new(), Vec::new(), None);
     for policy in of_kind(resources, "EnvoyPatchPolicy") {
         for patch in policy["spec"]["jsonPatches"].as_array().expect("patches") {
             let operation = &patch["operation"];
@@ -366,18 +374,32 @@ fn envoy_gateway(azure: &Simulator, resources: &[Value]) -> Told {
                     assert_eq!(*name, "azure-openai/azure-openai/https");
                     operations.push(operation.clone());
                 }
+                ("RouteConfiguration", false) => {
+                    assert_eq!(*name, "azure-openai/azure-openai/https");
+                    route_operations.push(operation.clone());
+                }
+                ("Cluster", false) => {
+                    assert!(backends.iter().any(|backend| backend.cluster == *name));
+                    let field = text(&operation["path"]);
+                    let field = field.strip_prefix('/').expect("a field").to_owned();
+                    protocol = Some(json!({field: operation["value"]}));
+                }
                 other => panic!("{other:?}"),
             }
         }
     }
+    let early = of_kind(resources, "ClientTrafficPolicy").next();
+    let early = &early.expect("a policy")["spec"]["headers"]["earlyRequestHeaders"]["remove"];
     Told {
         backends,
         identity,
         plugin: plugin.clone(),
         routes: by_header,
-        protocol: None,
+        protocol,
         filter: Some(filter),
         patches: operations,
+        route_patches: route_operations,
+        early_removed: early.clone(),
         listeners,
         clusters,
     }
@@ -418,6 +440,19 @@ fn gateway(told: Told) -> GatewayBuilder {
             let config = &mut module["typed_config"]["config"];
             config["allow_on_headers_stop_iteration"] = json!(false);
         }
+    }
+    for operation in &told.route_patches {
+        patches::apply(&mut manager["route_config"], operation);
+    }
+    if let Value::Array(removed) = &told.early_removed {
+        let mutations = removed.iter().map(|name| json!({"remove": name}));
+        manager["early_header_mutation_extensions"] = json!([{
+            "name": "removed",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+                "mutations": mutations.collect::<Vec<_>>(),
+            },
+        }]);
     }
     for operation in &told.patches {
         patches::apply(&mut listener, operation);
@@ -558,6 +593,19 @@ cases! {
         assert_serves(&azure, &gateway(told).start());
     }
 
+    fn envoy_gateway_with_full_reads_bodies(engine) {
+        let azure = simulate_tls(&["east", "west", "north"]);
+        let mut resources = resources(&azure, Target::EnvoyGateway, engine_of(engine), true);
+        let module = e2e::module().display().to_string();
+        replace(&mut resources, "/etc/envoy/azure_openai_balancer.wasm", &module);
+        let told = envoy_gateway(&azure, &resources);
+        assert!(!told.patches.is_empty());
+        assert_eq!(told.protocol.is_some(), engine == e2e::Engine::Router);
+        let gateway = gateway(told).start();
+        assert_serves(&azure, &gateway);
+        assert_reads_bodies(&azure, &gateway);
+    }
+
     fn istio_with_full_reads_bodies(engine) {
         let azure = simulate_tls(&["east", "west", "north"]);
         let folder = folder();
@@ -589,17 +637,6 @@ fn what_envoy_gateway_makes_of_its_resources_serves() {
     let azure = simulate_tls(&["east", "west", "north"]);
     let resources = resources(&azure, Target::EnvoyGateway, Engine::Filter, false);
     assert_serves(&azure, &gateway(envoy_gateway(&azure, &resources)).start());
-}
-
-#[test]
-fn envoy_gateway_with_full_reads_bodies() {
-    let azure = simulate_tls(&["east", "west", "north"]);
-    let resources = resources(&azure, Target::EnvoyGateway, Engine::Filter, true);
-    let told = envoy_gateway(&azure, &resources);
-    assert!(!told.patches.is_empty());
-    let gateway = gateway(told).start();
-    assert_serves(&azure, &gateway);
-    assert_reads_bodies(&azure, &gateway);
 }
 
 /// Envoy has the listener and the clusters of workload identity from patches.

@@ -69,20 +69,21 @@ pub fn rendered(target: Target, text: &str, options: Options) -> Result<Rendered
             istio::resources(&kubernetes)
         }
         Target::EnvoyGateway => {
-            let as_written = kubernetes(text, options, envoy_gateway::CLUSTERS)?;
-            if as_written.fleet.engine == render::Engine::Router {
+            let mut resources = kubernetes(text, options, envoy_gateway::CLUSTERS)?;
+            if resources.fleet.engine == render::Engine::Router && !options.full {
                 notes.push(
-                    "Envoy Gateway has no place for the router engine; this is the filter engine"
+                    "Envoy Gateway's API has no place for the router engine, so this is the filter engine; use `--full` for the \
+                     other"
                         .to_owned(),
                 );
+                let options = Options {
+                    engine: Some(Engine::Filter),
+                    ..options
+                };
+                resources = kubernetes(text, options, envoy_gateway::CLUSTERS)?;
             }
-            let options = Options {
-                engine: Some(Engine::Filter),
-                ..options
-            };
-            let kubernetes = kubernetes(text, options, envoy_gateway::CLUSTERS)?;
-            notes.extend(hidden_bodies(&kubernetes, "EnvoyExtensionPolicy"));
-            envoy_gateway::resources(&kubernetes)
+            notes.extend(hidden_bodies(&resources, "EnvoyExtensionPolicy"));
+            envoy_gateway::resources(&resources)
         }
     };
     Ok(Rendered { text, notes, files })

@@ -100,6 +100,11 @@ fn what_full_makes_of_two_hosts_is_there_to_be_read() {
             Engine::Filter,
             "envoy-gateway-full.yaml",
         ),
+        (
+            Target::EnvoyGateway,
+            Engine::Router,
+            "envoy-gateway-full-router.yaml",
+        ),
     ] {
         let options = Options {
             engine: Some(engine),

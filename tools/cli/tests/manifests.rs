@@ -200,12 +200,14 @@ fn istio_takes_every_resource() {
 #[test]
 fn envoy_gateway_takes_every_resource() {
     for list in lists() {
-        for (open, full) in [(false, false), (true, false), (false, true), (true, true)] {
-            let options = Options {
-                open,
-                full,
-                ..Options::default()
-            };
+        for (engine, open, full) in [
+            (None, false, false),
+            (None, true, false),
+            (None, false, true),
+            (Some(Engine::Router), true, true),
+            (Some(Engine::Router), false, true),
+        ] {
+            let options = Options { engine, open, full };
             for resource in render(Target::EnvoyGateway, &list, options) {
                 assert_valid(&resource);
             }
@@ -380,15 +382,22 @@ fn a_note_names_what_needs_bodies() {
             assert_eq!(notes(FULL), [""; 0], "{list}");
         }
     }
-    let router = Options {
-        engine: Some(Engine::Router),
-        ..FULL
+    let notes = |target, full| {
+        let options = Options {
+            engine: Some(Engine::Router),
+            open: false,
+            full,
+        };
+        cli::rendered(target, &two, options).expect("right").notes
     };
-    let notes = |target| cli::rendered(target, &two, router).expect("right").notes;
-    assert_eq!(notes(Target::Istio), [""; 0]);
-    assert_eq!(
-        notes(Target::EnvoyGateway),
-        ["Envoy Gateway has no place for the router engine; this is the filter engine"]
+    for full in [false, true] {
+        assert_eq!(notes(Target::Istio, full), [""; 0]);
+    }
+    assert_eq!(notes(Target::EnvoyGateway, true), [""; 0]);
+    let told = &notes(Target::EnvoyGateway, false)[0];
+    assert!(
+        told.starts_with("Envoy Gateway's API has no place for the router engine"),
+        "{told}"
     );
 }
 

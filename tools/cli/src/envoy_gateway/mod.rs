@@ -1,12 +1,15 @@
 //! Resources of Envoy Gateway.
 //!
 //! It names a cluster after the rule of the HTTPRoute that leads there, so there is a rule for each backend, and one for the token
-//! service. Its API has no place for what the router engine needs, so the filter engine it is.
+//! service. Its API has no place for what the router engine needs; patches have.
+
+mod patches;
 
 use render::parts::{self, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME};
 use render::yaml::{indented, item, quoted};
-use render::{Clients, Fleet, TokenIssuer};
+use render::{Clients, Engine, Fleet, TokenIssuer};
 
+use self::patches::patches;
 use crate::kubernetes::{identity_notes, resource, secret_variables};
 use crate::kubernetes::{Clusters, Kubernetes, Names};
 
@@ -77,113 +80,6 @@ pub(crate) fn resources(kubernetes: &Kubernetes) -> String {
     out
 }
 
-/// What the API has no place for, as patches of what Envoy Gateway tells Envoy.
-fn patches(kubernetes: &Kubernetes) -> String {
-    let Kubernetes { names, fleet, .. } = kubernetes;
-    let mut patches = entra_id(fleet);
-    if kubernetes.full {
-        patches.push_str(&full(names, fleet));
-    }
-    if patches.is_empty() {
-        return patches;
-    }
-    let spec = format!(
-        "\
-targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: {gateway}}}
-type: JSONPatch
-jsonPatches:
-{patches}",
-        gateway = quoted(&names.gateway),
-    );
-    resource(
-        "# What Envoy Gateway's own API cannot say.\n",
-        VERSION,
-        "EnvoyPatchPolicy",
-        NAME,
-        names,
-        &spec,
-    )
-}
-
-/// The clusters by which the module gets tokens of Entra ID, and the listener of the token file.
-fn entra_id(fleet: &Fleet) -> String {
-    let add = |kind: &str, name: &str, value: &str| {
-        item(&format!(
-            "\
-type: type.googleapis.com/envoy.config.{kind}
-name: {}
-operation:
-  op: add
-  path: \"\"
-  value:
-{}",
-            quoted(name),
-            indented(value, 4)
-        ))
-    };
-    let mut patches = String::new();
-    for authority in &fleet.authorities {
-        let cluster = parts::authority_cluster(authority);
-        patches.push_str("# Where the module gets access tokens of Entra ID.\n");
-        patches.push_str(&add("cluster.v3.Cluster", &authority.cluster, &cluster));
-    }
-    for file in &fleet.token_files {
-        let listener = parts::token_file_listener(file);
-        patches.push_str(
-            "# The token file of workload identity, for the module alone, which reads no files.\n",
-        );
-        patches.push_str(&add("listener.v3.Listener", &file.cluster, &listener));
-        let cluster = parts::token_file_cluster(file);
-        patches.push_str("# Where the module reads it.\n");
-        patches.push_str(&add("cluster.v3.Cluster", &file.cluster, &cluster));
-    }
-    patches
-}
-
-/// Settings of the filter and of the connection manager that Envoy Gateway makes.
-fn full(names: &Names, fleet: &Fleet) -> String {
-    let set = |path: &str, field: &str, value: &str| {
-        item(&format!(
-            "\
-type: type.googleapis.com/envoy.config.listener.v3.Listener
-name: {listener}
-operation:
-  op: add
-  jsonPath: {path}
-  path: /{field}
-  value:{value}",
-            listener = quoted(&format!("{}/{}/{LISTENER}", names.namespace, names.gateway)),
-            path = quoted(path),
-        ))
-    };
-    let manager = "$.filter_chains[*].filters[?(@.name=='envoy.filters.network.http_connection_manager')].typed_config";
-    // Envoy Gateway names the filter after the policy that has it.
-    let filter = format!(
-        "{manager}.http_filters[?(@.name=='envoy.filters.http.wasm/envoyextensionpolicy/{}/{NAME}/wasm/0')].typed_config.config",
-        names.namespace
-    );
-    let mut patches = format!(
-        "# Lets the filter read bodies while their headers are held: a request until it is complete, an error for its code.\n{}",
-        set(&filter, "allow_on_headers_stop_iteration", " true\n")
-    );
-    patches.push_str("# If the module ever traps, Envoy restarts it with the next request, at most ten times a second.\n");
-    patches.push_str(&set(&filter, "failure_policy", " FAIL_RELOAD\n"));
-    let backoff = "\n    backoff: {base_interval: 0.1s}\n";
-    patches.push_str(&set(&filter, "reload_config", backoff));
-    patches
-        .push_str("# A stream that its backend breaks off ends at once for the client as well.\n");
-    patches.push_str(&set(manager, "delayed_close_timeout", " 0s\n"));
-    // The field's name is the path's.
-    if let Some((_, refusals)) = parts::refusals(fleet).split_once("local_reply_config:") {
-        patches.push_str(
-            "# Those who may not ask are told so in the shape that OpenAI's clients parse.\n",
-        );
-        let refusals = indented(refusals, 2);
-        patches.push_str(&set(manager, "local_reply_config", &refusals));
-    }
-    patches
-}
-
 fn notes(kubernetes: &Kubernetes) -> String {
     let fleet = &kubernetes.fleet;
     let mut notes = String::new();
@@ -191,6 +87,12 @@ fn notes(kubernetes: &Kubernetes) -> String {
         notes.push_str(
             "#\n# Clients' keys are those of the Secret azure-openai-clients: a field for each client, its name and its key.\n",
         );
+    }
+    if fleet.engine == Engine::Router {
+        notes.push_str(&format!(
+            "#\n# The router engine needs Envoy 1.39 or later, and the module as a file in its pods, at {}.\n",
+            fleet.module.display()
+        ));
     }
     let variables = secret_variables(fleet);
     if !variables.is_empty() {
@@ -404,7 +306,22 @@ wasm:
 
 /// What is to be as it is in an Envoy of one's own.
 fn traffic(kubernetes: &Kubernetes) -> String {
-    let names = &kubernetes.names;
+    let Kubernetes { names, fleet, .. } = kubernetes;
+    let (early, retries) = match fleet.engine {
+        Engine::Router => (
+            format!(
+                "\
+# A client's own choice of a rule would pass by the filter's plan.
+headers:
+  earlyRequestHeaders:
+    remove: [{}]
+",
+                quoted(fleet.cluster_header())
+            ),
+            "  maxParallelRetries: 100000\n",
+        ),
+        _ => (String::new(), ""),
+    };
     let keepalive = format!(
         "\
 # A model may think for minutes; Azure's load balancers, NAT and firewalls forget a connection that is silent for four.
@@ -424,7 +341,7 @@ timeout:
 # HTTP/1.0 is what nginx speaks to its upstreams unless it is told otherwise.
 http1:
   http10: {{useDefaultHost: true}}
-",
+{early}",
         gateway = quoted(&names.gateway),
     );
     let comment = "\
@@ -441,7 +358,7 @@ circuitBreaker:
   maxConnections: 100000
   maxPendingRequests: 100000
   maxParallelRequests: 100000
-",
+{retries}",
         routes = route_refs(kubernetes),
     );
     resource(
