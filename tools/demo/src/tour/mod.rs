@@ -47,13 +47,17 @@ type Step = fn(&Tour) -> Result<()>;
 /// Where clients need a key, before all else.
 const DOOR: (&str, Step) = ("Nobody comes in without a key", door::show);
 
-const STEPS: [(&str, Step); 9] = [
+const STEPS: [(&str, Step); 10] = [
     ("Twelve chat requests", balancing::show),
     ("A backend that throttles", failures::show_throttled),
     ("A backend that is dead", failures::show_dead),
     ("All backends throttle", failures::show_all_throttled),
     ("A stream", streaming::show),
     ("A stream that is retried", streaming::show_retried),
+    (
+        "A stream that fails at its beginning",
+        streaming::show_failed,
+    ),
     ("Access tokens: revoked, expiring", tokens::show),
     ("The openai Python SDK", sdk::show),
     ("What Envoy counted", summary::show),

@@ -30,15 +30,36 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
 
 /// The same with a backend that refuses, which is where the retry engines differ.
 pub(super) fn show_retried(tour: &Tour) -> Result<()> {
+    let next = next_in_turn(tour)?;
+    tour.screen.tell(&format!(
+        "{next} is next in turn, and answers 429; the others say their words as before."
+    ));
+    show_retry_after(tour, next, Behaviour::throttled(1))
+}
+
+/// The same with a backend whose stream has begun, with status 200, when it refuses.
+pub(super) fn show_failed(tour: &Tour) -> Result<()> {
+    let next = next_in_turn(tour)?;
+    tour.screen.tell(&format!(
+        "{next} is next in turn. It answers 200, and the first event of its stream is a rate limit."
+    ));
+    let message = "Rate limit reached. Please try again in 1s.";
+    let failed = Stream::failed_chat("rate_limit_exceeded", message);
+    show_retry_after(tour, next, Behaviour::stream(failed))
+}
+
+/// The backend whose turn is next.
+fn next_in_turn(tour: &Tour) -> Result<&str> {
     let last = tour.stage.client.chat()?.backend;
     let names = tour.stage.names();
     let position = names.iter().position(|name| *name == last);
     let position = position.with_context(|| format!("no backend is called {last}"))?;
-    let next = names[(position + 1) % names.len()];
-    tour.screen.tell(&format!(
-        "{next} is next in turn, and answers 429; the others say their words as before."
-    ));
-    let streamed = stream(tour, Some(next))?;
+    Ok(names[(position + 1) % names.len()])
+}
+
+/// Asks for a stream while the backend `next` in turn refuses.
+fn show_retry_after(tour: &Tour, next: &str, refusal: Behaviour) -> Result<()> {
+    let streamed = stream(tour, Some((next, refusal)))?;
     check_whole(tour, &streamed)?;
     tour.checks.equal(
         &format!("{next} refused it and another backend answered: attempts 2"),
@@ -60,8 +81,8 @@ pub(super) fn show_retried(tour: &Tour) -> Result<()> {
     }
 }
 
-/// Asks for a stream and shows it as it comes. The backend that `refuses` answers 429.
-fn stream(tour: &Tour, refuses: Option<&str>) -> Result<Streamed> {
+/// Asks for a stream and shows it as it comes; of the backends, one may refuse in its own way.
+fn stream(tour: &Tour, refusal: Option<(&str, Behaviour)>) -> Result<Streamed> {
     let screen = tour.screen;
     let stream = Stream {
         events: PIECES,
@@ -71,11 +92,9 @@ fn stream(tour: &Tour, refuses: Option<&str>) -> Result<Streamed> {
     };
     let backends = tour.stage.simulation.backends();
     for backend in backends {
-        backend.set(&if refuses == Some(backend.name()) {
-            Behaviour::throttled(1)
-        } else {
-            Behaviour::stream(stream.clone())
-        })?;
+        let refusal = refusal.as_ref().filter(|(name, _)| *name == backend.name());
+        let refusal = refusal.map(|(_, refusal)| refusal.clone());
+        backend.set(&refusal.unwrap_or_else(|| Behaviour::stream(stream.clone())))?;
     }
     screen.piece("    ");
     let streamed = tour.stage.client.stream(|piece| screen.piece(piece));
