@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::document::Position;
 use crate::expand::Expanded;
-use crate::plugin::{Backend, Ids, Plugin, Source, Unlisted};
+use crate::plugin::{AffinityKey, Backend, Ids, Plugin, Source, Unlisted};
 use crate::{list, Options, Problem};
 
 /// How a control plane names its clusters.
@@ -135,13 +135,18 @@ impl Kubernetes {
     /// What the filter learns from bodies, as far as this list of backends needs it.
     pub(crate) fn read_in_bodies(&self) -> Vec<&'static str> {
         let Plugin {
-            backends, state, ..
+            backends,
+            state,
+            affinity,
+            ..
         } = &self.plugin;
         let renames = |backend: &Backend| {
             let deployments = backend.deployments.iter().flatten();
             let mut renamed = deployments.filter(|(ours, theirs)| ours != theirs);
             renamed.next().is_some() || backend.unlisted_deployments == Some(Unlisted::Refuse)
         };
+        let affinity = affinity.iter().flatten().next();
+        let by_body = affinity.is_some_and(|affinity| affinity.by == AffinityKey::PromptCacheKey);
         let ids = state.as_ref().and_then(|state| state.ids);
         let several = backends.len() > 1;
         let needed = [
@@ -150,7 +155,8 @@ impl Kubernetes {
                 several && ids != Some(Ids::Plain),
                 "ids in bodies (`previous_response_id`)",
             ),
-            (several, "the error codes of a 401, 403 or 404"),
+            (several && by_body, "`affinity` by `prompt_cache_key`"),
+            (several, "the codes of errors (401, 403, 404, in streams)"),
         ];
         let needed = needed.into_iter().filter(|(is_needed, _)| *is_needed);
         needed.map(|(_, what)| what).collect()

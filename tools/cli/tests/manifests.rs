@@ -358,10 +358,20 @@ fn a_note_names_what_needs_bodies() {
     let plain = format!("{two}state: {{ids: plain}}\n");
     let renamed = "backends:\n- {host: contoso-1.openai.azure.com, deployments: {a: b}}\n";
     let ids = "ids in bodies (`previous_response_id`)";
-    let codes = "the error codes of a 401, 403 or 404";
+    let codes = "the codes of errors (401, 403, 404, in streams)";
     let deployments = "`deployments` in the v1 API";
     for (list, lost) in [
         (format!("backends:\n{host}"), None),
+        (
+            format!("{two}affinity: {{by: prompt_cache_key}}\n"),
+            Some(format!(
+                "{ids}, `affinity` by `prompt_cache_key` and {codes}"
+            )),
+        ),
+        (
+            format!("{two}affinity: {{by: client}}\n"),
+            Some(format!("{ids} and {codes}")),
+        ),
         (two.clone(), Some(format!("{ids} and {codes}"))),
         (plain, Some(codes.to_owned())),
         (renamed.to_owned(), Some(deployments.to_owned())),
