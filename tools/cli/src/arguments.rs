@@ -129,6 +129,9 @@ fn carry_out(command: Command) -> Result<ExitCode, String> {
             output,
             validate,
         } => {
+            if validate.is_some() && target != Target::Envoy {
+                return Err("--validate: Envoy reads no resources of Kubernetes; use it with `render envoy`".to_owned());
+            }
             let text = read(&file)?;
             let options = Options { engine, open, full };
             match crate::rendered(target, &text, options) {

@@ -77,6 +77,9 @@ fn an_envoy_that_is_not_there_cannot_validate() {
     };
     assert!(with(&["-o", &made]).contains("error: /nowhere/envoy: "));
     assert!(with(&[]).contains("--output"), "a file is what Envoy reads");
+    let resources = tool(&["render", "istio", &list, "-o", &made, "--validate", "envoy"]);
+    let told = String::from_utf8(resources.stderr).expect("UTF-8");
+    assert!(told.contains("use it with `render envoy`"), "{told}");
 }
 
 #[test]
