@@ -20,7 +20,7 @@ fn with_byte(hash: u64, byte: u8) -> u64 {
     (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
 }
 
-/// [`fingerprint_of`] bytes that come in pieces.
+/// The fingerprint of bytes that come in pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(u64);
 
