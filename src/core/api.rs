@@ -27,11 +27,15 @@ pub enum Api {
     Assistants,
     /// Fine-tuning jobs.
     FineTuning,
+    /// Anthropic's Messages API, below `/anthropic`, which resources of Foundry have for [Claude].
+    ///
+    /// [Claude]: https://learn.microsoft.com/azure/ai-foundry/foundry-models/how-to/use-foundry-models-claude
+    Messages,
 }
 
 impl Api {
     /// Every API.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Chat,
         Self::Responses,
         Self::Embeddings,
@@ -43,6 +47,7 @@ impl Api {
         Self::Realtime,
         Self::Assistants,
         Self::FineTuning,
+        Self::Messages,
     ];
 
     /// The name in the configuration and in logs.
@@ -59,6 +64,7 @@ impl Api {
             Self::Realtime => "realtime",
             Self::Assistants => "assistants",
             Self::FineTuning => "fine_tuning",
+            Self::Messages => "messages",
         }
     }
 

@@ -5,6 +5,7 @@ use alloc::borrow::Cow;
 use super::client_credentials::is_credential_header;
 use super::config::{Backend, Config, Engine, HeaderNames};
 use super::edits::Edits;
+use super::operation::Surface;
 use super::path;
 use super::request::Request;
 use crate::prelude::*;
@@ -49,6 +50,22 @@ pub struct Credential<'a> {
     pub value: &'a str,
 }
 
+impl Credential<'_> {
+    /// The same on this surface: for Claude, a key stands in the header that Anthropic's SDK sends.
+    ///
+    /// Source: `lib/foundry.py` of the anthropic Python SDK sends `x-api-key`, and `api-key` for older endpoints.
+    #[must_use]
+    pub fn on(self, surface: Option<Surface>) -> Self {
+        match (surface, self.name) {
+            (Some(Surface::Anthropic), "api-key") => Self {
+                name: "x-api-key",
+                ..self
+            },
+            _ => self,
+        }
+    }
+}
+
 /// One attempt of a request on a backend.
 ///
 /// Every attempt starts from the request as the client sent it, never from what an earlier attempt made of it.
@@ -85,6 +102,11 @@ impl<'a> Attempt<'a> {
         (path != client_path).then_some(path)
     }
 
+    /// The header that proves to the backend who is asking.
+    fn credential(&self) -> Credential<'a> {
+        self.credential.on(self.request.surface)
+    }
+
     /// The edits that turn the client's request into this attempt in place, for the router to send.
     pub fn edits(
         &self,
@@ -94,7 +116,7 @@ impl<'a> Attempt<'a> {
         let mut edits = RequestEdits::default();
         for name in self.request.credential_headers() {
             // Set below, which replaces it.
-            if name != self.credential.name {
+            if name != self.credential().name {
                 edits.remove(name);
             }
         }
@@ -122,7 +144,7 @@ impl<'a> Attempt<'a> {
         if !config.left_to_envoy.host {
             edits.set(":authority", &self.backend.host);
         }
-        let Credential { name, value } = self.credential;
+        let Credential { name, value } = self.credential();
         edits.set(name, value);
         if self.request.instructs_router {
             RETRY_INSTRUCTIONS
@@ -168,7 +190,7 @@ impl<'a> Attempt<'a> {
             "accept-encoding" => (name, accepted.unwrap_or(value)),
             _ => (name, value),
         })
-        .chain([(self.credential.name, self.credential.value)])
+        .chain([(self.credential().name, self.credential().value)])
         .collect()
     }
 }

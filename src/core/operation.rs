@@ -83,9 +83,12 @@ pub enum Surface {
     V1,
     /// `/openai/...?api-version=...`
     Dated,
+    /// `/anthropic/v1/...`
+    Anthropic,
 }
 
 const ROOT: &str = "/openai/";
+const ANTHROPIC: &str = "/anthropic/";
 const V1: &str = "v1/";
 const DEPLOYMENTS: &str = "deployments/";
 
@@ -140,7 +143,10 @@ impl<'p> Path<'p> {
 /// A path that climbs (`/openai/../admin`) is none, whatever it would climb to: the backend may see it otherwise than whoever
 /// reads it here.
 pub fn surface(path: &Path<'_>) -> Option<Surface> {
-    let rest = strip_prefix(path.target, ROOT)?;
+    let (rest, is_anthropic) = match strip_prefix(path.target, ROOT) {
+        Some(rest) => (rest, false),
+        None => (strip_prefix(path.target, ANTHROPIC)?, true),
+    };
     let climbs = |segment: &str| {
         let decoded = segment.to_ascii_lowercase().replace("%2e", ".");
         decoded == ".." || decoded == "." || decoded.contains("%2f") || decoded.contains('\\')
@@ -149,6 +155,7 @@ pub fn surface(path: &Path<'_>) -> Option<Surface> {
         return None;
     }
     Some(match strip_prefix(rest, V1) {
+        _ if is_anthropic => Surface::Anthropic,
         Some(_) => Surface::V1,
         None => Surface::Dated,
     })
@@ -189,11 +196,29 @@ pub fn deployment_name(path: &str, range: Range<usize>) -> Option<Cow<'_, str>> 
 impl Operation {
     /// What a request with this method asks for with this path, which [is Azure OpenAI's](surface).
     pub fn read(method: &str, path: &Path<'_>) -> Self {
-        let rest = strip_prefix(path.target, ROOT).unwrap_or_default();
+        let Some(rest) = strip_prefix(path.target, ROOT) else {
+            return Self::anthropic(method, path);
+        };
         let operation = Self::read_rest(method, path, rest);
         match operation.is_known || !rest.bytes().any(|byte| byte.is_ascii_uppercase()) {
             true => operation,
             false => Self::read_rest(method, path, &rest.to_ascii_lowercase()),
+        }
+    }
+
+    /// What a request below `/anthropic/` asks for: messages, which nothing lasts of, or something that is not known here.
+    #[inline(never)]
+    fn anthropic(method: &str, path: &Path<'_>) -> Self {
+        let rest = strip_prefix(path.target, ANTHROPIC).unwrap_or_default();
+        let rest = rest.trim_end_matches('/').to_ascii_lowercase();
+        let is_known =
+            method == "POST" && matches!(rest.as_str(), "v1/messages" | "v1/messages/count_tokens");
+        match is_known {
+            true => Self::stateless(Api::Messages),
+            false => Self {
+                api: Some(Api::Messages),
+                ..Self::default()
+            },
         }
     }
 
@@ -522,6 +547,34 @@ mod tests {
                 (None, Deployment::Unnamed, state),
                 "{method} {path}"
             );
+        }
+    }
+
+    #[test]
+    fn messages_have_a_surface_of_their_own() {
+        for (method, path, is_known) in [
+            ("POST", "/anthropic/v1/messages", true),
+            ("POST", "/Anthropic/V1/Messages/?beta=true", true),
+            ("POST", "/anthropic/v1/messages/count_tokens", true),
+            ("GET", "/anthropic/v1/messages", false),
+            ("POST", "/anthropic/v1/messages/batches", false),
+            ("GET", "/anthropic/v1/models", false),
+        ] {
+            let path = Path::of(path);
+            assert_eq!(surface(&path), Some(Surface::Anthropic));
+            let operation = Operation::read(method, &path);
+            assert_eq!(
+                (operation.api, operation.is_known, operation.state),
+                (Some(Api::Messages), is_known, State::None)
+            );
+            assert_eq!(operation.deployment == Deployment::InBody, is_known);
+        }
+        for path in [
+            "/anthropic",
+            "/anthropic/../admin",
+            "/anthropicx/v1/messages",
+        ] {
+            assert_eq!(surface(&Path::of(path)), None, "{path}");
         }
     }
 

@@ -50,14 +50,22 @@ pub fn on_backend<'p>(
             let _ = splices.cut(range.start.saturating_sub(1)..range.end);
         }
     }
-    if splices.is_empty() && added.is_empty() && backend.base_path.is_none() {
+    if splices.is_empty() && added.is_empty() && base_path(surface, backend).is_none() {
         return path.into();
     }
     let spliced = String::from_utf8(splices.apply(path.as_bytes()));
     // The parts are whole characters, so the rest is text as before.
     let path = spliced.unwrap_or_else(|_| path.to_owned());
-    let base = backend.base_path.as_deref().unwrap_or_default();
+    let base = base_path(surface, backend).unwrap_or_default();
     [base, &path, &added].concat().into()
+}
+
+/// What the paths of a surface begin with on this backend. Claude is asked for at the host, not at one of its projects.
+fn base_path(surface: Surface, backend: &Backend) -> Option<&str> {
+    const PROJECTS: &str = "/api/projects/";
+    let base = backend.base_path.as_deref()?;
+    let is_below = surface != Surface::Anthropic || !base.starts_with(PROJECTS);
+    is_below.then_some(base)
 }
 
 #[cfg(test)]
@@ -81,6 +89,15 @@ mod tests {
             backend.deployments.add(name, own);
         }
         backend
+    }
+
+    #[test]
+    fn claude_is_no_part_of_a_project() {
+        let path = "/anthropic/v1/messages?beta=true";
+        let project = backend(&[], Some("9"), Some("/api/projects/p"));
+        assert_eq!(on_backend(path, &project), path);
+        let gateway = backend(&[], None, Some("/gateway"));
+        assert_eq!(on_backend(path, &gateway), ["/gateway", path].concat());
     }
 
     #[test]

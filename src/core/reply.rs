@@ -5,7 +5,7 @@ use core::time::Duration;
 use serde_json::json;
 
 use super::fleet::Wait;
-use super::operation::Api;
+use super::operation::{Api, Surface};
 use super::time::millis;
 use crate::prelude::*;
 
@@ -137,7 +137,8 @@ impl LocalReply {
         Self {
             status: 404,
             code: "path_not_served",
-            message: "This gateway serves Azure OpenAI: paths begin with /openai/.".into(),
+            message: "This gateway serves Azure OpenAI: paths begin with /openai/ or /anthropic/."
+                .into(),
             retry_after: None,
         }
     }
@@ -190,8 +191,11 @@ impl LocalReply {
         }
     }
 
-    /// The body: `{"error": {...}}` as OpenAI's clients expect it.
-    pub fn body(&self) -> Vec<u8> {
+    /// The body, as the clients of this surface expect it: OpenAI's `{"error": {...}}`, or Anthropic's.
+    pub fn body(&self, surface: Option<Surface>) -> Vec<u8> {
+        if surface == Some(Surface::Anthropic) {
+            return self.body_for_anthropic();
+        }
         let body = json!({
             "error": {
                 "code": self.code,
@@ -202,6 +206,26 @@ impl LocalReply {
                     400..=499 => "invalid_request_error",
                     _ => "server_error",
                 },
+            }
+        });
+        body.to_string().into_bytes()
+    }
+
+    /// Source: <https://docs.anthropic.com/en/api/errors>.
+    #[inline(never)]
+    fn body_for_anthropic(&self) -> Vec<u8> {
+        let body = json!({
+            "type": "error",
+            "error": {
+                "type": match self.status {
+                    404 => "not_found_error",
+                    429 => "rate_limit_error",
+                    503 | 529 => "overloaded_error",
+                    504 => "timeout_error",
+                    400..=499 => "invalid_request_error",
+                    _ => "api_error",
+                },
+                "message": self.message,
             }
         });
         body.to_string().into_bytes()
@@ -238,10 +262,32 @@ mod tests {
     #[test]
     fn the_body_has_openais_shape() {
         let reply = LocalReply::identity_unavailable(Duration::from_secs(3));
-        let body: Value = serde_json::from_slice(&reply.body()).unwrap();
+        let body: Value = serde_json::from_slice(&reply.body(None)).unwrap();
         assert_eq!(body["error"]["code"], "identity_unavailable");
         assert!(body["error"]["message"].is_string());
         assert!(body["error"]["type"].is_string());
+    }
+
+    #[test]
+    fn the_body_has_anthropics_shape_for_its_clients() {
+        let wait = |throttled| Wait {
+            left: Duration::from_secs(1),
+            throttled,
+        };
+        for (reply, kind) in [
+            (LocalReply::all_out(wait(true)), "rate_limit_error"),
+            (LocalReply::all_out(wait(false)), "overloaded_error"),
+            (LocalReply::no_answer(true, 1), "timeout_error"),
+            (LocalReply::no_deployment(), "not_found_error"),
+            (LocalReply::encoded_body("gzip"), "invalid_request_error"),
+            (LocalReply::internal_error(), "api_error"),
+        ] {
+            let body = reply.body(Some(Surface::Anthropic));
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(body["type"], "error");
+            assert_eq!(body["error"]["type"], kind);
+            assert_eq!(body["error"]["message"], *reply.message);
+        }
     }
 
     #[test]
@@ -251,7 +297,7 @@ mod tests {
         assert!(reply
             .headers()
             .contains(&("accept-encoding", "identity".to_owned())));
-        let body: Value = serde_json::from_slice(&reply.body()).unwrap();
+        let body: Value = serde_json::from_slice(&reply.body(None)).unwrap();
         assert_eq!(body["error"]["code"], "content_encoding_not_supported");
         assert_eq!(body["error"]["type"], "invalid_request_error");
         let message = body["error"]["message"].as_str().unwrap();
@@ -286,7 +332,7 @@ mod tests {
         assert_eq!((throttled.status, failing.status), (429, 503));
         assert_eq!(throttled.headers()[1].1, "7");
         assert_eq!(throttled.headers()[2].1, "6500");
-        let body: Value = serde_json::from_slice(&throttled.body()).unwrap();
+        let body: Value = serde_json::from_slice(&throttled.body(None)).unwrap();
         assert_eq!(body["error"]["type"], "rate_limit_error");
         assert_eq!(body["error"]["code"], "all_backends_throttled");
     }

@@ -410,6 +410,13 @@ impl Request {
     pub fn place(&self, config: &Config) -> Place {
         let only = |backend| Place::Only(config.resource_of(backend));
         let home = || only(config.home(self.operation.api));
+        if self.operation.api == Some(Api::Messages) {
+            let having = config.backends_with(Api::Messages);
+            return match having.len() == config.backends.len() {
+                true => Place::Anywhere,
+                false => Place::Only(having),
+            };
+        }
         match (self.objects, self.operation.state) {
             (Objects::On(backend), _) => only(backend),
             (Objects::Apart, _) => Place::Nowhere,
@@ -526,7 +533,7 @@ pub struct Model {
 pub enum Place {
     /// To any backend.
     Anywhere,
-    /// To these only: those of one resource.
+    /// To these only: those of one resource, or those that have an API.
     Only(BackendSet),
     /// To none: its objects live on several resources.
     Nowhere,

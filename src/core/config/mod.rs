@@ -122,7 +122,7 @@ impl BackendCredential {
 /// The APIs that a backend has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Apis {
-    /// As far as is known, every one.
+    /// As far as is known, every one; Anthropic's on hosts of Foundry only.
     #[default]
     All,
     /// These.
@@ -172,7 +172,7 @@ pub enum OtherPaths {
 impl Config {
     /// The backend of objects of this API whose ids do not say where they live.
     pub fn home(&self, api: Option<Api>) -> usize {
-        let has = |backend: &Backend| api.is_none_or(|api| backend.apis.include(api));
+        let has = |backend: &Backend| api.is_none_or(|api| backend.has(api));
         let home = self
             .state
             .home
@@ -189,6 +189,13 @@ impl Config {
         let backends = self.backends.iter().enumerate();
         let same = backends.filter(|(_, backend)| backend.resource() == one);
         same.map(|(index, _)| index).collect()
+    }
+
+    /// The backends that have this API, by the configuration.
+    pub fn backends_with(&self, api: Api) -> BackendSet {
+        let backends = self.backends.iter().enumerate();
+        let having = backends.filter(|(_, backend)| backend.has(api));
+        having.map(|(index, _)| index).collect()
     }
 
     /// Whether the backends are several resources, so that objects have to be told apart.
@@ -235,6 +242,14 @@ impl Config {
             }
         }
     }
+}
+
+/// Whether a host is that of a Foundry resource.
+fn is_of_foundry(host: &str) -> bool {
+    const DOMAIN: &str = ".services.ai.azure.com";
+    let domain = host.len().checked_sub(DOMAIN.len());
+    let domain = domain.and_then(|at| host.get(at..));
+    domain.is_some_and(|domain| domain.eq_ignore_ascii_case(DOMAIN))
 }
 
 /// How one of several backends of the same priority is chosen.
@@ -296,6 +311,14 @@ impl Backend {
         Resource {
             host: &self.host,
             base_path: self.base_path.as_deref(),
+        }
+    }
+
+    /// Whether it has this API, as far as the configuration tells.
+    pub fn has(&self, api: Api) -> bool {
+        match (&self.apis, api) {
+            (Apis::All, Api::Messages) => is_of_foundry(&self.host),
+            (apis, api) => apis.include(api),
         }
     }
 

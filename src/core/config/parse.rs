@@ -19,7 +19,8 @@ use crate::prelude::*;
 use crate::state::ids::{Collision, Tags};
 
 /// Statuses after which another backend may do better: throttled, timed out, or broken on the server's side.
-const RETRIABLE_STATUSES: [u16; 6] = [408, 429, 500, 502, 503, 504];
+// 529 is what Anthropic answers when it is overloaded.
+const RETRIABLE_STATUSES: [u16; 7] = [408, 429, 500, 502, 503, 504, 529];
 
 impl Plugin {
     /// Reads a plugin configuration: JSON, or the bytes of a protobuf Struct.

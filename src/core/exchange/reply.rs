@@ -149,7 +149,7 @@ impl Exchange {
             status: reply.status,
             details: reply.code,
             headers,
-            body: reply.body().into(),
+            body: reply.body(self.request.surface).into(),
             is_changed_by_reply: false,
         }
     }
@@ -162,7 +162,8 @@ impl Exchange {
             AnswerBody::Whole(body) | AnswerBody::Begun(body) => Cow::from(body),
             AnswerBody::Stalled => {
                 report.set("content-type", "application/json");
-                LocalReply::stalled_error(answer.status).body().into()
+                let stalled = LocalReply::stalled_error(answer.status);
+                stalled.body(self.request.surface).into()
             }
         };
         let is_whole = !matches!(answer.body, AnswerBody::Stalled);

@@ -17,6 +17,7 @@ use crate::identity::{Authorization, Identities};
 use crate::inspection::{Inspection, Unreadable};
 use crate::metrics::{event_of_choice, Event};
 use crate::no_retry::{NoRetry, Replay};
+use crate::operation::Api;
 use crate::plan::Plan;
 use crate::prelude::*;
 use crate::replay::{BodyCopy, HELD_UNTIL_COMPLETE};
@@ -41,6 +42,11 @@ impl Exchange {
             || self.request.has_path && config.other_paths == OtherPaths::Pass;
         if !served {
             return self.refuse_unread(LocalReply::other_path(), balancer);
+        }
+        if self.request.operation.api == Some(Api::Messages)
+            && config.backends_with(Api::Messages).is_empty()
+        {
+            return self.refuse_unread(LocalReply::no_api(Some(Api::Messages)), balancer);
         }
         if self.request.hides_ids(config) {
             return self.refuse_unread(LocalReply::no_websocket(), balancer);
@@ -381,7 +387,12 @@ impl Exchange {
             false => Event::AllUnavailable,
         });
         let reply = match self.request.place(&balancer.config) {
-            Place::Only(_) if balancer.config.backends.len() > 1 => LocalReply::home_out(wait),
+            Place::Only(_)
+                if balancer.config.backends.len() > 1
+                    && self.request.operation.api != Some(Api::Messages) =>
+            {
+                LocalReply::home_out(wait)
+            }
             _ => LocalReply::all_out(wait),
         };
         self.answer_without_backend(reply, balancer)

@@ -211,7 +211,8 @@ impl Exchange {
             edits.set(":path", path);
         }
         if let (Some(old), Some(new)) = (&self.carried, &self.carries) {
-            let (old, new) = (old.credential(), new.credential());
+            let surface = self.request.surface;
+            let (old, new) = (old.credential().on(surface), new.credential().on(surface));
             if old.name != new.name {
                 edits.remove(old.name);
             }

@@ -131,7 +131,7 @@ impl Upstream {
 
 /// Answers the attempt in the place of its backend.
 fn refuse(status: u16, details: &str) -> Result<(), HostError> {
-    let body = LocalReply::internal_error().body();
+    let body = LocalReply::internal_error().body(None);
     host::send_local_response(status, details, &[], &body)
 }
 

@@ -3,6 +3,7 @@
 mod affinity;
 mod balancing;
 mod capabilities;
+mod claude;
 mod clients;
 mod configuration;
 mod connections;

@@ -131,7 +131,7 @@ cases! {
             .plugin(|p| p["cooldown"] = json!(null))
             .engine(engine)
             .start();
-        for status in [408, 429, 500, 502, 503, 504] {
+        for status in [408, 429, 500, 502, 503, 504, 529] {
             azure.backend("east").set(Behaviour::status(status));
             let answer = chat_starting_at(&gateway, &azure, "east");
             assert_eq!(answer.status, 200, "after {status}");

@@ -9,8 +9,8 @@ use std::time::Duration;
 use e2e::{cases, simulate, uneven, Gateway};
 use simulator::Behaviour;
 
-/// Runs `script` with the SDK at hand and in place a client of each kind, `client` for Azure and `v1`, and returns what it printed.
-fn python(gateway: &Gateway, script: &str) -> String {
+/// Runs `script` with the SDKs at hand and in place a client of each kind, `client` for Azure and `v1`, and returns what it printed.
+pub(crate) fn python(gateway: &Gateway, script: &str) -> String {
     python_at(gateway.address(), script)
 }
 
@@ -23,6 +23,7 @@ fn python_at(address: SocketAddr, script: &str) -> String {
     let prelude = format!(
         "from openai import AzureOpenAI, OpenAI\n\
          client = AzureOpenAI(azure_endpoint='http://{0}', api_key='CLIENT-SECRET', api_version='2024-10-21', max_retries=0)\n\
+         gateway = 'http://{0}'\n\
          v1 = OpenAI(base_url='http://{0}/openai/v1', api_key='CLIENT-SECRET', max_retries=0)\n",
         address,
     );

@@ -192,6 +192,8 @@ pub enum Api {
     Assistants,
     /// Fine-tuning jobs.
     FineTuning,
+    /// Anthropic's Messages API, for Claude.
+    Messages,
 }
 
 /// What becomes of objects that live on the backend where they were made.
@@ -440,7 +442,7 @@ pub struct Retry {
     #[schemars(
         length(min = 1),
         extend(
-            "default" = [408, 429, 500, 502, 503, 504],
+            "default" = [408, 429, 500, 502, 503, 504, 529],
             "items" = {"type": "integer", "minimum": 400, "maximum": 599, "not": {"const": 401}}
         )
     )]

@@ -37,7 +37,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("backends:\n- {host: a, deployments: {gpt-4o: }}\n", &["2:33: backends[0].deployments.gpt-4o: null is not allowed; use names of 1 to 128 letters, digits, '-', '_' or '.' on both sides"]),
     ("backends:\n- {host: a, deployments: {4: four}}\n", &["2:27: backends[0].deployments: 4 is not allowed as a name; put it in quotes: \"4\""]),
     ("backends:\n- {host: a, deployments: {gpt 4: four}}\n", &["2:34: backends[0].deployments.gpt 4: \"four\" is not allowed; use names of 1 to 128 letters, digits, '-', '_' or '.' on both sides"]),
-    ("backends:\n- {host: a, apis: chat}\n", &["2:19: backends[0].apis: \"chat\" is not allowed; use a list of chat, responses, embeddings, images, audio, videos, files, batches, realtime, assistants, fine_tuning"]),
+    ("backends:\n- {host: a, apis: chat}\n", &["2:19: backends[0].apis: \"chat\" is not allowed; use a list of chat, responses, embeddings, images, audio, videos, files, batches, realtime, assistants, fine_tuning, messages"]),
     ("backends:\n- {host: a, api_version: 20241021}\n", &["2:26: backends[0].api_version: 20241021 is not allowed; use a version of the API such as \"2024-10-21\""]),
     ("backends:\n- {host: a, base_path: api}\n", &["2:24: backends[0].base_path: \"api\" is not allowed; use a path such as \"/api/projects/contoso\", without a slash at its end"]),
     ("backends:\n- {host: a, endpoint: 10.0.0.4}\n", &["2:23: backends[0].endpoint: \"10.0.0.4\" is not allowed; use a URL such as \"https://10.0.0.4\" or \"http://127.0.0.1:8080\""]),

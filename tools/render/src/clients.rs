@@ -44,11 +44,13 @@ resources:
   name: {KEYS}
   typed_config:
     \"@type\": type.googleapis.com/envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth
-{credentials}    # Where clients put their key: the openai SDKs in the first two (after `Bearer `), those of API Management in the third.
+{credentials}    # Where clients put their key: the openai SDKs in the first two (after `Bearer `), those of API Management in the third,
+    # Anthropic's in the fourth.
     key_sources:
     - header: api-key
     - header: authorization
     - header: ocp-apim-subscription-key
+    - header: x-api-key
     forwarding:
       header: {header}
       hide_credentials: true

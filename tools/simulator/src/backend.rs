@@ -187,6 +187,8 @@ impl Backend {
         let below = match path.strip_prefix(self.base_path.as_str()) {
             // What shows or sends bulk is not the resource's.
             None if path.starts_with("/sim/") => path,
+            // Claude is asked for at the host, not at a project.
+            None if path.starts_with("/anthropic/") => path,
             below => below.unwrap_or("/"),
         };
         let mut parts = uri.clone().into_parts();
@@ -195,12 +197,14 @@ impl Backend {
     }
 
     fn check(&self, head: &Parts, path: &str) -> Credential {
-        if !path.starts_with("/openai/") {
-            return TokenCheck::NotChecked.into();
-        }
+        let key = match path.get(.."/anthropic/".len()) {
+            Some("/anthropic/") => "x-api-key",
+            _ if path.starts_with("/openai/") => "api-key",
+            _ => return TokenCheck::NotChecked.into(),
+        };
         let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
         let known = |key: &str| self.api_key.as_deref() == Some(key);
-        match (text("authorization"), text("api-key")) {
+        match (text("authorization"), text(key)) {
             (Some(authorization), _) => {
                 let (scheme, token) = authorization.split_once(' ').unwrap_or_default();
                 if !scheme.eq_ignore_ascii_case("bearer") {

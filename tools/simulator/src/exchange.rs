@@ -146,7 +146,10 @@ impl Exchange<'_> {
     }
 
     fn failure(&self, failure: &Failure, head: &Parts) -> Response<Body> {
-        let bytes = errors::body(failure);
+        let bytes = match head.uri.path().starts_with("/anthropic/") {
+            true => errors::body_for_anthropic(failure),
+            false => errors::body(failure),
+        };
         let encoding = failure.encoding.filter(|encoding| accepts(head, *encoding));
         let bytes = match encoding {
             Some(encoding) => encoded(encoding, &bytes),

@@ -15,6 +15,43 @@ fn events(answer: &Answer) -> Vec<Value> {
 }
 
 #[test]
+fn claude_answers_in_anthropics_words() {
+    let azure = started(vec![BackendSettings {
+        api_key: Some(KEY.to_owned()),
+        deployments: Some(vec!["claude".to_owned()]),
+        ..BackendSettings::new("east")
+    }]);
+    let ask = |key: &str, path: &str, body: &str| {
+        let addr = azure.backend("east").addr();
+        let headers = [(key, KEY), ("anthropic-version", "2023-06-01")];
+        send(addr, "POST", path, &headers, body.as_bytes())
+    };
+    let path = "/anthropic/v1/messages";
+    let said = ask("x-api-key", path, r#"{"model":"claude"}"#);
+    assert_eq!(said.json()["content"][0]["text"], "Hello from east");
+    let events = ask("x-api-key", path, r#"{"model":"claude","stream":true}"#).text();
+    assert!(
+        events.starts_with("event: message_start\ndata: {"),
+        "{events}"
+    );
+    assert!(events.contains("event: message_stop\n"), "{events}");
+    let count = ask(
+        "x-api-key",
+        &format!("{path}/count_tokens"),
+        r#"{"model":"claude"}"#,
+    );
+    assert!(count.json()["input_tokens"].is_u64());
+    let refused = ask("api-key", path, r#"{"model":"claude"}"#);
+    let error = refused.json();
+    assert_eq!(
+        (refused.status, &error["type"]),
+        (401, &serde_json::json!("error"))
+    );
+    assert_eq!(error["error"]["type"], "authentication_error");
+    assert_eq!(ask("x-api-key", path, r#"{"model":"other"}"#).status, 404);
+}
+
+#[test]
 fn a_chat_completion_names_its_backend() {
     let simulator = simulator();
     let answer = chat(&simulator, "east", r#"{"messages":[]}"#);

@@ -72,7 +72,7 @@ enum Command {
         #[arg(long, value_name = "VERSION")]
         version: Option<String>,
     },
-    /// Install the openai Python SDK under target/ and print how to run it
+    /// Install the Python SDKs of OpenAI and Anthropic under target/ and print how to run them
     Python,
     /// Build and fetch everything, run every test and count: all of them with the newest Envoy, those in real Envoys again
     /// with the older ones

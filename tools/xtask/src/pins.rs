@@ -46,6 +46,9 @@ pub const ENVOYS: &[Envoy] = &[
 /// The openai Python SDK the tests drive the balancer with.
 pub const OPENAI_SDK: &str = "2.54.0";
 
+/// The anthropic Python SDK that asks for Claude in the tests.
+pub const ANTHROPIC_SDK: &str = "2.14.0";
+
 /// The LiteLLM proxy that the benchmarks measure beside the balancer.
 pub const LITELLM: &str = "1.106.2";
 

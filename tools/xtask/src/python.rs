@@ -1,4 +1,4 @@
-//! `cargo xtask python`: the openai SDK in an environment of its own.
+//! `cargo xtask python`: the SDKs of OpenAI and Anthropic in an environment of their own.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,12 +8,18 @@ use anyhow::{Context, Result};
 use crate::files::{self, Lock};
 use crate::{paths, pins, process};
 
-/// A Python that can import the openai SDK.
+/// The SDKs, with their versions.
+const SDKS: [(&str, &str); 2] = [
+    ("openai", pins::OPENAI_SDK),
+    ("anthropic", pins::ANTHROPIC_SDK),
+];
+
+/// A Python that can import the SDKs.
 #[derive(Debug)]
 pub struct Python {
     /// The interpreter.
     pub executable: PathBuf,
-    /// What `PYTHONPATH` must be for it; empty where it finds the SDK by itself.
+    /// What `PYTHONPATH` must be for it; empty where it finds the SDKs by itself.
     pub path: String,
 }
 
@@ -25,24 +31,29 @@ impl Python {
         command
     }
 
-    /// The SDK's version as the interpreter finds it.
-    fn sdk_version(&self) -> Result<String> {
-        let program = "import importlib.metadata as m; print(m.version('openai'))";
-        Ok(process::output(self.command().args(["-c", program]))?
+    /// An SDK's version as the interpreter finds it.
+    fn version_of(&self, sdk: &str) -> Result<String> {
+        let program = format!("import importlib.metadata as m; print(m.version('{sdk}'))");
+        Ok(process::output(self.command().args(["-c", &program]))?
             .trim()
             .to_owned())
     }
 
-    fn has_the_pinned_sdk(&self) -> bool {
-        self.sdk_version()
-            .is_ok_and(|version| version == pins::OPENAI_SDK)
+    fn has_the_pinned_sdks(&self) -> bool {
+        let is_there = |(name, version): &(&str, &str)| {
+            let found = self.version_of(name);
+            found.is_ok_and(|found| found == *version)
+        };
+        SDKS.iter().all(is_there)
     }
 }
 
-/// Installs the SDK and prints how to run it.
+/// Installs the SDKs and prints how to run them.
 pub fn command() -> Result<()> {
     let python = ensure()?;
-    println!("openai    {}", python.sdk_version()?);
+    for (name, _) in SDKS {
+        println!("{name:<9} {}", python.version_of(name)?);
+    }
     if python.path.is_empty() {
         println!("run       {}", python.executable.display());
     } else {
@@ -55,7 +66,7 @@ pub fn command() -> Result<()> {
     Ok(())
 }
 
-/// Installs the SDK unless that is done already.
+/// Installs the SDKs unless that is done already.
 pub fn ensure() -> Result<Python> {
     let place = paths::python();
     if let Some(python) = installed(&place) {
@@ -66,10 +77,10 @@ pub fn ensure() -> Result<Python> {
     if let Some(python) = installed(&place) {
         return Ok(python);
     }
-    process::step(
-        &format!("install the openai Python SDK {}", pins::OPENAI_SDK),
-        || install(&place),
-    )
+    let sdks = specified().join(", ");
+    process::step(&format!("install the Python SDKs {sdks}"), || {
+        install(&place)
+    })
 }
 
 /// The machine's pip: no questions, no talk of newer versions.
@@ -92,13 +103,13 @@ fn installed(place: &Path) -> Option<Python> {
     stamp(place).exists().then_some(())?;
     [environment(place), packages(place)]
         .into_iter()
-        .find(Python::has_the_pinned_sdk)
+        .find(Python::has_the_pinned_sdks)
 }
 
 /// In a virtual environment, or, where Python came without that module, in a directory for `PYTHONPATH`.
 fn install(place: &Path) -> Result<Python> {
     files::remove(place)?;
-    let sdk = format!("openai=={}", pins::OPENAI_SDK);
+    let sdks = specified();
     let python = environment(place);
     let made = process::output(Command::new("python3").args(["-m", "venv"]).arg(place));
     let python = if let Err(error) = made {
@@ -108,14 +119,8 @@ fn install(place: &Path) -> Result<Python> {
         );
         files::remove(place)?;
         let python = packages(place);
-        process::output(&mut pip(&[
-            "install",
-            "--only-binary=:all:",
-            "--target",
-            &python.path,
-            &sdk,
-        ]))
-        .context(
+        let mut install = pip(&["install", "--only-binary=:all:", "--target", &python.path]);
+        process::output(install.args(&sdks)).context(
             "install pip for python3 (Debian: apt-get install python3-pip) and run this again",
         )?;
         python
@@ -128,15 +133,21 @@ fn install(place: &Path) -> Result<Python> {
             "--quiet",
             "install",
             "--only-binary=:all:",
-            &sdk,
         ];
-        process::output(python.command().args(arguments))?;
+        process::output(python.command().args(arguments).args(&sdks))?;
         python
     };
-    process::output(python.command().args(["-c", "import openai"]))
-        .context("the SDK was installed but cannot be imported")?;
-    files::write(&stamp(place), &sdk)?;
+    process::output(python.command().args(["-c", "import openai, anthropic"]))
+        .context("the SDKs were installed but cannot be imported")?;
+    files::write(&stamp(place), &sdks.join("\n"))?;
     Ok(python)
+}
+
+/// The SDKs as pip wants them named.
+fn specified() -> Vec<String> {
+    let sdks = SDKS.iter();
+    sdks.map(|(name, version)| format!("{name}=={version}"))
+        .collect()
 }
 
 fn environment(place: &Path) -> Python {

@@ -399,7 +399,7 @@ apiKeyAuth:
   credentialRefs:
   - {{kind: Secret, name: azure-openai-clients}}
   extractFrom:
-  - headers: [api-key, authorization, ocp-apim-subscription-key]
+  - headers: [api-key, authorization, ocp-apim-subscription-key, x-api-key]
   forwardClientIDHeader: {}
   sanitize: true
 ",

@@ -23,6 +23,29 @@ pub(crate) fn body(failure: &Failure) -> Bytes {
         .into()
 }
 
+/// The body of an error answer in Anthropic's shape.
+pub(crate) fn body_for_anthropic(failure: &Failure) -> Bytes {
+    if failure.body.is_some() {
+        return body(failure);
+    }
+    let kind = match failure.status {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        429 => "rate_limit_error",
+        529 => "overloaded_error",
+        400..=499 => "invalid_request_error",
+        _ => "api_error",
+    };
+    let message = failure.message.clone();
+    let message =
+        message.unwrap_or_else(|| format!("The simulator was told to answer {}.", failure.status));
+    let code = failure.code.clone();
+    json!({ "type": "error", "error": { "type": kind, "message": message, "code": code } })
+        .to_string()
+        .into()
+}
+
 pub(crate) fn bad_request(message: &str) -> Failure {
     Failure::coded(400, "BadRequest", message)
 }

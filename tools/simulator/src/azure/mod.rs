@@ -14,6 +14,7 @@ mod files;
 mod form;
 mod items;
 mod jobs;
+mod messages;
 mod objects;
 mod reply;
 mod response_events;
@@ -66,6 +67,9 @@ impl Resource {
     }
 
     fn route(&self, call: &Call<'_>, pieces: u32) -> Result<Reply, Failure> {
+        if let Some(operation) = behind("/anthropic/v1/", call.uri.path()) {
+            return self.claude(call, operation, pieces);
+        }
         let rest = behind("/openai/", call.uri.path()).ok_or_else(errors::resource_not_found)?;
         if let Some(operation) = behind("v1/", rest) {
             let first = operation.split('/').next().map(str::to_ascii_lowercase);
