@@ -43,6 +43,8 @@ pub enum State {
     MakesFile,
     /// It makes a response, which lasts if the client wants it to.
     MakesResponse,
+    /// It makes a key for a realtime session, which is good for one resource.
+    MakesKey,
     /// It reads, changes or deletes an object that its path names.
     Uses,
     /// It lists objects.
@@ -407,6 +409,7 @@ impl Operation {
             Some(false) => State::Makes,
             Some(true) => State::Uses,
             None if query_value(path, "call_id").is_some() => State::Uses,
+            None if second.is_some() => State::MakesKey,
             None => State::None,
         };
         Self::new(Some(Api::Realtime), deployment, state)
@@ -588,6 +591,12 @@ mod tests {
         assert!(named.answers_with_location());
         assert_eq!(named.deployment, Deployment::InPath(32..35));
         let secrets = calls("/openai/v1/realtime/client_secrets");
+        assert_eq!(
+            (secrets.state, secrets.deployment),
+            (State::MakesKey, Deployment::InBody)
+        );
+        assert!(State::MakesKey.is_repeatable() && State::MakesKey.answers_with_objects());
+        let secrets = calls("/openai/v1/realtime/translations/client_secrets");
         assert!(!secrets.answers_with_location());
     }
 

@@ -18,6 +18,7 @@ use super::outcome::Outcome;
 use super::plan::BackendSet;
 use super::splices::Splices;
 use super::state::ids::Tags;
+use super::state::objects::split_session_key;
 use super::text::number;
 use crate::prelude::*;
 
@@ -79,6 +80,8 @@ struct Unusual {
     encoding: String,
     /// Headers with a client's credentials, other than those that the openai SDKs send.
     credentials: Vec<String>,
+    /// `Bearer` and a key for a realtime session, which the resource that made it takes in place of the backend's credential.
+    session_key: String,
 }
 
 /// Where the objects that a request names live.
@@ -122,6 +125,7 @@ impl Request {
         let mut request = Self::default();
         let (mut method, mut path) = ("", "");
         let mut protocols: Vec<&[u8]> = Vec::new();
+        let mut session_key: &[u8] = &[];
         for (name, value) in headers {
             let text = || core::str::from_utf8(value).unwrap_or_default();
             match name {
@@ -150,15 +154,28 @@ impl Request {
                         request.note_accepted(value);
                     }
                 }
-                b"authorization" => request.authorization = true,
+                b"authorization" => {
+                    request.authorization = true;
+                    if let Some(key) = value.strip_prefix(b"Bearer ek_") {
+                        session_key = key;
+                    }
+                }
                 b"api-key" => request.api_key = true,
                 name if is_credential_header(name) => request.note_credential(name),
                 _ => {}
             }
         }
+        for line in &protocols {
+            let mut offered = line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            let key = offered.find_map(|it| it.strip_prefix(b"openai-insecure-api-key.ek_"));
+            session_key = key.unwrap_or(session_key);
+        }
         request.clean_protocols = without_key(&protocols);
         request.has_path = !path.is_empty();
         request.read_path(method, path, tags);
+        if !session_key.is_empty() && request.operation.api == Some(Api::Realtime) {
+            request.take_session_key(session_key, tags);
+        }
         request
     }
 
@@ -191,6 +208,24 @@ impl Request {
             }
             encoding.push_str(coding);
         }
+    }
+
+    /// Takes over the key for a realtime session, without its beginning, if its tag tells which resource made it.
+    #[inline(never)]
+    fn take_session_key(&mut self, rest: &[u8], tags: &Tags) {
+        let key = format!("ek_{}", String::from_utf8_lossy(rest));
+        let split = split_session_key(&key);
+        let known = split.and_then(|(key, tag)| Some((key, tags.backend_of(tag)?)));
+        if let Some((key, backend)) = known {
+            self.unusual.get_or_insert_default().session_key = format!("Bearer {key}");
+            self.objects = self.objects.also(Some(backend));
+        }
+    }
+
+    /// What proves to the one backend that can serve the request who is asking, where the client brings that.
+    pub fn session_key(&self) -> Option<&str> {
+        let key = self.unusual.as_ref()?.session_key.as_str();
+        (!key.is_empty()).then_some(key)
     }
 
     #[inline(never)]
@@ -421,7 +456,7 @@ impl Request {
             (Objects::On(backend), _) => only(backend),
             (Objects::Apart, _) => Place::Nowhere,
             (_, State::None) => Place::Anywhere,
-            (Objects::None, State::Makes | State::MakesResponse)
+            (Objects::None, State::Makes | State::MakesResponse | State::MakesKey)
                 if config.state.ids == Ids::Tagged =>
             {
                 Place::Anywhere
@@ -708,6 +743,53 @@ mod tests {
         assert_eq!(request.path(&path), "/openai/realtime?x=resp_1&model=voice");
         let wanted = request.wanted(&path, Outcome::DeploymentNotFound);
         assert_eq!(wanted, "deployment \"voice\"");
+    }
+
+    #[test]
+    fn a_key_for_a_session_leads_to_the_resource_that_made_it() {
+        let tags = Tags::new(["a.example", "b.example"]).unwrap();
+        let tag = tags.of_backend(1).unwrap();
+        let key = tag.append_to("ek_1");
+        let read = |path: &str, name: &str, value: &str| {
+            let headers = [(":path", path), (name, value)];
+            let headers = headers.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+            Request::read(headers.into_iter(), &tags)
+        };
+        let realtime = "/openai/v1/realtime?model=gpt";
+        for (path, name, value, is_taken) in [
+            (realtime, "authorization", format!("Bearer {key}"), true),
+            (
+                realtime,
+                "sec-websocket-protocol",
+                format!("realtime, openai-insecure-api-key.{key}, x"),
+                true,
+            ),
+            (realtime, "authorization", "Bearer ek_1".into(), false),
+            (
+                realtime,
+                "authorization",
+                "Bearer ek_1.b000000".into(),
+                false,
+            ),
+            (realtime, "authorization", format!("Bearer {key}x"), false),
+            (realtime, "api-key", key.clone(), false),
+            (
+                "/openai/v1/responses",
+                "authorization",
+                format!("Bearer {key}"),
+                false,
+            ),
+        ] {
+            let request = read(path, name, &value);
+            let taken = is_taken.then_some("Bearer ek_1");
+            assert_eq!(request.session_key(), taken, "{path} {name} {value}");
+            let on = if is_taken {
+                Objects::On(1)
+            } else {
+                Objects::None
+            };
+            assert_eq!(request.objects, on, "{path} {name} {value}");
+        }
     }
 
     #[test]

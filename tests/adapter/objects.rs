@@ -401,6 +401,45 @@ cases! {
         }
     }
 
+    fn a_key_for_a_session_is_shown_to_the_resource_that_made_it(engine) {
+        let gateway = engine.fleet(2, json!({}));
+        let request = gateway.ask("POST", "/openai/v1/realtime/client_secrets", r#"{"session":{}}"#);
+        let attempt = request.attempt();
+        attempt.respond(200, [("content-type", "application/json")], false);
+        attempt.response_body(r#"{"value":"ek_1","session":{"id":"sess_1","instructions":"ek_1"}}"#, true);
+        let tag = tag("east");
+        assert_eq!(
+            request.answer().text(),
+            format!(r#"{{"value":"ek_1{tag}","session":{{"id":"sess_1{tag}","instructions":"ek_1"}}}}"#)
+        );
+        let bearer = format!("Bearer ek_1{tag}");
+        for path in ["/openai/v1/realtime/calls", "/openai/v1/realtime/calls?model=m"] {
+            for refusal in [200, 401] {
+                let headers = request_of("POST", path, "v=0").replaced("authorization", &bearer);
+                let request = gateway.request(headers, false);
+                request.body("v=0", true);
+                let attempt = request.attempt();
+                assert_eq!(attempt.cluster(), EAST);
+                assert_eq!(attempt.header("authorization").as_deref(), Some("Bearer ek_1"));
+                answer(&attempt, refusal, "x");
+                assert_eq!((request.attempts().len(), request.answer().status), (1, refusal));
+            }
+        }
+        // Whoever sends keys that are refused harms no one.
+        let others: Vec<_> = (0..2).map(|_| {
+            let request = gateway.get();
+            let cluster = request.attempt().cluster();
+            answer(&request.attempt(), 200, "fine");
+            cluster
+        }).collect();
+        assert!(others.contains(&EAST.to_owned()), "{others:?}");
+        let headers = request_of("POST", V1_CHAT, "{}").replaced("authorization", &bearer);
+        let request = gateway.request(headers, false);
+        request.body("{}", true);
+        let shown = request.attempt().header("authorization").unwrap();
+        assert!(!shown.contains("ek_"), "a chat is no session: {shown}");
+    }
+
     fn a_call_that_no_tag_tells_of_is_at_home(engine) {
         let gateway = engine.fleet(3, json!({"state": {"home": "north"}}));
         for path in ["/openai/v1/realtime/calls/rtc_1/accept", "/openai/v1/dashboard/webhook_endpoints", "/openai/v1/evals", "/openai/v1/skills"] {

@@ -426,6 +426,12 @@ impl Exchange {
         let diagnosis = Diagnosis::of(status, body);
         self.denial = diagnosis.denial;
         match diagnosis.outcome {
+            // It is the client's key that was refused, and no backend's fault.
+            Outcome::BadToken | Outcome::PermissionDenied
+                if self.request.session_key().is_some() =>
+            {
+                Outcome::ClientError
+            }
             // There is no other key to try.
             Outcome::BadToken if balancer.credentials.is_keyed(self.attempts.backend()) => {
                 Outcome::PermissionDenied

@@ -419,6 +419,10 @@ impl Exchange {
 
     /// The current attempt carries this from now on.
     pub(super) fn carry(&mut self, authorization: Rc<Authorization>) {
+        let authorization = match self.request.session_key() {
+            Some(key) => Rc::new(Authorization::with_session_key(key)),
+            None => authorization,
+        };
         let before = self.carries.replace(Rc::clone(&authorization));
         self.carried = before.filter(|before| !Rc::ptr_eq(before, &authorization));
     }

@@ -35,6 +35,17 @@ impl fmt::Debug for Authorization {
 }
 
 impl Authorization {
+    /// With what the client brings for the resource that made it, `Bearer` included.
+    pub fn with_session_key(value: &str) -> Self {
+        Self {
+            name: "authorization",
+            value: value.to_owned(),
+            generation: 0,
+            expires_on: Timestamp::from_millis(u64::MAX),
+            refresh_at: Timestamp::from_millis(u64::MAX),
+        }
+    }
+
     /// With a backend's key, which does not expire.
     pub fn with_key(key: &Secret) -> Self {
         Self {

@@ -25,6 +25,8 @@ pub enum Key {
     ObjectId,
     /// A key, at any depth, whose value only the resource can read that made it.
     Encrypted,
+    /// `value`, at any depth, which may be a key for a realtime session.
+    SessionKey,
 }
 
 /// What a key means for what stands under it.
@@ -135,6 +137,7 @@ impl KeyReader {
             // A name in a batch's input, made by the client.
             b"custom_id" => Meaning::Other,
             b"id" => Meaning::Key(Key::ObjectId),
+            b"value" => Meaning::Key(Key::SessionKey),
             b"encrypted_content" => Meaning::Key(Key::Encrypted),
             key if key.ends_with(b"_id") || key.ends_with(b"_ids") => Meaning::Key(Key::ObjectId),
             key if ID_KEYS.contains(&key) => Meaning::Key(Key::ObjectId),

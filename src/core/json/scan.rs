@@ -163,7 +163,7 @@ impl Findings {
             Event::Key(Key::Store) => self.store = None,
             Event::Key(Key::PromptCacheKey) => self.cache_key = None,
             Event::Key(Key::Purpose) => self.for_batch = false,
-            Event::Key(Key::ObjectId | Key::Encrypted) => {}
+            Event::Key(Key::ObjectId | Key::Encrypted | Key::SessionKey) => {}
             Event::Bool(Key::Background, value) => self.background = value,
             Event::Bool(Key::Stream, value) => self.stream = value,
             Event::Bool(Key::Store, value) => self.store = Some(value),

@@ -3,7 +3,7 @@
 //! An object that is a part of another one, such as a run of a thread, a step of a run or a file of a container, is always asked for
 //! together with the whole, and the whole's id has a tag. Its own id needs none.
 
-use super::ids::Tag;
+use super::ids::{split, Tag};
 use crate::json::key::Key;
 
 use Untagged::{Home, Nowhere};
@@ -62,6 +62,11 @@ const ITEMS: [Prefix; 17] = [
     Prefix(b"cmp_", Home),    // compactions (OpenAI's guide to compaction)
 ];
 
+/// The beginning of keys for realtime sessions, by the reference of the [Realtime API]. A key is good for the resource that made it.
+///
+/// [Realtime API]: https://platform.openai.com/docs/api-reference/realtime-sessions
+const SESSION_KEYS: [Prefix; 1] = [Prefix(b"ek_", Nowhere)];
+
 /// The beginning of an id, and what an id means that has this beginning and no tag.
 struct Prefix(&'static [u8], Untagged);
 
@@ -96,6 +101,16 @@ pub fn is_object_id(id: &[u8]) -> bool {
     matches!(reader.kind(), Some(Kind::Plain(_)))
 }
 
+/// A key for a realtime session as its resource knows it, and the tag behind it. `None` if it is no such key, or has no tag.
+pub fn split_session_key(key: &str) -> Option<(&str, Tag)> {
+    let mut reader = ValueReader::SessionKey(IdReader::default());
+    reader.push(key.as_bytes());
+    match reader.kind()? {
+        Kind::Tagged(_) => split(key),
+        Kind::Plain(_) => None,
+    }
+}
+
 /// Recognizes a value that comes in pieces.
 #[derive(Clone, Copy, Debug)]
 pub enum ValueReader {
@@ -103,6 +118,8 @@ pub enum ValueReader {
     Id(IdReader),
     /// A value that a resource encrypted.
     Encrypted(EndReader),
+    /// A value that may be a key for a realtime session.
+    SessionKey(IdReader),
 }
 
 impl ValueReader {
@@ -111,6 +128,7 @@ impl ValueReader {
         match key {
             Key::ObjectId => Some(Self::Id(IdReader::default())),
             Key::Encrypted => Some(Self::Encrypted(EndReader::default())),
+            Key::SessionKey => Some(Self::SessionKey(IdReader::default())),
             Key::Model
             | Key::Background
             | Key::Store
@@ -123,7 +141,7 @@ impl ValueReader {
     /// The next bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         match self {
-            Self::Id(reader) => reader.push(bytes),
+            Self::Id(reader) | Self::SessionKey(reader) => reader.push(bytes),
             Self::Encrypted(reader) => reader.push(bytes),
         }
     }
@@ -133,6 +151,7 @@ impl ValueReader {
         match self {
             Self::Id(reader) => reader.kind(),
             Self::Encrypted(reader) => reader.kind(),
+            Self::SessionKey(reader) => reader.kind_among(SESSION_KEYS.iter()),
         }
     }
 }
@@ -208,11 +227,14 @@ impl IdReader {
 
     /// What all the bytes so far are; `None` if they are not the id of an object.
     pub fn kind(&self) -> Option<Kind> {
+        // Items first: every event of a response's stream names one.
+        self.kind_among(ITEMS.iter().chain(&OBJECTS))
+    }
+
+    fn kind_among<'p>(&self, mut prefixes: impl Iterator<Item = &'p Prefix>) -> Option<Kind> {
         if self.foreign {
             return None;
         }
-        // Items first: every event of a response's stream names one.
-        let mut prefixes = ITEMS.iter().chain(&OBJECTS);
         let Prefix(_, untagged) = prefixes.find(|Prefix(prefix, _)| {
             self.head.starts_with(prefix) && self.length > prefix.len()
         })?;
@@ -271,6 +293,25 @@ mod tests {
         ] {
             assert_eq!(kind(id), Some(Kind::Plain(untagged)), "{id}");
         }
+    }
+
+    #[test]
+    fn keys_of_sessions_are_known_under_their_own_name_only() {
+        let tag = Tag::of("host");
+        let key = tag.append_to("ek_68af");
+        assert_eq!(split_session_key(&key), Some(("ek_68af", tag)));
+        for other in [
+            "ek_68af",
+            "ek_",
+            &tag.append_to("ek_"),
+            &tag.append_to("sk-1"),
+        ] {
+            assert_eq!(split_session_key(other), None, "{other}");
+        }
+        assert_eq!(kind("ek_68af"), None);
+        let mut reader = ValueReader::of(Key::SessionKey).unwrap();
+        reader.push(b"resp_1");
+        assert_eq!(reader.kind(), None, "a text that looks like an id");
     }
 
     #[test]

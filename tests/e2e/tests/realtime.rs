@@ -166,6 +166,42 @@ cases! {
         assert_eq!(homes[2], "west", "after the other one refused");
     }
 
+    fn case_42_a_key_for_a_session_works_where_it_was_made(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        gateway.warm_up(&azure);
+        let mut homes = Vec::new();
+        for _ in 0..2 {
+            let made = gateway.call("POST", "/openai/v1/realtime/client_secrets", &json!({"session": {"type": "realtime"}}));
+            let home = made.header("x-sim-backend").unwrap().to_owned();
+            let key = made.json()["value"].as_str().unwrap().to_owned();
+            let authorization = format!("Bearer {key}");
+            let headers = [("content-type", "application/sdp"), ("authorization", authorization.as_str())];
+            for _ in 0..3 {
+                let call = gateway.client().send("POST", "/openai/v1/realtime/calls", &headers, b"v=0").unwrap();
+                assert_eq!((call.status, call.header("x-sim-backend")), (201, Some(home.as_str())), "{}", call.text());
+                let shown = azure.backend(&home).requests().pop().unwrap();
+                let own = key.split(".b").next().unwrap();
+                assert_eq!(shown.header("authorization"), Some(format!("Bearer {own}").as_str()));
+            }
+            let wrong = authorization.replace("ek_", "ek_0");
+            let headers = [("authorization", wrong.as_str())];
+            for _ in 0..3 {
+                let refused = gateway.client().send("POST", "/openai/v1/realtime/calls", &headers, b"v=0").unwrap();
+                assert_eq!((refused.status, refused.header("x-aoai-attempts")), (401, Some("1")));
+            }
+            homes.push(home);
+        }
+        assert_ne!(homes[0], homes[1], "keys are dealt out");
+        let mut serving: Vec<_> = (0..2).map(|_| {
+            let chat = gateway.chat(&e2e::chat_request());
+            assert_eq!(chat.header("x-aoai-attempts"), Some("1"));
+            chat.header("x-sim-backend").unwrap().to_owned()
+        }).collect();
+        serving.sort();
+        assert_eq!(serving, ["east", "west"], "no one is blamed for wrong keys");
+    }
+
     fn case_42_evals_skills_and_sessions_live_on_one_resource(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder()

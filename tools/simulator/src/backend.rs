@@ -209,6 +209,11 @@ impl Backend {
                 let (scheme, token) = authorization.split_once(' ').unwrap_or_default();
                 if !scheme.eq_ignore_ascii_case("bearer") {
                     TokenCheck::Unknown.into()
+                } else if token.starts_with("ek_") {
+                    match self.resource.has_session_key(token) && path.contains("/realtime") {
+                        true => TokenCheck::Key.into(),
+                        false => TokenCheck::WrongKey.into(),
+                    }
                 } else if known(token) {
                     TokenCheck::Key.into()
                 } else {

@@ -23,7 +23,20 @@ static SESSION: Kind = Kind {
     statuses: None,
 };
 
+static KEY: Kind = Kind {
+    object: "realtime.client_secret",
+    prefix: "ek_",
+    noun: "client secret",
+    deleted: "realtime.client_secret.deleted",
+    statuses: None,
+};
+
 impl Resource {
+    /// Whether this resource has made a key for a session.
+    pub(crate) fn has_session_key(&self, key: &str) -> bool {
+        self.is_here(&KEY, key).is_ok()
+    }
+
     pub(super) fn realtime(&self, call: &Call<'_>, rest: &[&str]) -> Result<Reply, Failure> {
         match (call.method.as_str(), rest) {
             ("POST", ["calls"]) => {
@@ -41,11 +54,14 @@ impl Resource {
                 self.delete(&CALL, id)?;
                 Ok(Reply::Whole("text/plain", Bytes::new()))
             }
-            ("POST", ["client_secrets"]) => Ok(Reply::json(&json!({
-                "value": self.id("ek_"),
-                "expires_at": now() + 60,
-                "session": { "id": self.id("sess_"), "object": "realtime.session" },
-            }))),
+            ("POST", ["client_secrets"]) => {
+                let made = self.make(&KEY, None, json!({}), Bytes::new());
+                Ok(Reply::json(&json!({
+                    "value": made["id"],
+                    "expires_at": now() + 60,
+                    "session": { "id": self.id("sess_"), "object": "realtime.session" },
+                })))
+            }
             _ => Err(errors::resource_not_found()),
         }
     }
