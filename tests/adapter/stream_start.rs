@@ -39,6 +39,14 @@ fn stream(attempt: &Attempt, text: &str) {
     attempt.response_body(text, true);
 }
 
+/// A gateway with so many backends, of which the first has three seconds for its first content.
+fn limited(engine: Engine, count: usize) -> Gateway {
+    let mut config: serde_json::Value =
+        serde_json::from_str(&engine.config(count, json!({}))).unwrap();
+    config["backends"][0]["first_byte_timeout"] = json!("3s");
+    engine.ready(mock_host::Setup::new(config.to_string()))
+}
+
 fn outcomes(gateway: &Gateway, name: &str) -> u64 {
     gateway.counted(&format!("aoai.backend.east.outcome.{name}"))
 }
@@ -201,6 +209,50 @@ cases! {
         assert_quiet(&gateway.host);
     }
 
+    fn a_stream_whose_content_is_overdue_leads_to_the_next_backend(engine) {
+        let gateway = limited(engine, 2);
+        let request = gateway.send();
+        let attempt = request.attempt();
+        gateway.host.advance(millis(1_000));
+        attempt.respond(200, STREAM, false);
+        attempt.response_body(FILTERS, false);
+        gateway.host.advance(millis(1_850));
+        assert_eq!((request.answered(), request.attempts().len()), (None, 1));
+        gateway.host.advance(millis(250));
+        let second = request.attempt();
+        assert_eq!(second.cluster(), WEST);
+        stream(&second, &whole());
+        assert_eq!(outcome(&request), is(200, "west", "2", &whole()));
+        drop(request);
+        assert_eq!(outcomes(&gateway, "unavailable"), 1);
+    }
+
+    fn content_that_is_not_overdue_passes(engine) {
+        let gateway = limited(engine, 2);
+        let request = gateway.send();
+        let attempt = request.attempt();
+        attempt.respond(200, STREAM, false);
+        gateway.host.advance(millis(2_850));
+        attempt.response_body(CONTENT, false);
+        assert_eq!(request.answered().unwrap().text(), CONTENT);
+        gateway.host.advance(seconds(10));
+        attempt.response_body(DONE, true);
+        assert_eq!(outcome(&request), is(200, "east", "1", &format!("{CONTENT}{DONE}")));
+    }
+
+    fn an_overdue_stream_passes_where_no_other_backend_is_left(engine) {
+        let gateway = limited(engine, 1);
+        let request = gateway.send();
+        let attempt = request.attempt();
+        attempt.respond(200, STREAM, false);
+        attempt.response_body(FILTERS, false);
+        gateway.host.advance(millis(3_100));
+        assert_eq!(request.answered().unwrap().text(), FILTERS);
+        attempt.response_body(CONTENT, false);
+        attempt.response_body(DONE, true);
+        assert_eq!(outcome(&request), is(200, "east", "1", &whole()));
+    }
+
     fn a_failed_stream_that_does_not_end_is_not_waited_for(engine) {
         let gateway = engine.gateway();
         let request = gateway.send();
@@ -319,21 +371,27 @@ fn the_router_engine_holds_no_stream_of_an_incomplete_request() {
 
 #[test]
 fn streams_pass_where_envoy_hides_their_bodies() {
-    let config = Engine::Filter.config(3, json!({}));
-    let gateway =
-        Engine::Filter.ready(mock_host::Setup::new(config).allow_on_headers_stop_iteration(false));
-    let request = gateway.get();
-    answer(&request.attempt(), 200, "fine");
-    drop(request);
-    for (round, held) in [(1, true), (2, true), (3, true), (4, false)] {
-        let request = gateway.request(chat(), true);
-        let attempt = request.attempt();
-        attempt.respond(200, STREAM, false);
-        attempt.response_body(CONTENT, false);
-        assert_eq!(request.answered().is_none(), held, "{round}");
-        gateway.host.advance(millis(1_100));
-        assert_eq!(request.answered().unwrap().text(), CONTENT, "{round}");
-        attempt.response_body(DONE, true);
-        assert_eq!(request.answer().text(), format!("{CONTENT}{DONE}"));
+    for limit in ["300s", "5s"] {
+        let config = Engine::Filter.config(3, json!({}));
+        let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        for backend in config["backends"].as_array_mut().unwrap() {
+            backend["first_byte_timeout"] = json!(limit);
+        }
+        let setup = mock_host::Setup::new(config.to_string());
+        let gateway = Engine::Filter.ready(setup.allow_on_headers_stop_iteration(false));
+        let request = gateway.get();
+        answer(&request.attempt(), 200, "fine");
+        drop(request);
+        for (round, held) in [(1, true), (2, true), (3, true), (4, false)] {
+            let request = gateway.request(chat(), true);
+            let attempt = request.attempt();
+            attempt.respond(200, STREAM, false);
+            attempt.response_body(CONTENT, false);
+            assert_eq!(request.answered().is_none(), held, "{round}");
+            gateway.host.advance(millis(1_100));
+            assert_eq!(request.answered().unwrap().text(), CONTENT, "{round}");
+            attempt.response_body(DONE, true);
+            assert_eq!(request.answer().text(), format!("{CONTENT}{DONE}"));
+        }
     }
 }

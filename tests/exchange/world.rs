@@ -76,7 +76,7 @@ impl World {
         let json = format!(
             r#"{{"backends": [
                     {{"name": "a", "cluster": "a", "host": "a.example", "api_key_env": "A", "deployments": {{"gpt": "own"}}}},
-                    {{"name": "b", "cluster": "b", "host": "b.example", "api_key_env": "B"}},
+                    {{"name": "b", "cluster": "b", "host": "b.example", "api_key_env": "B", "first_byte_timeout": "2s"}},
                     {{"name": "c", "cluster": "c", "host": "c.example"}}
                 ],
                 "identity": {{"cluster": "imds"}},

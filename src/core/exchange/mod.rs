@@ -168,6 +168,8 @@ pub struct Exchange {
     denial: Denial,
     /// The start of the answer at hand, where that is an event stream that is, or was, held for it.
     stream: Option<Box<StreamStart>>,
+    /// Until when the current attempt's first content has to come, where its backend has a limit of its own.
+    content_due: Option<Timestamp>,
     /// The tagging of the answer that passes.
     tagging: Option<Box<Tagging>>,
     /// `location` of the answer that passes, where the client gets another one than the backend's.
@@ -210,6 +212,7 @@ impl Exchange {
             trace: Trace::None,
             denial: Denial::default(),
             stream: None,
+            content_due: None,
             tagging: None,
             location: None,
             why: explains.then(Box::default),

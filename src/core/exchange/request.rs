@@ -430,6 +430,7 @@ impl Exchange {
     pub(super) fn attempt_made<H: Host>(&mut self, balancer: &Balancer<H>) {
         let backend = self.attempts.backend();
         self.attempts.attempt_made();
+        self.content_due = self.content_due(balancer);
         balancer.count(Event::Attempt(backend));
         if self.attempts.made() > 1 {
             balancer.count(Event::Retry(backend));

@@ -15,9 +15,13 @@ use crate::metrics::Event;
 use crate::outcome::{Outcome, Trace};
 use crate::prelude::*;
 use crate::stream_start::{is_event_stream, Failure, Start, StreamStart, STREAM_START};
+use crate::time::Timestamp;
 
 /// How long a failed stream is held for its end. Backends end it at once; one that does not costs its connection.
 const STREAM_END: Duration = Duration::from_millis(200);
+
+/// So much earlier than Envoy's router is decided on a stream whose content is overdue.
+const BEFORE_THE_ROUTER: Duration = Duration::from_millis(100);
 
 /// The status of the answers that are looked into.
 const OK: u16 = 200;
@@ -68,8 +72,31 @@ impl Exchange {
         }
         self.stream = Some(Box::default());
         self.state = State::Deciding(Until::Content);
-        let longest = balancer.config.retry.stream_start;
-        Some(Next::Wait(Wish::StreamStart(longest)))
+        Some(self.await_content(balancer))
+    }
+
+    fn await_content<H: Host>(&self, balancer: &Balancer<H>) -> Next {
+        // Where Envoy may hide bodies, the content may be there: nothing is held for long, and no backend blamed.
+        let are_shown = self.held_bodies(balancer).have_come();
+        let longest = match self.content_due.filter(|_| are_shown) {
+            Some(due) => due.since(balancer.host().now()),
+            None => balancer.config.retry.stream_start,
+        };
+        Next::Wait(Wish::StreamStart(longest))
+    }
+
+    /// Until when the first content of an attempt that begins now has to come, where its backend has a limit of its own.
+    pub(super) fn content_due<H: Host>(&self, balancer: &Balancer<H>) -> Option<Timestamp> {
+        let config = &balancer.config;
+        let backend = config.backends.get(self.attempts.backend())?;
+        backend.first_byte_timeout?;
+        let limit = backend.attempt_timeout(&config.retry);
+        // Envoy's router has a limit as well, while the answer is held, and ends the attempt without asking.
+        let before = match self.engine {
+            Engine::Filter => Duration::ZERO,
+            Engine::Router => BEFORE_THE_ROUTER.min(limit.mul_f64(0.1)),
+        };
+        Some(balancer.host().now() + limit.saturating_sub(before))
     }
 
     /// Forgets the headers of an answer from which nothing is to be learnt.
@@ -87,12 +114,15 @@ impl Exchange {
         end: bool,
         balancer: &Balancer<H>,
     ) -> Next {
-        self.held_bodies(balancer).came();
+        let bodies = self.held_bodies(balancer);
+        let is_first_shown = !bodies.have_come();
+        bodies.came();
         let start = match &mut self.stream {
             Some(stream) => stream.push(bytes, end),
             None => Start::Content,
         };
         match start {
+            Start::Undecided if !end && is_first_shown => self.await_content(balancer),
             Start::Undecided if !end => Next::Hold,
             Start::Undecided | Start::Content => self.pass_stream(Outcome::Success, balancer),
             Start::Failed(failure) => match outcome_of(failure, balancer) {
@@ -128,13 +158,23 @@ impl Exchange {
     /// Neither content nor an error has come in time.
     #[inline(never)]
     pub(super) fn on_slow_stream<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
-        let bodies = &balancer.listener_bodies;
-        let may_be_hidden = self.engine == Engine::Filter && !bodies.have_come();
-        if may_be_hidden && bodies.came_late() {
+        let bodies = self.held_bodies(balancer);
+        let may_be_hidden = !bodies.have_come();
+        if may_be_hidden && self.engine == Engine::Filter && bodies.came_late() {
             // Its begin may be there: Envoy hides it until the answer passes.
             self.unheld.released(balancer.host().now());
         }
-        self.pass_stream(Outcome::Success, balancer)
+        if may_be_hidden || self.content_due.is_none() {
+            return self.pass_stream(Outcome::Success, balancer);
+        }
+        // Headers alone are no answer. Without another backend the client gets what this one has yet to say.
+        if let Some(stream) = &mut self.stream {
+            stream.take_seen();
+        }
+        self.headers = None;
+        self.trace = Trace::Possible;
+        self.conclude(Outcome::Unavailable, balancer);
+        self.proceed(Outcome::Unavailable, balancer)
     }
 
     /// Whether the answer that passes is a stream that was held for its first content. Its next frame may be long in coming.

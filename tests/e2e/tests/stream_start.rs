@@ -211,6 +211,50 @@ cases! {
         assert_served(&ask(&gateway, false), "east", "1", &RESPONSE.concat());
     }
 
+    fn a_stream_that_breaks_before_its_content_is_an_error(engine) {
+        for how in [Break::Reset, Break::Close] {
+            let azure = simulate(&["east", "west"]);
+            let gateway = gateway(engine, &azure, "1s");
+            let broken = Stream { break_after: Some(2), how, ..stream(&RESPONSE) };
+            azure.backend("east").set(Behaviour::stream(broken));
+            azure.backend("west").set(Behaviour::stream(stream(&RESPONSE)));
+            let started = std::time::Instant::now();
+            let answer = ask(&gateway, false);
+            match engine {
+                Engine::Router => assert_served(&answer, "west", "2", &RESPONSE.concat()),
+                _ => assert!(matches!(answer.status, 500..=504), "{answer:?}"),
+            }
+            assert!(started.elapsed() < SECOND, "{:?}", started.elapsed());
+        }
+    }
+
+    fn a_model_that_sends_headers_and_hangs_is_left_for_the_next(engine) {
+        let azure = simulate(&["east", "west"]);
+        let builder = Gateway::builder().simulator(&azure).engine(engine);
+        let gateway = builder.plugin(|plugin| {
+            plugin["backends"][0]["first_byte_timeout"] = json!("1500ms");
+            plugin["backends"][1]["priority"] = json!(1);
+        });
+        let gateway = gateway.start();
+        let hanging = Stream { break_after: Some(2), how: Break::Silence, ..stream(&RESPONSE) };
+        azure.backend("east").set(Behaviour::stream(hanging));
+        azure.backend("west").set(Behaviour::stream(stream(&RESPONSE)));
+        let started = std::time::Instant::now();
+        assert_served(&ask(&gateway, false), "west", "2", &RESPONSE.concat());
+        let taken = started.elapsed();
+        assert!(taken > SECOND * 14 / 10 && taken < SECOND * 5 / 2, "{taken:?}");
+    }
+
+    fn without_another_backend_an_overdue_stream_passes(engine) {
+        let azure = simulate(&["east"]);
+        let builder = Gateway::builder().simulator(&azure).engine(engine);
+        let gateway = builder.plugin(|plugin| plugin["backends"][0]["first_byte_timeout"] = json!("1500ms"));
+        let gateway = gateway.start();
+        let slow = Stream { interval_ms: 1_000, ..stream(&RESPONSE) };
+        azure.backend("east").set(Behaviour::stream(slow));
+        assert_served(&ask(&gateway, false), "east", "1", &RESPONSE.concat());
+    }
+
     fn case_38_a_stream_that_hangs_after_its_creation_passes(engine) {
         let azure = simulate(&["east"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
