@@ -18,7 +18,7 @@ pub enum Kind {
     Fails,
     /// The next backend is asked if the error's body could be read, for which it is held.
     FailsByCode,
-    /// The same by status, but the connection ends while the error's body comes.
+    /// The same by status, but the connection ends while the error's body, or a stream's first content, is awaited.
     BreaksInError,
     /// The same by status, and the connection ends.
     Breaks,
@@ -48,6 +48,19 @@ fn cut_stream(frames: u32, how: Break) -> Behaviour {
     })
 }
 
+fn failed_stream() -> Stream {
+    Stream::failed_chat("server_error", "As the net wants it.")
+}
+
+/// A stream whose first content comes when it has been held for long enough, or just before.
+fn late_content() -> Behaviour {
+    Behaviour::stream(Stream {
+        events: 3,
+        interval_ms: 490,
+        ..Stream::default()
+    })
+}
+
 /// All faults, by name.
 pub fn faults() -> Faults {
     use Kind::{Breaks, BreaksInError, Cut, Fails, FailsByCode, Served};
@@ -73,7 +86,28 @@ pub fn faults() -> Faults {
             Behaviour::slow_body(breaking(50, Break::Close)),
         ),
         ("cut-stream", Cut, cut_stream(4, Break::Close)),
-        ("no-stream", Cut, cut_stream(0, Break::Close)),
+        // It is held until its first content.
+        ("no-stream", BreaksInError, cut_stream(0, Break::Close)),
+        ("late-content", Served, late_content()),
+        ("failed-stream", Fails, Behaviour::stream(failed_stream())),
+        (
+            "failed-stream-closes",
+            BreaksInError,
+            Behaviour::stream(Stream {
+                break_after: Some(1),
+                how: Break::Close,
+                ..failed_stream()
+            }),
+        ),
+        (
+            "created-closes",
+            BreaksInError,
+            Behaviour::stream(Stream {
+                break_after: Some(2),
+                how: Break::Close,
+                ..Stream::created_response()
+            }),
+        ),
         ("throttled", Fails, Behaviour::throttled(1)),
         (
             "throttled-late",
