@@ -151,17 +151,20 @@ impl Stream {
             }
             Next::Pass => {
                 self.pass()?;
-                if self.down.awaits_frame() && self.exchange.is_late_stream() {
-                    self.holds_answer = false;
-                    driver::tag_frame(&mut self.exchange, usize::MAX)?;
-                    return self.down.open_early();
-                }
-                if self.down.awaits_frame() {
+                let awaits_frame = self.down.awaits_frame();
+                if awaits_frame && !self.exchange.is_late_stream() {
                     let _ = self.advance(Input::NeedsFrame);
                     return Ok(());
                 }
                 self.holds_answer = false;
-                self.down.open()
+                if self.down.holds_body() {
+                    // It passes without another callback.
+                    driver::tag_frame(&mut self.exchange, usize::MAX)?;
+                }
+                match awaits_frame {
+                    true => self.down.open_early(),
+                    false => self.down.open(),
+                }
             }
             Next::Reply => match self.reply()? {
                 Replaced::ByReply => Ok(()),

@@ -287,6 +287,20 @@ cases! {
         assert_eq!(outcome(&request), is(200, "east", "2", &first));
     }
 
+    fn the_ids_of_a_failed_stream_are_tagged_once(engine) {
+        let gateway = engine.fleet(2, json!({}));
+        let request = gateway.ask("POST", RESPONSES, r#"{"stream":true}"#);
+        let failed = failed("server_error").replace("{\"error\"", "{\"id\":\"resp_1\",\"error\"");
+        stream(&request.attempt(), &failed);
+        request.attempt().fail();
+        let answer = request.answer();
+        let (before, after) = failed.split_once("resp_1").unwrap();
+        let text = answer.text();
+        let tagged = text.strip_prefix(before).and_then(|text| text.strip_suffix(after));
+        let tag = tagged.and_then(|text| text.strip_prefix("resp_1.b")).expect(text);
+        assert_eq!(tag.len(), 6, "{text}");
+    }
+
     fn the_only_backends_failed_stream_is_delivered(engine) {
         for end in [true, false] {
             let gateway = engine.fleet(1, json!({}));
