@@ -491,7 +491,7 @@ impl Request {
     pub fn may_stream(&self) -> bool {
         let operation = &self.operation;
         let is_asked = match operation.api {
-            Some(Api::Chat) => operation.state == State::None,
+            Some(Api::Chat | Api::Messages) => operation.state == State::None,
             Some(Api::Responses) => operation.state == State::MakesResponse,
             _ => false,
         };

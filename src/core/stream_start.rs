@@ -259,7 +259,8 @@ fn status_of(code: &str) -> Option<u16> {
         "ratelimitexceeded" | "ratelimitreached" | "ratelimiterror" | "toomanyrequests"
         | "insufficientquota" | "429" => 429,
         "servererror" | "internalerror" | "internalservererror" | "apierror" | "500" => 500,
-        "overloadederror" | "serviceunavailable" | "503" | "529" => 503,
+        "serviceunavailable" | "503" => 503,
+        "overloadederror" | "529" => 529,
         "timeout" | "timeouterror" | "gatewaytimeout" | "504" => 504,
         "badgateway" | "502" => 502,
         _ => return None,
@@ -367,7 +368,7 @@ mod tests {
             ),
             (
                 "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}\n\n".into(),
-                503,
+                529,
             ),
             ("event: error\ndata: no JSON\n\n".into(), 400),
             ("data: {\"type\":\"error\",\"code\":\"server_error\"}\n\n".into(), 500),

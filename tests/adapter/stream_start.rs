@@ -90,6 +90,20 @@ cases! {
         }
     }
 
+    fn an_overloaded_claude_leads_to_the_next_backend(engine) {
+        let gateway = engine.fleet(2, json!({"backends": [
+            {"name": "east", "cluster": EAST, "host": "east.services.ai.azure.com"},
+            {"name": "west", "cluster": WEST, "host": "west.services.ai.azure.com"},
+        ]}));
+        let request = gateway.ask("POST", "/anthropic/v1/messages", r#"{"model":"claude","stream":true}"#);
+        let begin = "event: message_start\ndata: {\"type\":\"message_start\"}\n\nevent: ping\ndata: {\"type\": \"ping\"}\n\n";
+        let error = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n";
+        stream(&request.attempt(), &format!("{begin}{error}"));
+        let served = format!("{begin}event: content_block_start\ndata: {{}}\n\n");
+        stream(&request.attempt(), &served);
+        assert_eq!(outcome(&request), is(200, "west", "2", &served));
+    }
+
     fn the_deployment_is_throttled_for_as_long_as_the_message_says(engine) {
         let gateway = engine.gateway();
         let request = gateway.send();
