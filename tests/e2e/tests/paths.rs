@@ -9,7 +9,7 @@ cases! {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).plugin(|p| p["cooldown"] = Value::Null).start();
         gateway.warm_up(&azure);
-        for path in ["/openai/v1/evals", "/openai/v1/evals/eval_1/runs?a=b", "/openai/new-thing?api-version=2024-10-21"] {
+        for path in ["/openai/v1/novelties", "/openai/v1/novelties/new_1/runs?a=b", "/openai/new-thing?api-version=2024-10-21"] {
             for backend in azure.backends() {
                 backend.clear_requests();
                 backend.set(Behaviour::internal_error());
