@@ -165,12 +165,10 @@ impl Request {
                 _ => {}
             }
         }
-        for line in &protocols {
-            let mut offered = line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-            let key = offered.find_map(|it| it.strip_prefix(b"openai-insecure-api-key.ek_"));
-            session_key = key.unwrap_or(session_key);
+        if !protocols.is_empty() {
+            session_key = session_key_in(&protocols).unwrap_or(session_key);
+            request.clean_protocols = without_key(&protocols);
         }
-        request.clean_protocols = without_key(&protocols);
         request.has_path = !path.is_empty();
         request.read_path(method, path, tags);
         if !session_key.is_empty() && request.operation.api == Some(Api::Realtime) {
@@ -574,8 +572,19 @@ pub enum Place {
     Nowhere,
 }
 
+/// The key for a realtime session, without its beginning, among the subprotocols that these header lines offer.
+#[inline(never)]
+fn session_key_in<'a>(lines: &[&'a [u8]]) -> Option<&'a [u8]> {
+    let offered = lines
+        .iter()
+        .flat_map(|line| line.split(|byte| *byte == b','));
+    let mut offered = offered.map(<[u8]>::trim_ascii);
+    offered.find_map(|it| it.strip_prefix(b"openai-insecure-api-key.ek_"))
+}
+
 /// The subprotocols that these header lines offer without a client's key, if there is one among them: a browser cannot set headers for a WebSocket,
 /// so OpenAI's clients there send it as `openai-insecure-api-key.KEY`.
+#[inline(never)]
 fn without_key(lines: &[&[u8]]) -> Option<String> {
     const KEY: &str = "openai-insecure-api-key.";
     let is_key = |protocol: &str| {

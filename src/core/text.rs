@@ -115,6 +115,45 @@ pub fn number<N: TryFrom<u64>>(digits: &[u8]) -> Option<N> {
     N::try_from(number?).ok()
 }
 
+/// A set of bytes, as a table: to look a byte up costs less than to compare it with several.
+#[derive(Clone, Copy, Debug)]
+pub struct ByteSet([bool; 256]);
+
+impl ByteSet {
+    /// The set of these bytes.
+    #[must_use]
+    pub const fn of(bytes: &[u8]) -> Self {
+        let mut set = [false; 256];
+        let mut rest = bytes;
+        while let [first, others @ ..] = rest {
+            // A byte is less than the table is long.
+            #[allow(clippy::indexing_slicing)]
+            {
+                set[*first as usize] = true;
+            }
+            rest = others;
+        }
+        Self(set)
+    }
+
+    /// Whether this byte is in it.
+    pub fn contains(&self, byte: u8) -> bool {
+        self.0.get(usize::from(byte)) == Some(&true)
+    }
+
+    /// Where the first byte is that is in it; the length of `bytes` if there is none.
+    pub fn position(&self, bytes: &[u8]) -> usize {
+        let found = bytes.iter().position(|byte| self.contains(*byte));
+        found.unwrap_or(bytes.len())
+    }
+
+    /// How many of the first bytes are in it.
+    pub fn run(&self, bytes: &[u8]) -> usize {
+        let ended = bytes.iter().position(|byte| !self.contains(*byte));
+        ended.unwrap_or(bytes.len())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,6 +244,27 @@ mod tests {
             assert_eq!(split_once(text, b'/'), text.split_once('/'), "{text}");
             assert!(split(text, b'/').eq(text.split('/')), "{text}");
             assert_eq!(contains(text, b'/'), text.contains('/'), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_set_of_bytes_has_those_and_no_others() {
+        let set = ByteSet::of(b"a\xff\0");
+        for byte in 0..=u8::MAX {
+            assert_eq!(
+                set.contains(byte),
+                matches!(byte, b'a' | 0xff | 0),
+                "{byte}"
+            );
+        }
+        for (bytes, position, run) in [
+            (&b"bca"[..], 2, 0),
+            (b"aab", 0, 2),
+            (b"bcd", 3, 0),
+            (b"a\xff", 0, 2),
+            (b"", 0, 0),
+        ] {
+            assert_eq!((set.position(bytes), set.run(bytes)), (position, run));
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::affinity::Key;
 use crate::attempts::{Attempts, Chosen};
 use crate::balancer::{Balancer, Complaint, WantedBackend, Wish};
 use crate::clients::client_name;
-use crate::config::{AffinityKey, Engine, OtherPaths};
+use crate::config::{AffinityKey, Config, Engine, OtherPaths};
 use crate::demand::Client;
 use crate::fleet::{NoChoice, Wait};
 use crate::header_map::HeaderMap;
@@ -38,18 +38,8 @@ impl Exchange {
         self.original = headers;
         self.request = Request::read(self.original.iter(), &balancer.tags);
         self.meet_client(balancer);
-        let served = self.request.surface.is_some()
-            || self.request.has_path && config.other_paths == OtherPaths::Pass;
-        if !served {
-            return self.refuse_unread(LocalReply::other_path(), balancer);
-        }
-        if self.request.operation.api == Some(Api::Messages)
-            && config.backends_with(Api::Messages).is_empty()
-        {
-            return self.refuse_unread(LocalReply::no_api(Some(Api::Messages)), balancer);
-        }
-        if self.request.hides_ids(config) {
-            return self.refuse_unread(LocalReply::no_websocket(), balancer);
+        if let Some(reply) = self.refusal(config) {
+            return self.refuse_unread(reply, balancer);
         }
         if end {
             self.request.has_known_body = true;
@@ -78,6 +68,22 @@ impl Exchange {
         if let Some(client) = &self.client {
             balancer.count_client(client);
             self.request.client = Client::named(client);
+        }
+    }
+
+    /// Why no backend is to be asked, whatever the body says.
+    #[inline(never)]
+    fn refusal(&self, config: &Config) -> Option<LocalReply> {
+        let request = &self.request;
+        let is_served =
+            request.surface.is_some() || request.has_path && config.other_paths == OtherPaths::Pass;
+        let is_for_claude = request.operation.api == Some(Api::Messages);
+        if !is_served {
+            Some(LocalReply::other_path())
+        } else if is_for_claude && config.backends_with(Api::Messages).is_empty() {
+            Some(LocalReply::no_api(Some(Api::Messages)))
+        } else {
+            request.hides_ids(config).then(LocalReply::no_websocket)
         }
     }
 

@@ -68,6 +68,20 @@ enum Escape {
 }
 
 impl KeyReader {
+    /// Whether the next byte is a part of an escape.
+    pub(super) fn is_in_escape(&self) -> bool {
+        self.escape != Escape::None
+    }
+
+    /// The next bytes, none of which is a quote or a backslash. None of them is a part of an escape.
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        let free = self.bytes.iter_mut().skip(self.length);
+        for (slot, byte) in free.zip(bytes) {
+            *slot = *byte;
+        }
+        self.length = self.length.saturating_add(bytes.len());
+    }
+
     /// The next byte; `true` if it was the closing quote.
     pub(super) fn push(&mut self, byte: u8) -> bool {
         match self.escape {

@@ -8,6 +8,7 @@
 //! [`MAX_DEPTH`].
 
 use super::key::{Key, KeyReader, Meaning};
+use crate::text::ByteSet;
 
 /// How deep nesting is followed. The APIs of Azure OpenAI have their ids within the first ten levels.
 pub const MAX_DEPTH: usize = 32;
@@ -103,6 +104,7 @@ impl Lexer {
                 match &mut self.state {
                     State::InString { reported: true, .. } => report(Event::Text(text)),
                     State::InScalar(word) => word.extend(text),
+                    State::InKey => self.key.extend(text),
                     _ => {}
                 }
                 rest = beyond;
@@ -144,14 +146,12 @@ impl Lexer {
 
     /// How many of the bytes only carry on what the first of them is in.
     fn run(&self, bytes: &[u8]) -> usize {
-        let end = match self.state {
-            State::InString { escaped: false, .. } => {
-                bytes.iter().position(|byte| ends_text(*byte))
-            }
-            State::InScalar(_) => bytes.iter().position(|byte| ends_scalar(*byte)),
-            _ => Some(0),
-        };
-        end.unwrap_or(bytes.len())
+        match self.state {
+            State::InString { escaped: false, .. } => ENDS_TEXT.position(bytes),
+            State::InKey if !self.key.is_in_escape() => ENDS_TEXT.position(bytes),
+            State::InScalar(_) => ENDS_SCALAR.position(bytes),
+            _ => 0,
+        }
     }
 
     /// At a byte of a string that is not plain text: a quote, a backslash, a line break, or whatever is escaped.
@@ -348,16 +348,11 @@ impl Word {
     }
 }
 
-fn ends_text(byte: u8) -> bool {
-    matches!(byte, b'"' | b'\\' | b'\n' | b'\r')
-}
+/// The bytes that are more than text in a string.
+const ENDS_TEXT: ByteSet = ByteSet::of(b"\"\\\n\r");
 
-fn ends_scalar(byte: u8) -> bool {
-    matches!(
-        byte,
-        b' ' | b'\t' | b'\n' | b'\r' | b'{' | b'}' | b'[' | b']' | b'"' | b':' | b','
-    )
-}
+/// The bytes that no number and no word has.
+const ENDS_SCALAR: ByteSet = ByteSet::of(b" \t\n\r{}[]\":,");
 
 /// A letter that no value of JSON begins with; `true`, `false` and `null` are the only words it has.
 fn begins_word(byte: u8) -> bool {

@@ -5,6 +5,7 @@
 
 use super::ids::{split, Tag};
 use crate::json::key::Key;
+use crate::text::ByteSet;
 
 use Untagged::{Home, Nowhere};
 
@@ -185,6 +186,10 @@ impl EndReader {
     }
 }
 
+/// The bytes that ids have, without their tags.
+const OF_IDS: ByteSet =
+    ByteSet::of(b"-_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz");
+
 /// Recognizes an id that comes in pieces, and keeps only its ends.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IdReader {
@@ -200,29 +205,25 @@ pub struct IdReader {
 impl IdReader {
     /// The next bytes.
     pub fn push(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            if self.foreign {
-                return;
-            }
-            self.take(*byte);
-        }
-    }
-
-    fn take(&mut self, byte: u8) {
-        if self.tag_length > 0 || byte == b'.' {
-            match self.tag.get_mut(self.tag_length) {
-                Some(slot) => *slot = byte,
-                None => self.foreign = true,
-            }
-            self.tag_length += 1;
+        if self.foreign {
             return;
         }
-        if let Some(slot) = self.head.get_mut(self.length) {
-            *slot = byte;
+        let own = match self.tag_length {
+            0 => OF_IDS.run(bytes),
+            _ => 0,
+        };
+        let (own, tag) = bytes.split_at_checked(own).unwrap_or((bytes, &[]));
+        for (slot, byte) in self.head.iter_mut().skip(self.length).zip(own) {
+            *slot = *byte;
         }
-        self.length += 1;
-        let allowed = byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-        self.foreign = !allowed || self.length > MAX_LENGTH;
+        self.length = self.length.saturating_add(own.len());
+        for (slot, byte) in self.tag.iter_mut().skip(self.tag_length).zip(tag) {
+            *slot = *byte;
+        }
+        self.tag_length = self.tag_length.saturating_add(tag.len());
+        let begins_with_dot = self.tag_length == 0 || self.tag.starts_with(b".");
+        self.foreign =
+            self.length > MAX_LENGTH || self.tag_length > Tag::LENGTH || !begins_with_dot;
     }
 
     /// What all the bytes so far are; `None` if they are not the id of an object.

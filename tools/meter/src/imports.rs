@@ -20,6 +20,13 @@ extern "C" {
         data: *mut *mut u8,
         size: *mut usize,
     ) -> u32;
+    fn proxy_set_buffer_bytes(
+        kind: u32,
+        start: usize,
+        length: usize,
+        data: *const u8,
+        size: usize,
+    ) -> u32;
     fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_get_header_map_value(
         map: u32,
@@ -222,6 +229,22 @@ fn link_maps(linker: &mut Linker<()>) -> Result<()> {
         |mut c: Host<'_>, kind: u32, start: u32, max_size: u32, data: u32, size: u32| {
             hand_over(&mut c, data, size, |data, size| unsafe {
                 proxy_get_buffer_bytes(kind, start as usize, max_size as usize, data, size)
+            })
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "proxy_set_buffer_bytes",
+        |c: Host<'_>, kind: u32, start: u32, length: u32, data: u32, size: u32| {
+            let data = bytes(&c, data, size)?;
+            Ok::<_, wasmi::Error>(unsafe {
+                proxy_set_buffer_bytes(
+                    kind,
+                    start as usize,
+                    length as usize,
+                    data.as_ptr(),
+                    data.len(),
+                )
             })
         },
     )?;

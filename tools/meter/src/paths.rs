@@ -20,6 +20,12 @@ const NAMES: [&str; 3] = ["east", "west", "north"];
 const CHUNKS: usize = 50;
 const CHUNK: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" well\"}}]}\n\n";
 
+/// An event of a response's stream, whose item gets a tag.
+const EVENT: &str = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"sequence_number\":4,\
+    \"item_id\":\"msg_68a6102a4968819c8177b05584dd627b0679e572a900e618\",\"output_index\":0,\"content_index\":0,\"delta\":\" well\"}\n\n";
+
+const CHAT: &str = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21";
+
 const BODY: &str = r#"{"model":"gpt-4o","messages":[{"role":"user","content":"All is well."}]}"#;
 
 /// As Envoy reads from a connection.
@@ -29,13 +35,14 @@ const LARGE: usize = 1 << 20;
 type Act = fn(&Gateway);
 
 /// What is done once before it is counted, and what is counted.
-const PATHS: [(&str, Act, Act); 6] = [
+const PATHS: [(&str, Act, Act); 7] = [
     ("served at once", warm_up, serve),
     ("an answer of 50 chunks", warm_up, stream),
     ("a body of 96 KiB", warm_up, serve_sizeable),
     ("a body of 1 MiB", warm_up, serve_large),
     ("throttled, then served", warm_up, retry),
     ("one backend is cooling down", cool_down, serve),
+    ("a response of 50 events with tags", warm_up, respond),
 ];
 
 /// What each path costs, by its name. Always in the same order, and to be asked once by a process: the numbers of contexts count
@@ -74,6 +81,12 @@ fn serve(gateway: &Gateway) {
 fn stream(gateway: &Gateway) {
     let request = gateway.send(&[BODY.as_bytes()]);
     request.answer(gateway, 200, &[CHUNK; CHUNKS]);
+}
+
+fn respond(gateway: &Gateway) {
+    let body = br#"{"model":"gpt-4o","input":"All is well.","stream":true}"#;
+    let request = gateway.send_to("/openai/v1/responses", &[body]);
+    request.answer(gateway, 200, &[EVENT; CHUNKS]);
 }
 
 fn serve_sizeable(gateway: &Gateway) {
@@ -159,12 +172,18 @@ impl Gateway {
         }
     }
 
-    /// A client's request with a body in these frames.
+    /// A client's chat with a body in these frames.
     fn send(&self, frames: &[&[u8]]) -> Request {
+        self.send_to(CHAT, frames)
+    }
+
+    /// A client's request for this path with a body in these frames.
+    fn send_to(&self, path: &str, frames: &[&[u8]]) -> Request {
         let length = frames.iter().map(|frame| frame.len()).sum();
+        let headers = headers(path, length);
         let request = match &self.router {
-            None => Request::Filter(self.vm.request(headers(length), false)),
-            Some(router) => Request::Router(router.request(headers(length), false)),
+            None => Request::Filter(self.vm.request(headers, false)),
+            Some(router) => Request::Router(router.request(headers, false)),
         };
         for (index, frame) in frames.iter().enumerate() {
             let end = index + 1 == frames.len();
@@ -223,14 +242,11 @@ impl Request {
     }
 }
 
-/// A chat request's headers as the openai SDK for Python sends them and Envoy adds to them.
-fn headers(length: usize) -> Headers {
+/// A request's headers as the openai SDK for Python sends them and Envoy adds to them.
+fn headers(path: &str, length: usize) -> Headers {
     let mut headers = Headers::from([
         (":authority", "gateway.internal"),
-        (
-            ":path",
-            "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
-        ),
+        (":path", path),
         (":method", "POST"),
         (":scheme", "http"),
         ("accept-encoding", "gzip, deflate"),
