@@ -73,6 +73,7 @@ pub mod splices;
 pub mod sse;
 pub mod state;
 pub mod stream_start;
+mod subprotocols;
 pub mod swap;
 pub mod text;
 pub mod time;

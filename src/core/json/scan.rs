@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn items_without_a_tag_say_nothing_unless_they_need_their_resource() {
+    fn items_without_a_tag_say_nothing_unless_bound() {
         for (body, untagged) in [
             (
                 r#"{"input":[{"id":"msg_1"},{"id":"fc_1"},{"id":"ws_1"}]}"#,

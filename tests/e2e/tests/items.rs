@@ -142,7 +142,7 @@ cases! {
         }
     }
 
-    fn case_39_a_compacted_conversation_goes_on_where_it_was_compacted(engine) {
+    fn case_39_a_compacted_conversation_stays_where_it_was(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         let mut homes = BTreeSet::new();
@@ -161,7 +161,7 @@ cases! {
         assert_no_tag_went_up(&azure);
     }
 
-    fn case_40_a_resource_is_served_by_whichever_of_its_backends_is_free(engine) {
+    fn case_40_a_resource_is_served_by_any_free_backend(engine) {
         let azure = simulate_with(&["ptu", "paygo", "other"], |settings| {
             if let [ptu, paygo, _] = settings.backends.as_mut_slice() {
                 paygo.host = ptu.host.clone();
