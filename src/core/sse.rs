@@ -8,7 +8,10 @@
 
 use alloc::borrow::Cow;
 
+use super::text::find;
 use crate::prelude::*;
+
+const LINE_ENDS: [u8; 2] = [b'\n', b'\r'];
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -86,19 +89,26 @@ impl Events {
 
     /// Behind how many of these bytes the current event ends, if it ends in them.
     fn end_of_event(&mut self, bytes: &[u8]) -> Option<usize> {
-        for (at, byte) in bytes.iter().enumerate() {
-            let is_rest_of_line_end = *byte == b'\n' && self.after_cr;
-            self.after_cr = *byte == b'\r';
+        let mut at = 0_usize;
+        loop {
+            let rest = bytes.get(at..)?;
+            let text = find(rest, LINE_ENDS).unwrap_or(rest.len());
+            if text > 0 {
+                self.at_line_start = false;
+                self.after_cr = false;
+            }
+            let byte = *rest.get(text)?;
+            at = at.checked_add(text)?.checked_add(1)?;
+            let is_rest_of_line_end = byte == b'\n' && self.after_cr;
+            self.after_cr = byte == b'\r';
             if is_rest_of_line_end {
                 continue;
             }
-            let was_at_line_start = self.at_line_start;
-            self.at_line_start = matches!(byte, b'\n' | b'\r');
-            if self.at_line_start && was_at_line_start {
-                return at.checked_add(1);
+            if self.at_line_start {
+                return Some(at);
             }
+            self.at_line_start = true;
         }
-        None
     }
 
     fn end_event(&mut self, rest: &[u8], hand_out: &mut dyn FnMut(Event<'_>)) {
@@ -153,7 +163,13 @@ impl<'a> Event<'a> {
 
     /// The values of all fields of this name.
     fn values(&self, name: &'static [u8]) -> impl Iterator<Item = &'a [u8]> {
-        let lines = self.lines.split(|byte| matches!(byte, b'\n' | b'\r'));
+        let mut rest = Some(self.lines);
+        let lines = core::iter::from_fn(move || {
+            let text = rest?;
+            let end = find(text, LINE_ENDS);
+            rest = end.and_then(|end| text.get(end.checked_add(1)?..));
+            text.get(..end.unwrap_or(text.len()))
+        });
         lines.filter_map(move |line| match line.strip_prefix(name)? {
             [] => Some(&[][..]),
             [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),

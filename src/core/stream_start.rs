@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::header_map::HeaderMap;
 use super::retry_after::wait_in_words;
 use super::sse::{Event, Events};
+use super::text::find;
 use crate::prelude::*;
 
 /// As much of a stream as is looked through for its first content, in bytes. Then it counts as content.
@@ -170,6 +171,30 @@ impl Start {
         }
     }
 
+    /// What the data of a chat's event says that has text, or no choices: most of a stream's start. `None` where it has to be parsed.
+    fn at_a_glance(data: &[u8]) -> Option<Self> {
+        let (mut has_text, mut has_no_choices) = (false, false);
+        let mut rest = data;
+        // A quote inside of a string is escaped, so no string looks like one of these keys.
+        while let Some(at) = find(rest, [b'"']) {
+            match rest.get(at.checked_add(1)?..)? {
+                [b'e', key @ ..] if key.starts_with(b"rror\"") => return None,
+                [b'c', key @ ..] => {
+                    has_no_choices |= key.starts_with(b"hoices\":[]");
+                    let text = key.strip_prefix(b"ontent\":\"");
+                    has_text |= text.is_some_and(|text| !text.starts_with(b"\""));
+                }
+                _ => {}
+            }
+            rest = rest.get(at.checked_add(1)?..)?;
+        }
+        match (has_text, has_no_choices) {
+            (true, false) => Some(Self::Content),
+            (false, true) => Some(Self::Undecided),
+            _ => None,
+        }
+    }
+
     /// What one event says.
     #[inline(never)]
     fn of(event: &Event<'_>) -> Self {
@@ -182,7 +207,11 @@ impl Start {
         if !is_failure && !matches!(name, b"" | b"message") {
             return Self::Content;
         }
-        let data: Value = serde_json::from_slice(&event.data()).unwrap_or_default();
+        let data = event.data();
+        if let (false, Some(start)) = (is_failure, Self::at_a_glance(&data)) {
+            return start;
+        }
+        let data: Value = serde_json::from_slice(&data).unwrap_or_default();
         let error = error_in(&data);
         let of_type = data.get("type").and_then(Value::as_str).unwrap_or_default();
         if is_failure || FAILURES.contains(&of_type) {
@@ -318,6 +347,8 @@ mod tests {
             ROLE,
             "data: {\"choices\":[{\"text\":\"\",\"finish_reason\":null}]}\n\n",
             "data: {\"choices\":[],\"error\":null}\n\n",
+            "data: {\"choices\": [], \"usage\": null}\n\n",
+            "data: {\"choices\":[{\"delta\":{\"content\":\"\"}}],\"x\":\"\\\"content\\\":\\\"y\"}\n\n",
         ] {
             assert_eq!(start(stream), Start::Undecided, "{stream}");
             assert_eq!(
@@ -380,6 +411,7 @@ mod tests {
             (chat(r#"{"code":"content_filter"}"#), 400),
             (chat(r#"{"code":"context_length_exceeded"}"#), 400),
             (chat(r#""words""#), 400),
+            (chat(r#"{"code":"server_error","content":"x"},"choices":[]"#), 500),
         ] {
             assert_eq!(status(&stream), expected, "{stream}");
             assert_eq!(status(&format!("{CREATED}{IN_PROGRESS}{stream}")), expected);

@@ -26,6 +26,17 @@ const EVENT: &str = "event: response.output_text.delta\ndata: {\"type\":\"respon
 
 const CHAT: &str = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21";
 
+/// Azure's first two events of a chat.
+const BEFORE_CONTENT: [&str; 2] = [
+    "data: {\"choices\":[],\"created\":0,\"id\":\"\",\"model\":\"\",\"object\":\"\",\"prompt_filter_results\":[{\"prompt_index\":0,\
+     \"content_filter_results\":{\"hate\":{\"filtered\":false,\"severity\":\"safe\"},\"self_harm\":{\"filtered\":false,\
+     \"severity\":\"safe\"},\"sexual\":{\"filtered\":false,\"severity\":\"safe\"},\"violence\":{\"filtered\":false,\
+     \"severity\":\"safe\"}}}]}\n\n",
+    "data: {\"choices\":[{\"content_filter_results\":{},\"delta\":{\"content\":\"\",\"refusal\":null,\"role\":\"assistant\"},\
+     \"finish_reason\":null,\"index\":0,\"logprobs\":null}],\"created\":1760000000,\"id\":\"chatcmpl-1\",\
+     \"model\":\"gpt-4o-2024-11-20\",\"object\":\"chat.completion.chunk\",\"system_fingerprint\":\"fp_1\"}\n\n",
+];
+
 const BODY: &str = r#"{"model":"gpt-4o","messages":[{"role":"user","content":"All is well."}]}"#;
 
 /// As Envoy reads from a connection.
@@ -35,7 +46,7 @@ const LARGE: usize = 1 << 20;
 type Act = fn(&Gateway);
 
 /// What is done once before it is counted, and what is counted.
-const PATHS: [(&str, Act, Act); 7] = [
+const PATHS: [(&str, Act, Act); 8] = [
     ("served at once", warm_up, serve),
     ("an answer of 50 chunks", warm_up, stream),
     ("a body of 96 KiB", warm_up, serve_sizeable),
@@ -43,6 +54,7 @@ const PATHS: [(&str, Act, Act); 7] = [
     ("throttled, then served", warm_up, retry),
     ("one backend is cooling down", cool_down, serve),
     ("a response of 50 events with tags", warm_up, respond),
+    ("a stream of 50 events", warm_up, event_stream),
 ];
 
 /// What each path costs, by its name. Always in the same order, and to be asked once by a process: the numbers of contexts count
@@ -87,6 +99,14 @@ fn respond(gateway: &Gateway) {
     let body = br#"{"model":"gpt-4o","input":"All is well.","stream":true}"#;
     let request = gateway.send_to("/openai/v1/responses", &[body]);
     request.answer(gateway, 200, &[EVENT; CHUNKS]);
+}
+
+/// It is held for its first content, which is its third event.
+fn event_stream(gateway: &Gateway) {
+    let request = gateway.send(&[BODY.as_bytes()]);
+    let mut events = [CHUNK; CHUNKS];
+    events[..2].copy_from_slice(&BEFORE_CONTENT);
+    request.answer_with(gateway, 200, "text/event-stream", &events);
 }
 
 fn serve_sizeable(gateway: &Gateway) {
@@ -207,8 +227,12 @@ enum Request {
 impl Request {
     /// The backend of the current attempt answers with a body in these frames.
     fn answer(&self, gateway: &Gateway, status: u16, frames: &[&str]) {
+        self.answer_with(gateway, status, "application/json", frames);
+    }
+
+    fn answer_with(&self, gateway: &Gateway, status: u16, media: &str, frames: &[&str]) {
         let mut headers = Headers::from([
-            ("content-type", "application/json"),
+            ("content-type", media),
             ("apim-request-id", "5f1c1a52-0f65-4a3e-9d0c-6a3f7f0a9d11"),
             ("x-ms-region", "East US"),
             ("x-ratelimit-remaining-requests", "900"),
