@@ -230,7 +230,12 @@ fn read_affinity(path: String, value: &Value, problems: &Problems) -> Option<Aff
         return None;
     }
     let mut object = Object::new(path, value, problems)?;
-    let most_percent = object.hundredths("most", 100..=1000, 125);
+    let most_percent = object.hundredths(
+        "most",
+        100..=1000,
+        125,
+        "a number from 1 to 10, such as 1.25",
+    );
     let by = object.required("by", FORM).and_then(|by| {
         if by.is_object() {
             let mut by = Object::new(object.path_of("by"), by, problems)?;

@@ -204,13 +204,15 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A number with at most two digits behind the point, in hundredths, within a `range` of such.
+    /// A number with at most two digits behind the point, in hundredths, within a `range` of such. The form is given as people
+    /// read it: no other message writes a fraction, and what writes one is large.
     #[inline(never)]
     pub(super) fn hundredths(
         &mut self,
         key: &'static str,
         range: core::ops::RangeInclusive<u64>,
         default: u64,
+        form: &str,
     ) -> u64 {
         let Some(value) = self.value(key) else {
             return default;
@@ -225,12 +227,7 @@ impl<'a> Object<'a> {
                 whole
             }
             _ => {
-                let [least, most] = [range.start(), range.end()].map(|bound| *bound as f64 / 100.0);
-                let form = format!(
-                    "a number from {least} to {most}, such as {}",
-                    default as f64 / 100.0
-                );
-                self.problem(key, refused(value, &form));
+                self.problem(key, refused(value, form));
                 default
             }
         }
