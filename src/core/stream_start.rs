@@ -122,10 +122,12 @@ impl StreamStart {
     /// Takes the next bytes; `end` if they are the last. An error is the last event that is read.
     pub fn push(&mut self, chunk: &[u8], end: bool) -> Start {
         if self.start == Start::Undecided {
-            self.read(chunk);
+            // Beyond the limit nothing is read, wherever the chunk ends that reaches it.
+            let room = STREAM_START.saturating_sub(self.seen.len());
+            self.read(chunk.get(..room).unwrap_or(chunk));
         }
         self.seen.extend_from_slice(chunk);
-        if end {
+        if end && self.seen.len() <= STREAM_START {
             self.finish();
         }
         if self.start == Start::Undecided && self.is_full() {
@@ -470,6 +472,21 @@ mod tests {
         );
         assert_eq!(start(&long), Start::Content);
         assert_eq!(StreamStart::of_whole(long.as_bytes()).failure(), None);
+    }
+
+    #[test]
+    fn an_error_beyond_the_limit_is_content_in_any_chunks() {
+        let comments = ":".repeat(STREAM_START - 2) + "\n\n";
+        let stream = format!("{comments}{}", failed("server_error"));
+        for (size, end) in [(stream.len(), false), (1000, false), (stream.len(), true)] {
+            let mut start = StreamStart::default();
+            for chunk in stream.as_bytes().chunks(size) {
+                start.push(chunk, end);
+            }
+            assert_eq!(start.start(), Start::Content, "{size} {end}");
+            assert_eq!(start.take_seen(), stream.as_bytes());
+        }
+        assert_eq!(StreamStart::of_whole(stream.as_bytes()).failure(), None);
     }
 
     #[test]
