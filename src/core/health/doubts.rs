@@ -178,7 +178,8 @@ impl Doubts {
 
 /// How much it says that an attempt is not refused when so much of a `wait` is left: backends round the ends of their waits up.
 fn worth(left: Duration, wait: Duration) -> u8 {
-    let percent = millis(left).saturating_mul(100) / millis(wait).max(1);
+    // More than all is left where the clock was set back.
+    let percent = (millis(left).saturating_mul(100) / millis(wait).max(1)).min(100);
     let worth = u64::from(WORTH) * percent * percent / 10_000;
     u8::try_from(worth).unwrap_or(WORTH).min(WORTH)
 }
@@ -238,6 +239,13 @@ mod tests {
         assert_eq!(worth(WAIT, WAIT), WORTH);
         assert_eq!(worth(WAIT / 2, WAIT), 2);
         assert_eq!(worth(WAIT / 10, WAIT), 0);
+    }
+
+    #[test]
+    fn an_attempt_says_all_where_more_than_the_wait_is_left() {
+        assert_eq!(worth(WAIT * 2, WAIT), WORTH);
+        assert_eq!(worth(Duration::MAX, Duration::from_millis(1)), WORTH);
+        assert_eq!(worth(Duration::MAX, Duration::ZERO), WORTH);
     }
 
     #[test]
