@@ -13,6 +13,7 @@ mod demo;
 mod envoy;
 mod exports;
 mod files;
+mod fuzz;
 mod imports;
 mod library;
 mod lint;
@@ -103,6 +104,17 @@ enum Command {
     },
     /// Show what a request costs the module in instructions, host calls and bytes, beside the budget of tests/budget.toml
     Budget,
+    /// Try the targets of tests/fuzz with inputs that coverage guides, or at random without a C++ compiler
+    Fuzz {
+        /// One target; all of them, one after the other, without it
+        target: Option<String>,
+        /// How long each target is tried
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Where randomness begins, to repeat a run
+        #[arg(long)]
+        seed: Option<u32>,
+    },
     /// Measure the balancer beside what one would use instead of it
     Bench(bench::Arguments),
 }
@@ -129,6 +141,11 @@ fn run(command: Command) -> Result<()> {
         Command::ReleaseNotes { version } => changelog::command(&version),
         Command::Demo { keep, engine } => demo::command(keep, engine),
         Command::Budget => budget::command(),
+        Command::Fuzz {
+            target,
+            seconds,
+            seed,
+        } => fuzz::command(target.as_deref(), seconds, seed),
         Command::Bench(arguments) => bench::command(&arguments),
     }
 }

@@ -1,0 +1,30 @@
+//! A request's state machine, driven by the model of Envoy that `tests/exchange.rs` has. The input says what happens.
+
+#[path = "../../../exchange/envoy.rs"]
+#[allow(dead_code)]
+mod envoy;
+#[path = "../../../exchange/world.rs"]
+#[allow(dead_code)]
+pub(crate) mod world;
+
+use envoy::{Ended, Envoy};
+use world::{World, ENGINES};
+
+/// As many numbers say what happens to one request.
+const EACH: usize = 40;
+
+pub(crate) fn check(input: &[u8]) {
+    let [kind, requests @ ..] = input else {
+        return;
+    };
+    let engine = ENGINES[usize::from(kind % 2)];
+    let world = World::new(engine, 1 + kind / 2 % 3, kind / 8 % 2 == 1);
+    if kind / 16 % 2 == 1 {
+        world.let_all_recover();
+    }
+    for numbers in requests.chunks(EACH).take(8) {
+        let ended = Envoy::new(&world, numbers).run();
+        assert!(ended == Ended::Answered || ended == Ended::ClientGone);
+        world.pass(u64::from(numbers[0]) * 20);
+    }
+}
