@@ -1,5 +1,5 @@
-//! The cleaning of paths and the names of headers with credentials, against slow and obvious ones. The input is a path, and in
-//! further lines names of headers.
+//! The cleaning of paths and of a WebSocket's subprotocols, and the names of headers with credentials, against slow and obvious ones.
+//! The input is a path, and in further lines names of headers or `sec-websocket-protocol: VALUE`.
 
 use azure_openai_balancer::core::client_credentials::is_credential_header;
 use azure_openai_balancer::core::operation::{surface, Path};
@@ -17,10 +17,18 @@ const WORDS: [&str; 5] = [
     "access-token",
 ];
 
+/// The beginning of a line with subprotocols.
+const PROTOCOLS: &[u8] = b"sec-websocket-protocol: ";
+
 pub(crate) fn check(input: &[u8]) {
     let mut lines = input.split(|byte| *byte == b'\n');
     check_path(lines.next().unwrap_or_default());
-    for name in lines.filter(|name| !name.iter().any(u8::is_ascii_uppercase)) {
+    let (protocols, names): (Vec<&[u8]>, Vec<&[u8]>) =
+        lines.partition(|line| line.starts_with(PROTOCOLS));
+    let protocols = protocols.iter().map(|line| &line[PROTOCOLS.len()..]);
+    check_protocols(&protocols.collect::<Vec<_>>());
+    let is_lower = |name: &&[u8]| !name.iter().any(u8::is_ascii_uppercase);
+    for name in names.into_iter().filter(is_lower) {
         let expected = name == b"cookie" || carries_credential(name);
         assert_eq!(
             is_credential_header(name),
@@ -60,6 +68,29 @@ fn check_path(bytes: &[u8]) {
         };
         assert_eq!(request.objects, objects);
     }
+}
+
+fn check_protocols(lines: &[&[u8]]) {
+    let headers = lines
+        .iter()
+        .map(|line| (&b"sec-websocket-protocol"[..], *line));
+    let request = Request::read(headers, &Tags::default());
+    let texts: Vec<_> = lines
+        .iter()
+        .flat_map(|line| std::str::from_utf8(line))
+        .collect();
+    let offered = texts.iter().flat_map(|line| line.split(',')).map(str::trim);
+    let is_key = |offered: &&str| {
+        let offered = offered.to_ascii_lowercase();
+        offered.starts_with("openai-insecure-api-key.")
+    };
+    let offered = offered.filter(|offered| !offered.is_empty());
+    let (keys, kept): (Vec<&str>, Vec<&str>) = offered.partition(is_key);
+    let is_clean = keys.is_empty() && texts.len() == lines.len();
+    assert_eq!(
+        request.clean_protocols,
+        (!is_clean).then(|| kept.join(", "))
+    );
 }
 
 fn is_of_azure(path: &str) -> bool {
