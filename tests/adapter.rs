@@ -38,6 +38,7 @@ mod adapter {
     mod surface;
     mod token;
     mod unauthorized;
+    mod usage;
     mod why;
     mod workers;
 }

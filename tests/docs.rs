@@ -303,7 +303,7 @@ fn statistics() -> BTreeSet<String> {
     names.extend(metrics::gauge_names(&backend));
     names.extend(metrics::quota_gauge_names(&backend, "NAME"));
     names.push(metrics::TOKEN_SECONDS_LEFT.to_owned());
-    names.push(clients::counter_name("NAME"));
+    names.extend(clients::Kind::ALL.map(|kind| clients::counter_name("NAME", kind)));
     names.into_iter().collect()
 }
 
@@ -368,6 +368,7 @@ fn is_prometheus_name(word: &str) -> bool {
         "aoai_identity_",
         "aoai_client_",
         "aoai_backend_",
+        "aoai_usage_",
     ];
     let is_one = kinds.iter().any(|kind| word.starts_with(kind));
     is_one && !word.ends_with('_')

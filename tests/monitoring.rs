@@ -33,7 +33,7 @@ fn exported() -> BTreeSet<String> {
     names.extend(metrics::gauge_names(&backend));
     names.extend(metrics::quota_gauge_names(&backend, "NAME"));
     names.push(metrics::TOKEN_SECONDS_LEFT.to_owned());
-    names.push(clients::counter_name("NAME"));
+    names.extend(clients::Kind::ALL.map(|kind| clients::counter_name("NAME", kind)));
     names
         .iter()
         .map(|name| name.replace(".NAME", "").replace('.', "_"))

@@ -1,4 +1,4 @@
-//! The clients: what they are called, and how many requests each one made.
+//! The clients: what they are called, how many requests each one made, and how many tokens the answers took.
 //!
 //! Who a client is has been found out by a filter before this one, which says so in a request header.
 
@@ -23,22 +23,46 @@ pub fn client_name(header: &str) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
-/// The name of the counter of a client's requests.
-pub fn counter_name(client: &str) -> String {
-    format!("aoai.client.{client}.requests")
+/// Something that is counted for each client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Requests.
+    Requests,
+    /// Tokens of prompts.
+    Prompt,
+    /// Tokens of completions.
+    Completion,
 }
 
-/// Counts of requests by client since the last hand-over.
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Requests, Self::Prompt, Self::Completion];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Prompt => "tokens.prompt",
+            Self::Completion => "tokens.completion",
+        }
+    }
+}
+
+/// The name of a client's counter of this kind.
+pub fn counter_name(client: &str, kind: Kind) -> String {
+    format!("aoai.client.{client}.{}", kind.name())
+}
+
+/// Counts by client since the last hand-over.
 #[derive(Clone, Debug, Default)]
 pub struct Clients {
     /// In the order of the names.
     places: Vec<(String, usize)>,
-    counts: Vec<u32>,
+    counts: Vec<[u32; Kind::ALL.len()]>,
 }
 
 impl Clients {
-    /// Counts a request of `client`; under [`OTHER`] if it is one too many to be told apart.
-    pub fn count(&mut self, client: &str) {
+    /// Counts so many of this kind for `client`; under [`OTHER`] if it is one too many to be told apart.
+    pub fn count(&mut self, client: &str, kind: Kind, times: u32) {
         let place = match self.find(client) {
             Ok(place) => place,
             Err(at) if self.places.len() < MAX_CLIENTS => self.add(at, client),
@@ -47,8 +71,9 @@ impl Clients {
                 Err(at) => self.add(at, OTHER),
             },
         };
-        if let Some(count) = self.counts.get_mut(place) {
-            *count = count.saturating_add(1);
+        let counts = self.counts.get_mut(place);
+        if let Some(count) = counts.and_then(|counts| counts.get_mut(kind as usize)) {
+            *count = count.saturating_add(times);
         }
     }
 
@@ -64,20 +89,24 @@ impl Clients {
     #[inline(never)]
     fn add(&mut self, at: usize, client: &str) -> usize {
         let place = self.counts.len();
-        self.counts.push(0);
+        self.counts.push(Default::default());
         self.places.insert(at, (client.to_owned(), place));
         place
     }
 
-    /// Hands over every count that is not zero, with the client's place and name, and starts again from zero. A client's place
-    /// never changes, and places are given in turn from 0.
-    pub fn drain(&mut self, mut hand_over: impl FnMut(usize, &str, u32)) {
+    /// Hands over every count that is not zero, with its place, the client's name and what was counted, and starts again from zero. The
+    /// place of a count never changes. Clients get theirs in turn from 0, [`Kind::ALL`] together.
+    pub fn drain(&mut self, mut hand_over: impl FnMut(usize, &str, Kind, u32)) {
         for (client, place) in &self.places {
-            let Some(count) = self.counts.get_mut(*place) else {
+            let Some(counts) = self.counts.get_mut(*place) else {
                 continue;
             };
-            if *count > 0 {
-                hand_over(*place, client, core::mem::take(count));
+            let first = place.saturating_mul(Kind::ALL.len());
+            for (kind, count) in Kind::ALL.into_iter().zip(counts) {
+                if *count > 0 {
+                    let at = first.saturating_add(kind as usize);
+                    hand_over(at, client, kind, core::mem::take(count));
+                }
             }
         }
     }
@@ -111,23 +140,33 @@ mod tests {
     fn each_client_is_counted_apart_and_handed_over_once() {
         let mut clients = Clients::default();
         for client in ["b", "a", "b"] {
-            clients.count(client);
+            clients.count(client, Kind::Requests, 1);
         }
+        clients.count("b", Kind::Completion, 500);
+        clients.count("c", Kind::Prompt, 0);
         let mut seen = Vec::new();
-        clients.drain(|place, client, count| seen.push((place, client.to_owned(), count)));
-        assert_eq!(seen, [(1, "a".to_owned(), 1), (0, "b".to_owned(), 2)]);
-        clients.drain(|_, client, _| panic!("{client} again"));
+        clients
+            .drain(|place, client, kind, count| seen.push((place, client.to_owned(), kind, count)));
+        let expected = [
+            (3, "a", Kind::Requests, 1),
+            (0, "b", Kind::Requests, 2),
+            (2, "b", Kind::Completion, 500),
+        ];
+        let expected =
+            expected.map(|(place, client, kind, count)| (place, client.to_owned(), kind, count));
+        assert_eq!(seen, expected);
+        clients.drain(|_, client, _, _| panic!("{client} again"));
     }
 
     #[test]
     fn there_is_an_end_to_the_number_of_statistics() {
         let mut clients = Clients::default();
         for n in 0..1000 {
-            clients.count(&format!("client-{n}"));
+            clients.count(&format!("client-{n}"), Kind::Requests, 1);
         }
-        clients.count("client-0");
+        clients.count("client-0", Kind::Requests, 1);
         let mut seen = BTreeMap::new();
-        clients.drain(|_, client, count| {
+        clients.drain(|_, client, _, count| {
             seen.insert(client.to_owned(), count);
         });
         assert_eq!(seen.len(), MAX_CLIENTS + 1);

@@ -78,4 +78,5 @@ pub mod swap;
 pub mod text;
 pub mod time;
 pub mod turns;
+pub mod usage;
 pub mod why;

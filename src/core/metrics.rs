@@ -6,6 +6,7 @@ use super::health::{Health, QuotaWait, Reason};
 use super::no_retry::NoRetry;
 use super::outcome::Outcome;
 use super::time::{millis, Timestamp};
+use super::usage::Tokens;
 use crate::prelude::*;
 
 /// Something that is counted.
@@ -23,6 +24,8 @@ pub enum Event {
     StreamFailed,
     /// The client left before its answer was complete.
     ClientGone,
+    /// An answer that may report tokens was read in vain.
+    UsageUnknown,
     /// A request had a key that keeps it together with others.
     Keyed,
     /// A request with a key went to the key's own backend.
@@ -62,14 +65,17 @@ pub enum Event {
     Panic(usize),
     /// The backend with this index does not have a deployment that it was asked for.
     MissingDeployment(usize),
+    /// A token of this kind, which the backend with this index reported.
+    Token(usize, Tokens),
 }
 
-const SIMPLE: [(&str, Event); 15] = [
+const SIMPLE: [(&str, Event); 16] = [
     ("requests", Event::Request),
     ("bodies_unread", Event::BodyUnread),
     ("stream_broken", Event::StreamBroken),
     ("stream_failed", Event::StreamFailed),
     ("client_gone", Event::ClientGone),
+    ("usage.unknown", Event::UsageUnknown),
     ("refused.throttled", Event::AllThrottled),
     ("refused.unavailable", Event::AllUnavailable),
     ("refused.no_deployment", Event::NotOffered),
@@ -91,7 +97,7 @@ const OWN: [&str; 7] = [
     "soft",
     "panic",
 ];
-const PER_BACKEND: usize = OWN.len() + Outcome::ALL.len() + Reason::ALL.len();
+const PER_BACKEND: usize = OWN.len() + Outcome::ALL.len() + Reason::ALL.len() + Tokens::ALL.len();
 
 /// The gauge of the seconds until the current token expires; 0 without a token.
 pub const TOKEN_SECONDS_LEFT: &str = "aoai.identity.seconds_to_expiry";
@@ -107,7 +113,8 @@ pub fn counter_names(backends: &[Backend]) -> Vec<String> {
         let own = OWN.map(|event| ("", event)).into_iter();
         let outcomes = Outcome::ALL.map(|outcome| ("outcome.", outcome.name()));
         let cooldowns = Reason::ALL.map(|reason| ("cooldowns.", reason.name()));
-        for (kind, name) in own.chain(outcomes).chain(cooldowns) {
+        let tokens = Tokens::ALL.map(|tokens| ("tokens.", tokens.name()));
+        for (kind, name) in own.chain(outcomes).chain(cooldowns).chain(tokens) {
             names.push(format!("aoai.backend.{}.{kind}{name}", backend.name));
         }
     }
@@ -193,8 +200,13 @@ impl Tally {
 
     /// Counts `event`.
     pub fn add(&mut self, event: Event) {
+        self.add_many(event, 1);
+    }
+
+    /// Counts `event` so many times.
+    pub fn add_many(&mut self, event: Event, times: u32) {
         if let Some(count) = index(event).and_then(|index| self.counts.get_mut(index)) {
-            *count = count.saturating_add(1);
+            *count = count.saturating_add(times);
         }
     }
 
@@ -226,6 +238,10 @@ fn index(event: Event) -> Option<usize> {
         Event::Cooldown(backend, reason) => {
             of_backend(backend, OWN.len() + Outcome::ALL.len() + reason as usize)
         }
+        Event::Token(backend, tokens) => of_backend(
+            backend,
+            OWN.len() + Outcome::ALL.len() + Reason::ALL.len() + tokens as usize,
+        ),
         Event::NoRetry(reason) => Some(SIMPLE.len() + reason as usize),
         simple => SIMPLE.iter().position(|(_, event)| *event == simple),
     }
@@ -260,6 +276,7 @@ mod tests {
             events.push(Event::Panic(backend));
             events.extend(Outcome::ALL.map(|outcome| Event::Outcome(backend, outcome)));
             events.extend(Reason::ALL.map(|reason| Event::Cooldown(backend, reason)));
+            events.extend(Tokens::ALL.map(|tokens| Event::Token(backend, tokens)));
         }
         assert_eq!(events.len(), names.len());
         for (event, name) in events.into_iter().zip(&names) {

@@ -497,6 +497,26 @@ impl Request {
         is_asked && !self.upgrade && !self.wants_no_stream
     }
 
+    /// Whether an answer with status 200 reports the tokens that it took. `path` is the client's.
+    pub fn reports_usage(&self, path: &str) -> bool {
+        let is_last = |name: &str| {
+            let target = path.split('?').next().unwrap_or_default();
+            let last = target.rsplit('/').find(|segment| !segment.is_empty());
+            last.is_some_and(|last| last.eq_ignore_ascii_case(name))
+        };
+        let (api, state) = (self.operation.api, self.operation.state);
+        let may_report = match api {
+            Some(Api::Chat | Api::Embeddings | Api::Images) => state == State::None,
+            Some(Api::Messages) => state == State::None && !is_last("count_tokens"),
+            // Speech is bytes of sound.
+            Some(Api::Audio) => !is_last("speech"),
+            // That counts what a prompt would take.
+            Some(Api::Responses) => state == State::MakesResponse && !is_last("input_tokens"),
+            _ => false,
+        };
+        may_report && !self.upgrade
+    }
+
     /// Whether the ids in its answer are to be tagged.
     pub fn tags_answer(&self, config: &Config) -> bool {
         self.operation.state.answers_with_objects()

@@ -225,19 +225,49 @@ pub(super) fn sign(exchange: &mut Exchange, worker: &Worker) -> Result<(), HostE
             host::remove_header(Map::ResponseHeaders, "content-length")?;
         }
     }
+    exchange.begin_usage(balancer);
     apply(Map::ResponseHeaders, &exchange.signature(balancer))
 }
 
-/// A frame of that answer passes.
-pub(super) fn tag_frame(exchange: &mut Exchange, size: usize) -> Result<(), HostError> {
-    if size == 0 || !exchange.reads_answer() {
+/// A frame of that answer passes; `end` if it is the last.
+pub(super) fn pass_frame(
+    exchange: &mut Exchange,
+    worker: &Worker,
+    size: usize,
+    end: bool,
+) -> Result<(), HostError> {
+    if !exchange.reads_answer() {
         return Ok(());
     }
-    let chunk = host::buffer(Buffer::ResponseBody, 0, size)?;
-    match exchange.tag(&chunk) {
-        Some(tagged) => host::replace_buffer(Buffer::ResponseBody, tagged),
-        None => Ok(()),
+    if let Some(wanted) = exchange.wants_frame(size) {
+        let chunk = host::buffer(Buffer::ResponseBody, wanted.start, wanted.len())?;
+        if let Some(tagged) = exchange.tag(&chunk) {
+            host::replace_buffer(Buffer::ResponseBody, tagged)?;
+        }
+        exchange.take_frame(chunk);
     }
+    match end {
+        true => end_usage(exchange, worker),
+        false => Ok(()),
+    }
+}
+
+/// The client's answer is over: its tokens are counted, and kept for the access log, where it knows them as
+/// `%FILTER_STATE(wasm.aoai_input_tokens:PLAIN)%` and `%FILTER_STATE(wasm.aoai_output_tokens:PLAIN)%`.
+pub(super) fn end_usage(exchange: &mut Exchange, worker: &Worker) -> Result<(), HostError> {
+    let Some(usage) = exchange.end_usage(&worker.balancer) else {
+        return Ok(());
+    };
+    let tokens = [
+        ("aoai_input_tokens", usage.prompt),
+        ("aoai_output_tokens", usage.completion),
+    ];
+    tokens
+        .into_iter()
+        .try_for_each(|(name, tokens)| match tokens {
+            Some(tokens) => host::set_property(name, tokens.to_string().as_bytes()),
+            None => Ok(()),
+        })
 }
 
 /// How an answer took the place of the one that Envoy has for the client.

@@ -91,6 +91,8 @@ impl Stream {
     }
 
     fn reply(&mut self) -> Result<Replaced, HostError> {
+        // The stream may be over with the reply.
+        driver::end_usage(&mut self.exchange, &self.place.worker)?;
         let (holds_body, is_complete) = (self.down.holds_body(), self.down.is_complete());
         let may_be_placed = is_complete && !self.has_trailers;
         driver::reply(&self.exchange, &self.place.worker, &mut |body| {
@@ -105,6 +107,11 @@ impl Stream {
 
     fn pass(&mut self) -> Result<(), HostError> {
         driver::sign(&mut self.exchange, &self.place.worker)
+    }
+
+    /// A frame of the answer passes to the client; `end` if it is the last.
+    fn pass_frame(&mut self, size: usize, end: bool) -> Result<(), HostError> {
+        driver::pass_frame(&mut self.exchange, &self.place.worker, size, end)
     }
 
     /// Carries out `next` in a callback of the request.
@@ -159,7 +166,7 @@ impl Stream {
                 self.holds_answer = false;
                 if self.down.holds_body() {
                     // It passes without another callback.
-                    driver::tag_frame(&mut self.exchange, usize::MAX)?;
+                    self.pass_frame(usize::MAX, !awaits_frame)?;
                 }
                 match awaits_frame {
                     true => self.down.open_early(),
@@ -256,7 +263,7 @@ impl Callbacks for Stream {
         };
         let action = self.place.end_frame(&mut self.down, action);
         if action == Action::Continue {
-            driver::tag_frame(&mut self.exchange, size)?;
+            self.pass_frame(size, end)?;
         }
         Ok(action)
     }
@@ -265,16 +272,21 @@ impl Callbacks for Stream {
         self.down.complete(true);
         self.has_trailers = true;
         if self.down.holds_frame() {
-            driver::tag_frame(&mut self.exchange, usize::MAX)?;
+            self.pass_frame(usize::MAX, true)?;
             self.place.leave();
         }
         self.down.trailers();
-        self.answer_goes_on(ERROR_BODY, true)
+        let action = self.answer_goes_on(ERROR_BODY, true)?;
+        if action == Action::Continue {
+            // What was held of a stream until now was read for its start.
+            driver::end_usage(&mut self.exchange, &self.place.worker)?;
+        }
+        Ok(action)
     }
 
     fn granted(&mut self, granted: Granted) -> Result<(), HostError> {
         if self.down.holds_frame() {
-            driver::tag_frame(&mut self.exchange, usize::MAX)?;
+            self.pass_frame(usize::MAX, self.down.is_complete())?;
             return self.down.let_frame_go();
         }
         self.read_body(self.exchange.wants_rest_of_body(), false)?;

@@ -10,7 +10,7 @@ use super::gauges::Gauges;
 use super::host::{self, HostError, Metric};
 use super::tokens::Tokens;
 use crate::core::balancer::{Balancer, Granted, WaitingList, Wish, POLL};
-use crate::core::clients::counter_name;
+use crate::core::clients::{counter_name, Kind};
 use crate::core::config::Config;
 use crate::core::metrics::{self, Event};
 use crate::core::time::Timestamp;
@@ -38,7 +38,7 @@ pub(crate) struct Worker {
     tokens: Vec<Tokens>,
     gauges: Vec<Gauges>,
     counters: Vec<u32>,
-    /// Envoy's numbers of the counters of clients that were handed over, by the client's place.
+    /// Envoy's numbers of the counters of clients that were handed over, by the count's place.
     client_counters: RefCell<Vec<Option<u32>>>,
     seconds_to_expiry: u32,
     handed_over_at: Cell<Timestamp>,
@@ -220,12 +220,12 @@ impl Worker {
             }
         });
         let mut counters = self.client_counters.borrow_mut();
-        self.balancer.drain_clients(|place, client, count| {
+        self.balancer.drain_clients(|place, client, kind, count| {
             if counters.len() <= place {
                 counters.resize(place.saturating_add(1), None);
             }
             if let Some(counter) = counters.get_mut(place) {
-                report(hand_over_client(counter, client, count));
+                report(hand_over_client(counter, client, kind, count));
             }
         });
         let left = self.balancer.credentials.seconds_to_expiry(now);
@@ -233,12 +233,17 @@ impl Worker {
     }
 }
 
-/// Hands over a client's count. A counter is defined when its client is first met: no configuration knows the names.
+/// Hands over one of a client's counts. A counter is defined when its client is first met: no configuration knows the names.
 #[inline(never)]
-fn hand_over_client(counter: &mut Option<u32>, client: &str, count: u32) -> Result<(), HostError> {
+fn hand_over_client(
+    counter: &mut Option<u32>,
+    client: &str,
+    kind: Kind,
+    count: u32,
+) -> Result<(), HostError> {
     let id = match *counter {
         Some(id) => id,
-        None => host::define_metric(Metric::Counter, &counter_name(client))?,
+        None => host::define_metric(Metric::Counter, &counter_name(client, kind))?,
     };
     *counter = Some(id);
     host::increment_metric(id, count)

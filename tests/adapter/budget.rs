@@ -29,13 +29,19 @@ fn calls(engine: Engine, more: Value) -> Calls {
     }
     gateway.host.clear_counts();
     let request = gateway.send();
-    answer(&request.attempt(), 200, "hello");
+    answer(
+        &request.attempt(),
+        200,
+        r#"{"usage":{"prompt_tokens":9,"completion_tokens":4}}"#,
+    );
     drop(request);
     host_calls(&gateway.host)
 }
 
-/// Both engines' calls, with so many headers set, and what each needs besides.
-fn expected(engine: Engine, set: u64) -> Calls {
+/// Both engines' calls, with so many headers set, what each needs besides, and whether usage is counted.
+fn expected(engine: Engine, set: u64, usage: bool) -> Calls {
+    // The end of the answer's body; the tokens of prompt and completion for the access log.
+    let (reads, logs) = if usage { (1, 2) } else { (0, 0) };
     let mut calls = Calls::from([
         // Those of the request. Those of the answer, which may be a stream: its status would be a call as well.
         ("proxy_get_header_map_pairs", 2),
@@ -46,30 +52,37 @@ fn expected(engine: Engine, set: u64) -> Calls {
     calls.extend(match engine {
         Engine::Filter => vec![
             // The body, for another attempt.
-            ("proxy_get_buffer_bytes", 1),
+            ("proxy_get_buffer_bytes", 1 + reads),
+            ("proxy_set_property", logs),
             // The cluster too.
             ("proxy_replace_header_map_value", set + 1),
         ],
         Engine::Router => vec![
             ("proxy_replace_header_map_value", set),
             // Its cluster and its number, then the cluster that would be next.
-            ("proxy_set_property", 2),
+            ("proxy_set_property", 2 + logs),
+            ("proxy_get_buffer_bytes", reads),
             // Its number, where the attempt begins.
             ("proxy_get_property", 1),
         ],
     });
+    calls.retain(|_, calls| *calls > 0);
     calls
 }
 
 cases! {
     fn a_request_served_at_the_first_attempt(engine) {
         // Host, token, time limit; on the answer backend and attempts.
-        assert_eq!(calls(engine, json!({})), expected(engine, 5));
+        assert_eq!(calls(engine, json!({})), expected(engine, 5, true));
+    }
+
+    fn counting_no_tokens_saves_three_calls(engine) {
+        assert_eq!(calls(engine, json!({"usage": false})), expected(engine, 5, false));
     }
 
     fn the_same_where_all_is_left_to_envoy_that_can_be(engine) {
         let more = json!({"left_to_envoy": ["timeout", "host"]});
         // The token; on the answer backend and attempts.
-        assert_eq!(calls(engine, more), expected(engine, 3));
+        assert_eq!(calls(engine, more), expected(engine, 3, true));
     }
 }

@@ -15,7 +15,7 @@ pub use held_bodies::{HeldBodies, Watch};
 pub use waiting::{Granted, WaitingList, WantedBackend, Wish, POLL};
 
 use super::attempts::Lesson;
-use super::clients::Clients;
+use super::clients::{Clients, Kind};
 use super::config::Config;
 use super::fleet::{Fleet, Names};
 use super::health::{Change, Finding};
@@ -28,6 +28,7 @@ use super::request::{Place, Request};
 use super::state::ids::Tags;
 use super::swap::SwapError;
 use super::time::{millis, Timestamp};
+use super::usage::{Tokens, Usage};
 use crate::prelude::*;
 
 /// The state that all requests of one configuration share on one worker, over the host `H`.
@@ -95,9 +96,22 @@ impl<H: Host> Balancer<H> {
         self.tally.borrow_mut().add(event);
     }
 
+    /// Counts so many tokens that `backend` reported.
+    pub fn count_tokens(&self, backend: usize, kind: Tokens, tokens: u32) {
+        let event = Event::Token(backend, kind);
+        self.tally.borrow_mut().add_many(event, tokens);
+    }
+
     /// Counts a request of `client`.
     pub fn count_client(&self, client: &str) {
-        self.clients.borrow_mut().count(client);
+        self.clients.borrow_mut().count(client, Kind::Requests, 1);
+    }
+
+    /// Counts the tokens of an answer to `client`.
+    pub fn count_client_tokens(&self, client: &str, usage: &Usage) {
+        let mut clients = self.clients.borrow_mut();
+        clients.count(client, Kind::Prompt, usage.of(Tokens::Prompt));
+        clients.count(client, Kind::Completion, usage.of(Tokens::Completion));
     }
 
     /// Tells `hand_over` each count since the last time, with its place among the statistics.
@@ -105,8 +119,8 @@ impl<H: Host> Balancer<H> {
         self.tally.borrow_mut().drain(hand_over);
     }
 
-    /// Tells `hand_over` each client's count since the last time, with the client's place and name.
-    pub fn drain_clients(&self, hand_over: impl FnMut(usize, &str, u32)) {
+    /// Tells `hand_over` each client's counts since the last time, with the count's place, the client's name and what was counted.
+    pub fn drain_clients(&self, hand_over: impl FnMut(usize, &str, Kind, u32)) {
         self.clients.borrow_mut().drain(hand_over);
     }
 

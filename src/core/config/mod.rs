@@ -63,6 +63,8 @@ pub struct Config {
     pub retry: Retry,
     /// The names of the headers the filter writes.
     pub headers: HeaderNames,
+    /// The tokens that answers report are counted.
+    pub usage: bool,
     /// What is not for the filter to do.
     pub left_to_envoy: LeftToEnvoy,
 }

@@ -99,6 +99,7 @@ fn read_config(
     let retry = read_retry(root.path_of("retry"), retry, problems);
     let headers = root.value("headers").unwrap_or(&empty);
     let headers = read_headers(root.path_of("headers"), headers, problems);
+    let usage = root.flag("usage", true);
     let left_to_envoy = read_left_to_envoy(&mut root, problems);
     let by = affinity.as_ref().map(|rules| &rules.by);
     let names_client = headers.as_ref().is_none_or(|names| names.client.is_some());
@@ -127,6 +128,7 @@ fn read_config(
         cooldown: cooldown?,
         retry: retry?,
         headers: headers?,
+        usage,
         left_to_envoy,
     })
 }
@@ -781,7 +783,7 @@ identity.cluster: is missing; use the name of an Envoy cluster
 backends[0].name: "a b" is not allowed; use 1 to 64 letters, digits, '-' or '_'
 backends[0].cluster: 5 is not allowed; use the name of an Envoy cluster
 backends[0].host: is missing; use a host name such as "contoso-eastus.openai.azure.com", without scheme or path
-retries: unknown field; use one of backends, identity, identities, state, other_paths, policy, affinity, cooldown, retry, headers, left_to_envoy"#;
+retries: unknown field; use one of backends, identity, identities, state, other_paths, policy, affinity, cooldown, retry, headers, usage, left_to_envoy"#;
         assert_eq!(error.to_string(), expected.trim_start());
     }
 

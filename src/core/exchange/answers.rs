@@ -78,6 +78,7 @@ impl Exchange {
         }
         let retry = &balancer.config.retry;
         self.answered_by = self.attempts.backend();
+        self.status = status;
         self.trace = Trace::of_status(status);
         let origin = self.origin(details, balancer);
         if origin == Origin::Other {
@@ -92,6 +93,7 @@ impl Exchange {
         let outcome = Outcome::from_status(status, retry);
         let is_router = self.engine == Engine::Router;
         self.stream = None;
+        self.usage = None;
         if outcome == Some(Outcome::Success) && !end {
             if let Some(next) = self.hold_stream(status, balancer) {
                 return next;
@@ -341,6 +343,7 @@ impl Exchange {
             }
         };
         if let (true, Some(headers)) = (is_real, headers) {
+            self.begin_usage_of(status, &body, balancer);
             self.kept = Some(Box::new(Answer {
                 status,
                 headers,

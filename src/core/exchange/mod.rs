@@ -14,6 +14,7 @@ mod rerouted;
 mod sending;
 mod streams;
 mod tagging;
+mod usage;
 
 use alloc::rc::Rc;
 
@@ -41,6 +42,7 @@ use super::request::Request;
 use super::splices::Splices;
 use super::stream_start::StreamStart;
 use super::time::Timestamp;
+use super::usage::UsageReader;
 use super::why::Why;
 use crate::prelude::*;
 
@@ -151,6 +153,8 @@ pub struct Exchange {
     carried: Option<Rc<Authorization>>,
     /// The headers of the answer at hand.
     headers: Option<HeaderMap>,
+    /// The status of the answer at hand.
+    status: u16,
     /// The backend of the answer at hand.
     answered_by: usize,
     /// The answer at hand is a backend's own, not one that Envoy made for want of it.
@@ -172,6 +176,8 @@ pub struct Exchange {
     content_due: Option<Timestamp>,
     /// The tagging of the answer that passes.
     tagging: Option<Box<Tagging>>,
+    /// The reading of the tokens that the client's answer reports.
+    usage: Option<Box<UsageReader>>,
     /// `location` of the answer that passes, where the client gets another one than the backend's.
     location: Option<String>,
     /// The explanation of the answer, where the client gets one.
@@ -203,6 +209,7 @@ impl Exchange {
             carries: None,
             carried: None,
             headers: None,
+            status: 0,
             answered_by: 0,
             is_real: false,
             may_hold: true,
@@ -214,6 +221,7 @@ impl Exchange {
             stream: None,
             content_due: None,
             tagging: None,
+            usage: None,
             location: None,
             why: explains.then(Box::default),
             client: None,
@@ -339,6 +347,11 @@ impl Exchange {
     }
 
     fn on_end<H: Host>(&mut self, complete: bool, details: Option<&[u8]>, balancer: &Balancer<H>) {
+        if self.state == State::Deciding(Until::Content) {
+            self.begin_usage(balancer);
+        }
+        // Its answer is over, if it had one, and no access log can have it any more.
+        let _ = self.end_usage(balancer);
         match self.state {
             State::New | State::Done => {}
             State::Passing if complete => {}

@@ -296,11 +296,6 @@ impl Exchange {
         self.tagging.is_some()
     }
 
-    /// Whether the frames of the answer that passes have to be read.
-    pub fn reads_answer(&self) -> bool {
-        self.tagging.is_some()
-    }
-
     /// What takes the place of the next frame of that answer, if anything.
     pub fn tag(&mut self, chunk: &[u8]) -> Option<&[u8]> {
         self.tagging.as_mut()?.push(chunk)

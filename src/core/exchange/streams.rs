@@ -188,8 +188,8 @@ impl Exchange {
         outcome: Outcome,
         balancer: &Balancer<H>,
     ) -> Next {
-        if let Some(stream) = &mut self.stream {
-            stream.take_seen();
+        if let Some(begin) = self.stream.as_mut().map(|stream| stream.take_seen()) {
+            self.begin_usage_after(begin, balancer);
         }
         self.forget_headers(balancer);
         self.conclude(outcome, balancer);

@@ -168,7 +168,8 @@ impl Callbacks for Downstream {
     fn response_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
         self.down.complete(end);
         if self.reads_answer {
-            driver::tag_frame(&mut self.request.exchange.borrow_mut(), size)?;
+            let exchange = &mut self.request.exchange.borrow_mut();
+            driver::pass_frame(exchange, &self.place.worker, size, end)?;
         }
         if let Some(body) = &mut self.body {
             // All of it with the first frame.
@@ -179,6 +180,10 @@ impl Callbacks for Downstream {
 
     fn response_trailers(&mut self) -> Result<Action, HostError> {
         self.down.complete(true);
+        if self.reads_answer {
+            let exchange = &mut self.request.exchange.borrow_mut();
+            driver::end_usage(exchange, &self.place.worker)?;
+        }
         Ok(Action::Continue)
     }
 

@@ -6,7 +6,7 @@ use super::*;
 
 #[test]
 fn a_stream_passes_chunk_by_chunk_with_no_host_call_for_any() {
-    let gateway = Engine::Router.gateway();
+    let gateway = Engine::Router.fleet(3, json!({"usage": false}));
     let request = gateway.send();
     answer(&request.attempt(), 429, &error("429"));
     let attempt = request.attempt();

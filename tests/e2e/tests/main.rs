@@ -38,4 +38,5 @@ mod stream_start;
 mod streams;
 mod trailers;
 mod uneven;
+mod usage;
 mod workload_identity;

@@ -63,6 +63,10 @@ pub struct Plugin {
     /// The names of the headers the filter reads and writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<Headers>,
+    /// Whether the tokens that answers report are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = true))]
+    pub usage: Option<bool>,
     /// What Envoy's own configuration does in the filter's place, for less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = []))]

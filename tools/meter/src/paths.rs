@@ -37,6 +37,16 @@ const BEFORE_CONTENT: [&str; 2] = [
      \"model\":\"gpt-4o-2024-11-20\",\"object\":\"chat.completion.chunk\",\"system_fingerprint\":\"fp_1\"}\n\n",
 ];
 
+/// With the tokens that it took.
+const LAST: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":50,\"total_tokens\":59}}\n\ndata: [DONE]\n\n";
+
+/// A whole answer, with the tokens that it took as Azure reports them.
+const ANSWER: &str = concat!(
+    r#"{"choices":[],"usage":{"completion_tokens":4,"completion_tokens_details":{"accepted_prediction_tokens":0,"#,
+    r#""audio_tokens":0,"reasoning_tokens":0,"rejected_prediction_tokens":0},"prompt_tokens":9,"#,
+    r#""prompt_tokens_details":{"audio_tokens":0,"cached_tokens":0},"total_tokens":13}}"#,
+);
+
 const BODY: &str = r#"{"model":"gpt-4o","messages":[{"role":"user","content":"All is well."}]}"#;
 
 /// As Envoy reads from a connection.
@@ -87,12 +97,16 @@ fn warm_up(gateway: &Gateway) {
 
 fn serve(gateway: &Gateway) {
     let request = gateway.send(&[BODY.as_bytes()]);
-    request.answer(gateway, 200, &[r#"{"choices":[]}"#]);
+    request.answer(gateway, 200, &[ANSWER]);
 }
 
 fn stream(gateway: &Gateway) {
     let request = gateway.send(&[BODY.as_bytes()]);
-    request.answer(gateway, 200, &[CHUNK; CHUNKS]);
+    let mut frames = [CHUNK; CHUNKS];
+    if let Some(last) = frames.last_mut() {
+        *last = LAST;
+    }
+    request.answer(gateway, 200, &frames);
 }
 
 fn respond(gateway: &Gateway) {
@@ -120,13 +134,13 @@ fn serve_large(gateway: &Gateway) {
 fn serve_frames<const COUNT: usize>(gateway: &Gateway) {
     let frame = [b'x'; FRAME];
     let request = gateway.send(&[&frame[..]; COUNT]);
-    request.answer(gateway, 200, &[r#"{"choices":[]}"#]);
+    request.answer(gateway, 200, &[ANSWER]);
 }
 
 fn retry(gateway: &Gateway) {
     let request = gateway.send(&[BODY.as_bytes()]);
     request.answer(gateway, 429, &[r#"{"error":{"code":"429"}}"#]);
-    request.answer(gateway, 200, &[r#"{"choices":[]}"#]);
+    request.answer(gateway, 200, &[ANSWER]);
 }
 
 fn cool_down(gateway: &Gateway) {

@@ -128,7 +128,7 @@ access_log:
         flags: \"%RESPONSE_FLAGS%\"
         backend: {backend}
         attempts: {attempts}
-        first_cluster: \"%UPSTREAM_CLUSTER%\"
+{tokens}        first_cluster: \"%UPSTREAM_CLUSTER%\"
         duration_ms: \"%DURATION%\"
         first_byte_ms: \"%RESPONSE_DURATION%\"
         bytes_in: \"%BYTES_RECEIVED%\"
@@ -137,6 +137,14 @@ access_log:
         client = match fleet.clients {
             Clients::Open => "",
             _ => "        client: \"%FILTER_STATE(wasm.aoai_client:PLAIN)%\"\n",
+        },
+        // Under the names of OpenTelemetry's conventions for generative AI.
+        tokens = match fleet.plugin["usage"] == false {
+            true => "",
+            false => concat!(
+                "        gen_ai.usage.input_tokens: \"%FILTER_STATE(wasm.aoai_input_tokens:PLAIN)%\"\n",
+                "        gen_ai.usage.output_tokens: \"%FILTER_STATE(wasm.aoai_output_tokens:PLAIN)%\"\n",
+            ),
         },
         backend = quoted(&format!("%RESP({})%", fleet.backend_header())),
         attempts = quoted(&format!("%RESP({})%", fleet.attempts_header())),

@@ -10,6 +10,7 @@ use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request, Response, Uri, Version};
 
+use crate::account::{Account, SharedAccount};
 use crate::audit::{Log, RecordedRequest};
 use crate::azure::Resource;
 use crate::behaviour::Behaviour;
@@ -82,6 +83,16 @@ impl BackendHandle {
         self.backend.log.count()
     }
 
+    /// Begins to count the tokens that its answers report.
+    pub fn open_account(&self) {
+        self.backend.account.open();
+    }
+
+    /// The tokens that its answers have reported since the account was opened; each answer counts as if its client got all of it.
+    pub fn account(&self) -> Account {
+        self.backend.account.sums()
+    }
+
     /// Forgets the requests received.
     pub fn clear_requests(&self) {
         self.backend.log.clear();
@@ -151,6 +162,7 @@ pub(crate) struct Backend {
     pub(crate) log: Arc<Log>,
     pub(crate) open: Arc<AtomicUsize>,
     pub(crate) answers: AtomicU64,
+    pub(crate) account: SharedAccount,
 }
 
 impl Service for Backend {

@@ -13,7 +13,7 @@ use hyper::header::{
     HeaderName, HeaderValue, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE,
 };
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Response, StatusCode};
+use hyper::{HeaderMap, Method, Response, StatusCode};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -196,6 +196,10 @@ impl Exchange<'_> {
                 .resource
                 .reply(&Call::new(head, body), pace.events)
         };
+        // What is looked at again was counted when it was made.
+        if head.method == Method::POST {
+            self.backend.account.add(&reply);
+        }
         let (content_type, body) = match reply {
             Reply::Error(failure) => return self.failure(&failure, head),
             Reply::Whole(content_type, bytes) => {

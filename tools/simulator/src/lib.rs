@@ -12,6 +12,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+mod account;
 mod admin;
 mod audit;
 mod azure;
@@ -29,6 +30,7 @@ mod settings;
 mod simulator;
 mod tokens;
 
+pub use crate::account::Account;
 pub use crate::audit::RecordedRequest;
 pub use crate::azure::Api;
 pub use crate::backend::BackendHandle;

@@ -68,8 +68,8 @@ impl Resource {
                 r#""annotations":[]}},"finish_reason":"stop","logprobs":null,"#,
                 r#""content_filter_results":{safe}}}],"prompt_filter_results":[{{"prompt_index":0,"#,
                 r#""content_filter_results":{safe}}}],"usage":{{"prompt_tokens":{prompt},"completion_tokens":4,"#,
-                r#""total_tokens":{total},"prompt_tokens_details":{{"cached_tokens":0,"audio_tokens":0}},"#,
-                r#""completion_tokens_details":{{"reasoning_tokens":0,"audio_tokens":0,"#,
+                r#""total_tokens":{total},"prompt_tokens_details":{{"cached_tokens":{cached},"audio_tokens":0}},"#,
+                r#""completion_tokens_details":{{"reasoning_tokens":1,"audio_tokens":0,"#,
                 r#""accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}}},"#,
                 r#""system_fingerprint":"fp_simulated"}}"#,
             ),
@@ -79,6 +79,7 @@ impl Resource {
             content = content,
             safe = SAFE,
             prompt = prompt,
+            cached = prompt / 2,
             total = prompt + 4,
         );
         Reply::Whole("application/json", body.into())
@@ -213,9 +214,9 @@ fn usage(call: &Call<'_>, completion: u32) -> Value {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + u64::from(completion),
-        "prompt_tokens_details": { "cached_tokens": 0, "audio_tokens": 0 },
+        "prompt_tokens_details": { "cached_tokens": prompt / 2, "audio_tokens": 0 },
         "completion_tokens_details": {
-            "reasoning_tokens": 0,
+            "reasoning_tokens": 1,
             "audio_tokens": 0,
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,

@@ -56,6 +56,11 @@ impl Event {
         Self::data("[DONE]")
     }
 
+    /// Its data.
+    pub(crate) fn text(&self) -> &str {
+        &self.data
+    }
+
     /// The event as it stands on the wire.
     pub(crate) fn frame(&self, pace: &Stream) -> Bytes {
         let end = if pace.crlf { "\r\n" } else { "\n" };

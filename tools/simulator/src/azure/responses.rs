@@ -127,7 +127,7 @@ impl Resource {
             "tool_choice": "auto",
             "tools": [],
             "top_p": 1.0,
-            "usage": { "input_tokens": call.body.len() / 4, "input_tokens_details": { "cached_tokens": 0 } },
+            "usage": { "input_tokens": call.body.len() / 4, "input_tokens_details": { "cached_tokens": call.body.len() / 8 } },
         });
         let text: Vec<String> = match request.stream {
             true => self.text_pieces(pieces).collect(),
@@ -177,7 +177,7 @@ impl Resource {
         let usage = &mut response["usage"];
         let prompt = usage["input_tokens"].as_u64().unwrap_or_default();
         usage["output_tokens"] = json!(tokens);
-        usage["output_tokens_details"] = json!({ "reasoning_tokens": 0 });
+        usage["output_tokens_details"] = json!({ "reasoning_tokens": 1 });
         usage["total_tokens"] = json!(prompt + u64::from(tokens));
     }
 }
