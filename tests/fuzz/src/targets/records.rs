@@ -50,7 +50,7 @@ fn config() -> Config {
 
 fn check_health(input: &[u8], config: &Config, choice: u64, now: Timestamp) {
     let mut health = Health::decode(Some(input));
-    written_and_read(&health);
+    written_and_read(&health, now);
     let demand = Demand::default();
     health.trouble(now);
     health.quotas(now).for_each(drop);
@@ -58,14 +58,14 @@ fn check_health(input: &[u8], config: &Config, choice: u64, now: Timestamp) {
     health.lacks(&demand, now);
     if health.admits(&demand, now) {
         assert!(health.admit(&demand, now), "admits, and does not admit");
-        written_and_read(&health);
+        written_and_read(&health, now);
     }
     health.claim_trial(&demand, now);
     health.ask(&demand, now);
     health.admit_token(7, now);
     health.note_service(now);
     health.count_successes(u32::MAX, now);
-    written_and_read(&health);
+    written_and_read(&health, now);
     for finding in FINDINGS {
         let seen = Seen {
             began: now,
@@ -73,17 +73,20 @@ fn check_health(input: &[u8], config: &Config, choice: u64, now: Timestamp) {
             ..Seen::default()
         };
         health.learn(finding, &seen, &config.cooldown, choice, now);
-        written_and_read(&health);
+        written_and_read(&health, now);
     }
     health.tidy(now);
-    written_and_read(&health);
+    written_and_read(&health, now);
 }
 
-fn written_and_read(health: &Health) {
+fn written_and_read(health: &Health, now: Timestamp) {
     let bytes = health.encode();
     let again = Health::decode(Some(&bytes));
     // Foreign bytes may hold what is not written, such as waits that have no end. So the records themselves may differ.
     assert_eq!(again.encode(), bytes);
+    assert_eq!(again.trouble(now), health.trouble(now));
+    let quotas = |health: &Health| health.quotas(now).collect::<Vec<_>>();
+    assert_eq!(quotas(&again), quotas(health));
 }
 
 fn check_token(input: &[u8], now: Timestamp) {
