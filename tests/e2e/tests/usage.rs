@@ -5,7 +5,7 @@ use std::time::Duration;
 use e2e::{cases, chat_request, simulate, Gateway, Response};
 use render::{Clients, Key};
 use serde_json::{json, Value};
-use simulator::{Account, Behaviour};
+use simulator::{Account, Behaviour, Stream};
 
 /// The module hands its counts over once a second.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -19,8 +19,9 @@ fn reported(answer: &Response) -> [i64; 2] {
         .lines()
         .map(|line| line.strip_prefix("data: ").unwrap_or(line));
     let documents = documents.filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let usages = documents.flat_map(|it| [it["usage"].clone(), it["response"]["usage"].clone()]);
-    let usage = usages.filter(Value::is_object).last();
+    let mut usages =
+        documents.flat_map(|it| [it["usage"].clone(), it["response"]["usage"].clone()]);
+    let usage = usages.rfind(Value::is_object);
     let usage = usage.unwrap_or_else(|| panic!("no usage in {text}"));
     let number = |names: [&str; 2]| names.iter().find_map(|name| usage[*name].as_i64());
     [
@@ -48,7 +49,7 @@ fn requests(round: usize) -> Vec<(String, Value)> {
     };
     let embedding = json!({"model": "gpt-4o", "input": ["a", "b"]});
     let embedding = ("/openai/v1/embeddings".to_owned(), embedding);
-    let first_streams = round % 2 == 0;
+    let first_streams = round & 1 == 0;
     vec![
         chat(first_streams),
         chat(!first_streams),
@@ -67,6 +68,7 @@ cases! {
         let azure = simulate(&["east", "west"]);
         for backend in azure.backends() {
             backend.open_account();
+            backend.set(Behaviour::stream(Stream { events: 4, interval_ms: 2, ..Stream::default() }));
         }
         let gateway = Gateway::builder()
             .fleet(move |fleet| fleet.clients = Clients::Keys { file })
