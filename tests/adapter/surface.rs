@@ -241,6 +241,14 @@ cases! {
             reached(&gateway.ask("GET", "/health", "").attempt()).1,
             "/health"
         );
+        let gateway = engine.fleet(2, json!({"other_paths": ["/providers/"]}));
+        let request = gateway.ask("GET", "/providers/x?api-key=KEY&a=b", "");
+        assert_eq!(reached(&request.attempt()).1, "/providers/x?a=b");
+        for path in ["/health", "/providers/../health"] {
+            let request = gateway.ask("GET", path, "");
+            assert_eq!(code(request.answer().text()), "path_not_served", "{path}");
+        }
+        let gateway = engine.fleet(2, json!({"other_paths": "pass"}));
         // One that is no text could not be searched for credentials.
         let headers = Headers::from([(":method", "GET")]).with(":path", *b"/h\xe9alth?api-key=KEY");
         let request = gateway.request(headers, true);

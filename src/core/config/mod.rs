@@ -162,13 +162,35 @@ pub enum Ids {
 }
 
 /// What becomes of requests whose paths are not Azure OpenAI's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum OtherPaths {
     /// They are answered 404.
     #[default]
     Refuse,
     /// They are sent to a backend like others, and not tried again.
     Pass,
+    /// So are those below one of these paths, such as `/providers/`; all others are answered 404.
+    Below(Vec<String>),
+}
+
+impl OtherPaths {
+    /// Whether a request for this path, which is not one of Azure OpenAI's, is sent to a backend.
+    pub fn pass(&self, path: &str) -> bool {
+        let roots = match self {
+            Self::Refuse => return false,
+            Self::Pass => return true,
+            Self::Below(roots) => roots,
+        };
+        let path = path.split(['?', '#']).next().unwrap_or_default();
+        // Azure does not tell upper from lower case in the fixed parts of a path.
+        let is_below = |root: &String| {
+            let start = path.as_bytes().get(..root.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(root.as_bytes()))
+        };
+        // A backend may take these for a way out of the root.
+        let leads_out = path.contains(['\\', '%']) || path.split('/').any(|part| part == "..");
+        !leads_out && roots.iter().any(is_below)
+    }
 }
 
 impl Config {

@@ -81,10 +81,7 @@ fn read_config(
     audience::complete(&mut identities, read, problems);
     check_hosts(read, problems);
     let state = read_state(&mut root, read, problems);
-    let paths_form = r#""refuse" or "pass""#;
-    let other_paths = root.optional_string("other_paths", paths_form, |text| {
-        matches!(text, "refuse" | "pass")
-    });
+    let other_paths = read_other_paths(&mut root, problems);
     let policy_form = r#""round_robin" or "least_throttled""#;
     let policy = root.optional_string("policy", policy_form, |text| {
         matches!(text, "round_robin" | "least_throttled")
@@ -121,10 +118,7 @@ fn read_config(
         affinity,
         identities,
         state,
-        other_paths: match other_paths.as_deref() {
-            Some("pass") => OtherPaths::Pass,
-            _ => OtherPaths::Refuse,
-        },
+        other_paths,
         cooldown: cooldown?,
         retry: retry?,
         headers: headers?,
@@ -191,6 +185,44 @@ fn read_left_to_envoy(root: &mut Object<'_>, problems: &Problems) -> LeftToEnvoy
         }
     }
     left
+}
+
+#[inline(never)]
+fn read_other_paths(root: &mut Object<'_>, problems: &Problems) -> OtherPaths {
+    const FORM: &str = r#""refuse", "pass" or a list of paths such as ["/providers/"]"#;
+    let Some(value) = root.value("other_paths") else {
+        return OtherPaths::Refuse;
+    };
+    match value.as_str() {
+        Some("refuse") => return OtherPaths::Refuse,
+        Some("pass") => return OtherPaths::Pass,
+        _ => {}
+    }
+    let mut roots = Vec::new();
+    for (path, value) in root.list("other_paths", value, FORM) {
+        match value.as_str().filter(|text| is_root(text)) {
+            Some(text) => roots.push(text.to_owned()),
+            None => {
+                let form = r#"the beginning of a path, from "/" to "/", such as "/providers/""#;
+                problems.add(&path, refused(value, form));
+            }
+        }
+    }
+    OtherPaths::Below(roots)
+}
+
+/// Whether paths can be below this one.
+fn is_root(text: &str) -> bool {
+    let inner = text
+        .strip_prefix('/')
+        .and_then(|rest| rest.strip_suffix('/'));
+    inner.is_some_and(|inner| inner.split('/').all(is_segment))
+}
+
+/// Whether this is a part of a path that stands for itself.
+fn is_segment(text: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
+    !text.is_empty() && !text.starts_with('.') && text.bytes().all(is_plain)
 }
 
 #[inline(never)]
@@ -743,6 +775,26 @@ mod tests {
     }
 
     #[test]
+    fn paths_below_a_root_are_passed() {
+        let mut config: Value = serde_json::from_str(MINIMAL).unwrap();
+        config["other_paths"] = json!(["/mai/v1/", "/providers/"]);
+        let paths = parse(&config.to_string()).unwrap().other_paths;
+        for (path, passed) in [
+            ("/mai/v1/images", true),
+            ("/MAI/V1/images?x=../y", true),
+            ("/providers/", true),
+            ("/providers", false),
+            ("/mai/v2/images", false),
+            ("/providers/../admin", false),
+            ("/providers/%2e%2e/admin", false),
+            ("/providers/..\\admin", false),
+            ("/", false),
+        ] {
+            assert_eq!(paths.pass(path), passed, "{path}");
+        }
+    }
+
+    #[test]
     fn affinity_is_read() {
         let affinity = |json: &str| {
             let mut config: Value = serde_json::from_str(MINIMAL).unwrap();
@@ -1099,7 +1151,17 @@ retries: unknown field; use one of backends, identity, identities, state, other_
             (
                 "/other_paths",
                 "true",
-                r#"other_paths: true is not allowed; use "refuse" or "pass""#,
+                r#"other_paths: true is not allowed; use "refuse", "pass" or a list of paths such as ["/providers/"]"#,
+            ),
+            (
+                "/other_paths",
+                r#"["/mai/v1/", "/"]"#,
+                r#"other_paths[1]: "/" is not allowed; use the beginning of a path, from "/" to "/", such as "/providers/""#,
+            ),
+            (
+                "/other_paths",
+                r#"["/a/../"]"#,
+                r#"other_paths[0]: "/a/../" is not allowed; use the beginning of a path"#,
             ),
             (
                 "/retry",

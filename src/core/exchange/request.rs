@@ -8,7 +8,7 @@ use crate::affinity::Key;
 use crate::attempts::{Attempts, Chosen};
 use crate::balancer::{Balancer, Complaint, WantedBackend, Wish};
 use crate::clients::client_name;
-use crate::config::{AffinityKey, Config, Engine, OtherPaths};
+use crate::config::{AffinityKey, Config, Engine};
 use crate::demand::Client;
 use crate::fleet::{NoChoice, Wait};
 use crate::header_map::HeaderMap;
@@ -75,8 +75,9 @@ impl Exchange {
     #[inline(never)]
     fn refusal(&self, config: &Config) -> Option<LocalReply> {
         let request = &self.request;
+        let path = || self.original.get(":path").unwrap_or_default();
         let is_served =
-            request.surface.is_some() || request.has_path && config.other_paths == OtherPaths::Pass;
+            request.surface.is_some() || request.has_path && config.other_paths.pass(path());
         let is_for_claude = request.operation.api == Some(Api::Messages);
         if !is_served {
             Some(LocalReply::other_path())

@@ -62,7 +62,7 @@ cases! {
         let gateway = Gateway::builder()
             .simulator(&azure)
             .engine(engine)
-            .plugin(|p| p["other_paths"] = json!("pass"))
+            .plugin(|p| p["other_paths"] = json!(["/sim/"]))
             .start();
         let client = [("api-key", "CLIENT-SECRET"), ("authorization", "Bearer CLIENT-SECRET")];
         for _ in 0..2 {
@@ -71,6 +71,8 @@ cases! {
             let echo = answer.json();
             assert_eq!((&echo["path"], &echo["body"]), (&json!("/sim/echo?a=b"), &json!("body")));
         }
+        let answer = gateway.client().send("POST", "/health", &client, b"body").unwrap();
+        assert_eq!(answer.status, 404, "{}", answer.text());
         for backend in azure.backends() {
             let requests = backend.requests();
             assert_eq!(requests.len(), 1, "in turn");

@@ -15,11 +15,21 @@ pub(crate) fn python(gateway: &Gateway, script: &str) -> String {
 }
 
 fn python_at(address: SocketAddr, script: &str) -> String {
-    let variable = |name: &str| {
-        std::env::var(name).unwrap_or_else(|_| {
-            panic!("run `cargo xtask test`: {name} tells where the openai SDK is")
-        })
-    };
+    run(address, script, variable("AOAI_PYTHONPATH"))
+}
+
+/// The same with the newest major version of the SDK.
+fn newest_python(gateway: &Gateway, script: &str) -> String {
+    let paths = [variable("AOAI_NEWEST_OPENAI"), variable("AOAI_PYTHONPATH")];
+    run(gateway.address(), script, paths.join(":"))
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("run `cargo xtask test`: {name} tells where the openai SDK is"))
+}
+
+fn run(address: SocketAddr, script: &str, path: String) -> String {
     let prelude = format!(
         "from openai import AzureOpenAI, OpenAI\n\
          client = AzureOpenAI(azure_endpoint='http://{0}', api_key='CLIENT-SECRET', api_version='2024-10-21', max_retries=0)\n\
@@ -28,7 +38,7 @@ fn python_at(address: SocketAddr, script: &str) -> String {
         address,
     );
     let output = Command::new(variable("AOAI_PYTHON"))
-        .env("PYTHONPATH", variable("AOAI_PYTHONPATH"))
+        .env("PYTHONPATH", path)
         .args(["-c", &format!("{prelude}{script}")])
         .output()
         .unwrap();
@@ -144,6 +154,9 @@ for _ in range(6):
         let gateway = gateway.engine(engine).start();
         gateway.warm_up(&azure);
         assert_eq!(python(&gateway, include_str!("sdk/agent.py")), "3\n3\n");
+        let version = "import openai\nprint(openai.__version__.split('.')[0])\n";
+        let agents = [version, include_str!("sdk/agent.py")].concat();
+        assert_eq!(newest_python(&gateway, &agents), "3\n3\n3\n");
     }
 
     fn the_openai_sdk_understands_our_own_errors(engine) {

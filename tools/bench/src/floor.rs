@@ -59,7 +59,9 @@ fn constants() -> String {
     constants.add("cluster_header", CLUSTER_HEADER.as_bytes());
     constants.add("api_key", b"api-key");
     constants.add("next", b"aoai_next");
-    constants.add("status", b":status");
+    constants.add("input_tokens", b"aoai_input_tokens");
+    constants.add("output_tokens", b"aoai_output_tokens");
+    constants.add("tokens", b"1234");
     constants.add("backend_header", b"x-aoai-backend");
     constants.add("backend", b"swedencentral");
     constants.add("attempts_header", b"x-aoai-attempts");

@@ -33,7 +33,7 @@ pub struct Plugin {
     /// What becomes of objects that live on the backend where they were made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
-    /// What becomes of requests whose paths are not Azure OpenAI's: answered 404, or passed to a backend.
+    /// What becomes of requests whose paths are not Azure OpenAI's: answered 404, or passed to a backend, all or those below some paths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "refuse"))]
     pub other_paths: Option<OtherPaths>,
@@ -226,10 +226,27 @@ pub enum Ids {
 }
 
 /// What becomes of requests whose paths are not Azure OpenAI's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum OtherPaths {
+    /// All the same.
+    All(EveryOtherPath),
+    /// Those below one of these are sent to a backend, and not tried again; all others are answered 404.
+    Below(
+        #[schemars(
+            length(min = 1),
+            inner(regex(pattern = r"^/([A-Za-z0-9_~-][A-Za-z0-9._~-]*/)+$"))
+        )]
+        Vec<String>,
+    ),
+}
+
+/// What becomes of all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
-pub enum OtherPaths {
+pub enum EveryOtherPath {
     /// They are answered 404.
     Refuse,
     /// They are sent to a backend, and not tried again.

@@ -80,7 +80,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("backends: [{host: a}]\nkubernetes: {namespace: My_NS}\n", &["2:25: kubernetes.namespace: \"My_NS\" is not allowed; use lower-case letters, digits, '-' and '.', such as \"azure-openai\""]),
     ("backends: [{host: a}]\nkubernetes: {image: }\n", &["2:19: kubernetes.image: null is not allowed; use a text without spaces"]),
     ("backends: [{host: a}]\nmax_attempts: 2\n", &["2:1: max_attempts: unknown field, it belongs to `retry`. Use one of ..."]),
-    ("backends: [{host: a}]\nother_paths: allow\n", &["2:14: other_paths: \"allow\" is not allowed; use \"refuse\" or \"pass\""]),
+    ("backends: [{host: a}]\nother_paths: allow\n", &["2:14: other_paths: \"allow\" is not allowed; use \"refuse\", \"pass\" or a list of paths such as [\"/providers/\"]"]),
     ("backends: [{host: a}]\nleft_to_envoy: [retries]\n", &["2:17: left_to_envoy[0]: \"retries\" is not allowed; use \"timeout\" or \"host\""]),
     ("backends: [{host: a}]\n---\nx: 1\n", &["1:1: 2 documents are not allowed; use one"]),
 ];

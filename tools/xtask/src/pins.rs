@@ -46,6 +46,9 @@ pub const ENVOYS: &[Envoy] = &[
 /// The openai Python SDK the tests drive the balancer with.
 pub const OPENAI_SDK: &str = "2.54.0";
 
+/// The newest major version of the openai Python SDK, which some tests run as well.
+pub const NEWEST_OPENAI_SDK: &str = "3.57.0";
+
 /// The anthropic Python SDK that asks for Claude in the tests.
 pub const ANTHROPIC_SDK: &str = "2.14.0";
 

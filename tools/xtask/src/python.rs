@@ -1,5 +1,6 @@
 //! `cargo xtask python`: the SDKs of OpenAI and Anthropic in an environment of their own.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -81,6 +82,28 @@ pub fn ensure() -> Result<Python> {
     process::step(&format!("install the Python SDKs {sdks}"), || {
         install(&place)
     })
+}
+
+/// Installs the newest openai SDK unless that is done already: the directory for `PYTHONPATH`, in which it comes before the other one.
+pub fn ensure_newest_openai() -> Result<PathBuf> {
+    let place = paths::python().join("newest_openai");
+    let stamp = stamp(&place);
+    let sdk = format!("openai=={}", pins::NEWEST_OPENAI_SDK);
+    let is_there = || fs::read_to_string(&stamp).is_ok_and(|installed| installed == sdk);
+    if is_there() {
+        return Ok(place);
+    }
+    let _lock = Lock::on(&paths::python())?;
+    if is_there() {
+        return Ok(place);
+    }
+    process::step(&format!("install the Python SDK {sdk}"), || {
+        files::remove(&place)?;
+        let mut install = pip(&["install", "--only-binary=:all:", "--target"]);
+        process::output(install.arg(&place).arg(&sdk))?;
+        files::write(&stamp, &sdk)
+    })?;
+    Ok(place)
 }
 
 /// The machine's pip: no questions, no talk of newer versions.

@@ -88,6 +88,8 @@ fn prepare() -> Result<Vec<(String, PathBuf)>> {
     let python = python::ensure()?;
     variables.push(("AOAI_PYTHON".to_owned(), python.executable));
     variables.push(("AOAI_PYTHONPATH".to_owned(), PathBuf::from(python.path)));
+    let newest = python::ensure_newest_openai()?;
+    variables.push(("AOAI_NEWEST_OPENAI".to_owned(), newest));
     Ok(variables)
 }
 

@@ -2,7 +2,6 @@
 
 ;; The host calls.
 (import "env" "proxy_get_header_map_pairs" (func $get_header_map_pairs (param i32 i32 i32) (result i32)))
-(import "env" "proxy_get_header_map_value" (func $get_header_map_value (param i32 i32 i32 i32 i32) (result i32)))
 (import "env" "proxy_replace_header_map_value" (func $replace_header_map_value (param i32 i32 i32 i32 i32) (result i32)))
 (import "env" "proxy_remove_header_map_value" (func $remove_header_map_value (param i32 i32 i32) (result i32)))
 (import "env" "proxy_get_buffer_bytes" (func $get_buffer_bytes (param i32 i32 i32 i32 i32) (result i32)))
@@ -15,6 +14,7 @@
 (global $request_headers i32 (i32.const 0))
 (global $response_headers i32 (i32.const 2))
 (global $request_body i32 (i32.const 0))
+(global $response_body i32 (i32.const 1))
 (global $continue i32 (i32.const 0))
 (global $pause i32 (i32.const 1))
 

@@ -15,7 +15,7 @@
     (global.get $choice) (global.get $choice.size)))
   (global.get $continue))
 
-;; The body goes by, and so does the answer.
+;; The body goes by.
 (func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) (global.get $continue))
 (func (export "proxy_on_request_trailers") (param i32 i32) (result i32) (global.get $continue))
 
@@ -27,5 +27,16 @@
     (global.get $attempts_header) (global.get $attempts_header.size) (global.get $attempts) (global.get $attempts.size)))
   (global.get $continue))
 
-(func (export "proxy_on_response_body") (param i32 i32 i32) (result i32) (global.get $continue))
+(func (export "proxy_on_response_body") (param $context i32) (param $came i32) (param $end i32) (result i32)
+  ;; The tokens are at the end of the answer, so each frame is read.
+  (if (local.get $came) (then
+    (call $do (call $get_buffer_bytes (global.get $response_body) (i32.const 0) (local.get $came)
+      (global.get $data) (global.get $size)))))
+  (if (i32.eqz (local.get $end)) (then (return (global.get $continue))))
+  ;; What the access log is told of them.
+  (call $do (call $set_property (global.get $input_tokens) (global.get $input_tokens.size)
+    (global.get $tokens) (global.get $tokens.size)))
+  (call $do (call $set_property (global.get $output_tokens) (global.get $output_tokens.size)
+    (global.get $tokens) (global.get $tokens.size)))
+  (global.get $continue))
 (func (export "proxy_on_response_trailers") (param i32 i32) (result i32) (global.get $continue))

@@ -13,9 +13,8 @@
 (func (export "proxy_on_request_trailers") (param i32 i32) (result i32) (global.get $continue))
 
 (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32)
-  ;; How the attempt ended.
-  (call $do (call $get_header_map_value (global.get $response_headers)
-    (global.get $status) (global.get $status.size) (global.get $data) (global.get $size)))
+  ;; How the attempt ended, and whether the answer is a stream.
+  (call $do (call $get_header_map_pairs (global.get $response_headers) (global.get $data) (global.get $size)))
   (global.get $continue))
 
 (func (export "proxy_on_response_body") (param i32 i32 i32) (result i32) (global.get $continue))
