@@ -117,7 +117,7 @@ mod router_engine {
     #[test]
     fn the_whole_tour_holds_and_everything_runs_on_until_ctrl_c() {
         let shown = whole_tour("router");
-        assert_eq!(shown.matches("it came word by word").count(), 2, "{shown}");
+        assert_eq!(shown.matches("it came word by word").count(), 3, "{shown}");
         shows_what_the_readme_quotes(&shown);
     }
 
