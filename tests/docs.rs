@@ -148,6 +148,25 @@ fn files(folders: &[&str]) -> Vec<String> {
 }
 
 #[test]
+fn names_of_functions_have_at_most_60_letters() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources = files(&["src", "tests", "tools"]);
+    let mut found = 0;
+    for file in sources.iter().filter(|file| file.ends_with(".rs")) {
+        let text = fs::read_to_string(top.join(&file[1..])).unwrap();
+        for line in text.lines() {
+            let Some((_, rest)) = line.split_once("fn ") else {
+                continue;
+            };
+            let name = rest.split(['(', '<']).next().unwrap_or_default();
+            assert!(name.contains(' ') || name.len() <= 60, "{file}: {name}");
+            found += 1;
+        }
+    }
+    assert!(found > 2000, "{found}");
+}
+
+#[test]
 fn source_files_in_the_pages_exist() {
     const FOLDERS: [&str; 6] = ["src", "tests", "tools", "deploy", "envoy", "schema"];
     let files = files(&FOLDERS);

@@ -235,7 +235,7 @@ fn a_tag_and_its_removal_are_inverse_for_any_id() {
 }
 
 #[test]
-fn an_answer_is_tagged_the_same_however_it_is_cut_and_a_request_untagged() {
+fn tagging_does_not_depend_on_how_a_body_is_cut() {
     let tag = Tag::of("host");
     let mut tags = 0;
     for seed in seeds(0..SEEDS) {

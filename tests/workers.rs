@@ -437,7 +437,7 @@ const ROUGH: World = World {
 };
 
 #[test]
-fn in_a_fair_world_there_is_a_fetch_for_each_token_and_no_one_is_ever_without() {
+fn without_failures_there_is_one_fetch_for_each_token() {
     with_seeds(FAIR, 6, |simulation| {
         let fetches = simulation.history.len();
         simulation.check(
@@ -484,7 +484,7 @@ fn after_every_outage_all_workers_get_a_token_again() {
 }
 
 #[test]
-fn the_old_token_bridges_an_outage_that_is_shorter_than_its_life() {
+fn the_old_token_bridges_an_outage_shorter_than_its_life() {
     let world = World {
         outages: &[(150, 290)],
         ..FAIR
@@ -514,7 +514,7 @@ fn an_outage_at_the_start_ends_for_everyone() {
 }
 
 #[test]
-fn workers_that_die_while_they_fetch_block_the_others_no_longer_than_a_lease() {
+fn workers_that_die_in_a_fetch_block_others_for_a_lease_only() {
     let world = World { crashes: 3, ..FAIR };
     with_seeds(world, 2, |simulation| {
         let most = simulation.most_fetches_within(LEASE);

@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn the_router_engine_edits_the_request_and_leaves_the_choice_to_the_route() {
+    fn the_router_engine_leaves_the_choice_to_the_route() {
         assert_eq!(edits(&config("router"), &request()), COMMON);
     }
 
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reissued_attempt_carries_the_request_and_none_of_the_clients_credentials() {
+    fn a_reissued_attempt_has_none_of_the_clients_credentials() {
         let (request, config) = (request(), config("filter"));
         let attempt = attempt(&request, &config);
         let path = attempt.path(|| CLIENT_PATH);

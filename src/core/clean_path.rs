@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_leave_segments_and_values_and_say_where_the_objects_live() {
+    fn tags_are_removed_and_say_where_the_objects_live() {
         let hosts = ["a.example", "b.example"];
         let tags = Tags::new(hosts).unwrap();
         let [a, b] = hosts.map(|host| Tag::of(host).as_str().to_owned());

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_without_names_of_its_own_is_asked_as_the_client_asks() {
+    fn a_backend_without_own_names_is_asked_as_the_client_asks() {
         let plain = backend(&[], None, None);
         for path in [
             "/openai/deployments/a/x?api-version=1",

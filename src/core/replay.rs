@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_in_one_piece_is_not_copied_and_one_in_pieces_finds_its_place_ready() {
+    fn a_body_in_one_piece_is_not_copied() {
         let whole = b"hello".to_vec();
         let place = whole.as_ptr();
         let mut copy = copy_of(Some(5), 5);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn all_copies_of_a_worker_share_one_room_and_give_back_what_they_took() {
+    fn all_copies_of_a_worker_share_one_limit_and_give_back() {
         const FULL: Replay = Replay::Impossible(NoRetry::ReplayMemoryFull);
         let memory = ReplayMemory::new(10);
         let copy_of = |announced, bytes: &[u8]| {

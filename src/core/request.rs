@@ -800,7 +800,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browsers_key_leaves_the_subprotocols_on_whichever_line_it_is() {
+    fn a_browsers_key_is_removed_from_the_subprotocols() {
         const KEY: &[u8] = b"openai-insecure-api-key.KEY";
         for (lines, kept) in [
             ([KEY, b"realtime"], Some("realtime")),

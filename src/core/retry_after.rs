@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_exact_source_comes_first_and_one_that_says_nothing_is_passed_over() {
+    fn the_most_exact_source_that_says_something_counts() {
         let mut headers = vec![
             ("retry-after-ms", "1"),
             ("x-ms-retry-after-ms", "2"),

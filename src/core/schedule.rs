@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_has_turns_of_its_own_and_others_only_where_nothing_is_free() {
+    fn a_probe_takes_others_turns_only_where_nothing_is_free() {
         let schedule = schedule(&[(0, 1), (0, 1), (0, 1), (1, 1)]);
         let second_is_due = |first: Standing| {
             move |index| match index {
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_left_to_others_are_dealt_in_order_one_for_each_unit_of_weight() {
+    fn turns_left_to_others_are_dealt_in_order_by_weight() {
         let weights = [(0, 3), (0, 1), (0, 4), (0, 2), (0, 5)];
         let schedule = schedule(&weights);
         // Bit by bit who of the five is out.
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn the_load_of_a_failing_backend_is_spread_evenly_over_the_others() {
+    fn a_failing_backends_load_is_spread_evenly_over_the_others() {
         const COUNT: usize = 5;
         let schedule = schedule(&[(0, 1); COUNT]);
         let mut second = [0; COUNT];

@@ -61,7 +61,7 @@ fn a_good_configuration_is_logged_in_one_line() {
 }
 
 #[test]
-fn a_refused_configuration_leaves_workers_with_the_old_one_alone() {
+fn a_refused_configuration_leaves_the_old_one_in_place() {
     let (host, vm) = ready();
     assert!(host.start(Setup::new("{}")).is_err());
     assert!(get(&vm).forwarded().is_some());

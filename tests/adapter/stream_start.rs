@@ -73,7 +73,7 @@ cases! {
         }
     }
 
-    fn a_failed_response_leads_to_the_next_backend_however_it_is_cut(engine) {
+    fn a_failed_response_is_retried_however_it_is_cut(engine) {
         let first = format!("{CREATED}event: response.in_progress\r\ndata: {{}}\r\n\r\n{}", failed("too_many_requests"));
         for size in [1, 7, 1000] {
             let gateway = engine.gateway();

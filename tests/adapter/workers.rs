@@ -42,7 +42,7 @@ fn workers_on_threads_of_their_own_deal_exact_shares() {
 }
 
 #[test]
-fn workers_that_start_at_once_on_threads_of_their_own_ask_for_one_token() {
+fn workers_that_start_at_once_ask_for_one_token() {
     const WORKERS: usize = 4;
     for _ in 0..20 {
         let host = Host::new();
@@ -93,7 +93,7 @@ fn one_fetch_serves_all_workers() {
 }
 
 #[test]
-fn a_token_that_comes_while_a_request_looks_for_it_does_not_make_the_wait_hopeless() {
+fn a_token_that_comes_while_a_request_looks_ends_its_wait() {
     let host = Host::new();
     let workers = four_workers(&host);
     host.advance(millis(50));
@@ -155,7 +155,7 @@ fn workers_deal_in_turn_together() {
 }
 
 #[test]
-fn a_worker_that_was_sure_the_turns_were_its_own_finds_that_they_are_not() {
+fn a_worker_finds_that_the_turns_are_not_its_own() {
     let (host, _first) = ready();
     let workers = four_workers(&host);
     let reads = |host: &Host| {
@@ -191,7 +191,7 @@ fn a_worker_that_was_sure_the_turns_were_its_own_finds_that_they_are_not() {
 }
 
 #[test]
-fn a_worker_that_is_sure_of_the_turns_still_hears_of_the_others_findings() {
+fn a_worker_sure_of_the_turns_still_hears_of_findings() {
     let (host, _first) = ready();
     let workers = four_workers(&host);
     for _ in 0..9 {

@@ -571,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_comes_from_the_environment_and_may_stand_for_the_identity() {
+    fn a_key_from_the_environment_may_stand_for_the_identity() {
         let keyed = MINIMAL.replace(r#""host""#, r#""api_key_env": "EAST_KEY", "host""#);
         let config = parse_with(&keyed, &[("EAST_KEY", "s3cret")]).unwrap();
         assert!(!format!("{config:?}").contains("s3cret"));
@@ -671,7 +671,7 @@ mod tests {
     }
 
     #[test]
-    fn a_protobuf_struct_may_spell_integers_as_doubles_and_null_switches_off() {
+    fn in_a_protobuf_struct_integers_may_be_doubles() {
         let config = parse(
             r#"{"backends": [{"name": "e", "cluster": "c", "host": "h"}], "identity": {"cluster": "imds"},
                 "retry": {"max_attempts": 2.0, "statuses": [429.0]}, "headers": {"backend": null}}"#,

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_fetch_is_claimed_and_a_dead_one_blocks_no_one_for_long() {
+    fn one_fetch_is_claimed_and_a_dead_one_ends_soon() {
         let mut record = Record::default();
         assert!(record.claim_fetch(START, TIMEOUT));
         assert!(!record.claim_fetch(START, TIMEOUT));
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_failure_has_its_own_schedule_and_retry_after_is_obeyed() {
+    fn each_failure_has_its_schedule_and_retry_after_is_obeyed() {
         let updating = |retry_after| Failure::Updating { retry_after };
         for (failure, wait) in [
             (transient(Some(7)), 7),

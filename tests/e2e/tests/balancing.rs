@@ -22,7 +22,7 @@ cases! {
         assert_eq!(azure.backend("west").count(), 50);
     }
 
-    fn case_02_sixteen_clients_share_evenly_over_one_two_and_four_workers(engine) {
+    fn case_02_sixteen_clients_share_evenly_over_all_workers(engine) {
         for workers in [1, 2, 4] {
             let azure = simulate(&["east", "west", "north"]);
             let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(workers).start();

@@ -21,7 +21,7 @@ fn attempts(answer: &Response) -> &str {
 }
 
 cases! {
-    fn a_backend_is_not_asked_for_an_api_that_it_is_not_configured_for(engine) {
+    fn a_backend_is_not_asked_for_an_api_that_it_lacks(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder()
             .simulator(&azure)

@@ -60,7 +60,7 @@ fn assert_refused(answer: &Response, code: &str) {
 }
 
 cases! {
-    fn case_31_clients_without_a_key_are_refused_and_those_with_one_are_known_by_name(engine) {
+    fn case_31_clients_need_a_key_and_are_known_by_name(engine) {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("clients.yaml");
         write_keys(&file, &[("app-1", KEY), ("app-2", OTHER_KEY)]);

@@ -159,7 +159,7 @@ cases! {
         }
     }
 
-    fn a_creation_whose_backend_refuses_the_connection_goes_on_with_every_byte(engine) {
+    fn a_creation_without_a_connection_goes_on_with_every_byte(engine) {
         let (azure, gateway) = forgetful(engine);
         // The simulator takes its time for two megabytes on a busy machine.
         let gateway = gateway.plugin(|p| p["retry"]["per_try_timeout"] = json!("30s")).start();

@@ -152,7 +152,7 @@ cases! {
         }
     }
 
-    fn case_26_response_headers_name_the_backend_never_its_host_and_can_be_switched_off(engine) {
+    fn case_26_response_headers_name_the_backend_never_its_host(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(Behaviour::internal_error());

@@ -49,7 +49,7 @@ cases! {
         }
     }
 
-    fn case_29_a_trap_costs_the_streams_in_flight_and_the_next_request_is_served(engine) {
+    fn case_29_after_a_trap_the_next_request_is_served(engine) {
         let azure = simulate(&["east", "west"]);
         let (_module, gateway) = trapping_gateway(&azure, engine, 1);
         let chat = chat_request();

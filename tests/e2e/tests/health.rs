@@ -147,7 +147,7 @@ cases! {
         }
     }
 
-    fn case_03_a_lower_priority_serves_only_while_the_higher_has_no_one(engine) {
+    fn case_03_a_lower_priority_serves_when_the_higher_has_no_one(engine) {
         for workers in [1, 2, 4] {
             let azure = simulate(&["ptu-a", "ptu-b", "paygo"]);
             let gateway = weigh(Gateway::builder().simulator(&azure), "priority", &[0, 0, 1])
@@ -172,7 +172,7 @@ cases! {
         }
     }
 
-    fn case_04_a_throttled_backend_is_left_alone_for_as_long_as_it_asks(engine) {
+    fn case_04_a_throttled_backend_is_left_alone_as_it_asks(engine) {
         for (workers, seconds) in [(1, 7), (2, 3), (4, 3)] {
             let azure = simulate(&["east", "west", "north"]);
             let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(workers).start();
@@ -352,7 +352,7 @@ cases! {
         }
     }
 
-    fn case_10_a_deployment_that_is_missing_on_one_backend_is_not_asked_of_it_again(engine) {
+    fn case_10_a_missing_deployment_is_not_asked_for_again(engine) {
         for workers in [1, 4] {
             let azure = simulate(&["east", "west"]);
             let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(workers).start();
@@ -377,7 +377,7 @@ cases! {
         }
     }
 
-    fn case_10_a_deployment_that_no_one_has_is_a_404_again_and_again(engine) {
+    fn case_10_a_deployment_that_no_one_has_is_always_a_404(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         for backend in azure.backends() {
@@ -392,7 +392,7 @@ cases! {
         assert_eq!(lines(&gateway, "backend east: has no deployment"), 2);
     }
 
-    fn case_11_a_backend_that_refuses_the_identity_is_left_alone_and_flagged(engine) {
+    fn case_11_a_backend_that_refuses_the_identity_is_flagged(engine) {
         let firewall = Failure::coded(403, "403", "Access denied due to Virtual Network/Firewall rules.");
         for (workers, refusal) in [(1, Behaviour::permission_denied()), (4, Behaviour::error(firewall))] {
             let azure = simulate(&["east", "west"]);
@@ -592,7 +592,7 @@ cases! {
         }
     }
 
-    fn half_of_the_backends_throttled_under_load_cost_a_handful_of_429s(engine) {
+    fn half_the_backends_throttled_cost_a_handful_of_429s(engine) {
         for workers in [1, 2, 4] {
             let azure = simulate(&["a", "b", "c", "d"]);
             let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(workers).start();
@@ -621,7 +621,7 @@ cases! {
         }
     }
 
-    fn a_request_waits_for_a_backend_where_that_is_allowed_and_worth_it(engine) {
+    fn a_request_waits_where_that_is_allowed_and_worth_it(engine) {
         for workers in [1, 4] {
             let azure = simulate(&["east", "west"]);
             let gateway = cooldown(Gateway::builder().simulator(&azure), json!({"wait_timeout": "4s"}))
@@ -678,7 +678,7 @@ cases! {
         }
     }
 
-    fn a_client_that_leaves_while_it_waits_for_a_backend_is_forgotten(engine) {
+    fn a_client_that_leaves_while_it_waits_is_forgotten(engine) {
         let azure = simulate(&["east"]);
         let gateway = cooldown(Gateway::builder().simulator(&azure), json!({"wait_timeout": "10s"}))
             .engine(engine)
@@ -765,7 +765,7 @@ mod filter_engine_alone {
     use super::*;
 
     e2e::cases! { filter:
-    fn each_backend_has_its_own_time_for_the_first_byte_of_a_first_attempt(engine) {
+    fn each_backend_has_its_own_time_for_the_first_byte(engine) {
         let azure = simulate(&["slow", "fast"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
@@ -801,7 +801,7 @@ mod router_engine_alone {
         }
     }
 
-    fn what_follows_an_attempt_without_an_answer_is_reconsidered_while_it_lasts(engine) {
+    fn what_follows_a_hanging_attempt_is_reconsidered(engine) {
         let azure = simulate(&["hangs", "next", "last"]);
         let gateway = weigh(Gateway::builder().simulator(&azure), "priority", &[0, 1, 2])
             .plugin(|p| p["retry"]["per_try_timeout"] = json!("3s"))

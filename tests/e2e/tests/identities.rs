@@ -67,7 +67,7 @@ cases! {
         }
     }
 
-    fn an_identity_that_cannot_be_had_takes_only_its_own_backends_out(engine) {
+    fn a_missing_identity_takes_only_its_own_backends_out(engine) {
         let (azure, gateway) = coloured();
         let gateway = gateway
             .engine(engine)
@@ -94,7 +94,7 @@ cases! {
         assert_eq!(green.last().unwrap().identity.as_deref(), Some("green-id"));
     }
 
-    fn an_identity_without_a_name_of_its_own_is_refused_with_its_place(engine) {
+    fn an_identity_without_an_own_name_is_refused(engine) {
         let (_azure, gateway) = coloured();
         let refused = gateway
             .engine(engine)

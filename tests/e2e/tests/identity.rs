@@ -127,7 +127,7 @@ cases! {
         assert!((2950.0..3500.0).contains(&(times[1] - times[0])), "{times:?}");
     }
 
-    fn case_21_a_refusal_is_reported_once_as_what_it_is_and_not_hammered(engine) {
+    fn case_21_a_refusal_is_reported_once_and_not_hammered(engine) {
         let azure = simulate(&["east"]);
         azure.imds().set(ImdsBehaviour::status(400));
         let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(2).start();
@@ -145,7 +145,7 @@ cases! {
         assert!(log.contains("The simulator was told to answer 400."), "what IMDS said is in the log");
     }
 
-    fn case_22_imds_down_at_start_is_a_bounded_wait_then_503_then_service(engine) {
+    fn case_22_imds_down_at_start_is_a_wait_a_503_then_service(engine) {
         let azure = simulate(&["east"]);
         azure.imds().stop();
         let gateway = Gateway::builder()
@@ -192,7 +192,7 @@ cases! {
         gateway.wait_for(|g| g.chat(&chat_request()).status == 200, 20 * SECOND, "service to resume");
     }
 
-    fn case_22_imds_down_later_the_old_token_serves_until_it_expires(engine) {
+    fn case_22_with_imds_down_the_token_serves_until_it_expires(engine) {
         let azure = simulate_with(&["east"], |settings| {
             settings.imds.token_lifetime = 8 * SECOND;
         });

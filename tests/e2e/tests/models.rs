@@ -148,7 +148,7 @@ cases! {
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
 
-    fn case_19_in_a_json_body_only_the_model_changes_and_each_attempt_starts_from_the_original(engine) {
+    fn case_19_of_a_json_body_each_attempt_changes_the_model_alone(engine) {
         let (azure, gateway) = renaming(engine);
         let gateway = gateway.start();
         let bodies = [
@@ -290,7 +290,7 @@ cases! {
         assert_received(&last(&azure, asked), GZIP);
     }
 
-    fn malformed_json_is_passed_on_unchanged_and_the_backends_error_is_the_answer(engine) {
+    fn malformed_json_is_passed_on_for_the_backend_to_refuse(engine) {
         let (azure, gateway) = renaming(engine);
         let gateway = gateway.start();
         for body in [
@@ -324,7 +324,7 @@ cases! {
         }
     }
 
-    fn a_backend_is_not_asked_for_a_model_that_it_is_not_configured_for(engine) {
+    fn a_backend_is_not_asked_for_a_model_it_is_said_to_lack(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
@@ -367,7 +367,7 @@ cases! {
         );
     }
 
-    fn case_19_the_model_of_an_assistant_or_a_run_is_a_deployment_too(engine) {
+    fn case_19_the_model_of_an_assistant_is_a_deployment_too(engine) {
         let (azure, gateway) = renaming(engine);
         let gateway = gateway.start();
         for path in ["/openai/v1/assistants", "/openai/assistants?api-version=2024-10-21"] {
@@ -381,7 +381,7 @@ cases! {
         }
     }
 
-    fn a_model_that_a_backend_lacks_is_remembered_by_the_clients_name(engine) {
+    fn a_missing_model_is_remembered_by_the_clients_name(engine) {
         let azure = simulate_with(&["east", "west"], |settings| {
             settings.backends[0].deployments = Some(vec!["other".to_owned()]);
         });
@@ -403,7 +403,7 @@ cases! {
         assert_eq!(azure.backend("east").count(), 4);
     }
 
-    fn case_10_a_model_that_a_backend_lacks_is_remembered_where_no_name_is_configured(engine) {
+    fn case_10_a_missing_model_is_remembered_without_any_names(engine) {
         let azure = simulate_with(&["east", "west"], |settings| {
             settings.backends[0].deployments = Some(vec!["other".to_owned()]);
         });
@@ -433,7 +433,7 @@ cases! {
         assert_eq!(upload.finish().unwrap().read_to_end().status, 200);
     }
 
-    fn case_28_in_a_form_only_the_model_changes_and_each_attempt_starts_from_the_original(engine) {
+    fn case_28_of_a_form_each_attempt_changes_the_model_alone(engine) {
         let (azure, gateway) = renaming(engine);
         let gateway = gateway.start();
         let names = [("east", "w"), ("west", "whisper-in-the-west"), ("north", "whisper")];

@@ -5,7 +5,7 @@ use serde_json::{json, Value};
 use simulator::{Behaviour, TokenCheck};
 
 cases! {
-    fn an_unknown_path_below_openai_goes_to_each_backend_in_turn_and_is_not_retried(engine) {
+    fn an_unknown_path_goes_in_turn_and_is_not_retried(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).plugin(|p| p["cooldown"] = Value::Null).start();
         gateway.warm_up(&azure);
@@ -26,7 +26,7 @@ cases! {
         }
     }
 
-    fn an_unknown_path_with_an_objects_id_goes_to_the_objects_backend(engine) {
+    fn an_unknown_path_with_an_id_goes_to_the_objects_backend(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
         gateway.warm_up(&azure);

@@ -298,7 +298,7 @@ cases! {
         }
     }
 
-    fn case_27_a_backend_without_realtime_or_the_deployment_is_not_asked(engine) {
+    fn case_27_a_backend_without_the_realtime_api_is_not_asked(engine) {
         let azure = simulate(&["east", "west", "north"]);
         let gateway = Gateway::builder()
             .simulator(&azure)

@@ -109,7 +109,7 @@ cases! {
         }
     }
 
-    fn an_answer_that_later_attempts_do_not_better_is_as_the_backend_sent_it(engine) {
+    fn an_answer_that_stays_the_last_is_as_the_backend_sent_it(engine) {
         let azure = simulate(&["east", "west"]);
         let started = |count: usize| {
             Gateway::builder()

@@ -99,7 +99,7 @@ fn every_envoy_serves() {
 }
 
 #[test]
-fn what_clients_send_does_not_steer_envoy_nor_tell_backends_who_they_are() {
+fn what_clients_send_does_not_steer_envoy() {
     parallel(EnvoyVersion::ALL.len(), |n| {
         let azure = open_backends(&["eastus"], Tls::Off);
         let version = EnvoyVersion::ALL[n];
@@ -165,7 +165,7 @@ fn the_access_log_tells_the_story_without_the_query() {
 }
 
 #[test]
-fn a_backend_is_asked_for_by_its_name_and_believed_by_its_certificate() {
+fn a_backend_is_believed_by_its_name_in_the_certificate() {
     let azure = open_backends(&["eastus"], Tls::On);
     let gateway = Gateway::builder().simulator(&azure).start();
     assert_eq!(gateway.chat(&chat_request()).status, 200);

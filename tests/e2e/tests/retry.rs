@@ -204,7 +204,7 @@ cases! {
         assert_eq!((answer.status, failing(&answer)), (429, false));
     }
 
-    fn case_10_a_missing_deployment_goes_on_and_any_other_404_does_not(engine) {
+    fn case_10_of_all_404s_only_a_missing_deployment_goes_on(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(Behaviour::deployment_not_found());
@@ -234,7 +234,7 @@ cases! {
         assert_eq!(chat_starting_at(&gateway, &azure, "east").status, 503);
     }
 
-    fn case_11_a_stale_token_is_renewed_once_and_the_same_backend_tried_again(engine) {
+    fn case_11_a_stale_token_is_renewed_once_for_the_same_backend(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         assert_eq!(gateway.chat(&chat_request()).status, 200);
@@ -250,7 +250,7 @@ cases! {
         assert_eq!(azure.imds().count(), 2);
     }
 
-    fn case_11_a_token_that_cannot_be_renewed_leads_to_the_next_backend(engine) {
+    fn case_11_without_a_newer_token_the_next_backend_is_asked(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(Behaviour::unauthorized_token());
@@ -266,7 +266,7 @@ cases! {
         assert_eq!(azure.imds().count(), 2);
     }
 
-    fn case_11_a_missing_role_leads_to_the_next_backend_and_the_token_stays(engine) {
+    fn case_11_after_a_missing_role_the_token_stays(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(Behaviour::permission_denied());
@@ -343,7 +343,7 @@ cases! {
         assert_eq!(answer.header("x-aoai-backend"), Some("east"));
     }
 
-    fn case_16_a_body_above_the_replay_limit_is_served_in_one_attempt(engine) {
+    fn case_16_a_body_above_the_replay_limit_has_one_attempt(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
@@ -380,7 +380,7 @@ cases! {
         assert_eq!(azure.backend("west").count(), 2);
     }
 
-    fn a_request_of_known_size_is_held_until_complete_so_that_an_early_answer_is_retried(engine) {
+    fn an_early_answer_to_a_request_of_known_size_is_retried(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(Behaviour::early(429));
@@ -465,7 +465,7 @@ mod filter_engine_alone {
         }
     }
 
-    fn an_upload_of_unknown_size_is_not_held_and_an_early_answer_ends_it(engine) {
+    fn an_early_answer_ends_an_upload_of_unknown_size(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         let chat = chat_request();
@@ -506,7 +506,7 @@ mod router_engine_alone {
     use super::*;
 
     e2e::cases! { router:
-    fn a_backend_whose_name_does_not_resolve_costs_the_requests_whose_turn_it_is(engine) {
+    fn a_name_that_does_not_resolve_costs_the_requests_in_turn(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
@@ -524,7 +524,7 @@ mod router_engine_alone {
         assert_eq!(throttled.header("x-aoai-retry"), None);
     }
 
-    fn an_early_answer_to_an_upload_of_unknown_size_is_retried_with_all_of_it(engine) {
+    fn an_early_answer_to_an_upload_is_retried_with_all_of_it(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(Behaviour::early(429));

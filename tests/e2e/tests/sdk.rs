@@ -87,7 +87,7 @@ fn forward(mut client: TcpStream, mut gateway: TcpStream) -> io::Result<()> {
 }
 
 cases! {
-    fn the_openai_sdk_chats_streams_and_embeds_while_a_backend_fails(engine) {
+    fn the_openai_sdk_is_served_while_a_backend_fails(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(Behaviour::throttled(1));

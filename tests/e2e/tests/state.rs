@@ -106,7 +106,7 @@ fn assert_stays(
 }
 
 cases! {
-    fn case_25_a_response_is_read_continued_and_deleted_where_it_was_made(engine) {
+    fn case_25_a_response_is_used_where_it_was_made(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
         gateway.warm_up(&azure);
@@ -296,7 +296,7 @@ cases! {
         assert!(!homes.is_empty());
     }
 
-    fn case_25_threads_assistants_and_stores_live_at_home_and_stay_there(engine) {
+    fn case_25_threads_assistants_and_stores_live_at_home(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway
             .engine(engine)
@@ -385,7 +385,7 @@ cases! {
         }
     }
 
-    fn case_25_a_backend_that_cools_down_answers_for_its_objects_itself(engine) {
+    fn case_25_a_throttled_backend_answers_for_its_objects(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
         gateway.warm_up(&azure);
@@ -435,7 +435,7 @@ cases! {
         }
     }
 
-    fn case_25_a_backend_out_of_reach_is_not_replaced_for_its_objects(engine) {
+    fn case_25_no_backend_replaces_the_one_with_the_object(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         let request = json!({"input": "hi"});

@@ -223,7 +223,7 @@ cases! {
         }
     }
 
-    fn an_id_means_the_same_to_every_replica_and_after_a_new_configuration(engine) {
+    fn an_id_means_the_same_to_every_replica(engine) {
         let azure = simulate(&["east", "west"]);
         let start = || Gateway::builder().simulator(&azure).engine(engine).start();
         let (mut gateway, replica) = (start(), start());
@@ -272,7 +272,7 @@ cases! {
         );
     }
 
-    fn a_backend_that_is_left_alone_in_the_configuration_keeps_its_objects(engine) {
+    fn the_last_backend_of_a_configuration_keeps_its_objects(engine) {
         let azure = simulate(&["east", "west"]);
         let mut gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         let mut made = NOTHING;

@@ -134,7 +134,7 @@ cases! {
         assert!(taken < SECOND, "{taken:?}");
     }
 
-    fn case_38_without_a_backend_left_the_client_gets_the_last_error(engine) {
+    fn case_38_without_another_backend_the_error_is_the_clients(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = gateway(engine, &azure, "1s");
         let last = Stream::failed_chat("server_error", "from west");

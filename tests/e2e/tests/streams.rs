@@ -88,7 +88,7 @@ cases! {
         assert!(retried[0].text().ends_with("data: [DONE]\n\n"));
     }
 
-    fn case_14_a_stream_that_breaks_is_passed_on_as_far_as_it_came_and_not_retried(engine) {
+    fn case_14_a_stream_that_breaks_is_passed_on_not_retried(engine) {
         for how in [Break::Reset, Break::Close] {
             let azure = simulate(&["east", "west"]);
             let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
@@ -134,7 +134,7 @@ cases! {
         assert_eq!(gateway.stat("wasmcustom.aoai.stream_broken"), Some(0));
     }
 
-    fn case_15_a_client_that_leaves_mid_request_leaves_nothing_behind(engine) {
+    fn case_15_a_client_that_leaves_early_leaves_nothing_behind(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         let chat = chat_request();
@@ -204,7 +204,7 @@ mod filter_engine_alone {
     }
 
     // A call of the module's own cannot be cancelled: proxy-wasm has no means for it.
-    fn case_15_a_client_that_leaves_during_a_retry_leaves_nothing_behind_but_that_attempt(engine) {
+    fn case_15_a_client_that_leaves_in_a_retry_leaves_one_attempt(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
@@ -246,7 +246,7 @@ mod router_engine_alone {
         assert_pace_is_kept(|| retried_stream(engine));
     }
 
-    fn case_13_a_retried_streams_first_byte_is_passed_on_within_five_milliseconds(engine) {
+    fn case_13_a_retried_streams_first_byte_is_five_ms_late_at_most(engine) {
         // What the retry adds is measured against the same stream that was not retried; the best of several, because this is
         // about the way through Envoy and not about the machine.
         let azure = simulate(&["east", "west"]);

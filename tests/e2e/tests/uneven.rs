@@ -54,7 +54,7 @@ fn send(gateway: &Gateway, path: &str) -> Response {
 }
 
 cases! {
-    fn case_19_only_the_deployments_segment_changes_and_each_attempt_starts_from_the_original(engine) {
+    fn case_19_each_attempt_changes_the_deployments_segment_alone(engine) {
         let azure = simulate(&["east", "west", "north"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
@@ -82,7 +82,7 @@ cases! {
         assert_eq!(azure.upstream_calls(), 9);
     }
 
-    fn case_20_the_dated_apis_version_is_the_backends_and_v1_is_left_alone(engine) {
+    fn case_20_the_backends_api_version_is_for_the_dated_api(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
@@ -121,7 +121,7 @@ cases! {
         assert_eq!(last(&azure, "plain").0, "/openai/v1/chat/completions");
     }
 
-    fn a_backend_that_is_not_configured_for_a_deployment_is_not_asked_for_it(engine) {
+    fn a_backend_is_not_asked_for_a_deployment_it_lacks(engine) {
         let azure = simulate(&["east", "west", "north"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
@@ -181,7 +181,7 @@ cases! {
         assert_eq!(azure.backend("east").count(), 3);
     }
 
-    fn case_17_a_backend_with_a_key_is_shown_the_key_and_another_one_the_token(engine) {
+    fn case_17_each_backend_is_shown_its_own_credential(engine) {
         let (azure, gateway) = keyed(&["east", "west"]);
         let gateway = gateway.engine(engine).plugin(|p| p["cooldown"] = Value::Null).start();
         let client = [("api-key", "CLIENT"), ("authorization", "Bearer CLIENT")];
@@ -238,7 +238,7 @@ cases! {
         assert_eq!(azure.imds().count(), 0);
     }
 
-    fn a_key_that_is_refused_takes_its_backend_out_and_renews_no_token(engine) {
+    fn a_refused_key_takes_its_backend_out(engine) {
         let (azure, gateway) = keyed(&["east", "west"]);
         let gateway = gateway
             .engine(engine)

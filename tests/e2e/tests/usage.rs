@@ -60,7 +60,7 @@ fn requests(round: usize) -> Vec<(String, Value)> {
 }
 
 cases! {
-    fn case_47_tokens_by_backend_and_client_are_those_that_were_reported(engine) {
+    fn case_47_counted_tokens_are_those_that_were_reported(engine) {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("clients.yaml");
         let keys = CLIENTS.map(|(client, key)| Key { client: client.into(), key: key.into() });

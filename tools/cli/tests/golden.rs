@@ -40,7 +40,7 @@ fn open(engine: Engine) -> Options {
 }
 
 #[test]
-fn the_checked_in_configuration_is_made_of_the_checked_in_backends() {
+fn the_configuration_is_made_of_the_backends_beside_it() {
     let made = rendered(Target::Envoy, "envoy/backends.yaml", open(Engine::Filter));
     assert_checked_in("envoy/envoy.yaml", &made);
 }

@@ -77,7 +77,7 @@ engine: filter
 }
 
 #[test]
-fn an_endpoint_is_where_a_backend_is_and_the_host_what_it_is_called() {
+fn an_endpoint_is_an_address_and_the_host_a_name() {
     let fleet = fleet(
         "\
 backends:
@@ -105,7 +105,7 @@ backends:
 }
 
 #[test]
-fn app_service_says_where_its_endpoint_is_and_the_module_may_read_its_variables() {
+fn app_service_names_its_endpoint_and_its_variables() {
     let fleet = fleet(
         "\
 backends:

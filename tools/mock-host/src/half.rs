@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_frame_after_an_asynchronous_resume_is_lost_by_older_envoys() {
+    fn older_envoys_lose_the_first_frame_after_a_resume() {
         for (loses_frames, arrives) in [(true, &b"onethree"[..]), (false, b"onetwothree")] {
             let mut half = begun();
             half.open_body(b"one");

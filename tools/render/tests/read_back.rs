@@ -64,7 +64,7 @@ fn the_demo_says_what_it_should() {
 }
 
 #[test]
-fn an_azure_backend_is_reached_by_name_with_its_certificate_checked() {
+fn an_azure_backends_certificate_is_checked() {
     let mut fleet = render::demo_fleet();
     fleet.backends = vec![Backend::new("eastus", "contoso-eastus.openai.azure.com")];
     let text = render::envoy(&fleet);
@@ -135,7 +135,7 @@ fn nothing_in_the_fleet_breaks_out_of_its_place() {
 }
 
 #[test]
-fn a_plugin_configuration_that_is_a_string_is_handed_over_as_it_is() {
+fn a_plugin_configuration_in_a_string_is_handed_over() {
     let fleet = Fleet {
         plugin: "{ not json".into(),
         ..render::demo_fleet()
