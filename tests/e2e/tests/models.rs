@@ -316,7 +316,7 @@ cases! {
         let (azure, gateway) = renaming(engine);
         let gateway = gateway.start();
         for body in ["{}", r#"{"messages":[]}"#, r#"{"model":null}"#, r#"{"model":["gpt-4o"]}"#, ""] {
-            let answer = gateway.client().send("POST", "/openai/v1/evals", JSON, body.as_bytes()).unwrap();
+            let answer = gateway.client().send("POST", "/openai/v1/novelties", JSON, body.as_bytes()).unwrap();
             assert_eq!(answer.status, 404, "no such path there");
             let answer = gateway.client().send("POST", CHAT, JSON, body.as_bytes()).unwrap();
             let asked = answer.header("x-sim-backend").expect("a backend's own answer");

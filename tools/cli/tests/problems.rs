@@ -101,7 +101,7 @@ fn every_kind_of_problem_has_a_golden_text() {
         "use the name of one of `identities`",
         "use the name of one of the backends",
         "use \"tagged\" or \"plain\"",
-        "use \"refuse\" or \"pass\"",
+        "use \"refuse\", \"pass\" or a list of paths",
         "use true or false",
         "of 1 to 20 names",
         "differs from `engine`; use that alone",
