@@ -157,7 +157,7 @@ fn the_client_walks_the_whole_tour(stage: &Stage<'_>) -> Result<Verdict> {
     }
     for said in [
         "-- 1/",
-        "-- 10/10 ",
+        "  What Envoy counted ",
         "Everything was as it should be",
         "curl -i -H 'api-key: ",
     ] {
