@@ -23,7 +23,8 @@ const SPAN: Duration = Duration::from_secs(30);
 /// So many attempts of one worker in that time overload no backend, whatever its share.
 const ALWAYS: u32 = 10;
 
-/// What stands for the key of a request. Two keys have the same one by a chance of one in 2^64.
+/// A hash of an affinity key: requests with equal keys belong together. Two different keys have the same hash with a probability of
+/// 2^-64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key(u64);
 
@@ -44,11 +45,11 @@ impl Key {
 /// How a key's backend was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pick {
-    /// It is the key's own.
+    /// The backend is the first choice of the key.
     Kept(usize),
-    /// A nearer one has more than its bound.
+    /// The backend is a later choice of the key: an earlier one has its full share of the attempts.
     Overflowed(usize),
-    /// The nearer ones are not free.
+    /// The backend is a later choice of the key: the first one is not free.
     Moved(usize),
 }
 

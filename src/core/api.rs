@@ -73,14 +73,14 @@ impl Api {
         Self::ALL.into_iter().find(|api| api.name() == name)
     }
 
-    /// What stands for the API in shared records.
+    /// The number of the API in shared records.
     pub fn id(self) -> ApiId {
         // No deployment's name has a space.
         ApiId(fingerprint(["api ", self.name()].into_iter()))
     }
 }
 
-/// What stands for an API. No deployment has the same.
+/// The number of an API in shared records. It differs from the id of every deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ApiId(u64);
 

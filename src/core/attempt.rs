@@ -51,7 +51,7 @@ pub struct Credential<'a> {
 }
 
 impl Credential<'_> {
-    /// The same on this surface: for Claude, a key stands in the header that Anthropic's SDK sends.
+    /// The credential in the header that this surface expects. For Claude, a key goes into `x-api-key`.
     ///
     /// Source: `lib/foundry.py` of the anthropic Python SDK sends `x-api-key`, and `api-key` for older endpoints.
     #[must_use]

@@ -39,9 +39,9 @@ pub enum Because {
     /// It was free.
     #[default]
     Free,
-    /// It was free, and the key of the request is its own.
+    /// It was free, and is the first choice of the request's affinity key.
     Kept,
-    /// It was free, and the backend that the key would go to had more than its bound.
+    /// It was free, and an earlier choice of the request's affinity key had its full share of the attempts.
     Overflowed,
     /// It recovers from a cooldown and admitted the attempt.
     Recovering,

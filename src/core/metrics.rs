@@ -26,11 +26,11 @@ pub enum Event {
     ClientGone,
     /// An answer that may report tokens was read in vain.
     UsageUnknown,
-    /// A request had a key that keeps it together with others.
+    /// A request had an affinity key.
     Keyed,
-    /// A request with a key went to the key's own backend.
+    /// An attempt went to the first choice of the request's affinity key.
     KeyKept,
-    /// A request with a key went to another backend, because the one it would have gone to had more than its bound.
+    /// An attempt went to a later choice of the request's affinity key, because an earlier one had its full share.
     KeyOverflowed,
     /// A request was answered 503 for want of a token.
     IdentityUnavailable,

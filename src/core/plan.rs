@@ -16,7 +16,7 @@ pub struct Plan {
     pub tried: BackendSet,
     /// It has made a trial: no request makes two.
     pub has_tested: bool,
-    /// The key that keeps it together with others.
+    /// Its affinity key, if it has one.
     pub key: Option<Key>,
 }
 
@@ -30,7 +30,7 @@ impl Plan {
         }
     }
 
-    /// The plan of the request that drew number `turn`, of those that have this `key` in common.
+    /// The plan of the request that drew number `turn` and has this affinity `key`.
     pub fn keyed(turn: u64, key: Option<Key>) -> Self {
         Self {
             turn,

@@ -49,7 +49,7 @@ pub struct Request {
     pub cuts: Splices,
     /// Where its body names the deployment.
     pub model: Option<Model>,
-    /// What it has in common with others that belong together, as its body says.
+    /// The affinity key in its body, `prompt_cache_key`, as far as that was read.
     pub cache_key: Option<affinity::Key>,
     /// Its body was read to its end, or it has none.
     pub has_known_body: bool,
@@ -550,7 +550,7 @@ impl Request {
 pub enum Need {
     /// Nothing.
     Nothing,
-    /// What it has in common with others, if it says so: a request does well without.
+    /// The `prompt_cache_key`. A request without one is served all the same.
     CacheKey,
     /// The deployment.
     Deployment,

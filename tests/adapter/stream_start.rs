@@ -51,6 +51,16 @@ fn outcomes(gateway: &Gateway, name: &str) -> u64 {
     gateway.counted(&format!("aoai.backend.east.outcome.{name}"))
 }
 
+/// A stream that has begun, and passes because its content did not come in time.
+fn late_stream(gateway: &Gateway) -> (Request, Attempt) {
+    let request = gateway.ask("POST", RESPONSES, r#"{"model":"gpt","stream":true}"#);
+    let attempt = request.attempt();
+    attempt.respond(200, STREAM, false);
+    attempt.response_body(CREATED, false);
+    gateway.host.advance(millis(1_100));
+    (request, attempt)
+}
+
 cases! {
     fn an_error_before_content_leads_to_the_next_backend(engine) {
         for (code, name) in [("rate_limit_exceeded", "throttled"), ("server_error", "unavailable")] {
@@ -187,11 +197,7 @@ cases! {
         // The time between two frames, in milliseconds.
         for gap in [0, 10, 200] {
             let gateway = engine.gateway();
-            let request = gateway.ask("POST", RESPONSES, r#"{"model":"gpt","stream":true}"#);
-            let attempt = request.attempt();
-            attempt.respond(200, STREAM, false);
-            attempt.response_body(CREATED, false);
-            gateway.host.advance(millis(1_100));
+            let (request, attempt) = late_stream(&gateway);
             assert_eq!(request.answered().unwrap().text(), CREATED);
             for (number, frame) in frames.iter().enumerate() {
                 attempt.response_body(frame, number == 5);
@@ -210,11 +216,7 @@ cases! {
 
     fn the_trailers_of_a_late_stream_bring_its_last_frame(engine) {
         let gateway = engine.gateway();
-        let request = gateway.ask("POST", RESPONSES, r#"{"model":"gpt","stream":true}"#);
-        let attempt = request.attempt();
-        attempt.respond(200, STREAM, false);
-        attempt.response_body(CREATED, false);
-        gateway.host.advance(millis(1_100));
+        let (request, attempt) = late_stream(&gateway);
         attempt.response_body("data: {\"id\":\"file-0\"}\n\n", false);
         attempt.response_trailers([("x-end", "1")]);
         let answer = request.answer();

@@ -49,7 +49,7 @@ pub struct Config {
     pub backends: Vec<Backend>,
     /// How one of several equal backends is chosen.
     pub policy: Policy,
-    /// What keeps requests together on one backend, if anything does.
+    /// The rule by which requests stay on one backend; `None`: requests do not stay together.
     pub affinity: Option<AffinityRules>,
     /// Where access tokens come from; there may be none where every backend has a key.
     pub identities: Vec<Identity>,
@@ -286,25 +286,25 @@ pub enum Policy {
     LeastThrottled,
 }
 
-/// What keeps requests together on one backend, so that its prompt cache serves them.
+/// The rule by which requests with equal keys stay on one backend, so that its prompt cache serves them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AffinityRules {
-    /// Where the key is that they have in common.
+    /// Where a request has its key.
     pub by: AffinityKey,
     /// How much of its fair share of the attempts a backend gets at most, in percent.
     pub most_percent: u16,
 }
 
-/// Where the key is that requests have in common.
+/// Where a request has its affinity key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AffinityKey {
-    /// In the body: the field of OpenAI's APIs that names what has its prompt's beginning in common.
+    /// In the body, as `prompt_cache_key`: clients give the same one to prompts that begin alike.
     ///
     /// Source: <https://platform.openai.com/docs/guides/prompt-caching>
     PromptCacheKey,
     /// In this request header, in lower case.
     Header(String),
-    /// It is the client's name ([`HeaderNames::client`]).
+    /// The client's name is the key. It is in the header [`HeaderNames::client`].
     Client,
 }
 

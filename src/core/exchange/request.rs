@@ -332,7 +332,7 @@ impl Exchange {
         true
     }
 
-    /// What the request has in common with others that are to go to one backend.
+    /// The affinity key of the request, if the configuration has affinity and the request a key.
     fn affinity_key<H: Host>(&self, balancer: &Balancer<H>) -> Option<Key> {
         match &balancer.config.affinity.as_ref()?.by {
             AffinityKey::PromptCacheKey => self.request.cache_key,

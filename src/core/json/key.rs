@@ -19,7 +19,7 @@ pub enum Key {
     Purpose,
     /// `stream` of the whole document: the answer is an event stream.
     Stream,
-    /// `prompt_cache_key` of the whole document: what has its prompt's beginning in common with others.
+    /// `prompt_cache_key` of the whole document: prompts with the same one begin alike.
     PromptCacheKey,
     /// A key, at any depth, whose value or values may be ids of objects.
     ObjectId,

@@ -1,7 +1,6 @@
 //! Requests with one key go to one backend, whose prompt cache is warm for them.
 
 use std::collections::BTreeMap;
-use std::thread::sleep;
 use std::time::Duration;
 
 use e2e::{cases, simulate, Gateway};
@@ -49,8 +48,11 @@ cases! {
             assert_eq!(served_by(&gateway, "0"), second, "one second choice");
         }
         azure.backend(&own[0]).set(Behaviour::normal());
-        sleep(Duration::from_millis(2_500));
-        assert_eq!(served_by(&gateway, "0"), own[0], "and back");
+        gateway.wait_for(
+            |gateway| served_by(gateway, "0") == own[0],
+            Duration::from_secs(5),
+            "the key to be served by its own backend again",
+        );
     }
 
     fn case_46_a_popular_key_gets_a_bounded_share(engine) {
