@@ -94,6 +94,13 @@ struct Request {
     lingers: Duration,
 }
 
+impl Request {
+    /// Whether its body is held until it has been served, so that it can be sent again.
+    fn is_held(&self) -> bool {
+        !matches!(self.sends, Sends::Much)
+    }
+}
+
 /// Over which protocol backends are asked, and whose fault a 401 is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Variant {
@@ -116,8 +123,22 @@ struct Net {
     left: AtomicU64,
     excused: AtomicU64,
     wrong: Mutex<Vec<String>>,
-    /// When what happened to all requests in progress may have been too much for them.
-    hard_times: Mutex<Vec<(Instant, Option<Instant>)>>,
+    /// When what happened may have been too much for requests in progress.
+    hard_times: Mutex<Vec<HardTime>>,
+}
+
+/// A time whose requests need not be served.
+struct HardTime {
+    ended: Option<Instant>,
+    whose: Whose,
+}
+
+/// Which requests a hard time excuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Everyones,
+    /// Those that are sent once: their body is not held.
+    SentOnce,
 }
 
 impl Net {
@@ -155,7 +176,7 @@ impl Net {
 
     /// Whether the request must be served, whatever its two backends do: it can be sent again, and no answer is lost to Envoy.
     fn must_be_served(&self, request: &Request) -> bool {
-        let is_held = !matches!(request.sends, Sends::Much);
+        let is_held = request.is_held();
         // The filter engine cannot send such a request again, and a token may be revoked.
         if !is_held && self.variant == Variant::RevokedTokens && self.engine == Engine::Filter {
             return false;
@@ -172,10 +193,11 @@ impl Net {
     fn note(&self, request: &Request, began: Instant, what: &str) {
         // An event in this time excuses it.
         let hard_times = self.hard_times.lock().unwrap();
-        let overlaps = |(from, to): &(Instant, Option<Instant>)| {
-            to.is_none_or(|to| to > began) && *from < Instant::now()
+        let excuses = |time: &HardTime| {
+            let is_concerned = time.whose == Whose::Everyones || !request.is_held();
+            is_concerned && time.ended.is_none_or(|ended| ended > began)
         };
-        if hard_times.iter().any(overlaps) {
+        if hard_times.iter().any(excuses) {
             self.excused.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -266,13 +288,17 @@ impl Net {
         }
     }
 
-    fn hard_time_begins(&self) {
-        self.hard_times.lock().unwrap().push((Instant::now(), None));
+    fn hard_time_begins(&self, whose: Whose) {
+        self.hard_times.lock().unwrap().push(HardTime {
+            ended: None,
+            whose,
+        });
     }
 
+    /// Ends the hard time that began last.
     fn hard_time_ends(&self) {
-        if let Some((_, end)) = self.hard_times.lock().unwrap().last_mut() {
-            *end = Some(Instant::now());
+        if let Some(time) = self.hard_times.lock().unwrap().last_mut() {
+            time.ended = Some(Instant::now());
         }
     }
 }
@@ -381,7 +407,7 @@ impl<'a> Events<'a> {
     /// Nobody can serve until the service is there again.
     fn revoke_without_service(&mut self) {
         let imds = self.azure.imds();
-        self.net.hard_time_begins();
+        self.net.hard_time_begins(Whose::Everyones);
         match self.random.below(3) {
             0 => imds.stop(),
             1 => imds.set(ImdsBehaviour::hang()),
@@ -451,17 +477,22 @@ impl<'a> Events<'a> {
     fn stop_a_backend(&mut self) {
         let name = self.random.of(&BAD);
         let backend = self.azure.backend(name);
-        // Answers that the filter engine holds are lost with their connections, as in `Kind::BreaksInError`.
         let is_hard = self.net.engine == Engine::Filter;
         if is_hard {
-            self.net.hard_time_begins();
+            // Answers that the filter engine holds are lost with their connections, as in `Kind::BreaksInError`.
+            self.net.hard_time_begins(Whose::Everyones);
         }
         backend.stop();
         if is_hard {
             self.net.hard_time_ends();
+            // It cannot send to another backend what it has not held.
+            self.net.hard_time_begins(Whose::SentOnce);
         }
         sleep(self.random.milliseconds(600));
         backend.restart().unwrap();
+        if is_hard {
+            self.net.hard_time_ends();
+        }
     }
 }
 
