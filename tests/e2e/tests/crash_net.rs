@@ -289,10 +289,10 @@ impl Net {
     }
 
     fn hard_time_begins(&self, whose: Whose) {
-        self.hard_times.lock().unwrap().push(HardTime {
-            ended: None,
-            whose,
-        });
+        self.hard_times
+            .lock()
+            .unwrap()
+            .push(HardTime { ended: None, whose });
     }
 
     /// Ends the hard time that began last.
