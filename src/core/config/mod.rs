@@ -5,6 +5,7 @@ mod backends;
 mod deployments;
 mod forms;
 mod identity;
+mod limits;
 mod parse;
 mod protobuf;
 mod reader;
@@ -16,6 +17,7 @@ use core::fmt;
 use core::time::Duration;
 
 pub use deployments::{Deployments, Unlisted};
+pub use limits::{LimitRules, Limits, MAX_LIMIT, MAX_LIMITED_CLIENTS};
 pub use reader::ConfigError;
 pub use shown::{shown, without_secrets};
 
@@ -65,6 +67,8 @@ pub struct Config {
     pub headers: HeaderNames,
     /// The tokens that answers report are counted.
     pub usage: bool,
+    /// The limits of what clients may use; `None`: nothing is limited.
+    pub limits: Option<LimitRules>,
     /// What is not for the filter to do.
     pub left_to_envoy: LeftToEnvoy,
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::backends::read_backends;
 
 use super::identity::read_identities;
+use super::limits::{read_limits, Around};
 use super::reader::{refused, whole_number, ConfigError, Object, Problems};
 use super::shown::shown_text;
 use super::{audience, protobuf, unique};
@@ -97,7 +98,6 @@ fn read_config(
     let headers = root.value("headers").unwrap_or(&empty);
     let headers = read_headers(root.path_of("headers"), headers, problems);
     let usage = root.flag("usage", true);
-    let left_to_envoy = read_left_to_envoy(&mut root, problems);
     let by = affinity.as_ref().map(|rules| &rules.by);
     let names_client = headers.as_ref().is_none_or(|names| names.client.is_some());
     if by == Some(&AffinityKey::Client) && !names_client {
@@ -105,6 +105,12 @@ fn read_config(
             "\"client\" needs headers.client, the header with the client's name; give that too";
         problems.add("affinity.by", problem);
     }
+    let around = Around {
+        names_clients: names_client,
+        counts_tokens: usage,
+    };
+    let limits = read_limits(&mut root, &around, problems);
+    let left_to_envoy = read_left_to_envoy(&mut root, problems);
     if left_to_envoy.timeout {
         check_timeouts(backends.as_deref().unwrap_or_default(), problems);
     }
@@ -123,6 +129,7 @@ fn read_config(
         retry: retry?,
         headers: headers?,
         usage,
+        limits,
         left_to_envoy,
     })
 }
@@ -835,7 +842,7 @@ identity.cluster: is missing; use the name of an Envoy cluster
 backends[0].name: "a b" is not allowed; use 1 to 64 letters, digits, '-' or '_'
 backends[0].cluster: 5 is not allowed; use the name of an Envoy cluster
 backends[0].host: is missing; use a host name such as "contoso-eastus.openai.azure.com", without scheme or path
-retries: unknown field; use one of backends, identity, identities, state, other_paths, policy, affinity, cooldown, retry, headers, usage, left_to_envoy"#;
+retries: unknown field; use one of backends, identity, identities, state, other_paths, policy, affinity, cooldown, retry, headers, usage, limits, left_to_envoy"#;
         assert_eq!(error.to_string(), expected.trim_start());
     }
 

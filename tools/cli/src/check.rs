@@ -227,6 +227,11 @@ fn with_example(path: &str, text: &str) -> String {
         "retry" => "{max_attempts: 2}",
         "retry.budget" => "{percent: 20}, or null for retries without limit",
         "headers" => "{why: x-aoai-why}",
+        "limits" => "{default: {tokens_per_minute: 10000}}, or null for none",
+        "limits.default" => "{tokens_per_minute: 10000}",
+        path if path.starts_with("limits.clients.") => {
+            "{tokens_per_minute: 50000}, or null for no limits"
+        }
         path if path.starts_with("backends[") => "{host: contoso-eastus.openai.azure.com}",
         path if path.starts_with("identities.") => {
             "{client_id: 11111111-2222-3333-4444-555555555555}"

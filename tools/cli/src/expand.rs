@@ -118,12 +118,13 @@ impl Expanded {
     }
 }
 
-/// Where clients keep requests together, the module has to know the header with the client's name, which rendered configurations set.
+/// Where clients keep requests together, or have limits, the module has to know the header with the client's name, which rendered
+/// configurations set.
 fn name_client_header(root: &mut Map<String, Value>) {
-    if root
-        .get("affinity")
-        .is_none_or(|affinity| affinity["by"] != "client")
-    {
+    let by_client = |affinity: &Value| affinity["by"] == "client";
+    let keeps_together = root.get("affinity").is_some_and(by_client);
+    let limits = root.get("limits").is_some_and(Value::is_object);
+    if !keeps_together && !limits {
         return;
     }
     let headers = root.entry("headers").or_insert_with(|| json!({}));

@@ -67,6 +67,14 @@ pub struct Plugin {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = true))]
     pub usage: Option<bool>,
+    /// What each client may use. Without it, or with `null`, nothing is limited.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(extend("x-nullable" = true))]
+    pub limits: Option<Option<Limits>>,
     /// What Envoy's own configuration does in the filter's place, for less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = []))]
@@ -388,6 +396,57 @@ pub enum AffinityKey {
     Client,
     /// In this request header.
     Header(#[schemars(regex(pattern = "^[a-z0-9_-]+$"))] String),
+}
+
+/// The limits of what clients may use, each client for itself, in each Envoy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// The limits of every client that has none of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<ClientLimits>,
+    /// The limits of single clients, by their names as statistics have them. A limit that is not named is the default's; `null` in the
+    /// place of a client's limits lifts them all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "maxProperties" = 1000,
+        "propertyNames" = {"pattern": "^[A-Za-z0-9_-]{1,64}$"},
+        "additionalProperties" = {
+            "x-nullable": true,
+            "anyOf": [{"$ref": "#/$defs/ClientLimits"}, {"type": "null"}],
+        },
+    ))]
+    pub clients: Option<BTreeMap<String, Option<ClientLimits>>>,
+}
+
+/// What one client may use.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientLimits {
+    /// Tokens a minute, those of prompts and completions together; `null`: no limit.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = 1, max = 1_000_000_000_000_u64), extend("x-nullable" = true))]
+    pub tokens_per_minute: Option<Option<u64>>,
+    /// Tokens a day, from midnight to midnight UTC; `null`: no limit.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = 1, max = 1_000_000_000_000_u64), extend("x-nullable" = true))]
+    pub tokens_per_day: Option<Option<u64>>,
+    /// Requests a minute; `null`: no limit.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = 1, max = 1_000_000_000_000_u64), extend("x-nullable" = true))]
+    pub requests_per_minute: Option<Option<u64>>,
 }
 
 /// How long backends get no requests, by cause.

@@ -6,6 +6,7 @@ use crate::expand::Expanded;
 use crate::files::{expected_files, ExpectedFile};
 use crate::kubernetes::{Clusters, Kubernetes};
 use crate::plugin::{Engine, Plugin};
+use crate::problem::Problems;
 use crate::{envoy_gateway, istio, Problem};
 
 /// What a configuration is for.
@@ -115,7 +116,35 @@ pub fn fleet(text: &str, options: Options) -> Result<render::Fleet, Vec<Problem>
 /// The list of backends in `text`, checked.
 fn read(text: &str, options: Options, default: Engine) -> Result<(Plugin, Expanded), Vec<Problem>> {
     let document = Document::parse(text).map_err(|problem| vec![problem])?;
-    check_list(&document, options.engine, default)
+    let (mut plugin, expanded) = check_list(&document, options.engine, default)?;
+    if options.open {
+        limit_strangers(&document, &mut plugin)?;
+    }
+    Ok((plugin, expanded))
+}
+
+/// Where everyone may ask, no filter says who a client is, unless the list names a header of its own for that: a name that a client
+/// gives itself must not lift its limits.
+fn limit_strangers(document: &Document, plugin: &mut Plugin) -> Result<(), Vec<Problem>> {
+    let Some(Some(limits)) = &plugin.limits else {
+        return Ok(());
+    };
+    if document.value.pointer("/headers/client").is_some() {
+        return Ok(());
+    }
+    if limits.clients.as_ref().is_some_and(|own| !own.is_empty()) {
+        let mut problems = Problems::of(document);
+        problems.add(
+            "limits.clients",
+            "with `--open` no filter tells clients apart; render without it, or name the header that a filter of your own sets in \
+             `headers.client`",
+        );
+        return problems.into_result(());
+    }
+    if let Some(headers) = &mut plugin.headers {
+        headers.client = None;
+    }
+    Ok(())
 }
 
 /// The list of backends in `text`, for Kubernetes: the filter engine is what the APIs there have a place for.

@@ -21,6 +21,15 @@ pub(crate) fn of_plugin(plugin: &Plugin, warnings: &mut Problems<'_>) {
             );
         }
     }
+    let headers = plugin.headers.as_ref();
+    let names_clients = headers.is_some_and(|headers| matches!(headers.client, Some(Some(_))));
+    if matches!(plugin.limits, Some(Some(_))) && !names_clients {
+        warnings.add(
+            "limits",
+            "warning: without `headers.client` all requests are one client's, and these limits are for all of them together; \
+             name the header with the client's name",
+        );
+    }
 }
 
 /// Adds what is suspicious in the fields that a list of backends has beside the plugin's own.

@@ -3,7 +3,7 @@
 use cli::plugin::Engine;
 use cli::{Options, Target};
 use render::{Clients, Fleet};
-use serde_json::json;
+use serde_json::{json, Value};
 
 fn fleet(list: &str) -> Fleet {
     cli::fleet(list, Options::default()).unwrap_or_else(|problems| panic!("{problems:?}"))
@@ -47,6 +47,37 @@ fn two_hosts_are_enough() {
 fn clients_that_keep_requests_together_have_a_header() {
     let fleet = fleet("backends: [{host: a.example.com}]\naffinity: {by: client}\n");
     assert_eq!(fleet.plugin["headers"]["client"], "x-aoai-client");
+}
+
+#[test]
+fn limits_know_the_header_with_the_clients_name() {
+    let own = "limits: {clients: {a: {tokens_per_minute: 5}}}\n";
+    let fleet = fleet(&format!("backends: [{{host: a.example.com}}]\n{own}"));
+    assert_eq!(fleet.plugin["headers"]["client"], "x-aoai-client");
+}
+
+#[test]
+fn where_everyone_may_ask_no_client_names_itself() {
+    let open = |more: &str| {
+        let options = Options {
+            open: true,
+            ..Options::default()
+        };
+        let list = format!("backends: [{{host: a.example.com}}]\n{more}");
+        cli::fleet(&list, options)
+    };
+    let all = "limits: {default: {tokens_per_minute: 5}}\n";
+    let fleet = open(all).expect("right");
+    assert_eq!(fleet.plugin["headers"]["client"], Value::Null);
+    let own = "limits: {clients: {a: {tokens_per_minute: 5}}}\n";
+    let problems = open(own).expect_err("no names");
+    assert_eq!(
+        problems[0].to_string(),
+        "2:19: limits.clients: with `--open` no filter tells clients apart; render without it, or name the header that a filter \
+         of your own sets in `headers.client`"
+    );
+    let fleet = open(&format!("{own}headers: {{client: x-me}}\n")).expect("right");
+    assert_eq!(fleet.plugin["headers"]["client"], "x-me");
 }
 
 #[test]

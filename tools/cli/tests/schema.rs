@@ -45,6 +45,9 @@ fn base_of(field: &Field) -> Value {
     if field.path.starts_with("affinity.") {
         base["affinity"] = json!({"by": "prompt_cache_key"});
     }
+    if field.path.starts_with("limits.") {
+        base["headers"] = json!({"client": "x-client"});
+    }
     base
 }
 
@@ -470,7 +473,11 @@ fn the_types_are_the_schemas() {
             "engine": "router", "max_attempts": 1, "statuses": [429], "per_try_timeout": "1s", "stream_start": "0s", "replay_limit": "1B", "replay_memory": "64MiB",
             "budget": {"percent": 1, "min_per_second": 1}
         },
-        "headers": {"cluster": "c", "backend": null, "attempts": "a", "why": "w", "client": "n"}
+        "headers": {"cluster": "c", "backend": null, "attempts": "a", "why": "w", "client": "n"},
+        "limits": {
+            "default": {"tokens_per_minute": 1, "tokens_per_day": null, "requests_per_minute": 2},
+            "clients": {"a": {"tokens_per_day": 3}, "b": null}
+        }
     });
     let root = cli::schema::schema(Form::Plugin);
     assert!(jsonschema::is_valid(&root, &everything));

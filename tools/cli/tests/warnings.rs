@@ -49,6 +49,7 @@ fn nothing_that_is_meant_gets_a_warning() {
         "backends: [{host: a}]\nidentity: {source: workload_identity}\nkubernetes: {gateway: g}\n",
         "backends: [{host: a, api_key_env: K}]\nkubernetes: {gateway: g}\n",
         "backends: [{host: a}]\nlistener: {address: 127.0.0.1}\nadmin: {address: 127.0.0.2, port: 10000}\n",
+        "backends: [{host: a}]\nlimits: {default: {tokens_per_minute: 5}}\n",
     ] {
         assert_eq!(warnings(list, Form::Backends), [""; 0], "{list}");
     }
@@ -64,4 +65,20 @@ fn a_plugin_configuration_gets_warnings_too() {
         warnings[0].contains("backends[0].host: warning: "),
         "{warnings:?}"
     );
+}
+
+#[test]
+fn limits_for_all_clients_together_get_a_warning() {
+    let limits = r#""limits": {"default": {"tokens_per_minute": 5}}"#;
+    let backends =
+        r#""backends": [{"name": "a", "cluster": "b", "host": "h", "api_key_env": "K"}]"#;
+    let warning = warnings(&format!("{{{backends}, {limits}}}"), Form::Plugin);
+    assert_eq!(warning.len(), 1, "{warning:?}");
+    assert!(
+        warning[0]
+            .contains("limits: warning: without `headers.client` all requests are one client's"),
+        "{warning:?}"
+    );
+    let named = format!(r#"{{{backends}, {limits}, "headers": {{"client": "x"}}}}"#);
+    assert_eq!(warnings(&named, Form::Plugin), [""; 0]);
 }
