@@ -43,6 +43,11 @@ pub struct TooLong;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event<'a> {
     lines: &'a [u8],
+    name: &'a [u8],
+    /// The first line of its data.
+    data: &'a [u8],
+    /// There are more lines of data.
+    has_more_data: bool,
 }
 
 impl Events {
@@ -125,8 +130,7 @@ impl Events {
         if core::mem::take(&mut self.is_first) {
             lines = lines.strip_prefix(BYTE_ORDER_MARK).unwrap_or(lines);
         }
-        let event = Event { lines };
-        if event.values(b"data").next().is_some() {
+        if let Some(event) = Event::of(lines) {
             hand_out(event);
         }
         self.begun.clear();
@@ -144,37 +148,67 @@ impl Events {
 }
 
 impl<'a> Event<'a> {
+    /// The event of these lines, if they have data.
+    fn of(lines: &'a [u8]) -> Option<Self> {
+        let (mut name, mut data) = (&[][..], None);
+        let mut has_more_data = false;
+        for line in lines_of(lines) {
+            if let Some(value) = value_of(line, b"data") {
+                has_more_data |= data.is_some();
+                data = data.or(Some(value));
+            } else if let Some(value) = value_of(line, b"event") {
+                name = value;
+            }
+        }
+        Some(Self {
+            lines,
+            name,
+            data: data?,
+            has_more_data,
+        })
+    }
+
     /// The event's name; empty if it has none.
     pub fn name(&self) -> &'a [u8] {
-        self.values(b"event").last().unwrap_or_default()
+        self.name
     }
 
     /// The event's data. Only that of several lines is copied.
     pub fn data(&self) -> Cow<'a, [u8]> {
-        let mut lines = self.values(b"data");
-        let mut data = Cow::Borrowed(lines.next().unwrap_or_default());
-        for line in lines {
-            let data = data.to_mut();
+        match self.has_more_data {
+            false => Cow::Borrowed(self.data),
+            true => Cow::Owned(self.all_data()),
+        }
+    }
+
+    #[inline(never)]
+    fn all_data(&self) -> Vec<u8> {
+        let mut values = lines_of(self.lines).filter_map(|line| value_of(line, b"data"));
+        let mut data = values.next().unwrap_or_default().to_vec();
+        for value in values {
             data.push(b'\n');
-            data.extend_from_slice(line);
+            data.extend_from_slice(value);
         }
         data
     }
+}
 
-    /// The values of all fields of this name.
-    fn values(&self, name: &'static [u8]) -> impl Iterator<Item = &'a [u8]> {
-        let mut rest = Some(self.lines);
-        let lines = core::iter::from_fn(move || {
-            let text = rest?;
-            let end = find(text, LINE_ENDS);
-            rest = end.and_then(|end| text.get(end.checked_add(1)?..));
-            text.get(..end.unwrap_or(text.len()))
-        });
-        lines.filter_map(move |line| match line.strip_prefix(name)? {
-            [] => Some(&[][..]),
-            [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
-            _ => None,
-        })
+fn lines_of(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(text);
+    core::iter::from_fn(move || {
+        let text = rest?;
+        let end = find(text, LINE_ENDS);
+        rest = end.and_then(|end| text.get(end.checked_add(1)?..));
+        text.get(..end.unwrap_or(text.len()))
+    })
+}
+
+/// The value of the field in this line, if it has this name.
+fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    match line.strip_prefix(name)? {
+        [] => Some(&[]),
+        [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
+        _ => None,
     }
 }
 

@@ -173,26 +173,44 @@ impl Start {
         }
     }
 
-    /// What the data of a chat's event says that has text, or no choices: most of a stream's start. `None` where it has to be parsed.
+    /// What the data of a chat's event says, where that is one of those that most streams start with: no choices, a choice that says only who
+    /// speaks, or one with text. `None` where it has to be parsed.
     fn at_a_glance(data: &[u8]) -> Option<Self> {
-        let (mut has_text, mut has_no_choices) = (false, false);
+        let (mut has_text, mut has_no_choices, mut has_silent_delta) = (false, false, false);
+        // Something stands there that says more than is read here.
+        let mut is_unclear = false;
         let mut rest = data;
         // A quote inside of a string is escaped, so no string looks like one of these keys.
         while let Some(at) = find(rest, [b'"']) {
-            match rest.get(at.checked_add(1)?..)? {
+            rest = rest.get(at.checked_add(1)?..)?;
+            match rest {
                 [b'e', key @ ..] if key.starts_with(b"rror\"") => return None,
                 [b'c', key @ ..] => {
                     has_no_choices |= key.starts_with(b"hoices\":[]");
                     let text = key.strip_prefix(b"ontent\":\"");
                     has_text |= text.is_some_and(|text| !text.starts_with(b"\""));
                 }
+                [b'd', key @ ..] => {
+                    if let Some(delta) = key.strip_prefix(b"elta\"") {
+                        match delta.strip_prefix(b":{").and_then(silent_fields) {
+                            Some(after) => (has_silent_delta, rest) = (true, after),
+                            None => is_unclear = true,
+                        }
+                    }
+                }
+                [b'f', key @ ..] => {
+                    let reason = key.strip_prefix(b"inish_reason\"");
+                    is_unclear |= reason.is_some_and(|reason| !reason.starts_with(b":null"));
+                }
+                [b't', key @ ..] => {
+                    is_unclear |= key.starts_with(b"ext\"") || key.starts_with(b"ype\"");
+                }
                 _ => {}
             }
-            rest = rest.get(at.checked_add(1)?..)?;
         }
-        match (has_text, has_no_choices) {
-            (true, false) => Some(Self::Content),
-            (false, true) => Some(Self::Undecided),
+        match (has_text, has_no_choices, has_silent_delta && !is_unclear) {
+            (true, false, _) => Some(Self::Content),
+            (false, true, false) | (false, false, true) => Some(Self::Undecided),
             _ => None,
         }
     }
@@ -213,7 +231,13 @@ impl Start {
         if let (false, Some(start)) = (is_failure, Self::at_a_glance(&data)) {
             return start;
         }
-        let data: Value = serde_json::from_slice(&data).unwrap_or_default();
+        Self::of_data(&data, is_failure)
+    }
+
+    /// What an event's data says; `is_failure` if its name says already that it is one.
+    #[inline(never)]
+    fn of_data(data: &[u8], is_failure: bool) -> Self {
+        let data: Value = serde_json::from_slice(data).unwrap_or_default();
         let error = error_in(&data);
         let of_type = data.get("type").and_then(Value::as_str).unwrap_or_default();
         if is_failure || FAILURES.contains(&of_type) {
@@ -228,6 +252,30 @@ impl Start {
         match data.get("choices").and_then(Value::as_array) {
             Some(choices) if !choices.iter().any(has_content) => Self::Undecided,
             _ => Self::Content,
+        }
+    }
+}
+
+/// What follows the fields of a choice's `delta`, if none of them says more than who speaks; `None` if one may.
+fn silent_fields(fields: &[u8]) -> Option<&[u8]> {
+    let mut rest = fields;
+    loop {
+        let name = rest.strip_prefix(b"\"")?;
+        let is_role = name.starts_with(b"role\"");
+        let (_, value) = name.split_at_checked(find(name, [b'"', b'\\'])?)?;
+        let value = value.strip_prefix(b"\":")?;
+        rest = match value {
+            [b'"', b'"', after @ ..] | [b'n', b'u', b'l', b'l', after @ ..] => after,
+            [b'"', text @ ..] if is_role => {
+                let (_, after) = text.split_at_checked(find(text, [b'"', b'\\'])?)?;
+                after.strip_prefix(b"\"")?
+            }
+            _ => return None,
+        };
+        match rest {
+            [b'}', after @ ..] => return Some(after),
+            [b',', after @ ..] => rest = after,
+            _ => return None,
         }
     }
 }
@@ -358,6 +406,50 @@ mod tests {
                 Start::Content
             );
         }
+    }
+
+    #[test]
+    fn what_is_seen_at_a_glance_is_what_parsing_finds() {
+        const FIELDS: [&str; 14] = [
+            r#""role":"assistant""#,
+            r#""role":null"#,
+            r#""content":"""#,
+            r#""content":null"#,
+            r#""content":"\"""#,
+            r#""content": "x""#,
+            r#""content":"x""#,
+            r#""refusal":null"#,
+            r#""refusal":"no""#,
+            r#""tool_calls":[]"#,
+            r#""tool_calls":[{"index":0}]"#,
+            r#""role":"a\"b""#,
+            r#""audio":{"id":"a"}"#,
+            r#""x":0"#,
+        ];
+        const AFTER: [&str; 7] = [
+            "",
+            r#","finish_reason":null,"logprobs":null"#,
+            r#","finish_reason": "stop""#,
+            r#","finish_reason":"stop""#,
+            r#","text":"x""#,
+            r#","content_filter_results":{"hate":{"filtered":false,"severity":"safe"}}"#,
+            r#","delta" :{"content":"y"}"#,
+        ];
+        let mut glances = 0;
+        let pairs = FIELDS.iter().flat_map(|a| FIELDS.map(|b| (*a, b)));
+        let name = |field: &str| field.split(':').next().map(str::to_owned);
+        for (a, b) in pairs.filter(|(a, b)| name(a) != name(b)) {
+            for after in AFTER {
+                let data = format!(r#"{{"choices":[{{"index":0,"delta":{{{a},{b}}}{after}}}]}}"#);
+                if let Some(glance) = Start::at_a_glance(data.as_bytes()) {
+                    glances += 1;
+                    assert_eq!(glance, Start::of_data(data.as_bytes(), false), "{data}");
+                }
+            }
+        }
+        assert!(glances > 150, "{glances}");
+        let role = ROLE.strip_prefix("data: ").unwrap();
+        assert_eq!(Start::at_a_glance(role.as_bytes()), Some(Start::Undecided));
     }
 
     #[test]

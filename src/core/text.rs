@@ -28,6 +28,29 @@ pub(super) fn find<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize
     before.checked_add(rest.position(|byte| wanted.contains(byte))?)
 }
 
+/// The place of the last byte that is this one.
+pub(super) fn find_last(text: &[u8], wanted: u8) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
+    const HIGHEST: u64 = u64::from_ne_bytes([0x80; 8]);
+    let wanted_everywhere = u64::from_ne_bytes([wanted; 8]);
+    let zero_in = |word: &[u8; 8]| {
+        let differs = u64::from_ne_bytes(*word) ^ wanted_everywhere;
+        differs.wrapping_sub(ONES) & !differs & HIGHEST
+    };
+    let mut rest = text;
+    // Where there is none in two words, it does not matter where it would be.
+    while let Some((before, last)) = rest.split_last_chunk() {
+        let Some((before, last_but_one)) = before.split_last_chunk() else {
+            break;
+        };
+        if zero_in(last) | zero_in(last_but_one) != 0 {
+            break;
+        }
+        rest = before;
+    }
+    rest.iter().rposition(|byte| *byte == wanted)
+}
+
 /// What is in front of the first byte that is `at`, an ASCII character, and what is behind it.
 pub(super) fn split_once(text: &str, at: u8) -> Option<(&str, &str)> {
     let place = find(text.as_bytes(), [at])?;
@@ -175,6 +198,8 @@ mod tests {
                         assert_eq!(find(&text, [b'%', b'.']), expected, "{text:?}");
                         let expected = text.iter().position(|byte| *byte == b'.');
                         assert_eq!(find(&text, [b'.']), expected, "{text:?}");
+                        let expected = text.iter().rposition(|byte| *byte == b'.');
+                        assert_eq!(find_last(&text, b'.'), expected, "{text:?}");
                     }
                 }
             }

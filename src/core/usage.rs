@@ -10,7 +10,7 @@
 
 use core::ops::Range;
 
-use super::text::find;
+use super::text::{find, find_last};
 use crate::prelude::*;
 
 /// As much of the end of an answer as is kept, in bytes. `usage` must begin within it.
@@ -118,20 +118,17 @@ const KEY: &[u8] = b"\"usage\"";
 
 /// Where the last [`KEY`] stands.
 fn last_key(bytes: &[u8]) -> Option<usize> {
-    let mut at = bytes.len().checked_sub(KEY.len())?;
+    // The rarest letter of it, and where that stands.
+    const RARE: (u8, usize) = (b'g', 4);
+    let mut before = bytes;
     loop {
-        // The byte that is looked at stands in the key so far from its beginning, or nowhere (Boyer, Moore, Horspool).
-        let step = match bytes.get(at)? {
-            b'"' if bytes.get(at..)?.starts_with(KEY) => return Some(at),
-            b'"' => 6,
-            b'u' => 1,
-            b's' => 2,
-            b'a' => 3,
-            b'g' => 4,
-            b'e' => 5,
-            _ => KEY.len(),
-        };
-        at = at.checked_sub(step)?;
+        let rare = find_last(before, RARE.0)?;
+        if let Some(at) = rare.checked_sub(RARE.1) {
+            if bytes.get(at..)?.starts_with(KEY) {
+                return Some(at);
+            }
+        }
+        before = before.get(..rare)?;
     }
 }
 
