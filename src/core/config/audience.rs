@@ -3,6 +3,7 @@
 //! Source: <https://learn.microsoft.com/azure/ai-foundry/openai/how-to/managed-identity>, and the endpoints of the sovereign
 //! clouds: <https://learn.microsoft.com/azure/azure-government/compare-azure-government-global-azure>.
 
+use super::problem::Fault;
 use super::reader::Problems;
 use super::{Backend, BackendCredential, Identity, Source};
 use crate::prelude::*;
@@ -76,9 +77,10 @@ fn set_audiences(identities: &mut [Identity], backends: &[Backend], problems: &P
             Err(DifferentClouds { first, second }) => {
                 problems.add(
                     &format!("{}.resource", identity.label()),
-                    format_args!(
-                        "is missing, and {first:?} and {second:?} are in different clouds; use an entry of `identities` for each cloud"
-                    ),
+                    Fault::Missing {
+                        why: Some(format!("{first:?} and {second:?} are in different clouds")),
+                        form: "an entry of `identities` for each cloud".to_owned(),
+                    },
                 );
                 PUBLIC.to_owned()
             }

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::forms::{is_header_text, is_host, is_name, read_variable, CLUSTER_FORM, NAME_FORM};
+use super::problem::Fault;
 use super::reader::{refused, Object, Problems};
-use super::shown::shown_text;
 use super::{Identity, Proof, Secret, Selector, Source};
 use crate::prelude::*;
 
@@ -36,10 +36,7 @@ pub(super) fn read_identities(
     for (name, value) in named {
         let path = format!("{}.{name}", root.path_of("identities"));
         if !is_name(name) {
-            problems.add(
-                &path,
-                format_args!("{} is not allowed; use {NAME_FORM}", shown_text(name)),
-            );
+            problems.add(&path, refused(&Value::from(name.as_str()), NAME_FORM));
             continue;
         }
         let name = Some(name.clone());
@@ -213,11 +210,13 @@ fn read_or_variable(
     object.value(key);
     let value = environment(variable).filter(|value| !value.is_empty() && accept(value));
     if value.is_none() {
-        let problem = format!(
-            "is missing, and the variable {variable:?} is not set or not of the right form; use {form}, or set the variable in \
-             vm_config.environment_variables"
-        );
-        object.problem(key, problem);
+        let fault = Fault::Missing {
+            why: Some(format!(
+                "the variable {variable:?} is not set or not of the right form"
+            )),
+            form: format!("{form}, or set the variable in vm_config.environment_variables"),
+        };
+        object.problem(key, fault);
     }
     value
 }

@@ -7,6 +7,7 @@ mod forms;
 mod identity;
 mod limits;
 mod parse;
+mod problem;
 mod protobuf;
 mod reader;
 mod shown;
@@ -18,7 +19,8 @@ use core::time::Duration;
 
 pub use deployments::{Deployments, Unlisted};
 pub use limits::{LimitRules, Limits, MAX_LIMIT, MAX_LIMITED_CLIENTS};
-pub use reader::ConfigError;
+pub use problem::{ConfigError, Fault, Problem};
+pub use reader::OBJECT;
 pub use shown::{shown, without_secrets};
 
 use super::operation::Api;

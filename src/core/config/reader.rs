@@ -3,54 +3,32 @@
 //! `serde`'s derive stops at the first mistake; a person who has three to mend wants to see three.
 
 use core::cell::RefCell;
-use core::fmt;
 use core::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::shown::{shown, without_secrets};
+use super::problem::{ConfigError, Fault, Problem};
+use super::shown::shown;
 use super::units;
 use crate::prelude::*;
 
-/// Everything that is wrong with a configuration, one line each: the field's path, the value and the expected form.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError {
-    problems: Vec<String>,
-}
-
-impl ConfigError {
-    /// The problems in the order of the fields. Their paths have the names of fields as they are written.
-    pub fn problems(&self) -> &[String] {
-        &self.problems
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A path has the names of fields, and so whatever was put in the place of one.
-        f.write_str(&without_secrets(&self.problems.join("\n")))
-    }
-}
-
-impl core::error::Error for ConfigError {}
+/// The form of a value that has fields of its own.
+pub const OBJECT: &str = "an object";
 
 /// Collects problems while a configuration is read to its end.
 #[derive(Default)]
-pub(super) struct Problems(RefCell<Vec<String>>);
+pub(super) struct Problems(RefCell<Vec<Problem>>);
 
 impl Problems {
-    pub(super) fn add(&self, path: &str, problem: impl fmt::Display) {
-        self.push(path, &problem);
+    pub(super) fn add(&self, path: &str, fault: impl Into<Fault>) {
+        self.push(path.to_owned(), fault.into());
     }
 
     #[inline(never)]
-    fn push(&self, path: &str, problem: &dyn fmt::Display) {
+    fn push(&self, path: String, fault: Fault) {
         // Only ever borrowed for this push, so this cannot fail; a panic here would still be worse than a lost line.
         if let Ok(mut problems) = self.0.try_borrow_mut() {
-            problems.push(match path {
-                "" => problem.to_string(),
-                path => format!("{path}: {problem}"),
-            });
+            problems.push(Problem { path, fault });
         }
     }
 
@@ -80,7 +58,7 @@ impl<'a> Object<'a> {
     #[inline(never)]
     pub(super) fn new(path: String, value: &'a Value, problems: &'a Problems) -> Option<Self> {
         let Some(fields) = value.as_object() else {
-            problems.add(&path, refused(value, "an object"));
+            problems.add(&path, refused(value, OBJECT));
             return None;
         };
         Some(Self {
@@ -101,13 +79,8 @@ impl<'a> Object<'a> {
     }
 
     /// Records a problem of the field `key`.
-    pub(super) fn problem(&self, key: &str, problem: impl fmt::Display) {
-        self.record(key, &problem);
-    }
-
-    #[inline(never)]
-    fn record(&self, key: &str, problem: &dyn fmt::Display) {
-        self.problems.push(&self.path_of(key), problem);
+    pub(super) fn problem(&self, key: &str, fault: impl Into<Fault>) {
+        self.problems.push(self.path_of(key), fault.into());
     }
 
     /// The field's value. `null` counts as given: it switches off what can be switched off.
@@ -127,7 +100,7 @@ impl<'a> Object<'a> {
     pub(super) fn required(&mut self, key: &'static str, form: &str) -> Option<&'a Value> {
         let value = self.value(key);
         if value.is_none() {
-            self.problem(key, format_args!("is missing; use {form}"));
+            self.problem(key, Fault::missing(form));
         }
         value
     }
@@ -334,8 +307,8 @@ impl<'a> Object<'a> {
     pub(super) fn finish(self) {
         for field in self.fields.keys() {
             if !self.known.contains(&field.as_str()) {
-                let known = self.known.join(", ");
-                self.problem(field, format_args!("unknown field; use one of {known}"));
+                let known = self.known.clone();
+                self.problem(field, Fault::Unknown { known });
             }
         }
     }
@@ -351,6 +324,9 @@ pub(super) fn whole_number(value: &Value) -> Option<u64> {
 
 /// `VALUE is not allowed; use FORM`.
 #[inline(never)]
-pub(super) fn refused(value: &Value, form: &str) -> String {
-    format!("{} is not allowed; use {form}", shown(value))
+pub(super) fn refused(value: &Value, form: &str) -> Fault {
+    Fault::Refused {
+        value: shown(value),
+        form: form.to_owned(),
+    }
 }

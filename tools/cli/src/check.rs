@@ -1,6 +1,8 @@
 //! Checking a file: the module's own parser, with the place of every problem.
 
-use azure_openai_balancer::core::config::{Config, Plugin as Parsed, Source};
+use azure_openai_balancer::core::config::{
+    Config, Fault, Plugin as Parsed, Problem as Found, Source, OBJECT,
+};
 use serde_json::Value;
 
 use crate::document::{Document, LIST};
@@ -8,6 +10,7 @@ use crate::expand::{expand, Expanded};
 use crate::list::{ENDPOINT, OWN, TOKEN_FILE, TOKEN_SOCKET};
 use crate::plugin::{Engine, Plugin};
 use crate::problem::{Problem, Problems};
+use crate::typed;
 use crate::warnings;
 
 /// What a file is.
@@ -41,7 +44,7 @@ pub fn check(text: &str, form: Option<Form>) -> Result<Checked, Vec<Problem>> {
             let mut problems = Problems::of(&document);
             let parsed = parse(&document.value, Form::Plugin, &mut problems);
             let is_balancer = !matches!(parsed, Some(Parsed::Upstream));
-            let plugin = typed(&document.value, is_balancer, &mut problems);
+            let plugin = in_types(&document.value, is_balancer, &mut problems);
             problems.into_result(())?;
             let mut warnings = Problems::of(&document);
             if let Some(plugin) = &plugin {
@@ -78,7 +81,7 @@ pub(crate) fn check_list(
     let mut expanded = expand(&document.value, &mut problems);
     choose_engine(&mut expanded, engine, default, &mut problems);
     let parsed = parse(&expanded.plugin, Form::Backends, &mut problems);
-    let mut plugin = typed(&expanded.plugin, true, &mut problems);
+    let mut plugin = in_types(&expanded.plugin, true, &mut problems);
     if let (Some(Parsed::Balancer(config)), Some(plugin)) = (parsed, &mut plugin) {
         name_authorities(&config, plugin, &mut problems);
     }
@@ -176,18 +179,18 @@ fn parse(value: &Value, form: Form, problems: &mut Problems<'_>) -> Option<Parse
         Ok(parsed) => Some(parsed),
         Err(error) => {
             let before = problems.count();
-            let mut derived = Vec::new();
-            for problem in error.problems() {
-                let (path, text) = problems.split(problem).unwrap_or_else(|| split(problem));
-                match form == Form::Backends && is_derived(problems, path, text) {
-                    true => derived.push((path, text)),
-                    false => problems.add(path, in_words_of(form, path, text)),
-                }
+            let is_list = form == Form::Backends;
+            let (derived, own): (Vec<_>, Vec<_>) = error
+                .problems()
+                .iter()
+                .partition(|problem| is_list && is_derived(problems, problem));
+            for Found { path, fault } in own {
+                problems.add(path, in_words_of(form, path, fault));
             }
             // Something has to be said.
             if problems.count() == before {
-                for (path, text) in derived {
-                    problems.add(path, in_words_of(form, path, text));
+                for Found { path, fault } in derived {
+                    problems.add(path, in_words_of(form, path, fault));
                 }
             }
             None
@@ -197,30 +200,42 @@ fn parse(value: &Value, form: Form, problems: &mut Problems<'_>) -> Option<Parse
 
 /// Whether what is wrong follows from something else: a name from a host that is missing, a cluster from a name, an identity from
 /// the backends, of which one has none of its own.
-fn is_derived(problems: &Problems<'_>, path: &str, text: &str) -> bool {
-    let missing = text.starts_with("is missing");
+fn is_derived(problems: &Problems<'_>, problem: &Found) -> bool {
+    let Found { path, fault } = problem;
+    let is_missing = matches!(fault, Fault::Missing { .. });
     let filled_in = path == "identity" || path.ends_with(".name");
-    filled_in && missing || path.ends_with(".cluster") && !problems.is_written(path)
+    filled_in && is_missing || path.ends_with(".cluster") && !problems.is_written(path)
 }
 
-/// The text in the words of those who write such a file.
-fn in_words_of(form: Form, path: &str, text: &str) -> String {
-    match form {
-        Form::Plugin => text.to_owned(),
-        Form::Backends => with_own_fields(path, &with_example(path, text)),
+/// The fault in the words of those who write such a file.
+fn in_words_of(form: Form, path: &str, fault: &Fault) -> Fault {
+    match (form, fault) {
+        (Form::Plugin, fault) => fault.clone(),
+        (Form::Backends, Fault::Unknown { known }) => Fault::Unknown {
+            known: [known, own_fields(path, known)].concat(),
+        },
+        (Form::Backends, Fault::Missing { why, form }) => Fault::Missing {
+            why: why.clone(),
+            form: with_example(path, form),
+        },
+        (Form::Backends, Fault::Refused { value, form }) => Fault::Refused {
+            value: value.clone(),
+            form: with_example(path, form),
+        },
+        (Form::Backends, Fault::Other(_)) => fault.clone(),
     }
 }
 
 /// Objects, and the list of backends, are told with an example.
-fn with_example(path: &str, text: &str) -> String {
-    if path == "backends" && (text.ends_with("one backend") || text.ends_with("list of backends")) {
-        return format!("{text} such as [{{host: contoso-eastus.openai.azure.com}}]");
+fn with_example(path: &str, form: &str) -> String {
+    if path == "backends" {
+        return format!("{form} such as [{{host: contoso-eastus.openai.azure.com}}]");
     }
-    let Some(start) = text.strip_suffix("use an object") else {
-        return text.to_owned();
-    };
+    if form != OBJECT {
+        return form.to_owned();
+    }
     let example = match path {
-        "" => return format!("{start}use {LIST}"),
+        "" => return LIST.to_owned(),
         "identity" => "{source: workload_identity}, or leave it out for IMDS",
         "state" => "{ids: plain}",
         "cooldown" => "{wait_timeout: 2s}, or null to switch cooldowns off",
@@ -236,9 +251,23 @@ fn with_example(path: &str, text: &str) -> String {
         path if path.starts_with("identities.") => {
             "{client_id: 11111111-2222-3333-4444-555555555555}"
         }
-        _ => return text.to_owned(),
+        _ => return form.to_owned(),
     };
-    format!("{start}use an object such as {example}")
+    format!("{form} such as {example}")
+}
+
+/// The fields that a list of backends has at `path` beside those that the module knows there.
+fn own_fields(path: &str, known: &[&str]) -> &'static [&'static str] {
+    let Some((parent, _)) = path.rsplit_once('.') else {
+        return &OWN;
+    };
+    let is_identity = parent == "identity" || parent.starts_with("identities.");
+    let is_backend = parent.starts_with("backends[") && parent.ends_with(']');
+    match is_identity || is_backend {
+        true if known.contains(&"token_file_cluster") => &[ENDPOINT, TOKEN_FILE, TOKEN_SOCKET],
+        true => &[ENDPOINT],
+        false => &[],
+    }
 }
 
 /// Variables need not be set where a file is checked. Those that a list of backends names may be asked for a URL.
@@ -251,47 +280,15 @@ fn any_variable(name: &str) -> Option<String> {
     }
 }
 
-/// A problem's path and text. Only a problem of the whole has no path, and it begins with the value.
-fn split(problem: &str) -> (&str, &str) {
-    match problem.split_once(": ") {
-        Some((path, text)) if !path.contains([' ', '"', '{']) => (path, text),
-        _ => ("", problem),
-    }
-}
-
-/// What is unknown to the module is told with what it knows; the list of backends knows more.
-fn with_own_fields(path: &str, text: &str) -> String {
-    if !text.starts_with("unknown field") {
-        return text.to_owned();
-    }
-    let more = match path.rsplit_once('.') {
-        None => OWN.join(", "),
-        Some((parent, _)) => {
-            let has_endpoint = parent == "identity"
-                || parent.starts_with("identities.")
-                || (parent.starts_with("backends[") && parent.ends_with(']'));
-            match has_endpoint {
-                true if text.contains("token_file_cluster") => {
-                    format!("{ENDPOINT}, {TOKEN_FILE}, {TOKEN_SOCKET}")
-                }
-                true => ENDPOINT.to_owned(),
-                false => return text.to_owned(),
-            }
-        }
-    };
-    format!("{text}, {more}")
-}
-
 /// The same in types, which a configuration that the parser accepts always has.
-fn typed(value: &Value, is_balancer: bool, problems: &mut Problems<'_>) -> Option<Plugin> {
+fn in_types(value: &Value, is_balancer: bool, problems: &mut Problems<'_>) -> Option<Plugin> {
     if !is_balancer || !problems.is_empty() {
         return None;
     }
-    match serde_path_to_error::deserialize::<_, Plugin>(value) {
+    match typed::from_value::<Plugin>(value) {
         Ok(plugin) => Some(plugin),
-        Err(error) => {
-            let path = error.path().to_string();
-            problems.add(&path, error.inner().to_string());
+        Err((path, fault)) => {
+            problems.add(&path, fault);
             None
         }
     }

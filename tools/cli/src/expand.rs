@@ -7,6 +7,7 @@ use crate::list::{Endpoint, FilePath, Own, ENDPOINT, OWN, TOKEN_FILE, TOKEN_SOCK
 use crate::plugin::Engine;
 use crate::problem::Problems;
 use crate::strict::refused;
+use crate::typed;
 
 /// A list of backends, taken apart.
 #[derive(Clone, Debug)]
@@ -143,7 +144,7 @@ fn take_own(root: &mut Map<String, Value>, problems: &mut Problems<'_>) -> Own {
             continue;
         };
         let alone = Value::Object(Map::from_iter([(key.to_owned(), value)]));
-        match serde_path_to_error::deserialize::<_, Own>(&alone) {
+        match typed::from_value::<Own>(&alone) {
             Ok(read) => match key {
                 "engine" => own.engine = read.engine,
                 "listener" => own.listener = read.listener,
@@ -153,10 +154,7 @@ fn take_own(root: &mut Map<String, Value>, problems: &mut Problems<'_>) -> Own {
                 "tls" => own.tls = read.tls,
                 _ => own.kubernetes = read.kubernetes,
             },
-            Err(error) => {
-                let (path, text) = in_our_words(&error.path().to_string(), error.inner());
-                problems.add(&path, text);
-            }
+            Err((path, fault)) => problems.add(&path, fault),
         }
     }
     if let (Some(_), Some(_)) = (&own.clients.keys_file, &own.clients.entra_id) {
@@ -312,28 +310,5 @@ fn take_endpoint(
             problems.add(&format!("{path}.{ENDPOINT}"), error.to_string());
             None
         }
-    }
-}
-
-/// The library's words for what is unknown or missing, in those of the module.
-fn in_our_words(path: &str, error: &serde_json::Error) -> (String, String) {
-    let text = error.to_string();
-    let names: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
-    match &names[..] {
-        [_, known @ ..] if text.starts_with("unknown field") => {
-            let text = format!("unknown field; use one of {}", known.join(", "));
-            (path.to_owned(), text)
-        }
-        [name, ..] if text.starts_with("missing field") => {
-            let form = match *name {
-                "tenant" => "the id of the tenant",
-                "audience" => {
-                    "the client id, or the URI, of the application that stands for this gateway"
-                }
-                _ => "the path of a file in PEM form",
-            };
-            (format!("{path}.{name}"), format!("is missing; use {form}"))
-        }
-        _ => (path.to_owned(), text),
     }
 }

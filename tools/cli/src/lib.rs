@@ -24,6 +24,7 @@ mod report;
 mod strict;
 mod suggestion;
 mod summary;
+mod typed;
 mod validation;
 mod version;
 mod warnings;

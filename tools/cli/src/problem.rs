@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use azure_openai_balancer::core::config::without_secrets;
+use azure_openai_balancer::core::config::{without_secrets, Fault};
 
 use crate::document::{Document, Position};
-use crate::suggestion::with_suggestion;
+use crate::suggestion::suggestion;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,12 +66,23 @@ impl<'d> Problems<'d> {
         }
     }
 
-    pub(crate) fn add(&mut self, path: &str, text: impl Into<String>) {
-        let text = with_suggestion(path, text.into());
-        // What should not be there is its key; what should be otherwise is its value.
-        let at = match text.starts_with("unknown field") {
-            true => self.document.key_position(path),
-            false => self.document.position(path),
+    pub(crate) fn add(&mut self, path: &str, fault: impl Into<Fault>) {
+        let fault = fault.into();
+        let (at, text) = match &fault {
+            // What should not be there is its key; what should be otherwise is its value.
+            Fault::Unknown { known } => {
+                let text = match suggestion(path, known) {
+                    Some(suggestion) => {
+                        format!(
+                            "unknown field, {suggestion} Use one of {}",
+                            known.join(", ")
+                        )
+                    }
+                    None => fault.to_string(),
+                };
+                (self.document.key_position(path), text)
+            }
+            _ => (self.document.position(path), fault.to_string()),
         };
         self.found.push(Problem::new(at, path, text));
     }
@@ -89,13 +100,6 @@ impl<'d> Problems<'d> {
         self.found
             .sort_by_key(|problem| (problem.at.line, problem.at.column));
         self.found
-    }
-
-    /// A problem's path and text, where the path is one of the file. The names of fields may have colons.
-    pub(crate) fn split<'p>(&self, problem: &'p str) -> Option<(&'p str, &'p str)> {
-        let ends = problem.match_indices(": ").map(|(at, _)| at);
-        let parts = ends.filter_map(|at| Some((problem.get(..at)?, problem.get(at + 2..)?)));
-        parts.filter(|(path, _)| self.document.has(path)).last()
     }
 
     /// Whether there is anything at `path` in the file.
