@@ -349,6 +349,7 @@ struct Events<'a> {
     random: Random,
     began: Instant,
     revoked: Option<Instant>,
+    reloaded: Option<Instant>,
 }
 
 type Event<'a> = fn(&mut Events<'a>);
@@ -386,10 +387,13 @@ impl<'a> Events<'a> {
         sleep(Duration::from_millis(300) + self.random.milliseconds(1200));
     }
 
-    /// Whether every worker has had time to see each backend accept the last token, so that one that is revoked now is renewed.
+    /// Whether a token that is revoked now is renewed. That is so of one in 30 s; of others where every worker has had time to see each
+    /// backend accept the last one, which it forgets with its configuration.
     fn may_revoke(&self) -> bool {
+        let passed = |since: Option<Instant>, time| since.is_none_or(|at| at.elapsed() > time);
+        let are_accepted = passed(self.revoked, 5 * SECOND) && passed(self.reloaded, 5 * SECOND);
         self.net.variant == Variant::RevokedTokens
-            && self.revoked.is_none_or(|at| at.elapsed() > 5 * SECOND)
+            && (are_accepted || passed(self.revoked, 40 * SECOND))
     }
 
     fn revoke(&mut self) {
@@ -464,6 +468,7 @@ impl<'a> Events<'a> {
             json!([408, 429, 500, 502, 503, 504, 505 + self.random.below(50)]);
         plugin["policy"] = json!(self.random.of(&["round_robin", "least_throttled"]));
         assert_eq!(self.gateway.update(plugin), Update::Accepted);
+        self.reloaded = Some(Instant::now());
     }
 
     fn wrong_reload(&mut self) {
@@ -472,6 +477,7 @@ impl<'a> Events<'a> {
         wrong["retry"]["max_attempts"] = Value::Null;
         assert!(matches!(self.gateway.update(wrong), Update::Rejected(_)));
         assert_eq!(self.gateway.update(good), Update::Accepted);
+        self.reloaded = Some(Instant::now());
     }
 
     fn stop_a_backend(&mut self) {
@@ -597,6 +603,7 @@ fn cast(engine: Engine, variant: Variant) {
             random: Random(seed),
             began: Instant::now(),
             revoked: None,
+            reloaded: None,
         };
         // The clients end with the events, also where those end in a panic.
         let _over = Over(&net.is_over);
