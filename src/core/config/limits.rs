@@ -288,7 +288,7 @@ mod tests {
             ),
         ] {
             let problems = parse(&limits, &others).unwrap_err();
-            assert_eq!(problems.problems(), [problem], "{limits}");
+            assert_eq!(problems.lines(), [problem], "{limits}");
         }
         let requests = json!({"default": {"requests_per_minute": 60}});
         assert!(parse(&requests, &json!({"usage": false})).is_ok());
@@ -300,7 +300,7 @@ mod tests {
             .map(|n| (format!("client-{n}"), json!({})))
             .collect();
         let problems = parse(&json!({"clients": clients}), &named()).unwrap_err();
-        let problem = &problems.problems()[0];
+        let problem = &problems.lines()[0];
         assert!(problem.starts_with("limits.clients: ") && problem.ends_with("at most 1000 names"));
     }
 }

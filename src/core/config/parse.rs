@@ -477,18 +477,6 @@ mod tests {
         "identity": {"cluster": "imds"}
     }"#;
 
-    /// What is wrong, a line each.
-    trait Refused {
-        fn problems(self) -> Vec<String>;
-    }
-
-    impl<T: core::fmt::Debug> Refused for Result<T, ConfigError> {
-        fn problems(self) -> Vec<String> {
-            let error = self.unwrap_err();
-            error.problems().iter().map(ToString::to_string).collect()
-        }
-    }
-
     fn parse(json: &str) -> Result<Config, ConfigError> {
         parse_with(json, &[])
     }
@@ -512,7 +500,9 @@ mod tests {
             Ok(Plugin::Upstream)
         ));
         assert_eq!(
-            parse(r#"{"role": "downstream", "backends": []}"#).problems(),
+            parse(r#"{"role": "downstream", "backends": []}"#)
+                .unwrap_err()
+                .lines(),
             [
                 r#"role: "downstream" is not allowed; use "upstream", alone, in a cluster's filters; none in a listener's"#,
                 "backends: unknown field; use one of role",
@@ -530,7 +520,7 @@ mod tests {
             Value::Array(list) => list.push(value),
             other => panic!("{other} has no fields"),
         }
-        parse(&config.to_string()).problems()
+        parse(&config.to_string()).unwrap_err().lines()
     }
 
     #[test]
@@ -604,7 +594,7 @@ mod tests {
         for value in [None, Some(""), Some("two words")] {
             let environment: Vec<_> = value.iter().map(|value| ("EAST_KEY", *value)).collect();
             assert_eq!(
-                parse_with(&keyed, &environment).problems(),
+                parse_with(&keyed, &environment).unwrap_err().lines(),
                 [
                     r#"backends[0].api_key_env: the variable "EAST_KEY" is not set or not printable; set it in vm_config.environment_variables"#
                 ]
@@ -612,7 +602,7 @@ mod tests {
         }
         let without = alone.replace(r#""api_key_env": "EAST_KEY", "#, "");
         assert_eq!(
-            parse(&without).problems(),
+            parse(&without).unwrap_err().lines(),
             [
                 r#"identity: is missing; use an object such as {"cluster": "imds"}, or give every backend an api_key_env"#
             ]
@@ -729,7 +719,7 @@ mod tests {
                     let expected = format!(
                         "{path}: *** (not shown, it may be a secret) is not allowed; use {VARIABLE_FORM}"
                     );
-                    assert_eq!(refused.problems(), [expected]);
+                    assert_eq!(refused.unwrap_err().lines(), [expected]);
                 }
             }
         }
@@ -1015,7 +1005,9 @@ retries: unknown field; use one of backends, identity, identities, state, other_
     #[test]
     fn app_service_without_its_environment_says_where_to_set_it() {
         assert_eq!(
-            parse_with(APP_SERVICE, &[("IDENTITY_ENDPOINT", "localhost")]).problems(),
+            parse_with(APP_SERVICE, &[("IDENTITY_ENDPOINT", "localhost")])
+                .unwrap_err()
+                .lines(),
             [
                 r#"identity.header_env: the variable "IDENTITY_HEADER" is not set or not printable; set it in vm_config.environment_variables"#,
                 r#"identity.endpoint_env: the variable holds no URL; use one such as "http://localhost:42356/msi/token""#,
@@ -1089,7 +1081,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
             ("AZURE_AUTHORITY_HOST", "https://a/b"),
         ];
         assert_eq!(
-            parse_with(&json, &set).problems(),
+            parse_with(&json, &set).unwrap_err().lines(),
             [
                 r#"identity.tenant_id: is missing, and the variable "AZURE_TENANT_ID" is not set or not of the right form; use the id of the tenant, or set the variable in vm_config.environment_variables"#,
                 r#"identity.authority_host: the variable AZURE_AUTHORITY_HOST holds no host; use a host such as "https://login.microsoftonline.com""#,
@@ -1100,7 +1092,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
         let set = [("AZURE_TENANT_ID", "t")];
         let secret = json.replace("workload_identity", "client_secret");
         assert_eq!(
-            parse_with(&secret, &set).problems(),
+            parse_with(&secret, &set).unwrap_err().lines(),
             [
                 r#"identity.client_secret_env: the variable "S" is not set or not printable; set it in vm_config.environment_variables"#
             ]
@@ -1120,7 +1112,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
             "identities": {"lab": {"cluster": "imds", "client_id": "l"}, "a b": {"cluster": "x"}, "other": 5}
         }"#;
         assert_eq!(
-            parse_with(json, &[("KEY", "k")]).problems(),
+            parse_with(json, &[("KEY", "k")]).unwrap_err().lines(),
             [
                 r#"identities.a b: "a b" is not allowed; use 1 to 64 letters, digits, '-' or '_'"#,
                 "identities.other: 5 is not allowed; use an object",
@@ -1138,7 +1130,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
             BackendCredential::Identity(0)
         );
         let unnamed = only_named.replace(r#", "identity": "lab""#, "");
-        assert!(parse(&unnamed).problems()[0].starts_with("identity: is missing"));
+        assert!(parse(&unnamed).unwrap_err().lines()[0].starts_with("identity: is missing"));
     }
 
     #[test]

@@ -115,3 +115,11 @@ impl fmt::Display for ConfigError {
 }
 
 impl core::error::Error for ConfigError {}
+
+#[cfg(test)]
+impl ConfigError {
+    /// The problems, a line each.
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.problems.iter().map(Problem::to_string).collect()
+    }
+}
