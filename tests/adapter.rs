@@ -26,6 +26,7 @@ mod adapter {
     mod health;
     mod held_bodies;
     mod keys;
+    mod limits;
     mod messages;
     mod no_answer;
     mod objects;

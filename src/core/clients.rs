@@ -2,6 +2,7 @@
 //!
 //! Who a client is has been found out by a filter before this one, which says so in a request header.
 
+use crate::limits::Limit;
 use crate::prelude::*;
 
 /// The most clients that are told apart. Each one becomes a statistic, which Envoy keeps for good.
@@ -32,17 +33,42 @@ pub enum Kind {
     Prompt,
     /// Tokens of completions.
     Completion,
+    /// Requests refused because the client's tokens of the minute are used up.
+    OverTokensPerMinute,
+    /// Requests refused because the client's tokens of the day are used up.
+    OverTokensPerDay,
+    /// Requests refused because the client's requests of the minute are used up.
+    OverRequestsPerMinute,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Requests, Self::Prompt, Self::Completion];
+    pub const ALL: [Self; 6] = [
+        Self::Requests,
+        Self::Prompt,
+        Self::Completion,
+        Self::OverTokensPerMinute,
+        Self::OverTokensPerDay,
+        Self::OverRequestsPerMinute,
+    ];
+
+    /// What a request counts as that was refused because of this `limit`.
+    pub const fn limited(limit: Limit) -> Self {
+        match limit {
+            Limit::TokensPerMinute => Self::OverTokensPerMinute,
+            Limit::TokensPerDay => Self::OverTokensPerDay,
+            Limit::RequestsPerMinute => Self::OverRequestsPerMinute,
+        }
+    }
 
     const fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
             Self::Prompt => "tokens.prompt",
             Self::Completion => "tokens.completion",
+            Self::OverTokensPerMinute => "limited.tokens_per_minute",
+            Self::OverTokensPerDay => "limited.tokens_per_day",
+            Self::OverRequestsPerMinute => "limited.requests_per_minute",
         }
     }
 }
@@ -148,7 +174,7 @@ mod tests {
         clients
             .drain(|place, client, kind, count| seen.push((place, client.to_owned(), kind, count)));
         let expected = [
-            (3, "a", Kind::Requests, 1),
+            (Kind::ALL.len(), "a", Kind::Requests, 1),
             (0, "b", Kind::Requests, 2),
             (2, "b", Kind::Completion, 500),
         ];

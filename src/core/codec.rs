@@ -18,6 +18,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The fields of a part of a value, which has no version of its own.
+    pub(super) fn of_part(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
     pub(super) fn u8(&mut self) -> Option<u8> {
         let (byte, rest) = self.0.split_first()?;
         self.0 = rest;

@@ -57,6 +57,7 @@ pub mod inflate;
 pub mod inspection;
 pub mod json;
 pub mod keys;
+pub mod limits;
 pub mod metrics;
 pub mod multipart;
 pub mod no_retry;

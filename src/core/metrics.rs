@@ -43,6 +43,8 @@ pub enum Event {
     /// A request was refused because of what it asks for: no backend has the API, the path is not Azure OpenAI's, its objects
     /// live on several backends, or its body had to be read and is encoded.
     NotServed,
+    /// A request was answered 429 because one of its client's limits is used up.
+    Limited,
     /// The token service was asked.
     TokenFetch,
     /// The token service was asked in vain.
@@ -69,7 +71,7 @@ pub enum Event {
     Token(usize, Tokens),
 }
 
-const SIMPLE: [(&str, Event); 16] = [
+const SIMPLE: [(&str, Event); 17] = [
     ("requests", Event::Request),
     ("bodies_unread", Event::BodyUnread),
     ("stream_broken", Event::StreamBroken),
@@ -80,6 +82,7 @@ const SIMPLE: [(&str, Event); 16] = [
     ("refused.unavailable", Event::AllUnavailable),
     ("refused.no_deployment", Event::NotOffered),
     ("refused.not_served", Event::NotServed),
+    ("refused.limited", Event::Limited),
     ("affinity.requests", Event::Keyed),
     ("affinity.kept", Event::KeyKept),
     ("affinity.overflowed", Event::KeyOverflowed),

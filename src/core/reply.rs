@@ -158,6 +158,18 @@ impl LocalReply {
         }
     }
 
+    /// One of the client's limits is used up. The code is OpenAI's.
+    ///
+    /// Source: <https://platform.openai.com/docs/guides/error-codes>
+    pub fn over_limit(message: String, retry_after: Duration) -> Self {
+        Self {
+            status: 429,
+            code: "rate_limit_exceeded",
+            message,
+            retry_after: Some(retry_after),
+        }
+    }
+
     /// No backend has the deployment. Code and status are Azure's.
     pub fn no_deployment() -> Self {
         Self {

@@ -52,7 +52,7 @@ pub fn millis(duration: Duration) -> u64 {
     whole.saturating_add(u64::from(duration.subsec_millis()))
 }
 
-/// A duration as people read it: `250ms`, `1.5s`, `59m58s`.
+/// A duration as people read it: `250ms`, `1.5s`, `59m58s`, `23h59m`.
 pub struct Pretty(pub Duration);
 
 impl fmt::Display for Pretty {
@@ -65,8 +65,12 @@ impl fmt::Display for Pretty {
                 let text = text.trim_end_matches('0').trim_end_matches('.');
                 write!(f, "{text}s")
             }
-            (minutes, 0) => write!(f, "{minutes}m"),
-            (minutes, seconds) => write!(f, "{minutes}m{seconds}s"),
+            (minutes, 0) if minutes < 60 => write!(f, "{minutes}m"),
+            (minutes, seconds) if minutes < 60 => write!(f, "{minutes}m{seconds}s"),
+            (minutes, _) => match (minutes / 60, minutes % 60) {
+                (hours, 0) => write!(f, "{hours}h"),
+                (hours, minutes) => write!(f, "{hours}h{minutes}m"),
+            },
         }
     }
 }
@@ -115,6 +119,9 @@ mod tests {
             (20_050, "20.05s"),
             (120_000, "2m"),
             (3_598_000, "59m58s"),
+            (3_600_000, "1h"),
+            (86_399_000, "23h59m"),
+            (100_800_000, "28h"),
         ] {
             assert_eq!(Pretty(Duration::from_millis(millis)).to_string(), text);
         }

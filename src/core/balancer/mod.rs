@@ -21,6 +21,7 @@ use super::fleet::{Fleet, Names};
 use super::health::{Change, Finding};
 use super::host::Host;
 use super::identity::Credentials;
+use super::limits::Limiter;
 use super::metrics::{Event, Tally};
 use super::plan::{BackendSet, Plan};
 use super::replay::{ReplayMemory, HELD_UNTIL_COMPLETE};
@@ -42,6 +43,8 @@ pub struct Balancer<H> {
     pub names: Names<H>,
     /// The credentials that backends are shown.
     pub credentials: Credentials<H>,
+    /// What holds clients to their limits, where they have any.
+    pub limiter: Option<Limiter<H>>,
     /// The tags by which ids name backends.
     pub tags: Tags,
     /// Whether Envoy shows the bodies that the listener's filter holds.
@@ -70,6 +73,10 @@ impl<H: Host> Balancer<H> {
             fleet: Fleet::new(host.clone(), &config, seed, host.now())?,
             names: Names::new(host.clone(), &config)?,
             credentials: Credentials::new(&host, &config)?,
+            limiter: match config.limits.clone() {
+                Some(rules) => Some(Limiter::new(host.clone(), rules)?),
+                None => None,
+            },
             tags: config.tags(),
             listener_bodies: HeldBodies::default(),
             cluster_bodies: HeldBodies::default(),
@@ -112,6 +119,11 @@ impl<H: Host> Balancer<H> {
         let mut clients = self.clients.borrow_mut();
         clients.count(client, Kind::Prompt, usage.of(Tokens::Prompt));
         clients.count(client, Kind::Completion, usage.of(Tokens::Completion));
+    }
+
+    /// Counts a request of `client` that is over a limit.
+    pub fn count_limited_client(&self, client: &str, limited: Kind) {
+        self.clients.borrow_mut().count(client, limited, 1);
     }
 
     /// Tells `hand_over` each count since the last time, with its place among the statistics.

@@ -8,6 +8,7 @@
 mod answers;
 mod input;
 mod lessons;
+mod limits;
 mod reply;
 mod request;
 mod rerouted;
@@ -23,6 +24,7 @@ pub use input::{Input, LastWord, Next, Stalled};
 pub use reply::{Reply, TaggedAnswer};
 pub use sending::{BodyEdit, Call};
 
+use self::limits::Limited;
 use self::reply::ClientAnswer;
 use self::tagging::Tagging;
 use super::attempts::{digit, Attempts, Verdict};
@@ -184,6 +186,8 @@ pub struct Exchange {
     why: Option<Box<Why>>,
     /// The client's name.
     client: Option<String>,
+    /// How it stands with the client's limits.
+    limited: Limited,
     /// What only attempts of the router need.
     router: rerouted::Rerouted,
 }
@@ -225,6 +229,7 @@ impl Exchange {
             location: None,
             why: explains.then(Box::default),
             client: None,
+            limited: Limited::default(),
             router: rerouted::Rerouted::default(),
         }
     }
@@ -352,6 +357,7 @@ impl Exchange {
         }
         // Its answer is over, if it had one, and no access log can have it any more.
         let _ = self.end_usage(balancer);
+        self.settle_end(balancer);
         match self.state {
             State::New | State::Done => {}
             State::Passing if complete => {}

@@ -7,6 +7,7 @@ use super::{digit, Answer, AnswerBody, Exchange, Host, LocalReply, Next, NoRetry
 use crate::balancer::Balancer;
 use crate::config::Engine;
 use crate::edits::{Edit, Edits};
+use crate::limits::Excess;
 use crate::prelude::*;
 use crate::reply::retry_after;
 
@@ -139,6 +140,10 @@ impl Exchange {
             .map(|(name, value)| (bytes(name), Cow::Owned(value.into_bytes())))
             .collect();
         let names = &balancer.config.headers;
+        if let Some(excess) = self.excess() {
+            let standing = excess.headers().into_iter();
+            headers.extend(standing.map(|(name, value)| (bytes(name), value.into_bytes().into())));
+        }
         if let (Some(name), Some(why)) = (&names.why, why) {
             headers.push((bytes(name), bytes(why)));
         }
@@ -147,7 +152,7 @@ impl Exchange {
         }
         Reply {
             status: reply.status,
-            details: reply.code,
+            details: self.excess().map_or(reply.code, Excess::details),
             headers,
             body: reply.body(self.request.surface).into(),
             is_changed_by_reply: false,

@@ -54,6 +54,9 @@ impl Exchange {
                 }
             }
         }
+        if let Some(answered) = self.charge(balancer) {
+            return answered;
+        }
         self.body = self.copy(balancer);
         if end {
             self.body.finish();

@@ -94,6 +94,7 @@ impl Exchange {
     #[inline(never)]
     pub fn end_usage<H: Host>(&mut self, balancer: &Balancer<H>) -> Option<Usage> {
         let usage = self.usage.take()?.finish();
+        self.settle_usage(usage.as_ref(), balancer);
         let Some(usage) = usage else {
             balancer.count(Event::UsageUnknown);
             return None;

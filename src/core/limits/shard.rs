@@ -1,0 +1,185 @@
+//! The accounts of a few clients in one shared value.
+
+use super::account::Account;
+use crate::hash::{fingerprint, scatter};
+use crate::prelude::*;
+use crate::time::Timestamp;
+
+/// How many shared values there are.
+pub(super) const SHARDS: u8 = 128;
+
+/// So many clients have an account in one of them. Where there are more, the one that made no request for the longest time is forgotten.
+const MOST: usize = 128;
+
+const VERSION: u8 = 1;
+
+/// What stands for a client's name.
+pub(super) type ClientId = u64;
+
+/// The bytes that a client has: its id, and its account.
+const ENTRY: usize = size_of::<ClientId>() + Account::SIZE;
+
+/// The shared value in which a client's account is, and what stands for the client there. Clients without a name are one.
+pub(super) fn place_of(client: Option<&str>) -> (u8, ClientId) {
+    let id = scatter(fingerprint(client.into_iter()));
+    let shard = id % u64::from(SHARDS);
+    (u8::try_from(shard).unwrap_or_default(), id)
+}
+
+/// The key of a shared value.
+pub(super) fn shard_key(shard: u8) -> String {
+    format!("aoai.limits.{shard}")
+}
+
+/// The accounts of a few clients, as bytes: a version, and an entry for each client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shard(Vec<u8>);
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self(vec![VERSION])
+    }
+}
+
+impl Shard {
+    /// The accounts in `bytes`; none if they are not understood.
+    pub(super) fn decode(bytes: Option<&[u8]>) -> Self {
+        let known = bytes.filter(|bytes| {
+            let entries = bytes.split_first().filter(|(first, _)| **first == VERSION);
+            entries.is_some_and(|(_, entries)| entries.len() % ENTRY == 0)
+        });
+        known.map_or_else(Self::default, |bytes| Self(bytes.to_vec()))
+    }
+
+    /// The accounts as bytes.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// The client's account: a new one if it has none.
+    pub(super) fn account(&self, id: ClientId) -> Account {
+        let own = self.entries().find(|(own, _)| *own == id);
+        let account = own.and_then(|(_, account)| Account::decode(account));
+        account.unwrap_or_default()
+    }
+
+    /// Puts the client's account in the place of the one that it has.
+    pub(super) fn put(&mut self, id: ClientId, account: &Account) {
+        let position = self.position(id);
+        let at = position.saturating_mul(ENTRY).saturating_add(1);
+        let end = at.saturating_add(ENTRY);
+        if self.0.len() < end {
+            self.0.resize(end, 0);
+        }
+        let bytes = id.to_le_bytes().into_iter().chain(account.encode());
+        let entry = self.0.get_mut(at..end).unwrap_or_default();
+        for (slot, byte) in entry.iter_mut().zip(bytes) {
+            *slot = byte;
+        }
+    }
+
+    /// The place for this client: its own, the next one, or that of the client which made no request for the longest time.
+    fn position(&self, id: ClientId) -> usize {
+        let own = self.entries().position(|(own, _)| own == id);
+        let count = self.entries().count();
+        match own {
+            Some(own) => own,
+            None if count < MOST => count,
+            None => self.oldest(),
+        }
+    }
+
+    #[inline(never)]
+    fn oldest(&self) -> usize {
+        let last_use = |account| Account::decode(account).map(|account| account.last_use());
+        let accounts = self.entries().enumerate();
+        let oldest =
+            accounts.min_by_key(|(_, (_, account))| -> Option<Timestamp> { last_use(account) });
+        oldest.map_or(0, |(at, _)| at)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (ClientId, &[u8])> {
+        let entries = self.0.get(1..).unwrap_or_default();
+        entries.chunks_exact(ENTRY).filter_map(|entry| {
+            let (id, account) = entry.split_first_chunk::<{ size_of::<ClientId>() }>()?;
+            Some((ClientId::from_le_bytes(*id), account))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::super::account::{Ask, Taken};
+    use super::*;
+    use crate::config::Limits;
+
+    const LIMITS: Limits = Limits {
+        tokens_per_minute: None,
+        tokens_per_day: None,
+        requests_per_minute: Some(5),
+    };
+
+    /// Makes a request of this client at that second; whether it passes.
+    fn passes(shard: &mut Shard, id: ClientId, second: u64) -> bool {
+        let mut account = shard.account(id);
+        let now = Timestamp::from_secs(1_700_000_000) + Duration::from_secs(second);
+        let taken = account.take(&LIMITS, Ask::default(), now);
+        shard.put(id, &account);
+        *shard = Shard::decode(Some(&shard.clone().into_bytes()));
+        matches!(taken, Taken::Charged(_))
+    }
+
+    #[test]
+    fn no_client_touches_the_account_of_another() {
+        let mut shard = Shard::default();
+        for round in 0..8 {
+            for id in 1..=20 {
+                assert_eq!(passes(&mut shard, id, 0), round < 5, "{id}");
+            }
+        }
+        assert!(passes(&mut shard, 21, 0));
+        assert_eq!(shard.0.len(), 1 + 21 * ENTRY);
+    }
+
+    #[test]
+    fn the_client_without_requests_for_longest_is_forgotten() {
+        let mut shard = Shard::default();
+        for id in 0..MOST as u64 {
+            for _ in 0..5 {
+                assert!(passes(&mut shard, id, 0));
+            }
+        }
+        // All but one ask once more, in vain.
+        for id in (0..MOST as u64).filter(|id| *id != 7) {
+            assert!(!passes(&mut shard, id, 1));
+        }
+        assert!(passes(&mut shard, 1_000, 1));
+        assert_eq!(shard.0.len(), 1 + MOST * ENTRY);
+        assert!(!passes(&mut shard, 8, 1), "not forgotten");
+        assert!(passes(&mut shard, 7, 1), "forgotten");
+    }
+
+    #[test]
+    fn what_is_not_understood_counts_as_no_accounts() {
+        for bytes in [
+            None,
+            Some(&[][..]),
+            Some(&[9]),
+            Some(&[VERSION, 1]),
+            Some(&[9; 1 + ENTRY]),
+        ] {
+            assert_eq!(Shard::decode(bytes), Shard::default(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn clients_are_spread_over_the_shared_values() {
+        let shards: std::collections::BTreeSet<_> = (0..2000)
+            .map(|n| place_of(Some(&format!("client-{n}"))).0)
+            .collect();
+        assert_eq!(shards.len(), usize::from(SHARDS));
+        assert_ne!(place_of(None), place_of(Some("")));
+    }
+}

@@ -1,0 +1,380 @@
+//! Properties of the limits of clients, over random sequences of requests on several workers, under a virtual clock.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::rc::Rc;
+
+use azure_openai_balancer::core::config::{LimitRules, Limits};
+use azure_openai_balancer::core::host::Host;
+use azure_openai_balancer::core::limits::{Ask, Charge, Limiter};
+use azure_openai_balancer::core::swap::SharedMap;
+use azure_openai_balancer::core::time::Timestamp;
+use azure_openai_balancer::core::usage::Usage;
+
+const MINUTE: u64 = 60_000;
+const DAY: u64 = 24 * 60 * MINUTE;
+/// A midnight.
+const START: u64 = 1_700_006_400_000;
+
+#[derive(Default)]
+struct Inside {
+    values: RefCell<HashMap<String, (Vec<u8>, u32)>>,
+    last: Cell<u32>,
+    millis: Cell<u64>,
+    calls: Cell<usize>,
+}
+
+/// A map and a clock.
+#[derive(Clone, Default)]
+struct Map(Rc<Inside>);
+
+impl SharedMap for Map {
+    type Error = Infallible;
+
+    fn get(&self, key: &str) -> Result<(Option<Vec<u8>>, u32), Infallible> {
+        self.0.calls.set(self.0.calls.get() + 1);
+        let values = self.0.values.borrow();
+        let known = values.get(key);
+        Ok(known.map_or((None, 0), |(value, cas)| (Some(value.clone()), *cas)))
+    }
+
+    fn set(&self, key: &str, value: &[u8], cas: u32) -> Result<bool, Infallible> {
+        self.0.calls.set(self.0.calls.get() + 1);
+        let mut values = self.0.values.borrow_mut();
+        let current = values.get(key).map_or(0, |(_, cas)| *cas);
+        if cas != 0 && cas != current {
+            return Ok(false);
+        }
+        self.0.last.set(self.0.last.get() + 1);
+        values.insert(key.to_owned(), (value.to_vec(), self.0.last.get()));
+        Ok(true)
+    }
+}
+
+impl Host for Map {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.millis.get())
+    }
+}
+
+/// Numbers that look random and follow from a seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+/// An Envoy with a few workers.
+struct Envoy {
+    map: Map,
+    workers: Vec<Limiter<Map>>,
+}
+
+impl Envoy {
+    fn new(limits: Limits) -> Self {
+        let map = Map::default();
+        map.0.millis.set(START);
+        let rules = LimitRules {
+            default: limits,
+            clients: Vec::new(),
+        };
+        let worker = |_| Limiter::new(map.clone(), rules.clone()).unwrap();
+        Self {
+            workers: (0..3).map(worker).collect(),
+            map,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.map.0.millis.get()
+    }
+
+    fn pass(&self, millis: u64) {
+        self.map.0.millis.set(self.now() + millis);
+    }
+}
+
+fn chat(bytes: u64) -> Ask {
+    Ask {
+        takes_tokens: true,
+        bytes: Some(bytes),
+    }
+}
+
+fn usage(prompt: u64, completion: u64) -> Usage {
+    Usage {
+        prompt: Some(u32::try_from(prompt).unwrap()),
+        completion: Some(u32::try_from(completion).unwrap()),
+        ..Usage::default()
+    }
+}
+
+const NONE: Limits = Limits {
+    tokens_per_minute: None,
+    tokens_per_day: None,
+    requests_per_minute: None,
+};
+
+/// A request that is under way.
+struct Flight {
+    client: &'static str,
+    charge: Charge,
+    lands: u64,
+}
+
+/// The tokens that each client's answers took, with the time when they were known.
+type Used = HashMap<&'static str, Vec<(u64, u64)>>;
+
+/// Random requests for a while: what each client used, and the most that one of them had under way.
+fn run(envoy: &Envoy, seed: u64, steps: u64, longest: u64) -> (Used, u64) {
+    const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
+    let mut random = Random(seed);
+    let mut used = Used::new();
+    let mut flights: Vec<Flight> = Vec::new();
+    let mut most_under_way = 0;
+    for _ in 0..steps {
+        envoy.pass(random.below(2000));
+        let now = envoy.now();
+        let (landed, rest) = flights.into_iter().partition(|flight| flight.lands <= now);
+        flights = rest;
+        for Flight { client, charge, .. } in landed {
+            let worker = &envoy.workers[usize::try_from(random.below(3)).unwrap()];
+            // A prompt is never smaller than its estimate here: nothing is put back.
+            let (prompt, completion) = (charge.tokens + random.below(50), random.below(500));
+            worker.settle(Some(client), charge, Some(&usage(prompt, completion)));
+            used.entry(client)
+                .or_default()
+                .push((now, prompt + completion));
+        }
+        let client = CLIENTS[usize::try_from(random.below(4)).unwrap()];
+        let worker = &envoy.workers[usize::try_from(random.below(3)).unwrap()];
+        if let Ok(Some(charge)) = worker.take(Some(client), chat(random.below(250))) {
+            let lands = now + random.below(longest);
+            flights.push(Flight {
+                client,
+                charge,
+                lands,
+            });
+        }
+        for client in CLIENTS {
+            let own = flights.iter().filter(|flight| flight.client == client);
+            most_under_way = most_under_way.max(own.count() as u64);
+        }
+    }
+    (used, most_under_way)
+}
+
+/// The most that was used within so long.
+fn most_within(used: &[(u64, u64)], window: u64) -> u64 {
+    let sums = used.iter().map(|(from, _)| {
+        let within = used
+            .iter()
+            .filter(|(at, _)| (*from..=from + window).contains(at));
+        within.map(|(_, tokens)| tokens).sum()
+    });
+    sums.max().unwrap_or_default()
+}
+
+/// The most tokens of an answer of [`run`].
+const LARGEST: u64 = 250 + 50 + 500;
+
+#[test]
+fn in_no_window_more_passes_than_the_limit_and_what_was_under_way() {
+    let limits = Limits {
+        tokens_per_minute: Some(3000),
+        ..NONE
+    };
+    for seed in 0..20 {
+        let envoy = Envoy::new(limits);
+        let (used, under_way) = run(&envoy, seed, 3000, 20_000);
+        for (client, used) in used {
+            for window in [0, 1000, MINUTE, 10 * MINUTE] {
+                let most = 3000 + 3000 * window / MINUTE + under_way * LARGEST;
+                let within = most_within(&used, window);
+                assert!(
+                    within <= most,
+                    "{seed} {client}: {within} in {window} ms, not {most}"
+                );
+            }
+            // It is no less either: 3000 a minute are asked for, and more.
+            let all: u64 = used.iter().map(|(_, tokens)| tokens).sum();
+            let minutes = (envoy.now() - START) / MINUTE;
+            assert!(
+                all >= 3000 * minutes * 9 / 10,
+                "{seed} {client}: {all} in {minutes} minutes"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_exceeded_is_paid_back_in_the_long_run() {
+    let limits = Limits {
+        tokens_per_minute: Some(1000),
+        tokens_per_day: Some(100_000),
+        ..NONE
+    };
+    let envoy = Envoy::new(limits);
+    let (used, under_way) = run(&envoy, 7, 30_000, 30_000);
+    let minutes = (envoy.now() - START).div_ceil(MINUTE);
+    for (client, used) in used {
+        let all: u64 = used.iter().map(|(_, tokens)| tokens).sum();
+        let most = 1000 + 1000 * minutes + under_way * LARGEST;
+        assert!(all <= most, "{client}: {all} of {most}");
+    }
+}
+
+#[test]
+fn in_no_day_more_passes_than_its_limit_and_what_was_under_way() {
+    let limits = Limits {
+        tokens_per_day: Some(50_000),
+        ..NONE
+    };
+    let envoy = Envoy::new(limits);
+    // A week, and an answer takes up to an hour.
+    let mut by_day: HashMap<(&str, u64), u64> = HashMap::new();
+    let mut random = Random(3);
+    loop {
+        envoy.pass(random.below(10 * MINUTE));
+        if envoy.now() >= START + 7 * DAY {
+            break;
+        }
+        let client = ["a", "b"][usize::try_from(random.below(2)).unwrap()];
+        let worker = &envoy.workers[usize::try_from(random.below(3)).unwrap()];
+        if let Ok(Some(charge)) = worker.take(Some(client), chat(400)) {
+            let completion = random.below(3000);
+            worker.settle(Some(client), charge, Some(&usage(100, completion)));
+            *by_day.entry((client, envoy.now() / DAY)).or_default() += 100 + completion;
+        }
+    }
+    assert_eq!(by_day.len(), 14);
+    for (day, tokens) in by_day {
+        assert!(tokens <= 50_000 + 3100, "{day:?}: {tokens}");
+        assert!(tokens >= 50_000 - 3100, "{day:?}: {tokens}");
+    }
+}
+
+#[test]
+fn requests_of_all_workers_count_exactly() {
+    let limits = Limits {
+        requests_per_minute: Some(100),
+        ..NONE
+    };
+    let envoy = Envoy::new(limits);
+    let ask = Ask::default();
+    for client in [Some("a"), Some("b"), None] {
+        let takes = (0..300).map(|n| envoy.workers[n % 3].take(client, ask).is_ok());
+        assert_eq!(takes.filter(|passed| *passed).count(), 100, "{client:?}");
+    }
+    // One comes back every 600 ms.
+    envoy.pass(6000);
+    let takes = (0..300).map(|n| envoy.workers[n % 3].take(Some("a"), ask).is_ok());
+    assert_eq!(takes.filter(|passed| *passed).count(), 10);
+}
+
+#[test]
+fn who_waits_as_long_as_told_passes() {
+    let limits = Limits {
+        tokens_per_minute: Some(700),
+        tokens_per_day: Some(90_000),
+        requests_per_minute: Some(7),
+    };
+    let envoy = Envoy::new(limits);
+    let mut random = Random(11);
+    let (mut waits, mut passed) = (0, 0);
+    while passed < 2000 {
+        match envoy.workers[0].take(Some("a"), chat(random.below(900))) {
+            Ok(charge) => {
+                let usage = usage(random.below(300), random.below(900));
+                envoy.workers[1].settle(Some("a"), charge.unwrap(), Some(&usage));
+                passed += 1;
+                envoy.pass(random.below(3000));
+            }
+            Err(excess) => {
+                let wait = u64::try_from(excess.exceeded.wait.as_millis()).unwrap();
+                envoy.pass(wait - 1);
+                assert!(
+                    envoy.workers[2].take(Some("a"), chat(0)).is_err(),
+                    "{excess:?}"
+                );
+                envoy.pass(1);
+                let charge = envoy.workers[2].take(Some("a"), chat(0));
+                assert!(charge.is_ok(), "{excess:?} {charge:?}");
+                waits += 1;
+            }
+        }
+    }
+    assert!(waits > 100, "{waits}");
+}
+
+#[test]
+fn a_clock_set_back_locks_no_client_out_for_longer_than_the_window() {
+    for (limits, window) in [
+        (
+            Limits {
+                tokens_per_minute: Some(1000),
+                ..NONE
+            },
+            MINUTE,
+        ),
+        (
+            Limits {
+                requests_per_minute: Some(1),
+                ..NONE
+            },
+            MINUTE,
+        ),
+        (
+            Limits {
+                tokens_per_day: Some(1000),
+                ..NONE
+            },
+            DAY,
+        ),
+    ] {
+        let envoy = Envoy::new(limits);
+        envoy.pass(400 * DAY);
+        while envoy.workers[0].take(Some("a"), chat(4000)).is_ok() {}
+        envoy.map.0.millis.set(START);
+        let excess = envoy.workers[1].take(Some("a"), chat(4000)).unwrap_err();
+        assert!(
+            excess.exceeded.wait.as_millis() <= u128::from(window),
+            "{excess:?}"
+        );
+        envoy.pass(window);
+        assert!(
+            envoy.workers[2].take(Some("a"), chat(4000)).is_ok(),
+            "{limits:?}"
+        );
+    }
+}
+
+#[test]
+fn a_request_without_limits_reads_no_shared_value() {
+    let tokens = Limits {
+        tokens_per_minute: Some(1000),
+        ..NONE
+    };
+    let map = Map::default();
+    let rules = LimitRules {
+        default: tokens,
+        clients: vec![("free".to_owned(), NONE)],
+    };
+    let limiter = Limiter::new(map.clone(), rules).unwrap();
+    let calls = |client, ask| {
+        map.0.calls.set(0);
+        limiter.take(Some(client), ask).unwrap();
+        map.0.calls.get()
+    };
+    assert_eq!(calls("free", chat(100)), 0);
+    assert_eq!(calls("team", Ask::default()), 0, "no tokens are taken");
+    assert_eq!(calls("team", chat(100)), 2);
+}
