@@ -187,7 +187,7 @@ fn most_within(used: &[(u64, u64)], window: u64) -> u64 {
 const LARGEST: u64 = 250 + 50 + 500;
 
 #[test]
-fn in_no_window_more_passes_than_the_limit_and_what_was_under_way() {
+fn no_window_lets_more_pass_than_limit_and_what_is_under_way() {
     let limits = Limits {
         tokens_per_minute: Some(3000),
         ..NONE
