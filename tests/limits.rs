@@ -316,7 +316,7 @@ fn who_waits_as_long_as_told_passes() {
 }
 
 #[test]
-fn a_clock_set_back_locks_no_client_out_for_longer_than_the_window() {
+fn a_clock_set_back_locks_nobody_out_beyond_the_window() {
     for (limits, window) in [
         (
             Limits {
