@@ -13,6 +13,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use azure_openai_balancer::core::config::{Backend, Plugin};
+use azure_openai_balancer::core::ledger::Kind;
+use azure_openai_balancer::core::pace::Measure;
 use azure_openai_balancer::core::{clients, metrics};
 use serde_json::Value;
 
@@ -322,7 +324,10 @@ fn statistics() -> BTreeSet<String> {
     names.extend(metrics::gauge_names(&backend));
     names.extend(metrics::quota_gauge_names(&backend, "NAME"));
     names.push(metrics::TOKEN_SECONDS_LEFT.to_owned());
-    names.extend(clients::Kind::ALL.map(|kind| clients::counter_name("NAME", kind)));
+    names.extend(Kind::ALL.map(|kind| clients::counter_name("NAME", kind)));
+    let of_deployment = |kind| metrics::deployment_counter_name(&backend, "NAME", kind);
+    names.extend(Kind::OF_DEPLOYMENT.map(of_deployment));
+    names.extend(Measure::ALL.map(|measure| measure.histogram_name(&backend)));
     names.into_iter().collect()
 }
 
@@ -372,6 +377,7 @@ fn statistics_in_the_pages_exist() {
         for word in words.filter(|word| is_prometheus_name(word)) {
             found += 1;
             let page = page.display();
+            let word = word.strip_suffix("_bucket").unwrap_or(word);
             assert!(exported.contains(word), "{page}: there is no {word}");
         }
     }

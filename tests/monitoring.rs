@@ -12,6 +12,8 @@ use std::fs;
 use std::path::Path;
 
 use azure_openai_balancer::core::config::Backend;
+use azure_openai_balancer::core::ledger::Kind;
+use azure_openai_balancer::core::pace::Measure;
 use azure_openai_balancer::core::{clients, metrics};
 
 const ALERTS: &str = "deploy/prometheus/alerts.yml";
@@ -33,7 +35,10 @@ fn exported() -> BTreeSet<String> {
     names.extend(metrics::gauge_names(&backend));
     names.extend(metrics::quota_gauge_names(&backend, "NAME"));
     names.push(metrics::TOKEN_SECONDS_LEFT.to_owned());
-    names.extend(clients::Kind::ALL.map(|kind| clients::counter_name("NAME", kind)));
+    names.extend(Kind::ALL.map(|kind| clients::counter_name("NAME", kind)));
+    let of_deployment = |kind| metrics::deployment_counter_name(&backend, "NAME", kind);
+    names.extend(Kind::OF_DEPLOYMENT.map(of_deployment));
+    names.extend(Measure::ALL.map(|measure| measure.histogram_name(&backend)));
     names
         .iter()
         .map(|name| name.replace(".NAME", "").replace('.', "_"))
@@ -48,7 +53,8 @@ fn asked_for(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words
         .filter(|word| word.starts_with("aoai_") && !LABELS.contains(word))
-        .map(str::to_owned)
+        // A histogram is several series.
+        .map(|word| word.strip_suffix("_bucket").unwrap_or(word).to_owned())
         .collect()
 }
 

@@ -3,8 +3,10 @@
 use super::attempts::Because;
 use super::config::Backend;
 use super::health::{Health, QuotaWait, Reason};
+use super::ledger::Kind;
 use super::no_retry::NoRetry;
 use super::outcome::Outcome;
+use super::prices::take_micros;
 use super::time::{millis, Timestamp};
 use super::usage::Tokens;
 use crate::prelude::*;
@@ -26,6 +28,10 @@ pub enum Event {
     ClientGone,
     /// An answer that may report tokens was read in vain.
     UsageUnknown,
+    /// An answer that may report tokens broke off, or its client left, before it reported any.
+    UsageCut,
+    /// An answer reported tokens of a deployment without a price, where others have one.
+    UsageUnpriced,
     /// A request had an affinity key.
     Keyed,
     /// An attempt went to the first choice of the request's affinity key.
@@ -69,15 +75,19 @@ pub enum Event {
     MissingDeployment(usize),
     /// A token of this kind, which the backend with this index reported.
     Token(usize, Tokens),
+    /// What the tokens cost that the backend with this index reported, in [`Cost`](super::prices::Cost).
+    Cost(usize),
 }
 
-const SIMPLE: [(&str, Event); 17] = [
+const SIMPLE: [(&str, Event); 19] = [
     ("requests", Event::Request),
     ("bodies_unread", Event::BodyUnread),
     ("stream_broken", Event::StreamBroken),
     ("stream_failed", Event::StreamFailed),
     ("client_gone", Event::ClientGone),
     ("usage.unknown", Event::UsageUnknown),
+    ("usage.cut", Event::UsageCut),
+    ("usage.unpriced", Event::UsageUnpriced),
     ("refused.throttled", Event::AllThrottled),
     ("refused.unavailable", Event::AllUnavailable),
     ("refused.no_deployment", Event::NotOffered),
@@ -100,7 +110,11 @@ const OWN: [&str; 7] = [
     "soft",
     "panic",
 ];
-const PER_BACKEND: usize = OWN.len() + Outcome::ALL.len() + Reason::ALL.len() + Tokens::ALL.len();
+const COST: usize = OWN.len() + Outcome::ALL.len() + Reason::ALL.len() + Tokens::ALL.len();
+const PER_BACKEND: usize = COST + 1;
+
+/// More deployments of one backend have no statistics of their own: Envoy keeps each for good.
+pub const MOST_DEPLOYMENTS: usize = 64;
 
 /// The gauge of the seconds until the current token expires; 0 without a token.
 pub const TOKEN_SECONDS_LEFT: &str = "aoai.identity.seconds_to_expiry";
@@ -117,7 +131,13 @@ pub fn counter_names(backends: &[Backend]) -> Vec<String> {
         let outcomes = Outcome::ALL.map(|outcome| ("outcome.", outcome.name()));
         let cooldowns = Reason::ALL.map(|reason| ("cooldowns.", reason.name()));
         let tokens = Tokens::ALL.map(|tokens| ("tokens.", tokens.name()));
-        for (kind, name) in own.chain(outcomes).chain(cooldowns).chain(tokens) {
+        let cost = [("", "cost_micros")];
+        let all = own
+            .chain(outcomes)
+            .chain(cooldowns)
+            .chain(tokens)
+            .chain(cost);
+        for (kind, name) in all {
             names.push(format!("aoai.backend.{}.{kind}{name}", backend.name));
         }
     }
@@ -157,6 +177,15 @@ pub fn quota_gauges(wait: Option<&QuotaWait>, now: Timestamp) -> [u64; 2] {
     }
 }
 
+/// The name of a counter of one of a backend's deployments.
+pub fn deployment_counter_name(backend: &Backend, deployment: &str, kind: Kind) -> String {
+    let backend = &backend.name;
+    format!(
+        "aoai.backend.{backend}.deployment.{deployment}.{}",
+        kind.name()
+    )
+}
+
 /// The graver of two values of [`quota_gauges`].
 pub fn graver(one: [u64; 2], other: [u64; 2]) -> [u64; 2] {
     // Throttled is graver than advised to wait, which is graver than open.
@@ -189,7 +218,7 @@ pub fn event_of_choice(backend: usize, because: Because) -> Option<Event> {
 /// Counts since the last hand-over. Adding is a memory write; a host call for each event would cost about a microsecond.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    counts: Vec<u32>,
+    counts: Vec<u64>,
 }
 
 impl Tally {
@@ -207,20 +236,33 @@ impl Tally {
     }
 
     /// Counts `event` so many times.
-    pub fn add_many(&mut self, event: Event, times: u32) {
+    pub fn add_many(&mut self, event: Event, times: u64) {
         if let Some(count) = index(event).and_then(|index| self.counts.get_mut(index)) {
             *count = count.saturating_add(times);
         }
     }
 
     /// Hands over every count that is not zero, with its place in [`counter_names`], and starts again from zero.
-    pub fn drain(&mut self, mut hand_over: impl FnMut(usize, u32)) {
+    pub fn drain(&mut self, mut hand_over: impl FnMut(usize, u64)) {
         for (index, count) in self.counts.iter_mut().enumerate() {
-            if *count > 0 {
-                hand_over(index, core::mem::take(count));
+            if *count == 0 {
+                continue;
+            }
+            let count = match is_cost(index) {
+                true => take_micros(count),
+                false => core::mem::take(count),
+            };
+            if count > 0 {
+                hand_over(index, count);
             }
         }
     }
+}
+
+/// Whether a count is money.
+fn is_cost(index: usize) -> bool {
+    let of_backend = index.checked_sub(GLOBAL);
+    of_backend.is_some_and(|index| index % PER_BACKEND == COST)
 }
 
 fn index(event: Event) -> Option<usize> {
@@ -245,6 +287,7 @@ fn index(event: Event) -> Option<usize> {
             backend,
             OWN.len() + Outcome::ALL.len() + Reason::ALL.len() + tokens as usize,
         ),
+        Event::Cost(backend) => of_backend(backend, COST),
         Event::NoRetry(reason) => Some(SIMPLE.len() + reason as usize),
         simple => SIMPLE.iter().position(|(_, event)| *event == simple),
     }
@@ -280,11 +323,16 @@ mod tests {
             events.extend(Outcome::ALL.map(|outcome| Event::Outcome(backend, outcome)));
             events.extend(Reason::ALL.map(|reason| Event::Cooldown(backend, reason)));
             events.extend(Tokens::ALL.map(|tokens| Event::Token(backend, tokens)));
+            events.push(Event::Cost(backend));
         }
         assert_eq!(events.len(), names.len());
         for (event, name) in events.into_iter().zip(&names) {
-            tally.add(event);
-            tally.add(event);
+            let times = if matches!(event, Event::Cost(_)) {
+                2_900_000
+            } else {
+                2
+            };
+            tally.add_many(event, times);
             let mut seen = Vec::new();
             tally.drain(|index, count| seen.push((names[index].clone(), count)));
             assert_eq!(seen, [(name.clone(), 2)], "{event:?}");

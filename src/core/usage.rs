@@ -76,6 +76,17 @@ impl Usage {
     /// What the last `usage` in these bytes reports that reports any tokens.
     #[inline(never)]
     pub fn last_in(bytes: &[u8]) -> Option<Self> {
+        Self::from_the_end(bytes, &|_| true)
+    }
+
+    /// What the last `usage` in these bytes reports that reports the tokens of a prompt.
+    #[inline(never)]
+    fn last_with_prompt_in(bytes: &[u8]) -> Option<Self> {
+        Self::from_the_end(bytes, &|usage| usage.prompt.is_some())
+    }
+
+    /// What the last `usage` in these bytes reports that reports tokens, and `wanted` ones.
+    fn from_the_end(bytes: &[u8], wanted: &dyn Fn(&Self) -> bool) -> Option<Self> {
         let mut before = bytes;
         loop {
             let at = last_key(before)?;
@@ -83,10 +94,10 @@ impl Usage {
             // In a string a quotation mark stands behind a backslash.
             let is_key = rest.last() != Some(&b'\\');
             let value = found.get(KEY.len()..).filter(|_| is_key);
-            if let Some(usage) = value.and_then(Self::of_value) {
-                return Some(usage);
+            match value.and_then(Self::of_value) {
+                Some(usage) if wanted(&usage) => return Some(usage),
+                _ => before = rest,
             }
-            before = rest;
         }
     }
 
@@ -378,7 +389,7 @@ impl UsageReader {
             return;
         }
         if let (Some(earlier), true) = (&mut self.earlier, is_first) {
-            *earlier = Usage::last_in(&bytes).unwrap_or_default();
+            *earlier = Usage::last_with_prompt_in(&bytes).unwrap_or_default();
         }
         self.tail.push(bytes);
     }
@@ -569,5 +580,9 @@ mod tests {
         for mut reader in readers {
             assert_eq!(reader.finish(), Some(usage(12, 40, 3, 0)));
         }
+        // All of it comes at once.
+        let mut reader = UsageReader::with_beginning();
+        reader.take(format!("{begin}\n\n{end}").into_bytes());
+        assert_eq!(reader.finish(), Some(usage(12, 40, 3, 0)));
     }
 }

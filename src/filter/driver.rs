@@ -16,6 +16,7 @@ use crate::core::edits::{Edit, Edits};
 use crate::core::exchange::{Exchange, Input, Next, Reply, Stalled, TaggedAnswer, ERROR_BODY};
 use crate::core::header_map::HeaderMap;
 use crate::core::text::number;
+use crate::core::time::Timestamp;
 
 /// A stream's place among those of its worker.
 pub(super) struct Place {
@@ -244,6 +245,9 @@ pub(super) fn pass_frame(
         if let Some(tagged) = exchange.tag(&chunk) {
             host::replace_buffer(Buffer::ResponseBody, tagged)?;
         }
+        if !chunk.is_empty() {
+            exchange.note_frame(&worker.balancer);
+        }
         exchange.take_frame(chunk);
     }
     match end {
@@ -255,6 +259,11 @@ pub(super) fn pass_frame(
 /// The client's answer is over: its tokens are counted, and kept for the access log, where it knows them as
 /// `%FILTER_STATE(wasm.aoai_input_tokens:PLAIN)%` and `%FILTER_STATE(wasm.aoai_output_tokens:PLAIN)%`.
 pub(super) fn end_usage(exchange: &mut Exchange, worker: &Worker) -> Result<(), HostError> {
+    if exchange.wants_begin() {
+        if let Some(began) = request_time()? {
+            exchange.note_begin(began, &worker.balancer);
+        }
+    }
     let Some(usage) = exchange.end_usage(&worker.balancer) else {
         return Ok(());
     };
@@ -268,6 +277,14 @@ pub(super) fn end_usage(exchange: &mut Exchange, worker: &Worker) -> Result<(), 
             Some(tokens) => host::set_property(name, tokens.to_string().as_bytes()),
             None => Ok(()),
         })
+}
+
+/// When the client's request began.
+#[inline(never)]
+fn request_time() -> Result<Option<Timestamp>, HostError> {
+    // The property is a whole number of nanoseconds.
+    let bytes = host::property("request\0time")?.and_then(|bytes| bytes.try_into().ok());
+    Ok(bytes.map(|bytes| Timestamp::from_millis(u64::from_le_bytes(bytes) / 1_000_000)))
 }
 
 /// How an answer took the place of the one that Envoy has for the client.

@@ -7,11 +7,8 @@ use super::host::{self, HostError, Metric};
 use crate::core::config::Backend;
 use crate::core::fleet::Names;
 use crate::core::health::Health;
-use crate::core::metrics;
+use crate::core::metrics::{self, MOST_DEPLOYMENTS};
 use crate::core::time::Timestamp;
-
-/// More quotas of one backend have no gauges: Envoy keeps each for good.
-const MOST_QUOTAS: usize = 64;
 
 /// A state and the seconds that it lasts, as two gauges.
 struct Gauge {
@@ -110,7 +107,7 @@ fn show_quotas(
             continue;
         };
         let values = metrics::quota_gauges(wait.as_ref(), now);
-        let has_room = quotas.len() < MOST_QUOTAS;
+        let has_room = quotas.len() < MOST_DEPLOYMENTS;
         // Names that differ in a dot are one as a statistic.
         if let Some(quota) = quotas.iter_mut().find(|quota| quota.name == name) {
             quota.values = metrics::graver(quota.values, values);

@@ -85,6 +85,7 @@ pub(crate) enum Half {
 pub(crate) enum Metric {
     Counter = 0,
     Gauge = 1,
+    Histogram = 2,
 }
 
 // proxy-wasm ABI 0.2.1. The statuses are plain numbers here: a host may return one that the SDK's enum does not have.
@@ -395,14 +396,15 @@ pub(crate) fn define_metric(kind: Metric, name: &str) -> Result<u32> {
 }
 
 /// Adds to a counter.
-pub(crate) fn increment_metric(id: u32, by: u32) -> Result<()> {
+pub(crate) fn increment_metric(id: u32, by: u64) -> Result<()> {
+    let by = i64::try_from(by).unwrap_or(i64::MAX);
     // SAFETY: no pointers.
     check("increment_metric", unsafe {
-        proxy_increment_metric(id, i64::from(by))
+        proxy_increment_metric(id, by)
     })
 }
 
-/// Sets a gauge.
+/// Sets a gauge, or adds a value to a histogram.
 pub(crate) fn record_metric(id: u32, value: u64) -> Result<()> {
     // SAFETY: no pointers.
     check("record_metric", unsafe { proxy_record_metric(id, value) })

@@ -9,8 +9,8 @@ use super::envoy::Envoy;
 use super::gauges::Gauges;
 use super::host::{self, HostError, Metric};
 use super::tokens::Tokens;
-use crate::core::balancer::{Balancer, Granted, WaitingList, Wish, POLL};
-use crate::core::clients::{counter_name, Kind};
+use crate::core::balancer::{Balancer, Granted, Measured, WaitingList, Wish, POLL};
+use crate::core::clients::counter_name;
 use crate::core::config::Config;
 use crate::core::metrics::{self, Event};
 use crate::core::time::Timestamp;
@@ -38,8 +38,11 @@ pub(crate) struct Worker {
     tokens: Vec<Tokens>,
     gauges: Vec<Gauges>,
     counters: Vec<u32>,
-    /// Envoy's numbers of the counters of clients that were handed over, by the count's place.
-    client_counters: RefCell<Vec<Option<u32>>>,
+    client_counters: RefCell<NamedMetrics>,
+    /// For each backend, those of its deployments.
+    deployment_counters: RefCell<Vec<NamedMetrics>>,
+    /// Those of each backend's streams, in the order of [`Measure::ALL`].
+    histograms: RefCell<Vec<NamedMetrics>>,
     seconds_to_expiry: u32,
     handed_over_at: Cell<Timestamp>,
     tidied_at: Cell<Timestamp>,
@@ -72,6 +75,14 @@ impl Worker {
             gauges: backends.map(Gauges::of).collect::<Result<_, _>>()?,
             counters,
             client_counters: RefCell::default(),
+            deployment_counters: RefCell::new(vec![
+                NamedMetrics::default();
+                balancer.config.backends.len()
+            ]),
+            histograms: RefCell::new(vec![
+                NamedMetrics::default();
+                balancer.config.backends.len()
+            ]),
             seconds_to_expiry: host::define_metric(Metric::Gauge, metrics::TOKEN_SECONDS_LEFT)?,
             handed_over_at: Cell::default(),
             tidied_at: Cell::default(),
@@ -219,34 +230,74 @@ impl Worker {
                 report(host::increment_metric(*id, count));
             }
         });
-        let mut counters = self.client_counters.borrow_mut();
-        self.balancer.drain_clients(|place, client, kind, count| {
-            if counters.len() <= place {
-                counters.resize(place.saturating_add(1), None);
-            }
-            if let Some(counter) = counters.get_mut(place) {
-                report(hand_over_client(counter, client, kind, count));
+        let mut clients = self.client_counters.borrow_mut();
+        let balancer = &self.balancer;
+        balancer.drain_clients(&mut |place, client, kind, count| {
+            report(clients.count(place, &|| counter_name(client, kind), count));
+        });
+        let mut deployments = self.deployment_counters.borrow_mut();
+        balancer.drain_deployments(&mut |backend, place, deployment, kind, count| {
+            let counters = deployments.get_mut(backend);
+            let backend = balancer.config.backends.get(backend);
+            if let (Some(counters), Some(backend)) = (counters, backend) {
+                let name = || metrics::deployment_counter_name(backend, deployment, kind);
+                report(counters.count(place, &name, count));
             }
         });
+        let mut histograms = self.histograms.borrow_mut();
+        for Measured {
+            backend: index,
+            measure,
+            value,
+        } in balancer.take_measured()
+        {
+            let backend = balancer.config.backends.get(index);
+            if let (Some(metrics), Some(backend)) = (histograms.get_mut(index), backend) {
+                let name = || measure.histogram_name(backend);
+                let id = metrics.id(measure as usize, Metric::Histogram, &name);
+                report(id.and_then(|id| host::record_metric(id, value)));
+            }
+        }
         let left = self.balancer.credentials.seconds_to_expiry(now);
         report(host::record_metric(self.seconds_to_expiry, left));
     }
 }
 
-/// Hands over one of a client's counts. A counter is defined when its client is first met: no configuration knows the names.
-#[inline(never)]
-fn hand_over_client(
-    counter: &mut Option<u32>,
-    client: &str,
-    kind: Kind,
-    count: u32,
-) -> Result<(), HostError> {
-    let id = match *counter {
-        Some(id) => id,
-        None => host::define_metric(Metric::Counter, &counter_name(client, kind))?,
-    };
-    *counter = Some(id);
-    host::increment_metric(id, count)
+/// Envoy's numbers of statistics that are defined when there is something to hand over, by their places.
+#[derive(Clone, Default)]
+struct NamedMetrics(Vec<Option<u32>>);
+
+impl NamedMetrics {
+    /// The number of the statistic at this place, whose `name` is asked for once.
+    #[inline(never)]
+    fn id(
+        &mut self,
+        place: usize,
+        kind: Metric,
+        name: &dyn Fn() -> String,
+    ) -> Result<u32, HostError> {
+        if let Some(Some(id)) = self.0.get(place) {
+            return Ok(*id);
+        }
+        let id = host::define_metric(kind, &name())?;
+        if self.0.len() <= place {
+            self.0.resize(place.saturating_add(1), None);
+        }
+        if let Some(slot) = self.0.get_mut(place) {
+            *slot = Some(id);
+        }
+        Ok(id)
+    }
+
+    /// Adds to the counter at this place.
+    fn count(
+        &mut self,
+        place: usize,
+        name: &dyn Fn() -> String,
+        count: u64,
+    ) -> Result<(), HostError> {
+        host::increment_metric(self.id(place, Metric::Counter, name)?, count)
+    }
 }
 
 /// Logs what the host refused, where the work goes on without.

@@ -316,9 +316,110 @@ cases! {
                 drop(attempt);
                 let expected = if begins { ONCE } else { [0; 6] };
                 assert_eq!(counts(&gateway, "east"), expected);
-                assert_eq!(gateway.counted("aoai.usage.unknown"), u64::from(!begins));
+                assert_eq!(gateway.counted("aoai.usage.cut"), u64::from(!begins));
             }
         }
+    }
+
+    fn tokens_are_counted_by_deployment_too(engine) {
+        for (path, body, deployment) in [
+            ("/openai/deployments/GPT-4.1/chat/completions?api-version=2024-10-21", "{}", "gpt-4_1"),
+            // Nothing is read for that.
+            ("/openai/v1/chat/completions", r#"{"model":"gpt-4o"}"#, "_unread"),
+        ] {
+            let gateway = named(engine, json!({}));
+            let request = gateway.ask("POST", path, body);
+            answer(&request.attempt(), 200, &chat_answer());
+            assert_eq!(logged(&request), tokens("100", "20"));
+            drop(request);
+            let counted = ["prompt", "completion", "cached", "reasoning"].map(|kind| {
+                gateway.counted(&format!("aoai.backend.east.deployment.{deployment}.tokens.{kind}"))
+            });
+            assert_eq!(counted, [100, 20, 64, 8], "{path}");
+        }
+    }
+
+    fn what_tokens_cost_is_counted_in_millionths(engine) {
+        let price = json!({"prompt": 2.5, "cached": "1.25", "completion": 10});
+        let usage = json!({"prices": {"gpt-4o": price, "embed": {"prompt": 1}}});
+        let gateway = named(engine, json!({"usage": usage}));
+        // 36 at 2.5, 64 at 1.25, 20 at 10.
+        const COST: u64 = 90 + 80 + 200;
+        let ask = |path: &str, body: &str| {
+            let headers = chat().with(":path", path).with("x-aoai-client", "app-1");
+            let headers = headers.with("content-length", body.len().to_string());
+            let request = gateway.request(headers, false);
+            request.body(body, true);
+            let attempt = request.attempt();
+            let backend = attempt.cluster();
+            answer(&attempt, 200, &chat_answer());
+            assert_eq!(request.answer().status, 200);
+            backend
+        };
+        let first = ask("/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21", "{}");
+        let second = ask("/openai/v1/chat/completions", r#"{"model":"GPT-4o"}"#);
+        // One without a price, and one with a completion, which has none.
+        ask("/openai/v1/chat/completions", r#"{"model":"gpt-5"}"#);
+        ask("/openai/v1/chat/completions", r#"{"model":"embed"}"#);
+        assert_ne!(first, second);
+        for backend in [first, second] {
+            let backend = backend.trim_start_matches("aoai_");
+            assert_eq!(gateway.counted(&format!("aoai.backend.{backend}.cost_micros")), COST);
+            assert_eq!(gateway.counted(&format!("aoai.backend.{backend}.deployment.gpt-4o.cost_micros")), COST);
+        }
+        assert_eq!(gateway.counted("aoai.client.app-1.cost_micros"), 2 * COST);
+        assert_eq!(gateway.counted("aoai.client.app-1.tokens.cached"), 4 * 64);
+        assert_eq!(gateway.counted("aoai.usage.unpriced"), 2);
+    }
+
+    fn a_body_is_not_held_for_its_price(engine) {
+        let usage = json!({"prices": {"gpt-4o": {"prompt": 1, "completion": 1}}});
+        let gateway = named(engine, json!({"usage": usage, "retry": {"replay_limit": "1KiB"}}));
+        let headers = chat().with(":path", "/openai/v1/chat/completions").with("content-length", "2000");
+        let request = gateway.request(headers, false);
+        let attempt = request.attempt();
+        request.body(format!(r#"{{"model":"gpt-4o","a":"{}"}}"#, "x".repeat(1975)), true);
+        answer(&attempt, 200, &chat_answer());
+        drop(request);
+        assert_eq!(gateway.counted("aoai.backend.east.tokens.prompt"), 100);
+        assert_eq!(gateway.counted("aoai.usage.unpriced"), 1);
+    }
+
+    fn the_pace_of_a_stream_is_measured_from_its_first_content(engine) {
+        let gateway = named(engine, json!({}));
+        let request = ask(&gateway);
+        request.began_at(gateway.host.now() - millis(250));
+        let attempt = request.attempt();
+        attempt.respond(200, STREAM, false);
+        attempt.response_body(FIRST, false);
+        gateway.host.advance(millis(50));
+        attempt.response_body(CONTENT, false);
+        gateway.host.advance(millis(400));
+        attempt.response_body(last(), false);
+        attempt.response_body(DONE, true);
+        drop(request);
+        assert_eq!(gateway.counted("aoai.backend.east.first_content_ms"), 300);
+        // 20 tokens.
+        assert_eq!(gateway.counted("aoai.backend.east.tokens_per_second"), 50);
+    }
+
+    fn a_late_streams_content_is_what_comes_next(engine) {
+        let gateway = named(engine, json!({}));
+        let request = ask(&gateway);
+        request.began_at(gateway.host.now());
+        let attempt = request.attempt();
+        attempt.respond(200, STREAM, false);
+        attempt.response_body(FIRST, false);
+        gateway.host.advance(seconds(3));
+        attempt.response_body(CONTENT, false);
+        gateway.host.advance(seconds(1));
+        attempt.response_body(last(), false);
+        attempt.response_body(DONE, true);
+        gateway.host.advance(seconds(1));
+        drop(request);
+        // The frame is held for a moment, see `Gate`.
+        assert_eq!(gateway.counted("aoai.backend.east.first_content_ms"), 3050);
+        assert_eq!(gateway.counted("aoai.backend.east.tokens_per_second"), 21);
     }
 
     fn nothing_is_read_where_usage_is_off(engine) {

@@ -15,15 +15,18 @@ pub use held_bodies::{HeldBodies, Watch};
 pub use waiting::{Granted, WaitingList, WantedBackend, Wish, POLL};
 
 use super::attempts::Lesson;
-use super::clients::{Clients, Kind};
+use super::clients::MAX_CLIENTS;
 use super::config::Config;
 use super::fleet::{Fleet, Names};
 use super::health::{Change, Finding};
 use super::host::Host;
 use super::identity::Credentials;
+use super::ledger::{Counts, Kind, Ledger};
 use super::limits::Limiter;
-use super::metrics::{Event, Tally};
+use super::metrics::{Event, Tally, MOST_DEPLOYMENTS};
+use super::pace::Measure;
 use super::plan::{BackendSet, Plan};
+use super::prices::Cost;
 use super::replay::{ReplayMemory, HELD_UNTIL_COMPLETE};
 use super::request::{Place, Request};
 use super::state::ids::Tags;
@@ -56,9 +59,37 @@ pub struct Balancer<H> {
     /// The router's time limit for each backend: milliseconds, as text for a header.
     timeouts: Vec<String>,
     tally: RefCell<Tally>,
-    clients: RefCell<Clients>,
+    clients: RefCell<Ledger>,
+    /// For each backend.
+    deployments: RefCell<Vec<Ledger>>,
+    measured: RefCell<Vec<Measured>>,
     complaints: RefCell<Vec<Complaint>>,
     hold_limit: Cell<usize>,
+}
+
+/// Something that was measured of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// The backend that sent it.
+    pub backend: usize,
+    /// What was measured.
+    pub measure: Measure,
+    /// The value.
+    pub value: u64,
+}
+
+/// So much is measured between two hand-overs at most; more is dropped.
+const MOST_MEASURED: usize = 4096;
+
+/// Whom the tokens of an answer concern.
+#[derive(Clone, Copy, Debug)]
+pub struct Concerned<'a> {
+    /// The backend that answered.
+    pub backend: usize,
+    /// The name of the deployment, as statistics have it.
+    pub deployment: &'a str,
+    /// The client's name.
+    pub client: Option<&'a str>,
 }
 
 impl<H: Host> Balancer<H> {
@@ -85,7 +116,9 @@ impl<H: Host> Balancer<H> {
                 .map(|backend| millis(config.router_timeout(backend)).to_string())
                 .collect(),
             tally: RefCell::new(Tally::new(config.backends.len())),
-            clients: RefCell::default(),
+            clients: RefCell::new(Ledger::new(MAX_CLIENTS)),
+            deployments: RefCell::new(vec![Ledger::new(MOST_DEPLOYMENTS); config.backends.len()]),
+            measured: RefCell::default(),
             complaints: RefCell::default(),
             hold_limit: Cell::new(config.retry.replay_limit),
             host,
@@ -103,37 +136,73 @@ impl<H: Host> Balancer<H> {
         self.tally.borrow_mut().add(event);
     }
 
-    /// Counts so many tokens that `backend` reported.
-    pub fn count_tokens(&self, backend: usize, kind: Tokens, tokens: u32) {
-        let event = Event::Token(backend, kind);
-        self.tally.borrow_mut().add_many(event, tokens);
-    }
-
     /// Counts a request of `client`.
     pub fn count_client(&self, client: &str) {
-        self.clients.borrow_mut().count(client, Kind::Requests, 1);
+        if let Some(counts) = self.clients.borrow_mut().entry(client) {
+            counts.add(Kind::Requests, 1);
+        }
     }
 
-    /// Counts the tokens of an answer to `client`.
-    pub fn count_client_tokens(&self, client: &str, usage: &Usage) {
+    /// Counts the tokens of an answer, and what they cost, for all who are concerned.
+    pub fn count_usage(&self, usage: &Usage, cost: Option<Cost>, concerned: &Concerned<'_>) {
+        let backend = concerned.backend;
+        let mut tally = self.tally.borrow_mut();
+        for kind in Tokens::ALL {
+            tally.add_many(Event::Token(backend, kind), u64::from(usage.of(kind)));
+        }
+        tally.add_many(Event::Cost(backend), cost.unwrap_or_default());
+        let add = |counts: &mut Counts| {
+            counts.add_usage(usage);
+            counts.add(Kind::Cost, cost.unwrap_or_default());
+        };
+        let mut deployments = self.deployments.borrow_mut();
+        let of_backend = deployments.get_mut(backend);
+        if let Some(counts) = of_backend.and_then(|it| it.entry(concerned.deployment)) {
+            add(counts);
+        }
         let mut clients = self.clients.borrow_mut();
-        clients.count(client, Kind::Prompt, usage.of(Tokens::Prompt));
-        clients.count(client, Kind::Completion, usage.of(Tokens::Completion));
+        if let Some(counts) = concerned.client.and_then(|client| clients.entry(client)) {
+            add(counts);
+        }
+    }
+
+    /// Writes down what was measured of a stream.
+    pub fn measure(&self, measured: Measured) {
+        let mut all = self.measured.borrow_mut();
+        if all.len() < MOST_MEASURED {
+            all.push(measured);
+        }
+    }
+
+    /// All that was measured since the last time.
+    pub fn take_measured(&self) -> Vec<Measured> {
+        self.measured.take()
     }
 
     /// Counts a request of `client` that is over a limit.
     pub fn count_limited_client(&self, client: &str, limited: Kind) {
-        self.clients.borrow_mut().count(client, limited, 1);
+        if let Some(counts) = self.clients.borrow_mut().entry(client) {
+            counts.add(limited, 1);
+        }
     }
 
     /// Tells `hand_over` each count since the last time, with its place among the statistics.
-    pub fn drain_counts(&self, hand_over: impl FnMut(usize, u32)) {
+    pub fn drain_counts(&self, hand_over: impl FnMut(usize, u64)) {
         self.tally.borrow_mut().drain(hand_over);
     }
 
     /// Tells `hand_over` each client's counts since the last time, with the count's place, the client's name and what was counted.
-    pub fn drain_clients(&self, hand_over: impl FnMut(usize, &str, Kind, u32)) {
+    pub fn drain_clients(&self, hand_over: &mut dyn FnMut(usize, &str, Kind, u64)) {
         self.clients.borrow_mut().drain(hand_over);
+    }
+
+    /// Tells `hand_over` the same of the deployments of each backend, which comes first.
+    pub fn drain_deployments(&self, hand_over: &mut dyn FnMut(usize, usize, &str, Kind, u64)) {
+        for (backend, ledger) in self.deployments.borrow_mut().iter_mut().enumerate() {
+            ledger.drain(&mut |place, name, kind, count| {
+                hand_over(backend, place, name, kind, count)
+            });
+        }
     }
 
     /// Says what is wrong around the filter, once.

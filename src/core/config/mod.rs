@@ -13,6 +13,7 @@ mod reader;
 mod shown;
 mod unique;
 mod units;
+mod usage;
 
 use core::fmt;
 use core::time::Duration;
@@ -25,6 +26,7 @@ pub use shown::{shown, without_secrets};
 
 use super::operation::Api;
 use super::plan::BackendSet;
+use super::prices::Prices;
 use super::state::ids::{Resource, Tags};
 use crate::prelude::*;
 
@@ -67,12 +69,28 @@ pub struct Config {
     pub retry: Retry,
     /// The names of the headers the filter writes.
     pub headers: HeaderNames,
-    /// The tokens that answers report are counted.
-    pub usage: bool,
+    /// What becomes of the tokens that answers report.
+    pub usage: UsageRules,
     /// The limits of what clients may use; `None`: nothing is limited.
     pub limits: Option<LimitRules>,
     /// What is not for the filter to do.
     pub left_to_envoy: LeftToEnvoy,
+}
+
+/// What becomes of the tokens that answers report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageRules {
+    /// They are counted.
+    pub is_counted: bool,
+    /// What they cost.
+    pub prices: Prices,
+}
+
+impl UsageRules {
+    /// Whether the name of a deployment has to be known for what its tokens cost.
+    pub fn names_deployments(&self) -> bool {
+        self.is_counted && !self.prices.is_empty()
+    }
 }
 
 /// One Azure OpenAI resource.

@@ -11,6 +11,7 @@ use super::limits::{read_limits, Around};
 use super::problem::{ConfigError, Fault};
 use super::reader::{refused, whole_number, Object, Problems};
 use super::shown::shown_text;
+use super::usage::read_usage;
 use super::{audience, protobuf, unique};
 use super::{
     AffinityKey, AffinityRules, Backend, BackendCredential, Budget, Config, Cooldown, Engine,
@@ -98,7 +99,7 @@ fn read_config(
     let retry = read_retry(root.path_of("retry"), retry, problems);
     let headers = root.value("headers").unwrap_or(&empty);
     let headers = read_headers(root.path_of("headers"), headers, problems);
-    let usage = root.flag("usage", true);
+    let usage = read_usage(&mut root, problems);
     let by = affinity.as_ref().map(|rules| &rules.by);
     let names_client = headers.as_ref().is_none_or(|names| names.client.is_some());
     if by == Some(&AffinityKey::Client) && !names_client {
@@ -108,7 +109,7 @@ fn read_config(
     }
     let around = Around {
         names_clients: names_client,
-        counts_tokens: usage,
+        counts_tokens: usage.is_counted,
     };
     let limits = read_limits(&mut root, &around, problems);
     let left_to_envoy = read_left_to_envoy(&mut root, problems);

@@ -10,6 +10,7 @@ use crate::host::Host;
 use crate::identity::{Authorization, Renewal};
 use crate::metrics::Event;
 use crate::outcome::{Diagnosis, Origin, Outcome, Trace};
+use crate::pace::Pace;
 use crate::plan::Plan;
 use crate::prelude::*;
 use crate::text::number;
@@ -94,6 +95,7 @@ impl Exchange {
         let is_router = self.engine == Engine::Router;
         self.stream = None;
         self.usage = None;
+        self.pace = Pace::Unknown;
         if outcome == Some(Outcome::Success) && !end {
             if let Some(next) = self.hold_stream(status, balancer) {
                 return next;

@@ -2,8 +2,8 @@
 
 use super::{Exchange, Next, State};
 use crate::balancer::Balancer;
-use crate::clients::Kind;
 use crate::host::Host;
+use crate::ledger::Kind;
 use crate::limits::{Ask, Charge, Excess, Limiter};
 use crate::metrics::Event;
 use crate::prelude::*;
@@ -49,7 +49,7 @@ impl Exchange {
         };
         balancer.count(Event::Limited);
         if let Some(client) = client {
-            balancer.count_limited_client(client, Kind::limited(excess.exceeded.limit));
+            balancer.count_limited_client(client, Kind::Limited(excess.exceeded.limit));
         }
         let reply = LocalReply::over_limit(excess.message(client), excess.exceeded.wait);
         self.limited = Limited::Refused(excess);

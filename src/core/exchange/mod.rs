@@ -38,6 +38,7 @@ use super::inspection::Inspection;
 use super::metrics::Event;
 use super::no_retry::{NoRetry, Replay};
 use super::outcome::{Denial, Origin, Outcome, Trace};
+use super::pace::Pace;
 use super::replay::BodyCopy;
 use super::reply::LocalReply;
 use super::request::Request;
@@ -180,6 +181,8 @@ pub struct Exchange {
     tagging: Option<Box<Tagging>>,
     /// The reading of the tokens that the client's answer reports.
     usage: Option<Box<UsageReader>>,
+    /// How fast the client's answer comes, where that is a stream.
+    pace: Pace,
     /// `location` of the answer that passes, where the client gets another one than the backend's.
     location: Option<String>,
     /// The explanation of the answer, where the client gets one.
@@ -226,6 +229,7 @@ impl Exchange {
             content_due: None,
             tagging: None,
             usage: None,
+            pace: Pace::Unknown,
             location: None,
             why: explains.then(Box::default),
             client: None,
@@ -355,8 +359,11 @@ impl Exchange {
         if self.state == State::Deciding(Until::Content) {
             self.begin_usage(balancer);
         }
-        // Its answer is over, if it had one, and no access log can have it any more.
-        let _ = self.end_usage(balancer);
+        // No access log can have it any more.
+        match complete {
+            true => drop(self.end_usage(balancer)),
+            false => self.cut_usage(balancer),
+        }
         self.settle_end(balancer);
         match self.state {
             State::New | State::Done => {}

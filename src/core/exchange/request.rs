@@ -41,10 +41,12 @@ impl Exchange {
         if let Some(reply) = self.refusal(config) {
             return self.refuse_unread(reply, balancer);
         }
+        self.body = self.copy(balancer);
         if end {
             self.request.has_known_body = true;
         } else {
-            let names_matter = balancer.fleet.names_matter();
+            let names_matter = balancer.fleet.names_matter()
+                || config.usage.names_deployments() && self.is_held_whole(balancer);
             match Inspection::of(&self.request, config, names_matter) {
                 Ok(inspection) => self.inspection = inspection,
                 Err(Unreadable) => {
@@ -57,11 +59,22 @@ impl Exchange {
         if let Some(answered) = self.charge(balancer) {
             return answered;
         }
-        self.body = self.copy(balancer);
         if end {
             self.body.finish();
         }
         self.start(balancer)
+    }
+
+    /// Whether the body is held until it is complete although nothing in it decides: reading it holds nothing longer.
+    fn is_held_whole<H: Host>(&self, balancer: &Balancer<H>) -> bool {
+        let announced = self.request.content_length;
+        match self.engine {
+            Engine::Filter => self.body.is_worth_holding(announced),
+            Engine::Router => {
+                let limit = balancer.hold_limit() as u64;
+                self.body.replay() == Replay::Ready && announced.is_some_and(|it| it <= limit)
+            }
+        }
     }
 
     /// Counts the request as its client's, and keeps who that is.

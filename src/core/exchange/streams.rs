@@ -190,6 +190,7 @@ impl Exchange {
     ) -> Next {
         if let Some(begin) = self.stream.as_mut().map(|stream| stream.take_seen()) {
             self.begin_usage_after(begin, balancer);
+            self.begin_pace(balancer);
         }
         self.forget_headers(balancer);
         self.conclude(outcome, balancer);

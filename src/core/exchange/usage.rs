@@ -4,11 +4,15 @@ use core::ops::Range;
 
 use super::Exchange;
 use crate::api::Api;
-use crate::balancer::Balancer;
+use crate::balancer::{Balancer, Concerned, Measured};
+use crate::fleet::{deployment_label, UNREAD};
 use crate::host::Host;
 use crate::metrics::Event;
+use crate::pace::{Measure, Pace};
 use crate::prelude::*;
-use crate::usage::{Tokens, Usage, UsageReader};
+use crate::stream_start::Start;
+use crate::time::Timestamp;
+use crate::usage::{Usage, UsageReader};
 
 /// The status of the answers that report tokens.
 const OK: u16 = 200;
@@ -50,7 +54,7 @@ impl Exchange {
         balancer: &Balancer<H>,
     ) -> Option<Box<UsageReader>> {
         let may_report = status == OK
-            && balancer.config.usage
+            && balancer.config.usage.is_counted
             && self.request.reports_usage(self.client_path())
             && self.failed_stream().is_none();
         let is_claude = self.request.operation.api == Some(Api::Messages);
@@ -90,21 +94,91 @@ impl Exchange {
         }
     }
 
+    /// The client gets the stream that was held for its first content.
+    pub(super) fn begin_pace<H: Host>(&mut self, balancer: &Balancer<H>) {
+        let start = self.stream.as_ref().map(|stream| stream.start());
+        self.pace = match (&self.usage, start) {
+            (Some(_), Some(Start::Content)) => Pace::Since(balancer.host().now()),
+            (Some(_), Some(Start::Undecided)) => Pace::Late,
+            _ => Pace::Unknown,
+        };
+    }
+
+    /// A frame of the answer passes: it has the first content, if the stream passed before it came.
+    pub fn note_frame<H: Host>(&mut self, balancer: &Balancer<H>) {
+        if self.pace == Pace::Late {
+            self.pace = Pace::Since(balancer.host().now());
+        }
+    }
+
+    /// Whether it has to be known when the client's request began, now that its answer is over.
+    pub fn wants_begin(&self) -> bool {
+        self.usage.is_some() && matches!(self.pace, Pace::Since(_))
+    }
+
+    /// The client's request began then, and its answer is over: writes down when the content began to come.
+    pub fn note_begin<H: Host>(&mut self, began: Timestamp, balancer: &Balancer<H>) {
+        // What other attempts took is not this backend's.
+        let value = self.pace.first_content(began);
+        if let (Some(value), 1) = (value, self.attempts.made()) {
+            balancer.measure(Measured {
+                backend: self.answered_by,
+                measure: Measure::FirstContent,
+                value,
+            });
+        }
+    }
+
+    fn measure_rate<H: Host>(&self, usage: &Usage, balancer: &Balancer<H>) {
+        let rate = match (self.pace, usage.completion) {
+            (Pace::Since(_), Some(tokens)) => {
+                self.pace.tokens_per_second(tokens, balancer.host().now())
+            }
+            _ => None,
+        };
+        if let Some(value) = rate {
+            balancer.measure(Measured {
+                backend: self.answered_by,
+                measure: Measure::TokensPerSecond,
+                value,
+            });
+        }
+    }
+
     /// The answer is over: counts the tokens that it reports, and gives them for the access log.
-    #[inline(never)]
     pub fn end_usage<H: Host>(&mut self, balancer: &Balancer<H>) -> Option<Usage> {
+        let usage = self.count_usage(Event::UsageUnknown, balancer)?;
+        self.measure_rate(&usage, balancer);
+        Some(usage)
+    }
+
+    /// The answer broke off, or its client left: counts the tokens that it has reported by then. None are guessed.
+    pub(super) fn cut_usage<H: Host>(&mut self, balancer: &Balancer<H>) {
+        let _ = self.count_usage(Event::UsageCut, balancer);
+    }
+
+    #[inline(never)]
+    fn count_usage<H: Host>(&mut self, otherwise: Event, balancer: &Balancer<H>) -> Option<Usage> {
         let usage = self.usage.take()?.finish();
         self.settle_usage(usage.as_ref(), balancer);
         let Some(usage) = usage else {
-            balancer.count(Event::UsageUnknown);
+            balancer.count(otherwise);
             return None;
         };
-        for kind in Tokens::ALL {
-            balancer.count_tokens(self.answered_by, kind, usage.of(kind));
+        let name = self.request.deployment_name(self.client_path());
+        let prices = &balancer.config.usage.prices;
+        let price = name.as_ref().and_then(|name| prices.of(name));
+        let cost = price.and_then(|price| price.of(&usage));
+        if cost.is_none() && !prices.is_empty() {
+            balancer.count(Event::UsageUnpriced);
         }
-        if let Some(client) = &self.client {
-            balancer.count_client_tokens(client, &usage);
-        }
+        let label = name.as_ref().and_then(|name| deployment_label(name));
+        let concerned = Concerned {
+            backend: self.answered_by,
+            deployment: label.as_deref().unwrap_or(UNREAD),
+            client: self.client.as_deref(),
+        };
+        balancer.count_usage(&usage, cost, &concerned);
         Some(usage)
     }
 }

@@ -11,7 +11,7 @@ mod view;
 use core::cell::{Cell, RefCell};
 use core::time::Duration;
 
-pub use names::Names;
+pub use names::{deployment_label, Names, UNREAD};
 pub use openings::Openings;
 pub use view::{Choice, Declined, NoChoice, View, Wait};
 

@@ -19,8 +19,8 @@ const MOST: usize = 256;
 
 const VERSION: u8 = 1;
 
-/// The name of the quota of requests whose deployment was not read.
-const UNREAD: &str = "_unread";
+/// The name of the quota, and of the tokens, of requests whose deployment was not read.
+pub const UNREAD: &str = "_unread";
 /// The name of the quota of requests without a deployment and an API.
 const OTHER: &str = "_other";
 
@@ -116,9 +116,14 @@ impl<M: SharedMap> Names<M> {
     }
 }
 
+/// The name of a deployment as part of a statistic's: at most 64 small letters, digits, `-` and `_`.
+pub fn deployment_label(name: &str) -> Option<String> {
+    client_name(name).map(|label| label.to_ascii_lowercase())
+}
+
 /// The key and the name of a deployment's quota.
 fn of_deployment(name: &str) -> Option<(QuotaKey, Label)> {
-    let label = client_name(name)?.to_ascii_lowercase();
+    let label = deployment_label(name)?;
     Some((QuotaKey::of_deployment(DeploymentId::of(name)), label))
 }
 

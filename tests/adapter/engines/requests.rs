@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use mock_host::{Action, Answer, Call, Headers, Message, Routed, Stream, Vm};
 
@@ -180,6 +181,15 @@ impl Request {
         match self {
             Self::Filter(filtered) => filtered.with(|stream| stream.property(path)),
             Self::Router(routed) => routed.property(path),
+        }
+    }
+
+    /// Envoy says that the request began then.
+    pub(crate) fn began_at(&self, time: Duration) {
+        let (path, nanos) = ("request\0time", (time.as_nanos() as u64).to_le_bytes());
+        match self {
+            Self::Filter(filtered) => filtered.with(|stream| stream.set_property(path, nanos)),
+            Self::Router(routed) => routed.set_property(path, nanos),
         }
     }
 

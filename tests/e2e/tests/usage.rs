@@ -1,9 +1,10 @@
 //! The tokens of answers, by backend and by client.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use e2e::{cases, chat_request, simulate, Gateway, Response};
-use render::{Clients, Key};
+use e2e::{cases, chat_request, simulate, simulate_with, Ending, Gateway, Response};
+use render::Key;
 use serde_json::{json, Value};
 use simulator::{Account, Behaviour, Stream};
 
@@ -12,128 +13,274 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 const CLIENTS: [(&str, &str); 2] = [("app-1", "CLIENT-KEY-ONE"), ("app-2", "CLIENT-KEY-TWO")];
 
+/// What one answer reported: prompt and completion.
+type Reported = [i64; 2];
+
 /// The tokens of prompt and completion that an answer reports.
-fn reported(answer: &Response) -> [i64; 2] {
+fn reported(answer: &Response) -> Reported {
     let text = answer.text();
     let documents = text
         .lines()
         .map(|line| line.strip_prefix("data: ").unwrap_or(line));
     let documents = documents.filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut usages =
-        documents.flat_map(|it| [it["usage"].clone(), it["response"]["usage"].clone()]);
-    let usage = usages.rfind(Value::is_object);
-    let usage = usage.unwrap_or_else(|| panic!("no usage in {text}"));
-    let number = |names: [&str; 2]| names.iter().find_map(|name| usage[*name].as_i64());
+    let usages = documents.flat_map(|it| {
+        let holders = [&it, &it["response"], &it["message"]];
+        holders.map(|holder| holder["usage"].clone())
+    });
+    let usages: Vec<Value> = usages.filter(Value::is_object).collect();
+    assert!(!usages.is_empty(), "no usage in {text}");
+    // The last one that has it: Anthropic's streams report the prompt at their beginning.
+    let last = |names: &[&str]| {
+        let mut all = usages.iter().rev();
+        all.find_map(|usage| names.iter().find_map(|name| usage[*name].as_i64()))
+    };
+    let beside = ["cache_read_input_tokens", "cache_creation_input_tokens"];
+    let beside: i64 = beside.iter().filter_map(|name| last(&[name])).sum();
     [
-        number(["prompt_tokens", "input_tokens"]).expect("a prompt"),
-        number(["completion_tokens", "output_tokens"]).unwrap_or_default(),
+        last(&["prompt_tokens", "input_tokens"]).expect("a prompt") + beside,
+        last(&["completion_tokens", "output_tokens"]).unwrap_or_default(),
     ]
 }
 
-/// The kinds of requests: path and body.
-fn requests(round: usize) -> Vec<(String, Value)> {
-    let chat = |stream: bool| {
-        let chat = match stream {
-            true => chat_request().streaming(),
-            false => chat_request(),
-        };
-        let mut chat = chat.padded(round * 100);
+/// A request of one kind.
+struct Asked {
+    path: String,
+    body: Value,
+    /// The deployment that it is for.
+    deployment: &'static str,
+}
+
+/// The requests of one round, one of each kind.
+fn requests(round: usize) -> Vec<Asked> {
+    let asked = |path: &str, body: Value, deployment| Asked {
+        path: path.to_owned(),
+        body,
+        deployment,
+    };
+    let chat = |stream: bool, deployment: &'static str, is_dated: bool| {
+        let chat = chat_request().deployment(deployment).padded(round * 10);
+        let mut chat = if is_dated { chat } else { chat.v1() };
         if stream {
+            chat = chat.streaming();
             chat.body["stream_options"] = json!({"include_usage": true});
         }
-        (chat.path, chat.body)
+        asked(&chat.path, chat.body, deployment)
     };
     let response = |stream: bool| {
         let body = json!({"model": "gpt-4o", "input": "x".repeat(round), "stream": stream});
-        ("/openai/v1/responses".to_owned(), body)
+        asked("/openai/v1/responses", body, "gpt-4o")
     };
-    let embedding = json!({"model": "gpt-4o", "input": ["a", "b"]});
-    let embedding = ("/openai/v1/embeddings".to_owned(), embedding);
-    let first_streams = round & 1 == 0;
+    let message = |stream: bool| {
+        let said = json!([{"role": "user", "content": "x".repeat(round)}]);
+        let body = json!({"model": "claude", "max_tokens": 9, "stream": stream, "messages": said});
+        asked("/anthropic/v1/messages", body, "claude")
+    };
+    let embedding = json!({"model": "embed", "input": ["a", "b"]});
+    let image = json!({"model": "gpt-image-1", "prompt": "x".repeat(round)});
     vec![
-        chat(first_streams),
-        chat(!first_streams),
+        chat(false, "gpt-4o", true),
+        chat(true, "gpt-4o", true),
+        chat(false, "gpt-4o-mini", false),
+        chat(true, "gpt-4o-mini", false),
         response(false),
         response(true),
-        embedding,
+        message(false),
+        message(true),
+        asked("/openai/v1/embeddings", embedding, "embed"),
+        asked("/openai/v1/images/generations", image, "gpt-image-1"),
     ]
 }
 
+/// Whose requests a test sends, and through what.
+struct Clients<'a> {
+    gateway: &'a Gateway,
+}
+
+impl Clients<'_> {
+    /// Begins to send a request of a client; the simulator writes its answer down in this account.
+    fn begin(&self, asked: &Asked, client: usize, account: &str) -> e2e::Stream {
+        let headers = [
+            ("content-type", "application/json"),
+            ("anthropic-version", "2023-06-01"),
+            ("api-key", CLIENTS[client].1),
+            ("x-sim-account", account),
+        ];
+        let body = asked.body.to_string();
+        let stream = self
+            .gateway
+            .client()
+            .stream("POST", &asked.path, &headers, body.as_bytes());
+        stream.expect("an answer")
+    }
+
+    /// A request of a client whose answer is read to its end.
+    fn send(&self, asked: &Asked, client: usize) -> Reported {
+        let account = format!("{} {}", CLIENTS[client].0, asked.deployment);
+        let answer = self.begin(asked, client, &account).read_to_end();
+        assert_eq!(answer.status, 200, "{}: {}", asked.path, answer.text());
+        reported(&answer)
+    }
+}
+
+/// The account of answers that break off before they report any tokens.
+const CUT: &str = "cut";
+
 cases! {
-    fn case_47_counted_tokens_are_those_that_were_reported(engine) {
+    fn case_47_tokens_are_exact_over_1000_mixed_requests(engine) {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("clients.yaml");
         let keys = CLIENTS.map(|(client, key)| Key { client: client.into(), key: key.into() });
         std::fs::write(&file, render::keys_file("x-aoai-client", &keys)).expect("write the keys");
-        let azure = simulate(&["east", "west"]);
-        for backend in azure.backends() {
-            backend.open_account();
-            backend.set(Behaviour::stream(Stream { events: 4, interval_ms: 2, ..Stream::default() }));
-        }
+        let azure = simulate_with(&["east", "west"], |settings| {
+            for backend in &mut settings.backends {
+                backend.host = format!("{}.services.ai.azure.com", backend.name);
+            }
+        });
+        let paced = |interval_ms, break_after| {
+            let stream = Stream { events: 4, interval_ms, break_after, ..Stream::default() };
+            azure.backends().iter().for_each(|backend| backend.set(Behaviour::stream(stream.clone())));
+        };
+        azure.backends().iter().for_each(|backend| backend.open_accounts());
         let gateway = Gateway::builder()
-            .fleet(move |fleet| fleet.clients = Clients::Keys { file })
+            .fleet(move |fleet| fleet.clients = render::Clients::Keys { file })
+            // So the names in bodies are read.
+            .plugin(|p| {
+                p["backends"][1]["deployments"] = json!({"gpt-4o": "chat-eu"});
+                p["identity"]["resource"] = json!("https://cognitiveservices.azure.com");
+            })
             .simulator(&azure)
             .engine(engine)
             .workers(2)
             .start();
+        let clients = Clients { gateway: &gateway };
 
-        let mut told = [[0_i64; 2]; CLIENTS.len()];
-        let mut asked = 0;
-        for round in 0..12 {
-            if round % 3 == 1 {
-                azure.backend("east").queue(vec![Behaviour::throttled(1)]);
-            }
-            for (index, (path, body)) in requests(round).into_iter().enumerate() {
-                let client = (round + index) % CLIENTS.len();
-                let headers = [("content-type", "application/json"), ("api-key", CLIENTS[client].1)];
-                let answer = gateway.client().send("POST", &path, &headers, body.to_string().as_bytes());
-                let answer = answer.expect("an answer");
-                assert_eq!(answer.status, 200, "{path}: {}", answer.text());
-                for (sum, tokens) in told[client].iter_mut().zip(reported(&answer)) {
-                    *sum += tokens;
+        // 960 that come to their end, some after a retry.
+        paced(1, None);
+        let mut told: [Vec<Reported>; CLIENTS.len()] = Default::default();
+        for part in e2e::parallel(4, |thread| {
+            let mut told: [Vec<Reported>; CLIENTS.len()] = Default::default();
+            for round in 0..24 {
+                if round % 6 == thread {
+                    let failures = [Behaviour::status(500), Behaviour::throttled(1)];
+                    azure.backend("east").queue(failures.to_vec());
                 }
-                asked += 1;
+                for (index, asked) in requests(round).iter().enumerate() {
+                    let client = (thread + round + index) % CLIENTS.len();
+                    told[client].push(clients.send(asked, client));
+                }
             }
+            told
+        }) {
+            told.iter_mut().zip(part).for_each(|(all, part)| all.extend(part));
+        }
+        azure.backend("east").queue(Vec::new());
+        // 40 that do not: broken off before and behind the tokens, and left by the client.
+        let chat = &requests(0)[1];
+        paced(1, Some(5));
+        for _ in 0..14 {
+            let broken = clients.begin(chat, 0, CUT).read_to_end();
+            assert!(matches!(broken.ending, Ending::Cut(_)), "{}", broken.text());
+        }
+        paced(1, Some(8));
+        for _ in 0..14 {
+            let broken = clients.begin(chat, 1, "app-2 gpt-4o").read_to_end();
+            assert!(matches!(broken.ending, Ending::Cut(_)), "{}", broken.text());
+            told[1].push(reported(&broken));
+        }
+        let broken_late = 14;
+        paced(200, None);
+        for _ in 0..12 {
+            let mut left = clients.begin(chat, 0, CUT);
+            while let Some(chunk) = left.next() {
+                if String::from_utf8_lossy(&chunk.bytes).contains("Hello") {
+                    break;
+                }
+            }
+            left.disconnect();
         }
 
-        let account = |name: &str| {
-            let Account { prompt, completion, cached, reasoning } = azure.backend(name).account();
+        let counted = |name: &str, expected: u64| {
+            let expected = i64::try_from(expected).expect("few tokens");
+            let stat = format!("wasmcustom.aoai.{name}");
+            gateway.wait_for(|g| g.stat(&stat).unwrap_or_default() == expected, LIMIT, &format!("{stat} to be {expected}"));
+        };
+        let kinds = |account: &Account| {
+            let Account { prompt, completion, cached, reasoning } = *account;
             [("prompt", prompt), ("completion", completion), ("cached", cached), ("reasoning", reasoning)]
         };
+        let mut by_client: BTreeMap<String, Account> = BTreeMap::new();
         for name in ["east", "west"] {
-            for (kind, tokens) in account(name) {
-                let tokens = i64::try_from(tokens).expect("few tokens");
+            let mut accounts = azure.backend(name).accounts();
+            assert!(accounts.remove(CUT).is_some(), "none was cut on {name}");
+            let mut by_deployment: BTreeMap<String, Account> = BTreeMap::new();
+            let mut all = Account::default();
+            for (account, sums) in accounts {
+                let (client, deployment) = account.split_once(' ').expect("client and deployment");
+                *by_client.entry(client.to_owned()).or_default() += sums;
+                *by_deployment.entry(deployment.to_owned()).or_default() += sums;
+                all += sums;
+            }
+            for (kind, tokens) in kinds(&all) {
                 assert!(tokens > 0, "{name}: {kind}");
-                let stat = format!("wasmcustom.aoai.backend.{name}.tokens.{kind}");
-                gateway.wait_for(|g| g.stat(&stat) == Some(tokens), LIMIT, &format!("{stat} to be {tokens}"));
+                counted(&format!("backend.{name}.tokens.{kind}"), tokens);
+            }
+            assert_eq!(by_deployment.len(), 5, "{by_deployment:?}");
+            for (deployment, sums) in by_deployment {
+                for (kind, tokens) in kinds(&sums) {
+                    counted(&format!("backend.{name}.deployment.{deployment}.tokens.{kind}"), tokens);
+                }
             }
         }
+        for ((client, _), told) in CLIENTS.into_iter().zip(&told) {
+            let account = &by_client[client];
+            for (kind, tokens) in kinds(account) {
+                counted(&format!("client.{client}.tokens.{kind}"), tokens);
+            }
+            // The clients saw the same.
+            let saw = |place: usize| told.iter().map(|tokens| tokens[place]).sum::<i64>();
+            assert_eq!([saw(0), saw(1)].map(i64::unsigned_abs), [account.prompt, account.completion]);
+        }
+        counted("usage.cut", 14 + 12);
+        counted("usage.unknown", 0);
         assert!(gateway.stat("wasmcustom.aoai.backend.west.retries") > Some(0));
-        assert_eq!(gateway.stat("wasmcustom.aoai.usage.unknown"), Some(0));
-        for ((client, _), told) in CLIENTS.into_iter().zip(told) {
-            for (kind, tokens) in ["prompt", "completion"].into_iter().zip(told) {
-                let stat = format!("wasmcustom.aoai.client.{client}.tokens.{kind}");
-                gateway.wait_for(|g| g.stat(&stat) == Some(tokens), LIMIT, &format!("{stat} to be {tokens}"));
-            }
-        }
 
-        gateway.wait_for(|g| g.access_log().len() == asked, LIMIT, "the access log");
-        let mut logged = [[0_i64; 2]; CLIENTS.len()];
+        gateway.wait_for(|g| g.access_log().len() == 1000, LIMIT, "the access log");
+        let mut logged: [Vec<Reported>; CLIENTS.len()] = Default::default();
+        let mut without = 0;
         for line in gateway.access_log() {
             let client = CLIENTS.iter().position(|(name, _)| line["client"] == *name).expect("a client");
-            for (sum, kind) in logged[client].iter_mut().zip(["input", "output"]) {
-                let tokens = &line[format!("gen_ai.usage.{kind}_tokens")];
-                *sum += tokens.as_str().map_or(0, |tokens| tokens.parse().expect("a number"));
+            let tokens = |kind: &str| {
+                let tokens = line[format!("gen_ai.usage.{kind}_tokens")].as_str();
+                tokens.map(|tokens| tokens.parse().expect("a number"))
+            };
+            match (tokens("input"), tokens("output")) {
+                (None, None) => without += 1,
+                (input, output) => logged[client].push([input.unwrap_or_default(), output.unwrap_or_default()]),
             }
         }
-        assert_eq!(logged, told);
+        // What breaks off has no line's worth of tokens, even where it had reported them.
+        assert_eq!(without, 14 + broken_late + 12);
+        let kept = told[1].len() - broken_late;
+        told[1].truncate(kept);
+        for (logged, told) in logged.iter_mut().zip(&mut told) {
+            logged.sort_unstable();
+            told.sort_unstable();
+            assert_eq!(logged, told);
+        }
+
         let prometheus = gateway.admin("/stats/prometheus");
         for line in [
-            format!("aoai_client_tokens_prompt{{aoai_client=\"app-1\"}} {}", told[0][0]),
-            format!("aoai_backend_tokens_completion{{aoai_backend=\"east\"}} {}", account("east")[1].1),
+            format!("aoai_client_tokens_prompt{{aoai_client=\"app-1\"}} {}", by_client["app-1"].prompt),
+            format!("aoai_backend_tokens_completion{{aoai_backend=\"east\"}} {}", {
+                let mut accounts = azure.backend("east").accounts();
+                accounts.remove(CUT);
+                accounts.values().map(|account| account.completion).sum::<u64>()
+            }),
         ] {
             assert!(prometheus.lines().any(|found| found == line), "{line} is not in {prometheus}");
         }
+        let labels = "aoai_backend_deployment_tokens_prompt{aoai_backend=\"west\",aoai_deployment=\"claude\"} ";
+        assert!(prometheus.contains(labels), "{labels} is not in {prometheus}");
     }
 
     fn what_reports_no_tokens_is_counted_apart(engine) {

@@ -63,10 +63,10 @@ pub struct Plugin {
     /// The names of the headers the filter reads and writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<Headers>,
-    /// Whether the tokens that answers report are counted.
+    /// Whether the tokens that answers report are counted, and how.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = true))]
-    pub usage: Option<bool>,
+    pub usage: Option<UsageSetting>,
     /// What each client may use. Without it, or with `null`, nothing is limited.
     #[serde(
         default,
@@ -79,6 +79,52 @@ pub struct Plugin {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = []))]
     pub left_to_envoy: Option<Vec<LeftToEnvoy>>,
+}
+
+/// Whether tokens are counted, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum UsageSetting {
+    /// Whether they are counted.
+    Switch(bool),
+    /// They are counted like this.
+    Rules(Usage),
+}
+
+/// How tokens are counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Usage {
+    /// What tokens cost, by the names of deployments that clients use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = 200))]
+    pub prices: Option<BTreeMap<String, Price>>,
+}
+
+/// What a million tokens of a deployment cost, in any currency.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// Tokens of the prompt.
+    pub prompt: Money,
+    /// Tokens of the prompt that came from a cache; as much as others if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached: Option<Money>,
+    /// Tokens of the completion. Without it, answers with a completion have no price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion: Option<Money>,
+}
+
+/// An amount of money with at most six digits behind the point.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum Money {
+    /// As a number.
+    Number(#[schemars(with = "f64", range(min = 0, max = 10_000_000))] serde_json::Number),
+    /// As text.
+    Text(#[schemars(regex(pattern = r"^[0-9]+(\.[0-9]{1,6})?$"))] String),
 }
 
 /// What Envoy's own configuration can do in the filter's place.

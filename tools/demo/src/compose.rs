@@ -28,7 +28,10 @@ pub fn fleet() -> Fleet {
         })
         .collect();
     let identity = Identity::imds().at("imds", IMDS_PORT);
-    let plugin = render::minimal_plugin(&backends, Some(&identity));
+    let mut plugin = render::minimal_plugin(&backends, Some(&identity));
+    // Made up, like all that the simulator answers.
+    let price = serde_json::json!({"prompt": 2, "cached": 1, "completion": 8});
+    plugin["usage"] = serde_json::json!({"prices": {"gpt-4o": price}});
     // What is published of this is for `docker-compose.yml` to say: on the loopback interface alone.
     let address = || "0.0.0.0".to_owned();
     Fleet {

@@ -404,6 +404,11 @@ impl Routed {
         answer
     }
 
+    /// Sets a property that the listener's filter may read; the parts of `path` are separated by zero bytes.
+    pub fn set_property(&self, path: &str, value: impl AsRef<[u8]>) {
+        self.0.stream.set_property(path, value.as_ref());
+    }
+
     /// A property that the module set.
     pub fn property(&self, path: &str) -> Option<Vec<u8>> {
         self.0.stream.property(path.as_bytes())

@@ -124,6 +124,11 @@ impl StreamState {
         self.headers(worker, Direction::Request, headers, end);
     }
 
+    pub(crate) fn set_property(&self, path: &str, value: &[u8]) {
+        let mut properties = self.properties.borrow_mut();
+        properties.insert(path.into(), value.to_vec());
+    }
+
     pub(crate) fn property(&self, path: &[u8]) -> Option<Vec<u8>> {
         let own = self.properties.borrow().get(path).cloned();
         own.or_else(|| self.filter_state.borrow().get(path).cloned())
@@ -538,8 +543,7 @@ impl Stream {
 
     /// Sets a property that the module may read; the parts of `path` are separated by zero bytes.
     pub fn set_property(&self, path: &str, value: impl AsRef<[u8]>) {
-        let mut properties = self.state.properties.borrow_mut();
-        properties.insert(path.into(), value.as_ref().to_vec());
+        self.state.set_property(path, value.as_ref());
     }
 
     /// A property the module set, or the test.

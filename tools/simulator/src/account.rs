@@ -1,5 +1,7 @@
 //! The tokens that a backend's answers have reported.
 
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
@@ -19,30 +21,18 @@ pub struct Account {
     pub reasoning: u64,
 }
 
-/// An account that requests share, once it is open: benchmarks need none, and answers are read for it.
-#[derive(Debug, Default)]
-pub(crate) struct SharedAccount(Mutex<Option<Account>>);
-
-impl SharedAccount {
-    /// Begins to count.
-    pub(crate) fn open(&self) {
-        self.lock().get_or_insert_default();
+impl AddAssign for Account {
+    fn add_assign(&mut self, other: Self) {
+        self.prompt += other.prompt;
+        self.completion += other.completion;
+        self.cached += other.cached;
+        self.reasoning += other.reasoning;
     }
+}
 
-    /// The sums since it was opened.
-    pub(crate) fn sums(&self) -> Account {
-        self.lock().unwrap_or_default()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Account>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds what an answer reports, as if its client gets all of it.
-    pub(crate) fn add(&self, reply: &Reply) {
-        if self.lock().is_none() {
-            return;
-        }
+impl Account {
+    /// What an answer reports, if it reports any.
+    fn of(reply: &Reply) -> Option<Self> {
         let documents: Vec<Value> = match reply {
             Reply::Whole("application/json", body) => {
                 serde_json::from_slice(body).into_iter().collect()
@@ -53,30 +43,72 @@ impl SharedAccount {
                 .collect(),
             _ => Vec::new(),
         };
-        let usage = |document: &Value| {
-            let usage = [&document["usage"], &document["response"]["usage"]];
-            usage.into_iter().find(|usage| usage.is_object()).cloned()
+        let usages = documents.iter().flat_map(|document| {
+            let holders = [document, &document["response"], &document["message"]];
+            holders.map(|holder| &holder["usage"])
+        });
+        let usages: Vec<&Value> = usages.filter(|usage| usage.is_object()).collect();
+        usages.first()?;
+        // The last one that has it: a stream of Anthropic's reports the prompt at its beginning.
+        let last = |paths: &[&str]| {
+            let mut all = usages.iter().rev();
+            let of = |usage: &&Value| {
+                let found = paths.iter().find_map(|path| usage.pointer(path));
+                found.and_then(Value::as_u64)
+            };
+            all.find_map(of).unwrap_or_default()
         };
-        let Some(usage) = documents.iter().rev().find_map(usage) else {
+        let beside = last(&["/cache_read_input_tokens"]);
+        Some(Self {
+            prompt: last(&["/prompt_tokens", "/input_tokens"])
+                + beside
+                + last(&["/cache_creation_input_tokens"]),
+            completion: last(&["/completion_tokens", "/output_tokens"]),
+            cached: beside
+                + last(&[
+                    "/prompt_tokens_details/cached_tokens",
+                    "/input_tokens_details/cached_tokens",
+                ]),
+            reasoning: last(&[
+                "/completion_tokens_details/reasoning_tokens",
+                "/output_tokens_details/reasoning_tokens",
+            ]),
+        })
+    }
+}
+
+/// The request header that says which account of a backend an answer belongs to.
+pub(crate) const ACCOUNT: &str = "x-sim-account";
+
+/// Accounts that requests share, once they are open: benchmarks need none, and answers are read for them.
+#[derive(Debug, Default)]
+pub(crate) struct SharedAccounts(Mutex<Option<BTreeMap<String, Account>>>);
+
+impl SharedAccounts {
+    /// Begins to count.
+    pub(crate) fn open(&self) {
+        self.lock().get_or_insert_default();
+    }
+
+    /// The sums since they were opened, by the accounts' names.
+    pub(crate) fn sums(&self) -> BTreeMap<String, Account> {
+        self.lock().clone().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<String, Account>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds what an answer reports to the account of this name, as if its client gets all of it.
+    pub(crate) fn add(&self, name: &str, reply: &Reply) {
+        if self.lock().is_none() {
+            return;
+        }
+        let Some(account) = Account::of(reply) else {
             return;
         };
-        let either = |one: &str, other: &str| {
-            let found = usage.pointer(one).or_else(|| usage.pointer(other));
-            found.and_then(Value::as_u64).unwrap_or_default()
-        };
-        let mut account = self.lock();
-        let Some(sums) = account.as_mut() else {
-            return;
-        };
-        sums.prompt += either("/prompt_tokens", "/input_tokens");
-        sums.completion += either("/completion_tokens", "/output_tokens");
-        sums.cached += either(
-            "/prompt_tokens_details/cached_tokens",
-            "/input_tokens_details/cached_tokens",
-        );
-        sums.reasoning += either(
-            "/completion_tokens_details/reasoning_tokens",
-            "/output_tokens_details/reasoning_tokens",
-        );
+        if let Some(accounts) = self.lock().as_mut() {
+            *accounts.entry(name.to_owned()).or_default() += account;
+        }
     }
 }

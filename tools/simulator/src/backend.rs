@@ -1,5 +1,6 @@
 //! One simulated Azure OpenAI resource: its handle, and what it does with a request.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -10,7 +11,7 @@ use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request, Response, Uri, Version};
 
-use crate::account::{Account, SharedAccount};
+use crate::account::{Account, SharedAccounts};
 use crate::audit::{Log, RecordedRequest};
 use crate::azure::Resource;
 use crate::behaviour::Behaviour;
@@ -84,13 +85,21 @@ impl BackendHandle {
     }
 
     /// Begins to count the tokens that its answers report.
-    pub fn open_account(&self) {
-        self.backend.account.open();
+    pub fn open_accounts(&self) {
+        self.backend.accounts.open();
     }
 
-    /// The tokens that its answers have reported since the account was opened; each answer counts as if its client got all of it.
+    /// The tokens that its answers have reported since the accounts were opened; each answer counts as if its client got all of it. A
+    /// request names its account in the header `x-sim-account`.
+    pub fn accounts(&self) -> BTreeMap<String, Account> {
+        self.backend.accounts.sums()
+    }
+
+    /// The same of all accounts together.
     pub fn account(&self) -> Account {
-        self.backend.account.sums()
+        let mut all = Account::default();
+        self.accounts().into_values().for_each(|one| all += one);
+        all
     }
 
     /// Forgets the requests received.
@@ -162,7 +171,7 @@ pub(crate) struct Backend {
     pub(crate) log: Arc<Log>,
     pub(crate) open: Arc<AtomicUsize>,
     pub(crate) answers: AtomicU64,
-    pub(crate) account: SharedAccount,
+    pub(crate) accounts: SharedAccounts,
 }
 
 impl Service for Backend {

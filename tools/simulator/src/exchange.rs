@@ -17,6 +17,7 @@ use hyper::{HeaderMap, Method, Response, StatusCode};
 use serde_json::json;
 use tokio::time::sleep;
 
+use crate::account::ACCOUNT;
 use crate::audit::Entry;
 use crate::azure::{errors, Call, Event, Reply};
 use crate::backend::Backend;
@@ -198,7 +199,9 @@ impl Exchange<'_> {
         };
         // What is looked at again was counted when it was made.
         if head.method == Method::POST {
-            self.backend.account.add(&reply);
+            let name = head.headers.get(ACCOUNT);
+            let name = name.and_then(|name| name.to_str().ok());
+            self.backend.accounts.add(name.unwrap_or_default(), &reply);
         }
         let (content_type, body) = match reply {
             Reply::Error(failure) => return self.failure(&failure, head),

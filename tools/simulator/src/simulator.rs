@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::account::SharedAccount;
+use crate::account::SharedAccounts;
 use crate::admin::Admin;
 use crate::audit::{Clock, Log, RecordedRequest};
 use crate::azure::{Objects, Resource};
@@ -249,7 +249,7 @@ impl Start<'_> {
             log: self.log(name),
             open: Arc::new(AtomicUsize::new(0)),
             answers: AtomicU64::new(1),
-            account: SharedAccount::default(),
+            accounts: SharedAccounts::default(),
         };
         let listener = self.listen(
             &format!("backend {name}"),

@@ -71,10 +71,21 @@ impl Resource {
     }
 
     fn image(&self, model: &str, sent: &[u8]) -> Reply {
-        Reply::json(&json!({
+        let mut answer = json!({
             "created": now(),
             "data": [{ "b64_json": PIXEL, "revised_prompt": self.seen(model, sent) }],
-        }))
+        });
+        // Older models count no tokens.
+        if model.starts_with("gpt-image") {
+            let text = sent.len() / 4;
+            answer["usage"] = json!({
+                "input_tokens": text,
+                "input_tokens_details": { "image_tokens": 0, "text_tokens": text },
+                "output_tokens": 272,
+                "total_tokens": text + 272,
+            });
+        }
+        Reply::json(&answer)
     }
 
     /// Who answers, as which deployment, and to what.

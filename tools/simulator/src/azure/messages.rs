@@ -44,7 +44,12 @@ impl Resource {
             "content": [{ "type": "text", "text": self.greeting() }],
             "stop_reason": "end_turn",
             "stop_sequence": null,
-            "usage": { "input_tokens": tokens, "output_tokens": 4 },
+            "usage": {
+                "input_tokens": tokens - tokens / 2,
+                "cache_creation_input_tokens": 0,
+                "cache_read_input_tokens": tokens / 2,
+                "output_tokens": 4,
+            },
         });
         if !request.stream {
             return Ok(Reply::json(&message));

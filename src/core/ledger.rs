@@ -1,0 +1,242 @@
+//! Counts under names that no configuration knows: those of clients and of deployments.
+
+use super::limits::Limit;
+use super::usage::{Tokens, Usage};
+use crate::prelude::*;
+
+/// What the counts of further names are added to.
+pub const OTHER: &str = "other";
+
+/// Something that is counted for each name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Requests.
+    Requests,
+    /// Tokens of this kind.
+    Tokens(Tokens),
+    /// What the tokens cost, in [`Cost`](super::prices::Cost).
+    Cost,
+    /// Requests refused because this limit of the client's is used up.
+    Limited(Limit),
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 9] = [
+        Self::Requests,
+        Self::Tokens(Tokens::Prompt),
+        Self::Tokens(Tokens::Completion),
+        Self::Tokens(Tokens::Cached),
+        Self::Tokens(Tokens::Reasoning),
+        Self::Cost,
+        Self::Limited(Limit::TokensPerMinute),
+        Self::Limited(Limit::TokensPerDay),
+        Self::Limited(Limit::RequestsPerMinute),
+    ];
+
+    /// The kinds that are counted for deployments.
+    pub const OF_DEPLOYMENT: [Self; 5] = [
+        Self::Tokens(Tokens::Prompt),
+        Self::Tokens(Tokens::Completion),
+        Self::Tokens(Tokens::Cached),
+        Self::Tokens(Tokens::Reasoning),
+        Self::Cost,
+    ];
+
+    /// The end of a statistic's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Tokens(Tokens::Prompt) => "tokens.prompt",
+            Self::Tokens(Tokens::Completion) => "tokens.completion",
+            Self::Tokens(Tokens::Cached) => "tokens.cached",
+            Self::Tokens(Tokens::Reasoning) => "tokens.reasoning",
+            Self::Cost => "cost_micros",
+            Self::Limited(Limit::TokensPerMinute) => "limited.tokens_per_minute",
+            Self::Limited(Limit::TokensPerDay) => "limited.tokens_per_day",
+            Self::Limited(Limit::RequestsPerMinute) => "limited.requests_per_minute",
+        }
+    }
+
+    const fn place(self) -> usize {
+        match self {
+            Self::Requests => 0,
+            Self::Tokens(tokens) => 1 + tokens as usize,
+            Self::Cost => 5,
+            Self::Limited(limit) => 6 + limit as usize,
+        }
+    }
+}
+
+/// The counts under one name.
+#[derive(Clone, Debug, Default)]
+pub struct Counts([u64; Kind::ALL.len()]);
+
+impl Counts {
+    /// Counts so many of this kind.
+    pub fn add(&mut self, kind: Kind, amount: u64) {
+        if let Some(count) = self.0.get_mut(kind.place()) {
+            *count = count.saturating_add(amount);
+        }
+    }
+
+    /// Counts the tokens of an answer.
+    pub fn add_usage(&mut self, usage: &Usage) {
+        for tokens in Tokens::ALL {
+            self.add(Kind::Tokens(tokens), u64::from(usage.of(tokens)));
+        }
+    }
+
+    /// Takes what the statistic of this kind is to grow by.
+    fn take(&mut self, kind: Kind) -> u64 {
+        let Some(count) = self.0.get_mut(kind.place()) else {
+            return 0;
+        };
+        match kind {
+            Kind::Cost => super::prices::take_micros(count),
+            _ => core::mem::take(count),
+        }
+    }
+}
+
+/// Counts by name since the last hand-over.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    most: usize,
+    /// In the order of the names.
+    places: Vec<(String, usize)>,
+    counts: Vec<Counts>,
+}
+
+impl Ledger {
+    /// A ledger that tells so many names apart. Each one becomes a statistic, which Envoy keeps for good.
+    pub const fn new(most: usize) -> Self {
+        Self {
+            most,
+            places: Vec::new(),
+            counts: Vec::new(),
+        }
+    }
+
+    /// The counts under `name`; those under [`OTHER`] if it is one too many to be told apart.
+    pub fn entry(&mut self, name: &str) -> Option<&mut Counts> {
+        let place = match self.find(name) {
+            Ok(place) => place,
+            Err(at) if self.places.len() < self.most => self.add(at, name),
+            Err(_) => match self.find(OTHER) {
+                Ok(place) => place,
+                Err(at) => self.add(at, OTHER),
+            },
+        };
+        self.counts.get_mut(place)
+    }
+
+    /// The name's place, or where among the names it would be.
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        let at = self
+            .places
+            .binary_search_by(|(known, _)| known.as_str().cmp(name))?;
+        let found = self.places.get(at).ok_or(at)?;
+        Ok(found.1)
+    }
+
+    #[inline(never)]
+    fn add(&mut self, at: usize, name: &str) -> usize {
+        let place = self.counts.len();
+        self.counts.push(Counts::default());
+        self.places.insert(at, (name.to_owned(), place));
+        place
+    }
+
+    /// Hands over every count that is not zero, with its place, the name and what was counted, and starts again from zero. The place of
+    /// a count never changes. Names get theirs in turn from 0, [`Kind::ALL`] together.
+    pub fn drain(&mut self, hand_over: &mut dyn FnMut(usize, &str, Kind, u64)) {
+        for (name, place) in &self.places {
+            let Some(counts) = self.counts.get_mut(*place) else {
+                continue;
+            };
+            let first = place.saturating_mul(Kind::ALL.len());
+            for kind in Kind::ALL {
+                let count = counts.take(kind);
+                if count > 0 {
+                    hand_over(first.saturating_add(kind.place()), name, kind, count);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const COMPLETION: Kind = Kind::Tokens(Tokens::Completion);
+
+    fn drained(ledger: &mut Ledger) -> Vec<(usize, String, Kind, u64)> {
+        let mut seen = Vec::new();
+        ledger.drain(&mut |place, name, kind, count| {
+            seen.push((place, name.to_owned(), kind, count));
+        });
+        seen
+    }
+
+    #[test]
+    fn each_name_is_counted_apart_and_handed_over_once() {
+        let mut ledger = Ledger::new(200);
+        for name in ["b", "a", "b"] {
+            ledger.entry(name).unwrap().add(Kind::Requests, 1);
+        }
+        let usage = Usage {
+            completion: Some(500),
+            cached: 7,
+            ..Usage::default()
+        };
+        ledger.entry("b").unwrap().add_usage(&usage);
+        let expected = [
+            (Kind::ALL.len(), "a", Kind::Requests, 1),
+            (0, "b", Kind::Requests, 2),
+            (2, "b", COMPLETION, 500),
+            (3, "b", Kind::Tokens(Tokens::Cached), 7),
+        ];
+        let expected = expected.map(|(place, name, kind, count)| (place, name.into(), kind, count));
+        assert_eq!(drained(&mut ledger), expected);
+        assert!(drained(&mut ledger).is_empty());
+    }
+
+    #[test]
+    fn every_kind_has_a_place_and_a_name_of_its_own() {
+        let places = Kind::ALL.map(Kind::place);
+        assert_eq!(places, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        let names: BTreeMap<_, _> = Kind::ALL.map(|kind| (kind.name(), ())).into();
+        assert_eq!(names.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn what_is_less_than_a_millionth_is_kept_for_later() {
+        let mut ledger = Ledger::new(1);
+        for (added, handed_over) in [(400_000, 0), (700_000, 1), (2_900_000, 3), (0, 0)] {
+            ledger.entry("a").unwrap().add(Kind::Cost, added);
+            let seen = drained(&mut ledger);
+            assert_eq!(seen.first().map_or(0, |seen| seen.3), handed_over);
+        }
+    }
+
+    #[test]
+    fn there_is_an_end_to_the_number_of_statistics() {
+        let mut ledger = Ledger::new(200);
+        for n in 0..1000 {
+            let entry = ledger.entry(&format!("name-{n}"));
+            entry.unwrap().add(Kind::Requests, 1);
+        }
+        ledger.entry("name-0").unwrap().add(Kind::Requests, 1);
+        let seen: BTreeMap<_, _> = drained(&mut ledger)
+            .into_iter()
+            .map(|(_, name, _, count)| (name, count))
+            .collect();
+        assert_eq!(seen.len(), 201);
+        assert_eq!(seen["name-0"], 2);
+        assert_eq!(seen[OTHER], 800);
+    }
+}
