@@ -191,7 +191,7 @@ cases! {
         paced(200, None);
         for _ in 0..12 {
             let mut left = clients.begin(chat, 0, CUT);
-            while let Some(chunk) = left.next() {
+            for chunk in left.by_ref() {
                 if String::from_utf8_lossy(&chunk.bytes).contains("Hello") {
                     break;
                 }
