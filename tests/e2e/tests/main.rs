@@ -19,6 +19,7 @@ mod health;
 mod identities;
 mod identity;
 mod items;
+mod limits;
 mod models;
 mod other_filters;
 mod paths;
