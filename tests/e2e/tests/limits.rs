@@ -63,7 +63,7 @@ fn asked(azure: &Simulator) -> u64 {
 /// Lets the backends stream 20 pieces of text at once, and count the tokens that they report.
 fn count_tokens(azure: &Simulator) {
     for backend in azure.backends() {
-        backend.open_account();
+        backend.open_accounts();
         backend.set(Behaviour::stream(Stream {
             events: 20,
             ..Stream::default()
