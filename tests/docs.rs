@@ -324,6 +324,7 @@ fn statistics() -> BTreeSet<String> {
     names.extend(metrics::gauge_names(&backend));
     names.extend(metrics::quota_gauge_names(&backend, "NAME"));
     names.push(metrics::TOKEN_SECONDS_LEFT.to_owned());
+    names.push(metrics::token_gauge_name(Some("NAME")));
     names.extend(Kind::ALL.map(|kind| clients::counter_name("NAME", kind)));
     let of_deployment = |kind| metrics::deployment_counter_name(&backend, "NAME", kind);
     names.extend(Kind::OF_DEPLOYMENT.map(of_deployment));

@@ -35,6 +35,7 @@ fn exported() -> BTreeSet<String> {
     names.extend(metrics::gauge_names(&backend));
     names.extend(metrics::quota_gauge_names(&backend, "NAME"));
     names.push(metrics::TOKEN_SECONDS_LEFT.to_owned());
+    names.push(metrics::token_gauge_name(Some("NAME")));
     names.extend(Kind::ALL.map(|kind| clients::counter_name("NAME", kind)));
     let of_deployment = |kind| metrics::deployment_counter_name(&backend, "NAME", kind);
     names.extend(Kind::OF_DEPLOYMENT.map(of_deployment));
@@ -45,8 +46,13 @@ fn exported() -> BTreeSet<String> {
         .collect()
 }
 
-/// The labels that backends, deployments and clients become.
-const LABELS: [&str; 3] = ["aoai_backend", "aoai_deployment", "aoai_client"];
+/// The labels that backends, deployments, clients and identities become.
+const LABELS: [&str; 4] = [
+    "aoai_backend",
+    "aoai_deployment",
+    "aoai_client",
+    "aoai_identity",
+];
 
 /// Every word that begins like a name of the module's.
 fn asked_for(text: &str) -> BTreeSet<String> {

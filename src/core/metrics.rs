@@ -119,6 +119,15 @@ pub const MOST_DEPLOYMENTS: usize = 64;
 /// The gauge of the seconds until the current token expires; 0 without a token.
 pub const TOKEN_SECONDS_LEFT: &str = "aoai.identity.seconds_to_expiry";
 
+/// The name of the gauge of the seconds until the token of one identity expires, by the identity's name if it has one; 0 without a
+/// token.
+pub fn token_gauge_name(identity: Option<&str>) -> String {
+    format!(
+        "aoai.identity.{}.seconds_left",
+        identity.unwrap_or("_default")
+    )
+}
+
 /// The names of the counters, in the order of a [`Tally`].
 pub fn counter_names(backends: &[Backend]) -> Vec<String> {
     let mut names: Vec<String> = SIMPLE

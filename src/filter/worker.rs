@@ -44,6 +44,8 @@ pub(crate) struct Worker {
     /// Those of each backend's streams, in the order of [`Measure::ALL`].
     histograms: RefCell<Vec<NamedMetrics>>,
     seconds_to_expiry: u32,
+    /// The gauges of the identities' tokens, in the order of the configuration.
+    token_gauges: Vec<u32>,
     handed_over_at: Cell<Timestamp>,
     tidied_at: Cell<Timestamp>,
     /// When the next tick is due, as it was set in the last one.
@@ -64,6 +66,13 @@ impl Worker {
             .collect::<Result<_, _>>()?;
         host::set_tick_period(NOW)?;
         let balancer = Balancer::new(Envoy, config, host::entropy())?;
+        let identities = balancer.config.identities.iter();
+        let token_gauges = identities
+            .map(|identity| {
+                let name = metrics::token_gauge_name(identity.name.as_deref());
+                host::define_metric(Metric::Gauge, &name)
+            })
+            .collect::<Result<_, _>>()?;
         let identities = balancer.config.identities.iter().cloned();
         let tokens = identities.zip(balancer.credentials.stores());
         let backends = balancer.config.backends.iter();
@@ -84,6 +93,7 @@ impl Worker {
                 balancer.config.backends.len()
             ]),
             seconds_to_expiry: host::define_metric(Metric::Gauge, metrics::TOKEN_SECONDS_LEFT)?,
+            token_gauges,
             handed_over_at: Cell::default(),
             tidied_at: Cell::default(),
             ticks_at: Cell::default(),
@@ -258,8 +268,20 @@ impl Worker {
                 report(id.and_then(|id| host::record_metric(id, value)));
             }
         }
-        let left = self.balancer.credentials.seconds_to_expiry(now);
-        report(host::record_metric(self.seconds_to_expiry, left));
+        self.show_tokens(now);
+    }
+
+    /// Shows how long the identities' tokens last, and the one that expires first.
+    #[inline(never)]
+    fn show_tokens(&self, now: Timestamp) {
+        let mut first = None;
+        let left = self.balancer.credentials.seconds_left(now);
+        for (gauge, left) in self.token_gauges.iter().zip(left) {
+            report(host::record_metric(*gauge, left));
+            first = Some(first.map_or(left, |first: u64| first.min(left)));
+        }
+        let first = first.unwrap_or(0);
+        report(host::record_metric(self.seconds_to_expiry, first));
     }
 }
 

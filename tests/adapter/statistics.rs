@@ -39,6 +39,8 @@ cases! {
         gateway.host.advance(seconds(100));
         let left = gateway.host.statistic("aoai.identity.seconds_to_expiry");
         assert!((3498..=3500).contains(&left), "{left}");
+        let own = gateway.host.statistic("aoai.identity._default.seconds_left");
+        assert_eq!(own, left);
     }
 
     fn an_idle_worker_ticks_once_a_second_and_hands_over_nothing(engine) {
@@ -62,6 +64,7 @@ cases! {
         assert_eq!(request.answered(), None, "it waits");
         let counts = gateway.host.counts();
         assert!(counts["proxy_on_tick"].calls > 100);
-        assert!((3..=5).contains(&counts["proxy_record_metric"].calls));
+        // Two gauges of the token.
+        assert!((6..=10).contains(&counts["proxy_record_metric"].calls));
     }
 }

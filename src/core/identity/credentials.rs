@@ -287,12 +287,11 @@ impl<H: Host> Credentials<H> {
         missing.any(|token| token.store.expected_wait(now) < soon)
     }
 
-    /// The seconds until the first of the tokens expires; 0 where one is missing, or there is none.
-    pub fn seconds_to_expiry(&self, now: Timestamp) -> u64 {
-        let left = self.tokens.iter().map(|token| {
+    /// The seconds until the token of each identity expires, in the order of the configuration; 0 where it is missing.
+    pub fn seconds_left(&self, now: Timestamp) -> impl Iterator<Item = u64> + '_ {
+        self.tokens.iter().map(move |token| {
             let token = token.store.current(now);
             token.map_or(0, |token| token.seconds_left(now))
-        });
-        left.min().unwrap_or(0)
+        })
     }
 }

@@ -248,8 +248,8 @@ cases! {
         assert_eq!(shown(&later, "embed"), (0, 0));
         host.clear_counts();
         host.advance(seconds(5));
-        // The token's gauge alone.
-        assert_eq!(host.counts()["proxy_record_metric"].calls, 5);
+        // The two gauges of the token alone.
+        assert_eq!(host.counts()["proxy_record_metric"].calls, 10);
     }
 
     fn no_more_than_64_quotas_of_a_backend_are_shown(engine) {
