@@ -74,7 +74,7 @@ COPY deploy/compose/envoy.yaml /etc/envoy/
 # Under a name of its own: a configuration that is mounted in the other's place must not find keys that everybody knows.
 COPY deploy/compose/clients.yaml /etc/envoy/demo-clients.yaml
 USER 65532:65532
-EXPOSE 10000 9901
+EXPOSE 10000 9901 9902
 HEALTHCHECK --interval=2s --timeout=3s --start-period=60s CMD ["/usr/local/bin/probe", "http://127.0.0.1:9901/ready"]
 ENTRYPOINT ["/usr/local/bin/envoy"]
 CMD ["-c", "/etc/envoy/envoy.yaml"]

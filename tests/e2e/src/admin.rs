@@ -45,20 +45,16 @@ impl Admin {
             .collect())
     }
 
-    /// Where the one listener listens, once there is one.
-    pub(crate) fn listener(&self) -> io::Result<Option<SocketAddr>> {
+    /// Where the listener of this name listens, once there is one.
+    pub(crate) fn listener(&self, name: &str) -> io::Result<Option<SocketAddr>> {
         let listeners: Value = serde_json::from_str(&self.get("/listeners?format=json")?)?;
-        // The other listeners are on unix sockets.
         let statuses = listeners["listener_statuses"].as_array();
-        let mut sockets = statuses
-            .into_iter()
-            .flatten()
-            .map(|status| &status["local_address"]["socket_address"]);
-        let Some((socket, address)) =
-            sockets.find_map(|socket| Some((socket, socket["address"].as_str()?)))
-        else {
+        let mut statuses = statuses.into_iter().flatten();
+        let Some(status) = statuses.find(|status| status["name"] == name) else {
             return Ok(None);
         };
+        let socket = &status["local_address"]["socket_address"];
+        let address = socket["address"].as_str().unwrap_or_default();
         let port = socket["port_value"].as_u64().unwrap_or_default();
         Ok(format!("{address}:{port}").parse().ok())
     }

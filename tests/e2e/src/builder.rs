@@ -376,6 +376,7 @@ impl GatewayBuilder {
                 address: loopback(),
                 port: 0,
             },
+            status: None,
             module: crate::version::module(),
             plugin,
             environment: self.environment.into_iter().collect(),

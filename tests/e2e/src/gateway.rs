@@ -132,6 +132,17 @@ impl Gateway {
         self.address
     }
 
+    /// Where the status page is, if the fleet has one.
+    ///
+    /// # Panics
+    ///
+    /// When it is nowhere.
+    pub fn status_address(&self) -> SocketAddr {
+        let address = self.admin.listener(render::STATUS_NAME);
+        let address = address.unwrap_or_else(|e| panic!("admin interface: {e}"));
+        address.expect("a status page")
+    }
+
     /// The URL of a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
@@ -370,7 +381,7 @@ impl Gateway {
         if stat("listener_create_success") < i64::from(self.workers) {
             return Ok(Some("the listener on every worker"));
         }
-        match self.admin.listener() {
+        match self.admin.listener(render::LISTENER_NAME) {
             Ok(Some(address)) => {
                 self.address = address;
                 Ok(None)

@@ -22,6 +22,7 @@
 //! `AOAI_ENVOY_1_40_0` and its like the Envoy binaries. A test that misses one fails; none is skipped.
 
 mod admin;
+mod browser;
 mod builder;
 mod calls;
 mod chat;
@@ -34,6 +35,7 @@ mod uneven;
 mod version;
 mod wire;
 
+pub use crate::browser::Browser;
 pub use crate::builder::{
     simulate, simulate_tls, simulate_with, GatewayBuilder, StartError, Upstream,
 };

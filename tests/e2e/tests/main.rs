@@ -35,6 +35,8 @@ mod stalled_errors;
 mod state;
 mod state_rules;
 mod state_traffic;
+mod status;
+mod status_page;
 mod stream_start;
 mod streams;
 mod trailers;

@@ -28,6 +28,7 @@ fn the_module_statistics_have_the_backend_as_a_label(engine) {
         "aoai_identity_fetches{} 1",
         "# TYPE aoai_requests counter",
         "# TYPE aoai_backend_state gauge",
+        "# TYPE aoai_identity_seconds_left gauge",
         "# TYPE aoai_identity_seconds_to_expiry gauge",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{}", ours(&text));

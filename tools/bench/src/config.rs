@@ -168,6 +168,7 @@ fn shipped(engine: Engine, backends: &Backends, module: &Path) -> Result<Value> 
             address: loopback(),
             port: 0,
         },
+        status: None,
         module: module.to_owned(),
         environment: Default::default(),
         host_environment: Vec::new(),

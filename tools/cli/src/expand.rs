@@ -149,6 +149,7 @@ fn take_own(root: &mut Map<String, Value>, problems: &mut Problems<'_>) -> Own {
                 "engine" => own.engine = read.engine,
                 "listener" => own.listener = read.listener,
                 "admin" => own.admin = read.admin,
+                "status" => own.status = read.status,
                 "clients" => own.clients = read.clients,
                 "module" => own.module = read.module,
                 "tls" => own.tls = read.tls,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use render::{
-    Admin, Authority, Backend, Certificate, Clients, Fleet, Identity, Listener, TlsOptions,
+    Admin, Authority, Backend, Certificate, Clients, Fleet, Identity, Listener, Status, TlsOptions,
     TokenFile, TokenIssuer,
 };
 
@@ -55,6 +55,10 @@ pub(crate) fn fleet(plugin: &Plugin, expanded: &Expanded, open: bool) -> Fleet {
             address: address(own.admin.address.as_ref().map(|a| a.0), Ipv4Addr::LOCALHOST),
             port: own.admin.port(),
         },
+        status: own.status.as_ref().map(|status| Status {
+            address: address(status.address.as_ref().map(|a| a.0), Ipv4Addr::LOCALHOST),
+            port: status.port.0,
+        }),
         module: own
             .module
             .as_ref()

@@ -27,6 +27,9 @@ pub struct Own {
     /// Where Envoy's admin interface listens.
     #[serde(deserialize_with = "object")]
     pub admin: Admin,
+    /// Where Envoy shows the status page. Without it there is none.
+    #[serde(deserialize_with = "optional_object")]
+    pub status: Option<Status>,
     /// Who may ask. By default those who have a key in `/etc/envoy/clients.yaml`.
     #[serde(deserialize_with = "object")]
     pub clients: Clients,
@@ -43,10 +46,11 @@ pub struct Own {
 }
 
 /// The names of [`Own`]'s fields.
-pub const OWN: [&str; 7] = [
+pub const OWN: [&str; 8] = [
     "engine",
     "listener",
     "admin",
+    "status",
     "clients",
     "module",
     "tls",
@@ -115,6 +119,18 @@ impl Admin {
     pub(crate) fn port(&self) -> u16 {
         self.port.as_ref().map_or(9901, |port| port.0)
     }
+}
+
+/// Where the status page is.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Status {
+    /// The IP address to listen on. The page has no login.
+    #[serde(default, deserialize_with = "optional")]
+    #[schemars(extend("default" = "127.0.0.1"))]
+    pub address: Option<IpAddress>,
+    /// The port to listen on.
+    pub port: Port,
 }
 
 /// Who may ask: those who have a key of the file, or those whom Entra ID gave a token.

@@ -28,6 +28,7 @@ pub(crate) fn from_value<'de, T: Deserialize<'de>>(
 fn form_of(name: &str) -> &'static str {
     match name {
         "tenant" => "the id of the tenant",
+        "port" => "a port from 1 to 65535",
         "audience" => "the client id, or the URI, of the application that stands for this gateway",
         _ => "the path of a file in PEM form",
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::list::Own;
+use crate::list::{IpAddress, Own};
 use crate::plugin::{Backend, Identity, Plugin, Source, Unlisted};
 use crate::problem::Problems;
 
@@ -35,18 +35,37 @@ pub(crate) fn of_plugin(plugin: &Plugin, warnings: &mut Problems<'_>) {
 /// Adds what is suspicious in the fields that a list of backends has beside the plugin's own.
 pub(crate) fn of_own(plugin: &Plugin, own: &Own, in_kubernetes: bool, warnings: &mut Problems<'_>) {
     let address = |given: Option<IpAddr>, otherwise| given.unwrap_or(IpAddr::V4(otherwise));
-    let listener = address(
-        own.listener.address.as_ref().map(|a| a.0),
-        Ipv4Addr::UNSPECIFIED,
-    );
-    let admin = address(own.admin.address.as_ref().map(|a| a.0), Ipv4Addr::LOCALHOST);
-    let meet = listener == admin || listener.is_unspecified() || admin.is_unspecified();
-    let port = own.listener.port();
-    if meet && port == own.admin.port() {
-        warnings.add(
-            "admin.port",
-            format!("warning: {port} is the listener's port too; use a port of its own"),
-        );
+    let given = |field: &Option<IpAddress>| field.as_ref().map(|address| address.0);
+    let mut places = vec![
+        (
+            "listener",
+            address(given(&own.listener.address), Ipv4Addr::UNSPECIFIED),
+            own.listener.port(),
+        ),
+        (
+            "admin",
+            address(given(&own.admin.address), Ipv4Addr::LOCALHOST),
+            own.admin.port(),
+        ),
+    ];
+    if let Some(status) = &own.status {
+        let address = address(given(&status.address), Ipv4Addr::LOCALHOST);
+        places.push(("status", address, status.port.0));
+    }
+    for (index, (field, address, port)) in places.iter().enumerate() {
+        let before = places.iter().take(index);
+        for (other, taken, _) in before.filter(|(_, _, other)| other == port) {
+            if address == taken || address.is_unspecified() || taken.is_unspecified() {
+                let whose = match *other {
+                    "admin" => "the admin interface's",
+                    _ => "the listener's",
+                };
+                warnings.add(
+                    &format!("{field}.port"),
+                    format!("warning: {port} is {whose} port too; use a port of its own"),
+                );
+            }
+        }
     }
     if !in_kubernetes {
         return;

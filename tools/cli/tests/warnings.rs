@@ -16,6 +16,14 @@ fn each_warning_names_the_place_the_value_and_the_fix() {
             "2:15: admin.port: warning: 10000 is the listener's port too; use a port of its own",
         ),
         (
+            "backends: [{host: a.openai.azure.com}]\nstatus: {port: 10000}\n",
+            "2:16: status.port: warning: 10000 is the listener's port too; use a port of its own",
+        ),
+        (
+            "backends: [{host: a.openai.azure.com}]\nstatus: {address: 0.0.0.0, port: 9901}\n",
+            "2:34: status.port: warning: 9901 is the admin interface's port too; use a port of its own",
+        ),
+        (
             "backends:\n- {host: \"a.openai.azure.com:8443\"}\n",
             "2:10: backends[0].host: warning: \"a.openai.azure.com:8443\" has a port, which becomes part of the `host` \
              header; use the host name alone",
@@ -50,6 +58,8 @@ fn nothing_that_is_meant_gets_a_warning() {
         "backends: [{host: a, api_key_env: K}]\nkubernetes: {gateway: g}\n",
         "backends: [{host: a}]\nlistener: {address: 127.0.0.1}\nadmin: {address: 127.0.0.2, port: 10000}\n",
         "backends: [{host: a}]\nlimits: {default: {tokens_per_minute: 5}}\n",
+        "backends: [{host: a}]\nstatus: {port: 9902}\n",
+        "backends: [{host: a}]\nstatus: {address: 127.0.0.2, port: 9901}\n",
     ] {
         assert_eq!(warnings(list, Form::Backends), [""; 0], "{list}");
     }

@@ -1,6 +1,6 @@
 //! The fleet of `docker-compose.yml`, and the configuration that its Envoy starts from.
 
-use render::{Admin, Backend, Clients, Engine, Fleet, Identity, Key, Listener};
+use render::{Admin, Backend, Clients, Engine, Fleet, Identity, Key, Listener, Status};
 
 /// The client that the configuration knows.
 pub const CLIENT: &str = "demo";
@@ -47,6 +47,10 @@ pub fn fleet() -> Fleet {
             address: address(),
             port: 9901,
         },
+        status: Some(Status {
+            address: address(),
+            port: 9902,
+        }),
         module: MODULE.into(),
         engine: Engine::Router,
         clients: Clients::Keys { file: KEYS.into() },

@@ -190,7 +190,10 @@ impl Envoy {
     /// Where clients connect, as its admin interface tells.
     fn listens(&self) -> Result<String> {
         let listeners: Value = serde_json::from_str(&self.get("/listeners?format=json")?)?;
-        let socket = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
+        let statuses = listeners["listener_statuses"].as_array();
+        let mut statuses = statuses.into_iter().flatten();
+        let status = statuses.find(|status| status["name"] == render::LISTENER_NAME);
+        let socket = &status.context("no listener")?["local_address"]["socket_address"];
         let address = socket["address"].as_str().context("no listener")?;
         Ok(format!("http://{address}:{}", socket["port_value"]))
     }

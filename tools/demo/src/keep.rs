@@ -29,6 +29,7 @@ pub fn wait(tour: &Tour, setup: &Setup) -> Result<()> {
             envoy: tour.stage.envoy.url().to_owned(),
             envoy_admin: tour.stage.envoy.admin_url().to_owned(),
             simulator: tour.stage.simulation.url().to_owned(),
+            status: None,
         },
         &format!("tail -f {}", shown(tour.stage.envoy.log())),
     );
@@ -64,6 +65,8 @@ pub struct Addresses {
     pub envoy_admin: String,
     /// The simulator's admin endpoint.
     pub simulator: String,
+    /// The status page, where there is one.
+    pub status: Option<String>,
 }
 
 fn write(tour: &Tour, suggestions: &[(&str, String)]) {
@@ -80,6 +83,7 @@ fn suggestions(tour: &Tour, addresses: &Addresses, log: &str) -> Vec<(&'static s
         envoy,
         envoy_admin,
         simulator,
+        status,
     } = addresses;
     let key = match tour.stage.client.key() {
         Some(key) => format!("-H 'api-key: {key}' "),
@@ -87,7 +91,7 @@ fn suggestions(tour: &Tour, addresses: &Addresses, log: &str) -> Vec<(&'static s
     };
     let first = tour.stage.names().first().copied().unwrap_or_default();
     let backend = format!("{simulator}/admin/backends/{first}");
-    vec![
+    let mut suggestions = vec![
         (
             "a request; `x-aoai-backend` in the answer says who gave it:",
             format!(
@@ -113,5 +117,9 @@ fn suggestions(tour: &Tour, addresses: &Addresses, log: &str) -> Vec<(&'static s
             "Envoy's statistics of the balancer, and its log:",
             format!("curl '{envoy_admin}/stats?filter=wasmcustom'\n{log}"),
         ),
-    ]
+    ];
+    if let Some(status) = status {
+        suggestions.insert(0, ("the status page, in a browser:", format!("{status}/")));
+    }
+    suggestions
 }

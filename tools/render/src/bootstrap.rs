@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use crate::yaml::{folder_of, indented, item, quoted};
-use crate::{clusters, listener, token_file, Clients, Engine, Fleet};
+use crate::{clusters, listener, status, token_file, Clients, Engine, Fleet};
 
 /// The whole configuration in one file: admin interface, listener, clusters.
 pub fn envoy(fleet: &Fleet) -> String {
-    let listener = indented(&item(&listener::resource(fleet)), 2) + &token_files(fleet);
+    let listener = indented(&item(&listener::resource(fleet)), 2) + &other_listeners(fleet);
     let clusters = indented(&clusters::all(fleet), 2);
     format!(
         "\
@@ -68,13 +68,18 @@ static_resources:
         admin = admin(fleet),
         lds = quoted(&lds.to_string_lossy()),
         folder = quoted(&folder.to_string_lossy()),
-        listeners = match token_files(fleet) {
+        listeners = match other_listeners(fleet) {
             none if none.is_empty() => none,
             some => format!("  listeners:\n{some}"),
         },
         clusters = indented(&clusters::all(fleet), 2),
         tail = tail(fleet),
     )
+}
+
+/// The listeners beside that of the clients, as items of the list of listeners.
+fn other_listeners(fleet: &Fleet) -> String {
+    token_files(fleet) + &status::listeners(fleet)
 }
 
 /// The listeners of the token files, as items of the list of listeners.
@@ -112,7 +117,9 @@ fn tail(fleet: &Fleet) -> String {
         Clients::Open => "",
         _ => CLIENT_TAG,
     };
-    format!("{BACKEND_TAG}{client_tag}{MEMORY}{LIMITS}")
+    let has_token = !fleet.plugin["identity"].is_null() || !fleet.plugin["identities"].is_null();
+    let identity_tag = if has_token { IDENTITY_TAG } else { "" };
+    format!("{BACKEND_TAG}{client_tag}{identity_tag}{MEMORY}{LIMITS}")
 }
 
 const BACKEND_TAG: &str = r#"
@@ -130,6 +137,11 @@ stats_config:
 const CLIENT_TAG: &str = r#"  # And per client: `aoai_client_requests{aoai_client="app-1"}`.
   - tag_name: aoai_client
     regex: "^wasmcustom\\.aoai\\.client\\.(([^.]+)\\.)"
+"#;
+
+const IDENTITY_TAG: &str = r#"  # And per identity: `aoai_identity_seconds_left{aoai_identity="_default"}`.
+  - tag_name: aoai_identity
+    regex: "^wasmcustom\\.aoai\\.identity\\.(([^.]+)\\.)seconds_left$"
 "#;
 
 // After small requests and some minutes Envoy is 8 MB smaller for it with the module, and as large as before without; after large

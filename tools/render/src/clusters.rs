@@ -6,7 +6,8 @@ use crate::clients::JWKS_CLUSTER;
 use crate::listener::upstream_module;
 use crate::yaml::{indented, item, quoted};
 use crate::{
-    connections, token_file, Authority, Backend, Clients, Engine, Fleet, Identity, TlsOptions,
+    connections, status, token_file, Authority, Backend, Clients, Engine, Fleet, Identity,
+    TlsOptions,
 };
 
 /// All clusters, as a YAML list that starts at the left margin.
@@ -38,6 +39,10 @@ pub(crate) fn all(fleet: &Fleet) -> String {
             "\n# Where the module reads the token file: Envoy's own listener on a unix socket.\n",
         );
         out.push_str(&item(&token_file::cluster(file)));
+    }
+    if fleet.status.is_some() {
+        out.push_str("\n# Envoy's own admin interface, for the statistics of the status page.\n");
+        out.push_str(&item(&status::cluster(&fleet.admin)));
     }
     if let Clients::Tokens(issuer) = &fleet.clients {
         out.push_str("\n# Where the keys are that clients' tokens are signed with.\n");

@@ -41,6 +41,7 @@ pub fn demo_fleet_with(engine: Engine) -> Fleet {
             address: "127.0.0.1".to_owned(),
             port: 9901,
         },
+        status: None,
         module: "target/azure_openai_balancer.wasm".into(),
         environment: BTreeMap::new(),
         host_environment: Vec::new(),

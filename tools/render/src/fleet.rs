@@ -22,6 +22,8 @@ pub struct Fleet {
     pub listener: Listener,
     /// Where Envoy's admin interface listens.
     pub admin: Admin,
+    /// Where the status page is, if there is one.
+    pub status: Option<Status>,
     /// The module's file, as Envoy will find it.
     pub module: PathBuf,
     /// The module's own configuration, written as JSON; a string is handed over as it is, which lets a test send what
@@ -341,6 +343,15 @@ pub struct TokenIssuer {
 /// Where Envoy's admin interface listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
+    /// The IP address to listen on.
+    pub address: String,
+    /// The port; 0 lets the system choose.
+    pub port: u16,
+}
+
+/// Where the status page is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
     /// The IP address to listen on.
     pub address: String,
     /// The port; 0 lets the system choose.

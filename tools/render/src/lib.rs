@@ -24,6 +24,7 @@ mod fleet;
 mod json;
 mod listener;
 mod route;
+mod status;
 mod token_file;
 
 pub use crate::bootstrap::{bootstrap, envoy};
@@ -31,6 +32,7 @@ pub use crate::clients::{keys_file, Key};
 pub use crate::demo::{demo_fleet, demo_fleet_with};
 pub use crate::fleet::{
     minimal_plugin, Admin, Authority, Backend, Certificate, Clients, Engine, Fleet, Identity,
-    Listener, TlsOptions, TokenFile, TokenIssuer, CLIENT_HEADER,
+    Listener, Status, TlsOptions, TokenFile, TokenIssuer, CLIENT_HEADER,
 };
 pub use crate::listener::{listener, LISTENER_NAME};
+pub use crate::status::STATUS_NAME;

@@ -5,8 +5,8 @@ use serde_json::Value;
 
 pub use crate::connections::{KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME};
 pub use crate::listener::Role;
-use crate::{clients, clusters, connections, json, listener, route, token_file};
-use crate::{Authority, Fleet, TokenFile};
+use crate::{clients, clusters, connections, json, listener, route, status, token_file};
+use crate::{Admin, Authority, Fleet, TokenFile};
 
 /// How many bytes of a connection Envoy may hold while a request waits.
 pub const BUFFER_LIMIT: u32 = 32 * 1024 * 1024;
@@ -75,6 +75,12 @@ pub fn token_file_cluster(file: &TokenFile) -> String {
 /// The listener that answers with a token file.
 pub fn token_file_listener(file: &TokenFile) -> String {
     token_file::listener(file)
+}
+
+/// The listener of the status page, and the cluster of the `admin` interface that it asks; `None` without a status page.
+pub fn status(fleet: &Fleet, admin: &Admin) -> Option<(String, String)> {
+    let status = fleet.status.as_ref()?;
+    Some((status::listener(fleet, status), status::cluster(admin)))
 }
 
 /// JSON for people to read, which can stand in YAML as it is.

@@ -109,6 +109,10 @@ fn nothing_in_the_fleet_breaks_out_of_its_place() {
     fleet.plugin = json!({ HOSTILE: HOSTILE, "headers": {"cluster": HOSTILE, "backend": HOSTILE} });
     fleet.environment = [(HOSTILE.to_owned(), HOSTILE.to_owned())].into();
     fleet.host_environment = vec![HOSTILE.to_owned()];
+    fleet.status = Some(render::Status {
+        address: HOSTILE.to_owned(),
+        port: 9902,
+    });
 
     let text = render::envoy(&fleet);
     let yaml = parse(&text);
@@ -231,4 +235,142 @@ fn the_route_says_the_time_limit_unless_backends_have_their_own() {
     assert_eq!(limit(by_filter), (None, false));
     let own = json!({"backends": [{"first_byte_timeout": "1s"}]});
     assert_eq!(limit(own), (None, false));
+}
+
+fn with_status(address: &str) -> Fleet {
+    let mut fleet = render::demo_fleet();
+    fleet.status = Some(render::Status {
+        address: address.to_owned(),
+        port: 9902,
+    });
+    fleet
+}
+
+/// The routes of the status page, and the host names that they are for.
+fn status_routes<'a, 'b>(yaml: &'b Yaml<'a>) -> (&'b Yaml<'a>, Vec<String>) {
+    let listeners = yaml["static_resources"]["listeners"].as_sequence();
+    let mut listeners = listeners.expect("a list").iter();
+    let name = Some(render::STATUS_NAME);
+    let listener = listeners.find(|listener| listener["name"].as_str() == name);
+    let host = &manager(listener.expect("a listener"))["route_config"]["virtual_hosts"][0];
+    let domains = host["domains"].as_sequence().expect("a list").iter();
+    let domains = domains.filter_map(|domain| domain.as_str());
+    (&host["routes"], domains.map(str::to_owned).collect())
+}
+
+#[test]
+fn the_status_page_has_its_own_listener_and_cluster() {
+    let fleet = with_status("127.0.0.1");
+    let text = render::envoy(&fleet);
+    let yaml = parse(&text);
+    let (routes, domains) = status_routes(&yaml);
+    assert_eq!(domains, ["localhost", "127.0.0.1", "[::1]"]);
+    let statistics = &routes[2]["route"];
+    assert_eq!(statistics["cluster"].as_str(), Some(render::STATUS_NAME));
+    assert_eq!(
+        statistics["prefix_rewrite"].as_str(),
+        Some(
+            "/stats?format=json&usedonly&filter=%5E%28wasmcustom%5C.aoai%5C.%7Cserver%5C.uptime%24%7Ccluster%5C.%28aoai_eastus%7C\
+             aoai_westus%7Caoai_swedencentral%29%5C.upstream_rq_active%24%29"
+        )
+    );
+    let clusters = yaml["static_resources"]["clusters"].as_sequence();
+    let cluster = clusters.expect("a list").last().expect("a cluster");
+    let endpoint = &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"];
+    let socket = &endpoint["address"]["socket_address"];
+    assert_eq!(socket["address"].as_str(), Some("127.0.0.1"));
+    assert_eq!(socket["port_value"].as_integer(), Some(9901));
+    assert!(!render::envoy(&render::demo_fleet()).contains(render::STATUS_NAME));
+}
+
+#[test]
+fn a_status_page_for_others_answers_to_every_name() {
+    for (address, expected) in [
+        ("0.0.0.0", &["*"][..]),
+        ("10.0.0.4", &["*"]),
+        ("::1", &["localhost", "127.0.0.1", "[::1]"]),
+        (
+            "127.0.0.2",
+            &["localhost", "127.0.0.1", "[::1]", "127.0.0.2"],
+        ),
+    ] {
+        let text = render::envoy(&with_status(address));
+        assert_eq!(status_routes(&parse(&text)).1, expected, "{address}");
+    }
+}
+
+#[test]
+fn an_admin_interface_everywhere_is_asked_on_this_machine() {
+    for (address, expected) in [
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "::1"),
+        ("10.0.0.4", "10.0.0.4"),
+    ] {
+        let mut fleet = with_status("127.0.0.1");
+        fleet.admin.address = address.to_owned();
+        let text = render::envoy(&fleet);
+        let yaml = parse(&text);
+        let clusters = yaml["static_resources"]["clusters"].as_sequence();
+        let cluster = clusters.expect("a list").last().expect("a cluster");
+        let endpoint = &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"];
+        let socket = &endpoint["address"]["socket_address"];
+        assert_eq!(socket["address"].as_str(), Some(expected));
+    }
+}
+
+/// The page as Envoy gets it.
+fn status_page(fleet: &Fleet) -> String {
+    let text = render::envoy(fleet);
+    let yaml = parse(&text);
+    let page = &status_routes(&yaml).0[1]["direct_response"]["body"]["inline_string"];
+    page.as_str().expect("a page").to_owned()
+}
+
+#[test]
+fn the_status_page_is_small_and_whole() {
+    let page = status_page(&with_status("127.0.0.1"));
+    assert!(page.len() < 40_000, "{} bytes", page.len());
+    // The address in an SVG element is its name.
+    let page = page.replace("http://www.w3.org/2000/svg", "");
+    for elsewhere in ["http:", "https://", "src=", "@import", "url("] {
+        assert!(!page.contains(elsewhere), "{elsewhere}");
+    }
+    assert!(!page.contains("innerHTML") && page.is_ascii());
+}
+
+#[test]
+fn a_hundred_long_names_fit_into_the_status_page() {
+    let mut fleet = with_status("127.0.0.1");
+    let host = |i: usize| format!("{}{i:03}.openai.azure.com", "h".repeat(230));
+    fleet.backends = (0..100)
+        .map(|i| Backend::new(&format!("{}{i:03}", "n".repeat(61)), &host(i)))
+        .collect();
+    fleet.plugin = render::minimal_plugin(&fleet.backends, None);
+    let page = status_page(&fleet);
+    assert!(page.len() < 131_072, "{} bytes", page.len());
+}
+
+#[test]
+fn the_status_page_names_backends_with_what_statistics_lack() {
+    let mut fleet = with_status("127.0.0.1");
+    fleet.plugin["backends"][0]["priority"] = json!(2);
+    fleet.plugin["backends"][1]["api_key_env"] = json!("KEY");
+    fleet.plugin["backends"][2]["identity"] = json!("blue");
+    fleet.backends[0].cluster = "a:b</script>&".to_owned();
+    let page = status_page(&fleet);
+    let data = page.split_once("id=\"fleet\">").expect("the data").1;
+    let data = data.split_once("</script>").expect("its end").0;
+    assert!(!data.contains(['<', '>', '&']), "{data}");
+    let data: Value = serde_json::from_str(data).expect("JSON");
+    let expected = json!([
+        {"name": "eastus", "host": "contoso-eastus.openai.azure.com", "cluster": "a_b</script>&", "priority": 2},
+        {"name": "westus", "host": "contoso-westus.openai.azure.com", "cluster": "aoai_westus", "key": true},
+        {"name": "swedencentral", "host": "contoso-swedencentral.openai.azure.com", "cluster": "aoai_swedencentral", "identity": "blue"},
+    ]);
+    assert_eq!(data["backends"], expected);
+    let text = render::envoy(&fleet);
+    assert!(
+        text.contains("%28a_b%5C%3C%5C%2Fscript%5C%3E%5C%26%7C"),
+        "{text}"
+    );
 }

@@ -26,9 +26,9 @@ pub struct Compiler {
 }
 
 /// How Debian lays out the libraries of this machine's architecture.
-struct Layout {
-    triple: &'static str,
-    loader: &'static str,
+pub(crate) struct Layout {
+    pub(crate) triple: &'static str,
+    pub(crate) loader: &'static str,
 }
 
 /// Whether [`ensure`] has nothing left to do.
@@ -93,7 +93,8 @@ fn write_script(draft: &Path, layout: &Layout, program: &str) -> Result<()> {
     Ok(())
 }
 
-fn layout() -> Result<Layout> {
+/// The layout of this machine's architecture.
+pub(crate) fn layout() -> Result<Layout> {
     match std::env::consts::ARCH {
         "x86_64" => Ok(Layout {
             triple: "x86_64-linux-gnu",
@@ -103,7 +104,7 @@ fn layout() -> Result<Layout> {
             triple: "aarch64-linux-gnu",
             loader: "usr/lib/ld-linux-aarch64.so.1",
         }),
-        other => bail!("{other}: Debian's compiler is used on x86_64 and aarch64 only"),
+        other => bail!("{other}: Debian's packages are used on x86_64 and aarch64 only"),
     }
 }
 

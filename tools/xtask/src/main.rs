@@ -7,6 +7,7 @@ mod archive;
 mod bench;
 mod budget;
 mod changelog;
+mod chromium;
 mod compose;
 mod debian;
 mod demo;

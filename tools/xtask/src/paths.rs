@@ -57,6 +57,11 @@ pub fn envoy(pinned: &pins::Envoy) -> PathBuf {
     tools().join("envoy").join(pinned.version).join("envoy")
 }
 
+/// Debian's Chromium.
+pub fn chromium() -> PathBuf {
+    tools().join("chromium")
+}
+
 /// The Python environment that holds the openai SDK.
 pub fn python() -> PathBuf {
     tools().join("python")

@@ -86,6 +86,9 @@ pub const DEBIAN_PACKAGES: &[&str] = &[
     "libicu76",
 ];
 
+/// What is taken from that release to look at the status page, with all that it depends on: a browser without windows, and a font.
+pub const CHROMIUM_PACKAGES: &[&str] = &["chromium-headless-shell", "fonts-dejavu-core"];
+
 /// The pinned Envoy of this version, if there is one.
 pub fn envoy(version: &str) -> Option<&'static Envoy> {
     ENVOYS.iter().find(|pinned| pinned.version == version)

@@ -14,7 +14,7 @@ use anyhow::{anyhow, bail, Context, Result};
 
 use crate::library::{Choice, Library};
 use crate::tally::{Counts, Tally};
-use crate::{compose, envoy, files, paths, pins, process, python, wasm};
+use crate::{chromium, compose, envoy, files, paths, pins, process, python, wasm};
 
 /// Tells the end-to-end tests which Envoy to use.
 const VERSION: &str = "AOAI_ENVOY_VERSION";
@@ -88,6 +88,7 @@ fn prepare() -> Result<Vec<(String, PathBuf)>> {
     let python = python::ensure()?;
     variables.push(("AOAI_PYTHON".to_owned(), python.executable));
     variables.push(("AOAI_PYTHONPATH".to_owned(), PathBuf::from(python.path)));
+    variables.push(("AOAI_CHROMIUM".to_owned(), chromium::ensure()?));
     let newest = python::ensure_newest_openai()?;
     variables.push(("AOAI_NEWEST_OPENAI".to_owned(), newest));
     Ok(variables)

@@ -2,7 +2,7 @@
 
 use render::parts::{self, Role};
 use render::yaml::{indented, item, quoted};
-use render::{Engine, Fleet};
+use render::{Admin, Engine, Fleet, STATUS_NAME};
 
 use super::{targets, LISTENER, NAME, RULES, VERSION};
 use crate::kubernetes::{resource, Kubernetes};
@@ -11,6 +11,7 @@ use crate::kubernetes::{resource, Kubernetes};
 pub(super) fn patches(kubernetes: &Kubernetes) -> String {
     let Kubernetes { names, fleet, .. } = kubernetes;
     let mut patches = entra_id(fleet);
+    patches.push_str(&status(fleet));
     if kubernetes.full {
         patches.push_str(&full(kubernetes));
     }
@@ -35,11 +36,10 @@ jsonPatches:
     )
 }
 
-/// The clusters by which the module gets tokens of Entra ID, and the listener of the token file.
-fn entra_id(fleet: &Fleet) -> String {
-    let add = |kind: &str, name: &str, value: &str| {
-        item(&format!(
-            "\
+/// A listener or a cluster that is added.
+fn add(kind: &str, name: &str, value: &str) -> String {
+    item(&format!(
+        "\
 type: type.googleapis.com/envoy.config.{kind}
 name: {}
 operation:
@@ -47,10 +47,28 @@ operation:
   path: \"\"
   value:
 {}",
-            quoted(name),
-            indented(value, 4)
-        ))
+        quoted(name),
+        indented(value, 4)
+    ))
+}
+
+/// The status page of each of the gateway's pods.
+fn status(fleet: &Fleet) -> String {
+    // Where Envoy Gateway lets Envoy listen.
+    let admin = Admin {
+        address: "127.0.0.1".to_owned(),
+        port: 19000,
     };
+    let Some((listener, cluster)) = parts::status(fleet, &admin) else {
+        return String::new();
+    };
+    let listener = add("listener.v3.Listener", STATUS_NAME, &listener);
+    let cluster = add("cluster.v3.Cluster", STATUS_NAME, &cluster);
+    format!("# The status page of each pod, for `kubectl port-forward`.\n{listener}# Where it gets its statistics.\n{cluster}")
+}
+
+/// The clusters by which the module gets tokens of Entra ID, and the listener of the token file.
+fn entra_id(fleet: &Fleet) -> String {
     let mut patches = String::new();
     for authority in &fleet.authorities {
         let cluster = parts::authority_cluster(authority);

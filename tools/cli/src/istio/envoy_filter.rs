@@ -2,7 +2,7 @@
 
 use render::parts::{self, Role};
 use render::yaml::{indented, item, quoted};
-use render::{Clients, Engine, Fleet};
+use render::{Admin, Clients, Engine, Fleet};
 
 use super::services::service;
 use super::ROUTE;
@@ -63,6 +63,7 @@ patch:
         patches.push_str(&router_engine(kubernetes));
     }
     patches.push_str(&entra_id(fleet));
+    patches.push_str(&status(fleet));
     let spec = format!(
         "\
 workloadSelector:
@@ -213,6 +214,23 @@ fn entra_id(fleet: &Fleet) -> String {
         patches.push_str(&add(comment, "CLUSTER", &parts::token_file_cluster(file)));
     }
     patches
+}
+
+/// The status page of each of the gateway's pods.
+fn status(fleet: &Fleet) -> String {
+    // Where Istio's agent lets Envoy listen.
+    let admin = Admin {
+        address: "127.0.0.1".to_owned(),
+        port: 15000,
+    };
+    match parts::status(fleet, &admin) {
+        None => String::new(),
+        Some((listener, cluster)) => {
+            let comment = "The status page of each pod, for `kubectl port-forward`.";
+            let patch = add(comment, "LISTENER", &listener);
+            patch + &add("Where it gets its statistics.", "CLUSTER", &cluster)
+        }
+    }
 }
 
 /// Istio refuses those without a token by a filter of its own, which has another word for it.

@@ -23,8 +23,8 @@ struct Arguments {
     /// The simulator's admin endpoint
     #[arg(long, value_name = "URL")]
     simulator: String,
-    /// The same three as the reader reaches them, who is outside of the containers
-    #[arg(long, value_name = "URL", num_args = 3, required = true)]
+    /// The same three as the reader reaches them, who is outside of the containers, and the status page
+    #[arg(long, value_name = "URL", num_args = 4, required = true)]
     published: Vec<String>,
     /// A Python that can import the openai SDK
     #[arg(long, value_name = "FILE")]
@@ -36,18 +36,20 @@ struct Arguments {
 
 impl Arguments {
     fn into_running(self) -> Option<Running> {
-        let [envoy, envoy_admin, simulator] = self.published.try_into().ok()?;
+        let [envoy, envoy_admin, simulator, status] = self.published.try_into().ok()?;
         Some(Running {
             fleet: compose::fleet(),
             addresses: Addresses {
                 envoy: self.envoy,
                 envoy_admin: self.envoy_admin,
                 simulator: self.simulator,
+                status: None,
             },
             published: Addresses {
                 envoy,
                 envoy_admin,
                 simulator,
+                status: Some(status),
             },
             key: Some(compose::KEY.to_owned()),
             python: Python {
@@ -61,7 +63,7 @@ impl Arguments {
 
 fn main() -> ExitCode {
     let Some(running) = Arguments::parse().into_running() else {
-        eprintln!("error: --published takes three URLs: of Envoy, of its admin interface, of the simulator");
+        eprintln!("error: --published takes four URLs: of Envoy, of its admin interface, of the simulator, of the status page");
         return ExitCode::from(2);
     };
     let processes = Processes::default();

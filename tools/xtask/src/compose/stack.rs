@@ -12,9 +12,10 @@ use crate::{paths, process};
 const PROJECT: &str = "azure-openai-balancer-test";
 
 /// The variables of `.env` that name a port.
-const PORTS: [&str; 5] = [
+const PORTS: [&str; 6] = [
     "BALANCER_PORT",
     "ENVOY_ADMIN_PORT",
+    "STATUS_PORT",
     "SIMULATOR_PORT",
     "PROMETHEUS_PORT",
     "GRAFANA_PORT",
