@@ -199,6 +199,30 @@ fn source_files_in_the_pages_exist() {
     assert!(found > 20, "{found}");
 }
 
+#[test]
+fn tests_that_the_security_page_names_exist() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources = files(&["src", "tests"]);
+    let sources = sources.iter().filter(|file| file.ends_with(".rs"));
+    let code: String = sources
+        .map(|file| fs::read_to_string(top.join(&file[1..])).unwrap())
+        .collect();
+    let page = read("docs/security.md");
+    let rows = page.lines().filter(|line| line.starts_with("| "));
+    let mut found = 0;
+    for row in rows.filter(|row| !row.starts_with("| attack") && !row.starts_with("| **")) {
+        let tests = row.trim_end_matches([' ', '|']).rsplit(" | ").next();
+        let tests = code_spans(tests.unwrap_or_default());
+        assert!(!tests.is_empty(), "no test: {row}");
+        for test in tests {
+            found += 1;
+            let is_there = code.contains(&format!("fn {test}("));
+            assert!(is_there, "docs/security.md: there is no test {test}");
+        }
+    }
+    assert!(found > 30, "{found}");
+}
+
 /// The sentences of a page, without code and addresses: `x` stands for a piece of code.
 fn sentences(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];

@@ -207,3 +207,23 @@ cases! {
         assert_eq!(gateway.host.statistic("aoai.client_gone"), 0);
     }
 }
+
+#[test]
+fn an_answer_that_breaks_off_while_it_is_held_is_a_failure() {
+    let events = [("content-type", "text/event-stream")];
+    for (status, headers) in [(200, &events[..]), (404, &[][..])] {
+        // With the router engine Envoy asks the next backend.
+        let gateway = Engine::Filter.gateway();
+        let request = gateway.send();
+        let (id, attempt) = (request.id(), request.attempt());
+        attempt.respond(status, headers, false);
+        assert!(request.answered().is_none(), "{status}: it is held");
+        request.break_off();
+        assert_forgotten(&gateway, id, 0);
+        assert_eq!(gateway.host.statistic("aoai.stream_broken"), 1);
+        let failures = gateway
+            .host
+            .statistic("aoai.backend.east.outcome.unavailable");
+        assert_eq!(failures, 1, "{status}");
+    }
+}

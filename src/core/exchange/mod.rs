@@ -368,11 +368,14 @@ impl Exchange {
         match self.state {
             State::New | State::Done => {}
             State::Passing if complete => {}
-            State::Passing | State::Deciding(Until::Content) => {
-                balancer.count(match details.map(Origin::of) {
-                    Some(Origin::Router) => Event::StreamBroken,
-                    _ => Event::ClientGone,
-                })
+            State::Passing | State::Deciding(Until::Content | Until::ErrorBody(_)) => {
+                match details.map(Origin::of) {
+                    Some(Origin::Router) => {
+                        balancer.count(Event::StreamBroken);
+                        self.conclude_broken(balancer);
+                    }
+                    _ => balancer.count(Event::ClientGone),
+                }
             }
             _ => balancer.count(Event::ClientGone),
         }
@@ -380,6 +383,16 @@ impl Exchange {
         // The outcome will not be known: the client left, or a host call was refused.
         if let Some(lesson) = self.attempts.abandon(&self.request.demand()) {
             balancer.learn(&lesson, Default::default);
+        }
+    }
+
+    /// The backend has broken off an answer. If that was held, Envoy has answered in its place, and the attempt has failed.
+    #[inline(never)]
+    fn conclude_broken<H: Host>(&mut self, balancer: &Balancer<H>) {
+        if !self.is_passing() {
+            self.headers = None;
+            self.stream = None;
+            self.conclude(Outcome::Unavailable, balancer);
         }
     }
 
@@ -426,6 +439,10 @@ impl Exchange {
 
     /// Whether the end of the stream has to be explained by Envoy's details, where the answer is not complete.
     pub fn wants_end_details(&self) -> bool {
-        self.is_passing() || matches!(self.state, State::Deciding(Until::Content))
+        self.is_passing()
+            || matches!(
+                self.state,
+                State::Deciding(Until::Content | Until::ErrorBody(_))
+            )
     }
 }

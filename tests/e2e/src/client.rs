@@ -56,6 +56,22 @@ impl Client {
         Stream::begin(socket, Vec::new(), method, started)
     }
 
+    /// Asks for a WebSocket and returns when the head of the answer is there.
+    pub fn upgrade(&self, path: &str, headers: &[(&str, &str)]) -> io::Result<Stream> {
+        let mut headers = headers.to_vec();
+        headers.extend([
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            // Any 16 bytes.
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ]);
+        let started = Instant::now();
+        let mut socket = self.socket()?;
+        socket.write_all(&request(self.address, "GET", path, &headers, b""))?;
+        Stream::begin(socket, Vec::new(), "GET", started)
+    }
+
     /// Starts a request whose body is sent in chunks, at the caller's pace.
     pub fn upload(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> io::Result<Upload> {
         let mut headers = headers.to_vec();

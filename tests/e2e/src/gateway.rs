@@ -304,6 +304,20 @@ impl Gateway {
     /// When Envoy does neither.
     pub fn update(&mut self, plugin: Value) -> Update {
         self.fleet.plugin = plugin;
+        self.reload()
+    }
+
+    /// Gives the listener another module while Envoy runs, and waits as [`update`](Self::update) does. Clusters keep the one they have.
+    ///
+    /// # Panics
+    ///
+    /// When Envoy neither accepts nor refuses it.
+    pub fn update_module(&mut self, module: &Path) -> Update {
+        self.fleet.module = module.to_owned();
+        self.reload()
+    }
+
+    fn reload(&mut self) -> Update {
         let before = self.stats(LISTENER_STATS);
         let logged = self.log().len();
         write_listener(&self.path, &self.fleet, &self.rewrites);

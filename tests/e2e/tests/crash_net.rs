@@ -6,8 +6,6 @@
 //!
 //! `AOAI_NET_SEED` repeats a run by the seed that it printed, `AOAI_NET_MINUTES` makes each longer.
 
-mod faults;
-
 use std::env;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +19,8 @@ use e2e::{
 use serde_json::{json, Value};
 use simulator::{ImdsBehaviour, Simulator};
 
-use self::faults::{faults, Faults, Kind};
+use crate::faults::{faults, Faults, Kind};
+use crate::random::Random;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// How many clients there are at a time.
@@ -36,31 +35,6 @@ const FLOOD: usize = 500_000;
 
 /// The backends that misbehave. `well` does not.
 const BAD: [&str; 2] = ["bad", "worse"];
-
-/// A small generator of random numbers: `splitmix64`.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn of<T: Copy>(&mut self, list: &[T]) -> T {
-        list[self.below(list.len() as u64) as usize]
-    }
-
-    fn milliseconds(&mut self, limit: u64) -> Duration {
-        Duration::from_millis(self.below(limit))
-    }
-}
 
 /// How a client sends its body.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,7 @@
 //! The tests in a real Envoy, one program: it is linked once, and a test that waits for long keeps no other file's tests waiting.
 
 mod affinity;
+mod attacks;
 mod balancing;
 mod capabilities;
 mod claude;
@@ -14,6 +15,8 @@ mod credentials;
 mod early_answers;
 mod endurance;
 mod error_codes;
+mod fault_matrix;
+mod faults;
 mod first_hour;
 mod health;
 mod identities;
@@ -25,12 +28,14 @@ mod other_filters;
 mod paths;
 mod prometheus;
 mod protection;
+mod random;
 mod realtime;
 mod reissued;
 mod rendered;
 mod retry;
 mod router;
 mod sdk;
+mod soak;
 mod stalled_errors;
 mod state;
 mod state_rules;

@@ -51,6 +51,8 @@ pub enum Answer {
     UnreadError(Unread),
     /// The first bytes of an answer, an error's, and no more: its head is never complete.
     HalfHead(HalfHead),
+    /// Bytes in place of an answer, over HTTP/1.1 without TLS.
+    Raw(Raw),
     /// Reads the request and never answers.
     Hang,
     /// A TCP reset after the request's headers, before any byte of an answer.
@@ -197,6 +199,25 @@ pub struct HalfHead {
     pub how: Break,
 }
 
+/// Bytes that leave as they are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    /// All that leaves.
+    pub text: String,
+    /// How the connection then breaks.
+    #[serde(default)]
+    pub how: Break,
+}
+
+impl Raw {
+    /// The status that the bytes begin with, or 200.
+    pub(crate) fn status(&self) -> u16 {
+        let word = self.text.split(' ').nth(1);
+        word.and_then(|word| word.parse().ok()).unwrap_or(200)
+    }
+}
+
 /// The pace and the flaws of an event stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -207,7 +228,7 @@ pub struct Stream {
     pub interval_ms: u64,
     /// Milliseconds between the headers and the first frame.
     pub first_event_delay_ms: u64,
-    /// It breaks after this many frames.
+    /// It breaks after this many frames; a realtime session after this many messages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub break_after: Option<u32>,
     /// How it breaks.
@@ -401,6 +422,12 @@ impl Behaviour {
         Answer::HalfHead(HalfHead { status, bytes, how }).into()
     }
 
+    /// These bytes in place of an answer, and then this.
+    pub fn raw(text: &str, how: Break) -> Self {
+        let text = text.to_owned();
+        Answer::Raw(Raw { text, how }).into()
+    }
+
     /// 429 with `retry-after` in seconds.
     pub fn throttled(retry_after: u64) -> Self {
         Self::throttled_with(&[("retry-after", &retry_after.to_string())])
@@ -526,6 +553,7 @@ impl Behaviour {
                 headers.push((name.to_owned(), value.to_owned()))
             }
             Answer::HalfHead(_)
+            | Answer::Raw(_)
             | Answer::Hang
             | Answer::Reset
             | Answer::Close

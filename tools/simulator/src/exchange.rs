@@ -22,7 +22,7 @@ use crate::audit::Entry;
 use crate::azure::{errors, Call, Event, Reply};
 use crate::backend::Backend;
 use crate::behaviour::{
-    Answer, Behaviour, Encoding, Exact, Failure, HalfHead, SlowBody, Stream, Unread,
+    Answer, Behaviour, Encoding, Exact, Failure, HalfHead, Raw, SlowBody, Stream, Unread,
 };
 use crate::body::{Body, OpenAnswer};
 use crate::echo;
@@ -88,6 +88,7 @@ impl Exchange<'_> {
             | Answer::EarlyError(failure)
             | Answer::UnreadError(Unread { failure, .. }) => self.failure(&failure, &head),
             Answer::HalfHead(half) => self.half_head(&half, &head),
+            Answer::Raw(raw) => self.raw(raw, &head),
             Answer::Exact(exact) => exactly(exact),
             Answer::Hang => std::future::pending().await,
             Answer::Close | Answer::Reset => match self.connection.cut(Break::Close).await {},
@@ -133,10 +134,22 @@ impl Exchange<'_> {
     /// An answer of which only the first bytes leave.
     fn half_head(&self, half: &HalfHead, head: &Parts) -> Response<Body> {
         self.connection.mute_after(half.bytes);
-        let mut response = self.failure(&Failure::new(half.status), head);
+        self.broken(half.status, half.how, head)
+    }
+
+    /// Bytes in place of an answer.
+    fn raw(&self, raw: Raw, head: &Parts) -> Response<Body> {
+        let (status, how) = (raw.status(), raw.how);
+        self.connection.replace(raw.text.into());
+        self.broken(status, how, head)
+    }
+
+    /// An answer that breaks after its head.
+    fn broken(&self, status: u16, how: Break, head: &Parts) -> Response<Body> {
+        let mut response = self.failure(&Failure::new(status), head);
         let broken = SlowBody {
             break_after: Some(0),
-            how: half.how,
+            how,
             chunked: true,
             ..SlowBody::default()
         };
@@ -191,7 +204,7 @@ impl Exchange<'_> {
         let reply = if head.uri.path().starts_with("/sim/") {
             echo::reply(&self.backend.name, head, &body)
         } else if realtime::wanted(head) {
-            return self.realtime(head, credential);
+            return self.realtime(head, credential, &pace);
         } else {
             self.backend
                 .resource
@@ -245,7 +258,7 @@ impl Exchange<'_> {
         response
     }
 
-    fn realtime(&self, head: &Parts, credential: &Credential) -> Response<Body> {
+    fn realtime(&self, head: &Parts, credential: &Credential, pace: &Stream) -> Response<Body> {
         let open = OpenAnswer::new(&self.backend.open);
         let session = self.backend.resource.session(&head.uri);
         let opened = session.and_then(|mut greeting| {
@@ -256,7 +269,9 @@ impl Exchange<'_> {
                 "credential": credential.check,
                 "identity": credential.identity,
             });
-            realtime::open(head, greeting, open, Arc::clone(&self.connection))
+            let connection = Arc::clone(&self.connection);
+            let broken = pace.break_after.map(|messages| (messages, pace.how));
+            realtime::open(head, greeting, open, connection, broken)
         });
         match opened {
             Ok(mut response) => {

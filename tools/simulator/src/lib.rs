@@ -35,7 +35,7 @@ pub use crate::audit::RecordedRequest;
 pub use crate::azure::Api;
 pub use crate::backend::BackendHandle;
 pub use crate::behaviour::{
-    Answer, Behaviour, Encoding, Exact, Failure, HalfHead, SlowBody, Stream, Unread, When,
+    Answer, Behaviour, Encoding, Exact, Failure, HalfHead, Raw, SlowBody, Stream, Unread, When,
 };
 pub use crate::imds::{Assertion, Expires, ImdsAnswer, ImdsBehaviour, ImdsHandle};
 pub use crate::server::Break;

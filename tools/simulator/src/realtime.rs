@@ -17,7 +17,7 @@ use tokio_tungstenite::WebSocketStream;
 use crate::azure::errors;
 use crate::behaviour::Failure;
 use crate::body::{Body, OpenAnswer};
-use crate::server::Connection;
+use crate::server::{Break, Connection};
 
 /// Whether a request asks for a realtime session.
 pub(crate) fn wanted(head: &Parts) -> bool {
@@ -28,12 +28,13 @@ pub(crate) fn wanted(head: &Parts) -> bool {
     }
 }
 
-/// Answers 101 and lets the session begin.
+/// Answers 101 and lets the session begin. It may be `broken` after so many messages of the backend.
 pub(crate) fn open(
     head: &Parts,
     greeting: Value,
     open: OpenAnswer,
     connection: Arc<Connection>,
+    broken: Option<(u32, Break)>,
 ) -> Result<Response<Body>, Failure> {
     let missing =
         || errors::bad_request("A realtime session needs a WebSocket upgrade over HTTP/1.1.");
@@ -49,7 +50,13 @@ pub(crate) fn open(
         let _open = open;
         let session = async {
             if let Ok(upgraded) = upgrade.await {
-                converse(upgraded, greeting).await;
+                let left = broken.map(|(messages, _)| messages);
+                converse(upgraded, greeting, left, || {
+                    if let Some((_, Break::Reset)) = broken {
+                        connection.reset_at_end();
+                    }
+                })
+                .await;
             }
         };
         tokio::select! {
@@ -66,7 +73,8 @@ pub(crate) fn open(
     Ok(response)
 }
 
-async fn converse(upgraded: Upgraded, greeting: Value) {
+/// Talks until the client ends, or for so many messages.
+async fn converse(upgraded: Upgraded, greeting: Value, mut left: Option<u32>, at_end: impl Fn()) {
     let io = TokioIo::new(upgraded);
     let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
     let mut next = Some(Message::text(greeting.to_string()));
@@ -74,6 +82,10 @@ async fn converse(upgraded: Upgraded, greeting: Value) {
         if let Some(message) = next.take() {
             if socket.send(message).await.is_err() {
                 return;
+            }
+            left = left.map(|left| left.saturating_sub(1));
+            if left == Some(0) {
+                return at_end();
             }
         }
         match socket.next().await {

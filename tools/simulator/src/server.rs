@@ -6,11 +6,12 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -78,6 +79,17 @@ impl Connection {
         self.fate.left.store(bytes, Ordering::SeqCst);
     }
 
+    /// Lets these bytes leave in place of everything that is written from now on.
+    pub(crate) fn replace(&self, bytes: Bytes) {
+        *self.fate.instead() = bytes;
+        self.mute_after(0);
+    }
+
+    /// Makes the connection end in a reset, whoever ends it.
+    pub(crate) fn reset_at_end(&self) {
+        self.fate.reset.store(true, Ordering::SeqCst);
+    }
+
     /// Leaves a request's body unread for as long as the connection lives.
     pub(crate) fn leave_unread(&self, body: Incoming) {
         let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
@@ -95,6 +107,14 @@ struct Fate {
     ended: Notify,
     /// How many bytes may still leave; `usize::MAX` means all.
     left: AtomicUsize,
+    /// What leaves first, whatever is written.
+    instead: Mutex<Bytes>,
+}
+
+impl Fate {
+    fn instead(&self) -> MutexGuard<'_, Bytes> {
+        self.instead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Default for Fate {
@@ -103,6 +123,7 @@ impl Default for Fate {
             reset: AtomicBool::new(false),
             ended: Notify::new(),
             left: AtomicUsize::new(usize::MAX),
+            instead: Mutex::default(),
         }
     }
 }
@@ -333,6 +354,15 @@ impl AsyncWrite for Wire {
         if left == usize::MAX {
             return Pin::new(&mut self.stream).poll_write(cx, buf);
         }
+        let fate = Arc::clone(&self.fate);
+        let mut instead = fate.instead();
+        while !instead.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, &instead) {
+                Poll::Ready(Ok(written)) => drop(instead.split_to(written)),
+                other => return other,
+            }
+        }
+        drop(instead);
         let leaving = &buf[..left.min(buf.len())];
         if leaving.is_empty() {
             return Poll::Ready(Ok(buf.len()));

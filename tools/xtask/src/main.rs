@@ -25,6 +25,7 @@ mod process;
 mod python;
 mod revision;
 mod schemas;
+mod soak;
 mod tally;
 mod test;
 mod wasm;
@@ -116,6 +117,8 @@ enum Command {
         #[arg(long)]
         seed: Option<u32>,
     },
+    /// Send a million requests through a real Envoy under random faults, reloads and token rotations, with each engine
+    Soak(soak::Arguments),
     /// Measure the balancer beside what one would use instead of it
     Bench(bench::Arguments),
 }
@@ -147,6 +150,7 @@ fn run(command: Command) -> Result<()> {
             seconds,
             seed,
         } => fuzz::command(target.as_deref(), seconds, seed),
+        Command::Soak(arguments) => soak::command(&arguments),
         Command::Bench(arguments) => bench::command(&arguments),
     }
 }
@@ -172,7 +176,8 @@ mod tests {
         let top = paths::workspace();
         let folder = fs::read_dir(top.join("docs")).unwrap();
         let docs = folder.map(|entry| entry.unwrap().path());
-        let pages = docs.chain(["README.md", "CONTRIBUTING.md"].map(|page| top.join(page)));
+        let pages =
+            docs.chain(["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(|page| top.join(page)));
         let mut found = 0;
         for page in pages.filter(|page| page.extension().is_some_and(|e| e == "md")) {
             for command in commands(&fs::read_to_string(&page).unwrap()) {

@@ -1,4 +1,4 @@
-//! What backends do to requests.
+//! Faults of backends, for the tests that try many of them.
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,118 @@
+//! `cargo xtask soak`: requests without end through a real Envoy, under random faults. The test itself is `tests/e2e/tests/soak.rs`.
+
+use anyhow::{ensure, Result};
+
+use crate::demo::Engine;
+use crate::library::{Choice, Library};
+use crate::{envoy, paths, pins, process, wasm};
+
+/// How many requests each engine serves, unless told otherwise.
+const REQUESTS: u64 = 1_000_000;
+
+/// When a soak ends, and what repeats it.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// How many requests each engine gets; a million unless --minutes limits the time
+    #[arg(long)]
+    requests: Option<u64>,
+    /// How long each engine takes at most
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// Where randomness begins, to repeat a run
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Only one engine
+    #[arg(long, value_enum)]
+    engine: Option<Engine>,
+}
+
+impl Arguments {
+    /// The variables that the test reads.
+    fn variables(&self) -> Vec<(&'static str, String)> {
+        let requests = self.requests.or(match self.minutes {
+            Some(_) => None,
+            None => Some(REQUESTS),
+        });
+        let seconds = self.minutes.map(|minutes| minutes.saturating_mul(60));
+        let variables = [
+            ("AOAI_SOAK_REQUESTS", requests),
+            ("AOAI_SOAK_SECONDS", seconds),
+            ("AOAI_SOAK_SEED", self.seed),
+        ];
+        let set = variables.into_iter();
+        set.filter_map(|(name, value)| Some((name, value?.to_string())))
+            .collect()
+    }
+
+    /// The part of the tests' names that says which are meant.
+    fn filter(&self) -> &'static str {
+        match self.engine {
+            Some(Engine::Filter) => "soak::filter_engine",
+            Some(Engine::Router) => "soak::router_engine",
+            None => "soak::",
+        }
+    }
+}
+
+/// Runs it with the newest Envoy, one engine after the other.
+pub fn command(arguments: &Arguments) -> Result<()> {
+    ensure!(
+        arguments.requests != Some(0) && arguments.minutes != Some(0),
+        "--requests and --minutes: 0 is not allowed; use 1 or more"
+    );
+    let module = wasm::build(&Library::find(Choice::Auto)?)?;
+    let pinned = pins::ENVOYS
+        .iter()
+        .find(|pinned| pinned.version == pins::DEFAULT_ENVOY);
+    let mut command = process::cargo();
+    command.args([
+        "test",
+        "--locked",
+        "--package",
+        "e2e",
+        "--test",
+        "end_to_end",
+    ]);
+    command.args([arguments.filter(), "--", "--nocapture", "--test-threads=1"]);
+    command
+        .current_dir(paths::workspace())
+        .env("AOAI_WASM", module)
+        .envs(arguments.variables());
+    if let Some(pinned) = pinned {
+        command.env(envoy::variable(pinned.version), envoy::pinned(pinned)?);
+    }
+    process::run(&mut command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(requests: Option<u64>, minutes: Option<u64>) -> Arguments {
+        Arguments {
+            requests,
+            minutes,
+            seed: None,
+            engine: None,
+        }
+    }
+
+    #[test]
+    fn a_million_requests_unless_the_time_is_limited() {
+        let variables = |requests, minutes| arguments(requests, minutes).variables();
+        let million = ("AOAI_SOAK_REQUESTS", "1000000".to_owned());
+        let ten_minutes = ("AOAI_SOAK_SECONDS", "600".to_owned());
+        assert_eq!(variables(None, None), [million.clone()]);
+        assert_eq!(variables(None, Some(10)), [ten_minutes.clone()]);
+        assert_eq!(variables(Some(1_000_000), Some(10)), [million, ten_minutes]);
+    }
+
+    #[test]
+    fn nothing_is_no_soak() {
+        let error = command(&arguments(Some(0), None)).unwrap_err().to_string();
+        assert!(
+            error.ends_with("0 is not allowed; use 1 or more"),
+            "{error}"
+        );
+    }
+}
