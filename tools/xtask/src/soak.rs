@@ -99,12 +99,20 @@ mod tests {
 
     #[test]
     fn a_million_requests_unless_the_time_is_limited() {
-        let variables = |requests, minutes| arguments(requests, minutes).variables();
-        let million = ("AOAI_SOAK_REQUESTS", "1000000".to_owned());
-        let ten_minutes = ("AOAI_SOAK_SECONDS", "600".to_owned());
-        assert_eq!(variables(None, None), [million.clone()]);
-        assert_eq!(variables(None, Some(10)), [ten_minutes.clone()]);
-        assert_eq!(variables(Some(1_000_000), Some(10)), [million, ten_minutes]);
+        let limits = |requests, minutes| {
+            let variables = arguments(requests, minutes).variables();
+            let lines = variables
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"));
+            lines.collect::<Vec<_>>().join(" ")
+        };
+        let (million, ten_minutes) = ("AOAI_SOAK_REQUESTS=1000000", "AOAI_SOAK_SECONDS=600");
+        assert_eq!(limits(None, None), million);
+        assert_eq!(limits(None, Some(10)), ten_minutes);
+        assert_eq!(
+            limits(Some(1_000_000), Some(10)),
+            format!("{million} {ten_minutes}")
+        );
     }
 
     #[test]
