@@ -297,8 +297,8 @@ fn gets(seen: &io::Result<Seen>, bad: &str) -> String {
 
 fn time(elapsed: Duration) -> &'static str {
     match elapsed.as_millis() {
-        0..1500 => AT_ONCE,
-        1500..3200 => "2 s",
+        0..1800 => AT_ONCE,
+        1800..3200 => "2 s",
         3200..7500 => "timeout",
         _ => "idle limit",
     }

@@ -99,7 +99,7 @@ pub(super) fn rows() -> Vec<Row> {
     let behaves = Setup::Behaves;
     let slow = SlowBody::default;
     let breaking = SlowBody {
-        interval_ms: 2000,
+        interval_ms: 1000,
         break_after: Some(50),
         how: Break::Close,
         ..slow()
@@ -125,7 +125,7 @@ pub(super) fn rows() -> Vec<Row> {
             ("500 before it has read the request", shared("failing-early")),
             ("500 whose body stalls", behaves(Behaviour::stalled(500))),
             (
-                    "500 whose body is cut off after 2 s",
+                    "500 whose body is cut off after 1 s",
                     behaves(Behaviour::error(Failure::paced(500, breaking))),
                 ),
             ("500 whose body never ends", shared("failing-endless")),
