@@ -1,5 +1,6 @@
 //! What is derived from the list of backends.
 
+use cli::document::Document;
 use cli::plugin::Engine;
 use cli::{Options, Target};
 use render::{Clients, Fleet};
@@ -358,5 +359,33 @@ clients: {entra_id: {tenant: t, audience: a}}
         let (usual, other) = files(list);
         assert!(usual > 1 && other == 0, "{target:?}: {usual}");
         assert_eq!(files(&named), (0, usual), "{target:?}");
+    }
+}
+
+#[test]
+fn a_status_page_is_rendered_for_every_target() {
+    let list = "backends: [{host: a.openai.azure.com}]\nlistener: {port: 8080}\n";
+    let with_status = format!("{list}status: {{port: 9902}}\n");
+    for (target, admin) in [
+        (Target::Envoy, 9901),
+        (Target::Istio, 15000),
+        (Target::EnvoyGateway, 19000),
+    ] {
+        let rendered = |list| cli::render(target, list, Options::default()).expect("it is right");
+        assert!(!rendered(list).contains(render::STATUS_NAME), "{target:?}");
+        let text = rendered(&with_status);
+        for port in [9902, admin] {
+            let port = format!("port_value: {port}\n");
+            assert!(text.contains(&port), "{target:?}: {port}");
+        }
+        // A listener on the loopback interface, and the page in it.
+        assert!(text.contains("<!doctype html>") && text.contains("address: \"127.0.0.1\""));
+        let has_more_than_comments = |document: &&str| {
+            let mut lines = document.lines();
+            lines.any(|line| !line.is_empty() && !line.starts_with('#'))
+        };
+        for document in text.split("\n---\n").filter(has_more_than_comments) {
+            Document::parse(document).unwrap_or_else(|problem| panic!("{target:?}: {problem:?}"));
+        }
     }
 }
