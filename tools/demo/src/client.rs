@@ -164,10 +164,14 @@ impl Client {
 
     fn post(&self, stream: bool) -> Result<Response<Body>> {
         self.sent.set(self.sent.get() + 1);
-        let body = json!({
+        let mut body = json!({
             "messages": [{"role": "user", "content": "Say hello."}],
             "stream": stream,
         });
+        if stream {
+            // So that its tokens are counted.
+            body["stream_options"] = json!({"include_usage": true});
+        }
         let mut request = self
             .agent
             .post(format!("{}{CHAT}", self.url))

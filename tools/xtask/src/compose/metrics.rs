@@ -10,6 +10,9 @@ use crate::{paths, process};
 
 const DASHBOARD: &str = "deploy/grafana/azure-openai-balancer.json";
 
+/// A page that shows queries.
+const PAGE: &str = "docs/usage.md";
+
 /// What Grafana puts in the place of its own variable, for a graph of half an hour.
 const RATE_INTERVAL: (&str, &str) = ("$__rate_interval", "1m");
 
@@ -33,6 +36,10 @@ pub fn prometheus_reads_everything(stage: &Stage<'_>) -> Result<Verdict> {
         }
         Ok(())
     })?;
+    // What a page shows has to be a query; the figures of thirty days are none that a demo has.
+    for query in &queries_of_page()? {
+        api.get("/api/v1/query", &[("query", query)])?;
+    }
     let queries = queries()?;
     for query in &queries {
         // A rate needs two readings.
@@ -65,6 +72,18 @@ fn queries() -> Result<Vec<String>> {
         })
         .collect();
     queries.context("a target of the dashboard has no query")
+}
+
+/// The queries that a page shows, one a line.
+fn queries_of_page() -> Result<Vec<String>> {
+    let path = paths::workspace().join(PAGE);
+    let text = fs::read_to_string(&path);
+    let text = text.with_context(|| format!("{}: cannot be read", path.display()))?;
+    let blocks = text.split("```promql\n").skip(1);
+    let lines = blocks.flat_map(|block| block.lines().take_while(|line| *line != "```"));
+    let queries: Vec<_> = lines.map(str::to_owned).collect();
+    ensure!(queries.len() > 5, "{PAGE} shows {queries:?}");
+    Ok(queries)
 }
 
 /// The tests beside the alerts, by Prometheus' own tool.
