@@ -77,6 +77,7 @@ pub mod splices;
 pub mod sse;
 pub mod state;
 pub mod stream_start;
+mod stripper;
 mod subprotocols;
 pub mod swap;
 pub mod text;

@@ -12,7 +12,7 @@ use super::inflate::readable_of;
 use super::json::scan::{Findings, FOR_BATCH};
 use super::multipart::Value;
 use super::operation::{
-    deployment_name, surface, Api, Deployment, Operation, Path, State, Surface,
+    deployment_name, parameters, surface, Api, Deployment, Operation, Path, State, Surface,
 };
 use super::outcome::Outcome;
 use super::plan::BackendSet;
@@ -22,6 +22,12 @@ use super::state::objects::split_session_key;
 use super::subprotocols::{session_key_in, without_key};
 use super::text::number;
 use crate::prelude::*;
+
+/// What stands under `stream`.
+const TRUE: &str = "true";
+
+/// What takes its place so that the stream reports its tokens.
+const ASKING: &str = r#"true,"stream_options":{"include_usage":true}"#;
 
 /// The facts of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +65,8 @@ pub struct Request {
     pub in_background: bool,
     /// Its body says that the answer is to be no event stream.
     pub wants_no_stream: bool,
+    /// Where its body says `"stream": true`, if it is a chat that does so, and has no options for the stream.
+    pub plain_stream: Option<Range<usize>>,
     /// The client gives Envoy's router rules of its own for retries, which are not its to give.
     pub instructs_router: bool,
     /// The client asks to switch to another protocol.
@@ -282,7 +290,9 @@ impl Request {
             None => self.needs_of_plain(config, models_matter),
             Some(_) => match self.needs_of_plain(config, false) {
                 // A file whose purpose is unknown has a place as well.
-                Need::Nothing | Need::Purpose | Need::CacheKey => Need::Nothing,
+                Need::Nothing | Need::Purpose | Need::CacheKey | Need::StreamOptions => {
+                    Need::Nothing
+                }
                 Need::Deployment | Need::Objects | Need::Unreadable => Need::Unreadable,
             },
         }
@@ -308,8 +318,62 @@ impl Request {
             Need::Deployment
         } else if self.may_have_cache_key() && config.reads_cache_keys() {
             Need::CacheKey
+        } else if models_matter && self.is_chat() && config.usage.asks() {
+            Need::StreamOptions
         } else {
             Need::Nothing
+        }
+    }
+
+    /// Whether it asks for a chat's completion.
+    fn is_chat(&self) -> bool {
+        self.operation.api == Some(Api::Chat) && self.operation.state == State::None
+    }
+
+    /// Whether `backend` is asked for the tokens of a stream whose client did not ask. `client_path` is the client's.
+    ///
+    /// The version of the dated API has to know the option ([versions]).
+    ///
+    /// [versions]: https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
+    pub fn asks_usage(&self, client_path: &str, backend: &Backend, config: &Config) -> bool {
+        const KNOWN_SINCE: &str = "2024-09-01";
+        if self.plain_stream.is_none() || !config.usage.asks() {
+            return false;
+        }
+        // The older completions are no chats.
+        let target = self.path(client_path).split('?').next();
+        let mut segments = target.unwrap_or_default().rsplit('/');
+        let segment = segments.find(|it| it.eq_ignore_ascii_case("completions"));
+        let before = segments.next().filter(|_| segment.is_some());
+        if !before.is_some_and(|it| it.eq_ignore_ascii_case("chat")) {
+            return false;
+        }
+        let of_client = || {
+            let path = self.path(client_path);
+            let parameter = parameters(path, "api-version").next()?;
+            path.get(parameter)?
+                .split_once('=')
+                .map(|(_, version)| version)
+        };
+        match self.surface {
+            Some(Surface::V1) => true,
+            Some(Surface::Dated) => {
+                let own = backend.api_version.as_deref();
+                let version = own.or_else(of_client).unwrap_or_default();
+                version
+                    .get(..KNOWN_SINCE.len())
+                    .is_some_and(|date| date >= KNOWN_SINCE)
+            }
+            _ => false,
+        }
+    }
+
+    /// What is to be changed in the body so that its stream reports the tokens.
+    pub fn ask_usage(&self, splices: &mut Splices) {
+        if let Some(range) = &self.plain_stream {
+            let range = self.cuts.moved(range.start)..self.cuts.moved(range.end);
+            // Nothing else is changed there.
+            let _ = splices.replace(range, ASKING.as_bytes());
         }
     }
 
@@ -344,6 +408,10 @@ impl Request {
                 self.in_background = findings.background;
                 self.for_batch = findings.for_batch;
                 self.wants_no_stream = !findings.stream;
+                if findings.stream && !findings.has_stream_options && self.is_chat() {
+                    let end = findings.stream_end;
+                    self.plain_stream = Some(end.saturating_sub(TRUE.len())..end);
+                }
                 self.cache_key = findings.cache_key;
                 if let Some(model) = findings.model {
                     self.take_model(model.range, model.name);
@@ -560,6 +628,8 @@ pub enum Need {
     Purpose,
     /// Something that cannot be read, because the body is encoded.
     Unreadable,
+    /// Whether it asks for the tokens of its stream.
+    StreamOptions,
 }
 
 /// What was found in a body.

@@ -361,6 +361,11 @@ impl UsageReader {
         }
     }
 
+    /// Whether everything has passed that was read before it did.
+    pub fn has_seen_begin(&self) -> bool {
+        self.read_before == 0
+    }
+
     /// A frame of so many bytes passes: which of them [`Self::take`] needs, if any. A frame whose size is not known has
     /// [`usize::MAX`].
     pub fn wanted(&mut self, size: usize) -> Option<Range<usize>> {

@@ -15,6 +15,7 @@ use crate::core::client_credentials::is_credential_header;
 use crate::core::edits::{Edit, Edits};
 use crate::core::exchange::{Exchange, Input, Next, Reply, Stalled, TaggedAnswer, ERROR_BODY};
 use crate::core::header_map::HeaderMap;
+use crate::core::stream_start::is_event_stream;
 use crate::core::text::number;
 use crate::core::time::Timestamp;
 
@@ -227,6 +228,10 @@ pub(super) fn sign(exchange: &mut Exchange, worker: &Worker) -> Result<(), HostE
         }
     }
     exchange.begin_usage(balancer);
+    if exchange.may_strip(balancer) && is_event_stream(&host::headers(Map::ResponseHeaders)?) {
+        exchange.begin_stripping();
+        host::remove_header(Map::ResponseHeaders, "content-length")?;
+    }
     apply(Map::ResponseHeaders, &exchange.signature(balancer))
 }
 
@@ -245,10 +250,15 @@ pub(super) fn pass_frame(
         if let Some(tagged) = exchange.tag(&chunk) {
             host::replace_buffer(Buffer::ResponseBody, tagged)?;
         }
+        if let Some(stripped) = exchange.strip(&chunk, end) {
+            host::replace_buffer(Buffer::ResponseBody, stripped)?;
+        }
         if !chunk.is_empty() {
             exchange.note_frame(&worker.balancer);
         }
         exchange.take_frame(chunk);
+    } else if let Some(rest) = exchange.strip(&[], end).filter(|rest| !rest.is_empty()) {
+        host::replace_buffer(Buffer::ResponseBody, rest)?;
     }
     match end {
         true => end_usage(exchange, worker),

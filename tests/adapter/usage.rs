@@ -11,6 +11,13 @@ const CONTENT: &str =
     "data: {\"choices\":[{\"delta\":{\"content\":\"\\\"usage\\\":\"}}],\"usage\":null}\n\n";
 const DONE: &str = "data: [DONE]\n\n";
 
+const V1_CHAT: &str = "/openai/v1/chat/completions";
+const NEW_CHAT: &str = "/openai/deployments/gpt/chat/completions?api-version=2024-10-21";
+/// A chat whose client asks for a stream, and not for its tokens.
+const PLAIN: &str = r#"{"model":"gpt","stream": true ,"messages":[{"role":"user"}]}"#;
+/// The same, as a backend gets it.
+const ASKING: &str = r#"{"model":"gpt","stream": true,"stream_options":{"include_usage":true} ,"messages":[{"role":"user"}]}"#;
+
 fn chat_usage() -> Value {
     json!({
         "prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120,
@@ -420,6 +427,87 @@ cases! {
         // The frame is held for a moment, see `Gate`.
         assert_eq!(gateway.counted("aoai.backend.east.first_content_ms"), 3050);
         assert_eq!(gateway.counted("aoai.backend.east.tokens_per_second"), 21);
+    }
+
+    fn streams_that_were_not_asked_for_tokens_are_counted_and_unchanged(engine) {
+        let whole = format!("{FIRST}{CONTENT}{CONTENT}{}{DONE}", last());
+        let without = format!("{FIRST}{CONTENT}{CONTENT}{DONE}").replace(",\"usage\":null", "");
+        for path in [V1_CHAT, NEW_CHAT] {
+            for size in [1, 7, 100, 5000] {
+                for retried in [false, true] {
+                    let gateway = named(engine, json!({"usage": {"streams": "always"}}));
+                    let request = gateway.ask("POST", path, PLAIN);
+                    if retried {
+                        throttle(&request.attempt(), "5");
+                    }
+                    let attempt = request.attempt();
+                    let sent = attempt.sent().unwrap();
+                    assert_eq!(sent.text(), ASKING);
+                    assert_eq!(sent.headers.get("content-length"), Some(ASKING.len().to_string().as_str()));
+                    attempt.respond(200, STREAM, false);
+                    for frame in whole.as_bytes().chunks(size) {
+                        attempt.response_body(frame, false);
+                    }
+                    attempt.response_body("", true);
+                    let (backend, attempts) = if retried { ("west", "2") } else { ("east", "1") };
+                    assert_eq!(outcome(&request), is(200, backend, attempts, &without), "{size}");
+                    assert_eq!(logged(&request), tokens("100", "20"));
+                    drop(request);
+                    assert_eq!(counts(&gateway, backend)[..4], ONCE[..4]);
+                }
+            }
+        }
+    }
+
+    fn a_request_is_asked_for_tokens_only_where_that_is_safe(engine) {
+        let old = NEW_CHAT.replace("2024-10-21", "2024-06-01");
+        let asked = PLAIN.replace("}]", "}],\"stream_options\":{\"include_usage\":true}");
+        let options = PLAIN.replace("}]", "}],\"stream_options\":null");
+        let always = json!({"streams": "always"});
+        for (usage, path, body) in [
+            (json!(true), V1_CHAT, PLAIN),
+            (json!({"streams": "asked"}), V1_CHAT, PLAIN),
+            (always.clone(), old.as_str(), PLAIN),
+            (always.clone(), V1_CHAT, asked.as_str()),
+            (always.clone(), V1_CHAT, options.as_str()),
+            (always.clone(), V1_CHAT, &PLAIN.replace("true", "false")),
+            (always.clone(), V1_CHAT, &PLAIN.replace("\"messages\"", "messages")),
+            (always.clone(), "/openai/v1/responses", PLAIN),
+            (always, "/openai/v1/completions", PLAIN),
+        ] {
+            let gateway = named(engine, json!({"usage": usage}));
+            let request = gateway.ask("POST", path, body);
+            let attempt = request.attempt();
+            assert_eq!(attempt.sent().unwrap().text(), body, "{path}");
+            let stream = format!("{FIRST}{CONTENT}{}{DONE}", last());
+            attempt.respond(200, STREAM, false);
+            attempt.response_body(&stream, true);
+            assert_eq!(outcome(&request), is(200, "east", "1", &stream), "{path} {body}");
+        }
+    }
+
+    fn a_backends_own_version_decides_whether_it_is_asked(engine) {
+        let config = json!({"usage": {"streams": "always"}, "headers": {"client": "x-aoai-client"}});
+        let mut config: Value = serde_json::from_str(&engine.config(2, config)).unwrap();
+        config["backends"][0]["api_version"] = json!("2024-06-01");
+        let gateway = engine.ready(mock_host::Setup::new(config.to_string()));
+        let request = gateway.ask("POST", NEW_CHAT, PLAIN);
+        assert_eq!(request.attempt().sent().unwrap().text(), PLAIN);
+        throttle(&request.attempt(), "5");
+        let attempt = request.attempt();
+        assert_eq!(attempt.sent().unwrap().text(), ASKING);
+        attempt.respond(200, STREAM, false);
+        attempt.response_body(format!("{CONTENT}{}{DONE}", last()), true);
+        let without = format!("{CONTENT}{DONE}").replace(",\"usage\":null", "");
+        assert_eq!(outcome(&request), is(200, "west", "2", &without));
+    }
+
+    fn an_error_to_a_request_that_was_asked_for_tokens_passes(engine) {
+        let gateway = named(engine, json!({"usage": {"streams": "always"}}));
+        let request = gateway.ask("POST", V1_CHAT, PLAIN);
+        let error = r#"{"error":{"code":"content_filter","usage":null}}"#;
+        answer(&request.attempt(), 400, error);
+        assert_eq!(outcome(&request), is(400, "east", "1", error));
     }
 
     fn nothing_is_read_where_usage_is_off(engine) {

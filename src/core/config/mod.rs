@@ -82,11 +82,28 @@ pub struct Config {
 pub struct UsageRules {
     /// They are counted.
     pub is_counted: bool,
+    /// Of which chats' streams.
+    pub streams: Streams,
     /// What they cost.
     pub prices: Prices,
 }
 
+/// The streams of chats that report tokens. They do if the request says `stream_options.include_usage`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Streams {
+    /// Those whose client asked for it.
+    #[default]
+    Asked,
+    /// All: where the client did not ask, the filter does, and takes the tokens out of the stream.
+    Always,
+}
+
 impl UsageRules {
+    /// Whether the filter asks for the tokens of streams whose clients did not.
+    pub fn asks(&self) -> bool {
+        self.is_counted && self.streams == Streams::Always
+    }
+
     /// Whether the name of a deployment has to be known for what its tokens cost.
     pub fn names_deployments(&self) -> bool {
         self.is_counted && !self.prices.is_empty()

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::reader::{refused, whole_number, Object, Problems};
-use super::UsageRules;
+use super::{Streams, UsageRules};
 use crate::prelude::*;
 use crate::prices::{millionths, Cost, Price, Prices};
 
@@ -22,6 +22,7 @@ const MOST_PRICES: usize = 200;
 pub(super) fn read_usage(root: &mut Object<'_>, problems: &Problems) -> UsageRules {
     let mut rules = UsageRules {
         is_counted: true,
+        streams: Streams::Asked,
         prices: Prices::default(),
     };
     match root.value("usage") {
@@ -29,6 +30,12 @@ pub(super) fn read_usage(root: &mut Object<'_>, problems: &Problems) -> UsageRul
         Some(Value::Bool(is_counted)) => rules.is_counted = *is_counted,
         Some(value) if value.is_object() => {
             if let Some(mut object) = Object::new(root.path_of("usage"), value, problems) {
+                let form = r#""asked" or "always""#;
+                let is_known = |text: &str| matches!(text, "asked" | "always");
+                let streams = object.optional_string("streams", form, is_known);
+                if streams.as_deref() == Some("always") {
+                    rules.streams = Streams::Always;
+                }
                 rules.prices = read_prices(&mut object, problems);
                 object.finish();
             }
@@ -176,7 +183,7 @@ mod tests {
             ),
             (
                 r#"{"price": {}}"#.into(),
-                "usage.price: unknown field; use one of prices".into(),
+                "usage.price: unknown field; use one of streams, prices".into(),
             ),
             ("1".into(), format!("usage: 1 is not allowed; use {}", super::FORM)),
         ] {

@@ -44,6 +44,7 @@ use super::reply::LocalReply;
 use super::request::Request;
 use super::splices::Splices;
 use super::stream_start::StreamStart;
+use super::stripper::Stripper;
 use super::time::Timestamp;
 use super::usage::UsageReader;
 use super::why::Why;
@@ -181,6 +182,8 @@ pub struct Exchange {
     tagging: Option<Box<Tagging>>,
     /// The reading of the tokens that the client's answer reports.
     usage: Option<Box<UsageReader>>,
+    /// The taking out of the tokens that the client did not ask for.
+    stripper: Option<Box<Stripper>>,
     /// How fast the client's answer comes, where that is a stream.
     pace: Pace,
     /// `location` of the answer that passes, where the client gets another one than the backend's.
@@ -229,6 +232,7 @@ impl Exchange {
             content_due: None,
             tagging: None,
             usage: None,
+            stripper: None,
             pace: Pace::Unknown,
             location: None,
             why: explains.then(Box::default),

@@ -10,6 +10,8 @@ use crate::edits::{Edit, Edits};
 use crate::limits::Excess;
 use crate::prelude::*;
 use crate::reply::retry_after;
+use crate::stream_start::is_event_stream;
+use crate::stripper::Stripper;
 
 /// Headers of an answer that belong to its connection (RFC 9110, section 7.6.1), the status, which is given apart, and what a backend
 /// tells an Envoy of its own health.
@@ -207,6 +209,13 @@ impl Exchange {
             let tagged = tagging.and_then(|mut it| Some(it.push(&body)?.to_owned()));
             if let Some(tagged) = tagged {
                 body = tagged.into();
+            }
+        }
+        if answer.status == 200 && self.asks_usage(answer.backend, balancer) {
+            let is_stream = is_event_stream(&answer.headers);
+            let stripped = is_stream.then(|| Stripper::of_whole(&body)).flatten();
+            if let Some(stripped) = stripped {
+                body = stripped.into();
             }
         }
         Reply {

@@ -46,7 +46,8 @@ impl Exchange {
             self.request.has_known_body = true;
         } else {
             let names_matter = balancer.fleet.names_matter()
-                || config.usage.names_deployments() && self.is_held_whole(balancer);
+                || (config.usage.names_deployments() || config.usage.asks())
+                    && self.is_held_whole(balancer);
             match Inspection::of(&self.request, config, names_matter) {
                 Ok(inspection) => self.inspection = inspection,
                 Err(Unreadable) => {

@@ -183,7 +183,8 @@ impl Exchange {
             self.readdress(backend, config, &mut edits);
         }
         let length = self.request.content_length;
-        if let (Some(length), Some(_)) = (length, &self.request.model) {
+        let is_changed = self.request.model.is_some() || self.request.plain_stream.is_some();
+        if let (Some(length), true) = (length, is_changed) {
             let growth = self.request.cuts.delta();
             let growth = growth.saturating_add(self.renaming(balancer).delta());
             let length = grown(length, growth).to_string();
@@ -222,8 +223,14 @@ impl Exchange {
 
     /// What is to be changed in the body as it left the listener's filter: the deployment's name.
     pub fn renaming<H: Host>(&self, balancer: &Balancer<H>) -> Splices {
-        let backend = balancer.config.backends.get(self.attempts.backend());
-        backend.map_or_else(Splices::default, |backend| self.request.renaming(backend))
+        let index = self.attempts.backend();
+        let backend = balancer.config.backends.get(index);
+        let mut splices =
+            backend.map_or_else(Splices::default, |backend| self.request.renaming(backend));
+        if self.asks_usage(index, balancer) {
+            self.request.ask_usage(&mut splices);
+        }
+        splices
     }
 
     /// How often the router may try again is said by the route, unless that is never, or the client had a mind of its own.

@@ -70,7 +70,7 @@ impl Exchange {
                 false => 0,
             },
             reads_answer: self.request.accepts_encodings
-                && self.request.tags_answer(&balancer.config),
+                && (self.request.tags_answer(&balancer.config) || self.may_ask_usage(balancer)),
         })
     }
 
@@ -119,15 +119,37 @@ impl Exchange {
 
     /// Whether there is anything in the body that may have to be changed for a backend.
     fn may_change_body(&self) -> bool {
-        !self.request.cuts.is_empty() || self.request.model.is_some()
+        let request = &self.request;
+        !request.cuts.is_empty() || request.model.is_some() || request.plain_stream.is_some()
+    }
+
+    /// Whether some backend may be asked for the tokens of a stream whose client did not ask.
+    fn may_ask_usage<H: Host>(&self, balancer: &Balancer<H>) -> bool {
+        self.request.plain_stream.is_some() && balancer.config.usage.asks()
+    }
+
+    /// Whether the backend with this index is asked for the tokens of a stream whose client did not ask.
+    pub(super) fn asks_usage<H: Host>(&self, backend: usize, balancer: &Balancer<H>) -> bool {
+        let config = &balancer.config;
+        self.may_ask_usage(balancer)
+            && config
+                .backends
+                .get(backend)
+                .is_some_and(|backend| self.request.asks_usage(self.client_path(), backend, config))
     }
 
     /// What changes in the body before it leaves the listener's filter.
     fn splices<H: Host>(&self, balancer: &Balancer<H>) -> Splices {
         match self.engine {
             Engine::Filter => {
-                let backend = balancer.config.backends.get(self.attempts.backend());
-                backend.map_or_else(Splices::default, |backend| self.request.splices(backend))
+                let index = self.attempts.backend();
+                let backend = balancer.config.backends.get(index);
+                let mut splices =
+                    backend.map_or_else(Splices::default, |backend| self.request.splices(backend));
+                if self.asks_usage(index, balancer) {
+                    self.request.ask_usage(&mut splices);
+                }
+                splices
             }
             // The deployment's name is put in upstream, attempt by attempt.
             Engine::Router => self.request.cuts.clone(),

@@ -66,15 +66,34 @@ impl Exchange {
 
     /// Whether the frames of the answer that passes have to be read, or its end matters.
     pub fn reads_answer(&self) -> bool {
-        self.tagging.is_some() || self.usage.is_some()
+        self.tagging.is_some() || self.usage.is_some() || self.stripper.is_some()
+    }
+
+    fn changes_frames(&self) -> bool {
+        self.tagging.is_some() || self.stripper.is_some()
+    }
+
+    /// Whether the tokens may have to be taken out of the answer that passes, if it is an event stream.
+    pub fn may_strip<H: Host>(&self, balancer: &Balancer<H>) -> bool {
+        self.status == OK && self.asks_usage(self.answered_by, balancer)
+    }
+
+    /// Begins to take the tokens out of the answer that passes.
+    pub fn begin_stripping(&mut self) {
+        self.stripper = Some(Box::default());
+    }
+
+    /// What takes the place of the next frame of that answer, if anything; `end` if it is the last.
+    pub fn strip(&mut self, chunk: &[u8], end: bool) -> Option<&[u8]> {
+        self.stripper.as_mut()?.push(chunk, end)
     }
 
     /// Which bytes of the frame that passes have to be read, where it has so many: [`usize::MAX`] if that is not known.
     pub fn wants_frame(&mut self, size: usize) -> Option<Range<usize>> {
-        match (&self.tagging, &mut self.usage) {
-            (Some(_), _) => (size > 0).then_some(0..size),
-            (None, Some(usage)) => usage.wanted(size),
-            (None, None) => None,
+        match (self.changes_frames(), &mut self.usage) {
+            (true, _) => (size > 0).then_some(0..size),
+            (false, Some(usage)) => usage.wanted(size),
+            (false, None) => None,
         }
     }
 
@@ -83,7 +102,7 @@ impl Exchange {
         let Some(usage) = &mut self.usage else {
             return;
         };
-        if self.tagging.is_none() {
+        if self.tagging.is_none() && self.stripper.is_none() {
             usage.take(bytes);
             return;
         }
@@ -106,7 +125,11 @@ impl Exchange {
 
     /// A frame of the answer passes: it has the first content, if the stream passed before it came.
     pub fn note_frame<H: Host>(&mut self, balancer: &Balancer<H>) {
-        if self.pace == Pace::Late {
+        let is_new = self
+            .usage
+            .as_ref()
+            .is_none_or(|usage| usage.has_seen_begin());
+        if self.pace == Pace::Late && is_new {
             self.pace = Pace::Since(balancer.host().now());
         }
     }

@@ -19,6 +19,8 @@ pub enum Key {
     Purpose,
     /// `stream` of the whole document: the answer is an event stream.
     Stream,
+    /// `stream_options` of the whole document: what else the event stream has.
+    StreamOptions,
     /// `prompt_cache_key` of the whole document: prompts with the same one begin alike.
     PromptCacheKey,
     /// A key, at any depth, whose value or values may be ids of objects.
@@ -144,6 +146,7 @@ impl KeyReader {
             b"store" if at_root => Meaning::Key(Key::Store),
             b"purpose" if at_root => Meaning::Key(Key::Purpose),
             b"stream" if at_root => Meaning::Key(Key::Stream),
+            b"stream_options" if at_root => Meaning::Key(Key::StreamOptions),
             b"prompt_cache_key" if at_root => Meaning::Key(Key::PromptCacheKey),
             b"metadata" | b"attributes" => Meaning::ClientsOwn,
             // JSON Schemas of functions, of MCP servers' tools and of answers.

@@ -32,8 +32,15 @@ pub enum Event<'c> {
         /// Where its closing quote is.
         at: usize,
     },
-    /// `true` or `false` stands under the key.
-    Bool(Key, bool),
+    /// `true` or `false` stands under the key, and ends in front of `end`.
+    Bool {
+        /// The key it stands under.
+        key: Key,
+        /// Which of the two.
+        value: bool,
+        /// The first byte behind it.
+        end: usize,
+    },
 }
 
 /// The state between two bytes of a document.
@@ -121,7 +128,11 @@ impl Lexer {
                 State::InKey => self.in_key(*byte, &mut report),
                 State::InScalar(word) => {
                     if let (Some(key), Some(value)) = (word.key, word.bool()) {
-                        report(Event::Bool(key, value));
+                        report(Event::Bool {
+                            key,
+                            value,
+                            end: at,
+                        });
                     }
                     self.flawed |= !word.may_be_json();
                     self.state = State::After;
@@ -383,7 +394,7 @@ mod tests {
                     assert_eq!(chunk[at], b'"');
                     found.push(String::from_utf8_lossy(&text).into_owned());
                 }
-                Event::Bool(key, value) => found.push(format!("{key:?}:{value}")),
+                Event::Bool { key, value, .. } => found.push(format!("{key:?}:{value}")),
             });
         }
         (found, lexer)

@@ -46,6 +46,10 @@ pub struct Findings {
     pub background: bool,
     /// `"stream": true`
     pub stream: bool,
+    /// Where the `true` of that ends.
+    pub stream_end: usize,
+    /// There are `stream_options`.
+    pub has_stream_options: bool,
     /// `"store": true` or `false`, where it is said.
     pub store: Option<bool>,
     /// `"purpose": "batch"`
@@ -163,11 +167,17 @@ impl Findings {
             Event::Key(Key::Store) => self.store = None,
             Event::Key(Key::PromptCacheKey) => self.cache_key = None,
             Event::Key(Key::Purpose) => self.for_batch = false,
+            Event::Key(Key::StreamOptions) => self.has_stream_options = true,
             Event::Key(Key::ObjectId | Key::Encrypted | Key::SessionKey) => {}
-            Event::Bool(Key::Background, value) => self.background = value,
-            Event::Bool(Key::Stream, value) => self.stream = value,
-            Event::Bool(Key::Store, value) => self.store = Some(value),
-            Event::Bool(..) => {}
+            Event::Bool { key, value, end } => match key {
+                Key::Background => self.background = value,
+                Key::Stream => {
+                    self.stream = value;
+                    self.stream_end = offset.saturating_add(end);
+                }
+                Key::Store => self.store = Some(value),
+                _ => {}
+            },
             Event::Begin { key, at } => {
                 *reading = match key {
                     Key::Model => Reading::Model {

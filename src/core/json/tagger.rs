@@ -39,7 +39,7 @@ impl Tagger {
                     places.push(at);
                 }
             }
-            Event::Key(_) | Event::Bool(..) => {}
+            Event::Key(_) | Event::Bool { .. } => {}
         });
         places
     }

@@ -134,6 +134,7 @@ impl ValueReader {
             | Key::Background
             | Key::Store
             | Key::Stream
+            | Key::StreamOptions
             | Key::Purpose
             | Key::PromptCacheKey => None,
         }

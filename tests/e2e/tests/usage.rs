@@ -283,6 +283,61 @@ cases! {
         assert!(prometheus.contains(labels), "{labels} is not in {prometheus}");
     }
 
+    fn case_48_streams_are_counted_and_unchanged_without_being_asked(engine) {
+        let azure = simulate(&["east", "west"]);
+        let stream = Stream { events: 20, interval_ms: 2, split_frames: true, ..Stream::default() };
+        azure.backends().iter().for_each(|backend| backend.set(Behaviour::stream(stream.clone())));
+        azure.backends().iter().for_each(|backend| backend.open_accounts());
+        let builder = || Gateway::builder().simulator(&azure).engine(engine);
+        let asked = builder().start();
+        let always = builder().plugin(|p| p["usage"] = json!({"streams": "always"})).start();
+        // But for what the simulator numbers.
+        let unnumbered = |answer: Response| {
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let text = answer.text().to_owned();
+            let numbered = text.split("\n\n").nth(1).expect("a second event").trim_start_matches("data: ");
+            let numbered: Value = serde_json::from_str(numbered).expect("JSON");
+            let [id, created] = ["id", "created"].map(|key| format!("\"{key}\":{}", numbered[key]));
+            let greeting = text.replace(&id, "ID").replace(&created, "CREATED");
+            greeting.replace("from east", "from").replace("from west", "from")
+        };
+        for chat in [chat_request().streaming(), chat_request().streaming().v1()] {
+            let expected = unnumbered(asked.chat(&chat));
+            assert!(!expected.contains("usage"), "{expected}");
+            for round in 0..4 {
+                if round == 2 {
+                    azure.backend("east").queue(vec![Behaviour::status(500)]);
+                }
+                assert_eq!(unnumbered(always.chat(&chat)), expected);
+            }
+        }
+        let reported = azure.backends().iter().map(|backend| backend.account().completion).sum::<u64>();
+        assert_eq!(reported, 8 * 20);
+        let counted = |g: &Gateway| {
+            let of = |name: &str| g.stat(&format!("wasmcustom.aoai.backend.{name}.tokens.completion"));
+            of("east").unwrap_or_default() + of("west").unwrap_or_default()
+        };
+        always.wait_for(|g| counted(g) == 8 * 20, LIMIT, "the tokens of eight streams");
+        assert_eq!(always.stat("wasmcustom.aoai.usage.unknown"), Some(0));
+        always.wait_for(|g| g.access_log().len() == 8, LIMIT, "the access log");
+        for line in always.access_log() {
+            assert_eq!(line["gen_ai.usage.output_tokens"], "20", "{line}");
+        }
+    }
+
+    fn a_version_that_does_not_know_the_option_is_not_asked(engine) {
+        let azure = simulate(&["east"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["usage"] = json!({"streams": "always"}))
+            .start();
+        let mut chat = chat_request().streaming();
+        chat.path = chat.path.replace("2024-10-21", "2024-06-01");
+        let answer = gateway.chat(&chat);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+
     fn what_reports_no_tokens_is_counted_apart(engine) {
         let azure = simulate(&["east"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();

@@ -96,10 +96,25 @@ pub enum UsageSetting {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Usage {
+    /// Of which chats' streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "asked"))]
+    pub streams: Option<Streams>,
     /// What tokens cost, by the names of deployments that clients use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 200))]
     pub prices: Option<BTreeMap<String, Price>>,
+}
+
+/// The streams of chats whose tokens are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Streams {
+    /// Those whose client sends `stream_options.include_usage`.
+    Asked,
+    /// All: where the client does not ask, the filter does, and takes the tokens out of the stream.
+    Always,
 }
 
 /// What a million tokens of a deployment cost, in any currency.

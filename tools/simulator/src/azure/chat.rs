@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{json, Value};
 
 use super::reply::Event;
-use super::{Call, Reply, Resource};
+use super::{errors, Call, Reply, Resource};
 use crate::behaviour::Failure;
 use crate::tokens::now;
 
@@ -47,6 +47,11 @@ impl Resource {
     ) -> Result<Reply, Failure> {
         let request: Request = call.json()?;
         let model = self.model(deployment, request.model.as_deref())?;
+        if request.stream_options.is_some() && !knows_stream_options(call) {
+            return Err(errors::bad_request(
+                "Validation error at #/stream_options: Extra inputs are not permitted",
+            ));
+        }
         let id = self.id("chatcmpl-");
         if request.stream {
             return Ok(Reply::Events(
@@ -201,6 +206,12 @@ impl Resource {
             _ => WORD.to_owned(),
         })
     }
+}
+
+/// Whether the version of the API has the option. The v1 API has it.
+fn knows_stream_options(call: &Call<'_>) -> bool {
+    let version = call.query("api-version");
+    version.is_none_or(|version| !version.starts_with("20") || version.as_str() >= "2024-09-01")
 }
 
 /// A count that depends on the request alone: a quarter of its length.

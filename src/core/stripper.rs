@@ -1,0 +1,254 @@
+//! Takes the tokens out of a chat's stream whose client did not ask for them.
+//!
+//! With `stream_options.include_usage` every event has `"usage":null`, and one more event comes before the end, with empty `choices` and
+//! the tokens ([reference]). Without both, a stream is byte for byte what it is without the option.
+//!
+//! [reference]: https://platform.openai.com/docs/api-reference/chat/create#chat_create-stream_options
+
+use core::ops::Range;
+
+use super::text::find;
+use crate::prelude::*;
+
+/// The largest event that is looked into, in bytes. A larger one passes as it is, and so do all that follow.
+const LIMIT: usize = 64 * 1024;
+
+const USAGE: &[u8] = b"\"usage\"";
+const CHOICES: &[u8] = b"\"choices\"";
+
+/// The taking out, of one stream.
+#[derive(Debug, Default)]
+pub struct Stripper {
+    /// The begin of the event that has not ended. No client can make anything of it.
+    held: Vec<u8>,
+    /// What the client gets of the last chunk. The memory is used again.
+    out: Vec<u8>,
+    is_off: bool,
+}
+
+impl Stripper {
+    /// A whole stream as the client gets it; `None` where it is as it came.
+    pub fn of_whole(stream: &[u8]) -> Option<Vec<u8>> {
+        Self::default().push(stream, true).map(<[u8]>::to_vec)
+    }
+
+    /// The next chunk as the client gets it, which may be nothing; `None` where it is as it came. `end` if it is the last.
+    pub fn push(&mut self, chunk: &[u8], end: bool) -> Option<&[u8]> {
+        self.out.clear();
+        if self.is_off {
+            return None;
+        }
+        let is_joined = !self.held.is_empty();
+        let mut held = core::mem::take(&mut self.held);
+        if is_joined {
+            held.extend_from_slice(chunk);
+        }
+        let mut rest: &[u8] = if is_joined { &held } else { chunk };
+        let mut is_changed = is_joined;
+        while let Some((event, after)) =
+            end_of_event(rest).and_then(|end| rest.split_at_checked(end))
+        {
+            is_changed |= strip(event, &mut self.out);
+            rest = after;
+        }
+        self.is_off = rest.len() > LIMIT;
+        if end || self.is_off || !may_be_changed(rest) {
+            is_changed |= strip(rest, &mut self.out);
+        } else {
+            is_changed = true;
+            self.held = rest.to_vec();
+        }
+        is_changed.then_some(self.out.as_slice())
+    }
+}
+
+/// Whether these bytes begin an event that may have to be changed: `data: {`, as far as they go.
+fn may_be_changed(bytes: &[u8]) -> bool {
+    const BEGIN: &[u8] = b"data:";
+    if bytes.len() <= BEGIN.len() {
+        return !bytes.is_empty() && BEGIN.starts_with(bytes);
+    }
+    let data = bytes.strip_prefix(BEGIN).map(<[u8]>::trim_ascii_start);
+    data.is_some_and(|data| matches!(data.first(), None | Some(b'{')))
+}
+
+/// Behind how many of these bytes the event ends that begins here, its blank line included.
+fn end_of_event(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0_usize;
+    loop {
+        let text = find(bytes.get(at..)?, [b'\n'])?;
+        at = at.checked_add(text)?.checked_add(1)?;
+        match bytes.get(at..)? {
+            [b'\n', ..] => return at.checked_add(1),
+            [b'\r', b'\n', ..] => return at.checked_add(2),
+            _ => {}
+        }
+    }
+}
+
+/// Appends what the client gets of an event. `true` if that is not all of it.
+fn strip(event: &[u8], out: &mut Vec<u8>) -> bool {
+    let cut = cut_of(event);
+    let cut_or_end = cut.clone().unwrap_or(event.len()..event.len());
+    out.extend_from_slice(event.get(..cut_or_end.start).unwrap_or_default());
+    out.extend_from_slice(event.get(cut_or_end.end..).unwrap_or_default());
+    cut.is_some()
+}
+
+/// What of an event is there because of the tokens.
+fn cut_of(event: &[u8]) -> Option<Range<usize>> {
+    let data = event.strip_prefix(b"data:")?;
+    let start = event.len().checked_sub(data.len())?;
+    let at = own_key(event, start, USAGE)?;
+    let value = value_of(event, at, USAGE)?;
+    let rest = event.get(value..)?;
+    if rest.starts_with(b"{") {
+        let choices = own_key(event, start, CHOICES).and_then(|at| value_of(event, at, CHOICES));
+        let list = choices.and_then(|at| event.get(at..)?.strip_prefix(b"["));
+        let is_empty = list.is_some_and(|list| list.trim_ascii_start().starts_with(b"]"));
+        return is_empty.then_some(0..event.len());
+    }
+    if !rest.starts_with(b"null") {
+        return None;
+    }
+    // A comma goes with it, the one in front or the one behind.
+    let end = value.checked_add(b"null".len())?;
+    let before = event.get(..at)?.trim_ascii_end();
+    if before.ends_with(b",") {
+        return Some(before.len().checked_sub(1)?..end);
+    }
+    let behind = event.get(end..)?.trim_ascii_start().strip_prefix(b",")?;
+    let next = event.len().checked_sub(behind.trim_ascii_start().len())?;
+    Some(at..next)
+}
+
+/// Where the key stands that is the document's own, which begins at `start`.
+fn own_key(event: &[u8], start: usize, key: &[u8]) -> Option<usize> {
+    let (mut depth, mut at) = (0_usize, start);
+    loop {
+        let rest = event.get(at..)?;
+        let found = find(rest, [b'"', b'{', b'[', b'}', b']'])?;
+        at = at.checked_add(found)?;
+        match event.get(at)? {
+            b'{' | b'[' => depth = depth.checked_add(1)?,
+            b'}' | b']' => depth = depth.checked_sub(1)?,
+            _ if depth == 1
+                && event.get(at..)?.starts_with(key)
+                && value_of(event, at, key).is_some() =>
+            {
+                return Some(at);
+            }
+            _ => at = end_of_string(event, at)?,
+        }
+        at = at.checked_add(1)?;
+    }
+}
+
+/// Where the quote is that closes the string which this one opens.
+fn end_of_string(event: &[u8], open: usize) -> Option<usize> {
+    let mut at = open.checked_add(1)?;
+    loop {
+        let rest = event.get(at..)?;
+        at = at.checked_add(find(rest, [b'"', b'\\'])?)?;
+        match event.get(at)? {
+            b'"' => return Some(at),
+            _ => at = at.checked_add(2)?,
+        }
+    }
+}
+
+/// Where the value begins of the key that stands at `at`; `None` if that is no key.
+fn value_of(event: &[u8], at: usize, key: &[u8]) -> Option<usize> {
+    let behind = event.get(at..)?.strip_prefix(key)?.trim_ascii_start();
+    let value = behind.strip_prefix(b":")?.trim_ascii_start();
+    event.len().checked_sub(value.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the client gets of a stream in chunks of this size.
+    fn through(stream: &[u8], size: usize) -> String {
+        let mut stripper = Stripper::default();
+        let mut got = Vec::new();
+        for chunk in stream.chunks(size) {
+            match stripper.push(chunk, false) {
+                Some(changed) => got.extend_from_slice(changed),
+                None => got.extend_from_slice(chunk),
+            }
+        }
+        got.extend_from_slice(stripper.push(b"", true).unwrap_or_default());
+        String::from_utf8(got).unwrap()
+    }
+
+    fn check(with: &str, without: &str) {
+        for size in 1..=with.len() {
+            assert_eq!(
+                through(with.as_bytes(), size),
+                without,
+                "in chunks of {size}"
+            );
+        }
+        let whole = Stripper::of_whole(with.as_bytes());
+        assert_eq!(
+            whole.as_deref().unwrap_or(with.as_bytes()),
+            without.as_bytes()
+        );
+    }
+
+    const WITH: &str = concat!(
+        "data: {\"choices\":[],\"created\":0,\"id\":\"\",\"prompt_filter_results\":[{\"prompt_index\":0}],\"usage\":null}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"\\\"usage\\\":null, naïve \\\\\"}}],\"usage\":null,\"z\":1}\n\n",
+        "data: {\"usage\":null,\"choices\":[{\"delta\":{\"content\":\"usage\",\"usage\":null}}]}\n\n",
+        "data: {\"choices\":[{\"finish_reason\":\"stop\"}], \"usage\": null}\r\n\r\n",
+        "data: {\"choices\":[],\"created\":1,\"usage\":{\"prompt_tokens\":9,\"total_tokens\":13}}\n\n",
+        "data: [DONE]\n\n",
+    );
+    const WITHOUT: &str = concat!(
+        "data: {\"choices\":[],\"created\":0,\"id\":\"\",\"prompt_filter_results\":[{\"prompt_index\":0}]}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"\\\"usage\\\":null, naïve \\\\\"}}],\"z\":1}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"usage\",\"usage\":null}}]}\n\n",
+        "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\r\n\r\n",
+        "data: [DONE]\n\n",
+    );
+
+    #[test]
+    fn the_client_gets_what_it_would_have_got() {
+        check(WITH, WITHOUT);
+    }
+
+    #[test]
+    fn a_backend_that_ignores_the_option_is_left_alone() {
+        for stream in [
+            WITHOUT,
+            "data: {\"error\":{\"code\":\"429\",\"usage\":null}}\n\n",
+            ": keep-alive\n\ndata: {\"choices\":[{}],\"usage\":{\"prompt_tokens\":1}}",
+            "data: {\"usage\":null}\n\n",
+            "data: {\"usage\n\ndata: {",
+            "[DONE]",
+            "",
+        ] {
+            check(stream, stream);
+        }
+    }
+
+    #[test]
+    fn what_is_complete_is_not_held() {
+        let mut stripper = Stripper::default();
+        assert_eq!(stripper.push(b"data: {\"choices\":[{}]}\n\n", false), None);
+        let without = &b"data: {\"choices\":[{}]}\n\n"[..];
+        let with = b"data: {\"choices\":[{}],\"usage\":null}\n\n";
+        assert_eq!(stripper.push(with, false), Some(without));
+        assert_eq!(stripper.push(b"data: [DONE]", false), None);
+    }
+
+    #[test]
+    fn what_is_held_has_an_end() {
+        let huge = format!(
+            "data: {{\"choices\":[\"{}\"]}}\n\n{WITH}",
+            "x".repeat(2 * LIMIT)
+        );
+        assert_eq!(through(huge.as_bytes(), 9000), huge);
+    }
+}
