@@ -429,7 +429,7 @@ cases! {
         assert_eq!(gateway.counted("aoai.backend.east.tokens_per_second"), 21);
     }
 
-    fn streams_that_were_not_asked_for_tokens_are_counted_and_unchanged(engine) {
+    fn unasked_streams_are_counted_and_reach_the_client_unchanged(engine) {
         let whole = format!("{FIRST}{CONTENT}{CONTENT}{}{DONE}", last());
         let without = format!("{FIRST}{CONTENT}{CONTENT}{DONE}").replace(",\"usage\":null", "");
         for path in [V1_CHAT, NEW_CHAT] {

@@ -283,7 +283,7 @@ cases! {
         assert!(prometheus.contains(labels), "{labels} is not in {prometheus}");
     }
 
-    fn case_48_streams_are_counted_and_unchanged_without_being_asked(engine) {
+    fn case_48_unasked_streams_are_counted_and_unchanged(engine) {
         let azure = simulate(&["east", "west"]);
         let stream = Stream { events: 20, interval_ms: 2, split_frames: true, ..Stream::default() };
         azure.backends().iter().for_each(|backend| backend.set(Behaviour::stream(stream.clone())));
