@@ -373,13 +373,7 @@ impl Exchange {
             State::New | State::Done => {}
             State::Passing if complete => {}
             State::Passing | State::Deciding(Until::Content | Until::ErrorBody(_)) => {
-                match details.map(Origin::of) {
-                    Some(Origin::Router) => {
-                        balancer.count(Event::StreamBroken);
-                        self.conclude_broken(balancer);
-                    }
-                    _ => balancer.count(Event::ClientGone),
-                }
+                self.on_cut_off(details, balancer);
             }
             _ => balancer.count(Event::ClientGone),
         }
@@ -390,9 +384,14 @@ impl Exchange {
         }
     }
 
-    /// The backend has broken off an answer. If that was held, Envoy has answered in its place, and the attempt has failed.
+    /// An answer has ended before its end: the client has left, or the backend has broken it off.
     #[inline(never)]
-    fn conclude_broken<H: Host>(&mut self, balancer: &Balancer<H>) {
+    fn on_cut_off<H: Host>(&mut self, details: Option<&[u8]>, balancer: &Balancer<H>) {
+        if details.map(Origin::of) != Some(Origin::Router) {
+            return balancer.count(Event::ClientGone);
+        }
+        balancer.count(Event::StreamBroken);
+        // Envoy has answered in the place of an answer that was held, so the attempt has failed.
         if !self.is_passing() {
             self.headers = None;
             self.stream = None;
