@@ -177,15 +177,7 @@ impl Attempts {
         token: TokenId,
     ) -> Lesson {
         self.token = token;
-        // Of one request only the first failure of a kind counts in full.
-        let has_failed_so = match outcome {
-            Outcome::Throttled => !self.throttled.is_empty(),
-            _ => self.has_failed,
-        };
-        let blame = match has_failed_so {
-            true => Blame::Spent,
-            false => Blame::Due,
-        };
+        let blame = self.blame(outcome);
         match outcome {
             Outcome::Throttled => self.throttled.add(self.current.backend),
             Outcome::Unavailable => self.has_failed = true,
@@ -212,6 +204,30 @@ impl Attempts {
         let admitted = core::mem::take(&mut self.admitted);
         let finding = Finding::TokenDenied(TokenAge::New);
         self.lesson(self.current, finding, admitted, demand)
+    }
+
+    /// What there is to learn from an answer that was a success when it began, and ended with an error of this `outcome`.
+    pub fn conclude_late(
+        &self,
+        outcome: Outcome,
+        stated: Option<Duration>,
+        demand: &Demand,
+    ) -> Lesson {
+        let blame = self.blame(outcome);
+        let finding = Finding::of(outcome, stated, blame, demand);
+        self.lesson(self.current, finding, false, demand)
+    }
+
+    /// Of one request only the first failure of a kind counts in full.
+    fn blame(&self, outcome: Outcome) -> Blame {
+        let has_failed_so = match outcome {
+            Outcome::Throttled => !self.throttled.is_empty(),
+            _ => self.has_failed,
+        };
+        match has_failed_so {
+            true => Blame::Spent,
+            false => Blame::Due,
+        }
     }
 
     /// Whether the current backend has to know of the attempt's end.

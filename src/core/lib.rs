@@ -76,6 +76,7 @@ pub mod schedule;
 pub mod splices;
 pub mod sse;
 pub mod state;
+pub mod stream_end;
 pub mod stream_start;
 mod stripper;
 mod subprotocols;

@@ -73,6 +73,8 @@ pub enum Event {
     Panic(usize),
     /// The backend with this index does not have a deployment that it was asked for.
     MissingDeployment(usize),
+    /// An event stream of the backend with this index reported an error of it after content.
+    StreamError(usize),
     /// A token of this kind, which the backend with this index reported.
     Token(usize, Tokens),
     /// What the tokens cost that the backend with this index reported, in [`Cost`](super::prices::Cost).
@@ -101,7 +103,7 @@ const SIMPLE: [(&str, Event); 19] = [
     ("identity.failures", Event::TokenFailure),
 ];
 const GLOBAL: usize = SIMPLE.len() + NoRetry::ALL.len();
-const OWN: [&str; 7] = [
+const OWN: [&str; 8] = [
     "attempts",
     "retries",
     "missing_deployments",
@@ -109,6 +111,7 @@ const OWN: [&str; 7] = [
     "trials",
     "soft",
     "panic",
+    "stream_failed",
 ];
 const COST: usize = OWN.len() + Outcome::ALL.len() + Reason::ALL.len() + Tokens::ALL.len();
 const PER_BACKEND: usize = COST + 1;
@@ -288,6 +291,7 @@ fn index(event: Event) -> Option<usize> {
         Event::Trial(backend) => of_backend(backend, 4),
         Event::Soft(backend) => of_backend(backend, 5),
         Event::Panic(backend) => of_backend(backend, 6),
+        Event::StreamError(backend) => of_backend(backend, 7),
         Event::Outcome(backend, outcome) => of_backend(backend, OWN.len() + outcome as usize),
         Event::Cooldown(backend, reason) => {
             of_backend(backend, OWN.len() + Outcome::ALL.len() + reason as usize)
@@ -329,6 +333,7 @@ mod tests {
             events.push(Event::Trial(backend));
             events.push(Event::Soft(backend));
             events.push(Event::Panic(backend));
+            events.push(Event::StreamError(backend));
             events.extend(Outcome::ALL.map(|outcome| Event::Outcome(backend, outcome)));
             events.extend(Reason::ALL.map(|reason| Event::Cooldown(backend, reason)));
             events.extend(Tokens::ALL.map(|tokens| Event::Token(backend, tokens)));

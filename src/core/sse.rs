@@ -149,7 +149,7 @@ impl Events {
 
 impl<'a> Event<'a> {
     /// The event of these lines, if they have data.
-    fn of(lines: &'a [u8]) -> Option<Self> {
+    pub(super) fn of(lines: &'a [u8]) -> Option<Self> {
         let (mut name, mut data) = (&[][..], None);
         let mut has_more_data = false;
         for line in lines_of(lines) {

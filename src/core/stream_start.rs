@@ -305,8 +305,20 @@ fn has_content(choice: &Value) -> bool {
 }
 
 impl Failure {
+    /// The failure that an event reports, if it does.
+    pub(super) fn in_event(event: &Event<'_>) -> Option<Self> {
+        let is_failure = FAILURES.iter().any(|name| name.as_bytes() == event.name());
+        let data = event.data();
+        let may_be_one =
+            is_failure || matches!(event.name(), b"" | b"message") && mentions_failure(&data);
+        match may_be_one.then(|| Start::of_data(&data, is_failure))? {
+            Start::Failed(failure) => Some(failure),
+            Start::Undecided | Start::Content => None,
+        }
+    }
+
     /// The failure that this error describes: `{"code": ..., "type": ..., "message": ...}`.
-    fn of(error: &Value) -> Self {
+    pub(super) fn of(error: &Value) -> Self {
         let field = |name| error.get(name).and_then(Value::as_str);
         let number = error.get("code").and_then(Value::as_u64);
         let number = number.and_then(|code| u16::try_from(code).ok());
@@ -320,6 +332,18 @@ impl Failure {
             wait: field("message").and_then(wait_in_words),
         }
     }
+}
+
+/// Whether these words stand between quotes somewhere: most data need not be parsed.
+fn mentions_failure(data: &[u8]) -> bool {
+    let mut rest = data;
+    while let Some((_, behind)) = find(rest, [b'"']).and_then(|at| rest.split_at_checked(at)) {
+        rest = behind.get(1..).unwrap_or_default();
+        if rest.starts_with(b"error\"") || rest.starts_with(b"response.failed\"") {
+            return true;
+        }
+    }
+    false
 }
 
 /// The status that says the same as an error's code, or its type; `None` for those of a request, and those that are not known.

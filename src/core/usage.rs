@@ -10,11 +10,16 @@
 
 use core::ops::Range;
 
+use super::stream_end::StreamEnd;
+use super::stream_start::Failure;
 use super::text::{find, find_last};
 use crate::prelude::*;
 
 /// As much of the end of an answer as is kept, in bytes. `usage` must begin within it.
 pub const TAIL: usize = 8 * 1024;
+
+/// Of longer frames of an event stream only the end is read, in bytes.
+const LONGEST_READ: usize = 64 * 1024;
 
 /// The tokens that one answer reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -272,6 +277,8 @@ struct Tail {
     bytes: Vec<u8>,
     /// Where the oldest byte is, once there are more than fit.
     oldest: usize,
+    /// Older bytes were dropped.
+    is_cut: bool,
 }
 
 impl Tail {
@@ -282,6 +289,7 @@ impl Tail {
             return;
         }
         let last = chunk.len().saturating_sub(TAIL);
+        self.is_cut |= last > 0;
         let mut chunk = chunk.get(last..).unwrap_or_default();
         if self.bytes.capacity() < TAIL {
             self.bytes
@@ -294,6 +302,7 @@ impl Tail {
             self.bytes.extend_from_slice(chunk);
             return;
         }
+        self.is_cut |= !chunk.is_empty();
         while !chunk.is_empty() {
             let old = self.bytes.get_mut(self.oldest..).unwrap_or_default();
             let now = old.len().min(chunk.len());
@@ -334,6 +343,8 @@ pub struct UsageReader {
     has_begun: bool,
     /// Nothing can be read in the answer: it is compressed, or no text.
     is_closed: bool,
+    /// The end of the answer, where that is an event stream.
+    stream_end: Option<StreamEnd>,
 }
 
 impl UsageReader {
@@ -374,9 +385,11 @@ impl UsageReader {
         if self.is_closed || start == size {
             return None;
         }
-        let last = match size {
-            usize::MAX => start,
-            size => start.max(size.saturating_sub(TAIL)),
+        let last = match (size, &self.stream_end) {
+            (usize::MAX, _) => start,
+            // Its beginning tells whether an error begins.
+            (..=LONGEST_READ, Some(_)) => start,
+            (size, _) => start.max(size.saturating_sub(TAIL)),
         };
         // The first byte tells text from what is compressed, where it is among those that are read.
         self.has_begun |= last > start;
@@ -393,10 +406,23 @@ impl UsageReader {
             self.is_closed = true;
             return;
         }
+        if is_first && !matches!(first, b'{' | b'[') {
+            self.stream_end = Some(StreamEnd::default());
+        }
+        if let Some(end) = &mut self.stream_end {
+            end.note(&bytes);
+        }
         if let (Some(earlier), true) = (&mut self.earlier, is_first) {
             *earlier = Usage::last_with_prompt_in(&bytes).unwrap_or_default();
         }
         self.tail.push(bytes);
+    }
+
+    /// The error that the answer ended with, where that is an event stream.
+    pub fn failure(&mut self) -> Option<Failure> {
+        let end = self.stream_end.take()?;
+        let is_whole = !self.tail.is_cut;
+        end.failure(self.tail.in_order(), is_whole)
     }
 
     /// What the answer has reported.

@@ -1,4 +1,4 @@
-//! Errors inside an event stream, before its first content.
+//! Errors inside an event stream, before its first content and after it.
 
 use mock_host::Action;
 use serde_json::json;
@@ -49,6 +49,14 @@ fn limited(engine: Engine, count: usize) -> Gateway {
 
 fn outcomes(gateway: &Gateway, name: &str) -> u64 {
     gateway.counted(&format!("aoai.backend.east.outcome.{name}"))
+}
+
+/// How often a body was read.
+fn reads(gateway: &Gateway) -> u64 {
+    let counts = gateway.host.counts();
+    counts
+        .get("proxy_get_buffer_bytes")
+        .map_or(0, |count| count.calls)
 }
 
 /// A stream that has begun, and passes because its content did not come in time.
@@ -147,6 +155,70 @@ cases! {
         drop(request);
         assert_eq!(outcomes(&gateway, "success"), 1);
         assert_eq!(gateway.counted("aoai.stream_failed"), 0);
+    }
+
+    fn an_error_after_content_is_learnt_as_one_before_it(engine) {
+        for (code, reason) in [("rate_limit_exceeded", "throttled"), ("server_error", "failing")] {
+            for size in [1000, 40, 1] {
+                let gateway = engine.gateway();
+                let mut failed = 0;
+                for _ in 0..40 {
+                    let request = gateway.send();
+                    let attempt = request.attempt();
+                    let is_first = attempt.cluster() == EAST;
+                    failed += u64::from(is_first);
+                    let end = if is_first { chat_error(code) } else { String::new() };
+                    attempt.respond(200, STREAM, false);
+                    let text = format!("{FILTERS}{CONTENT}{end}{DONE}");
+                    for chunk in text.as_bytes().chunks(size) {
+                        attempt.response_body(chunk, false);
+                    }
+                    attempt.response_body("", true);
+                    assert_eq!(request.answer().text(), text);
+                }
+                assert!(failed > 0);
+                assert_eq!(gateway.counted("aoai.backend.east.stream_failed"), failed);
+                assert_eq!(gateway.counted(&format!("aoai.backend.east.cooldowns.{reason}")), 1, "{code}");
+                assert_eq!(outcomes(&gateway, "success"), failed);
+            }
+        }
+    }
+
+    fn a_wait_in_an_error_after_content_is_kept_for_that_deployment(engine) {
+        let gateway = engine.gateway();
+        stream(&gateway.send().attempt(), &format!("{CONTENT}{}", chat_error("429")));
+        let served = |count| (0..count).map(|_| {
+            let request = gateway.send();
+            let attempt = request.attempt();
+            answer(&attempt, 200, "fine");
+            attempt.cluster()
+        }).collect::<Vec<_>>();
+        gateway.host.advance(millis(6_800));
+        assert!(!served(3).contains(&EAST.to_owned()));
+        gateway.host.advance(millis(1_500));
+        assert!(served(3).contains(&EAST.to_owned()));
+    }
+
+    fn errors_of_the_request_after_content_teach_nothing(engine) {
+        let gateway = engine.gateway();
+        for end in [chat_error("content_filter"), String::new()] {
+            stream(&gateway.send().attempt(), &format!("{CONTENT}{end}{DONE}"));
+        }
+        for name in ["stream_failed", "cooldowns.throttled", "cooldowns.failing"] {
+            assert_eq!(gateway.counted(&format!("aoai.backend.east.{name}")), 0);
+        }
+    }
+
+    fn without_usage_no_frame_after_content_is_read(engine) {
+        let gateway = engine.fleet(2, json!({"usage": false}));
+        let request = gateway.send();
+        let attempt = request.attempt();
+        attempt.respond(200, STREAM, false);
+        attempt.response_body(CONTENT, false);
+        let read = reads(&gateway);
+        attempt.response_body(chat_error("429"), true);
+        assert_eq!(reads(&gateway), read);
+        assert_eq!(gateway.counted("aoai.backend.east.stream_failed"), 0);
     }
 
     fn an_error_of_the_request_passes(engine) {

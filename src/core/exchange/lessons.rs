@@ -1,6 +1,7 @@
 //! What the end of an attempt teaches.
 
 use alloc::borrow::Cow;
+use core::time::Duration;
 
 use super::Exchange;
 use crate::attempts::{Lesson, TokenId};
@@ -72,6 +73,20 @@ impl Exchange {
             generation: self.token_generation(),
         };
         let lesson = self.attempts.conclude(outcome, wait, &demand, token);
+        self.teach(lesson, outcome, balancer);
+    }
+
+    /// The answer was a success when it began, and ended with an error that says this `outcome`, or with none at all.
+    #[inline(never)]
+    pub(super) fn learn_late<H: Host>(
+        &self,
+        outcome: Outcome,
+        wait: Option<Duration>,
+        balancer: &Balancer<H>,
+    ) {
+        let lesson = self
+            .attempts
+            .conclude_late(outcome, wait, &self.request.demand());
         self.teach(lesson, outcome, balancer);
     }
 

@@ -244,6 +244,18 @@ impl Exchange {
         outcome
     }
 
+    /// The client's answer is over: learns from the error that it ended with, if it is an event stream and the error is its backend's.
+    pub(super) fn learn_from_stream_end<H: Host>(&mut self, balancer: &Balancer<H>) {
+        let Some(failure) = self.usage.as_mut().and_then(|usage| usage.failure()) else {
+            return;
+        };
+        let outcome = outcome_of(failure, balancer);
+        if outcome != Outcome::ClientError {
+            balancer.count(Event::StreamError(self.attempts.backend()));
+            self.learn_late(outcome, failure.wait, balancer);
+        }
+    }
+
     /// The end of the stream has come whose failure was settled without it: the host holds all of it.
     pub(super) fn stream_is_whole(&mut self) {
         let is_begun = |answer: &Answer| matches!(answer.body, AnswerBody::Begun(_));

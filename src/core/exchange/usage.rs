@@ -182,6 +182,7 @@ impl Exchange {
 
     #[inline(never)]
     fn count_usage<H: Host>(&mut self, otherwise: Event, balancer: &Balancer<H>) -> Option<Usage> {
+        self.learn_from_stream_end(balancer);
         let usage = self.usage.take()?.finish();
         self.settle_usage(usage.as_ref(), balancer);
         let Some(usage) = usage else {
