@@ -159,6 +159,32 @@ cases! {
         assert_eq!(azure.backend("west").count(), 0);
     }
 
+    fn case_38_errors_after_content_are_counted_and_learnt(engine) {
+        for is_chat in [true, false] {
+            let azure = simulate(&["east", "west"]);
+            let gateway = gateway(engine, &azure, "1s");
+            let (failed, frames, content) = match is_chat {
+                true => (Stream::failed_chat("429", WAIT), &CHAT[..], CHAT[2]),
+                false => (Stream::failed_response("rate_limit_exceeded", WAIT), &RESPONSE[..], RESPONSE[2]),
+            };
+            let error = failed.frames.concat();
+            let late = stream(&[content, &error]);
+            azure.backend("east").set(Behaviour::stream(late.clone()));
+            azure.backend("west").set(Behaviour::stream(stream(frames)));
+            assert_served(&ask(&gateway, is_chat), "east", "1", &late.frames.concat());
+            for _ in 0..3 {
+                assert_served(&ask(&gateway, is_chat), "west", "1", &frames.concat());
+            }
+            assert_eq!(azure.backend("east").count(), 1);
+            gateway.wait_for(
+                |g| g.stat("wasmcustom.aoai.backend.east.stream_failed") == Some(1),
+                3 * SECOND,
+                "the error to be counted",
+            );
+            assert_eq!(gateway.stat("wasmcustom.aoai.backend.east.outcome.success"), Some(1));
+        }
+    }
+
     fn case_38_the_rule_can_be_switched_off(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = gateway(engine, &azure, "0s");
