@@ -75,6 +75,8 @@ pub enum Event {
     MissingDeployment(usize),
     /// An event stream of the backend with this index reported an error of it after content.
     StreamError(usize),
+    /// An event stream of the backend with this index was cut off, because nothing came for too long.
+    StreamIdle(usize),
     /// A token of this kind, which the backend with this index reported.
     Token(usize, Tokens),
     /// What the tokens cost that the backend with this index reported, in [`Cost`](super::prices::Cost).
@@ -103,7 +105,7 @@ const SIMPLE: [(&str, Event); 19] = [
     ("identity.failures", Event::TokenFailure),
 ];
 const GLOBAL: usize = SIMPLE.len() + NoRetry::ALL.len();
-const OWN: [&str; 8] = [
+const OWN: [&str; 9] = [
     "attempts",
     "retries",
     "missing_deployments",
@@ -112,6 +114,7 @@ const OWN: [&str; 8] = [
     "soft",
     "panic",
     "stream_failed",
+    "stream_idle",
 ];
 const COST: usize = OWN.len() + Outcome::ALL.len() + Reason::ALL.len() + Tokens::ALL.len();
 const PER_BACKEND: usize = COST + 1;
@@ -292,6 +295,7 @@ fn index(event: Event) -> Option<usize> {
         Event::Soft(backend) => of_backend(backend, 5),
         Event::Panic(backend) => of_backend(backend, 6),
         Event::StreamError(backend) => of_backend(backend, 7),
+        Event::StreamIdle(backend) => of_backend(backend, 8),
         Event::Outcome(backend, outcome) => of_backend(backend, OWN.len() + outcome as usize),
         Event::Cooldown(backend, reason) => {
             of_backend(backend, OWN.len() + Outcome::ALL.len() + reason as usize)
@@ -334,6 +338,7 @@ mod tests {
             events.push(Event::Soft(backend));
             events.push(Event::Panic(backend));
             events.push(Event::StreamError(backend));
+            events.push(Event::StreamIdle(backend));
             events.extend(Outcome::ALL.map(|outcome| Event::Outcome(backend, outcome)));
             events.extend(Reason::ALL.map(|reason| Event::Cooldown(backend, reason)));
             events.extend(Tokens::ALL.map(|tokens| Event::Token(backend, tokens)));

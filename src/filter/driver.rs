@@ -25,6 +25,7 @@ pub(super) struct Place {
     pub(super) worker: Rc<Worker>,
     me: Weak<dyn Stream>,
     waits: bool,
+    is_watched: bool,
 }
 
 impl Place {
@@ -34,6 +35,7 @@ impl Place {
             worker,
             me,
             waits: false,
+            is_watched: false,
         }
     }
 
@@ -63,6 +65,23 @@ impl Place {
     pub(super) fn leave(&mut self) {
         if std::mem::take(&mut self.waits) {
             self.worker.forget(self.id);
+        }
+    }
+
+    /// The client's answer begins to pass: watches its silences, if they have a limit.
+    pub(super) fn watch_silences(&mut self, exchange: &Exchange) {
+        let limit = exchange.silence_limit(self.balancer());
+        if let (Some(longest), Some(me)) = (limit, self.me.upgrade()) {
+            self.worker.watch(self.id, me, longest);
+            self.is_watched = true;
+        }
+    }
+
+    /// The stream has ended.
+    pub(super) fn end(&mut self) {
+        self.leave();
+        if std::mem::take(&mut self.is_watched) {
+            self.worker.unwatch(self.id);
         }
     }
 

@@ -151,6 +151,7 @@ extern "C" {
         cas: u32,
     ) -> u32;
     fn proxy_continue_stream(half: u32) -> u32;
+    fn proxy_close_stream(half: u32) -> u32;
     fn proxy_send_local_response(
         status: u32,
         details: *const u8,
@@ -324,6 +325,14 @@ pub(crate) fn resume(half: Half) -> Result<()> {
     // SAFETY: no pointers.
     check("continue_stream", unsafe {
         proxy_continue_stream(half as u32)
+    })
+}
+
+/// Cuts the current stream off, whose answer has begun. Envoy does so once the callback has returned.
+pub(crate) fn cut_off() -> Result<()> {
+    // SAFETY: no pointers.
+    check("close_stream", unsafe {
+        proxy_close_stream(Half::Response as u32)
     })
 }
 

@@ -16,6 +16,7 @@ mod reissue;
 mod reroute;
 mod root;
 mod shown;
+mod silences;
 mod tokens;
 mod worker;
 

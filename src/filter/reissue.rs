@@ -27,6 +27,8 @@ pub(super) struct Stream {
     /// The router's answer is held.
     holds_answer: bool,
     has_trailers: bool,
+    /// The frames of the router's answer so far.
+    frames: u32,
     /// The call that is out.
     call: Option<u32>,
 }
@@ -41,6 +43,7 @@ impl Stream {
             down: Gate::new(Half::Response),
             holds_answer: false,
             has_trailers: false,
+            frames: 0,
             call: None,
         }
     }
@@ -106,6 +109,9 @@ impl Stream {
     }
 
     fn pass(&mut self) -> Result<(), HostError> {
+        if !self.down.is_complete() {
+            self.place.watch_silences(&self.exchange);
+        }
         driver::sign(&mut self.exchange, &self.place.worker)
     }
 
@@ -257,6 +263,7 @@ impl Callbacks for Stream {
 
     fn response_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
         self.down.complete(end);
+        self.frames = self.frames.wrapping_add(1);
         let action = match self.exchange.is_settled() {
             true => Action::Continue,
             false => self.answer_goes_on(size, end)?,
@@ -306,8 +313,22 @@ impl Callbacks for Stream {
         self.act_from_outside(next)
     }
 
+    fn frames(&self) -> u32 {
+        self.frames
+    }
+
+    fn silent(&mut self) -> Result<(), HostError> {
+        if self.down.is_complete() {
+            return Ok(());
+        }
+        match self.advance(Input::Silent) {
+            Next::Cut => host::cut_off(),
+            _ => Ok(()),
+        }
+    }
+
     fn ended(&mut self) -> Result<(), HostError> {
-        self.place.leave();
+        self.place.end();
         if let Some(call) = self.call.take() {
             self.place.worker.disown_call(call);
         }

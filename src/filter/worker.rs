@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::envoy::Envoy;
 use super::gauges::Gauges;
 use super::host::{self, HostError, Metric};
+use super::silences::Silences;
 use super::tokens::Tokens;
 use crate::core::balancer::{Balancer, Granted, Measured, WaitingList, Wish, POLL};
 use crate::core::clients::counter_name;
@@ -27,6 +28,12 @@ pub(super) trait Stream {
 
     /// The answer to a call that the stream made while the root context was running.
     fn call_answered(&self, call: u32);
+
+    /// How many frames of the client's answer have come.
+    fn frames(&self) -> u32;
+
+    /// No frame of the client's answer has come for as long as was allowed.
+    fn silent(&self);
 }
 
 type Caller = (u32, Rc<dyn Stream>);
@@ -53,6 +60,7 @@ pub(crate) struct Worker {
     waiting: RefCell<WaitingList<Rc<dyn Stream>>>,
     /// Calls made for a stream in the root context's name, with the stream's id.
     calls: RefCell<Vec<(u32, Caller)>>,
+    silences: RefCell<Silences>,
     root_is_running: Cell<bool>,
 }
 
@@ -99,6 +107,7 @@ impl Worker {
             ticks_at: Cell::default(),
             waiting: RefCell::default(),
             calls: RefCell::default(),
+            silences: RefCell::default(),
             root_is_running: Cell::default(),
             balancer,
         })
@@ -124,6 +133,24 @@ impl Worker {
     /// The stream waits no longer, or has ended.
     pub(crate) fn forget(&self, id: u32) {
         self.waiting.borrow_mut().remove(id);
+    }
+
+    /// Watches that the stream's answer, which has begun, is not silent for longer than this.
+    pub(super) fn watch(&self, id: u32, stream: Rc<dyn Stream>, longest: Duration) {
+        (self.silences.borrow_mut()).watch(id, stream, longest, host::now());
+    }
+
+    /// The stream has ended that was watched.
+    pub(super) fn unwatch(&self, id: u32) {
+        self.silences.borrow_mut().forget(id);
+    }
+
+    fn end_silences(&self, now: Timestamp) {
+        // The list is free again before streams are told.
+        let silent = self.silences.borrow_mut().take_silent(now);
+        for (id, stream) in silent {
+            self.as_stream(id, || stream.silent());
+        }
     }
 
     /// The stream made a call. If that was in a callback of the root context, the SDK will bring the answer there, and it is
@@ -171,6 +198,7 @@ impl Worker {
             self.balancer.fleet.on_tick(now);
             self.show_health(now);
             self.balancer.admit_tokens(now);
+            self.end_silences(now);
         }
         if (self.handed_over_at.get() + CALM).has_passed(now, CALM) {
             self.hand_over(now);

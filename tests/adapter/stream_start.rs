@@ -59,6 +59,14 @@ fn reads(gateway: &Gateway) -> u64 {
         .map_or(0, |count| count.calls)
 }
 
+/// How many streams were cut off.
+fn closed(gateway: &Gateway) -> u64 {
+    let counts = gateway.host.counts();
+    counts
+        .get("proxy_close_stream")
+        .map_or(0, |count| count.calls)
+}
+
 /// A stream that has begun, and passes because its content did not come in time.
 fn late_stream(gateway: &Gateway) -> (Request, Attempt) {
     let request = gateway.ask("POST", RESPONSES, r#"{"model":"gpt","stream":true}"#);
@@ -219,6 +227,71 @@ cases! {
         attempt.response_body(chat_error("429"), true);
         assert_eq!(reads(&gateway), read);
         assert_eq!(gateway.counted("aoai.backend.east.stream_failed"), 0);
+    }
+
+    fn a_silent_stream_is_cut_off_and_counts_against_its_backend(engine) {
+        let config = json!({"retry": {"stream_idle_timeout": "10s"}, "cooldown": {"consecutive_failures": 1}});
+        let gateway = engine.fleet(2, config);
+        let request = gateway.send();
+        let attempt = request.attempt();
+        attempt.respond(200, STREAM, false);
+        for _ in 0..4 {
+            attempt.response_body(CONTENT, false);
+            gateway.host.advance(millis(9_000));
+            assert_eq!(closed(&gateway), 0);
+        }
+        gateway.host.advance(millis(3_000));
+        assert_eq!(closed(&gateway), 1);
+        gateway.host.advance(millis(30_000));
+        assert_eq!(closed(&gateway), 1);
+        drop(request);
+        assert_eq!(gateway.counted("aoai.backend.east.stream_idle"), 1);
+        assert_eq!(gateway.counted("aoai.backend.east.cooldowns.failing"), 1);
+        assert_eq!((outcomes(&gateway, "success"), gateway.counted("aoai.stream_broken")), (1, 0));
+        assert_eq!(gateway.counted("aoai.client_gone"), 0);
+    }
+
+    fn a_backend_may_have_a_limit_of_silence_of_its_own(engine) {
+        let mut config: serde_json::Value = serde_json::from_str(&engine.config(2, json!({}))).unwrap();
+        config["backends"][0]["stream_idle_timeout"] = json!("2s");
+        let gateway = engine.ready(mock_host::Setup::new(config.to_string()));
+        let requests = [gateway.send(), gateway.send()];
+        for request in &requests {
+            let attempt = request.attempt();
+            attempt.respond(200, STREAM, false);
+            attempt.response_body(CONTENT, false);
+        }
+        gateway.host.advance(millis(60_000));
+        assert_eq!(closed(&gateway), 1);
+        assert_eq!(gateway.counted("aoai.backend.east.stream_idle"), 1);
+    }
+
+    fn what_is_no_open_stream_may_be_silent(engine) {
+        let gateway = engine.fleet(2, json!({"retry": {"stream_idle_timeout": "1s"}}));
+        // It is complete, and its client takes its time.
+        let whole_stream = gateway.send();
+        stream(&whole_stream.attempt(), &whole());
+        let list = gateway.ask("GET", "/openai/v1/files", "");
+        list.attempt().respond(200, [], false);
+        list.attempt().response_body("{", false);
+        let held = gateway.send();
+        gateway.host.advance(millis(60_000));
+        assert_eq!(closed(&gateway), 0);
+        drop((whole_stream, list, held));
+    }
+
+    fn a_watched_stream_that_ends_is_forgotten(engine) {
+        let gateway = engine.fleet(2, json!({"retry": {"stream_idle_timeout": "1s"}}));
+        for is_left in [false, true] {
+            let request = gateway.send();
+            let attempt = request.attempt();
+            attempt.respond(200, STREAM, false);
+            attempt.response_body(CONTENT, !is_left);
+            drop(request);
+        }
+        gateway.host.advance(millis(10_000));
+        assert_eq!(closed(&gateway), 0);
+        assert_eq!(gateway.counted("aoai.backend.east.stream_idle"), 0);
     }
 
     fn an_error_of_the_request_passes(engine) {

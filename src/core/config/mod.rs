@@ -125,6 +125,8 @@ pub struct Backend {
     pub weight: u8,
     /// How long it may take until the first byte of its answer, if that is less than an attempt's limit.
     pub first_byte_timeout: Option<Duration>,
+    /// How long its event streams may be silent, if that is another time than that of all backends.
+    pub stream_idle_timeout: Option<Duration>,
     /// Its deployments, by the names that clients use.
     pub deployments: Deployments,
     /// The version of the dated API it is asked for, whatever the client says.
@@ -517,6 +519,8 @@ pub struct Retry {
     pub per_try_timeout: Duration,
     /// How long an event stream is held for its first content, so that an error before that can be retried; zero: not at all.
     pub stream_start: Duration,
+    /// How long an event stream may be silent before it is cut off; `None`: as long as Envoy allows.
+    pub stream_idle_timeout: Option<Duration>,
     /// The largest request body, in bytes, that is kept for another attempt.
     pub replay_limit: usize,
     /// The most that one worker keeps of all request bodies together, in bytes.

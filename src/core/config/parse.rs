@@ -363,6 +363,7 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
     };
     let per_try_timeout = object.duration("per_try_timeout", "100ms"..="1h", "300s");
     let stream_start = object.duration("stream_start", "0s"..="1m", "1s");
+    let stream_idle_timeout = object.optional_duration("stream_idle_timeout", "1s"..="1h");
     let replay_limit = object.size("replay_limit", "0B"..="64MiB", "4MiB");
     let replay_memory = object.size("replay_memory", "64MiB"..="2GiB", "512MiB");
     let repeat_creations = object.flag("repeat_creations", false);
@@ -382,6 +383,7 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
         statuses,
         per_try_timeout,
         stream_start,
+        stream_idle_timeout,
         replay_limit,
         replay_memory,
         repeat_creations,

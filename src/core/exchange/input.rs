@@ -75,6 +75,8 @@ pub enum Input {
     LastWord(Option<LastWord>),
     /// Time has passed since an attempt began: look again where the router is to go without an answer.
     LookAhead,
+    /// Nothing has come of the answer that passes for as long as [`Exchange::silence_limit`](super::Exchange::silence_limit) says.
+    Silent,
     /// The host refused a call without which the request cannot go on.
     Failed,
     /// The stream has ended, well or not.
@@ -132,6 +134,8 @@ pub enum Next {
     Point,
     /// The answer at hand is the client's, changed as [`Exchange::signature`](super::Exchange::signature) says.
     Pass,
+    /// The answer that passes is cut off.
+    Cut,
     /// The answer at hand goes on to the listener's filter, which replaces it.
     Yield,
     /// The client gets [`Exchange::reply`](super::Exchange::reply) in its place.

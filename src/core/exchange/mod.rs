@@ -280,6 +280,7 @@ impl Exchange {
             Input::CallAnswer { headers, body } => self.on_call_answer(headers, body, balancer),
             Input::LastWord(word) => self.on_last_word(word, balancer),
             Input::LookAhead => self.on_look_ahead(balancer),
+            Input::Silent => self.on_silence(balancer),
             Input::Failed => self.on_failure(),
             Input::End { complete, details } => {
                 self.on_end(complete, details.as_deref(), balancer);

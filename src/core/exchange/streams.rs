@@ -256,6 +256,28 @@ impl Exchange {
         }
     }
 
+    /// How long the answer that begins to pass may be silent, if there is a limit.
+    pub fn silence_limit<H: Host>(&self, balancer: &Balancer<H>) -> Option<Duration> {
+        let config = &balancer.config;
+        let backend = config.backends.get(self.answered_by)?;
+        let limit = backend.stream_idle_timeout;
+        let limit = limit.or(config.retry.stream_idle_timeout)?;
+        let may_be_stream = self.status == OK && self.is_passing() && self.request.may_stream();
+        may_be_stream.then_some(limit)
+    }
+
+    /// The answer that passes has been silent for too long.
+    #[inline(never)]
+    pub(super) fn on_silence<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
+        if !self.is_passing() {
+            return Next::Continue;
+        }
+        balancer.count(Event::StreamIdle(self.answered_by));
+        self.learn_late(Outcome::Unavailable, None, balancer);
+        self.state = State::Done;
+        Next::Cut
+    }
+
     /// The end of the stream has come whose failure was settled without it: the host holds all of it.
     pub(super) fn stream_is_whole(&mut self) {
         let is_begun = |answer: &Answer| matches!(answer.body, AnswerBody::Begun(_));

@@ -24,6 +24,8 @@ pub(in crate::filter) struct Downstream {
     down: Gate,
     /// The frames of the answer have to be read.
     reads_answer: bool,
+    /// The frames of the answer so far.
+    frames: u32,
     /// What is to take the place of the rest of the answer's body.
     body: Option<Vec<u8>>,
 }
@@ -45,6 +47,7 @@ impl Downstream {
             up: Gate::new(Half::Request),
             down: Gate::new(Half::Response),
             reads_answer: false,
+            frames: 0,
             body: None,
         }
     }
@@ -158,6 +161,9 @@ impl Callbacks for Downstream {
                 let exchange = &mut self.request.exchange.borrow_mut();
                 driver::sign(exchange, &self.place.worker)?;
                 self.reads_answer = exchange.reads_answer();
+                if !end {
+                    self.place.watch_silences(exchange);
+                }
             }
             Next::Reply => self.reply(end)?,
             _ => {}
@@ -167,6 +173,7 @@ impl Callbacks for Downstream {
 
     fn response_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
         self.down.complete(end);
+        self.frames = self.frames.wrapping_add(1);
         if self.reads_answer {
             let exchange = &mut self.request.exchange.borrow_mut();
             driver::pass_frame(exchange, &self.place.worker, size, end)?;
@@ -198,10 +205,24 @@ impl Callbacks for Downstream {
         }
     }
 
+    fn frames(&self) -> u32 {
+        self.frames
+    }
+
+    fn silent(&mut self) -> Result<(), HostError> {
+        if self.down.is_complete() {
+            return Ok(());
+        }
+        match self.advance(Input::Silent) {
+            Next::Cut => host::cut_off(),
+            _ => Ok(()),
+        }
+    }
+
     fn ended(&mut self) -> Result<(), HostError> {
         // Natively, a context may outlive its thread's variables.
         let _ = REQUESTS.try_with(|requests| requests.borrow_mut().remove(&self.place.id));
-        self.place.leave();
+        self.place.end();
         let complete = self.down.is_complete();
         let wants_details = !complete && self.request.exchange.borrow().wants_end_details();
         let details = driver::details_if(wants_details)?;

@@ -185,6 +185,43 @@ cases! {
         }
     }
 
+    fn a_silent_stream_is_cut_off_and_counts_against_its_backend(engine) {
+        let azure = simulate(&["east", "west"]);
+        let builder = Gateway::builder().simulator(&azure).engine(engine);
+        let gateway = builder.plugin(|plugin| {
+            plugin["backends"][1]["priority"] = json!(1);
+            plugin["retry"]["stream_idle_timeout"] = json!("1s");
+            plugin["cooldown"]["consecutive_failures"] = json!(1);
+        });
+        let gateway = gateway.start();
+        let silent = Stream { break_after: Some(3), how: Break::Silence, ..stream(&CHAT) };
+        azure.backend("east").set(Behaviour::stream(silent));
+        azure.backend("west").set(Behaviour::stream(stream(&CHAT)));
+        let started = std::time::Instant::now();
+        let answer = ask(&gateway, true);
+        let taken = started.elapsed();
+        assert_eq!((answer.status, answer.text()), (200, CHAT[..3].concat()));
+        assert_ne!(answer.ending, Ending::Complete);
+        assert!(taken > SECOND && taken < 5 * SECOND, "{taken:?}");
+        assert_served(&ask(&gateway, true), "west", "1", &CHAT.concat());
+        gateway.wait_for(
+            |g| g.stat("wasmcustom.aoai.backend.east.stream_idle") == Some(1),
+            3 * SECOND,
+            "the silence to be counted",
+        );
+        assert_eq!(gateway.stat("wasmcustom.aoai.stream_broken"), Some(0));
+        assert_eq!(gateway.stat("wasmcustom.aoai.client_gone"), Some(0));
+    }
+
+    fn a_slow_stream_is_not_cut_off(engine) {
+        let azure = simulate(&["east"]);
+        let builder = Gateway::builder().simulator(&azure).engine(engine);
+        let gateway = builder.plugin(|plugin| plugin["retry"]["stream_idle_timeout"] = json!("1s"));
+        let slow = Stream { interval_ms: 900, ..stream(&CHAT) };
+        azure.backend("east").set(Behaviour::stream(slow));
+        assert_served(&ask(&gateway.start(), true), "east", "1", &CHAT.concat());
+    }
+
     fn case_38_the_rule_can_be_switched_off(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = gateway(engine, &azure, "0s");

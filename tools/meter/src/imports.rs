@@ -78,6 +78,7 @@ extern "C" {
         cas: u32,
     ) -> u32;
     fn proxy_continue_stream(half: u32) -> u32;
+    fn proxy_close_stream(half: u32) -> u32;
     fn proxy_send_local_response(
         status: u32,
         details: *const u8,
@@ -339,12 +340,13 @@ fn link_actions(linker: &mut Linker<()>) -> Result<()> {
         },
     )?;
     type Act = unsafe extern "C" fn(u32) -> u32;
-    let acts: [(&str, Act); 3] = [
+    let acts: [(&str, Act); 4] = [
         (
             "proxy_set_tick_period_milliseconds",
             proxy_set_tick_period_milliseconds,
         ),
         ("proxy_continue_stream", proxy_continue_stream),
+        ("proxy_close_stream", proxy_close_stream),
         ("proxy_set_effective_context", proxy_set_effective_context),
     ];
     for (name, act) in acts {

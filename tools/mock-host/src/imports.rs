@@ -425,6 +425,19 @@ extern "C" fn proxy_continue_stream(half: u32) -> u32 {
 }
 
 #[no_mangle]
+extern "C" fn proxy_close_stream(half: u32) -> u32 {
+    host_call("proxy_close_stream", b"", 0, |worker| {
+        if half > 1 {
+            return Err(status::BAD_ARGUMENT);
+        }
+        if let Some(stream) = worker.acting_stream() {
+            worker.effects.borrow_mut().push(Effect::Close(stream.id));
+        }
+        Ok(0)
+    })
+}
+
+#[no_mangle]
 unsafe extern "C" fn proxy_send_local_response(
     status: u32,
     details: *const u8,
@@ -572,7 +585,6 @@ macro_rules! not_offered {
 }
 
 not_offered! {
-    proxy_close_stream(kind: u32);
     proxy_get_status(code: *mut u32, data: *mut *mut u8, size: *mut usize);
     proxy_register_shared_queue(name: *const u8, name_size: usize, id: *mut u32);
     proxy_resolve_shared_queue(

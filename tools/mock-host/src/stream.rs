@@ -346,6 +346,13 @@ impl StreamState {
         }
     }
 
+    /// `proxy_close_stream`, once its callback has returned: Envoy resets the stream.
+    pub(crate) fn close(&self) {
+        for direction in [Direction::Request, Direction::Response] {
+            self.half(direction).aborted = true;
+        }
+    }
+
     /// `proxy_send_local_response`, once its callback has returned.
     pub(crate) fn reply(&self, worker: &Rc<Worker>, reply: LocalReply) {
         self.half(Direction::Request).aborted = true;

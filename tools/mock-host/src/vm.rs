@@ -139,6 +139,7 @@ pub(crate) struct CallAnswer {
 pub(crate) enum Effect {
     Resume(u32, Direction),
     Reply(u32, LocalReply),
+    Close(u32),
 }
 
 /// A VM: the contexts of all plugins in it.
@@ -220,6 +221,11 @@ impl Worker {
                 Effect::Reply(id, reply) => {
                     if let Some((worker, stream)) = stream(&id) {
                         stream.reply(&worker, reply);
+                    }
+                }
+                Effect::Close(id) => {
+                    if let Some((_, stream)) = stream(&id) {
+                        stream.close();
                     }
                 }
             }
