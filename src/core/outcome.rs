@@ -351,6 +351,7 @@ mod tests {
             max_attempts: 3,
             statuses: vec![408, 429, 500, 502, 503, 504],
             per_try_timeout: Duration::from_secs(300),
+            stream_idle_timeout: None,
             stream_start: Duration::from_secs(1),
             replay_limit: 0,
             replay_memory: 0,

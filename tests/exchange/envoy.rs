@@ -350,7 +350,7 @@ impl<'w> Envoy<'w> {
                     self.hand = Hand::Whole;
                 }
             }
-            Next::Wait(_) | Next::Call => panic!("{next:?}"),
+            Next::Wait(_) | Next::Call | Next::Cut => panic!("{next:?}"),
         }
     }
 

@@ -44,7 +44,7 @@ pub(super) fn read_backends(
             let priority = object.integer("priority", 0..=255, 0);
             let weight = object.integer("weight", 1..=100, 1);
             let first_byte_timeout = object.optional_duration("first_byte_timeout", "100ms"..="1h");
-            let stream_idle_timeout = object.optional_duration("stream_idle_timeout", "1s"..="1h");
+            let stream_idle_timeout = object.optional_duration("stream_idle_timeout", "1s"..="15m");
             let deployments = read_deployments(&mut object, problems);
             let version_form = r#"a version of the API such as "2024-10-21""#;
             let api_version = object.optional_string("api_version", version_form, is_name);

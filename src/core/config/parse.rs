@@ -363,7 +363,7 @@ fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry>
     };
     let per_try_timeout = object.duration("per_try_timeout", "100ms"..="1h", "300s");
     let stream_start = object.duration("stream_start", "0s"..="1m", "1s");
-    let stream_idle_timeout = object.optional_duration("stream_idle_timeout", "1s"..="1h");
+    let stream_idle_timeout = object.optional_duration("stream_idle_timeout", "1s"..="15m");
     let replay_limit = object.size("replay_limit", "0B"..="64MiB", "4MiB");
     let replay_memory = object.size("replay_memory", "64MiB"..="2GiB", "512MiB");
     let repeat_creations = object.flag("repeat_creations", false);
@@ -891,6 +891,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
             ("/retry", r#"{"statuses": []}"#, "retry.statuses: an empty list is not allowed; use max_attempts 1 to switch retries off".to_owned()),
             ("/retry", r#"{"replay_limit": "1GiB"}"#, r#"retry.replay_limit: "1GiB" is not allowed; use 0B to 64MiB"#.to_owned()),
             ("/retry", r#"{"per_try_timeout": "0s"}"#, r#"retry.per_try_timeout: "0s" is not allowed; use 100ms to 1h"#.to_owned()),
+            ("/retry", r#"{"stream_idle_timeout": "0s"}"#, r#"retry.stream_idle_timeout: "0s" is not allowed; use 1s to 15m"#.to_owned()),
             ("/retry", r#"{"stream_start": "2m"}"#, r#"retry.stream_start: "2m" is not allowed; use 0s to 1m"#.to_owned()),
             ("/retry", r#"{"budget": {"percent": 101}}"#, "retry.budget.percent: 101 is not allowed; use a whole number from 0 to 100".to_owned()),
             ("/retry", r#"{"budget": 20}"#, "retry.budget: 20 is not allowed; use an object".to_owned()),

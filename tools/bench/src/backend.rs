@@ -38,6 +38,12 @@ const LOOKED_AT: usize = 4096;
 /// The request header whose number makes the first attempt with it fail, wherever that comes.
 pub const FAIL_ONCE: &str = "x-bench-fail-once";
 
+/// The same, which makes that attempt a stream that begins with an error.
+pub const FAIL_STREAM_ONCE: &str = "x-bench-fail-stream-once";
+
+/// The request header with the number of events that a stream is to have, where that is not [`STREAM_EVENTS`].
+pub const EVENTS: &str = "x-bench-events";
+
 /// What the backends are told, and what they tell.
 #[derive(Debug, Default)]
 pub struct Board {
@@ -97,6 +103,8 @@ struct Head {
     authorized: bool,
     small: bool,
     fail_once: Option<u64>,
+    fail_stream_once: Option<u64>,
+    events: usize,
 }
 
 fn parse(head: &[u8]) -> Option<(Head, Framing)> {
@@ -108,6 +116,8 @@ fn parse(head: &[u8]) -> Option<(Head, Framing)> {
         authorized: false,
         small: matches!(framing, Framing::Length(length) if length <= LOOKED_AT),
         fail_once: None,
+        fail_stream_once: None,
+        events: STREAM_EVENTS,
     };
     for header in request.headers.iter() {
         match header.name {
@@ -115,12 +125,22 @@ fn parse(head: &[u8]) -> Option<(Head, Framing)> {
                 read.authorized = header.value.starts_with(b"Bearer eyJ0eXAi");
             }
             name if name.eq_ignore_ascii_case(FAIL_ONCE) => {
-                read.fail_once = std::str::from_utf8(header.value).ok()?.parse().ok();
+                read.fail_once = number(header.value);
+            }
+            name if name.eq_ignore_ascii_case(FAIL_STREAM_ONCE) => {
+                read.fail_stream_once = number(header.value);
+            }
+            name if name.eq_ignore_ascii_case(EVENTS) => {
+                read.events = number(header.value)?;
             }
             _ => {}
         }
     }
     Some((read, framing))
+}
+
+fn number<N: std::str::FromStr>(value: &[u8]) -> Option<N> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 struct Connection {
@@ -245,7 +265,7 @@ impl Server {
                             Some(answer) => connection.send(answer)?,
                             None if streams => {
                                 connection.send(&self.answers.stream_head)?;
-                                connection.events_left = STREAM_EVENTS;
+                                connection.events_left = head.events;
                                 self.timers.push(Reverse((Instant::now(), key)));
                             }
                             None => connection.send(&self.answers.chat)?,
@@ -323,6 +343,7 @@ struct Answers {
     token: Vec<u8>,
     throttled: Vec<u8>,
     failed: Vec<u8>,
+    failed_stream: Vec<u8>,
     stream_head: Vec<u8>,
     event: Vec<u8>,
     last_event: Vec<u8>,
@@ -347,18 +368,21 @@ impl Answers {
             "access_token": token(), "expires_in": "86399", "expires_on": "4102444800", "token_type": "Bearer",
             "resource": "https://cognitiveservices.azure.com",
         });
+        let failure = chunk(&format!("data: {}\n\n", error("server_error")));
         let limits =
             "x-ratelimit-remaining-tokens: 90000\r\nx-ratelimit-remaining-requests: 900\r\n";
+        let stream_head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n{limits}transfer-encoding: chunked\r\n\r\n"
+        )
+        .into_bytes();
         let wait = format!("retry-after: {RETRY_AFTER}\r\nx-ratelimit-remaining-tokens: 0\r\n");
         Self {
             chat: answer("200 OK", limits, &chat.to_string()),
             token: answer("200 OK", "", &token.to_string()),
             throttled: answer("429 Too Many Requests", &wait, &error("429").to_string()),
             failed: answer("503 Service Unavailable", "", &error("503").to_string()),
-            stream_head: format!(
-                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n{limits}transfer-encoding: chunked\r\n\r\n"
-            )
-            .into_bytes(),
+            failed_stream: [stream_head.clone(), failure, last_event.clone()].concat(),
+            stream_head,
             event,
             last_event,
         }
@@ -376,10 +400,13 @@ impl Answers {
         if at == 0 && board.throttled.load(Relaxed) {
             return Some(&self.throttled);
         }
-        let fails = head
-            .fail_once
-            .is_some_and(|number| board.failed_once.swap(number, Relaxed) != number);
-        fails.then_some(&self.failed)
+        let (number, failed) = match (head.fail_once, head.fail_stream_once) {
+            (Some(number), _) => (number, &self.failed),
+            (None, Some(number)) => (number, &self.failed_stream),
+            (None, None) => return None,
+        };
+        let fails = board.failed_once.swap(number, Relaxed) != number;
+        fails.then_some(failed)
     }
 }
 

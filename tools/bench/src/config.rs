@@ -47,6 +47,7 @@ pub struct Surroundings<'a> {
 pub fn envoy(variant: Variant, around: &Surroundings<'_>) -> Result<Value> {
     let engine = match variant {
         Variant::Router
+        | Variant::RouterAffinity
         | Variant::RouterAgainst
         | Variant::FloorRouter
         | Variant::FloorDownstream => Engine::Router,
@@ -57,14 +58,20 @@ pub fn envoy(variant: Variant, around: &Surroundings<'_>) -> Result<Value> {
         _ => Some(around.module),
     };
     let module = module.context("there is no other module to compare with")?;
-    let mut config = shipped(engine, around.backends, module)?;
+    let has_affinity = matches!(variant, Variant::FilterAffinity | Variant::RouterAffinity);
+    let mut config = shipped(engine, has_affinity, around.backends, module)?;
     let manager = manager(&mut config)?;
     manager
         .as_object_mut()
         .context("no connection manager")?
         .remove("access_log");
     match variant {
-        Variant::Filter | Variant::Router | Variant::FilterAgainst | Variant::RouterAgainst => {}
+        Variant::Filter
+        | Variant::Router
+        | Variant::FilterAffinity
+        | Variant::RouterAffinity
+        | Variant::FilterAgainst
+        | Variant::RouterAgainst => {}
         Variant::Envoy | Variant::EnvoyAgain => {
             filters(manager)?.remove(0);
             *route(manager)? = json!({"cluster": "pool", "timeout": "0s"});
@@ -141,7 +148,12 @@ pub fn litellm(backends: &Backends) -> Value {
     })
 }
 
-fn shipped(engine: Engine, backends: &Backends, module: &Path) -> Result<Value> {
+fn shipped(
+    engine: Engine,
+    has_affinity: bool,
+    backends: &Backends,
+    module: &Path,
+) -> Result<Value> {
     let loopback = || "127.0.0.1".to_owned();
     let fleet_backends: Vec<Backend> = (0..BACKENDS)
         .map(|index| {
@@ -152,8 +164,12 @@ fn shipped(engine: Engine, backends: &Backends, module: &Path) -> Result<Value> 
         })
         .collect();
     let identity = Identity::imds().at("127.0.0.1", backends.imds.port());
+    let mut plugin = render::minimal_plugin(&fleet_backends, Some(&identity));
+    if has_affinity {
+        plugin["affinity"] = json!({"by": "prompt_cache_key"});
+    }
     let fleet = Fleet {
-        plugin: render::minimal_plugin(&fleet_backends, Some(&identity)),
+        plugin,
         backends: fleet_backends,
         identity: Some(identity),
         further_identities: Vec::new(),

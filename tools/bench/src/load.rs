@@ -7,15 +7,30 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::backend::FAIL_ONCE;
+use crate::backend::{EVENTS, FAIL_ONCE, FAIL_STREAM_ONCE};
 use crate::http1::{self, Event, Reader};
 
 /// What every connection sends, again and again.
 #[derive(Clone, Debug)]
 pub struct Request {
     bytes: Vec<u8>,
-    /// Where the number is that makes a first attempt fail, if it is to.
+    /// Where the number is that differs from request to request, if one has it.
     number_at: Option<usize>,
+}
+
+/// What a request asks of its backend besides a chat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// An answer in one piece.
+    Whole,
+    /// A stream of so many events.
+    Stream(usize),
+    /// A stream whose first attempt is answered 503.
+    RetriedStream,
+    /// A stream whose first attempt begins with an error.
+    FailedStream,
+    /// An answer in one piece, with a `prompt_cache_key` that no other request has.
+    Keyed,
 }
 
 /// The client's own key, which no backend may see.
@@ -26,8 +41,8 @@ const DIGITS: usize = 12;
 
 impl Request {
     /// A chat request as the openai SDK for Python sends it, with a body of `size` bytes.
-    pub fn chat(size: usize, stream: bool, fail_once: bool) -> Self {
-        let body = body(size, stream);
+    pub fn chat(size: usize, asks: Asks) -> Self {
+        let body = body(size, asks);
         let mut head = format!(
             "POST /openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21 HTTP/1.1\r\n\
              host: gateway.internal\r\naccept-encoding: gzip, deflate\r\nconnection: keep-alive\r\naccept: application/json\r\n\
@@ -38,16 +53,18 @@ impl Request {
              content-length: {}\r\n",
             body.len()
         );
-        let number_at = fail_once.then(|| {
-            head.push_str(FAIL_ONCE);
-            head.push_str(": ");
-            let at = head.len();
-            head.push_str(&"0".repeat(DIGITS));
-            head.push_str("\r\n");
-            at
-        });
+        let header = match asks {
+            Asks::Stream(count) => Some((EVENTS, format!("{count}"))),
+            Asks::RetriedStream => Some((FAIL_ONCE, no_number())),
+            Asks::FailedStream => Some((FAIL_STREAM_ONCE, no_number())),
+            Asks::Whole | Asks::Keyed => None,
+        };
+        if let Some((name, value)) = header {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
         head.push_str("\r\n");
         let bytes = [head.into_bytes(), body.into_bytes()].concat();
+        let number_at = memchr::memmem::find(&bytes, no_number().as_bytes());
         Self { bytes, number_at }
     }
 
@@ -59,11 +76,21 @@ impl Request {
     }
 }
 
+/// Where a number is to be.
+fn no_number() -> String {
+    "0".repeat(DIGITS)
+}
+
 /// A chat request's body of exactly `size` bytes, or of the least there can be.
-fn body(size: usize, stream: bool) -> String {
+fn body(size: usize, asks: Asks) -> String {
+    let stream = !matches!(asks, Asks::Whole | Asks::Keyed);
+    let key = match asks {
+        Asks::Keyed => format!(r#""prompt_cache_key":"{}","#, no_number()),
+        _ => String::new(),
+    };
     let frame = |text: &str| {
         format!(
-            r#"{{"model":"gpt-4o","stream":{stream},"max_tokens":120,"messages":[{{"role":"user","content":"{text}"}}]}}"#
+            r#"{{"model":"gpt-4o","stream":{stream},"max_tokens":120,{key}"messages":[{{"role":"user","content":"{text}"}}]}}"#
         )
     };
     let text = "All work and no play makes a dull prompt. ";
@@ -278,16 +305,19 @@ mod tests {
     #[test]
     fn bodies_have_their_size_and_are_json() {
         for size in [1 << 10, 16 << 10, 1 << 20] {
-            let body = body(size, true);
-            assert_eq!(body.len(), size);
-            let json: serde_json::Value = serde_json::from_str(&body).unwrap();
-            assert_eq!(json["stream"], true);
+            for asks in [Asks::Stream(51), Asks::Keyed] {
+                let body = body(size, asks);
+                assert_eq!(body.len(), size);
+                let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+                assert_eq!(json["stream"], asks != Asks::Keyed);
+                assert_eq!(json.get("prompt_cache_key").is_some(), asks == Asks::Keyed);
+            }
         }
     }
 
     #[test]
     fn numbers_take_their_place() {
-        let mut request = Request::chat(1024, false, true);
+        let mut request = Request::chat(1024, Asks::RetriedStream);
         let length = request.bytes.len();
         request.number(4711);
         let text = String::from_utf8(request.bytes.clone()).unwrap();

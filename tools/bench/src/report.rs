@@ -7,7 +7,7 @@ use crate::measure::Effort;
 use crate::results::{Results, Summary};
 use crate::table::Table;
 use crate::targets::{floor, target, Goal, CONDITIONS};
-use crate::variant::{Variant, Workload};
+use crate::variant::{Variant, Workload, LONG_STREAM};
 
 /// What the report is made from.
 pub struct Report<'a> {
@@ -68,7 +68,9 @@ impl Report<'_> {
              floor is above a target, no module with these calls reaches that target on this machine.\n\
              - **streams** are {events} events, {pause} ms apart, over 64 connections; what is given is for a whole stream. *First byte* is \
              from the request's first byte to the first of the answer's body, over one connection. *Retried*: the first attempt \
-             of every request is answered 503.\n\
+             of every request is answered 503. *After an error in the stream*: it is answered with a stream of status 200 that begins with \
+             an error. **streams of {long}** have as many events over 16 connections: the same CPU divided by {long} is an event's.\n\
+             - **keyed**: each request has a `prompt_cache_key` of its own, beside the balancer with and without `affinity`.\n\
              - **one of three throttled**: one backend answers every request with 429 and `retry-after: 2`; plain Envoy and the \
              floors, which do not retry, meet none beside it.\n\
              - **memory at rest** is read seven minutes after the start or later: what compiling a module took, Envoy's allocator gives back \
@@ -77,6 +79,7 @@ impl Report<'_> {
              What is deterministic is checked by the tests: host calls, bytes and instructions of a request, and the size of the \
              module, see [budget.toml](../tests/budget.toml).\n",
             slice = self.effort.slice.as_millis(),
+            long = LONG_STREAM,
             stream = Workload::Streams.slice(self.effort.slice).as_millis(),
             rounds = self.effort.rounds,
             pinned = match self.pinned {
@@ -115,9 +118,12 @@ impl Report<'_> {
     }
 
     fn cpu_table(&self) -> Table {
-        let columns = BODIES
-            .into_iter()
-            .chain([Workload::Streams, Workload::Throttled]);
+        let columns = BODIES.into_iter().chain([
+            Workload::Keyed,
+            Workload::Streams,
+            Workload::LongStreams,
+            Workload::Throttled,
+        ]);
         let columns: Vec<_> = columns.collect();
         let mut table = Table::new("CPU per request, microseconds (ratio to plain Envoy)");
         table.head(columns.iter().map(ToString::to_string));
@@ -221,8 +227,16 @@ impl Report<'_> {
             true => "Added to the backend's own time, one connection, microseconds",
             false => "Time, the backend's included, one connection, microseconds",
         });
-        table
-            .head(["p50", "p99", "first byte of a stream", "the same, retried"].map(str::to_owned));
+        table.head(
+            [
+                "p50",
+                "p99",
+                "first byte of a stream",
+                "the same, retried",
+                "the same, after an error in the stream",
+            ]
+            .map(str::to_owned),
+        );
         let results = self.results;
         for variant in self.variants() {
             let added = |of: &dyn Fn(Variant) -> Option<Summary>, base: Option<Summary>| {
@@ -233,8 +247,9 @@ impl Report<'_> {
             let p99 = |variant| results.p99(variant, Workload::Alone);
             let first = |variant| results.first_byte(variant, Workload::FirstByte);
             let retried = |variant| results.first_byte(variant, Workload::FirstByteRetried);
+            let failed = |variant| results.first_byte(variant, Workload::FirstByteFailed);
             if variant == Variant::Direct {
-                let own = [p50(variant), p99(variant), first(variant), None];
+                let own = [p50(variant), p99(variant), first(variant), None, None];
                 table.row(variant, own.map(|own| Some(format!("{:.0}", own?.best))));
                 continue;
             }
@@ -245,6 +260,7 @@ impl Report<'_> {
                     added(&p99, p99(Variant::Direct)),
                     added(&first, first(Variant::Direct)),
                     added(&retried, first(Variant::Direct)),
+                    added(&failed, first(Variant::Direct)),
                 ],
             );
         }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::load::Request;
+use crate::backend::STREAM_EVENTS;
+use crate::load::{Asks, Request};
 
 /// What stands between the client and the backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +33,10 @@ pub enum Variant {
     Filter,
     /// The balancer, router engine.
     Router,
+    /// The filter engine with `affinity` by `prompt_cache_key`.
+    FilterAffinity,
+    /// The router engine with `affinity` by `prompt_cache_key`.
+    RouterAffinity,
     /// The filter engine of another build.
     FilterAgainst,
     /// The router engine of another build.
@@ -42,7 +47,7 @@ pub enum Variant {
 
 impl Variant {
     /// All of them, in the order of the report.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Direct,
         Self::Envoy,
         Self::EnvoyAgain,
@@ -55,6 +60,8 @@ impl Variant {
         Self::FloorDownstream,
         Self::Filter,
         Self::Router,
+        Self::FilterAffinity,
+        Self::RouterAffinity,
         Self::FilterAgainst,
         Self::RouterAgainst,
         Self::LiteLlm,
@@ -75,6 +82,8 @@ impl Variant {
             Self::FloorDownstream => "floor_downstream",
             Self::Filter => "filter",
             Self::Router => "router",
+            Self::FilterAffinity => "filter_affinity",
+            Self::RouterAffinity => "router_affinity",
             Self::FilterAgainst => "filter-against",
             Self::RouterAgainst => "router-against",
             Self::LiteLlm => "litellm",
@@ -103,7 +112,12 @@ impl Variant {
     pub fn is_balancer(self) -> bool {
         matches!(
             self,
-            Self::Filter | Self::Router | Self::FilterAgainst | Self::RouterAgainst
+            Self::Filter
+                | Self::Router
+                | Self::FilterAffinity
+                | Self::RouterAffinity
+                | Self::FilterAgainst
+                | Self::RouterAgainst
         )
     }
 
@@ -135,6 +149,8 @@ impl fmt::Display for Variant {
             Self::FloorDownstream => "floor: router engine's, listener only",
             Self::Filter => "balancer, filter engine",
             Self::Router => "balancer, router engine",
+            Self::FilterAffinity => "affinity, filter engine",
+            Self::RouterAffinity => "affinity, router engine",
             Self::FilterAgainst => "other build, filter engine",
             Self::RouterAgainst => "other build, router engine",
             Self::LiteLlm => "LiteLLM proxy",
@@ -149,29 +165,41 @@ pub enum Workload {
     Body(usize),
     /// Streams over 64 connections.
     Streams,
+    /// Streams of [`LONG_STREAM`] events over 16 connections.
+    LongStreams,
+    /// Requests with a body of 1 KiB and keys of their own over 16 connections.
+    Keyed,
     /// Small requests over one connection.
     Alone,
     /// Streams over one connection.
     FirstByte,
     /// The same, the first attempt of each failing.
     FirstByteRetried,
+    /// The same, the first attempt of each beginning with an error inside its stream.
+    FirstByteFailed,
     /// Requests of 16 KiB while one backend throttles.
     Throttled,
     /// Small requests to an Envoy with so many workers on all cores.
     Workers(u32),
 }
 
+/// Events of a long stream.
+pub const LONG_STREAM: usize = 1000;
+
 impl Workload {
     /// What is measured in shuffled order.
-    pub const SHUFFLED: [Self; 9] = [
+    pub const SHUFFLED: [Self; 12] = [
         Self::Body(1),
         Self::Body(16),
         Self::Body(100),
         Self::Body(1024),
         Self::Streams,
+        Self::LongStreams,
+        Self::Keyed,
         Self::Alone,
         Self::FirstByte,
         Self::FirstByteRetried,
+        Self::FirstByteFailed,
         Self::Throttled,
     ];
 
@@ -186,9 +214,12 @@ impl Workload {
             Self::Body(100) => "100k",
             Self::Body(1024) => "1m",
             Self::Streams => "streams",
+            Self::LongStreams => "long_streams",
+            Self::Keyed => "keyed",
             Self::Alone => "alone",
             Self::FirstByte => "first_byte",
             Self::FirstByteRetried => "retried",
+            Self::FirstByteFailed => "failed_stream",
             Self::Throttled => "throttled",
             Self::Body(_) | Self::Workers(_) => "",
         }
@@ -204,18 +235,21 @@ impl Workload {
     /// The request that is sent.
     pub fn request(self) -> Request {
         match self {
-            Self::Body(kib) => Request::chat(kib << 10, false, false),
-            Self::Alone | Self::Workers(_) => Request::chat(1 << 10, false, false),
-            Self::Streams | Self::FirstByte => Request::chat(1 << 10, true, false),
-            Self::FirstByteRetried => Request::chat(1 << 10, true, true),
-            Self::Throttled => Request::chat(16 << 10, false, false),
+            Self::Body(kib) => Request::chat(kib << 10, Asks::Whole),
+            Self::Alone | Self::Workers(_) => Request::chat(1 << 10, Asks::Whole),
+            Self::Streams | Self::FirstByte => Request::chat(1 << 10, Asks::Stream(STREAM_EVENTS)),
+            Self::LongStreams => Request::chat(1 << 10, Asks::Stream(LONG_STREAM)),
+            Self::Keyed => Request::chat(1 << 10, Asks::Keyed),
+            Self::FirstByteRetried => Request::chat(1 << 10, Asks::RetriedStream),
+            Self::FirstByteFailed => Request::chat(1 << 10, Asks::FailedStream),
+            Self::Throttled => Request::chat(16 << 10, Asks::Whole),
         }
     }
 
     /// Over how many connections.
     pub fn connections(self) -> usize {
         match self {
-            Self::Alone | Self::FirstByte | Self::FirstByteRetried => 1,
+            Self::Alone | Self::FirstByte | Self::FirstByteRetried | Self::FirstByteFailed => 1,
             Self::Streams => 64,
             _ => 16,
         }
@@ -224,7 +258,10 @@ impl Workload {
     /// How long its slices are where the others' are `usual`: a stream begins and ends in few of the short ones.
     pub fn slice(self, usual: Duration) -> Duration {
         match self {
-            Self::Streams | Self::FirstByte | Self::FirstByteRetried => usual * 4,
+            Self::LongStreams => usual * 32,
+            Self::Streams | Self::FirstByte | Self::FirstByteRetried | Self::FirstByteFailed => {
+                usual * 4
+            }
             _ => usual,
         }
     }
@@ -233,6 +270,9 @@ impl Workload {
     pub fn suits(self, variant: Variant) -> bool {
         match self {
             Self::FirstByteRetried => variant.retries(),
+            // Nothing else than the balancer retries these.
+            Self::FirstByteFailed => variant.is_balancer(),
+            Self::Keyed => variant.is_balancer() || variant == Variant::Envoy,
             // Plain Envoy, with nothing throttled, is what the others are compared with. The floors, which retry nothing, meet
             // nothing throttled either.
             Self::Throttled => variant.retries() || variant.is_floor() || variant == Variant::Envoy,
@@ -255,9 +295,12 @@ impl fmt::Display for Workload {
             Self::Body(kib) if *kib >= 1024 => write!(f, "{} MB", kib >> 10),
             Self::Body(kib) => write!(f, "{kib} KB"),
             Self::Streams => f.write_str("streams"),
+            Self::LongStreams => write!(f, "streams of {LONG_STREAM}"),
+            Self::Keyed => f.write_str("1 KB, keyed"),
             Self::Alone => f.write_str("one connection"),
             Self::FirstByte => f.write_str("first byte"),
             Self::FirstByteRetried => f.write_str("first byte, retried"),
+            Self::FirstByteFailed => f.write_str("first byte, error in the stream"),
             Self::Throttled => f.write_str("one of three throttled"),
             Self::Workers(1) => f.write_str("1 worker"),
             Self::Workers(count) => write!(f, "{count} workers"),

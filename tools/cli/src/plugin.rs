@@ -206,7 +206,7 @@ pub struct Backend {
     pub first_byte_timeout: Option<String>,
     /// How long its event streams may be silent before they are cut off, where that is not `retry.stream_idle_timeout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^[0-9.]+(ms|s|m|h)$"), extend("x-minimum" = "1s", "x-maximum" = "1h"))]
+    #[schemars(regex(pattern = r"^[0-9.]+(ms|s|m|h)$"), extend("x-minimum" = "1s", "x-maximum" = "15m"))]
     pub stream_idle_timeout: Option<String>,
     /// Its own names for deployments, by the names that clients use, in upper or lower case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -608,7 +608,7 @@ pub struct Retry {
     pub stream_start: Option<String>,
     /// How long an event stream may be silent before it is cut off; by default as long as Envoy allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^[0-9.]+(ms|s|m|h)$"), extend("x-minimum" = "1s", "x-maximum" = "1h"))]
+    #[schemars(regex(pattern = r"^[0-9.]+(ms|s|m|h)$"), extend("x-minimum" = "1s", "x-maximum" = "15m"))]
     pub stream_idle_timeout: Option<String>,
     /// The largest request body that is sent again.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -458,6 +458,7 @@ fn the_types_are_the_schemas() {
     let everything = json!({
         "backends": [{
             "name": "east", "cluster": "c", "host": "h", "priority": 1, "weight": 2, "first_byte_timeout": "1s",
+            "stream_idle_timeout": "2s",
             "deployments": {"a": "b"}, "unlisted_deployments": "refuse", "api_version": "v", "base_path": "/x", "api_key_env": "K"
         }],
         "identity": {
@@ -470,7 +471,8 @@ fn the_types_are_the_schemas() {
             "failure_percent": 1, "misconfigured": "1s", "wait_timeout": "1s"
         },
         "retry": {
-            "engine": "router", "max_attempts": 1, "statuses": [429], "per_try_timeout": "1s", "stream_start": "0s", "replay_limit": "1B", "replay_memory": "64MiB",
+            "engine": "router", "max_attempts": 1, "statuses": [429], "per_try_timeout": "1s", "stream_start": "0s",
+            "stream_idle_timeout": "1s", "replay_limit": "1B", "replay_memory": "64MiB",
             "budget": {"percent": 1, "min_per_second": 1}
         },
         "headers": {"cluster": "c", "backend": null, "attempts": "a", "why": "w", "client": "n"},

@@ -15,11 +15,11 @@ pub struct Arguments {
     #[arg(long)]
     quick: bool,
     /// Only these, separated by commas: direct, envoy, again, stock, lua, ext_proc, idle, floor_filter, floor_router,
-    /// floor_downstream, filter, router, litellm
+    /// floor_downstream, filter, router, filter_affinity, router_affinity, litellm
     #[arg(long, value_name = "VARIANTS")]
     only: Option<String>,
-    /// Only under these conditions, separated by commas, and without several workers: 1k, 16k, 100k, 1m, streams, alone,
-    /// first_byte, retried, throttled
+    /// Only under these conditions, separated by commas, and without several workers: 1k, 16k, 100k, 1m, streams,
+    /// long_streams, keyed, alone, first_byte, retried, failed_stream, throttled
     #[arg(long, value_name = "CONDITIONS")]
     conditions: Option<String>,
     /// Measure another build of the module beside this one
