@@ -873,7 +873,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
                 format!(r#"backends[0].host: "https://east/" is not allowed; use {HOST_FORM}"#),
             ),
             ("/backends/0/wieght", "1", "backends[0].wieght: unknown field; use one of name, cluster, host, priority, weight, \
-                 first_byte_timeout, unlisted_deployments, deployments, api_version, base_path, apis, identity, api_key_env".to_owned()),
+                 first_byte_timeout, stream_idle_timeout, unlisted_deployments, deployments, api_version, base_path, apis, identity, api_key_env".to_owned()),
             ("/identity/wait_timeout", "5", format!("identity.wait_timeout: 5 is not allowed; use {duration}")),
             ("/identity/wait_timeout", r#""2m""#, r#"identity.wait_timeout: "2m" is not allowed; use 0s to 60s"#.to_owned()),
             (
