@@ -80,7 +80,7 @@ fn make(place: &Path) -> Result<()> {
 }
 
 /// A script that runs Debian's program with Debian's loader and libraries, wherever its directory is moved to.
-fn write_script(draft: &Path, layout: &Layout, program: &str) -> Result<()> {
+pub fn write_script(draft: &Path, layout: &Layout, program: &str) -> Result<()> {
     let Layout { triple, loader } = layout;
     let script = format!(
         "#!/bin/sh\n\

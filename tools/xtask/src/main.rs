@@ -23,6 +23,7 @@ mod paths;
 mod pins;
 mod process;
 mod python;
+mod redis;
 mod revision;
 mod schemas;
 mod soak;

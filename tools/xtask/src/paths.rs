@@ -72,6 +72,11 @@ pub fn litellm() -> PathBuf {
     tools().join("litellm")
 }
 
+/// Debian's Redis server.
+pub fn redis() -> PathBuf {
+    tools().join("redis")
+}
+
 /// The counts of the last test run, for the end of a longer run.
 pub fn counts() -> PathBuf {
     tools().join("test-counts.txt")

@@ -89,6 +89,23 @@ pub const DEBIAN_PACKAGES: &[&str] = &[
 /// What is taken from that release to look at the status page, with all that it depends on: a browser without windows, and a font.
 pub const CHROMIUM_PACKAGES: &[&str] = &["chromium-headless-shell", "fonts-dejavu-core"];
 
+/// Redis of that release, with the shared libraries that it runs with.
+pub const REDIS_PACKAGES: &[&str] = &[
+    "redis-tools",
+    "redis-server",
+    "libc6",
+    "libatomic1",
+    "libgcc-s1",
+    "libjemalloc2",
+    "liblzf1",
+    "libssl3t64",
+    "libstdc++6",
+    "libsystemd0",
+    "libzstd1",
+    "zlib1g",
+    "libcap2",
+];
+
 /// The pinned Envoy of this version, if there is one.
 pub fn envoy(version: &str) -> Option<&'static Envoy> {
     ENVOYS.iter().find(|pinned| pinned.version == version)

@@ -14,7 +14,7 @@ use anyhow::{anyhow, bail, Context, Result};
 
 use crate::library::{Choice, Library};
 use crate::tally::{Counts, Tally};
-use crate::{chromium, compose, envoy, files, paths, pins, process, python, wasm};
+use crate::{chromium, compose, envoy, files, paths, pins, process, python, redis, wasm};
 
 /// Tells the end-to-end tests which Envoy to use.
 const VERSION: &str = "AOAI_ENVOY_VERSION";
@@ -91,6 +91,7 @@ fn prepare() -> Result<Vec<(String, PathBuf)>> {
     variables.push(("AOAI_CHROMIUM".to_owned(), chromium::ensure()?));
     let newest = python::ensure_newest_openai()?;
     variables.push(("AOAI_NEWEST_OPENAI".to_owned(), newest));
+    variables.push(("AOAI_REDIS".to_owned(), redis::ensure()?));
     Ok(variables)
 }
 
