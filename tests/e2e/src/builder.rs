@@ -383,6 +383,7 @@ impl GatewayBuilder {
             host_environment: self.secrets.into_iter().map(|(name, _)| name).collect(),
             engine: Engine::Filter,
             clients: Clients::Open,
+            limits: None,
         };
         for patch in self.fleet {
             patch(&mut fleet);

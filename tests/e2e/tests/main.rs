@@ -35,6 +35,7 @@ mod rendered;
 mod retry;
 mod router;
 mod sdk;
+mod shared_limits;
 mod soak;
 mod stalled_errors;
 mod state;

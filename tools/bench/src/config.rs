@@ -190,6 +190,7 @@ fn shipped(
         host_environment: Vec::new(),
         engine,
         clients: Clients::Open,
+        limits: None,
     };
     serde_saphyr::from_str(&render::envoy(&fleet)).context("the rendered configuration")
 }

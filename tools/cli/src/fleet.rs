@@ -74,6 +74,7 @@ pub(crate) fn fleet(plugin: &Plugin, expanded: &Expanded, open: bool) -> Fleet {
             true => Clients::Open,
             false => clients(expanded),
         },
+        limits: None,
     };
     if let Some(file) = &own.tls.trusted_ca {
         trust(&mut fleet, file);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::yaml::{folder_of, indented, item, quoted};
-use crate::{Clients, Fleet, TokenIssuer};
+use crate::{limits, Clients, Fleet, TokenIssuer};
 
 /// The cluster of the keys that tokens are signed with.
 pub(crate) const JWKS_CLUSTER: &str = "client_token_keys";
@@ -148,8 +148,26 @@ typed_config:
     )
 }
 
-/// Refusals in the shape that OpenAI's clients parse; nothing where no one is refused.
+/// Refusals in the shapes that clients parse; nothing where no one is refused.
 pub(crate) fn refusals(fleet: &Fleet) -> String {
+    let mut mappers = mapper(fleet);
+    if let Some(limits) = &fleet.limits {
+        mappers.push_str(&limits::mappers(limits));
+    }
+    if mappers.is_empty() {
+        return mappers;
+    }
+    format!(
+        "\
+# Those who may not ask are told so in the shape that OpenAI's clients parse.
+local_reply_config:
+  mappers:
+{}",
+        indented(&mappers, 2)
+    )
+}
+
+fn mapper(fleet: &Fleet) -> String {
     let (condition, code, message) = match &fleet.clients {
         Clients::Open => return String::new(),
         // Envoy before 1.40 misspells one of them.
@@ -175,21 +193,18 @@ extension_filter:
 ",
             quoted(condition)
         ),
-        6,
+        4,
     );
     format!(
         "\
-# Those who may not ask are told so in the shape that OpenAI's clients parse.
-local_reply_config:
-  mappers:
-  - filter:
-{filter}    body_format_override:
-      json_format:
-        error:
-          code: {code}
-          message: {message}
-          type: invalid_request_error
-          param: null
+- filter:
+{filter}  body_format_override:
+    json_format:
+      error:
+        code: {code}
+        message: {message}
+        type: invalid_request_error
+        param: null
 ",
         code = quoted(code),
         message = quoted(message),

@@ -6,8 +6,8 @@ use crate::clients::JWKS_CLUSTER;
 use crate::listener::upstream_module;
 use crate::yaml::{indented, item, quoted};
 use crate::{
-    connections, status, token_file, Authority, Backend, Clients, Engine, Fleet, Identity,
-    TlsOptions,
+    connections, limits, status, token_file, Authority, Backend, Clients, Engine, Fleet, Identity,
+    LimitService, TlsOptions,
 };
 
 /// All clusters, as a YAML list that starts at the left margin.
@@ -54,7 +54,45 @@ pub(crate) fn all(fleet: &Fleet) -> String {
             issuer.tls.as_ref(),
         )));
     }
+    if let Some(limits) = &fleet.limits {
+        out.push_str("\n# The rate limit service, which keeps the limits of clients for all Envoys together.\n");
+        out.push_str(&item(&of_limit_service(&limits.service)));
+        out.push_str(
+            "\n# No request goes here: it is the cluster of those that the limits are yet to let pass.\n",
+        );
+        out.push_str(&item(&of_undecided()));
+    }
     out
+}
+
+/// The cluster of the rate limit service.
+pub(crate) fn of_limit_service(service: &LimitService) -> String {
+    let LimitService { address, port, tls } = service;
+    format!(
+        "\
+name: {name}
+{discovery}\
+connect_timeout: 1s
+{keepalive}\
+{LIMITS}\
+{GRPC}\
+{tls}\
+{endpoint}",
+        name = limits::SERVICE_CLUSTER,
+        discovery = discovery(address),
+        keepalive = connections::of_cluster(),
+        tls = match tls {
+            Some(options) => tls_with(address, options, "h2"),
+            None => String::new(),
+        },
+        endpoint = endpoint(limits::SERVICE_CLUSTER, address, *port, None),
+    )
+}
+
+/// The cluster of requests for which none is chosen yet: it has no endpoint.
+pub(crate) fn of_undecided() -> String {
+    let name = limits::LIMITS_CLUSTER;
+    format!("name: {name}\ntype: STATIC\nload_assignment: {{cluster_name: {name}}}\n")
 }
 
 /// The cluster of an authority of Entra ID.
@@ -195,7 +233,19 @@ typed_extension_protocol_options:
       idle_timeout: 60s
 ";
 
+const GRPC: &str = "\
+typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    explicit_http_config:
+      http2_protocol_options: {}
+";
+
 fn tls(host: &str, options: &TlsOptions) -> String {
+    tls_with(host, options, "http/1.1")
+}
+
+fn tls_with(host: &str, options: &TlsOptions, protocol: &str) -> String {
     format!(
         "\
 transport_socket:
@@ -204,7 +254,7 @@ transport_socket:
     \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
     sni: {host}
     common_tls_context:
-      alpn_protocols: [\"http/1.1\"]
+      alpn_protocols: [\"{protocol}\"]
       # Without this block Envoy would accept any certificate.
       validation_context:
         trusted_ca:

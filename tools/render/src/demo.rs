@@ -47,5 +47,6 @@ pub fn demo_fleet_with(engine: Engine) -> Fleet {
         host_environment: Vec::new(),
         engine,
         clients: Clients::Open,
+        limits: None,
     }
 }

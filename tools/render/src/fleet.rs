@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{json, Value};
 
+use crate::SharedLimits;
+
 /// Everything the Envoy configuration depends on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fleet {
@@ -38,6 +40,8 @@ pub struct Fleet {
     pub engine: Engine,
     /// Who may ask.
     pub clients: Clients,
+    /// The limits of clients that a rate limit service keeps for all Envoys together.
+    pub limits: Option<SharedLimits>,
 }
 
 /// The request header that carries the client's name, unless the plugin names another.

@@ -22,6 +22,7 @@ mod connections;
 mod demo;
 mod fleet;
 mod json;
+mod limits;
 mod listener;
 mod route;
 mod status;
@@ -33,6 +34,10 @@ pub use crate::demo::{demo_fleet, demo_fleet_with};
 pub use crate::fleet::{
     minimal_plugin, Admin, Authority, Backend, Certificate, Clients, Engine, Fleet, Identity,
     Listener, Status, TlsOptions, TokenFile, TokenIssuer, CLIENT_HEADER,
+};
+pub use crate::limits::{
+    limits_file, ClientLimits, LimitService, OnFailure, SharedLimits, LIMITS_CLUSTER,
+    SERVICE_CLUSTER,
 };
 pub use crate::listener::{listener, LISTENER_NAME};
 pub use crate::status::STATUS_NAME;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::yaml::{folder_of, indented, item, quoted};
-use crate::{clients, connections, json, route, Clients, Fleet};
+use crate::{clients, connections, json, limits, route, Clients, Fleet};
 
 /// The listener's name, which Envoy needs to tell an updated listener from a new one.
 pub const LISTENER_NAME: &str = "azure_openai";
@@ -85,13 +85,13 @@ generate_request_id: true
 preserve_external_request_id: true
 # A model may think for minutes before its first byte.
 stream_idle_timeout: 900s
-{connections}\
+{connections}{early_cluster}\
 # The Realtime API is a WebSocket.
 upgrade_configs:
 - upgrade_type: websocket
 {access_log}{refusals}{routes}\
 http_filters:
-{clients}{module}\
+{clients}{limits}{module}\
 - name: envoy.filters.http.router
   typed_config:
     \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
@@ -99,10 +99,15 @@ http_filters:
     suppress_envoy_headers: true
 ",
         connections = connections::of_manager("azure-openai"),
+        early_cluster = limits::early_cluster(fleet, limits::LIMITS_CLUSTER),
         access_log = access_log(fleet),
         refusals = clients::refusals(fleet),
         routes = route::configuration(fleet),
         clients = clients::filter(fleet),
+        limits = limits::filters(fleet)
+            .iter()
+            .map(|(comment, filter)| format!("# {comment}\n{}", item(filter)))
+            .collect::<String>(),
         module = item(&module(fleet)),
     )
 }

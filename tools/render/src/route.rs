@@ -1,7 +1,7 @@
 //! The route: to the cluster that the module chose.
 
 use crate::yaml::{indented, quoted};
-use crate::{Backend, Engine, Fleet};
+use crate::{limits, Backend, Engine, Fleet};
 
 /// The listener's routes: one, for everything.
 pub(crate) fn configuration(fleet: &Fleet) -> String {
@@ -110,7 +110,7 @@ inline_cluster_specifier_plugin:
               key: wasm.aoai_next
           prefix_match_map:
             map:
-{clusters}\
+{clusters}{undecided}\
 retry_policy:
   # The filter marks answers that call for another attempt; the rest is what never becomes an answer.
   retry_on: connect-failure,refused-stream,retriable-headers
@@ -126,6 +126,7 @@ retry_policy:
     max_interval: 0.001s
 ",
         clusters = indented(&fleet.backends.iter().map(choice).collect::<String>(), 14),
+        undecided = undecided(fleet),
         retries = fleet.max_attempts().saturating_sub(1),
         timed = match fleet.per_try_timeout() {
             Some(limit) => format!("  per_try_timeout: {limit}\n"),
@@ -134,18 +135,40 @@ retry_policy:
     )
 }
 
+/// The cluster of requests for which none is chosen yet, where limits are looked up before that.
+fn undecided(fleet: &Fleet) -> String {
+    if !limits::names_cluster(fleet) {
+        return String::new();
+    }
+    format!(
+        "\
+        # Limits are looked up for requests that have a cluster. This is the one of all requests until the filter chooses another.
+        on_no_match:
+{}",
+        indented(&action_to(limits::LIMITS_CLUSTER), 10)
+    )
+}
+
 /// One entry of the route's matcher.
 fn choice(backend: &Backend) -> String {
     format!(
         "\
 {next}:
-  action:
-    name: cluster
-    typed_config:
-      \"@type\": type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction
-      cluster: {cluster}
-",
+{action}",
         next = quoted(&format!("{} ", backend.cluster)),
-        cluster = quoted(&backend.cluster)
+        action = indented(&action_to(&backend.cluster), 2),
+    )
+}
+
+fn action_to(cluster: &str) -> String {
+    format!(
+        "\
+action:
+  name: cluster
+  typed_config:
+    \"@type\": type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction
+    cluster: {}
+",
+        quoted(cluster)
     )
 }
