@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::document::{Document, LIST};
 use crate::expand::{expand, Expanded};
+use crate::limits::{check_limits, SERVICE};
 use crate::list::{ENDPOINT, OWN, TOKEN_FILE, TOKEN_SOCKET};
 use crate::plugin::{Engine, Plugin};
 use crate::problem::{Problem, Problems};
@@ -84,6 +85,9 @@ pub(crate) fn check_list(
     let mut plugin = in_types(&expanded.plugin, true, &mut problems);
     if let (Some(Parsed::Balancer(config)), Some(plugin)) = (parsed, &mut plugin) {
         name_authorities(&config, plugin, &mut problems);
+        if expanded.limit_service.is_some() {
+            check_limits(plugin, &mut problems);
+        }
     }
     match (problems.into_result(())?, plugin) {
         ((), Some(plugin)) => Ok((plugin, expanded)),
@@ -131,6 +135,7 @@ fn form_of(value: &Value) -> Form {
         || backends
             .iter()
             .any(|backend| backend.get(ENDPOINT).is_some())
+        || value["limits"].get(SERVICE).is_some()
         || [ENDPOINT, TOKEN_FILE, TOKEN_SOCKET]
             .iter()
             .any(|field| value["identity"].get(field).is_some());
@@ -261,6 +266,9 @@ fn own_fields(path: &str, known: &[&str]) -> &'static [&'static str] {
     let Some((parent, _)) = path.rsplit_once('.') else {
         return &OWN;
     };
+    if parent == "limits" {
+        return &[SERVICE];
+    }
     let is_identity = parent == "identity" || parent.starts_with("identities.");
     let is_backend = parent.starts_with("backends[") && parent.ends_with(']');
     match is_identity || is_backend {

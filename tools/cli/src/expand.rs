@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::{json, Map, Value};
 
+use crate::limits::{take_service, LimitService};
 use crate::list::{Endpoint, FilePath, Own, ENDPOINT, OWN, TOKEN_FILE, TOKEN_SOCKET};
 use crate::plugin::Engine;
 use crate::problem::Problems;
@@ -24,6 +25,8 @@ pub(crate) struct Expanded {
     pub authorities: Vec<(String, Option<Endpoint>)>,
     /// The token files, each with a cluster of its own.
     pub token_files: Vec<TokenFile>,
+    /// The service that keeps the limits of clients.
+    pub limit_service: Option<LimitService>,
 }
 
 /// Where a token file is, if not where it always is.
@@ -58,9 +61,11 @@ pub(crate) fn expand(list: &Value, problems: &mut Problems<'_>) -> Expanded {
             identities: Vec::new(),
             authorities: Vec::new(),
             token_files: Vec::new(),
+            limit_service: None,
         };
     };
     let own = take_own(root, problems);
+    let limit_service = take_service(root, problems);
     name_client_header(root);
     let mut backends = Vec::new();
     let entries = root.get_mut("backends").and_then(Value::as_array_mut);
@@ -88,6 +93,7 @@ pub(crate) fn expand(list: &Value, problems: &mut Problems<'_>) -> Expanded {
         identities: places.machines,
         authorities: places.authorities,
         token_files: places.token_files,
+        limit_service,
     }
 }
 

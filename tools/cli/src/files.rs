@@ -59,7 +59,9 @@ pub(crate) fn expected_files(fleet: &Fleet) -> Vec<ExpectedFile> {
         Clients::Tokens(issuer) => issuer.tls.as_ref(),
         Clients::Keys { .. } | Clients::Open => None,
     };
-    for options in backends.chain(authorities).chain(issuer) {
+    let limits = fleet.limits.as_ref();
+    let limits = limits.and_then(|limits| limits.service.tls.as_ref());
+    for options in backends.chain(authorities).chain(issuer).chain(limits) {
         add(
             options.authorities(),
             "tls.trusted_ca",

@@ -10,6 +10,7 @@ use render::{
 };
 
 use crate::expand::{Expanded, TOKEN_FILE_CLUSTER};
+use crate::limits::shared;
 use crate::list::{Endpoint, EntraId, FilePath, Url};
 use crate::plugin::{Engine, Plugin, Source};
 
@@ -74,8 +75,12 @@ pub(crate) fn fleet(plugin: &Plugin, expanded: &Expanded, open: bool) -> Fleet {
             true => Clients::Open,
             false => clients(expanded),
         },
-        limits: None,
+        limits: shared(plugin, expanded.limit_service.as_ref()),
     };
+    if let (Some(_), Some(plugin)) = (&fleet.limits, fleet.plugin.as_object_mut()) {
+        // The service limits, and not the module as well.
+        plugin.remove("limits");
+    }
     if let Some(file) = &own.tls.trusted_ca {
         trust(&mut fleet, file);
     }
@@ -90,7 +95,10 @@ fn trust(fleet: &mut Fleet, file: &FilePath) {
         Clients::Tokens(issuer) => Some(&mut issuer.tls),
         Clients::Keys { .. } | Clients::Open => None,
     };
-    for options in backends.chain(authorities).chain(issuer).flatten() {
+    let limits = fleet.limits.iter_mut();
+    let limits = limits.map(|limits| &mut limits.service.tls);
+    let all = backends.chain(authorities).chain(issuer).chain(limits);
+    for options in all.flatten() {
         options.ca_file = Some(file.0.clone());
     }
 }

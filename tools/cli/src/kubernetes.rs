@@ -60,7 +60,7 @@ impl Kubernetes {
         let named = plugin.identities.iter().flatten();
         let named = named.map(|(name, identity)| (format!("identities.{name}.source"), identity));
         let identity = plugin.identity.iter();
-        let problems: Vec<_> = identity
+        let mut problems: Vec<_> = identity
             .map(|identity| ("identity.source".to_owned(), identity))
             .chain(named)
             .filter(|(_, identity)| identity.source == Some(Source::AppService))
@@ -69,6 +69,14 @@ impl Kubernetes {
                 Problem::new(Position::START, &path, text.to_owned())
             })
             .collect();
+        if expanded.limit_service.is_some() {
+            let text = "is rendered for Envoy alone so far; leave it out, and each Envoy limits for itself";
+            problems.push(Problem::new(
+                Position::START,
+                "limits.service",
+                text.to_owned(),
+            ));
+        }
         if !problems.is_empty() {
             return Err(problems);
         }

@@ -18,6 +18,7 @@ mod fleet;
 mod istio;
 mod keys;
 mod kubernetes;
+mod limits;
 mod problem;
 mod rendering;
 mod report;

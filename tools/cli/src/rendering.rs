@@ -1,7 +1,7 @@
 //! Rendering: what is asked for, and what is made of it.
 
 use crate::check::check_list;
-use crate::document::Document;
+use crate::document::{Document, Position};
 use crate::expand::Expanded;
 use crate::files::{expected_files, ExpectedFile};
 use crate::kubernetes::{Clusters, Kubernetes};
@@ -18,6 +18,9 @@ pub enum Target {
     Istio,
     /// Envoy Gateway, as resources of Kubernetes.
     EnvoyGateway,
+    /// The rate limit service of `limits.service`, as the file of limits that it reads.
+    #[value(name = "ratelimit")]
+    RateLimit,
 }
 
 /// What is asked for beside the list of backends.
@@ -85,6 +88,19 @@ pub fn rendered(target: Target, text: &str, options: Options) -> Result<Rendered
             }
             notes.extend(hidden_bodies(&resources, "EnvoyExtensionPolicy"));
             envoy_gateway::resources(&resources)
+        }
+        Target::RateLimit => {
+            let limits = fleet(text, options)?.limits;
+            let limits = limits.ok_or_else(|| {
+                let text =
+                    "is missing; use {endpoint: \"http://ratelimit:8081\"}, where the service is";
+                vec![Problem::new(
+                    Position::START,
+                    "limits.service",
+                    text.to_owned(),
+                )]
+            })?;
+            render::limits_file(&limits)
         }
     };
     Ok(Rendered { text, notes, files })

@@ -4,6 +4,7 @@ use schemars::generate::SchemaSettings;
 use schemars::JsonSchema;
 use serde_json::{json, Map, Value};
 
+use crate::limits::{LimitService, SERVICE};
 use crate::list::{Endpoint, FilePath, Own, ENDPOINT, TOKEN_FILE, TOKEN_SOCKET};
 use crate::plugin::Plugin;
 use crate::Form;
@@ -51,6 +52,13 @@ fn list() -> Value {
             field["pattern"] = json!(r"^https?://[A-Za-z0-9.-]+(:[0-9]+)?/?$");
         }
         object["properties"][ENDPOINT] = field;
+    }
+    if let Some(limits) = schema.pointer_mut("/$defs/Limits/properties") {
+        let mut service = of::<LimitService>();
+        if let Some(service) = service.as_object_mut() {
+            service.retain(|key, _| key != "$schema" && key != "title");
+        }
+        limits[SERVICE] = service;
     }
     let path = serde_json::to_value(FilePath::json_schema(&mut settings().into_generator()))
         .unwrap_or_default();

@@ -27,6 +27,7 @@ pub(crate) fn from_value<'de, T: Deserialize<'de>>(
 /// What a field should be that has no default.
 fn form_of(name: &str) -> &'static str {
     match name {
+        "endpoint" => "a URL such as \"http://ratelimit:8081\"",
         "tenant" => "the id of the tenant",
         "port" => "a port from 1 to 65535",
         "audience" => "the client id, or the URI, of the application that stands for this gateway",

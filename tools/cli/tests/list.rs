@@ -81,6 +81,68 @@ fn where_everyone_may_ask_no_client_names_itself() {
     assert_eq!(fleet.plugin["headers"]["client"], "x-me");
 }
 
+/// Limits that a service keeps.
+const SHARED: &str = "\
+backends: [{host: a.example.com}]
+limits:
+  default: {tokens_per_minute: 100, requests_per_minute: 6}
+  clients:
+    team-a: {tokens_per_minute: 500, tokens_per_day: 4294967295}
+    team-b: {requests_per_minute: null}
+    batch: null
+  service: {endpoint: \"http://ratelimit:8081\", on_failure: refuse}
+";
+
+#[test]
+fn a_rate_limit_service_limits_in_the_modules_place() {
+    let fleet = fleet(SHARED);
+    assert_eq!(fleet.plugin.get("limits"), None);
+    let limits = fleet.limits.expect("limits");
+    assert_eq!((&*limits.service.address, limits.service.port), ("ratelimit", 8081));
+    assert_eq!(limits.on_failure, render::OnFailure::Refuse);
+    let own = |name: &str| {
+        let own = limits.clients[name];
+        [own.tokens_per_minute, own.tokens_per_day, own.requests_per_minute]
+    };
+    assert_eq!(own("team-a"), [Some(500), Some(u32::MAX), Some(6)]);
+    assert_eq!(own("team-b"), [Some(100), None, None]);
+    assert_eq!(own("batch"), [None; 3]);
+}
+
+#[test]
+fn the_service_reads_a_file_of_its_own() {
+    let file = cli::render(Target::RateLimit, SHARED, Options::default()).expect("right");
+    let (_, limits) = file.split_once("domain:").expect("a domain");
+    let expected = "\
+ azure_openai
+descriptors:
+- key: tokens_per_minute
+  value: \"batch\"
+  rate_limit: {unlimited: true}
+- key: tokens_per_minute
+  value: \"team-a\"
+  rate_limit: {unit: minute, requests_per_unit: 500}
+- key: tokens_per_minute
+  rate_limit: {unit: minute, requests_per_unit: 100}
+- key: tokens_per_day
+  value: \"team-a\"
+  rate_limit: {unit: day, requests_per_unit: 4294967295}
+- key: requests_per_minute
+  value: \"batch\"
+  rate_limit: {unlimited: true}
+- key: requests_per_minute
+  value: \"team-b\"
+  rate_limit: {unlimited: true}
+- key: requests_per_minute
+  rate_limit: {unit: minute, requests_per_unit: 6}
+";
+    assert_eq!(limits, expected);
+    let without = "backends: [{host: a.example.com}]\n";
+    let problems = cli::render(Target::RateLimit, without, Options::default());
+    let problem = problems.expect_err("no service")[0].to_string();
+    assert!(problem.contains("limits.service: is missing"), "{problem}");
+}
+
 #[test]
 fn everything_of_the_plugin_passes_through() {
     let fleet = fleet(
