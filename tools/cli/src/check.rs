@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::document::{Document, LIST};
 use crate::expand::{expand, Expanded};
-use crate::limits::{check_limits, SERVICE};
+use crate::limits::{self, check_limits, SERVICE};
 use crate::list::{ENDPOINT, OWN, TOKEN_FILE, TOKEN_SOCKET};
 use crate::plugin::{Engine, Plugin};
 use crate::problem::{Problem, Problems};
@@ -61,6 +61,7 @@ pub fn check(text: &str, form: Option<Form>) -> Result<Checked, Vec<Problem>> {
             let (plugin, expanded) = check_list(&document, None, Engine::Router)?;
             let mut warnings = Problems::of(&document);
             warnings::of_plugin(&plugin, &mut warnings);
+            limits::warn(&plugin, expanded.limit_service.as_ref(), &mut warnings);
             let in_kubernetes = document.value.get("kubernetes").is_some();
             warnings::of_own(&plugin, &expanded.own, in_kubernetes, &mut warnings);
             Ok(Checked {

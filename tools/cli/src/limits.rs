@@ -1,5 +1,7 @@
 //! `limits.service`: a rate limit service keeps the limits of clients for all Envoys together, in the module's place.
 
+use std::collections::BTreeMap;
+
 use render::{SharedLimits, TlsOptions};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
@@ -84,6 +86,16 @@ pub(crate) fn take_service(
     }
 }
 
+/// Warns of a service without limits.
+pub(crate) fn warn(plugin: &Plugin, service: Option<&LimitService>, warnings: &mut Problems<'_>) {
+    if service.is_some() && shared(plugin, service).is_none() {
+        warnings.add(
+            "limits.service",
+            "warning: there is nothing to limit; name limits in `limits.default` or `limits.clients`",
+        );
+    }
+}
+
 /// Refuses limits that a service cannot keep.
 pub(crate) fn check_limits(plugin: &Plugin, problems: &mut Problems<'_>) {
     let limits = plugin.limits.iter().flatten().next();
@@ -93,12 +105,6 @@ pub(crate) fn check_limits(plugin: &Plugin, problems: &mut Problems<'_>) {
     let default = limits.and_then(|limits| limits.default.as_ref());
     let all = default.map(|default| ("default".to_owned(), default));
     let all: Vec<_> = all.into_iter().chain(own).collect();
-    if all.is_empty() {
-        problems.add(
-            "limits.service",
-            "has nothing to limit; name limits in `limits.default` or `limits.clients`",
-        );
-    }
     for (place, limits) in all {
         for (field, limit) in [
             ("tokens_per_minute", limits.tokens_per_minute),
@@ -115,7 +121,7 @@ pub(crate) fn check_limits(plugin: &Plugin, problems: &mut Problems<'_>) {
     }
 }
 
-/// The limits that the service keeps, if there is one.
+/// The limits that the service keeps, if there are any.
 pub(crate) fn shared(plugin: &Plugin, service: Option<&LimitService>) -> Option<SharedLimits> {
     let (service, limits) = (service?, plugin.limits.as_ref()?.as_ref()?);
     let nothing = render::ClientLimits::default();
@@ -126,6 +132,14 @@ pub(crate) fn shared(plugin: &Plugin, service: Option<&LimitService>) -> Option<
         let own = own.as_ref().map_or(nothing, |own| of_client(own, default));
         (name.clone(), own)
     });
+    let clients: BTreeMap<_, _> = clients.collect();
+    if clients
+        .values()
+        .chain([&default])
+        .all(|limits| *limits == nothing)
+    {
+        return None;
+    }
     let url = &service.endpoint.0;
     Some(SharedLimits {
         service: render::LimitService {
@@ -138,7 +152,7 @@ pub(crate) fn shared(plugin: &Plugin, service: Option<&LimitService>) -> Option<
             Some(OnFailure::Refuse) => render::OnFailure::Refuse,
         },
         default,
-        clients: clients.collect(),
+        clients,
     })
 }
 

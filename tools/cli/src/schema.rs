@@ -9,6 +9,9 @@ use crate::list::{Endpoint, FilePath, Own, ENDPOINT, TOKEN_FILE, TOKEN_SOCKET};
 use crate::plugin::Plugin;
 use crate::Form;
 
+/// A URL without a path.
+const WITHOUT_PATH: &str = r"^https?://[A-Za-z0-9.-]+(:[0-9]+)?/?$";
+
 /// The schema as it is checked in.
 pub fn text(form: Form) -> String {
     format!("{:#}\n", schema(form))
@@ -49,7 +52,7 @@ fn list() -> Value {
         let mut field = endpoint.clone();
         field["description"] = json!(what);
         if kind == "Backend" {
-            field["pattern"] = json!(r"^https?://[A-Za-z0-9.-]+(:[0-9]+)?/?$");
+            field["pattern"] = json!(WITHOUT_PATH);
         }
         object["properties"][ENDPOINT] = field;
     }
@@ -58,6 +61,7 @@ fn list() -> Value {
         if let Some(service) = service.as_object_mut() {
             service.retain(|key, _| key != "$schema" && key != "title");
         }
+        service["properties"][ENDPOINT]["pattern"] = json!(WITHOUT_PATH);
         limits[SERVICE] = service;
     }
     let path = serde_json::to_value(FilePath::json_schema(&mut settings().into_generator()))

@@ -98,11 +98,18 @@ fn a_rate_limit_service_limits_in_the_modules_place() {
     let fleet = fleet(SHARED);
     assert_eq!(fleet.plugin.get("limits"), None);
     let limits = fleet.limits.expect("limits");
-    assert_eq!((&*limits.service.address, limits.service.port), ("ratelimit", 8081));
+    assert_eq!(
+        (&*limits.service.address, limits.service.port),
+        ("ratelimit", 8081)
+    );
     assert_eq!(limits.on_failure, render::OnFailure::Refuse);
     let own = |name: &str| {
         let own = limits.clients[name];
-        [own.tokens_per_minute, own.tokens_per_day, own.requests_per_minute]
+        [
+            own.tokens_per_minute,
+            own.tokens_per_day,
+            own.requests_per_minute,
+        ]
     };
     assert_eq!(own("team-a"), [Some(500), Some(u32::MAX), Some(6)]);
     assert_eq!(own("team-b"), [Some(100), None, None]);
@@ -112,9 +119,9 @@ fn a_rate_limit_service_limits_in_the_modules_place() {
 #[test]
 fn the_service_reads_a_file_of_its_own() {
     let file = cli::render(Target::RateLimit, SHARED, Options::default()).expect("right");
-    let (_, limits) = file.split_once("domain:").expect("a domain");
+    let (_, limits) = file.split_once("domain: ").expect("a domain");
     let expected = "\
- azure_openai
+azure_openai
 descriptors:
 - key: tokens_per_minute
   value: \"batch\"

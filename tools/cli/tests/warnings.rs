@@ -78,6 +78,15 @@ fn a_plugin_configuration_gets_warnings_too() {
 }
 
 #[test]
+fn a_limit_service_without_limits_gets_a_warning() {
+    let list = "backends: [{host: a}]\nlimits: {service: {endpoint: \"http://a\"}}\n";
+    assert_eq!(
+        warnings(list, Form::Backends),
+        ["2:19: limits.service: warning: there is nothing to limit; name limits in `limits.default` or `limits.clients`"]
+    );
+}
+
+#[test]
 fn limits_for_all_clients_together_get_a_warning() {
     let limits = r#""limits": {"default": {"tokens_per_minute": 5}}"#;
     let backends =
