@@ -279,6 +279,9 @@ fn problem_of_list(field: &Field, value: &Value) -> Option<String> {
     if field.path.starts_with("clients.entra_id.") {
         list["clients"] = json!({"entra_id": {"tenant": "a", "audience": "b"}});
     }
+    if field.path.starts_with("limits.service.") {
+        list["limits"] = json!({"service": {"endpoint": "http://ratelimit:8081"}});
+    }
     let list = with(list, &field.pointer, value.clone());
     let problems = cli::check(&list.to_string(), Some(Form::Backends)).err()?;
     let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
