@@ -231,6 +231,9 @@ cases! {
             assert_eq!(answer.status, 200, "{}", answer.text());
         }
         assert_eq!(passing.stat(&format!("{STATS}.tokens.failure_mode_allowed")), Some(3));
+        let prometheus = passing.admin("/stats/prometheus");
+        let line = "envoy_cluster_ratelimit_tokens_error{envoy_cluster_name=\"client_limits\"} 3";
+        assert!(prometheus.lines().any(|found| found == line), "{prometheus}");
         passing.assert_unharmed();
 
         let refusing = gateway(&azure, engine, clients, SharedLimits { on_failure: OnFailure::Refuse, ..down });
