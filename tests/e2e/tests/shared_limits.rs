@@ -41,6 +41,8 @@ fn limits(service: SocketAddr, default: ClientLimits) -> SharedLimits {
             port: service.port(),
             tls: None,
         },
+        // A busy machine must not look like a service that is down.
+        timeout: LIMIT,
         on_failure: OnFailure::Pass,
         default,
         clients: [

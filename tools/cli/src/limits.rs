@@ -147,6 +147,7 @@ pub(crate) fn shared(plugin: &Plugin, service: Option<&LimitService>) -> Option<
             port: url.port,
             tls: url.tls.then(TlsOptions::default),
         },
+        timeout: render::LIMIT_SERVICE_TIMEOUT,
         on_failure: match service.on_failure {
             None | Some(OnFailure::Pass) => render::OnFailure::Pass,
             Some(OnFailure::Refuse) => render::OnFailure::Refuse,

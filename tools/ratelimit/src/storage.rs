@@ -8,7 +8,7 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::Client;
 
 /// How long Redis may take for an answer.
-const LIMIT: Duration = Duration::from_millis(200);
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// From so many counters on, those of past windows are looked for and removed.
 const MANY: usize = 10_000;
@@ -58,7 +58,7 @@ impl Counters {
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(LIMIT))
             .set_response_timeout(Some(LIMIT))
-            .set_max_delay(LIMIT)
+            .set_max_delay(Duration::from_millis(200))
             .set_number_of_retries(1);
         let manager = Client::open(url.as_str())
             .and_then(|client| ConnectionManager::new_lazy_with_config(client, config));

@@ -37,7 +37,7 @@ pub use crate::fleet::{
 };
 pub use crate::limits::{
     limits_file, ClientLimits, LimitService, OnFailure, SharedLimits, LIMITS_CLUSTER,
-    SERVICE_CLUSTER,
+    LIMIT_SERVICE_TIMEOUT, SERVICE_CLUSTER,
 };
 pub use crate::listener::{listener, LISTENER_NAME};
 pub use crate::status::STATUS_NAME;

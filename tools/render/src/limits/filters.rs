@@ -120,7 +120,7 @@ typed_config:
     transport_api_version: V3
     grpc_service: {{envoy_grpc: {{cluster_name: {SERVICE_CLUSTER}}}}}
   # A service that takes longer than this does not answer: then requests {pass}.
-  timeout: 0.25s
+  timeout: {timeout}s
   failure_mode_deny: {deny}
   status_on_error: {{code: ServiceUnavailable}}
   enable_x_ratelimit_headers: DRAFT_VERSION_03
@@ -130,6 +130,7 @@ typed_config:
   - header: {{key: x-ratelimit-reset-{name}, value: \"%RESP(x-ratelimit-reset)%s\"}}
   rate_limits:
 {descriptors}",
+        timeout = limits.timeout.as_secs_f64(),
         pass = match limits.on_failure {
             OnFailure::Pass => "pass",
             OnFailure::Refuse => "are answered 503",

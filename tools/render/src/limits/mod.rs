@@ -8,6 +8,7 @@ mod filters;
 mod refusals;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::TlsOptions;
 
@@ -28,11 +29,16 @@ pub(crate) const DOMAIN: &str = "azure_openai";
 /// The name under which requests without a client's name are counted. No client can have it.
 pub(crate) const UNNAMED: &str = "(unnamed)";
 
+/// How long the rate limit service may take for its answer, unless told otherwise: each request waits for it.
+pub const LIMIT_SERVICE_TIMEOUT: Duration = Duration::from_millis(250);
+
 /// The limits, and the service that keeps them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedLimits {
     /// The service.
     pub service: LimitService,
+    /// How long the service may take for its answer.
+    pub timeout: Duration,
     /// What happens to requests while the service does not answer.
     pub on_failure: OnFailure,
     /// The limits of each client that has none of its own.
