@@ -12,6 +12,7 @@ use cli::document::Document;
 use cli::plugin::Engine;
 use cli::{Options, Target};
 use e2e::{cases, chat_request, simulate_tls, Gateway, GatewayBuilder};
+use ratelimit::{Limits, Server, Settings};
 use render::{Backend, Fleet, Identity, TlsOptions};
 use serde_json::{json, Map, Value};
 use simulator::{Behaviour, Failure, Simulator};
@@ -31,8 +32,22 @@ fn list(azure: &Simulator) -> String {
 
 /// The resources that are rendered for the simulator's backends.
 fn resources(azure: &Simulator, target: Target, engine: Engine, full: bool) -> Vec<Value> {
+    resources_of(azure, target, engine, full, "")
+}
+
+/// The same of a list that says this as well.
+fn resources_of(
+    azure: &Simulator,
+    target: Target,
+    engine: Engine,
+    full: bool,
+    more: &str,
+) -> Vec<Value> {
     let imds = azure.imds().addr();
-    let list = format!("{}identity: {{endpoint: \"http://{imds}\"}}\n", list(azure));
+    let list = format!(
+        "{}identity: {{endpoint: \"http://{imds}\"}}\n{more}",
+        list(azure)
+    );
     let options = Options {
         engine: Some(engine),
         open: true,
@@ -72,6 +87,10 @@ struct Told {
     protocol: Option<Value>,
     /// The filter, where it is not the one that the renderer of Envoy makes without `allow_on_headers_stop_iteration`.
     filter: Option<Value>,
+    /// Filters before that one.
+    filters_before: Vec<Value>,
+    /// Fields of the connection manager beside those that the stand-in has.
+    manager: Map<String, Value>,
     /// Operations on the listener and on the routes, in the form of JSON Patch.
     patches: Vec<Value>,
     route_patches: Vec<Value>,
@@ -171,6 +190,7 @@ fn istio(azure: &Simulator, resources: &[Value], folder: &TempDir) -> Told {
         .map(|plugin| plugin["spec"]["pluginConfig"].clone());
     let mut protocol = None;
     let (mut module, mut listeners, mut clusters) = (None, Vec::new(), Vec::new());
+    let (mut filters_before, mut own) = (Vec::new(), Map::new());
     let filter = of_kind(resources, "EnvoyFilter")
         .next()
         .expect("an EnvoyFilter");
@@ -187,6 +207,11 @@ fn istio(azure: &Simulator, resources: &[Value], folder: &TempDir) -> Told {
             "HTTP_FILTER" => {
                 let before = &patch["match"]["listener"]["filterChain"]["filter"]["subFilter"];
                 assert_eq!(before["name"], "envoy.filters.http.router");
+                if text(&value["name"]).starts_with("envoy.filters.http.ratelimit.") {
+                    assert!(module.is_none(), "limits come before the module");
+                    filters_before.push(value.clone());
+                    continue;
+                }
                 if value.get("typed_config").is_some() {
                     plugin = Some(configuration(value));
                 }
@@ -216,7 +241,11 @@ fn istio(azure: &Simulator, resources: &[Value], folder: &TempDir) -> Told {
             "LISTENER" => assert_is_rendered(value),
             "NETWORK_FILTER" => {
                 let mut manager = value["typed_config"].clone();
-                manager.as_object_mut().expect("fields").remove("@type");
+                let fields = manager.as_object_mut().expect("fields");
+                fields.remove("@type");
+                for name in ["early_header_mutation_extensions", "local_reply_config"] {
+                    own.extend(fields.remove_entry(name));
+                }
                 // A request without a host is for the one that the Gateway is for.
                 let host = &mut manager["http_protocol_options"]["default_host_for_http_10"];
                 assert_eq!(*host, "openai.example.com");
@@ -233,6 +262,8 @@ fn istio(azure: &Simulator, resources: &[Value], folder: &TempDir) -> Told {
         routes,
         protocol,
         filter: module,
+        filters_before,
+        manager: own,
         patches: Vec::new(),
         route_patches: Vec::new(),
         early_removed: Value::Null,
@@ -397,6 +428,8 @@ fn envoy_gateway(azure: &Simulator, resources: &[Value]) -> Told {
         routes: by_header,
         protocol,
         filter: Some(filter),
+        filters_before: Vec::new(),
+        manager: Map::new(),
         patches: operations,
         route_patches: route_operations,
         early_removed: early.clone(),
@@ -441,6 +474,12 @@ fn gateway(told: Told) -> GatewayBuilder {
             config["allow_on_headers_stop_iteration"] = json!(false);
         }
     }
+    let filters = manager["http_filters"].as_array_mut().expect("filters");
+    filters.splice(0..0, told.filters_before);
+    manager
+        .as_object_mut()
+        .expect("fields")
+        .extend(told.manager);
     for operation in &told.route_patches {
         patches::apply(&mut manager["route_config"], operation);
     }
@@ -613,6 +652,22 @@ cases! {
         let gateway = gateway(told).start();
         assert_serves(&azure, &gateway);
         assert_reads_bodies(&azure, &gateway);
+    }
+
+    fn istio_with_full_asks_the_rate_limit_service(engine) {
+        let file = "domain: azure_openai\ndescriptors: [{key: tokens_per_minute, rate_limit: {unit: day, requests_per_unit: 20}}]\n";
+        let limits = Limits::parse(file).expect("limits");
+        let service = Server::start(Settings::new(limits)).expect("a service");
+        let azure = simulate_tls(&["east", "west", "north"]);
+        let more = format!("limits: {{default: {{tokens_per_minute: 20}}, service: {{endpoint: \"http://{}\"}}}}\n", service.address());
+        let folder = folder();
+        let told = istio(&azure, &resources_of(&azure, Target::Istio, engine_of(engine), true, &more), &folder);
+        let gateway = gateway(told).start();
+        assert_eq!(gateway.chat(&chat_request()).status, 200);
+        let limit = std::time::Duration::from_secs(10);
+        gateway.wait_for(|gateway| gateway.chat(&chat_request()).status == 429, limit, "the limit");
+        let answer = gateway.chat(&chat_request());
+        assert_eq!(answer.json()["error"]["code"], "rate_limit_exceeded", "{}", answer.text());
     }
 }
 

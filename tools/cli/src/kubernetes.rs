@@ -60,7 +60,7 @@ impl Kubernetes {
         let named = plugin.identities.iter().flatten();
         let named = named.map(|(name, identity)| (format!("identities.{name}.source"), identity));
         let identity = plugin.identity.iter();
-        let mut problems: Vec<_> = identity
+        let problems: Vec<_> = identity
             .map(|identity| ("identity.source".to_owned(), identity))
             .chain(named)
             .filter(|(_, identity)| identity.source == Some(Source::AppService))
@@ -69,14 +69,6 @@ impl Kubernetes {
                 Problem::new(Position::START, &path, text.to_owned())
             })
             .collect();
-        if expanded.limit_service.is_some() {
-            let text = "is rendered for Envoy alone so far; leave it out, and each Envoy limits for itself";
-            problems.push(Problem::new(
-                Position::START,
-                "limits.service",
-                text.to_owned(),
-            ));
-        }
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -189,6 +181,20 @@ fn resource_names(plugin: &Plugin) -> Vec<String> {
             }
         })
         .collect()
+}
+
+/// What the rate limit service needs, as comments.
+pub(crate) fn limit_notes(fleet: &Fleet) -> &'static str {
+    match fleet.limits {
+        Some(_) => {
+            "\
+#
+# The limits are kept by a rate limit service, which runs beside: Envoy's reference service (envoyproxy/ratelimit) with Redis.
+# `azure-openai-balancer render ratelimit` writes the file of limits that it reads.
+"
+        }
+        None => "",
+    }
 }
 
 /// What the pods need for an identity of Entra ID's, as comments.

@@ -67,6 +67,12 @@ pub fn rendered(target: Target, text: &str, options: Options) -> Result<Rendered
         }
         Target::Istio => {
             let kubernetes = kubernetes(text, options, istio::CLUSTERS)?;
+            if kubernetes.fleet.engine == render::Engine::Filter && !kubernetes.full {
+                no_limits(
+                    &kubernetes.fleet,
+                    "a WasmPlugin is no place for what has to come before the module; use `--full`",
+                )?;
+            }
             if kubernetes.fleet.engine == render::Engine::Filter {
                 notes.extend(hidden_bodies(&kubernetes, "WasmPlugin"));
             }
@@ -86,6 +92,7 @@ pub fn rendered(target: Target, text: &str, options: Options) -> Result<Rendered
                 };
                 resources = kubernetes(text, options, envoy_gateway::CLUSTERS)?;
             }
+            no_limits(&resources.fleet, "is rendered for Envoy and Istio alone; leave it out, and each Envoy limits for itself")?;
             notes.extend(hidden_bodies(&resources, "EnvoyExtensionPolicy"));
             envoy_gateway::resources(&resources)
         }
@@ -104,6 +111,18 @@ pub fn rendered(target: Target, text: &str, options: Options) -> Result<Rendered
         }
     };
     Ok(Rendered { text, notes, files })
+}
+
+/// Refuses limits that a service keeps, where they cannot be rendered: they must not be lost in silence.
+fn no_limits(fleet: &render::Fleet, why: &str) -> Result<(), Vec<Problem>> {
+    match fleet.limits {
+        Some(_) => Err(vec![Problem::new(
+            Position::START,
+            "limits.service",
+            why.to_owned(),
+        )]),
+        None => Ok(()),
+    }
 }
 
 /// What the list of backends asks for that only bodies tell, where a resource of this kind does not show them.

@@ -138,6 +138,38 @@ fn what_is_made_for_workload_identity_is_there_to_be_read() {
     }
 }
 
+/// Limits that a service keeps for several Envoys.
+const SHARED_LIMITS: &str = "\
+backends:
+- host: contoso-eastus.openai.azure.com
+limits:
+  default: {tokens_per_minute: 10000, requests_per_minute: 60}
+  clients: {team-search: {tokens_per_minute: 50000, tokens_per_day: 5000000}}
+  service: {endpoint: \"http://ratelimit:8081\"}
+";
+
+#[test]
+fn what_is_made_for_a_rate_limit_service_is_there_to_be_read() {
+    for (target, engine, name) in [
+        (Target::Envoy, Engine::Filter, "envoy-filter"),
+        (Target::Envoy, Engine::Router, "envoy-router"),
+        (Target::Istio, Engine::Filter, "istio-full"),
+        (Target::Istio, Engine::Router, "istio-full-router"),
+        (Target::RateLimit, Engine::Router, "ratelimit"),
+    ] {
+        let options = Options {
+            engine: Some(engine),
+            open: false,
+            full: target == Target::Istio,
+        };
+        let made = cli::render(target, SHARED_LIMITS, options).expect("right");
+        assert_checked_in(
+            &format!("tools/cli/tests/rendered/limits-{name}.yaml"),
+            &made,
+        );
+    }
+}
+
 #[test]
 fn what_changes_is_what_has_changed() {
     let rendered =

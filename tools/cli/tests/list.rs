@@ -117,6 +117,25 @@ fn a_rate_limit_service_limits_in_the_modules_place() {
 }
 
 #[test]
+fn limits_of_a_service_are_not_lost_where_they_have_no_place() {
+    for (target, form) in [
+        (Target::Istio, "use `--full`"),
+        (Target::EnvoyGateway, "leave it out"),
+    ] {
+        let options = Options {
+            engine: Some(Engine::Filter),
+            ..Options::default()
+        };
+        let problems = cli::render(target, SHARED, options).expect_err("no place");
+        let problem = problems[0].to_string();
+        assert!(
+            problem.contains("limits.service: ") && problem.contains(form),
+            "{problem}"
+        );
+    }
+}
+
+#[test]
 fn the_service_reads_a_file_of_its_own() {
     let file = cli::render(Target::RateLimit, SHARED, Options::default()).expect("right");
     let (_, limits) = file.split_once("domain: ").expect("a domain");

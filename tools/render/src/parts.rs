@@ -5,7 +5,7 @@ use serde_json::Value;
 
 pub use crate::connections::{KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME};
 pub use crate::listener::Role;
-use crate::{clients, clusters, connections, json, listener, route, status, token_file};
+use crate::{clients, clusters, connections, json, limits, listener, route, status, token_file};
 use crate::{Admin, Authority, Fleet, TokenFile};
 
 /// How many bytes of a connection Envoy may hold while a request waits.
@@ -30,6 +30,35 @@ pub fn client_filter(fleet: &Fleet) -> Option<String> {
 /// The answers to those who may not ask, as a part of the connection manager; empty where everyone may.
 pub fn refusals(fleet: &Fleet) -> String {
     clients::refusals(fleet)
+}
+
+/// The filters that ask the rate limit service, in their order and each with a comment. They belong before the module.
+pub fn limit_filters(fleet: &Fleet) -> Vec<(&'static str, String)> {
+    limits::filters(fleet)
+}
+
+/// The part of the connection manager that gives each request this cluster until the module chooses one; empty where limits do not
+/// need it.
+pub fn early_cluster(fleet: &Fleet, cluster: &str) -> String {
+    limits::early_cluster(fleet, cluster)
+}
+
+/// The clusters that the limits' filters need, each with a comment.
+pub fn limit_clusters(fleet: &Fleet) -> Vec<(&'static str, String)> {
+    let Some(limits) = &fleet.limits else {
+        return Vec::new();
+    };
+    let mut clusters = vec![(
+        "The rate limit service.",
+        clusters::of_limit_service(&limits.service),
+    )];
+    if limits::names_cluster(fleet) {
+        clusters.push((
+            "The cluster of requests that the limits are yet to let pass: none goes there.",
+            clusters::of_undecided(),
+        ));
+    }
+    clusters
 }
 
 /// The module among the listener's filters.

@@ -35,8 +35,10 @@ patch:
   value:
     typed_config:
       \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-{connections}{refusals}",
+{connections}{early}{refusals}",
         connections = indented(&parts::connections(&names.host), 6),
+        // A route with a cluster is looked for before the limits.
+        early = indented(&early_cluster(fleet), 6),
         refusals = indented(&refusals(fleet), 6),
     )));
     if let (Clients::Keys { .. }, Some(filter)) = (&fleet.clients, parts::client_filter(fleet)) {
@@ -52,6 +54,9 @@ patch:
             patches.push_str(&extension(kubernetes, Role::Listener));
         }
         let before = "        subFilter: {name: envoy.filters.http.router}\n";
+        for (comment, filter) in parts::limit_filters(fleet) {
+            patches.push_str(&http_filter(comment, "INSERT_BEFORE", before, &filter));
+        }
         patches.push_str(&http_filter(
             "The filter, last before the router.",
             "INSERT_BEFORE",
@@ -64,6 +69,9 @@ patch:
     }
     patches.push_str(&entra_id(fleet));
     patches.push_str(&status(fleet));
+    for (comment, cluster) in parts::limit_clusters(fleet) {
+        patches.push_str(&add(comment, "CLUSTER", &cluster));
+    }
     let spec = format!(
         "\
 workloadSelector:
@@ -81,6 +89,13 @@ configPatches:
         names,
         &spec,
     )
+}
+
+/// The first backend's cluster, of which there is a route, for all requests until the filter chooses another.
+fn early_cluster(fleet: &Fleet) -> String {
+    let first = fleet.backends.first();
+    let cluster = first.map_or("", |backend| &backend.cluster);
+    parts::early_cluster(fleet, cluster)
 }
 
 /// The module among the listener's filters, where it is not a WasmPlugin's.

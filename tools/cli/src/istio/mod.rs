@@ -13,7 +13,7 @@ use render::{Backend, Clients, Engine, Fleet, TokenIssuer};
 
 use self::envoy_filter::envoy_filter;
 use self::services::{destination_rule, gateway, identity_host, imds, service, service_entry};
-use crate::kubernetes::{identity_notes, resource, secret_variables};
+use crate::kubernetes::{identity_notes, limit_notes, resource, secret_variables};
 use crate::kubernetes::{Clusters, Kubernetes, Names};
 
 /// Istio's names for clusters: `outbound|PORT||HOST`.
@@ -93,6 +93,7 @@ fn notes(kubernetes: &Kubernetes) -> String {
             variables.join(", ")
         ));
     }
+    notes.push_str(limit_notes(fleet));
     notes.push_str(&identity_notes(fleet));
     notes
 }
