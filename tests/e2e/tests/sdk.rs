@@ -149,6 +149,30 @@ for _ in range(6):
         }
     }
 
+    fn case_48_the_openai_sdk_sees_the_tokens_it_asked_for_alone(engine) {
+        let azure = simulate(&["east", "west"]);
+        azure.backend("east").queue(vec![Behaviour::throttled(1)]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["usage"] = serde_json::json!({"streams": "always"}))
+            .start();
+        let printed = python(
+            &gateway,
+            "
+messages = [{'role': 'user', 'content': 'Say hello.'}]
+for sdk in client, v1:
+    for options in {}, {'stream_options': {'include_usage': True}}:
+        chunks = list(sdk.chat.completions.create(model='gpt-4o', messages=messages, stream=True, **options))
+        print(len(chunks) > 3, [chunk.usage.completion_tokens > 0 for chunk in chunks if chunk.usage])
+",
+        );
+        assert_eq!(printed, "True []\nTrue [True]\n".repeat(2));
+        let counted = |g: &Gateway| g.stat("wasmcustom.aoai.backend.west.tokens.completion") > Some(0);
+        gateway.wait_for(counted, Duration::from_secs(10), "the tokens");
+        assert_eq!(gateway.stat("wasmcustom.aoai.usage.unknown").unwrap_or_default(), 0);
+    }
+
     fn case_39_the_openai_sdk_runs_agents_of_ten_turns(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
