@@ -233,6 +233,8 @@ cases! {
     fn malformed_frames_of_a_websocket_harm_no_one(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
+        // A handshake does not wait for the first token.
+        assert_eq!(gateway.chat(&chat_request()).status, 200);
         let client = gateway.client().give_up_after(2 * SECOND);
         let path = "/openai/realtime?api-version=2024-10-01-preview&deployment=gpt-4o";
         let frames: [&[u8]; 5] = [

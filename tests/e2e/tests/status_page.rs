@@ -111,6 +111,11 @@ fn the_status_page_shows_where_each_backend_is_and_why() {
         "document.querySelectorAll('#backends tbody tr').length === 5",
         LIMIT,
     );
+    // Until its token has come, each of them has none.
+    browser.wait_for(
+        "/^All 5 backends are free/.test(document.querySelector('#verdict').innerText)",
+        LIMIT,
+    );
     assert!(row(&mut browser, "backends", "serving").contains("| free |"));
     let chat = chat_request();
     let headers = [
