@@ -116,7 +116,8 @@ fn the_status_page_shows_where_each_backend_is_and_why() {
         "/^All 5 backends are free/.test(document.querySelector('#verdict').innerText)",
         LIMIT,
     );
-    assert!(row(&mut browser, "backends", "serving").contains("| free |"));
+    let serving = row(&mut browser, "backends", "serving");
+    assert!(serving.contains("| free"), "{serving}");
     let chat = chat_request();
     let headers = [
         ("content-type", "application/json"),
