@@ -48,6 +48,7 @@ pub fn envoy(variant: Variant, around: &Surroundings<'_>) -> Result<Value> {
     let engine = match variant {
         Variant::Router
         | Variant::RouterAffinity
+        | Variant::RouterLean
         | Variant::RouterAgainst
         | Variant::FloorRouter
         | Variant::FloorDownstream => Engine::Router,
@@ -58,8 +59,16 @@ pub fn envoy(variant: Variant, around: &Surroundings<'_>) -> Result<Value> {
         _ => Some(around.module),
     };
     let module = module.context("there is no other module to compare with")?;
-    let has_affinity = matches!(variant, Variant::FilterAffinity | Variant::RouterAffinity);
-    let mut config = shipped(engine, has_affinity, around.backends, module)?;
+    let settings = match variant {
+        Variant::FilterAffinity | Variant::RouterAffinity => {
+            json!({"affinity": {"by": "prompt_cache_key"}})
+        }
+        Variant::FilterLean | Variant::RouterLean => {
+            json!({"usage": false, "retry": {"stream_start": "0s"}})
+        }
+        _ => json!({}),
+    };
+    let mut config = shipped(engine, settings, around.backends, module)?;
     let manager = manager(&mut config)?;
     manager
         .as_object_mut()
@@ -70,6 +79,8 @@ pub fn envoy(variant: Variant, around: &Surroundings<'_>) -> Result<Value> {
         | Variant::Router
         | Variant::FilterAffinity
         | Variant::RouterAffinity
+        | Variant::FilterLean
+        | Variant::RouterLean
         | Variant::FilterAgainst
         | Variant::RouterAgainst => {}
         Variant::Envoy | Variant::EnvoyAgain => {
@@ -148,12 +159,7 @@ pub fn litellm(backends: &Backends) -> Value {
     })
 }
 
-fn shipped(
-    engine: Engine,
-    has_affinity: bool,
-    backends: &Backends,
-    module: &Path,
-) -> Result<Value> {
+fn shipped(engine: Engine, settings: Value, backends: &Backends, module: &Path) -> Result<Value> {
     let loopback = || "127.0.0.1".to_owned();
     let fleet_backends: Vec<Backend> = (0..BACKENDS)
         .map(|index| {
@@ -165,8 +171,8 @@ fn shipped(
         .collect();
     let identity = Identity::imds().at("127.0.0.1", backends.imds.port());
     let mut plugin = render::minimal_plugin(&fleet_backends, Some(&identity));
-    if has_affinity {
-        plugin["affinity"] = json!({"by": "prompt_cache_key"});
+    if let (Some(plugin), Value::Object(settings)) = (plugin.as_object_mut(), settings) {
+        plugin.extend(settings);
     }
     let fleet = Fleet {
         plugin,

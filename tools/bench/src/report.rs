@@ -71,6 +71,8 @@ impl Report<'_> {
              of every request is answered 503. *After an error in the stream*: it is answered with a stream of status 200 that begins with \
              an error. **streams of {long}** have as many events over 16 connections: the same CPU divided by {long} is an event's.\n\
              - **keyed**: each request has a `prompt_cache_key` of its own, beside the balancer with and without `affinity`.\n\
+             - **answers not read** is the balancer with `usage: false` and `retry.stream_start: 0s`: nothing of an answer's body comes into \
+             the module.\n\
              - **one of three throttled**: one backend answers every request with 429 and `retry-after: 2`; plain Envoy and the \
              floors, which do not retry, meet none beside it.\n\
              - **memory at rest** is read seven minutes after the start or later: what compiling a module took, Envoy's allocator gives back \

@@ -37,6 +37,10 @@ pub enum Variant {
     FilterAffinity,
     /// The router engine with `affinity` by `prompt_cache_key`.
     RouterAffinity,
+    /// The filter engine without what reads answers: `usage: false`, `retry.stream_start: 0s`.
+    FilterLean,
+    /// The router engine without that.
+    RouterLean,
     /// The filter engine of another build.
     FilterAgainst,
     /// The router engine of another build.
@@ -47,7 +51,7 @@ pub enum Variant {
 
 impl Variant {
     /// All of them, in the order of the report.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Direct,
         Self::Envoy,
         Self::EnvoyAgain,
@@ -62,6 +66,8 @@ impl Variant {
         Self::Router,
         Self::FilterAffinity,
         Self::RouterAffinity,
+        Self::FilterLean,
+        Self::RouterLean,
         Self::FilterAgainst,
         Self::RouterAgainst,
         Self::LiteLlm,
@@ -84,6 +90,8 @@ impl Variant {
             Self::Router => "router",
             Self::FilterAffinity => "filter_affinity",
             Self::RouterAffinity => "router_affinity",
+            Self::FilterLean => "filter_lean",
+            Self::RouterLean => "router_lean",
             Self::FilterAgainst => "filter-against",
             Self::RouterAgainst => "router-against",
             Self::LiteLlm => "litellm",
@@ -116,6 +124,8 @@ impl Variant {
                 | Self::Router
                 | Self::FilterAffinity
                 | Self::RouterAffinity
+                | Self::FilterLean
+                | Self::RouterLean
                 | Self::FilterAgainst
                 | Self::RouterAgainst
         )
@@ -151,6 +161,8 @@ impl fmt::Display for Variant {
             Self::Router => "balancer, router engine",
             Self::FilterAffinity => "affinity, filter engine",
             Self::RouterAffinity => "affinity, router engine",
+            Self::FilterLean => "answers not read, filter engine",
+            Self::RouterLean => "answers not read, router engine",
             Self::FilterAgainst => "other build, filter engine",
             Self::RouterAgainst => "other build, router engine",
             Self::LiteLlm => "LiteLLM proxy",
@@ -271,7 +283,10 @@ impl Workload {
         match self {
             Self::FirstByteRetried => variant.retries(),
             // Nothing else than the balancer retries these.
-            Self::FirstByteFailed => variant.is_balancer(),
+            Self::FirstByteFailed => {
+                variant.is_balancer()
+                    && !matches!(variant, Variant::FilterLean | Variant::RouterLean)
+            }
             Self::Keyed => variant.is_balancer() || variant == Variant::Envoy,
             // Plain Envoy, with nothing throttled, is what the others are compared with. The floors, which retry nothing, meet
             // nothing throttled either.
