@@ -39,9 +39,9 @@ pub enum Because {
     /// It was free.
     #[default]
     Free,
-    /// It was free, and is the first choice of the request's affinity key.
+    /// The backend was free, and it is the first choice of the request's affinity key.
     Kept,
-    /// It was free, and an earlier choice of the request's affinity key had its full share of the attempts.
+    /// The backend was free. An earlier choice of the request's affinity key had its full share of the attempts.
     Overflowed,
     /// It recovers from a cooldown and admitted the attempt.
     Recovering,
@@ -206,7 +206,7 @@ impl Attempts {
         self.lesson(self.current, finding, admitted, demand)
     }
 
-    /// What there is to learn from an answer that was a success when it began, and ended with an error of this `outcome`.
+    /// The lesson of an answer that began as a success and ended with an error of this `outcome`.
     pub fn conclude_late(
         &self,
         outcome: Outcome,

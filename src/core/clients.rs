@@ -5,7 +5,7 @@
 use super::ledger::Kind;
 use crate::prelude::*;
 
-/// The most clients that are told apart.
+/// How many clients have statistics of their own, at most.
 pub const MAX_CLIENTS: usize = 200;
 
 /// The client's name as statistics and logs have it, where `header` is what the filter before said: at most 64 letters, digits,

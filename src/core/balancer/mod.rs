@@ -46,7 +46,7 @@ pub struct Balancer<H> {
     pub names: Names<H>,
     /// The credentials that backends are shown.
     pub credentials: Credentials<H>,
-    /// What holds clients to their limits, where they have any.
+    /// The limits of clients, if any are configured.
     pub limiter: Option<Limiter<H>>,
     /// The tags by which ids name backends.
     pub tags: Tags,

@@ -22,7 +22,7 @@ pub struct LimitRules {
     pub clients: Vec<(String, Limits)>,
 }
 
-/// What one client may use.
+/// The limits of one client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Tokens a minute, those of prompts and completions together; `None`: no limit.
