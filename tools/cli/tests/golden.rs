@@ -31,38 +31,23 @@ fn rendered(target: Target, backends: &str, options: Options) -> String {
         .unwrap_or_else(|problems| panic!("{backends}: {problems:#?}"))
 }
 
-fn open(engine: Engine) -> Options {
+fn with(engine: Engine) -> Options {
     Options {
         engine: Some(engine),
-        open: true,
-        full: false,
+        ..Options::default()
     }
 }
 
 #[test]
 fn the_configuration_is_made_of_the_backends_beside_it() {
-    let made = rendered(Target::Envoy, "envoy/backends.yaml", open(Engine::Filter));
+    let made = rendered(Target::Envoy, "envoy/backends.yaml", with(Engine::Filter));
     assert_checked_in("envoy/envoy.yaml", &made);
 }
 
 #[test]
 fn so_is_that_of_the_router_engine() {
-    let made = rendered(Target::Envoy, "envoy/backends.yaml", open(Engine::Router));
+    let made = rendered(Target::Envoy, "envoy/backends.yaml", with(Engine::Router));
     assert_checked_in("envoy/envoy-router.yaml", &made);
-}
-
-#[test]
-fn the_demo_runs_what_is_checked_in() {
-    for (engine, theirs) in [
-        (Engine::Filter, render::Engine::Filter),
-        (Engine::Router, render::Engine::Router),
-    ] {
-        let made = rendered(Target::Envoy, "envoy/backends.yaml", open(engine));
-        assert!(
-            render::envoy(&render::demo_fleet_with(theirs)) == made,
-            "{engine:?}"
-        );
-    }
 }
 
 #[test]

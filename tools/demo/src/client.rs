@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{anyhow, Context, Result};
 use render::Fleet;
 use serde_json::{json, Value};
-use ureq::http::Response;
+use ureq::http::{HeaderMap, Response};
 use ureq::{Agent, Body};
 
 /// Longer than any answer of the tour takes.
@@ -15,6 +15,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// Where a chat completion is asked for.
 pub const CHAT: &str = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21";
+
+/// What is asked where it does not matter.
+const QUESTION: &str = "Say hello.";
 
 /// A client of HTTP without the environment's proxy: everything is on this machine.
 pub(crate) fn agent() -> Agent {
@@ -52,11 +55,18 @@ pub struct Answer {
     pub retry_after: String,
     /// Until the last byte was there.
     pub elapsed: Duration,
+    /// All headers.
+    pub headers: HeaderMap,
     /// The body.
     pub body: String,
 }
 
 impl Answer {
+    /// A header's value, or `-` if there is none.
+    pub fn header(&self, name: &str) -> &str {
+        header(&self.headers, name)
+    }
+
     /// The time in the form the tables have it.
     pub fn time(&self) -> String {
         milliseconds(self.elapsed)
@@ -74,15 +84,17 @@ pub struct Streamed {
     pub pieces: Vec<Duration>,
     /// Whether it ended with `[DONE]`.
     pub is_done: bool,
+    /// Whether an event reports tokens.
+    pub has_usage: bool,
 }
 
 impl Client {
-    /// A client that connects to `url`, with the key that it was given for this balancer, if there are keys.
-    pub fn new(url: &str, key: Option<&str>, fleet: &Fleet) -> Self {
+    /// A client that connects to `url`, with the key that it was given for this balancer.
+    pub fn new(url: &str, key: &str, fleet: &Fleet) -> Self {
         Self {
             agent: agent(),
             url: url.to_owned(),
-            key: key.map(str::to_owned),
+            key: Some(key.to_owned()),
             backend_header: fleet.backend_header().to_owned(),
             attempts_header: fleet.attempts_header().to_owned(),
             sent: Cell::new(0),
@@ -101,11 +113,6 @@ impl Client {
         }
     }
 
-    /// The key it was given, if there are keys.
-    pub fn key(&self) -> Option<&str> {
-        self.key.as_deref()
-    }
-
     /// How many requests were sent.
     pub fn sent(&self) -> i64 {
         self.sent.get()
@@ -116,8 +123,16 @@ impl Client {
     /// # Errors
     /// When there is no answer of HTTP.
     pub fn chat(&self) -> Result<Answer> {
+        self.ask(QUESTION)
+    }
+
+    /// Sends a chat request with this question and reads the whole answer.
+    ///
+    /// # Errors
+    /// When there is no answer of HTTP.
+    pub fn ask(&self, question: &str) -> Result<Answer> {
         let start = Instant::now();
-        let mut response = self.post(false)?;
+        let mut response = self.post(question, false)?;
         let body = response.body_mut().read_to_string()?;
         Ok(Answer {
             elapsed: start.elapsed(),
@@ -132,7 +147,7 @@ impl Client {
     /// When there is no answer of HTTP, or it breaks off.
     pub fn stream(&self, mut on_piece: impl FnMut(&str)) -> Result<Streamed> {
         let start = Instant::now();
-        let response = self.post(true)?;
+        let response = self.post(QUESTION, true)?;
         let mut streamed = Streamed {
             answer: self.answer(&response),
             ..Streamed::default()
@@ -147,6 +162,7 @@ impl Client {
             match text.trim_end().strip_prefix("data: ") {
                 Some("[DONE]") => streamed.is_done = true,
                 Some(data) => {
+                    streamed.has_usage |= data.contains(r#""usage""#);
                     let piece = content(data)?;
                     if !piece.is_empty() {
                         streamed.pieces.push(start.elapsed());
@@ -162,16 +178,12 @@ impl Client {
         Ok(streamed)
     }
 
-    fn post(&self, stream: bool) -> Result<Response<Body>> {
+    fn post(&self, question: &str, stream: bool) -> Result<Response<Body>> {
         self.sent.set(self.sent.get() + 1);
-        let mut body = json!({
-            "messages": [{"role": "user", "content": "Say hello."}],
+        let body = json!({
+            "messages": [{"role": "user", "content": question}],
             "stream": stream,
         });
-        if stream {
-            // So that its tokens are counted.
-            body["stream_options"] = json!({"include_usage": true});
-        }
         let mut request = self
             .agent
             .post(format!("{}{CHAT}", self.url))
@@ -184,19 +196,22 @@ impl Client {
     }
 
     fn answer(&self, response: &Response<Body>) -> Answer {
-        let header = |name: &str| {
-            let value = response.headers().get(name);
-            let value = value.and_then(|value| value.to_str().ok());
-            value.unwrap_or("-").to_owned()
-        };
+        let headers = response.headers().clone();
+        let header = |name: &str| header(&headers, name).to_owned();
         Answer {
             status: response.status().as_u16(),
             backend: header(&self.backend_header),
             attempts: header(&self.attempts_header),
             retry_after: header("retry-after"),
+            headers,
             ..Answer::default()
         }
     }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    let value = headers.get(name).and_then(|value| value.to_str().ok());
+    value.unwrap_or("-")
 }
 
 /// What the model says in one event of a streamed chat completion; empty in those around the text.

@@ -1,11 +1,8 @@
 //! The fleet of `docker-compose.yml`, and the configuration that its Envoy starts from.
 
-use render::{Admin, Backend, Clients, Engine, Fleet, Identity, Key, Listener, Status};
+use render::{Admin, Backend, Clients, Engine, Fleet, Identity, Listener, Status};
 
-/// The client that the configuration knows.
-pub const CLIENT: &str = "demo";
-/// Its key. It opens nothing but the demo.
-pub const KEY: &str = "demo-key";
+use crate::clients;
 
 /// Where the simulator listens inside the network of the containers; the services are aliases of one container.
 const BACKENDS: [(&str, u16); 3] = [("eastus", 8081), ("westus", 8082), ("swedencentral", 8083)];
@@ -29,9 +26,7 @@ pub fn fleet() -> Fleet {
         .collect();
     let identity = Identity::imds().at("imds", IMDS_PORT);
     let mut plugin = render::minimal_plugin(&backends, Some(&identity));
-    // Made up, like all that the simulator answers.
-    let price = serde_json::json!({"prompt": 2, "cached": 1, "completion": 8});
-    plugin["usage"] = serde_json::json!({"prices": {"gpt-4o": price}});
+    clients::add_usage(&mut plugin);
     // What is published of this is for `docker-compose.yml` to say: on the loopback interface alone.
     let address = || "0.0.0.0".to_owned();
     Fleet {
@@ -65,10 +60,5 @@ pub fn configuration() -> String {
 
 /// The file of the clients' keys.
 pub fn keys() -> String {
-    let fleet = fleet();
-    let key = Key {
-        client: CLIENT.to_owned(),
-        key: KEY.to_owned(),
-    };
-    render::keys_file(fleet.client_header(), &[key])
+    clients::keys_file(fleet().client_header())
 }

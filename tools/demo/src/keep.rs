@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::client::CHAT;
+use crate::clients;
 use crate::stage;
 use crate::tour::{Tour, SCRIPT_FILE};
 use crate::Setup;
@@ -85,17 +86,14 @@ fn suggestions(tour: &Tour, addresses: &Addresses, log: &str) -> Vec<(&'static s
         simulator,
         status,
     } = addresses;
-    let key = match tour.stage.client.key() {
-        Some(key) => format!("-H 'api-key: {key}' "),
-        None => String::new(),
-    };
+    let key = clients::DEMO.key;
     let first = tour.stage.names().first().copied().unwrap_or_default();
     let backend = format!("{simulator}/admin/backends/{first}");
     let mut suggestions = vec![
         (
             "a request; `x-aoai-backend` in the answer says who gave it:",
             format!(
-                "curl -i {key}-H 'content-type: application/json' \\\n  \
+                "curl -i -H 'api-key: {key}' -H 'content-type: application/json' \\\n  \
                  -d '{{\"messages\": [{{\"role\": \"user\", \"content\": \"Say hello.\"}}]}}' \\\n  \
                  '{envoy}{CHAT}'"
             ),
@@ -114,7 +112,11 @@ fn suggestions(tour: &Tour, addresses: &Addresses, log: &str) -> Vec<(&'static s
             format!("curl '{simulator}/admin/'\ncurl '{simulator}/admin/requests'"),
         ),
         (
-            "Envoy's statistics of the balancer, and its log:",
+            "what each client used, and its cost in millionths:",
+            format!("curl '{envoy_admin}/stats?filter=aoai.client'"),
+        ),
+        (
+            "all statistics of the balancer, and Envoy's log:",
             format!("curl '{envoy_admin}/stats?filter=wasmcustom'\n{log}"),
         ),
     ];

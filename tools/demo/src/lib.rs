@@ -3,6 +3,7 @@
 //! [`run`] starts what a [`Setup`] describes, walks through the steps in `tour` and ends everything it started. Each step
 //! writes what happens and checks it; the first check that fails ends the tour.
 
+pub mod clients;
 pub mod compose;
 
 mod check;
@@ -70,8 +71,6 @@ pub struct Running {
     pub addresses: Addresses,
     /// Where everything is for the reader, who may be elsewhere.
     pub published: Addresses,
-    /// The key that clients are asked for, if they are.
-    pub key: Option<String>,
     /// What runs the openai SDK.
     pub python: Python,
     /// Where the tour's own files go.

@@ -61,7 +61,7 @@ struct Arguments {
 
 impl Arguments {
     fn into_setup(self) -> Setup {
-        let fleet = render::demo_fleet_with(match self.engine {
+        let fleet = demo::clients::local_fleet(match self.engine {
             EngineName::Router => Engine::Router,
             EngineName::Filter => Engine::Filter,
         });

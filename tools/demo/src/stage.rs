@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use render::{Engine, Fleet, Identity};
+use render::{Clients, Engine, Fleet, Identity};
 use simulator::{BackendSettings, ImdsSettings, Settings, Simulator};
 
 use crate::client::Client;
+use crate::clients;
 use crate::envoy::Envoy;
 use crate::ports::{self, Port};
 use crate::processes::Processes;
@@ -22,6 +23,10 @@ use crate::{Running, Setup};
 pub struct Stage {
     /// The application.
     pub client: Client,
+    /// Another one, of the team whose usage is shown.
+    pub search: Client,
+    /// Another one, of the team with a limit.
+    pub batch: Client,
     /// Envoy with the module.
     pub envoy: Envoy,
     /// The backends and the identity endpoint.
@@ -65,7 +70,7 @@ impl Stage {
 
         let config = match &setup.config {
             Some(config) => config.clone(),
-            None => rendered(&fleet, &setup.folder)?,
+            None => rendered(&mut fleet, &setup.folder)?,
         };
         let envoy = Envoy::start(
             &setup.envoy,
@@ -85,7 +90,9 @@ impl Stage {
         screen.fact("retry engine", engine(&fleet));
         screen.fact("its log", shown(envoy.log(), &setup.directory));
         Ok(Self {
-            client: Client::new(envoy.url(), None, &fleet),
+            client: Client::new(envoy.url(), clients::DEMO.key, &fleet),
+            search: Client::new(envoy.url(), clients::SEARCH.key, &fleet),
+            batch: Client::new(envoy.url(), clients::BATCH.key, &fleet),
             envoy,
             simulation: Simulation::at(&format!("http://{admin}"))?,
             fleet,
@@ -125,7 +132,9 @@ impl Stage {
         );
         screen.fact("retry engine", engine(&fleet));
         Ok(Self {
-            client: Client::new(envoy.url(), running.key.as_deref(), &fleet),
+            client: Client::new(envoy.url(), clients::DEMO.key, &fleet),
+            search: Client::new(envoy.url(), clients::SEARCH.key, &fleet),
+            batch: Client::new(envoy.url(), clients::BATCH.key, &fleet),
             before: envoy.statistics()?,
             envoy,
             simulation,
@@ -246,9 +255,15 @@ fn simulate(fleet: &Fleet, admin_port: u16) -> Result<Simulator> {
     Simulator::start(settings).context("the simulator did not start")
 }
 
-fn rendered(fleet: &Fleet, folder: &Path) -> Result<PathBuf> {
-    let path = folder.join("envoy.yaml");
-    fs::write(&path, render::envoy(fleet))
-        .with_context(|| format!("{}: cannot be written", path.display()))?;
-    Ok(path)
+/// The configuration of this fleet, with its clients' keys beside it.
+fn rendered(fleet: &mut Fleet, folder: &Path) -> Result<PathBuf> {
+    let write = |name: &str, text: String| -> Result<PathBuf> {
+        let path = folder.join(name);
+        fs::write(&path, text).with_context(|| format!("{}: cannot be written", path.display()))?;
+        Ok(path)
+    };
+    if let Clients::Keys { file } = &mut fleet.clients {
+        *file = write("clients.yaml", clients::local_keys())?;
+    }
+    write("envoy.yaml", render::envoy(fleet))
 }

@@ -79,7 +79,7 @@ fn setup(folder: &Path, engine: Engine, fleet: impl FnOnce(&mut Fleet)) -> Setup
         envoy: variable("AOAI_ENVOY_1_40_0").into(),
         directory: ".".into(),
         config: None,
-        fleet: demo::on_free_ports(render::demo_fleet_with(engine)),
+        fleet: demo::on_free_ports(demo::clients::local_fleet(engine)),
         admin_port: 0,
         python: Python {
             program: variable("AOAI_PYTHON").into(),

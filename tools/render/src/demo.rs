@@ -1,4 +1,4 @@
-//! The fleet of the checked-in `envoy/envoy.yaml` and `envoy/envoy-router.yaml`.
+//! A small fleet on this machine.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,6 @@ use crate::{minimal_plugin, Admin, Backend, Clients, Engine, Fleet, Identity, Li
 /// Three backends and an identity endpoint on this machine, without TLS, and the shortest plugin configuration: for every
 /// Envoy that is supported, which means the filter engine.
 pub fn demo_fleet() -> Fleet {
-    demo_fleet_with(Engine::Filter)
-}
-
-/// The same with this engine.
-pub fn demo_fleet_with(engine: Engine) -> Fleet {
     let backends: Vec<Backend> = [
         ("eastus", 18081),
         ("westus", 18082),
@@ -45,7 +40,7 @@ pub fn demo_fleet_with(engine: Engine) -> Fleet {
         module: "target/azure_openai_balancer.wasm".into(),
         environment: BTreeMap::new(),
         host_environment: Vec::new(),
-        engine,
+        engine: Engine::Filter,
         clients: Clients::Open,
         limits: None,
     }

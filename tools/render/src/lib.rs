@@ -30,7 +30,7 @@ mod token_file;
 
 pub use crate::bootstrap::{bootstrap, envoy};
 pub use crate::clients::{keys_file, Key};
-pub use crate::demo::{demo_fleet, demo_fleet_with};
+pub use crate::demo::demo_fleet;
 pub use crate::fleet::{
     minimal_plugin, Admin, Authority, Backend, Certificate, Clients, Engine, Fleet, Identity,
     Listener, Status, TlsOptions, TokenFile, TokenIssuer, CLIENT_HEADER,

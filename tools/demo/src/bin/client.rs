@@ -51,7 +51,6 @@ impl Arguments {
                 simulator,
                 status: Some(status),
             },
-            key: Some(compose::KEY.to_owned()),
             python: Python {
                 program: self.python,
                 path: String::new(),

@@ -4,10 +4,12 @@ mod balancing;
 mod claims;
 mod door;
 mod failures;
+mod limits;
 mod sdk;
 mod streaming;
 mod summary;
 mod tokens;
+mod usage;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -44,10 +46,8 @@ pub struct Tour {
 
 type Step = fn(&Tour) -> Result<()>;
 
-/// Where clients need a key, before all else.
-const DOOR: (&str, Step) = ("Nobody comes in without a key", door::show);
-
-const STEPS: [(&str, Step); 10] = [
+const STEPS: [(&str, Step); 13] = [
+    ("Nobody comes in without a key", door::show),
     ("Twelve chat requests", balancing::show),
     ("A backend that throttles", failures::show_throttled),
     ("A backend that is dead", failures::show_dead),
@@ -60,6 +60,8 @@ const STEPS: [(&str, Step); 10] = [
     ),
     ("Access tokens: revoked, expiring", tokens::show),
     ("The openai Python SDK", sdk::show),
+    ("What a team used, and what it cost", usage::show),
+    ("A team over its limit", limits::show),
     ("What Envoy counted", summary::show),
 ];
 
@@ -70,10 +72,8 @@ impl Tour {
     /// With the first check that fails.
     pub fn run(&self) -> Result<()> {
         let start = Instant::now();
-        let door = self.stage.client.key().map(|_| &DOOR);
-        let steps: Vec<_> = door.into_iter().chain(&STEPS).collect();
-        for (index, (title, show)) in steps.iter().enumerate() {
-            self.screen.step(index + 1, steps.len(), title);
+        for (index, (title, show)) in STEPS.iter().enumerate() {
+            self.screen.step(index + 1, STEPS.len(), title);
             let shown = show(self);
             // If Envoy has ended, whatever else went wrong went wrong for that.
             self.stage.envoy.check_alive()?;

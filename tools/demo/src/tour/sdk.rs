@@ -8,11 +8,9 @@ use anyhow::{bail, Context, Result};
 use simulator::{Behaviour, Stream, TokenCheck};
 
 use super::Tour;
+use crate::clients;
 
 const SCRIPT: &str = include_str!("sdk.py");
-
-/// The SDK wants one, whether the balancer does or not.
-const NO_KEY: &str = "not needed";
 
 /// Where the script is put, for those who want to go on with it.
 pub(crate) const SCRIPT_FILE: &str = "sdk.py";
@@ -25,7 +23,7 @@ pub(super) const REQUESTS: usize = 3;
 pub(super) fn show(tour: &Tour) -> Result<()> {
     let script = SCRIPT
         .replace("{url}", tour.stage.envoy.url())
-        .replace("{key}", tour.stage.client.key().unwrap_or(NO_KEY));
+        .replace("{key}", clients::DEMO.key);
     let path = tour.folder.join(SCRIPT_FILE);
     fs::write(&path, &script).with_context(|| format!("{}: cannot be written", path.display()))?;
     tour.screen.code(&script);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use super::{sdk, Tour};
-use crate::compose;
+use crate::clients;
 use crate::screen::Column;
 
 /// The module's statistics, by their names.
@@ -59,23 +59,34 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
 fn difference(tour: &Tour, statistics: &Statistics) -> Result<Option<String>> {
     let simulation = &tour.stage.simulation;
     let of = |name: &str| statistics.get(name).copied().unwrap_or_default();
-    let requests = tour.stage.client.sent() + sdk::REQUESTS as i64;
+    let sent = [
+        (
+            clients::DEMO,
+            tour.stage.client.sent() + sdk::REQUESTS as i64,
+        ),
+        (clients::SEARCH, tour.stage.search.sent()),
+        (clients::BATCH, tour.stage.batch.sent()),
+    ];
     let mut pairs = vec![
-        ("requests".to_owned(), of("aoai.requests"), requests),
+        (
+            "requests".to_owned(),
+            of("aoai.requests"),
+            sent.iter().map(|(_, sent)| sent).sum(),
+        ),
         (
             "calls to IMDS".to_owned(),
             of("aoai.identity.fetches"),
             number(simulation.imds_requests()?),
         ),
     ];
-    if tour.stage.client.key().is_some() {
-        let name = compose::CLIENT;
-        pairs.push((
+    pairs.extend(sent.map(|(client, sent)| {
+        let name = client.name;
+        (
             format!("requests of the client {name}"),
             of(&format!("aoai.client.{name}.requests")),
-            requests,
-        ));
-    }
+            sent,
+        )
+    }));
     for backend in simulation.backends() {
         let name = backend.name();
         let of = |what: &str| of(&format!("aoai.backend.{name}.{what}"));

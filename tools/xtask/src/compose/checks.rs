@@ -157,6 +157,8 @@ fn the_client_walks_the_whole_tour(stage: &Stage<'_>) -> Result<Verdict> {
     }
     for said in [
         "-- 1/",
+        "  What a team used, and what it cost ",
+        "  A team over its limit ",
         "  What Envoy counted ",
         "Everything was as it should be",
         "curl -i -H 'api-key: ",
@@ -259,6 +261,7 @@ fn the_published_port_is_closed_without_a_key(stage: &Stage<'_>) -> Result<Verdi
         ("api-key", "demo-key"),
         ("authorization", "Bearer demo-key"),
         ("ocp-apim-subscription-key", "demo-key"),
+        ("api-key", "search-key"),
     ] {
         let answer = chat(stage, Some(header))?;
         let status = answer.status();

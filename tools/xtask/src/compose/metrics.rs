@@ -13,8 +13,12 @@ const DASHBOARD: &str = "deploy/grafana/azure-openai-balancer.json";
 /// A page that shows queries.
 const PAGE: &str = "docs/usage.md";
 
-/// How statistics begin that the demo does not have, because it has no limits of clients.
-const UNUSED: [&str; 2] = ["aoai_client_limited_", "envoy_cluster_ratelimit_"];
+/// How statistics begin that the demo does not have: its only limit is one of tokens a minute, and needs no service.
+const UNUSED: [&str; 3] = [
+    "aoai_client_limited_tokens_per_day",
+    "aoai_client_limited_requests_per_minute",
+    "envoy_cluster_ratelimit_",
+];
 
 /// What Grafana puts in the place of its own variable, for a graph of half an hour.
 const RATE_INTERVAL: (&str, &str) = ("$__rate_interval", "1m");

@@ -1,0 +1,103 @@
+//! The clients that the tour's Envoys know, and what their usage is counted, priced and limited by.
+
+use std::path::PathBuf;
+
+use render::{Clients, Engine, Fleet, Key};
+use serde_json::{json, Value};
+
+/// A client and its key, which opens nothing but the demo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownClient {
+    /// Its name, as the statistics have it.
+    pub name: &'static str,
+    /// What it is let in with.
+    pub key: &'static str,
+}
+
+/// The client that goes through most of the tour.
+pub const DEMO: KnownClient = KnownClient {
+    name: "demo",
+    key: "demo-key",
+};
+
+/// The client whose tokens and cost the tour adds up.
+pub const SEARCH: KnownClient = KnownClient {
+    name: "team-search",
+    key: "search-key",
+};
+
+/// The client with a limit.
+pub const BATCH: KnownClient = KnownClient {
+    name: "team-batch",
+    key: "batch-key",
+};
+
+/// How many tokens a minute [`BATCH`] may use: few enough to use up with three requests.
+pub const BATCH_TOKENS_PER_MINUTE: u64 = 3000;
+
+/// Prices of a million tokens. They are made up, like all that the simulator answers.
+pub const PRICE: Price = Price {
+    prompt: 2,
+    cached: 1,
+    completion: 8,
+};
+
+/// What a million tokens of each kind cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Price {
+    /// Tokens of prompts that came from no cache.
+    pub prompt: i64,
+    /// Tokens of prompts that came from a cache.
+    pub cached: i64,
+    /// Tokens of completions.
+    pub completion: i64,
+}
+
+/// The deployment that has a price.
+const DEPLOYMENT: &str = "gpt-4o";
+
+/// The file of all keys, for a fleet that knows clients by this request header.
+pub(crate) fn keys_file(client_header: &str) -> String {
+    let keys = [DEMO, SEARCH, BATCH].map(|client| Key {
+        client: client.name.to_owned(),
+        key: client.key.to_owned(),
+    });
+    render::keys_file(client_header, &keys)
+}
+
+/// Adds what the tour shows of usage to a plugin's configuration: tokens of all streams, prices, a limit.
+pub(crate) fn add_usage(plugin: &mut Value) {
+    let Price {
+        prompt,
+        cached,
+        completion,
+    } = PRICE;
+    plugin["usage"] = json!({
+        "streams": "always",
+        "prices": {DEPLOYMENT: {"prompt": prompt, "cached": cached, "completion": completion}},
+    });
+    plugin["limits"] = json!({
+        "clients": {BATCH.name: {"tokens_per_minute": BATCH_TOKENS_PER_MINUTE}},
+    });
+}
+
+/// Where Envoy finds the keys of the fleet on this machine, from where it runs.
+const KEYS: &str = "envoy/clients.yaml";
+
+/// The fleet of the checked-in `envoy/envoy.yaml` and `envoy/envoy-router.yaml`, which are rendered from `envoy/backends.yaml`.
+pub fn local_fleet(engine: Engine) -> Fleet {
+    let mut fleet = Fleet {
+        engine,
+        clients: Clients::Keys {
+            file: PathBuf::from(KEYS),
+        },
+        ..render::demo_fleet()
+    };
+    add_usage(&mut fleet.plugin);
+    fleet
+}
+
+/// The file of the keys for that fleet.
+pub fn local_keys() -> String {
+    keys_file(render::demo_fleet().client_header())
+}

@@ -1,0 +1,54 @@
+//! What the tour runs is what is checked in.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use render::Engine;
+
+fn checked_in(file: &str) -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(file)
+}
+
+fn assert_same(path: &Path, rendered: &str) {
+    let checked_in = fs::read_to_string(path).expect("the file is there");
+    assert!(
+        checked_in == rendered,
+        "{} is not what is rendered now; run `UPDATE_GOLDEN=1 cargo test -p demo --test checked_in`",
+        path.display()
+    );
+}
+
+fn assert_checked_in(file: &str, rendered: &str) {
+    let path = checked_in(file);
+    if env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, rendered).expect("the file can be written");
+    }
+    assert_same(&path, rendered);
+}
+
+#[test]
+fn the_containers_configuration_is_the_rendered_one() {
+    assert_checked_in("deploy/compose/envoy.yaml", &demo::compose::configuration());
+}
+
+#[test]
+fn the_containers_keys_are_the_rendered_ones() {
+    assert_checked_in("deploy/compose/clients.yaml", &demo::compose::keys());
+}
+
+#[test]
+fn the_keys_on_this_machine_are_the_rendered_ones() {
+    assert_checked_in("envoy/clients.yaml", &demo::clients::local_keys());
+}
+
+/// The command line tool writes these two: they are of the list of backends beside them.
+#[test]
+fn the_tour_on_this_machine_runs_what_is_checked_in() {
+    for (engine, file) in [
+        (Engine::Filter, "envoy/envoy.yaml"),
+        (Engine::Router, "envoy/envoy-router.yaml"),
+    ] {
+        let fleet = demo::clients::local_fleet(engine);
+        assert_same(&checked_in(file), &render::envoy(&fleet));
+    }
+}
