@@ -608,6 +608,37 @@ fn assert_reads_bodies(azure: &Simulator, gateway: &Gateway) {
     }
 }
 
+/// A rate limit service with 20 tokens for everyone, and the limits in a list of backends that name it.
+fn limited_to_20_tokens() -> (Server, String) {
+    // A day's window: no minute ends during the test.
+    let file = "domain: azure_openai\ndescriptors: [{key: tokens_per_minute, rate_limit: {unit: day, requests_per_unit: 20}}]\n";
+    let limits = Limits::parse(file).expect("limits");
+    let service = Server::start(Settings::new(limits)).expect("a service");
+    let more = format!(
+        "limits: {{default: {{tokens_per_minute: 20}}, service: {{endpoint: \"http://{}\"}}}}\n",
+        service.address()
+    );
+    (service, more)
+}
+
+/// Checks that requests pass until the service knows of 20 tokens, and that the refusal is in OpenAI's shape.
+fn assert_limits(gateway: &Gateway) {
+    assert_eq!(gateway.chat(&chat_request()).status, 200);
+    let limit = std::time::Duration::from_secs(10);
+    gateway.wait_for(
+        |gateway| gateway.chat(&chat_request()).status == 429,
+        limit,
+        "the limit",
+    );
+    let answer = gateway.chat(&chat_request());
+    assert_eq!(
+        answer.json()["error"]["code"],
+        "rate_limit_exceeded",
+        "{}",
+        answer.text()
+    );
+}
+
 fn engine_of(engine: e2e::Engine) -> Engine {
     match engine {
         e2e::Engine::Router => Engine::Router,
@@ -655,19 +686,22 @@ cases! {
     }
 
     fn istio_with_full_asks_the_rate_limit_service(engine) {
-        let file = "domain: azure_openai\ndescriptors: [{key: tokens_per_minute, rate_limit: {unit: day, requests_per_unit: 20}}]\n";
-        let limits = Limits::parse(file).expect("limits");
-        let service = Server::start(Settings::new(limits)).expect("a service");
+        let (service, more) = limited_to_20_tokens();
         let azure = simulate_tls(&["east", "west", "north"]);
-        let more = format!("limits: {{default: {{tokens_per_minute: 20}}, service: {{endpoint: \"http://{}\"}}}}\n", service.address());
         let folder = folder();
         let told = istio(&azure, &resources_of(&azure, Target::Istio, engine_of(engine), true, &more), &folder);
-        let gateway = gateway(told).start();
-        assert_eq!(gateway.chat(&chat_request()).status, 200);
-        let limit = std::time::Duration::from_secs(10);
-        gateway.wait_for(|gateway| gateway.chat(&chat_request()).status == 429, limit, "the limit");
-        let answer = gateway.chat(&chat_request());
-        assert_eq!(answer.json()["error"]["code"], "rate_limit_exceeded", "{}", answer.text());
+        assert_limits(&gateway(told).start());
+        drop(service);
+    }
+
+    fn envoy_gateway_with_full_asks_the_rate_limit_service(engine) {
+        let (service, more) = limited_to_20_tokens();
+        let azure = simulate_tls(&["east", "west", "north"]);
+        let mut resources = resources_of(&azure, Target::EnvoyGateway, engine_of(engine), true, &more);
+        let module = e2e::module().display().to_string();
+        replace(&mut resources, "/etc/envoy/azure_openai_balancer.wasm", &module);
+        assert_limits(&gateway(envoy_gateway(&azure, &resources)).start());
+        drop(service);
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use e2e::{chat_request, simulate, Browser, Gateway};
 use render::{Clients, Key};
 use serde_json::json;
-use simulator::Behaviour;
+use simulator::{Behaviour, Stream};
 
 use crate::status::with_status;
 
@@ -213,6 +213,42 @@ fn the_status_page_shows_where_each_backend_is_and_why() {
         token.starts_with("the identity of 5 backends | valid | "),
         "{token}"
     );
+    let stream = Stream {
+        events: 20,
+        interval_ms: 50,
+        first_event_delay_ms: 100,
+        ..Stream::default()
+    };
+    azure.backend("serving").set(Behaviour::stream(stream));
+    let mut streamed = chat_request().streaming();
+    streamed.body["stream_options"] = json!({"include_usage": true});
+    for _ in 0..3 {
+        let answer = gateway
+            .client()
+            .send("POST", &streamed.path, &headers, &streamed.bytes());
+        assert_eq!(answer.expect("a stream").status, 200);
+    }
+    // Envoy adds histograms up every five seconds.
+    browser.wait_for(
+        "/serving/.test(document.querySelector('#streams tbody').innerText)",
+        LIMIT,
+    );
+    let speed = row(&mut browser, "streams", "serving");
+    let cells: Vec<&str> = speed.split(" | ").collect();
+    let number = |at: usize, unit: &str| {
+        let cell: &str = cells.get(at).copied().unwrap_or_default();
+        cell.strip_suffix(unit)
+            .and_then(|cell| cell.trim().parse::<f64>().ok())
+            .unwrap_or_else(|| panic!("{at}: {speed}"))
+    };
+    let (median, most) = (number(1, "ms"), number(2, "ms"));
+    assert!(100.0 <= median && median <= most, "{speed}");
+    let (pace, least) = (number(3, ""), number(4, ""));
+    assert!(0.0 < least && least <= pace, "{speed}");
+    browser.wait_for(
+        "/63 in all/.test(document.querySelector('#backends').innerText)",
+        LIMIT,
+    );
     assert_readable(&mut browser, "five");
 
     assert_eq!(browser.complaints(), [""; 0]);
@@ -222,7 +258,7 @@ fn the_status_page_shows_where_each_backend_is_and_why() {
         LIMIT,
     );
     assert!(
-        row(&mut browser, "backends", "serving").contains("60 in all"),
+        row(&mut browser, "backends", "serving").contains("63 in all"),
         "what was known stays"
     );
 }
@@ -236,6 +272,11 @@ window.fetch = async () => {{
   const stats = [];
   const stat = (name, value) => stats.push({{name: 'wasmcustom.aoai.' + name, value}});
   stats.push({{name: 'server.uptime', value: 7000 + asked}});
+  const quantiles = [0, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 99.99, 100];
+  const computed = [];
+  const histogram = (name, least) => computed.push({{
+    name: 'wasmcustom.aoai.' + name, values: quantiles.map(q => ({{cumulative: least * (1 + q / 25), interval: null}})),
+  }});
   for (let i = 0; i < {backends}; i++) {{
     const at = 'backend.backend-' + String(i).padStart(2, '0') + '.';
     const state = i % 10 < 6 ? 0 : i % 10 - 5;
@@ -246,6 +287,10 @@ window.fetch = async () => {{
     stat(at + 'outcome.throttled', state === 1 ? asked : 0);
     stat(at + 'tokens.prompt', 123456 * i + 900 * asked);
     stat(at + 'tokens.completion', 4567 * i + 60 * asked);
+    if (state === 0) {{
+      histogram(at + 'first_content_ms', 150 + 7 * i);
+      histogram(at + 'tokens_per_second', 20 + i);
+    }}
     if (state === 1) for (const name of ['gpt-4o', 'gpt-4o-mini']) {{
       stat(at + 'deployment.' + name + '.state', 1);
       stat(at + 'deployment.' + name + '.seconds', 10 + i);
@@ -260,6 +305,7 @@ window.fetch = async () => {{
     stat('client.' + name + '.limited.tokens_per_minute', 2 * asked);
   }}
   stat('identity._default.seconds_left', 3000);
+  stats.push({{histograms: {{supported_quantiles: quantiles, computed_quantiles: computed}}}});
   return new Response(JSON.stringify({{stats}}));
 }};"
     )
@@ -290,6 +336,12 @@ fn the_status_page_shows_one_backend_and_a_hundred() {
             .text("#clients")
             .contains("<img src=x onerror=alert(1)>"));
         assert!(browser.text("#clients").contains("tokens per minute"));
+        assert_eq!(
+            row(&mut browser, "streams", "backend-00"),
+            "backend-00 | 450 ms | 720 ms | 60 | 40"
+        );
+        let measured = browser.evaluate("document.querySelectorAll('#streams tbody tr').length");
+        assert_eq!(measured, if backends == 1 { 1 } else { 60 });
         browser.wait_for(
             r"/\b(\d+)\.\d\d\b/.test(document.querySelector('#clients tbody').innerText)",
             LIMIT,

@@ -92,7 +92,13 @@ pub fn rendered(target: Target, text: &str, options: Options) -> Result<Rendered
                 };
                 resources = kubernetes(text, options, envoy_gateway::CLUSTERS)?;
             }
-            no_limits(&resources.fleet, "is rendered for Envoy and Istio alone; leave it out, and each Envoy limits for itself")?;
+            if !resources.full {
+                no_limits(
+                    &resources.fleet,
+                    "an EnvoyExtensionPolicy is no place for what has to come before the module, and a BackendTrafficPolicy knows no \
+                     tokens; use `--full`",
+                )?;
+            }
             notes.extend(hidden_bodies(&resources, "EnvoyExtensionPolicy"));
             envoy_gateway::resources(&resources)
         }

@@ -140,12 +140,18 @@ fn what_is_made_for_a_rate_limit_service_is_there_to_be_read() {
         (Target::Envoy, Engine::Router, "envoy-router"),
         (Target::Istio, Engine::Filter, "istio-full"),
         (Target::Istio, Engine::Router, "istio-full-router"),
+        (Target::EnvoyGateway, Engine::Filter, "envoy-gateway-full"),
+        (
+            Target::EnvoyGateway,
+            Engine::Router,
+            "envoy-gateway-full-router",
+        ),
         (Target::RateLimit, Engine::Router, "ratelimit"),
     ] {
         let options = Options {
             engine: Some(engine),
             open: false,
-            full: target == Target::Istio,
+            full: matches!(target, Target::Istio | Target::EnvoyGateway),
         };
         let made = cli::render(target, SHARED_LIMITS, options).expect("right");
         assert_checked_in(

@@ -118,9 +118,9 @@ fn a_rate_limit_service_limits_in_the_modules_place() {
 
 #[test]
 fn limits_of_a_service_are_not_lost_where_they_have_no_place() {
-    for (target, form) in [
-        (Target::Istio, "use `--full`"),
-        (Target::EnvoyGateway, "leave it out"),
+    for (target, place) in [
+        (Target::Istio, "a WasmPlugin is no place"),
+        (Target::EnvoyGateway, "an EnvoyExtensionPolicy is no place"),
     ] {
         let options = Options {
             engine: Some(Engine::Filter),
@@ -129,7 +129,8 @@ fn limits_of_a_service_are_not_lost_where_they_have_no_place() {
         let problems = cli::render(target, SHARED, options).expect_err("no place");
         let problem = problems[0].to_string();
         assert!(
-            problem.contains("limits.service: ") && problem.contains(form),
+            problem.contains(&format!("limits.service: {place}"))
+                && problem.ends_with("use `--full`"),
             "{problem}"
         );
     }

@@ -216,6 +216,23 @@ fn envoy_gateway_takes_every_resource() {
 }
 
 #[test]
+fn envoy_gateway_takes_the_limits_of_a_service() {
+    let list = "\
+backends: [{host: contoso-eastus.openai.azure.com}]
+limits: {default: {tokens_per_day: 5, requests_per_minute: 5}, service: {endpoint: \"https://ratelimit:8081\"}}
+";
+    for engine in [Engine::Filter, Engine::Router] {
+        let options = Options {
+            full: true,
+            ..options(Some(engine), false)
+        };
+        for resource in render(Target::EnvoyGateway, list, options) {
+            assert_valid(&resource);
+        }
+    }
+}
+
+#[test]
 fn a_field_that_no_api_knows_would_be_noticed() {
     for target in [Target::Istio, Target::EnvoyGateway] {
         for mut resource in render(target, &lists()[2], options(None, false)) {

@@ -43,18 +43,20 @@ pub fn early_cluster(fleet: &Fleet, cluster: &str) -> String {
     limits::early_cluster(fleet, cluster)
 }
 
-/// The clusters that the limits' filters need, each with a comment.
-pub fn limit_clusters(fleet: &Fleet) -> Vec<(&'static str, String)> {
+/// The clusters that the limits' filters need, each after a comment and its name.
+pub fn limit_clusters(fleet: &Fleet) -> Vec<(&'static str, &'static str, String)> {
     let Some(limits) = &fleet.limits else {
         return Vec::new();
     };
     let mut clusters = vec![(
         "The rate limit service.",
+        limits::SERVICE_CLUSTER,
         clusters::of_limit_service(&limits.service),
     )];
     if limits::names_cluster(fleet) {
         clusters.push((
             "The cluster of requests that the limits are yet to let pass: none goes there.",
+            limits::LIMITS_CLUSTER,
             clusters::of_undecided(),
         ));
     }

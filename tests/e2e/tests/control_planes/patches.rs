@@ -56,16 +56,28 @@ fn discover(value: &mut Value, folder: &TempDir) {
     }
 }
 
-/// Envoy Gateway: one operation `add` of JSON Patch, at every place that its JSONPath finds.
+/// Envoy Gateway: one operation `add` of JSON Patch, at every place that its JSONPath finds. Without a `path` the place is an item of
+/// a list, and the value comes before it.
 ///
 /// Of JSONPath there are fields, `[*]` and `[?(@.name=='...')]`.
 pub fn apply(resource: &mut Value, operation: &Value) {
     assert_eq!(operation["op"], "add");
     let path = operation["jsonPath"].as_str().expect("a JSONPath");
-    let field = operation["path"].as_str().expect("a path");
+    let steps = path.strip_prefix("$.").expect("a path from the root");
+    let Some(field) = operation["path"].as_str() else {
+        let (list, name) = steps.rsplit_once("[?(@.name=='").expect("an item");
+        let name = name.strip_suffix("')]").expect("the path's end");
+        let lists = places(vec![resource], list);
+        assert!(!lists.is_empty(), "{path} is nowhere");
+        for list in lists {
+            let items = list.as_array_mut().expect("a list");
+            let at = items.iter().position(|item| item["name"] == name);
+            items.insert(at.expect("the item"), operation["value"].clone());
+        }
+        return;
+    };
     let field = field.strip_prefix('/').expect("a field");
     assert!(!field.contains('/'), "{field} is one field");
-    let steps = path.strip_prefix("$.").expect("a path from the root");
     let places = places(vec![resource], steps);
     assert!(!places.is_empty(), "{path} is nowhere");
     for place in places {

@@ -10,7 +10,7 @@ use render::yaml::{indented, item, quoted};
 use render::{Clients, Engine, Fleet, TokenIssuer};
 
 use self::patches::patches;
-use crate::kubernetes::{identity_notes, resource, secret_variables};
+use crate::kubernetes::{identity_notes, limit_notes, resource, secret_variables};
 use crate::kubernetes::{Clusters, Kubernetes, Names};
 
 /// Envoy Gateway's names for clusters: `httproute/NAMESPACE/NAME/rule/INDEX`.
@@ -106,6 +106,7 @@ fn notes(kubernetes: &Kubernetes) -> String {
             "#\n# EnvoyPatchPolicy has to be switched on in Envoy Gateway's own configuration (`extensionApis.enableEnvoyPatchPolicy`).\n",
         );
     }
+    notes.push_str(limit_notes(fleet));
     notes.push_str(&identity_notes(fleet));
     notes
 }

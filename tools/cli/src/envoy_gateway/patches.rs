@@ -88,6 +88,9 @@ fn entra_id(fleet: &Fleet) -> String {
     patches
 }
 
+/// Where a filter of Envoy Gateway's has the module's configuration.
+const FILTER_CONFIG: &str = ".typed_config.config";
+
 /// Settings of the filter and of the connection manager that Envoy Gateway makes.
 fn full(kubernetes: &Kubernetes) -> String {
     let Kubernetes { names, fleet, .. } = kubernetes;
@@ -98,13 +101,14 @@ fn full(kubernetes: &Kubernetes) -> String {
     let manager = "$.filter_chains[*].filters[?(@.name=='envoy.filters.network.http_connection_manager')].typed_config";
     // Envoy Gateway names the filter after the policy that has it.
     let filter = format!(
-        "{manager}.http_filters[?(@.name=='envoy.filters.http.wasm/envoyextensionpolicy/{}/{NAME}/wasm/0')].typed_config.config",
+        "{manager}.http_filters[?(@.name=='envoy.filters.http.wasm/envoyextensionpolicy/{}/{NAME}/wasm/0')]{FILTER_CONFIG}",
         names.namespace
     );
-    let mut patches = match fleet.engine {
+    let mut patches = limits(fleet, &listener, &filter);
+    patches.push_str(&match fleet.engine {
         Engine::Router => router_engine(kubernetes, &listener, &filter),
         _ => filter_engine(&set, &filter),
-    };
+    });
     patches
         .push_str("# A stream that its backend breaks off ends at once for the client as well.\n");
     patches.push_str(&set(manager, "delayed_close_timeout", " 0s\n"));
@@ -135,6 +139,37 @@ operation:
   value:{value}",
         name = quoted(name),
     ))
+}
+
+/// The filters that ask the rate limit service, and the clusters that they need.
+///
+/// A patch without a `path` adds its value where the JSONPath leads. In a list that is before the item which is there (RFC 6902), so
+/// that each filter comes right before the module, after Envoy Gateway's own that say who a client is. The rule for requests without
+/// the header gives them the cluster that Envoy's filter wants.
+fn limits(fleet: &Fleet, listener: &str, filter: &str) -> String {
+    let module = filter.strip_suffix(FILTER_CONFIG).unwrap_or(filter);
+    let mut patches = String::new();
+    for (comment, value) in parts::limit_filters(fleet) {
+        let patch = item(&format!(
+            "\
+type: type.googleapis.com/envoy.config.listener.v3.Listener
+name: {}
+operation:
+  op: add
+  jsonPath: {}
+  value:
+{}",
+            quoted(listener),
+            quoted(module),
+            indented(&value, 4)
+        ));
+        patches.push_str(&format!("# {comment}\n{patch}"));
+    }
+    for (comment, name, cluster) in parts::limit_clusters(fleet) {
+        let patch = add("cluster.v3.Cluster", name, &cluster);
+        patches.push_str(&format!("# {comment}\n{patch}"));
+    }
+    patches
 }
 
 /// The filter as Envoy Gateway makes it, with settings that its API does not have.

@@ -69,7 +69,7 @@ patch:
     }
     patches.push_str(&entra_id(fleet));
     patches.push_str(&status(fleet));
-    for (comment, cluster) in parts::limit_clusters(fleet) {
+    for (comment, _, cluster) in parts::limit_clusters(fleet) {
         patches.push_str(&add(comment, "CLUSTER", &cluster));
     }
     let spec = format!(

@@ -4,6 +4,7 @@
 const PERIOD = 2000;
 const KEPT_MS = 130000;
 const MOST_ROWS = 200;
+const SHOWN_QUANTILES = [25, 50, 95];
 const DASH = '\u2013';
 const $ = id => document.getElementById(id);
 const fleet = JSON.parse($('fleet').textContent);
@@ -13,14 +14,26 @@ const fleet = JSON.parse($('fleet').textContent);
 const samples = [];
 let failingSince = null;
 
+const short = name => name.replace(/^wasmcustom\.aoai\./, '');
+
 function read(answer) {
   const values = new Map();
-  for (const {name, value} of answer.stats || []) {
-    if (typeof name === 'string' && typeof value === 'number') {
-      values.set(name.replace(/^wasmcustom\.aoai\./, ''), value);
-    }
+  for (const {name, value, histograms} of answer.stats || []) {
+    if (typeof name === 'string' && typeof value === 'number') values.set(short(name), value);
+    if (histograms) readQuantiles(histograms, values);
   }
   return values;
+}
+
+// Envoy computes these quantiles since it started: `backend.NAME.first_content_ms.p95`, and so on.
+function readQuantiles(histograms, values) {
+  const quantiles = histograms.supported_quantiles || [];
+  for (const {name, values: computed} of histograms.computed_quantiles || []) {
+    quantiles.forEach((quantile, i) => {
+      const value = computed[i] && computed[i].cumulative;
+      if (SHOWN_QUANTILES.includes(quantile) && typeof value === 'number') values.set(short(name) + '.p' + quantile, value);
+    });
+  }
 }
 
 function keep(values) {
@@ -98,6 +111,8 @@ function time(seconds) {
   if (hours < 48) return hours + ' h ' + minutes % 60 + ' min';
   return Math.floor(hours / 24) + ' d ' + hours % 24 + ' h';
 }
+
+const duration = ms => ms < 1000 ? Math.round(ms) + ' ms' : ms < 1e5 ? (ms / 1000).toFixed(1) + ' s' : time(Math.round(ms / 1000));
 
 // Where Envoy has no such statistics they are unknown; one that was never used is 0.
 const inFlight = backends => backends.some(backend => has('cluster.' + backend.cluster + '.upstream_rq_active'));
@@ -309,6 +324,21 @@ function showBackends(all) {
   table('backends', 'Backends', columns, rows, troubleOnly ? 'No backend is in trouble.' : 'There is no backend.');
 }
 
+function showStreams(all) {
+  const quantile = (backend, histogram, q) => {
+    const name = backend.of(histogram + '.p' + q);
+    return has(name) ? value(name) : null;
+  };
+  const wait = (backend, q) => { const ms = quantile(backend, 'first_content_ms', q); return ms === null ? DASH : duration(ms); };
+  const pace = (backend, q) => number(quantile(backend, 'tokens_per_second', q));
+  const measured = all.filter(backend => [['first_content_ms', 50], ['tokens_per_second', 50]].some(([what, q]) => quantile(backend, what, q) !== null));
+  const rows = measured.map(backend => ({key: backend.name, cells: [
+    backend.name, wait(backend, 50), wait(backend, 95), pace(backend, 50), pace(backend, 25),
+  ]}));
+  const columns = [['backend'], ['first content, median', 'num'], ['first content, 95 % within', 'num'], ['tokens/s, median', 'num'], ['tokens/s, 75 % above', 'num']];
+  table('streams', 'Speed of streams', columns, rows, 'No stream has been measured since Envoy started.');
+}
+
 const QUOTA = [['open', 'ok', 'it was refused before'], ['throttled', 'warn', 'requests for it go elsewhere'], ['advised to wait', 'warn', 'asked last']];
 
 function showQuotas(all) {
@@ -463,6 +493,7 @@ function show() {
   showVerdict(all);
   showTiles(all);
   showBackends(all);
+  showStreams(all);
   showQuotas(all);
   showClients();
   showIdentities(all);
