@@ -40,16 +40,6 @@ pub(super) trait Callbacks: 'static {
         Ok(())
     }
 
-    /// How many frames of the client's answer have come.
-    fn frames(&self) -> u32 {
-        0
-    }
-
-    /// No frame of the client's answer has come for as long as was allowed.
-    fn silent(&mut self) -> Result<()> {
-        Ok(())
-    }
-
     /// The stream has ended, well or not.
     fn ended(&mut self) -> Result<()>;
 
@@ -107,14 +97,6 @@ impl<S: Callbacks> worker::Stream for RefCell<S> {
 
     fn call_answered(&self, call: u32) {
         run(self, (), |stream| stream.call_answered(call));
-    }
-
-    fn frames(&self) -> u32 {
-        self.try_borrow().map_or(0, |stream| stream.frames())
-    }
-
-    fn silent(&self) {
-        run(self, (), S::silent);
     }
 }
 

@@ -11,6 +11,7 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::types::Status;
 
 use crate::core::header_map::HeaderMap;
+use crate::core::statistics::Kind;
 use crate::core::time::{millis, Timestamp};
 
 const OK: u32 = Status::Ok as u32;
@@ -77,15 +78,6 @@ pub(crate) enum Buffer {
 pub(crate) enum Half {
     Request = 0,
     Response = 1,
-}
-
-/// A kind of statistic.
-#[derive(Clone, Copy, Debug)]
-#[repr(u32)]
-pub(crate) enum Metric {
-    Counter = 0,
-    Gauge = 1,
-    Histogram = 2,
 }
 
 // proxy-wasm ABI 0.2.1. The statuses are plain numbers here: a host may return one that the SDK's enum does not have.
@@ -397,10 +389,15 @@ pub(crate) fn in_context<T>(context: u32, back: u32, act: impl FnOnce() -> T) ->
 }
 
 /// Defines a statistic; its number is used from then on.
-pub(crate) fn define_metric(kind: Metric, name: &str) -> Result<u32> {
+pub(crate) fn define_metric(kind: Kind, name: &str) -> Result<u32> {
+    let kind = match kind {
+        Kind::Counter => 0,
+        Kind::Gauge => 1,
+        Kind::Histogram => 2,
+    };
     let mut id = 0;
     // SAFETY: `name` is valid for reads, `id` for writes.
-    let status = unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &mut id) };
+    let status = unsafe { proxy_define_metric(kind, name.as_ptr(), name.len(), &mut id) };
     check("define_metric", status).map(|()| id)
 }
 

@@ -9,15 +9,13 @@
 mod context;
 mod driver;
 mod envoy;
-mod gate;
-mod gauges;
 mod host;
+mod listener;
+mod place;
 mod reissue;
 mod reroute;
 mod root;
 mod shown;
-mod silences;
-mod tokens;
 mod worker;
 
 use proxy_wasm::traits::RootContext;

@@ -7,10 +7,12 @@ use proxy_wasm::types::ContextType;
 
 use super::context::Handle;
 use super::host::{self, Buffer};
+use super::reissue;
 use super::reroute::{self, Downstream, Upstream};
 use super::worker::Worker;
-use super::{reissue, tokens};
 use crate::core::config::{Engine, Plugin};
+use crate::core::host::check_version;
+use crate::core::identity::keeper::describe;
 
 /// The revision the module was built from, if whoever built it told: `cargo xtask wasm` and the Dockerfile do.
 const REVISION: &str = match option_env!("AOAI_REVISION") {
@@ -62,36 +64,29 @@ impl Root {
             }
             Plugin::Balancer(config) => config,
         };
-        if config.retry.engine == Engine::Router {
-            check_envoy_for_router_engine()?;
-        }
+        check_version(envoy_version(), config.retry.engine)?;
         let worker = Worker::start(self.id, *config).map_err(|error| error.to_string())?;
         log::info!(
             "azure-openai-balancer {} ({REVISION}) balances {} backends; tokens come from {}",
             env!("CARGO_PKG_VERSION"),
             worker.balancer.config.backends.len(),
-            tokens::describe(&worker.balancer.config.identities),
+            describe(&worker.balancer.config.identities),
         );
         self.role = Role::Balancer(Rc::new(worker));
         Ok(())
     }
 }
 
-/// Refuses the router engine on an Envoy that cannot choose the cluster anew on a retry.
+/// Envoy's version: its major and its minor number.
 #[inline(never)]
-fn check_envoy_for_router_engine() -> Result<(), String> {
+fn envoy_version() -> Option<(u64, u64)> {
     let part = |name: &str| {
         let path = format!("xds\0node\0user_agent_build_version\0version\0{name}");
         let bytes = host::property(&path).ok().flatten()?;
         // Numbers are handed over as 64-bit ones.
         Some(u64::from_le_bytes(bytes.try_into().ok()?))
     };
-    match (part("major_number"), part("minor_number")) {
-        (Some(major), Some(minor)) if (major, minor) < (1, 39) => Err(format!(
-            "retry.engine: \"router\" is not allowed with Envoy {major}.{minor}; use \"filter\", or Envoy 1.39 or later"
-        )),
-        _ => Ok(()),
-    }
+    part("major_number").zip(part("minor_number"))
 }
 
 impl Context for Root {

@@ -1,17 +1,21 @@
 //! The state that all requests of one configuration share on one worker.
 
+mod agenda;
 mod announce;
 mod choice;
 mod complaint;
 mod held_bodies;
+mod silences;
 mod waiting;
 
 use alloc::rc::Rc;
 use core::cell::{Cell, RefCell};
 
+pub use agenda::{Agenda, Began, NOW};
 pub use announce::Detail;
 pub use complaint::Complaint;
 pub use held_bodies::{HeldBodies, Watch};
+pub use silences::{Silences, Watchable};
 pub use waiting::{Granted, WaitingList, WantedBackend, Wish, POLL};
 
 use super::attempts::Lesson;

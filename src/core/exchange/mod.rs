@@ -6,6 +6,7 @@
 //! makes, `sending` says what changes for one, `reply` is what the client gets, and [`Attempts`] counts.
 
 mod answers;
+mod destination;
 mod input;
 mod lessons;
 mod limits;
@@ -20,6 +21,7 @@ mod usage;
 use alloc::rc::Rc;
 
 pub use answers::Wants;
+pub use destination::request_of;
 pub use input::{Input, LastWord, Next, Stalled};
 pub use reply::{Reply, TaggedAnswer};
 pub use sending::{BodyEdit, Call};

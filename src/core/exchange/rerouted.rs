@@ -25,7 +25,7 @@ pub(super) struct Rerouted {
     /// The value of the header [`RATE_LIMITED`] of the last error.
     rate_limited: Option<String>,
     /// Where the router goes if the current attempt gets no answer.
-    foreseen: Option<usize>,
+    pub(super) foreseen: Option<usize>,
     /// The generation of the token that the next attempt must not carry, if a newer one is on its way.
     pub(super) outdated: Option<u32>,
     /// The answer that passes is one that was marked.
@@ -36,16 +36,6 @@ impl Exchange {
     /// Whether the attempt that begins is another than the first.
     pub fn is_retrying(&self) -> bool {
         self.attempts.made() > 0
-    }
-
-    /// The cluster where the router is to go from here, should it have to.
-    pub fn destination<'a, H: Host>(&self, balancer: &'a Balancer<H>) -> Option<&'a str> {
-        let backend = match self.state {
-            State::Attempting | State::Deciding(_) => self.router.foreseen?,
-            _ => self.attempts.backend(),
-        };
-        let backend = balancer.config.backends.get(backend)?;
-        Some(&backend.cluster)
     }
 
     /// The router begins an attempt: the first, one that a marked answer called for, or one after an attempt that got no answer,
@@ -149,27 +139,6 @@ impl Exchange {
         self.router
             .began
             .is_some_and(|began| began + limit <= now())
-    }
-
-    /// Where the router should go if the current attempt gets no answer.
-    #[inline(never)]
-    fn foresee<H: Host>(&self, balancer: &Balancer<H>) -> Option<usize> {
-        let demand = || self.request.demand();
-        balancer.foresee(self.attempts.plan(), demand).ok()
-    }
-
-    /// Since the attempt began, backends may have been throttled, or become well.
-    #[inline(never)]
-    pub(super) fn on_look_ahead<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
-        if !matches!(self.state, State::Attempting | State::Deciding(_)) {
-            return Next::Continue;
-        }
-        let foreseen = self.foresee(balancer);
-        let before = core::mem::replace(&mut self.router.foreseen, foreseen);
-        match foreseen.is_some() && foreseen != before {
-            true => Next::Point,
-            false => Next::Continue,
-        }
     }
 
     /// What changes in the headers of the current attempt, whatever the attempt before made of them.

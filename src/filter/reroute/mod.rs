@@ -6,7 +6,7 @@
 //! answers, and marks those that call for another attempt with a header the route's retry policy looks for. Where the router
 //! goes next is written into the request's filter state, where the route's matcher reads it anew for each attempt.
 //!
-//! Both run in the same VM of a worker, if their VM configurations are the same, and so share the request's [`Exchange`].
+//! Both run in the same VM of a worker, if their VM configurations are the same, and so share the [`Request`].
 
 mod downstream;
 mod upstream;
@@ -18,14 +18,13 @@ use std::rc::Rc;
 pub(super) use self::downstream::Downstream;
 pub(super) use self::upstream::Upstream;
 use super::host::{self, HostError};
+use super::place::Request;
 use super::worker::Worker;
-use crate::core::exchange::{Exchange, Input, Next};
+use crate::core::exchange::{Input, Next};
 
-/// The property that the route's matcher knows as `wasm.aoai_next`, and by which an attempt finds its request, in one because each
-/// is a host call: the cluster of the next attempt, a space, which no cluster's name has, and the request's id in [`ID_DIGITS`]
-/// hexadecimal digits.
+/// The property that has the request's [destination](crate::core::exchange::Exchange::write_destination). The route's matcher knows it
+/// as `wasm.aoai_next`.
 const NEXT: &str = "aoai_next";
-const ID_DIGITS: usize = 8;
 
 thread_local! {
     /// The requests in flight in this VM, by their downstream context's id.
@@ -35,66 +34,17 @@ thread_local! {
     static SCRATCH: Cell<Vec<u8>> = Cell::default();
 }
 
-/// What the downstream filter and the upstream filters share of one request.
-struct Request {
-    /// The downstream context's.
-    id: u32,
-    worker: Rc<Worker>,
-    exchange: RefCell<Exchange>,
-}
-
-impl Request {
-    /// Writes where the router goes from here, should it have to.
-    fn point(&self, exchange: &Exchange) -> Result<(), HostError> {
-        let Some(cluster) = exchange.destination(&self.worker.balancer) else {
-            return Ok(());
-        };
-        let mut next = SCRATCH.take();
-        write_next(&mut next, cluster, self.id);
-        let pointed = host::set_property(NEXT, &next);
-        SCRATCH.set(next);
-        pointed
-    }
-
-    fn look_ahead(&self) -> Result<(), HostError> {
-        let mut exchange = self.exchange.borrow_mut();
-        match exchange.handle(Input::LookAhead, &self.worker.balancer) {
-            Next::Point => {
-                let mut pointed = Ok(());
-                self.worker
-                    .as_stream(self.id, || pointed = self.point(&exchange));
-                pointed
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Writes what [`NEXT`] holds.
-fn write_next(next: &mut Vec<u8>, cluster: &str, id: u32) {
-    let mut end = [b' '; 1 + ID_DIGITS];
-    let mut rest = id;
-    for digit in end.iter_mut().skip(1).rev() {
-        let value = (rest % 16) as u8;
-        *digit = value + if value < 10 { b'0' } else { b'a' - 10 };
-        rest /= 16;
-    }
-    next.clear();
-    next.extend_from_slice(cluster.as_bytes());
-    next.extend_from_slice(&end);
-}
-
-/// The request that it names.
-fn id_of(next: &[u8]) -> Option<u32> {
-    let digits = next.last_chunk::<ID_DIGITS>()?;
-    digits.iter().try_fold(0, |id, digit| {
-        let value = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        Some(id << 4 | u32::from(value))
-    })
+/// Writes where the router goes from here, should it have to.
+fn point(request: &Request) -> Result<(), HostError> {
+    let mut next = SCRATCH.take();
+    let exchange = request.exchange();
+    let is_pointed = exchange.write_destination(request.id, &mut next, request.balancer());
+    let pointed = match is_pointed {
+        true => host::set_property(NEXT, &next),
+        false => Ok(()),
+    };
+    SCRATCH.set(next);
+    pointed
 }
 
 /// Looks again where the router should go from attempts that get no answer: since they began, backends may have been throttled,
@@ -106,26 +56,8 @@ pub(crate) fn look_ahead(worker: &Worker) {
     let requests: Vec<_> =
         REQUESTS.with_borrow(|requests| requests.values().filter(own).cloned().collect());
     for request in requests {
-        if let Err(error) = request.look_ahead() {
-            log::error!("{error}");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn it_says_where_to_and_whose_it_is() {
-        for id in [0, 1, 0x2a, u32::MAX] {
-            let mut next = b"what was there".to_vec();
-            write_next(&mut next, "aoai_west", id);
-            assert_eq!(next, format!("aoai_west {id:08x}").as_bytes());
-            assert_eq!(id_of(&next), Some(id));
-        }
-        for other in ["", "aoai_west", "aoai_west 0000000g"] {
-            assert_eq!(id_of(other.as_bytes()), None, "{other}");
+        if request.handle(Input::LookAhead) == Next::Point {
+            worker.as_stream(request.id, || point(&request));
         }
     }
 }

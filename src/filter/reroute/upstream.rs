@@ -5,15 +5,16 @@ use std::rc::{Rc, Weak};
 
 use proxy_wasm::types::Action;
 
-use super::{id_of, Request, NEXT, REQUESTS};
+use super::{point, NEXT, REQUESTS};
 use crate::core::balancer::Granted;
-use crate::core::exchange::{Exchange, Input, Next, ERROR_BODY};
+use crate::core::exchange::{request_of, Exchange, Input, Next, ERROR_BODY};
+use crate::core::gate::Gate;
 use crate::core::reply::LocalReply;
 use crate::core::splices::Splices;
 use crate::filter::context::Callbacks;
-use crate::filter::driver::{self, apply, Place};
-use crate::filter::gate::Gate;
+use crate::filter::driver::{action_of, apply, open};
 use crate::filter::host::{self, Buffer, Half, HostError, Map};
+use crate::filter::place::{Place, Request};
 use crate::filter::worker;
 
 thread_local! {
@@ -25,7 +26,8 @@ thread_local! {
 pub(in crate::filter) struct Upstream {
     id: u32,
     me: Weak<dyn worker::Stream>,
-    request: Option<(Place, Rc<Request>)>,
+    /// Its place, once its request is known.
+    place: Option<Place>,
     /// The half that is held.
     held: Option<Half>,
     /// What is to be changed in the body on its way to this attempt's backend.
@@ -41,24 +43,17 @@ impl Upstream {
         Self {
             id,
             me,
-            request: None,
+            place: None,
             held: None,
             splices: Splices::default(),
             passed: 0,
-            up: Gate::new(Half::Request),
-            down: Gate::new(Half::Response),
+            up: Gate::default(),
+            down: Gate::default(),
         }
     }
 
-    fn advance(&mut self, input: Input) -> Next {
-        match &mut self.request {
-            Some((place, request)) => place.advance(&mut request.exchange.borrow_mut(), input),
-            None => Next::Continue,
-        }
-    }
-
-    /// Carries out `next` in a callback of the attempt's request.
-    fn act_on_request(&mut self, next: Next) -> Result<Action, HostError> {
+    /// Carries out `next` in a callback of the attempt's request. Whether that passes.
+    fn act_on_request(&mut self, next: Next) -> Result<bool, HostError> {
         self.held = matches!(next, Next::Hold).then_some(Half::Request);
         match next {
             Next::Depart => self.depart()?,
@@ -66,66 +61,68 @@ impl Upstream {
             Next::Refuse(details) => refuse(503, details)?,
             _ => {}
         }
-        Ok(match next {
-            Next::Hold | Next::Refuse(_) => Action::Pause,
-            _ => Action::Continue,
-        })
-    }
-
-    fn is_late_stream(&self) -> bool {
-        let request = self.request.as_ref();
-        request.is_some_and(|(_, request)| request.exchange.borrow().is_late_stream())
+        Ok(!matches!(next, Next::Hold | Next::Refuse(_)))
     }
 
     /// Sends the attempt on its way.
     fn depart(&mut self) -> Result<(), HostError> {
-        let Some((place, request)) = &self.request else {
+        let Some(place) = &self.place else {
             return Ok(());
         };
-        let (exchange, balancer) = (&request.exchange.borrow(), place.balancer());
+        let (exchange, balancer) = (place.exchange(), place.balancer());
         apply(Map::RequestHeaders, &exchange.attempt_edits(balancer))?;
         self.splices = exchange.renaming(balancer);
-        request.point(exchange)
+        point(&place.request)
     }
 
-    /// More of the answer's body has come, of which Envoy shows so many bytes, or its trailers.
-    fn answer_goes_on(&mut self, shown: usize, end: bool) -> Result<Action, HostError> {
+    /// More of the answer's body has come, of which Envoy shows so many bytes, or its trailers. Whether it passes.
+    fn answer_goes_on(&mut self, shown: usize, end: bool) -> Result<bool, HostError> {
         self.down.complete(end);
-        let Some((_, request)) = self.request.as_ref().filter(|_| self.held.is_some()) else {
-            return Ok(match &mut self.request {
-                Some((place, _)) => place.end_frame(&mut self.down, Action::Continue),
-                None => Action::Continue,
-            });
+        let Some(place) = &mut self.place else {
+            return Ok(true);
         };
-        let wanted = request.exchange.borrow().wants_answer_body(shown, end);
-        let bytes = driver::answer_body_if(wanted)?;
-        let next = self.advance(Input::AnswerBody { bytes, end });
-        let action = self.act_on_answer(next)?;
-        Ok(self.down.body(action))
+        if self.held.is_none() {
+            return Ok(place.end_frame(&mut self.down, true));
+        }
+        let next = place.answer_goes_on(shown, end)?;
+        let passes = self.act_on_answer(next)?;
+        Ok(self.down.body(passes))
     }
 
-    /// Carries out `next` in a callback of the answer.
-    fn act_on_answer(&mut self, next: Next) -> Result<Action, HostError> {
+    /// Carries out `next` in a callback of the answer. Whether that passes.
+    fn act_on_answer(&mut self, next: Next) -> Result<bool, HostError> {
         self.held = matches!(next, Next::Hold).then_some(Half::Response);
         match next {
-            Next::Hold => return Ok(Action::Pause),
+            Next::Hold => return Ok(false),
             Next::Mark => self.mark()?,
             Next::Pass | Next::Yield => {
                 host::remove_header(Map::ResponseHeaders, Exchange::MARK)?;
             }
             _ => {}
         }
-        Ok(Action::Continue)
+        Ok(true)
     }
 
     /// Tells the router to make another attempt.
     fn mark(&self) -> Result<(), HostError> {
-        let Some((_, request)) = &self.request else {
+        let Some(place) = &self.place else {
             return Ok(());
         };
-        let exchange = &request.exchange.borrow();
-        request.point(exchange)?;
-        apply(Map::ResponseHeaders, &exchange.marking())
+        point(&place.request)?;
+        apply(Map::ResponseHeaders, &place.exchange().marking())
+    }
+
+    /// The request whose attempt this is. Says once if it is not known.
+    fn request(&self) -> Result<Option<Rc<Request>>, HostError> {
+        let id = host::property(NEXT)?.as_deref().and_then(request_of);
+        let request = id.and_then(|id| REQUESTS.with_borrow(|requests| requests.get(&id).cloned()));
+        if request.is_none() && !ORPHAN_SEEN.replace(true) {
+            log::error!(
+                "an attempt came through the upstream filter without its request: the listener's filter is missing, or \
+                 its vm_config (vm_id, code, environment) is not the same as the upstream filter's"
+            );
+        }
+        Ok(request)
     }
 }
 
@@ -138,32 +135,23 @@ fn refuse(status: u16, details: &str) -> Result<(), HostError> {
 impl Callbacks for Upstream {
     fn request_headers(&mut self, end: bool) -> Result<Action, HostError> {
         self.up.complete(end);
-        let id = host::property(NEXT)?.as_deref().and_then(id_of);
-        let request = id.and_then(|id| REQUESTS.with_borrow(|requests| requests.get(&id).cloned()));
-        let Some(request) = request else {
-            if !ORPHAN_SEEN.replace(true) {
-                log::error!(
-                    "an attempt came through the upstream filter without its request: the listener's filter is missing, or \
-                     its vm_config (vm_id, code, environment) is not the same as the upstream filter's"
-                );
-            }
+        let Some(request) = self.request()? else {
             refuse(500, "aoai_no_request")?;
             return Ok(Action::Pause);
         };
-        let cluster = match request.exchange.borrow().is_retrying() {
+        let cluster = match request.exchange().is_retrying() {
             true => host::property("xds\0cluster_name")?,
             false => None,
         };
-        let place = Place::new(self.id, Rc::clone(&request.worker), Weak::clone(&self.me));
-        self.request = Some((place, request));
-        let next = self.advance(Input::Attempt { cluster });
-        self.act_on_request(next)
+        let place = Place::new(self.id, Weak::clone(&self.me), request);
+        let next = self.place.insert(place).advance(Input::Attempt { cluster });
+        self.act_on_request(next).map(action_of)
     }
 
     fn request_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
         self.up.complete(end);
         if let Some(Half::Request) = self.held {
-            return Ok(self.up.body(Action::Pause));
+            return Ok(action_of(self.up.body(false)));
         }
         let until = self.passed.saturating_add(size);
         if self.splices.touch(self.passed..until) {
@@ -173,84 +161,74 @@ impl Callbacks for Upstream {
             host::replace_buffer(Buffer::RequestBody, &spliced)?;
         }
         self.passed = until;
-        Ok(self.up.body(Action::Continue))
+        Ok(action_of(self.up.body(true)))
     }
 
     fn request_trailers(&mut self) -> Result<Action, HostError> {
         self.up.complete(true);
-        Ok(match self.held {
-            Some(Half::Request) => Action::Pause,
-            _ => Action::Continue,
-        })
+        Ok(action_of(!matches!(self.held, Some(Half::Request))))
     }
 
     fn response_headers(&mut self, end: bool) -> Result<Action, HostError> {
         self.down.complete(end);
-        let Some((place, request)) = &self.request else {
+        let Some(place) = &mut self.place else {
             return Ok(Action::Continue);
         };
-        let (exchange, balancer) = (request.exchange.borrow(), place.balancer());
+        // An answer is never held across the end of its stream. Envoy ends the stream of an answer that is complete before its request
+        // is, and then crashes when the filter resumes that answer (`docs/envoy-crash.md`).
         let may_hold = self.up.is_complete();
-        let reads_start = may_hold && !end && exchange.reads_stream_start(balancer);
-        let (status, headers) = driver::head(reads_start)?;
-        let wants = exchange.wants(status, balancer);
-        drop(exchange);
-        let next = self.advance(Input::Answer {
-            status,
-            details: driver::details_if(wants.details)?,
-            headers: match headers {
-                Some(headers) => Some(headers),
-                None => driver::headers_if(wants.headers)?,
-            },
-            end,
-            // An answer is never held across the end of its stream. Envoy ends the stream of an answer that is complete before its
-            // request is, and then crashes when the filter resumes that answer (`docs/envoy-crash.md`).
-            may_hold,
-        });
-        self.act_on_answer(next)
+        let next = place.answer_begins(end, may_hold)?;
+        self.act_on_answer(next).map(action_of)
     }
 
     fn response_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
-        self.answer_goes_on(size, end)
+        self.answer_goes_on(size, end).map(action_of)
     }
 
     fn response_trailers(&mut self) -> Result<Action, HostError> {
-        if let (Some((place, _)), true) = (&mut self.request, self.down.holds_frame()) {
+        if let (Some(place), true) = (&mut self.place, self.down.holds_frame()) {
             place.leave();
         }
         self.down.trailers();
-        self.answer_goes_on(ERROR_BODY, true)
+        self.answer_goes_on(ERROR_BODY, true).map(action_of)
     }
 
     fn granted(&mut self, granted: Granted) -> Result<(), HostError> {
         if self.down.holds_frame() {
-            return self.down.let_frame_go();
+            self.down.let_frame_go();
+            return host::resume(Half::Response);
         }
-        let Some((_, request)) = &self.request else {
+        let Some(place) = &mut self.place else {
             return Ok(());
         };
-        let wants_stalled = request.exchange.borrow().wants_stalled();
-        let stalled = driver::stalled_if(wants_stalled)?;
-        let next = self.advance(Input::Granted { granted, stalled });
+        let next = place.granted(granted)?;
         if let Some(Half::Request) = self.held {
             return match self.act_on_request(next)? {
-                Action::Continue => self.up.open(),
-                _ => Ok(()),
+                true => open(&self.up, Half::Request),
+                false => Ok(()),
             };
         }
-        let passes = matches!(next, Next::Pass);
-        let is_late = passes && self.down.awaits_frame() && self.is_late_stream();
+        let awaits_frame = self.down.awaits_frame();
+        let (passes, is_late) = (
+            matches!(next, Next::Pass),
+            place.exchange().is_late_stream(),
+        );
         match self.act_on_answer(next)? {
-            Action::Continue if is_late => self.down.open_early(),
-            Action::Continue if passes => self.down.open(),
-            // The client gets another answer, and a backend that has stalled may send no frame to resume this one.
-            Action::Continue => host::resume(Half::Response),
-            _ => Ok(()),
+            false => Ok(()),
+            // Its next frame lets it pass.
+            true if passes && awaits_frame && !is_late => Ok(()),
+            true => {
+                // Otherwise the client gets another answer, and a backend that has stalled may send no frame to resume this one.
+                if passes {
+                    self.down.open_early();
+                }
+                host::resume(Half::Response)
+            }
         }
     }
 
     fn ended(&mut self) -> Result<(), HostError> {
-        if let Some((place, _)) = &mut self.request {
+        if let Some(place) = &mut self.place {
             place.leave();
         }
         Ok(())

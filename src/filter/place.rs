@@ -1,0 +1,219 @@
+//! A request, and its contexts: one among the listener's filters, and behind the router one for each attempt.
+
+use std::cell::{Cell, Ref, RefCell, RefMut};
+use std::rc::{Rc, Weak};
+
+use super::driver::{answer_body, details_if, headers_if, status};
+use super::envoy::Envoy;
+use super::host::{self, HostError, Map};
+use super::worker::{Stream, Worker};
+use crate::core::balancer::{Balancer, Granted, Watchable, Wish};
+use crate::core::exchange::{Exchange, Input, Next, Stalled, ERROR_BODY};
+use crate::core::gate::Gate;
+use crate::core::text::number;
+
+type Result<T> = std::result::Result<T, HostError>;
+
+/// A request, as all of its contexts see it.
+pub(super) struct Request {
+    /// The id of its context among the listener's filters.
+    pub(super) id: u32,
+    pub(super) worker: Rc<Worker>,
+    exchange: RefCell<Exchange>,
+    /// The frames of the client's answer so far.
+    frames: Cell<u32>,
+}
+
+impl Request {
+    pub(super) fn new(id: u32, worker: Rc<Worker>) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            exchange: RefCell::new(Exchange::new(&worker.balancer)),
+            frames: Cell::default(),
+            worker,
+        })
+    }
+
+    pub(super) fn balancer(&self) -> &Balancer<Envoy> {
+        &self.worker.balancer
+    }
+
+    pub(super) fn exchange(&self) -> Ref<'_, Exchange> {
+        self.exchange.borrow()
+    }
+
+    pub(super) fn handle(&self, input: Input) -> Next {
+        self.exchange.borrow_mut().handle(input, self.balancer())
+    }
+
+    /// Another frame of the client's answer has come.
+    pub(super) fn count_frame(&self) {
+        self.frames.set(self.frames.get().wrapping_add(1));
+    }
+
+    /// Nothing has come of the client's answer for as long as was allowed.
+    pub(super) fn silent(&self) -> Result<()> {
+        match self.handle(Input::Silent) {
+            Next::Cut => host::cut_off(),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Watchable for Request {
+    fn frames(&self) -> u32 {
+        self.frames.get()
+    }
+}
+
+/// A context of a stream: its place among those of its worker, and the request that it is for.
+pub(super) struct Place {
+    id: u32,
+    me: Weak<dyn Stream>,
+    pub(super) request: Rc<Request>,
+    waits: bool,
+    is_watched: bool,
+}
+
+impl Place {
+    pub(super) fn new(id: u32, me: Weak<dyn Stream>, request: Rc<Request>) -> Self {
+        Self {
+            id,
+            me,
+            request,
+            waits: false,
+            is_watched: false,
+        }
+    }
+
+    pub(super) fn balancer(&self) -> &Balancer<Envoy> {
+        self.request.balancer()
+    }
+
+    pub(super) fn exchange(&self) -> Ref<'_, Exchange> {
+        self.request.exchange.borrow()
+    }
+
+    pub(super) fn exchange_mut(&self) -> RefMut<'_, Exchange> {
+        self.request.exchange.borrow_mut()
+    }
+
+    /// Hands `input` over, and waits if that is what is to be done.
+    pub(super) fn advance(&mut self, input: Input) -> Next {
+        let mut next = self.request.handle(input);
+        while let Next::Wait(wish) = next {
+            next = match self.wait(wish) {
+                true => Next::Hold,
+                false => self.request.handle(Input::CannotWait),
+            };
+        }
+        // Where the other half of the stream goes on, this one may wait all the same.
+        if !matches!(next, Next::Hold | Next::Continue) {
+            self.leave();
+        }
+        next
+    }
+
+    fn wait(&mut self, wish: Wish) -> bool {
+        let (id, worker) = (self.id, &self.request.worker);
+        self.waits = (self.me.upgrade()).is_some_and(|me| worker.wait(id, me, wish));
+        self.waits
+    }
+
+    /// The stream waits no longer.
+    pub(super) fn leave(&mut self) {
+        if std::mem::take(&mut self.waits) {
+            self.request.worker.forget(self.id);
+        }
+    }
+
+    /// Watches the silences of the client's answer, if they have a limit.
+    pub(super) fn watch_silences(&mut self) {
+        let limit = self.exchange().silence_limit(self.balancer());
+        if let Some(longest) = limit {
+            self.is_watched = true;
+            (self.request.worker).watch(Rc::clone(&self.request), longest);
+        }
+    }
+
+    pub(super) fn unwatch(&mut self) {
+        if std::mem::take(&mut self.is_watched) {
+            self.request.worker.unwatch(self.id);
+        }
+    }
+
+    /// A call was made, whose answer is this stream's.
+    pub(super) fn call_made(&self, call: u32) {
+        if let Some(me) = self.me.upgrade() {
+            self.request.worker.call_made(call, self.id, me);
+        }
+    }
+
+    /// The headers of an attempt's answer have come, with its end if `end`. It is held only where it `may_hold`.
+    pub(super) fn answer_begins(&mut self, end: bool, may_hold: bool) -> Result<Next> {
+        let (exchange, balancer) = (self.exchange(), self.balancer());
+        let reads_start = may_hold && !end && exchange.reads_stream_start(balancer);
+        // All headers cost one call, as the status alone does.
+        let headers = headers_if(reads_start)?;
+        let status = match &headers {
+            Some(headers) => headers.get(":status").and_then(|it| number(it.as_bytes())),
+            None => status()?,
+        };
+        let status = status.unwrap_or(0);
+        let wants = exchange.wants(status, balancer);
+        drop(exchange);
+        Ok(self.advance(Input::Answer {
+            status,
+            details: details_if(wants.details)?,
+            headers: match headers {
+                Some(headers) => Some(headers),
+                None => headers_if(wants.headers)?,
+            },
+            end,
+            may_hold,
+        }))
+    }
+
+    /// More of that answer has come, of which Envoy shows so many bytes, or its trailers.
+    pub(super) fn answer_goes_on(&mut self, shown: usize, end: bool) -> Result<Next> {
+        let wanted = self.exchange().wants_answer_body(shown, end);
+        let bytes = wanted.map(answer_body).transpose()?;
+        Ok(self.advance(Input::AnswerBody { bytes, end }))
+    }
+
+    /// A wait has ended.
+    pub(super) fn granted(&mut self, granted: Granted) -> Result<Next> {
+        let stalled = match self.exchange().wants_stalled() {
+            true => Some(Box::new(Stalled {
+                headers: host::headers(Map::ResponseHeaders)?,
+                body: answer_body(0..ERROR_BODY)?,
+            })),
+            false => None,
+        };
+        Ok(self.advance(Input::Granted { granted, stalled }))
+    }
+
+    /// The callback of a frame of the answer ends so, or as `gate` says.
+    pub(super) fn end_frame(&mut self, gate: &mut Gate, passes: bool) -> bool {
+        match gate.is_open_early() {
+            false => gate.body(passes),
+            true => self.end_late_frame(gate, passes),
+        }
+    }
+
+    #[inline(never)]
+    fn end_late_frame(&mut self, gate: &mut Gate, passes: bool) -> bool {
+        let held_one = gate.holds_frame();
+        let passes = gate.body(passes);
+        if gate.holds_frame() {
+            // The stream is told soon, unless another frame comes first, which brings this one along. The last frame passes where too
+            // many wait.
+            let waits = self.wait(Wish::StreamStart(gate.time_for_next_frame()));
+            return !waits && gate.is_complete();
+        }
+        if held_one {
+            self.leave();
+        }
+        passes
+    }
+}
