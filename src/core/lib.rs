@@ -82,6 +82,7 @@ pub mod stream_end;
 pub mod stream_start;
 mod stripper;
 mod subprotocols;
+pub mod surface;
 pub mod swap;
 pub mod text;
 pub mod time;

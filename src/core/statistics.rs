@@ -276,3 +276,77 @@ impl PairOfGauges {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Plugin;
+
+    fn config() -> Config {
+        let json = r#"{"backends": [
+            {"name": "east", "cluster": "east", "host": "east.example", "api_key_env": "KEY"},
+            {"name": "west", "cluster": "west", "host": "west.example", "api_key_env": "KEY"}
+        ]}"#;
+        match Plugin::from_bytes(json.as_bytes(), &|_| Some("key".to_owned())) {
+            Ok(Plugin::Balancer(config)) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn names(changes: &[Change]) -> Vec<&str> {
+        let name = |change| match change {
+            &Change::Define(_, ref name) => Some(name.as_str()),
+            _ => None,
+        };
+        changes.iter().filter_map(name).collect()
+    }
+
+    #[test]
+    fn a_statistic_has_the_number_of_its_definition() {
+        let config = config();
+        let (statistics, changes) = Statistics::new(&config);
+        let names = names(&changes);
+        assert_eq!(names.len(), changes.len());
+        // A tally knows its counters by these places.
+        let counters = metrics::counter_names(&config.backends);
+        assert_eq!(names[..counters.len()], counters);
+        for (index, backend) in statistics.backends.iter().enumerate() {
+            let [state, _] = metrics::gauge_names(&config.backends[index]);
+            assert_eq!(names[backend.health.first], state);
+        }
+        assert_eq!(names[statistics.tokens..], [metrics::TOKEN_SECONDS_LEFT]);
+    }
+
+    #[test]
+    fn a_late_statistic_is_defined_once() {
+        let (mut statistics, before) = Statistics::new(&config());
+        let mut changes = Vec::new();
+        for (late, name) in [
+            (Late::Client(3), "client"),
+            (Late::Deployment(1, 3), "deployment"),
+            (Late::Client(3), "client"),
+        ] {
+            let number = statistics.late(late, Kind::Counter, &|| name.to_owned(), &mut changes);
+            let at = number - before.len();
+            assert_eq!(names(&changes)[at], name);
+        }
+        assert_eq!(changes.len(), 2);
+    }
+
+    #[test]
+    fn gauges_are_set_when_they_change() {
+        let mut gauges = PairOfGauges {
+            first: 7,
+            shown: None,
+        };
+        let mut changes = Vec::new();
+        for values in [[0, 0], [0, 0], [2, 5], [2, 5]] {
+            gauges.show(values, &mut changes);
+        }
+        let set = [(7, 0), (8, 0), (7, 2), (8, 5)];
+        assert_eq!(
+            changes,
+            set.map(|(number, value)| Change::Record(number, value))
+        );
+    }
+}

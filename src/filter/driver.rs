@@ -115,7 +115,10 @@ pub(super) fn pass_frame(
     } else if let Some(rest) = exchange.strip(&[], end).filter(|rest| !rest.is_empty()) {
         host::replace_buffer(Buffer::ResponseBody, rest)?;
     }
-    Ok(())
+    match end {
+        true => end_usage(exchange, balancer),
+        false => Ok(()),
+    }
 }
 
 /// The client's answer is over: its tokens are counted, and kept for the access log, where it knows them as

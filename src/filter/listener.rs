@@ -11,7 +11,7 @@ use super::shown::ShownBody;
 use super::worker::{Stream, Worker};
 use crate::core::balancer::Granted;
 use crate::core::client_credentials::is_credential_header;
-use crate::core::exchange::{Input, Next};
+use crate::core::exchange::{BodyEdit, Exchange, Input, Next};
 use crate::core::gate::Gate;
 
 type Result<T> = std::result::Result<T, HostError>;
@@ -46,22 +46,30 @@ impl Listener {
         Ok(next)
     }
 
-    /// So many bytes of the request's body are shown.
-    pub(super) fn request_body(&mut self, size: usize, end: bool) -> Result<Next> {
+    /// So many bytes of the request's body are shown. Bodies come in many pieces, and most of them take no step of the machine: this
+    /// returns how their callback ends. Where it does not, [`Self::body_goes_on`] is next.
+    #[inline]
+    pub(super) fn request_body(&mut self, size: usize, end: bool) -> Result<Option<Action>> {
         self.up.complete(end);
         self.shown.show(size);
-        let exchange = self.place.exchange();
-        let is_wanted = exchange.wants_body(end);
-        let plain = exchange.follows_body(end, self.place.balancer());
+        let (mut exchange, balancer) = (self.place.exchange_mut(), self.place.balancer());
+        let passes = exchange.passes_body(end, balancer);
+        if exchange.wants_body(end) {
+            exchange.read(self.shown.read()?, end, balancer);
+        }
         drop(exchange);
-        self.read_body(is_wanted, end)?;
-        let input = Input::RequestBody { shown: size, end };
-        Ok(plain.unwrap_or_else(|| self.place.advance(input)))
+        Ok(passes.map(|passes| self.end_body(passes)))
+    }
+
+    /// More of the request's body has come than is plain.
+    pub(super) fn body_goes_on(&mut self, size: usize, end: bool) -> Next {
+        let shown = size;
+        self.place.advance(Input::RequestBody { shown, end })
     }
 
     /// The request's body callback ends so.
-    pub(super) fn end_body(&mut self, action: Action) -> Action {
-        let passes = action == Action::Continue;
+    #[inline]
+    pub(super) fn end_body(&mut self, passes: bool) -> Action {
         if passes {
             self.shown.pass();
         }
@@ -80,22 +88,22 @@ impl Listener {
                 host::remove_header(Map::RequestTrailers, name)?;
             }
         }
-        let is_wanted = self.place.exchange().wants_body(true);
-        self.read_body(is_wanted, true)?;
+        let wants = |exchange: &Exchange| exchange.wants_body(true);
+        self.read_body_if(wants, true)?;
         Ok(self.place.advance(Input::RequestTrailers(trailers)))
     }
 
     /// A wait has ended.
     pub(super) fn granted(&mut self, granted: Granted) -> Result<Next> {
-        let is_wanted = self.place.exchange().wants_rest_of_body();
-        self.read_body(is_wanted, false)?;
+        self.read_body_if(Exchange::wants_rest_of_body, false)?;
         self.place.granted(granted)
     }
 
-    fn read_body(&mut self, is_wanted: bool, end: bool) -> Result<()> {
-        if is_wanted {
-            let chunk = self.shown.read()?;
-            (self.place.exchange_mut()).read(chunk, end, self.place.balancer());
+    #[inline(never)]
+    fn read_body_if(&mut self, is_wanted: impl Fn(&Exchange) -> bool, end: bool) -> Result<()> {
+        let exchange = &mut *self.place.exchange_mut();
+        if is_wanted(exchange) {
+            exchange.read(self.shown.read()?, end, self.place.balancer());
         }
         Ok(())
     }
@@ -104,14 +112,10 @@ impl Listener {
     pub(super) fn send(&mut self) -> Result<()> {
         let (exchange, balancer) = (self.place.exchange(), self.place.balancer());
         apply(Map::RequestHeaders, &exchange.edits(balancer))?;
-        let Some(edit) = exchange.body_edit(balancer) else {
-            return Ok(());
-        };
-        let spliced = match edit.bytes {
-            Some(bytes) => edit.splices.apply(bytes),
-            None => edit.splices.apply(&ShownBody::all()?),
-        };
-        self.shown.replace(&spliced)
+        match exchange.body_edit(balancer) {
+            Some(edit) => change_body(&mut self.shown, &edit),
+            None => Ok(()),
+        }
     }
 
     /// The client's answer begins to pass: signs it, prepares the reading of its frames, and watches its silences, if they have a limit.
@@ -131,15 +135,26 @@ impl Listener {
         self.place.request.count_frame();
     }
 
+    /// A frame of the answer has come, which passes and is read if the client has the answer already: nearly every frame. `false` if
+    /// there is more to it.
+    #[inline]
+    pub(super) fn pass_plainly(&mut self, size: usize, end: bool) -> Result<bool> {
+        let exchange = &mut *self.place.exchange_mut();
+        if !exchange.is_settled() || self.down.is_open_early() {
+            return Ok(false);
+        }
+        self.down.body(true);
+        if exchange.reads_answer() {
+            pass_frame(exchange, self.place.balancer(), size, end)?;
+        }
+        Ok(true)
+    }
+
     /// A frame of the client's answer passes; `end` if it is the last.
     pub(super) fn pass_frame(&mut self, size: usize, end: bool) -> Result<()> {
         let exchange = &mut *self.place.exchange_mut();
-        if !exchange.reads_answer() {
-            return Ok(());
-        }
-        pass_frame(exchange, self.place.balancer(), size, end)?;
-        match end {
-            true => end_usage(exchange, self.place.balancer()),
+        match exchange.reads_answer() {
+            true => pass_frame(exchange, self.place.balancer(), size, end),
             false => Ok(()),
         }
     }
@@ -160,4 +175,13 @@ impl Listener {
         let _ = place.advance(Input::End { complete, details });
         Ok(())
     }
+}
+
+#[inline(never)]
+fn change_body(shown: &mut ShownBody, edit: &BodyEdit<'_>) -> Result<()> {
+    let spliced = match edit.bytes {
+        Some(bytes) => edit.splices.apply(bytes),
+        None => edit.splices.apply(&ShownBody::all()?),
+    };
+    shown.replace(&spliced)
 }

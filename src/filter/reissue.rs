@@ -81,23 +81,23 @@ impl Stream {
         })
     }
 
-    /// Carries out `next` in a callback of the request.
-    fn act_on_request(&mut self, next: Next) -> Result<Action, HostError> {
+    /// Carries out `next` in a callback of the request. Whether that passes.
+    fn act_on_request(&mut self, next: Next) -> Result<bool, HostError> {
         let next = self.call_if(next);
         if self.holds_answer {
             self.act_from_outside(next)?;
-            return Ok(Action::Continue);
+            return Ok(true);
         }
         match next {
-            Next::Hold => return Ok(Action::Pause),
+            Next::Hold => return Ok(false),
             Next::Send => self.side.send()?,
             Next::Reply => {
                 let _ = self.reply()?;
-                return Ok(Action::Pause);
+                return Ok(false);
             }
             _ => {}
         }
-        Ok(Action::Continue)
+        Ok(true)
     }
 
     /// Carries out `next` in a callback of the router's answer. Whether that passes.
@@ -156,18 +156,21 @@ impl Stream {
 impl Callbacks for Stream {
     fn request_headers(&mut self, end: bool) -> Result<Action, HostError> {
         let next = self.side.request_headers(end)?;
-        self.act_on_request(next)
+        self.act_on_request(next).map(action_of)
     }
 
     fn request_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
-        let next = self.side.request_body(size, end)?;
-        let action = self.act_on_request(next)?;
-        Ok(self.side.end_body(action))
+        if let Some(action) = self.side.request_body(size, end)? {
+            return Ok(action);
+        }
+        let next = self.side.body_goes_on(size, end);
+        let passes = self.act_on_request(next)?;
+        Ok(self.side.end_body(passes))
     }
 
     fn request_trailers(&mut self) -> Result<Action, HostError> {
         let next = self.side.request_trailers()?;
-        self.act_on_request(next)
+        self.act_on_request(next).map(action_of)
     }
 
     fn response_headers(&mut self, end: bool) -> Result<Action, HostError> {
@@ -182,10 +185,11 @@ impl Callbacks for Stream {
 
     fn response_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
         self.side.frame_comes(end);
-        let passes = self.side.place.exchange().is_settled() || {
-            let next = self.side.place.answer_goes_on(size, end)?;
-            self.act_on_answer(next)?
-        };
+        if self.side.pass_plainly(size, end)? {
+            return Ok(Action::Continue);
+        }
+        let next = self.side.place.answer_goes_on(size, end)?;
+        let passes = self.act_on_answer(next)?;
         let passes = self.side.place.end_frame(&mut self.side.down, passes);
         if passes {
             self.side.pass_frame(size, end)?;

@@ -144,6 +144,23 @@ cases! {
         assert_eq!(gateway.counted("aoai.no_retry.body_too_large"), 1);
     }
 
+    fn a_body_of_unknown_length_over_the_limit_gets_one_attempt(engine) {
+        // The larger one is not held by either engine until it is complete.
+        for (limit, frames) in [("8B", [5, 4]), ("1MiB", [600_000, 600_000])] {
+            let gateway = engine.fleet(3, json!({"retry": {"replay_limit": limit}}));
+            let request = gateway.request(chat(), false);
+            request.body(vec![b'x'; frames[0]], false);
+            request.body(vec![b'x'; frames[1]], true);
+            let sent = request.attempt().sent().unwrap().body.len();
+            assert_eq!(sent, frames[0] + frames[1]);
+            answer(&request.attempt(), 500, "failed");
+            assert_eq!(request.attempts().len(), 1);
+            assert_eq!(outcome(&request), is(500, "east", "1", "failed"));
+            drop(request);
+            assert_eq!(gateway.counted("aoai.no_retry.body_too_large"), 1);
+        }
+    }
+
     fn bodies_that_decide_and_are_not_read_are_counted(engine) {
         let v1 = "/openai/v1/chat/completions";
         let body = json!({"model": "gpt", "messages": []}).to_string();

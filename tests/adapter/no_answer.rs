@@ -80,6 +80,18 @@ cases! {
         }
     }
 
+    fn with_one_attempt_the_client_gets_504_or_503_too(engine) {
+        let retry = json!({"max_attempts": 1, "per_try_timeout": "10s"});
+        let gateway = engine.fleet(3, json!({"retry": retry}));
+        let request = gateway.send();
+        gateway.host.advance(seconds(10));
+        request.attempt().time_out();
+        assert_local(&request, 504, "backend_timeout", "1");
+        let request = gateway.send();
+        request.attempt().fail();
+        assert_local(&request, 503, "backend_unavailable", "1");
+    }
+
     fn a_real_answer_is_kept_over_a_later_failure_to_connect(engine) {
         for backends in [2, 3] {
             let gateway = engine.fleet(backends, json!({"retry": {"max_attempts": 3}}));

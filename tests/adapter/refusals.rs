@@ -52,6 +52,22 @@ cases! {
         assert_eq!(request.answer().status, 500);
     }
 
+    fn an_answer_whose_status_cannot_be_read_is_replaced(engine) {
+        let gateway = engine.gateway();
+        let request = gateway.send();
+        let attempt = request.attempt();
+        // The status is one of the headers of an answer that may be a stream.
+        gateway
+            .host
+            .inject(Fault::of("proxy_get_header_map_pairs").times(1));
+        attempt.respond(200, [("content-type", "application/json")], false);
+        let answer = request.answer();
+        assert_eq!(answer.status, 500);
+        assert_eq!(code(answer.text()), "gateway_error");
+        assert_eq!(request.attempts().len(), 1);
+        assert_eq!(gateway.host.logged(LogLevel::Error).len(), 1);
+    }
+
     fn an_answer_that_cannot_be_signed_passes_all_the_same(engine) {
         let gateway = engine.gateway();
         gateway

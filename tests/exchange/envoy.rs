@@ -42,6 +42,8 @@ const ANSWERS: [(u16, &str); 13] = [
 pub(crate) enum Ended {
     Answered,
     ClientGone,
+    /// Its answer was silent for too long.
+    CutOff,
 }
 
 /// What Envoy has of the request's answer.
@@ -81,6 +83,8 @@ pub(crate) struct Envoy<'w> {
     /// No newer token came for an attempt that the router had begun: there is no going back.
     repeats: bool,
     answers: usize,
+    /// The answer that passes has a limit of silence.
+    is_watched: bool,
     /// The clusters of all attempts, with what they were shown.
     attempts: Vec<(String, String)>,
     trace: Vec<String>,
@@ -105,6 +109,7 @@ impl<'w> Envoy<'w> {
             departing: false,
             repeats: false,
             answers: 0,
+            is_watched: false,
             attempts: Vec::new(),
             trace: Vec::new(),
         }
@@ -205,6 +210,10 @@ impl<'w> Envoy<'w> {
         });
         self.follow(next);
         for _ in 0..200 {
+            if self.is_watched && (self.stalls || self.draw(4) == 3) {
+                self.fall_silent();
+                return self.end(Ended::CutOff);
+            }
             if self.answers > 0 && (self.stalls || self.hand != Hand::Open) {
                 return self.end(Ended::Answered);
             }
@@ -221,14 +230,30 @@ impl<'w> Envoy<'w> {
         let (complete, details) = (ended == Ended::Answered, None);
         let next = self.handle(Input::End { complete, details });
         assert_eq!(next, Next::Continue);
-        if ended == Ended::Answered {
+        if ended != Ended::ClientGone {
             assert_eq!(self.answers, 1, "{:#?}", self.trace);
         }
+        // A worker looks at all of its streams, one after the other: word of a silence may come late.
+        assert_eq!(self.handle(Input::Silent), Next::Continue);
         ended
+    }
+
+    /// Nothing more comes of the answer that passes.
+    fn fall_silent(&mut self) {
+        assert_eq!(self.handle(Input::Silent), Next::Cut, "{:#?}", self.trace);
+        // A frame may be under way, and there is no second word of a silence.
+        let (bytes, end) = (None, false);
+        let next = self.handle(Input::AnswerBody { bytes, end });
+        assert_eq!(next, Next::Continue, "{:#?}", self.trace);
+        assert_eq!(self.handle(Input::Silent), Next::Continue);
     }
 
     /// Something happens.
     fn step(&mut self) {
+        if self.answers == 0 && self.draw(16) == 15 {
+            // Only an answer that passes is cut off.
+            assert_eq!(self.handle(Input::Silent), Next::Continue);
+        }
         let may_wait_end = self.wish.is_some() && self.draw(2) == 0;
         if may_wait_end {
             return self.grant();
@@ -344,6 +369,9 @@ impl<'w> Envoy<'w> {
             Next::Pass | Next::Reply => {
                 self.answers += 1;
                 assert_eq!(self.answers, 1, "{:#?}", self.trace);
+                let limit = self.exchange.silence_limit(&self.world.balancer);
+                self.is_watched = limit.is_some() && self.hand != Hand::Whole;
+                assert!(limit.is_none() || next == Next::Pass);
                 if next == Next::Reply {
                     let reply = self.exchange.reply(&self.world.balancer);
                     assert!(reply.is_some_and(|reply| reply.status >= 200));
@@ -393,6 +421,7 @@ impl<'w> Envoy<'w> {
         let end = self.draw(3) != 2;
         if end {
             self.hand = Hand::Whole;
+            self.is_watched = false;
         }
         // A part of it, at random, unless it is the last.
         let left = self.body.len() - self.shown;

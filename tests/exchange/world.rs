@@ -81,7 +81,8 @@ impl World {
                 ],
                 "identity": {{"cluster": "imds"}},
                 "cooldown": {{"wait_timeout": "{wait}"}},
-                "retry": {{"engine": "{engine}", "max_attempts": {max_attempts}, "replay_limit": "1KiB"}}}}"#
+                "retry": {{"engine": "{engine}", "max_attempts": {max_attempts}, "replay_limit": "1KiB",
+                    "stream_idle_timeout": "5s"}}}}"#
         );
         let environment = |name: &str| Some(format!("KEY-{}", name.to_lowercase()));
         let config = match Plugin::from_bytes(json.as_bytes(), &environment) {

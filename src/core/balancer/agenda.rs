@@ -126,3 +126,34 @@ impl<T: Clone> Agenda<T> {
         next
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_looked_at_once_a_second() {
+        let at = |millis: u64| Timestamp::from_millis(1_700_000_000_000 + millis);
+        let mut agenda = Agenda::<u32>::default();
+        let looks = [0, 20, 999, 1000, 1001, 2500].map(|millis| agenda.looks(at(millis)));
+        assert_eq!(looks, [true, false, false, true, false, true]);
+        // The clock was set back: no one waits until it comes to the same time again.
+        assert!(agenda.looks(at(0) + Duration::ZERO));
+    }
+
+    #[test]
+    fn calls_of_the_root_context_are_passed_on_once() {
+        let mut agenda = Agenda::default();
+        agenda.call_made(1, 10, "its own callback");
+        agenda.set_root_running(true);
+        agenda.call_made(2, 20, "a tick");
+        agenda.call_made(3, 30, "a tick, too");
+        agenda.set_root_running(false);
+        agenda.call_made(4, 40, "its own callback");
+        assert_eq!(agenda.take_call(1), None);
+        assert_eq!(agenda.take_call(3), Some((30, "a tick, too")));
+        assert_eq!(agenda.take_call(3), None);
+        assert_eq!(agenda.take_call(2), Some((20, "a tick")));
+        assert_eq!(agenda.take_call(4), None);
+    }
+}

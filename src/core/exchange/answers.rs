@@ -1,17 +1,13 @@
 //! What an answer, or the want of one, says of its backend, and what follows from it.
 
-use alloc::rc::Rc;
-
-use super::{Answer, AnswerBody, Exchange, Next, NoRetry, Replay, Stalled, State, Until, Verdict};
-use crate::balancer::{Balancer, Complaint, Detail, Wish};
+use super::{Answer, AnswerBody, Exchange, Next, NoRetry, Stalled, State, Until};
+use crate::balancer::{Balancer, Complaint, Wish};
 use crate::config::{Engine, Policy};
 use crate::header_map::HeaderMap;
 use crate::host::Host;
-use crate::identity::{Authorization, Renewal};
 use crate::metrics::Event;
 use crate::outcome::{Diagnosis, Origin, Outcome, Trace};
 use crate::pace::Pace;
-use crate::plan::Plan;
 use crate::prelude::*;
 use crate::text::number;
 
@@ -22,15 +18,6 @@ pub struct Wants {
     pub details: bool,
     /// The headers.
     pub headers: bool,
-}
-
-/// Where another attempt goes.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Destination {
-    /// To the best backend there is now.
-    Best,
-    /// To the one that was foreseen, if any was: the router has not asked again.
-    Foreseen(Option<usize>),
 }
 
 impl Exchange {
@@ -228,136 +215,6 @@ impl Exchange {
         self.proceed(outcome, balancer)
     }
 
-    /// Does what follows the current attempt's `outcome`.
-    #[inline(never)]
-    pub(super) fn proceed<H: Host>(&mut self, outcome: Outcome, balancer: &Balancer<H>) -> Next {
-        // At most twice: the second time a bad token counts like any other failure.
-        loop {
-            match self.after(outcome, Destination::Best, balancer) {
-                Verdict::Deliver | Verdict::GiveUp(_) => return self.deliver(),
-                Verdict::AwaitRequest => {
-                    self.state = State::Deciding(Until::RequestEnd(outcome));
-                    return Next::Hold;
-                }
-                Verdict::TryNext => {
-                    if self.engine == Engine::Router {
-                        return self.mark();
-                    }
-                    // Without a token there is no attempt, and the others would fare no better.
-                    return match balancer.credentials.of(self.attempts.backend()) {
-                        Some(token) => self.renewed(token, balancer),
-                        None => self.deliver(),
-                    };
-                }
-                Verdict::RenewToken => {
-                    let backend = self.attempts.backend();
-                    let generation = self.token_generation();
-                    let now = balancer.host().now();
-                    match balancer.credentials.renew(backend, generation, now) {
-                        Renewal::Done(token) => return self.renewed(token, balancer),
-                        Renewal::Pending if !self.may_hold => {
-                            self.router.outdated = Some(generation);
-                            return self.mark();
-                        }
-                        Renewal::Pending => {
-                            self.state = State::Deciding(Until::Token);
-                            return Next::Wait(Wish::NewerToken(backend, generation));
-                        }
-                        // Asked once more, the attempts go on to the next backend.
-                        Renewal::IsNew => self.conclude_new_token(balancer),
-                        Renewal::Failed => {}
-                    }
-                }
-            }
-        }
-    }
-
-    /// The next attempt goes to the current backend with this token.
-    pub(super) fn renewed<H: Host>(
-        &mut self,
-        token: Rc<Authorization>,
-        balancer: &Balancer<H>,
-    ) -> Next {
-        match self.engine {
-            Engine::Filter => {
-                self.carry(token);
-                self.attempt_made(balancer);
-                self.state = State::Calling;
-                Next::Call
-            }
-            // The attempt takes it when it begins.
-            Engine::Router => self.mark(),
-        }
-    }
-
-    fn mark(&mut self) -> Next {
-        self.state = State::Marked;
-        Next::Mark
-    }
-
-    #[inline(never)]
-    pub(super) fn on_refused_call<H: Host>(
-        &mut self,
-        unknown_cluster: bool,
-        balancer: &Balancer<H>,
-    ) -> Next {
-        // Otherwise the cluster has no healthy host, or a circuit breaker is open.
-        if unknown_cluster {
-            balancer.complain(Complaint::Cluster(self.attempts.backend()));
-        }
-        self.trace = Trace::None;
-        self.headers = None;
-        self.conclude(Outcome::Unavailable, balancer);
-        self.timed_out = false;
-        self.proceed(Outcome::Unavailable, balancer)
-    }
-
-    #[inline(never)]
-    pub(super) fn on_call_answer<H: Host>(
-        &mut self,
-        headers: HeaderMap,
-        body: Vec<u8>,
-        balancer: &Balancer<H>,
-    ) -> Next {
-        if !matches!(self.state, State::Calling) {
-            return Next::Hold;
-        }
-        let status = headers.get(":status").map(str::as_bytes);
-        let status = status.and_then(number).unwrap_or(0);
-        let failure = self.failure_in(status, &headers, &body, balancer);
-        let outcome = match status {
-            // No answer at all.
-            0 => Outcome::Unavailable,
-            status => Outcome::from_status(status, &balancer.config.retry)
-                .unwrap_or_else(|| self.error_outcome(status, &body, balancer)),
-        };
-        let is_real = is_from_backend(status, &headers);
-        self.trace = match is_real {
-            true => Trace::of_status(status),
-            false => Trace::of_no_answer(&body),
-        };
-        let (headers, outcome) = match failure {
-            Some(status) => (Some(headers), self.conclude_failed_stream(status, balancer)),
-            None => {
-                self.headers = Some(headers);
-                self.conclude(outcome, balancer);
-                (self.headers.take(), outcome)
-            }
-        };
-        if let (true, Some(headers)) = (is_real, headers) {
-            self.begin_usage_of(status, &body, balancer);
-            self.kept = Some(Box::new(Answer {
-                status,
-                headers,
-                body: AnswerBody::Whole(body),
-                backend: self.attempts.backend(),
-            }));
-        } else {
-            self.timed_out = status == 504;
-        }
-        self.proceed(outcome, balancer)
-    }
-
     /// The router's answer is the client's, and its backend has stalled.
     #[inline(never)]
     pub(super) fn deliver_stalled(&mut self, stalled: Option<Box<Stalled>>) -> Next {
@@ -385,7 +242,7 @@ impl Exchange {
 
     /// Gives the client the last answer of a backend there is: one that was kept, or else the one at hand, or else a reply that says
     /// there was none.
-    fn deliver(&mut self) -> Next {
+    pub(super) fn deliver(&mut self) -> Next {
         if self.engine == Engine::Router {
             return self.yield_or_pass();
         }
@@ -422,7 +279,7 @@ impl Exchange {
 
     /// The outcome of an answer whose error code decides.
     #[inline(never)]
-    fn error_outcome<H: Host>(
+    pub(super) fn error_outcome<H: Host>(
         &mut self,
         status: u16,
         body: &[u8],
@@ -444,78 +301,6 @@ impl Exchange {
             outcome => outcome,
         }
     }
-
-    /// Decides what follows the `outcome` of the current attempt, and where another one goes.
-    pub(super) fn after<H: Host>(
-        &mut self,
-        outcome: Outcome,
-        to: Destination,
-        balancer: &Balancer<H>,
-    ) -> Verdict {
-        // No backend is chosen, and the current one knows of the attempt's end.
-        if matches!(outcome, Outcome::Success | Outcome::ClientError) {
-            return Verdict::Deliver;
-        }
-        self.after_failure(outcome, to, balancer)
-    }
-
-    #[inline(never)]
-    fn after_failure<H: Host>(
-        &mut self,
-        outcome: Outcome,
-        to: Destination,
-        balancer: &Balancer<H>,
-    ) -> Verdict {
-        let (demand, replay) = (self.request.demand(), self.replay(outcome, balancer));
-        balancer.can_authorize();
-        let choose = |plan: &Plan| match to {
-            Destination::Best => balancer.choose_next(plan, &demand, outcome),
-            Destination::Foreseen(foreseen) => {
-                balancer.choose_foreseen(plan, &demand, foreseen, outcome)
-            }
-        };
-        let (verdict, lesson) = self.attempts.move_on(outcome, replay, &demand, choose);
-        if let Some(lesson) = lesson {
-            balancer.learn(&lesson, Detail::default);
-        }
-        match &verdict {
-            Verdict::TryNext => self.count_choice(balancer),
-            Verdict::GiveUp(reason) => self.give_up(*reason, balancer),
-            _ => {}
-        }
-        verdict
-    }
-
-    /// Whether the request can be sent once more after this `outcome`: not if it may have been done, and must not be done twice.
-    pub(super) fn replay<H: Host>(&self, outcome: Outcome, balancer: &Balancer<H>) -> Replay {
-        let once = outcome == Outcome::Unavailable
-            && self.trace == Trace::Possible
-            && !self.request.is_repeatable(&balancer.config);
-        if once {
-            return Replay::Impossible(NoRetry::NotRepeatable);
-        }
-        let is_filter = self.engine == Engine::Filter;
-        match self.body.replay() {
-            // Looked at only now: most requests are sent once.
-            Replay::Ready | Replay::Incomplete if is_filter && !self.original.is_utf8() => {
-                Replay::Impossible(NoRetry::HeadersNotReplayable)
-            }
-            replay => replay,
-        }
-    }
-
-    /// Counts and explains why there is no further attempt.
-    #[inline(never)]
-    pub(super) fn give_up<H: Host>(&mut self, reason: NoRetry, balancer: &Balancer<H>) {
-        balancer.count(Event::NoRetry(reason));
-        if let Some(mut why) = self.why.take() {
-            why.not_retried(reason);
-            if reason == NoRetry::BackendsOut {
-                self.explain_others(&mut why, balancer);
-            }
-            self.why = Some(why);
-        }
-    }
 }
 
 impl Stalled {
@@ -525,9 +310,4 @@ impl Stalled {
             body: Vec::new(),
         }
     }
-}
-
-/// Whether the answer to a call is a backend's, not Envoy's own for want of one.
-fn is_from_backend(status: u16, headers: &HeaderMap) -> bool {
-    status != 0 && (status < 500 || headers.get("x-envoy-upstream-service-time").is_some())
 }

@@ -6,17 +6,23 @@
 //! makes, `sending` says what changes for one, `reply` is what the client gets, and [`Attempts`] counts.
 
 mod answers;
+mod calls;
 mod destination;
+mod first_attempt;
 mod input;
 mod lessons;
 mod limits;
+mod next_attempt;
 mod reply;
 mod request;
+mod request_body;
 mod rerouted;
 mod sending;
+mod state;
 mod streams;
 mod tagging;
 mod usage;
+mod waits;
 
 use alloc::rc::Rc;
 
@@ -28,11 +34,11 @@ pub use sending::{BodyEdit, Call};
 
 use self::limits::Limited;
 use self::reply::ClientAnswer;
+use self::state::{For, State, Until};
 use self::tagging::Tagging;
 use super::attempts::{digit, Attempts, Verdict};
-use super::balancer::{Balancer, Granted, Watch, Wish};
+use super::balancer::{Balancer, Watch, Wish};
 use super::config::Engine;
-use super::fleet::Wait;
 use super::header_map::HeaderMap;
 use super::host::Host;
 use super::identity::Authorization;
@@ -54,63 +60,6 @@ use crate::prelude::*;
 
 /// As much of an error's body as is read for its code, in bytes.
 pub const ERROR_BODY: usize = 64 * 1024;
-
-/// Where a request stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum State {
-    /// Nothing came yet.
-    New,
-    /// The request is held.
-    Holding(For),
-    /// The request is with the router, of whose attempts none has been seen.
-    Sent,
-    /// An attempt is held until there is a newer token, on its way to this cluster.
-    Departing(Option<Vec<u8>>),
-    /// An attempt is out.
-    Attempting,
-    /// An attempt is out as a call, while the router's answer is held.
-    Calling,
-    /// An answer is held.
-    Deciding(Until),
-    /// The router was told to make another attempt.
-    Marked,
-    /// The answer of the last attempt is the client's.
-    Answered,
-    /// The client's answer is not the router's: that has none, or one that stalled.
-    GivenUp,
-    /// An answer passes to the client.
-    Passing,
-    /// The client's answer was made here, or concerns no backend.
-    Done,
-}
-
-/// What a request is held for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum For {
-    /// A token.
-    Token,
-    /// Its end, or what says where it goes.
-    Body,
-    /// A backend that is free.
-    Backend(Wait),
-}
-
-/// What an answer is held for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Until {
-    /// The body of an error, which may decide, of this status.
-    ErrorBody(u16),
-    /// The end of the request, without which there can be no other attempt after this outcome.
-    RequestEnd(Outcome),
-    /// A newer token.
-    Token,
-    /// Its next frame, with which it passes.
-    Frame,
-    /// The first content of an event stream, or its error.
-    Content,
-    /// The end of an event stream that began with an error like an answer of this status.
-    StreamEnd(u16),
-}
 
 /// A backend's answer that may become the client's.
 #[derive(Debug)]
@@ -144,7 +93,7 @@ pub struct Exchange {
     /// The copy of its body that another attempt needs, or who has it.
     body: BodyCopy,
     inspection: Inspection,
-    /// How many bytes of the body the host shows.
+    /// How many bytes of the body have come, where that is counted.
     shown: usize,
     has_ended: bool,
     /// The plan was made: its turn drawn, or the one backend found that it can go to.
@@ -250,7 +199,7 @@ impl Exchange {
             Input::Request { headers, end } => self.begin(headers, end, balancer),
             Input::RequestBody { shown, end } => {
                 self.watch(balancer);
-                self.shown = shown;
+                self.count_body(shown, balancer);
                 self.request_goes_on(end, balancer)
             }
             Input::RequestTrailers(trailers) => {
@@ -287,69 +236,6 @@ impl Exchange {
             Input::End { complete, details } => {
                 self.on_end(complete, details.as_deref(), balancer);
                 Next::Continue
-            }
-        }
-    }
-
-    #[inline(never)]
-    fn on_granted<H: Host>(
-        &mut self,
-        granted: Granted,
-        stalled: Option<Box<Stalled>>,
-        balancer: &Balancer<H>,
-    ) -> Next {
-        let state = core::mem::replace(&mut self.state, State::New);
-        match (state, granted) {
-            (State::Holding(For::Token), Granted::Token(_))
-            | (State::Holding(For::Backend(_)), Granted::Backend) => self.start(balancer),
-            (State::Holding(For::Token), Granted::NoToken(wait)) => {
-                self.reply_without_token(wait, balancer)
-            }
-            (State::Holding(For::Body), Granted::NoBody) => self.send_unread(balancer),
-            (State::Departing(cluster), _) => self.begin_attempt(cluster.as_deref(), balancer),
-            (State::Deciding(Until::Token), Granted::Token(token)) => self.renewed(token, balancer),
-            (State::Deciding(Until::Token), _) => self.proceed(Outcome::BadToken, balancer),
-            (State::Deciding(Until::ErrorBody(status)), Granted::NoBody) => {
-                self.on_stalled(status, stalled, balancer)
-            }
-            (State::Deciding(Until::Frame), Granted::NoBody) => self.deliver_stalled(stalled),
-            (State::Deciding(Until::Content), Granted::NoBody) => self.on_slow_stream(balancer),
-            (State::Deciding(Until::StreamEnd(status)), Granted::NoBody) => {
-                self.settle_stream(status, false, balancer)
-            }
-            (state, _) => {
-                self.state = state;
-                Next::Hold
-            }
-        }
-    }
-
-    #[inline(never)]
-    fn on_refused_wait<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
-        let state = core::mem::replace(&mut self.state, State::New);
-        match state {
-            State::Holding(For::Token) => {
-                let identities = self.identities(balancer);
-                let now = balancer.host().now();
-                let wait = balancer.credentials.retry_after(identities, now);
-                self.reply_without_token(wait, balancer)
-            }
-            State::Holding(For::Body) => self.depart(balancer),
-            State::Holding(For::Backend(wait)) => self.refuse_all_out(wait, balancer),
-            State::Departing(cluster) => self.begin_attempt(cluster.as_deref(), balancer),
-            State::Deciding(Until::Token) => self.proceed(Outcome::BadToken, balancer),
-            State::Deciding(Until::ErrorBody(status)) => self.settle(status, &[], None, balancer),
-            State::Deciding(Until::Frame) => {
-                self.state = State::Passing;
-                Next::Hold
-            }
-            State::Deciding(Until::Content) => self.pass_stream(Outcome::Success, balancer),
-            State::Deciding(Until::StreamEnd(status)) => {
-                self.settle_stream(status, false, balancer)
-            }
-            state => {
-                self.state = state;
-                Next::Hold
             }
         }
     }
@@ -410,45 +296,8 @@ impl Exchange {
         }
     }
 
-    /// The name of the state, as `docs/architecture.md` draws it.
-    pub fn state(&self) -> &'static str {
-        match self.state {
-            State::New => "New",
-            State::Holding(_) => "Holding",
-            State::Sent => "Sent",
-            State::Departing(_) => "Departing",
-            State::Attempting => "Attempting",
-            State::Calling => "Calling",
-            State::Deciding(_) => "Deciding",
-            State::Marked => "Marked",
-            State::Answered => "Answered",
-            State::GivenUp => "GivenUp",
-            State::Passing => "Passing",
-            State::Done => "Done",
-        }
-    }
-
     /// The client's name, for the access log.
     pub fn client(&self) -> Option<&str> {
         self.client.as_deref()
-    }
-
-    /// Whether an answer of a backend passes to the client, or waits for its next frame for that.
-    pub fn is_passing(&self) -> bool {
-        matches!(self.state, State::Passing)
-    }
-
-    /// Whether what is left of the answer passes, whatever it is: no [`Input::AnswerBody`] matters any more.
-    pub fn is_settled(&self) -> bool {
-        self.is_passing() && !self.unheld.is_watching()
-    }
-
-    /// Whether the end of the stream has to be explained by Envoy's details, where the answer is not complete.
-    pub fn wants_end_details(&self) -> bool {
-        self.is_passing()
-            || matches!(
-                self.state,
-                State::Deciding(Until::Content | Until::ErrorBody(_))
-            )
     }
 }

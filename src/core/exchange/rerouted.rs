@@ -1,6 +1,6 @@
 //! The attempts that Envoy's router makes, seen from the clusters' filters, and its last word, seen from the listener's.
 
-use super::answers::Destination;
+use super::next_attempt::Destination;
 use super::reply::AnswerEdits;
 use super::{digit, Answer, AnswerBody, Exchange, LastWord, Next, NoRetry, Replay, State, Until};
 use super::{Event, HeaderMap, Host, Origin, Outcome, Splices, Timestamp, Trace, Verdict, Wish};
@@ -78,7 +78,8 @@ impl Exchange {
         self.router.foreseen = self.foresee(balancer);
         let is_first = self.attempts.made() == 1;
         // Asked for only where it may be wanted, by an attempt that may be the last: it is a host call.
-        let may_be_last = !is_first || self.router.foreseen.is_none();
+        let is_only = balancer.config.retry.max_attempts == 1;
+        let may_be_last = !is_first || is_only || self.router.foreseen.is_none();
         self.router.began = may_be_last.then(|| balancer.host().now());
         self.state = State::Attempting;
         // The first attempt was addressed by the listener's filter.

@@ -125,11 +125,11 @@ impl Exchange {
 
     /// A frame of the answer passes: it has the first content, if the stream passed before it came.
     pub fn note_frame<H: Host>(&mut self, balancer: &Balancer<H>) {
-        let is_new = self
-            .usage
-            .as_ref()
-            .is_none_or(|usage| usage.has_seen_begin());
-        if self.pace == Pace::Late && is_new {
+        if self.pace != Pace::Late {
+            return;
+        }
+        let usage = self.usage.as_ref();
+        if usage.is_none_or(|usage| usage.has_seen_begin()) {
             self.pace = Pace::Since(balancer.host().now());
         }
     }

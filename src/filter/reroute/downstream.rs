@@ -8,7 +8,7 @@ use super::{point, REQUESTS};
 use crate::core::balancer::Granted;
 use crate::core::exchange::{Exchange, Input, LastWord, Next};
 use crate::filter::context::Callbacks;
-use crate::filter::driver::{self, details_if, open, Replaced};
+use crate::filter::driver::{self, action_of, details_if, open, Replaced};
 use crate::filter::host::{self, Buffer, Half, HostError, Map};
 use crate::filter::listener::Listener;
 use crate::filter::worker::{self, Worker};
@@ -35,21 +35,21 @@ impl Downstream {
         }
     }
 
-    /// Carries out `next` in a callback of the request.
-    fn act_on_request(&mut self, next: Next) -> Result<Action, HostError> {
+    /// Carries out `next` in a callback of the request. Whether that passes.
+    fn act_on_request(&mut self, next: Next) -> Result<bool, HostError> {
         match next {
-            Next::Hold => return Ok(Action::Pause),
+            Next::Hold => return Ok(false),
             Next::Send => {
                 self.side.send()?;
                 point(&self.side.place.request)?;
             }
             Next::Reply => {
                 self.reply(true)?;
-                return Ok(Action::Pause);
+                return Ok(false);
             }
             _ => {}
         }
-        Ok(Action::Continue)
+        Ok(true)
     }
 
     /// Answers the client. In a callback of the answer's headers, what takes the place of its body waits for the callbacks of that.
@@ -73,18 +73,21 @@ impl Callbacks for Downstream {
             let request = Rc::clone(&self.side.place.request);
             REQUESTS.with_borrow_mut(|requests| requests.insert(request.id, request));
         }
-        self.act_on_request(next)
+        self.act_on_request(next).map(action_of)
     }
 
     fn request_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
-        let next = self.side.request_body(size, end)?;
-        let action = self.act_on_request(next)?;
-        Ok(self.side.end_body(action))
+        if let Some(action) = self.side.request_body(size, end)? {
+            return Ok(action);
+        }
+        let next = self.side.body_goes_on(size, end);
+        let passes = self.act_on_request(next)?;
+        Ok(self.side.end_body(passes))
     }
 
     fn request_trailers(&mut self) -> Result<Action, HostError> {
         let next = self.side.request_trailers()?;
-        self.act_on_request(next)
+        self.act_on_request(next).map(action_of)
     }
 
     fn response_headers(&mut self, end: bool) -> Result<Action, HostError> {
@@ -132,8 +135,8 @@ impl Callbacks for Downstream {
     fn granted(&mut self, granted: Granted) -> Result<(), HostError> {
         let next = self.side.granted(granted)?;
         match self.act_on_request(next)? {
-            Action::Continue => open(&self.side.up, Half::Request),
-            _ => Ok(()),
+            true => open(&self.side.up, Half::Request),
+            false => Ok(()),
         }
     }
 

@@ -236,6 +236,10 @@ impl Callbacks for Upstream {
 
     fn recover(&mut self) -> Result<(), HostError> {
         self.held = None;
+        if let Some(place) = &mut self.place {
+            // The listener's filter lets pass what the client gets in the place of an answer.
+            let _ = place.advance(Input::Failed);
+        }
         refuse(500, "aoai_error")
     }
 }

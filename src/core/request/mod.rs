@@ -1,33 +1,26 @@
 //! What the filter needs to know of a client's request, read from its headers in one pass.
 
-use alloc::borrow::Cow;
+mod answer;
+mod body;
+mod place;
+
 use core::ops::Range;
 
 use super::affinity;
 use super::clean_path::{without_credentials, without_tags};
 use super::client_credentials::is_credential_header;
-use super::config::{Backend, Config, Ids};
-use super::demand::{Client, Demand, DeploymentId, QuotaKey};
+use super::demand::{Client, DeploymentId};
 use super::inflate::readable_of;
-use super::json::scan::{Findings, FOR_BATCH};
-use super::multipart::Value;
-use super::operation::{
-    deployment_name, parameters, surface, Api, Deployment, Operation, Path, State, Surface,
-};
-use super::outcome::Outcome;
-use super::plan::BackendSet;
+use super::operation::{deployment_name, surface, Api, Deployment, Operation, Path, Surface};
 use super::splices::Splices;
 use super::state::ids::Tags;
 use super::state::objects::split_session_key;
 use super::subprotocols::{session_key_in, without_key};
 use super::text::number;
+pub use body::{Found, Model, Need};
+pub use place::{Objects, Place};
+
 use crate::prelude::*;
-
-/// What stands under `stream`.
-const TRUE: &str = "true";
-
-/// What takes its place so that the stream reports its tokens.
-const ASKING: &str = r#"true,"stream_options":{"include_usage":true}"#;
 
 /// The facts of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,31 +84,6 @@ struct Unusual {
     credentials: Vec<String>,
     /// `Bearer` and a key for a realtime session, which the resource that made it takes in place of the backend's credential.
     session_key: String,
-}
-
-/// Where the objects that a request names live.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Objects {
-    /// It names none.
-    #[default]
-    None,
-    /// It names some whose ids do not say so.
-    Unsaid,
-    /// On the resource of this backend, the first of it.
-    On(usize),
-    /// On several resources, so that none can do what is asked for.
-    Apart,
-}
-
-impl Objects {
-    fn also(self, on: Option<usize>) -> Self {
-        match (self, on) {
-            (known, None) => known,
-            (Self::None | Self::Unsaid, Some(backend)) => Self::On(backend),
-            (Self::On(known), Some(backend)) if known == backend => self,
-            _ => Self::Apart,
-        }
-    }
 }
 
 /// What the body of a request is said to be.
@@ -283,321 +251,6 @@ impl Request {
         }
     }
 
-    /// What the filter has to know of the body before a backend can be chosen. `models_matter` where a backend lacks a
-    /// deployment that others may have: then the deployment is worth reading, but a request does well without.
-    pub fn needs(&self, config: &Config, models_matter: bool) -> Need {
-        match self.encoding() {
-            None => self.needs_of_plain(config, models_matter),
-            Some(_) => match self.needs_of_plain(config, false) {
-                // A file whose purpose is unknown has a place as well.
-                Need::Nothing | Need::Purpose | Need::CacheKey | Need::StreamOptions => {
-                    Need::Nothing
-                }
-                Need::Deployment | Need::Objects | Need::Unreadable => Need::Unreadable,
-            },
-        }
-    }
-
-    fn needs_of_plain(&self, config: &Config, models_matter: bool) -> Need {
-        // With one backend too: there may have been others when the ids were given out.
-        let objects = config.state.ids == Ids::Tagged
-            && !matches!(self.operation.state, State::None | State::Contents);
-        let is_json = self.form == BodyForm::Json;
-        if self.upgrade {
-            Need::Nothing
-        } else if objects && is_json {
-            Need::Objects
-        } else if objects
-            && self.operation.state == State::MakesFile
-            && config.has_several_resources()
-        {
-            Need::Purpose
-        } else if self.operation.deployment == Deployment::InBody
-            && (models_matter || !config.backends.iter().all(Backend::takes_any_deployment))
-        {
-            Need::Deployment
-        } else if self.may_have_cache_key() && config.reads_cache_keys() {
-            Need::CacheKey
-        } else if models_matter && self.is_chat() && config.usage.asks() {
-            Need::StreamOptions
-        } else {
-            Need::Nothing
-        }
-    }
-
-    /// Whether it asks for a chat's completion.
-    fn is_chat(&self) -> bool {
-        self.operation.api == Some(Api::Chat) && self.operation.state == State::None
-    }
-
-    /// Whether `backend` is asked for the tokens of a stream whose client did not ask. `client_path` is the client's.
-    ///
-    /// The version of the dated API has to know the option ([versions]).
-    ///
-    /// [versions]: https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
-    pub fn asks_usage(&self, client_path: &str, backend: &Backend, config: &Config) -> bool {
-        const KNOWN_SINCE: &str = "2024-09-01";
-        if self.plain_stream.is_none() || !config.usage.asks() {
-            return false;
-        }
-        // The older completions are no chats.
-        let target = self.path(client_path).split('?').next();
-        let mut segments = target.unwrap_or_default().rsplit('/');
-        let segment = segments.find(|it| it.eq_ignore_ascii_case("completions"));
-        let before = segments.next().filter(|_| segment.is_some());
-        if !before.is_some_and(|it| it.eq_ignore_ascii_case("chat")) {
-            return false;
-        }
-        let of_client = || {
-            let path = self.path(client_path);
-            let parameter = parameters(path, "api-version").next()?;
-            path.get(parameter)?
-                .split_once('=')
-                .map(|(_, version)| version)
-        };
-        match self.surface {
-            Some(Surface::V1) => true,
-            Some(Surface::Dated) => {
-                let own = backend.api_version.as_deref();
-                let version = own.or_else(of_client).unwrap_or_default();
-                version
-                    .get(..KNOWN_SINCE.len())
-                    .is_some_and(|date| date >= KNOWN_SINCE)
-            }
-            _ => false,
-        }
-    }
-
-    /// What is to be changed in the body so that its stream reports the tokens.
-    pub fn ask_usage(&self, splices: &mut Splices) {
-        if let Some(range) = &self.plain_stream {
-            let range = self.cuts.moved(range.start)..self.cuts.moved(range.end);
-            // Nothing else is changed there.
-            let _ = splices.replace(range, ASKING.as_bytes());
-        }
-    }
-
-    /// Whether its API has a `prompt_cache_key`.
-    fn may_have_cache_key(&self) -> bool {
-        self.form == BodyForm::Json
-            && matches!(self.operation.api, Some(Api::Chat | Api::Responses))
-    }
-
-    /// Takes over what was found in the body.
-    pub fn learn(&mut self, found: Found, tags: &Tags) {
-        self.has_known_body = true;
-        match found {
-            Found::Nothing => {}
-            Found::Form(value) if self.operation.state == State::MakesFile => {
-                self.for_batch = value.text.as_deref() == Some(FOR_BATCH);
-            }
-            Found::Form(value) => {
-                self.take_model(value.range, value.text);
-            }
-            Found::Json(findings) => {
-                for tagged in &findings.tags {
-                    if let Some(backend) = tags.backend_of(tagged.tag) {
-                        self.objects = self.objects.also(Some(backend));
-                        // Tags do not overlap, so this cannot fail.
-                        let _ = self.cuts.cut(tagged.range());
-                    }
-                }
-                if findings.untagged && self.objects == Objects::None {
-                    self.objects = Objects::Unsaid;
-                }
-                self.in_background = findings.background;
-                self.for_batch = findings.for_batch;
-                self.wants_no_stream = !findings.stream;
-                if findings.stream && !findings.has_stream_options && self.is_chat() {
-                    let end = findings.stream_end;
-                    self.plain_stream = Some(end.saturating_sub(TRUE.len())..end);
-                }
-                self.cache_key = findings.cache_key;
-                if let Some(model) = findings.model {
-                    self.take_model(model.range, model.name);
-                }
-            }
-        }
-    }
-
-    fn take_model(&mut self, range: Range<usize>, name: Option<String>) {
-        if self.operation.deployment != Deployment::InBody {
-            return;
-        }
-        if let Some(name) = name {
-            self.deployment = Some(DeploymentId::of(&name));
-            self.model = Some(Model { range, name });
-        }
-    }
-
-    /// Whether it may name a deployment in a body that was not read.
-    pub fn names_unread_deployment(&self) -> bool {
-        let is_unread = self.deployment.is_none() && !self.has_known_body;
-        self.operation.deployment == Deployment::InBody && is_unread
-    }
-
-    /// What is to be changed in the body for `backend`.
-    pub fn splices(&self, backend: &Backend) -> Splices {
-        let mut splices = self.cuts.clone();
-        if let Some((model, alias)) = self.alias(backend) {
-            // A model and the tag of an id do not overlap.
-            let _ = splices.replace(model.range.clone(), alias.as_bytes());
-        }
-        splices
-    }
-
-    /// The same in the body from which the tags have been cut already.
-    pub fn renaming(&self, backend: &Backend) -> Splices {
-        let mut splices = Splices::default();
-        if let Some((model, alias)) = self.alias(backend) {
-            let range = self.cuts.moved(model.range.start)..self.cuts.moved(model.range.end);
-            // It is the only one.
-            let _ = splices.replace(range, alias.as_bytes());
-        }
-        splices
-    }
-
-    fn alias<'a>(&'a self, backend: &'a Backend) -> Option<(&'a Model, &'a str)> {
-        let model = self.model.as_ref()?;
-        let alias = backend.deployments.alias(&model.name)?;
-        Some((model, alias))
-    }
-
-    /// What a backend spoke of with this `outcome`, for people: the API, or else the deployment, which the client chose.
-    pub fn wanted(&self, client_path: &str, outcome: Outcome) -> String {
-        const SHOWN: usize = 64;
-        if let (Outcome::ApiNotEnabled, Some(api)) = (outcome, self.operation.api) {
-            return format!("API {}", api.name());
-        }
-        match (self.deployment_name(client_path), self.operation.api) {
-            (Some(name), _) => {
-                let name: String = name.chars().take(SHOWN).collect();
-                format!("deployment {name:?}")
-            }
-            _ if self.names_unread_deployment() => "a deployment whose name was not read".into(),
-            (None, Some(api)) => format!("API {}", api.name()),
-            (None, None) => "everything without a deployment".into(),
-        }
-    }
-
-    /// The deployment's name, as far as it was read.
-    pub fn deployment_name<'a>(&'a self, client_path: &'a str) -> Option<Cow<'a, str>> {
-        match (&self.operation.deployment, &self.model) {
-            (Deployment::InPath(range), _) => {
-                deployment_name(self.path(client_path), range.clone())
-            }
-            (_, Some(model)) => Some(model.name.as_str().into()),
-            _ => None,
-        }
-    }
-
-    /// What a backend must have to serve it.
-    pub fn demand(&self) -> Demand {
-        Demand {
-            deployment: self.deployment,
-            api: self.operation.api,
-            quota: match self.deployment {
-                Some(deployment) => QuotaKey::of_deployment(deployment),
-                None if self.names_unread_deployment() => QuotaKey::UNREAD,
-                None => QuotaKey::of_api(self.operation.api),
-            },
-            size: self
-                .content_length
-                .map(|length| u32::try_from(length).unwrap_or(u32::MAX)),
-            client: self.client,
-        }
-    }
-
-    /// Where it may go.
-    pub fn place(&self, config: &Config) -> Place {
-        let only = |backend| Place::Only(config.resource_of(backend));
-        let home = || only(config.home(self.operation.api));
-        if self.operation.api == Some(Api::Messages) {
-            let having = config.backends_with(Api::Messages);
-            return match having.len() == config.backends.len() {
-                true => Place::Anywhere,
-                false => Place::Only(having),
-            };
-        }
-        match (self.objects, self.operation.state) {
-            (Objects::On(backend), _) => only(backend),
-            (Objects::Apart, _) => Place::Nowhere,
-            (_, State::None) => Place::Anywhere,
-            (Objects::None, State::Makes | State::MakesResponse | State::MakesKey)
-                if config.state.ids == Ids::Tagged =>
-            {
-                Place::Anywhere
-            }
-            (Objects::None, State::MakesFile)
-                if config.state.ids == Ids::Tagged && self.for_batch =>
-            {
-                Place::Anywhere
-            }
-            _ => home(),
-        }
-    }
-
-    /// Whether it may be done again although it may have been done.
-    pub fn is_repeatable(&self, config: &Config) -> bool {
-        let once = !self.operation.state.is_repeatable() || self.in_background;
-        !once || config.retry.repeat_creations
-    }
-
-    /// After what else than an answer that calls for it the router is to make another attempt, where that has to be said.
-    ///
-    /// The route says `reset`, which includes whatever ends an attempt that has gone out, for requests that say nothing.
-    pub fn router_retries_on(&self, config: &Config) -> Option<&'static str> {
-        match self.is_repeatable(config) {
-            false => Some("connect-failure"),
-            true if self.instructs_router => Some("reset"),
-            true => None,
-        }
-    }
-
-    /// Whether its answer may be an event stream of a model.
-    pub fn may_stream(&self) -> bool {
-        let operation = &self.operation;
-        let is_asked = match operation.api {
-            Some(Api::Chat | Api::Messages) => operation.state == State::None,
-            Some(Api::Responses) => operation.state == State::MakesResponse,
-            _ => false,
-        };
-        is_asked && !self.upgrade && !self.wants_no_stream
-    }
-
-    /// Whether an answer with status 200 reports the tokens that it took. `path` is the client's.
-    pub fn reports_usage(&self, path: &str) -> bool {
-        let is_last = |name: &str| {
-            let target = path.split('?').next().unwrap_or_default();
-            let last = target.rsplit('/').find(|segment| !segment.is_empty());
-            last.is_some_and(|last| last.eq_ignore_ascii_case(name))
-        };
-        let (api, state) = (self.operation.api, self.operation.state);
-        let may_report = match api {
-            Some(Api::Chat | Api::Embeddings | Api::Images) => state == State::None,
-            Some(Api::Messages) => state == State::None && !is_last("count_tokens"),
-            // Speech is bytes of sound.
-            Some(Api::Audio) => !is_last("speech"),
-            // That counts what a prompt would take.
-            Some(Api::Responses) => state == State::MakesResponse && !is_last("input_tokens"),
-            _ => false,
-        };
-        may_report && !self.upgrade
-    }
-
-    /// Whether the ids in its answer are to be tagged.
-    pub fn tags_answer(&self, config: &Config) -> bool {
-        self.operation.state.answers_with_objects()
-            && config.state.ids == Ids::Tagged
-            && config.has_several_resources()
-    }
-
-    /// It opens a WebSocket in whose frames ids would have to be tagged. Frames are not read.
-    pub fn hides_ids(&self, config: &Config) -> bool {
-        let is_responses = self.operation.api == Some(Api::Responses);
-        self.upgrade && is_responses && self.tags_answer(config)
-    }
-
     /// The path without credentials and tags, where `original` is the client's.
     pub fn path<'a>(&'a self, original: &'a str) -> &'a str {
         self.clean_path.as_deref().unwrap_or(original)
@@ -613,56 +266,6 @@ impl Request {
     }
 }
 
-/// What the filter has to know of a request's body before a backend can be chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
-    /// Nothing.
-    Nothing,
-    /// The `prompt_cache_key`. A request without one is served all the same.
-    CacheKey,
-    /// The deployment.
-    Deployment,
-    /// The objects that it names, and the deployment.
-    Objects,
-    /// What the file is for that it makes.
-    Purpose,
-    /// Something that cannot be read, because the body is encoded.
-    Unreadable,
-    /// Whether it asks for the tokens of its stream.
-    StreamOptions,
-}
-
-/// What was found in a body.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// Nothing, or it is not what it should be: it is passed on for the backend to refuse.
-    Nothing,
-    /// What a JSON document says.
-    Json(Findings),
-    /// The `model` or the `purpose` of a form.
-    Form(Value),
-}
-
-/// Where a body names the deployment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Model {
-    /// The bytes of the name.
-    pub range: Range<usize>,
-    /// The name that the client uses.
-    pub name: String,
-}
-
-/// Where a request may go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// To any backend.
-    Anywhere,
-    /// To these only: those of one resource, or those that have an API.
-    Only(BackendSet),
-    /// To none: its objects live on several resources.
-    Nowhere,
-}
-
 fn is_multipart(content_type: &[u8]) -> bool {
     const MULTIPART: &[u8] = b"multipart/form-data";
     let start = content_type.trim_ascii_start().get(..MULTIPART.len());
@@ -672,6 +275,8 @@ fn is_multipart(content_type: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operation::State;
+    use crate::outcome::Outcome;
 
     fn read(headers: &[(&str, &[u8])]) -> Request {
         Request::read(

@@ -1,0 +1,203 @@
+//! The first attempt: its plan, its backend, and the answer where there is no backend to be had.
+
+use alloc::rc::Rc;
+use core::time::Duration;
+
+use super::{Exchange, For, Next, State};
+use crate::affinity::Key;
+use crate::attempts::{Attempts, Chosen};
+use crate::balancer::{Balancer, WantedBackend, Wish};
+use crate::config::{AffinityKey, Engine};
+use crate::fleet::{NoChoice, Wait};
+use crate::host::Host;
+use crate::identity::Authorization;
+use crate::metrics::{event_of_choice, Event};
+use crate::operation::Api;
+use crate::plan::Plan;
+use crate::prelude::*;
+use crate::reply::LocalReply;
+use crate::request::Place;
+
+impl Exchange {
+    /// Chooses the backend of the first attempt, and sends the request there; answers the client if there is none to be had in time.
+    pub(super) fn depart<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
+        if !self.plan(balancer) {
+            balancer.count(Event::NotServed);
+            return self.answer(LocalReply::objects_apart());
+        }
+        match balancer.choose(self.attempts.plan(), || self.request.demand()) {
+            Ok(chosen) => match balancer.credentials.of(chosen.backend) {
+                Some(authorization) => self.send(chosen, authorization, balancer),
+                None => {
+                    self.give_back(chosen, balancer);
+                    self.await_token(balancer)
+                }
+            },
+            Err(none) => self.stay(none, balancer),
+        }
+    }
+
+    fn send<H: Host>(
+        &mut self,
+        chosen: Chosen,
+        authorization: Rc<Authorization>,
+        balancer: &Balancer<H>,
+    ) -> Next {
+        self.attempts.go_to(chosen);
+        self.count_choice(balancer);
+        self.carry(authorization);
+        self.state = match self.engine {
+            Engine::Filter => {
+                self.attempt_made(balancer);
+                State::Attempting
+            }
+            Engine::Router => State::Sent,
+        };
+        Next::Send
+    }
+
+    /// Makes the plan, as late as possible: a request that can go to one backend only takes no one's turn, and what it says in
+    /// its body may be why. `false` if there is no backend for it at all.
+    fn plan<H: Host>(&mut self, balancer: &Balancer<H>) -> bool {
+        if self.planned {
+            return true;
+        }
+        let config = &balancer.config;
+        let plan = match self.request.place(config) {
+            Place::Anywhere => {
+                let key = self.affinity_key(balancer);
+                if key.is_some() {
+                    balancer.count(Event::Keyed);
+                }
+                Plan::keyed(balancer.fleet.draw(), key)
+            }
+            Place::Only(backends) => {
+                let turn = match backends.len() {
+                    // It takes no one's turn.
+                    0 | 1 => {
+                        balancer.fleet.look_around();
+                        0
+                    }
+                    _ => balancer.fleet.draw(),
+                };
+                Plan::only(backends, config.backends.len(), turn)
+            }
+            Place::Nowhere => return false,
+        };
+        self.attempts = Attempts::new(plan, config.retry.max_attempts);
+        self.planned = true;
+        true
+    }
+
+    /// The affinity key of the request, if the configuration has affinity and the request a key.
+    fn affinity_key<H: Host>(&self, balancer: &Balancer<H>) -> Option<Key> {
+        match &balancer.config.affinity.as_ref()?.by {
+            AffinityKey::PromptCacheKey => self.request.cache_key,
+            AffinityKey::Header(name) => Key::of(self.original.get(name)?.as_bytes()),
+            AffinityKey::Client => Key::of(self.client.as_ref()?.as_bytes()),
+        }
+    }
+
+    /// The token has expired since it was last looked at: the backend keeps its turn.
+    #[inline(never)]
+    fn give_back<H: Host>(&self, chosen: Chosen, balancer: &Balancer<H>) {
+        if let Some(lesson) = Attempts::give_back(chosen, &self.request.demand()) {
+            balancer.learn(&lesson, Default::default);
+        }
+    }
+
+    /// There is no backend for the first attempt.
+    #[inline(never)]
+    fn stay<H: Host>(&mut self, none: NoChoice, balancer: &Balancer<H>) -> Next {
+        match none {
+            NoChoice::NoToken => self.await_token(balancer),
+            NoChoice::AllOut(wait) if self.can_wait(wait, balancer) => {
+                self.state = State::Holding(For::Backend(wait));
+                Next::Wait(Wish::Backend(Box::new(WantedBackend {
+                    plan: *self.attempts.plan(),
+                    demand: self.request.demand(),
+                    left: wait.left,
+                })))
+            }
+            NoChoice::AllOut(wait) => self.refuse_all_out(wait, balancer),
+            NoChoice::NoApi => {
+                balancer.count(Event::NotServed);
+                let reply = LocalReply::no_api(self.request.operation.api);
+                self.answer_without_backend(reply, balancer)
+            }
+            // Before the first attempt there is one that was not tried. Where only one can be, it may lack the deployment.
+            NoChoice::NoDeployment | NoChoice::AllTried => {
+                balancer.count(Event::NotOffered);
+                self.answer_without_backend(LocalReply::no_deployment(), balancer)
+            }
+        }
+    }
+
+    fn can_wait<H: Host>(&mut self, wait: Wait, balancer: &Balancer<H>) -> bool {
+        let longest = balancer.config.cooldown.wait_timeout;
+        // One for another protocol cannot be let go on in time, see `await_token`.
+        if longest.is_zero() || self.request.upgrade {
+            return false;
+        }
+        let now = balancer.host().now();
+        let until = *self.wait_until.get_or_insert(now + longest);
+        now + wait.left <= until
+    }
+
+    #[inline(never)]
+    pub(super) fn refuse_all_out<H: Host>(&mut self, wait: Wait, balancer: &Balancer<H>) -> Next {
+        balancer.count(match wait.throttled {
+            true => Event::AllThrottled,
+            false => Event::AllUnavailable,
+        });
+        let reply = match self.request.place(&balancer.config) {
+            Place::Only(_)
+                if balancer.config.backends.len() > 1
+                    && self.request.operation.api != Some(Api::Messages) =>
+            {
+                LocalReply::home_out(wait)
+            }
+            _ => LocalReply::all_out(wait),
+        };
+        self.answer_without_backend(reply, balancer)
+    }
+
+    #[inline(never)]
+    pub(super) fn reply_without_token<H: Host>(
+        &mut self,
+        retry_after: Duration,
+        balancer: &Balancer<H>,
+    ) -> Next {
+        balancer.count(Event::IdentityUnavailable);
+        let reply = LocalReply::identity_unavailable(retry_after);
+        self.answer_without_backend(reply, balancer)
+    }
+
+    /// Counts why the current backend was chosen, unless it was free.
+    pub(super) fn count_choice<H: Host>(&self, balancer: &Balancer<H>) {
+        let chosen = self.attempts.chosen();
+        if let Some(event) = event_of_choice(chosen.backend, chosen.because) {
+            balancer.count(event);
+        }
+    }
+
+    /// The current attempt carries this from now on.
+    pub(super) fn carry(&mut self, authorization: Rc<Authorization>) {
+        let authorization = match self.request.session_key() {
+            Some(key) => Rc::new(Authorization::with_session_key(key)),
+            None => authorization,
+        };
+        let before = self.carries.replace(Rc::clone(&authorization));
+        self.carried = before.filter(|before| !Rc::ptr_eq(before, &authorization));
+    }
+
+    pub(super) fn attempt_made<H: Host>(&mut self, balancer: &Balancer<H>) {
+        let backend = self.attempts.backend();
+        self.attempts.attempt_made();
+        self.content_due = self.content_due(balancer);
+        balancer.count(Event::Attempt(backend));
+        if self.attempts.made() > 1 {
+            balancer.count(Event::Retry(backend));
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! How a wait ends: what was waited for has come, will not come, or there was no waiting for it.
+
+use super::{Exchange, For, Next, Stalled, State, Until};
+use crate::balancer::{Balancer, Granted};
+use crate::host::Host;
+use crate::outcome::Outcome;
+use crate::prelude::*;
+
+impl Exchange {
+    #[inline(never)]
+    pub(super) fn on_granted<H: Host>(
+        &mut self,
+        granted: Granted,
+        stalled: Option<Box<Stalled>>,
+        balancer: &Balancer<H>,
+    ) -> Next {
+        let state = core::mem::replace(&mut self.state, State::New);
+        match (state, granted) {
+            (State::Holding(For::Token), Granted::Token(_))
+            | (State::Holding(For::Backend(_)), Granted::Backend) => self.start(balancer),
+            (State::Holding(For::Token), Granted::NoToken(wait)) => {
+                self.reply_without_token(wait, balancer)
+            }
+            (State::Holding(For::Body), Granted::NoBody) => self.send_unread(balancer),
+            (State::Departing(cluster), _) => self.begin_attempt(cluster.as_deref(), balancer),
+            (State::Deciding(Until::Token), Granted::Token(token)) => self.renewed(token, balancer),
+            (State::Deciding(Until::Token), _) => self.proceed(Outcome::BadToken, balancer),
+            (State::Deciding(Until::ErrorBody(status)), Granted::NoBody) => {
+                self.on_stalled(status, stalled, balancer)
+            }
+            (State::Deciding(Until::Frame), Granted::NoBody) => self.deliver_stalled(stalled),
+            (State::Deciding(Until::Content), Granted::NoBody) => self.on_slow_stream(balancer),
+            (State::Deciding(Until::StreamEnd(status)), Granted::NoBody) => {
+                self.settle_stream(status, false, balancer)
+            }
+            (state, _) => {
+                self.state = state;
+                Next::Hold
+            }
+        }
+    }
+
+    #[inline(never)]
+    pub(super) fn on_refused_wait<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
+        let state = core::mem::replace(&mut self.state, State::New);
+        match state {
+            State::Holding(For::Token) => {
+                let identities = self.identities(balancer);
+                let now = balancer.host().now();
+                let wait = balancer.credentials.retry_after(identities, now);
+                self.reply_without_token(wait, balancer)
+            }
+            State::Holding(For::Body) => self.depart(balancer),
+            State::Holding(For::Backend(wait)) => self.refuse_all_out(wait, balancer),
+            State::Departing(cluster) => self.begin_attempt(cluster.as_deref(), balancer),
+            State::Deciding(Until::Token) => self.proceed(Outcome::BadToken, balancer),
+            State::Deciding(Until::ErrorBody(status)) => self.settle(status, &[], None, balancer),
+            State::Deciding(Until::Frame) => {
+                self.state = State::Passing;
+                Next::Hold
+            }
+            State::Deciding(Until::Content) => self.pass_stream(Outcome::Success, balancer),
+            State::Deciding(Until::StreamEnd(status)) => {
+                self.settle_stream(status, false, balancer)
+            }
+            state => {
+                self.state = state;
+                Next::Hold
+            }
+        }
+    }
+}
