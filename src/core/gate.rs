@@ -23,6 +23,7 @@ pub struct Gate {
 
 impl Gate {
     /// The half has come to its end.
+    #[inline]
     pub fn is_complete(&self) -> bool {
         self.complete
     }
@@ -33,11 +34,13 @@ impl Gate {
     }
 
     /// The end has come if `end_of_stream`, with a frame or without one.
+    #[inline]
     pub fn complete(&mut self, end_of_stream: bool) {
         self.complete |= end_of_stream;
     }
 
     /// A body callback is to let its frame pass, or not. Returns whether it has to.
+    #[inline]
     pub fn body(&mut self, passes: bool) -> bool {
         // As nearly always.
         if !self.is_open_early {
@@ -57,11 +60,13 @@ impl Gate {
     }
 
     /// The half was opened early, and its frames are not to pass one by one yet.
+    #[inline]
     pub fn is_open_early(&self) -> bool {
         self.is_open_early
     }
 
     /// Whether a frame that was to pass is held, to be [let go](Self::let_frame_go) soon.
+    #[inline]
     pub fn holds_frame(&self) -> bool {
         self.holds_frame
     }

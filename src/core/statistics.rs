@@ -293,11 +293,14 @@ mod tests {
         }
     }
 
-    fn names(changes: &[Change]) -> Vec<&str> {
-        let name = |change| match change {
-            &Change::Define(_, ref name) => Some(name.as_str()),
+    fn name(change: &Change) -> Option<&str> {
+        match change {
+            Change::Define(_, name) => Some(name),
             _ => None,
-        };
+        }
+    }
+
+    fn names(changes: &[Change]) -> Vec<&str> {
         changes.iter().filter_map(name).collect()
     }
 

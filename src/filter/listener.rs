@@ -48,7 +48,7 @@ impl Listener {
 
     /// So many bytes of the request's body are shown. Bodies come in many pieces, and most of them take no step of the machine: this
     /// returns how their callback ends. Where it does not, [`Self::body_goes_on`] is next.
-    #[inline]
+    #[inline(always)]
     pub(super) fn request_body(&mut self, size: usize, end: bool) -> Result<Option<Action>> {
         self.up.complete(end);
         self.shown.show(size);
@@ -127,6 +127,7 @@ impl Listener {
     }
 
     /// Another frame of the client's answer has come, or its trailers; `end` if that is its end.
+    #[inline]
     pub(super) fn frame_comes(&mut self, end: bool) {
         self.down.complete(end);
         if end {

@@ -1,10 +1,10 @@
 //! The adapter between Envoy's proxy-wasm interface and the [core](crate::core): bytes in, effects out.
 //!
 //! It decides nothing. `host` is the only file that names host calls, `envoy` is Envoy as the core sees it. `root` reads the
-//! configuration. A `worker` is what all streams of one configuration on one thread share; `tokens` fetches its access tokens and
-//! `gauges` shows the backends' health. A request's state machine is the core's [`Exchange`](crate::core::exchange::Exchange), which
-//! the driver of one of two retry engines feeds: with `reissue` the filter sends a request again itself, with `reroute` Envoy's router
-//! does. `driver` is what the two share, and `context` what the SDK calls.
+//! configuration. A `worker` is what all streams of one configuration on one thread share. A request's state machine is the core's
+//! [`Exchange`](crate::core::exchange::Exchange), which the driver of one of two retry engines feeds: with `reissue` the filter sends a
+//! request again itself, with `reroute` Envoy's router does. Both share `listener`, the listener's side of a request, `place`, a context
+//! of it, and `driver`, the host calls that the machine's answers become. `context` is what the SDK calls.
 
 mod context;
 mod driver;

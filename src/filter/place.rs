@@ -47,6 +47,7 @@ impl Request {
     }
 
     /// Another frame of the client's answer has come.
+    #[inline]
     pub(super) fn count_frame(&self) {
         self.frames.set(self.frames.get().wrapping_add(1));
     }
@@ -90,10 +91,12 @@ impl Place {
         self.request.balancer()
     }
 
+    #[inline]
     pub(super) fn exchange(&self) -> Ref<'_, Exchange> {
         self.request.exchange.borrow()
     }
 
+    #[inline]
     pub(super) fn exchange_mut(&self) -> RefMut<'_, Exchange> {
         self.request.exchange.borrow_mut()
     }

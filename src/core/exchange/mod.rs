@@ -1,9 +1,11 @@
 //! One request's state machine, the same for both retry engines.
 //!
 //! [`Exchange::handle`] is told what happened, an [`Input`], and says what is to be done now, a [`Next`]. Everything about whether,
-//! where and why (not) is decided here; the filter's drivers turn callbacks into inputs and the answer into host calls. `request` is the
-//! way up, `answers` decides what follows an attempt, `lessons` is what that teaches, `rerouted` follows the attempts that Envoy's router
-//! makes, `sending` says what changes for one, `reply` is what the client gets, and [`Attempts`] counts.
+//! where and why (not) is decided here; the filter's drivers turn callbacks into inputs and the answer into host calls.
+//!
+//! `state` has the states. `request`, `request_body` and `first_attempt` are the way up, and `sending` says what changes for an attempt.
+//! `answers` and `calls` read an attempt's answer, `lessons` is what that teaches, and `next_attempt` what follows. `rerouted` and
+//! `destination` are the attempts that Envoy's router makes, `waits` ends a wait, `reply` is what the client gets, and [`Attempts`] counts.
 
 mod answers;
 mod calls;

@@ -82,6 +82,7 @@ impl Exchange {
     }
 
     /// Counts the bytes of the body that the host shows: while the request is held all that have come, else those that are new.
+    #[inline(never)]
     pub(super) fn count_body<H: Host>(&mut self, shown: usize, balancer: &Balancer<H>) {
         self.shown = match self.state {
             State::Holding(_) => shown,
@@ -95,7 +96,7 @@ impl Exchange {
 
     /// Whether the router keeps a body that may turn out to be longer than is to be sent again.
     fn may_outgrow_limit(&self) -> bool {
-        matches!(self.body, BodyCopy::WithRouter) && self.request.content_length.is_none()
+        self.request.content_length.is_none() && matches!(self.body, BodyCopy::WithRouter)
     }
 
     /// Whether the host is to read what is new of the request's body; `end` if that is the last of it.

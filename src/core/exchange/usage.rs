@@ -66,7 +66,7 @@ impl Exchange {
 
     /// Whether the frames of the answer that passes have to be read, or its end matters.
     pub fn reads_answer(&self) -> bool {
-        self.tagging.is_some() || self.usage.is_some() || self.stripper.is_some()
+        self.usage.is_some() || self.tagging.is_some() || self.stripper.is_some()
     }
 
     fn changes_frames(&self) -> bool {
