@@ -1,4 +1,4 @@
-//! The audience of an identity's tokens, by the hosts of the backends that accept them; and the authority that gives them.
+//! The default audience of an identity's tokens and the default authority of Entra ID. Both follow from the hosts of backends.
 //!
 //! Source: <https://learn.microsoft.com/azure/ai-foundry/openai/how-to/managed-identity>, and the endpoints of the sovereign
 //! clouds: <https://learn.microsoft.com/azure/azure-government/compare-azure-government-global-azure>.
@@ -15,7 +15,7 @@ const FOUNDRY: &str = "https://ai.azure.com";
 const US_GOVERNMENT: &str = "https://cognitiveservices.azure.us";
 const CHINA: &str = "https://cognitiveservices.azure.cn";
 
-/// The authorities of the clouds, by what their audiences end in:
+/// The authorities of the clouds, by the suffixes of their audiences:
 /// <https://learn.microsoft.com/entra/identity-platform/authentication-national-cloud>.
 const AUTHORITIES: [(&str, &str); 2] = [
     (".azure.us", "login.microsoftonline.us"),
@@ -56,7 +56,7 @@ pub(super) fn new_token_refused(audience: &str, host: &str) -> String {
     }
 }
 
-/// The authority of the cloud to which an audience belongs.
+/// The authority of the cloud that `audience` belongs to.
 fn authority_for(audience: &str) -> &'static str {
     let audience = audience.trim_end_matches('/');
     let mut authorities = AUTHORITIES.into_iter();
@@ -88,14 +88,14 @@ fn set_audiences(identities: &mut [Identity], backends: &[Backend], problems: &P
     }
 }
 
-/// Two hosts that accept no common token.
+/// Two hosts that accept no common audience.
 #[derive(Debug, PartialEq, Eq)]
 struct DifferentClouds<'h> {
     first: &'h str,
     second: &'h str,
 }
 
-/// The audience that all `hosts` accept. A host that is not Azure's, such as that of a gateway, accepts any.
+/// The audience that all `hosts` accept. A host outside Azure, such as a gateway, accepts any audience.
 fn common<'h>(hosts: impl Iterator<Item = &'h str>) -> Result<&'static str, DifferentClouds<'h>> {
     let mut found: Option<(&str, &'static str)> = None;
     for host in hosts {
@@ -121,7 +121,7 @@ fn common<'h>(hosts: impl Iterator<Item = &'h str>) -> Result<&'static str, Diff
     Ok(found.map_or(PUBLIC, |(_, audience)| audience))
 }
 
-/// The audience of one of Azure's hosts; `None` for any other host.
+/// The audience that a host of Azure accepts; `None` for other hosts.
 fn of_host(host: &str) -> Option<&'static str> {
     let name = host.split(':').next().unwrap_or(host).to_ascii_lowercase();
     [

@@ -5,19 +5,19 @@ use crate::prelude::*;
 /// A backend's deployments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deployments {
-    /// The names that clients use, in lower case, each with the backend's own; in the order of the former.
+    /// Pairs of the name that clients use, in lower case, and the backend's own name. Sorted by the former.
     aliases: Vec<(String, String)>,
-    /// What of a name that is not among them.
+    /// The treatment of deployments that are not listed.
     pub unlisted: Unlisted,
 }
 
 impl Deployments {
-    /// Whether it names none.
+    /// Whether no deployment is listed.
     pub fn is_empty(&self) -> bool {
         self.aliases.is_empty()
     }
 
-    /// Adds a name that clients use, with the backend's own.
+    /// Adds the name that clients use, with the backend's own name.
     #[inline(never)]
     pub fn add(&mut self, name: &str, own: &str) {
         let name = name.to_ascii_lowercase();
@@ -30,7 +30,7 @@ impl Deployments {
         self.aliases.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The backend's own for a name that clients use, where its configuration has one.
+    /// The backend's own name of the deployment that clients call `name`.
     pub fn alias(&self, name: &str) -> Option<&str> {
         let place = self
             .aliases
@@ -43,13 +43,13 @@ fn lower_case(name: &str) -> impl Iterator<Item = u8> + '_ {
     name.bytes().map(|byte| byte.to_ascii_lowercase())
 }
 
-/// What a deployment is that a backend's configuration does not name.
+/// The treatment of deployments that a backend does not list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unlisted {
-    /// It is called the same there.
+    /// The backend has them, under the names that clients use.
     #[default]
     Pass,
-    /// It is not there.
+    /// The backend does not have them.
     Refuse,
 }
 

@@ -1,15 +1,118 @@
-//! The identity of a plugin configuration.
+//! Identities: the sources of access tokens.
+
+use core::time::Duration;
 
 use serde_json::Value;
 
-use super::forms::{is_header_text, is_host, is_name, read_variable, CLUSTER_FORM, NAME_FORM};
+use super::field::Text;
+use super::fields::{identity, plugin};
+use super::forms::{is_host, is_name, read_variable, NAME_FORM};
 use super::problem::Fault;
 use super::reader::{refused, Object, Problems};
-use super::{Identity, Proof, Secret, Selector, Source};
+use super::Secret;
 use crate::prelude::*;
 
 /// The most identities one configuration may name.
 const MAX_IDENTITIES: usize = 20;
+
+/// The managed identity whose tokens the backends accept.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The name in `identities`; `None`: the identity is `identity`.
+    pub name: Option<String>,
+    /// The token service and its parameters.
+    pub source: Source,
+    /// The Envoy cluster of the token service.
+    pub cluster: String,
+    /// The audience of the token.
+    pub resource: String,
+    /// How long a request may wait for the first token.
+    pub wait_timeout: Duration,
+    /// How long the token service may take to answer.
+    pub fetch_timeout: Duration,
+}
+
+impl Identity {
+    /// The path of this identity in the configuration.
+    pub fn label(&self) -> String {
+        match &self.name {
+            Some(name) => format!("identities.{name}"),
+            None => "identity".to_owned(),
+        }
+    }
+}
+
+/// A token service.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// The instance metadata service of virtual machines and AKS nodes.
+    Imds {
+        /// The identity to use; `None`: the only one, or the system-assigned one.
+        selector: Option<Selector>,
+    },
+    /// The endpoint that App Service, Container Apps and Functions offer.
+    AppService {
+        /// The endpoint's `host:port`.
+        authority: String,
+        /// The endpoint's path.
+        path: String,
+        /// The secret that proves to the endpoint that the caller runs in this app.
+        secret: Secret,
+        /// The identity to use; `None`: the only one, or the system-assigned one.
+        selector: Option<Selector>,
+    },
+    /// The token endpoint of Entra ID.
+    Entra {
+        /// The host of the authority, such as `login.microsoftonline.com`; it may have a port.
+        authority: String,
+        /// The tenant's id or domain.
+        tenant: String,
+        /// The application's client id.
+        client_id: String,
+        /// The proof that the caller is the application.
+        proof: Proof,
+    },
+}
+
+/// The proof, for Entra ID, that the caller is an application.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// A token of Kubernetes, which keeps it in a file.
+    TokenFile {
+        /// The Envoy cluster that answers with the content of the file.
+        cluster: String,
+    },
+    /// A client secret.
+    Secret(Secret),
+}
+
+/// The query parameter by which a token service chooses among user-assigned identities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selector {
+    /// The name: `client_id`, `object_id`, `principal_id`, `msi_res_id` or `mi_res_id`.
+    pub parameter: &'static str,
+    /// The id of the identity.
+    pub value: String,
+}
+
+/// The token services, as `identity.source` names them.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum SourceKind {
+    #[default]
+    Imds,
+    AppService,
+    WorkloadIdentity,
+    ClientSecret,
+}
+
+// The forms of fields, for error messages.
+pub(super) const AUDIENCE_FORM: &str =
+    r#"the audience of the token, such as "https://cognitiveservices.azure.com""#;
+pub(super) const ID_FORM: &str = "the id of an identity";
+pub(super) const TENANT_FORM: &str = "the id of the tenant";
+pub(super) const AUTHORITY_FORM: &str = r#"a host such as "https://login.microsoftonline.com""#;
+pub(super) const TOKEN_FILE_FORM: &str =
+    "the name of an Envoy cluster that answers with the token file";
 
 /// Reads the identities: `identity`, which has no name, and those that `identities` names.
 #[inline(never)]
@@ -19,22 +122,22 @@ pub(super) fn read_identities(
     problems: &Problems,
 ) -> Vec<Identity> {
     let mut identities = Vec::new();
-    if let Some(value) = root.value("identity") {
-        let path = root.path_of("identity");
+    if let Some(value) = root.value(plugin::IDENTITY.name) {
+        let path = root.path_of(plugin::IDENTITY.name);
         identities.extend(read_identity(path, None, value, environment, problems));
     }
-    let Some(value) = root.value("identities") else {
+    let Some(value) = root.value(plugin::IDENTITIES.name) else {
         return identities;
     };
     let form = r#"an object such as {"research": {"cluster": "imds", "client_id": "..."}}"#;
     let named = value.as_object().filter(|named| !named.is_empty());
     let Some(named) = named.filter(|named| named.len() <= MAX_IDENTITIES) else {
         let form = format!("{form}, of 1 to {MAX_IDENTITIES} names");
-        root.problem("identities", refused(value, &form));
+        root.problem(plugin::IDENTITIES.name, refused(value, &form));
         return identities;
     };
     for (name, value) in named {
-        let path = format!("{}.{name}", root.path_of("identities"));
+        let path = format!("{}.{name}", root.path_of(plugin::IDENTITIES.name));
         if !is_name(name) {
             problems.add(&path, refused(&Value::from(name.as_str()), NAME_FORM));
             continue;
@@ -45,7 +148,7 @@ pub(super) fn read_identities(
     identities
 }
 
-/// Reads where tokens come from.
+/// Reads one identity.
 fn read_identity(
     path: String,
     name: Option<String>,
@@ -54,36 +157,24 @@ fn read_identity(
     problems: &Problems,
 ) -> Option<Identity> {
     let mut object = Object::new(path, value, problems)?;
-    let source_form = r#""imds", "app_service", "workload_identity" or "client_secret""#;
-    let kind = object
-        .optional_string("source", source_form, |text| {
-            matches!(
-                text,
-                "imds" | "app_service" | "workload_identity" | "client_secret"
-            )
-        })
-        .unwrap_or_else(|| "imds".to_owned());
-    let cluster = object.required_string("cluster", CLUSTER_FORM, is_header_text);
-    let resource = object
-        .optional_string(
-            "resource",
-            r#"the audience of the token, such as "https://cognitiveservices.azure.com""#,
-            is_header_text,
-        )
-        // The hosts of the backends decide, which are read later.
-        .unwrap_or_default();
-    let wait_timeout = object.duration("wait_timeout", "0s"..="60s", "5s");
-    let fetch_timeout = object.duration("fetch_timeout", "100ms"..="60s", "5s");
-    let source = match kind.as_str() {
-        "app_service" => read_app_service(&mut object, environment),
-        "workload_identity" | "client_secret" => read_entra(&mut object, &kind, environment),
-        _ => {
+    let kind = object.choice(&identity::SOURCE);
+    let cluster = object.text(&identity::CLUSTER);
+    // Without one, the hosts of the backends decide, which are read later.
+    let resource = object.text(&identity::RESOURCE).unwrap_or_default();
+    let wait_timeout = object.duration(&identity::WAIT_TIMEOUT);
+    let fetch_timeout = object.duration(&identity::FETCH_TIMEOUT);
+    let source = match kind {
+        SourceKind::AppService => read_app_service(&mut object, environment),
+        SourceKind::WorkloadIdentity | SourceKind::ClientSecret => {
+            read_entra(&mut object, kind, environment)
+        }
+        SourceKind::Imds => {
             let selector = read_selector(
                 &mut object,
                 &[
-                    ("client_id", "client_id"),
-                    ("object_id", "object_id"),
-                    ("msi_res_id", "msi_res_id"),
+                    (&identity::CLIENT_ID, "client_id"),
+                    (&identity::OBJECT_ID, "object_id"),
+                    (&identity::MSI_RES_ID, "msi_res_id"),
                 ],
             );
             Some(Source::Imds { selector })
@@ -104,15 +195,15 @@ fn read_app_service(
     object: &mut Object<'_>,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Option<Source> {
-    let endpoint = read_variable(object, "endpoint_env", "IDENTITY_ENDPOINT", environment);
-    let secret = read_variable(object, "header_env", "IDENTITY_HEADER", environment);
+    let endpoint = read_variable(object, &identity::ENDPOINT_ENV, environment);
+    let secret = read_variable(object, &identity::HEADER_ENV, environment);
     // The two token services spell these differently; the configuration follows the service.
     let selector = read_selector(
         object,
         &[
-            ("client_id", "client_id"),
-            ("object_id", "principal_id"),
-            ("mi_res_id", "mi_res_id"),
+            (&identity::CLIENT_ID, "client_id"),
+            (&identity::OBJECT_ID, "principal_id"),
+            (&identity::MI_RES_ID, "mi_res_id"),
         ],
     );
     let endpoint = endpoint?;
@@ -120,7 +211,7 @@ fn read_app_service(
         // What it holds may be a secret that is under the wrong name.
         let problem =
             r#"the variable holds no URL; use one such as "http://localhost:42356/msi/token""#;
-        object.problem("endpoint_env", problem);
+        object.problem(identity::ENDPOINT_ENV.name, problem);
         return None;
     };
     Some(Source::AppService {
@@ -131,59 +222,48 @@ fn read_app_service(
     })
 }
 
-/// Reads what Entra ID has to know of an application. What is left out comes from the variables that the webhook of Azure Workload
-/// Identity sets: <https://azure.github.io/azure-workload-identity/docs/topics/service-account-labels-and-annotations.html>.
+/// Reads an application of Entra ID. Fields that are left out come from the variables that the webhook of Azure Workload Identity
+/// sets: <https://azure.github.io/azure-workload-identity/docs/topics/service-account-labels-and-annotations.html>.
 #[inline(never)]
 fn read_entra(
     object: &mut Object<'_>,
-    kind: &str,
+    kind: SourceKind,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Option<Source> {
     let tenant = read_or_variable(
         object,
-        "tenant_id",
+        &identity::TENANT_ID,
         "AZURE_TENANT_ID",
-        "the id of the tenant",
-        is_tenant,
+        TENANT_FORM,
         environment,
     );
     let client_id = read_or_variable(
         object,
-        "client_id",
+        &identity::CLIENT_ID,
         "AZURE_CLIENT_ID",
         "the client id of the application or the managed identity",
-        is_header_text,
         environment,
     );
-    let authority_form = r#"a host such as "https://login.microsoftonline.com""#;
-    let given = object.optional_string("authority_host", authority_form, |text| {
-        authority_of(text).is_some()
-    });
+    let given = object.text(&identity::AUTHORITY_HOST);
     // The cloud of the backends decides, whose hosts are read later, if neither names one.
     let authority = given.or_else(|| environment("AZURE_AUTHORITY_HOST"));
     let authority = match authority.as_deref().map(authority_of) {
         Some(None) => {
             object.problem(
-                "authority_host",
+                identity::AUTHORITY_HOST.name,
                 format_args!(
-                    "the variable AZURE_AUTHORITY_HOST holds no host; use {authority_form}"
+                    "the variable AZURE_AUTHORITY_HOST holds no host; use {AUTHORITY_FORM}"
                 ),
             );
             None
         }
         found => Some(found.flatten().unwrap_or_default().to_owned()),
     };
-    let proof = if kind == "client_secret" {
-        let secret = read_variable(
-            object,
-            "client_secret_env",
-            "AZURE_CLIENT_SECRET",
-            environment,
-        );
+    let proof = if kind == SourceKind::ClientSecret {
+        let secret = read_variable(object, &identity::CLIENT_SECRET_ENV, environment);
         secret.map(|secret| Proof::Secret(Secret::new(secret)))
     } else {
-        let form = "the name of an Envoy cluster that answers with the token file";
-        let cluster = object.required_string("token_file_cluster", form, is_header_text);
+        let cluster = object.text(&identity::TOKEN_FILE_CLUSTER);
         cluster.map(|cluster| Proof::TokenFile { cluster })
     };
     Some(Source::Entra {
@@ -194,21 +274,21 @@ fn read_entra(
     })
 }
 
-/// A field, or the variable that stands for it.
+/// The value of `field`, or of the environment variable if the field is left out.
 fn read_or_variable(
     object: &mut Object<'_>,
-    key: &'static str,
+    field: &Text,
     variable: &str,
-    form: &str,
-    accept: fn(&str) -> bool,
+    form: &'static str,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Option<String> {
-    if object.has(key) {
-        return object.optional_string(key, form, accept);
+    let field = &Text { form, ..*field };
+    if object.has(field.name) {
+        return object.text(field);
     }
     // Known, although it is not there.
-    object.value(key);
-    let value = environment(variable).filter(|value| !value.is_empty() && accept(value));
+    object.value(field.name);
+    let value = environment(variable).filter(|value| !value.is_empty() && (field.accept)(value));
     if value.is_none() {
         let fault = Fault::Missing {
             why: Some(format!(
@@ -216,47 +296,48 @@ fn read_or_variable(
             )),
             form: format!("{form}, or set the variable in vm_config.environment_variables"),
         };
-        object.problem(key, fault);
+        object.problem(field.name, fault);
     }
     value
 }
 
-/// Whether a text is a tenant's id or domain, which becomes a part of a path.
-fn is_tenant(text: &str) -> bool {
+/// Whether a text is a tenant's id or domain. It becomes a part of a path.
+pub(super) fn is_tenant(text: &str) -> bool {
     text.bytes()
         .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
 }
 
-/// The host of an authority, which is written with or without scheme and slash.
+/// Whether a text names the host of Entra ID.
+pub(super) fn is_authority(text: &str) -> bool {
+    authority_of(text).is_some()
+}
+
+/// The host of an authority. Scheme and slash may be there or not.
 fn authority_of(text: &str) -> Option<&str> {
     let host = text.strip_prefix("https://").unwrap_or(text);
     let host = host.strip_suffix('/').unwrap_or(host);
     (!host.is_empty() && is_host(host)).then_some(host)
 }
 
-/// At most one of the fields in `spellings` (the field, the query parameter it becomes).
-fn read_selector(
-    object: &mut Object<'_>,
-    spellings: &[(&'static str, &'static str)],
-) -> Option<Selector> {
+/// Reads the id of an identity, in one of the fields in `spellings`. Each field comes with the query parameter that it becomes.
+fn read_selector(object: &mut Object<'_>, spellings: &[(&Text, &'static str)]) -> Option<Selector> {
     let mut found: Option<(&'static str, Selector)> = None;
-    for &(key, parameter) in spellings {
-        let Some(value) = object.optional_string(key, "the id of an identity", is_header_text)
-        else {
+    for &(field, parameter) in spellings {
+        let Some(value) = object.text(field) else {
             continue;
         };
         match &found {
             Some((first, _)) => object.problem(
-                key,
+                field.name,
                 format_args!("not allowed beside {first}; use one of them"),
             ),
-            None => found = Some((key, Selector { parameter, value })),
+            None => found = Some((field.name, Selector { parameter, value })),
         }
     }
     found.map(|(_, selector)| selector)
 }
 
-/// The authority and the path of an `http` URL; the path is `/` where there is none.
+/// The authority and the path of an `http` URL. Without a path it is `/`.
 fn split_url(url: &str) -> Option<(&str, &str)> {
     let rest = url
         .strip_prefix("http://")

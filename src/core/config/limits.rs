@@ -1,7 +1,9 @@
-//! The limits of what clients may use.
+//! The limits of clients: tokens and requests.
 
 use serde_json::Value;
 
+use super::field::Integer;
+use super::fields::{client_limits, limits, plugin};
 use super::forms::{is_name, NAME_FORM};
 use super::reader::{refused, whole_number, Object, Problems};
 use super::shown::shown_text;
@@ -13,12 +15,12 @@ pub const MAX_LIMITED_CLIENTS: usize = 1000;
 /// The largest limit.
 pub const MAX_LIMIT: u64 = 1_000_000_000_000;
 
-/// The limits of what clients may use, each of them for itself.
+/// The limits of clients, each client for itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LimitRules {
     /// The limits of a client that has none of its own.
     pub default: Limits,
-    /// The limits of single clients, by their names, in the order of the names.
+    /// The limits of single clients, sorted by name.
     pub clients: Vec<(String, Limits)>,
 }
 
@@ -34,7 +36,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Whether nothing is limited.
+    /// Whether there is no limit.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
@@ -46,7 +48,7 @@ impl Limits {
 }
 
 impl LimitRules {
-    /// The limits of the client with this name; without a name, those of all clients whose names are not known together.
+    /// The limits of the client with this name. Clients without a name share the default limits.
     pub fn of(&self, client: Option<&str>) -> Limits {
         let own = client.and_then(|client| {
             let at = self
@@ -63,7 +65,7 @@ impl LimitRules {
     }
 }
 
-/// What other fields say that matters to limits.
+/// Settings of other fields on which limits depend.
 pub(super) struct Around {
     /// A header names clients.
     pub(super) names_clients: bool,
@@ -78,14 +80,14 @@ pub(super) fn read_limits(
     around: &Around,
     problems: &Problems,
 ) -> Option<LimitRules> {
-    let value = root.value("limits").filter(|value| !value.is_null())?;
-    let mut object = Object::new(root.path_of("limits"), value, problems)?;
-    let default = object.value("default").and_then(|value| {
-        let path = object.path_of("default");
-        read_limits_of_one(path, value, Limits::default(), problems)
-    });
+    if root.is_null(&plugin::LIMITS) {
+        return None;
+    }
+    let mut object = root.object(&plugin::LIMITS)?;
+    let default = object.object(&limits::DEFAULT);
+    let default = default.map(|object| read_limits_of_one(object, Limits::default()));
     let default = default.unwrap_or_default();
-    let clients = object.value("clients");
+    let clients = object.value(limits::CLIENTS.name);
     let clients = clients.and_then(|value| read_clients(&object, value, default, problems));
     let rules = LimitRules {
         default,
@@ -93,12 +95,12 @@ pub(super) fn read_limits(
     };
     if !rules.clients.is_empty() && !around.names_clients {
         let problem = "needs headers.client, the header with the client's name; give that too";
-        object.problem("clients", problem);
+        object.problem(limits::CLIENTS.name, problem);
     }
     object.finish();
     if rules.all().any(Limits::has_tokens) && !around.counts_tokens {
         let problem = "limits of tokens need their count, and `usage` is false; leave `usage` out, or limit requests alone";
-        root.problem("limits", problem);
+        root.problem(plugin::LIMITS.name, problem);
     }
     let is_any = rules.all().any(|limits| !limits.is_none());
     is_any.then_some(rules)
@@ -110,7 +112,7 @@ fn read_clients(
     default: Limits,
     problems: &Problems,
 ) -> Option<Vec<(String, Limits)>> {
-    let path = object.path_of("clients");
+    let path = object.path_of(limits::CLIENTS.name);
     let Some(named) = value
         .as_object()
         .filter(|named| named.len() <= MAX_LIMITED_CLIENTS)
@@ -118,7 +120,7 @@ fn read_clients(
         let form = format!(
             r#"an object such as {{"team-a": {{"tokens_per_minute": 50000}}}}, of at most {MAX_LIMITED_CLIENTS} names"#
         );
-        object.problem("clients", refused(value, &form));
+        object.problem(limits::CLIENTS.name, refused(value, &form));
         return None;
     };
     let mut clients: Vec<(String, Limits)> = Vec::new();
@@ -134,41 +136,43 @@ fn read_clients(
         }
         let limits = match value {
             Value::Null => Some(Limits::default()),
-            value => read_limits_of_one(path, value, default, problems),
+            value => {
+                Object::new(path, value, problems).map(|object| read_limits_of_one(object, default))
+            }
         };
-        // They come in the order of their names, mostly. The standard library's sorting is as large as all of this.
+        // Names mostly come sorted. The standard library's sorting would be as large as this whole file.
         let at = clients.partition_point(|(known, _)| known < name);
         clients.insert(at, (name.clone(), limits?));
     }
     Some(clients)
 }
 
-/// Reads the limits of one client, where those that it does not name are `otherwise`.
-fn read_limits_of_one(
-    path: String,
-    value: &Value,
-    otherwise: Limits,
-    problems: &Problems,
-) -> Option<Limits> {
-    let mut object = Object::new(path, value, problems)?;
-    let mut limit = |key: &'static str, otherwise: Option<u64>| {
-        let Some(value) = object.value(key) else {
+/// Reads the limits of one client. Limits that it leaves out are those of `otherwise`.
+fn read_limits_of_one(mut object: Object<'_>, otherwise: Limits) -> Limits {
+    let mut limit = |field: &Integer, otherwise: Option<u64>| {
+        let Some(value) = object.value(field.name) else {
             return otherwise;
         };
-        let number = whole_number(value).filter(|number| (1..=MAX_LIMIT).contains(number));
+        let number = whole_number(value).filter(|number| field.range.contains(number));
         if number.is_none() && !value.is_null() {
             let form = format!("a whole number from 1 to {MAX_LIMIT}, or null for no limit");
-            object.problem(key, refused(value, &form));
+            object.problem(field.name, refused(value, &form));
         }
         number
     };
     let limits = Limits {
-        tokens_per_minute: limit("tokens_per_minute", otherwise.tokens_per_minute),
-        tokens_per_day: limit("tokens_per_day", otherwise.tokens_per_day),
-        requests_per_minute: limit("requests_per_minute", otherwise.requests_per_minute),
+        tokens_per_minute: limit(
+            &client_limits::TOKENS_PER_MINUTE,
+            otherwise.tokens_per_minute,
+        ),
+        tokens_per_day: limit(&client_limits::TOKENS_PER_DAY, otherwise.tokens_per_day),
+        requests_per_minute: limit(
+            &client_limits::REQUESTS_PER_MINUTE,
+            otherwise.requests_per_minute,
+        ),
     };
     object.finish();
-    Some(limits)
+    limits
 }
 
 #[cfg(test)]

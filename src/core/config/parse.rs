@@ -1,29 +1,33 @@
 //! From the plugin configuration's JSON to [`Config`].
 
-use core::time::Duration;
-
 use serde_json::Value;
 
-use super::backends::read_backends;
-
+use super::affinity::read_affinity;
+use super::backend::read_backends;
+use super::cooldown::read_cooldown;
+use super::field::{text, Text};
+use super::fields::plugin;
+use super::headers::read_headers;
 use super::identity::read_identities;
+use super::left_to_envoy::{check_timeouts, read_left_to_envoy};
 use super::limits::{read_limits, Around};
+use super::objects::read_state;
+use super::other_paths::read_other_paths;
 use super::problem::{ConfigError, Fault};
-use super::reader::{refused, whole_number, Object, Problems};
-use super::shown::shown_text;
+use super::reader::{Object, Problems};
+use super::retry::read_retry;
 use super::usage::read_usage;
 use super::{audience, protobuf, unique};
-use super::{
-    AffinityKey, AffinityRules, Backend, BackendCredential, Budget, Config, Cooldown, Engine,
-    HeaderNames, Identity, Ids, LeftToEnvoy, OtherPaths, Plugin, Policy, Retry, StateRules,
-    MAX_ATTEMPTS,
-};
+use super::{AffinityKey, Backend, BackendCredential, Config, Identity, Plugin};
 use crate::prelude::*;
 use crate::state::ids::{Collision, Tags};
 
-/// Statuses after which another backend may do better: throttled, timed out, or broken on the server's side.
-// 529 is what Anthropic answers when it is overloaded.
-const RETRIABLE_STATUSES: [u16; 7] = [408, 429, 500, 502, 503, 504, 529];
+/// The only field of the upstream filter's configuration.
+const ROLE: Text = text(
+    "role",
+    r#""upstream", alone, in a cluster's filters; none in a listener's"#,
+    |text| text == "upstream",
+);
 
 impl Plugin {
     /// Reads a plugin configuration: JSON, or the bytes of a protobuf Struct.
@@ -31,7 +35,7 @@ impl Plugin {
     /// `environment` looks up the variables of Envoy's VM configuration, the place for secrets.
     ///
     /// # Errors
-    /// Every problem there is, at once: each names the field's path, the value and the expected form.
+    /// Every problem, each with the field's path, the value and the expected form.
     pub fn from_bytes(
         bytes: &[u8],
         environment: &dyn Fn(&str) -> Option<String>,
@@ -58,13 +62,12 @@ fn read_plugin(
     environment: &dyn Fn(&str) -> Option<String>,
     problems: &Problems,
 ) -> Option<Plugin> {
-    if value.get("role").is_none() {
+    if value.get(ROLE.name).is_none() {
         let config = read_config(value, environment, problems)?;
         return Some(Plugin::Balancer(Box::new(config)));
     }
     let mut object = Object::new(String::new(), value, problems)?;
-    let form = r#""upstream", alone, in a cluster's filters; none in a listener's"#;
-    object.optional_string("role", form, |text| text == "upstream");
+    object.text(&ROLE);
     object.finish();
     Some(Plugin::Upstream)
 }
@@ -76,29 +79,20 @@ fn read_config(
     problems: &Problems,
 ) -> Option<Config> {
     let mut root = Object::new(String::new(), value, problems)?;
-    let list = root.required("backends", "a list of backends");
+    let list = root.required(plugin::BACKENDS.name, plugin::BACKENDS.form);
     let mut identities = read_identities(&mut root, environment, problems);
     let backends = list.map(|list| read_backends(&root, list, &identities, environment, problems));
     let read = backends.as_deref().unwrap_or_default();
     check_identity(&root, read, &identities);
     audience::complete(&mut identities, read, problems);
     check_hosts(read, problems);
-    let state = read_state(&mut root, read, problems);
+    let state = read_state(&mut root, read);
     let other_paths = read_other_paths(&mut root, problems);
-    let policy_form = r#""round_robin" or "least_throttled""#;
-    let policy = root.optional_string("policy", policy_form, |text| {
-        matches!(text, "round_robin" | "least_throttled")
-    });
-    let affinity = root.value("affinity");
-    let affinity =
-        affinity.and_then(|value| read_affinity(root.path_of("affinity"), value, problems));
-    let empty = Value::Object(serde_json::Map::new());
-    let cooldown = root.value("cooldown").unwrap_or(&empty);
-    let cooldown = read_cooldown(root.path_of("cooldown"), cooldown, problems);
-    let retry = root.value("retry").unwrap_or(&empty);
-    let retry = read_retry(root.path_of("retry"), retry, problems);
-    let headers = root.value("headers").unwrap_or(&empty);
-    let headers = read_headers(root.path_of("headers"), headers, problems);
+    let policy = root.choice(&plugin::POLICY);
+    let affinity = read_affinity(&mut root, problems);
+    let cooldown = read_cooldown(&mut root);
+    let retry = read_retry(&mut root, problems);
+    let headers = read_headers(&mut root);
     let usage = read_usage(&mut root, problems);
     let by = affinity.as_ref().map(|rules| &rules.by);
     let names_client = headers.as_ref().is_none_or(|names| names.client.is_some());
@@ -119,10 +113,7 @@ fn read_config(
     root.finish();
     Some(Config {
         backends: backends?,
-        policy: match policy.as_deref() {
-            Some("least_throttled") => Policy::LeastThrottled,
-            _ => Policy::RoundRobin,
-        },
+        policy,
         affinity,
         identities,
         state,
@@ -136,21 +127,21 @@ fn read_config(
     })
 }
 
-/// Whether every backend has something to show.
+/// Adds a problem if a backend has neither a key nor an identity.
 #[inline(never)]
 fn check_identity(root: &Object<'_>, backends: &[Backend], identities: &[Identity]) {
-    if root.has("identity") {
+    if root.has(plugin::IDENTITY.name) {
         return;
     }
-    // One that could not be read has a problem of its own.
+    // A credential that could not be read has a problem already.
     let lacks = |backend: &Backend| matches!(backend.credential, BackendCredential::Identity(index) if index >= identities.len());
     if backends.iter().any(lacks) || backends.is_empty() && identities.is_empty() {
         let form = r#"an object such as {"cluster": "imds"}, or give every backend an api_key_env"#;
-        root.problem("identity", Fault::missing(form));
+        root.problem(plugin::IDENTITY.name, Fault::missing(form));
     }
 }
 
-/// Whether the tags of objects tell the backends apart.
+/// Adds a problem if two resources would have the same tag in ids of objects.
 #[inline(never)]
 fn check_hosts(backends: &[Backend], problems: &Problems) {
     if let Err(collision) = Tags::new(backends.iter().map(Backend::resource)) {
@@ -163,313 +154,15 @@ fn check_hosts(backends: &[Backend], problems: &Problems) {
     }
 }
 
-/// Whether no backend has a limit of its own, where the route has one for all.
-#[inline(never)]
-fn check_timeouts(backends: &[Backend], problems: &Problems) {
-    for (index, backend) in backends.iter().enumerate() {
-        if backend.first_byte_timeout.is_some() {
-            let path = format!("backends[{index}].first_byte_timeout");
-            let problem = "not allowed where left_to_envoy has \"timeout\": a route has one limit for all backends; \
-                           leave \"timeout\" out";
-            problems.add(&path, problem);
-        }
-    }
-}
-
-#[inline(never)]
-fn read_left_to_envoy(root: &mut Object<'_>, problems: &Problems) -> LeftToEnvoy {
-    let mut left = LeftToEnvoy::default();
-    let given = root.value("left_to_envoy");
-    // Nothing is left by an empty list, as by none.
-    let Some(list) = given.filter(|list| list.as_array().is_none_or(|list| !list.is_empty()))
-    else {
-        return left;
-    };
-    let form = r#"a list of "timeout" and "host""#;
-    for (path, value) in root.list("left_to_envoy", list, form) {
-        match value.as_str() {
-            Some("timeout") => left.timeout = true,
-            Some("host") => left.host = true,
-            _ => problems.add(&path, refused(value, r#""timeout" or "host""#)),
-        }
-    }
-    left
-}
-
-#[inline(never)]
-fn read_other_paths(root: &mut Object<'_>, problems: &Problems) -> OtherPaths {
-    const FORM: &str = r#""refuse", "pass" or a list of paths such as ["/providers/"]"#;
-    let Some(value) = root.value("other_paths") else {
-        return OtherPaths::Refuse;
-    };
-    match value.as_str() {
-        Some("refuse") => return OtherPaths::Refuse,
-        Some("pass") => return OtherPaths::Pass,
-        _ => {}
-    }
-    let mut roots = Vec::new();
-    for (path, value) in root.list("other_paths", value, FORM) {
-        match value.as_str().filter(|text| is_root(text)) {
-            Some(text) => roots.push(text.to_owned()),
-            None => {
-                let form = r#"the beginning of a path, from "/" to "/", such as "/providers/""#;
-                problems.add(&path, refused(value, form));
-            }
-        }
-    }
-    OtherPaths::Below(roots)
-}
-
-/// Whether paths can be below this one.
-fn is_root(text: &str) -> bool {
-    let inner = text
-        .strip_prefix('/')
-        .and_then(|rest| rest.strip_suffix('/'));
-    inner.is_some_and(|inner| inner.split('/').all(is_segment))
-}
-
-/// Whether this is a part of a path that stands for itself.
-fn is_segment(text: &str) -> bool {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
-    !text.is_empty() && !text.starts_with('.') && text.bytes().all(is_plain)
-}
-
-#[inline(never)]
-fn read_state(root: &mut Object<'_>, backends: &[Backend], problems: &Problems) -> StateRules {
-    let Some(value) = root.value("state") else {
-        return StateRules::default();
-    };
-    let Some(mut object) = Object::new(root.path_of("state"), value, problems) else {
-        return StateRules::default();
-    };
-    let form = "the name of one of the backends";
-    let home = object.optional_string("home", form, |_| true);
-    let index = home.as_ref().and_then(|home| {
-        let index = backends.iter().position(|backend| backend.name == *home);
-        if index.is_none() && !backends.is_empty() {
-            let problem = format!("{} is not allowed; use {form}", shown_text(home));
-            object.problem("home", problem);
-        }
-        index
-    });
-    let ids = object.optional_string("ids", r#""tagged" or "plain""#, |text| {
-        matches!(text, "tagged" | "plain")
-    });
-    object.finish();
-    StateRules {
-        home: index,
-        ids: match ids.as_deref() {
-            Some("plain") => Ids::Plain,
-            _ => Ids::Tagged,
-        },
-    }
-}
-
-#[inline(never)]
-fn read_affinity(path: String, value: &Value, problems: &Problems) -> Option<AffinityRules> {
-    const FORM: &str =
-        r#""prompt_cache_key", "client" or an object such as {"header": "session_id"}"#;
-    if value.is_null() {
-        return None;
-    }
-    let mut object = Object::new(path, value, problems)?;
-    let most_percent = object.hundredths(
-        "most",
-        100..=1000,
-        125,
-        "a number from 1 to 10, such as 1.25",
-    );
-    let by = object.required("by", FORM).and_then(|by| {
-        if by.is_object() {
-            let mut by = Object::new(object.path_of("by"), by, problems)?;
-            let form = "the name of a header in lower case";
-            let header = by.required_string("header", form, is_header_name);
-            by.finish();
-            return header.map(AffinityKey::Header);
-        }
-        match by.as_str() {
-            Some("prompt_cache_key") => Some(AffinityKey::PromptCacheKey),
-            Some("client") => Some(AffinityKey::Client),
-            _ => {
-                object.problem("by", refused(by, FORM));
-                None
-            }
-        }
-    });
-    object.finish();
-    Some(AffinityRules {
-        by: by?,
-        most_percent: u16::try_from(most_percent).unwrap_or(u16::MAX),
-    })
-}
-
-#[inline(never)]
-fn read_cooldown(path: String, value: &Value, problems: &Problems) -> Option<Cooldown> {
-    if value.is_null() {
-        return Some(Cooldown::NONE);
-    }
-    let mut object = Object::new(path, value, problems)?;
-    let throttled = object.duration("throttled", "100ms"..="1h", "10s");
-    let shortest = object.duration("shortest", "0s"..="1h", "250ms");
-    let longest = object.duration("longest", "1s"..="24h", "5m");
-    let failing = object.duration("failing", "100ms"..="1h", "5s");
-    let consecutive_failures = object.integer("consecutive_failures", 1..=1000, 5);
-    let failure_percent = object.integer("failure_percent", 1..=100, 50);
-    let misconfigured = object.duration("misconfigured", "1s"..="24h", "5m");
-    let wait_timeout = object.duration("wait_timeout", "0s"..="60s", "0s");
-    if shortest > longest {
-        object.problem(
-            "shortest",
-            "is longer than cooldown.longest, which is 5m if not given; use at most that",
-        );
-    }
-    object.finish();
-    Some(Cooldown {
-        throttled,
-        shortest,
-        longest,
-        failing,
-        consecutive_failures: u32::try_from(consecutive_failures).unwrap_or(u32::MAX),
-        failure_percent: u8::try_from(failure_percent).unwrap_or(100),
-        misconfigured,
-        wait_timeout,
-    })
-}
-
-impl Cooldown {
-    /// What `null` stands for.
-    const NONE: Self = Self {
-        throttled: Duration::ZERO,
-        shortest: Duration::ZERO,
-        longest: Duration::ZERO,
-        failing: Duration::ZERO,
-        consecutive_failures: u32::MAX,
-        failure_percent: 100,
-        misconfigured: Duration::ZERO,
-        wait_timeout: Duration::ZERO,
-    };
-}
-
-#[inline(never)]
-fn read_retry(path: String, value: &Value, problems: &Problems) -> Option<Retry> {
-    let mut object = Object::new(path, value, problems)?;
-    let engine = object.optional_string("engine", r#""filter" or "router""#, |text| {
-        matches!(text, "filter" | "router")
-    });
-    let max_attempts = object.integer("max_attempts", 1..=MAX_ATTEMPTS as u64, 3);
-    let statuses = match object.value("statuses") {
-        None => RETRIABLE_STATUSES.to_vec(),
-        Some(list) => read_statuses(&object, list, problems),
-    };
-    let per_try_timeout = object.duration("per_try_timeout", "100ms"..="1h", "300s");
-    let stream_start = object.duration("stream_start", "0s"..="1m", "1s");
-    let stream_idle_timeout = object.optional_duration("stream_idle_timeout", "1s"..="15m");
-    let replay_limit = object.size("replay_limit", "0B"..="64MiB", "4MiB");
-    let replay_memory = object.size("replay_memory", "64MiB"..="2GiB", "512MiB");
-    let repeat_creations = object.flag("repeat_creations", false);
-    let empty = Value::Object(serde_json::Map::new());
-    let budget = object.value("budget").unwrap_or(&empty);
-    let budget = match budget {
-        Value::Null => None,
-        value => Some(read_budget(object.path_of("budget"), value, problems)?),
-    };
-    object.finish();
-    Some(Retry {
-        engine: match engine.as_deref() {
-            Some("router") => Engine::Router,
-            _ => Engine::Filter,
-        },
-        max_attempts: u8::try_from(max_attempts).unwrap_or(u8::MAX),
-        statuses,
-        per_try_timeout,
-        stream_start,
-        stream_idle_timeout,
-        replay_limit,
-        replay_memory,
-        repeat_creations,
-        budget,
-    })
-}
-
-#[inline(never)]
-fn read_budget(path: String, value: &Value, problems: &Problems) -> Option<Budget> {
-    let mut object = Object::new(path, value, problems)?;
-    let percent = object.integer("percent", 0..=100, 20);
-    let min_per_second = object.integer("min_per_second", 0..=10_000, 10);
-    object.finish();
-    Some(Budget {
-        percent: u8::try_from(percent).unwrap_or(100),
-        min_per_second: u16::try_from(min_per_second).unwrap_or(u16::MAX),
-    })
-}
-
-#[inline(never)]
-fn read_statuses(object: &Object<'_>, list: &Value, problems: &Problems) -> Vec<u16> {
-    if list.as_array().is_some_and(Vec::is_empty) {
-        object.problem(
-            "statuses",
-            "an empty list is not allowed; use max_attempts 1 to switch retries off",
-        );
-        return Vec::new();
-    }
-    object
-        .list("statuses", list, "a list of statuses such as [429, 503]")
-        .filter_map(|(path, value)| {
-            let status = whole_number(value)
-                .and_then(|number| u16::try_from(number).ok())
-                // 401 has a rule of its own: a new token, or the next backend, as its error code says.
-                .filter(|status| (400..600).contains(status) && *status != 401);
-            if status.is_none() {
-                problems.add(
-                    &path,
-                    refused(value, "a status from 400 to 599, except 401"),
-                );
-            }
-            status
-        })
-        .collect()
-}
-
-#[inline(never)]
-fn read_headers(path: String, value: &Value, problems: &Problems) -> Option<HeaderNames> {
-    let mut object = Object::new(path, value, problems)?;
-    let form = "the name of a header in lower case";
-    let cluster = object
-        .optional_string("cluster", form, is_header_name)
-        .unwrap_or_else(|| "x-aoai-cluster".to_owned());
-    let mut switchable = |key: &'static str, default: Option<&str>| match object.value(key) {
-        None => default.map(str::to_owned),
-        Some(Value::Null) => None,
-        Some(value) => {
-            let form = format!("{form}, or null to switch it off");
-            object.string(key, value, &form, is_header_name)
-        }
-    };
-    let backend = switchable("backend", Some("x-aoai-backend"));
-    let attempts = switchable("attempts", Some("x-aoai-attempts"));
-    let why = switchable("why", None);
-    let client = switchable("client", None);
-    object.finish();
-    Some(HeaderNames {
-        cluster,
-        backend,
-        attempts,
-        why,
-        client,
-    })
-}
-
-fn is_header_name(text: &str) -> bool {
-    text.bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
-}
-
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
+
     use serde_json::json;
 
     use super::super::forms::VARIABLE_FORM;
-    use super::super::{Proof, Source};
+    use super::super::retry::RETRIABLE_STATUSES;
+    use super::super::{Budget, Engine, LeftToEnvoy, Policy, Proof, Source};
     use super::*;
 
     const HOST_FORM: &str =

@@ -1,16 +1,16 @@
-//! What is wrong with a configuration, and where.
+//! Problems of a configuration, each with its place.
 
 use core::fmt;
 
 use super::shown::without_secrets;
 use crate::prelude::*;
 
-/// One thing that is wrong.
+/// A problem of one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The field's path as it is written, such as `backends[0].weight`; empty for the whole configuration.
+    /// The field's path, such as `backends[0].weight`; empty for the whole configuration.
     pub path: String,
-    /// What is wrong with the field.
+    /// The kind of problem.
     pub fault: Fault,
 }
 
@@ -24,34 +24,34 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What is wrong with a field.
+/// The kind of a problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It has to be there.
+    /// The field is required and missing.
     Missing {
-        /// Why nothing else can stand for it, if something else could.
+        /// Why the field has no default here, if it has one elsewhere.
         why: Option<String>,
-        /// What it should be.
+        /// The expected form.
         form: String,
     },
-    /// Its value is not of the form that it must have.
+    /// The value does not have the expected form.
     Refused {
-        /// The value, without what may be a secret.
+        /// The value, without parts that may be secrets.
         value: String,
-        /// What it should be.
+        /// The expected form.
         form: String,
     },
-    /// There is no such field.
+    /// No field has this name.
     Unknown {
-        /// The fields that there are.
+        /// The names of the fields that could stand here.
         known: Vec<&'static str>,
     },
-    /// Anything else, in words.
+    /// Any other problem, as a sentence.
     Other(String),
 }
 
 impl Fault {
-    /// A field that has to be there, of this form.
+    /// A required field of this form is missing.
     pub fn missing(form: &str) -> Self {
         Self::Missing {
             why: None,
@@ -93,7 +93,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Everything that is wrong with a configuration, one line each: the field's path, the value and the expected form.
+/// All problems of a configuration. It displays one per line: the field's path, the value and the expected form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     pub(super) problems: Vec<Problem>,
@@ -109,7 +109,7 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<String> = self.problems.iter().map(Problem::to_string).collect();
-        // A path has the names of fields, and so whatever was put in the place of one.
+        // A path contains the names of unknown fields, and a name may be a secret.
         f.write_str(&without_secrets(&lines.join("\n")))
     }
 }

@@ -1,4 +1,4 @@
-//! A configuration given as a protobuf Struct, in the form Envoy hands it to the module: the bytes of the message.
+//! Reads a configuration from the bytes of a protobuf Struct, as Envoy passes them to the module.
 //!
 //! `google.protobuf.Struct` is `{1: map<string, Value>}`; a `Value` is one of 1: null, 2: double, 3: string, 4: bool,
 //! 5: Struct, 6: ListValue; a `ListValue` is `{1: repeated Value}`
@@ -7,7 +7,7 @@
 use crate::prelude::*;
 use serde_json::{Map, Value};
 
-/// Deeper than any configuration, and no danger to the stack.
+/// The deepest nesting that is read. No configuration is as deep, and the stack is deep enough.
 const DEPTH: usize = 32;
 
 /// The Struct in `bytes` as a JSON object; `None` if they are none.
@@ -66,7 +66,7 @@ enum Field<'a> {
     Bytes(&'a [u8]),
 }
 
-/// The fields of a message; `None` for the first that is not well-formed, and nothing after it.
+/// The fields of a message. The iterator ends with `None` at the first malformed field.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {

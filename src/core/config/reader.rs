@@ -1,21 +1,22 @@
 //! Reads JSON into types and collects every problem, each with the path of its field.
 //!
-//! `serde`'s derive stops at the first mistake; a person who has three to mend wants to see three.
+//! `serde`'s derive stops at the first problem. A person who has made three mistakes wants to see three.
 
 use core::cell::RefCell;
 use core::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::field::{Choice, Flag, Hundredths, Integer, Own, Quantity, Text};
 use super::problem::{ConfigError, Fault, Problem};
 use super::shown::shown;
 use super::units;
 use crate::prelude::*;
 
-/// The form of a value that has fields of its own.
+/// An object, for error messages.
 pub const OBJECT: &str = "an object";
 
-/// Collects problems while a configuration is read to its end.
+/// Collects the problems of a configuration. Reading goes on after a problem.
 #[derive(Default)]
 pub(super) struct Problems(RefCell<Vec<Problem>>);
 
@@ -26,13 +27,13 @@ impl Problems {
 
     #[inline(never)]
     fn push(&self, path: String, fault: Fault) {
-        // Only ever borrowed for this push, so this cannot fail; a panic here would still be worse than a lost line.
+        // Nothing else borrows the list, so this cannot fail. A panic here would be worse than a lost problem.
         if let Ok(mut problems) = self.0.try_borrow_mut() {
             problems.push(Problem { path, fault });
         }
     }
 
-    /// `value` if nothing was wrong, all problems otherwise.
+    /// `value` if there is no problem, or else all problems.
     pub(super) fn into_result<T>(self, value: Option<T>) -> Result<T, ConfigError> {
         let problems = self.0.into_inner();
         match value {
@@ -42,13 +43,14 @@ impl Problems {
     }
 }
 
-/// An object being read field by field.
+/// An object being read field by field, each by its description in [`fields`](super::fields).
 ///
-/// Every reader method returns `None` when it has recorded a problem, or when an optional field is absent; callers carry on
-/// with a placeholder so that the other fields are read too, and [`Problems::into_result`] refuses the whole at the end.
+/// A reader method returns `None` if it has recorded a problem, or if an optional field is absent. Callers go on with a placeholder, so
+/// that other fields are read too. [`Problems::into_result`] refuses the configuration at the end.
 pub(super) struct Object<'a> {
     path: String,
-    fields: &'a Map<String, Value>,
+    /// The fields that are given; `None`: the object is left out.
+    fields: Option<&'a Map<String, Value>>,
     known: Vec<&'static str>,
     problems: &'a Problems,
 }
@@ -63,10 +65,36 @@ impl<'a> Object<'a> {
         };
         Some(Self {
             path,
-            fields,
+            fields: Some(fields),
             known: Vec::new(),
             problems,
         })
+    }
+
+    /// The object in `field`, if it is there.
+    #[inline(never)]
+    pub(super) fn object(&mut self, field: &Own) -> Option<Self> {
+        let value = self.value(field.name)?;
+        Self::new(self.path_of(field.name), value, self.problems)
+    }
+
+    /// The object in `field`, or one without fields.
+    #[inline(never)]
+    pub(super) fn object_or_empty(&mut self, field: &Own) -> Option<Self> {
+        match self.value(field.name) {
+            Some(value) => Self::new(self.path_of(field.name), value, self.problems),
+            None => Some(Self {
+                path: self.path_of(field.name),
+                fields: None,
+                known: Vec::new(),
+                problems: self.problems,
+            }),
+        }
+    }
+
+    /// Whether `field` is `null`, which switches off what it sets.
+    pub(super) fn is_null(&mut self, field: &Own) -> bool {
+        self.value(field.name).is_some_and(Value::is_null)
     }
 
     /// The path of the field `key` of this object.
@@ -86,13 +114,15 @@ impl<'a> Object<'a> {
     /// The field's value. `null` counts as given: it switches off what can be switched off.
     #[inline(never)]
     pub(super) fn value(&mut self, key: &'static str) -> Option<&'a Value> {
-        self.known.push(key);
-        self.fields.get(key)
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
+        self.fields?.get(key)
     }
 
     /// Whether the field is there.
     pub(super) fn has(&self, key: &str) -> bool {
-        self.fields.contains_key(key)
+        self.fields.is_some_and(|fields| fields.contains_key(key))
     }
 
     /// The field's value; a problem if it is absent.
@@ -105,165 +135,155 @@ impl<'a> Object<'a> {
         value
     }
 
-    /// A non-empty string that `accept` finds right.
-    pub(super) fn string(
-        &self,
-        key: &str,
-        value: &'a Value,
-        form: &str,
-        accept: impl Fn(&str) -> bool,
-    ) -> Option<String> {
-        self.accepted(key, value, form, &accept)
+    /// A text, or its default.
+    pub(super) fn text(&mut self, field: &Text) -> Option<String> {
+        self.text_of(field, false)
     }
 
-    /// [`Self::string`], once for all that is acceptable.
+    /// A text, its default, or `None` for `null`.
+    pub(super) fn text_or_null(&mut self, field: &Text) -> Option<String> {
+        self.text_of(field, true)
+    }
+
     #[inline(never)]
-    fn accepted(
-        &self,
-        key: &str,
-        value: &Value,
-        form: &str,
-        accept: &dyn Fn(&str) -> bool,
-    ) -> Option<String> {
-        match value.as_str() {
-            Some(text) if !text.is_empty() && accept(text) => Some(text.to_owned()),
-            _ => {
-                self.problem(key, refused(value, form));
-                None
+    fn text_of(&mut self, field: &Text, is_nullable: bool) -> Option<String> {
+        let value = match self.value(field.name) {
+            None if field.is_required => {
+                self.problem(field.name, Fault::missing(field.form));
+                return None;
             }
-        }
-    }
-
-    /// A required string.
-    pub(super) fn required_string(
-        &mut self,
-        key: &'static str,
-        form: &str,
-        accept: impl Fn(&str) -> bool,
-    ) -> Option<String> {
-        let value = self.required(key, form)?;
-        self.string(key, value, form, accept)
-    }
-
-    /// An optional string.
-    pub(super) fn optional_string(
-        &mut self,
-        key: &'static str,
-        form: &str,
-        accept: impl Fn(&str) -> bool,
-    ) -> Option<String> {
-        let value = self.value(key)?;
-        self.string(key, value, form, accept)
-    }
-
-    /// A whole number within `range`, or `default`.
-    #[inline(never)]
-    pub(super) fn integer(
-        &mut self,
-        key: &'static str,
-        range: core::ops::RangeInclusive<u64>,
-        default: u64,
-    ) -> u64 {
-        let Some(value) = self.value(key) else {
-            return default;
+            None => return (!field.default.is_empty()).then(|| field.default.to_owned()),
+            Some(Value::Null) if is_nullable => return None,
+            Some(value) => value,
         };
+        let text = value.as_str().filter(|text| !text.is_empty());
+        let text = text.filter(|text| (field.accept)(text));
+        if text.is_none() {
+            let null = if is_nullable {
+                ", or null to switch it off"
+            } else {
+                ""
+            };
+            self.problem(field.name, refused(value, &[field.form, null].concat()));
+        }
+        text.map(str::to_owned)
+    }
+
+    /// One of a few words, or the default.
+    pub(super) fn choice<T: Copy + Default>(&mut self, field: &Choice<T>) -> T {
+        let name = |index: usize| field.values.get(index).map(|(name, _)| *name);
+        let chosen = self.choice_of(field.name, &name);
+        let value = chosen.and_then(|index| field.values.get(index));
+        value.map(|(_, value)| *value).unwrap_or_default()
+    }
+
+    /// The index of the given word. `name` returns the word of each index.
+    #[inline(never)]
+    fn choice_of(
+        &mut self,
+        key: &'static str,
+        name: &dyn Fn(usize) -> Option<&'static str>,
+    ) -> Option<usize> {
+        let value = self.value(key)?;
+        let names: Vec<&str> = (0..).map_while(name).collect();
+        let text = value.as_str();
+        let index = names.iter().position(|name| Some(*name) == text);
+        if index.is_none() {
+            let mut form = String::new();
+            for (index, name) in names.iter().enumerate() {
+                let before = match index {
+                    0 => "",
+                    _ if index + 1 == names.len() => " or ",
+                    _ => ", ",
+                };
+                form.extend([before, "\"", name, "\""]);
+            }
+            self.problem(key, refused(value, &form));
+        }
+        index
+    }
+
+    /// A whole number, or the default.
+    #[inline(never)]
+    pub(super) fn integer(&mut self, field: &Integer) -> u64 {
+        let Some(value) = self.value(field.name) else {
+            return field.default;
+        };
+        let range = &field.range;
         match whole_number(value) {
             Some(number) if range.contains(&number) => number,
             _ => {
                 let form = format!("a whole number from {} to {}", range.start(), range.end());
-                self.problem(key, refused(value, &form));
-                default
+                self.problem(field.name, refused(value, &form));
+                field.default
             }
         }
     }
 
-    /// A number with at most two digits behind the point, in hundredths, within a `range` of such. The form is given as people
-    /// read it: no other message writes a fraction, and what writes one is large.
+    /// A number with at most two digits behind the point, in hundredths, or the default.
     #[inline(never)]
-    pub(super) fn hundredths(
-        &mut self,
-        key: &'static str,
-        range: core::ops::RangeInclusive<u64>,
-        default: u64,
-        form: &str,
-    ) -> u64 {
-        let Some(value) = self.value(key) else {
-            return default;
+    pub(super) fn hundredths(&mut self, field: &Hundredths) -> u64 {
+        let Some(value) = self.value(field.name) else {
+            return field.default;
         };
         let number = value.as_f64().map(|number| number * 100.0);
         // No decimal fraction is exact in binary.
         let whole = number.map(|number| (number + 0.5) as u64);
         match (number, whole) {
             (Some(number), Some(whole))
-                if range.contains(&whole) && (number - whole as f64).abs() < 1e-6 =>
+                if field.range.contains(&whole) && (number - whole as f64).abs() < 1e-6 =>
             {
                 whole
             }
             _ => {
-                self.problem(key, refused(value, form));
-                default
+                self.problem(field.name, refused(value, field.form));
+                field.default
             }
         }
     }
 
-    /// `true` or `false`, or `default`.
+    /// `true` or `false`, or the default.
     #[inline(never)]
-    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
-        let Some(value) = self.value(key) else {
-            return default;
+    pub(super) fn flag(&mut self, field: &Flag) -> bool {
+        let Some(value) = self.value(field.name) else {
+            return field.default;
         };
         value.as_bool().unwrap_or_else(|| {
-            self.problem(key, refused(value, "true or false"));
-            default
+            self.problem(field.name, refused(value, "true or false"));
+            field.default
         })
     }
 
-    /// A duration within `range`, or `default`.
+    /// A duration, or the default.
     #[inline(never)]
-    pub(super) fn duration(
-        &mut self,
-        key: &'static str,
-        range: core::ops::RangeInclusive<&str>,
-        default: &str,
-    ) -> Duration {
-        self.quantity(key, range, default, units::duration, units::DURATION_FORM)
+    pub(super) fn duration(&mut self, field: &Quantity<Duration>) -> Duration {
+        self.quantity(field, units::duration, units::DURATION_FORM)
     }
 
-    /// A duration within `range`, if there is one.
-    pub(super) fn optional_duration(
-        &mut self,
-        key: &'static str,
-        range: core::ops::RangeInclusive<&str>,
-    ) -> Option<Duration> {
-        let given = self.has(key);
-        let duration = self.duration(key, range, "0s");
+    /// A duration, if there is one.
+    pub(super) fn optional_duration(&mut self, field: &Quantity<Duration>) -> Option<Duration> {
+        let given = self.has(field.name);
+        let duration = self.duration(field);
         given.then_some(duration)
     }
 
-    /// A size in bytes within `range`, or `default`.
-    pub(super) fn size(
-        &mut self,
-        key: &'static str,
-        range: core::ops::RangeInclusive<&str>,
-        default: &str,
-    ) -> usize {
-        self.quantity(key, range, default, units::size, units::SIZE_FORM)
+    /// A size in bytes, or the default.
+    pub(super) fn size(&mut self, field: &Quantity<usize>) -> usize {
+        self.quantity(field, units::size, units::SIZE_FORM)
     }
 
-    // The bounds are given as people write them, so that the message can repeat them.
     fn quantity<T: PartialOrd + Default>(
         &mut self,
-        key: &'static str,
-        range: core::ops::RangeInclusive<&str>,
-        default: &str,
+        field: &Quantity<T>,
         parse: impl Fn(&str) -> Option<T>,
         form: &str,
     ) -> T {
-        let default = parse(default).unwrap_or_default();
-        let Some(value) = self.value(key) else {
+        let default = parse(field.default).unwrap_or_default();
+        let Some(value) = self.value(field.name) else {
             return default;
         };
-        let (least, most) = (parse(range.start()), parse(range.end()));
+        let (start, end) = (field.range.start(), field.range.end());
+        let (least, most) = (parse(start), parse(end));
         match value.as_str().and_then(&parse) {
             Some(quantity)
                 if Some(&quantity) >= least.as_ref() && Some(&quantity) <= most.as_ref() =>
@@ -272,10 +292,10 @@ impl<'a> Object<'a> {
             }
             parsed => {
                 let form = match parsed {
-                    Some(_) => format!("{} to {}", range.start(), range.end()),
+                    Some(_) => format!("{start} to {end}"),
                     None => form.to_owned(),
                 };
-                self.problem(key, refused(value, &form));
+                self.problem(field.name, refused(value, &form));
                 default
             }
         }
@@ -302,10 +322,10 @@ impl<'a> Object<'a> {
             .map(move |(i, value)| (format!("{path}[{i}]"), value))
     }
 
-    /// Ends the reading: every field that was never asked for is unknown.
+    /// Ends the reading. Fields that no method has read are unknown.
     #[inline(never)]
     pub(super) fn finish(self) {
-        for field in self.fields.keys() {
+        for field in self.fields.into_iter().flat_map(Map::keys) {
             if !self.known.contains(&field.as_str()) {
                 let known = self.known.clone();
                 self.problem(field, Fault::Unknown { known });

@@ -1,17 +1,17 @@
-//! Values in messages: enough of them to be recognised, and no secret.
+//! Values in error messages, without secrets.
 
 use core::fmt;
 
 use crate::prelude::*;
 use serde_json::Value;
 
-/// How many characters of a value are shown, so that it does not fill the log.
+/// The most characters of a value in a message.
 const LONGEST: usize = 60;
 
-/// So many letters and digits in a row are taken for a key: those of Azure OpenAI have 32 or 84. Names have separators.
+/// A run of this many letters and digits counts as a key: keys of Azure OpenAI have 32 or 84. Names have separators.
 const KEY_LENGTH: usize = 32;
 
-/// The value as JSON, on one line, without what may be a secret.
+/// The value as JSON on one line, without parts that may be secrets.
 pub fn shown(value: &Value) -> String {
     let mut text = without_secrets(&value.to_string());
     if let Some((at, _)) = text.char_indices().nth(LONGEST) {
@@ -21,12 +21,12 @@ pub fn shown(value: &Value) -> String {
     text
 }
 
-/// A text in quotes, without what may be a secret.
+/// A text in quotes, without parts that may be secrets.
 pub(super) fn shown_text(text: &str) -> impl fmt::Display {
     shown(&Value::from(text))
 }
 
-/// `text` with `***` in the place of what may be a secret: a run of letters and digits as long as a key, and a URL's user and
+/// `text` with `***` for each part that may be a secret: a run of letters and digits as long as a key, and a URL's user and
 /// password.
 pub fn without_secrets(text: &str) -> String {
     let text = without_users(text);
@@ -57,7 +57,7 @@ fn without_users(text: &str) -> String {
     out
 }
 
-/// Whether a text is the name of an environment variable, and not a key that was put in the place of one.
+/// Whether a text is the name of an environment variable. A key in its place is not.
 pub(super) fn is_variable_name(text: &str) -> bool {
     let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     !text.is_empty()

@@ -1,4 +1,4 @@
-//! JSON in which no object has a field twice: of two the first would be lost without a word.
+//! Reads JSON and refuses objects that have a field twice. `serde_json` would silently drop the first.
 
 use core::fmt;
 
@@ -11,7 +11,7 @@ use crate::prelude::*;
 /// Reads JSON.
 ///
 /// # Errors
-/// What is not JSON, and a field that stands twice.
+/// The text is not JSON, or a field stands twice.
 pub(super) fn from_slice(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice(bytes).map(|Unique(value)| value)
 }

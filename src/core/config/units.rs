@@ -2,11 +2,11 @@
 
 use core::time::Duration;
 
-/// What a duration looks like, for error messages.
+/// A duration, for error messages.
 pub(super) const DURATION_FORM: &str =
     r#"a duration with a unit such as "250ms", "10s", "5m" or "1h""#;
 
-/// What a size looks like, for error messages.
+/// A size, for error messages.
 pub(super) const SIZE_FORM: &str = r#"a size with a unit such as "512KiB" or "4MiB""#;
 
 /// Reads a duration: a decimal number and one of `ms`, `s`, `m`, `h`.
@@ -31,8 +31,9 @@ pub(super) fn size(text: &str) -> Option<usize> {
         .filter(|_| bytes < 4_000_000_000)
 }
 
-/// A decimal number of one of these units, where that is a whole number of the smallest. In integers: a `f64` is not exact, and
-/// the standard library's code that reads one is larger than all of this module's.
+/// Reads a decimal number with one of these units, as a whole number of the smallest unit.
+///
+/// It computes in integers: an `f64` is not exact, and the standard library's code that parses one is larger than this whole file.
 #[inline(never)]
 fn whole(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();

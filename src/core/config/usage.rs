@@ -1,15 +1,15 @@
-//! What a configuration says of the tokens that answers report.
+//! How the tokens that answers report are counted.
 
 use serde_json::Value;
 
+use super::field::Own;
+use super::fields::{plugin, price, usage};
 use super::reader::{refused, whole_number, Object, Problems};
-use super::{Streams, UsageRules};
 use crate::prelude::*;
 use crate::prices::{millionths, Cost, Price, Prices};
 
-const FORM: &str =
-    r#"true, false or an object such as {"prices": {"gpt-4o": {"prompt": 2.5, "completion": 10}}}"#;
-const PRICE_FORM: &str =
+/// A price, for error messages.
+pub(super) const PRICE_FORM: &str =
     "what a million tokens cost: a number from 0 to 10000000 with at most six digits behind the point";
 
 /// The most that a million tokens may cost.
@@ -18,6 +18,39 @@ const MOST: Cost = 10_000_000 * 1_000_000;
 /// The most deployments that may have a price.
 const MOST_PRICES: usize = 200;
 
+/// How tokens are counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageRules {
+    /// Whether tokens are counted.
+    pub is_counted: bool,
+    /// The chats' streams whose tokens are counted.
+    pub streams: Streams,
+    /// The prices of tokens.
+    pub prices: Prices,
+}
+
+/// The chats' streams whose tokens are counted. A stream reports tokens if the request sets `stream_options.include_usage`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Streams {
+    /// Streams whose client requested it.
+    #[default]
+    Asked,
+    /// All streams. If the client did not request it, the filter does, and removes the tokens from the stream.
+    Always,
+}
+
+impl UsageRules {
+    /// Whether the filter requests the tokens of streams whose clients did not.
+    pub fn asks(&self) -> bool {
+        self.is_counted && self.streams == Streams::Always
+    }
+
+    /// Whether prices depend on the name of the deployment.
+    pub fn names_deployments(&self) -> bool {
+        self.is_counted && !self.prices.is_empty()
+    }
+}
+
 #[inline(never)]
 pub(super) fn read_usage(root: &mut Object<'_>, problems: &Problems) -> UsageRules {
     let mut rules = UsageRules {
@@ -25,42 +58,38 @@ pub(super) fn read_usage(root: &mut Object<'_>, problems: &Problems) -> UsageRul
         streams: Streams::Asked,
         prices: Prices::default(),
     };
-    match root.value("usage") {
+    let field = plugin::USAGE;
+    match root.value(field.name) {
         None => {}
         Some(Value::Bool(is_counted)) => rules.is_counted = *is_counted,
         Some(value) if value.is_object() => {
-            if let Some(mut object) = Object::new(root.path_of("usage"), value, problems) {
-                let form = r#""asked" or "always""#;
-                let is_known = |text: &str| matches!(text, "asked" | "always");
-                let streams = object.optional_string("streams", form, is_known);
-                if streams.as_deref() == Some("always") {
-                    rules.streams = Streams::Always;
-                }
+            if let Some(mut object) = Object::new(root.path_of(field.name), value, problems) {
+                rules.streams = object.choice(&usage::STREAMS);
                 rules.prices = read_prices(&mut object, problems);
                 object.finish();
             }
         }
-        Some(value) => root.problem("usage", refused(value, FORM)),
+        Some(value) => root.problem(field.name, refused(value, field.form)),
     }
     rules
 }
 
 #[inline(never)]
-fn read_prices(usage: &mut Object<'_>, problems: &Problems) -> Prices {
+fn read_prices(object: &mut Object<'_>, problems: &Problems) -> Prices {
     let mut prices = Prices::default();
-    let Some(value) = usage.value("prices") else {
+    let field = usage::PRICES;
+    let Some(value) = object.value(field.name) else {
         return prices;
     };
     let Some(deployments) = value.as_object() else {
-        let form = r#"an object such as {"gpt-4o": {"prompt": 2.5, "completion": 10}}"#;
-        usage.problem("prices", refused(value, form));
+        object.problem(field.name, refused(value, field.form));
         return prices;
     };
     if deployments.len() > MOST_PRICES {
         let problem = format!("has more than {MOST_PRICES} deployments; use fewer");
-        usage.problem("prices", problem);
+        object.problem(field.name, problem);
     }
-    let path = usage.path_of("prices");
+    let path = object.path_of(field.name);
     for (name, value) in deployments {
         let path = format!("{path}.{name}");
         let Some(mut object) = Object::new(path.clone(), value, problems) else {
@@ -68,8 +97,8 @@ fn read_prices(usage: &mut Object<'_>, problems: &Problems) -> Prices {
         };
         let price = Price {
             prompt: required_price(&mut object).unwrap_or_default(),
-            cached: price_of(&mut object, "cached"),
-            completion: price_of(&mut object, "completion"),
+            cached: price_of(&mut object, &price::CACHED),
+            completion: price_of(&mut object, &price::COMPLETION),
         };
         object.finish();
         if !prices.add(name, price) {
@@ -83,22 +112,22 @@ fn read_prices(usage: &mut Object<'_>, problems: &Problems) -> Prices {
 }
 
 fn required_price(object: &mut Object<'_>) -> Option<Cost> {
-    object.required("prompt", PRICE_FORM)?;
-    price_of(object, "prompt")
+    object.required(price::PROMPT.name, PRICE_FORM)?;
+    price_of(object, &price::PROMPT)
 }
 
 #[inline(never)]
-fn price_of(object: &mut Object<'_>, key: &'static str) -> Option<Cost> {
-    let value = object.value(key)?;
-    let price = price(value).filter(|price| *price <= MOST);
+fn price_of(object: &mut Object<'_>, field: &Own) -> Option<Cost> {
+    let value = object.value(field.name)?;
+    let price = read_price(value).filter(|price| *price <= MOST);
     if price.is_none() {
-        object.problem(key, refused(value, PRICE_FORM));
+        object.problem(field.name, refused(value, PRICE_FORM));
     }
     price
 }
 
-/// A price in millionths. No decimal fraction is exact in binary, so a number is rounded to them; a text is read as it stands.
-fn price(value: &Value) -> Option<Cost> {
+/// Reads a price in millionths. A number is rounded to them, because no decimal fraction is exact in binary. A text is exact.
+fn read_price(value: &Value) -> Option<Cost> {
     if let Some(text) = value.as_str() {
         return millionths(text);
     }
@@ -185,7 +214,7 @@ mod tests {
                 r#"{"price": {}}"#.into(),
                 "usage.price: unknown field; use one of streams, prices".into(),
             ),
-            ("1".into(), format!("usage: 1 is not allowed; use {}", super::FORM)),
+            ("1".into(), format!("usage: 1 is not allowed; use {}", super::plugin::USAGE.form)),
         ] {
             assert_eq!(config(&usage).unwrap_err(), [problem], "{usage}");
         }

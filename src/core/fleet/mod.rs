@@ -4,34 +4,36 @@
 //! compare-and-swap, and tells the others by a number that stands beside the turns: they read it with every request they draw.
 
 mod capacity;
+mod choice;
+mod learning;
 mod names;
+mod offer;
 mod openings;
+mod sharing;
 mod view;
 
 use core::cell::{Cell, RefCell};
 use core::time::Duration;
 
+pub use choice::{Choice, Declined, NoChoice, Wait};
 pub use names::{deployment_label, Names, UNREAD};
 pub use openings::Openings;
-pub use view::{Choice, Declined, NoChoice, View, Wait};
+pub use view::View;
 
-use super::attempts::{Because, Chosen, Lesson};
+use super::attempts::{Because, Chosen};
 use super::budget::Budget;
-use super::config::{Budget as BudgetRules, Config, Cooldown, Retry};
+use super::config::{Budget as BudgetRules, Config, Retry};
 use super::demand::{Client, Demand, QuotaKey};
-use super::health::{Change, Finding, Health, Seen};
+use super::health::Health;
 use super::keys;
 use super::no_retry::NoRetry;
 use super::outcome::Outcome;
 use super::plan::{BackendSet, Plan};
-use super::swap::{create, read, swap, OftenSwapped, SharedMap, SwapError};
+use super::swap::{create, swap, OftenSwapped, SharedMap, SwapError};
 use super::time::Timestamp;
 use super::turns::Turns;
 use super::why::Obstacle;
 use crate::prelude::*;
-
-/// After a request whose deployment was not read was refused, names are read for this long.
-const NAMES_MATTER: Duration = Duration::from_secs(600);
 
 /// One worker's part of the fleet, over the map `M` that all workers share.
 pub struct Fleet<M> {
@@ -89,35 +91,6 @@ impl<M: SharedMap> Fleet<M> {
             create(&fleet.map, &fleet.budget_key, &budget.encode())?;
         }
         Ok(fleet)
-    }
-
-    /// Takes over what other workers learnt, for a request that takes no turn.
-    pub fn look_around(&self) {
-        match self.read_turns() {
-            Ok(turns) => self.sync(turns.edition),
-            Err(error) => log::warn!("{error}; what is known of the backends may be old"),
-        }
-    }
-
-    /// Draws a request's turn, and takes over what other workers learnt.
-    pub fn draw(&self) -> u64 {
-        let turns = self.turns.swap(&self.map, |bytes| {
-            let turns = Turns::decode(bytes);
-            (turns, turns.after_draw().encode())
-        });
-        match turns {
-            Ok(turns) => {
-                self.sync(turns.edition);
-                turns.next
-            }
-            Err(error) => {
-                // Choosing must go on: a turn of this worker's own is fair, if not exact across workers.
-                log::warn!("round robin: {error}; counting on this worker alone");
-                let turn = self.own_turns.get();
-                self.own_turns.set(turn.wrapping_add(1));
-                turn
-            }
-        }
     }
 
     /// Whether a choice depends on the time.
@@ -313,122 +286,6 @@ impl<M: SharedMap> Fleet<M> {
         withdrawn.unwrap_or(true)
     }
 
-    /// Takes over an answer of `backend` that it did not have to know of, where that is no news, whatever the request was for: the same
-    /// as [`Self::take`], for less. `false` where it may be news.
-    pub fn take_plainly(&self, backend: usize, clock: &dyn Fn() -> Timestamp) -> bool {
-        let view = self.view.try_borrow();
-        let is_old = view.is_ok_and(|view| view.is_untroubled(backend));
-        if is_old {
-            self.count_success(backend, clock);
-        }
-        is_old
-    }
-
-    /// Takes over what the end of an attempt says of its backend.
-    #[inline(never)]
-    pub fn take(
-        &self,
-        rules: &Cooldown,
-        lesson: &Lesson,
-        clock: &dyn Fn() -> Timestamp,
-    ) -> Option<Change> {
-        let Lesson {
-            backend,
-            finding,
-            seen,
-        } = lesson;
-        if self.is_news(*backend, *finding, seen) {
-            return self.learn(rules, *backend, *finding, seen, clock());
-        }
-        if matches!(finding, Finding::Served | Finding::Answered) {
-            self.count_success(*backend, clock);
-        }
-        None
-    }
-
-    /// Whether learning this may change what is known.
-    pub fn is_news(&self, backend: usize, finding: Finding, seen: &Seen) -> bool {
-        self.view.try_borrow().is_ok_and(|view| {
-            let health = view.health(backend);
-            health.is_some_and(|health| health.is_news(finding, seen))
-        })
-    }
-
-    /// Counts an answer of `backend` that is no news. Now and then that is written down.
-    fn count_success(&self, backend: usize, clock: &dyn Fn() -> Timestamp) {
-        if let Ok(mut succeeded) = self.succeeded.try_borrow_mut() {
-            if let Some(count) = succeeded.get_mut(backend) {
-                *count = count.saturating_add(1);
-            }
-        }
-        let served = self.served.get(backend);
-        if served.is_some_and(|served| !served.replace(true)) {
-            self.note_service(backend, clock());
-        }
-    }
-
-    /// Writes down that `backend` serves.
-    #[inline(never)]
-    fn note_service(&self, backend: usize, now: Timestamp) {
-        // A failure is logged there, and makes no difference here.
-        let _ = self.change(backend, |health| {
-            if health.wants_service_noted(now) {
-                health.note_service(now);
-            }
-        });
-    }
-
-    /// Learns from an attempt on `backend`.
-    pub fn learn(
-        &self,
-        rules: &Cooldown,
-        backend: usize,
-        finding: Finding,
-        seen: &Seen,
-        now: Timestamp,
-    ) -> Option<Change> {
-        let finding = match finding {
-            Finding::Failed(_, blame) => Finding::Failed(self.take_successes(backend), blame),
-            finding => finding,
-        };
-        let is_refusal = matches!(finding, Finding::Throttled(..));
-        if is_refusal && seen.demand.quota == QuotaKey::UNREAD {
-            self.names_matter_until.set(now + NAMES_MATTER);
-        }
-        self.change(backend, |health| {
-            health.learn(finding, seen, rules, self.seed, now)
-        })
-        .unwrap_or(None)
-    }
-
-    /// A backend did not have the deployment that a request named in its body, which was not read.
-    pub fn note_unread_deployment(&self, now: Timestamp) {
-        self.names_matter_until.set(now + NAMES_MATTER);
-    }
-
-    /// Whether it matters which deployment a request names in its body.
-    pub fn names_matter(&self) -> bool {
-        self.names_matter_until.get() > Timestamp::default()
-            || self
-                .view
-                .try_borrow()
-                .is_ok_and(|view| view.tells_deployments_apart())
-    }
-
-    /// Lets every backend recover that refused an older access token than there is now. `generation` is that of a backend's token.
-    pub fn admit_tokens(&self, generation: &dyn Fn(usize) -> Option<u32>, now: Timestamp) {
-        for backend in 0..self.health_keys.len() {
-            let refused = self.view.try_borrow().ok();
-            let refused = refused.and_then(|view| view.health(backend)?.refused_token(now));
-            if let (Some(refused), Some(current)) = (refused, generation(backend)) {
-                if current != refused {
-                    // A failure is logged there; the next call tries again.
-                    let _ = self.change(backend, |health| health.admit_token(current, now));
-                }
-            }
-        }
-    }
-
     /// These backends cannot be asked now: their identities have no access token.
     pub fn set_tokenless(&self, backends: BackendSet) {
         if let Ok(mut view) = self.view.try_borrow_mut() {
@@ -443,127 +300,8 @@ impl<M: SharedMap> Fleet<M> {
         }
     }
 
-    /// Takes over what other workers learnt, and forgets what is over. To be called once a second.
-    #[inline(never)]
-    pub fn on_tick(&self, now: Timestamp) {
-        if self.names_matter_until.get() <= now {
-            self.names_matter_until.set(Timestamp::default());
-        }
-        // Whatever the edition: another configuration that has a backend in common does not count it up.
-        self.edition.set(None);
-        match self.read_turns() {
-            Ok(turns) => self.sync(turns.edition),
-            Err(error) => log::error!("{error}"),
-        }
-        for backend in 0..self.health_keys.len() {
-            let Some(mut health) = self.health(backend) else {
-                continue;
-            };
-            let succeeded = self.take_successes(backend);
-            if let Some(served) = self.served.get(backend) {
-                served.set(!health.wants_service_noted(now));
-            }
-            let tells = succeeded > 0 && health.counts_successes(now);
-            let before = health.clone();
-            health.tidy(now);
-            if tells || health != before {
-                // A failure is logged there.
-                let _ = self.change(backend, |health| {
-                    if tells {
-                        health.count_successes(succeeded, now);
-                    }
-                    health.tidy(now);
-                });
-            }
-        }
-    }
-
     /// What is known of a backend's health.
     pub fn health(&self, backend: usize) -> Option<Health> {
         self.view.try_borrow().ok()?.health(backend).cloned()
-    }
-
-    /// Changes a backend's shared record, and tells the other workers if that is something for them.
-    fn change<T: Default>(
-        &self,
-        backend: usize,
-        mut change: impl FnMut(&mut Health) -> T,
-    ) -> Result<T, SwapError<M::Error>> {
-        let mut result = T::default();
-        self.alter(backend, &mut |health| result = change(health))?;
-        Ok(result)
-    }
-
-    /// What is the same for all changes, so that it is there once and not in each of the functions that make one.
-    #[inline(never)]
-    fn alter(
-        &self,
-        backend: usize,
-        change: &mut dyn FnMut(&mut Health),
-    ) -> Result<(), SwapError<M::Error>> {
-        let key = self.health_keys.get(backend).map_or("", String::as_str);
-        let result = swap(&self.map, key, |bytes| {
-            let before = Health::decode(bytes);
-            let mut after = before.clone();
-            change(&mut after);
-            let store = (after != before).then(|| after.encode());
-            ((before, after), store)
-        });
-        let (before, after) = result.inspect_err(|error| log::error!("{error}"))?;
-        let told = !after.looks_like(&before);
-        if let Ok(mut view) = self.view.try_borrow_mut() {
-            view.set_health(backend, after);
-        }
-        if told {
-            self.tell();
-        }
-        Ok(())
-    }
-
-    /// Makes every worker look at the backends' health with its next request.
-    fn tell(&self) {
-        let told = swap(&self.map, self.turns.key(), |bytes| {
-            let turns = Turns::decode(bytes);
-            let after = turns.after_change();
-            ((turns.edition, after.edition), Some(after.encode()))
-        });
-        match told {
-            // What this worker has changed itself it knows.
-            Ok((before, after)) if self.edition.get() == Some(before) => {
-                self.edition.set(Some(after));
-            }
-            Ok(_) => {}
-            Err(error) => log::error!("{error}"),
-        }
-    }
-
-    fn sync(&self, edition: u32) {
-        if self.edition.get() == Some(edition) {
-            return;
-        }
-        let Ok(mut view) = self.view.try_borrow_mut() else {
-            return;
-        };
-        let keys = self.health_keys.iter();
-        let found = keys.map(|key| read(&self.map, key, Health::decode));
-        match found.collect::<Result<Vec<_>, _>>() {
-            Ok(found) => view.set_every_health(found.into_iter().enumerate()),
-            Err(error) => {
-                log::error!("{error}");
-                return;
-            }
-        }
-        self.edition.set(Some(edition));
-    }
-
-    fn read_turns(&self) -> Result<Turns, SwapError<M::Error>> {
-        read(&self.map, self.turns.key(), Turns::decode)
-    }
-
-    fn take_successes(&self, backend: usize) -> u32 {
-        let succeeded = self.succeeded.try_borrow_mut();
-        succeeded.map_or(0, |mut succeeded| {
-            succeeded.get_mut(backend).map_or(0, core::mem::take)
-        })
     }
 }

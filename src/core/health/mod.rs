@@ -10,6 +10,7 @@ mod access;
 mod asked;
 mod breaker;
 mod doubts;
+mod learning;
 mod missing;
 mod quota;
 mod record;

@@ -1,12 +1,11 @@
 //! The record of one backend's health: its parts, and the record as bytes.
 
 use super::access::{self, Access};
-use super::breaker::{self, Breaker, Failure};
+use super::breaker::{self, Breaker};
 use super::missing::Missing;
-use super::quota::{self, Quota, Refusal};
-use super::{Change, Finding, Reason, Seen, Standing};
+use super::quota::{self, Quota};
+use super::{Reason, Standing};
 use crate::codec::{Fields, Writer};
-use crate::config::Cooldown;
 use crate::demand::{Client, Demand, QuotaKey};
 use crate::prelude::*;
 use crate::time::Timestamp;
@@ -19,10 +18,10 @@ const MOST_QUOTAS: usize = 64;
 /// The health of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    breaker: Breaker,
-    access: Access,
-    missing: Missing,
-    quotas: Vec<Quota>,
+    pub(super) breaker: Breaker,
+    pub(super) access: Access,
+    pub(super) missing: Missing,
+    pub(super) quotas: Vec<Quota>,
 }
 
 /// The wait of one quota.
@@ -96,20 +95,23 @@ impl Health {
     }
 
     /// The quota that counts for a request. A 429 of a name that was not read says nothing of a request whose name was.
-    fn quotas_of(&self, demand: &Demand) -> impl Iterator<Item = &Quota> + use<'_> {
+    pub(super) fn quotas_of(&self, demand: &Demand) -> impl Iterator<Item = &Quota> + use<'_> {
         let key = demand.quota;
         let quotas = self.quotas.iter();
         quotas.filter(move |quota| quota.key == key)
     }
 
-    fn quotas_of_mut(&mut self, demand: &Demand) -> impl Iterator<Item = &mut Quota> + use<'_> {
+    pub(super) fn quotas_of_mut(
+        &mut self,
+        demand: &Demand,
+    ) -> impl Iterator<Item = &mut Quota> + use<'_> {
         let key = demand.quota;
         let quotas = self.quotas.iter_mut();
         quotas.filter(move |quota| quota.key == key)
     }
 
     #[inline(never)]
-    fn quota(&mut self, key: QuotaKey) -> Option<&mut Quota> {
+    pub(super) fn quota(&mut self, key: QuotaKey) -> Option<&mut Quota> {
         let known = self.quotas.iter().position(|quota| quota.key == key);
         let at = known.unwrap_or_else(|| {
             if self.quotas.len() >= MOST_QUOTAS {
@@ -199,162 +201,6 @@ impl Health {
     /// Whether it is known not to have something.
     pub fn lacks_any(&self) -> bool {
         !self.missing.is_empty()
-    }
-
-    /// Whether `finding` is worth changing the shared record.
-    pub fn is_news(&self, finding: Finding, seen: &Seen) -> bool {
-        seen.admitted
-            || match finding {
-                Finding::Served => {
-                    self.breaker.is_news(seen.began)
-                        || self.access.is_news()
-                        || self
-                            .quotas_of(&seen.demand)
-                            .any(|quota| quota.is_news(seen.began))
-                }
-                Finding::Answered => self.breaker.is_news(seen.began) || self.access.is_news(),
-                Finding::Nothing => false,
-                Finding::Throttled(..)
-                | Finding::Failed(..)
-                | Finding::Denied
-                | Finding::TokenDenied(_)
-                | Finding::Missing(_) => true,
-            }
-    }
-
-    /// Learns from an attempt. `seed` makes the cooldowns of different Envoys differ.
-    pub fn learn(
-        &mut self,
-        finding: Finding,
-        seen: &Seen,
-        rules: &Cooldown,
-        seed: u64,
-        now: Timestamp,
-    ) -> Option<Change> {
-        match finding {
-            Finding::Served => {
-                let change = self.answer(seen, now);
-                let quotas = self.quotas_of_mut(&seen.demand);
-                let quotas =
-                    quotas.filter_map(|quota| quota.serve(seen.began, seen.demand.size, now));
-                quotas.last().or(change)
-            }
-            Finding::Answered => {
-                self.leave_quotas(seen);
-                self.answer(seen, now)
-            }
-            Finding::Throttled(stated, blame) => {
-                let recovered = self.breaker.succeed(seen.began, now);
-                if seen.admitted {
-                    self.access.leave(seen.began);
-                }
-                let refusal = Refusal {
-                    stated,
-                    size: seen.demand.size,
-                    client: seen.demand.client,
-                    blame: match seen.demand.quota {
-                        // It may be any of the quotas, so it keeps nobody away. It only makes names be read.
-                        QuotaKey::UNREAD => super::Blame::Spent,
-                        _ => blame,
-                    },
-                    began: seen.began,
-                };
-                let quota = self.quota(seen.demand.quota)?;
-                quota.refuse(refusal, rules, now).or(recovered)
-            }
-            Finding::Failed(others, blame) => {
-                self.leave_quotas(seen);
-                let failure = Failure {
-                    others,
-                    blame,
-                    began: seen.began,
-                    admitted: seen.admitted,
-                };
-                self.breaker.fail(failure, rules, seed, now)
-            }
-            Finding::Denied => {
-                self.leave(seen);
-                self.access.deny(rules, now)
-            }
-            Finding::TokenDenied(_) => {
-                self.leave(seen);
-                self.access.deny_token(seen.token, rules, now)
-            }
-            Finding::Missing(id) => {
-                let change = self.answer(seen, now);
-                self.leave_quotas(seen);
-                let is_new = self.missing.add(id, rules.misconfigured, now);
-                is_new
-                    .then_some(Change::Lacks(rules.misconfigured))
-                    .or(change)
-            }
-            Finding::Nothing => {
-                self.leave(seen);
-                None
-            }
-        }
-    }
-
-    fn answer(&mut self, seen: &Seen, now: Timestamp) -> Option<Change> {
-        let breaker = self.breaker.succeed(seen.began, now);
-        self.access.serve(seen.began, now).or(breaker)
-    }
-
-    /// An admitted attempt ended without an outcome that counts.
-    fn leave(&mut self, seen: &Seen) {
-        if seen.admitted {
-            self.breaker.leave(seen.began);
-            self.access.leave(seen.began);
-            self.leave_quotas(seen);
-        }
-    }
-
-    #[inline(never)]
-    fn leave_quotas(&mut self, seen: &Seen) {
-        if seen.admitted {
-            self.quotas_of_mut(&seen.demand)
-                .for_each(|quota| quota.leave(seen.began));
-        }
-    }
-
-    /// Forgets what is over.
-    pub fn tidy(&mut self, now: Timestamp) {
-        self.missing.tidy(now);
-        self.quotas.retain(|quota| !quota.is_over(now));
-        self.breaker.tidy(now);
-    }
-
-    /// Whether it is worth writing down that the backend serves.
-    pub fn wants_service_noted(&self, now: Timestamp) -> bool {
-        self.access.wants_service_noted(now)
-    }
-
-    /// The backend serves, and is not known to refuse anybody.
-    pub fn note_service(&mut self, now: Timestamp) {
-        // Another worker may have found out since that it does not.
-        if !self.access.is_news() {
-            self.access.serve(now, now);
-        }
-    }
-
-    /// The generation of the access token that the backend refused, where that keeps requests away.
-    pub fn refused_token(&self, now: Timestamp) -> Option<u32> {
-        self.access.refused_token(now)
-    }
-
-    /// There is an access token of this `generation`. If the backend refused an older one, it recovers from now on.
-    pub fn admit_token(&mut self, generation: u32, now: Timestamp) {
-        self.access.admit_token(generation, now);
-    }
-
-    /// Adds attempts that succeeded to the share of those that fail.
-    pub fn count_successes(&mut self, count: u32, now: Timestamp) {
-        self.breaker.count_successes(count, now);
-    }
-
-    /// Whether it matters how many attempts succeed.
-    pub fn counts_successes(&self, now: Timestamp) -> bool {
-        self.breaker.counts_successes(now)
     }
 
     /// Why requests are kept away, or the backend is used gently; the gravest reason, and the end of a cooldown that is not over.

@@ -10,6 +10,7 @@ use render::{
 };
 
 use crate::expand::{Expanded, TOKEN_FILE_CLUSTER};
+use crate::fields::default;
 use crate::limits::shared;
 use crate::list::{Endpoint, EntraId, FilePath, Url};
 use crate::plugin::{Engine, Plugin, Source};
@@ -128,12 +129,15 @@ pub(crate) fn variables(plugin: &Plugin) -> Vec<String> {
 }
 
 fn variables_of(identity: &crate::plugin::Identity) -> Vec<String> {
-    let or =
-        |name: &Option<String>, default: &str| name.clone().unwrap_or_else(|| default.to_owned());
+    let or = |name: &Option<String>, field: &str| {
+        let default = || default(&format!("identity.{field}"));
+        name.clone()
+            .unwrap_or_else(|| default().as_str().unwrap_or_default().to_owned())
+    };
     let mut names = Vec::new();
     if identity.source == Some(Source::AppService) {
-        names.push(or(&identity.endpoint_env, "IDENTITY_ENDPOINT"));
-        names.push(or(&identity.header_env, "IDENTITY_HEADER"));
+        names.push(or(&identity.endpoint_env, "endpoint_env"));
+        names.push(or(&identity.header_env, "header_env"));
     }
     if identity.is_of_entra() {
         let ids = [
@@ -144,7 +148,7 @@ fn variables_of(identity: &crate::plugin::Identity) -> Vec<String> {
         names.extend(missing.map(|(_, name)| (*name).to_owned()));
     }
     if identity.source == Some(Source::ClientSecret) {
-        names.push(or(&identity.client_secret_env, "AZURE_CLIENT_SECRET"));
+        names.push(or(&identity.client_secret_env, "client_secret_env"));
     }
     names
 }

@@ -13,6 +13,7 @@ pub mod schema;
 mod check;
 mod envoy_gateway;
 mod expand;
+mod fields;
 mod files;
 mod fleet;
 mod istio;
@@ -32,6 +33,7 @@ mod warnings;
 
 pub use crate::arguments::run;
 pub use crate::check::{check, Checked, Form};
+pub use crate::fields::with_tables;
 pub use crate::files::{file_table, ExpectedFile};
 pub use crate::keys::{add_key, key_lines, keys, trial};
 pub use crate::problem::Problem;

@@ -6,7 +6,6 @@ use serde_json::{json, Map, Value};
 
 use crate::limits::{LimitService, SERVICE};
 use crate::list::{Endpoint, FilePath, Own, ENDPOINT, TOKEN_FILE, TOKEN_SOCKET};
-use crate::plugin::Plugin;
 use crate::Form;
 
 /// A URL without a path.
@@ -26,7 +25,7 @@ pub fn schema(form: Form) -> Value {
 }
 
 fn plugin() -> Value {
-    let mut schema = of::<Plugin>();
+    let mut schema = crate::fields::schema();
     schema["title"] = json!("Plugin configuration of the Azure OpenAI balancer");
     schema
 }

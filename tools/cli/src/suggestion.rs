@@ -1,6 +1,12 @@
 //! The known field that an unknown one was probably meant to be.
 
+use std::collections::VecDeque;
+
+use serde_json::Value;
 use strsim::osa_distance;
+
+use crate::schema::schema;
+use crate::Form;
 
 /// What the unknown field at `path` was probably meant to be, as a clause with its sign at the end: the known field that is spelled most
 /// like it, or the place where it belongs.
@@ -12,29 +18,57 @@ pub(crate) fn suggestion(path: &str, known: &[&str]) -> Option<String> {
     }
 }
 
-/// The place of fields that often stand in another one.
-fn elsewhere(parent: &str, written: &str) -> Option<&'static str> {
-    let is_identity = parent == "identity" || parent.starts_with("identities.");
-    Some(match written {
-        "tenant_id" | "authority_host" if is_identity => {
-            "it needs the source \"workload_identity\" or \"client_secret\""
+/// The place of a field that stands in another one.
+fn elsewhere(parent: &str, written: &str) -> Option<String> {
+    let schema = schema(Form::Backends);
+    if parent == "identity" || parent.starts_with("identities.") {
+        let field = &schema["$defs"]["Identity"]["properties"][written];
+        let sources = match &field["x-source"] {
+            Value::Array(sources) => sources.iter().filter_map(Value::as_str).collect(),
+            source => Vec::from_iter(source.as_str()),
+        };
+        let sources = sources.join("\" or \"");
+        return (!sources.is_empty()).then(|| format!("it needs the source \"{sources}\""));
+    }
+    if !parent.is_empty() {
+        return None;
+    }
+    // Of several objects with such a field, those that people write most often come first.
+    let often = ["backends", "listener", "retry", "cooldown", "identity"];
+    let mut objects: Vec<_> = schema["properties"].as_object()?.iter().collect();
+    objects.sort_by_key(|(name, _)| {
+        often
+            .iter()
+            .position(|often| often == name)
+            .unwrap_or(often.len())
+    });
+    let mut objects: VecDeque<_> = objects
+        .into_iter()
+        .map(|(name, field)| (name.clone(), field))
+        .collect();
+    while let Some((path, field)) = objects.pop_front() {
+        let choices = field["anyOf"].as_array().into_iter().flatten();
+        let reference = std::iter::once(field)
+            .chain(choices)
+            .chain([&field["items"]])
+            .find_map(|part| part["$ref"].as_str());
+        let object = match reference {
+            Some(reference) => schema.pointer(reference.trim_start_matches('#'))?,
+            None => field,
+        };
+        let Some(fields) = object["properties"].as_object() else {
+            continue;
+        };
+        if fields.contains_key(written) {
+            return Some(match path.as_str() {
+                "backends" => "it belongs to an entry of `backends`".to_owned(),
+                path => format!("it belongs to `{path}`"),
+            });
         }
-        "token_file" | "token_socket" | "token_file_cluster" if is_identity => {
-            "it needs the source \"workload_identity\""
-        }
-        "client_secret_env" if is_identity => "it needs the source \"client_secret\"",
-        _ if !parent.is_empty() => return None,
-        "host" | "name" | "weight" | "priority" | "deployments" | "api_key_env" | "api_version"
-        | "base_path" | "apis" | "endpoint" => "it belongs to an entry of `backends`",
-        "port" | "address" | "certificate" => "it belongs to `listener`",
-        "max_attempts" | "statuses" | "budget" | "per_try_timeout" => "it belongs to `retry`",
-        "throttled" | "failing" | "wait_timeout" => "it belongs to `cooldown`",
-        "source" | "client_id" | "tenant_id" | "token_file" => "it belongs to `identity`",
-        "keys_file" | "entra_id" => "it belongs to `clients`",
-        "trusted_ca" => "it belongs to `tls`",
-        "namespace" | "image" | "gateway" | "tls_secret" => "it belongs to `kubernetes`",
-        _ => return None,
-    })
+        let inner = fields.iter();
+        objects.extend(inner.map(|(name, field)| (format!("{path}.{name}"), field)));
+    }
+    None
 }
 
 /// The candidate that takes the fewest mistakes to become `written`, at most one in three letters, or else the only one that has
@@ -91,6 +125,10 @@ mod tests {
                 "identity.tenant_id",
                 Some("it needs the source \"workload_identity\" or \"client_secret\""),
             ),
+            ("certificate", Some("it belongs to `listener.tls`")),
+            ("percent", Some("it belongs to `retry.budget`")),
+            ("wait_timeout", Some("it belongs to `cooldown`")),
+            ("hots", None),
             ("headers.port", None),
         ] {
             let told = suggestion(path, &["one", "two"]);

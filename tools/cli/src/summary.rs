@@ -1,6 +1,7 @@
 //! What a right file says, in a few lines.
 
 use crate::check::{Checked, Form};
+use crate::fields::default;
 use crate::fleet::{engine, variables};
 use crate::plugin::{Backend, Engine, Plugin, Source};
 
@@ -53,8 +54,8 @@ fn row(backend: &Backend) -> [String; 6] {
     [
         backend.name.clone(),
         backend.host.clone(),
-        backend.priority.unwrap_or(0).to_string(),
-        backend.weight.unwrap_or(1).to_string(),
+        given_or_default(backend.priority, "backends.priority"),
+        given_or_default(backend.weight, "backends.weight"),
         backend
             .api_key_env
             .clone()
@@ -63,9 +64,15 @@ fn row(backend: &Backend) -> [String; 6] {
     ]
 }
 
+fn given_or_default(given: Option<u8>, path: &str) -> String {
+    given.map_or_else(|| default(path).to_string(), |given| given.to_string())
+}
+
 fn retries(plugin: &Plugin) -> String {
     let retry = plugin.retry.as_ref();
-    let attempts = usize::from(retry.and_then(|retry| retry.max_attempts).unwrap_or(3));
+    let attempts = retry.and_then(|retry| retry.max_attempts);
+    let default = || default("retry.max_attempts").as_u64().unwrap_or(1);
+    let attempts = attempts.map_or_else(default, u64::from) as usize;
     let by = match engine(plugin) {
         Engine::Router => "by Envoy's router (Envoy 1.39 or later)",
         Engine::Filter => "by the filter itself",

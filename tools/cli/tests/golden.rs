@@ -51,7 +51,14 @@ fn so_is_that_of_the_router_engine() {
 }
 
 #[test]
-fn the_schemas_are_made_of_the_types() {
+fn the_page_of_fields_is_made_of_their_descriptions() {
+    let path = "docs/configuration.md";
+    let page = fs::read_to_string(workspace(path)).expect(path);
+    assert_checked_in(path, &cli::with_tables(&page).expect("tables"));
+}
+
+#[test]
+fn the_schemas_are_made_of_the_descriptions() {
     assert_checked_in("schema/plugin.json", &cli::schema::text(Form::Plugin));
     assert_checked_in("schema/backends.json", &cli::schema::text(Form::Backends));
 }

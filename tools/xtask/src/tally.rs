@@ -1,28 +1,29 @@
 //! Counts tests from what `cargo test` prints.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::AddAssign;
 
-/// The results of one test binary, or of one crate's documentation tests.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Binary {
-    run: String,
-    name: String,
-    counts: Counts,
-    filtered: u64,
-    finished: bool,
-}
-
-/// How many tests ended how.
+/// The number of tests by how they ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Ran and passed.
     pub passed: u64,
-    /// Ran and failed; a test binary that ended without a result counts as one.
+    /// Ran and failed; a test program that ended without a result counts as one.
     pub failed: u64,
     /// Marked `#[ignore]`.
     pub ignored: u64,
-    /// Could not be made here, and say why.
+    /// Could not run here, for a reason that is printed.
     pub skipped: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+        self.skipped += other.skipped;
+    }
 }
 
 impl fmt::Display for Counts {
@@ -35,53 +36,54 @@ impl fmt::Display for Counts {
     }
 }
 
-/// How a check ended that is not of cargo's making.
+/// How a check ended that cargo does not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// What it claims holds.
+    /// The check passed.
     Passed,
-    /// It does not, or the check was not reached because of one that failed before it.
+    /// The check failed, or an earlier check failed and this one did not run.
     Failed,
-    /// It could not be made here, for this reason.
+    /// The check could not run here, for this reason.
     Skipped(&'static str),
 }
 
-/// Everything one run of `cargo test` printed, as far as it matters.
+/// The tests of all runs of `cargo test`. A run is named by its version of Envoy.
 #[derive(Debug, Default)]
 pub struct Tally {
     run: String,
-    binaries: Vec<Binary>,
+    /// The test program whose output is being read.
+    program: String,
+    /// Whether that program has printed no result yet.
+    is_running: bool,
+    counts: BTreeMap<String, Counts>,
     failed: Vec<String>,
     ignored: Vec<String>,
     skipped: Vec<String>,
 }
 
 impl Tally {
-    /// What is read from now on belongs to this run of `cargo test`: the version of Envoy it was made with.
+    /// Begins a run of `cargo test`. Lines that are read from now on belong to it.
     pub fn begin(&mut self, run: &str) {
+        self.end_program();
+        self.program.clear();
         self.run = run.to_owned();
     }
 
-    /// Takes in one line, of stdout or stderr, in the order they came.
+    /// Reads one line of stdout or stderr. Lines must come in the order in which they were printed.
     pub fn read(&mut self, line: &str) {
         let line = without_colors(line);
         if let Some(name) = announced(&line) {
-            self.binaries.push(Binary {
-                run: self.run.clone(),
-                name,
-                ..Binary::default()
-            });
-        } else if let Some((counts, filtered)) = result(&line) {
-            self.add(counts, filtered);
+            self.end_program();
+            self.program = name;
+            self.is_running = true;
+        } else if let Some(counts) = result(&line) {
+            self.is_running = false;
+            self.add(counts);
         } else if let Some((name, outcome)) = line
             .strip_prefix("test ")
             .and_then(|rest| rest.rsplit_once(" ... "))
         {
-            let binary = self
-                .binaries
-                .last()
-                .map_or("", |binary| binary.name.as_str());
-            let name = format!("Envoy {}: {binary}: {name}", self.run);
+            let name = format!("Envoy {}: {}: {name}", self.run, self.program);
             if outcome.starts_with("FAILED") {
                 self.failed.push(name);
             } else if outcome.starts_with("ignored") {
@@ -90,134 +92,80 @@ impl Tally {
         }
     }
 
-    /// The sum over all binaries of all runs.
-    pub fn total(&self) -> Counts {
-        self.sum(|_| true)
+    /// Ends the last run. A test program without a result has failed.
+    pub fn finish(&mut self) {
+        self.end_program();
     }
 
-    /// The sum over all binaries of one run.
-    pub fn total_of(&self, run: &str) -> Counts {
-        self.sum(|binary| binary.run == run)
+    fn end_program(&mut self) {
+        if std::mem::take(&mut self.is_running) {
+            self.failed.push(format!(
+                "Envoy {}: {} ended without a result",
+                self.run, self.program
+            ));
+            self.add(Counts {
+                failed: 1,
+                ..Counts::default()
+            });
+        }
     }
 
-    fn sum(&self, belongs: impl Fn(&Binary) -> bool) -> Counts {
-        let binaries = self.binaries.iter().filter(|binary| belongs(binary));
-        binaries.fold(Counts::default(), |sum, binary| {
-            let counts = binary.counts();
-            Counts {
-                passed: sum.passed + counts.passed,
-                failed: sum.failed + counts.failed,
-                ignored: sum.ignored + counts.ignored,
-                skipped: sum.skipped + counts.skipped,
+    fn add(&mut self, counts: Counts) {
+        *self.counts.entry(self.run.clone()).or_default() += counts;
+    }
+
+    /// Adds checks that cargo does not run.
+    pub fn record(&mut self, name: &str, ends: &[(&str, End)]) {
+        for (check, end) in ends {
+            let mut counts = Counts::default();
+            match end {
+                End::Passed => counts.passed = 1,
+                End::Failed => {
+                    counts.failed = 1;
+                    self.failed.push(format!("{name}: {check}"));
+                }
+                End::Skipped(reason) => {
+                    counts.skipped = 1;
+                    self.skipped.push(format!("{name}: {check}: {reason}"));
+                }
             }
-        })
+            self.add(counts);
+        }
     }
 
-    /// The tests that failed, each with its binary.
+    /// The sum of all runs.
+    pub fn total(&self) -> Counts {
+        let mut total = Counts::default();
+        self.counts.values().for_each(|counts| total += *counts);
+        total
+    }
+
+    /// The counts of one run.
+    pub fn total_of(&self, run: &str) -> Counts {
+        self.counts.get(run).copied().unwrap_or_default()
+    }
+
+    /// The tests that failed, each with its run and program.
     pub fn failed(&self) -> &[String] {
         &self.failed
     }
 
-    /// The tests that were not run, each with its binary.
+    /// The tests that were not run, each with its run and program.
     pub fn ignored(&self) -> &[String] {
         &self.ignored
     }
 
-    /// Takes in checks that are not of cargo's making, with the reason where one could not be made.
-    pub fn record(&mut self, name: &str, ends: &[(&str, End)]) {
-        let mut binary = Binary {
-            run: self.run.clone(),
-            name: name.to_owned(),
-            finished: true,
-            ..Binary::default()
-        };
-        for (check, end) in ends {
-            match end {
-                End::Passed => binary.counts.passed += 1,
-                End::Failed => {
-                    binary.counts.failed += 1;
-                    self.failed.push(format!("{name}: {check}"));
-                }
-                End::Skipped(reason) => {
-                    binary.counts.skipped += 1;
-                    self.skipped.push(format!("{name}: {check}: {reason}"));
-                }
-            }
-        }
-        self.binaries.push(binary);
-    }
-
-    /// The checks that could not be made, with the reason.
+    /// The checks that could not run, each with the reason.
     pub fn skipped(&self) -> &[String] {
         &self.skipped
-    }
-
-    fn add(&mut self, counts: Counts, filtered: u64) {
-        if self.binaries.is_empty() {
-            self.binaries.push(Binary {
-                run: self.run.clone(),
-                name: "(unnamed)".to_owned(),
-                ..Binary::default()
-            });
-        }
-        // One crate's documentation tests may come as several results.
-        if let Some(binary) = self.binaries.last_mut() {
-            binary.counts.passed += counts.passed;
-            binary.counts.failed += counts.failed;
-            binary.counts.ignored += counts.ignored;
-            binary.filtered += filtered;
-            binary.finished = true;
-        }
-    }
-}
-
-impl Binary {
-    fn counts(&self) -> Counts {
-        let lost = u64::from(!self.finished);
-        Counts {
-            failed: self.counts.failed + lost,
-            ..self.counts
-        }
     }
 }
 
 impl fmt::Display for Tally {
-    /// A table with a line per binary and run. Binaries that had nothing to run are left out.
+    /// A line per run.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows = || {
-            self.binaries
-                .iter()
-                .filter(|binary| binary.counts() != Counts::default())
-        };
-        let width = rows()
-            .map(|binary| binary.name.len())
-            .max()
-            .unwrap_or(0)
-            .max("tests".len());
-        writeln!(
-            formatter,
-            "{:7}  {:width$}  {:>7}  {:>7}  {:>7}  {:>7}",
-            "Envoy", "tests", "passed", "failed", "ignored", "skipped"
-        )?;
-        for binary in rows() {
-            let Counts {
-                passed,
-                failed,
-                ignored,
-                skipped,
-            } = binary.counts();
-            write!(
-                formatter,
-                "{:7}  {:width$}  {passed:>7}  {failed:>7}  {ignored:>7}  {skipped:>7}",
-                binary.run, binary.name
-            )?;
-            if binary.filtered > 0 {
-                write!(formatter, "  ({} filtered out)", binary.filtered)?;
-            }
-            if !binary.finished {
-                write!(formatter, "  (ended without a result)")?;
-            }
-            writeln!(formatter)?;
+        for (run, counts) in &self.counts {
+            writeln!(formatter, "Envoy {run}: {counts}")?;
         }
         Ok(())
     }
@@ -242,20 +190,19 @@ fn announced(line: &str) -> Option<String> {
 }
 
 /// The counts in `test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 2 filtered out; finished in 0.00s`.
-fn result(line: &str) -> Option<(Counts, u64)> {
+fn result(line: &str) -> Option<Counts> {
     let (_verdict, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
     let count = |what: &str| {
         counts
             .split("; ")
             .find_map(|part| part.trim().strip_suffix(what)?.trim().parse::<u64>().ok())
     };
-    let counts = Counts {
+    Some(Counts {
         passed: count("passed")?,
         failed: count("failed")?,
         ignored: count("ignored")?,
         skipped: 0,
-    };
-    Some((counts, count("filtered out").unwrap_or(0)))
+    })
 }
 
 /// The line without terminal colours: `ESC [ ... m`.
@@ -324,36 +271,6 @@ test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
     }
 
     #[test]
-    fn the_table_has_a_line_per_binary() {
-        let table = tally(RUN).to_string();
-        let lines: Vec<_> = table.lines().collect();
-        assert_eq!(lines.len(), 4, "{table}");
-        assert_eq!(
-            lines[1].split_whitespace().collect::<Vec<_>>(),
-            [
-                "1.40.0",
-                "one",
-                "(src/lib.rs)",
-                "1",
-                "1",
-                "1",
-                "0",
-                "(4",
-                "filtered",
-                "out)"
-            ]
-        );
-        assert!(
-            lines[2].starts_with("1.40.0   two_parts (tests/two-parts.rs) "),
-            "{table}"
-        );
-        assert!(
-            lines[3].starts_with("1.40.0   one (documentation) ") && lines[3].contains('3'),
-            "{table}"
-        );
-    }
-
-    #[test]
     fn runs_are_counted_apart_and_together() {
         let mut tally = tally(RUN);
         tally.begin("1.36.4");
@@ -366,19 +283,15 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; fini
         assert_eq!(tally.total_of("1.40.0").passed, 24);
         assert_eq!(tally.total_of("1.36.4").passed, 5);
         assert_eq!(tally.total().passed, 29);
-        let table = tally.to_string();
-        assert_eq!(table.lines().count(), 5, "{table}");
-        let last = table.lines().last().unwrap();
-        assert!(
-            last.starts_with("1.36.4   two_parts ") && last.ends_with("(15 filtered out)"),
-            "{table}"
-        );
+        let line = "Envoy 1.36.4: 5 passed, 0 failed, 0 ignored, 0 skipped";
+        assert_eq!(tally.to_string().lines().next(), Some(line));
     }
 
     #[test]
     fn a_binary_without_a_result_has_failed() {
-        let tally =
+        let mut tally =
             tally("     Running tests/crash.rs (target/debug/deps/crash-1)\nrunning 2 tests\n");
+        tally.finish();
         assert_eq!(
             tally.total(),
             Counts {
@@ -388,7 +301,10 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; fini
                 skipped: 0
             }
         );
-        assert!(tally.to_string().contains("ended without a result"));
+        assert_eq!(
+            tally.failed(),
+            ["Envoy 1.40.0: crash (tests/crash.rs) ended without a result"]
+        );
     }
 
     #[test]

@@ -209,6 +209,7 @@ impl Run {
             .context("the output of cargo test cannot be read")?;
         tally.begin(self.version);
         copy_and_count(BufReader::new(output), io::stdout(), tally)?;
+        tally.finish();
         Ok(child.wait()?)
     }
 }

@@ -1,0 +1,115 @@
+//! The values that workers share: turns, and the health of each backend.
+
+use super::Fleet;
+use crate::health::Health;
+use crate::prelude::*;
+use crate::swap::{read, swap, SharedMap, SwapError};
+use crate::turns::Turns;
+
+impl<M: SharedMap> Fleet<M> {
+    /// Takes over what other workers learnt, for a request that takes no turn.
+    pub fn look_around(&self) {
+        match self.read_turns() {
+            Ok(turns) => self.sync(turns.edition),
+            Err(error) => log::warn!("{error}; what is known of the backends may be old"),
+        }
+    }
+
+    /// Draws a request's turn, and takes over what other workers learnt.
+    pub fn draw(&self) -> u64 {
+        let turns = self.turns.swap(&self.map, |bytes| {
+            let turns = Turns::decode(bytes);
+            (turns, turns.after_draw().encode())
+        });
+        match turns {
+            Ok(turns) => {
+                self.sync(turns.edition);
+                turns.next
+            }
+            Err(error) => {
+                // Choosing must go on: a turn of this worker's own is fair, if not exact across workers.
+                log::warn!("round robin: {error}; counting on this worker alone");
+                let turn = self.own_turns.get();
+                self.own_turns.set(turn.wrapping_add(1));
+                turn
+            }
+        }
+    }
+
+    /// Changes a backend's shared record, and tells the other workers if that is something for them.
+    pub(super) fn change<T: Default>(
+        &self,
+        backend: usize,
+        mut change: impl FnMut(&mut Health) -> T,
+    ) -> Result<T, SwapError<M::Error>> {
+        let mut result = T::default();
+        self.alter(backend, &mut |health| result = change(health))?;
+        Ok(result)
+    }
+
+    /// What is the same for all changes, so that it is there once and not in each of the functions that make one.
+    #[inline(never)]
+    fn alter(
+        &self,
+        backend: usize,
+        change: &mut dyn FnMut(&mut Health),
+    ) -> Result<(), SwapError<M::Error>> {
+        let key = self.health_keys.get(backend).map_or("", String::as_str);
+        let result = swap(&self.map, key, |bytes| {
+            let before = Health::decode(bytes);
+            let mut after = before.clone();
+            change(&mut after);
+            let store = (after != before).then(|| after.encode());
+            ((before, after), store)
+        });
+        let (before, after) = result.inspect_err(|error| log::error!("{error}"))?;
+        let told = !after.looks_like(&before);
+        if let Ok(mut view) = self.view.try_borrow_mut() {
+            view.set_health(backend, after);
+        }
+        if told {
+            self.tell();
+        }
+        Ok(())
+    }
+
+    /// Makes every worker look at the backends' health with its next request.
+    fn tell(&self) {
+        let told = swap(&self.map, self.turns.key(), |bytes| {
+            let turns = Turns::decode(bytes);
+            let after = turns.after_change();
+            ((turns.edition, after.edition), Some(after.encode()))
+        });
+        match told {
+            // What this worker has changed itself it knows.
+            Ok((before, after)) if self.edition.get() == Some(before) => {
+                self.edition.set(Some(after));
+            }
+            Ok(_) => {}
+            Err(error) => log::error!("{error}"),
+        }
+    }
+
+    pub(super) fn sync(&self, edition: u32) {
+        if self.edition.get() == Some(edition) {
+            return;
+        }
+        let Ok(mut view) = self.view.try_borrow_mut() else {
+            return;
+        };
+        let keys = self.health_keys.iter();
+        let found = keys.map(|key| read(&self.map, key, Health::decode));
+        match found.collect::<Result<Vec<_>, _>>() {
+            Ok(found) => view.set_every_health(found.into_iter().enumerate()),
+            Err(error) => {
+                log::error!("{error}");
+                return;
+            }
+        }
+        self.edition.set(Some(edition));
+    }
+
+    pub(super) fn read_turns(&self) -> Result<Turns, SwapError<M::Error>> {
+        read(&self.map, self.turns.key(), Turns::decode)
+    }
+}
