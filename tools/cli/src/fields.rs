@@ -268,7 +268,7 @@ mod tests {
             "{page}"
         );
         assert!(
-            !page.contains("old") && page.ends_with("|\n\nend\n"),
+            !page.contains("| old |") && page.ends_with("|\n\nend\n"),
             "{page}"
         );
         assert_eq!(with_tables(&page).as_ref(), Ok(&page));
