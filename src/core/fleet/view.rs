@@ -375,8 +375,8 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{BackendCredential, Deployments, Plugin, Secret};
-    use crate::demand::LackId;
+    use crate::config::{BackendCredential, Deployments, Plugin, Secret, Unlisted};
+    use crate::demand::{DeploymentId, LackId};
     use crate::health::{Blame, Finding, Seen};
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
