@@ -1,41 +1,16 @@
 //! The LiteLLM proxy, for the benchmarks only.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::files::{self, Lock};
-use crate::{paths, pins, process};
+use crate::{paths, pins, python};
 
-/// Installs the proxy in an environment of its own, unless that is done already, and returns its program.
+/// Installs the proxy, about 150 MB, unless it is there, and returns its program.
+///
+/// # Errors
+/// It cannot be installed.
 pub fn ensure() -> Result<PathBuf> {
-    let place = paths::litellm();
-    let program = place.join("bin/litellm");
-    let is_installed = || files::says(&stamp(&place), pins::LITELLM) && program.exists();
-    if is_installed() {
-        return Ok(program);
-    }
-    let _lock = Lock::on(&place)?;
-    // Another run may have installed it while this one waited.
-    if !is_installed() {
-        let what = format!("install the LiteLLM proxy {} (about 150 MB)", pins::LITELLM);
-        process::step(&what, || install(&place))?;
-    }
-    Ok(program)
-}
-
-fn install(place: &Path) -> Result<()> {
-    files::remove(place)?;
-    process::output(Command::new("python3").args(["-m", "venv"]).arg(place))?;
-    let mut pip = Command::new(place.join("bin/python"));
-    pip.args(["-m", "pip", "--disable-pip-version-check", "--no-input"]);
-    pip.args(["--quiet", "install", "--only-binary=:all:"]);
-    process::output(pip.arg(format!("litellm[proxy]=={}", pins::LITELLM)))?;
-    files::write(&stamp(place), pins::LITELLM)
-}
-
-/// Written last: without it an installation was interrupted.
-fn stamp(place: &Path) -> PathBuf {
-    place.join("stamp")
+    let wanted = format!("litellm[proxy]=={}", pins::LITELLM);
+    python::program(&paths::litellm(), &wanted, "litellm")
 }

@@ -15,7 +15,6 @@ mod envoy;
 mod exports;
 mod files;
 mod fuzz;
-mod imports;
 mod library;
 mod lint;
 mod litellm;
@@ -56,9 +55,6 @@ struct Arguments {
 enum Command {
     /// Build the module and print its path, size and SHA-256
     Wasm {
-        /// Also print every function the module imports from its host
-        #[arg(long)]
-        imports: bool,
         /// Where the standard library for wasm32-wasip1 comes from
         #[arg(long, value_enum, default_value_t = Choice::Auto)]
         library: Choice,
@@ -136,7 +132,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
-        Command::Wasm { imports, library } => wasm::command(imports, library),
+        Command::Wasm { library } => wasm::command(library),
         Command::Finish { module, to } => wasm::finish(&module, &to),
         Command::Envoy { version } => envoy::command(version.as_deref()),
         Command::Python => python::command(),

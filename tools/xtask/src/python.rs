@@ -106,9 +106,41 @@ pub fn ensure_newest_openai() -> Result<PathBuf> {
     Ok(place)
 }
 
+/// Installs a package with a `program` in a virtual environment at `place`, unless it is there. Returns the program.
+///
+/// # Errors
+/// The package cannot be installed.
+pub fn program(place: &Path, package: &str, program: &str) -> Result<PathBuf> {
+    let installed = place.join("bin").join(program);
+    let is_there = || files::says(&stamp(place), package) && installed.exists();
+    if is_there() {
+        return Ok(installed);
+    }
+    let _lock = Lock::on(place)?;
+    // Another run may have installed it while this one waited.
+    if !is_there() {
+        process::step(&format!("install {package}"), || {
+            files::remove(place)?;
+            process::output(Command::new("python3").args(["-m", "venv"]).arg(place))?;
+            let mut install = pip_of(
+                &place.join("bin/python"),
+                &["install", "--only-binary=:all:"],
+            );
+            process::output(install.arg(package))?;
+            // Written last: without it an installation was interrupted.
+            files::write(&stamp(place), package)
+        })?;
+    }
+    Ok(installed)
+}
+
 /// The machine's pip: no questions, no talk of newer versions.
 pub fn pip(arguments: &[&str]) -> Command {
-    let mut command = Command::new("python3");
+    pip_of(Path::new("python3"), arguments)
+}
+
+fn pip_of(python: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(python);
     command
         .args([
             "-m",
@@ -148,16 +180,8 @@ fn install(place: &Path) -> Result<Python> {
         )?;
         python
     } else {
-        let arguments = [
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "--no-input",
-            "--quiet",
-            "install",
-            "--only-binary=:all:",
-        ];
-        process::output(python.command().args(arguments).args(&sdks))?;
+        let mut install = pip_of(&python.executable, &["install", "--only-binary=:all:"]);
+        process::output(install.args(&sdks))?;
         python
     };
     process::output(python.command().args(["-c", "import openai, anthropic"]))
