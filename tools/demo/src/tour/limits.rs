@@ -16,8 +16,9 @@ const PROMPT_BYTES: usize = BATCH_TOKENS_PER_MINUTE as usize / 3 * 4;
 /// More requests than the limit lets pass, however slow this machine is.
 const MOST_REQUESTS: usize = 20;
 
-/// More than a request takes of the limit, even if this were all that is left: the limit comes back steadily.
-const LONGEST_WAIT: u64 = 30;
+/// More than it takes until a debt of a whole minute's tokens is paid back. The tour's own requests owe a third of them at most; what
+/// someone tried by hand before the tour may owe more.
+const LONGEST_WAIT: u64 = 90;
 
 pub(super) fn show(tour: &Tour) -> Result<()> {
     tour.screen.tell(&format!(
