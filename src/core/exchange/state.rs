@@ -86,7 +86,7 @@ impl Exchange {
         matches!(self.state, State::Passing)
     }
 
-    /// Whether what is left of the answer passes, whatever it is: no [`Input::AnswerBody`] matters any more.
+    /// Whether what is left of the answer passes, whatever it is: no [`Input::AnswerBody`](super::Input::AnswerBody) matters any more.
     pub fn is_settled(&self) -> bool {
         self.is_passing() && !self.unheld.is_watching()
     }

@@ -6,24 +6,24 @@ use crate::affinity::Pick;
 use crate::no_retry::NoRetry;
 use crate::plan::BackendSet;
 
-/// A backend that was chosen.
+/// A chosen backend, with the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// It is free.
+    /// The backend is free.
     Free(usize),
-    /// It is free, and the request's key is its own.
+    /// The backend is free, and it is the backend of the request's key.
     Kept(usize),
-    /// It is free, and the backend that the request's key would go to has more than its bound.
+    /// The backend is free. The backend of the request's key has its full share of attempts.
     Overflowed(usize),
-    /// It recovers: it may be used by an attempt that it admits.
+    /// The backend recovers. The attempt may begin if the backend admits it.
     Recovering(usize),
-    /// It recovers and admits no more, and no other backend is free.
+    /// The backend recovers and admits no further attempt, but no other backend is free.
     Crowded(usize),
-    /// It advised to wait, and nothing better is left.
+    /// The backend advised to wait, and nothing better is left.
     Soft(usize),
-    /// Its breaker is open, and nothing better is left.
+    /// The breaker of the backend is open, and nothing better is left.
     Failing(usize),
-    /// It asked to wait or refuses the identity, as all others do: an attempt finds out whether that is still true.
+    /// All backends asked to wait or refuse the identity. The attempt finds out whether that is still so.
     Trial(usize),
 }
 
@@ -56,24 +56,24 @@ impl From<Pick> for Choice {
 /// The backends that did not let an attempt begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Declined {
-    /// They recover and admit no more.
+    /// Recovering backends that admit no further attempt.
     pub crowded: BackendSet,
-    /// Another request makes their trial.
+    /// Backends whose trial another request makes.
     pub tested: BackendSet,
 }
 
-/// Why there was none to choose.
+/// The reason why no backend can be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoChoice {
     /// No backend has the API, by the configuration.
     NoApi,
     /// No backend has the deployment, by the configuration.
     NoDeployment,
-    /// There may be one for a request that has a token, and there is no token.
+    /// The untried backends need a token, and there is none.
     NoToken,
-    /// The request has been to every one.
+    /// The request has tried every backend.
     AllTried,
-    /// Those that are left are in cooldown.
+    /// The untried backends are in cooldown.
     AllOut(Wait),
 }
 
@@ -88,11 +88,11 @@ impl From<NoChoice> for NoRetry {
     }
 }
 
-/// How long until a backend may be used again.
+/// The wait until a backend may be used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wait {
-    /// The smallest of all waits.
+    /// The shortest wait of all backends.
     pub left: Duration,
-    /// One of them at least is for a used-up quota, which time alone brings back.
+    /// Whether at least one of the waits is for a used-up quota.
     pub throttled: bool,
 }

@@ -14,8 +14,8 @@ use crate::time::Timestamp;
 const NAMES_MATTER: Duration = Duration::from_secs(600);
 
 impl<M: SharedMap> Fleet<M> {
-    /// Takes over an answer of `backend` that it did not have to know of, where that is no news, whatever the request was for: the same
-    /// as [`Self::take`], for less. `false` where it may be news.
+    /// Learns from an answer of a healthy `backend`. It has the effect of [`Self::take`], at a lower cost. `false`: the answer may change
+    /// the record, so use [`Self::take`].
     pub fn take_plainly(&self, backend: usize, clock: &dyn Fn() -> Timestamp) -> bool {
         let view = self.view.try_borrow();
         let is_old = view.is_ok_and(|view| view.is_untroubled(backend));
@@ -25,7 +25,7 @@ impl<M: SharedMap> Fleet<M> {
         is_old
     }
 
-    /// Takes over what the end of an attempt says of its backend.
+    /// Learns from the end of an attempt.
     #[inline(never)]
     pub fn take(
         &self,
@@ -47,7 +47,7 @@ impl<M: SharedMap> Fleet<M> {
         None
     }
 
-    /// Whether learning this may change what is known.
+    /// Whether `finding` may change the record of the backend.
     pub fn is_news(&self, backend: usize, finding: Finding, seen: &Seen) -> bool {
         self.view.try_borrow().is_ok_and(|view| {
             let health = view.health(backend);
@@ -55,7 +55,7 @@ impl<M: SharedMap> Fleet<M> {
         })
     }
 
-    /// Counts an answer of `backend` that is no news. Now and then that is written down.
+    /// Counts an answer of `backend` that does not change its record. About every 20 seconds the record notes such an answer.
     fn count_success(&self, backend: usize, clock: &dyn Fn() -> Timestamp) {
         if let Ok(mut succeeded) = self.succeeded.try_borrow_mut() {
             if let Some(count) = succeeded.get_mut(backend) {
@@ -68,7 +68,7 @@ impl<M: SharedMap> Fleet<M> {
         }
     }
 
-    /// Writes down that `backend` serves.
+    /// Notes in the record of `backend` that it serves.
     #[inline(never)]
     fn note_service(&self, backend: usize, now: Timestamp) {
         // A failure is logged there, and makes no difference here.
@@ -102,12 +102,12 @@ impl<M: SharedMap> Fleet<M> {
         .unwrap_or(None)
     }
 
-    /// A backend did not have the deployment that a request named in its body, which was not read.
+    /// Notes that a backend lacks a deployment whose name, in a body, was not read.
     pub fn note_unread_deployment(&self, now: Timestamp) {
         self.names_matter_until.set(now + NAMES_MATTER);
     }
 
-    /// Whether it matters which deployment a request names in its body.
+    /// Whether the filter has to read the names of deployments in bodies.
     pub fn names_matter(&self) -> bool {
         self.names_matter_until.get() > Timestamp::default()
             || self
@@ -116,7 +116,7 @@ impl<M: SharedMap> Fleet<M> {
                 .is_ok_and(|view| view.tells_deployments_apart())
     }
 
-    /// Lets every backend recover that refused an older access token than there is now. `generation` is that of a backend's token.
+    /// Lets each backend recover that refused an older access token. `generation` returns the generation of the backend's present token.
     pub fn admit_tokens(&self, generation: &dyn Fn(usize) -> Option<u32>, now: Timestamp) {
         for backend in 0..self.health_keys.len() {
             let refused = self.view.try_borrow().ok();
@@ -130,13 +130,13 @@ impl<M: SharedMap> Fleet<M> {
         }
     }
 
-    /// Takes over what other workers learnt, and forgets what is over. To be called once a second.
+    /// Reads what other workers have learnt, and drops what is over. Call it once a second.
     #[inline(never)]
     pub fn on_tick(&self, now: Timestamp) {
         if self.names_matter_until.get() <= now {
             self.names_matter_until.set(Timestamp::default());
         }
-        // Whatever the edition: another configuration that has a backend in common does not count it up.
+        // The edition does not matter: a second configuration with the same backend has an edition of its own.
         self.edition.set(None);
         match self.read_turns() {
             Ok(turns) => self.sync(turns.edition),

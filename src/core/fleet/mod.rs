@@ -1,7 +1,7 @@
 //! All backends as the workers of one Envoy share them.
 //!
-//! A worker has a [view](view::View) of its own. What it learns it writes into the record of one backend, by one
-//! compare-and-swap, and tells the others by a number that stands beside the turns: they read it with every request they draw.
+//! Each worker has a [view](view::View) of its own. It writes what it learns into the record of one backend, by one compare-and-swap.
+//! It then increments the edition, a number beside the turns. Other workers read the edition with every turn they draw.
 
 mod capacity;
 mod choice;
@@ -42,16 +42,16 @@ pub struct Fleet<M> {
     budget_key: String,
     health_keys: Vec<String>,
     view: RefCell<View>,
-    /// The edition of the backends' health that the view shows.
+    /// The edition of the backends' health in the view.
     edition: Cell<Option<u32>>,
-    /// Attempts that succeeded, by backend, as long as that may matter to a failure.
+    /// Successful attempts by backend, as long as a failure may need their number.
     succeeded: RefCell<Vec<u32>>,
-    /// The backends of which it is written down that they served lately.
+    /// The backends whose record says that they served lately.
     served: Vec<Cell<bool>>,
     own_turns: Cell<u64>,
-    /// Until when the deployments matter that bodies name, because the name of a refused request was not read.
+    /// The end of the time in which the filter reads names of deployments in bodies, after a refusal of a request with an unread name.
     names_matter_until: Cell<Timestamp>,
-    /// Makes the cooldowns of different Envoys differ.
+    /// A number that makes the cooldowns of different Envoys differ.
     seed: u64,
 }
 
@@ -59,7 +59,7 @@ impl<M: SharedMap> Fleet<M> {
     /// The backends of `config`, and the shared values that no other worker has made. `seed` should be another one in each Envoy.
     ///
     /// # Errors
-    /// The map refused.
+    /// The map refused an operation.
     #[inline(never)]
     pub fn new(
         map: M,
@@ -80,7 +80,7 @@ impl<M: SharedMap> Fleet<M> {
             names_matter_until: Cell::default(),
             seed,
         };
-        // A value that does not exist cannot be compared and swapped, so the first to be configured creates it.
+        // Compare-and-swap cannot create a value, so the first worker that is configured creates it.
         create(&fleet.map, fleet.turns.key(), &Turns::default().encode())?;
         for key in &fleet.health_keys {
             create(&fleet.map, key, &Health::default().encode())?;
@@ -98,7 +98,7 @@ impl<M: SharedMap> Fleet<M> {
         !self.view.try_borrow().is_ok_and(|view| view.is_plain())
     }
 
-    /// The time, unless the choice does not depend on it: asking for it is a host call.
+    /// The time if the choice depends on it, or else zero. Reading the time is a host call.
     pub fn time_of_choice(&self, clock: &dyn Fn() -> Timestamp) -> Timestamp {
         match self.needs_time() {
             true => clock(),
@@ -106,8 +106,8 @@ impl<M: SharedMap> Fleet<M> {
         }
     }
 
-    /// Chooses the backend that the request with this `plan` goes to next, where neither the time nor the demand matters: the
-    /// same that [`Self::choose`] chooses, for less. `None` where it may be another.
+    /// Chooses the next backend of a request with this `plan`, without time and demand. It is the choice of [`Self::choose`], at a
+    /// lower cost. `None` if that choice may differ.
     pub fn choose_plainly(&self, plan: &Plan) -> Option<Chosen> {
         let backend = self.view.try_borrow().ok()?.choose_plainly(plan)?;
         Some(Chosen {
@@ -116,14 +116,14 @@ impl<M: SharedMap> Fleet<M> {
         })
     }
 
-    /// Chooses the backend that the request with this `plan` goes to next.
+    /// Chooses the next backend of a request with this `plan`.
     ///
     /// # Errors
-    /// There is none.
+    /// No backend can be chosen.
     #[inline(never)]
     pub fn choose(&self, plan: &Plan, demand: &Demand, now: Timestamp) -> Result<Chosen, NoChoice> {
         let mut declined = Declined::default();
-        // Each round that a backend declines leaves one less to choose, for two reasons each.
+        // Each backend can decline twice, for two reasons. A round in which one declines leaves fewer choices.
         for _ in 0..=2 * self.health_keys.len() {
             let choice = self.look(plan, &declined, demand, now)?;
             let backend = choice.backend();
@@ -138,7 +138,7 @@ impl<M: SharedMap> Fleet<M> {
                     Because::Soft
                 }
                 Choice::Failing(_) => Because::Panic,
-                // If the map refuses, a backend is better asked once more than never.
+                // If the map refuses, one attempt too many is better than none.
                 Choice::Recovering(_) => {
                     match self.change(backend, |health| health.admit(demand, now)) {
                         Ok(false) => {
@@ -179,10 +179,10 @@ impl<M: SharedMap> Fleet<M> {
         }
     }
 
-    /// Chooses the backend for another attempt, after one with this `outcome`.
+    /// Chooses the backend of a retry, after an attempt with this `outcome`.
     ///
     /// # Errors
-    /// There is none, or the budget is spent.
+    /// No backend can be chosen, or the retry budget is spent.
     pub fn choose_next(
         &self,
         rules: &Retry,
@@ -197,10 +197,10 @@ impl<M: SharedMap> Fleet<M> {
         Ok(self.choose(plan, demand, now)?)
     }
 
-    /// The backend that [`Self::choose`] would choose now, without doubting any cooldown.
+    /// The backend that [`Self::choose`] would choose now, without a trial.
     ///
     /// # Errors
-    /// There is none.
+    /// No backend can be chosen.
     pub fn foresee(&self, plan: &Plan, demand: &Demand, now: Timestamp) -> Result<usize, NoChoice> {
         let plan = Plan {
             has_tested: true,
@@ -210,16 +210,16 @@ impl<M: SharedMap> Fleet<M> {
         choice.map(Choice::backend)
     }
 
-    /// Whether [`Self::choose`] would find a backend now.
+    /// Checks that [`Self::choose`] would find a backend now.
     ///
     /// # Errors
-    /// There is none.
+    /// No backend can be chosen.
     pub fn has_choice(&self, plan: &Plan, demand: &Demand, now: Timestamp) -> Result<(), NoChoice> {
         let choice = self.look(plan, &Declined::default(), demand, now);
         choice.map(|_| ())
     }
 
-    /// The backends that the request with this `plan` has not been to, each with what keeps it from there.
+    /// The untried backends of a request with this `plan`, each with the obstacle.
     pub fn obstacles(
         &self,
         plan: &Plan,
@@ -230,13 +230,13 @@ impl<M: SharedMap> Fleet<M> {
         view.map_or_else(|_| Vec::new(), |view| view.obstacles(plan, demand, now))
     }
 
-    /// How long until a request of this `demand` makes sense, where every backend of the `plan` asked to wait.
+    /// The shortest wait of a request with this `demand`, if every backend of the `plan` asked to wait.
     pub fn wait_of_all(&self, plan: &Plan, demand: &Demand, now: Timestamp) -> Option<Duration> {
         let view = self.view.try_borrow().ok()?;
         view.wait_of_all(plan, demand, now)
     }
 
-    /// Whether a backend may stand for a client otherwise than for most.
+    /// Whether the state of a backend for this client may differ from its state for most clients.
     fn tells_apart(&self, client: Client) -> bool {
         let view = self.view.try_borrow();
         view.is_ok_and(|view| view.tells_apart(client))
@@ -253,10 +253,10 @@ impl<M: SharedMap> Fleet<M> {
         view.choose(plan, declined, demand, now)
     }
 
-    /// Takes the retry that follows an attempt with this `outcome` out of the budget.
+    /// Withdraws a retry after an attempt with this `outcome` from the retry budget.
     ///
     /// # Errors
-    /// The budget is spent.
+    /// The retry budget is spent.
     pub fn withdraw_after(
         &self,
         rules: &Retry,
@@ -264,7 +264,7 @@ impl<M: SharedMap> Fleet<M> {
         outcome: Outcome,
         clock: &dyn Fn() -> Timestamp,
     ) -> Result<(), NoRetry> {
-        // A refusal costs a backend nothing, so there is nothing to save; what fails may be overloaded.
+        // A refusal costs a backend nothing. A failing backend may be overloaded, so only retries after failures are limited.
         let (Outcome::Unavailable, Some(rules)) = (outcome, &rules.budget) else {
             return Ok(());
         };
@@ -274,7 +274,7 @@ impl<M: SharedMap> Fleet<M> {
         }
     }
 
-    /// Takes a retry out of the budget of the request that drew `turn`; `false` if the budget is spent.
+    /// Withdraws a retry of the request that drew `turn` from the retry budget. `false`: the budget is spent.
     pub fn withdraw(&self, rules: &BudgetRules, turn: u64, now: Timestamp) -> bool {
         let withdrawn = swap(&self.map, &self.budget_key, |bytes| {
             let budget = Budget::decode(bytes);
@@ -282,7 +282,7 @@ impl<M: SharedMap> Fleet<M> {
             let withdrawn = budget.withdraw(rules, turn, now);
             (withdrawn, Some(budget.encode()))
         });
-        // If the map refuses, a retry too many is better than a request lost.
+        // If the map refuses, one retry too many is better than a lost request.
         withdrawn.unwrap_or(true)
     }
 

@@ -4,10 +4,10 @@ use crate::config::{Apis, Backend, Unlisted};
 use crate::demand::{Demand, DeploymentId};
 use crate::prelude::*;
 
-/// What a backend has, by its configuration.
+/// The deployments and APIs of a backend, by its configuration.
 #[derive(Clone, Debug)]
 pub(super) struct Offer {
-    /// Its deployments, where the configuration names all of them.
+    /// The deployments, if the configuration lists all of them.
     deployments: Option<Vec<DeploymentId>>,
     apis: Apis,
 }

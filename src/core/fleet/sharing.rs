@@ -7,7 +7,7 @@ use crate::swap::{read, swap, SharedMap, SwapError};
 use crate::turns::Turns;
 
 impl<M: SharedMap> Fleet<M> {
-    /// Takes over what other workers learnt, for a request that takes no turn.
+    /// Reads what other workers have learnt, for a request that draws no turn.
     pub fn look_around(&self) {
         match self.read_turns() {
             Ok(turns) => self.sync(turns.edition),
@@ -15,7 +15,7 @@ impl<M: SharedMap> Fleet<M> {
         }
     }
 
-    /// Draws a request's turn, and takes over what other workers learnt.
+    /// Draws a request's turn, and reads what other workers have learnt.
     pub fn draw(&self) -> u64 {
         let turns = self.turns.swap(&self.map, |bytes| {
             let turns = Turns::decode(bytes);
@@ -36,7 +36,7 @@ impl<M: SharedMap> Fleet<M> {
         }
     }
 
-    /// Changes a backend's shared record, and tells the other workers if that is something for them.
+    /// Changes a backend's shared record. If the change matters to other workers, it increments the edition.
     pub(super) fn change<T: Default>(
         &self,
         backend: usize,
@@ -47,7 +47,7 @@ impl<M: SharedMap> Fleet<M> {
         Ok(result)
     }
 
-    /// What is the same for all changes, so that it is there once and not in each of the functions that make one.
+    /// [`Self::change`] without its type parameter, so that the module contains this code once.
     #[inline(never)]
     fn alter(
         &self,
@@ -73,7 +73,7 @@ impl<M: SharedMap> Fleet<M> {
         Ok(())
     }
 
-    /// Makes every worker look at the backends' health with its next request.
+    /// Increments the edition, so that every worker reads the backends' health at its next request.
     fn tell(&self) {
         let told = swap(&self.map, self.turns.key(), |bytes| {
             let turns = Turns::decode(bytes);

@@ -1,8 +1,8 @@
 //! What one worker knows of all backends, and the choice among them.
 //!
-//! Preference comes before refusal. A request goes to a backend that is free; else to one that recovers; else to one that
-//! advised to wait, the earliest end first; else to one whose breaker is open. Only where every backend asked to wait, refuses the
-//! identity or was tried already, the request is refused, and even then one request a second finds out whether that is still true.
+//! A request goes to a free backend; else to a recovering one; else to one that advised to wait, the earliest end first; else to one whose
+//! breaker is open. If every backend asked to wait, refuses the identity or was tried already, the filter refuses the request. Even then
+//! one request a second is a trial: it finds out whether the wait is still justified.
 
 use core::time::Duration;
 
@@ -29,36 +29,36 @@ pub struct View {
     health: Vec<Health>,
     capacities: Capacities,
     offers: Vec<Offer>,
-    /// By its configuration every backend has everything.
+    /// Every backend has every deployment and API, by the configuration.
     offers_are_open: bool,
     all: BackendSet,
     /// The backends that cannot be asked now: their identities have no access token.
     tokenless: BackendSet,
-    /// Every backend is free for all and everything, so that nobody needs to look closer.
+    /// Every backend is free for every request.
     plain: bool,
     /// Some backend is known to lack a deployment or an API.
     lacking: bool,
     /// Some backend has quotas that were refused, or lacks something.
     tells_deployments_apart: bool,
-    /// The backends that are free for all and everything.
+    /// The backends that are free for every request.
     clear: BackendSet,
-    /// The backends of which a success is no news.
+    /// The backends whose record does not change by a success.
     untroubled: BackendSet,
 }
 
-/// Backends by how they stand for one request.
+/// The backends by their state for one request.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sorted {
     free: BackendSet,
     recovering: BackendSet,
-    /// The one whose advice to wait ends first.
+    /// The backend whose advice to wait ends first.
     soft: Option<(Timestamp, usize)>,
     failing: BackendSet,
     closed: BackendSet,
 }
 
 impl View {
-    /// The backends of `config`, of which nothing is known.
+    /// A view of the backends of `config`, all of them free.
     pub fn new(config: &Config) -> Self {
         let backends = config.backends.len();
         let offers: Vec<_> = config.backends.iter().map(Offer::of).collect();
@@ -83,7 +83,7 @@ impl View {
         }
     }
 
-    /// Whether every backend is free for all and everything: then the time does not matter.
+    /// Whether every backend is free for every request. The choice then does not depend on the time.
     pub fn is_plain(&self) -> bool {
         self.plain && self.policy == Policy::RoundRobin && self.affinity.is_none()
     }
@@ -130,7 +130,7 @@ impl View {
         those.map(|(index, _)| index).collect()
     }
 
-    /// Whether a success of this backend is no news.
+    /// Whether a success does not change the record of this backend.
     pub fn is_untroubled(&self, backend: usize) -> bool {
         self.untroubled.contains(backend)
     }

@@ -9,7 +9,7 @@ use crate::demand::QuotaKey;
 use crate::time::Timestamp;
 
 impl Health {
-    /// Whether `finding` is worth changing the shared record.
+    /// Whether `finding` may change this record.
     pub fn is_news(&self, finding: Finding, seen: &Seen) -> bool {
         seen.admitted
             || match finding {
@@ -108,7 +108,7 @@ impl Health {
         self.access.serve(seen.began, now).or(breaker)
     }
 
-    /// An admitted attempt ended without an outcome that counts.
+    /// Returns the place of an admitted attempt that ended without an outcome.
     fn leave(&mut self, seen: &Seen) {
         if seen.admitted {
             self.breaker.leave(seen.began);
@@ -125,42 +125,42 @@ impl Health {
         }
     }
 
-    /// Forgets what is over.
+    /// Drops quotas, failures and missing deployments that are over.
     pub fn tidy(&mut self, now: Timestamp) {
         self.missing.tidy(now);
         self.quotas.retain(|quota| !quota.is_over(now));
         self.breaker.tidy(now);
     }
 
-    /// Whether it is worth writing down that the backend serves.
+    /// Whether the record should note that the backend serves.
     pub fn wants_service_noted(&self, now: Timestamp) -> bool {
         self.access.wants_service_noted(now)
     }
 
-    /// The backend serves, and is not known to refuse anybody.
+    /// Notes that the backend serves.
     pub fn note_service(&mut self, now: Timestamp) {
-        // Another worker may have found out since that it does not.
+        // Another worker may have recorded a refusal since.
         if !self.access.is_news() {
             self.access.serve(now, now);
         }
     }
 
-    /// The generation of the access token that the backend refused, where that keeps requests away.
+    /// The generation of the refused access token, while the refusal keeps requests away.
     pub fn refused_token(&self, now: Timestamp) -> Option<u32> {
         self.access.refused_token(now)
     }
 
-    /// There is an access token of this `generation`. If the backend refused an older one, it recovers from now on.
+    /// Takes note of an access token of this `generation`. A backend that refused an older one recovers from now on.
     pub fn admit_token(&mut self, generation: u32, now: Timestamp) {
         self.access.admit_token(generation, now);
     }
 
-    /// Adds attempts that succeeded to the share of those that fail.
+    /// Adds successful attempts, for the share of failures.
     pub fn count_successes(&mut self, count: u32, now: Timestamp) {
         self.breaker.count_successes(count, now);
     }
 
-    /// Whether it matters how many attempts succeed.
+    /// Whether the breaker needs the number of successful attempts.
     pub fn counts_successes(&self, now: Timestamp) -> bool {
         self.breaker.counts_successes(now)
     }

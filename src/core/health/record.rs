@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 
 const VERSION: u8 = 4;
 
-/// More quotas are not remembered of one backend; the one that is idle for longest goes first.
+/// The most quotas in the record of one backend. If there are more, the longest idle one is dropped.
 const MOST_QUOTAS: usize = 64;
 
 /// The health of one backend.
@@ -27,7 +27,7 @@ pub struct Health {
 /// The wait of one quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaWait {
-    /// Which quota.
+    /// The quota.
     pub key: QuotaKey,
     /// The end of the wait.
     pub until: Timestamp,
@@ -36,7 +36,7 @@ pub struct QuotaWait {
 }
 
 impl Health {
-    /// Whether the backend is free for all and everything, whatever the time.
+    /// Whether the backend is free for every request at any time.
     pub fn is_plain(&self) -> bool {
         self.breaker.is_closed()
             && self.access.is_open()
@@ -44,22 +44,22 @@ impl Health {
             && self.quotas.is_empty()
     }
 
-    /// Whether a success is no news, whatever the request was for.
+    /// Whether no success can change this record.
     pub fn is_untroubled(&self) -> bool {
         self.breaker.is_untroubled() && !self.access.is_news() && self.quotas.is_empty()
     }
 
-    /// Whether it matters which deployment a request names.
+    /// Whether the state depends on the deployment of a request.
     pub fn tells_deployments_apart(&self) -> bool {
         !self.missing.is_empty() || !self.quotas.is_empty()
     }
 
-    /// Whether it may stand for a client otherwise than for most.
+    /// Whether the state for this client may differ from the state for most clients.
     pub fn tells_apart(&self, client: Client) -> bool {
         self.quotas.iter().any(|quota| quota.tells_apart(client))
     }
 
-    /// Whether it looks the same as `other` to workers that choose a backend or report successes.
+    /// Whether workers that choose a backend or count successes can ignore the difference to `other`.
     pub fn looks_like(&self, other: &Self) -> bool {
         let quotas = || self.quotas.iter().zip(&other.quotas);
         self.breaker.looks_like(&other.breaker)
@@ -69,7 +69,7 @@ impl Health {
             && quotas().all(|(own, others)| own.looks_like(others))
     }
 
-    /// How the backend stands for a request with this `demand`.
+    /// The state of the backend for a request with this `demand`.
     pub fn standing(&self, demand: &Demand, now: Timestamp) -> Standing {
         if let access::Standing::Refused(until) = self.access.standing(now) {
             return Standing::Misconfigured(until);
@@ -94,7 +94,7 @@ impl Health {
         }
     }
 
-    /// The quota that counts for a request. A 429 of a name that was not read says nothing of a request whose name was.
+    /// The quota of a request. Requests with unread names have a quota of their own.
     pub(super) fn quotas_of(&self, demand: &Demand) -> impl Iterator<Item = &Quota> + use<'_> {
         let key = demand.quota;
         let quotas = self.quotas.iter();
@@ -157,7 +157,7 @@ impl Health {
         true
     }
 
-    /// Whether an attempt may find out that a cooldown is not true any more.
+    /// Whether a trial may begin, which finds out whether a cooldown is still justified.
     pub fn trial_is_due(&self, demand: &Demand, now: Timestamp) -> bool {
         let refuses = matches!(self.access.standing(now), access::Standing::Refused(_));
         let mut hard = self
@@ -169,7 +169,7 @@ impl Health {
             && hard.all(|quota| quota.trial_is_due(now))
     }
 
-    /// Begins such an attempt, if one may be made now.
+    /// Begins a trial, if one may begin now.
     pub fn claim_trial(&mut self, demand: &Demand, now: Timestamp) -> bool {
         if !self.trial_is_due(demand, now) {
             return false;
@@ -191,19 +191,19 @@ impl Health {
             .for_each(|quota| quota.ask(demand, now));
     }
 
-    /// Whether it is known not to have what is demanded.
+    /// Whether the backend has answered that it lacks the deployment or API of `demand`.
     pub fn lacks(&self, demand: &Demand, now: Timestamp) -> bool {
         let deployment = demand.deployment_in_api();
         let mut demanded = deployment.into_iter().chain(demand.whole_api());
         demanded.any(|id| self.missing.contains(id, now))
     }
 
-    /// Whether it is known not to have something.
+    /// Whether the backend has answered that it lacks any deployment or API.
     pub fn lacks_any(&self) -> bool {
         !self.missing.is_empty()
     }
 
-    /// Why requests are kept away, or the backend is used gently; the gravest reason, and the end of a cooldown that is not over.
+    /// The gravest reason why requests are kept away or the backend recovers, with the end of a running cooldown.
     pub fn trouble(&self, now: Timestamp) -> Option<(Reason, Option<Timestamp>)> {
         match self.access.standing(now) {
             access::Standing::Refused(until) => return Some((Reason::Misconfigured, Some(until))),
@@ -225,7 +225,7 @@ impl Health {
         self.quotas(now).filter_map(|(_, wait)| wait)
     }
 
-    /// The quotas that were refused lately, each with its wait where that is not over.
+    /// The quotas that were refused lately, each with its running wait.
     pub fn quotas(
         &self,
         now: Timestamp,
@@ -253,7 +253,7 @@ impl Health {
         writer.finish()
     }
 
-    /// The record in `bytes`; that of a backend of which nothing is known if there is none or it is not understood.
+    /// The record in `bytes`. Without bytes, or with bytes of another version, it is the record of a free backend.
     pub fn decode(bytes: Option<&[u8]>) -> Self {
         bytes.and_then(Self::try_decode).unwrap_or_default()
     }
