@@ -111,7 +111,7 @@ impl<M: SharedMap> TokenStore<M> {
 
     /// The token, unless it is missing or expired.
     pub fn current(&self, now: Timestamp) -> Option<Rc<Authorization>> {
-        let current = self.current.try_borrow().ok()?;
+        let current = self.current.borrow();
         let current = current.as_ref().filter(|token| now < token.expires_on);
         current.cloned()
     }
@@ -224,9 +224,7 @@ impl<M: SharedMap> TokenStore<M> {
 
     fn adopt(&self, record: &Record, now: Timestamp) {
         self.expected.set(record.token_expected(now));
-        let Ok(mut current) = self.current.try_borrow_mut() else {
-            return;
-        };
+        let mut current = self.current.borrow_mut();
         let Some(token) = record.token(now) else {
             *current = None;
             return;
