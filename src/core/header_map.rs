@@ -55,6 +55,15 @@ impl HeaderMap {
         values.find_map(|(_, value)| core::str::from_utf8(value).ok())
     }
 
+    /// The map with the first value of `name` alone, if it is UTF-8.
+    #[must_use]
+    pub fn only(&self, name: &str) -> Self {
+        let value = self.get(name);
+        value.map_or_else(Self::default, |value| {
+            Self::new(Self::encode(&[(name.as_bytes(), value.as_bytes())]))
+        })
+    }
+
     /// Serialises `pairs` for the host.
     pub fn encode(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
         let text: usize = pairs

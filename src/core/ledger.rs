@@ -105,8 +105,13 @@ pub struct Ledger {
     most: usize,
     /// In the order of the names.
     places: Vec<(String, usize)>,
+    /// Numbers that stand for names, in their order, with the names' places.
+    numbers: Vec<(u64, usize)>,
     counts: Vec<Counts>,
 }
+
+/// So many numbers are remembered for each name: names that differ in what a statistic's name leaves out have one statistic.
+const NUMBERS: usize = 4;
 
 impl Ledger {
     /// A ledger that tells so many names apart. Each one becomes a statistic, which Envoy keeps for good.
@@ -114,21 +119,47 @@ impl Ledger {
         Self {
             most,
             places: Vec::new(),
+            numbers: Vec::new(),
             counts: Vec::new(),
         }
     }
 
     /// The counts under `name`; those under [`OTHER`] if it is one too many to be told apart.
     pub fn entry(&mut self, name: &str) -> Option<&mut Counts> {
-        let place = match self.find(name) {
+        let place = self.place(name);
+        self.counts.get_mut(place)
+    }
+
+    /// The counts under the name that `number` stands for, which is asked for once.
+    pub fn entry_of(&mut self, number: u64, name: impl FnOnce() -> String) -> Option<&mut Counts> {
+        let place = match self
+            .numbers
+            .binary_search_by(|(known, _)| known.cmp(&number))
+        {
+            Ok(at) => self.numbers.get(at)?.1,
+            Err(at) => self.learn(at, number, &name()),
+        };
+        self.counts.get_mut(place)
+    }
+
+    #[inline(never)]
+    fn learn(&mut self, at: usize, number: u64, name: &str) -> usize {
+        let place = self.place(name);
+        if self.numbers.len() < self.most.saturating_mul(NUMBERS) {
+            self.numbers.insert(at, (number, place));
+        }
+        place
+    }
+
+    fn place(&mut self, name: &str) -> usize {
+        match self.find(name) {
             Ok(place) => place,
             Err(at) if self.places.len() < self.most => self.add(at, name),
             Err(_) => match self.find(OTHER) {
                 Ok(place) => place,
                 Err(at) => self.add(at, OTHER),
             },
-        };
-        self.counts.get_mut(place)
+        }
     }
 
     /// The name's place, or where among the names it would be.
@@ -203,6 +234,39 @@ mod tests {
         let expected = expected.map(|(place, name, kind, count)| (place, name.into(), kind, count));
         assert_eq!(drained(&mut ledger), expected);
         assert!(drained(&mut ledger).is_empty());
+    }
+
+    #[test]
+    fn a_number_stands_for_a_name_that_is_asked_for_once() {
+        let mut ledger = Ledger::new(2);
+        ledger.entry("a").unwrap().add(Kind::Requests, 1);
+        for (number, name, asks) in [
+            (7, "a", true),
+            (7, "a", false),
+            (3, "b", true),
+            (9, "c", true),
+            (9, "c", false),
+            (3, "b", false),
+        ] {
+            let mut is_asked = false;
+            let entry = ledger.entry_of(number, || {
+                is_asked = true;
+                name.to_owned()
+            });
+            entry.unwrap().add(Kind::Requests, 1);
+            assert_eq!(is_asked, asks, "{number}");
+        }
+        let seen = drained(&mut ledger).into_iter();
+        let seen: Vec<_> = seen.map(|(_, name, _, count)| (name, count)).collect();
+        let expected = [("a", 3), ("b", 2), (OTHER, 2)];
+        assert_eq!(seen, expected.map(|(name, count)| (name.to_owned(), count)));
+        // Clients choose names: there is an end to what is remembered.
+        for number in 0..1000 {
+            ledger
+                .entry_of(number, || format!("name-{number}"))
+                .unwrap();
+        }
+        assert_eq!(ledger.numbers.len(), 2 * NUMBERS);
     }
 
     #[test]

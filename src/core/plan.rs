@@ -1,5 +1,7 @@
 //! The plan of a request: its turn, and the backends it has been to.
 
+use core::cmp::Ordering;
+
 use super::affinity::Key;
 use super::config::MAX_BACKENDS;
 
@@ -75,6 +77,35 @@ impl BackendSet {
         word.is_some_and(|word| (word >> (backend % WORD)) & 1 != 0)
     }
 
+    /// The one that has so many others in it before it.
+    pub fn nth(self, before: usize) -> Option<usize> {
+        self.into_iter().nth(before)
+    }
+
+    /// Those that are in this set and behind this backend.
+    #[must_use]
+    pub fn behind(self, backend: usize) -> Self {
+        let mut behind = Self([u64::MAX; WORDS]);
+        let (place, bit) = (backend / WORD, backend % WORD);
+        for (index, word) in behind.0.iter_mut().enumerate() {
+            *word = match index.cmp(&place) {
+                Ordering::Less => 0,
+                Ordering::Equal => u64::MAX.wrapping_shl(bit as u32) & !(1 << bit),
+                Ordering::Greater => u64::MAX,
+            };
+        }
+        self.and(behind)
+    }
+
+    /// Those that are in this set and in `others`.
+    #[must_use]
+    pub fn and(mut self, others: Self) -> Self {
+        for (word, others) in self.0.iter_mut().zip(others.0) {
+            *word &= others;
+        }
+        self
+    }
+
     /// How many there are in it.
     pub fn len(self) -> usize {
         let ones = self.0.iter().map(|word| word.count_ones());
@@ -102,6 +133,31 @@ impl BackendSet {
             *word &= !others;
         }
         self
+    }
+}
+
+/// The backends of a set, in their order, for as many steps as there are of them.
+#[derive(Clone, Debug)]
+pub struct Members(BackendSet);
+
+impl Iterator for Members {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        let mut words = self.0 .0.iter_mut().enumerate();
+        let (place, word) = words.find(|(_, word)| **word != 0)?;
+        let bit = word.trailing_zeros() as usize;
+        *word &= word.wrapping_sub(1);
+        Some(place * WORD + bit)
+    }
+}
+
+impl IntoIterator for BackendSet {
+    type Item = usize;
+    type IntoIter = Members;
+
+    fn into_iter(self) -> Members {
+        Members(self)
     }
 }
 
@@ -135,6 +191,24 @@ mod tests {
         tried.add(usize::MAX);
         assert!(tried.is_empty());
         assert!(!tried.contains(WORDS * WORD) && !tried.contains(usize::MAX));
+    }
+
+    #[test]
+    fn the_backends_of_a_set_come_in_their_order() {
+        for some in [&[][..], &[0], &[0, 7, 63, 64, 99], &[127]] {
+            let set: BackendSet = some.iter().copied().collect();
+            assert!(set.into_iter().eq(some.iter().copied()), "{some:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_behind_a_backend_is_found() {
+        let some: BackendSet = [0, 7, 63, 64, 99].into_iter().collect();
+        for backend in 0..MAX_BACKENDS {
+            let behind = some.into_iter().filter(|other| *other > backend);
+            assert!(some.behind(backend).into_iter().eq(behind), "{backend}");
+        }
+        assert_eq!((some.nth(3), some.nth(5)), (Some(64), None));
     }
 
     #[test]

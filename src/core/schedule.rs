@@ -20,6 +20,10 @@ struct Tier {
     members: Vec<Member>,
     /// One round: every member as often as its weight says, as evenly spread as that goes.
     round: Vec<Slot>,
+    /// All of them, in whose order the members are.
+    all: BackendSet,
+    /// No member has a larger share than another one.
+    is_even: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +118,8 @@ impl Tier {
         }
         Self {
             round: round(&members),
+            all: members.iter().map(Member::index).collect(),
+            is_even: members.iter().all(|member| member.weight == 1),
             members,
         }
     }
@@ -132,6 +138,16 @@ impl Tier {
             .wrapping_add(u64::from(slot.nth));
         // A probe may fail, so it is made on turns of its own, and on others' only where nothing better is left.
         [usable.free, usable.due].into_iter().find_map(|wanted| {
+            if self.is_even {
+                // The same as below, whatever the number of backends.
+                let candidates = wanted.and(self.all);
+                let point = left.checked_rem(candidates.len() as u64)? as usize;
+                let behind = candidates.behind(home.index());
+                return match point.checked_sub(behind.len()) {
+                    None => behind.nth(point),
+                    Some(point) => candidates.without(behind).nth(point),
+                };
+            }
             let candidates = || {
                 let members = from_home.iter().chain(before);
                 let candidates = members.filter(|member| wanted.contains(member.index()));

@@ -23,6 +23,11 @@ pub trait SharedMap {
     /// # Errors
     /// The map refused.
     fn set(&self, key: &str, value: &[u8], cas: u32) -> Result<bool, Self::Error>;
+
+    /// How many changes this worker has stored by now, of all values. 0 where nobody counts them.
+    fn changes(&self) -> u32 {
+        0
+    }
 }
 
 /// Why a shared value could not be changed.
@@ -62,7 +67,15 @@ pub fn swap<M: SharedMap, T, B: AsRef<[u8]>>(
     key: &str,
     mut change: impl FnMut(Option<&[u8]>) -> (T, Option<B>),
 ) -> Result<T, SwapError<M::Error>> {
-    swap_numbered(map, key, |bytes, _| change(bytes))
+    for _ in 0..TRIES {
+        let (current, cas) = map.get(key)?;
+        let (result, store) = change(current.as_deref());
+        match store {
+            Some(store) if !map.set(key, store.as_ref(), cas)? => {}
+            _ => return Ok(result),
+        }
+    }
+    Err(SwapError::Outrun)
 }
 
 /// Reads the value of `key`.
@@ -87,40 +100,35 @@ pub fn create<M: SharedMap>(map: &M, key: &str, value: &[u8]) -> Result<(), Swap
     swap(map, key, |bytes| ((), bytes.is_none().then_some(value)))
 }
 
-/// [`swap`], with a `change` that also gets the number that compare-and-swap goes by.
-fn swap_numbered<M: SharedMap, T, B: AsRef<[u8]>>(
-    map: &M,
-    key: &str,
-    mut change: impl FnMut(Option<&[u8]>, u32) -> (T, Option<B>),
-) -> Result<T, SwapError<M::Error>> {
-    for _ in 0..TRIES {
-        let (current, cas) = map.get(key)?;
-        let (result, store) = change(current.as_deref(), cas);
-        match store {
-            Some(store) if !map.set(key, store.as_ref(), cas)? => {}
-            _ => return Ok(result),
-        }
-    }
-    Err(SwapError::Outrun)
-}
-
 /// A shared value that this worker changes with every request. While no other worker changes it, its own last bytes are the
 /// current ones and need not be read: a host call less.
 ///
 /// The numbers that compare-and-swap goes by are counted up with every change of any shared value of the process
-/// (proxy-wasm-cpp-host, `SharedData::nextCas`). So the number after the one that was replaced is that of the change that replaced
-/// it, or of another value's; never of a later change of this value. A guess that is wrong is refused, and costs a host call.
-pub struct OftenSwapped<const SIZE: usize> {
+/// (proxy-wasm-cpp-host, `SharedData::nextCas`). A worker counts its own [changes](SharedMap::changes). So the number of its last bytes is that
+/// of those they replaced and the worker's changes since, if nobody else changed anything meanwhile. Otherwise it is larger, and that of a
+/// later change of this value is larger still. A guess that is wrong is refused, and costs a host call.
+pub struct OftenSwapped<B> {
     key: String,
-    /// What this worker stored last, and the number it has if nothing else was stored meanwhile.
-    last: Cell<Option<([u8; SIZE], u32)>>,
+    last: Cell<Option<Stored<B>>>,
     /// How often in a row the last bytes were still the current ones.
     undisturbed: Cell<u8>,
 }
 
-impl<const SIZE: usize> OftenSwapped<SIZE> {
+/// What a worker stored last.
+struct Stored<B> {
+    bytes: B,
+    /// The number that it has if nobody else stored anything meanwhile.
+    guess: u32,
+    /// The worker's changes by then.
+    changes: u32,
+}
+
+impl<B: AsRef<[u8]>> OftenSwapped<B> {
     /// So often in a row makes a guess worth its risk. Of workers that take turns each finds its own bytes now and then.
     const SURE: u8 = 4;
+
+    /// Longer values are read each time, rather than kept twice.
+    const LONGEST: usize = 2048;
 
     /// The value of `key`.
     pub fn new(key: String) -> Self {
@@ -136,40 +144,61 @@ impl<const SIZE: usize> OftenSwapped<SIZE> {
         &self.key
     }
 
-    /// [`swap`], with something to store in any case.
+    /// [`swap`], for less.
     ///
     /// # Errors
     /// As of [`swap`].
     pub fn swap<M: SharedMap, T>(
         &self,
         map: &M,
-        mut change: impl FnMut(Option<&[u8]>) -> (T, [u8; SIZE]),
+        mut change: impl FnMut(Option<&[u8]>) -> (T, Option<B>),
     ) -> Result<T, SwapError<M::Error>> {
         let last = self.last.take();
-        if let Some((bytes, cas)) = last.filter(|_| self.undisturbed.get() >= Self::SURE) {
-            let (result, store) = change(Some(&bytes));
-            if map.set(&self.key, &store, cas)? {
-                self.stored(store, cas);
-                return Ok(result);
+        if let (Some(last), true) = (&last, self.undisturbed.get() >= Self::SURE) {
+            // Where nothing is to be stored, nothing says whether these are the current bytes.
+            if let (result, Some(store)) = change(Some(last.bytes.as_ref())) {
+                if map.set(&self.key, store.as_ref(), last.guess)? {
+                    self.stored(map, store, last.guess, Some(last.changes));
+                    return Ok(result);
+                }
             }
         }
-        let (result, store, cas) = swap_numbered(map, &self.key, |bytes, cas| {
-            let undisturbed = last.is_some_and(|(_, guess)| guess == cas);
-            self.undisturbed.set(match undisturbed {
+        for _ in 0..TRIES {
+            let (current, cas) = map.get(&self.key)?;
+            let is_right = last.as_ref().is_some_and(|last| last.guess == cas);
+            self.undisturbed.set(match is_right {
                 true => self.undisturbed.get().saturating_add(1),
                 false => 0,
             });
-            let (result, store) = change(bytes);
-            ((result, store, cas), Some(store))
-        })?;
-        self.stored(store, cas);
-        Ok(result)
+            // The same bytes are this worker's own, whatever their number: from then on its guesses are right.
+            let is_own = |last: &&Stored<B>| current.as_deref() == Some(last.bytes.as_ref());
+            let own = last.as_ref().filter(|last| is_right || is_own(last));
+            let (result, store) = change(current.as_deref());
+            let Some(store) = store else {
+                return Ok(result);
+            };
+            if map.set(&self.key, store.as_ref(), cas)? {
+                self.stored(map, store, cas, own.map(|last| last.changes));
+                return Ok(result);
+            }
+        }
+        Err(SwapError::Outrun)
     }
 
-    /// These bytes took the place of those with the number `cas`.
-    fn stored(&self, bytes: [u8; SIZE], cas: u32) {
+    /// These bytes took the place of those with the number `replaced`, which this worker stored when it had stored so many changes
+    /// `before`, if it was this one.
+    fn stored<M: SharedMap>(&self, map: &M, bytes: B, replaced: u32, before: Option<u32>) {
+        if bytes.as_ref().len() > Self::LONGEST {
+            return;
+        }
+        let changes = map.changes();
+        let since = before.map_or(1, |before| changes.wrapping_sub(before).max(1));
         // 0 would store in any case, so no value has it.
-        let next = cas.checked_add(1).unwrap_or(1);
-        self.last.set(Some((bytes, next)));
+        let guess = replaced.checked_add(since).unwrap_or(1);
+        self.last.set(Some(Stored {
+            bytes,
+            guess,
+            changes,
+        }));
     }
 }

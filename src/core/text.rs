@@ -30,25 +30,40 @@ pub(super) fn find<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize
 
 /// The place of the last byte that is this one.
 pub(super) fn find_last(text: &[u8], wanted: u8) -> Option<usize> {
-    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
-    const HIGHEST: u64 = u64::from_ne_bytes([0x80; 8]);
+    const LOWER: u64 = u64::from_ne_bytes([0x7f; 8]);
     let wanted_everywhere = u64::from_ne_bytes([wanted; 8]);
-    let zero_in = |word: &[u8; 8]| {
-        let differs = u64::from_ne_bytes(*word) ^ wanted_everywhere;
-        differs.wrapping_sub(ONES) & !differs & HIGHEST
+    // The highest bit of each byte that is wanted, and no other: nothing is carried from one byte to the next.
+    let found_in = |word: &[u8; 8]| {
+        let differs = u64::from_le_bytes(*word) ^ wanted_everywhere;
+        !(((differs & LOWER).wrapping_add(LOWER)) | differs | LOWER)
     };
     let mut rest = text;
-    // Where there is none in two words, it does not matter where it would be.
     while let Some((before, last)) = rest.split_last_chunk() {
-        let Some((before, last_but_one)) = before.split_last_chunk() else {
-            break;
-        };
-        if zero_in(last) | zero_in(last_but_one) != 0 {
-            break;
+        let found = found_in(last);
+        if found != 0 {
+            let place = found.ilog2() as usize / 8;
+            return before.len().checked_add(place);
         }
         rest = before;
+        let Some((before, last)) = rest.split_last_chunk() else {
+            break;
+        };
+        if found_in(last) == 0 {
+            rest = before;
+        }
     }
     rest.iter().rposition(|byte| *byte == wanted)
+}
+
+/// Copies as many bytes to `slots`, from `at` on, as there is room for.
+pub(super) fn copy_to(slots: &mut [u8], at: usize, bytes: &[u8]) {
+    let Some(free) = slots.get_mut(at..) else {
+        return;
+    };
+    let count = free.len().min(bytes.len());
+    if let (Some(free), Some(bytes)) = (free.get_mut(..count), bytes.get(..count)) {
+        free.copy_from_slice(bytes);
+    }
 }
 
 /// What is in front of the first byte that is `at`, an ASCII character, and what is behind it.

@@ -2,7 +2,10 @@
 
 use super::codec::Fields;
 
-const TURN_VERSION: u8 = 2;
+const TURN_VERSION: u8 = 3;
+
+/// So many changes of health are told apart by their backends. Who has missed more looks at all backends.
+const CHANGES: usize = 4;
 
 /// The turns of requests, one number after the other, and beside them the edition of the backends' health: it changes with
 /// every change of that, so that whoever draws a turn knows whether to look.
@@ -12,11 +15,13 @@ pub struct Turns {
     pub next: u64,
     /// The edition of the backends' health.
     pub edition: u32,
+    /// The backends whose changes made the last editions, each at the place of its edition's number.
+    changed: [u8; CHANGES],
 }
 
 impl Turns {
     /// How many bytes it takes.
-    pub const SIZE: usize = 13;
+    pub const SIZE: usize = 13 + CHANGES;
 
     /// The state after the next turn was drawn.
     #[must_use]
@@ -28,26 +33,35 @@ impl Turns {
         }
     }
 
-    /// The state after a backend's health has changed.
+    /// The state after the health of this backend has changed.
     #[must_use]
-    pub fn after_change(self) -> Self {
-        Self {
-            edition: self.edition.wrapping_add(1),
-            ..self
+    pub fn after_change(mut self, backend: usize) -> Self {
+        self.edition = self.edition.wrapping_add(1);
+        if let Some(changed) = self.changed.get_mut(place(self.edition)) {
+            *changed = u8::try_from(backend).unwrap_or(u8::MAX);
         }
+        self
+    }
+
+    /// The backends whose health has changed since the edition `known`, some of them perhaps twice; `None` if it may be that of any.
+    pub fn changed_since(&self, known: u32) -> Option<impl Iterator<Item = usize> + '_> {
+        let missed = usize::try_from(self.edition.wrapping_sub(known)).ok()?;
+        let editions = (0..missed).map(|back| self.edition.wrapping_sub(back as u32));
+        let changed = editions.filter_map(|edition| self.changed.get(place(edition)));
+        (missed <= CHANGES).then(|| changed.copied().map(usize::from))
     }
 
     /// As bytes.
     #[inline]
     pub fn encode(self) -> [u8; Self::SIZE] {
         let mut bytes = [TURN_VERSION; Self::SIZE];
-        let fields = self
-            .next
-            .to_le_bytes()
-            .into_iter()
-            .chain(self.edition.to_le_bytes());
-        for (slot, byte) in bytes.iter_mut().skip(1).zip(fields) {
-            *slot = byte;
+        let slots = bytes.split_at_mut(1).1;
+        if let Some((next, slots)) = slots.split_first_chunk_mut() {
+            *next = self.next.to_le_bytes();
+            if let Some((edition, changed)) = slots.split_first_chunk_mut() {
+                *edition = self.edition.to_le_bytes();
+                changed.copy_from_slice(&self.changed);
+            }
         }
         bytes
     }
@@ -60,15 +74,22 @@ impl Turns {
             Some(Self {
                 next: fields.u64()?,
                 edition: fields.u32()?,
+                changed: fields.u32()?.to_le_bytes(),
             })
         });
         turns.unwrap_or_default()
     }
 }
 
+/// Where the backend is whose change made this edition.
+fn place(edition: u32) -> usize {
+    edition as usize % CHANGES
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prelude::*;
 
     #[test]
     fn turns_are_drawn_one_after_the_other_whatever_changes() {
@@ -76,14 +97,14 @@ mod tests {
         for expected in 0..3 {
             assert_eq!(turns.next, expected);
             turns = Turns::decode(Some(&turns.after_draw().encode()));
-            turns = Turns::decode(Some(&turns.after_change().encode()));
+            turns = Turns::decode(Some(&turns.after_change(7).encode()));
         }
         assert_eq!(turns.edition, 3);
     }
 
     #[test]
     fn what_is_not_understood_counts_as_absent() {
-        for bytes in [&[][..], &[TURN_VERSION], &[TURN_VERSION; 12], &[9; 13]] {
+        for bytes in [&[][..], &[TURN_VERSION], &[TURN_VERSION; 16], &[9; 17]] {
             assert_eq!(Turns::decode(Some(bytes)), Turns::default(), "{bytes:?}");
         }
     }
@@ -93,7 +114,38 @@ mod tests {
         let last = Turns {
             next: u64::MAX,
             edition: u32::MAX,
+            ..Turns::default()
         };
-        assert_eq!(last.after_draw().after_change(), Turns::default());
+        assert_eq!(last.after_draw().after_change(0), Turns::default());
+    }
+
+    #[test]
+    fn who_missed_few_changes_knows_whose_they_were() {
+        let mut turns = Turns {
+            edition: u32::MAX - 1,
+            ..Turns::default()
+        };
+        let mut editions = vec![turns.edition];
+        for backend in [3, 99, 0, 3, 7, 8] {
+            turns = Turns::decode(Some(&turns.after_change(backend).encode()));
+            editions.push(turns.edition);
+        }
+        let since = |edition: u32| {
+            let changed = turns.changed_since(edition);
+            changed.map(|changed| changed.collect::<Vec<_>>())
+        };
+        let known: Vec<_> = editions.into_iter().map(since).collect();
+        let expected = [
+            None,
+            None,
+            Some(vec![8, 7, 3, 0]),
+            Some(vec![8, 7, 3]),
+            Some(vec![8, 7]),
+            Some(vec![8]),
+            Some(vec![]),
+        ];
+        assert_eq!(known, expected);
+        // Of another Envoy's life.
+        assert_eq!(since(turns.edition.wrapping_add(1)), None);
     }
 }

@@ -18,6 +18,13 @@ use crate::prelude::*;
 /// As much of the end of an answer as is kept, in bytes. `usage` must begin within it.
 pub const TAIL: usize = 8 * 1024;
 
+/// As much as is kept of an event stream whose frames are short, in bytes: thousands of streams may be open for minutes. Their last events,
+/// with `usage` in one of them, are shorter.
+const SHORT_TAIL: usize = 1024;
+
+/// A longer frame of an event stream may be the event that has the whole answer in it, with `usage` far from its end.
+const SHORT_FRAME: usize = SHORT_TAIL;
+
 /// Of longer frames of an event stream only the end is read, in bytes.
 const LONGEST_READ: usize = 64 * 1024;
 
@@ -163,15 +170,23 @@ struct Numbers {
 impl Numbers {
     /// The number that stands under this key, where that matters.
     fn named(&mut self, key: &[u8], depth: u32) -> Option<&mut Option<u32>> {
-        Some(match (depth, key) {
-            (1, b"prompt_tokens" | b"input_tokens") => &mut self.prompt,
-            (1, b"completion_tokens" | b"output_tokens") => &mut self.completion,
-            (1, b"cache_read_input_tokens") => &mut self.read_from_cache,
-            (1, b"cache_creation_input_tokens") => &mut self.written_to_cache,
-            (2, b"cached_tokens") => &mut self.cached,
-            (2, b"reasoning_tokens") => &mut self.reasoning,
+        // Most keys do not matter, and eight letters tell all others apart.
+        let (of, name, number): (_, &[u8], _) = match key.first_chunk()? {
+            b"prompt_t" => (1, b"prompt_tokens", &mut self.prompt),
+            b"input_to" => (1, b"input_tokens", &mut self.prompt),
+            b"completi" => (1, b"completion_tokens", &mut self.completion),
+            b"output_t" => (1, b"output_tokens", &mut self.completion),
+            b"cache_re" => (1, b"cache_read_input_tokens", &mut self.read_from_cache),
+            b"cache_cr" => (
+                1,
+                b"cache_creation_input_tokens",
+                &mut self.written_to_cache,
+            ),
+            b"cached_t" => (2, b"cached_tokens", &mut self.cached),
+            b"reasonin" => (2, b"reasoning_tokens", &mut self.reasoning),
             _ => return None,
-        })
+        };
+        (depth == of && key == name).then_some(number)
     }
 
     fn usage(&self) -> Usage {
@@ -228,16 +243,18 @@ impl<'b> Reader<'b> {
 
     /// The whole number that stands here.
     fn number(&mut self) -> Option<u32> {
-        let digits = self.rest.iter().take_while(|byte| byte.is_ascii_digit());
-        let (digits, rest) = self.rest.split_at_checked(digits.count())?;
-        if digits.is_empty() || matches!(rest.first(), Some(b'.' | b'e' | b'E')) {
-            return None;
+        let (mut value, mut is_any) = (0_u32, false);
+        while let Some((byte, rest)) = self.rest.split_first() {
+            let digit = byte.wrapping_sub(b'0');
+            if digit > 9 {
+                let is_whole = !matches!(byte, b'.' | b'e' | b'E');
+                return (is_any && is_whole).then_some(value);
+            }
+            value = value.saturating_mul(10).saturating_add(u32::from(digit));
+            is_any = true;
+            self.rest = rest;
         }
-        let value = digits.iter().fold(0_u32, |value, digit| {
-            let digit = u32::from(digit.wrapping_sub(b'0'));
-            value.saturating_mul(10).saturating_add(digit)
-        });
-        Some(value)
+        is_any.then_some(value)
     }
 
     /// The numbers of the object that stands here; `None` if none does, or it has no end.
@@ -248,11 +265,16 @@ impl<'b> Reader<'b> {
             return None;
         }
         loop {
-            self.until([b'"', b'{', b'}', b'[', b']'])?;
+            // Between keys there are a few bytes.
             match self.next()? {
                 b'{' | b'[' => depth = depth.saturating_add(1),
-                b'}' | b']' => depth = depth.saturating_sub(1),
-                _ => {
+                b'}' | b']' => {
+                    depth = depth.saturating_sub(1);
+                    if depth == 0 {
+                        return Some(numbers);
+                    }
+                }
+                b'"' => {
                     let key = self.string()?;
                     self.skip_blanks();
                     if self.rest.first() == Some(&b':') {
@@ -263,71 +285,74 @@ impl<'b> Reader<'b> {
                         }
                     }
                 }
-            }
-            if depth == 0 {
-                return Some(numbers);
+                _ => {}
             }
         }
     }
 }
 
-/// The last [`TAIL`] bytes of what has come.
+/// The last bytes of what has come: at least [`TAIL`], and of an event stream whose frames are short [`SHORT_TAIL`].
 #[derive(Debug, Default)]
 struct Tail {
     bytes: Vec<u8>,
-    /// Where the oldest byte is, once there are more than fit.
-    oldest: usize,
     /// Older bytes were dropped.
     is_cut: bool,
+    /// The answer is an event stream.
+    is_stream: bool,
+    /// The longest frame since bytes were dropped.
+    longest: usize,
 }
 
 impl Tail {
-    /// Takes the next bytes. Their memory is kept if they are the first: many answers come in one piece.
+    /// Takes the next bytes.
     fn push(&mut self, chunk: Vec<u8>) {
-        if self.bytes.is_empty() && chunk.len() <= TAIL {
-            self.bytes = chunk;
-            return;
-        }
-        let last = chunk.len().saturating_sub(TAIL);
-        self.is_cut |= last > 0;
-        let mut chunk = chunk.get(last..).unwrap_or_default();
-        if self.bytes.capacity() < TAIL {
-            self.bytes
-                .reserve_exact(TAIL.saturating_sub(self.bytes.len()));
-        }
-        if let Some((fits, more)) = chunk.split_at_checked(TAIL.saturating_sub(self.bytes.len())) {
-            self.bytes.extend_from_slice(fits);
-            chunk = more;
+        let length = self.bytes.len().wrapping_add(chunk.len());
+        self.longest = self.longest.max(chunk.len());
+        // As nearly always. Its memory is used up before older bytes are dropped.
+        if length <= self.bytes.capacity() {
+            self.bytes.extend_from_slice(&chunk);
         } else {
-            self.bytes.extend_from_slice(chunk);
-            return;
-        }
-        self.is_cut |= !chunk.is_empty();
-        while !chunk.is_empty() {
-            let old = self.bytes.get_mut(self.oldest..).unwrap_or_default();
-            let now = old.len().min(chunk.len());
-            let (Some(old), Some((new, more))) = (old.get_mut(..now), chunk.split_at_checked(now))
-            else {
-                return;
-            };
-            old.copy_from_slice(new);
-            chunk = more;
-            self.oldest = self.oldest.saturating_add(now);
-            if self.oldest >= self.bytes.len() {
-                self.oldest = 0;
-            }
+            self.make_room(chunk);
         }
     }
 
-    /// The bytes in their order. They are copied: to rotate them takes a hundred times as long.
-    fn in_order(&mut self) -> &[u8] {
-        let oldest = core::mem::take(&mut self.oldest);
-        if let Some((new, old)) = self.bytes.split_at_checked(oldest) {
-            if !new.is_empty() {
-                self.bytes = [old, new].concat();
-            }
+    /// Takes the next bytes, for which there is no memory. The first bytes' memory is kept: many answers come in one piece.
+    #[inline(never)]
+    fn make_room(&mut self, chunk: Vec<u8>) {
+        let (least, most) = match self.is_stream && self.longest <= SHORT_FRAME {
+            true => (SHORT_TAIL, SHORT_TAIL),
+            false => (TAIL, 2 * TAIL),
+        };
+        if self.bytes.is_empty() && chunk.capacity() <= most {
+            self.bytes = chunk;
+            return;
         }
-        &self.bytes
+        let length = self.bytes.len().saturating_add(chunk.len());
+        let chunk = chunk.get(chunk.len().saturating_sub(most)..);
+        let chunk = chunk.unwrap_or_default();
+        if length <= most {
+            let wanted = length.saturating_mul(2).min(most);
+            let more = wanted.saturating_sub(self.bytes.len());
+            self.bytes.reserve_exact(more);
+        } else {
+            let kept = least.saturating_sub(chunk.len());
+            let dropped = self.bytes.len().saturating_sub(kept);
+            self.bytes.drain(..dropped);
+            if self.bytes.capacity() != most {
+                let mut bytes = Vec::with_capacity(most);
+                bytes.append(&mut self.bytes);
+                self.bytes = bytes;
+            }
+            self.is_cut = true;
+            self.longest = chunk.len();
+        }
+        self.bytes.extend_from_slice(chunk);
+    }
+
+    /// The bytes in which `usage` is looked for.
+    fn last(&self) -> &[u8] {
+        let older = self.bytes.len().saturating_sub(TAIL);
+        self.bytes.get(older..).unwrap_or_default()
     }
 }
 
@@ -367,8 +392,12 @@ impl UsageReader {
         let begin = body.get(..TAIL).unwrap_or(body);
         self.take(begin.to_vec());
         if let (Some(end), false) = (body.get(begin.len()..), self.is_closed) {
-            let last = end.get(end.len().saturating_sub(TAIL)..);
-            self.tail.push(last.unwrap_or(end).to_vec());
+            let last = end.get(end.len().saturating_sub(TAIL)..).unwrap_or(end);
+            if last.len() < end.len() {
+                self.tail.bytes.clear();
+                self.tail.is_cut = true;
+            }
+            self.tail.push(last.to_vec());
         }
     }
 
@@ -398,36 +427,46 @@ impl UsageReader {
 
     /// Takes the bytes that were wanted.
     pub fn take(&mut self, bytes: Vec<u8>) {
-        let Some(first) = bytes.first() else {
+        if !self.has_begun && !self.begin(&bytes) {
             return;
-        };
-        let is_first = !core::mem::replace(&mut self.has_begun, true);
-        if is_first && !may_begin(*first) {
-            self.is_closed = true;
-            return;
-        }
-        if is_first && !matches!(first, b'{' | b'[') {
-            self.stream_end = Some(StreamEnd::default());
         }
         if let Some(end) = &mut self.stream_end {
             end.note(&bytes);
         }
-        if let (Some(earlier), true) = (&mut self.earlier, is_first) {
-            *earlier = Usage::last_with_prompt_in(&bytes).unwrap_or_default();
-        }
         self.tail.push(bytes);
+    }
+
+    /// Takes a look at the first bytes. `false` if nothing is to be read.
+    #[inline(never)]
+    fn begin(&mut self, bytes: &[u8]) -> bool {
+        let Some(first) = bytes.first() else {
+            return false;
+        };
+        self.has_begun = true;
+        if !may_begin(*first) {
+            self.is_closed = true;
+            return false;
+        }
+        if !matches!(first, b'{' | b'[') {
+            self.stream_end = Some(StreamEnd::default());
+            self.tail.is_stream = true;
+        }
+        if let Some(earlier) = &mut self.earlier {
+            *earlier = Usage::last_with_prompt_in(bytes).unwrap_or_default();
+        }
+        true
     }
 
     /// The error that the answer ended with, where that is an event stream.
     pub fn failure(&mut self) -> Option<Failure> {
         let end = self.stream_end.take()?;
         let is_whole = !self.tail.is_cut;
-        end.failure(self.tail.in_order(), is_whole)
+        end.failure(&self.tail.bytes, is_whole)
     }
 
     /// What the answer has reported.
     pub fn finish(&mut self) -> Option<Usage> {
-        let found = Usage::last_in(self.tail.in_order());
+        let found = Usage::last_in(self.tail.last());
         found.map(|usage| usage.completed_by(self.earlier.unwrap_or_default()))
     }
 }
@@ -460,7 +499,7 @@ mod tests {
                 reader.take(frame[wanted].to_vec());
             }
         }
-        assert!(reader.tail.bytes.capacity() <= TAIL);
+        assert!(reader.tail.bytes.capacity() <= 2 * TAIL);
         reader.finish()
     }
 
@@ -553,6 +592,48 @@ mod tests {
         }
         let far = format!("{{{end}{}", " ".repeat(TAIL));
         assert_eq!(found(far.as_bytes(), 100), None, "too far from the end");
+    }
+
+    #[test]
+    fn a_stream_of_short_frames_takes_little_memory() {
+        let event = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" well\"}}]}\n\n";
+        let last = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":4}}\n\ndata: [DONE]\n\n";
+        let long = format!(
+            "data: {{\"response\":{{\"usage\":{{\"input_tokens\":9,\"output_tokens\":4}},\"metadata\":\"{}\"}}}}\n\n",
+            "m".repeat(7_000)
+        );
+        for size in [1, 7, 60, 200, SHORT_FRAME] {
+            let stream = event.repeat(500) + last;
+            let mut reader = UsageReader::default();
+            for frame in stream.as_bytes().chunks(size) {
+                reader.take(frame.to_vec());
+                assert!(reader.tail.bytes.capacity() <= SHORT_TAIL);
+            }
+            assert_eq!(reader.finish(), Some(usage(9, 4, 0, 0)), "{size}");
+        }
+        // A long event is kept as far as that of a JSON answer, wherever its frames end and whatever follows.
+        for size in [SHORT_FRAME + 100, 4096, 6000] {
+            let mut reader = UsageReader::default();
+            for frame in [event; 100] {
+                reader.take(frame.as_bytes().to_vec());
+            }
+            for frame in long.as_bytes().chunks(size) {
+                reader.take(frame.to_vec());
+            }
+            for frame in [": bye\n\n"; 100] {
+                reader.take(frame.as_bytes().to_vec());
+            }
+            assert!(reader.tail.bytes.capacity() <= 2 * TAIL);
+            assert_eq!(reader.finish(), Some(usage(9, 4, 0, 0)), "{size}");
+        }
+        // The memory for it is given back.
+        let mut reader = UsageReader::default();
+        reader.take(event.as_bytes().to_vec());
+        reader.take(long.clone().into_bytes());
+        for _ in 0..1000 {
+            reader.take(event.as_bytes().to_vec());
+        }
+        assert!(reader.tail.bytes.capacity() <= SHORT_TAIL);
     }
 
     #[test]

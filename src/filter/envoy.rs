@@ -19,6 +19,10 @@ impl SharedMap for Envoy {
     fn set(&self, key: &str, value: &[u8], cas: u32) -> Result<bool, HostError> {
         host::set_shared(key, value, cas)
     }
+
+    fn changes(&self) -> u32 {
+        host::shared_changes()
+    }
 }
 
 impl Host for Envoy {

@@ -4,6 +4,7 @@
 //! a [`HostError`] instead. Only `dispatch_http_call` goes through the SDK, because its dispatcher must know the call.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::fmt;
 use std::time::Duration;
 
@@ -308,8 +309,20 @@ pub(super) fn set_shared(key: &str, value: &[u8], cas: u32) -> Result<bool> {
         unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas) };
     match status {
         CAS_MISMATCH => Ok(false),
-        status => check("set_shared_data", status).map(|()| true),
+        status => check("set_shared_data", status).map(|()| {
+            CHANGES.set(CHANGES.get().wrapping_add(1));
+            true
+        }),
     }
+}
+
+thread_local! {
+    static CHANGES: Cell<u32> = const { Cell::new(0) };
+}
+
+/// How often a shared value was stored by this VM.
+pub(super) fn shared_changes() -> u32 {
+    CHANGES.get()
 }
 
 /// Resumes a half of the current stream that was paused.

@@ -280,10 +280,13 @@ cases! {
         assert!(warnings.iter().any(|line| line.contains("a request passes that may be over its limit")), "{warnings:?}");
     }
 
-    fn limits_cost_three_calls_at_each_end_and_else_nothing(engine) {
+    fn limits_cost_two_calls_at_each_end_and_else_nothing(engine) {
         let calls = |more: Value| {
             let gateway = engine.fleet(3, more);
-            serve(ask(&gateway, "team-a"), 5, 5);
+            // Until the worker is sure that no other one changes what it has stored.
+            for _ in 0..10 {
+                serve(ask(&gateway, "team-a"), 5, 5);
+            }
             gateway.host.clear_counts();
             serve(ask(&gateway, "team-a"), 5, 5);
             let counts = gateway.host.counts();
@@ -293,7 +296,7 @@ cases! {
         let off = calls(json!({"headers": {"client": "x-client"}}));
         let free = calls(config(json!({"clients": {"team-a": null}, "default": {"tokens_per_day": 1}})));
         let on = calls(config(json!({"default": {"tokens_per_minute": 1000, "requests_per_minute": 60}})));
-        assert_eq!([free, on], [off, off + 6]);
+        assert_eq!([free, on], [off, off + 4]);
     }
 }
 

@@ -21,7 +21,8 @@ pub use waiting::{Granted, WaitingList, WantedBackend, Wish, POLL};
 use super::attempts::Lesson;
 use super::clients::MAX_CLIENTS;
 use super::config::Config;
-use super::fleet::{Fleet, Names};
+use super::demand::QuotaKey;
+use super::fleet::{deployment_label, Fleet, Names, UNREAD};
 use super::health::{Change, Finding};
 use super::host::Host;
 use super::identity::Credentials;
@@ -90,8 +91,10 @@ const MOST_MEASURED: usize = 4096;
 pub struct Concerned<'a> {
     /// The backend that answered.
     pub backend: usize,
-    /// The name of the deployment, as statistics have it.
-    pub deployment: &'a str,
+    /// The quota that the request used: the deployment's.
+    pub quota: QuotaKey,
+    /// The name of the deployment, as far as it was read.
+    pub deployment: Option<&'a str>,
     /// The client's name.
     pub client: Option<&'a str>,
 }
@@ -161,7 +164,12 @@ impl<H: Host> Balancer<H> {
         };
         let mut deployments = self.deployments.borrow_mut();
         let of_backend = deployments.get_mut(backend);
-        if let Some(counts) = of_backend.and_then(|it| it.entry(concerned.deployment)) {
+        let label = || {
+            let label = concerned.deployment.and_then(deployment_label);
+            label.unwrap_or_else(|| UNREAD.to_owned())
+        };
+        let number = concerned.quota.number();
+        if let Some(counts) = of_backend.and_then(|it| it.entry_of(number, label)) {
             add(counts);
         }
         let mut clients = self.clients.borrow_mut();

@@ -152,6 +152,7 @@ impl<T: Clone> WaitingList<T> {
         let mut moment = Moment {
             balancer,
             now,
+            tokens: Tokens::default(),
             renewals: Renewals::default(),
             openings: None,
         };
@@ -171,6 +172,7 @@ impl<T: Clone> WaitingList<T> {
 struct Moment<'a, H> {
     balancer: &'a Balancer<H>,
     now: Timestamp,
+    tokens: Tokens,
     renewals: Renewals,
     openings: Option<Openings<'a, H>>,
 }
@@ -180,6 +182,40 @@ impl<H: Host> Moment<'_, H> {
         let (fleet, now) = (&self.balancer.fleet, self.now);
         let openings = self.openings.get_or_insert_with(|| fleet.openings(now));
         openings.are_there_for(&wanted.plan, &wanted.demand)
+    }
+}
+
+/// The tokens that streams wait for, looked up once for the same identities.
+#[derive(Default)]
+struct Tokens(Vec<(Identities, Token)>);
+
+/// A token that was looked up.
+struct Token {
+    found: Option<Rc<Authorization>>,
+    /// How long until there may be one.
+    expected: Duration,
+    /// How long a stream may wait for one.
+    timeout: Duration,
+}
+
+impl Tokens {
+    fn look<H: Host>(
+        &mut self,
+        credentials: &Credentials<H>,
+        identities: Identities,
+        now: Timestamp,
+    ) -> Option<&Token> {
+        let known = self.0.iter().position(|(known, _)| *known == identities);
+        let at = known.unwrap_or_else(|| {
+            let token = Token {
+                found: credentials.any(identities, now),
+                expected: credentials.expected_wait(identities, now),
+                timeout: credentials.wait_timeout(identities),
+            };
+            self.0.push((identities, token));
+            self.0.len().saturating_sub(1)
+        });
+        self.0.get(at).map(|(_, token)| token)
     }
 }
 
@@ -223,19 +259,20 @@ impl<T> Waiting<T> {
     /// How the wait ends, if it does now.
     fn grant<H: Host>(&self, moment: &mut Moment<'_, H>) -> Option<Granted> {
         let (credentials, now) = (&moment.balancer.credentials, moment.now);
+        if let Wish::Token(identities) = &self.wish {
+            let token = moment.tokens.look(credentials, *identities, now)?;
+            if let Some(token) = &token.found {
+                return Some(Granted::Token(Rc::clone(token)));
+            }
+            let overdue = self.deadline.has_passed(now, token.timeout);
+            let is_hopeless = token.expected > self.deadline.since(now);
+            return (overdue || is_hopeless)
+                .then(|| Granted::NoToken(credentials.retry_after(*identities, now)));
+        }
         let overdue = self
             .deadline
             .has_passed(now, self.wish.timeout(credentials));
         match &self.wish {
-            Wish::Token(identities) => match credentials.any(*identities, now) {
-                Some(token) => Some(Granted::Token(token)),
-                None => {
-                    let left = self.deadline.since(now);
-                    let wait = credentials.expected_wait(*identities, now);
-                    (overdue || wait > left)
-                        .then(|| Granted::NoToken(credentials.retry_after(*identities, now)))
-                }
-            },
             Wish::NewerToken(backend, generation) => {
                 let renewals = &mut moment.renewals;
                 match renewals.look(credentials, *backend, *generation, now) {
@@ -245,7 +282,7 @@ impl<T> Waiting<T> {
                     _ => Some(Granted::NoToken(LEAST_RETRY_AFTER)),
                 }
             }
-            Wish::RequestBody | Wish::ErrorBody | Wish::StreamStart(_) => {
+            Wish::Token(_) | Wish::RequestBody | Wish::ErrorBody | Wish::StreamStart(_) => {
                 overdue.then_some(Granted::NoBody)
             }
             Wish::Backend(wanted) => {

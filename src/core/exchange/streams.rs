@@ -194,6 +194,8 @@ impl Exchange {
         }
         self.forget_headers(balancer);
         self.conclude(outcome, balancer);
+        // It may take minutes, thousands may pass at the same time, and there will be no other attempt.
+        self.original = self.original.only(":path");
         match self.on_last_answer() {
             // The upstream filter that held it has to let it go.
             Next::Continue => Next::Pass,

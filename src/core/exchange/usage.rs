@@ -5,7 +5,6 @@ use core::ops::Range;
 use super::Exchange;
 use crate::api::Api;
 use crate::balancer::{Balancer, Concerned, Measured};
-use crate::fleet::{deployment_label, UNREAD};
 use crate::host::Host;
 use crate::metrics::Event;
 use crate::pace::{Measure, Pace};
@@ -196,10 +195,10 @@ impl Exchange {
         if cost.is_none() && !prices.is_empty() {
             balancer.count(Event::UsageUnpriced);
         }
-        let label = name.as_ref().and_then(|name| deployment_label(name));
         let concerned = Concerned {
             backend: self.answered_by,
-            deployment: label.as_deref().unwrap_or(UNREAD),
+            quota: self.request.demand().quota,
+            deployment: name.as_deref(),
             client: self.client.as_deref(),
         };
         balancer.count_usage(&usage, cost, &concerned);

@@ -139,7 +139,7 @@ impl<M: SharedMap> Fleet<M> {
         // The edition does not matter: a second configuration with the same backend has an edition of its own.
         self.edition.set(None);
         match self.read_turns() {
-            Ok(turns) => self.sync(turns.edition),
+            Ok(turns) => self.sync(&turns),
             Err(error) => log::error!("{error}"),
         }
         for backend in 0..self.health_keys.len() {

@@ -38,7 +38,7 @@ use crate::prelude::*;
 /// One worker's part of the fleet, over the map `M` that all workers share.
 pub struct Fleet<M> {
     map: M,
-    turns: OftenSwapped<{ Turns::SIZE }>,
+    turns: OftenSwapped<[u8; Turns::SIZE]>,
     budget_key: String,
     health_keys: Vec<String>,
     view: RefCell<View>,

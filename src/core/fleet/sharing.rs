@@ -2,6 +2,7 @@
 
 use super::Fleet;
 use crate::health::Health;
+use crate::plan::BackendSet;
 use crate::prelude::*;
 use crate::swap::{read, swap, SharedMap, SwapError};
 use crate::turns::Turns;
@@ -10,7 +11,7 @@ impl<M: SharedMap> Fleet<M> {
     /// Reads what other workers have learnt, for a request that draws no turn.
     pub fn look_around(&self) {
         match self.read_turns() {
-            Ok(turns) => self.sync(turns.edition),
+            Ok(turns) => self.sync(&turns),
             Err(error) => log::warn!("{error}; what is known of the backends may be old"),
         }
     }
@@ -19,11 +20,11 @@ impl<M: SharedMap> Fleet<M> {
     pub fn draw(&self) -> u64 {
         let turns = self.turns.swap(&self.map, |bytes| {
             let turns = Turns::decode(bytes);
-            (turns, turns.after_draw().encode())
+            (turns, Some(turns.after_draw().encode()))
         });
         match turns {
             Ok(turns) => {
-                self.sync(turns.edition);
+                self.sync(&turns);
                 turns.next
             }
             Err(error) => {
@@ -68,16 +69,16 @@ impl<M: SharedMap> Fleet<M> {
             view.set_health(backend, after);
         }
         if told {
-            self.tell();
+            self.tell(backend);
         }
         Ok(())
     }
 
-    /// Increments the edition, so that every worker reads the backends' health at its next request.
-    fn tell(&self) {
+    /// Increments the edition, so that every worker reads this backend's health at its next request.
+    fn tell(&self, backend: usize) {
         let told = swap(&self.map, self.turns.key(), |bytes| {
             let turns = Turns::decode(bytes);
-            let after = turns.after_change();
+            let after = turns.after_change(backend);
             ((turns.edition, after.edition), Some(after.encode()))
         });
         match told {
@@ -90,23 +91,41 @@ impl<M: SharedMap> Fleet<M> {
         }
     }
 
-    pub(super) fn sync(&self, edition: u32) {
-        if self.edition.get() == Some(edition) {
-            return;
+    #[inline]
+    pub(super) fn sync(&self, turns: &Turns) {
+        if self.edition.get() != Some(turns.edition) {
+            self.catch_up(turns);
         }
+    }
+
+    /// Reads the health of the backends that other workers changed, or of all if too much has changed.
+    #[inline(never)]
+    fn catch_up(&self, turns: &Turns) {
         let Ok(mut view) = self.view.try_borrow_mut() else {
             return;
         };
-        let keys = self.health_keys.iter();
-        let found = keys.map(|key| read(&self.map, key, Health::decode));
-        match found.collect::<Result<Vec<_>, _>>() {
-            Ok(found) => view.set_every_health(found.into_iter().enumerate()),
+        let known = self.edition.get();
+        let changed = known.and_then(|known| turns.changed_since(known));
+        let wanted: BackendSet = match changed {
+            Some(changed) => changed.collect(),
+            None => (0..self.health_keys.len()).collect(),
+        };
+        let keys = wanted.into_iter().filter_map(|backend| {
+            let key = self.health_keys.get(backend)?;
+            Some((backend, key))
+        });
+        let found = keys.map(|(backend, key)| {
+            let health = read(&self.map, key, Health::decode)?;
+            Ok((backend, health))
+        });
+        match found.collect::<Result<Vec<_>, SwapError<M::Error>>>() {
+            Ok(found) => view.set_every_health(found),
             Err(error) => {
                 log::error!("{error}");
                 return;
             }
         }
-        self.edition.set(Some(edition));
+        self.edition.set(Some(turns.edition));
     }
 
     pub(super) fn read_turns(&self) -> Result<Turns, SwapError<M::Error>> {

@@ -290,8 +290,8 @@ impl View {
     }
 
     fn those(&self, backends: BackendSet) -> impl Iterator<Item = (usize, &Health)> {
-        let health = self.health.iter().enumerate();
-        health.filter(move |(index, _)| backends.contains(*index))
+        let indices = backends.into_iter();
+        indices.filter_map(|index| Some((index, self.health.get(index)?)))
     }
 
     fn nothing_offered(&self, demand: &Demand) -> NoChoice {

@@ -49,6 +49,8 @@ pub struct Credentials<H> {
     accepted: Vec<Cell<bool>>,
     /// Backends differ in what they need, so that some may be asked while others cannot.
     differ: bool,
+    /// The backends that could not be asked when these identities had no token, as they were looked for last.
+    tokenless: Cell<Option<(Identities, Option<BackendSet>)>>,
     /// The last tick's time: it is looked at no more often than that whether a token is still good.
     now: Cell<Timestamp>,
 }
@@ -102,6 +104,7 @@ impl<H: Host> Credentials<H> {
                 .map(|identity| Token::of(identity, host))
                 .collect::<Result<_, _>>()?,
             differ: keys || config.identities.len() > 1,
+            tokenless: Cell::default(),
             now: Cell::new(host.now()),
         })
     }
@@ -148,16 +151,29 @@ impl<H: Host> Credentials<H> {
     /// The backends that cannot be asked now; `None` where there is no one who can. Backends that are all alike are looked at
     /// once.
     pub fn tokenless(&self) -> Option<BackendSet> {
-        let mut lacking = BackendSet::default();
         if !self.differ {
-            return self.of(0).map(|_| lacking);
+            return self.of(0).map(|_| BackendSet::default());
         }
-        let (mut all, mut without) = (true, Identities::default());
+        let mut without = Identities::default();
         for identity in 0..self.tokens.len() {
             if self.token(identity).is_none() {
                 without.add(identity);
             }
         }
+        match self.tokenless.get() {
+            Some((known, tokenless)) if known == without => tokenless,
+            _ => {
+                let tokenless = self.lacking(without);
+                self.tokenless.set(Some((without, tokenless)));
+                tokenless
+            }
+        }
+    }
+
+    /// The backends that cannot be asked while these identities have no token; `None` where there is no one who can.
+    #[inline(never)]
+    fn lacking(&self, without: Identities) -> Option<BackendSet> {
+        let (mut all, mut lacking) = (true, BackendSet::default());
         for (backend, source) in self.sources.iter().enumerate() {
             match source {
                 Source::Identity(identity) if without.contains(*identity) => lacking.add(backend),

@@ -1,5 +1,7 @@
 //! The keys that matter, as they are read.
 
+use crate::text::copy_to;
+
 /// Longer keys matter to no one.
 const MAX_LENGTH: usize = 32;
 
@@ -77,10 +79,7 @@ impl KeyReader {
 
     /// The next bytes, none of which is a quote or a backslash. None of them is a part of an escape.
     pub(super) fn extend(&mut self, bytes: &[u8]) {
-        let free = self.bytes.iter_mut().skip(self.length);
-        for (slot, byte) in free.zip(bytes) {
-            *slot = *byte;
-        }
+        copy_to(&mut self.bytes, self.length, bytes);
         self.length = self.length.saturating_add(bytes.len());
     }
 

@@ -8,7 +8,7 @@
 //! [`MAX_DEPTH`].
 
 use super::key::{Key, KeyReader, Meaning};
-use crate::text::ByteSet;
+use crate::text::{copy_to, find, ByteSet};
 
 /// How deep nesting is followed. The APIs of Azure OpenAI have their ids within the first ten levels.
 pub const MAX_DEPTH: usize = 32;
@@ -158,8 +158,8 @@ impl Lexer {
     /// How many of the bytes only carry on what the first of them is in.
     fn run(&self, bytes: &[u8]) -> usize {
         match self.state {
-            State::InString { escaped: false, .. } => ENDS_TEXT.position(bytes),
-            State::InKey if !self.key.is_in_escape() => ENDS_TEXT.position(bytes),
+            State::InString { escaped: false, .. } => text(bytes),
+            State::InKey if !self.key.is_in_escape() => text(bytes),
             State::InScalar(_) => ENDS_SCALAR.position(bytes),
             _ => 0,
         }
@@ -318,13 +318,13 @@ impl Lexer {
     }
 
     fn reset(&mut self) {
-        *self = Self {
-            flawed: true,
-            line_begins: true,
-            #[cfg(test)]
-            steps: self.steps,
-            ..Self::default()
-        };
+        // The rest is of no meaning without these: writing all of it would take longer than reading the line.
+        self.state = State::default();
+        self.meaning = None;
+        self.depth = 0;
+        self.unread_from = None;
+        self.flawed = true;
+        self.line_begins = true;
     }
 }
 
@@ -338,10 +338,7 @@ impl Word {
     }
 
     fn extend(&mut self, bytes: &[u8]) {
-        let free = self.bytes.iter_mut().skip(self.length);
-        for (slot, byte) in free.zip(bytes) {
-            *slot = *byte;
-        }
+        copy_to(&mut self.bytes, self.length, bytes);
         self.length = self.length.saturating_add(bytes.len());
     }
 
@@ -359,8 +356,11 @@ impl Word {
     }
 }
 
-/// The bytes that are more than text in a string.
-const ENDS_TEXT: ByteSet = ByteSet::of(b"\"\\\n\r");
+/// How many of these bytes are no more than text in a string.
+fn text(bytes: &[u8]) -> usize {
+    let ended = find(bytes, [b'"', b'\\', b'\n', b'\r']);
+    ended.unwrap_or(bytes.len())
+}
 
 /// The bytes that no number and no word has.
 const ENDS_SCALAR: ByteSet = ByteSet::of(b" \t\n\r{}[]\":,");

@@ -218,18 +218,26 @@ impl Account {
         times.max().unwrap_or_default()
     }
 
-    /// The account as bytes.
-    pub(super) fn encode(&self) -> [u8; Self::SIZE] {
-        let buckets = self.buckets.iter();
-        let buckets = buckets.flat_map(|bucket| [bucket.used, bucket.at.as_millis()]);
-        let told = self.told.iter().map(|told| told.as_millis());
-        let numbers = buckets.chain(told).flat_map(u64::to_le_bytes);
-        let mut bytes = [0; Self::SIZE];
-        let encoded = numbers.chain(self.density.to_le_bytes());
-        for (slot, byte) in bytes.iter_mut().zip(encoded) {
-            *slot = byte;
+    /// Writes the account into [`Self::SIZE`] bytes.
+    pub(super) fn write(&self, slots: &mut [u8]) {
+        fn put<const N: usize>(slots: &mut [u8], bytes: [u8; N]) -> &mut [u8] {
+            match slots.split_first_chunk_mut() {
+                Some((slot, rest)) => {
+                    *slot = bytes;
+                    rest
+                }
+                None => &mut [],
+            }
         }
-        bytes
+        let mut rest = slots;
+        for bucket in &self.buckets {
+            rest = put(rest, bucket.used.to_le_bytes());
+            rest = put(rest, bucket.at.as_millis().to_le_bytes());
+        }
+        for told in &self.told {
+            rest = put(rest, told.as_millis().to_le_bytes());
+        }
+        put(rest, self.density.to_le_bytes());
     }
 
     /// The account in `bytes`.
@@ -463,8 +471,10 @@ mod tests {
             }
         }
         assert_ne!(account, Account::default());
-        assert_eq!(Account::decode(&account.encode()), Some(account));
-        assert_eq!(Account::decode(&account.encode()[1..]), None);
+        let mut bytes = [0; Account::SIZE];
+        account.write(&mut bytes);
+        assert_eq!(Account::decode(&bytes), Some(account));
+        assert_eq!(Account::decode(&bytes[1..]), None);
         assert!(account.last_use() >= at(0));
     }
 }

@@ -19,7 +19,7 @@ use self::account::Taken;
 use self::shard::{place_of, shard_key, Shard, SHARDS};
 use super::config::{LimitRules, Limits};
 use super::host::Host;
-use super::swap::{create, swap, SharedMap, SwapError};
+use super::swap::{create, OftenSwapped, SharedMap, SwapError};
 use super::usage::Usage;
 use crate::prelude::*;
 
@@ -27,6 +27,7 @@ use crate::prelude::*;
 pub struct Limiter<M> {
     map: M,
     rules: LimitRules,
+    shards: Vec<OftenSwapped<Vec<u8>>>,
 }
 
 impl<M: SharedMap> Limiter<M> {
@@ -37,10 +38,11 @@ impl<M: SharedMap> Limiter<M> {
     #[inline(never)]
     pub fn new(map: M, rules: LimitRules) -> Result<Self, SwapError<M::Error>> {
         let empty = Shard::default().into_bytes();
-        for shard in 0..SHARDS {
-            create(&map, &shard_key(shard), &empty)?;
+        let shards: Vec<_> = (0..SHARDS).map(shard_key).map(OftenSwapped::new).collect();
+        for shard in &shards {
+            create(&map, shard.key(), &empty)?;
         }
-        Ok(Self { map, rules })
+        Ok(Self { map, rules, shards })
     }
 }
 
@@ -59,8 +61,11 @@ impl<H: Host> Limiter<H> {
             return Ok(None);
         }
         let (shard, id) = place_of(client);
+        let Some(shard) = self.shards.get(usize::from(shard)) else {
+            return Ok(None);
+        };
         let now = self.map.now();
-        let taken = swap(&self.map, &shard_key(shard), |bytes| {
+        let taken = shard.swap(&self.map, |bytes| {
             let mut shard = Shard::decode(bytes);
             let mut account = shard.account(id);
             let taken = account.take(&limits, ask, now);
@@ -99,8 +104,11 @@ impl<H: Host> Limiter<H> {
             return;
         }
         let (shard, id) = place_of(client);
+        let Some(shard) = self.shards.get(usize::from(shard)) else {
+            return;
+        };
         let now = self.map.now();
-        let settled = swap(&self.map, &shard_key(shard), |bytes| {
+        let settled = shard.swap(&self.map, |bytes| {
             let mut shard = Shard::decode(bytes);
             let mut account = shard.account(id);
             account.settle(&limits, charge, tokens, prompt, now);

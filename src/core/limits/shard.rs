@@ -71,22 +71,20 @@ impl Shard {
         if self.0.len() < end {
             self.0.resize(end, 0);
         }
-        let bytes = id.to_le_bytes().into_iter().chain(account.encode());
         let entry = self.0.get_mut(at..end).unwrap_or_default();
-        for (slot, byte) in entry.iter_mut().zip(bytes) {
-            *slot = byte;
+        if let Some((slot, entry)) = entry.split_first_chunk_mut() {
+            *slot = id.to_le_bytes();
+            account.write(entry);
         }
     }
 
     /// The place for this client: its own, the next one, or that of the client which made no request for the longest time.
     fn position(&self, id: ClientId) -> usize {
         let own = self.entries().position(|(own, _)| own == id);
-        let count = self.entries().count();
-        match own {
-            Some(own) => own,
-            None if count < MOST => count,
-            None => self.oldest(),
-        }
+        own.unwrap_or_else(|| match self.entries().count() {
+            count if count < MOST => count,
+            _ => self.oldest(),
+        })
     }
 
     #[inline(never)]

@@ -5,7 +5,7 @@
 
 use super::ids::{split, Tag};
 use crate::json::key::Key;
-use crate::text::ByteSet;
+use crate::text::{copy_to, ByteSet};
 
 use Untagged::{Home, Nowhere};
 
@@ -214,14 +214,12 @@ impl IdReader {
             _ => 0,
         };
         let (own, tag) = bytes.split_at_checked(own).unwrap_or((bytes, &[]));
-        for (slot, byte) in self.head.iter_mut().skip(self.length).zip(own) {
-            *slot = *byte;
-        }
+        copy_to(&mut self.head, self.length, own);
         self.length = self.length.saturating_add(own.len());
-        for (slot, byte) in self.tag.iter_mut().skip(self.tag_length).zip(tag) {
-            *slot = *byte;
+        if !tag.is_empty() {
+            copy_to(&mut self.tag, self.tag_length, tag);
+            self.tag_length = self.tag_length.saturating_add(tag.len());
         }
-        self.tag_length = self.tag_length.saturating_add(tag.len());
         let begins_with_dot = self.tag_length == 0 || self.tag.starts_with(b".");
         self.foreign =
             self.length > MAX_LENGTH || self.tag_length > Tag::LENGTH || !begins_with_dot;

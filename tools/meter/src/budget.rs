@@ -18,6 +18,8 @@ const FILE: &str = "tests/budget.toml";
 pub struct Budget {
     /// The module.
     pub module: Size,
+    /// The memory that the module has for what lasts, in bytes, by its name.
+    pub memory: BTreeMap<String, u64>,
     /// Each path a request can take, by its name.
     pub paths: BTreeMap<String, Quantities>,
 }
@@ -73,6 +75,14 @@ impl Budget {
     /// What is wrong with the module's size, if anything.
     pub fn judge_size(&self, bytes: u64) -> Option<String> {
         left("[module]", "bytes", bytes, self.module.bytes)
+    }
+
+    /// What is wrong with the memory for what has this name, if anything.
+    pub fn judge_memory(&self, name: &str, bytes: u64) -> Option<String> {
+        match self.memory.get(name) {
+            Some(may) => left("[memory]", name, bytes, *may),
+            None => Some(format!("{FILE} has no {name:?} below [memory]")),
+        }
     }
 
     /// What is wrong with the largest function, if anything.
@@ -137,6 +147,8 @@ mod tests {
         [module]
         bytes = 1000
         largest_function = 500
+        [memory]
+        "a stream" = 100
         [paths."one"]
         callbacks = 3
         host_calls = 10
@@ -185,6 +197,16 @@ mod tests {
                 && said[1].starts_with("instructions fell to 3999, below 4000."),
             "{said:?}"
         );
+    }
+
+    #[test]
+    fn memory_that_rose_and_memory_without_a_budget_are_said() {
+        let budget: Budget = toml::from_str(TEXT).unwrap();
+        let judged = |name, bytes| budget.judge_memory(name, bytes);
+        assert_eq!(judged("a stream", 100), None);
+        assert!(judged("a stream", 101).unwrap().contains("by 1 "));
+        assert!(judged("a stream", 70).unwrap().contains("fell to 70"));
+        assert!(judged("a call", 1).unwrap().contains("below [memory]"));
     }
 
     #[test]

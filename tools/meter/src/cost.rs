@@ -22,9 +22,7 @@ impl Cost {
     /// Counts what happens on `host` while `act` runs.
     pub fn of(host: &Host, act: impl FnOnce()) -> Self {
         host.clear_counts();
-        module::take();
-        act();
-        let counted = module::take();
+        let counted = module::count(act);
         let counts = host.counts().into_iter();
         Self {
             callbacks: counted.callbacks,

@@ -14,6 +14,12 @@ fn main() -> ExitCode {
     println!("largest_function = {} # {}\n", largest.bytes, largest.name);
     let mut objections: Vec<_> = budget.judge_size(size).into_iter().collect();
     objections.extend(budget.judge_largest(&largest));
+    println!("[memory]");
+    for (name, bytes) in paths::memory() {
+        objections.extend(budget.judge_memory(&name, bytes));
+        println!("{name:?} = {bytes}");
+    }
+    println!();
     for (name, cost) in paths::all() {
         let quantities = cost.quantities();
         let said = budget.judge(&name, quantities);

@@ -1,6 +1,6 @@
 //! The built module in an interpreter, with counters for its instructions.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
@@ -17,8 +17,10 @@ pub const VARIABLE: &str = "AOAI_WASM";
 thread_local! {
     /// The module of this thread; a test has a thread of its own.
     static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
-    /// What was counted since [`take`].
+    /// What was counted since [`count`] was called.
     static COUNTED: RefCell<Counted> = const { RefCell::new(Counted::new()) };
+    /// Whether it is counted: reading all counters takes longer than most callbacks.
+    static COUNTS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Where instructions were executed.
@@ -110,12 +112,21 @@ impl Running {
         let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
         let called = function.call(&mut self.store, &arguments, &mut results);
         called.unwrap_or_else(|error| panic!("the module trapped in {name}: {error}"));
-        self.count(name);
+        if COUNTS.get() {
+            self.count(name);
+        }
         Some(results.first().and_then(Val::i32).unwrap_or(0))
     }
 }
 
 impl Running {
+    fn clear_counters(&mut self) {
+        for (_, counter) in &self.counters {
+            let reset = counter.set(&mut self.store, Val::I64(0));
+            reset.expect("counters can be set");
+        }
+    }
+
     /// Books what the counters say to the callback that has just run.
     fn count(&mut self, callback: &'static str) {
         COUNTED.with_borrow_mut(|counted| {
@@ -163,8 +174,23 @@ pub(crate) fn call(name: &'static str, arguments: &[i32]) -> Option<i32> {
     })
 }
 
-/// What was counted since this was asked before. Memory that the host has the module allocate is part of the callback in which
-/// that happens.
-pub fn take() -> Counted {
+/// What is counted while `act` runs. Memory that the host has the module allocate is part of the callback in which that happens.
+pub(crate) fn count(act: impl FnOnce()) -> Counted {
+    RUNNING.with_borrow_mut(|running| {
+        running.get_or_insert_with(Running::start).clear_counters();
+    });
+    COUNTS.set(true);
+    act();
+    COUNTS.set(false);
     COUNTED.with_borrow_mut(std::mem::take)
+}
+
+/// How much memory the module has, in bytes.
+pub(crate) fn memory() -> u64 {
+    RUNNING.with_borrow_mut(|running| {
+        let running = running.get_or_insert_with(Running::start);
+        let memory = running.instance.get_memory(&running.store, "memory");
+        let memory = memory.expect("the module exports its memory");
+        memory.data_size(&running.store) as u64
+    })
 }

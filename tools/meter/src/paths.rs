@@ -1,11 +1,13 @@
 //! The common paths of a request, with both retry engines, on the mock host.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use mock_host::{Headers, Host, Routed, Router, Setup, Stream, Vm};
-use serde_json::json;
+use serde_json::{json, Value};
 
 use crate::cost::Cost;
+use crate::module;
 
 /// Who carries out the attempts after the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +16,14 @@ enum Engine {
     Router,
 }
 
-const NAMES: [&str; 3] = ["east", "west", "north"];
+/// How many backends a gateway has if nothing else is said.
+const USUAL: usize = 3;
+
+/// As many as a configuration may have.
+const MANY: usize = 100;
+
+/// Requests that wait at the same time.
+const WAITERS: usize = 200;
 
 /// Parts of an answer that streams.
 const CHUNKS: usize = 50;
@@ -49,23 +58,139 @@ const ANSWER: &str = concat!(
 
 const BODY: &str = r#"{"model":"gpt-4o","messages":[{"role":"user","content":"All is well."}]}"#;
 
+const RESPONSES: &str = "/openai/v1/responses";
+const RESPONSE_BODY: &[u8] = br#"{"model":"gpt-4o","input":"All is well.","stream":true}"#;
+
 /// As Envoy reads from a connection.
 const FRAME: usize = 16 << 10;
 const LARGE: usize = 1 << 20;
 
 type Act = fn(&Gateway);
 
-/// What is done once before it is counted, and what is counted.
-const PATHS: [(&str, Act, Act); 8] = [
-    ("served at once", warm_up, serve),
-    ("an answer of 50 chunks", warm_up, stream),
-    ("a body of 96 KiB", warm_up, serve_sizeable),
-    ("a body of 1 MiB", warm_up, serve_large),
-    ("throttled, then served", warm_up, retry),
-    ("one backend is cooling down", cool_down, serve),
-    ("a response of 50 events with tags", warm_up, respond),
-    ("a stream of 50 events", warm_up, event_stream),
+/// A path of a request: how the gateway is made, what is done once before it is counted, and what is counted.
+struct Path {
+    name: &'static str,
+    setting: fn() -> Setting,
+    prepare: Act,
+    act: Act,
+}
+
+impl Path {
+    const fn usual(name: &'static str, prepare: Act, act: Act) -> Self {
+        Self {
+            name,
+            setting: Setting::default,
+            prepare,
+            act,
+        }
+    }
+
+    const fn of_many(name: &'static str, prepare: Act, act: Act) -> Self {
+        Self {
+            setting: Setting::many,
+            ..Self::usual(name, prepare, act)
+        }
+    }
+}
+
+const PATHS: [Path; 17] = [
+    Path::usual("served at once", warm_up, serve),
+    Path::usual("an answer of 50 chunks", warm_up, stream),
+    Path::usual("a body of 96 KiB", warm_up, serve_sizeable),
+    Path::usual("a body of 1 MiB", warm_up, serve_large),
+    Path::usual("throttled, then served", warm_up, retry),
+    Path::usual("one backend is cooling down", cool_down, serve),
+    Path::usual("a response of 50 events with tags", warm_up, respond),
+    Path::usual("a stream of 50 events", warm_up, event_stream),
+    Path::usual("an event of a stream", open_stream, next_event),
+    Path::usual("the end of a stream", open_stream, last_events),
+    Path::usual(
+        "an event of a response with tags",
+        open_response,
+        next_event_with_tag,
+    ),
+    Path {
+        setting: Setting::with_limits,
+        ..Path::usual("served at once, with limits of clients", warm_up, serve)
+    },
+    Path::of_many("100 backends", warm_up, serve),
+    Path::of_many("100 backends, half of them cooling down", cool_half, serve),
+    Path::of_many(
+        "100 backends, another worker has changed one",
+        warm_up_and_learn,
+        serve,
+    ),
+    Path {
+        setting: Setting::with_two_identities,
+        ..Path::usual(
+            "100 backends, half of them with another identity",
+            warm_up,
+            serve,
+        )
+    },
+    Path {
+        setting: Setting::without_token,
+        ..Path::usual(
+            "a tick while 200 requests wait for a token",
+            wait_for_token,
+            tick,
+        )
+    },
 ];
+
+/// How a gateway is made.
+struct Setting {
+    backends: usize,
+    /// Further fields of the plugin's configuration.
+    plugin: Value,
+    /// Every second backend has another identity.
+    has_two_identities: bool,
+    has_token: bool,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self {
+            backends: USUAL,
+            plugin: json!({}),
+            has_two_identities: false,
+            has_token: true,
+        }
+    }
+}
+
+impl Setting {
+    fn many() -> Self {
+        Self {
+            backends: MANY,
+            ..Self::default()
+        }
+    }
+
+    fn with_two_identities() -> Self {
+        Self {
+            has_two_identities: true,
+            ..Self::many()
+        }
+    }
+
+    fn with_limits() -> Self {
+        let limits = json!({"default": {
+            "tokens_per_minute": 1_000_000, "tokens_per_day": 100_000_000, "requests_per_minute": 10_000,
+        }});
+        Self {
+            plugin: json!({"headers": {"client": "x-client"}, "limits": limits}),
+            ..Self::default()
+        }
+    }
+
+    fn without_token() -> Self {
+        Self {
+            has_token: false,
+            ..Self::default()
+        }
+    }
+}
 
 /// What each path costs, by its name. Always in the same order, and to be asked once by a process: the numbers of contexts count
 /// on, and where a map keeps one depends on them.
@@ -76,21 +201,60 @@ pub fn all() -> Vec<(String, Cost)> {
     ];
     let paths = engines
         .into_iter()
-        .flat_map(|engine| PATHS.map(|path| (engine, path)));
+        .flat_map(|engine| PATHS.iter().map(move |path| (engine, path)));
     paths
-        .map(|((engine, engine_name), (name, prepare, act))| {
-            let gateway = Gateway::ready(engine);
-            prepare(&gateway);
-            let cost = Cost::of(&gateway.host, || act(&gateway));
-            (format!("{engine_name}: {name}"), cost)
+        .map(|((engine, engine_name), path)| {
+            let gateway = Gateway::ready(engine, (path.setting)());
+            (path.prepare)(&gateway);
+            let cost = Cost::of(&gateway.host, || (path.act)(&gateway));
+            (format!("{engine_name}: {}", path.name), cost)
         })
+        .collect()
+}
+
+/// Streams that are open at the same time where memory is measured. A module's memory grows by 64 KiB.
+const OPEN: usize = 300;
+
+/// The bytes of memory that the module has for each open stream, by the engine, and how many more it has when as many are opened after
+/// these have ended: none, if all was given back. In modules of their own, whose memory nothing has used before.
+pub fn memory() -> Vec<(String, u64)> {
+    let measured = [Engine::Filter, Engine::Router].map(|engine| {
+        let measure = move || {
+            let gateway = Gateway::ready(engine, Setting::default());
+            warm_up(&gateway);
+            let open_all = || {
+                let before = module::memory();
+                for _ in 0..OPEN {
+                    begin_stream(&gateway);
+                }
+                // Older frames have been dropped.
+                for _ in 0..4 {
+                    gateway.send_frame(BEFORE_CONTENT[1], false);
+                }
+                let grown = module::memory() - before;
+                gateway.under_way.borrow_mut().clear();
+                grown / OPEN as u64
+            };
+            [open_all(), open_all()]
+        };
+        let measuring = std::thread::spawn(measure);
+        measuring.join().expect("the module works")
+    });
+    let names = ["filter engine", "router engine"].map(|engine| {
+        ["an open stream", "an open stream after as many have ended"]
+            .map(|name| format!("{engine}: {name}"))
+    });
+    names
+        .into_iter()
+        .flatten()
+        .zip(measured.into_iter().flatten())
         .collect()
 }
 
 /// Every backend's first answer is written down, the first held body is watched, and the worker becomes sure that the turns are its
 /// own.
 fn warm_up(gateway: &Gateway) {
-    for _ in 0..3 * NAMES.len() {
+    for _ in 0..gateway.backends + 6 {
         serve(gateway);
     }
 }
@@ -110,9 +274,48 @@ fn stream(gateway: &Gateway) {
 }
 
 fn respond(gateway: &Gateway) {
-    let body = br#"{"model":"gpt-4o","input":"All is well.","stream":true}"#;
-    let request = gateway.send_to("/openai/v1/responses", &[body]);
+    let request = gateway.send_to(RESPONSES, &[RESPONSE_BODY]);
     request.answer(gateway, 200, &[EVENT; CHUNKS]);
+}
+
+fn open(gateway: &Gateway, path: &str, body: &[u8], events: &[&str]) {
+    let request = gateway.send_to(path, &[body]);
+    request.begin(200, "text/event-stream");
+    for event in events {
+        request.frame(event, false);
+    }
+    gateway.under_way.borrow_mut().push(request);
+}
+
+fn open_stream(gateway: &Gateway) {
+    warm_up(gateway);
+    begin_stream(gateway);
+}
+
+/// Its content has begun.
+fn begin_stream(gateway: &Gateway) {
+    let events = [BEFORE_CONTENT[0], BEFORE_CONTENT[1], CHUNK, CHUNK];
+    open(gateway, CHAT, BODY.as_bytes(), &events);
+}
+
+fn open_response(gateway: &Gateway) {
+    warm_up(gateway);
+    open(gateway, RESPONSES, RESPONSE_BODY, &[EVENT, EVENT]);
+}
+
+fn next_event(gateway: &Gateway) {
+    gateway.send_frame(CHUNK, false);
+}
+
+fn next_event_with_tag(gateway: &Gateway) {
+    gateway.send_frame(EVENT, false);
+}
+
+/// What reports the tokens, and the end of the body, as they come over HTTP/1.1.
+fn last_events(gateway: &Gateway) {
+    gateway.send_frame(LAST, false);
+    gateway.send_frame("", true);
+    gateway.under_way.borrow_mut().clear();
 }
 
 /// It is held for its first content, which is its third event.
@@ -152,9 +355,44 @@ fn cool_down(gateway: &Gateway) {
     serve(gateway);
 }
 
-/// One worker of a gateway that has a token.
+/// Each request is throttled by a backend that was not, and then served.
+fn cool_half(gateway: &Gateway) {
+    warm_up(gateway);
+    for _ in 0..gateway.backends / 2 {
+        retry(gateway);
+    }
+    for _ in 0..6 {
+        serve(gateway);
+    }
+}
+
+/// Another worker has learnt something of one backend since this one looked.
+fn warm_up_and_learn(gateway: &Gateway) {
+    warm_up(gateway);
+    retry(gateway);
+    gateway.change_again();
+}
+
+fn wait_for_token(gateway: &Gateway) {
+    for _ in 0..WAITERS {
+        let request = gateway.send(&[BODY.as_bytes()]);
+        gateway.under_way.borrow_mut().push(request);
+    }
+    tick(gateway);
+}
+
+fn tick(gateway: &Gateway) {
+    gateway.vm.tick();
+}
+
+/// One worker of a gateway.
 struct Gateway {
     host: Host,
+    /// Requests that are not over. They end before the worker does.
+    under_way: RefCell<Vec<Request>>,
+    backends: usize,
+    /// Requests have their clients' names.
+    names_clients: bool,
     vm: Vm,
     router: Option<Router>,
     /// Lives as long as the router.
@@ -162,13 +400,19 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn ready(engine: Engine) -> Self {
-        let backends = NAMES.map(|name| {
-            json!({
+    fn ready(engine: Engine, setting: Setting) -> Self {
+        let names = || (0..setting.backends).map(|index| format!("region{index:03}"));
+        let backends = names().enumerate().map(|(index, name)| {
+            let mut backend = json!({
                 "name": name, "cluster": format!("aoai_{name}"),
                 "host": format!("contoso-{name}.openai.azure.com"),
-            })
+            });
+            if setting.has_two_identities && index % 2 == 1 {
+                backend["identity"] = json!("second");
+            }
+            backend
         });
+        let backends: Vec<_> = backends.collect();
         let mut plugin = json!({
             "backends": backends, "identity": {"cluster": "imds"},
             // As it is rendered.
@@ -177,6 +421,13 @@ impl Gateway {
         if engine == Engine::Router {
             plugin["retry"] = json!({"engine": "router"});
         }
+        if setting.has_two_identities {
+            plugin["identities"] = json!({"second": {"cluster": "imds", "client_id": "2"}});
+        }
+        let names_clients = setting.plugin.get("headers").is_some();
+        if let (Some(plugin), Value::Object(more)) = (plugin.as_object_mut(), setting.plugin) {
+            plugin.extend(more);
+        }
         let host = Host::new();
         let vm = host.start(Setup::new(plugin.to_string()));
         let vm = vm.expect("the module takes its configuration");
@@ -184,12 +435,9 @@ impl Gateway {
         if engine == Engine::Router {
             let plugin = vm.plugin(Setup::new(r#"{"role": "upstream"}"#));
             let plugin = plugin.expect("the module takes its role");
-            let clusters = NAMES.map(|name| format!("aoai_{name}"));
-            router = Some(Router::new(
-                &vm,
-                &plugin,
-                &clusters.each_ref().map(String::as_str),
-            ));
+            let clusters: Vec<_> = names().map(|name| format!("aoai_{name}")).collect();
+            let clusters: Vec<_> = clusters.iter().map(String::as_str).collect();
+            router = Some(Router::new(&vm, &plugin, &clusters));
             upstream = Some(plugin);
         }
         host.advance(Duration::from_millis(1));
@@ -197,13 +445,47 @@ impl Gateway {
             "access_token": "eyJ0eXAiOiJKV1Qi".repeat(100), "expires_in": "86399", "expires_on": "4102444800",
             "token_type": "Bearer",
         });
-        vm.answer(&vm.call(), 200, [], token.to_string());
+        if setting.has_token {
+            for call in vm.calls() {
+                vm.answer(&call, 200, [], token.to_string());
+            }
+        }
         Self {
             host,
+            under_way: RefCell::default(),
+            backends: setting.backends,
+            names_clients,
             vm,
             router,
             _upstream: upstream,
         }
+    }
+
+    /// The next frame of the answer that is under way.
+    fn send_frame(&self, frame: &str, end: bool) {
+        for request in &*self.under_way.borrow() {
+            request.frame(frame, end);
+        }
+    }
+
+    /// As if another worker had changed the same backend's health again: the edition that tells of a change is one more.
+    fn change_again(&self) {
+        /// Where the edition is in the record of turns, behind its version and the next turn.
+        const EDITION: std::ops::Range<usize> = 9..13;
+        let keys = self.host.shared_keys().into_iter();
+        let mut keys = keys.filter(|key| key.starts_with("aoai.turn."));
+        let key = keys.next().expect("requests draw turns");
+        let mut turns = self.host.shared(&key).expect("the key is there");
+        let edition = u32::from_le_bytes(turns[EDITION].try_into().expect("four bytes"));
+        turns[EDITION].copy_from_slice(&(edition + 1).to_le_bytes());
+        // The backends of the last editions are behind it, each at the place of its edition.
+        let changed = turns.get_mut(EDITION.end..).expect("there are backends");
+        let (last, next) = (
+            edition as usize % changed.len(),
+            (edition as usize + 1) % changed.len(),
+        );
+        changed[next] = changed[last];
+        self.host.set_shared(&key, &turns);
     }
 
     /// A client's chat with a body in these frames.
@@ -214,7 +496,10 @@ impl Gateway {
     /// A client's request for this path with a body in these frames.
     fn send_to(&self, path: &str, frames: &[&[u8]]) -> Request {
         let length = frames.iter().map(|frame| frame.len()).sum();
-        let headers = headers(path, length);
+        let mut headers = headers(path, length);
+        if self.names_clients {
+            headers.add("x-client", "team-a");
+        }
         let request = match &self.router {
             None => Request::Filter(self.vm.request(headers, false)),
             Some(router) => Request::Router(router.request(headers, false)),
@@ -245,39 +530,46 @@ impl Request {
     }
 
     fn answer_with(&self, gateway: &Gateway, status: u16, media: &str, frames: &[&str]) {
-        let mut headers = Headers::from([
-            ("content-type", media),
-            ("apim-request-id", "5f1c1a52-0f65-4a3e-9d0c-6a3f7f0a9d11"),
-            ("x-ms-region", "East US"),
-            ("x-ratelimit-remaining-requests", "900"),
-            ("x-ratelimit-remaining-tokens", "90000"),
-        ]);
-        if status == 429 {
-            headers.add("retry-after", "60");
-        }
-        let parts = frames.iter().enumerate();
-        let parts = parts.map(|(index, frame)| (frame, index + 1 == frames.len()));
         // With the filter engine a further attempt is a call.
         if let Some(call) = gateway.vm.calls().first() {
+            let headers = answer_headers(status, media);
             gateway.vm.answer(call, status, headers, frames.concat());
             return;
         }
-        match self {
-            Self::Filter(stream) => {
-                stream.respond(status, headers, false);
-                for (frame, end) in parts {
-                    stream.response_body(frame, end);
-                }
-            }
-            Self::Router(routed) => {
-                let attempt = routed.attempt();
-                attempt.respond(status, headers, false);
-                for (frame, end) in parts {
-                    attempt.response_body(frame, end);
-                }
-            }
+        self.begin(status, media);
+        for (index, frame) in frames.iter().enumerate() {
+            self.frame(frame, index + 1 == frames.len());
         }
     }
+
+    fn begin(&self, status: u16, media: &str) {
+        let headers = answer_headers(status, media);
+        match self {
+            Self::Filter(stream) => drop(stream.respond(status, headers, false)),
+            Self::Router(routed) => drop(routed.attempt().respond(status, headers, false)),
+        }
+    }
+
+    fn frame(&self, frame: &str, end: bool) {
+        match self {
+            Self::Filter(stream) => drop(stream.response_body(frame, end)),
+            Self::Router(routed) => drop(routed.attempt().response_body(frame, end)),
+        }
+    }
+}
+
+fn answer_headers(status: u16, media: &str) -> Headers {
+    let mut headers = Headers::from([
+        ("content-type", media),
+        ("apim-request-id", "5f1c1a52-0f65-4a3e-9d0c-6a3f7f0a9d11"),
+        ("x-ms-region", "East US"),
+        ("x-ratelimit-remaining-requests", "900"),
+        ("x-ratelimit-remaining-tokens", "90000"),
+    ]);
+    if status == 429 {
+        headers.add("retry-after", "60");
+    }
+    headers
 }
 
 /// A request's headers as the openai SDK for Python sends them and Envoy adds to them.

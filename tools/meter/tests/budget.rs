@@ -24,6 +24,17 @@ fn every_path_keeps_its_budget() {
 }
 
 #[test]
+fn open_streams_keep_their_memory() {
+    let budget = Budget::read();
+    let measured = paths::memory();
+    let objections = measured.iter();
+    let objections = objections.filter_map(|(name, bytes)| budget.judge_memory(name, *bytes));
+    let objections: Vec<_> = objections.collect();
+    assert!(objections.is_empty(), "{}", objections.join("\n"));
+    assert_eq!(measured.len(), budget.memory.len());
+}
+
+#[test]
 fn the_module_keeps_its_size() {
     let size = fs::metadata(module::path()).unwrap().len();
     let objection = Budget::read().judge_size(size);

@@ -35,7 +35,7 @@ pub(crate) fn check(input: &[u8]) {
         }
     }
     let turns = Turns::decode(Some(input));
-    for turns in [turns, turns.after_draw(), turns.after_change()] {
+    for turns in [turns, turns.after_draw(), turns.after_change(7)] {
         assert_eq!(Turns::decode(Some(&turns.encode())), turns);
     }
 }
