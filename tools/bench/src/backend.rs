@@ -1,7 +1,9 @@
 //! The backends: three stand-ins for Azure OpenAI resources and one for the token service, in one thread, as lean as they can be.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -44,6 +46,18 @@ pub const FAIL_STREAM_ONCE: &str = "x-bench-fail-stream-once";
 /// The request header with the number of events that a stream is to have, where that is not [`STREAM_EVENTS`].
 pub const EVENTS: &str = "x-bench-events";
 
+/// The request header with the milliseconds between two events of a stream, where that is not [`STREAM_PAUSE`].
+pub const PAUSE: &str = "x-bench-pause-ms";
+
+/// The request header with the number of items of a response.
+pub const ITEMS: &str = "x-bench-items";
+
+/// The listeners, in their order: the backends, the token service, a backend that throttles for long, a token service that never answers.
+const IMDS: usize = BACKENDS;
+const THROTTLING: usize = BACKENDS + 1;
+const SILENT: usize = BACKENDS + 2;
+const LISTENERS: usize = BACKENDS + 3;
+
 /// What the backends are told, and what they tell.
 #[derive(Debug, Default)]
 pub struct Board {
@@ -63,6 +77,10 @@ pub struct Backends {
     pub addresses: [SocketAddr; BACKENDS],
     /// Where the token service is.
     pub imds: SocketAddr,
+    /// Where a backend is that throttles every request, for ten minutes.
+    pub throttling: SocketAddr,
+    /// Where a token service is that never answers.
+    pub silent: SocketAddr,
     /// What they are told.
     pub board: Arc<Board>,
 }
@@ -71,7 +89,7 @@ impl Backends {
     /// Starts them on the cores of the load.
     pub fn start(cores: &Cores) -> io::Result<Self> {
         let listen = || TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let listeners = (0..=BACKENDS)
+        let listeners = (0..LISTENERS)
             .map(|_| listen())
             .collect::<io::Result<Vec<_>>>()?;
         let addresses = listeners
@@ -91,7 +109,9 @@ impl Backends {
             })?;
         Ok(Self {
             addresses: std::array::from_fn(|index| addresses[index]),
-            imds: addresses[BACKENDS],
+            imds: addresses[IMDS],
+            throttling: addresses[THROTTLING],
+            silent: addresses[SILENT],
             board,
         })
     }
@@ -105,6 +125,8 @@ struct Head {
     fail_once: Option<u64>,
     fail_stream_once: Option<u64>,
     events: usize,
+    pause: Duration,
+    items: Option<usize>,
 }
 
 fn parse(head: &[u8]) -> Option<(Head, Framing)> {
@@ -118,6 +140,8 @@ fn parse(head: &[u8]) -> Option<(Head, Framing)> {
         fail_once: None,
         fail_stream_once: None,
         events: STREAM_EVENTS,
+        pause: STREAM_PAUSE,
+        items: None,
     };
     for header in request.headers.iter() {
         match header.name {
@@ -132,6 +156,12 @@ fn parse(head: &[u8]) -> Option<(Head, Framing)> {
             }
             name if name.eq_ignore_ascii_case(EVENTS) => {
                 read.events = number(header.value)?;
+            }
+            name if name.eq_ignore_ascii_case(PAUSE) => {
+                read.pause = Duration::from_millis(number(header.value)?);
+            }
+            name if name.eq_ignore_ascii_case(ITEMS) => {
+                read.items = number(header.value);
             }
             _ => {}
         }
@@ -154,6 +184,7 @@ struct Connection {
     out: Vec<u8>,
     written: usize,
     events_left: usize,
+    pause: Duration,
 }
 
 struct Server {
@@ -226,6 +257,7 @@ impl Server {
                 out: Vec::new(),
                 written: 0,
                 events_left: 0,
+                pause: STREAM_PAUSE,
             });
         }
     }
@@ -259,13 +291,17 @@ impl Server {
                     }
                     Event::End => {
                         let head = connection.head.take()?;
+                        if connection.at == SILENT {
+                            continue;
+                        }
                         let streams = std::mem::take(&mut connection.streams);
                         let answer = self.answers.choose(&self.board, connection.at, &head);
                         match answer {
-                            Some(answer) => connection.send(answer)?,
+                            Some(answer) => connection.send(&answer)?,
                             None if streams => {
                                 connection.send(&self.answers.stream_head)?;
                                 connection.events_left = head.events;
+                                connection.pause = head.pause;
                                 self.timers.push(Reverse((Instant::now(), key)));
                             }
                             None => connection.send(&self.answers.chat)?,
@@ -303,7 +339,7 @@ impl Server {
             if connection.send(event).is_none() {
                 self.connections.remove(key);
             } else if !last {
-                self.timers.push(Reverse((at + STREAM_PAUSE, key)));
+                self.timers.push(Reverse((at + connection.pause, key)));
             }
         }
     }
@@ -342,6 +378,9 @@ struct Answers {
     chat: Vec<u8>,
     token: Vec<u8>,
     throttled: Vec<u8>,
+    throttled_for_long: Vec<u8>,
+    /// By their items.
+    responses: RefCell<BTreeMap<usize, Vec<u8>>>,
     failed: Vec<u8>,
     failed_stream: Vec<u8>,
     stream_head: Vec<u8>,
@@ -380,6 +419,12 @@ impl Answers {
             chat: answer("200 OK", limits, &chat.to_string()),
             token: answer("200 OK", "", &token.to_string()),
             throttled: answer("429 Too Many Requests", &wait, &error("429").to_string()),
+            throttled_for_long: answer(
+                "429 Too Many Requests",
+                "retry-after: 600\r\n",
+                &error("429").to_string(),
+            ),
+            responses: RefCell::default(),
             failed: answer("503 Service Unavailable", "", &error("503").to_string()),
             failed_stream: [stream_head.clone(), failure, last_event.clone()].concat(),
             stream_head,
@@ -389,16 +434,24 @@ impl Answers {
     }
 
     /// What is answered to a request whatever it asks for, if anything.
-    fn choose(&self, board: &Board, at: usize, head: &Head) -> Option<&[u8]> {
+    fn choose(&self, board: &Board, at: usize, head: &Head) -> Option<Cow<'_, [u8]>> {
+        if at == THROTTLING {
+            return Some(Cow::Borrowed(&self.throttled_for_long));
+        }
         let Some(requests) = board.requests.get(at) else {
-            return Some(&self.token);
+            return Some(Cow::Borrowed(&self.token));
         };
         requests.fetch_add(1, Relaxed);
         board
             .authorized
             .fetch_add(u64::from(head.authorized), Relaxed);
         if at == 0 && board.throttled.load(Relaxed) {
-            return Some(&self.throttled);
+            return Some(Cow::Borrowed(&self.throttled));
+        }
+        if let Some(items) = head.items {
+            let mut responses = self.responses.borrow_mut();
+            let response = responses.entry(items).or_insert_with(|| response(items));
+            return Some(Cow::Owned(response.clone()));
         }
         let (number, failed) = match (head.fail_once, head.fail_stream_once) {
             (Some(number), _) => (number, &self.failed),
@@ -406,8 +459,25 @@ impl Answers {
             (None, None) => return None,
         };
         let fails = board.failed_once.swap(number, Relaxed) != number;
-        fails.then_some(failed)
+        fails.then_some(Cow::Borrowed(failed))
     }
+}
+
+/// An answer of the Responses API with so many items, each with an id.
+fn response(items: usize) -> Vec<u8> {
+    let output = (0..items).map(|index| {
+        serde_json::json!({
+            "id": format!("msg_68a6102a4968819c8177b05584dd627b0679e572a9{index:06}"), "type": "message", "status": "completed",
+            "role": "assistant",
+            "content": [{"type": "output_text", "annotations": [], "logprobs": [], "text": "All is well. ".repeat(40)}],
+        })
+    });
+    let body = serde_json::json!({
+        "id": "resp_68a6102a4968819c8177b05584dd627b0679e572a900e618", "object": "response", "created_at": 1_700_000_000,
+        "status": "completed", "error": null, "model": "gpt-4o", "output": output.collect::<Vec<_>>(),
+        "usage": {"input_tokens": 200, "output_tokens": 120, "total_tokens": 320}, "metadata": {},
+    });
+    answer("200 OK", "", &body.to_string())
 }
 
 fn answer(status: &str, headers: &str, body: &str) -> Vec<u8> {

@@ -9,6 +9,7 @@ use render::{Admin, Backend, Clients, Engine, Fleet, Identity, Listener};
 use serde_json::{json, Value};
 
 use crate::backend::{token, Backends, BACKENDS};
+use crate::curves::Shape;
 use crate::floor::Floor;
 use crate::variant::Variant;
 
@@ -43,12 +44,13 @@ pub struct Surroundings<'a> {
     pub ext_proc: Option<SocketAddr>,
 }
 
-/// The configuration of `variant`, as JSON.
-pub fn envoy(variant: Variant, around: &Surroundings<'_>) -> Result<Value> {
+/// The configuration of `variant` with a fleet of this `shape`, as JSON.
+pub fn envoy(variant: Variant, shape: Shape, around: &Surroundings<'_>) -> Result<Value> {
     let engine = match variant {
         Variant::Router
         | Variant::RouterAffinity
         | Variant::RouterLean
+        | Variant::RouterEverything
         | Variant::RouterAgainst
         | Variant::FloorRouter
         | Variant::FloorDownstream => Engine::Router,
@@ -66,9 +68,10 @@ pub fn envoy(variant: Variant, around: &Surroundings<'_>) -> Result<Value> {
         Variant::FilterLean | Variant::RouterLean => {
             json!({"usage": false, "retry": {"stream_start": "0s"}})
         }
+        Variant::FilterEverything | Variant::RouterEverything => everything(),
         _ => json!({}),
     };
-    let mut config = shipped(engine, settings, around.backends, module)?;
+    let mut config = shipped(engine, settings, shape, around.backends, module)?;
     let manager = manager(&mut config)?;
     manager
         .as_object_mut()
@@ -81,6 +84,8 @@ pub fn envoy(variant: Variant, around: &Surroundings<'_>) -> Result<Value> {
         | Variant::RouterAffinity
         | Variant::FilterLean
         | Variant::RouterLean
+        | Variant::FilterEverything
+        | Variant::RouterEverything
         | Variant::FilterAgainst
         | Variant::RouterAgainst => {}
         Variant::Envoy | Variant::EnvoyAgain => {
@@ -159,17 +164,49 @@ pub fn litellm(backends: &Backends) -> Value {
     })
 }
 
-fn shipped(engine: Engine, settings: Value, backends: &Backends, module: &Path) -> Result<Value> {
+/// Usage with prices, limits of clients, their names, and affinity: what can be switched on for a chat.
+fn everything() -> Value {
+    let limits = json!({
+        "tokens_per_minute": 1_000_000_000, "tokens_per_day": 1_000_000_000_000_u64, "requests_per_minute": 1_000_000_000,
+    });
+    json!({
+        "usage": {"prices": {"gpt-4o": {"prompt": 2.5, "cached": 1.25, "completion": 10}}},
+        "headers": {"client": "x-client", "why": "x-aoai-why"},
+        "limits": {"default": limits},
+    })
+}
+
+fn shipped(
+    engine: Engine,
+    settings: Value,
+    shape: Shape,
+    backends: &Backends,
+    module: &Path,
+) -> Result<Value> {
     let loopback = || "127.0.0.1".to_owned();
-    let fleet_backends: Vec<Backend> = (0..BACKENDS)
+    let fleet_backends: Vec<Backend> = (0..shape.backends)
         .map(|index| {
-            let port = backends.addresses[index].port();
-            Backend::new(NAMES[index], &host(index))
-                .at("127.0.0.1", port)
+            let address = match shape.half_cool && index % 2 == 1 {
+                true => backends.throttling,
+                false => backends.addresses[index % BACKENDS],
+            };
+            let (name, host) = match NAMES.get(index) {
+                Some(name) => ((*name).to_owned(), host(index)),
+                None => (
+                    format!("region{index}"),
+                    format!("contoso-region{index}.openai.azure.com"),
+                ),
+            };
+            Backend::new(&name, &host)
+                .at("127.0.0.1", address.port())
                 .tls(None)
         })
         .collect();
-    let identity = Identity::imds().at("127.0.0.1", backends.imds.port());
+    let imds = match shape.is_tokenless {
+        true => backends.silent,
+        false => backends.imds,
+    };
+    let identity = Identity::imds().at("127.0.0.1", imds.port());
     let mut plugin = render::minimal_plugin(&fleet_backends, Some(&identity));
     if let (Some(plugin), Value::Object(settings)) = (plugin.as_object_mut(), settings) {
         plugin.extend(settings);

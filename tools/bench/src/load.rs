@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::backend::{EVENTS, FAIL_ONCE, FAIL_STREAM_ONCE};
+use crate::backend::{EVENTS, FAIL_ONCE, FAIL_STREAM_ONCE, ITEMS, PAUSE};
 use crate::http1::{self, Event, Reader};
 
 /// What every connection sends, again and again.
@@ -16,6 +16,8 @@ pub struct Request {
     bytes: Vec<u8>,
     /// Where the number is that differs from request to request, if one has it.
     number_at: Option<usize>,
+    /// How many such numbers there are, if not one for each request.
+    numbers: u64,
 }
 
 /// What a request asks of its backend besides a chat.
@@ -31,6 +33,12 @@ pub enum Asks {
     FailedStream,
     /// An answer in one piece, with a `prompt_cache_key` that no other request has.
     Keyed,
+    /// An answer in one piece, of one of so many deployments.
+    Deployments(u64),
+    /// An answer of the Responses API with so many items.
+    Items(usize),
+    /// A stream with an event every ten seconds.
+    SlowStream,
 }
 
 /// The client's own key, which no backend may see.
@@ -43,13 +51,21 @@ impl Request {
     /// A chat request as the openai SDK for Python sends it, with a body of `size` bytes.
     pub fn chat(size: usize, asks: Asks) -> Self {
         let body = body(size, asks);
+        let path = match asks {
+            Asks::Deployments(_) => {
+                let number = no_number();
+                format!("/openai/deployments/gpt-{number}/chat/completions?api-version=2024-10-21")
+            }
+            Asks::Items(_) => "/openai/v1/responses".to_owned(),
+            _ => "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21".to_owned(),
+        };
         let mut head = format!(
-            "POST /openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21 HTTP/1.1\r\n\
+            "POST {path} HTTP/1.1\r\n\
              host: gateway.internal\r\naccept-encoding: gzip, deflate\r\nconnection: keep-alive\r\naccept: application/json\r\n\
              content-type: application/json\r\nuser-agent: AzureOpenAI/Python 2.54.0\r\nx-stainless-lang: python\r\n\
              x-stainless-package-version: 2.54.0\r\nx-stainless-os: Linux\r\nx-stainless-arch: x64\r\n\
              x-stainless-runtime: CPython\r\nx-stainless-runtime-version: 3.13.5\r\nx-stainless-async: false\r\n\
-             x-stainless-retry-count: 0\r\nx-stainless-read-timeout: 600\r\napi-key: {CLIENT_KEY}\r\n\
+             x-stainless-retry-count: 0\r\nx-stainless-read-timeout: 600\r\napi-key: {CLIENT_KEY}\r\nx-client: team-a\r\n\
              content-length: {}\r\n",
             body.len()
         );
@@ -57,7 +73,9 @@ impl Request {
             Asks::Stream(count) => Some((EVENTS, format!("{count}"))),
             Asks::RetriedStream => Some((FAIL_ONCE, no_number())),
             Asks::FailedStream => Some((FAIL_STREAM_ONCE, no_number())),
-            Asks::Whole | Asks::Keyed => None,
+            Asks::Items(count) => Some((ITEMS, format!("{count}"))),
+            Asks::SlowStream => Some((PAUSE, "10000".to_owned())),
+            Asks::Whole | Asks::Keyed | Asks::Deployments(_) => None,
         };
         if let Some((name, value)) = header {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -65,12 +83,19 @@ impl Request {
         head.push_str("\r\n");
         let bytes = [head.into_bytes(), body.into_bytes()].concat();
         let number_at = memchr::memmem::find(&bytes, no_number().as_bytes());
-        Self { bytes, number_at }
+        Self {
+            bytes,
+            number_at,
+            numbers: match asks {
+                Asks::Deployments(count) => count,
+                _ => u64::MAX,
+            },
+        }
     }
 
     fn number(&mut self, number: u64) {
         if let Some(at) = self.number_at {
-            let digits = format!("{number:0DIGITS$}");
+            let digits = format!("{:0DIGITS$}", number % self.numbers);
             self.bytes[at..at + DIGITS].copy_from_slice(digits.as_bytes());
         }
     }
@@ -83,7 +108,10 @@ fn no_number() -> String {
 
 /// A chat request's body of exactly `size` bytes, or of the least there can be.
 fn body(size: usize, asks: Asks) -> String {
-    let stream = !matches!(asks, Asks::Whole | Asks::Keyed);
+    let stream = matches!(
+        asks,
+        Asks::Stream(_) | Asks::RetriedStream | Asks::FailedStream | Asks::SlowStream
+    );
     let key = match asks {
         Asks::Keyed => format!(r#""prompt_cache_key":"{}","#, no_number()),
         _ => String::new(),
@@ -152,12 +180,32 @@ impl Load {
             requests: u64::from(std::process::id()) << 8 ^ since_epoch(),
             seen: Seen::default(),
         };
-        for index in 0..count {
-            let connection = load.open(index)?;
-            load.connections.push(connection);
-            load.write(index)?;
-        }
+        load.grow(count)?;
         Ok(load)
+    }
+
+    /// Opens so many more connections.
+    pub fn grow(&mut self, count: usize) -> io::Result<()> {
+        for _ in 0..count {
+            let index = self.connections.len();
+            let connection = self.open(index)?;
+            self.connections.push(connection);
+            self.write(index)?;
+        }
+        Ok(())
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// How many of the answers that have not ended have begun.
+    pub fn begun(&self) -> usize {
+        let begun = self.connections.iter();
+        begun
+            .filter(|connection| connection.first_byte.is_some())
+            .count()
     }
 
     fn open(&mut self, index: usize) -> io::Result<Connection> {

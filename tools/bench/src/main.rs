@@ -5,6 +5,7 @@ mod backend;
 mod chart;
 mod config;
 mod cores;
+mod curves;
 mod ext_proc;
 mod floor;
 mod http1;
@@ -29,6 +30,7 @@ use clap::{Args, Parser, Subcommand};
 use backend::Backends;
 use config::Surroundings;
 use cores::Cores;
+use curves::Curve;
 use floor::Floor;
 use measure::{Effort, Proxies};
 use proxy::Launcher;
@@ -81,9 +83,12 @@ struct Run {
     /// Only these variants
     #[arg(long, value_delimiter = ',', value_parser = variant)]
     only: Vec<Variant>,
-    /// Only under these conditions, and without several workers
+    /// Only under these conditions, and without several workers and curves
     #[arg(long, value_delimiter = ',', value_parser = workload)]
     conditions: Vec<Workload>,
+    /// Only these curves, which show how cost grows, beside the conditions that are named
+    #[arg(long, value_delimiter = ',', value_parser = curve)]
+    curves: Vec<Curve>,
     /// Also watch the memory over a million small requests to plain Envoy, the module that does nothing, and the balancer
     #[arg(long)]
     memory: bool,
@@ -109,6 +114,13 @@ fn workload(key: &str) -> Result<Workload> {
     })
 }
 
+fn curve(key: &str) -> Result<Curve> {
+    Curve::named(key).ok_or_else(|| {
+        let keys = Curve::ALL.map(Curve::key).join(", ");
+        anyhow!("{key}: there is no such curve; use some of {keys}")
+    })
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(run) => run.perform(),
@@ -128,6 +140,7 @@ impl Run {
         fs::create_dir_all(&self.folder)
             .with_context(|| format!("{}: cannot be made", self.folder.display()))?;
         let cores = Cores::find()?;
+        curves::raise_file_limit();
         let backends = Backends::start(&cores)?;
         let idle = self.folder.join("idle.wasm");
         fs::write(&idle, wat::parse_str(include_str!("idle.wat"))?)?;
@@ -149,7 +162,11 @@ impl Run {
         };
         let (variants, effort) = (self.variants(), self.effort());
         let mut results = Results::default();
-        let proxies = Proxies::start(&mut launcher, &variants)?;
+        let are_curves_alone = self.conditions.is_empty() && !self.curves.is_empty();
+        let proxies = match are_curves_alone {
+            true => Proxies(Default::default()),
+            false => Proxies::start(&mut launcher, &variants)?,
+        };
         if self.memory {
             // First: what large bodies take, Envoy keeps.
             let (requests, rest) = match self.quick {
@@ -160,9 +177,15 @@ impl Run {
         }
         measure::run(&proxies, &effort, &backends, &mut results)?;
         drop(proxies);
-        if self.conditions.is_empty() {
+        let is_everything = self.conditions.is_empty() && self.curves.is_empty();
+        if is_everything {
             measure::run_workers(&mut launcher, &variants, &effort, &mut results)?;
         }
+        let curves = match is_everything {
+            true => &Curve::ALL[..],
+            false => &self.curves,
+        };
+        curves::run(&mut launcher, curves, &self.only, &effort, &mut results)?;
 
         let report = Report {
             results: &results,

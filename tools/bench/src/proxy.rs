@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::config::{self, Surroundings};
 use crate::cores::Cores;
+use crate::curves::Shape;
 use crate::load::CLIENT_KEY;
 use crate::variant::Variant;
 
@@ -20,7 +21,7 @@ use crate::variant::Variant;
 const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// How often is asked whether it does.
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(5);
 
 /// Something that takes requests, with its processes, which end when this is dropped.
 #[derive(Debug)]
@@ -49,10 +50,28 @@ pub struct Launcher<'a> {
 impl Launcher<'_> {
     /// Starts `variant` and waits until it serves. With `workers` an Envoy has so many and runs on all cores.
     pub fn start(&mut self, variant: Variant, workers: Option<u32>) -> Result<Proxy> {
-        let name = match workers {
+        self.start_shaped(variant, workers, Shape::default())
+    }
+
+    /// [`Self::start`] with a fleet of this shape.
+    pub fn start_shaped(
+        &mut self,
+        variant: Variant,
+        workers: Option<u32>,
+        shape: Shape,
+    ) -> Result<Proxy> {
+        let mut name = match workers {
             Some(workers) => format!("{}-{workers}", variant.key()),
             None => variant.key().to_owned(),
         };
+        if shape != Shape::default() {
+            let kind = match (shape.half_cool, shape.is_tokenless) {
+                (true, _) => "-cooling",
+                (_, true) => "-tokenless",
+                _ => "",
+            };
+            name.push_str(&format!("-of-{}{kind}", shape.backends));
+        }
         let proxy = match variant {
             Variant::Direct => Ok(Proxy {
                 address: self.around.backends.addresses[0],
@@ -61,7 +80,7 @@ impl Launcher<'_> {
             }),
             Variant::LiteLlm => self.start_litellm(&name),
             Variant::ExtProc => self.start_with_service(&name, workers),
-            _ => self.start_envoy(variant, &name, workers),
+            _ => self.start_envoy(variant, shape, &name, workers),
         };
         proxy.with_context(|| {
             let log = self.folder.join(format!("{name}.log"));
@@ -77,8 +96,14 @@ impl Launcher<'_> {
         Ok(Guard(child.with_context(|| format!("start {program}"))?))
     }
 
-    fn start_envoy(&self, variant: Variant, name: &str, workers: Option<u32>) -> Result<Proxy> {
-        let configuration = config::envoy(variant, &self.around)?;
+    fn start_envoy(
+        &self,
+        variant: Variant,
+        shape: Shape,
+        name: &str,
+        workers: Option<u32>,
+    ) -> Result<Proxy> {
+        let configuration = config::envoy(variant, shape, &self.around)?;
         let file = self.write(name, &configuration)?;
         let admin = self.folder.join(format!("{name}.admin"));
         // What an earlier run left is not this one's.
@@ -111,7 +136,7 @@ impl Launcher<'_> {
         BufReader::new(stdout).read_line(&mut line)?;
         let address = line.trim().parse();
         self.around.ext_proc = Some(address.context("the service did not say where it is")?);
-        let mut proxy = self.start_envoy(Variant::ExtProc, name, workers)?;
+        let mut proxy = self.start_envoy(Variant::ExtProc, Shape::default(), name, workers)?;
         proxy.processes.push(service.0.id());
         proxy._children.push(service);
         Ok(proxy)

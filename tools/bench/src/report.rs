@@ -1,8 +1,10 @@
 //! The report: tables of what was measured, and how.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 
 use crate::backend::{STREAM_EVENTS, STREAM_PAUSE};
+use crate::curves::{growth, Figure};
 use crate::measure::Effort;
 use crate::results::{Results, Summary};
 use crate::table::Table;
@@ -73,6 +75,11 @@ impl Report<'_> {
              - **keyed**: each request has a `prompt_cache_key` of its own, beside the balancer with and without `affinity`.\n\
              - **answers not read** is the balancer with `usage: false` and `retry.stream_start: 0s`: nothing of an answer's body comes into \
              the module.\n\
+             - **everything on** is the balancer with prices, limits of clients, client names and `headers.why`.\n\
+             - Tables **by backends**, **deployments** and so on have the ratio to their first column in brackets. A sentence below them says \
+             how the figure grows: by the exponent between the first and the last column, where 1 is linear. Half of the backends are in \
+             cooldown for a quota. Open streams have an event every ten seconds; *memory* is what the process has more, divided by the \
+             streams. How much of it is the module's has a [budget](../tests/budget.toml).\n\
              - **one of three throttled**: one backend answers every request with 429 and `retry-after: 2`; plain Envoy and the \
              floors, which do not retry, meet none beside it.\n\
              - **memory at rest** is read seven minutes after the start or later: what compiling a module took, Envoy's allocator gives back \
@@ -128,21 +135,60 @@ impl Report<'_> {
         ]);
         let columns: Vec<_> = columns.collect();
         let mut table = Table::new("CPU per request, microseconds (ratio to plain Envoy)");
-        table.head(columns.iter().map(ToString::to_string));
+        let each = format!("an event of {LONG_STREAM}");
+        table.head(columns.iter().map(ToString::to_string).chain([each]));
         for variant in self.variants() {
             if variant == Variant::Direct {
                 continue;
             }
             table.row(
                 variant,
-                columns.iter().map(|workload| {
-                    let value = self.results.cpu(variant, *workload)?;
-                    let base = self.results.cpu(Variant::Envoy, *workload);
-                    Some(with_ratio(value, base, 1))
-                }),
+                columns
+                    .iter()
+                    .map(|workload| {
+                        let value = self.results.cpu(variant, *workload)?;
+                        let base = self.results.cpu(Variant::Envoy, *workload);
+                        Some(with_ratio(value, base, 1))
+                    })
+                    .chain([self.cpu_per_event(variant)]),
             );
         }
         table
+    }
+
+    fn cpu_per_event(&self, variant: Variant) -> Option<String> {
+        let cpu = self.results.cpu(variant, Workload::LongStreams)?;
+        Some(format!("{:.2}", cpu.best / LONG_STREAM as f64))
+    }
+
+    /// A table for each figure that was measured along a curve, and a sentence for each of its lines.
+    fn curves(&self) -> String {
+        let mut text = String::new();
+        for figure in Figure::ALL {
+            let curves = Variant::ALL.map(|variant| (variant, self.results.curve(figure, variant)));
+            let measured = curves.iter().filter(|(_, curve)| !curve.is_empty());
+            let points = measured.clone().flat_map(|(_, curve)| curve);
+            let points: BTreeSet<u64> = points.map(|(point, _)| *point).collect();
+            if points.is_empty() {
+                continue;
+            }
+            let mut table = Table::new(figure);
+            table.head(points.iter().map(|point| figure.column(*point)));
+            let mut sentences = String::new();
+            for (variant, curve) in measured {
+                let first = curve.first().map_or(1.0, |(_, value)| *value);
+                let at = |point| curve.iter().find(|(known, _)| known == point);
+                let shown = |(_, value): &(u64, f64)| format!("{value:.1} ({:.2})", value / first);
+                table.row(variant, points.iter().map(|point| at(point).map(shown)));
+                if let Some(growth) = growth(curve) {
+                    let subject = figure.subject();
+                    // Writing to a string does not fail.
+                    let _ = writeln!(sentences, "- {subject} of {variant}: {growth}.");
+                }
+            }
+            let _ = writeln!(text, "{table}\n{sentences}");
+        }
+        text
     }
 
     fn targets_table(&self) -> Table {
@@ -396,7 +442,7 @@ impl fmt::Display for Report<'_> {
         for table in tables.iter().filter(|table| !table.is_empty()) {
             writeln!(f, "{table}")?;
         }
-        Ok(())
+        f.write_str(&self.curves())
     }
 }
 

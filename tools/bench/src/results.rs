@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::curves::Figure;
 use crate::load::Seen;
 use crate::usage::Memory;
 use crate::variant::{Variant, Workload};
@@ -72,6 +73,8 @@ pub struct Results {
     pub growth: BTreeMap<Variant, Vec<(u64, Memory)>>,
     /// Memory some minutes later, where that was watched.
     pub rest: BTreeMap<Variant, Memory>,
+    /// What was measured along curves, at each of their points.
+    curves: BTreeMap<(Figure, Variant), BTreeMap<u64, Vec<f64>>>,
 }
 
 /// The best and the median of several slices.
@@ -84,6 +87,22 @@ pub struct Summary {
 }
 
 impl Results {
+    /// Takes in one value along a curve.
+    pub fn grow(&mut self, figure: Figure, variant: Variant, point: u64, value: f64) {
+        let curve = self.curves.entry((figure, variant)).or_default();
+        curve.entry(point).or_default().push(value);
+    }
+
+    /// The best value at each point of a curve.
+    pub fn curve(&self, figure: Figure, variant: Variant) -> Vec<(u64, f64)> {
+        let points = self.curves.get(&(figure, variant)).into_iter().flatten();
+        let best = points.filter_map(|(point, values)| {
+            let best = values.iter().copied().reduce(f64::min)?;
+            Some((*point, best))
+        });
+        best.collect()
+    }
+
     /// Takes in a slice.
     pub fn add(&mut self, variant: Variant, workload: Workload, slice: Slice) {
         let slices = self.slices.entry((variant, workload)).or_default();

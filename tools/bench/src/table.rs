@@ -7,15 +7,15 @@ const NOTHING: &str = "-";
 
 /// A Markdown table; most have a line for each variant. A column that has nothing to say is left out, as a line is.
 pub struct Table {
-    title: &'static str,
+    title: String,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// One without a line.
-    pub fn new(title: &'static str) -> Self {
+    pub fn new(title: impl fmt::Display) -> Self {
         Self {
-            title,
+            title: title.to_string(),
             rows: Vec::new(),
         }
     }

@@ -41,6 +41,10 @@ pub enum Variant {
     FilterLean,
     /// The router engine without that.
     RouterLean,
+    /// The filter engine with everything that can be switched on for a chat.
+    FilterEverything,
+    /// The router engine with that.
+    RouterEverything,
     /// The filter engine of another build.
     FilterAgainst,
     /// The router engine of another build.
@@ -51,7 +55,7 @@ pub enum Variant {
 
 impl Variant {
     /// All of them, in the order of the report.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Direct,
         Self::Envoy,
         Self::EnvoyAgain,
@@ -68,6 +72,8 @@ impl Variant {
         Self::RouterAffinity,
         Self::FilterLean,
         Self::RouterLean,
+        Self::FilterEverything,
+        Self::RouterEverything,
         Self::FilterAgainst,
         Self::RouterAgainst,
         Self::LiteLlm,
@@ -92,6 +98,8 @@ impl Variant {
             Self::RouterAffinity => "router_affinity",
             Self::FilterLean => "filter_lean",
             Self::RouterLean => "router_lean",
+            Self::FilterEverything => "filter_everything",
+            Self::RouterEverything => "router_everything",
             Self::FilterAgainst => "filter-against",
             Self::RouterAgainst => "router-against",
             Self::LiteLlm => "litellm",
@@ -126,6 +134,8 @@ impl Variant {
                 | Self::RouterAffinity
                 | Self::FilterLean
                 | Self::RouterLean
+                | Self::FilterEverything
+                | Self::RouterEverything
                 | Self::FilterAgainst
                 | Self::RouterAgainst
         )
@@ -163,6 +173,8 @@ impl fmt::Display for Variant {
             Self::RouterAffinity => "affinity, router engine",
             Self::FilterLean => "answers not read, filter engine",
             Self::RouterLean => "answers not read, router engine",
+            Self::FilterEverything => "everything on, filter engine",
+            Self::RouterEverything => "everything on, router engine",
             Self::FilterAgainst => "other build, filter engine",
             Self::RouterAgainst => "other build, router engine",
             Self::LiteLlm => "LiteLLM proxy",

@@ -15,13 +15,18 @@ pub struct Arguments {
     #[arg(long)]
     quick: bool,
     /// Only these, separated by commas: direct, envoy, again, stock, lua, ext_proc, idle, floor_filter, floor_router,
-    /// floor_downstream, filter, router, filter_affinity, router_affinity, litellm
+    /// floor_downstream, filter, router, filter_affinity, router_affinity, filter_lean, router_lean, filter_everything,
+    /// router_everything, litellm
     #[arg(long, value_name = "VARIANTS")]
     only: Option<String>,
     /// Only under these conditions, separated by commas, and without several workers: 1k, 16k, 100k, 1m, streams,
     /// long_streams, keyed, alone, first_byte, retried, failed_stream, throttled
     #[arg(long, value_name = "CONDITIONS")]
     conditions: Option<String>,
+    /// Only these curves, separated by commas, which show how cost grows: backends, cooling, deployments, bodies, items, open,
+    /// waiters, start
+    #[arg(long, value_name = "CURVES")]
+    curves: Option<String>,
     /// Measure another build of the module beside this one
     #[arg(long, value_name = "WASM")]
     against: Option<PathBuf>,
@@ -39,7 +44,8 @@ pub struct Arguments {
 impl Arguments {
     fn wants_litellm(&self) -> bool {
         let only = self.only.as_deref();
-        only.is_none_or(|only| only.split(',').any(|key| key == "litellm"))
+        let is_measured = self.curves.is_none() || self.conditions.is_some();
+        is_measured && only.is_none_or(|only| only.split(',').any(|key| key == "litellm"))
     }
 }
 
@@ -85,6 +91,9 @@ pub fn command(arguments: &Arguments) -> Result<()> {
     }
     if let Some(conditions) = &arguments.conditions {
         bench.arg("--conditions").arg(conditions);
+    }
+    if let Some(curves) = &arguments.curves {
+        bench.arg("--curves").arg(curves);
     }
     if let Some(rounds) = arguments.rounds {
         bench.arg("--rounds").arg(rounds.to_string());
