@@ -95,6 +95,9 @@ impl Curve {
         Self::Start,
     ];
 
+    /// Those that take seconds.
+    pub const QUICK: [Self; 2] = [Self::Deployments, Self::Items];
+
     /// What the command line calls it.
     pub fn key(self) -> &'static str {
         match self {

@@ -181,9 +181,10 @@ impl Run {
         if is_everything {
             measure::run_workers(&mut launcher, &variants, &effort, &mut results)?;
         }
-        let curves = match is_everything {
-            true => &Curve::ALL[..],
-            false => &self.curves,
+        let curves = match (is_everything, self.quick) {
+            (true, true) => &Curve::QUICK[..],
+            (true, false) => &Curve::ALL,
+            (false, _) => &self.curves,
         };
         curves::run(&mut launcher, curves, &self.only, &effort, &mut results)?;
 
