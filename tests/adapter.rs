@@ -40,6 +40,7 @@ mod adapter {
     mod token;
     mod unauthorized;
     mod usage;
+    mod usage_option;
     mod why;
     mod workers;
 }

@@ -149,6 +149,11 @@ impl Attempts {
         self.made
     }
 
+    /// Whether no further attempt may be made.
+    pub fn are_exhausted(&self) -> bool {
+        self.made >= self.max_attempts
+    }
+
     /// The next attempt goes there.
     pub fn go_to(&mut self, chosen: Chosen) {
         self.plan.tried.add(chosen.backend);
@@ -319,7 +324,7 @@ impl Attempts {
     }
 
     fn when_allowed(&mut self, replay: Replay, go: impl FnOnce(&mut Self) -> Verdict) -> Verdict {
-        if self.made >= self.max_attempts {
+        if self.are_exhausted() {
             return Verdict::GiveUp(NoRetry::AttemptsExhausted);
         }
         match replay {

@@ -88,4 +88,5 @@ pub mod text;
 pub mod time;
 pub mod turns;
 pub mod usage;
+pub mod usage_refusals;
 pub mod why;

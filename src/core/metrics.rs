@@ -30,6 +30,8 @@ pub enum Event {
     UsageUnknown,
     /// An answer that may report tokens broke off, or its client left, before it reported any.
     UsageCut,
+    /// A deployment refused `stream_options`, which the filter had added.
+    UsageRefused,
     /// An answer reported tokens of a deployment without a price, where others have one.
     UsageUnpriced,
     /// A request had an affinity key.
@@ -83,7 +85,7 @@ pub enum Event {
     Cost(usize),
 }
 
-const SIMPLE: [(&str, Event); 19] = [
+const SIMPLE: [(&str, Event); 20] = [
     ("requests", Event::Request),
     ("bodies_unread", Event::BodyUnread),
     ("stream_broken", Event::StreamBroken),
@@ -91,6 +93,7 @@ const SIMPLE: [(&str, Event); 19] = [
     ("client_gone", Event::ClientGone),
     ("usage.unknown", Event::UsageUnknown),
     ("usage.cut", Event::UsageCut),
+    ("usage.refused", Event::UsageRefused),
     ("usage.unpriced", Event::UsageUnpriced),
     ("refused.throttled", Event::AllThrottled),
     ("refused.unavailable", Event::AllUnavailable),

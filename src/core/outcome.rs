@@ -230,6 +230,15 @@ impl Error {
     }
 }
 
+/// Whether an error's `body`, encoded or not, is about the parameter `stream_options`.
+///
+/// - 400 "Validation error at #/stream_options: Extra inputs are not permitted" and "Unrecognized request argument supplied:
+///   stream_options": Azure, of versions and models that do not know it.
+/// - 422 with `"loc": ["body", "stream_options"]` and "Extra inputs are not permitted": Mistral's models on Foundry.
+pub fn names_stream_options(body: &[u8]) -> bool {
+    contains(&decoded(body), "stream_options")
+}
+
 #[inline(never)]
 fn contains(bytes: &[u8], text: &str) -> bool {
     let mut windows = bytes.windows(text.len());

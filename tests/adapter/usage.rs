@@ -4,19 +4,12 @@ use serde_json::{json, Value};
 
 use super::engines::*;
 
-const STREAM: [(&str, &str); 1] = [("content-type", "text/event-stream")];
+pub(super) const STREAM: [(&str, &str); 1] = [("content-type", "text/event-stream")];
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
-const FIRST: &str = "data: {\"choices\":[],\"prompt_filter_results\":[],\"usage\":null}\n\n";
-const CONTENT: &str =
+pub(super) const FIRST: &str = "data: {\"choices\":[],\"prompt_filter_results\":[],\"usage\":null}\n\n";
+pub(super) const CONTENT: &str =
     "data: {\"choices\":[{\"delta\":{\"content\":\"\\\"usage\\\":\"}}],\"usage\":null}\n\n";
-const DONE: &str = "data: [DONE]\n\n";
-
-const V1_CHAT: &str = "/openai/v1/chat/completions";
-const NEW_CHAT: &str = "/openai/deployments/gpt/chat/completions?api-version=2024-10-21";
-/// A chat whose client asks for a stream, and not for its tokens.
-const PLAIN: &str = r#"{"model":"gpt","stream": true ,"messages":[{"role":"user"}]}"#;
-/// The same, as a backend gets it.
-const ASKING: &str = r#"{"model":"gpt","stream": true,"stream_options":{"include_usage":true} ,"messages":[{"role":"user"}]}"#;
+pub(super) const DONE: &str = "data: [DONE]\n\n";
 
 fn chat_usage() -> Value {
     json!({
@@ -32,14 +25,14 @@ fn chat_answer() -> String {
 }
 
 /// The last event of a chat's stream with content.
-fn last() -> String {
+pub(super) fn last() -> String {
     format!(
         "data: {}\n\n",
         json!({"choices": [], "usage": chat_usage()})
     )
 }
 
-fn named(engine: Engine, more: Value) -> Gateway {
+pub(super) fn named(engine: Engine, more: Value) -> Gateway {
     let mut config = json!({"headers": {"client": "x-aoai-client"}});
     for (key, value) in more.as_object().unwrap() {
         config[key] = value.clone();
@@ -53,7 +46,7 @@ fn ask(gateway: &Gateway) -> Request {
 }
 
 /// The counts of tokens of a backend, and of `app-1`.
-fn counts(gateway: &Gateway, backend: &str) -> [u64; 6] {
+pub(super) fn counts(gateway: &Gateway, backend: &str) -> [u64; 6] {
     [
         format!("aoai.backend.{backend}.tokens.prompt"),
         format!("aoai.backend.{backend}.tokens.completion"),
@@ -72,18 +65,18 @@ fn counts(gateway: &Gateway, backend: &str) -> [u64; 6] {
 }
 
 /// The tokens in the access log.
-fn logged(request: &Request) -> [Option<String>; 2] {
+pub(super) fn logged(request: &Request) -> [Option<String>; 2] {
     ["aoai_input_tokens", "aoai_output_tokens"].map(|name| {
         let value = request.property(name)?;
         Some(String::from_utf8(value).unwrap())
     })
 }
 
-fn tokens(input: &str, output: &str) -> [Option<String>; 2] {
+pub(super) fn tokens(input: &str, output: &str) -> [Option<String>; 2] {
     [input, output].map(|tokens| (!tokens.is_empty()).then(|| tokens.to_owned()))
 }
 
-const ONCE: [u64; 6] = [100, 20, 64, 8, 100, 20];
+pub(super) const ONCE: [u64; 6] = [100, 20, 64, 8, 100, 20];
 
 cases! {
     fn a_json_answers_tokens_are_counted_and_logged(engine) {
@@ -427,87 +420,6 @@ cases! {
         // The frame is held for a moment, see `Gate`.
         assert_eq!(gateway.counted("aoai.backend.east.first_content_ms"), 3050);
         assert_eq!(gateway.counted("aoai.backend.east.tokens_per_second"), 21);
-    }
-
-    fn unasked_streams_are_counted_and_reach_the_client_unchanged(engine) {
-        let whole = format!("{FIRST}{CONTENT}{CONTENT}{}{DONE}", last());
-        let without = format!("{FIRST}{CONTENT}{CONTENT}{DONE}").replace(",\"usage\":null", "");
-        for path in [V1_CHAT, NEW_CHAT] {
-            for size in [1, 7, 100, 5000] {
-                for retried in [false, true] {
-                    let gateway = named(engine, json!({"usage": {"streams": "always"}}));
-                    let request = gateway.ask("POST", path, PLAIN);
-                    if retried {
-                        throttle(&request.attempt(), "5");
-                    }
-                    let attempt = request.attempt();
-                    let sent = attempt.sent().unwrap();
-                    assert_eq!(sent.text(), ASKING);
-                    assert_eq!(sent.headers.get("content-length"), Some(ASKING.len().to_string().as_str()));
-                    attempt.respond(200, STREAM, false);
-                    for frame in whole.as_bytes().chunks(size) {
-                        attempt.response_body(frame, false);
-                    }
-                    attempt.response_body("", true);
-                    let (backend, attempts) = if retried { ("west", "2") } else { ("east", "1") };
-                    assert_eq!(outcome(&request), is(200, backend, attempts, &without), "{size}");
-                    assert_eq!(logged(&request), tokens("100", "20"));
-                    drop(request);
-                    assert_eq!(counts(&gateway, backend)[..4], ONCE[..4]);
-                }
-            }
-        }
-    }
-
-    fn a_request_is_asked_for_tokens_only_where_that_is_safe(engine) {
-        let old = NEW_CHAT.replace("2024-10-21", "2024-06-01");
-        let asked = PLAIN.replace("}]", "}],\"stream_options\":{\"include_usage\":true}");
-        let options = PLAIN.replace("}]", "}],\"stream_options\":null");
-        let always = json!({"streams": "always"});
-        for (usage, path, body) in [
-            (json!(true), V1_CHAT, PLAIN),
-            (json!({"streams": "asked"}), V1_CHAT, PLAIN),
-            (always.clone(), old.as_str(), PLAIN),
-            (always.clone(), V1_CHAT, asked.as_str()),
-            (always.clone(), V1_CHAT, options.as_str()),
-            (always.clone(), V1_CHAT, &PLAIN.replace("true", "false")),
-            (always.clone(), V1_CHAT, &PLAIN.replace("\"messages\"", "messages")),
-            (always.clone(), "/openai/v1/responses", PLAIN),
-            (always, "/openai/v1/completions", PLAIN),
-        ] {
-            let gateway = named(engine, json!({"usage": usage}));
-            let request = gateway.ask("POST", path, body);
-            let attempt = request.attempt();
-            assert_eq!(attempt.sent().unwrap().text(), body, "{path}");
-            let stream = format!("{FIRST}{CONTENT}{}{DONE}", last());
-            attempt.respond(200, STREAM, false);
-            attempt.response_body(&stream, true);
-            assert_eq!(outcome(&request), is(200, "east", "1", &stream), "{path} {body}");
-        }
-    }
-
-    fn a_backends_own_version_decides_whether_it_is_asked(engine) {
-        let config = json!({"usage": {"streams": "always"}, "headers": {"client": "x-aoai-client"}});
-        let mut config: Value = serde_json::from_str(&engine.config(2, config)).unwrap();
-        config["backends"][0]["api_version"] = json!("2024-06-01");
-        let gateway = engine.ready(mock_host::Setup::new(config.to_string()));
-        let request = gateway.ask("POST", NEW_CHAT, PLAIN);
-        assert_eq!(request.attempt().sent().unwrap().text(), PLAIN);
-        throttle(&request.attempt(), "5");
-        let attempt = request.attempt();
-        assert_eq!(attempt.sent().unwrap().text(), ASKING);
-        attempt.respond(200, STREAM, false);
-        attempt.response_body(format!("{CONTENT}{}{DONE}", last()), true);
-        let without = format!("{CONTENT}{DONE}").replace(",\"usage\":null", "");
-        assert_eq!(outcome(&request), is(200, "west", "2", &without));
-    }
-
-    fn an_error_to_a_request_that_was_asked_for_tokens_passes(engine) {
-        let gateway = named(engine, json!({"usage": {"streams": "always"}}));
-        let request = gateway.ask("POST", V1_CHAT, PLAIN);
-        let error = r#"{"error":{"code":"content_filter","usage":null}}"#;
-        answer(&request.attempt(), 400, error);
-        assert_eq!(outcome(&request), is(400, "east", "1", error));
     }
 
     fn nothing_is_read_where_usage_is_off(engine) {

@@ -38,6 +38,7 @@ use super::state::ids::Tags;
 use super::swap::SwapError;
 use super::time::{millis, Timestamp};
 use super::usage::{Tokens, Usage};
+use super::usage_refusals::UsageRefusals;
 use crate::prelude::*;
 
 /// The state that all requests of one configuration share on one worker, over the host `H`.
@@ -61,6 +62,8 @@ pub struct Balancer<H> {
     pub cluster_bodies: HeldBodies,
     /// The room for copies of request bodies.
     pub replay_memory: Rc<ReplayMemory>,
+    /// The deployments that refused to report the tokens of a stream.
+    pub usage_refusals: UsageRefusals,
     /// The router's time limit for each backend: milliseconds, as text for a header.
     timeouts: Vec<String>,
     tally: RefCell<Tally>,
@@ -119,6 +122,7 @@ impl<H: Host> Balancer<H> {
             listener_bodies: HeldBodies::default(),
             cluster_bodies: HeldBodies::default(),
             replay_memory: ReplayMemory::new(config.retry.replay_memory),
+            usage_refusals: UsageRefusals::default(),
             timeouts: timeouts
                 .map(|backend| millis(config.router_timeout(backend)).to_string())
                 .collect(),

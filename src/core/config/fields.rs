@@ -365,7 +365,7 @@ object! {
     usage "Usage" {
         /// The streams of chats whose tokens are counted. `"asked"`: those whose client sends `stream_options.include_usage`.
         /// `"always"`: all. Where the client does not ask, the filter does, and takes the tokens
-        /// [out of the stream](usage.md#can-all-streams-be-counted).
+        /// [out of the stream](usage.md#can-all-streams-be-counted). With `prices` or limits of tokens the default is `"always"`.
         STREAMS: Choice<Streams> = Choice { name: "streams", values: &[("asked", Streams::Asked), ("always", Streams::Always)] };
         /// The price of a million tokens, by the names of deployments that clients use:
         /// `{"gpt-4o": {"prompt": 2.5, "cached": 1.25, "completion": 10}}`. A price is a number, or a text such as `"2.50"`, up to

@@ -59,6 +59,11 @@ impl LimitRules {
         own.map_or(self.default, |(_, limits)| *limits)
     }
 
+    /// Whether tokens are limited, for any client.
+    pub fn have_tokens(&self) -> bool {
+        self.all().any(Limits::has_tokens)
+    }
+
     fn all(&self) -> impl Iterator<Item = &Limits> {
         let own = self.clients.iter().map(|(_, limits)| limits);
         own.chain([&self.default])
@@ -98,7 +103,7 @@ pub(super) fn read_limits(
         object.problem(limits::CLIENTS.name, problem);
     }
     object.finish();
-    if rules.all().any(Limits::has_tokens) && !around.counts_tokens {
+    if rules.have_tokens() && !around.counts_tokens {
         let problem = "limits of tokens need their count, and `usage` is false; leave `usage` out, or limit requests alone";
         root.problem(plugin::LIMITS.name, problem);
     }

@@ -10,7 +10,7 @@ use super::fields::plugin;
 use super::headers::read_headers;
 use super::identity::read_identities;
 use super::left_to_envoy::{check_timeouts, read_left_to_envoy};
-use super::limits::{read_limits, Around};
+use super::limits::{read_limits, Around, LimitRules};
 use super::objects::read_state;
 use super::other_paths::read_other_paths;
 use super::problem::{ConfigError, Fault};
@@ -18,7 +18,7 @@ use super::reader::{Object, Problems};
 use super::retry::read_retry;
 use super::usage::read_usage;
 use super::{audience, protobuf, unique};
-use super::{AffinityKey, Backend, BackendCredential, Config, Identity, Plugin};
+use super::{AffinityKey, Backend, BackendCredential, Config, Identity, Plugin, Streams};
 use crate::prelude::*;
 use crate::state::ids::{Collision, Tags};
 
@@ -93,7 +93,7 @@ fn read_config(
     let cooldown = read_cooldown(&mut root);
     let retry = read_retry(&mut root, problems);
     let headers = read_headers(&mut root);
-    let usage = read_usage(&mut root, problems);
+    let (mut usage, streams) = read_usage(&mut root, problems);
     let by = affinity.as_ref().map(|rules| &rules.by);
     let names_client = headers.as_ref().is_none_or(|names| names.client.is_some());
     if by == Some(&AffinityKey::Client) && !names_client {
@@ -106,6 +106,12 @@ fn read_config(
         counts_tokens: usage.is_counted,
     };
     let limits = read_limits(&mut root, &around, problems);
+    // A bill or a limit is wrong where a client's streams are left out.
+    let needs_all = !usage.prices.is_empty() || limits.as_ref().is_some_and(LimitRules::have_tokens);
+    usage.streams = streams.unwrap_or(match needs_all {
+        true => Streams::Always,
+        false => Streams::Asked,
+    });
     let left_to_envoy = read_left_to_envoy(&mut root, problems);
     if left_to_envoy.timeout {
         check_timeouts(backends.as_deref().unwrap_or_default(), problems);

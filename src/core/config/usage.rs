@@ -51,27 +51,33 @@ impl UsageRules {
     }
 }
 
+/// Reads the rules. Returns the streams separately, if the configuration names them: their default depends on other fields.
 #[inline(never)]
-pub(super) fn read_usage(root: &mut Object<'_>, problems: &Problems) -> UsageRules {
+pub(super) fn read_usage(
+    root: &mut Object<'_>,
+    problems: &Problems,
+) -> (UsageRules, Option<Streams>) {
     let mut rules = UsageRules {
         is_counted: true,
-        streams: Streams::Asked,
+        streams: Streams::default(),
         prices: Prices::default(),
     };
+    let mut streams = None;
     let field = plugin::USAGE;
     match root.value(field.name) {
         None => {}
         Some(Value::Bool(is_counted)) => rules.is_counted = *is_counted,
         Some(value) if value.is_object() => {
             if let Some(mut object) = Object::new(root.path_of(field.name), value, problems) {
-                rules.streams = object.choice(&usage::STREAMS);
+                let is_given = object.has(usage::STREAMS.name);
+                streams = is_given.then(|| object.choice(&usage::STREAMS));
                 rules.prices = read_prices(&mut object, problems);
                 object.finish();
             }
         }
         Some(value) => root.problem(field.name, refused(value, field.form)),
     }
-    rules
+    (rules, streams)
 }
 
 #[inline(never)]

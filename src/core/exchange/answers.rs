@@ -78,7 +78,10 @@ impl Exchange {
         }
         self.is_real = origin == Origin::Backend;
         self.timed_out = !self.is_real && status == 504;
-        let outcome = Outcome::from_status(status, retry);
+        let outcome = match self.may_refuse_option(status, balancer) {
+            true => None,
+            false => Outcome::from_status(status, retry),
+        };
         let is_router = self.engine == Engine::Router;
         self.stream = None;
         self.usage = None;
@@ -194,6 +197,9 @@ impl Exchange {
         let outcome = Outcome::from_status(status, &balancer.config.retry)
             .unwrap_or_else(|| self.error_outcome(status, body, balancer));
         self.conclude(outcome, balancer);
+        if let Some(next) = self.retry_without_option(status, body, balancer) {
+            return next;
+        }
         let headers = self.headers.take();
         if self.engine == Engine::Router {
             self.note_rate_limit(headers.as_ref());

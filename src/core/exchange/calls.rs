@@ -58,6 +58,9 @@ impl Exchange {
                 (self.headers.take(), outcome)
             }
         };
+        if let Some(next) = self.retry_without_option(status, &body, balancer) {
+            return next;
+        }
         if let (true, Some(headers)) = (is_real, headers) {
             self.begin_usage_of(status, &body, balancer);
             self.kept = Some(Box::new(Answer {

@@ -85,6 +85,7 @@ impl Exchange {
             Place::Nowhere => return false,
         };
         self.attempts = Attempts::new(plan, config.retry.max_attempts);
+        self.recall_refusals(balancer);
         self.planned = true;
         true
     }

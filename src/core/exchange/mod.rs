@@ -24,6 +24,7 @@ mod state;
 mod streams;
 mod tagging;
 mod usage;
+mod usage_option;
 mod waits;
 
 use alloc::rc::Rc;
@@ -49,6 +50,7 @@ use super::metrics::Event;
 use super::no_retry::{NoRetry, Replay};
 use super::outcome::{Denial, Origin, Outcome, Trace};
 use super::pace::Pace;
+use super::plan::BackendSet;
 use super::replay::BodyCopy;
 use super::reply::LocalReply;
 use super::request::Request;
@@ -135,6 +137,8 @@ pub struct Exchange {
     tagging: Option<Box<Tagging>>,
     /// The reading of the tokens that the client's answer reports.
     usage: Option<Box<UsageReader>>,
+    /// The backends that are not asked for the tokens of its stream, because they refuse.
+    unasked: BackendSet,
     /// The taking out of the tokens that the client did not ask for.
     stripper: Option<Box<Stripper>>,
     /// How fast the client's answer comes, where that is a stream.
@@ -185,6 +189,7 @@ impl Exchange {
             content_due: None,
             tagging: None,
             usage: None,
+            unasked: BackendSet::default(),
             stripper: None,
             pace: Pace::Unknown,
             location: None,

@@ -123,21 +123,6 @@ impl Exchange {
         !request.cuts.is_empty() || request.model.is_some() || request.plain_stream.is_some()
     }
 
-    /// Whether some backend may be asked for the tokens of a stream whose client did not ask.
-    fn may_ask_usage<H: Host>(&self, balancer: &Balancer<H>) -> bool {
-        self.request.plain_stream.is_some() && balancer.config.usage.asks()
-    }
-
-    /// Whether the backend with this index is asked for the tokens of a stream whose client did not ask.
-    pub(super) fn asks_usage<H: Host>(&self, backend: usize, balancer: &Balancer<H>) -> bool {
-        let config = &balancer.config;
-        self.may_ask_usage(balancer)
-            && config
-                .backends
-                .get(backend)
-                .is_some_and(|backend| self.request.asks_usage(self.client_path(), backend, config))
-    }
-
     /// What changes in the body before it leaves the listener's filter.
     fn splices<H: Host>(&self, balancer: &Balancer<H>) -> Splices {
         match self.engine {

@@ -21,7 +21,7 @@ pub enum Key {
     Purpose,
     /// `stream` of the whole document: the answer is an event stream.
     Stream,
-    /// `stream_options` of the whole document: what else the event stream has.
+    /// `stream_options` of the whole document, or `data_sources`, beside which Azure refuses `stream_options`.
     StreamOptions,
     /// `prompt_cache_key` of the whole document: prompts with the same one begin alike.
     PromptCacheKey,
@@ -145,7 +145,7 @@ impl KeyReader {
             b"store" if at_root => Meaning::Key(Key::Store),
             b"purpose" if at_root => Meaning::Key(Key::Purpose),
             b"stream" if at_root => Meaning::Key(Key::Stream),
-            b"stream_options" if at_root => Meaning::Key(Key::StreamOptions),
+            b"stream_options" | b"data_sources" if at_root => Meaning::Key(Key::StreamOptions),
             b"prompt_cache_key" if at_root => Meaning::Key(Key::PromptCacheKey),
             b"metadata" | b"attributes" => Meaning::ClientsOwn,
             // JSON Schemas of functions, of MCP servers' tools and of answers.

@@ -48,8 +48,8 @@ pub struct Findings {
     pub stream: bool,
     /// Where the `true` of that ends.
     pub stream_end: usize,
-    /// There are `stream_options`.
-    pub has_stream_options: bool,
+    /// There are `stream_options`, or there must not be any.
+    pub fixes_stream_options: bool,
     /// `"store": true` or `false`, where it is said.
     pub store: Option<bool>,
     /// `"purpose": "batch"`
@@ -167,7 +167,7 @@ impl Findings {
             Event::Key(Key::Store) => self.store = None,
             Event::Key(Key::PromptCacheKey) => self.cache_key = None,
             Event::Key(Key::Purpose) => self.for_batch = false,
-            Event::Key(Key::StreamOptions) => self.has_stream_options = true,
+            Event::Key(Key::StreamOptions) => self.fixes_stream_options = true,
             Event::Key(Key::ObjectId | Key::Encrypted | Key::SessionKey) => {}
             Event::Bool { key, value, end } => match key {
                 Key::Background => self.background = value,

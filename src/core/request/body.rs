@@ -126,7 +126,7 @@ impl Request {
                 self.in_background = findings.background;
                 self.for_batch = findings.for_batch;
                 self.wants_no_stream = !findings.stream;
-                if findings.stream && !findings.has_stream_options && self.is_chat() {
+                if findings.stream && !findings.fixes_stream_options && self.is_chat() {
                     let end = findings.stream_end;
                     self.plain_stream = Some(end.saturating_sub(TRUE.len())..end);
                 }

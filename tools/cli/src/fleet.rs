@@ -8,6 +8,7 @@ use render::{
     Admin, Authority, Backend, Certificate, Clients, Fleet, Identity, Listener, Status, TlsOptions,
     TokenFile, TokenIssuer,
 };
+use serde_json::{Map, Value};
 
 use crate::expand::{Expanded, TOKEN_FILE_CLUSTER};
 use crate::fields::default;
@@ -78,14 +79,28 @@ pub(crate) fn fleet(plugin: &Plugin, expanded: &Expanded, open: bool) -> Fleet {
         },
         limits: shared(plugin, expanded.limit_service.as_ref()),
     };
-    if let (Some(_), Some(plugin)) = (&fleet.limits, fleet.plugin.as_object_mut()) {
+    if let (Some(limits), Some(plugin)) = (&fleet.limits, fleet.plugin.as_object_mut()) {
         // The service limits, and not the module as well.
         plugin.remove("limits");
+        if limits.have_tokens() {
+            count_all_streams(plugin);
+        }
     }
     if let Some(file) = &own.tls.trusted_ca {
         trust(&mut fleet, file);
     }
     fleet
+}
+
+/// Says what follows for the module from limits of tokens that it does not see itself: streams report theirs.
+fn count_all_streams(plugin: &mut Map<String, Value>) {
+    let usage = plugin.entry("usage").or_insert(Value::Bool(true));
+    if *usage == Value::Bool(true) {
+        *usage = Value::Object(Map::new());
+    }
+    if let Some(usage) = usage.as_object_mut() {
+        usage.entry("streams").or_insert("always".into());
+    }
 }
 
 /// Lets Envoy trust the certificate authorities of this `file`, wherever it speaks TLS.

@@ -20,7 +20,7 @@ pub(crate) fn check(input: &[u8]) {
     let mut findings = findings.expect("serde_json takes it for JSON");
     // These have no plain counterpart here.
     findings.cache_key = None;
-    (findings.stream_end, findings.has_stream_options) = (0, false);
+    (findings.stream_end, findings.fixes_stream_options) = (0, false);
     let name_of = |findings: &Findings| findings.model.as_ref().map(|model| model.range.clone());
     assert_eq!(name_of(&findings), name_of(&expected));
     assert_eq!(findings, expected);
@@ -63,7 +63,7 @@ fn expected(input: &[u8]) -> Option<Findings> {
         background: document.background,
         stream: document.stream,
         stream_end: 0,
-        has_stream_options: false,
+        fixes_stream_options: false,
         store: document.store,
         for_batch: document.for_batch,
         tags: tags.collect(),

@@ -47,6 +47,14 @@ pub struct SharedLimits {
     pub clients: BTreeMap<String, ClientLimits>,
 }
 
+impl SharedLimits {
+    /// Whether tokens are limited, for any client.
+    pub fn have_tokens(&self) -> bool {
+        let mut all = self.clients.values().chain([&self.default]);
+        all.any(|it| it.tokens_per_minute.is_some() || it.tokens_per_day.is_some())
+    }
+}
+
 /// The place of the rate limit service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitService {
