@@ -80,7 +80,7 @@ pub mod state;
 pub mod statistics;
 pub mod stream_end;
 pub mod stream_start;
-mod stripper;
+pub mod stripper;
 mod subprotocols;
 pub mod surface;
 pub mod swap;

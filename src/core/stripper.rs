@@ -23,7 +23,35 @@ pub struct Stripper {
     held: Vec<u8>,
     /// What the client gets of the last chunk. The memory is used again.
     out: Vec<u8>,
+    /// The begin of an event has passed as it is, and so does what is left of it.
+    passing: Option<Blank>,
     is_off: bool,
+}
+
+/// How much of a blank line has come, which ends an event.
+#[derive(Clone, Copy, Debug, Default)]
+enum Blank {
+    Nothing,
+    /// The end of the line before it, or nothing of the event yet.
+    #[default]
+    LineEnd,
+    /// That, and a carriage return.
+    Return,
+}
+
+impl Blank {
+    /// Takes the next bytes of an event; behind how many of them it ends, if it does.
+    fn take(&mut self, bytes: &[u8]) -> Option<usize> {
+        for (at, byte) in bytes.iter().enumerate() {
+            *self = match (*self, byte) {
+                (Self::LineEnd | Self::Return, b'\n') => return at.checked_add(1),
+                (Self::LineEnd, b'\r') => Self::Return,
+                (_, b'\n') => Self::LineEnd,
+                _ => Self::Nothing,
+            };
+        }
+        None
+    }
 }
 
 impl Stripper {
@@ -37,6 +65,16 @@ impl Stripper {
         self.out.clear();
         if self.is_off {
             return None;
+        }
+        let mut chunk = chunk;
+        if let Some(passing) = &mut self.passing {
+            let Some(passed) = passing.take(chunk) else {
+                return None;
+            };
+            self.passing = None;
+            let (before, after) = chunk.split_at_checked(passed)?;
+            self.out.extend_from_slice(before);
+            chunk = after;
         }
         let is_joined = !self.held.is_empty();
         let mut held = core::mem::take(&mut self.held);
@@ -52,8 +90,15 @@ impl Stripper {
             rest = after;
         }
         self.is_off = rest.len() > LIMIT;
-        if end || self.is_off || !may_be_changed(rest) {
+        if end || self.is_off {
             is_changed |= strip(rest, &mut self.out);
+        } else if rest.is_empty() {
+            // The next chunk begins an event.
+        } else if !may_be_changed(rest) {
+            self.out.extend_from_slice(rest);
+            let mut passing = Blank::default();
+            passing.take(rest);
+            self.passing = Some(passing);
         } else {
             is_changed = true;
             self.held = rest.to_vec();
@@ -76,12 +121,10 @@ fn may_be_changed(bytes: &[u8]) -> bool {
 fn end_of_event(bytes: &[u8]) -> Option<usize> {
     let mut at = 0_usize;
     loop {
-        let text = find(bytes.get(at..)?, [b'\n'])?;
-        at = at.checked_add(text)?.checked_add(1)?;
         match bytes.get(at..)? {
             [b'\n', ..] => return at.checked_add(1),
             [b'\r', b'\n', ..] => return at.checked_add(2),
-            _ => {}
+            line => at = at.checked_add(find(line, [b'\n'])?)?.checked_add(1)?,
         }
     }
 }
@@ -98,6 +141,9 @@ fn strip(event: &[u8], out: &mut Vec<u8>) -> bool {
 /// What of an event is there because of the tokens.
 fn cut_of(event: &[u8]) -> Option<Range<usize>> {
     let data = event.strip_prefix(b"data:")?;
+    if !data.trim_ascii_start().starts_with(b"{") {
+        return None;
+    }
     let start = event.len().checked_sub(data.len())?;
     let at = own_key(event, start, USAGE)?;
     let value = value_of(event, at, USAGE)?;
@@ -231,6 +277,17 @@ mod tests {
         ] {
             check(stream, stream);
         }
+    }
+
+    #[test]
+    fn what_follows_in_an_event_that_passes_is_not_taken_for_an_event() {
+        let event = "data: {\"choices\":[{}],\"usage\":null}\n\n";
+        let stripped = "data: {\"choices\":[{}]}\n\n";
+        for passing in [": x data: {", "event: chunk\ndata: {", "[DONE] data: {"] {
+            let stream = format!("{passing}\"choices\":[],\"usage\":null}}\r\n\r\n{event}");
+            check(&stream, &stream.replace(event, stripped));
+        }
+        check(&format!("\n\r\n{event}"), &format!("\n\r\n{stripped}"));
     }
 
     #[test]

@@ -71,6 +71,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_secs(1_000_000);
     const MISTRAL: Option<DeploymentId> = Some(DeploymentId::from_number(1));
+    const NONE: [usize; 0] = [];
     const GPT: Option<DeploymentId> = Some(DeploymentId::from_number(2));
 
     fn backends(
@@ -87,8 +88,8 @@ mod tests {
         let refusals = UsageRefusals::default();
         refusals.note(3, MISTRAL, NOW);
         assert_eq!(backends(&refusals, MISTRAL, NOW), [3]);
-        assert_eq!(backends(&refusals, GPT, NOW), []);
-        assert_eq!(backends(&refusals, None, NOW), []);
+        assert_eq!(backends(&refusals, GPT, NOW), NONE);
+        assert_eq!(backends(&refusals, None, NOW), NONE);
     }
 
     #[test]
@@ -98,7 +99,7 @@ mod tests {
         let later = NOW + REMEMBERED;
         let just_before = Timestamp::from_millis(later.as_millis() - 1);
         assert_eq!(backends(&refusals, MISTRAL, just_before), [3]);
-        assert_eq!(backends(&refusals, MISTRAL, later), []);
+        assert_eq!(backends(&refusals, MISTRAL, later), NONE);
         refusals.note(3, MISTRAL, just_before);
         assert_eq!(backends(&refusals, MISTRAL, later), [3]);
     }
@@ -114,7 +115,7 @@ mod tests {
         assert_eq!(refusals.0.borrow().len(), MOST);
         assert_eq!(
             backends(&refusals, Some(DeploymentId::from_number(0)), now),
-            []
+            NONE
         );
         assert_eq!(backends(&refusals, MISTRAL, now), [1]);
     }

@@ -6,7 +6,8 @@ use super::engines::*;
 
 pub(super) const STREAM: [(&str, &str); 1] = [("content-type", "text/event-stream")];
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
-pub(super) const FIRST: &str = "data: {\"choices\":[],\"prompt_filter_results\":[],\"usage\":null}\n\n";
+pub(super) const FIRST: &str =
+    "data: {\"choices\":[],\"prompt_filter_results\":[],\"usage\":null}\n\n";
 pub(super) const CONTENT: &str =
     "data: {\"choices\":[{\"delta\":{\"content\":\"\\\"usage\\\":\"}}],\"usage\":null}\n\n";
 pub(super) const DONE: &str = "data: [DONE]\n\n";

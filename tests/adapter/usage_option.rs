@@ -14,9 +14,18 @@ const ASKING: &str = r#"{"model":"gpt","stream": true,"stream_options":{"include
 
 /// How models say that they do not know the option.
 const REFUSALS: [(u16, &str); 3] = [
-    (400, r#"{"error":{"code":"BadRequest","message":"Validation error at #/stream_options: Extra inputs are not permitted"}}"#),
-    (400, r#"{"error":{"message":"Unrecognized request argument supplied: stream_options","type":"invalid_request_error"}}"#),
-    (422, r#"{"detail":[{"type":"extra_forbidden","loc":["body","stream_options"],"msg":"Extra inputs are not permitted"}]}"#),
+    (
+        400,
+        r#"{"error":{"code":"BadRequest","message":"Validation error at #/stream_options: Extra inputs are not permitted"}}"#,
+    ),
+    (
+        400,
+        r#"{"error":{"message":"Unrecognized request argument supplied: stream_options","type":"invalid_request_error"}}"#,
+    ),
+    (
+        422,
+        r#"{"detail":[{"type":"extra_forbidden","loc":["body","stream_options"],"msg":"Extra inputs are not permitted"}]}"#,
+    ),
 ];
 
 fn always() -> Value {

@@ -325,6 +325,33 @@ cases! {
         }
     }
 
+    fn a_model_that_refuses_the_option_is_served_without_it(engine) {
+        let azure = simulate(&["east", "west"]);
+        let gateway = Gateway::builder()
+            .simulator(&azure)
+            .engine(engine)
+            .plugin(|p| p["usage"] = json!({"streams": "always"}))
+            .start();
+        let mut mistral = chat_request().streaming().v1();
+        mistral.body["model"] = "mistral-large".into();
+        for _ in 0..6 {
+            let answer = gateway.chat(&mistral);
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert!(answer.text().ends_with("data: [DONE]\n\n"), "{}", answer.text());
+        }
+        // Each of two workers learns it of each backend at most once.
+        let refused = azure.backends().iter().flat_map(|backend| backend.requests()).filter(|it| it.status == Some(422)).count();
+        assert!((1..=4).contains(&refused), "{refused}");
+        gateway.wait_for(|g| g.stat("wasmcustom.aoai.usage.refused") == Some(refused as u64), LIMIT, "the count of refusals");
+        // Others are asked as before.
+        assert_eq!(gateway.chat(&chat_request().streaming().v1()).status, 200);
+        let counted = |g: &Gateway| {
+            let of = |name: &str| g.stat(&format!("wasmcustom.aoai.backend.{name}.tokens.completion")).unwrap_or_default();
+            of("east") + of("west")
+        };
+        gateway.wait_for(|g| counted(g) > 0, LIMIT, "the tokens of the last stream");
+    }
+
     fn a_version_that_does_not_know_the_option_is_not_asked(engine) {
         let azure = simulate(&["east"]);
         let gateway = Gateway::builder()

@@ -21,7 +21,7 @@ pub struct Target {
 }
 
 /// All targets, in the order of their names.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 13] = [
     Target {
         name: "configuration",
         check: targets::configuration::check,
@@ -63,8 +63,16 @@ pub const TARGETS: [Target; 11] = [
         check: targets::stream_start::check,
     },
     Target {
+        name: "stripper",
+        check: targets::stripper::check,
+    },
+    Target {
         name: "tagger",
         check: targets::tagger::check,
+    },
+    Target {
+        name: "usage",
+        check: targets::usage::check,
     },
 ];
 

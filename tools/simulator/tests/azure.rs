@@ -105,6 +105,34 @@ fn usage_is_streamed_when_asked_for() {
 }
 
 #[test]
+fn some_chats_refuse_stream_options() {
+    let simulator = simulator();
+    let options = r#""stream":true,"stream_options":{"include_usage":true}"#;
+    for (body, status, place) in [
+        (format!(r#"{{"model":"gpt-4o",{options}}}"#), 200, ""),
+        (
+            format!(r#"{{"model":"gpt-4o","data_sources":[],{options}}}"#),
+            400,
+            "#/stream_options",
+        ),
+        (
+            format!(r#"{{"model":"Mistral-large",{options}}}"#),
+            422,
+            r#"["body","stream_options"]"#,
+        ),
+        (
+            r#"{"model":"Mistral-large","stream":true}"#.to_owned(),
+            200,
+            "",
+        ),
+    ] {
+        let answer = call(&simulator, "POST", "/openai/v1/chat/completions", &body);
+        assert_eq!(answer.status, status, "{body}");
+        assert!(answer.text().contains(place), "{}", answer.text());
+    }
+}
+
+#[test]
 fn the_other_operations_answer() {
     let simulator = simulator();
     let cases = [

@@ -11,7 +11,9 @@ pub(crate) mod records;
 pub(crate) mod retry_after;
 pub(crate) mod scan;
 pub(crate) mod stream_start;
+pub(crate) mod stripper;
 pub(crate) mod tagger;
+pub(crate) mod usage;
 
 /// A number that follows from the input: it makes the choices that are no part of it, so that inputs stay what clients and
 /// backends send.

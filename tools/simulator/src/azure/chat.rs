@@ -22,6 +22,7 @@ struct Request {
     #[serde(default)]
     stream: bool,
     stream_options: Option<StreamOptions>,
+    data_sources: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -47,10 +48,15 @@ impl Resource {
     ) -> Result<Reply, Failure> {
         let request: Request = call.json()?;
         let model = self.model(deployment, request.model.as_deref())?;
-        if request.stream_options.is_some() && !knows_stream_options(call) {
-            return Err(errors::bad_request(
-                "Validation error at #/stream_options: Extra inputs are not permitted",
-            ));
+        if request.stream_options.is_some() {
+            if is_mistral(model) {
+                return Err(errors::extra_input("stream_options"));
+            }
+            if request.data_sources.is_some() || !knows_stream_options(call) {
+                return Err(errors::bad_request(
+                    "Validation error at #/stream_options: Extra inputs are not permitted",
+                ));
+            }
         }
         let id = self.id("chatcmpl-");
         if request.stream {
@@ -206,6 +212,11 @@ impl Resource {
             _ => WORD.to_owned(),
         })
     }
+}
+
+/// Whether it is one of Mistral's models, which Foundry serves with the checks of their own servers.
+fn is_mistral(model: &str) -> bool {
+    model.to_ascii_lowercase().starts_with("mistral")
 }
 
 /// Whether the version of the API has the option. The v1 API has it.

@@ -50,6 +50,21 @@ pub(crate) fn bad_request(message: &str) -> Failure {
     Failure::coded(400, "BadRequest", message)
 }
 
+/// A parameter that the model's own server does not know, in the shape of Mistral's.
+pub(crate) fn extra_input(parameter: &str) -> Failure {
+    let body = json!({
+        "detail": [{
+            "type": "extra_forbidden",
+            "loc": ["body", parameter],
+            "msg": "Extra inputs are not permitted",
+        }]
+    });
+    Failure {
+        body: Some(body.to_string()),
+        ..Failure::new(422)
+    }
+}
+
 /// A path, method or api-version the service does not know.
 pub(crate) fn resource_not_found() -> Failure {
     Failure::coded(404, "404", "Resource not found")
