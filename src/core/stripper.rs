@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_in_an_event_that_passes_is_not_taken_for_an_event() {
+    fn what_is_left_of_an_event_that_passes_is_no_event() {
         let event = "data: {\"choices\":[{}],\"usage\":null}\n\n";
         let stripped = "data: {\"choices\":[{}]}\n\n";
         for passing in [": x data: {", "event: chunk\ndata: {", "[DONE] data: {"] {
