@@ -68,9 +68,7 @@ impl Stripper {
         }
         let mut chunk = chunk;
         if let Some(passing) = &mut self.passing {
-            let Some(passed) = passing.take(chunk) else {
-                return None;
-            };
+            let passed = passing.take(chunk)?;
             self.passing = None;
             let (before, after) = chunk.split_at_checked(passed)?;
             self.out.extend_from_slice(before);

@@ -122,7 +122,11 @@ mod tests {
 
     #[test]
     fn no_clock_is_read_where_nothing_was_refused() {
-        let found = UsageRefusals::default().of(GPT, || unreachable!());
-        assert!(found.is_empty());
+        let mut is_read = false;
+        let found = UsageRefusals::default().of(GPT, || {
+            is_read = true;
+            NOW
+        });
+        assert!(found.is_empty() && !is_read);
     }
 }

@@ -107,7 +107,8 @@ fn read_config(
     };
     let limits = read_limits(&mut root, &around, problems);
     // A bill or a limit is wrong where a client's streams are left out.
-    let needs_all = !usage.prices.is_empty() || limits.as_ref().is_some_and(LimitRules::have_tokens);
+    let needs_all =
+        !usage.prices.is_empty() || limits.as_ref().is_some_and(LimitRules::have_tokens);
     usage.streams = streams.unwrap_or(match needs_all {
         true => Streams::Always,
         false => Streams::Asked,

@@ -70,7 +70,8 @@ pub(super) fn read_usage(
         Some(value) if value.is_object() => {
             if let Some(mut object) = Object::new(root.path_of(field.name), value, problems) {
                 let is_given = object.has(usage::STREAMS.name);
-                streams = is_given.then(|| object.choice(&usage::STREAMS));
+                let chosen = object.choice(&usage::STREAMS);
+                streams = is_given.then_some(chosen);
                 rules.prices = read_prices(&mut object, problems);
                 object.finish();
             }

@@ -48,7 +48,9 @@ targets! {
     retry_after
     scan
     stream_start
+    stripper
     tagger
+    usage
 }
 
 #[test]
