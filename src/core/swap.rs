@@ -100,8 +100,8 @@ pub fn create<M: SharedMap>(map: &M, key: &str, value: &[u8]) -> Result<(), Swap
     swap(map, key, |bytes| ((), bytes.is_none().then_some(value)))
 }
 
-/// A shared value that this worker changes with every request. While no other worker changes it, its own last bytes are the
-/// current ones and need not be read: a host call less.
+/// A shared value that this worker changes with every request. While no other worker changes it, its own last bytes are the current ones
+/// and need not be read: a host call less. No two changes of the value may have the same bytes.
 ///
 /// The numbers that compare-and-swap goes by are counted up with every change of any shared value of the process
 /// (proxy-wasm-cpp-host, `SharedData::nextCas`). A worker counts its own [changes](SharedMap::changes). So the number of its last bytes is that

@@ -11,7 +11,10 @@ pub(super) const SHARDS: u8 = 128;
 /// So many clients have an account in one of them. Where there are more, the one that made no request for the longest time is forgotten.
 const MOST: usize = 128;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+/// The version, and how often the shared value was stored.
+const HEAD: usize = 1 + size_of::<u32>();
 
 /// What stands for a client's name.
 pub(super) type ClientId = u64;
@@ -31,13 +34,19 @@ pub(super) fn shard_key(shard: u8) -> String {
     format!("aoai.limits.{shard}")
 }
 
-/// The accounts of a few clients, as bytes: a version, and an entry for each client.
+/// The accounts of a few clients, as bytes: a version, a number that grows with every change, and an entry for each client.
+///
+/// Because of the number no two changes have the same bytes, as [`OftenSwapped`](crate::swap::OftenSwapped) needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Shard(Vec<u8>);
 
 impl Default for Shard {
     fn default() -> Self {
-        Self(vec![VERSION])
+        let mut bytes = vec![0; HEAD];
+        if let Some(version) = bytes.first_mut() {
+            *version = VERSION;
+        }
+        Self(bytes)
     }
 }
 
@@ -45,14 +54,18 @@ impl Shard {
     /// The accounts in `bytes`; none if they are not understood.
     pub(super) fn decode(bytes: Option<&[u8]>) -> Self {
         let known = bytes.filter(|bytes| {
-            let entries = bytes.split_first().filter(|(first, _)| **first == VERSION);
-            entries.is_some_and(|(_, entries)| entries.len() % ENTRY == 0)
+            let entries = bytes.get(HEAD..).map_or(1, <[u8]>::len);
+            bytes.first() == Some(&VERSION) && entries % ENTRY == 0
         });
         known.map_or_else(Self::default, |bytes| Self(bytes.to_vec()))
     }
 
-    /// The accounts as bytes.
-    pub(super) fn into_bytes(self) -> Vec<u8> {
+    /// The accounts as bytes, after a change of them.
+    pub(super) fn into_bytes(mut self) -> Vec<u8> {
+        let behind_version = self.0.get_mut(1..).unwrap_or_default();
+        if let Some((number, _)) = behind_version.split_first_chunk_mut() {
+            *number = u32::from_le_bytes(*number).wrapping_add(1).to_le_bytes();
+        }
         self.0
     }
 
@@ -66,7 +79,7 @@ impl Shard {
     /// Puts the client's account in the place of the one that it has.
     pub(super) fn put(&mut self, id: ClientId, account: &Account) {
         let position = self.position(id);
-        let at = position.saturating_mul(ENTRY).saturating_add(1);
+        let at = position.saturating_mul(ENTRY).saturating_add(HEAD);
         let end = at.saturating_add(ENTRY);
         if self.0.len() < end {
             self.0.resize(end, 0);
@@ -97,7 +110,7 @@ impl Shard {
     }
 
     fn entries(&self) -> impl Iterator<Item = (ClientId, &[u8])> {
-        let entries = self.0.get(1..).unwrap_or_default();
+        let entries = self.0.get(HEAD..).unwrap_or_default();
         entries.chunks_exact(ENTRY).filter_map(|entry| {
             let (id, account) = entry.split_first_chunk::<{ size_of::<ClientId>() }>()?;
             Some((ClientId::from_le_bytes(*id), account))
@@ -138,7 +151,7 @@ mod tests {
             }
         }
         assert!(passes(&mut shard, 21, 0));
-        assert_eq!(shard.0.len(), 1 + 21 * ENTRY);
+        assert_eq!(shard.0.len(), HEAD + 21 * ENTRY);
     }
 
     #[test]
@@ -154,7 +167,7 @@ mod tests {
             assert!(!passes(&mut shard, id, 1));
         }
         assert!(passes(&mut shard, 1_000, 1));
-        assert_eq!(shard.0.len(), 1 + MOST * ENTRY);
+        assert_eq!(shard.0.len(), HEAD + MOST * ENTRY);
         assert!(!passes(&mut shard, 8, 1), "not forgotten");
         assert!(passes(&mut shard, 7, 1), "forgotten");
     }
@@ -166,10 +179,27 @@ mod tests {
             Some(&[][..]),
             Some(&[9]),
             Some(&[VERSION, 1]),
-            Some(&[9; 1 + ENTRY]),
+            Some(&[9; HEAD + ENTRY]),
+            Some(&[VERSION; HEAD + 1]),
         ] {
             assert_eq!(Shard::decode(bytes), Shard::default(), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn no_two_changes_have_the_same_bytes() {
+        let mut account = Account::default();
+        let mut seen = std::collections::BTreeSet::new();
+        let mut bytes = Shard::default().into_bytes();
+        for _ in 0..300 {
+            assert!(seen.insert(bytes.clone()));
+            let mut shard = Shard::decode(Some(&bytes));
+            // What one worker takes another one gives back, within a millisecond.
+            account = shard.account(1);
+            shard.put(1, &account);
+            bytes = shard.into_bytes();
+        }
+        assert_eq!(account, Account::default());
     }
 
     #[test]

@@ -51,6 +51,7 @@ fn naive(input: &[u8]) -> Option<Option<Usage>> {
     if !usage.keys().all(known) || text.matches("_tokens\"").count() > keys(usage) {
         return None;
     }
+    number(usage.get("total_tokens"))?;
     let prompt = number(usage.get("prompt_tokens"))?;
     let completion = number(usage.get("completion_tokens"))?;
     let cached = number(detail(prompt_details, "cached_tokens")?)?;
