@@ -64,7 +64,6 @@ impl Exchange {
         if !self.awaits_answer() {
             return Next::Continue;
         }
-        let retry = &balancer.config.retry;
         self.answered_by = self.attempts.backend();
         self.status = status;
         self.trace = Trace::of_status(status);
@@ -78,9 +77,9 @@ impl Exchange {
         }
         self.is_real = origin == Origin::Backend;
         self.timed_out = !self.is_real && status == 504;
-        let outcome = match self.may_refuse_option(status, balancer) {
-            true => None,
-            false => Outcome::from_status(status, retry),
+        let outcome = match status {
+            0..=399 => Some(Outcome::Success),
+            _ => self.outcome_of_error(status, balancer),
         };
         let is_router = self.engine == Engine::Router;
         self.stream = None;
@@ -106,6 +105,15 @@ impl Exchange {
         }
         let kept = end.then(|| AnswerBody::Whole(Vec::new()));
         self.settle(status, &[], kept, balancer)
+    }
+
+    /// The outcome that an error's `status` alone tells; `None` where its body decides.
+    #[inline(never)]
+    fn outcome_of_error<H: Host>(&self, status: u16, balancer: &Balancer<H>) -> Option<Outcome> {
+        match self.may_refuse_option(status, balancer) {
+            true => None,
+            false => Outcome::from_status(status, &balancer.config.retry),
+        }
     }
 
     pub(super) fn on_answer_body<H: Host>(

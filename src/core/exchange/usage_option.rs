@@ -14,6 +14,7 @@ impl Exchange {
     }
 
     /// Whether the backend with this index is asked for the tokens of a stream whose client did not ask.
+    #[inline(never)]
     pub(super) fn asks_usage<H: Host>(&self, backend: usize, balancer: &Balancer<H>) -> bool {
         let config = &balancer.config;
         self.may_ask_usage(balancer)
@@ -26,6 +27,7 @@ impl Exchange {
 
     /// Settles which backends are not asked because they refused before. From then on only this request's own attempts change that:
     /// what an attempt's headers say of the body's length stays true while the body follows.
+    #[inline(never)]
     pub(super) fn recall_refusals<H: Host>(&mut self, balancer: &Balancer<H>) {
         if self.may_ask_usage(balancer) {
             let now = || balancer.host().now();
