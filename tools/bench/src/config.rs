@@ -49,6 +49,7 @@ pub fn envoy(variant: Variant, shape: Shape, around: &Surroundings<'_>) -> Resul
     let engine = match variant {
         Variant::Router
         | Variant::RouterAffinity
+        | Variant::RouterUncounted
         | Variant::RouterLean
         | Variant::RouterEverything
         | Variant::RouterAgainst
@@ -65,6 +66,7 @@ pub fn envoy(variant: Variant, shape: Shape, around: &Surroundings<'_>) -> Resul
         Variant::FilterAffinity | Variant::RouterAffinity => {
             json!({"affinity": {"by": "prompt_cache_key"}})
         }
+        Variant::FilterUncounted | Variant::RouterUncounted => json!({"usage": false}),
         Variant::FilterLean | Variant::RouterLean => {
             json!({"usage": false, "retry": {"stream_start": "0s"}})
         }
@@ -82,6 +84,8 @@ pub fn envoy(variant: Variant, shape: Shape, around: &Surroundings<'_>) -> Resul
         | Variant::Router
         | Variant::FilterAffinity
         | Variant::RouterAffinity
+        | Variant::FilterUncounted
+        | Variant::RouterUncounted
         | Variant::FilterLean
         | Variant::RouterLean
         | Variant::FilterEverything

@@ -37,6 +37,10 @@ pub enum Variant {
     FilterAffinity,
     /// The router engine with `affinity` by `prompt_cache_key`.
     RouterAffinity,
+    /// The filter engine with `usage: false`: what the others have more is the price of counting tokens.
+    FilterUncounted,
+    /// The router engine with that.
+    RouterUncounted,
     /// The filter engine without what reads answers: `usage: false`, `retry.stream_start: 0s`.
     FilterLean,
     /// The router engine without that.
@@ -55,7 +59,7 @@ pub enum Variant {
 
 impl Variant {
     /// All of them, in the order of the report.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::Direct,
         Self::Envoy,
         Self::EnvoyAgain,
@@ -70,6 +74,8 @@ impl Variant {
         Self::Router,
         Self::FilterAffinity,
         Self::RouterAffinity,
+        Self::FilterUncounted,
+        Self::RouterUncounted,
         Self::FilterLean,
         Self::RouterLean,
         Self::FilterEverything,
@@ -96,6 +102,8 @@ impl Variant {
             Self::Router => "router",
             Self::FilterAffinity => "filter_affinity",
             Self::RouterAffinity => "router_affinity",
+            Self::FilterUncounted => "filter_uncounted",
+            Self::RouterUncounted => "router_uncounted",
             Self::FilterLean => "filter_lean",
             Self::RouterLean => "router_lean",
             Self::FilterEverything => "filter_everything",
@@ -132,6 +140,8 @@ impl Variant {
                 | Self::Router
                 | Self::FilterAffinity
                 | Self::RouterAffinity
+                | Self::FilterUncounted
+                | Self::RouterUncounted
                 | Self::FilterLean
                 | Self::RouterLean
                 | Self::FilterEverything
@@ -171,6 +181,8 @@ impl fmt::Display for Variant {
             Self::Router => "balancer, router engine",
             Self::FilterAffinity => "affinity, filter engine",
             Self::RouterAffinity => "affinity, router engine",
+            Self::FilterUncounted => "tokens not counted, filter engine",
+            Self::RouterUncounted => "tokens not counted, router engine",
             Self::FilterLean => "answers not read, filter engine",
             Self::RouterLean => "answers not read, router engine",
             Self::FilterEverything => "everything on, filter engine",
