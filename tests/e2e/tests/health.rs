@@ -491,14 +491,15 @@ cases! {
         azure.backend("dead").stop();
         azure.backend("slow").set(Behaviour::hang());
         assert_eq!(load(&gateway, 1, 12, &chat_request()).status(200), 12);
-        // Two requests that have failed nowhere else before; others may have.
+        // Two requests that have failed nowhere else before; others may have. The same holds for the dead one.
         assert!((2..=4).contains(&count(&azure, "slow")), "{}", count(&azure, "slow"));
         let start = Instant::now();
         for answer in chats(&gateway, 20) {
             assert_eq!((answer.status, header(&answer, "x-aoai-attempts")), (200, "1"));
         }
         assert!(start.elapsed() < 2 * SECOND);
-        wait_for_stat(&gateway, "backend.dead.outcome.unavailable", 2);
+        let failed = |g: &Gateway| stat(g, "backend.dead.outcome.unavailable");
+        gateway.wait_for(|g| (2..=4).contains(&failed(g)), 5 * SECOND, "two to four failures of the dead backend");
     }
 
     fn a_recovering_backend_is_asked_again_when_a_client_leaves(engine) {

@@ -160,7 +160,8 @@ cases! {
         for part in e2e::parallel(4, |thread| {
             let mut told: [Vec<Reported>; CLIENTS.len()] = Default::default();
             for round in 0..24 {
-                if round % 6 == thread {
+                // Seldom: each 429 takes a deployment from this backend for a second or more, and all of this takes but some.
+                if thread == 0 && round % 6 == 0 {
                     let failures = [Behaviour::status(500), Behaviour::throttled(1)];
                     azure.backend("east").queue(failures.to_vec());
                 }

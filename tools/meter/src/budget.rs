@@ -103,7 +103,7 @@ impl Budget {
 }
 
 /// What differs from compiler to compiler, in percent of a budget.
-const ROOM: u64 = 20;
+const ROOM: u64 = 35;
 
 /// For what follows from the source: any change.
 fn changed(section: &str, name: &str, is: u64, may: u64) -> Option<String> {
@@ -190,11 +190,11 @@ mod tests {
     fn what_fell_is_written_down() {
         let said = judged(|cost| {
             cost.bytes_in = 99;
-            cost.instructions = 3999;
+            cost.instructions = 3249;
         });
         assert!(
             said[0].starts_with("bytes_in fell to 99, below 100.")
-                && said[1].starts_with("instructions fell to 3999, below 4000."),
+                && said[1].starts_with("instructions fell to 3249, below 3250."),
             "{said:?}"
         );
     }
@@ -205,7 +205,7 @@ mod tests {
         let judged = |name, bytes| budget.judge_memory(name, bytes);
         assert_eq!(judged("a stream", 100), None);
         assert!(judged("a stream", 101).unwrap().contains("by 1 "));
-        assert!(judged("a stream", 70).unwrap().contains("fell to 70"));
+        assert!(judged("a stream", 60).unwrap().contains("fell to 60"));
         assert!(judged("a call", 1).unwrap().contains("below [memory]"));
     }
 

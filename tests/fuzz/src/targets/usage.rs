@@ -48,7 +48,7 @@ fn naive(input: &[u8]) -> Option<Option<Usage>> {
         let numbers = ["prompt_tokens", "completion_tokens", "total_tokens"];
         numbers.contains(&key.as_str()) || details.contains(&key.as_str())
     };
-    if !usage.keys().all(known) || text.matches("_tokens\"").count() > keys(usage) {
+    if !usage.keys().all(known) || text.matches("_tokens").count() != keys(usage) {
         return None;
     }
     number(usage.get("total_tokens"))?;
