@@ -15,8 +15,8 @@ pub struct Arguments {
     #[arg(long)]
     quick: bool,
     /// Only these, separated by commas: direct, envoy, again, stock, lua, ext_proc, idle, floor_filter, floor_router,
-    /// floor_downstream, filter, router, filter_affinity, router_affinity, filter_lean, router_lean, filter_everything,
-    /// router_everything, litellm
+    /// floor_downstream, filter, router, filter_affinity, router_affinity, filter_uncounted, router_uncounted, filter_lean,
+    /// router_lean, filter_everything, router_everything, litellm
     #[arg(long, value_name = "VARIANTS")]
     only: Option<String>,
     /// Only under these conditions, separated by commas, and without several workers: 1k, 16k, 100k, 1m, streams,
