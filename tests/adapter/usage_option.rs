@@ -182,7 +182,7 @@ cases! {
         assert_eq!(outcome(&request), is(200, "west", "3", DONE));
     }
 
-    fn after_the_last_attempt_the_refusal_is_the_clients_once(engine) {
+    fn after_the_last_attempt_the_refusal_is_the_clients(engine) {
         let gateway = named(engine, json!({"usage": {"streams": "always"}, "retry": {"max_attempts": 2}}));
         let (status, error) = REFUSALS[0];
         let request = gateway.ask("POST", V1_CHAT, PLAIN);
@@ -190,14 +190,30 @@ cases! {
         answer(&request.attempt(), status, error);
         assert_eq!(outcome(&request), is(status, "west", "2", error));
         drop(request);
-        let mut bodies = [(); 2].map(|()| {
+        // Nothing was served without the option yet, so nothing is remembered.
+        let bodies = [(); 2].map(|()| {
             let request = gateway.ask("POST", V1_CHAT, PLAIN);
             let sent = sent(&request);
             stream(&request, DONE);
             sent
         });
-        bodies.sort();
-        assert_eq!(bodies, [PLAIN, ASKING]);
+        assert_eq!(bodies, [ASKING, ASKING]);
+    }
+
+    fn an_error_that_only_names_the_option_is_not_remembered(engine) {
+        let gateway = named(engine, always());
+        let error = r#"{"error":{"message":"Unrecognized request argument supplied: stream_options_x"}}"#;
+        let request = gateway.ask("POST", V1_CHAT, PLAIN);
+        for _ in 0..2 {
+            answer(&request.attempt(), 400, error);
+        }
+        assert_eq!(outcome(&request), is(400, "east", "2", error));
+        drop(request);
+        for _ in 0..3 {
+            let request = gateway.ask("POST", V1_CHAT, PLAIN);
+            assert_eq!(sent(&request), ASKING);
+            stream(&request, DONE);
+        }
     }
 
     fn what_the_client_itself_asked_for_wrongly_passes(engine) {

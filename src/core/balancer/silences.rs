@@ -110,7 +110,7 @@ mod tests {
         let (mut silences, _) = watched(&[7]);
         assert_eq!(silences.take_silent(at(9)).len(), 0);
         assert_eq!(silences.take_silent(at(10)).len(), 1);
-        // It is told once.
+        // A silent request is reported once.
         assert_eq!(silences.take_silent(at(99)).len(), 0);
     }
 

@@ -25,7 +25,7 @@ pub enum AffinityKey {
     ///
     /// Source: <https://platform.openai.com/docs/guides/prompt-caching>
     PromptCacheKey,
-    /// This request header, in lower case.
+    /// The request header with this name, in lower case.
     Header(String),
     /// The client's name, from the header [`HeaderNames::client`](super::HeaderNames::client).
     Client,

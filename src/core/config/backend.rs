@@ -265,7 +265,7 @@ fn read_credential(
         );
         object.problem(backend::IDENTITY.name, problem);
     }
-    // That there is no identity at all is said once, not for every backend.
+    // A configuration without any identity gets one problem, not one per backend.
     Some(BackendCredential::Identity(index.unwrap_or(usize::MAX)))
 }
 

@@ -97,13 +97,13 @@ pub(super) const fn text(name: &'static str, form: &'static str, accept: fn(&str
 }
 
 impl Text {
-    /// This text, which must be given.
+    /// Makes the text a required field.
     pub(super) const fn required(mut self) -> Self {
         self.is_required = true;
         self
     }
 
-    /// This text with a default.
+    /// Gives the text a default.
     pub(super) const fn or(mut self, default: &'static str) -> Self {
         self.default = default;
         self
@@ -134,7 +134,7 @@ pub(super) const fn own(name: &'static str, form: &'static str) -> Own {
 }
 
 impl Own {
-    /// This field, which must be given.
+    /// Makes the field a required one.
     pub(super) const fn required(mut self) -> Self {
         self.is_required = true;
         self
@@ -181,7 +181,7 @@ pub enum Values {
     Choice(Vec<&'static str>),
     /// A text.
     Text {
-        /// What it looks like.
+        /// The form of the text, for error messages.
         form: &'static str,
         /// The default; empty: there is none.
         default: &'static str,
@@ -190,7 +190,7 @@ pub enum Values {
     },
     /// The values of [`Description::schema`].
     Own {
-        /// What they look like; may be empty.
+        /// The form of the values, for error messages; may be empty.
         form: &'static str,
         /// Whether it must be given.
         is_required: bool,
@@ -291,7 +291,7 @@ macro_rules! object {
             $($(#[doc = $doc])*
             pub(in crate::config) const $name: $kind = $value;)*
 
-            /// This object with its fields.
+            /// The description of the object and of its fields.
             pub fn group() -> Group {
                 Group {
                     title: $title,

@@ -24,7 +24,7 @@ use super::{Engine, Ids, Policy, Streams, Unlisted, MAX_ATTEMPTS, MAX_LIMIT};
 use crate::operation::Api;
 use crate::prelude::*;
 
-// What JSON Schema says of texts, in place of the parser's functions.
+// The schemas of texts. The parser checks the same forms with functions.
 const NAME: &str = r#"{"pattern": "^[A-Za-z0-9_-]{1,64}$"}"#;
 const HEADER_TEXT: &str = r#"{"pattern": "^[!-~]+$"}"#;
 const HEADER_NAME: &str = r#"{"pattern": "^[a-z0-9_-]+$"}"#;

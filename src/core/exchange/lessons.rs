@@ -25,6 +25,9 @@ impl Exchange {
         if self.why.is_some() {
             self.explain_attempt(outcome, balancer);
         }
+        if self.refused_option.is_some() {
+            self.confirm_refusal(outcome, balancer);
+        }
         let is_answered = matches!(outcome, Outcome::Success | Outcome::ClientError);
         if is_answered {
             balancer.credentials.accepted(backend);

@@ -139,6 +139,8 @@ pub struct Exchange {
     usage: Option<Box<UsageReader>>,
     /// The backends that are not asked for the tokens of its stream, because they refuse.
     unasked: BackendSet,
+    /// The backend that refused the option, while it is asked without it.
+    refused_option: Option<usize>,
     /// The taking out of the tokens that the client did not ask for.
     stripper: Option<Box<Stripper>>,
     /// How fast the client's answer comes, where that is a stream.
@@ -190,6 +192,7 @@ impl Exchange {
             tagging: None,
             usage: None,
             unasked: BackendSet::default(),
+            refused_option: None,
             stripper: None,
             pace: Pace::Unknown,
             location: None,

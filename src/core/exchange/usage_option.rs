@@ -10,7 +10,10 @@ use crate::outcome::names_stream_options;
 impl Exchange {
     /// Whether some backend may be asked for the tokens of a stream whose client did not ask.
     pub(super) fn may_ask_usage<H: Host>(&self, balancer: &Balancer<H>) -> bool {
-        self.request.plain_stream.is_some() && balancer.config.usage.asks()
+        // A refusal takes another attempt to mend.
+        self.request.plain_stream.is_some()
+            && balancer.config.usage.asks()
+            && balancer.config.retry.max_attempts > 1
     }
 
     /// Whether the backend with this index is asked for the tokens of a stream whose client did not ask.
@@ -53,8 +56,6 @@ impl Exchange {
             return None;
         }
         let backend = self.attempts.backend();
-        let deployment = self.request.deployment;
-        (balancer.usage_refusals).note(backend, deployment, balancer.host().now());
         balancer.count(Event::UsageRefused);
         // The others have the same model, most likely, and attempts are few.
         self.unasked = (0..balancer.config.backends.len()).collect();
@@ -62,6 +63,7 @@ impl Exchange {
             Replay::Ready if self.attempts.are_exhausted() => NoRetry::AttemptsExhausted,
             Replay::Ready => {
                 let token = balancer.credentials.of(backend)?;
+                self.refused_option = Some(backend);
                 return Some(self.renewed(token, balancer));
             }
             Replay::Incomplete => NoRetry::RequestIncomplete,
@@ -69,5 +71,20 @@ impl Exchange {
         };
         self.give_up(reason, balancer);
         None
+    }
+
+    /// The current attempt ended with this `outcome`: remembers that its backend refused the option, if it served the request without.
+    ///
+    /// The words of an error alone would let one client have the streams of all others left out of the count: it can send a parameter
+    /// of nearly the same name.
+    #[inline(never)]
+    pub(super) fn confirm_refusal<H: Host>(&mut self, outcome: Outcome, balancer: &Balancer<H>) {
+        let Some(backend) = self.refused_option.take() else {
+            return;
+        };
+        if outcome == Outcome::Success && backend == self.attempts.backend() {
+            let deployment = self.request.deployment;
+            (balancer.usage_refusals).note(backend, deployment, balancer.host().now());
+        }
     }
 }
