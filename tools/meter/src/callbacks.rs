@@ -16,10 +16,10 @@ extern "C" fn _initialize() {
     call("_initialize", &[]);
 }
 
-/// Memory for what a host call hands over. It is native: [`crate::imports`] copies it into the module's and lets it go.
+/// Host calls ask the module itself ([`crate::imports`]): the memory of this process is not the module's.
 #[no_mangle]
-extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
-    Box::leak(vec![0; size].into_boxed_slice()).as_mut_ptr()
+extern "C" fn proxy_on_memory_allocate(_: usize) -> *mut u8 {
+    unreachable!("a host call that was not the module's")
 }
 
 #[no_mangle]

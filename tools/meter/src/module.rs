@@ -75,9 +75,9 @@ impl Running {
         let module = Module::new(&engine, &bytes).expect("the module is WebAssembly");
         let mut store = Store::new(&engine, ());
         let mut linker = Linker::new(&engine);
-        imports::link(&mut linker).expect("host calls have a name each");
+        imports::link(&mut linker, &module).expect("host calls have a name each");
         wasi::link(&mut linker).expect("WASI's functions have a name each");
-        // Functions that the SDK names and the balancer does not call.
+        // Functions that the standard library names and the balancer does not call.
         for import in module.imports() {
             let Some(kind) = import.ty().func() else {
                 continue;

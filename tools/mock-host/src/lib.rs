@@ -39,6 +39,7 @@
 //! - A frame after an asynchronous resume may be lost, see [`Setup::loses_frames`].
 
 mod abi;
+mod calls;
 mod counts;
 mod fault;
 mod half;
@@ -57,6 +58,7 @@ pub use fault::Fault;
 pub use half::Message;
 pub use headers::Headers;
 pub use host::{Host, Log, LogLevel};
+pub use imports::{host_call, HostCall, Memory};
 pub use router::{Attempt, Routed, Router};
 pub use stream::{Answer, Stream};
 pub use vm::{Call, Refused, Setup, Vm};
