@@ -8,15 +8,16 @@
     clippy::string_slice
 )]
 
+mod statistics;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use azure_openai_balancer::core::config::{Backend, Plugin};
-use azure_openai_balancer::core::ledger::Kind;
-use azure_openai_balancer::core::pace::Measure;
-use azure_openai_balancer::core::{clients, metrics};
+use azure_openai_balancer::core::config::Plugin;
 use serde_json::Value;
+
+use self::statistics::statistics;
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -336,24 +337,6 @@ fn the_readme_links_to_every_page() {
             "README.md has no link to {link}"
         );
     }
-}
-
-/// Every statistic, as the pages write it: the backend or client is `NAME`.
-fn statistics() -> BTreeSet<String> {
-    let backend = Backend {
-        name: "NAME".into(),
-        ..Backend::default()
-    };
-    let mut names = metrics::counter_names(std::slice::from_ref(&backend));
-    names.extend(metrics::gauge_names(&backend));
-    names.extend(metrics::quota_gauge_names(&backend, "NAME"));
-    names.push(metrics::TOKEN_SECONDS_LEFT.to_owned());
-    names.push(metrics::token_gauge_name(Some("NAME")));
-    names.extend(Kind::ALL.map(|kind| clients::counter_name("NAME", kind)));
-    let of_deployment = |kind| metrics::deployment_counter_name(&backend, "NAME", kind);
-    names.extend(Kind::OF_DEPLOYMENT.map(of_deployment));
-    names.extend(Measure::ALL.map(|measure| measure.histogram_name(&backend)));
-    names.into_iter().collect()
 }
 
 /// The statistics that a page's `aoai.backend.NAME.outcome.OUTCOME` stands for, or that name itself.

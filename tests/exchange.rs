@@ -12,6 +12,7 @@
 mod random;
 mod exchange {
     pub(crate) mod envoy;
+    mod host;
     pub(crate) mod world;
 }
 

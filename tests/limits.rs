@@ -1,87 +1,34 @@
 //! Properties of the limits of clients, over random sequences of requests on several workers, under a virtual clock.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::cell::{Cell, RefCell};
+#[path = "exchange/host.rs"]
+mod host;
+mod random;
+
 use std::collections::HashMap;
-use std::convert::Infallible;
-use std::rc::Rc;
 
 use azure_openai_balancer::core::config::{LimitRules, Limits};
-use azure_openai_balancer::core::host::Host;
 use azure_openai_balancer::core::limits::{Ask, Charge, Limiter};
-use azure_openai_balancer::core::swap::SharedMap;
-use azure_openai_balancer::core::time::Timestamp;
 use azure_openai_balancer::core::usage::Usage;
+
+use self::host::MapAndClock;
+use self::random::Random;
 
 const MINUTE: u64 = 60_000;
 const DAY: u64 = 24 * 60 * MINUTE;
 /// A midnight.
 const START: u64 = 1_700_006_400_000;
 
-#[derive(Default)]
-struct Inside {
-    values: RefCell<HashMap<String, (Vec<u8>, u32)>>,
-    last: Cell<u32>,
-    millis: Cell<u64>,
-    calls: Cell<usize>,
-}
-
-/// A map and a clock.
-#[derive(Clone, Default)]
-struct Map(Rc<Inside>);
-
-impl SharedMap for Map {
-    type Error = Infallible;
-
-    fn get(&self, key: &str) -> Result<(Option<Vec<u8>>, u32), Infallible> {
-        self.0.calls.set(self.0.calls.get() + 1);
-        let values = self.0.values.borrow();
-        let known = values.get(key);
-        Ok(known.map_or((None, 0), |(value, cas)| (Some(value.clone()), *cas)))
-    }
-
-    fn set(&self, key: &str, value: &[u8], cas: u32) -> Result<bool, Infallible> {
-        self.0.calls.set(self.0.calls.get() + 1);
-        let mut values = self.0.values.borrow_mut();
-        let current = values.get(key).map_or(0, |(_, cas)| *cas);
-        if cas != 0 && cas != current {
-            return Ok(false);
-        }
-        self.0.last.set(self.0.last.get() + 1);
-        values.insert(key.to_owned(), (value.to_vec(), self.0.last.get()));
-        Ok(true)
-    }
-}
-
-impl Host for Map {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.0.millis.get())
-    }
-}
-
-/// Numbers that look random and follow from a seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
-}
-
 /// An Envoy with a few workers.
 struct Envoy {
-    map: Map,
-    workers: Vec<Limiter<Map>>,
+    map: MapAndClock,
+    workers: Vec<Limiter<MapAndClock>>,
 }
 
 impl Envoy {
     fn new(limits: Limits) -> Self {
-        let map = Map::default();
-        map.0.millis.set(START);
+        let map = MapAndClock::default();
+        map.pass(START);
         let rules = LimitRules {
             default: limits,
             clients: Vec::new(),
@@ -94,11 +41,11 @@ impl Envoy {
     }
 
     fn now(&self) -> u64 {
-        self.map.0.millis.get()
+        self.map.millis()
     }
 
     fn pass(&self, millis: u64) {
-        self.map.0.millis.set(self.now() + millis);
+        self.map.pass(millis);
     }
 }
 
@@ -344,7 +291,7 @@ fn a_clock_set_back_locks_nobody_out_beyond_the_window() {
         envoy.pass(400 * DAY);
         let passes = |_: &_| envoy.workers[0].take(Some("a"), chat(4000)).is_ok();
         assert!((0..100).take_while(passes).count() < 100);
-        envoy.map.0.millis.set(START);
+        envoy.map.pass(START);
         let excess = envoy.workers[1].take(Some("a"), chat(4000)).unwrap_err();
         assert!(
             excess.exceeded.wait.as_millis() <= u128::from(window),
@@ -364,16 +311,16 @@ fn a_request_without_limits_reads_no_shared_value() {
         tokens_per_minute: Some(1000),
         ..NONE
     };
-    let map = Map::default();
+    let map = MapAndClock::default();
     let rules = LimitRules {
         default: tokens,
         clients: vec![("free".to_owned(), NONE)],
     };
     let limiter = Limiter::new(map.clone(), rules).unwrap();
     let calls = |client, ask| {
-        map.0.calls.set(0);
+        map.take_calls();
         limiter.take(Some(client), ask).unwrap();
-        map.0.calls.get()
+        map.take_calls()
     };
     assert_eq!(calls("free", chat(100)), 0);
     assert_eq!(calls("team", Ask::default()), 0, "no tokens are taken");

@@ -7,14 +7,13 @@
     clippy::string_slice
 )]
 
+mod statistics;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use azure_openai_balancer::core::config::Backend;
-use azure_openai_balancer::core::ledger::Kind;
-use azure_openai_balancer::core::pace::Measure;
-use azure_openai_balancer::core::{clients, metrics};
+use self::statistics::statistics;
 
 const ALERTS: &str = "deploy/prometheus/alerts.yml";
 const DASHBOARD: &str = "deploy/grafana/azure-openai-balancer.json";
@@ -27,20 +26,7 @@ fn read(path: &str) -> String {
 /// Every name under which Envoy hands a statistic of the module to Prometheus: backend, deployment and client become
 /// labels, dots become underscores. `tests/e2e/tests/prometheus.rs` compares this with a real Envoy.
 fn exported() -> BTreeSet<String> {
-    let backend = Backend {
-        name: "NAME".into(),
-        ..Backend::default()
-    };
-    let mut names = metrics::counter_names(std::slice::from_ref(&backend));
-    names.extend(metrics::gauge_names(&backend));
-    names.extend(metrics::quota_gauge_names(&backend, "NAME"));
-    names.push(metrics::TOKEN_SECONDS_LEFT.to_owned());
-    names.push(metrics::token_gauge_name(Some("NAME")));
-    names.extend(Kind::ALL.map(|kind| clients::counter_name("NAME", kind)));
-    let of_deployment = |kind| metrics::deployment_counter_name(&backend, "NAME", kind);
-    names.extend(Kind::OF_DEPLOYMENT.map(of_deployment));
-    names.extend(Measure::ALL.map(|measure| measure.histogram_name(&backend)));
-    names
+    statistics()
         .iter()
         .map(|name| name.replace(".NAME", "").replace('.', "_"))
         .collect()

@@ -77,6 +77,23 @@ fn late_stream(gateway: &Gateway) -> (Request, Attempt) {
     (request, attempt)
 }
 
+/// The first backend gets no chats for about seven seconds, the wait in the message of [`chat_error`], and then again.
+fn assert_east_is_throttled_for_seven_seconds(gateway: &Gateway) {
+    let is_served = || {
+        let clusters = [(); 3].map(|()| {
+            let request = gateway.send();
+            let attempt = request.attempt();
+            answer(&attempt, 200, "fine");
+            attempt.cluster()
+        });
+        clusters.contains(&EAST.to_owned())
+    };
+    gateway.host.advance(millis(6_800));
+    assert!(!is_served());
+    gateway.host.advance(millis(1_500));
+    assert!(is_served());
+}
+
 cases! {
     fn an_error_before_content_leads_to_the_next_backend(engine) {
         for (code, name) in [("rate_limit_exceeded", "throttled"), ("server_error", "unavailable")] {
@@ -136,16 +153,7 @@ cases! {
         stream(&request.attempt(), &chat_error("429"));
         stream(&request.attempt(), &whole());
         assert_eq!(request.answer().text(), whole());
-        let served = |count| (0..count).map(|_| {
-            let request = gateway.send();
-            let attempt = request.attempt();
-            answer(&attempt, 200, "fine");
-            attempt.cluster()
-        }).collect::<Vec<_>>();
-        gateway.host.advance(millis(6_800));
-        assert!(!served(3).contains(&EAST.to_owned()));
-        gateway.host.advance(millis(1_500));
-        assert!(served(3).contains(&EAST.to_owned()));
+        assert_east_is_throttled_for_seven_seconds(&gateway);
     }
 
     fn content_passes_at_once_and_errors_after_it_as_well(engine) {
@@ -195,16 +203,7 @@ cases! {
     fn a_wait_in_an_error_after_content_is_kept_for_that_deployment(engine) {
         let gateway = engine.gateway();
         stream(&gateway.send().attempt(), &format!("{CONTENT}{}", chat_error("429")));
-        let served = |count| (0..count).map(|_| {
-            let request = gateway.send();
-            let attempt = request.attempt();
-            answer(&attempt, 200, "fine");
-            attempt.cluster()
-        }).collect::<Vec<_>>();
-        gateway.host.advance(millis(6_800));
-        assert!(!served(3).contains(&EAST.to_owned()));
-        gateway.host.advance(millis(1_500));
-        assert!(served(3).contains(&EAST.to_owned()));
+        assert_east_is_throttled_for_seven_seconds(&gateway);
     }
 
     fn errors_of_the_request_after_content_teach_nothing(engine) {

@@ -46,6 +46,19 @@ fn ask(gateway: &Gateway) -> Request {
     gateway.request(chat().with("x-aoai-client", "app-1"), true)
 }
 
+/// The backend answers with a stream whose content comes after three seconds, and its end a second later.
+fn answer_with_late_stream(gateway: &Gateway, request: &Request) {
+    let attempt = request.attempt();
+    attempt.respond(200, STREAM, false);
+    attempt.response_body(FIRST, false);
+    gateway.host.advance(seconds(3));
+    attempt.response_body(CONTENT, false);
+    gateway.host.advance(seconds(1));
+    attempt.response_body(last(), false);
+    attempt.response_body(DONE, true);
+    gateway.host.advance(seconds(1));
+}
+
 /// The counts of tokens of a backend, and of `app-1`.
 pub(super) fn counts(gateway: &Gateway, backend: &str) -> [u64; 6] {
     [
@@ -147,15 +160,7 @@ cases! {
     fn a_late_stream_is_counted_too(engine) {
         let gateway = named(engine, json!({}));
         let request = ask(&gateway);
-        let attempt = request.attempt();
-        attempt.respond(200, STREAM, false);
-        attempt.response_body(FIRST, false);
-        gateway.host.advance(seconds(3));
-        attempt.response_body(CONTENT, false);
-        gateway.host.advance(seconds(1));
-        attempt.response_body(last(), false);
-        attempt.response_body(DONE, true);
-        gateway.host.advance(seconds(1));
+        answer_with_late_stream(&gateway, &request);
         assert_eq!(logged(&request), tokens("100", "20"));
         drop(request);
         assert_eq!(counts(&gateway, "east"), ONCE);
@@ -408,15 +413,7 @@ cases! {
         let gateway = named(engine, json!({}));
         let request = ask(&gateway);
         request.began_at(gateway.host.now());
-        let attempt = request.attempt();
-        attempt.respond(200, STREAM, false);
-        attempt.response_body(FIRST, false);
-        gateway.host.advance(seconds(3));
-        attempt.response_body(CONTENT, false);
-        gateway.host.advance(seconds(1));
-        attempt.response_body(last(), false);
-        attempt.response_body(DONE, true);
-        gateway.host.advance(seconds(1));
+        answer_with_late_stream(&gateway, &request);
         drop(request);
         // The frame is held for a moment, see `Gate`.
         assert_eq!(gateway.counted("aoai.backend.east.first_content_ms"), 3050);

@@ -144,14 +144,19 @@ fn the_token_is_refreshed_once_for_all_workers() {
     assert_eq!(counted(&host, "aoai.identity.fetches"), 2);
 }
 
+/// Of three requests in a row, no two went to the same cluster.
+fn assert_dealt_in_turn(clusters: &[String]) {
+    for three in clusters.windows(3) {
+        assert!(three[0] != three[1] && three[1] != three[2] && three[0] != three[2]);
+    }
+}
+
 #[test]
 fn workers_deal_in_turn_together() {
     let (host, _first) = ready();
     let workers = four_workers(&host);
     let clusters: Vec<_> = (0..8).map(|i| routed_to(&get(&workers[i % 4]))).collect();
-    for window in clusters.windows(3) {
-        assert!(window[0] != window[1] && window[1] != window[2] && window[0] != window[2]);
-    }
+    assert_dealt_in_turn(&clusters);
 }
 
 #[test]
@@ -185,9 +190,7 @@ fn a_worker_finds_that_the_turns_are_not_its_own() {
             "{worker}: {requests}"
         );
     }
-    for window in clusters.windows(3) {
-        assert!(window[0] != window[1] && window[1] != window[2] && window[0] != window[2]);
-    }
+    assert_dealt_in_turn(&clusters);
 }
 
 #[test]

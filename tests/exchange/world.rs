@@ -1,9 +1,7 @@
 //! A worker with three backends, in a host without an Envoy.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap};
-use std::convert::Infallible;
-use std::rc::Rc;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use azure_openai_balancer::core::balancer::Balancer;
@@ -12,57 +10,20 @@ use azure_openai_balancer::core::demand::Demand;
 use azure_openai_balancer::core::health::{Blame, Finding, Seen};
 use azure_openai_balancer::core::host::Host;
 use azure_openai_balancer::core::identity::Fetched;
-use azure_openai_balancer::core::swap::SharedMap;
 use azure_openai_balancer::core::time::Timestamp;
+
+use super::host::MapAndClock;
 
 pub(crate) const ENGINES: [&str; 2] = ["filter", "router"];
 
 /// The clusters. The first two have keys of their own, `KEY-a` and `KEY-b`; the last gets the token.
 pub(crate) const BACKENDS: [&str; 3] = ["a", "b", "c"];
 
-#[derive(Default)]
-struct Inside {
-    values: RefCell<HashMap<String, (Vec<u8>, u32)>>,
-    last: Cell<u32>,
-    millis: Cell<u64>,
-}
-
-/// A map and a clock.
-#[derive(Clone, Default)]
-pub(crate) struct Inner(Rc<Inside>);
-
-impl SharedMap for Inner {
-    type Error = Infallible;
-
-    fn get(&self, key: &str) -> Result<(Option<Vec<u8>>, u32), Infallible> {
-        let values = self.0.values.borrow();
-        let known = values.get(key);
-        Ok(known.map_or((None, 0), |(value, cas)| (Some(value.clone()), *cas)))
-    }
-
-    fn set(&self, key: &str, value: &[u8], cas: u32) -> Result<bool, Infallible> {
-        let mut values = self.0.values.borrow_mut();
-        let current = values.get(key).map_or(0, |(_, cas)| *cas);
-        if cas != 0 && cas != current {
-            return Ok(false);
-        }
-        self.0.last.set(self.0.last.get() + 1);
-        values.insert(key.to_owned(), (value.to_vec(), self.0.last.get()));
-        Ok(true)
-    }
-}
-
-impl Host for Inner {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.0.millis.get())
-    }
-}
-
 pub(crate) struct World {
-    pub(crate) balancer: Balancer<Inner>,
+    pub(crate) balancer: Balancer<MapAndClock>,
     pub(crate) is_router: bool,
     pub(crate) max_attempts: usize,
-    host: Inner,
+    host: MapAndClock,
     tokens: Cell<u32>,
     steps: RefCell<BTreeSet<Step>>,
 }
@@ -89,8 +50,8 @@ impl World {
             Ok(Plugin::Balancer(config)) => *config,
             other => panic!("{other:?}"),
         };
-        let host = Inner::default();
-        host.0.millis.set(1_700_000_000_000);
+        let host = MapAndClock::default();
+        host.pass(1_700_000_000_000);
         let world = Self {
             balancer: Balancer::new(host.clone(), config, 7).unwrap(),
             is_router: engine == "router",
@@ -118,7 +79,7 @@ impl World {
 
     /// Lets time pass.
     pub(crate) fn pass(&self, millis: u64) {
-        self.host.0.millis.set(self.host.0.millis.get() + millis);
+        self.host.pass(millis);
         self.balancer.credentials.look(self.now());
         self.balancer.fleet.on_tick(self.now());
     }

@@ -4,7 +4,7 @@ mod failing;
 mod findings;
 mod junk;
 mod quotas;
-mod recovery;
+pub(super) mod recovery;
 mod refused;
 mod retrying;
 mod sharing;

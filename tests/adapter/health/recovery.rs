@@ -7,7 +7,7 @@ use super::*;
 use crate::adapter::budget::host_calls;
 
 /// A worker whose first of two backends recovers from a failure.
-fn recovering(engine: Engine, more: Value) -> Gateway {
+pub(in crate::adapter) fn recovering(engine: Engine, more: Value) -> Gateway {
     let mut rules = json!({"cooldown": {"consecutive_failures": 1, "failing": "2s"}});
     for (key, value) in more.as_object().unwrap() {
         rules[key] = value.clone();
@@ -57,7 +57,7 @@ fn to_east(gateway: &Gateway, requests: usize) -> Vec<Request> {
 }
 
 /// How many more attempts the first backend admits now. They end without an outcome.
-fn admits(gateway: &Gateway) -> usize {
+pub(in crate::adapter) fn admits(gateway: &Gateway) -> usize {
     let requests = to_east(gateway, 20);
     let count = requests.len();
     requests.into_iter().for_each(Request::disconnect);

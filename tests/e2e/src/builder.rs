@@ -69,6 +69,17 @@ pub fn simulate_with(names: &[&str], patch: impl FnOnce(&mut Settings)) -> Simul
     Simulator::start(settings).unwrap_or_else(|e| panic!("the simulator did not start: {e}"))
 }
 
+/// The backends `east` and `west`, and a gateway with this engine in front of them.
+///
+/// # Panics
+///
+/// When the simulator cannot start.
+pub fn east_and_west(engine: Engine) -> (Simulator, GatewayBuilder) {
+    let azure = simulate(&["east", "west"]);
+    let gateway = Gateway::builder().simulator(&azure).engine(engine);
+    (azure, gateway)
+}
+
 /// Why a gateway did not start.
 #[derive(Debug)]
 pub struct StartError {
@@ -249,6 +260,27 @@ impl GatewayBuilder {
     pub fn plugin(mut self, patch: impl FnOnce(&mut Value) + 'static) -> Self {
         self.plugin.push(Box::new(patch));
         self
+    }
+
+    /// Sends requests to a backend although it fails.
+    pub fn without_cooldowns(self) -> Self {
+        self.plugin(|plugin| plugin["cooldown"] = Value::Null)
+    }
+
+    /// Asks the first backend first, always, and retries on the second one without a limit.
+    pub fn first_backend_first(self) -> Self {
+        self.without_cooldowns().plugin(|plugin| {
+            plugin["retry"]["budget"] = Value::Null;
+            plugin["backends"][1]["priority"] = json!(1);
+        })
+    }
+
+    /// Sends requests to the backends over HTTP/2, without TLS.
+    pub fn http2_to_backends(self) -> Self {
+        self.rewrite_clusters(
+            "explicit_http_config:\n          http_protocol_options: {}",
+            "explicit_http_config:\n          http2_protocol_options: {}",
+        )
     }
 
     /// An environment variable of the module, its value in the configuration.

@@ -1,6 +1,6 @@
 //! Whole requests through a gateway.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use simulator::{BackendHandle, Simulator};
@@ -17,6 +17,37 @@ impl Gateway {
     /// When no whole answer comes.
     pub fn chat(&self, chat: &Chat) -> Response {
         self.request("POST", &chat.path, JSON, &chat.bytes())
+    }
+
+    /// Sends this many chat completions, one after the other, and returns their statuses in ascending order.
+    ///
+    /// # Panics
+    ///
+    /// When one of them gets no whole answer.
+    pub fn chat_statuses(&self, requests: usize) -> Vec<u16> {
+        let chat = chat_request();
+        let mut statuses: Vec<u16> = (0..requests).map(|_| self.chat(&chat).status).collect();
+        statuses.sort_unstable();
+        statuses
+    }
+
+    /// Asserts that five chats are refused at once because there is no token, and that one token was requested.
+    ///
+    /// # Panics
+    ///
+    /// When one of them is not.
+    pub fn assert_refused_without_token(&self, azure: &Simulator) {
+        let started = Instant::now();
+        for _ in 0..5 {
+            let answer = self.chat(&chat_request());
+            assert_eq!(answer.status, 503);
+            assert_eq!(answer.json()["error"]["code"], "identity_unavailable");
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(3),
+            "no refusal waits for a token"
+        );
+        assert_eq!(azure.imds().count(), 1);
     }
 
     /// Sends JSON, or with `null` a request without a body, and reads the whole answer.

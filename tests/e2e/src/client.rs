@@ -74,17 +74,7 @@ impl Client {
 
     /// Starts a request whose body is sent in chunks, at the caller's pace.
     pub fn upload(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> io::Result<Upload> {
-        let mut headers = headers.to_vec();
-        headers.extend([("transfer-encoding", "chunked"), ("connection", "close")]);
-        let started = Instant::now();
-        let mut socket = self.socket()?;
-        socket.write_all(&request(self.address, method, path, &headers, b""))?;
-        Ok(Upload {
-            socket,
-            method: method.to_owned(),
-            started,
-            is_chunked: true,
-        })
+        self.begin_upload(method, path, headers, ("transfer-encoding", "chunked"))
     }
 
     /// Starts a request whose body has this length and is sent in pieces, at the caller's pace.
@@ -96,8 +86,18 @@ impl Client {
         headers: &[(&str, &str)],
     ) -> io::Result<Upload> {
         let length = length.to_string();
+        self.begin_upload(method, path, headers, ("content-length", &length))
+    }
+
+    fn begin_upload(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        framing: (&str, &str),
+    ) -> io::Result<Upload> {
         let mut headers = headers.to_vec();
-        headers.extend([("content-length", length.as_str()), ("connection", "close")]);
+        headers.extend([framing, ("connection", "close")]);
         let started = Instant::now();
         let mut socket = self.socket()?;
         socket.write_all(&request(self.address, method, path, &headers, b""))?;
@@ -105,7 +105,7 @@ impl Client {
             socket,
             method: method.to_owned(),
             started,
-            is_chunked: false,
+            is_chunked: framing.0 == "transfer-encoding",
         })
     }
 

@@ -38,13 +38,13 @@ mod wire;
 
 pub use crate::browser::Browser;
 pub use crate::builder::{
-    simulate, simulate_tls, simulate_with, GatewayBuilder, StartError, Upstream,
+    east_and_west, simulate, simulate_tls, simulate_with, GatewayBuilder, StartError, Upstream,
 };
 pub use crate::chat::{chat_request, Chat};
 pub use crate::client::{Client, Connection, Stream, Upload};
 pub use crate::form::Form;
 pub use crate::gateway::{Gateway, Update};
-pub use crate::load::{load, parallel, LoadResult};
+pub use crate::load::{load, parallel, LoadResult, SetOnDrop};
 pub use crate::redis::Redis;
 pub use crate::uneven::uneven;
 pub use crate::version::{module, EnvoyVersion};

@@ -1,7 +1,7 @@
 //! Many requests at once.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,15 @@ pub fn parallel<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Ve
             })
             .collect()
     })
+}
+
+/// Sets a flag when a scope ends, by a panic or otherwise: threads that look at the flag end too.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Sends `total` requests over this many kept connections, each sending one after the other, and ends by itself.

@@ -51,6 +51,21 @@ impl Response {
         self.headers.first(name)
     }
 
+    /// The simulated backend that gave the answer; `nobody` if the gateway did.
+    pub fn backend(&self) -> &str {
+        self.header("x-sim-backend").unwrap_or("nobody")
+    }
+
+    /// The `id` of a success.
+    ///
+    /// # Panics
+    ///
+    /// When the status is not 200, or the body has no id.
+    pub fn id(&self) -> String {
+        assert_eq!(self.status, 200, "{}", self.text());
+        self.json()["id"].as_str().expect("an id").to_owned()
+    }
+
     /// The body as text, with a mark for bytes that are none.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()

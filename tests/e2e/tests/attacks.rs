@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use e2e::{cases, chat_request, simulate, Client, Gateway};
+use e2e::{cases, chat_request, east_and_west, simulate, Client, Gateway};
 use serde_json::{json, Value};
 use simulator::{Behaviour, Simulator, Stream};
 
@@ -81,12 +81,8 @@ cases! {
     }
 
     fn no_path_leads_out_of_a_backends_api(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .plugin(|p| p["backends"][0]["base_path"] = json!("/api/projects/contoso"))
-            .start();
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.plugin(|p| p["backends"][0]["base_path"] = json!("/api/projects/contoso")).start();
         let client = gateway.client().give_up_after(2 * SECOND);
         for target in [
             "GET /openai/../sim/echo",
@@ -198,10 +194,8 @@ cases! {
     }
 
     fn oversized_requests_are_refused_and_harm_no_one(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .plugin(|p| p["backends"][0]["deployments"] = json!({"gpt-4o": "gpt4o-east"}))
             .start();
         let client = gateway.client();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{cases, chat_request, simulate, simulate_with, Gateway, Response};
+use e2e::{cases, chat_request, east_and_west, simulate, simulate_with, Gateway, Response};
 use serde_json::{json, Value};
 use simulator::{Api, Behaviour, Failure};
 
@@ -22,12 +22,8 @@ fn attempts(answer: &Response) -> &str {
 
 cases! {
     fn a_backend_is_not_asked_for_an_api_that_it_lacks(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .plugin(|p| p["backends"][0]["apis"] = json!(["chat", "embeddings"]))
-            .start();
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.plugin(|p| p["backends"][0]["apis"] = json!(["chat", "embeddings"])).start();
         for (method, path) in [
             ("POST", RESPONSES),
             ("POST", "/openai/responses?api-version=2024-10-21"),
@@ -56,10 +52,8 @@ cases! {
     }
 
     fn what_no_backend_has_is_told_in_openais_shape(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .plugin(|p| {
                 p["backends"][0]["apis"] = json!(["chat"]);
                 p["backends"][1]["apis"] = json!(["chat", "embeddings"]);

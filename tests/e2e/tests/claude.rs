@@ -48,10 +48,6 @@ fn ask(gateway: &Gateway, path: &str, stream: bool) -> Response {
         .unwrap()
 }
 
-fn backend(answer: &Response) -> &str {
-    answer.header("x-sim-backend").unwrap_or("nobody")
-}
-
 cases! {
     fn case_45_claude_is_balanced_streamed_and_authenticated(engine) {
         let (azure, gateway) = foundry(engine);
@@ -62,9 +58,9 @@ cases! {
             for _ in 0..4 {
                 let answer = ask(&gateway, path, stream);
                 assert_eq!((answer.status, answer.header("x-aoai-attempts")), (200, Some("1")), "{}", answer.text());
-                let received = azure.backend(backend(&answer)).requests().pop().unwrap();
+                let received = azure.backend(answer.backend()).requests().pop().unwrap();
                 assert_eq!(received.path, path, "a project has no part in it");
-                let (key, name) = match backend(&answer) {
+                let (key, name) = match answer.backend() {
                     "east" => (Some(KEY), "claude-sonnet"),
                     _ => (None, "sonnet-west"),
                 };
@@ -84,14 +80,14 @@ cases! {
     fn case_45_claude_is_retried_and_still_streams(engine) {
         let (azure, gateway) = foundry(engine);
         // Without cooldowns each failure is met.
-        let gateway = gateway.plugin(|p| p["cooldown"] = Value::Null).start();
+        let gateway = gateway.without_cooldowns().start();
         gateway.warm_up(&azure);
         for failure in [Behaviour::status(529), Behaviour::status(503), Behaviour::throttled(1)] {
             azure.backend("west").set(Behaviour::stream(Stream { events: 5, interval_ms: 0, ..Stream::default() }));
             azure.backend("east").set(failure.clone());
             for _ in 0..2 {
                 let answer = ask(&gateway, MESSAGES, true);
-                assert_eq!((answer.status, backend(&answer)), (200, "west"), "{failure:?}");
+                assert_eq!((answer.status, answer.backend()), (200, "west"), "{failure:?}");
                 assert!(answer.text().contains("event: message_stop"), "{}", answer.text());
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use e2e::{cases, chat_request, load, simulate, Gateway, Update};
+use e2e::{cases, chat_request, east_and_west, load, simulate, Gateway, Update};
 use serde_json::json;
 use simulator::Behaviour;
 
@@ -77,10 +77,8 @@ cases! {
     }
 
     fn a_configuration_may_be_given_as_a_protobuf_struct(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .plugin(|p| p["retry"] = json!({"max_attempts": 2, "statuses": [418, 503]}))
             .rewrite("type.googleapis.com/google.protobuf.StringValue", "type.googleapis.com/google.protobuf.Struct")
             .rewrite("value: |", "value:")
@@ -98,10 +96,8 @@ mod filter_engine_alone {
 
     e2e::cases! { filter:
     fn without_allow_on_headers_stop_iteration_it_serves(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .rewrite("allow_on_headers_stop_iteration: true", "allow_on_headers_stop_iteration: false")
             .start();
         let first = gateway.chat(&chat_request());

@@ -14,7 +14,8 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use e2e::{
-    cases, chat_request, simulate, simulate_with, Client, Ending, Engine, Gateway, Update, Upload,
+    cases, chat_request, simulate, simulate_with, Client, Ending, Engine, Gateway, SetOnDrop,
+    Update, Upload,
 };
 use serde_json::{json, Value};
 use simulator::{ImdsBehaviour, Simulator};
@@ -307,14 +308,6 @@ fn send(upload: &mut Upload, sends: Sends, body: &[u8]) {
     }
 }
 
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// What happens to all.
 struct Events<'a> {
     net: &'a Net,
@@ -527,10 +520,7 @@ fn gateway(azure: &Simulator, engine: Engine, variant: Variant) -> Gateway {
             p["retry"] = json!({"max_attempts": 5, "per_try_timeout": "4s", "budget": null});
         });
     if variant == Variant::RevokedTokens {
-        gateway = gateway.rewrite_clusters(
-            "explicit_http_config:\n          http_protocol_options: {}",
-            "explicit_http_config:\n          http2_protocol_options: {}",
-        );
+        gateway = gateway.http2_to_backends();
     }
     gateway.start()
 }
@@ -579,8 +569,8 @@ fn cast(engine: Engine, variant: Variant) {
             revoked: None,
             reloaded: None,
         };
-        // The clients end with the events, also where those end in a panic.
-        let _over = Over(&net.is_over);
+        // A panic among the events ends the clients too.
+        let _end = SetOnDrop(&net.is_over);
         while Instant::now() < end {
             events.next();
         }

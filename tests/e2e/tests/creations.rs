@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{cases, simulate, Engine, Form, Gateway, GatewayBuilder, Response};
+use e2e::{cases, east_and_west, Engine, Form, Gateway, GatewayBuilder, Response};
 use serde_json::{json, Value};
 use simulator::{Behaviour, Failure, Simulator};
 
@@ -14,15 +14,12 @@ fn attempts(answer: &Response) -> &str {
 
 /// Two backends, and a gateway without patience that remembers nothing of failures.
 fn forgetful(engine: Engine) -> (Simulator, GatewayBuilder) {
-    let azure = simulate(&["east", "west"]);
-    let gateway = Gateway::builder()
-        .simulator(&azure)
-        .engine(engine)
-        .plugin(|p| {
-            p["cooldown"] = Value::Null;
-            p["retry"] = json!({"per_try_timeout": "500ms", "budget": null});
-            p["backends"][0]["deployments"] = json!({"gpt-4o": "gpt4o-east"});
-        });
+    let (azure, gateway) = east_and_west(engine);
+    let gateway = gateway.plugin(|p| {
+        p["cooldown"] = Value::Null;
+        p["retry"] = json!({"per_try_timeout": "500ms", "budget": null});
+        p["backends"][0]["deployments"] = json!({"gpt-4o": "gpt4o-east"});
+    });
     (azure, gateway)
 }
 

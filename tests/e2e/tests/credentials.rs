@@ -1,11 +1,12 @@
 //! What reaches a backend, and what never does.
 
 use bytes::Bytes;
-use e2e::{cases, chat_request, simulate, simulate_tls, Gateway};
+use e2e::{cases, chat_request, east_and_west, simulate, simulate_tls, Gateway};
 use http::Request;
 use serde_json::json;
 use simulator::{Behaviour, RecordedRequest, Simulator, TokenCheck};
-use tokio::net::TcpStream;
+
+use crate::http2;
 
 const CLIENT_HEADERS: &[(&str, &str)] = &[
     ("api-key", "CLIENT-SECRET"),
@@ -34,25 +35,14 @@ const NEVER_SENT: [&str; 8] = [
 
 /// Sends a chat over HTTP/2, with cookies in lines of their own; the answer's status.
 fn send_over_http2(gateway: &Gateway) -> u16 {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let socket = TcpStream::connect(gateway.address()).await.unwrap();
-        let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
-        let connection = tokio::spawn(connection);
-        let chat = chat_request();
-        let mut request = Request::post(gateway.url(&chat.path));
-        for (name, value) in CLIENT_HEADERS {
-            request = request.header(name.to_ascii_lowercase(), *value);
-        }
-        let request = request.header("cookie", "other=CLIENT-SECRET").body(());
-        let (answer, mut upload) = client.send_request(request.unwrap(), false).unwrap();
+    let chat = chat_request();
+    let mut request = Request::post(gateway.url(&chat.path));
+    for (name, value) in CLIENT_HEADERS {
+        request = request.header(name.to_ascii_lowercase(), *value);
+    }
+    let request = request.header("cookie", "other=CLIENT-SECRET").body(());
+    http2::send(gateway, request.unwrap(), |upload| {
         upload.send_data(Bytes::from(chat.bytes()), true).unwrap();
-        let status = answer.await.unwrap().status();
-        connection.abort();
-        status.as_u16()
     })
 }
 
@@ -185,10 +175,8 @@ cases! {
     }
 
     fn a_header_explains_each_attempt_and_each_refusal(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .plugin(|p| p["headers"] = json!({"why": "x-aoai-why"}))
             .start();
         let why = || {

@@ -6,7 +6,6 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use e2e::{cases, chat_request, parallel, simulate_with, Client, Engine, Gateway, Stream, Upload};
-use serde_json::json;
 use simulator::{Answer, Behaviour, Failure, ImdsBehaviour, Simulator, SlowBody, Unread};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -86,16 +85,9 @@ fn gateway(azure: &Simulator, engine: Engine, http2: bool) -> Gateway {
         .engine(engine)
         .workers(2)
         .log_level("info")
-        .plugin(|p| {
-            p["cooldown"] = json!(null);
-            p["retry"]["budget"] = json!(null);
-            p["backends"][1]["priority"] = json!(1);
-        });
+        .first_backend_first();
     if http2 {
-        gateway = gateway.rewrite_clusters(
-            "explicit_http_config:\n          http_protocol_options: {}",
-            "explicit_http_config:\n          http2_protocol_options: {}",
-        );
+        gateway = gateway.http2_to_backends();
     }
     let gateway = gateway.start();
     assert_eq!(gateway.chat(&chat_request().deployment("any")).status, 200);

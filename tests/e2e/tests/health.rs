@@ -4,7 +4,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use e2e::{
-    cases, chat_request, load, parallel, simulate, Gateway, GatewayBuilder, Response, Update,
+    cases, chat_request, east_and_west, load, parallel, simulate, Gateway, GatewayBuilder,
+    Response, Update,
 };
 use serde_json::{json, Value};
 use simulator::{Behaviour, Failure, Simulator, Stream};
@@ -789,12 +790,8 @@ mod router_engine_alone {
 
     e2e::cases! { router:
     fn no_backend_is_cut_short_for_anothers_first_byte_timeout(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .plugin(|p| p["backends"][0]["first_byte_timeout"] = json!("200ms"))
-            .engine(engine)
-            .start();
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.plugin(|p| p["backends"][0]["first_byte_timeout"] = json!("200ms")).start();
         azure.backend("east").set(Behaviour::internal_error());
         azure.backend("west").set(Behaviour::normal().after_ms(700));
         for answer in chats(&gateway, 2) {

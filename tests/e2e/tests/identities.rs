@@ -1,7 +1,7 @@
 //! Several identities in one configuration.
 
 use e2e::{cases, chat_request, load, simulate_with, Gateway, GatewayBuilder};
-use serde_json::{json, Value};
+use serde_json::json;
 use simulator::{BackendSettings, Simulator, TokenCheck};
 
 const RED_KEY: &str = "RED-SECRET";
@@ -41,7 +41,7 @@ fn coloured() -> (Simulator, GatewayBuilder) {
 cases! {
     fn case_17_each_backend_is_shown_the_token_of_its_own_identity(engine) {
         let (azure, gateway) = coloured();
-        let gateway = gateway.engine(engine).workers(2).plugin(|p| p["cooldown"] = Value::Null).start();
+        let gateway = gateway.engine(engine).workers(2).without_cooldowns().start();
         gateway.warm_up(&azure);
         for (name, id) in [("blue", Some("blue-id")), ("green", Some("green-id")), ("red", None), ("grey", Some("grey-id"))] {
             // Each of them gets requests that begin elsewhere, too.

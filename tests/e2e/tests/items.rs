@@ -29,10 +29,7 @@ const WAYS: [Back; 4] = [
 ];
 
 fn backend(answer: &Response) -> String {
-    answer
-        .header("x-sim-backend")
-        .unwrap_or("nobody")
-        .to_owned()
+    answer.backend().to_owned()
 }
 
 /// The items of an answer, whether it is a stream or not.

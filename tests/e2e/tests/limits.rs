@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{cases, chat_request, parallel, simulate, Chat, Engine, Gateway, Response};
+use e2e::{
+    cases, chat_request, east_and_west, parallel, simulate, Chat, Engine, Gateway, Response,
+};
 use render::{Clients, Key};
 use serde_json::{json, Value};
 use simulator::{Behaviour, Simulator, Stream};
@@ -192,10 +194,8 @@ cases! {
     }
 
     fn case_49_sdks_see_a_rate_limit_and_wait_for_it(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (_azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .plugin(|p| {
                 p["headers"]["client"] = json!("x-client");
                 // Claude's errors are the gateway's own, so any host will do.

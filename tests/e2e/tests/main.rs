@@ -19,6 +19,7 @@ mod fault_matrix;
 mod faults;
 mod first_hour;
 mod health;
+mod http2;
 mod identities;
 mod identity;
 mod items;

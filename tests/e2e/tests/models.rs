@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use e2e::{cases, simulate, simulate_with, Engine, Form, Gateway, GatewayBuilder, Response};
+use e2e::{
+    cases, east_and_west, simulate, simulate_with, Engine, Form, Gateway, GatewayBuilder, Response,
+};
 use ring::digest::{digest, SHA256};
 use serde_json::{json, Value};
 use simulator::{Behaviour, ImdsBehaviour, RecordedRequest, Simulator};
@@ -258,12 +260,8 @@ cases! {
     }
 
     fn case_44_an_encoded_body_that_decides_nothing_passes(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .plugin(|p| p["cooldown"] = Value::Null)
-            .start();
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.without_cooldowns().start();
         for path in [CHAT, DATED, "/openai/v1/embeddings"] {
             for encoding in ["gzip", "Br", "gzip, identity"] {
                 for backend in azure.backends() {
@@ -325,10 +323,8 @@ cases! {
     }
 
     fn a_backend_is_not_asked_for_a_model_it_is_said_to_lack(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .plugin(|p| {
                 for (index, deployments) in [json!({"gpt-4o": "gpt-4o"}), json!({"gpt-4o": "own", "o3": "o3"})].into_iter().enumerate() {
                     p["backends"][index]["deployments"] = deployments;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{cases, chat_request, simulate, Gateway};
+use e2e::{cases, chat_request, east_and_west};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -19,10 +19,8 @@ const ROUTER: &str = "- name: envoy.filters.http.router";
 
 cases! {
     fn a_rate_limit_behind_the_balancer_is_not_gone_around(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .rewrite(ROUTER, &format!("{LIMIT}{ROUTER}"))
             .start();
         assert_eq!(gateway.chat(&chat_request()).status, 200);

@@ -1,13 +1,13 @@
 //! Paths the balancer knows nothing about.
 
-use e2e::{cases, simulate, uneven, Gateway};
+use e2e::{cases, east_and_west, simulate, uneven, Gateway};
 use serde_json::{json, Value};
 use simulator::{Behaviour, TokenCheck};
 
 cases! {
     fn an_unknown_path_goes_in_turn_and_is_not_retried(engine) {
         let (azure, gateway) = uneven();
-        let gateway = gateway.engine(engine).plugin(|p| p["cooldown"] = Value::Null).start();
+        let gateway = gateway.engine(engine).without_cooldowns().start();
         gateway.warm_up(&azure);
         for path in ["/openai/v1/novelties", "/openai/v1/novelties/new_1/runs?a=b", "/openai/new-thing?api-version=2024-10-21"] {
             for backend in azure.backends() {
@@ -58,12 +58,8 @@ cases! {
     }
 
     fn a_path_outside_openai_can_be_passed(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .plugin(|p| p["other_paths"] = json!(["/sim/"]))
-            .start();
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.plugin(|p| p["other_paths"] = json!(["/sim/"])).start();
         let client = [("api-key", "CLIENT-SECRET"), ("authorization", "Bearer CLIENT-SECRET")];
         for _ in 0..2 {
             let answer = gateway.client().send("POST", "/sim/echo?a=b", &client, b"body").unwrap();

@@ -3,7 +3,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use e2e::{cases, chat_request, load, parallel, simulate, Chat, Gateway, GatewayBuilder, Response};
+use e2e::{
+    cases, chat_request, east_and_west, load, parallel, simulate, Chat, Gateway, GatewayBuilder,
+    Response,
+};
 use serde_json::{json, Value};
 use simulator::{Behaviour, Simulator};
 
@@ -257,12 +260,8 @@ cases! {
 
     fn case_32_remaining_tokens_of_deployments_are_kept_apart(engine) {
         for (path, chat) in forms() {
-            let azure = simulate(&["east", "west"]);
-            let gateway = Gateway::builder()
-                .simulator(&azure)
-                .plugin(|p| p["policy"] = json!("least_throttled"))
-                .engine(engine)
-                .start();
+            let (azure, gateway) = east_and_west(engine);
+            let gateway = gateway.plugin(|p| p["policy"] = json!("least_throttled")).start();
             let left = |tokens, path| {
                 let behaviour = Behaviour::normal_with(&[("x-ratelimit-remaining-tokens", tokens)]);
                 behaviour.on_path(path).times(FOR_GOOD)

@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use e2e::{cases, simulate, uneven, Gateway};
+use e2e::{cases, east_and_west, simulate, uneven, Gateway};
 use serde_json::{json, Value};
 use simulator::{Behaviour, RecordedRequest, Simulator};
 use tungstenite::client::IntoClientRequest;
@@ -115,10 +115,8 @@ cases! {
         let began = std::time::Instant::now();
         assert_eq!(open(&gateway, path).map(|session| session.backend), Err(426));
         assert!(began.elapsed() < SECOND && azure.upstream_calls() == before, "at once");
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .plugin(|p| p["state"] = json!({"ids": "plain", "home": "west"}))
             .start();
         gateway.warm_up(&azure);
@@ -203,10 +201,8 @@ cases! {
     }
 
     fn case_42_evals_skills_and_sessions_live_on_one_resource(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .plugin(|p| p["state"] = json!({"home": "west"}))
             .start();
         gateway.warm_up(&azure);

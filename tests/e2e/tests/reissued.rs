@@ -1,6 +1,6 @@
 //! An answer to a later attempt reaches the client as the backend sent it.
 
-use e2e::{cases, simulate, Gateway, Response};
+use e2e::{cases, east_and_west, simulate, Gateway, Response};
 use serde_json::json;
 use simulator::{Behaviour, Simulator};
 
@@ -82,12 +82,8 @@ fn ask_east(gateway: &Gateway, azure: &Simulator, method: &str) -> Response {
 
 cases! {
     fn an_answer_to_a_later_attempt_is_as_the_backend_sent_it(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .plugin(|p| p["cooldown"] = json!(null))
-            .start();
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.without_cooldowns().start();
         let bodiless = Behaviour::exact(503, &[], "");
         for Shape(method, status, headers, body) in SHAPES {
             let wanted = Behaviour::exact(status, headers, body);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{cases, chat_request, simulate, Gateway, Response};
+use e2e::{cases, chat_request, east_and_west, simulate, Gateway, Response};
 use serde_json::json;
 use simulator::{Behaviour, Failure, Simulator};
 
@@ -43,10 +43,8 @@ cases! {
     }
 
     fn a_client_that_envoy_trusts_cannot_have_a_backend_asked_twice(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .rewrite(
                 "use_remote_address: true",
                 "use_remote_address: true\n        internal_address_config: {cidr_ranges: [{address_prefix: 127.0.0.1, prefix_len: 32}]}",
@@ -125,12 +123,8 @@ cases! {
     }
 
     fn case_10_retriable_statuses_go_on(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .plugin(|p| p["cooldown"] = json!(null))
-            .engine(engine)
-            .start();
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.without_cooldowns().start();
         for status in [408, 429, 500, 502, 503, 504, 529] {
             azure.backend("east").set(Behaviour::status(status));
             let answer = chat_starting_at(&gateway, &azure, "east");
@@ -141,12 +135,8 @@ cases! {
     }
 
     fn case_34_an_answer_that_envoy_would_not_retry_goes_on(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .plugin(|p| p["cooldown"] = json!(null))
-            .engine(engine)
-            .start();
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.without_cooldowns().start();
         let limited = ("x-envoy-ratelimited", "true");
         for behaviour in [
             Behaviour::throttled_with(&[limited, ("retry-after", "7")]),
@@ -222,10 +212,8 @@ cases! {
     }
 
     fn the_statuses_are_the_configurations(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .plugin(|p| p["retry"] = json!({"statuses": [418]}))
             .start();
         azure.backend("east").set(Behaviour::status(418));
@@ -303,10 +291,8 @@ cases! {
     }
 
     fn case_12_a_per_try_timeout_goes_on(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .plugin(|p| p["retry"] = json!({"per_try_timeout": "500ms"}))
             .start();
         azure.backend("east").set(Behaviour::hang());
@@ -344,10 +330,8 @@ cases! {
     }
 
     fn case_16_a_body_above_the_replay_limit_has_one_attempt(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .plugin(|p| p["retry"] = json!({"replay_limit": "64KiB"}))
             .start();
         let chat = chat_request().padded(200_000);
@@ -399,31 +383,15 @@ cases! {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(Behaviour::internal_error());
-        let chat = chat_request();
-        for _ in 0..2 {
-            let mut upload = gateway.client().upload("POST", &chat.path, &[]).unwrap();
-            for piece in chat.bytes().chunks(10) {
-                upload.chunk(piece).unwrap();
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            let answer = upload.finish().unwrap().read_to_end();
-            assert_eq!(answer.status, 200, "{}", answer.text());
-        }
-        assert_eq!(azure.backend("west").count(), 2);
-        for request in azure.backend("west").requests() {
-            assert_eq!(&request.body[..], &chat.bytes()[..]);
-        }
+        let body = chat_request().bytes();
+        assert_uploads_are_retried(&azure, &gateway, &body.chunks(10).collect::<Vec<_>>(), Duration::from_millis(5));
     }
 
     fn a_tls_failure_goes_on(engine) {
         let azure = e2e::simulate_tls(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set_certificate_for("elsewhere.example").unwrap();
-        for _ in 0..4 {
-            let answer = gateway.chat(&chat_request());
-            assert_eq!(answer.status, 200, "{}", answer.text());
-            assert_eq!(answer.header("x-aoai-backend"), Some("west"));
-        }
+        assert_all_served_by(&gateway, "west");
         // Its open connections go with it.
         azure.backend("west").stop();
         azure.backend("west").set_tls_failure(true).unwrap();
@@ -451,18 +419,10 @@ mod filter_engine_alone {
 
     e2e::cases! { filter:
     fn a_backend_whose_name_does_not_resolve_is_passed_over(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .fleet(|fleet| fleet.backends[1].address = "nowhere.invalid".to_owned())
-            .start();
+        let (_azure, gateway) = east_and_west(engine);
+        let gateway = gateway.fleet(|fleet| fleet.backends[1].address = "nowhere.invalid".to_owned()).start();
         // Envoy answers for a cluster without a host before it has read a byte of the body.
-        for _ in 0..4 {
-            let answer = gateway.chat(&chat_request());
-            assert_eq!(answer.status, 200, "{}", answer.text());
-            assert_eq!(answer.header("x-aoai-backend"), Some("east"));
-        }
+        assert_all_served_by(&gateway, "east");
     }
 
     fn an_early_answer_ends_an_upload_of_unknown_size(engine) {
@@ -486,17 +446,9 @@ mod filter_engine_alone {
     }
 
     fn a_cluster_envoy_does_not_have_is_named_and_the_others_serve(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .plugin(|p| p["backends"][0]["cluster"] = json!("aoai_nowhere"))
-            .start();
-        for _ in 0..4 {
-            let answer = gateway.chat(&chat_request());
-            assert_eq!(answer.status, 200, "{}", answer.text());
-            assert_eq!(answer.header("x-aoai-backend"), Some("west"));
-        }
+        let (_azure, gateway) = east_and_west(engine);
+        let gateway = gateway.plugin(|p| p["backends"][0]["cluster"] = json!("aoai_nowhere")).start();
+        assert_all_served_by(&gateway, "west");
         assert!(gateway.log().contains("aoai_nowhere"), "the log names the cluster");
     }
     }
@@ -507,15 +459,9 @@ mod router_engine_alone {
 
     e2e::cases! { router:
     fn a_name_that_does_not_resolve_costs_the_requests_in_turn(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .fleet(|fleet| fleet.backends[1].address = "nowhere.invalid".to_owned())
-            .start();
-        let mut statuses: Vec<u16> = (0..4).map(|_| gateway.chat(&chat_request()).status).collect();
-        statuses.sort_unstable();
-        assert_eq!(statuses, [200, 200, 503, 503], "documented: Envoy does not retry what it could not route");
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.fleet(|fleet| fleet.backends[1].address = "nowhere.invalid".to_owned()).start();
+        assert_eq!(gateway.chat_statuses(4), [200, 200, 503, 503], "documented: Envoy does not retry what it could not route");
         azure.backend("east").set(Behaviour::throttled(7));
         let answers: Vec<_> = (0..2).map(|_| gateway.chat(&chat_request())).collect();
         let throttled = answers.iter().find(|answer| answer.status == 429).expect("the last real answer");
@@ -528,39 +474,20 @@ mod router_engine_alone {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(Behaviour::early(429));
-        let chat = chat_request();
-        for _ in 0..2 {
-            let mut upload = gateway.client().upload("POST", &chat.path, &[]).unwrap();
-            upload.chunk(&chat.bytes()[..20]).unwrap();
-            std::thread::sleep(Duration::from_millis(100));
-            upload.chunk(&chat.bytes()[20..]).unwrap();
-            let answer = upload.finish().unwrap().read_to_end();
-            assert_eq!(answer.status, 200, "{}", answer.text());
-        }
-        assert_eq!(azure.backend("west").count(), 2);
-        for request in azure.backend("west").requests() {
-            assert_eq!(&request.body[..], &chat.bytes()[..]);
-        }
+        let body = chat_request().bytes();
+        assert_uploads_are_retried(&azure, &gateway, &[&body[..20], &body[20..]], Duration::from_millis(100));
     }
 
     fn a_cluster_envoy_does_not_have_is_named(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .plugin(|p| p["backends"][0]["cluster"] = json!("aoai_nowhere"))
-            .start();
-        let mut statuses: Vec<u16> = (0..4).map(|_| gateway.chat(&chat_request()).status).collect();
-        statuses.sort_unstable();
-        assert_eq!(statuses, [200, 200, 503, 503]);
+        let (_azure, gateway) = east_and_west(engine);
+        let gateway = gateway.plugin(|p| p["backends"][0]["cluster"] = json!("aoai_nowhere")).start();
+        assert_eq!(gateway.chat_statuses(4), [200, 200, 503, 503]);
         assert!(gateway.log().contains("aoai_nowhere"), "the log names the cluster");
     }
 
     fn five_megabytes_are_retried_without_entering_the_module(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .log_level("trace")
             .plugin(|p| p["retry"] = json!({"replay_limit": "16MiB"}))
             .start();
@@ -589,5 +516,38 @@ mod router_engine_alone {
             assert_eq!(answer.status, 200, "{}", answer.text());
         }
     }
+    }
+}
+
+/// Sends two chats in these pieces, with a pause after each: `west` serves both, and receives all of them.
+fn assert_uploads_are_retried(
+    azure: &Simulator,
+    gateway: &Gateway,
+    pieces: &[&[u8]],
+    pause: Duration,
+) {
+    let path = chat_request().path;
+    for _ in 0..2 {
+        let mut upload = gateway.client().upload("POST", &path, &[]).unwrap();
+        for piece in pieces {
+            upload.chunk(piece).unwrap();
+            std::thread::sleep(pause);
+        }
+        let answer = upload.finish().unwrap().read_to_end();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let received = azure.backend("west").requests();
+    assert_eq!(received.len(), 2);
+    for request in received {
+        assert_eq!(&request.body[..], pieces.concat());
+    }
+}
+
+/// Sends four chats: this backend serves them all.
+fn assert_all_served_by(gateway: &Gateway, backend: &str) {
+    for _ in 0..4 {
+        let answer = gateway.chat(&chat_request());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(answer.header("x-aoai-backend"), Some(backend));
     }
 }

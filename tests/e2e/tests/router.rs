@@ -3,8 +3,10 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
-use e2e::{cases, chat_request, load, simulate, simulate_tls, EnvoyVersion, Gateway, Upstream};
-use serde_json::Value;
+use e2e::{
+    cases, chat_request, east_and_west, load, simulate, simulate_tls, Engine, EnvoyVersion,
+    Gateway, GatewayBuilder, Upstream,
+};
 use simulator::Behaviour;
 
 mod router_engine_alone {
@@ -35,24 +37,16 @@ mod router_engine_alone {
     }
 
     fn an_upstream_filter_in_another_vm_is_named(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .rewrite_clusters("vm_id: azure_openai_balancer", "vm_id: another")
-            .start();
+        let (_azure, gateway) = east_and_west(engine);
+        let gateway = gateway.rewrite_clusters("vm_id: azure_openai_balancer", "vm_id: another").start();
         let answer = gateway.chat(&chat_request());
         assert_eq!(answer.status, 503, "never a silent fallback");
         assert!(gateway.log().contains("came through the upstream filter without its request"));
     }
 
     fn a_route_without_the_matcher_is_named(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .rewrite("key: wasm.aoai_next", "key: wasm.something_else")
-            .start();
+        let (_azure, gateway) = east_and_west(engine);
+        let gateway = gateway.rewrite("key: wasm.aoai_next", "key: wasm.something_else").start();
         let answer = gateway.chat(&chat_request());
         assert_eq!(answer.status, 503, "{}", answer.text());
         assert!(gateway.log().contains("the route lacks the matcher cluster specifier on filter state wasm.aoai_next"));
@@ -69,14 +63,10 @@ mod router_engine_alone {
     }
 
     fn a_route_that_does_not_refresh_the_cluster_is_named(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .rewrite("refresh_cluster_on_retry: true", "refresh_cluster_on_retry: false")
-            .start();
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.rewrite("refresh_cluster_on_retry: true", "refresh_cluster_on_retry: false").start();
         azure.backend("east").set(Behaviour::throttled(7));
-        let statuses: Vec<u16> = (0..2).map(|_| gateway.chat(&chat_request()).status).collect();
+        let statuses = gateway.chat_statuses(2);
         assert!(statuses.contains(&429), "the last real answer: {statuses:?}");
         assert!(gateway.log().contains("a retry went to another cluster than planned"));
         for request in azure.backend("east").requests() {
@@ -85,12 +75,8 @@ mod router_engine_alone {
     }
 
     fn a_router_that_does_not_retry_is_counted_and_the_mark_removed(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .rewrite("name: x-aoai-retry", "name: x-something-else")
-            .start();
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.rewrite("name: x-aoai-retry", "name: x-something-else").start();
         azure.backend("east").set(Behaviour::throttled(7));
         let answers: Vec<_> = (0..2).map(|_| gateway.chat(&chat_request())).collect();
         let passed: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
@@ -129,30 +115,27 @@ mod router_engine_alone {
             .simulator(&azure)
             .engine(engine)
             .start();
-        let mut statuses: Vec<u16> = (0..2).map(|_| gateway.chat(&chat_request()).status).collect();
-        statuses.sort_unstable();
-        assert_eq!(statuses, [200, 429]);
+        assert_eq!(gateway.chat_statuses(2), [200, 429]);
         assert!(gateway.log().contains("100 Continue"), "the log names the cause");
     }
 
     // Envoy decides on a retry at an answer's headers, and resets what has not ended by then: over HTTP/1.1, a connection for
     // every 429. The upstream filter holds the headers until the answer is complete.
-    fn a_retried_429_costs_no_connection(engine) {
-        let azure = simulate_tls(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .plugin(|p| p["cooldown"] = Value::Null)
-            .log_level("info")
-            .start();
-        azure.backend("east").set(Behaviour::throttled(1));
-        let result = load(&gateway, 8, 400, &chat_request());
-        assert_eq!(result.status(200), 400, "{result:?}");
-        assert_eq!(azure.backend("east").count(), 200);
-        assert_eq!(azure.backend("east").requests()[0].http_version, "HTTP/1.1");
-        let connections = azure.backend("east").connections();
-
+    fn a_retried_429_costs_no_connection_over_http_1(engine) {
+        let connections = connections_of_200_retries(engine, "HTTP/1.1", |gateway| gateway);
         assert!(connections <= 16, "{connections} connections for 200 answers of 429");
+    }
+
+    fn a_retried_429_costs_no_connection_over_http_2(engine) {
+        let connections = connections_of_200_retries(engine, "HTTP/2.0", |gateway| {
+            gateway
+                .rewrite_clusters(
+                    "explicit_http_config:\n          http_protocol_options: {}",
+                    "auto_config:\n          http_protocol_options: {}\n          http2_protocol_options: {}",
+                )
+                .rewrite_clusters("alpn_protocols: [\"http/1.1\"]", "alpn_protocols: [\"h2\", \"http/1.1\"]")
+        });
+        assert!(connections <= 4, "{connections} connections for 200 answers of 429");
     }
 
     fn stock_envoys_retry_costs_one_each(engine) {
@@ -173,36 +156,9 @@ mod router_engine_alone {
         assert!(connections >= 100, "{connections} connections for 100 retried answers");
     }
 
-    fn the_same_over_http_2(engine) {
-        let azure = simulate_tls(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .plugin(|p| p["cooldown"] = Value::Null)
-            .log_level("info")
-            .rewrite_clusters(
-                "explicit_http_config:\n          http_protocol_options: {}",
-                "auto_config:\n          http_protocol_options: {}\n          http2_protocol_options: {}",
-            )
-            .rewrite_clusters("alpn_protocols: [\"http/1.1\"]", "alpn_protocols: [\"h2\", \"http/1.1\"]")
-            .start();
-        azure.backend("east").set(Behaviour::throttled(1));
-        let result = load(&gateway, 8, 400, &chat_request());
-        assert_eq!(result.status(200), 400, "{result:?}");
-        assert_eq!(azure.backend("east").count(), 200);
-        assert_eq!(azure.backend("east").requests()[0].http_version, "HTTP/2.0");
-        let connections = azure.backend("east").connections();
-
-        assert!(connections <= 4, "{connections} connections for 200 answers of 429");
-    }
-
     fn an_upgrade_is_not_retried(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .plugin(|p| p["cooldown"] = Value::Null)
-            .start();
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.without_cooldowns().start();
         for backend in azure.backends() {
             backend.set(Behaviour::throttled(1));
         }
@@ -219,4 +175,26 @@ mod router_engine_alone {
         assert_eq!(calls, 1);
     }
     }
+}
+
+/// Sends 400 requests over 8 connections to a gateway whose `east` answers 429 over TLS: how many connections `east` saw.
+fn connections_of_200_retries(
+    engine: Engine,
+    version: &str,
+    options: impl FnOnce(GatewayBuilder) -> GatewayBuilder,
+) -> u64 {
+    let azure = simulate_tls(&["east", "west"]);
+    let gateway = Gateway::builder()
+        .simulator(&azure)
+        .engine(engine)
+        .without_cooldowns()
+        .log_level("info");
+    let gateway = options(gateway).start();
+    let east = azure.backend("east");
+    east.set(Behaviour::throttled(1));
+    let result = load(&gateway, 8, 400, &chat_request());
+    assert_eq!(result.status(200), 400, "{result:?}");
+    assert_eq!(east.count(), 200);
+    assert_eq!(east.requests()[0].http_version, version);
+    east.connections()
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use e2e::{cases, simulate, uneven, Gateway};
+use e2e::{cases, east_and_west, simulate, uneven, Gateway};
 use simulator::Behaviour;
 
 /// Runs `script` with the SDKs at hand and in place a client of each kind, `client` for Azure and `v1`, and returns what it printed.
@@ -114,12 +114,8 @@ for _ in range(2):
     }
 
     fn case_57_the_openai_sdk_chats_despite_an_unread_401(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .plugin(|p| p["cooldown"] = serde_json::json!(null))
-            .start();
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.without_cooldowns().start();
         for behaviour in [Behaviour::unread(401), Behaviour::unread_kept(401), Behaviour::early(401)] {
             azure.backend("east").set(behaviour);
             let printed = python_at(

@@ -15,7 +15,8 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use e2e::{
-    cases, chat_request, module, simulate_with, Client, Connection, Ending, Engine, Gateway, Update,
+    cases, chat_request, module, simulate_with, Client, Connection, Ending, Engine, Gateway,
+    SetOnDrop, Update,
 };
 use serde_json::json;
 use simulator::{ImdsBehaviour, Simulator};
@@ -380,14 +381,6 @@ impl Events<'_> {
     }
 }
 
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 fn simulated(faults: &Faults) -> Simulator {
     let names = [BAD[0], GOOD[0], BAD[1], GOOD[1]];
     let azure = simulate_with(&names, |settings| {
@@ -453,8 +446,8 @@ fn soak(engine: Engine) {
             memory: Vec::new(),
             modules: Vec::new(),
         };
-        // The clients end with the events, also where those end in a panic.
-        let _over = Over(&soak.is_over);
+        // A panic among the events ends the clients too.
+        let _end = SetOnDrop(&soak.is_over);
         while !soak.is_over() {
             events.next();
         }

@@ -3,7 +3,9 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use e2e::{cases, chat_request, parallel, simulate, Ending, Engine, Gateway, Response};
+use e2e::{
+    cases, chat_request, east_and_west, parallel, simulate, Ending, Engine, Gateway, Response,
+};
 use serde_json::json;
 use simulator::{Behaviour, Break, Failure, Simulator, SlowBody};
 
@@ -96,16 +98,9 @@ fn gateway(azure: &Simulator, engine: Engine, http2: bool) -> Gateway {
         .simulator(azure)
         .engine(engine)
         .log_level("info")
-        .plugin(|p| {
-            p["cooldown"] = json!(null);
-            p["retry"]["budget"] = json!(null);
-            p["backends"][1]["priority"] = json!(1);
-        });
+        .first_backend_first();
     if http2 {
-        gateway = gateway.rewrite_clusters(
-            "explicit_http_config:\n          http_protocol_options: {}",
-            "explicit_http_config:\n          http2_protocol_options: {}",
-        );
+        gateway = gateway.http2_to_backends();
     }
     let gateway = gateway.start();
     // Envoy shows the bodies of held answers to this worker: it has shown one.
@@ -232,10 +227,8 @@ cases! {
     }
 
     fn a_head_that_stalls_has_as_long_as_an_attempt_may_take(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .plugin(|p| {
                 p["cooldown"] = json!(null);
                 p["backends"][1]["priority"] = json!(1);
@@ -252,12 +245,8 @@ cases! {
     }
 
     fn case_37_all_stall_and_the_client_gets_the_last_error(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .plugin(|p| p["retry"]["per_try_timeout"] = json!("3s"))
-            .start();
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.plugin(|p| p["retry"]["per_try_timeout"] = json!("3s")).start();
         for status in [429, 500] {
             for backend in azure.backends() {
                 backend.set(Behaviour::stalled(status).with_header("retry-after", "1"));

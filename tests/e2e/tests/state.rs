@@ -30,10 +30,7 @@ fn split(id: &Value) -> (&str, &str) {
 }
 
 fn backend(answer: &Response) -> String {
-    answer
-        .header("x-sim-backend")
-        .unwrap_or("nobody")
-        .to_owned()
+    answer.backend().to_owned()
 }
 
 /// The JSON of a 200, and who gave it.

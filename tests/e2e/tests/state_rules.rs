@@ -3,23 +3,14 @@
 use std::time::Duration;
 
 use e2e::{
-    cases, simulate, simulate_with, uneven, Chunk, Client, Engine, Form, Gateway, GatewayBuilder,
-    Response, Update,
+    cases, east_and_west, simulate, simulate_with, uneven, Chunk, Client, Engine, Form, Gateway,
+    GatewayBuilder, Response, Update,
 };
 use serde_json::{json, Value};
 use simulator::{Behaviour, Failure, Simulator, SlowBody, Stream};
 
 const NOTHING: Value = Value::Null;
 const RESPONSES: &str = "/openai/v1/responses";
-
-fn backend(answer: &Response) -> &str {
-    answer.header("x-sim-backend").unwrap_or("nobody")
-}
-
-fn id(answer: &Response) -> String {
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()["id"].as_str().expect("an id").to_owned()
-}
 
 /// The end of an id that tells its backend.
 fn tag(id: &str) -> &str {
@@ -46,11 +37,8 @@ fn file() -> Form {
 
 /// A backend that is asked for everything but embeddings, and another one, without which no id would need a tag.
 fn one_and_a_half(engine: Engine) -> (Simulator, GatewayBuilder) {
-    let azure = simulate(&["east", "west"]);
-    let gateway = Gateway::builder()
-        .simulator(&azure)
-        .engine(engine)
-        .plugin(|p| p["backends"][1]["apis"] = json!(["embeddings"]));
+    let (azure, gateway) = east_and_west(engine);
+    let gateway = gateway.plugin(|p| p["backends"][1]["apis"] = json!(["embeddings"]));
     (azure, gateway)
 }
 
@@ -70,7 +58,7 @@ cases! {
     fn only_ids_of_objects_get_a_tag_and_nothing_else_changes(engine) {
         let (azure, gateway) = one_and_a_half(engine);
         let gateway = gateway.start();
-        let first = id(&gateway.call("POST", RESPONSES, &json!({"input": "x"})));
+        let first = gateway.call("POST", RESPONSES, &json!({"input": "x"})).id();
         azure.backend("east").set(answering(&SAID.replace("TAG", "")));
         let answer = gateway.call("POST", RESPONSES, &json!({"input": "x"}));
         assert_eq!(answer.text(), SAID.replace("TAG", tag(&first)));
@@ -81,11 +69,11 @@ cases! {
     fn an_answer_in_small_pieces_is_tagged_like_a_whole_one(engine) {
         let (azure, gateway) = one_and_a_half(engine);
         let gateway = gateway.start();
-        let first = id(&gateway.call("POST", RESPONSES, &json!({"input": "x"})));
+        let first = gateway.call("POST", RESPONSES, &json!({"input": "x"})).id();
         for piece in [1, 7, 64] {
             azure.backend("east").set(Behaviour::slow_body(SlowBody { piece, interval_ms: 0, ..SlowBody::default() }));
             let read = gateway.call("GET", &one(&first), &NOTHING);
-            assert_eq!(id(&read), first, "in pieces of {piece}");
+            assert_eq!(read.id(), first, "in pieces of {piece}");
             assert_eq!(read.text().matches(tag(&first)).count(), 2, "the response and its message");
         }
     }
@@ -107,12 +95,8 @@ cases! {
     }
 
     fn an_answer_of_a_later_attempt_is_tagged_for_who_gave_it(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .plugin(|p| p["cooldown"] = NOTHING)
-            .start();
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.without_cooldowns().start();
         azure.backend("east").set(Behaviour::throttled(1));
         let made: Vec<Response> = [false, false, true, true]
             .map(|stream| gateway.call("POST", RESPONSES, &json!({"input": "x", "stream": stream})))
@@ -120,7 +104,7 @@ cases! {
         let retried = made.iter().filter(|answer| answer.header("x-aoai-attempts") == Some("2"));
         assert_eq!(retried.count(), 2);
         for answer in made {
-            assert_eq!((answer.status, backend(&answer)), (200, "west"), "{}", answer.text());
+            assert_eq!((answer.status, answer.backend()), (200, "west"), "{}", answer.text());
             let text = answer.text();
             let (_, rest) = text.split_once("\"resp_").expect("an id");
             let (rest, _) = rest.split_once('"').expect("the end of the id");
@@ -129,7 +113,7 @@ cases! {
             assert_eq!(text.matches(&id).count(), text.matches("\"resp_").count());
             assert_eq!(text.matches(tag(&id)).count(), text.matches("\"resp_").count() + text.matches("\"msg_").count());
             let read = gateway.call("GET", &one(&id), &NOTHING);
-            assert_eq!((read.status, backend(&read)), (200, "west"));
+            assert_eq!((read.status, read.backend()), (200, "west"));
         }
     }
 
@@ -138,10 +122,10 @@ cases! {
         let gateway = gateway.engine(engine).start();
         gateway.warm_up(&azure);
         let files: Vec<Response> = (0..2).map(|_| gateway.upload("/openai/v1/files", &file())).collect();
-        assert_ne!(backend(&files[0]), backend(&files[1]));
-        let ids: Vec<String> = files.iter().map(id).collect();
+        assert_ne!(files[0].backend(), files[1].backend());
+        let ids: Vec<String> = files.iter().map(Response::id).collect();
         let both = json!({"file_ids": ids});
-        let store = id(&gateway.call("POST", "/openai/v1/vector_stores", &json!({"file_ids": [ids[0]]})));
+        let store = gateway.call("POST", "/openai/v1/vector_stores", &json!({"file_ids": [ids[0]]})).id();
         let before = azure.upstream_calls();
         for (path, body) in [
             ("/openai/v1/vector_stores".to_owned(), both),
@@ -160,7 +144,7 @@ cases! {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         let threads: Vec<String> =
-            (0..3).map(|_| id(&gateway.call("POST", "/openai/v1/assistants", &json!({})))).collect();
+            (0..3).map(|_| gateway.call("POST", "/openai/v1/assistants", &json!({})).id()).collect();
         let page = gateway.call("GET", &format!("/openai/v1/assistants?limit=1&after={}&x=1", threads[0]), &NOTHING);
         assert_eq!(page.json()["data"][0]["id"], threads[1], "{}", page.text());
         assert_eq!(page.json()["last_id"], threads[1]);
@@ -180,18 +164,18 @@ cases! {
             .start();
         let west = Client::new(azure.backend("west").addr());
         let key = [("api-key", "WEST-SECRET")];
-        let old = id(&west.send("POST", "/openai/v1/threads", &key, b"{}").unwrap());
+        let old = west.send("POST", "/openai/v1/threads", &key, b"{}").unwrap().id();
         for _ in 0..3 {
             let read = gateway.call("GET", &format!("/openai/v1/threads/{old}"), &NOTHING);
-            assert_eq!(backend(&read), "west");
-            assert_eq!(id(&read).trim_end_matches(tag(&id(&read))), old, "from now on with a tag");
+            assert_eq!(read.backend(), "west");
+            assert_eq!(read.id().trim_end_matches(tag(&read.id())), old, "from now on with a tag");
         }
-        let made = id(&west.send("POST", RESPONSES, &key, br#"{"input": "x"}"#).unwrap());
+        let made = west.send("POST", RESPONSES, &key, br#"{"input": "x"}"#).unwrap().id();
         for _ in 0..3 {
             let next = gateway.call("POST", RESPONSES, &json!({"input": "x", "previous_response_id": made}));
-            assert_eq!((next.status, backend(&next)), (200, "west"), "{}", next.text());
+            assert_eq!((next.status, next.backend()), (200, "west"), "{}", next.text());
             let list = gateway.call("GET", "/openai/files?api-version=2024-10-21", &NOTHING);
-            assert_eq!((list.status, backend(&list)), (200, "west"));
+            assert_eq!((list.status, list.backend()), (200, "west"));
         }
         // Its cooldown is its own.
         azure.backend("west").set(Behaviour::throttled(30));
@@ -218,7 +202,7 @@ cases! {
             ("GET", "/openai/v1/batches", "west"),
         ] {
             for _ in 0..2 {
-                assert_eq!(backend(&gateway.call(method, path, &NOTHING)), home, "{path}");
+                assert_eq!(gateway.call(method, path, &NOTHING).backend(), home, "{path}");
             }
         }
     }
@@ -231,12 +215,12 @@ cases! {
             (0..2).map(|_| gateway.call("POST", RESPONSES, &json!({"input": "x"}))).collect();
         let assert_found = |gateway: &Gateway| {
             for answer in &made {
-                let read = gateway.call("GET", &one(&id(answer)), &NOTHING);
-                assert_eq!((id(&read), backend(&read)), (id(answer), backend(answer)));
+                let read = gateway.call("GET", &one(&answer.id()), &NOTHING);
+                assert_eq!((read.id(), read.backend()), (answer.id(), answer.backend()));
             }
         };
-        assert_ne!(backend(&made[0]), backend(&made[1]));
-        assert_ne!(tag(&id(&made[0])), tag(&id(&made[1])));
+        assert_ne!(made[0].backend(), made[1].backend());
+        assert_ne!(tag(&made[0].id()), tag(&made[1].id()));
         // An odd number, lest whoever takes turns be right by chance.
         for gateway in [&replica, &gateway, &replica] {
             gateway.chat(&e2e::chat_request());
@@ -263,7 +247,7 @@ cases! {
             })
             .start();
         azure.backend("east").set(answering(r#"{"id":"thread_1"}"#));
-        let made = id(&gateway.call("POST", "/openai/threads?api-version=2024-10-21", &json!({})));
+        let made = gateway.call("POST", "/openai/threads?api-version=2024-10-21", &json!({})).id();
         assert_eq!(made.trim_end_matches(tag(&made)), "thread_1");
         gateway.call("GET", &format!("/openai/threads/{made}/messages?api-version=2024-10-21&order=asc"), &NOTHING);
         assert_eq!(
@@ -297,7 +281,7 @@ cases! {
     fn a_streamed_answer_with_tags_still_streams(engine) {
         let (azure, gateway) = one_and_a_half(engine);
         let gateway = gateway.start();
-        let first = id(&gateway.call("POST", RESPONSES, &json!({"input": "x"})));
+        let first = gateway.call("POST", RESPONSES, &json!({"input": "x"})).id();
         azure.backend("east").set(Behaviour::stream(Stream { events: 10, interval_ms: 60, ..Stream::default() }));
         let body = json!({"input": "x", "stream": true}).to_string();
         let stream = gateway.client().stream("POST", RESPONSES, &[], body.as_bytes()).unwrap();

@@ -1,20 +1,11 @@
 //! Objects that live on one backend, in traffic as it is: large, chunked, compressed, refused, many at once.
 
-use e2e::{cases, parallel, simulate, uneven, Gateway, Response};
+use e2e::{cases, east_and_west, parallel, simulate, uneven, Gateway, Response};
 use serde_json::{json, Value};
 use simulator::{Behaviour, Failure};
 
 const NOTHING: Value = Value::Null;
 const RESPONSES: &str = "/openai/v1/responses";
-
-fn backend(answer: &Response) -> &str {
-    answer.header("x-sim-backend").unwrap_or("nobody")
-}
-
-fn id(answer: &Response) -> String {
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()["id"].as_str().expect("an id").to_owned()
-}
 
 fn respond(gateway: &Gateway) -> Response {
     gateway.call("POST", RESPONSES, &json!({"model": "gpt-4o", "input": "x"}))
@@ -32,15 +23,15 @@ cases! {
         let large = "x".repeat(3_000_000);
         for _ in 0..3 {
             let made = respond(&gateway);
-            let made_id = id(&made);
+            let made_id = made.id();
             for body in [
                 format!(r#"{{"previous_response_id":"{made_id}","input":"{large}","model":"gpt-4o"}}"#),
                 format!(r#"{{"model":"gpt-4o","input":"{large}","previous_response_id":"{made_id}"}}"#),
             ] {
                 let answer = gateway.client().send("POST", RESPONSES, &[], body.as_bytes()).unwrap();
-                id(&answer);
-                assert_eq!(backend(&answer), backend(&made));
-                let received = azure.backend(backend(&made)).requests().pop().unwrap();
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                assert_eq!(answer.backend(), made.backend());
+                let received = azure.backend(made.backend()).requests().pop().unwrap();
                 let length = received.header("content-length").map(|length| length.parse().unwrap());
                 assert!(length.is_none_or(|length: u64| length == received.body_len));
             }
@@ -53,38 +44,36 @@ cases! {
         gateway.warm_up(&azure);
         for _ in 0..3 {
             let made = respond(&gateway);
-            let body = json!({"model": "gpt-4o", "previous_response_id": id(&made), "input": "naïve"}).to_string();
+            let body = json!({"model": "gpt-4o", "previous_response_id": made.id(), "input": "naïve"}).to_string();
             for size in [1, 7, 1000] {
                 let mut upload = gateway.client().upload("POST", RESPONSES, &[]).unwrap();
                 for piece in body.as_bytes().chunks(size) {
                     upload.chunk(piece).unwrap();
                 }
                 let answer = upload.finish().unwrap().read_to_end();
-                id(&answer);
-                assert_eq!(backend(&answer), backend(&made));
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                assert_eq!(answer.backend(), made.backend());
             }
         }
     }
 
     fn with_a_new_token_the_request_is_the_same_again(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .plugin(|p| p["backends"][0]["deployments"] = json!({"gpt-4o": "gpt4o-east"}))
             .start();
         gateway.warm_up(&azure);
         let made = respond(&gateway);
         azure.imds().revoke_all();
-        let next = json!({"previous_response_id": id(&made), "model": "gpt-4o"});
+        let next = json!({"previous_response_id": made.id(), "model": "gpt-4o"});
         let answer = gateway.call("POST", RESPONSES, &next);
         assert_eq!(answer.header("x-aoai-attempts"), Some("2"), "{}", answer.text());
-        assert_eq!(answer.json()["previous_response_id"], id(&made));
-        let requests = azure.backend(backend(&made)).requests();
+        assert_eq!(answer.json()["previous_response_id"], made.id());
+        let requests = azure.backend(made.backend()).requests();
         let [.., refused, accepted] = requests.as_slice() else { panic!("two attempts") };
         assert_eq!((refused.status, accepted.status), (Some(401), Some(200)));
         assert_eq!((&refused.path, &refused.body), (&accepted.path, &accepted.body));
-        let name = if backend(&made) == "east" { "gpt4o-east" } else { "gpt-4o" };
+        let name = if made.backend() == "east" { "gpt4o-east" } else { "gpt-4o" };
         assert_eq!(accepted.model().as_deref(), Some(name));
     }
 
@@ -93,16 +82,16 @@ cases! {
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         for _ in 0..2 {
             let made = respond(&gateway);
-            let stream = gateway.call("GET", &format!("{}?stream=true", one(&id(&made))), &NOTHING);
-            assert_eq!((stream.status, backend(&stream)), (200, backend(&made)));
-            assert_eq!(stream.text().matches(&format!("\"id\":\"{}\"", id(&made))).count(), 3);
+            let stream = gateway.call("GET", &format!("{}?stream=true", one(&made.id())), &NOTHING);
+            assert_eq!((stream.status, stream.backend()), (200, made.backend()));
+            assert_eq!(stream.text().matches(&format!("\"id\":\"{}\"", made.id())).count(), 3);
         }
     }
 
     fn a_long_list_is_tagged_to_its_end(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
-        let made = id(&gateway.call("POST", "/openai/v1/threads", &json!({})));
+        let made = gateway.call("POST", "/openai/v1/threads", &json!({})).id();
         let (_, tag) = made.split_at(made.rfind('.').unwrap());
         let list = |tag: &str| {
             let files: Vec<String> = (0..30_000)
@@ -121,7 +110,7 @@ cases! {
         let headers = [("accept-encoding", "gzip, deflate"), ("content-type", "application/json")];
         for (path, asked) in [(RESPONSES, None), ("/openai/v1/chat/completions", Some("gzip, deflate"))] {
             let answer = gateway.client().send("POST", path, &headers, b"{\"model\":\"m\"}").unwrap();
-            let received = azure.backend(backend(&answer)).requests().pop().unwrap();
+            let received = azure.backend(answer.backend()).requests().pop().unwrap();
             let encoding = received.header("accept-encoding").filter(|encoding| *encoding != "identity");
             assert_eq!(encoding, asked, "{path}");
         }
@@ -149,7 +138,7 @@ cases! {
                     assert_eq!(made.status, 429, "{}", made.text());
                     continue;
                 }
-                let (made_id, home) = (id(&made), backend(&made));
+                let (made_id, home) = (made.id(), made.backend());
                 let next = json!({
                     "model": "gpt-4o", "input": "x", "stream": stream, "previous_response_id": made_id,
                 });
@@ -158,7 +147,7 @@ cases! {
                     match answer.status {
                         429 => refused += 1,
                         status => {
-                            assert_eq!((status, backend(&answer)), (200, home), "{}", answer.text());
+                            assert_eq!((status, answer.backend()), (200, home), "{}", answer.text());
                             done += 1;
                         }
                     }

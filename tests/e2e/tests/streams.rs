@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{cases, chat_request, simulate, Chunk, Ending, Gateway};
-use simulator::{Behaviour, Break, Stream};
+use e2e::{cases, chat_request, east_and_west, simulate, Chunk, Ending, Gateway};
+use simulator::{Behaviour, Break, Simulator, Stream};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -126,11 +126,7 @@ cases! {
             3 * SECOND,
             "the upstream request to be cancelled",
         );
-        gateway.wait_for(
-            |g| g.stat("wasmcustom.aoai.client_gone") == Some(1),
-            3 * SECOND,
-            "the disconnect to be counted",
-        );
+        wait_for_disconnects(&gateway, 1);
         assert_eq!(gateway.stat("wasmcustom.aoai.stream_broken"), Some(0));
     }
 
@@ -148,11 +144,7 @@ cases! {
             std::thread::sleep(Duration::from_millis(10));
             upload.disconnect();
         }
-        gateway.wait_for(
-            |g| g.stat("wasmcustom.aoai.client_gone") == Some(40),
-            3 * SECOND,
-            "all to be counted",
-        );
+        wait_for_disconnects(&gateway, 40);
         for backend in azure.backends() {
             assert_eq!(backend.open_streams(), 0);
         }
@@ -169,11 +161,7 @@ cases! {
         }
         let answer = gateway.chat(&chat);
         assert_eq!(answer.status, 200);
-        gateway.wait_for(
-            |g| g.stat("wasmcustom.aoai.client_gone") == Some(10),
-            3 * SECOND,
-            "all to be counted",
-        );
+        wait_for_disconnects(&gateway, 10);
         assert_eq!(azure.backend("east").count(), 1, "nothing was sent for those who had left");
     }
 
@@ -205,34 +193,19 @@ mod filter_engine_alone {
 
     // A call of the module's own cannot be cancelled: proxy-wasm has no means for it.
     fn case_15_a_client_that_leaves_in_a_retry_leaves_one_attempt(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .plugin(|p| p["retry"] = serde_json::json!({"per_try_timeout": "2s"}))
             .start();
-        azure.backend("west").set(Behaviour::hang().times(2));
-        azure.backend("east").set(Behaviour::internal_error());
-        let chat = chat_request();
-        let left: Vec<_> = (0..2).map(|_| send_and_keep(&gateway, &chat.path, &chat.bytes())).collect();
-        gateway.wait_for(
-            |_| azure.backend("west").open_streams() == 2,
-            3 * SECOND,
-            "the requests to hang at west",
-        );
-        drop(left);
-        gateway.wait_for(
-            |g| g.stat("wasmcustom.aoai.client_gone") == Some(2),
-            3 * SECOND,
-            "the disconnects to be counted",
-        );
+        leave_during_two_retries(&azure, &gateway);
+        wait_for_disconnects(&gateway, 2);
         gateway.wait_for(
             |_| azure.backend("west").open_streams() == 0,
             4 * SECOND,
             "the time limit to end the attempts",
         );
         for _ in 0..4 {
-            assert_eq!(gateway.chat(&chat).status, 200, "everything else goes on");
+            assert_eq!(gateway.chat(&chat_request()).status, 200, "everything else goes on");
         }
     }
     }
@@ -249,13 +222,8 @@ mod router_engine_alone {
     fn case_13_a_retried_streams_first_byte_is_five_ms_late_at_most(engine) {
         // What the retry adds is measured against the same stream that was not retried; the best of several, because this is
         // about the way through Envoy and not about the machine.
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .plugin(|p| p["cooldown"] = serde_json::Value::Null)
-            .log_level("info")
-            .start();
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.without_cooldowns().log_level("info").start();
         azure.backend("east").set(Behaviour::throttled(1));
         azure.backend("west").set(paced(3, 5));
         let chat = chat_request().streaming();
@@ -275,26 +243,13 @@ mod router_engine_alone {
     fn case_15_a_client_that_leaves_during_a_retry_cancels_it(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
-        azure.backend("west").set(Behaviour::hang().times(2));
-        azure.backend("east").set(Behaviour::internal_error());
-        let chat = chat_request();
-        let left: Vec<_> = (0..2).map(|_| send_and_keep(&gateway, &chat.path, &chat.bytes())).collect();
-        gateway.wait_for(
-            |_| azure.backend("west").open_streams() == 2,
-            3 * SECOND,
-            "the requests to hang at west",
-        );
-        drop(left);
+        leave_during_two_retries(&azure, &gateway);
         gateway.wait_for(
             |_| azure.backend("west").open_streams() == 0,
             3 * SECOND,
             "the hanging requests to be cancelled",
         );
-        gateway.wait_for(
-            |g| g.stat("wasmcustom.aoai.client_gone") == Some(2),
-            3 * SECOND,
-            "the disconnects to be counted",
-        );
+        wait_for_disconnects(&gateway, 2);
     }
     }
 }
@@ -318,6 +273,29 @@ fn retried_stream(engine: e2e::Engine) -> Vec<Chunk> {
             return chunks;
         }
     }
+}
+
+/// Two clients send a request, and leave while its retry hangs at `west`.
+fn leave_during_two_retries(azure: &Simulator, gateway: &Gateway) {
+    azure.backend("west").set(Behaviour::hang().times(2));
+    azure.backend("east").set(Behaviour::internal_error());
+    let chat = chat_request();
+    let clients = [(); 2].map(|()| send_and_keep(gateway, &chat.path, &chat.bytes()));
+    gateway.wait_for(
+        |_| azure.backend("west").open_streams() == 2,
+        3 * SECOND,
+        "the requests to hang at west",
+    );
+    drop(clients);
+}
+
+/// Waits until the statistics count this many clients that left.
+fn wait_for_disconnects(gateway: &Gateway, count: i64) {
+    gateway.wait_for(
+        |g| g.stat("wasmcustom.aoai.client_gone") == Some(count),
+        3 * SECOND,
+        "the disconnects to be counted",
+    );
 }
 
 /// Sends a whole request and returns its connection, on which nothing is read.

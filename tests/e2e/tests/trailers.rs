@@ -4,7 +4,8 @@ use bytes::Bytes;
 use e2e::{cases, chat_request, simulate, Chat, Gateway};
 use http::{HeaderMap, HeaderValue, Request};
 use simulator::Behaviour;
-use tokio::net::TcpStream;
+
+use crate::http2;
 
 cases! {
     fn a_body_that_is_ended_by_trailers_is_sent_again_whole(engine) {
@@ -25,21 +26,13 @@ cases! {
 
 /// Sends it in pieces, with trailers behind them; the answer's status.
 fn send(gateway: &Gateway, chat: &Chat) -> u16 {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
+    let body = chat.bytes();
+    let request = Request::post(gateway.url(&chat.path))
+        .header("content-type", "application/json")
+        .header("content-length", body.len())
+        .body(())
         .unwrap();
-    runtime.block_on(async {
-        let socket = TcpStream::connect(gateway.address()).await.unwrap();
-        let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
-        let connection = tokio::spawn(connection);
-        let body = chat.bytes();
-        let request = Request::post(gateway.url(&chat.path))
-            .header("content-type", "application/json")
-            .header("content-length", body.len())
-            .body(())
-            .unwrap();
-        let (answer, mut upload) = client.send_request(request, false).unwrap();
+    http2::send(gateway, request, |upload| {
         for piece in body.chunks(10_000) {
             upload
                 .send_data(Bytes::copy_from_slice(piece), false)
@@ -49,8 +42,5 @@ fn send(gateway: &Gateway, chat: &Chat) -> u16 {
         trailers.insert("x-checksum", HeaderValue::from_static("1234"));
         trailers.insert("api-key", HeaderValue::from_static("CLIENT-KEY"));
         upload.send_trailers(trailers).unwrap();
-        let status = answer.await.unwrap().status();
-        connection.abort();
-        status.as_u16()
     })
 }

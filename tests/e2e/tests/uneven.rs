@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use e2e::{cases, chat_request, load, simulate, simulate_with, Gateway, GatewayBuilder, Response};
-use serde_json::{json, Value};
+use e2e::{
+    cases, chat_request, east_and_west, load, simulate, simulate_with, Gateway, GatewayBuilder,
+    Response,
+};
+use serde_json::json;
 use simulator::{Behaviour, ImdsBehaviour, RecordedRequest, Simulator, TokenCheck};
 
 const KEY: &str = "EAST-SECRET";
@@ -83,12 +86,8 @@ cases! {
     }
 
     fn case_20_the_backends_api_version_is_for_the_dated_api(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
-            .plugin(|p| p["backends"][0]["api_version"] = json!("2025-04-01-preview"))
-            .start();
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway.plugin(|p| p["backends"][0]["api_version"] = json!("2025-04-01-preview")).start();
         azure.backend("east").set(Behaviour::internal_error().times(3));
         for (path, east) in [
             (
@@ -162,10 +161,8 @@ cases! {
     }
 
     fn an_alias_is_told_apart_from_the_deployment_that_is_missing(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .plugin(|p| p["backends"][0]["deployments"] = json!({"gpt-4o": "gone"}))
             .start();
         azure.backend("east").set(Behaviour::deployment_not_found().on_path("/gone/"));
@@ -183,7 +180,7 @@ cases! {
 
     fn case_17_each_backend_is_shown_its_own_credential(engine) {
         let (azure, gateway) = keyed(&["east", "west"]);
-        let gateway = gateway.engine(engine).plugin(|p| p["cooldown"] = Value::Null).start();
+        let gateway = gateway.engine(engine).without_cooldowns().start();
         let client = [("api-key", "CLIENT"), ("authorization", "Bearer CLIENT")];
         let chat = chat_request();
         // From the token to the key, and the other way round.
@@ -230,10 +227,7 @@ cases! {
 
     fn without_an_identity_keys_are_enough(engine) {
         let (azure, gateway) = keyed(&["east"]);
-        let gateway = gateway
-            .engine(engine)
-            .plugin(|p| drop(p.as_object_mut().unwrap().remove("identity")))
-            .start();
+        let gateway = gateway.engine(engine).plugin(|p| drop(p.as_object_mut().unwrap().remove("identity"))).start();
         assert_eq!(load(&gateway, 2, 10, &chat_request()).status(200), 10);
         assert_eq!(azure.imds().count(), 0);
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use e2e::{cases, chat_request, simulate, simulate_with, Ending, Gateway, Response};
+use e2e::{cases, chat_request, east_and_west, simulate, simulate_with, Ending, Gateway, Response};
 use render::Key;
 use serde_json::{json, Value};
 use simulator::{Account, Behaviour, Stream};
@@ -327,10 +327,8 @@ cases! {
     }
 
     fn a_model_that_refuses_the_option_is_served_without_it(engine) {
-        let azure = simulate(&["east", "west"]);
-        let gateway = Gateway::builder()
-            .simulator(&azure)
-            .engine(engine)
+        let (azure, gateway) = east_and_west(engine);
+        let gateway = gateway
             .plugin(|p| p["usage"] = json!({"streams": "always"}))
             .start();
         let mut mistral = chat_request().streaming().v1();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use azure_openai_balancer::core::balancer::Balancer;
 use azure_openai_balancer::core::config::{Config, Plugin, MAX_ATTEMPTS, MAX_BACKENDS};
 
-use super::machine::world::Inner;
+use super::machine::host::MapAndClock;
 
 /// The value of variables, which may be keys.
 const SECRET: &str = "hidden-in-a-variable";
@@ -23,7 +23,7 @@ pub(crate) fn check(input: &[u8]) {
     assert!(has_secret || !shown.contains(SECRET), "{shown}");
     if let Ok(Plugin::Balancer(config)) = read {
         check_bounds(&config);
-        let balancer = Balancer::new(Inner::default(), *config, 7);
+        let balancer = Balancer::new(MapAndClock::default(), *config, 7);
         assert!(balancer.is_ok());
     }
 }

@@ -3,6 +3,8 @@
 #[path = "../../../exchange/envoy.rs"]
 #[allow(dead_code)]
 mod envoy;
+#[path = "../../../exchange/host.rs"]
+pub(crate) mod host;
 #[path = "../../../exchange/world.rs"]
 #[allow(dead_code)]
 pub(crate) mod world;

@@ -9,34 +9,10 @@ use super::reply::Event;
 use super::{errors, Call, Reply, Resource};
 use crate::behaviour::Failure;
 
-static ASSISTANT: Kind = Kind {
-    object: "assistant",
-    prefix: "asst_",
-    noun: "assistant",
-    deleted: "assistant.deleted",
-    statuses: None,
-};
-static THREAD: Kind = Kind {
-    object: "thread",
-    prefix: "thread_",
-    noun: "thread",
-    deleted: "thread.deleted",
-    statuses: None,
-};
-static MESSAGE: Kind = Kind {
-    object: "thread.message",
-    prefix: "msg_",
-    noun: "message",
-    deleted: "thread.message.deleted",
-    statuses: None,
-};
-static RUN: Kind = Kind {
-    object: "thread.run",
-    prefix: "run_",
-    noun: "run",
-    deleted: "thread.run.deleted",
-    statuses: Some(["queued", "completed"]),
-};
+static ASSISTANT: Kind = Kind::new("assistant", "asst_", "assistant");
+static THREAD: Kind = Kind::new("thread", "thread_", "thread");
+static MESSAGE: Kind = Kind::new("thread.message", "msg_", "message");
+static RUN: Kind = Kind::new("thread.run", "run_", "run").with_statuses("queued", "completed");
 
 impl Resource {
     pub(super) fn assistants(&self, call: &Call<'_>, rest: &[&str]) -> Result<Reply, Failure> {

@@ -20,13 +20,9 @@ struct Request {
 }
 
 impl Resource {
-    pub(super) fn transcription(
-        &self,
-        call: &Call<'_>,
-        deployment: Option<&str>,
-    ) -> Result<Reply, Failure> {
+    pub(super) fn transcription(&self, call: &Call<'_>) -> Result<Reply, Failure> {
         let form = call.form()?;
-        let model = self.model(deployment, form.text("model"))?;
+        let model = self.model(call, form.text("model"))?;
         let file = form.file("file")?;
         let text = self.seen(model, &file.content);
         Ok(match form.text("response_format") {
@@ -35,13 +31,9 @@ impl Resource {
         })
     }
 
-    pub(super) fn speech(
-        &self,
-        call: &Call<'_>,
-        deployment: Option<&str>,
-    ) -> Result<Reply, Failure> {
+    pub(super) fn speech(&self, call: &Call<'_>) -> Result<Reply, Failure> {
         let request: Request = call.json()?;
-        self.model(deployment, request.model.as_deref())?;
+        self.model(call, request.model.as_deref())?;
         let frame = b"\xff\xfb\x90\x00"
             .iter()
             .copied()
@@ -49,23 +41,15 @@ impl Resource {
         Ok(Reply::Whole("audio/mpeg", frame.collect::<Bytes>()))
     }
 
-    pub(super) fn images(
-        &self,
-        call: &Call<'_>,
-        deployment: Option<&str>,
-    ) -> Result<Reply, Failure> {
+    pub(super) fn images(&self, call: &Call<'_>) -> Result<Reply, Failure> {
         let request: Request = call.json()?;
-        let model = self.model(deployment, request.model.as_deref())?;
+        let model = self.model(call, request.model.as_deref())?;
         Ok(self.image(model, &call.body))
     }
 
-    pub(super) fn edits(
-        &self,
-        call: &Call<'_>,
-        deployment: Option<&str>,
-    ) -> Result<Reply, Failure> {
+    pub(super) fn edits(&self, call: &Call<'_>) -> Result<Reply, Failure> {
         let form = call.form()?;
-        let model = self.model(deployment, form.text("model"))?;
+        let model = self.model(call, form.text("model"))?;
         let image = form.file("image").or_else(|_| form.file("image[]"))?;
         Ok(self.image(model, &image.content))
     }

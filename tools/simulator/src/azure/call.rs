@@ -11,12 +11,15 @@ use super::errors;
 use super::form::Form;
 use crate::behaviour::Failure;
 
-/// A request, read and let in.
+/// An authorized request with its whole body.
+#[derive(Clone)]
 pub(crate) struct Call<'a> {
     pub(crate) method: &'a Method,
     pub(crate) uri: &'a Uri,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) body: Bytes,
+    /// The deployment that the path names, if it does.
+    pub(super) deployment: Option<String>,
 }
 
 impl<'a> Call<'a> {
@@ -26,6 +29,15 @@ impl<'a> Call<'a> {
             uri: &head.uri,
             headers: &head.headers,
             body,
+            deployment: None,
+        }
+    }
+
+    /// The request, for the deployment in its path.
+    pub(super) fn of_deployment(&self, deployment: String) -> Self {
+        Self {
+            deployment: Some(deployment),
+            ..self.clone()
         }
     }
 

@@ -8,28 +8,10 @@ use super::{errors, Call, Reply, Resource};
 use crate::behaviour::Failure;
 use crate::tokens::now;
 
-static CALL: Kind = Kind {
-    object: "realtime.call",
-    prefix: "rtc_",
-    noun: "call",
-    deleted: "realtime.call.deleted",
-    statuses: None,
-};
-static SESSION: Kind = Kind {
-    object: "live.session",
-    prefix: "sess_",
-    noun: "session",
-    deleted: "live.session.deleted",
-    statuses: None,
-};
+static CALL: Kind = Kind::new("realtime.call", "rtc_", "call");
+static SESSION: Kind = Kind::new("live.session", "sess_", "session");
 
-static KEY: Kind = Kind {
-    object: "realtime.client_secret",
-    prefix: "ek_",
-    noun: "client secret",
-    deleted: "realtime.client_secret.deleted",
-    statuses: None,
-};
+static KEY: Kind = Kind::new("realtime.client_secret", "ek_", "client secret");
 
 impl Resource {
     /// Whether this resource has made a key for a session.

@@ -40,14 +40,9 @@ impl Request {
 }
 
 impl Resource {
-    pub(super) fn chat(
-        &self,
-        call: &Call<'_>,
-        deployment: Option<&str>,
-        events: u32,
-    ) -> Result<Reply, Failure> {
+    pub(super) fn chat(&self, call: &Call<'_>, events: u32) -> Result<Reply, Failure> {
         let request: Request = call.json()?;
-        let model = self.model(deployment, request.model.as_deref())?;
+        let model = self.model(call, request.model.as_deref())?;
         if request.stream_options.is_some() {
             if is_mistral(model) {
                 return Err(errors::extra_input("stream_options"));
@@ -159,14 +154,9 @@ impl Resource {
         events
     }
 
-    pub(super) fn completions(
-        &self,
-        call: &Call<'_>,
-        deployment: Option<&str>,
-        events: u32,
-    ) -> Result<Reply, Failure> {
+    pub(super) fn completions(&self, call: &Call<'_>, events: u32) -> Result<Reply, Failure> {
         let request: Request = call.json()?;
-        let model = self.model(deployment, request.model.as_deref())?;
+        let model = self.model(call, request.model.as_deref())?;
         let id = self.id("cmpl-");
         let part = |text: &str, finish: Value| {
             json!({
@@ -189,13 +179,17 @@ impl Resource {
         Ok(Reply::json(&whole))
     }
 
-    /// The deployment in the path, else the model in the body, if this resource has it.
+    /// The deployment in the path, or else the model in the body. Fails if this resource does not have it.
     pub(super) fn model<'m>(
         &self,
-        deployment: Option<&'m str>,
+        call: &'m Call<'_>,
         model: Option<&'m str>,
     ) -> Result<&'m str, Failure> {
-        let asked = deployment.or(model);
+        self.deployment(call.deployment.as_deref().or(model))
+    }
+
+    /// The requested deployment, or `gpt-4o` without one. Fails if this resource does not have it.
+    pub(super) fn deployment<'m>(&self, asked: Option<&'m str>) -> Result<&'m str, Failure> {
         self.known(asked)?;
         Ok(asked.unwrap_or("gpt-4o"))
     }

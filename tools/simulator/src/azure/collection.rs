@@ -133,7 +133,7 @@ impl Resource {
     pub(super) fn delete(&self, kind: &'static Kind, id: &str) -> Result<Reply, Failure> {
         match self.objects.remove(kind, id) {
             true => Ok(Reply::json(
-                &json!({ "id": id, "object": kind.deleted, "deleted": true }),
+                &json!({ "id": id, "object": kind.deleted(), "deleted": true }),
             )),
             false => Err(errors::object_not_found(kind.noun, id)),
         }

@@ -21,13 +21,9 @@ struct Request {
 }
 
 impl Resource {
-    pub(super) fn embeddings(
-        &self,
-        call: &Call<'_>,
-        deployment: Option<&str>,
-    ) -> Result<Reply, Failure> {
+    pub(super) fn embeddings(&self, call: &Call<'_>) -> Result<Reply, Failure> {
         let request: Request = call.json()?;
-        let model = self.model(deployment, request.model.as_deref())?;
+        let model = self.model(call, request.model.as_deref())?;
         let inputs = match &request.input {
             // A list of numbers is one text in tokens.
             Value::Array(inputs) if !inputs.iter().all(Value::is_number) => inputs.len(),

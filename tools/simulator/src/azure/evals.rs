@@ -6,34 +6,10 @@ use super::objects::Kind;
 use super::{errors, Call, Reply, Resource};
 use crate::behaviour::Failure;
 
-static EVAL: Kind = Kind {
-    object: "eval",
-    prefix: "eval_",
-    noun: "eval",
-    deleted: "eval.deleted",
-    statuses: None,
-};
-static RUN: Kind = Kind {
-    object: "eval.run",
-    prefix: "evalrun_",
-    noun: "run",
-    deleted: "eval.run.deleted",
-    statuses: Some(["queued", "completed"]),
-};
-static SKILL: Kind = Kind {
-    object: "skill",
-    prefix: "skill_",
-    noun: "skill",
-    deleted: "skill.deleted",
-    statuses: None,
-};
-static ENDPOINT: Kind = Kind {
-    object: "webhook_endpoint",
-    prefix: "whe_",
-    noun: "webhook endpoint",
-    deleted: "webhook_endpoint.deleted",
-    statuses: None,
-};
+static EVAL: Kind = Kind::new("eval", "eval_", "eval");
+static RUN: Kind = Kind::new("eval.run", "evalrun_", "run").with_statuses("queued", "completed");
+static SKILL: Kind = Kind::new("skill", "skill_", "skill");
+static ENDPOINT: Kind = Kind::new("webhook_endpoint", "whe_", "webhook endpoint");
 
 impl Resource {
     pub(super) fn evals(&self, call: &Call<'_>, rest: &[&str]) -> Result<Reply, Failure> {

@@ -10,32 +10,16 @@ use super::{errors, Call, Reply, Resource};
 use crate::audit::hex;
 use crate::behaviour::Failure;
 
-pub(super) static FILE: Kind = Kind {
-    object: "file",
-    prefix: "file-",
-    noun: "file",
-    deleted: "file",
-    statuses: Some(["pending", "processed"]),
-};
+pub(super) static FILE: Kind = Kind::new("file", "file-", "file")
+    .without_deleted_suffix()
+    .with_statuses("pending", "processed");
 /// Azure gives files for assistants ids of their own.
 static ASSISTANT_FILE: Kind = Kind {
     prefix: "assistant-",
     ..FILE
 };
-static UPLOAD: Kind = Kind {
-    object: "upload",
-    prefix: "upload_",
-    noun: "upload",
-    deleted: "upload",
-    statuses: Some(["pending", "pending"]),
-};
-static PART: Kind = Kind {
-    object: "upload.part",
-    prefix: "part_",
-    noun: "part",
-    deleted: "upload.part",
-    statuses: None,
-};
+static UPLOAD: Kind = Kind::new("upload", "upload_", "upload").with_statuses("pending", "pending");
+static PART: Kind = Kind::new("upload.part", "part_", "part");
 
 impl Resource {
     pub(super) fn files(&self, call: &Call<'_>, rest: &[&str]) -> Result<Reply, Failure> {

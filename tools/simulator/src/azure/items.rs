@@ -8,13 +8,7 @@ use super::{errors, Resource};
 use crate::behaviour::Failure;
 
 /// An item of a stored response.
-static OUTPUT: Kind = Kind {
-    object: "output_item",
-    prefix: "",
-    noun: "item",
-    deleted: "output_item.deleted",
-    statuses: None,
-};
+static OUTPUT: Kind = Kind::new("output_item", "", "item");
 
 /// What of a request decides which items its response has.
 #[derive(Default)]

@@ -7,20 +7,9 @@ use super::objects::Kind;
 use super::{errors, Call, Reply, Resource};
 use crate::behaviour::Failure;
 
-static BATCH: Kind = Kind {
-    object: "batch",
-    prefix: "batch_",
-    noun: "batch",
-    deleted: "batch.deleted",
-    statuses: Some(["validating", "completed"]),
-};
-static JOB: Kind = Kind {
-    object: "fine_tuning.job",
-    prefix: "ftjob-",
-    noun: "fine-tuning job",
-    deleted: "fine_tuning.job.deleted",
-    statuses: Some(["pending", "succeeded"]),
-};
+static BATCH: Kind = Kind::new("batch", "batch_", "batch").with_statuses("validating", "completed");
+static JOB: Kind =
+    Kind::new("fine_tuning.job", "ftjob-", "fine-tuning job").with_statuses("pending", "succeeded");
 
 impl Resource {
     pub(super) fn batches(&self, call: &Call<'_>, rest: &[&str]) -> Result<Reply, Failure> {

@@ -31,7 +31,7 @@ impl Resource {
             return Err(errors::bad_request("anthropic-version: header is required"));
         }
         let request: Request = call.json()?;
-        let model = self.model(None, request.model.as_deref())?;
+        let model = self.deployment(request.model.as_deref())?;
         let tokens = call.body.len() / 4;
         if is_count {
             return Ok(Reply::json(&json!({ "input_tokens": tokens })));

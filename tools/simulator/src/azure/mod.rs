@@ -75,7 +75,7 @@ impl Resource {
             let first = operation.split('/').next().map(str::to_ascii_lowercase);
             return match first.as_deref() {
                 Some("chat" | "completions" | "embeddings" | "images" | "audio") => {
-                    self.infer(call, operation, None, pieces)
+                    self.infer(call, operation, pieces)
                 }
                 _ => self.stateful(call, operation, pieces),
             };
@@ -91,32 +91,27 @@ impl Resource {
                 let (deployment, operation) = rest
                     .split_once('/')
                     .ok_or_else(errors::resource_not_found)?;
-                self.infer(call, operation, Some(&decoded(deployment)), pieces)
+                let call = call.of_deployment(decoded(deployment));
+                self.infer(&call, operation, pieces)
             }
             None => self.stateful(call, rest, pieces),
         }
     }
 
-    fn infer(
-        &self,
-        call: &Call<'_>,
-        operation: &str,
-        deployment: Option<&str>,
-        pieces: u32,
-    ) -> Result<Reply, Failure> {
+    fn infer(&self, call: &Call<'_>, operation: &str, pieces: u32) -> Result<Reply, Failure> {
         if call.method != Method::POST {
             return Err(errors::resource_not_found());
         }
         let operation = operation.to_ascii_lowercase();
         self.offered(&operation)?;
         match operation.as_str() {
-            "chat/completions" => self.chat(call, deployment, pieces),
-            "completions" => self.completions(call, deployment, pieces),
-            "embeddings" => self.embeddings(call, deployment),
-            "images/generations" => self.images(call, deployment),
-            "images/edits" => self.edits(call, deployment),
-            "audio/transcriptions" | "audio/translations" => self.transcription(call, deployment),
-            "audio/speech" => self.speech(call, deployment),
+            "chat/completions" => self.chat(call, pieces),
+            "completions" => self.completions(call, pieces),
+            "embeddings" => self.embeddings(call),
+            "images/generations" => self.images(call),
+            "images/edits" => self.edits(call),
+            "audio/transcriptions" | "audio/translations" => self.transcription(call),
+            "audio/speech" => self.speech(call),
             _ => Err(errors::resource_not_found()),
         }
     }
@@ -175,7 +170,7 @@ impl Resource {
             self.has_call(&call)?;
         }
         let asked = query(uri, if dated { "deployment" } else { "model" });
-        let model = self.model(asked.as_deref(), None)?;
+        let model = self.deployment(asked.as_deref())?;
         Ok(json!({
             "type": "session.created",
             "event_id": self.id("event_"),

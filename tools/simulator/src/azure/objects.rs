@@ -14,16 +14,53 @@ const BYTES_LIMIT: usize = 256 * 1024 * 1024;
 /// A kind of object.
 #[derive(Debug, PartialEq)]
 pub(super) struct Kind {
-    /// What `object` says.
+    /// The value of the field `object`.
     pub(super) object: &'static str,
-    /// What ids begin with.
+    /// The beginning of ids.
     pub(super) prefix: &'static str,
-    /// What errors call it.
+    /// The name in errors.
     pub(super) noun: &'static str,
-    /// What `object` says of one that was deleted.
-    pub(super) deleted: &'static str,
-    /// Its status when it is made, and from the next look at it on.
+    /// The end of the field `object` in the answer to a deletion.
+    pub(super) deleted_suffix: &'static str,
+    /// The status of a new object, and its status from the next request on.
     pub(super) statuses: Option<[&'static str; 2]>,
+}
+
+impl Kind {
+    pub(super) const fn new(
+        object: &'static str,
+        prefix: &'static str,
+        noun: &'static str,
+    ) -> Self {
+        Self {
+            object,
+            prefix,
+            noun,
+            deleted_suffix: ".deleted",
+            statuses: None,
+        }
+    }
+
+    /// A kind whose objects have a status: `new` when they are made, and `done` from the next request on.
+    pub(super) const fn with_statuses(self, new: &'static str, done: &'static str) -> Self {
+        Self {
+            statuses: Some([new, done]),
+            ..self
+        }
+    }
+
+    /// A kind whose deleted objects keep their name in the field `object`.
+    pub(super) const fn without_deleted_suffix(self) -> Self {
+        Self {
+            deleted_suffix: "",
+            ..self
+        }
+    }
+
+    /// The field `object` of the answer to a deletion.
+    pub(super) fn deleted(&self) -> String {
+        format!("{}{}", self.object, self.deleted_suffix)
+    }
 }
 
 /// One object.
@@ -151,13 +188,7 @@ impl Objects {
 mod tests {
     use super::*;
 
-    static KIND: Kind = Kind {
-        object: "file",
-        prefix: "file-",
-        noun: "file",
-        deleted: "file",
-        statuses: None,
-    };
+    static KIND: Kind = Kind::new("file", "file-", "file");
 
     fn object(parent: Option<&str>, bytes: usize) -> Object {
         Object {

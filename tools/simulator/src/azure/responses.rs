@@ -12,13 +12,7 @@ use super::{errors, Call, Reply, Resource};
 use crate::behaviour::Failure;
 use crate::tokens::now;
 
-static RESPONSE: Kind = Kind {
-    object: "response",
-    prefix: "resp_",
-    noun: "response",
-    deleted: "response",
-    statuses: None,
-};
+static RESPONSE: Kind = Kind::new("response", "resp_", "response").without_deleted_suffix();
 
 #[derive(Deserialize)]
 struct Request {
@@ -99,7 +93,7 @@ impl Resource {
 
     fn respond(&self, call: &Call<'_>, pieces: u32) -> Result<Reply, Failure> {
         let request: Request = call.json()?;
-        let model = self.model(None, request.model.as_deref())?;
+        let model = self.deployment(request.model.as_deref())?;
         let fields = call.fields()?;
         self.check_references(&fields)?;
         self.check_items(fields.get("input"))?;

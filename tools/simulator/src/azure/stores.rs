@@ -8,51 +8,18 @@ use super::objects::Kind;
 use super::{errors, Call, Reply, Resource};
 use crate::behaviour::Failure;
 
-static VECTOR_STORE: Kind = Kind {
-    object: "vector_store",
-    prefix: "vs_",
-    noun: "vector store",
-    deleted: "vector_store.deleted",
-    statuses: Some(["in_progress", "completed"]),
-};
+static VECTOR_STORE: Kind =
+    Kind::new("vector_store", "vs_", "vector store").with_statuses("in_progress", "completed");
 /// A file in a vector store goes by the id of the file itself, so that it is told, but not kept, as an object.
 const VECTOR_STORE_FILE: &str = "vector_store.file";
-static FILE_BATCH: Kind = Kind {
-    object: "vector_store.file_batch",
-    prefix: "vsfb_",
-    noun: "file batch",
-    deleted: "vector_store.file_batch.deleted",
-    statuses: Some(["in_progress", "completed"]),
-};
-static CONTAINER: Kind = Kind {
-    object: "container",
-    prefix: "cntr_",
-    noun: "container",
-    deleted: "container.deleted",
-    statuses: Some(["running", "running"]),
-};
-static CONTAINER_FILE: Kind = Kind {
-    object: "container.file",
-    prefix: "cfile_",
-    noun: "container file",
-    deleted: "container.file.deleted",
-    statuses: None,
-};
-static CONVERSATION: Kind = Kind {
-    object: "conversation",
-    prefix: "conv_",
-    noun: "conversation",
-    deleted: "conversation.deleted",
-    statuses: None,
-};
+static FILE_BATCH: Kind = Kind::new("vector_store.file_batch", "vsfb_", "file batch")
+    .with_statuses("in_progress", "completed");
+static CONTAINER: Kind =
+    Kind::new("container", "cntr_", "container").with_statuses("running", "running");
+static CONTAINER_FILE: Kind = Kind::new("container.file", "cfile_", "container file");
+static CONVERSATION: Kind = Kind::new("conversation", "conv_", "conversation");
 /// What was said in a conversation, or to get a response.
-pub(super) static ITEM: Kind = Kind {
-    object: "item",
-    prefix: "msg_",
-    noun: "item",
-    deleted: "item.deleted",
-    statuses: None,
-};
+pub(super) static ITEM: Kind = Kind::new("item", "msg_", "item");
 
 impl Resource {
     pub(super) fn vector_stores(&self, call: &Call<'_>, rest: &[&str]) -> Result<Reply, Failure> {
