@@ -291,7 +291,7 @@ fn a_clock_set_back_locks_nobody_out_beyond_the_window() {
         envoy.pass(400 * DAY);
         let passes = |_: &_| envoy.workers[0].take(Some("a"), chat(4000)).is_ok();
         assert!((0..100).take_while(passes).count() < 100);
-        envoy.map.pass(START);
+        envoy.map.set_millis(START);
         let excess = envoy.workers[1].take(Some("a"), chat(4000)).unwrap_err();
         assert!(
             excess.exceeded.wait.as_millis() <= u128::from(window),

@@ -28,9 +28,14 @@ impl MapAndClock {
         self.0.millis.get()
     }
 
+    /// Sets the time, in milliseconds.
+    pub(crate) fn set_millis(&self, millis: u64) {
+        self.0.millis.set(millis);
+    }
+
     /// Lets this many milliseconds pass.
     pub(crate) fn pass(&self, millis: u64) {
-        self.0.millis.set(self.millis() + millis);
+        self.set_millis(self.millis() + millis);
     }
 
     /// How often shared values were read or written since the last time this was asked.
