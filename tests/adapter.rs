@@ -1,5 +1,5 @@
-//! The adapter between Envoy and the core, tested natively through the proxy-wasm ABI: a mock host plays Envoy, and the test
-//! plays client, backends, token service and clock.
+//! Tests of the adapter between Envoy and the core, natively through the proxy-wasm ABI. A mock host plays Envoy, and
+//! the test plays client, backends, token service and clock.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

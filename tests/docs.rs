@@ -1,4 +1,4 @@
-//! The pages in `docs/` and at the top: the README is short, links lead somewhere, configurations are right, and fields and
+//! Tests of the Markdown pages: the README is short, links lead somewhere, and configurations are valid. Fields and
 //! statistics are those of the module. `tools/xtask` and `tools/cli` test the commands that the pages name.
 #![allow(
     clippy::unwrap_used,
@@ -40,14 +40,14 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// What stands between `](` and `)`.
+/// The targets of links: the text between `](` and `)`.
 fn links(text: &str) -> Vec<&str> {
     let ends = text.split("](").skip(1);
     ends.filter_map(|rest| Some(rest.split_once(')')?.0))
         .collect()
 }
 
-/// The headings of a page; a comment in a block of code is none.
+/// The headings of a page. A comment in a code block is not a heading.
 fn headings(text: &str) -> Vec<&str> {
     let outside = text.split("```").step_by(2);
     let lines = outside.flat_map(str::lines);
@@ -57,7 +57,7 @@ fn headings(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// What stands between single backticks, blocks of code apart.
+/// The texts between single backticks, outside code blocks.
 fn code_spans(text: &str) -> Vec<&str> {
     let outside = text.split("```").step_by(2);
     let lines = outside.flat_map(str::lines);
@@ -66,7 +66,7 @@ fn code_spans(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// How GitHub makes an anchor of a heading.
+/// The anchor that GitHub makes from a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.to_lowercase();
     let kept = kept
@@ -189,7 +189,7 @@ fn source_files_in_the_pages_exist() {
                 format!("/{span}"),
                 format!("/{}/", span.trim_end_matches('/')),
             );
-            // A name without its folder is not that of a test.
+            // A name without its folder is not the name of a test.
             let exists = files.iter().any(|file| {
                 let is_meant = is_path || !file.starts_with("/tests/");
                 is_meant && (file.ends_with(&end) || file.starts_with(&start))
@@ -277,7 +277,7 @@ fn sentences_in_the_pages_are_short() {
     const MOST: usize = 30;
     let mut long = Vec::new();
     for page in written_pages() {
-        // Its entries are not sentences.
+        // The entries of a changelog are not sentences.
         if page.ends_with("CHANGELOG.md") {
             continue;
         }
@@ -303,7 +303,7 @@ fn the_pages_use_the_words_of_the_glossary() {
         ("is said by", "sets, as a verb"),
     ];
     for page in written_pages() {
-        // One page lists what not to write, the other what was written.
+        // One page lists the words to avoid, and the other quotes old texts.
         if page.ends_with("CONTRIBUTING.md") || page.ends_with("CHANGELOG.md") {
             continue;
         }
@@ -339,7 +339,7 @@ fn the_readme_links_to_every_page() {
     }
 }
 
-/// The statistics that a page's `aoai.backend.NAME.outcome.OUTCOME` stands for, or that name itself.
+/// The statistics that a name in a page stands for, such as `aoai.backend.NAME.outcome.OUTCOME`, or that name itself.
 fn meant_by<'s>(written: &str, statistics: &'s BTreeSet<String>) -> Vec<&'s String> {
     let parts: Vec<_> = written.split('.').collect();
     let fits = |name: &&String| {
@@ -373,7 +373,7 @@ fn statistics_in_the_pages_exist() {
                 Some(_) => format!("aoai.{span}"),
                 None => span.to_owned(),
             };
-            // Not a value, such as `aoai.backend.eastus.state: 1`, nor a part of one.
+            // A value, such as `aoai.backend.eastus.state: 1`, is not part of the name.
             let name = full.split(':').next().unwrap();
             if name.starts_with("aoai.") && !name.ends_with('*') {
                 found += 1;
@@ -392,7 +392,8 @@ fn statistics_in_the_pages_exist() {
     assert!(found > 40, "{found}");
 }
 
-/// Whether a word is the name of a statistic in Prometheus, and no label, cluster or key of Envoy's filter state.
+/// Whether a word is the name of a statistic in Prometheus, and not a label, a cluster or a key of Envoy's filter
+/// state.
 fn is_prometheus_name(word: &str) -> bool {
     let kinds = [
         "aoai_requests",
@@ -440,7 +441,7 @@ fn every_code_of_the_balancers_own_answers_is_explained() {
     );
 }
 
-/// The fields of an object of a JSON Schema, with their schemas, by the paths that the pages give them.
+/// The fields of an object in a JSON Schema, with their schemas, by the paths that the pages use.
 fn fields(root: &Value, object: &Value, path: &str, found: &mut Vec<(String, Value)>) {
     for (name, schema) in object["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}{name}");

@@ -1,6 +1,6 @@
-//! Properties of a request's state machine that hold for every sequence of what may happen to a request, with both retry engines.
+//! Properties of a request's state machine that hold for every sequence of events, with both retry engines.
 //!
-//! A sequence is drawn from numbers, and shrunk to its shortest by `proptest` where a property does not hold.
+//! A sequence is a list of numbers. If a property does not hold, `proptest` shrinks the list to the shortest one.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,7 +23,7 @@ use exchange::world::{World, BACKENDS, ENGINES};
 use proptest::prelude::*;
 use random::Random;
 
-/// What happens to requests, as numbers.
+/// The events of several requests, as numbers.
 fn events() -> impl Strategy<Value = Vec<Vec<u8>>> {
     prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..6)
 }
@@ -31,10 +31,12 @@ fn events() -> impl Strategy<Value = Vec<Vec<u8>>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The model of Envoy asserts the rest: at most `max_attempts`, none on a backend that was tried but with a newer token, every one
-    /// with the backend's own credential, no answer held whose request is incomplete
-    /// behind the router, nothing cut off but an answer that passes, and nothing held that nothing will end. A backend gets the same token twice in one case only:
-    /// the router has begun an attempt for which a newer one was to come, and none came.
+    /// The model of Envoy asserts the rest:
+    /// - A request has at most `max_attempts` attempts, each with its backend's own credential.
+    /// - A backend that was tried gets a second attempt only with a newer token. One exception: the router had begun an
+    ///   attempt for which a newer token was to come, and none came.
+    /// - Behind the router, no answer to an incomplete request is held.
+    /// - Only an answer that passes is cut off, and every hold has something that ends it.
     #[test]
     fn every_request_gets_one_answer(
         engine in prop::sample::select(&ENGINES[..]),
@@ -50,7 +52,7 @@ proptest! {
         }
     }
 
-    /// Recovering backends admit few attempts at a time, so each has to say that it is over.
+    /// Recovering backends admit few attempts at a time, so each attempt must report its end.
     #[test]
     fn no_admitted_attempt_is_forgotten(
         engine in prop::sample::select(&ENGINES[..]),
@@ -67,7 +69,7 @@ proptest! {
     }
 }
 
-/// The picture in `docs/architecture.md`, drawn from the steps that many requests make.
+/// Compares the picture in `docs/architecture.md` with the transitions that many requests make.
 #[test]
 fn the_picture_of_the_states_is_true() {
     let mut steps = BTreeSet::new();

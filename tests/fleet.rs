@@ -1,8 +1,8 @@
-//! How well the fleet is balanced: requests, backends and workers in a small world of their own, under a virtual clock.
+//! A simulation of the balancer: requests, backends and workers under a virtual clock.
 //!
-//! The code that ships chooses the backends and learns from the answers. What it serves is compared with what a balancer serves
-//! that knows every quota and the health of every backend at that moment. Everything follows from a seed, which is printed;
-//! `AOAI_SEED` runs one alone.
+//! The code that ships chooses the backends and learns from the answers. An omniscient balancer serves the same
+//! requests, and knows every quota and the health of every backend at each moment. The tests compare the two.
+//! Everything follows from a seed, which is printed. `AOAI_SEED` runs one seed alone.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -31,10 +31,10 @@ use fleet::results::{self, Row};
 use fleet::simulation::{run, Counts, Record};
 use random::{seeds, Random};
 
-/// Each family runs with so many seeds: in all that is a million requests.
+/// The number of seeds of each family: a million requests in all.
 const SEEDS: u64 = 9;
 
-/// `FAMILY` runs those alone whose names contain it, and `SHOW` prints each seed's results.
+/// Runs all families. `FAMILY` runs only those whose names contain it, and `SHOW` prints each seed's results.
 #[test]
 fn families() {
     let only = std::env::var("FAMILY").unwrap_or_default();
@@ -84,7 +84,7 @@ fn describe(seeds: impl std::fmt::Debug, counts: &Counts) -> String {
     )
 }
 
-/// Why requests were lost that the omniscient balancer serves.
+/// The reasons why requests were lost that the omniscient balancer serves.
 fn lost(records: &[Record]) -> String {
     let mut why = BTreeMap::<String, u64>::new();
     for record in records.iter().filter(|r| r.could && !r.served) {

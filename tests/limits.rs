@@ -1,4 +1,4 @@
-//! Properties of the limits of clients, over random sequences of requests on several workers, under a virtual clock.
+//! Properties of the limits per client, over random sequences of requests on several workers, under a virtual clock.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "exchange/host.rs"]
@@ -70,17 +70,18 @@ const NONE: Limits = Limits {
     requests_per_minute: None,
 };
 
-/// A request that is under way.
+/// A request in progress.
 struct Flight {
     client: &'static str,
     charge: Charge,
     lands: u64,
 }
 
-/// The tokens that each client's answers took, with the time when they were known.
+/// The tokens that each client's answers took, each with the time of the report.
 type Used = HashMap<&'static str, Vec<(u64, u64)>>;
 
-/// Random requests for a while: what each client used, and the most that one of them had under way.
+/// Sends random requests for a while. Returns the tokens of each client, and the most tokens that one client had in
+/// progress.
 fn run(envoy: &Envoy, seed: u64, steps: u64, longest: u64) -> (Used, u64) {
     const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
     let mut random = Random(seed);
@@ -94,7 +95,7 @@ fn run(envoy: &Envoy, seed: u64, steps: u64, longest: u64) -> (Used, u64) {
         flights = rest;
         for Flight { client, charge, .. } in landed {
             let worker = &envoy.workers[usize::try_from(random.below(3)).unwrap()];
-            // A prompt is never smaller than its estimate here: nothing is put back.
+            // A prompt is never smaller than its estimate here, so nothing is refunded.
             let (prompt, completion) = (charge.tokens + random.below(50), random.below(500));
             worker.settle(Some(client), charge, Some(&usage(prompt, completion)));
             used.entry(client)
@@ -119,7 +120,7 @@ fn run(envoy: &Envoy, seed: u64, steps: u64, longest: u64) -> (Used, u64) {
     (used, most_under_way)
 }
 
-/// The most that was used within so long.
+/// The most tokens within a window of this length.
 fn most_within(used: &[(u64, u64)], window: u64) -> u64 {
     let sums = used.iter().map(|(from, _)| {
         let within = used
@@ -130,11 +131,11 @@ fn most_within(used: &[(u64, u64)], window: u64) -> u64 {
     sums.max().unwrap_or_default()
 }
 
-/// The most tokens of an answer of [`run`].
+/// The most tokens that an answer of [`run`] can take.
 const LARGEST: u64 = 250 + 50 + 500;
 
 #[test]
-fn no_window_lets_more_pass_than_limit_and_what_is_under_way() {
+fn no_window_passes_more_than_the_limit_and_what_is_in_progress() {
     let limits = Limits {
         tokens_per_minute: Some(3000),
         ..NONE
@@ -151,7 +152,7 @@ fn no_window_lets_more_pass_than_limit_and_what_is_under_way() {
                     "{seed} {client}: {within} in {window} ms, not {most}"
                 );
             }
-            // It is no less either: 3000 a minute are asked for, and more.
+            // The limit is used up too: the clients ask for more than 3000 tokens a minute.
             let all: u64 = used.iter().map(|(_, tokens)| tokens).sum();
             let minutes = (envoy.now() - START) / MINUTE;
             assert!(
@@ -163,7 +164,7 @@ fn no_window_lets_more_pass_than_limit_and_what_is_under_way() {
 }
 
 #[test]
-fn what_is_exceeded_is_paid_back_in_the_long_run() {
+fn an_excess_is_paid_back_in_the_long_run() {
     let limits = Limits {
         tokens_per_minute: Some(1000),
         tokens_per_day: Some(100_000),
@@ -180,13 +181,13 @@ fn what_is_exceeded_is_paid_back_in_the_long_run() {
 }
 
 #[test]
-fn in_no_day_more_passes_than_its_limit_and_what_was_under_way() {
+fn no_day_passes_more_than_its_limit_and_what_was_in_progress() {
     let limits = Limits {
         tokens_per_day: Some(50_000),
         ..NONE
     };
     let envoy = Envoy::new(limits);
-    // A week, and an answer takes up to an hour.
+    // The run lasts a week, and an answer takes up to an hour.
     let mut by_day: HashMap<(&str, u64), u64> = HashMap::new();
     let mut random = Random(3);
     loop {
@@ -221,14 +222,14 @@ fn requests_of_all_workers_count_exactly() {
         let takes = (0..300).map(|n| envoy.workers[n % 3].take(client, ask).is_ok());
         assert_eq!(takes.filter(|passed| *passed).count(), 100, "{client:?}");
     }
-    // One comes back every 600 ms.
+    // One request comes back every 600 ms.
     envoy.pass(6000);
     let takes = (0..300).map(|n| envoy.workers[n % 3].take(Some("a"), ask).is_ok());
     assert_eq!(takes.filter(|passed| *passed).count(), 10);
 }
 
 #[test]
-fn who_waits_as_long_as_told_passes() {
+fn a_client_that_waits_for_retry_after_passes() {
     let limits = Limits {
         tokens_per_minute: Some(700),
         tokens_per_day: Some(90_000),

@@ -1,4 +1,4 @@
-//! The alerts and the dashboard ask for what the module exports, and for nothing else.
+//! The alerts and the dashboard use the statistics that the module exports, and no others.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,8 +23,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Every name under which Envoy hands a statistic of the module to Prometheus: backend, deployment and client become
-/// labels, dots become underscores. `tests/e2e/tests/prometheus.rs` compares this with a real Envoy.
+/// The name of every statistic of the module as Envoy exports it to Prometheus. Backend, deployment and client become
+/// labels, and dots become underscores. `tests/e2e/tests/prometheus.rs` compares this with a real Envoy.
 fn exported() -> BTreeSet<String> {
     statistics()
         .iter()
@@ -40,12 +40,12 @@ const LABELS: [&str; 4] = [
     "aoai_identity",
 ];
 
-/// Every word that begins like a name of the module's.
+/// Every word that begins like the name of a statistic of the module.
 fn asked_for(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words
         .filter(|word| word.starts_with("aoai_") && !LABELS.contains(word))
-        // A histogram is several series.
+        // Prometheus has several series for a histogram.
         .map(|word| word.strip_suffix("_bucket").unwrap_or(word).to_owned())
         .collect()
 }
@@ -66,7 +66,7 @@ fn alerts_and_dashboard_ask_for_what_is_exported() {
 
 #[test]
 fn the_dashboard_shows_everything_that_is_exported() {
-    // What is only in the alerts.
+    // Statistics of the alerts alone.
     const ALERTS_ALONE: [&str; 1] = ["aoai_backend_missing_deployments"];
     let asked = asked_for(&read(DASHBOARD));
     let exported = exported();
@@ -90,7 +90,7 @@ fn every_alert_is_tested_and_explained() {
     let tested = read("deploy/prometheus/alerts.test.yml");
     let explained = read("docs/operations.md");
     for alert in &alerts {
-        // Once where it fires, at least.
+        // At least one test has each alert fire.
         let fires = format!("    alertname: {alert}\n    exp_alerts:");
         assert!(tested.contains(&fires), "{alert} is not shown to fire");
         assert!(

@@ -1,7 +1,7 @@
-//! Bodies as they pass through the filter, cut at random and made at random: what is found and what is changed does not depend
-//! on where the chunks end, tags put into an answer come out of the next request, and nothing traps on any bytes.
+//! Properties of the filter's readers over random bodies, cut at random. The result does not depend on the cuts, tags
+//! put into an answer are removed from the next request, and no bytes cause a panic.
 //!
-//! Everything follows from a seed, which a failure names; `AOAI_SEED` runs one alone.
+//! Everything follows from a seed, which a failure prints. `AOAI_SEED` runs one seed alone.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -27,7 +27,7 @@ use self::random::{seeds, Random};
 
 const SEEDS: u64 = 2000;
 
-/// Pieces that bring a reader into every state it has.
+/// Pieces that together lead a reader through all its states.
 const PIECES: [&str; 38] = [
     "{",
     "}",
@@ -137,7 +137,7 @@ fn object(random: &mut Random, depth: u64) -> Json {
     Json::Object(members)
 }
 
-/// The document as JSON, over several lines or one or behind a byte order mark, or as a stream of events.
+/// The document as JSON: on one line, on several, behind a byte order mark, or as an event stream.
 fn written(random: &mut Random, document: &Json) -> String {
     match random.below(4) {
         0 => document.to_string(),
@@ -147,7 +147,7 @@ fn written(random: &mut Random, document: &Json) -> String {
     }
 }
 
-/// `bytes` in chunks that end anywhere.
+/// `bytes` in chunks of random lengths.
 fn chunks<'b>(random: &mut Random, mut bytes: &'b [u8]) -> Vec<&'b [u8]> {
     let longest = [2, 10, 100][random.below(3) as usize];
     let mut chunks = Vec::new();
@@ -183,7 +183,7 @@ fn untagged(body: &[u8]) -> Vec<u8> {
     splices.apply(body)
 }
 
-/// What the filter is to find, worked out on the whole document: the ids of objects, in their order.
+/// The ids of objects that the filter must find, in order, worked out on the whole document.
 fn ids_in<'d>(document: &'d Json, of_ids: bool, ids: &mut Vec<&'d str>) {
     match document {
         Json::String(text) if of_ids && is_object_id(text.as_bytes()) => ids.push(text),
@@ -252,7 +252,7 @@ fn tagging_does_not_depend_on_how_a_body_is_cut() {
     assert!(tags > 0, "nothing was tagged");
 }
 
-/// The string that began last in front of `at`, without its escapes.
+/// The last string that begins before `at`, without its escapes.
 fn value_before(json: &str, at: usize) -> String {
     let quotes = json[..at].match_indices('"').map(|(quote, _)| quote);
     let mut starts = quotes.rev().filter(|quote| {
@@ -272,7 +272,7 @@ const CONFIG: &str = r#"{
     "identity": {"cluster": "imds"}
 }"#;
 
-/// An item of a response as a backend may write it.
+/// An item of a response, as a backend may write it.
 fn item(random: &mut Random) -> String {
     let beginnings = [
         "rs_", "msg_", "fc_", "mcp_", "ig_", "cmp_", "file-", "resp_",
@@ -307,7 +307,7 @@ fn item(random: &mut Random) -> String {
     }
 }
 
-/// Clients get answers of three backends, mix up whatever they got from one of them, and send it back.
+/// Clients get answers of three backends, shuffle the items of each backend, and send them back.
 #[test]
 fn a_backend_gets_back_byte_for_byte_what_it_made() {
     let Ok(Plugin::Balancer(config)) = Plugin::from_bytes(CONFIG.as_bytes(), &|_| None) else {
@@ -317,7 +317,7 @@ fn a_backend_gets_back_byte_for_byte_what_it_made() {
     let (mut led, mut apart) = (0, 0);
     for seed in seeds(0..SEEDS) {
         let random = &mut Random(seed);
-        // For each backend, the items as it wrote them and as its clients got them.
+        // The items of each backend: as it wrote them, and as its clients got them.
         let mut made: [Vec<(String, String)>; 3] = Default::default();
         for _ in 0..random.from(2..12) {
             let on = random.below(3) as usize;
@@ -408,7 +408,7 @@ fn exactly_the_ids_of_objects_are_tagged() {
 }
 
 #[test]
-fn a_request_says_the_same_however_it_is_cut() {
+fn a_request_is_read_alike_however_it_is_cut() {
     for seed in seeds(0..SEEDS) {
         let random = &mut Random(seed);
         let document = object(random, 0);
@@ -426,7 +426,7 @@ fn a_request_says_the_same_however_it_is_cut() {
             .and_then(|model| model.name.as_deref());
         assert_eq!(name, document["model"].as_str(), "seed {seed}");
 
-        // A new model and the tags out: the document is the same but for these.
+        // The document differs only by a new model and the removed tags.
         let mut splices = Splices::default();
         for found in &so_far.tags {
             assert!(splices.cut(found.range()));
@@ -457,7 +457,7 @@ fn a_request_says_the_same_however_it_is_cut() {
 }
 
 #[test]
-fn any_bytes_pass_and_are_read_the_same_however_they_are_cut() {
+fn any_bytes_pass_and_are_read_alike_however_they_are_cut() {
     let form = |chunks: &[&[u8]]| -> Option<Value> {
         let mut scanner = Scanner::new("multipart/form-data; boundary=b1", "model").unwrap();
         chunks.iter().for_each(|chunk| scanner.push(chunk));
@@ -478,7 +478,7 @@ fn any_bytes_pass_and_are_read_the_same_however_they_are_cut() {
         assert_eq!(scanned(&cut), scanned(&[&bytes]), "seed {seed}");
         assert_eq!(tagged(tag, &cut), tagged(tag, &[&bytes]), "seed {seed}");
         assert_eq!(form(&cut), form(&[&bytes]), "seed {seed}");
-        // A tag that is to be cut out stands in front of a closing quote, whatever is around it.
+        // A tag to be removed stands before a closing quote, whatever surrounds it.
         let (so_far, _) = scanned(&[&bytes]);
         for found in so_far.tags {
             assert_eq!(bytes[found.range().end], b'"', "seed {seed}");
@@ -487,11 +487,11 @@ fn any_bytes_pass_and_are_read_the_same_however_they_are_cut() {
 }
 
 #[test]
-fn no_document_is_taken_for_broken() {
+fn every_document_is_read_as_valid() {
     for seed in seeds(0..SEEDS) {
         let random = &mut Random(seed);
         let mut document = document(random, 0);
-        // Deeper than is read.
+        // Some documents are nested more deeply than the reader follows.
         for level in 0..random.below(50) {
             document = match level % 3 {
                 0 => json!([document]),

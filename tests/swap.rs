@@ -1,4 +1,5 @@
-//! The values that workers change with every request: no change is lost, whoever else makes changes meanwhile.
+//! A property of the shared values that workers change with every request: no change is lost, whatever other workers
+//! change meanwhile.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,14 +16,14 @@ use std::rc::Rc;
 use azure_openai_balancer::core::swap::{create, OftenSwapped, SharedMap};
 use proptest::prelude::*;
 
-/// Envoy's map: one number for all values, which every change counts up.
+/// Envoy's map. All values share one number, which every change increments.
 #[derive(Default)]
 struct Envoy {
     values: BTreeMap<String, (Vec<u8>, u32)>,
     last_number: u32,
 }
 
-/// One worker's view of it.
+/// One worker's view of the map.
 struct View {
     envoy: Rc<RefCell<Envoy>>,
     changes: Cell<u32>,
@@ -88,7 +89,7 @@ impl Worker {
         }
     }
 
-    /// Adds to a sum that many changes may give back, and calls `meanwhile` between the look at the value and its change.
+    /// Adds to a sum that later changes may return. Calls `meanwhile` between the read of the value and its change.
     fn add(&self, key: usize, amount: i64, mut meanwhile: impl FnMut()) {
         let added = self.values[key].swap(&self.view, |bytes| {
             let (number, sum) = bytes.map_or((0, 0), read);
@@ -110,11 +111,11 @@ fn read(bytes: &[u8]) -> (u64, i64) {
     )
 }
 
-/// Who changes which value by how much, and who else does so in the middle of it.
+/// A worker, a value, an amount, and perhaps another worker's change in the middle of that.
 type Step = (usize, usize, i64, Option<(usize, usize, i64)>);
 
 fn step() -> impl Strategy<Value = Step> {
-    // Most steps are one worker's, so that it comes to guess.
+    // Most steps are the same worker's, so that it begins to guess the number.
     let worker = || prop_oneof![6 => Just(0_usize), 1 => Just(1), 1 => Just(2)];
     let change = || (worker(), 0..KEYS.len(), -2..3_i64);
     let other = prop_oneof![5 => Just(None), 1 => change().prop_map(Some)];

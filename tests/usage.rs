@@ -1,4 +1,4 @@
-//! The tokens that are found in an answer are those that a JSON parser finds, wherever the answer is cut.
+//! A property of the reader of tokens: it finds the tokens that a JSON parser finds, wherever the answer is cut.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,7 +11,7 @@ use azure_openai_balancer::core::usage::{Usage, UsageReader, TAIL};
 use proptest::prelude::*;
 use serde_json::{json, Map, Value};
 
-/// What is found in a body that passes in frames of this size.
+/// The tokens found in a body that passes in frames of this size.
 fn found(body: &[u8], size: usize) -> Option<Usage> {
     let mut reader = UsageReader::default();
     for frame in body.chunks(size) {
@@ -22,7 +22,7 @@ fn found(body: &[u8], size: usize) -> Option<Usage> {
     reader.finish()
 }
 
-/// Values that may stand among the tokens.
+/// Values that may stand beside the tokens.
 fn values() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         any::<u32>().prop_map(Value::from),
@@ -77,7 +77,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_comes_is_read_to_its_end(
+    fn any_bytes_are_read_to_their_end(
         body in prop::collection::vec(prop_oneof![
             Just(b"\"usage\":{".to_vec()),
             Just(b"\"prompt_tokens\":1".to_vec()),

@@ -1,8 +1,8 @@
-//! Several workers, one token: the core alone in a small world of its own, under a virtual clock.
+//! A simulation of several workers that share one access token: the core alone, under a virtual clock.
 //!
-//! The world has a shared map with compare-and-swap, in which other workers are quicker at random, and a token service that
-//! answers late, wrongly, or not at all. The workers run the code that ships. Everything follows from a seed, which a failed
-//! assertion names; `AOAI_SEED` runs one alone.
+//! The world has a shared map with compare-and-swap, in which other workers are quicker at random. Its token service
+//! answers late, wrongly, or not at all. The workers run the code that ships. Everything follows from a seed, which a
+//! failed assertion prints. `AOAI_SEED` runs one seed alone.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -27,14 +27,14 @@ use self::random::{seeds, Random};
 
 const START: Timestamp = Timestamp::from_secs(1_700_000_000);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// The time limit of a fetch and what its lease lives longer.
+/// The lifetime of a fetch's lease: the time limit of the fetch and a margin.
 const LEASE: Duration = Duration::from_secs(7);
-/// The longest that anything here asks to wait.
+/// The longest wait of all settings in this test.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const CALM: Duration = Duration::from_secs(1);
 const BUSY: Duration = Duration::from_millis(20);
 
-/// Envoy's shared data. Between reading a value and storing another one, somebody else may be quicker.
+/// Envoy's shared data. Between a read of a value and its change, another worker may be quicker.
 #[derive(Default)]
 struct Map {
     values: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
@@ -71,7 +71,7 @@ impl SharedMap for Shared {
     }
 }
 
-/// What a worker wants to do to the record.
+/// A change that a worker makes to the record.
 #[derive(Clone)]
 enum Change {
     Look,
@@ -105,7 +105,7 @@ impl Worker {
     }
 }
 
-/// Makes this change; whether the worker is to fetch.
+/// Makes this change. Returns whether the worker must fetch a token.
 fn make(change: Change, store: &TokenStore<Shared>, now: Timestamp) -> bool {
     let made = match change {
         Change::Look => store.claim_fetch(now, FETCH_TIMEOUT),
@@ -118,7 +118,7 @@ fn make(change: Change, store: &TokenStore<Shared>, now: Timestamp) -> bool {
     made.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A question to the token service.
+/// A request to the token service.
 struct Fetch {
     worker: usize,
     asked_at: Timestamp,
@@ -126,15 +126,15 @@ struct Fetch {
     answer: Result<Fetched, Failure>,
 }
 
-/// How bad the world is.
+/// The faults of the simulated world.
 #[derive(Clone, Copy)]
 struct World {
     workers: usize,
-    /// One in so many fetches fails outside of outages; 0 for none.
+    /// One in this many fetches fails outside of outages; 0 for none.
     failures: u64,
-    /// One in so many fetches ends the worker that asks for a while; 0 for none.
+    /// One in this many fetches ends its worker for a while; 0 for none.
     crashes: u64,
-    /// One in so many ticks a backend refuses the token; 0 for none.
+    /// In one of this many ticks a backend refuses the token; 0 for none.
     refusals: u64,
     /// Outages of the token service, in seconds from the start.
     outages: &'static [(u64, u64)],
@@ -148,13 +148,13 @@ struct Simulation {
     map: Shared,
     workers: Vec<Worker>,
     fetches: BTreeMap<u64, Fetch>,
-    /// When each fetch was asked.
+    /// The time of each fetch.
     history: Vec<Timestamp>,
-    /// The tokens the service gave out, with their expiry.
+    /// The issued tokens, with their expiry.
     issued: BTreeMap<String, Timestamp>,
-    /// Moments at which some worker had no token, one a tick.
+    /// The times at which some worker had no token, one for each tick.
     without_token: Vec<Timestamp>,
-    /// The longest time that a living worker was without one.
+    /// The longest time that a living worker had no token.
     longest_without: Duration,
 }
 
@@ -186,7 +186,7 @@ impl Simulation {
         assert!(holds, "AOAI_SEED={}: after {at:?}: {what}", self.seed);
     }
 
-    /// Lets everything happen that happens before `end`.
+    /// Runs all events before `end`.
     fn run_until(&mut self, end: Timestamp) {
         loop {
             let worker = (0..self.workers.len()).min_by_key(|i| self.workers[*i].next);
@@ -212,7 +212,7 @@ impl Simulation {
         self.now = end;
     }
 
-    /// The token service answers; a worker that has restarted since does not know the call any more.
+    /// The token service answers. A worker that has restarted since no longer knows the call.
     fn answer(&mut self, id: u64) {
         let fetch = self.fetches.remove(&id).expect("it is out");
         let worker = &mut self.workers[fetch.worker];
@@ -223,7 +223,7 @@ impl Simulation {
         }
     }
 
-    /// One step of a worker: a tick, or a change that waits. Another worker's may come in between.
+    /// One step of a worker: a tick, or a pending change. Another worker's step may come in between.
     fn step(&mut self, index: usize) {
         if self.workers[index].down_until > self.now {
             self.workers[index].next = self.workers[index].down_until;
@@ -252,7 +252,7 @@ impl Simulation {
         }
     }
 
-    /// What the worker does to the record now, if anything.
+    /// The worker's next change of the record, if any.
     fn next_change(&mut self, index: usize) -> Option<Change> {
         if let Some(change) = self.workers[index].waiting.pop() {
             return Some(change);
@@ -272,7 +272,7 @@ impl Simulation {
         }
     }
 
-    /// What the worker's requests would be sent with now.
+    /// The token that the worker's requests would get now.
     fn use_token(&mut self, index: usize) {
         let token = self.workers[index].store.current(self.now);
         let Some(token) = token else {
@@ -294,7 +294,7 @@ impl Simulation {
         }
     }
 
-    /// The worker is gone, with all it knew, until it is started anew.
+    /// The worker ends and loses its state until it is started again.
     fn crash(&mut self, index: usize) {
         let back = self.now + self.random.millis(20_000);
         self.workers[index] = Worker {
@@ -315,7 +315,7 @@ impl Simulation {
         worker.next = self.now + rest;
     }
 
-    /// A worker asks the token service.
+    /// A worker sends a request to the token service.
     fn ask(&mut self, index: usize) {
         for fetch in self.fetches.values() {
             self.check(
@@ -376,7 +376,7 @@ impl Simulation {
         );
     }
 
-    /// One of the ways a token service fails, and how long that takes.
+    /// A random failure of the token service, and its duration.
     #[allow(clippy::type_complexity)]
     fn failure(
         &mut self,
@@ -470,7 +470,7 @@ fn after_every_outage_all_workers_get_a_token_again() {
         for (_, until) in ROUGH.outages.iter().skip(1) {
             simulation.world.failures = 0;
             simulation.world.crashes = 0;
-            // The longest wait that the last failure may have asked for, a dead worker's lease, and a fetch.
+            // The longest wait after the last failure, a dead worker's lease, and a fetch.
             let grace = LONGEST_WAIT + LEASE + FETCH_TIMEOUT + CALM;
             simulation.run_until(START + Duration::from_secs(*until) + grace);
             let from = simulation.now;
@@ -519,7 +519,7 @@ fn workers_that_die_in_a_fetch_block_others_for_a_lease_only() {
     with_seeds(world, 2, |simulation| {
         let most = simulation.most_fetches_within(LEASE);
         simulation.check(most <= 1, &format!("{most} fetches within a lease"));
-        // Some die one after the other; ten in a row do not.
+        // Some workers die one after the other, but not ten in a row.
         let longest = simulation.longest_without;
         simulation.check(
             longest < 10 * LEASE,

@@ -1,4 +1,4 @@
-//! Requests with one key go to one backend, as long as that has room.
+//! Requests with the same key go to the same backend, as long as it has room.
 
 use serde_json::{json, Value};
 
@@ -6,7 +6,7 @@ use super::engines::*;
 
 const CHAT: &str = "/openai/v1/chat/completions";
 
-/// The cluster of a chat with this body, which is served.
+/// The cluster that serves a chat with this body.
 fn served_by(gateway: &Gateway, headers: mock_host::Headers, body: &Value) -> String {
     let request = gateway.request(headers, false);
     request.body(body.to_string(), true);
@@ -31,7 +31,7 @@ cases! {
         for key in 0..12 {
             let body = with_key(&format!("conversation-{key}"));
             let first = served_by(&gateway, post(CHAT), &body);
-            // On a dated path, too: the key is in the body all the same.
+            // This holds for a dated path too, because the key is in the body.
             for path in [CHAT, PATH, "/openai/v1/responses"] {
                 assert_eq!(served_by(&gateway, post(path), &body), first);
             }
@@ -78,7 +78,7 @@ cases! {
             let cluster = served_by(&gateway, post(CHAT), &body);
             counts[CLUSTERS.iter().position(|is| *is == cluster).unwrap()] += 1;
         }
-        // 1.25 times a third of 90.
+        // 1.25 times a third of 90 attempts.
         assert_eq!(counts.iter().max(), Some(&38), "{counts:?}");
         assert_eq!(gateway.counted("aoai.affinity.overflowed"), 90 - 38);
     }

@@ -1,4 +1,4 @@
-//! Attempts: what they carry, how many there are, and whose answer the client gets.
+//! Attempts: their headers, their number, and the answer for the client.
 
 use serde_json::json;
 
@@ -141,7 +141,7 @@ cases! {
         assert_eq!(gateway.counted("aoai.no_retry.upgrade"), 1);
     }
 
-    fn requests_are_dealt_in_turn(engine) {
+    fn backends_take_turns(engine) {
         let gateway = engine.gateway();
         let requests: Vec<_> = (0..6).map(|_| gateway.send()).collect();
         let clusters: Vec<_> = requests

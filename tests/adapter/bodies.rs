@@ -1,11 +1,11 @@
-//! Request bodies reach every attempt byte for byte whichever way they come, and those that are too large reach one.
+//! Request bodies reach every attempt byte for byte, however they arrive. A body that is too large gets one attempt.
 
 use mock_host::Setup;
 use serde_json::json;
 
 use super::engines::*;
 
-/// Frames whose bytes are all different from their neighbours', so that a lost or doubled one shows.
+/// Frames whose bytes differ from their neighbours', so that a lost or repeated byte shows.
 pub(crate) fn frames(sizes: &[usize]) -> (Vec<Vec<u8>>, Vec<u8>) {
     let mut next = 0_u32;
     let frames: Vec<Vec<u8>> = sizes
@@ -22,7 +22,7 @@ pub(crate) fn frames(sizes: &[usize]) -> (Vec<Vec<u8>>, Vec<u8>) {
     (frames, whole)
 }
 
-/// The backend fails, and the body arrives at the next one too.
+/// The backend fails, and the next backend gets the body too.
 fn assert_replayed(request: &Request, body: &[u8]) {
     assert!(request.attempt().sent().unwrap().body == body);
     answer(&request.attempt(), 500, "");
@@ -31,7 +31,7 @@ fn assert_replayed(request: &Request, body: &[u8]) {
     assert!(sent.body == body, "the copy is not the body");
 }
 
-/// A request that begins without a token, gets `before` frames in, then the token, then the rest.
+/// A request without a token. `before` frames arrive, then the token, then the other frames.
 pub(crate) fn across_a_token(engine: Engine, setup: Setup, announced: bool, before: usize) {
     let (frames, body) = frames(&[5000, 1, 300, 20]);
     let gateway = engine.start(setup);
@@ -94,7 +94,7 @@ cases! {
         }
     }
 
-    fn a_body_is_whole_in_an_envoy_that_loses_no_frames_too(engine) {
+    fn a_body_is_whole_where_envoy_loses_no_frames_too(engine) {
         for before in 0..=4 {
             for announced in [false, true] {
                 let setup = Setup::new(engine.config(3, json!({}))).loses_frames(false);
@@ -145,7 +145,7 @@ cases! {
     }
 
     fn a_body_of_unknown_length_over_the_limit_gets_one_attempt(engine) {
-        // The larger one is not held by either engine until it is complete.
+        // Neither engine holds the larger body until it is complete.
         for (limit, frames) in [("8B", [5, 4]), ("1MiB", [600_000, 600_000])] {
             let gateway = engine.fleet(3, json!({"retry": {"replay_limit": limit}}));
             let request = gateway.request(chat(), false);
@@ -161,7 +161,7 @@ cases! {
         }
     }
 
-    fn bodies_that_decide_and_are_not_read_are_counted(engine) {
+    fn needed_bodies_that_are_not_read_are_counted(engine) {
         let v1 = "/openai/v1/chat/completions";
         let body = json!({"model": "gpt", "messages": []}).to_string();
         let plain = json!({"messages": []}).to_string();
@@ -173,7 +173,7 @@ cases! {
                 gateway.host.advance(millis(2100));
                 answer(&request.attempt(), 200, "fine");
             }
-            // Its deployment is in its path.
+            // The path names the deployment.
             let request = gateway.ask("POST", "/openai/deployments/gpt/chat/completions", &plain);
             answer(&request.attempt(), 200, "fine");
             assert_eq!(gateway.counted("aoai.bodies_unread"), unread, "shown: {is_shown}");

@@ -1,5 +1,5 @@
-//! What a plain request costs in host calls, on both sides of the router where the module is. Each takes about a microsecond,
-//! so more of them is a decision, made here.
+//! The host calls of a plain request, on both sides of Envoy's router. Each takes about a microsecond, so an additional
+//! call is a decision that is made here.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::engines::*;
 
 type Calls = BTreeMap<&'static str, u64>;
 
-/// The host calls since the counts were cleared, callbacks left out.
+/// The host calls since the counts were cleared, without callbacks.
 pub(crate) fn host_calls(host: &Host) -> Calls {
     let counts = host.counts().into_iter();
     counts
@@ -19,11 +19,11 @@ pub(crate) fn host_calls(host: &Host) -> Calls {
         .collect()
 }
 
-/// The host calls of one request with this in the configuration.
+/// The host calls of one request with these settings.
 fn calls(engine: Engine, more: Value) -> Calls {
     let gateway = engine.fleet(3, more);
-    // The first request finds out whether held bodies are shown, and every backend's first answer is written down; from then
-    // on the turns are this worker's alone, and it becomes sure of that.
+    // The first request finds out whether Envoy shows held bodies. Every backend's first success is written down. After
+    // that the worker becomes sure that no other worker draws turns.
     for _ in 0..9 {
         answer(&gateway.send().attempt(), 200, "warm");
     }
@@ -38,31 +38,32 @@ fn calls(engine: Engine, more: Value) -> Calls {
     host_calls(&gateway.host)
 }
 
-/// Both engines' calls, with so many headers set, what each needs besides, and whether usage is counted.
+/// The expected calls of an engine, if it sets this many headers, with or without counted tokens.
 fn expected(engine: Engine, set: u64, usage: bool) -> Calls {
-    // The end of the answer's body; the tokens of prompt and completion for the access log.
+    // The end of the answer's body is read, and both token counts are set for the access log.
     let (reads, logs) = if usage { (1, 2) } else { (0, 0) };
     let mut calls = Calls::from([
-        // Those of the request. Those of the answer, which may be a stream: its status would be a call as well.
+        // One call for the request, and one for the answer: an answer that may be a stream is asked for all headers,
+        // not only for its status.
         ("proxy_get_header_map_pairs", 2),
         ("proxy_set_shared_data", 1),
-        // `api-key`; `authorization` is replaced.
+        // The call removes `api-key`; `authorization` is replaced.
         ("proxy_remove_header_map_value", 1),
     ]);
     calls.extend(match engine {
         Engine::Filter => vec![
-            // The body, for another attempt.
+            // The body, for a further attempt.
             ("proxy_get_buffer_bytes", 1 + reads),
             ("proxy_set_property", logs),
-            // The cluster too.
+            // The header with the cluster is set too.
             ("proxy_replace_header_map_value", set + 1),
         ],
         Engine::Router => vec![
             ("proxy_replace_header_map_value", set),
-            // Its cluster and its number, then the cluster that would be next.
+            // One call for the cluster and the request's number, and one for the cluster that follows.
             ("proxy_set_property", 2 + logs),
             ("proxy_get_buffer_bytes", reads),
-            // Its number, where the attempt begins.
+            // The request's number is read where the attempt begins.
             ("proxy_get_property", 1),
         ],
     });
@@ -71,8 +72,8 @@ fn expected(engine: Engine, set: u64, usage: bool) -> Calls {
 }
 
 cases! {
-    fn a_request_served_at_the_first_attempt(engine) {
-        // Host, token, time limit; on the answer backend and attempts.
+    fn a_first_attempt_costs_these_host_calls(engine) {
+        // Host, token and time limit; on the answer, backend and attempts.
         assert_eq!(calls(engine, json!({})), expected(engine, 5, true));
     }
 
@@ -80,9 +81,9 @@ cases! {
         assert_eq!(calls(engine, json!({"usage": false})), expected(engine, 5, false));
     }
 
-    fn the_same_where_all_is_left_to_envoy_that_can_be(engine) {
+    fn settings_left_to_envoy_save_two_calls(engine) {
         let more = json!({"left_to_envoy": ["timeout", "host"]});
-        // The token; on the answer backend and attempts.
+        // The token; on the answer, backend and attempts.
         assert_eq!(calls(engine, more), expected(engine, 3, true));
     }
 }

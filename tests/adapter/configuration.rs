@@ -1,4 +1,4 @@
-//! Configurations: a wrong one is refused with the reason, a right one needs no more than its callback.
+//! Configurations: a wrong one is refused with a reason, and a correct one is read in one callback.
 
 use mock_host::{Host, LogLevel, Setup};
 use serde_json::json;
@@ -40,7 +40,7 @@ fn every_mistake_is_logged_with_its_path() {
 }
 
 #[test]
-fn what_is_no_json_is_refused() {
+fn a_configuration_that_is_not_json_is_refused() {
     let logged = refusals("{".to_owned());
     assert_eq!(logged.len(), 1, "{logged:?}");
     assert!(
@@ -68,7 +68,7 @@ fn a_refused_configuration_leaves_the_old_one_in_place() {
 }
 
 #[test]
-fn a_reload_with_the_same_backends_goes_on_where_it_was() {
+fn a_reload_with_the_same_backends_keeps_their_state() {
     let (host, vm) = ready();
     assert_eq!(routed_to(&get(&vm)), "aoai_east");
     let reloaded = host.vm(CONFIG);

@@ -1,4 +1,4 @@
-//! Credentials of clients, wherever they stand in a request: none reaches a backend.
+//! Credentials of clients, anywhere in a request: none reaches a backend.
 
 use mock_host::Headers;
 
@@ -18,11 +18,11 @@ const CREDENTIALS: [&str; 10] = [
     "cookie",
 ];
 
-/// Query parameters in which clients send them.
+/// Query parameters in which clients send credentials.
 const PARAMETERS: &str =
     "api-key=CLIENT-KEY&Authorization=Bearer%20CLIENT-KEY&access_token=CLIENT-KEY&key=CLIENT-KEY";
 
-/// A client's chat request with every credential there is.
+/// A client's chat request with every kind of credential.
 fn chat_with_credentials() -> Headers {
     let path = PATH.replace('?', &format!("?{PARAMETERS}&"));
     let mut headers = chat_of(BODY.len()).replaced(":path", &path);
@@ -32,7 +32,7 @@ fn chat_with_credentials() -> Headers {
     headers
 }
 
-/// What a backend is sent has one credential, the gateway's, and the path as it is without the client's.
+/// The backend gets the gateway's credential alone, and the path without the client's.
 fn assert_clean(headers: &Headers) {
     let all = format!("{headers:?}");
     for (name, value) in headers.iter() {

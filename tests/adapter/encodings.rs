@@ -1,4 +1,4 @@
-//! Requests whose bodies are encoded, which the module does not read.
+//! Requests with encoded bodies, which the module does not read.
 
 use mock_host::Headers;
 use serde_json::{json, Value};
@@ -6,7 +6,7 @@ use serde_json::{json, Value};
 use super::engines::*;
 use super::surface::aliased;
 
-/// What stands for a compressed body: no text at all.
+/// A stand-in for a compressed body: it is not text.
 const GZIP: &[u8] = b"\x1f\x8b\x08\0\xff{\"model\":\0";
 
 const V1_CHAT: &str = "/openai/v1/chat/completions";
@@ -41,7 +41,7 @@ fn assert_refused(gateway: &Gateway, request: Request) {
     assert_eq!(gateway.host.statistic("aoai.client_gone"), 0);
 }
 
-/// It went on as it came, on every attempt.
+/// The request passed unchanged, on every attempt.
 fn assert_untouched(request: &Request, encoding: &str) {
     for status in [500, 200] {
         let attempt = request.attempt();
@@ -60,7 +60,7 @@ fn assert_untouched(request: &Request, encoding: &str) {
 }
 
 cases! {
-    fn an_encoded_body_that_would_decide_is_refused_at_once(engine) {
+    fn an_encoded_body_that_must_be_read_is_refused_at_once(engine) {
         for (config, path, encoding) in [
             (aliased(), V1_CHAT, "gzip"),
             (aliased(), V1_CHAT, "GZIP"),
@@ -82,7 +82,7 @@ cases! {
         }
     }
 
-    fn an_encoded_form_is_refused_where_its_model_decides(engine) {
+    fn an_encoded_form_is_refused_where_its_model_must_be_read(engine) {
         let gateway = engine.fleet(2, aliased());
         let headers = encoded("/openai/v1/audio/transcriptions", "gzip")
             .replaced("content-type", "multipart/form-data; boundary=B");
@@ -94,7 +94,7 @@ cases! {
         assert_eq!(request.attempt().sent().unwrap().body, GZIP);
     }
 
-    fn an_encoded_body_that_decides_nothing_passes_untouched(engine) {
+    fn an_encoded_body_that_need_not_be_read_passes_unchanged(engine) {
         for (config, path, encoding) in [
             (json!({}), V1_CHAT, "gzip"),
             (json!({}), PATH, "br"),
@@ -109,7 +109,7 @@ cases! {
         assert_eq!(request.attempt().sent().unwrap().body, GZIP);
     }
 
-    fn a_body_in_no_encoding_is_read_whatever_its_header_says(engine) {
+    fn an_identity_encoding_is_read(engine) {
         for encoding in ["identity", "Identity", "utf-8", ""] {
             let gateway = engine.fleet(2, aliased());
             let body = r#"{"model":"gpt"}"#;

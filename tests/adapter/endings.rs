@@ -1,12 +1,12 @@
-//! Streams that end early leave nothing behind.
+//! Streams that end early, and leave nothing behind.
 
 use serde_json::json;
 
 use super::engines::*;
 
-/// Nothing is left of the request: nobody knows it, nothing waits or is done for it, and it was counted `gone` times.
+/// Nothing is left of the request: no context knows it, no call or wait belongs to it, and `gone` clients were counted.
 pub(crate) fn assert_forgotten(gateway: &Gateway, id: u32, gone: u64) {
-    // If a newer token was asked for, it comes.
+    // If a newer token was requested, it arrives.
     for _ in 0..2 {
         for fetch in fetches(&gateway.vm) {
             let body = token_answer(&gateway.host, SECOND_TOKEN, seconds(3600));
@@ -44,7 +44,7 @@ cases! {
         answer(&stays.attempt(), 200, "fine");
         drop(stays);
         assert_forgotten(&gateway, id, 1);
-        // The one that left took no turn.
+        // The client that disconnected took no turn.
         assert_eq!(gateway.host.statistic("aoai.backend.east.attempts"), 1);
         assert_eq!(gateway.host.statistic("aoai.backend.west.attempts"), 0);
     }
@@ -77,7 +77,7 @@ cases! {
             }
             let (id, calls) = (request.id(), gateway.vm.calls());
             request.disconnect();
-            // Envoy does not cancel a call of the filter engine's: it belongs to the root context.
+            // Envoy does not cancel a call of the filter engine, because it belongs to the root context.
             for call in &calls {
                 gateway.vm.answer(call, 500, [], "too late");
             }
@@ -185,7 +185,7 @@ cases! {
         }
     }
 
-    fn answers_of_the_gateways_own_leave_nothing_behind(engine) {
+    fn the_gateways_own_answers_leave_nothing_behind(engine) {
         let gateway = engine.gateway();
         let request = gateway.send();
         let id = request.id();
@@ -197,7 +197,7 @@ cases! {
         assert_forgotten(&gateway, id, 0);
     }
 
-    fn an_answer_of_the_gateways_own_counts_no_one_as_gone(engine) {
+    fn the_gateways_own_answer_counts_no_client_as_gone(engine) {
         let gateway = engine.tokenless(3, json!({}));
         let request = gateway.get();
         gateway.host.advance(seconds(6));
@@ -212,7 +212,7 @@ cases! {
 fn an_answer_that_breaks_off_while_it_is_held_is_a_failure() {
     let events = [("content-type", "text/event-stream")];
     for (status, headers) in [(200, &events[..]), (404, &[][..])] {
-        // With the router engine Envoy asks the next backend.
+        // With the router engine, Envoy tries the next backend.
         let gateway = Engine::Filter.gateway();
         let request = gateway.send();
         let (id, attempt) = (request.id(), request.attempt());

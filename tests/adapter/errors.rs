@@ -1,4 +1,4 @@
-//! Answers whose error code decides.
+//! Answers whose outcome depends on the error code.
 
 use mock_host::Action;
 
@@ -6,7 +6,7 @@ use super::budget::host_calls;
 use super::engines::*;
 
 cases! {
-    fn what_a_backend_lacks_or_refuses_leads_to_the_next(engine) {
+    fn a_backends_own_errors_lead_to_the_next_backend(engine) {
         for (status, body, name, told) in denials() {
             for encoded in [body.as_bytes().to_vec(), gzip(&body)] {
                 let gateway = engine.gateway();
@@ -87,7 +87,7 @@ cases! {
             let answer = request.answer();
             assert_eq!((answer.status, &answer.body), (400, &body));
             let names = answer.headers.names();
-            // Envoy's own.
+            // Envoy sets this header.
             let names = names.filter(|name| *name != "x-envoy-upstream-service-time");
             assert_eq!(
                 names.collect::<Vec<_>>(),
@@ -167,7 +167,7 @@ cases! {
         assert_eq!(request.attempt().cluster(), WEST);
     }
 
-    fn a_404_from_another_backend_is_the_clients_if_all_say_so(engine) {
+    fn the_client_gets_a_404_that_every_backend_answers(engine) {
         let gateway = engine.gateway();
         let request = gateway.send();
         answer(&request.attempt(), 404, &error("DeploymentNotFound"));

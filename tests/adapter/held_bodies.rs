@@ -1,8 +1,8 @@
-//! Errors whose body is awaited: for two seconds, then the status alone decides.
+//! Errors whose body is awaited. After two seconds the status alone decides.
 
 use super::engines::*;
 
-/// Answers with the headers of an error and the beginning of its body, and waits for what the filter makes of that.
+/// Answers with the headers of an error and the start of its body, then waits until the filter decides.
 fn stall(gateway: &Gateway, attempt: &Attempt, status: u16) {
     let headers = [
         ("content-type", "text/plain"),

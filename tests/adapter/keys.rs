@@ -1,4 +1,4 @@
-//! Backends that have an API key, beside others that are shown a token.
+//! Backends with an API key beside backends that get a token.
 
 use mock_host::Setup;
 use serde_json::{json, Value};
@@ -7,14 +7,14 @@ use super::engines::*;
 
 const KEY: &str = "EAST-KEY";
 
-/// The configuration of `count` backends of which the one at `keyed` has a key.
+/// The configuration of `count` backends, of which the one at `keyed` has a key.
 fn setup(engine: Engine, count: usize, keyed: usize, more: Value) -> Setup {
     let mut config: Value = serde_json::from_str(&engine.config(count, more)).unwrap();
     config["backends"][keyed]["api_key_env"] = json!("EAST_KEY");
     Setup::new(config.to_string()).env("EAST_KEY", KEY)
 }
 
-/// What an attempt showed the backend: a key, a token.
+/// The credentials of an attempt: a key, a token.
 fn shown(attempt: &Attempt) -> [Option<String>; 2] {
     [attempt.header("api-key"), attempt.header("authorization")]
 }
@@ -27,7 +27,7 @@ fn token() -> [Option<String>; 2] {
     [None, Some("Bearer TOKEN-ONE".to_owned())]
 }
 
-/// A worker of which the first backend has a key, without a token.
+/// A worker without a token, whose first backend has a key.
 fn tokenless(engine: Engine) -> Gateway {
     let gateway = engine.start(setup(engine, 2, 0, json!({})));
     gateway.host.advance(millis(1));
@@ -35,13 +35,13 @@ fn tokenless(engine: Engine) -> Gateway {
 }
 
 cases! {
-    fn each_backend_is_shown_its_own_on_every_attempt(engine) {
+    fn each_backend_gets_its_own_credential_on_every_attempt(engine) {
         for keyed in [0, 1] {
             let gateway = engine.ready(setup(engine, 2, keyed, json!({"cooldown": null})));
             for turn in 0..8 {
                 let request = gateway.request(chat(), true);
                 let first = shown(&request.attempt());
-                // With an answer and without one.
+                // One turn has an answer, and the next has none.
                 match turn / 2 % 2 {
                     0 => answer(&request.attempt(), 500, "x"),
                     _ => request.attempt().fail(),
@@ -59,7 +59,7 @@ cases! {
         }
     }
 
-    fn no_one_waits_for_a_token_while_a_backend_has_a_key(engine) {
+    fn no_request_waits_for_a_token_while_a_backend_has_a_key(engine) {
         let gateway = tokenless(engine);
         for _ in 0..3 {
             let request = gateway.get();
@@ -84,10 +84,10 @@ cases! {
         );
     }
 
-    fn when_those_with_a_key_are_out_a_request_waits_for_the_token(engine) {
+    fn while_keyed_backends_are_unavailable_requests_await_a_token(engine) {
         let gateway = tokenless(engine);
         throttle(&gateway.send().attempt(), "60");
-        // Rather than to doubt the wait.
+        // The requests wait for the token, rather than make a trial of the backend with the key.
         let waiting = gateway.send();
         assert!(waiting.is_held());
         give_token(&gateway.vm, TOKEN);
@@ -106,7 +106,7 @@ cases! {
         );
     }
 
-    fn a_key_that_is_refused_is_for_people_to_mend(engine) {
+    fn a_refused_key_is_a_misconfiguration(engine) {
         let gateway = engine.ready(setup(engine, 2, 0, json!({})));
         let request = gateway.get();
         assert_eq!(request.attempt().cluster(), EAST);
@@ -121,7 +121,7 @@ cases! {
         assert!(fetches(&gateway.vm).is_empty());
     }
 
-    fn where_every_backend_has_a_key_no_one_is_asked_for_tokens(engine) {
+    fn no_token_is_requested_where_every_backend_has_a_key(engine) {
         let mut config: Value = serde_json::from_str(&engine.config(1, json!({}))).unwrap();
         config["backends"][0]["api_key_env"] = json!("EAST_KEY");
         config.as_object_mut().unwrap().remove("identity");
@@ -158,13 +158,13 @@ cases! {
         );
     }
 
-    fn a_key_is_shown_to_no_other_backend_without_a_token_either(engine) {
+    fn a_key_goes_to_no_other_backend_even_without_a_token(engine) {
         let gateway = engine.start(setup(engine, 2, 0, json!({})));
         gateway.host.advance(millis(1));
         give_token_for(&gateway.vm, TOKEN, seconds(10));
         let request = gateway.send();
         assert_eq!(request.attempt().cluster(), EAST);
-        // While the backend with the key is silent, the token expires, and there is no other one.
+        // While the backend with the key is silent, the token expires, and no other one comes.
         gateway.host.skip(seconds(11));
         gateway.vm.tick();
         request.attempt().fail();

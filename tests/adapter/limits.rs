@@ -1,4 +1,4 @@
-//! The limits of what clients may use.
+//! Limits per client.
 
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -11,10 +11,10 @@ use super::engines::*;
 const CHAT: &str = "/openai/v1/chat/completions";
 const MESSAGES: &str = "/anthropic/v1/messages";
 
-/// A body of 40 bytes, which is estimated at 10 tokens.
+/// A body of 40 bytes, whose estimate is 10 tokens.
 const ASK: &str = r#"{"model":"gpt-4o","messages":[]        }"#;
 
-/// A gateway that holds clients to these limits.
+/// A gateway with these limits per client.
 fn limited(engine: Engine, limits: Value) -> Gateway {
     engine.fleet(3, config(limits))
 }
@@ -37,12 +37,12 @@ fn ask_at(gateway: &Gateway, client: &str, path: &str) -> Request {
     request
 }
 
-/// An answer that reports so many tokens.
+/// An answer that reports this many tokens.
 fn answer_of(prompt: u32, completion: u32) -> String {
     json!({"usage": {"prompt_tokens": prompt, "completion_tokens": completion}}).to_string()
 }
 
-/// A backend serves the request with an answer of so many tokens.
+/// A backend serves the request with an answer that reports this many tokens.
 fn serve(request: Request, prompt: u32, completion: u32) {
     let attempt = request.attempt();
     attempt.respond(200, [("content-type", "application/json")], false);
@@ -50,7 +50,7 @@ fn serve(request: Request, prompt: u32, completion: u32) {
     assert_eq!(request.answer().status, 200);
 }
 
-/// The limits that the request exceeds, by the details of its answer; nothing if it went on.
+/// The exceeded limits, from the details of the answer; `None` if the request was sent on.
 fn refused(request: &Request) -> Option<String> {
     let answer = request.answered()?;
     assert!(request.attempts().is_empty(), "{answer:?}");
@@ -90,7 +90,7 @@ cases! {
         ] {
             assert_eq!(answer.headers.get(name), value, "{name}");
         }
-        // Another client goes on, and this one once its debt is paid back.
+        // Another client passes, and so does this one after its debt is paid back.
         serve(ask(&gateway, "team-b"), 5, 5);
         gateway.host.advance(millis(60_099));
         assert!(refused(&ask(&gateway, "team-a")).is_some());
@@ -149,17 +149,17 @@ cases! {
 
     fn prompts_count_while_they_are_answered(engine) {
         let gateway = limited(engine, json!({"default": {"tokens_per_minute": 20}}));
-        // Each is estimated at 10 tokens.
+        // Each request is estimated at 10 tokens.
         let requests = [ask(&gateway, "team-a"), ask(&gateway, "team-a")];
         assert_eq!(refused(&ask(&gateway, "team-a")).as_deref(), Some(OVER_MINUTE));
         for request in requests {
             serve(request, 1, 1);
         }
-        // Now it is known that they took 4.
+        // The answers report 4 tokens.
         serve(ask(&gateway, "team-a"), 1, 1);
     }
 
-    fn what_was_not_served_costs_no_tokens(engine) {
+    fn a_request_that_is_not_served_costs_no_tokens(engine) {
         let gateway = limited(engine, json!({"default": {"tokens_per_minute": 10}}));
         for status in [400, 404, 500, 429] {
             let request = ask(&gateway, "team-a");
@@ -209,7 +209,7 @@ cases! {
         attempt.response_body(format!("data: {last}\n\ndata: [DONE]\n\n"), true);
         let request = ask(&gateway, "team-a");
         assert_eq!(refused(&request).as_deref(), Some(OVER_MINUTE));
-        // 1200 of the stream and 10 of the other.
+        // 1200 tokens of the stream, and 10 of the other request.
         assert_eq!(request.answer().headers.get("retry-after-ms"), Some("61100"));
     }
 
@@ -280,12 +280,12 @@ cases! {
         assert!(warnings.iter().any(|line| line.contains("a request passes that may be over its limit")), "{warnings:?}");
     }
 
-    fn limits_cost_two_calls_at_each_end_and_else_nothing(engine) {
+    fn limits_cost_two_host_calls_at_each_end(engine) {
         let calls = |mut more: Value| {
-            // To ask for the tokens of streams costs calls of its own.
+            // Requesting the tokens of streams costs further calls.
             more["usage"] = json!({"streams": "asked"});
             let gateway = engine.fleet(3, more);
-            // Until the worker is sure that no other one changes what it has stored.
+            // Until the worker is sure that no other worker changes the account.
             for _ in 0..10 {
                 serve(ask(&gateway, "team-a"), 5, 5);
             }

@@ -1,4 +1,4 @@
-//! Anthropic's Messages API: balanced like chats, among the backends that have it.
+//! Anthropic's Messages API, balanced like chats over the backends that have it.
 
 use mock_host::Setup;
 use serde_json::json;
@@ -9,7 +9,7 @@ use super::surface::reached;
 const MESSAGES: &str = "/anthropic/v1/messages";
 const ASK: &str = r#"{"model":"claude","max_tokens":9}"#;
 
-/// Two backends of Foundry, the second with a name of its own for the model and below a project, and one of Azure OpenAI.
+/// Two backends of Foundry and one of Azure OpenAI. The second is a project with its own name for the model.
 fn backends() -> serde_json::Value {
     json!({"backends": [
         {"name": "east", "cluster": EAST, "host": "east.services.ai.azure.com"},
@@ -37,7 +37,7 @@ cases! {
         }
     }
 
-    fn messages_are_retried_where_they_can_be_served(engine) {
+    fn messages_are_retried_on_backends_that_have_them(engine) {
         let gateway = engine.fleet(3, backends());
         let request = gateway.ask("POST", MESSAGES, ASK);
         let mut clusters = Vec::new();
@@ -50,7 +50,7 @@ cases! {
         assert_eq!((request.attempts().len(), request.answer().status), (2, 429));
     }
 
-    fn our_errors_for_messages_have_anthropics_shape(engine) {
+    fn the_gateways_errors_for_messages_have_anthropics_shape(engine) {
         let gateway = engine.fleet(2, json!({}));
         let request = gateway.ask("POST", MESSAGES, ASK);
         let refused = request.answer();

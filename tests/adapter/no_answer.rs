@@ -1,10 +1,10 @@
-//! Attempts that get no answer: the next backend is tried, and a real answer is kept.
+//! Attempts without an answer: the next backend is tried, and an earlier real answer is kept.
 
 use serde_json::json;
 
 use super::engines::*;
 
-/// The gateway's own answer.
+/// The client gets the gateway's own answer.
 fn assert_local(request: &Request, status: u16, error: &str, attempts: &str) {
     let answer = request.answer();
     assert_eq!(
@@ -162,7 +162,7 @@ cases! {
         }
     }
 
-    fn an_expired_token_is_shown_to_no_further_backend(engine) {
+    fn an_expired_token_is_sent_to_no_further_backend(engine) {
         let gateway = engine.tokenless(3, json!({}));
         gateway.host.advance(millis(1));
         give_token_for(&gateway.vm, TOKEN, seconds(10));

@@ -1,4 +1,4 @@
-//! Objects that live on one backend: they are found there again, and made nowhere twice.
+//! Objects that live on one backend: they are found there again, and no object is made twice.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use super::engines::*;
 use super::surface::{aliased, reached, tag, V1_CHAT};
 
 cases! {
-    fn what_is_made_on_a_backend_is_found_there_again(engine) {
+    fn objects_are_found_on_the_backend_that_made_them(engine) {
         let gateway = engine.fleet(3, json!({}));
         gateway.get();
         let body = r#"{"model":"gpt","input":"resp_1"}"#;
@@ -87,7 +87,7 @@ cases! {
         }
     }
 
-    fn every_event_of_a_stream_names_an_item_the_same(engine) {
+    fn an_item_has_one_id_in_all_events_of_a_stream(engine) {
         let gateway = engine.fleet(2, json!({}));
         let request = gateway.ask("POST", "/openai/v1/responses", r#"{"stream":true}"#);
         let attempt = request.attempt();
@@ -107,7 +107,7 @@ cases! {
         assert_eq!(request.answer().text(), stream.replace("TAG", &tag("east")));
     }
 
-    fn items_without_a_tag_lead_nowhere_but_reasoning_leads_home(engine) {
+    fn only_reasoning_without_a_tag_goes_home(engine) {
         let gateway = engine.fleet(3, json!({"state": {"home": "north"}}));
         let path = "/openai/v1/responses";
         let mut places = Vec::new();
@@ -182,7 +182,7 @@ cases! {
         }
     }
 
-    fn an_answer_that_is_to_be_read_comes_unencoded(engine) {
+    fn answers_with_ids_are_requested_unencoded(engine) {
         let gateway = engine.fleet(2, json!({}));
         for (path, expected) in [("/openai/v1/responses", None), (V1_CHAT, Some("gzip"))] {
             let request = gateway.request(
@@ -198,7 +198,7 @@ cases! {
         }
     }
 
-    fn what_a_file_contains_is_not_touched(engine) {
+    fn the_contents_of_files_are_not_changed(engine) {
         let gateway = engine.fleet(2, json!({}));
         let path = format!("/openai/v1/files/file-1{}/content", tag("east"));
         let request = gateway.ask("GET", &path, "");
@@ -214,7 +214,7 @@ cases! {
         assert_eq!(request.answer().text(), content);
     }
 
-    fn what_continues_takes_no_ones_turn(engine) {
+    fn a_request_that_continues_takes_no_turn(engine) {
         let gateway = engine.fleet(2, json!({}));
         let continued = format!(r#"{{"previous_response_id":"resp_1{}"}}"#, tag("west"));
         let mut made = Vec::new();
@@ -229,7 +229,7 @@ cases! {
         assert_eq!(made, [EAST, WEST, EAST, WEST]);
     }
 
-    fn an_object_whose_backend_is_throttled_is_asked_of_no_other(engine) {
+    fn a_throttled_backends_object_is_requested_nowhere_else(engine) {
         let gateway = engine.fleet(2, json!({}));
         let path = format!("/openai/v1/responses/resp_1{}", tag("west"));
         let request = gateway.ask("GET", &path, "");
@@ -277,7 +277,7 @@ cases! {
         assert!(text.contains("leave out the items of earlier responses"), "{text}");
     }
 
-    fn an_object_is_asked_of_any_backend_of_its_resource(engine) {
+    fn any_backend_of_a_resource_serves_its_objects(engine) {
         let gateway = engine.fleet(3, json!({"backends": [
             {"name": "east", "cluster": EAST, "host": "h.openai.azure.com", "deployments": {"gpt": "ptu"}},
             {"name": "west", "cluster": WEST, "host": "h.openai.azure.com", "priority": 1, "deployments": {"gpt": "paygo"}},
@@ -295,7 +295,7 @@ cases! {
         second.respond(200, [("content-type", "application/json")], false);
         second.response_body(r#"{"id":"resp_2"}"#, true);
         assert_eq!(outcome(&request), is(200, "west", "2", &format!(r#"{{"id":"resp_2{tag}"}}"#)));
-        // The cooldown of the one is not the other's.
+        // A cooldown of one backend does not affect the other.
         for _ in 0..3 {
             let request = gateway.ask("POST", path, &next);
             assert_eq!(request.attempt().cluster(), WEST);
@@ -371,7 +371,7 @@ cases! {
         for (refused, home, cluster) in [(false, "east", EAST), (true, "east", EAST)] {
             let request = gateway.ask("POST", calls, "v=0");
             if refused {
-                // West, whose turn it is.
+                // It is west's turn.
                 answer(&request.attempt(), 429, "x");
             }
             let attempt = request.attempt();
@@ -401,7 +401,7 @@ cases! {
         }
     }
 
-    fn a_key_for_a_session_is_shown_to_the_resource_that_made_it(engine) {
+    fn a_session_key_is_sent_to_the_resource_that_made_it(engine) {
         let gateway = engine.fleet(2, json!({}));
         let request = gateway.ask("POST", "/openai/v1/realtime/client_secrets", r#"{"session":{}}"#);
         let attempt = request.attempt();
@@ -425,7 +425,7 @@ cases! {
                 assert_eq!((request.attempts().len(), request.answer().status), (1, refusal));
             }
         }
-        // Whoever sends keys that are refused harms no one.
+        // A client that sends refused keys harms no other client.
         let others: Vec<_> = (0..2).map(|_| {
             let request = gateway.get();
             let cluster = request.attempt().cluster();
@@ -440,7 +440,7 @@ cases! {
         assert!(!shown.contains("ek_"), "a chat is no session: {shown}");
     }
 
-    fn a_call_that_no_tag_tells_of_is_at_home(engine) {
+    fn a_call_without_a_tag_is_at_home(engine) {
         let gateway = engine.fleet(3, json!({"state": {"home": "north"}}));
         for path in ["/openai/v1/realtime/calls/rtc_1/accept", "/openai/v1/dashboard/webhook_endpoints", "/openai/v1/evals", "/openai/v1/skills"] {
             let request = gateway.ask("POST", path, "{}");
@@ -469,7 +469,7 @@ cases! {
         assert_eq!(gateway.request(upgrade(), false).attempt().cluster(), EAST);
     }
 
-    fn what_does_not_say_where_it_lives_is_at_home(engine) {
+    fn objects_without_a_known_tag_are_at_home(engine) {
         let gateway = engine.fleet(3, json!({"state": {"home": "north"}}));
         for (method, path, body) in [
             ("GET", "/openai/v1/responses/resp_1", ""),
@@ -480,7 +480,7 @@ cases! {
                 "/openai/v1/responses",
                 r#"{"previous_response_id":"resp_1"}"#,
             ),
-            // A tag of no backend that there is.
+            // A tag that belongs to no backend.
             ("GET", "/openai/v1/responses/resp_1.b000000", ""),
         ] {
             let request = gateway.ask(method, path, body);
@@ -502,7 +502,7 @@ cases! {
         }
     }
 
-    fn what_makes_something_is_not_done_twice_after_a_failure(engine) {
+    fn creations_are_not_retried_after_ambiguous_failures(engine) {
         for (path, body, status, again) in [
             ("/openai/v1/files", r#"{"purpose":"batch"}"#, 429, true),
             ("/openai/v1/files", r#"{"purpose":"batch"}"#, 503, true),

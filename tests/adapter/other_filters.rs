@@ -1,9 +1,9 @@
-//! Answers of filters between this one and the router: they are the client's, and say nothing of a backend.
+//! Answers of filters between this one and the router: the client gets them, and no backend is blamed.
 
 use super::support::*;
 
 #[test]
-fn what_another_filter_refuses_is_refused() {
+fn a_refusal_of_another_filter_is_passed_on() {
     for (status, details) in [
         (401, "jwt_authn_access_denied{Jwt_is_missing}"),
         (403, "ext_authz_denied"),
@@ -15,7 +15,7 @@ fn what_another_filter_refuses_is_refused() {
         (404, "route_not_found"),
     ] {
         let (host, vm) = ready();
-        // Often enough to put every backend out, were it a failure of theirs.
+        // As failures, this many would put every backend into cooldown.
         for _ in 0..20 {
             let stream = send(&vm);
             stream.respond_locally(status, details);
@@ -34,7 +34,7 @@ fn what_another_filter_refuses_is_refused() {
 }
 
 #[test]
-fn what_the_router_says_for_want_of_an_answer_is_a_failure() {
+fn the_routers_own_answer_is_a_failure() {
     for (status, details) in [
         (
             503,

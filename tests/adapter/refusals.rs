@@ -1,4 +1,4 @@
-//! Host calls that Envoy refuses: no trap, no hanging stream, no credential let through.
+//! Host calls that Envoy refuses: no trap, no hanging stream, no leaked credential.
 
 use mock_host::{status, Fault, LogLevel};
 
@@ -56,7 +56,7 @@ cases! {
         let gateway = engine.gateway();
         let request = gateway.send();
         let attempt = request.attempt();
-        // The status is one of the headers of an answer that may be a stream.
+        // The status is read with all headers of an answer that may be a stream.
         gateway
             .host
             .inject(Fault::of("proxy_get_header_map_pairs").times(1));

@@ -1,11 +1,11 @@
-//! Names that Azure knows in upper and lower case, and JSON behind a byte order mark.
+//! Names in upper and lower case, which Azure does not distinguish, and JSON behind a byte order mark.
 
 use serde_json::json;
 
 use super::engines::*;
 use super::surface::aliased;
 
-/// The configuration of [`aliased`], with a version of the API for every backend.
+/// The configuration of [`aliased`], with an API version for every backend.
 fn versioned() -> serde_json::Value {
     let mut config = aliased();
     for backend in config["backends"].as_array_mut().unwrap() {
@@ -14,7 +14,7 @@ fn versioned() -> serde_json::Value {
     config
 }
 
-/// A client's path in odd letters, and what each of the three backends is asked for.
+/// A client's path in unusual letters, and the path that each of the three backends gets.
 const PATHS: [(&str, [&str; 3]); 3] = [
     (
         "/openai/deployments/GPT/chat/completions?API-Version=2024-10-21&x=GPT",
@@ -42,7 +42,7 @@ const PATHS: [(&str, [&str; 3]); 3] = [
     ),
 ];
 
-/// Bodies for `/openai/v1/chat/completions`, with `MODEL` in the place of the name, and what the client calls it there.
+/// Bodies for `/openai/v1/chat/completions` with `MODEL` in place of the name, and the client's name for the model.
 const BODIES: [(&str, &str); 3] = [
     (r#"{"messages":[{"model":"GPT"}],"model":"MODEL"}"#, "GPT"),
     ("\u{feff}{\"model\":\"MODEL\"}", "gpt"),
@@ -53,7 +53,7 @@ const V1_CHAT: &str = "/openai/v1/chat/completions";
 
 fn send_body(gateway: &Gateway, path: &str, body: &str) -> Request {
     let request = gateway.request(request_of("POST", path, body), false);
-    // The mark may come in parts.
+    // The byte order mark may arrive in parts.
     let (one, other) = body.as_bytes().split_at(2);
     request.body(one, false);
     request.body(other, true);
@@ -61,7 +61,7 @@ fn send_body(gateway: &Gateway, path: &str, body: &str) -> Request {
 }
 
 cases! {
-    fn a_path_in_other_letters_is_made_each_backends_own(engine) {
+    fn a_path_in_other_letters_becomes_each_backends_own(engine) {
         for (path, own) in PATHS {
             let gateway = engine.fleet(3, versioned());
             let request = gateway.request(request_of("POST", path, "{}"), false);
@@ -75,7 +75,7 @@ cases! {
         }
     }
 
-    fn a_model_in_other_letters_is_made_each_backends_own(engine) {
+    fn a_model_in_other_letters_becomes_each_backends_own(engine) {
         for (body, name) in BODIES {
             let gateway = engine.fleet(3, aliased());
             let named = |name: &str| body.replace("MODEL", name);
@@ -90,7 +90,7 @@ cases! {
         }
     }
 
-    fn a_list_of_deployments_knows_them_in_any_letters(engine) {
+    fn deployments_are_listed_in_any_letters(engine) {
         let mut config = aliased();
         for backend in config["backends"].as_array_mut().unwrap() {
             backend["unlisted_deployments"] = json!("refuse");

@@ -1,11 +1,11 @@
-//! Statistics: counted in memory, handed over once a second.
+//! Statistics: counted in memory, and reported once a second.
 
 use serde_json::json;
 
 use super::engines::*;
 
 cases! {
-    fn counts_are_handed_over_on_a_tick_only(engine) {
+    fn counts_are_reported_on_a_tick_only(engine) {
         let gateway = engine.gateway();
         gateway.host.advance(seconds(1));
         gateway.host.clear_counts();
@@ -26,7 +26,7 @@ cases! {
         assert_eq!(gateway.host.statistic("aoai.requests"), 5, "once");
     }
 
-    fn what_was_not_handed_over_yet_is_when_the_worker_ends(engine) {
+    fn pending_counts_are_reported_when_the_worker_ends(engine) {
         let gateway = engine.gateway();
         let host = gateway.host.clone();
         drop(gateway.send());
@@ -43,7 +43,7 @@ cases! {
         assert_eq!(own, left);
     }
 
-    fn an_idle_worker_ticks_once_a_second_and_hands_over_nothing(engine) {
+    fn an_idle_worker_ticks_once_a_second_and_reports_nothing(engine) {
         let gateway = engine.gateway();
         gateway.host.advance(seconds(2));
         gateway.host.clear_counts();
@@ -55,7 +55,7 @@ cases! {
         assert_eq!(gateway.vm.tick_period(), Some(seconds(1)));
     }
 
-    fn a_worker_in_a_hurry_hands_over_once_a_second_all_the_same(engine) {
+    fn a_worker_with_fast_ticks_reports_once_a_second(engine) {
         let gateway = engine.tokenless(3, json!({}));
         gateway.host.advance(millis(1));
         gateway.host.clear_counts();
@@ -64,7 +64,7 @@ cases! {
         assert_eq!(request.answered(), None, "it waits");
         let counts = gateway.host.counts();
         assert!(counts["proxy_on_tick"].calls > 100);
-        // Two gauges of the token.
+        // Among the calls are two gauges of the token.
         assert!((6..=10).contains(&counts["proxy_record_metric"].calls));
     }
 }

@@ -33,13 +33,13 @@ fn whole() -> String {
     format!("{FILTERS}{CONTENT}{DONE}")
 }
 
-/// The attempt is answered with a whole stream.
+/// The backend answers the attempt with a whole stream.
 fn stream(attempt: &Attempt, text: &str) {
     attempt.respond(200, STREAM, false);
     attempt.response_body(text, true);
 }
 
-/// A gateway with so many backends, of which the first has three seconds for its first content.
+/// A gateway with this many backends. The first backend has three seconds for its first content.
 fn limited(engine: Engine, count: usize) -> Gateway {
     let mut config: serde_json::Value =
         serde_json::from_str(&engine.config(count, json!({}))).unwrap();
@@ -51,7 +51,7 @@ fn outcomes(gateway: &Gateway, name: &str) -> u64 {
     gateway.counted(&format!("aoai.backend.east.outcome.{name}"))
 }
 
-/// How often a body was read.
+/// The number of times that a body was read.
 fn reads(gateway: &Gateway) -> u64 {
     let counts = gateway.host.counts();
     counts
@@ -59,7 +59,7 @@ fn reads(gateway: &Gateway) -> u64 {
         .map_or(0, |count| count.calls)
 }
 
-/// How many streams were cut off.
+/// The number of streams that were cut off.
 fn closed(gateway: &Gateway) -> u64 {
     let counts = gateway.host.counts();
     counts
@@ -67,7 +67,7 @@ fn closed(gateway: &Gateway) -> u64 {
         .map_or(0, |count| count.calls)
 }
 
-/// A stream that has begun, and passes because its content did not come in time.
+/// A stream that passes because its content did not come in time.
 fn late_stream(gateway: &Gateway) -> (Request, Attempt) {
     let request = gateway.ask("POST", RESPONSES, r#"{"model":"gpt","stream":true}"#);
     let attempt = request.attempt();
@@ -156,7 +156,7 @@ cases! {
         assert_east_is_throttled_for_seven_seconds(&gateway);
     }
 
-    fn content_passes_at_once_and_errors_after_it_as_well(engine) {
+    fn content_and_later_errors_pass_at_once(engine) {
         let gateway = engine.gateway();
         let request = gateway.send();
         let attempt = request.attempt();
@@ -173,7 +173,7 @@ cases! {
         assert_eq!(gateway.counted("aoai.stream_failed"), 0);
     }
 
-    fn an_error_after_content_is_learnt_as_one_before_it(engine) {
+    fn an_error_after_content_teaches_like_one_before_it(engine) {
         for (code, reason) in [("rate_limit_exceeded", "throttled"), ("server_error", "failing")] {
             for size in [1000, 40, 1] {
                 let gateway = engine.gateway();
@@ -265,9 +265,9 @@ cases! {
         assert_eq!(gateway.counted("aoai.backend.east.stream_idle"), 1);
     }
 
-    fn what_is_no_open_stream_may_be_silent(engine) {
+    fn only_open_streams_have_a_limit_of_silence(engine) {
         let gateway = engine.fleet(2, json!({"retry": {"stream_idle_timeout": "1s"}}));
-        // It is complete, and its client takes its time.
+        // The stream is complete, and its client reads slowly.
         let whole_stream = gateway.send();
         stream(&whole_stream.attempt(), &whole());
         let list = gateway.ask("GET", "/openai/v1/files", "");
@@ -335,7 +335,7 @@ cases! {
         }
     }
 
-    /// Envoy loses a frame that follows an early resume and passes in its own callback.
+    /// Envoy loses a frame that follows an early resume, if the frame passes in its own callback.
     fn frames_of_a_late_stream_come_in_order_and_none_is_lost(engine) {
         let frames: Vec<_> = (0..6).map(|number| format!("data: {{\"id\":\"file-{number}\"}}\n\n")).collect();
         // The time between two frames, in milliseconds.
@@ -350,7 +350,7 @@ cases! {
             gateway.host.advance(millis(60));
             let answer = request.answer();
             let expected = format!("{CREATED}{}", frames.concat());
-            // Each id was tagged, and tagged once.
+            // Each id was tagged exactly once.
             let tag = answer.text().split("file-0").nth(1).unwrap().split('"').next().unwrap();
             assert_eq!(tag.len(), 8, "{tag}");
             assert_eq!(answer.text().replace(tag, ""), expected, "{gap}");
@@ -369,7 +369,7 @@ cases! {
         assert_quiet(&gateway.host);
     }
 
-    fn a_stream_whose_content_is_overdue_leads_to_the_next_backend(engine) {
+    fn overdue_content_leads_to_the_next_backend(engine) {
         let gateway = limited(engine, 2);
         let request = gateway.send();
         let attempt = request.attempt();
@@ -413,7 +413,7 @@ cases! {
         assert_eq!(outcome(&request), is(200, "east", "1", &whole()));
     }
 
-    fn a_failed_stream_that_does_not_end_is_not_waited_for(engine) {
+    fn a_retry_does_not_wait_for_the_end_of_a_failed_stream(engine) {
         let gateway = engine.gateway();
         let request = gateway.send();
         let attempt = request.attempt();
@@ -503,7 +503,7 @@ cases! {
         }
     }
 
-    fn an_answer_that_is_to_be_no_stream_is_not_looked_at(engine) {
+    fn an_answer_to_a_request_without_stream_is_not_read(engine) {
         for (body, action) in [(r#"{"stream":true}"#, Action::Pause), ("{}", Action::Continue)] {
             let gateway = engine.gateway();
             let request = gateway.ask("POST", RESPONSES, body);
@@ -512,7 +512,7 @@ cases! {
         }
     }
 
-    fn what_may_have_been_done_in_the_background_is_not_repeated(engine) {
+    fn ambiguous_background_responses_are_not_repeated(engine) {
         let gateway = engine.gateway();
         let request = gateway.ask("POST", RESPONSES, r#"{"model":"gpt","background":true,"stream":true}"#);
         let error = format!("{CREATED}{}", failed("server_error"));

@@ -3,12 +3,12 @@
 use std::io::Write;
 use std::time::Duration;
 
-// Links the module: its callbacks are what the mock host calls.
+// Links the module, whose callbacks the mock host calls.
 use azure_openai_balancer as _;
 use mock_host::{Call, Headers, Host, LogLevel, Setup, Stream, Vm};
 use serde_json::{json, Value};
 
-/// Three backends, everything else as it is by default.
+/// Three backends, with defaults for all other fields.
 pub(crate) const CONFIG: &str = r#"{
     "backends": [
         {"name": "east", "cluster": "aoai_east", "host": "east.openai.azure.com"},
@@ -25,7 +25,7 @@ pub(crate) const TOKEN: &str = "TOKEN-ONE";
 pub(crate) const SECOND_TOKEN: &str = "TOKEN-TWO";
 pub(crate) const CLIENT_KEY: &str = "CLIENT-KEY";
 
-/// `CONFIG` with a part of it replaced or added.
+/// `CONFIG` with one field replaced or added.
 pub(crate) fn config_with(key: &str, value: Value) -> String {
     let mut config: Value = serde_json::from_str(CONFIG).unwrap();
     config[key] = value;
@@ -54,7 +54,7 @@ pub(crate) fn ready_with(setup: Setup) -> (Host, Vm) {
     (host, vm)
 }
 
-/// A worker with a token, `count` backends, and this in its configuration.
+/// A worker with a token, `count` backends, and these settings.
 pub(crate) fn fleet(count: usize, more: Value) -> (Host, Vm) {
     let mut config: Value = serde_json::from_str(CONFIG).unwrap();
     config["backends"].as_array_mut().unwrap().truncate(count);
@@ -64,7 +64,7 @@ pub(crate) fn fleet(count: usize, more: Value) -> (Host, Vm) {
     ready_with(Setup::new(config.to_string()))
 }
 
-/// The call to the token service that is out.
+/// The one call to the token service in progress.
 pub(crate) fn fetch(vm: &Vm) -> Call {
     let mut fetches = fetches(vm);
     assert_eq!(fetches.len(), 1, "{fetches:#?}");
@@ -136,17 +136,17 @@ pub(crate) fn send(vm: &Vm) -> Stream {
     stream
 }
 
-/// A client's request that has no body.
+/// A client's request without a body.
 pub(crate) fn get(vm: &Vm) -> Stream {
     vm.request(listing(), true)
 }
 
-/// The headers of a client's request that has no body.
+/// The headers of a client's request without a body.
 pub(crate) fn listing() -> Headers {
     request_of("GET", "/openai/models?api-version=2024-10-21", "")
 }
 
-/// The headers of a client's request whose body is this.
+/// The headers of a client's request with this body.
 pub(crate) fn request_of(method: &str, path: &str, body: &str) -> Headers {
     let headers = Headers::from([
         (":method", method),
@@ -162,14 +162,14 @@ pub(crate) fn request_of(method: &str, path: &str, body: &str) -> Headers {
     }
 }
 
-/// Which cluster the router was told to use.
+/// The cluster that the filter chose for the router.
 pub(crate) fn routed_to(stream: &Stream) -> String {
     let forwarded = stream.forwarded().expect("the request went on");
     let cluster = forwarded.headers.get("x-aoai-cluster");
     cluster.expect("the route's header is set").to_owned()
 }
 
-/// An error in Azure's shape.
+/// An error in Azure's form.
 pub(crate) fn error(code: &str) -> String {
     json!({"error": {"code": code, "message": "as Azure words it"}}).to_string()
 }
@@ -179,7 +179,8 @@ pub(crate) fn worded(code: &str, message: &str) -> String {
     json!({"error": {"code": code, "message": message}}).to_string()
 }
 
-/// Errors of a backend that send a request to the next one: status, body, the outcome in the statistics, words in the log.
+/// Errors of a backend that send a request to the next one: status, body, the outcome in the statistics, and words in
+/// the log.
 pub(crate) fn denials() -> Vec<(u16, String, &'static str, &'static str)> {
     let tenant = "Tenant provided in token does not match resource token";
     let token = "Token tenant 33e0 does not match resource tenant.";
@@ -217,14 +218,14 @@ pub(crate) fn denials() -> Vec<(u16, String, &'static str, &'static str)> {
     ]
 }
 
-/// The text as an answer with `content-encoding: gzip` has it.
+/// The text, compressed with gzip.
 pub(crate) fn gzip(text: &str) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
     encoder.write_all(text.as_bytes()).unwrap();
     encoder.finish().unwrap()
 }
 
-/// The backend's whole answer to what the router sent.
+/// The backend's whole answer to the router's request.
 pub(crate) fn respond(stream: &Stream, status: u16, body: &str) {
     let headers = [("content-type", "application/json")];
     stream.respond(status, headers, body.is_empty());
@@ -242,7 +243,7 @@ pub(crate) fn code(body: &str) -> String {
         .to_owned()
 }
 
-/// The module logged nothing that it should not have.
+/// The module logged no warning or error.
 pub(crate) fn assert_quiet(host: &Host) {
     let loud = loud(host);
     assert!(loud.is_empty(), "nothing to warn about: {loud:?}");
@@ -256,7 +257,7 @@ pub(crate) fn loud(host: &Host) -> Vec<String> {
         .collect()
 }
 
-/// The value of a statistic, once the worker has handed it over.
+/// The value of a statistic, after the worker's report.
 pub(crate) fn counted(host: &Host, name: &str) -> u64 {
     host.advance(seconds(2));
     host.statistic(name)

@@ -1,5 +1,4 @@
-//! The rest of Azure OpenAI's surface: names in bodies, APIs that not every backend has, and several
-//! identities.
+//! Further parts of Azure OpenAI's API: names in bodies, APIs that only some backends have, and several identities.
 
 use azure_openai_balancer::core::state::ids::Tag;
 use mock_host::{Headers, Setup};
@@ -15,7 +14,7 @@ pub(crate) fn tag(name: &str) -> String {
         .to_owned()
 }
 
-/// What reached the backend: cluster, path, body, whose length was announced.
+/// The request at the backend: cluster, path, body. Its length was announced.
 pub(crate) fn reached(attempt: &Attempt) -> (String, String, String) {
     let message = attempt.sent().expect("it left");
     let header = |name| message.headers.get(name).unwrap_or_default().to_owned();
@@ -26,7 +25,7 @@ pub(crate) fn reached(attempt: &Attempt) -> (String, String, String) {
     (attempt.cluster(), header(":path"), body)
 }
 
-/// So many backends, edited.
+/// This many backends, edited.
 fn backends(count: usize, edit: impl FnOnce(&mut Value)) -> Value {
     let mut config: Value = serde_json::from_str(CONFIG).unwrap();
     config["backends"].as_array_mut().unwrap().truncate(count);
@@ -34,7 +33,7 @@ fn backends(count: usize, edit: impl FnOnce(&mut Value)) -> Value {
     json!({"backends": config["backends"]})
 }
 
-/// Three backends with names of their own; the second one has no others.
+/// Three backends with names of their own. The second one has no others.
 pub(crate) fn aliased() -> Value {
     backends(3, |backends| {
         backends[0]["deployments"] = json!({"gpt": "gpt-4o-east"});
@@ -84,14 +83,14 @@ cases! {
         assert_eq!(asked, [EAST, EAST, EAST, NORTH, NORTH, NORTH]);
     }
 
-    fn a_body_that_is_no_json_is_the_backends_to_refuse(engine) {
+    fn a_body_that_is_not_json_is_left_to_the_backend(engine) {
         let gateway = engine.fleet(3, aliased());
         let body = r#"{"model":"gpt""#;
         let (_, _, sent) = reached(&gateway.ask("POST", V1_CHAT, body).attempt());
         assert_eq!(sent, body);
     }
 
-    fn the_model_of_a_form_too(engine) {
+    fn the_model_in_a_form_is_each_backends_own_name(engine) {
         let gateway = engine.fleet(3, aliased());
         let body = "--B\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\ngpt\r\n--B\r\n\
                     Content-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n\0\x01model\r\n--B--\r\n";
@@ -104,7 +103,7 @@ cases! {
         assert_eq!(sent, body.replace("gpt", "gpt-4o-east"));
     }
 
-    fn a_large_body_goes_on_as_soon_as_it_has_said_enough(engine) {
+    fn a_large_body_passes_as_soon_as_its_model_is_known(engine) {
         let gateway = engine.fleet(3, aliased());
         let head = "--B\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\ngpt\r\n--B\r\n";
         let headers = request_of("POST", "/openai/v1/audio/transcriptions", "x");
@@ -122,7 +121,7 @@ cases! {
         assert!(text.ends_with("the file"), "{text}");
     }
 
-    fn what_all_backends_take_is_not_read(engine) {
+    fn a_body_that_all_backends_accept_is_not_read(engine) {
         let gateway = engine.fleet(3, json!({}));
         let headers = request_of("POST", V1_CHAT, "x").replaced("content-length", "9000000");
         let request = gateway.request(headers, false);
@@ -133,7 +132,7 @@ cases! {
         assert!(calls.is_empty(), "{calls:?}");
     }
 
-    fn an_api_is_asked_of_those_that_have_it(engine) {
+    fn an_api_goes_to_backends_that_have_it(engine) {
         let gateway = engine.fleet(
             2,
             backends(2, |backends| {
@@ -154,7 +153,7 @@ cases! {
         assert_eq!(gateway.counted("aoai.refused.not_served"), 1);
     }
 
-    fn an_api_that_a_region_lacks_is_not_asked_of_it_for_a_while(engine) {
+    fn a_region_without_an_api_is_skipped_for_a_while(engine) {
         let gateway = engine.fleet(2, json!({}));
         let body = r#"{"error":{"code":"NotFound","message":"The Images API is not enabled in this region."}}"#;
         let request = gateway.ask("POST", "/openai/v1/images/generations", "{}");
@@ -184,7 +183,7 @@ cases! {
         config["identities"] = json!({"research": {"cluster": "imds2", "client_id": "r"}});
         config["backends"][1]["identity"] = json!("research");
         let gateway = engine.ready(Setup::new(config.to_string()));
-        // One identity has no token yet: its backend is passed over.
+        // One identity has no token yet, so its backend is skipped.
         for expected in [EAST, NORTH, NORTH] {
             let request = gateway.get();
             assert_eq!(request.attempt().cluster(), expected);
@@ -210,7 +209,7 @@ cases! {
         );
     }
 
-    fn a_request_for_one_backend_waits_for_that_ones_token(engine) {
+    fn a_request_for_one_backend_waits_for_its_token(engine) {
         let mut config: Value = serde_json::from_str(&engine.config(3, json!({}))).unwrap();
         config["identities"] = json!({"research": {"cluster": "imds2"}});
         config["backends"][1]["identity"] = json!("research");
@@ -223,7 +222,7 @@ cases! {
         assert_eq!(request.attempt().cluster(), WEST);
     }
 
-    fn paths_of_no_one_here_are_refused_or_passed(engine) {
+    fn other_paths_are_refused_or_passed(engine) {
         let gateway = engine.fleet(2, json!({}));
         for path in ["/health", "/openai/../admin", "/openai/%2e%2e/admin"] {
             let request = gateway.ask("GET", path, "");
@@ -249,13 +248,13 @@ cases! {
             assert_eq!(code(request.answer().text()), "path_not_served", "{path}");
         }
         let gateway = engine.fleet(2, json!({"other_paths": "pass"}));
-        // One that is no text could not be searched for credentials.
+        // A path that is not text cannot be searched for credentials.
         let headers = Headers::from([(":method", "GET")]).with(":path", *b"/h\xe9alth?api-key=KEY");
         let request = gateway.request(headers, true);
         assert_eq!(code(request.answer().text()), "path_not_served");
     }
 
-    fn what_is_not_known_is_passed_on_and_not_tried_again(engine) {
+    fn unknown_operations_are_passed_on_and_not_retried(engine) {
         let gateway = engine.fleet(2, json!({}));
         let request = gateway.ask("POST", "/openai/v1/novelties", "{}");
         answer(&request.attempt(), 500, "x");

@@ -1,4 +1,4 @@
-//! Requests and the first token, the next one, and none.
+//! Requests before the first token, during a renewal, and without a token.
 
 use mock_host::{Fault, LogLevel, Setup};
 
@@ -77,7 +77,7 @@ cases! {
         assert_eq!(gateway.counted("aoai.requests"), 2, "and is handed over");
     }
 
-    fn a_request_is_answered_at_once_when_waiting_is_hopeless(engine) {
+    fn a_request_is_answered_at_once_if_no_token_can_come_in_time(engine) {
         let gateway = engine.tokenless(3, json!({}));
         gateway.host.advance(millis(1));
         let refusal = r#"{"error":"invalid_request","error_description":"Identity not found"}"#;
@@ -167,7 +167,7 @@ cases! {
     }
 
     fn no_secret_is_in_any_log_line(engine) {
-        // A life with everything in it that makes the module talk.
+        // A run with every event that makes the module log.
         let gateway = engine.gateway();
         let request = gateway.send();
         answer(&request.attempt(), 401, &error("401"));
@@ -231,7 +231,7 @@ cases! {
         assert_eq!(gateway.host.logged(LogLevel::Warn).len(), 2);
     }
 
-    fn so_many_requests_wait_and_no_more(engine) {
+    fn the_number_of_waiting_requests_is_limited(engine) {
         let gateway = engine.tokenless(3, json!({}));
         let waiting: Vec<_> = (0..10_000).map(|_| gateway.get()).collect();
         assert_eq!(gateway.get().answer().status, 503);
@@ -248,7 +248,7 @@ cases! {
         for fetch in fetches(&gateway.vm) {
             gateway.vm.answer(&fetch, 500, [], "");
         }
-        // The body of the first request does not come in time, so it is sent on without.
+        // The body of the first request is late, so the request is sent on without it.
         let request = gateway.request(chat_of(BODY.len()), false);
         gateway.host.advance(millis(2100));
         while fetches(&gateway.vm).is_empty() {

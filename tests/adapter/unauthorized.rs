@@ -1,4 +1,4 @@
-//! 401: a token that is not accepted is renewed, a role that is missing is not.
+//! 401: a refused token is renewed, and a missing role is not.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ fn refused(gateway: &Gateway) -> Request {
     request
 }
 
-/// What the attempt showed the backend.
+/// The attempt's token.
 fn token(attempt: &Attempt) -> Option<String> {
     attempt.header("authorization")
 }
@@ -43,7 +43,7 @@ cases! {
         assert_quiet(&gateway.host);
     }
 
-    fn a_newer_token_is_asked_for_at_once(engine) {
+    fn a_newer_token_is_requested_at_once(engine) {
         let gateway = engine.gateway();
         gateway.host.advance(millis(1500));
         let _request = refused(&gateway);
@@ -55,7 +55,7 @@ cases! {
         let gateway = engine.gateway();
         let other = engine.beside(&gateway, 3, json!({}));
         let _renewing = refused(&other);
-        // Only the other worker's time passes: this one still has the old token.
+        // Time passes for the other worker alone, so this one still has the old token.
         other.vm.tick();
         give_token(&other.vm, SECOND_TOKEN);
         let late = gateway.send();
@@ -89,7 +89,7 @@ cases! {
         assert_eq!(token(&second), bearer(SECOND_TOKEN));
     }
 
-    fn when_no_newer_token_is_to_be_had_the_next_backend_is_tried(engine) {
+    fn without_a_newer_token_the_next_backend_is_tried(engine) {
         let gateway = engine.gateway();
         let request = refused(&gateway);
         gateway.renew_in_vain();
@@ -104,7 +104,7 @@ cases! {
         assert_eq!(outcome(&request), is(200, "west", "2", "hello"));
     }
 
-    fn after_a_renewal_in_vain_the_next_backend_is_tried_at_once(engine) {
+    fn a_failed_renewal_leads_to_the_next_backend_at_once(engine) {
         let gateway = engine.gateway();
         let request = refused(&gateway);
         gateway.renew_in_vain();
@@ -138,7 +138,7 @@ cases! {
         assert_eq!(fetches(&gateway.vm), [], "one renewal for a request");
     }
 
-    fn a_refusal_of_the_last_attempt_is_the_clients(engine) {
+    fn a_refusal_of_the_last_attempt_is_passed_on(engine) {
         let gateway = engine.fleet(3, json!({"retry": {"max_attempts": 1}}));
         let request = refused(&gateway);
         assert_eq!(outcome(&request), is(401, "east", "1", &error("401")));
@@ -225,7 +225,7 @@ cases! {
         assert_eq!(made, [2, 1], "the first one's five seconds are over");
     }
 
-    fn those_that_wait_for_one_token_cost_one_look_a_tick(engine) {
+    fn requests_that_await_a_token_cost_one_read_a_tick(engine) {
         let reads = |waiting: usize| {
             let gateway = engine.gateway();
             let _requests: Vec<_> = (0..waiting).map(|_| refused(&gateway)).collect();

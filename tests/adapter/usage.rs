@@ -1,4 +1,4 @@
-//! The tokens that answers report: counted by backend and client, and kept for the access log.
+//! Tokens that answers report: counted by backend and client, and set for the access log.
 
 use serde_json::{json, Value};
 
@@ -166,7 +166,7 @@ cases! {
         assert_eq!(counts(&gateway, "east"), ONCE);
     }
 
-    fn a_retried_answer_counts_once_for_who_served_it(engine) {
+    fn a_retried_answer_counts_once_for_its_backend(engine) {
         let bodies = [(JSON, chat_answer()), (STREAM, format!("{FIRST}{CONTENT}{}{DONE}", last()))];
         for (headers, body) in bodies {
             let gateway = named(engine, json!({}));
@@ -184,7 +184,7 @@ cases! {
         }
     }
 
-    fn other_apis_name_their_tokens_otherwise(engine) {
+    fn each_apis_names_of_tokens_are_read(engine) {
         let response = json!({"id": "resp_1", "usage": {
             "input_tokens": 7, "input_tokens_details": {"cached_tokens": 2},
             "output_tokens": 9, "output_tokens_details": {"reasoning_tokens": 4},
@@ -273,10 +273,10 @@ cases! {
         }
     }
 
-    fn what_cannot_be_read_is_counted_as_unknown(engine) {
+    fn unreadable_answers_are_counted_as_unknown(engine) {
         let streams = |frames: &[&str]| frames.iter().map(|frame| frame.as_bytes().to_vec()).collect::<Vec<_>>();
         for (headers, frames) in [
-            // The client did not ask for it.
+            // The client did not request the tokens.
             (STREAM, streams(&[FIRST, CONTENT, DONE])),
             (JSON, vec![gzip(&chat_answer()), b"\"usage\":{\"prompt_tokens\":1}".to_vec()]),
             (JSON, streams(&["{}"])),
@@ -296,7 +296,7 @@ cases! {
         }
     }
 
-    fn of_an_answer_that_breaks_off_counts_what_is_known(engine) {
+    fn reported_tokens_of_a_broken_answer_are_counted(engine) {
         let told = last();
         for (frames, begins) in [
             (vec![FIRST, CONTENT], false),
@@ -330,7 +330,7 @@ cases! {
     fn tokens_are_counted_by_deployment_too(engine) {
         for (path, body, deployment) in [
             ("/openai/deployments/GPT-4.1/chat/completions?api-version=2024-10-21", "{}", "gpt-4_1"),
-            // Nothing is read for that.
+            // The body is not read for that.
             ("/openai/v1/chat/completions", r#"{"model":"gpt-4o"}"#, "_unread"),
         ] {
             let gateway = named(engine, json!({}));
@@ -345,11 +345,11 @@ cases! {
         }
     }
 
-    fn what_tokens_cost_is_counted_in_millionths(engine) {
+    fn costs_are_counted_in_millionths(engine) {
         let price = json!({"prompt": 2.5, "cached": "1.25", "completion": 10});
         let usage = json!({"prices": {"gpt-4o": price, "embed": {"prompt": 1}}});
         let gateway = named(engine, json!({"usage": usage}));
-        // 36 at 2.5, 64 at 1.25, 20 at 10.
+        // 36 tokens at 2.5, 64 at 1.25 and 20 at 10.
         const COST: u64 = 90 + 80 + 200;
         let ask = |path: &str, body: &str| {
             let headers = chat().with(":path", path).with("x-aoai-client", "app-1");
@@ -364,7 +364,7 @@ cases! {
         };
         let first = ask("/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21", "{}");
         let second = ask("/openai/v1/chat/completions", r#"{"model":"GPT-4o"}"#);
-        // One without a price, and one with a completion, which has none.
+        // One deployment has no price, and another has none for completions.
         ask("/openai/v1/chat/completions", r#"{"model":"gpt-5"}"#);
         ask("/openai/v1/chat/completions", r#"{"model":"embed"}"#);
         assert_ne!(first, second);
@@ -405,22 +405,22 @@ cases! {
         attempt.response_body(DONE, true);
         drop(request);
         assert_eq!(gateway.counted("aoai.backend.east.first_content_ms"), 300);
-        // 20 tokens.
+        // A completion of 20 tokens.
         assert_eq!(gateway.counted("aoai.backend.east.tokens_per_second"), 50);
     }
 
-    fn a_late_streams_content_is_what_comes_next(engine) {
+    fn the_content_of_a_late_stream_is_its_next_frame(engine) {
         let gateway = named(engine, json!({}));
         let request = ask(&gateway);
         request.began_at(gateway.host.now());
         answer_with_late_stream(&gateway, &request);
         drop(request);
-        // The frame is held for a moment, see `Gate`.
+        // The frame is held for a moment: see `Gate`.
         assert_eq!(gateway.counted("aoai.backend.east.first_content_ms"), 3050);
         assert_eq!(gateway.counted("aoai.backend.east.tokens_per_second"), 21);
     }
 
-    fn nothing_is_read_where_usage_is_off(engine) {
+    fn without_usage_no_answer_is_read(engine) {
         let gateway = named(engine, json!({"usage": false}));
         let request = ask(&gateway);
         let attempt = request.attempt();

@@ -1,4 +1,4 @@
-//! `stream_options.include_usage`, which the filter adds to streams of chats and takes the effects of out again.
+//! `stream_options.include_usage`: the filter adds it to streams of chats, and removes its effects from the answers.
 
 use serde_json::{json, Value};
 
@@ -7,12 +7,12 @@ use super::usage::{counts, last, logged, named, tokens, CONTENT, DONE, FIRST, ON
 
 const V1_CHAT: &str = "/openai/v1/chat/completions";
 const NEW_CHAT: &str = "/openai/deployments/gpt/chat/completions?api-version=2024-10-21";
-/// A chat whose client asks for a stream, and not for its tokens.
+/// A chat whose client requests a stream without its tokens.
 const PLAIN: &str = r#"{"model":"gpt","stream": true ,"messages":[{"role":"user"}]}"#;
-/// The same, as a backend gets it.
+/// The chat at a backend, with the option.
 const ASKING: &str = r#"{"model":"gpt","stream": true,"stream_options":{"include_usage":true} ,"messages":[{"role":"user"}]}"#;
 
-/// How models say that they do not know the option.
+/// The answers of models that do not know the option.
 const REFUSALS: [(u16, &str); 3] = [
     (
         400,
@@ -32,7 +32,7 @@ fn always() -> Value {
     json!({"usage": {"streams": "always"}})
 }
 
-/// The body of the attempt that is to be answered.
+/// The body of the current attempt.
 fn sent(request: &Request) -> String {
     request.attempt().sent().unwrap().text().to_owned()
 }
@@ -74,7 +74,7 @@ cases! {
         }
     }
 
-    fn a_request_is_asked_for_tokens_only_where_that_is_safe(engine) {
+    fn the_option_is_added_only_where_that_is_safe(engine) {
         let old = NEW_CHAT.replace("2024-10-21", "2024-06-01");
         let asked = PLAIN.replace("}]", "}],\"stream_options\":{\"include_usage\":true}");
         let options = PLAIN.replace("}]", "}],\"stream_options\":null");
@@ -102,7 +102,7 @@ cases! {
         }
     }
 
-    fn a_backends_own_version_decides_whether_it_is_asked(engine) {
+    fn a_backends_api_version_decides_about_the_option(engine) {
         let config = json!({"usage": {"streams": "always"}, "headers": {"client": "x-aoai-client"}});
         let mut config: Value = serde_json::from_str(&engine.config(2, config)).unwrap();
         config["backends"][0]["api_version"] = json!("2024-06-01");
@@ -118,7 +118,7 @@ cases! {
         assert_eq!(outcome(&request), is(200, "west", "2", &without));
     }
 
-    fn an_error_to_a_request_that_was_asked_for_tokens_passes(engine) {
+    fn an_error_to_a_request_with_the_option_passes(engine) {
         let gateway = named(engine, always());
         let request = gateway.ask("POST", V1_CHAT, PLAIN);
         let error = r#"{"error":{"code":"content_filter","usage":null}}"#;
@@ -127,13 +127,13 @@ cases! {
     }
 
 
-    fn a_refused_option_is_left_out_and_the_client_sees_nothing(engine) {
+    fn a_refused_option_is_left_out_unseen_by_the_client(engine) {
         for (status, error) in REFUSALS {
             let gateway = named(engine, always());
             let request = gateway.ask("POST", V1_CHAT, PLAIN);
             assert_eq!(sent(&request), ASKING);
             answer(&request.attempt(), status, error);
-            // To the same backend.
+            // The request goes to the same backend.
             let attempt = request.attempt();
             let again = attempt.sent().unwrap();
             assert_eq!(again.text(), PLAIN, "{error}");
@@ -148,14 +148,14 @@ cases! {
         }
     }
 
-    fn a_deployment_that_refused_the_option_is_not_asked_again(engine) {
+    fn a_deployment_that_refused_the_option_gets_it_no_more(engine) {
         let gateway = named(engine, always());
         let request = gateway.ask("POST", V1_CHAT, PLAIN);
         answer(&request.attempt(), 422, REFUSALS[2].1);
         stream(&request, DONE);
         drop(request);
         let other = |body: &str| body.replace("gpt", "other");
-        // west, north, and east again.
+        // The turns are west, north and east.
         let mut bodies = Vec::new();
         for body in [PLAIN, PLAIN, PLAIN] {
             let request = gateway.ask("POST", V1_CHAT, body);
@@ -172,7 +172,7 @@ cases! {
         assert_eq!(three, [ASKING.to_owned(), ASKING.to_owned(), other(ASKING)]);
     }
 
-    fn after_a_refusal_the_other_backends_are_not_asked_either(engine) {
+    fn after_a_refusal_no_backend_gets_the_option(engine) {
         let gateway = named(engine, always());
         let request = gateway.ask("POST", V1_CHAT, PLAIN);
         answer(&request.attempt(), 422, REFUSALS[2].1);
@@ -182,7 +182,7 @@ cases! {
         assert_eq!(outcome(&request), is(200, "west", "3", DONE));
     }
 
-    fn after_the_last_attempt_the_refusal_is_the_clients(engine) {
+    fn a_refused_option_at_the_last_attempt_is_passed_on(engine) {
         let gateway = named(engine, json!({"usage": {"streams": "always"}, "retry": {"max_attempts": 2}}));
         let (status, error) = REFUSALS[0];
         let request = gateway.ask("POST", V1_CHAT, PLAIN);
@@ -190,7 +190,7 @@ cases! {
         answer(&request.attempt(), status, error);
         assert_eq!(outcome(&request), is(status, "west", "2", error));
         drop(request);
-        // Nothing was served without the option yet, so nothing is remembered.
+        // No backend has served the request without the option, so nothing is remembered.
         let bodies = [(); 2].map(|()| {
             let request = gateway.ask("POST", V1_CHAT, PLAIN);
             let sent = sent(&request);
@@ -216,7 +216,7 @@ cases! {
         }
     }
 
-    fn what_the_client_itself_asked_for_wrongly_passes(engine) {
+    fn a_refusal_of_the_clients_own_option_passes(engine) {
         let own = PLAIN.replace("}]", "}],\"stream_options\":{\"x\":1}");
         for (status, error) in REFUSALS {
             let gateway = named(engine, always());
@@ -227,7 +227,7 @@ cases! {
         }
     }
 
-    fn who_prices_or_limits_tokens_has_all_streams_counted(engine) {
+    fn prices_and_limits_of_tokens_count_all_streams(engine) {
         let limited = json!({"limits": {"default": {"tokens_per_minute": 100_000}}});
         let priced = json!({"usage": {"prices": {"gpt": {"prompt": 1}}}});
         let asked = json!({"usage": {"streams": "asked", "prices": {"gpt": {"prompt": 1}}}});

@@ -1,4 +1,4 @@
-//! The header that explains an answer.
+//! The response header that explains an answer.
 
 use mock_host::Setup;
 use serde_json::{json, Value};
@@ -44,7 +44,7 @@ cases! {
         assert_eq!(why(&request).as_deref(), Some(all));
     }
 
-    fn a_first_answer_is_explained_whoever_wrote_the_header_before(engine) {
+    fn the_explanation_replaces_a_backends_header(engine) {
         let gateway = explaining(engine, json!({}));
         let request = gateway.get();
         request.attempt().respond(200, [("x-why", "forged")], true);
@@ -97,7 +97,7 @@ cases! {
         }
     }
 
-    fn a_retry_that_was_not_made_says_how_the_others_stand(engine) {
+    fn an_error_without_retry_says_how_the_others_stand(engine) {
         let gateway = explaining(engine, json!({}));
         for backend in ["east", "west"] {
             let request = gateway.get();
@@ -121,7 +121,7 @@ cases! {
         assert!(text.starts_with(&start), "{text}");
     }
 
-    fn a_refusal_for_lack_of_a_token_or_a_deployment_says_so(engine) {
+    fn a_refusal_names_a_missing_token_or_deployment(engine) {
         let gateway = engine.start(config(engine, 2, json!({})));
         let request = gateway.get();
         gateway.host.advance(seconds(30));
@@ -151,7 +151,7 @@ cases! {
         assert_eq!(why(&request), None, "no backend was looked for");
     }
 
-    fn no_answer_is_explained_unless_the_header_has_a_name(engine) {
+    fn without_headers_why_no_answer_is_explained(engine) {
         let gateway = engine.gateway();
         let request = gateway.send();
         answer(&request.attempt(), 200, "fine");

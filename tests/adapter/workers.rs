@@ -9,7 +9,7 @@ use mock_host::{Fault, Host, Vm};
 use super::support::*;
 
 #[test]
-fn workers_on_threads_of_their_own_deal_exact_shares() {
+fn workers_on_several_threads_have_exact_shares() {
     const WORKERS: usize = 4;
     const REQUESTS: usize = 1000;
     let (host, _first) = ready();
@@ -67,7 +67,7 @@ fn four_workers(host: &Host) -> Vec<Vm> {
     (0..4).map(|_| host.vm(CONFIG)).collect()
 }
 
-/// The worker that asks the token service.
+/// The worker whose call to the token service is in progress.
 fn asking(workers: &[Vm]) -> usize {
     let asking: Vec<_> = (0..workers.len())
         .filter(|index| !fetches(&workers[*index]).is_empty())
@@ -93,13 +93,13 @@ fn one_fetch_serves_all_workers() {
 }
 
 #[test]
-fn a_token_that_comes_while_a_request_looks_ends_its_wait() {
+fn a_token_that_arrives_between_two_reads_ends_the_wait() {
     let host = Host::new();
     let workers = four_workers(&host);
     host.advance(millis(50));
     let asking = asking(&workers);
     give_token(&workers[asking], TOKEN);
-    // It is there for the second look, as if it had come after the first.
+    // The second read finds the token, as if it had come after the first.
     host.inject(Fault::of("proxy_get_shared_data").times(1));
     let stream = get(&workers[(asking + 1) % workers.len()]);
     assert_eq!(stream.answered(), None);
@@ -108,13 +108,13 @@ fn a_token_that_comes_while_a_request_looks_ends_its_wait() {
 }
 
 #[test]
-fn when_the_worker_that_asks_is_gone_another_one_takes_over() {
+fn another_worker_takes_over_the_fetch_of_one_that_ended() {
     let host = Host::new();
     let mut workers = four_workers(&host);
     host.advance(millis(50));
     let asked_at = host.now();
     workers.remove(asking(&workers)).crash();
-    // 5 s for the fetch, 2 s more for its lease to end.
+    // 5 s for the fetch, and 2 s more until its lease ends.
     host.advance(millis(6900));
     assert!(workers.iter().all(|worker| fetches(worker).is_empty()));
     let stream = get(&workers[0]);
@@ -152,7 +152,7 @@ fn assert_dealt_in_turn(clusters: &[String]) {
 }
 
 #[test]
-fn workers_deal_in_turn_together() {
+fn workers_take_turns_together() {
     let (host, _first) = ready();
     let workers = four_workers(&host);
     let clusters: Vec<_> = (0..8).map(|i| routed_to(&get(&workers[i % 4]))).collect();
@@ -160,14 +160,14 @@ fn workers_deal_in_turn_together() {
 }
 
 #[test]
-fn a_worker_finds_that_the_turns_are_not_its_own() {
+fn a_worker_notices_that_others_draw_turns() {
     let (host, _first) = ready();
     let workers = four_workers(&host);
     let reads = |host: &Host| {
         let counts = host.counts();
         counts.get("proxy_get_shared_data").map_or(0, |c| c.calls)
     };
-    // Who asks how often in a row.
+    // Workers, and the number of requests that each sends in a row.
     let bursts = [
         (0, 12),
         (1, 1),
@@ -194,7 +194,7 @@ fn a_worker_finds_that_the_turns_are_not_its_own() {
 }
 
 #[test]
-fn a_worker_sure_of_the_turns_still_hears_of_findings() {
+fn a_worker_that_skips_reads_still_learns_of_cooldowns() {
     let (host, _first) = ready();
     let workers = four_workers(&host);
     for _ in 0..9 {

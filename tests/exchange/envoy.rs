@@ -1,4 +1,4 @@
-//! A model of Envoy that does to one request what a sequence of numbers says, and checks each step.
+//! A model of Envoy. A sequence of numbers decides what it does to one request, and each step is checked.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::world::World;
 
 const BODY: &[u8] = br#"{"model":"gpt","messages":[]}"#;
 
-/// Answers of backends: their statuses, and their bodies. Those with status 200 that are no JSON are event streams.
+/// Answers of backends: status and body. A body with status 200 that is not JSON is an event stream.
 const ANSWERS: [(u16, &str); 13] = [
     (200, "{}"),
     (
@@ -37,27 +37,27 @@ const ANSWERS: [(u16, &str); 13] = [
     (500, ""),
 ];
 
-/// How a request ended.
+/// The end of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     Answered,
     ClientGone,
-    /// Its answer was silent for too long.
+    /// Its answer was cut off after silence.
     CutOff,
 }
 
-/// What Envoy has of the request's answer.
+/// The answer that Envoy holds for the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hand {
-    /// Nothing.
+    /// No answer.
     Empty,
-    /// An attempt is out.
+    /// No answer yet: an attempt is in progress.
     Out,
-    /// Headers, and not all of the body.
+    /// The headers and a part of the body.
     Open,
     /// A complete answer.
     Whole,
-    /// An answer for the listener's filter.
+    /// The last answer, for the listener's filter.
     LastWord,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Envoy<'w> {
     world: &'w World,
     exchange: Exchange,
     numbers: std::vec::IntoIter<u8>,
-    /// The request's headers, as the router sees them.
+    /// The request's headers at the router.
     headers: BTreeMap<String, String>,
     request_ended: bool,
     is_sent: bool,
@@ -73,19 +73,19 @@ pub(crate) struct Envoy<'w> {
     hand: Hand,
     /// The body of the answer at hand.
     body: &'static str,
-    /// How much of it has come.
+    /// How much of the body has arrived.
     shown: usize,
-    /// The backend sends no more of it.
+    /// The backend sends no more of the body.
     stalls: bool,
     marked: bool,
     call: bool,
     departing: bool,
-    /// No newer token came for an attempt that the router had begun: there is no going back.
+    /// No newer token came for an attempt that the router had already begun.
     repeats: bool,
     answers: usize,
-    /// The answer that passes has a limit of silence.
+    /// The passing answer has a limit of silence.
     is_watched: bool,
-    /// The clusters of all attempts, with what they were shown.
+    /// The clusters of all attempts, with the credential that each got.
     attempts: Vec<(String, String)>,
     trace: Vec<String>,
 }
@@ -115,7 +115,7 @@ impl<'w> Envoy<'w> {
         }
     }
 
-    /// The next number below `bound`; 0, with which everything goes well, when there are no more.
+    /// The next number, modulo `bound`. When there are no more, 0, with which everything succeeds.
     fn draw(&mut self, bound: u8) -> u8 {
         self.numbers.next().map_or(0, |number| number % bound)
     }
@@ -217,7 +217,7 @@ impl<'w> Envoy<'w> {
             if self.answers > 0 && (self.stalls || self.hand != Hand::Open) {
                 return self.end(Ended::Answered);
             }
-            // The client leaves.
+            // The client disconnects.
             if self.draw(32) == 31 {
                 return self.end(Ended::ClientGone);
             }
@@ -233,25 +233,25 @@ impl<'w> Envoy<'w> {
         if ended != Ended::ClientGone {
             assert_eq!(self.answers, 1, "{:#?}", self.trace);
         }
-        // A worker looks at all of its streams, one after the other: word of a silence may come late.
+        // A worker looks at all of its streams, one after the other, so it may report a silence late.
         assert_eq!(self.handle(Input::Silent), Next::Continue);
         ended
     }
 
-    /// Nothing more comes of the answer that passes.
+    /// The passing answer gets no more bytes.
     fn fall_silent(&mut self) {
         assert_eq!(self.handle(Input::Silent), Next::Cut, "{:#?}", self.trace);
-        // A frame may be under way, and there is no second word of a silence.
+        // A frame may still be in progress. A silence is reported once.
         let (bytes, end) = (None, false);
         let next = self.handle(Input::AnswerBody { bytes, end });
         assert_eq!(next, Next::Continue, "{:#?}", self.trace);
         assert_eq!(self.handle(Input::Silent), Next::Continue);
     }
 
-    /// Something happens.
+    /// One event.
     fn step(&mut self) {
         if self.answers == 0 && self.draw(16) == 15 {
-            // Only an answer that passes is cut off.
+            // Only a passing answer is cut off.
             assert_eq!(self.handle(Input::Silent), Next::Continue);
         }
         let may_wait_end = self.wish.is_some() && self.draw(2) == 0;
@@ -276,7 +276,7 @@ impl<'w> Envoy<'w> {
     }
 
     fn send_body(&mut self) {
-        // In one piece, or in two.
+        // In one piece or in two.
         let end = self.draw(3) != 2;
         if self.exchange.wants_body(end) {
             let chunk = if end { BODY.to_vec() } else { Vec::new() };
@@ -286,7 +286,7 @@ impl<'w> Envoy<'w> {
         let shown = BODY.len();
         let next = self.handle(Input::RequestBody { shown, end });
         if self.departing {
-            // It is the attempt that waits, in a filter of its own.
+            // In this case the attempt waits, in a filter of its own.
             return assert_eq!(next, Next::Continue);
         }
         self.follow(next);
@@ -322,7 +322,7 @@ impl<'w> Envoy<'w> {
         self.follow(next);
     }
 
-    /// Does what the machine says, where Envoy has a part in it.
+    /// Carries out the machine's decision, as far as Envoy takes part in it.
     fn follow(&mut self, next: Next) {
         let is_departing = std::mem::take(&mut self.departing);
         match next {
@@ -382,7 +382,7 @@ impl<'w> Envoy<'w> {
         }
     }
 
-    /// An attempt that is out is answered, by a backend or by Envoy.
+    /// A backend or Envoy answers the current attempt.
     fn answer(&mut self) {
         let by_envoy = !self.world.is_router && self.draw(5) == 4;
         let (status, body) = match by_envoy {
@@ -408,7 +408,7 @@ impl<'w> Envoy<'w> {
             end,
             may_hold: self.request_ended || !self.world.is_router,
         });
-        // Envoy crashes if such an answer is resumed: `docs/envoy-crash.md`.
+        // Envoy crashes if such an answer is resumed: see `docs/envoy-crash.md`.
         let may_hold = self.request_ended || !self.world.is_router;
         assert!(may_hold || next != Next::Hold, "{:#?}", self.trace);
         if self.world.is_router && next == Next::Continue {
@@ -423,7 +423,7 @@ impl<'w> Envoy<'w> {
             self.hand = Hand::Whole;
             self.is_watched = false;
         }
-        // A part of it, at random, unless it is the last.
+        // A random part of the body, unless it is the last one.
         let left = self.body.len() - self.shown;
         self.shown += match end {
             true => left,
@@ -444,7 +444,7 @@ impl<'w> Envoy<'w> {
         self.follow(next);
     }
 
-    /// The router does its part: it begins an attempt, hands an answer on, or gives up.
+    /// The router's part: it begins an attempt, passes an answer on, or gives up.
     fn route(&mut self) {
         match self.hand {
             Hand::Empty => {
@@ -477,7 +477,7 @@ impl<'w> Envoy<'w> {
         }
     }
 
-    /// The attempt that is out ends without an answer: the router begins another one, or gives up.
+    /// The current attempt ends without an answer. The router begins another one, or gives up.
     fn no_answer(&mut self) {
         let goes_on = self.attempts.len() < self.world.max_attempts && self.draw(2) == 0;
         match goes_on {
@@ -507,7 +507,7 @@ impl<'w> Envoy<'w> {
         });
         let next = self.handle(Input::LastWord(word));
         if next == Next::Continue {
-            // Envoy's own.
+            // Envoy's own answer.
             self.answers += 1;
         }
         self.follow(next);

@@ -38,7 +38,7 @@ impl MapAndClock {
         self.set_millis(self.millis() + millis);
     }
 
-    /// How often shared values were read or written since the last time this was asked.
+    /// The number of reads and writes of shared values since the last call of this function.
     pub(crate) fn take_calls(&self) -> usize {
         self.0.calls.take()
     }

@@ -1,4 +1,4 @@
-//! A worker with three backends, in a host without an Envoy.
+//! A worker with three backends on a host without an Envoy.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use super::host::MapAndClock;
 
 pub(crate) const ENGINES: [&str; 2] = ["filter", "router"];
 
-/// The clusters. The first two have keys of their own, `KEY-a` and `KEY-b`; the last gets the token.
+/// The clusters. The first two backends have keys of their own, `KEY-a` and `KEY-b`. The last backend gets the token.
 pub(crate) const BACKENDS: [&str; 3] = ["a", "b", "c"];
 
 pub(crate) struct World {
@@ -28,7 +28,7 @@ pub(crate) struct World {
     steps: RefCell<BTreeSet<Step>>,
 }
 
-/// From one state to another, by their names.
+/// A transition between two states, by their names.
 pub(crate) type Step = (&'static str, &'static str);
 
 impl World {
@@ -68,7 +68,7 @@ impl World {
         self.steps.borrow_mut().insert((from, to));
     }
 
-    /// The steps that requests have made, other than to their end.
+    /// The transitions that requests have made, except those to their end.
     pub(crate) fn steps(self) -> BTreeSet<Step> {
         self.steps.into_inner()
     }
@@ -96,7 +96,7 @@ impl World {
         }
     }
 
-    /// What the backend in this cluster gets to see.
+    /// The credential that the backend of this cluster gets.
     pub(crate) fn credential(&self, cluster: &str) -> (&'static str, String) {
         match cluster {
             "c" => (
@@ -114,7 +114,7 @@ impl World {
         fleet.learn(rules, backend, finding, &seen, self.now());
     }
 
-    /// Lets every backend fail until its breaker opens, and then waits until it may recover.
+    /// Lets every backend fail until its breaker opens, and then waits until the backends may recover.
     pub(crate) fn let_all_recover(&self) {
         for backend in 0..BACKENDS.len() {
             for _ in 0..20 {

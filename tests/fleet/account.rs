@@ -1,4 +1,4 @@
-//! A second account of what the backends said, with which every choice and refusal is compared.
+//! A second account of what the backends answered. It checks every choice and every refusal.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,32 +12,32 @@ use azure_openai_balancer::core::time::Timestamp;
 use super::driver::Journey;
 use super::simulation::DEPLOYMENTS;
 
-/// For so long the sizes of refused requests still count for later waits.
+/// The time for which the sizes of refused requests count for later waits.
 const LATELY: Duration = Duration::from_secs(60);
 
-/// A wait that turned out to be too short may be made longer by so much.
+/// The most by which a wait that was too short may be extended.
 const STRETCHED: Duration = Duration::from_secs(4);
 
-/// What so many clients were told binds all.
+/// The number of refused clients from which on a wait binds all clients.
 const ENOUGH: usize = 3;
 
-/// What one backend said.
+/// One backend's answers.
 #[derive(Clone, Debug, Default)]
 struct Words {
     /// The waits of each deployment.
     waits: [Vec<Wait>; DEPLOYMENTS.len()],
-    /// When it last refused the identity, and until when it does.
+    /// The time of the last refusal of the identity, and the end of that refusal.
     refused_at: Timestamp,
     refuses: Timestamp,
-    /// When it last said that it lacks each deployment, and until when that counts.
+    /// For each deployment, the time when the backend last answered that it lacks it, and until when that counts.
     lacks: [(Timestamp, Timestamp); DEPLOYMENTS.len()],
-    /// The trials of each deployment's quota since one was not refused.
+    /// For each deployment's quota, the trials since an attempt was accepted.
     trials: [Trials; DEPLOYMENTS.len()],
     /// The last trial of the identity.
     access_trial: Option<Timestamp>,
 }
 
-/// Trials that were made, less one for each second and ten for each attempt that was not refused.
+/// The trials, less one for each second and ten for each accepted attempt.
 #[derive(Clone, Copy, Debug, Default)]
 struct Trials {
     made: f64,
@@ -94,7 +94,7 @@ impl Account {
         match outcome {
             Outcome::Success => {
                 let began = journey.attempts.chosen().began;
-                // A larger one may still be refused.
+                // A larger request may still be refused.
                 let waits = &mut words.waits[deployment];
                 let contradicts = |wait: &Wait| {
                     wait.said_at < began && demand.size.is_none_or(|size| size >= wait.size)
@@ -102,7 +102,7 @@ impl Account {
                 if waits.iter().all(contradicts) {
                     waits.clear();
                 }
-                // An answer that was under way says nothing against a refusal.
+                // An answer to an earlier attempt does not contradict a refusal.
                 if began > words.refused_at {
                     words.refuses = Timestamp::default();
                 }
@@ -136,8 +136,8 @@ impl Account {
         });
     }
 
-    /// Of each quota the first five trials come at once, and then one a second; of an identity one a second. An attempt that is not
-    /// refused makes up for ten.
+    /// The first five trials of a quota may come at once, and further ones once a second. Trials of an identity come
+    /// once a second. An attempt that is not refused makes up for ten.
     pub(crate) fn check_trial(
         &mut self,
         backend: usize,
@@ -169,11 +169,11 @@ impl Account {
         trials.made = (trials.made - 10.0).max(-40.0);
     }
 
-    /// Nothing is refused while a backend is left that neither asked this client to wait, or so many that it must be the quota, nor
-    /// refuses the identity.
+    /// A request may be refused only if no backend is left. A backend is left if it does not refuse the identity, and
+    /// asked neither this client to wait nor so many clients that the quota must be used up.
     pub(crate) fn check_refusal(&self, journey: &Journey, deployment: usize, now: Timestamp) {
         let Demand { size, client, .. } = journey.request.demand();
-        // What was said before the clock was set back may be forgotten.
+        // Answers from before the clock was set back may be forgotten.
         let all_lack = self.backends.iter().all(|words| {
             let (said_at, until) = words.lacks[deployment];
             said_at <= now && until > now
@@ -193,7 +193,7 @@ impl Account {
         }
     }
 
-    /// A client is not told to wait for longer than any state lasts.
+    /// No wait sent to a client is longer than any state lasts.
     pub(crate) fn check_wait(&self, wait: Duration, rules: &Cooldown) {
         let longest = rules.longest.max(rules.misconfigured);
         self.check(wait <= longest && !wait.is_zero(), || format!("{wait:?}"));

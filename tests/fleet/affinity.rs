@@ -1,5 +1,5 @@
-//! What affinity is worth: conversations whose turns share the beginning of their prompts, backends that cache what they have read,
-//! and the share of the prompts' tokens that comes from a cache.
+//! The value of affinity: how many tokens of prompts come from a cache. Conversations send prompts that share their
+//! beginnings, and backends cache what they have read.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -21,24 +21,24 @@ const BACKENDS: usize = 4;
 const WORKERS: u64 = 2;
 const CONVERSATIONS: u64 = 1000;
 const TURNS: u64 = 20;
-/// All conversations begin within this time, in milliseconds.
+/// All conversations begin within this time in milliseconds.
 const WITHIN: u64 = 3_600_000;
-/// Azure forgets what was not used for five to ten minutes.
+/// Azure forgets a cached prompt that was not used for five to ten minutes.
 ///
 /// Source: <https://learn.microsoft.com/azure/ai-services/openai/how-to/prompt-caching>
 const FORGOTTEN_AFTER: u64 = 300_000;
-/// The tokens of a conversation's first prompt, and how many each turn adds.
+/// The tokens of a conversation's first prompt, and the tokens that each turn adds.
 const FIRST: u64 = 2000;
 const ADDED: u64 = 500;
 
-/// Who shares a key with whom.
+/// The distribution of keys.
 #[derive(Clone, Copy, PartialEq)]
 enum Keys {
-    /// There are none.
+    /// No conversation has a key.
     None,
-    /// Each conversation has its own.
+    /// Each conversation has its own key.
     Own,
-    /// A third of the conversations has one, all others their own.
+    /// A third of the conversations share one key, and all others have their own.
     Popular,
 }
 
@@ -56,7 +56,7 @@ impl Result {
         self.cached as f64 / self.tokens as f64
     }
 
-    /// The largest share of the attempts that one backend has, in fair shares.
+    /// The largest share of the attempts that one backend has, as a multiple of its fair share.
     fn largest_share(&self) -> f64 {
         let all: u64 = self.attempts.iter().sum();
         let most = self.attempts.iter().max().unwrap();
@@ -81,7 +81,7 @@ fn config(more: Value) -> Config {
     }
 }
 
-/// A turn of a conversation that is due.
+/// A conversation's turn that is due.
 type Due = Reverse<(u64, u64, u64)>;
 
 fn run(seed: u64, keys: Keys, limit: u64) -> Result {
@@ -172,7 +172,7 @@ fn check(table: &str) {
 #[test]
 fn affinity_keeps_the_prompt_caches_warm() {
     const SEED: u64 = 1;
-    // Twice and 1.2 times what the conversations ask of each backend on average.
+    // Twice, and 1.2 times, the tokens that the conversations ask of each backend on average.
     const AMPLE: u64 = 1_100_000;
     const TIGHT: u64 = 750_000;
     let mut table = "| conversations | quota | cached prompt tokens | largest share of a backend | 429s | lost |\n\

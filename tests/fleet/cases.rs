@@ -1,4 +1,4 @@
-//! Scenarios in which the balancer's own memory was once the outage, by the numbers of the acceptance cases.
+//! Scenarios in which the balancer's own memory was once the cause of an outage, numbered as the acceptance cases.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ fn case_32_throttled_embeddings_stop_no_chat() {
             for embed in of_stream(report, 1) {
                 assert!(embed.served || embed.at >= 10 * SECOND, "{who}: {embed:?}");
             }
-            // Two waits of 30 s at most begin for each quota.
+            // For each quota at most two waits of 30 s begin.
             let each_quota = report.counts.throttled / 3;
             assert!(each_quota <= 18, "{who}: {each_quota} 429s in 30 s");
         });
@@ -91,7 +91,8 @@ fn case_33_one_request_that_all_refuse_keeps_nobody_out() {
                 ..Scenario::default()
             };
             each(&scenario, |report, who| {
-                // The only backend is asked again at once, and has accepted that when it has not refused it for some time.
+                // The only backend is tried again at once. An attempt counts as accepted if it is not refused for some
+                // time.
                 for record in lost(report) {
                     let at_first = (10 * SECOND..11 * SECOND).contains(&record.at);
                     assert!(backends == 1 && at_first, "{backends}, {who}: {record:?}");
@@ -145,18 +146,18 @@ fn case_59_a_blip_costs_its_own_requests_only() {
     }
 }
 
-/// A client of which every backend answers all requests with this `status`, beside another one.
+/// A client whose requests every backend answers with `status`, beside another client.
 #[derive(Clone, Copy)]
 struct Beside {
     backends: usize,
     status: u16,
     tokens: u64,
     announced: bool,
-    /// Both have names.
+    /// The filter knows the names of both clients.
     known: bool,
 }
 
-/// How many requests of the other client are lost, and how many are sent.
+/// The number of lost requests of the other client, and the number of its requests.
 fn beside_poison(case: Beside) -> (usize, usize) {
     let mut sums = (0, 0);
     for seed in seeds(0..12) {
@@ -219,7 +220,7 @@ fn case_60_a_client_whose_requests_fail_costs_others_nothing() {
             assert_eq!(beside_poison(known).0, 0, "{backends}");
             let (lost, sent) = beside_poison(Beside { announced, ..case });
             println!("{backends} backends: {lost} of {sent} lost");
-            // Without names its 429s are believed until a trial is served.
+            // Without names, the 429s bind everyone until a trial is served.
             let most = [sent / 3, sent / 50, sent / 100][backends - 1];
             assert!(lost <= most, "{backends} backends: {lost} of {sent}");
         }
@@ -266,7 +267,7 @@ fn case_61_a_backend_that_refuses_every_token_is_asked_twice() {
     each(&scenario, |report, who| {
         assert!(lost(report).is_empty(), "{who}");
         let hops = report.records.iter().filter(|record| record.attempts > 1);
-        // Answers that were under way may come in between.
+        // Answers to earlier attempts may come in between.
         let hops = hops.count();
         assert!(hops <= 4, "{who}: {hops}");
     });
@@ -298,7 +299,7 @@ fn case_62_refusals_at_random_cost_no_more_than_without_memory() {
         let (with, without) = (served(json!({})), served(json!({"cooldown": null})));
         println!("{attempts} attempts: {with:.4} with cooldowns, {without:.4} without");
         assert!(with >= without - 0.005);
-        // Three attempts serve 1 - 0.37 * 0.37 * 0.37.
+        // Three attempts succeed with the probability 1 - 0.37 * 0.37 * 0.37.
         assert!(with >= if attempts == 3 { 0.94 } else { 0.975 });
     }
 }
@@ -337,7 +338,7 @@ fn case_64_two_envoys_do_not_probe_at_the_same_time() {
 
 #[test]
 fn waits_of_30_s_cost_a_handful_of_429s() {
-    // Where clients are known, two more of them find out.
+    // If clients are known, two more clients find the quota used up.
     for (clients, most) in [(0..1, 12.0), (1..11, 15.0)] {
         for per_second in [2.0, 10.0, 50.0] {
             let chat = Stream {
@@ -349,7 +350,7 @@ fn waits_of_30_s_cost_a_handful_of_429s() {
     }
 }
 
-/// Waits of 30 s cost at most so many 429s, and nobody is refused before or after.
+/// Checks that waits of 30 s cost at most this many 429s, and that nobody is refused before or after.
 fn a_handful_of_429s(chat: Stream, most: f64) {
     let rate = 1000.0 / chat.every;
     let until = |end: u64| spell(end - 30 * SECOND, end, Weather::Until(end));
@@ -360,12 +361,12 @@ fn a_handful_of_429s(chat: Stream, most: f64) {
         ..Scenario::default()
     };
     each(&scenario, |report, who| {
-        // Three quotas, twice. Up to eight trials are made in 30 s, and some requests were under way.
+        // Three quotas have two waits each. Up to eight trials are made in 30 s, and some requests were in progress.
         let each_wait = report.counts.throttled as f64 / 6.0;
         assert!(each_wait <= most, "{rate}/s, {who}: {each_wait}");
         let late = lost(report).into_iter().filter(|record| {
             let since = record.at % (50 * SECOND);
-            // The word of a wait takes some time to arrive.
+            // A worker learns of a wait with a delay.
             record.at < 10 * SECOND || since > 40 * SECOND + 200
         });
         assert_eq!(late.count(), 0, "{rate}/s, {who}");

@@ -1,4 +1,4 @@
-//! A request on its way, as its state machine leads it: `src/core/exchange` without what Envoy has a part in.
+//! A request in the simulation: it follows `src/core/exchange`, without Envoy's part.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -31,29 +31,29 @@ impl Clock {
     }
 }
 
-/// What all workers have in common.
+/// The state that all workers share.
 pub(crate) struct Process {
     pub(crate) config: Config,
     pub(crate) map: Map,
     pub(crate) clock: Clock,
-    /// Makes the cooldowns of different Envoys differ.
+    /// A seed that makes the cooldowns of different Envoys differ.
     pub(crate) seed: u64,
     token: Cell<Token>,
 }
 
-/// The access token: refused ones are renewed, but not all the time.
+/// The access token. Refused tokens are renewed, but not all the time.
 #[derive(Clone, Copy, Default)]
 struct Token {
     generation: u32,
     renewed_at: Timestamp,
 }
 
-/// What became of a refused token.
+/// The result of an attempt to renew a refused token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Renewal {
     /// There is a newer one.
     Done,
-    /// It is new already.
+    /// The refused token is the newest already.
     IsNew,
 }
 
@@ -99,14 +99,15 @@ impl Process {
     }
 }
 
-/// What became of a request for now.
+/// The next step of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// An attempt goes to this backend, which was chosen for this reason, or is tried again with a new token.
+    /// An attempt goes to this backend, for this reason. Without a reason, it repeats the last attempt with a new
+    /// token.
     Sent(usize, Option<Because>),
-    /// The client gets what the last attempt brought.
+    /// The client gets the answer of the last attempt.
     Delivered(Option<NoRetry>),
-    /// The client is answered: no backend is asked.
+    /// The client is refused without an attempt.
     Refused(Duration),
 }
 
@@ -118,7 +119,7 @@ pub(crate) struct Journey {
 }
 
 impl Journey {
-    /// A request before its first attempt. `model` is its body's, which is read where that matters.
+    /// A request before its first attempt. `model` is the name in its body, which is read only if it matters.
     pub(crate) fn begin(
         process: &Process,
         fleet: &Fleet<&Map>,
@@ -158,7 +159,7 @@ impl Journey {
         }
     }
 
-    /// The current attempt ended.
+    /// Ends the current attempt.
     pub(crate) fn conclude(
         &mut self,
         process: &Process,
@@ -178,7 +179,7 @@ impl Journey {
         learn(process, fleet, lesson)
     }
 
-    /// What follows from that.
+    /// The step after the attempt that ended.
     pub(crate) fn after(
         &mut self,
         process: &Process,
@@ -187,7 +188,7 @@ impl Journey {
     ) -> Step {
         let demand = self.request.demand();
         let clock = || process.clock.now();
-        // A second time if there is no newer token.
+        // The loop runs a second time if there is no newer token.
         loop {
             let choose = |plan: &Plan| {
                 fleet.choose_next(&process.config.retry, plan, &demand, outcome, &clock)
@@ -217,7 +218,7 @@ impl Journey {
         }
     }
 
-    /// The client left.
+    /// The client disconnects.
     pub(crate) fn abandon(&mut self, process: &Process, fleet: &Fleet<&Map>) {
         if let Some(lesson) = self.attempts.abandon(&self.request.demand()) {
             learn(process, fleet, lesson);

@@ -1,4 +1,4 @@
-//! Families of scenarios: each is made from a seed.
+//! Families of scenarios. A seed decides each scenario.
 
 use serde_json::json;
 
@@ -6,10 +6,10 @@ use super::simulation::Scenario;
 use super::world::{Spell, Stream, Weather, Word};
 use crate::random::Random;
 
-/// A family: what happens, and how it is made from a seed.
+/// A family of scenarios, made from seeds.
 pub(crate) struct Family {
     pub(crate) name: &'static str,
-    /// It serves at least so many percent of what the omniscient balancer serves.
+    /// The share in percent of the omniscient balancer's requests that it must serve at least.
     pub(crate) least: f64,
     pub(crate) make: fn(&mut Random) -> Scenario,
 }
@@ -109,7 +109,7 @@ fn base(random: &mut Random) -> Scenario {
     }
 }
 
-/// Chats, embeddings and small chats, on dated paths and on v1.
+/// Chats, embeddings and small chats, on paths of the dated and the v1 API.
 fn mix(random: &mut Random, per_second: f64, length: u64) -> Vec<Stream> {
     let chat = Stream {
         takes: 100..15_000,
@@ -141,7 +141,7 @@ fn well(random: &mut Random) -> Scenario {
     }
 }
 
-/// Chats that ask for somewhat more than there is, or less.
+/// Chats that ask for somewhat more tokens than the quotas have, or somewhat less.
 fn used_up(random: &mut Random, span: u64, word: Word) -> Scenario {
     let base = base(random);
     let length = 10 * span.max(12_000);
@@ -253,7 +253,7 @@ fn poison_failing(random: &mut Random) -> Scenario {
     poisoned(random, poison)
 }
 
-/// Spells at random times that do not overlap, in all `length`.
+/// Periods at random times that do not overlap, `length` in all.
 fn spells(
     random: &mut Random,
     length: u64,

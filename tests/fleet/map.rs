@@ -1,4 +1,4 @@
-//! The map that all workers share, as Envoy's shared data.
+//! Envoy's shared data, as the map of all workers.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -6,7 +6,7 @@ use std::convert::Infallible;
 
 use azure_openai_balancer::core::swap::SharedMap;
 
-/// Values with the numbers that compare-and-swap goes by.
+/// Values, each with its number for compare-and-swap.
 #[derive(Default)]
 pub(crate) struct Map {
     values: RefCell<HashMap<String, (Vec<u8>, u32)>>,

@@ -1,13 +1,13 @@
-//! The table of results in `docs/behaviour.md`: what was measured when it was written, and whether a run still does as well.
+//! The table of results in `docs/behaviour.md`: the measured values, and a check that a run is still as good.
 
 use super::simulation::Counts;
 
 pub(crate) const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/behaviour.md");
 const BEGIN: &str = "<!-- Made by `UPDATE_GOLDEN=1 cargo test --test fleet families` -->\n\n";
 const END: &str = "\n<!-- End of the table -->\n";
-/// A run may serve so many percent less than the page says: any change of the rules makes other random numbers.
+/// A run may serve this many percent less than the page says: any change of the rules draws other random numbers.
 const LESS: f64 = 0.4;
-/// A run may bring so many more 429s per cooldown and quota.
+/// A run may have this many more 429s per cooldown and quota.
 const MORE: f64 = 1.0;
 
 /// The results of one family.
@@ -15,7 +15,7 @@ const MORE: f64 = 1.0;
 pub(crate) struct Row {
     pub(crate) name: String,
     requests: String,
-    /// Served, in percent of what the omniscient balancer serves.
+    /// The requests served, in percent of those that the omniscient balancer serves.
     share: f64,
     /// 429s to requests that a quota can take, for each cooldown of a quota; `None` without any.
     throttled: Option<f64>,
@@ -55,7 +55,7 @@ impl Row {
         }
     }
 
-    /// Holds the run to what the page says.
+    /// Compares the run with the page.
     fn check(&self, page: &Self) {
         assert_eq!(self.name, page.name, "{RENEW}");
         let name = &self.name;
@@ -97,7 +97,7 @@ fn tenths(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
-/// `1234567` is `1,234,567`.
+/// Writes `1234567` as `1,234,567`.
 fn with_thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

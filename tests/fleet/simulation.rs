@@ -1,4 +1,4 @@
-//! Requests, backends and workers under a virtual clock, beside a balancer that knows everything.
+//! A simulation of requests, backends and workers under a virtual clock, beside an omniscient balancer.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -26,30 +26,30 @@ use crate::random::Random;
 
 const START: u64 = 1_700_000_000_000;
 const TICK: u64 = 1000;
-/// Milliseconds that a 429 takes.
+/// The milliseconds that a 429 takes.
 const REFUSES: Range<u64> = 5..100;
 pub(crate) const DEPLOYMENTS: [&str; 3] = ["gpt-4o", "embed", "gpt-4o-mini"];
 
-/// What is simulated.
+/// A scenario to simulate.
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
     pub(crate) backends: usize,
     pub(crate) workers: usize,
-    /// What the configuration says beside the backends.
+    /// The configuration, apart from the backends.
     pub(crate) config: Value,
     /// Weight and priority of each backend, where they differ.
     pub(crate) shares: Vec<(u64, u64)>,
-    /// Spans and limits of the quotas of each deployment, the same on each backend.
+    /// The windows and limits of each deployment's quotas, the same on each backend.
     pub(crate) quotas: [Vec<(u64, u64)>; 3],
     pub(crate) word: Word,
     pub(crate) streams: Vec<Stream>,
     pub(crate) spells: Vec<Spell>,
     pub(crate) length: u64,
-    /// One client in so many leaves before it is answered.
+    /// One client in this many disconnects before it is answered.
     pub(crate) leaving: Option<u64>,
-    /// When a worker is lost with all it has under way.
+    /// The times at which a worker is lost, with all its requests.
     pub(crate) crashes: Vec<u64>,
-    /// When the clock is set back, and by how much.
+    /// The time at which the clock is set back, and by how much.
     pub(crate) set_back: Option<(u64, u64)>,
 }
 
@@ -94,18 +94,18 @@ impl Scenario {
     }
 }
 
-/// What became of one request.
+/// The fate of one request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Record {
     pub(crate) at: u64,
     pub(crate) stream: usize,
     pub(crate) served: bool,
-    /// No backend was asked.
+    /// The request was refused without an attempt.
     pub(crate) refused: bool,
-    /// The omniscient balancer served it.
+    /// Whether the omniscient balancer served the request.
     pub(crate) could: bool,
     pub(crate) attempts: u8,
-    /// Why it was not tried again, if it was lost.
+    /// The reason why a lost request was not retried.
     pub(crate) no_retry: Option<NoRetry>,
 }
 
@@ -118,9 +118,9 @@ pub(crate) struct Counts {
     pub(crate) could: u64,
     pub(crate) refused: u64,
     pub(crate) attempts: u64,
-    /// 429 from backends, to requests that a quota can take.
+    /// The 429s of backends to requests that a quota can take.
     pub(crate) throttled: u64,
-    /// Waits of quotas that began, binding or not.
+    /// The waits of quotas that began, binding or not.
     pub(crate) cooldowns: u64,
     pub(crate) trials: u64,
 }
@@ -138,7 +138,7 @@ impl Counts {
         self.trials += other.trials;
     }
 
-    /// Served, in percent of what the omniscient balancer served.
+    /// The requests served, in percent of those that the omniscient balancer served.
     pub(crate) fn share(&self) -> f64 {
         self.served as f64 * 100.0 / self.could.max(1) as f64
     }
@@ -161,7 +161,7 @@ enum Event {
 /// How an attempt ends.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Fate {
-    /// 0 for no answer.
+    /// The status; 0 for no answer.
     status: u16,
     wait: Option<Said>,
     takes: u64,
@@ -219,7 +219,7 @@ enum Ending {
     Refused,
 }
 
-/// A request that has not ended.
+/// A request in progress.
 struct Open {
     id: u64,
     worker: usize,
@@ -227,7 +227,7 @@ struct Open {
     tokens: u64,
     at: u64,
     could: bool,
-    /// Its client will leave: it does not count.
+    /// The client will disconnect, so the request does not count.
     leaves: bool,
     journey: Journey,
 }
@@ -243,7 +243,7 @@ pub(crate) struct Simulation<'a> {
     scenario: &'a Scenario,
     process: &'a Process,
     random: Random,
-    /// Milliseconds since the beginning; the workers' clock may have been set back since.
+    /// The milliseconds since the beginning. The workers' clock may have been set back since.
     now: u64,
     behind: u64,
     workers: Vec<Fleet<&'a Map>>,
@@ -260,11 +260,11 @@ pub(crate) struct Simulation<'a> {
     cooldowns: Vec<(u64, Duration)>,
 }
 
-/// What came of a scenario.
+/// The results of a scenario.
 pub(crate) struct Report {
     pub(crate) counts: Counts,
     pub(crate) records: Vec<Record>,
-    /// When cooldowns after failures began, and how long they are.
+    /// The beginnings and lengths of cooldowns after failures.
     pub(crate) cooldowns: Vec<(u64, Duration)>,
 }
 
@@ -273,7 +273,7 @@ pub(crate) fn run(seed: u64, scenario: &Scenario) -> Report {
     run_in(seed, seed, scenario)
 }
 
-/// Runs a scenario in the Envoy with this number. The same requests come in each.
+/// Runs a scenario in the Envoy with this number. Every Envoy gets the same requests.
 pub(crate) fn run_in(envoy: u64, seed: u64, scenario: &Scenario) -> Report {
     let process = Process::new(scenario.config(), envoy);
     let mut simulation = Simulation::new(seed, scenario, &process);
@@ -435,7 +435,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// Takes a step of a request.
+    /// Takes a request's next step.
     fn go(&mut self, slot: usize, step: impl FnOnce(&Process, &Fleet<&Map>, &mut Journey) -> Step) {
         let Some(mut open) = self.open[slot].take() else {
             return;
@@ -450,7 +450,7 @@ impl<'a> Simulation<'a> {
                     self.counts.trials += 1;
                     let deployment = self.scenario.streams[open.stream].deployment;
                     let health = self.workers[open.worker].health(backend).unwrap();
-                    // One that recovers is not refused: then the trial is the quota's.
+                    // A recovering backend is not refused by identity, so the trial is the quota's.
                     let trouble = health.trouble(now);
                     let of_identity = matches!(trouble, Some((Reason::Misconfigured, Some(_))));
                     self.account
@@ -553,7 +553,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// A worker is lost, and says nothing of its attempts.
+    /// A worker is lost. It reports nothing of its attempts.
     fn crash(&mut self) {
         let worker = self.random.below(self.workers.len() as u64) as usize;
         self.workers[worker] = self.process.worker();
@@ -565,7 +565,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// Percents from 0 to 99 that are the same for the omniscient balancer.
+    /// A number from 0 to 99 that is the same for the omniscient balancer.
     fn luck(&self, id: u64, backend: usize) -> u64 {
         let seed = self.seed ^ id.wrapping_mul(0x9e37_79b9) ^ (backend as u64) << 48;
         Random(seed).next() % 100
@@ -636,7 +636,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// Whether a balancer that knows everything serves the request. It goes where most is left.
+    /// Whether the omniscient balancer serves the request. It chooses the backend with the most left.
     fn could_serve(&mut self, index: usize, tokens: u64, id: u64) -> bool {
         let stream = &self.scenario.streams[index];
         if stream.kind != Kind::Good {

@@ -1,9 +1,9 @@
-//! The backends: their quotas, and what they do for a while.
+//! The simulated backends: their quotas, and their faults over time.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// A limit of tokens in any span of time.
+/// A limit of tokens in a sliding window.
 #[derive(Clone, Debug)]
 pub(crate) struct Quota {
     pub(crate) span: u64,
@@ -32,7 +32,7 @@ impl Quota {
         }
     }
 
-    /// How many tokens are left.
+    /// The number of tokens left.
     pub(crate) fn left(&mut self, now: u64) -> u64 {
         self.forget(now);
         self.limit - self.sum
@@ -43,7 +43,7 @@ impl Quota {
         self.sum += tokens;
     }
 
-    /// When so many tokens will be there; a whole span if never.
+    /// The time until this many tokens are free; a whole window if never.
     fn wait(&mut self, now: u64, tokens: u64) -> u64 {
         self.forget(now);
         if tokens > self.limit {
@@ -68,7 +68,7 @@ impl Quota {
 pub(crate) struct Quotas(pub(crate) Vec<Quota>);
 
 impl Quotas {
-    /// Whether the request is taken; otherwise the wait until it would be.
+    /// Takes the request, or returns the wait until it could be taken.
     pub(crate) fn ask(&mut self, now: u64, tokens: u64) -> Result<(), u64> {
         if self.has_room(now, tokens) {
             for quota in &mut self.0 {
@@ -84,7 +84,7 @@ impl Quotas {
         self.0.iter_mut().all(|quota| quota.left(now) >= tokens)
     }
 
-    /// The smallest share of any limit that is left, in thousandths.
+    /// The smallest share that is left of any limit, in thousandths.
     pub(crate) fn share_left(&mut self, now: u64) -> u64 {
         let shares = self
             .0
@@ -94,7 +94,7 @@ impl Quotas {
     }
 }
 
-/// What a throttled backend says of its wait.
+/// The wait that a throttled backend states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
     /// The truth, in milliseconds.
@@ -111,17 +111,17 @@ pub(crate) enum Word {
     Any,
 }
 
-/// What a backend does for a while.
+/// A fault of a backend for some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Weather {
     Fair,
-    /// This status, after so many milliseconds.
+    /// This status, after this many milliseconds.
     Status(u16, u64),
-    /// 429 with so many seconds, whatever the quota.
+    /// 429 with a wait of this many seconds, whatever the quota.
     Throttled(u64),
-    /// 429 with the time until then.
+    /// 429 with the wait until this time.
     Until(u64),
-    /// By chance: so many percent 429 with a second, so many percent 500.
+    /// At random: this many percent 429 with a second to wait, and this many percent 500.
     Moody(u64, u64),
     /// No answer.
     Dead,
@@ -131,11 +131,11 @@ pub(crate) enum Weather {
     Closed,
     /// It does not have the deployment with this number.
     Lacks(usize),
-    /// 429 with so many seconds for the deployment with this number.
+    /// 429 with a wait of this many seconds, for the deployment with this number.
     ThrottledFor(usize, u64),
 }
 
-/// Some weather at a backend, or at all.
+/// A fault, at one backend or at all, and its time.
 #[derive(Clone, Debug)]
 pub(crate) struct Spell {
     pub(crate) during: Range<u64>,
@@ -146,9 +146,9 @@ pub(crate) struct Spell {
 /// One backend.
 #[derive(Clone, Debug)]
 pub(crate) struct Backend {
-    /// By deployment.
+    /// The quotas by deployment.
     pub(crate) quotas: Vec<Quotas>,
-    /// In the order of their ends.
+    /// The faults, in the order of their ends.
     spells: VecDeque<(Range<u64>, Weather)>,
 }
 
@@ -180,33 +180,33 @@ impl Backend {
     }
 }
 
-/// Why every backend answers a request so.
+/// The cause of a backend's answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// By its quota and its weather.
+    /// The backend's quota and faults.
     Good,
-    /// This status, whatever the backend: 429 or 500.
+    /// The request itself: every backend answers with this status, 429 or 500.
     Poison(u16),
 }
 
 /// Requests of one kind.
 #[derive(Clone, Debug)]
 pub(crate) struct Stream {
-    /// Milliseconds between two, on average.
+    /// The milliseconds between two requests, on average.
     pub(crate) every: f64,
     pub(crate) during: Range<u64>,
-    /// Exactly so often, not by chance.
+    /// The requests come at exact intervals, not at random.
     pub(crate) regular: bool,
     pub(crate) deployment: usize,
-    /// Names the deployment in its body.
+    /// The body names the deployment.
     pub(crate) v1: bool,
-    /// The client says how long the body is.
+    /// The request announces the length of its body.
     pub(crate) announced: bool,
     pub(crate) tokens: Range<u64>,
-    /// Milliseconds until the status of a success.
+    /// The milliseconds until the status of a success.
     pub(crate) takes: Range<u64>,
     pub(crate) kind: Kind,
-    /// The numbers of the clients that send them; 0 is one whose name is not known.
+    /// The numbers of the clients that send them; 0 is a client without a name.
     pub(crate) clients: Range<u32>,
 }
 

@@ -1,4 +1,4 @@
-//! Random numbers that follow from a seed, so that a simulation can be run again.
+//! Random numbers that follow from a seed, so that a simulation can be repeated.
 #![allow(dead_code)] // Not every simulation needs all of it.
 
 use std::ops::Range;
@@ -33,7 +33,7 @@ impl Random {
     }
 }
 
-/// The seeds to run: those in `range`, or the one that the environment variable `AOAI_SEED` names.
+/// The seeds to run: those in `range`, or only the one that the environment variable `AOAI_SEED` names.
 pub(crate) fn seeds(range: Range<u64>) -> Range<u64> {
     let one = std::env::var("AOAI_SEED").ok();
     match one.and_then(|seed| seed.parse().ok()) {

@@ -1,5 +1,5 @@
-//! A gateway with either engine, so that what both decide is tested once: the test plays client, backends and token service,
-//! and [`cases!`] runs it with each engine.
+//! A gateway with either engine, so that rules common to both are tested once. The test plays client, backends and
+//! token service, and [`cases!`] runs it with each engine.
 
 mod requests;
 
@@ -33,7 +33,7 @@ pub(crate) const NORTH: &str = "aoai_north";
 pub(crate) const CLUSTERS: [&str; 3] = [EAST, WEST, NORTH];
 pub(crate) const UPSTREAM: &str = r#"{"role": "upstream"}"#;
 
-/// Who makes the further attempts: the filter itself, or Envoy's router.
+/// The engine that makes the further attempts: the filter itself, or Envoy's router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
     Filter,
@@ -41,7 +41,7 @@ pub(crate) enum Engine {
 }
 
 impl Engine {
-    /// `CONFIG` with the first `count` backends, this in its place, and the engine.
+    /// `CONFIG` with the first `count` backends, these fields, and the engine.
     pub(crate) fn config(self, count: usize, more: Value) -> String {
         let mut config: Value = serde_json::from_str(CONFIG).unwrap();
         config["backends"].as_array_mut().unwrap().truncate(count);
@@ -59,12 +59,12 @@ impl Engine {
         self.start(Setup::new(self.config(count, more)))
     }
 
-    /// A worker without a token yet, with this setup, whose configuration is of this engine.
+    /// A worker without a token yet, with this setup, whose configuration must be this engine's.
     pub(crate) fn start(self, setup: Setup) -> Gateway {
         self.start_on(&Host::new(), setup)
     }
 
-    /// The same on a process that is there.
+    /// A worker without a token yet, with this setup, in the process `host`.
     pub(crate) fn start_on(self, host: &Host, setup: Setup) -> Gateway {
         let vm = host.start(setup).unwrap();
         match self {
@@ -77,7 +77,7 @@ impl Engine {
         }
     }
 
-    /// A worker with `count` backends, this in its configuration, and a token.
+    /// A worker with `count` backends, these fields in its configuration, and a token.
     pub(crate) fn fleet(self, count: usize, more: Value) -> Gateway {
         self.ready(Setup::new(self.config(count, more)))
     }
@@ -95,7 +95,7 @@ impl Engine {
         self.fleet(3, json!({}))
     }
 
-    /// Another worker of the same process, which has found the token there.
+    /// Another worker of the same process, which has found the token in shared data.
     pub(crate) fn beside(self, gateway: &Gateway, count: usize, more: Value) -> Gateway {
         let other = self.start_on(&gateway.host, Setup::new(self.config(count, more)));
         gateway.host.advance(millis(50));
@@ -180,24 +180,24 @@ impl Gateway {
         refused.is_none_or(|answer| answer.details != "aoai_no_request")
     }
 
-    /// The value of a statistic, once the worker has handed it over.
+    /// The value of a statistic, after the worker's report.
     pub(crate) fn counted(&self, name: &str) -> u64 {
         counted(&self.host, name)
     }
 
-    /// The token service is asked, and answers with this token.
+    /// The worker requests a token, and the token service answers with this one.
     pub(crate) fn renew(&self, token: &str) {
         self.host.advance(millis(5));
         give_token(&self.vm, token);
     }
 
-    /// The token service is asked, and fails.
+    /// The worker requests a token, and the token service fails.
     pub(crate) fn renew_in_vain(&self) {
         self.host.advance(millis(5));
         self.vm.answer(&fetch(&self.vm), 500, [], "");
     }
 
-    /// Where the next requests go, each answered.
+    /// The clusters of the next requests, each of which is answered.
     pub(crate) fn served_by(&self, requests: usize) -> Vec<String> {
         let served = (0..requests).map(|_| {
             let request = self.get();
@@ -208,7 +208,7 @@ impl Gateway {
         served.collect()
     }
 
-    /// The first backend answers 429 to a request that another one then serves.
+    /// The first backend answers 429, and another one serves the request.
     pub(crate) fn throttle_east(&self, retry_after: &str) {
         let request = self.get();
         assert_eq!(request.attempt().cluster(), EAST);

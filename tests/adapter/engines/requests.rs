@@ -1,4 +1,4 @@
-//! A request and its attempts, whichever engine makes them.
+//! A request and its attempts, with either engine.
 
 use std::cell::RefCell;
 use std::ops::Deref;
@@ -9,33 +9,33 @@ use mock_host::{Action, Answer, Call, Headers, Message, Routed, Stream, Vm};
 
 use super::CLUSTERS;
 
-/// Envoy's details of an answer of its own where no connection could be made.
+/// The details of Envoy's own answer when it could not connect.
 const UNREACHABLE: &str = "upstream_reset_before_response_started{connection_failure}";
 
 /// A client's request: the test plays the client.
 ///
-/// When dropped it ends as one whose client has got all it was going to get.
+/// When dropped, the request ends as if its client had received the rest of its answer.
 pub(crate) enum Request {
     Filter(Ending),
     Router(Routed),
 }
 
-/// A request that the filter engine serves: its first attempt is the stream's own, further ones are calls.
+/// A request that the filter engine serves. Its first attempt is the stream's own, and further ones are calls.
 pub(crate) struct Filtered {
-    /// Its worker, which may end before it.
+    /// The worker, which may end before the request.
     vm: Weak<Vm>,
     /// `None` once it has ended.
     stream: RefCell<Option<Stream>>,
     calls: RefCell<Vec<Rc<Called>>>,
 }
 
-/// A further attempt, whose answer the module sees when it is whole.
+/// A further attempt. The module gets its answer when it is whole.
 pub(crate) struct Called {
     call: Call,
     begun: RefCell<Option<(u16, Headers, Vec<u8>)>>,
 }
 
-/// Ends the request, whoever still holds an attempt of it.
+/// Ends the request, even if a test still holds one of its attempts.
 pub(crate) struct Ending(Rc<Filtered>);
 
 impl Deref for Ending {
@@ -66,7 +66,7 @@ impl Filtered {
         calls.iter().any(|call| call.number == called.call.number)
     }
 
-    /// All calls made for it so far.
+    /// All calls of the request so far.
     fn calls(&self) -> Vec<Rc<Called>> {
         let id = self.with(Stream::id);
         let mut known = self.calls.borrow_mut();
@@ -92,7 +92,7 @@ impl Request {
         })))
     }
 
-    /// The id of its context.
+    /// The id of the request's context.
     pub(crate) fn id(&self) -> u32 {
         match self {
             Self::Filter(filtered) => filtered.with(Stream::id),
@@ -116,7 +116,7 @@ impl Request {
         }
     }
 
-    /// What went past the module towards the router; `None` while the headers are held.
+    /// The message that passed the module towards the router; `None` while the headers are held.
     pub(crate) fn forwarded(&self) -> Option<Message> {
         match self {
             Self::Filter(filtered) => filtered.with(Stream::forwarded),
@@ -141,21 +141,21 @@ impl Request {
         }
     }
 
-    /// The clusters of all attempts that left.
+    /// The clusters of all attempts that reached a backend.
     pub(crate) fn clusters(&self) -> Vec<String> {
         let attempts = self.attempts();
         let left = attempts.iter().filter(|attempt| attempt.sent().is_some());
         left.map(Attempt::cluster).collect()
     }
 
-    /// The attempt that is out.
+    /// The current attempt.
     pub(crate) fn attempt(&self) -> Attempt {
         let last = self.attempts().pop().expect("an attempt was made");
         assert!(!last.ended(), "no attempt is out");
         last
     }
 
-    /// What the client got so far; `None` while the headers are held.
+    /// The client's answer so far; `None` while the headers are held.
     pub(crate) fn answered(&self) -> Option<Answer> {
         match self {
             Self::Filter(filtered) => filtered.with(Stream::answered),
@@ -163,7 +163,7 @@ impl Request {
         }
     }
 
-    /// What the client got, which is complete.
+    /// The client's answer, which must be complete.
     pub(crate) fn answer(&self) -> Answer {
         match self {
             Self::Filter(filtered) => filtered.with(Stream::answer),
@@ -171,7 +171,7 @@ impl Request {
         }
     }
 
-    /// It is held: neither went it on, nor was it answered.
+    /// Whether the request is held: neither sent on nor answered.
     pub(crate) fn is_held(&self) -> bool {
         self.forwarded().is_none() && self.answered().is_none()
     }
@@ -184,7 +184,7 @@ impl Request {
         }
     }
 
-    /// Envoy says that the request began then.
+    /// Sets the time at which Envoy says that the request began.
     pub(crate) fn began_at(&self, time: Duration) {
         let (path, nanos) = ("request\0time", (time.as_nanos() as u64).to_le_bytes());
         match self {
@@ -193,7 +193,7 @@ impl Request {
         }
     }
 
-    /// The listener answers by itself before any backend did: a limit on the stream is over.
+    /// The listener answers before any backend does, such as after a time limit of the stream.
     pub(crate) fn answer_locally(&self, status: u16, details: &str) {
         match self {
             Self::Filter(filtered) => filtered.with(|s| s.respond_locally(status, details)),
@@ -201,7 +201,7 @@ impl Request {
         }
     }
 
-    /// The backend breaks off the answer that is on its way to the client.
+    /// The backend breaks off the answer that passes to the client.
     pub(crate) fn break_off(self) {
         match self {
             Self::Filter(ref filtered) => {
@@ -212,7 +212,7 @@ impl Request {
         }
     }
 
-    /// The client goes away, whatever it has got so far.
+    /// The client disconnects.
     pub(crate) fn disconnect(self) {
         match self {
             Self::Filter(ref filtered) => {
@@ -226,15 +226,15 @@ impl Request {
 
 /// One attempt: the test plays the backend.
 pub(crate) enum Attempt {
-    /// The filter engine's first one.
+    /// The first attempt with the filter engine.
     First(Rc<Filtered>),
-    /// One that the filter engine makes.
+    /// A further attempt, which the filter engine makes.
     Again(Rc<Filtered>, Rc<Called>),
     Router(mock_host::Attempt),
 }
 
 impl Attempt {
-    /// The cluster.
+    /// The attempt's cluster.
     pub(crate) fn cluster(&self) -> String {
         match self {
             Self::First(filtered) => filtered.with(super::routed_to),
@@ -243,7 +243,7 @@ impl Attempt {
         }
     }
 
-    /// What reached the backend; `None` if nothing left.
+    /// The request at the backend; `None` if none was sent.
     pub(crate) fn sent(&self) -> Option<Message> {
         match self {
             Self::First(filtered) => filtered.with(Stream::forwarded),
@@ -255,7 +255,7 @@ impl Attempt {
                     ..
                 } = called.call.clone();
                 Some(Message {
-                    // As Envoy announces it.
+                    // Envoy announces the length.
                     headers: headers.with("content-length", body.len().to_string()),
                     body,
                     trailers: (!trailers.is_empty()).then_some(trailers),
@@ -266,13 +266,13 @@ impl Attempt {
         }
     }
 
-    /// The header `name` of what reached the backend.
+    /// A header of the request at the backend.
     pub(crate) fn header(&self, name: &str) -> Option<String> {
         let sent = self.sent().expect("it left");
         sent.headers.get(name).map(str::to_owned)
     }
 
-    /// Whether it is over.
+    /// Whether the attempt is over.
     pub(crate) fn ended(&self) -> bool {
         match self {
             Self::First(filtered) => {
@@ -284,7 +284,7 @@ impl Attempt {
         }
     }
 
-    /// The backend begins its answer; `end` if it has no body. `None` if the module does not see it now.
+    /// The backend begins its answer; `end` if it has no body. `None` if the module does not get it now.
     pub(crate) fn respond(
         &self,
         status: u16,
@@ -304,7 +304,7 @@ impl Attempt {
         }
     }
 
-    /// The backend sends a frame of its body; `end` with the last one. `None` if the module does not see it now.
+    /// The backend sends a frame of its body; `end` with the last one. `None` if the module does not get it now.
     pub(crate) fn response_body(&self, frame: impl AsRef<[u8]>, end: bool) -> Option<Action> {
         match self {
             Self::First(filtered) => filtered.with(|stream| stream.response_body(frame, end)),
@@ -327,7 +327,7 @@ impl Attempt {
         }
     }
 
-    /// No connection can be made.
+    /// The connection fails.
     pub(crate) fn fail(&self) {
         match self {
             Self::First(filtered) => filtered.with(|s| s.respond_locally(503, UNREACHABLE)),
@@ -336,7 +336,7 @@ impl Attempt {
         }
     }
 
-    /// Its time is up.
+    /// The attempt's time limit ends.
     pub(crate) fn time_out(&self) {
         match self {
             Self::First(filtered) => filtered.with(|s| s.respond_locally(504, "response_timeout")),
@@ -347,7 +347,7 @@ impl Attempt {
 }
 
 impl Called {
-    /// Hands the answer over once it is whole.
+    /// Passes the answer to the module when it is whole.
     fn complete(&self, filtered: &Filtered, end: bool) -> Option<Action> {
         if end {
             let (status, headers, body) = self.begun.take().expect("the answer has begun");
@@ -366,7 +366,7 @@ pub(crate) fn answer(attempt: &Attempt, status: u16, body: &str) {
     }
 }
 
-/// The backend has no quota left, and says when there will be.
+/// The backend's quota is used up, and its answer states the wait.
 pub(crate) fn throttle(attempt: &Attempt, retry_after: &str) {
     attempt.respond(429, [("retry-after", retry_after)], true);
 }
@@ -384,7 +384,7 @@ pub(crate) fn outcome(request: &Request) -> (u16, String, String, String) {
     )
 }
 
-/// An outcome to compare with.
+/// An expected outcome.
 pub(crate) fn is(
     status: u16,
     backend: &str,

@@ -1,4 +1,4 @@
-//! Bodies that the filter copies for another attempt of its own.
+//! Bodies that the filter copies for its further attempts.
 
 use mock_host::{Action, Setup, Stream, Vm};
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::adapter::bodies::{across_a_token, frames};
 use crate::adapter::budget::host_calls;
 use crate::adapter::engines::Engine;
 
-/// The backend fails, and the body arrives at the next one too.
+/// The backend fails, and the next backend gets the body too.
 fn assert_replayed(vm: &Vm, stream: &Stream, body: &[u8]) {
     respond(stream, 500, "");
     assert!(vm.call().body == body, "the copy is not the body");
@@ -76,7 +76,7 @@ fn a_body_is_whole_where_held_bodies_are_hidden() {
 }
 
 #[test]
-fn a_body_that_turns_out_to_be_over_the_limit_gets_one_attempt() {
+fn a_body_that_grows_over_the_limit_gets_one_attempt() {
     let limited = Setup::new(config_with("retry", json!({"replay_limit": "8B"})));
     let (host, vm) = ready_with(limited);
     let stream = vm.request(chat(), false);

@@ -1,4 +1,4 @@
-//! `allow_on_headers_stop_iteration`: without it the bodies of what is held are hidden, which is found out and said once.
+//! `allow_on_headers_stop_iteration`: without it Envoy hides held bodies. The filter finds that out, and logs it once.
 
 use mock_host::{Action, Host, LogLevel, Setup, Vm};
 
@@ -16,7 +16,7 @@ fn complaints(host: &Host) -> usize {
 }
 
 #[test]
-fn a_missing_setting_is_found_in_two_seconds_and_said_once() {
+fn a_missing_setting_is_found_in_two_seconds_and_logged_once() {
     let (host, vm) = hiding();
     let stream = get(&vm);
     stream.respond(404, [], false);
@@ -125,7 +125,7 @@ fn a_slow_backend_is_not_taken_for_a_missing_setting() {
 }
 
 #[test]
-fn one_slow_body_does_not_undo_what_is_known_of_the_setting() {
+fn one_slow_body_does_not_hide_that_the_setting_is_there() {
     let (host, vm) = ready();
     let slow = get(&vm);
     slow.respond(404, [], false);
@@ -152,7 +152,7 @@ fn a_client_that_pauses_within_its_body_is_waited_for() {
 }
 
 #[test]
-fn what_has_worked_once_goes_on_working() {
+fn a_body_that_was_shown_once_ends_the_doubt() {
     let (host, vm) = ready();
     let first = get(&vm);
     respond(&first, 404, "not here");
@@ -180,9 +180,9 @@ fn a_token_that_expires_during_a_wait_for_a_body_is_not_sent() {
 }
 
 #[test]
-fn a_stalled_error_is_decided_though_the_request_goes_on() {
+fn a_stalled_error_is_decided_while_the_request_continues() {
     let (host, vm) = ready();
-    // Without an announced size it passes while it comes.
+    // A request without an announced size passes while it arrives.
     let stream = vm.request(chat(), false);
     stream.body("{", false);
     stream.respond(404, [], false);

@@ -1,4 +1,5 @@
-//! What the filter engine alone does: further attempts are calls, and the client gets what Envoy or the module makes of them.
+//! Tests of the filter engine alone: further attempts are calls, and the client gets answers made by Envoy or the
+//! module.
 
 mod bodies;
 mod held_bodies;

@@ -1,4 +1,4 @@
-//! Host calls of the filter engine alone that Envoy refuses.
+//! Refused host calls that only the filter engine makes.
 
 use mock_host::{status, Fault, LogLevel};
 
@@ -29,7 +29,7 @@ fn a_body_that_cannot_be_read_ends_the_request() {
 }
 
 #[test]
-fn a_reply_that_envoy_refuses_is_not_tried_for_ever() {
+fn a_reply_that_envoy_refuses_is_not_repeated_forever() {
     let (host, vm) = ready();
     host.inject(Fault::of("proxy_send_local_response").status(status::UNIMPLEMENTED));
     let stream = send(&vm);
@@ -56,7 +56,7 @@ fn an_answer_whose_status_cannot_be_read_is_replaced() {
     let stream = get(&vm);
     respond(&stream, 200, "lost");
     assert_eq!(stream.answer().status, 500);
-    // All headers of an answer that may be a stream.
+    // The module reads all headers of an answer that may be a stream.
     let stream = send(&vm);
     host.inject(Fault::of("proxy_get_header_map_pairs").times(1));
     respond(&stream, 200, "lost");

@@ -1,13 +1,13 @@
-//! The answer of a further attempt in the place of the first one: the filter puts it there, or Envoy answers with it.
+//! The answer of a further attempt takes the place of the first answer, by the filter or by an answer of Envoy's.
 
 use mock_host::Fault;
 
 use super::*;
 
-/// Answers that an answer of Envoy's own could not be like: headers and body.
+/// Answers that Envoy's own answers cannot reproduce: headers and body.
 const BARE: [(&[(&str, &str)], &str); 4] = [
     (&[("x-ms-region", "West US")], "no type"),
-    // To a HEAD, or 304.
+    // The answer to a HEAD, or a 304.
     (&[("content-length", "1234")], ""),
     (&[("content-type", "text/html")], ""),
     (
@@ -60,9 +60,9 @@ fn a_later_answer_that_envoy_would_change_replaces_the_first() {
 }
 
 #[test]
-fn where_there_is_no_room_for_it_envoy_answers() {
+fn without_room_in_the_first_answer_envoy_answers() {
     let long = "x".repeat(64 * 1024 + 1);
-    // The first answer is not complete; it has no body; it ends with trailers; the body is long.
+    // The cases: the first answer is incomplete, has no body, ends with trailers, or the body is long.
     for (case, body) in ["no type", "no type", "no type", long.as_str()]
         .into_iter()
         .enumerate()
@@ -87,7 +87,7 @@ fn where_there_is_no_room_for_it_envoy_answers() {
 }
 
 #[test]
-fn where_envoy_refuses_to_put_it_there_envoy_answers() {
+fn if_envoy_refuses_the_replacement_envoy_answers() {
     for function in ["proxy_set_buffer_bytes", "proxy_set_header_map_pairs"] {
         let (host, vm) = ready();
         let stream = send(&vm);
@@ -101,7 +101,7 @@ fn where_envoy_refuses_to_put_it_there_envoy_answers() {
 }
 
 #[test]
-fn envoys_time_of_the_call_does_not_reach_the_client() {
+fn envoys_service_time_of_a_call_does_not_reach_the_client() {
     let (_host, vm) = ready();
     let stream = send(&vm);
     respond(&stream, 503, "first");

@@ -1,4 +1,4 @@
-//! Further attempts as calls: what Envoy makes of them, and what the filter makes of their answers.
+//! Further attempts as calls: the filter's decisions, and the clients' answers.
 
 use mock_host::{status, Action, Fault, LogLevel, Setup};
 use serde_json::json;
@@ -97,7 +97,7 @@ fn the_answer_to_a_retry_replaces_the_first_one() {
 }
 
 #[test]
-fn with_no_other_in_reach_the_routers_answer_is_the_clients() {
+fn without_another_backend_the_routers_answer_passes() {
     let (_host, vm) = ready();
     let stream = send(&vm);
     respond(&stream, 429, "from east");
@@ -188,7 +188,7 @@ fn a_header_that_is_not_text_passes_but_is_not_replayed() {
 }
 
 #[test]
-fn a_cluster_that_envoy_does_not_have_is_passed_over() {
+fn a_cluster_that_envoy_does_not_have_is_skipped() {
     for refusal in [status::BAD_ARGUMENT, status::INTERNAL_FAILURE] {
         let (host, vm) = ready();
         host.inject(Fault::of("proxy_http_call").on("aoai_west").status(refusal));
@@ -204,7 +204,7 @@ fn a_cluster_that_envoy_does_not_have_is_passed_over() {
 }
 
 #[test]
-fn when_envoy_takes_no_call_the_first_answer_is_the_clients() {
+fn if_envoy_refuses_all_calls_the_first_answer_passes() {
     let (host, vm) = ready();
     host.inject(Fault::of("proxy_http_call").status(status::INTERNAL_FAILURE));
     let stream = send(&vm);
@@ -214,7 +214,7 @@ fn when_envoy_takes_no_call_the_first_answer_is_the_clients() {
 }
 
 #[test]
-fn a_call_that_envoy_does_not_take_is_a_failed_attempt() {
+fn a_call_that_envoy_refuses_is_a_failed_attempt() {
     let (host, vm) = ready();
     host.inject(Fault::of("proxy_http_call").on("aoai_north"));
     let stream = get(&vm);
@@ -249,7 +249,7 @@ fn a_cluster_that_envoy_does_not_have_is_named_in_the_log_once() {
 }
 
 #[test]
-fn a_timeout_is_told_from_a_failure_by_the_last_attempt() {
+fn the_last_attempt_decides_between_503_and_504() {
     for (first, second, third, expected) in [
         (503, 503, 504, "backend_timeout"),
         (504, 504, 503, "backend_unavailable"),
@@ -264,7 +264,7 @@ fn a_timeout_is_told_from_a_failure_by_the_last_attempt() {
 }
 
 #[test]
-fn a_cluster_that_envoy_lacks_is_said_once_and_passed_over() {
+fn a_missing_cluster_is_logged_once_and_skipped() {
     let (host, vm) = ready();
     for _ in 0..4 {
         let stream = get(&vm);

@@ -1,11 +1,11 @@
-//! What must not be done twice, where no backend has answered.
+//! Creations without an answer, which must not be repeated.
 
 use serde_json::json;
 
 use super::*;
 
 #[test]
-fn what_may_have_been_made_is_not_made_twice() {
+fn a_creation_that_may_have_succeeded_is_not_repeated() {
     for (path, body, details, again) in [
         ("/openai/v1/files", "{}", "response_timeout", false),
         (

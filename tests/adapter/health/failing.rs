@@ -1,4 +1,4 @@
-//! Failures of backends: which of them count, and what happens when every breaker is open.
+//! Failures of backends: those that count, and the behaviour when every breaker is open.
 
 use serde_json::json;
 
@@ -77,7 +77,7 @@ cases! {
         let gateway = engine.fleet(3, json!({"backends": backends["backends"]}));
         for index in 0..5 {
             let request = gateway.get();
-            // With an answer and without one.
+            // One backend answers, and the next does not.
             for (attempt, cluster) in CLUSTERS.into_iter().enumerate() {
                 assert_eq!(request.attempt().cluster(), cluster);
                 match (index + attempt) % 2 {
@@ -115,7 +115,7 @@ cases! {
         assert_eq!(gateway.host.statistic("aoai.refused.throttled"), 0);
     }
 
-    fn of_those_that_advise_to_wait_the_first_to_be_free_is_asked(engine) {
+    fn the_backend_with_the_shortest_advice_is_tried(engine) {
         let gateway = engine.fleet(3, json!({}));
         let request = gateway.get();
         throttle(&request.attempt(), "60");
@@ -136,8 +136,8 @@ cases! {
         assert!(served.contains(&WEST.to_owned()), "free too: {served:?}");
     }
 
-    fn advice_to_wait_goes_before_a_failing_backend(engine) {
-        // Of one request a failure and a 429 count in full, so the second 429 is advice.
+    fn a_backend_with_advice_is_preferred_to_a_failing_one(engine) {
+        // A failure and a 429 of one request both count in full, so the second 429 is advice.
         let rules = json!({"cooldown": {"consecutive_failures": 1, "failing": "60s"}});
         let gateway = engine.fleet(3, rules);
         let request = gateway.get();
@@ -146,7 +146,7 @@ cases! {
         throttle(&request.attempt(), "60");
         drop(request);
         assert_eq!(gateway.get().attempt().cluster(), NORTH);
-        // A failing one goes before a trial.
+        // A failing backend is preferred to a trial.
         let rules = json!({"cooldown": {"consecutive_failures": 1, "failing": "60s"}});
         let other = engine.fleet(2, rules);
         let request = other.get();
@@ -171,7 +171,7 @@ cases! {
         answer(&first.attempt(), 401, &error("401"));
         answer(&first.attempt(), 200, "fine");
         assert_eq!(outcome(&first), is(200, "west", "3", "fine"));
-        // The token of the next request is new already, and no newer one is fetched.
+        // The next request has the new token already, and no newer one is fetched.
         let second = loop {
             let request = gateway.get();
             if request.attempt().cluster() == EAST {
@@ -194,7 +194,7 @@ cases! {
         assert_eq!(loud(&gateway.host).len(), 1);
     }
 
-    fn the_log_tells_a_refused_new_token_from_a_missing_role(engine) {
+    fn the_log_distinguishes_refused_tokens_and_missing_roles(engine) {
         let gateway = engine.fleet(1, json!({}));
         for token in [SECOND_TOKEN, TOKEN] {
             let request = gateway.get();
@@ -202,7 +202,7 @@ cases! {
             gateway.renew(token);
             answer(&request.attempt(), 401, &error("401"));
             assert_eq!(request.answer().status, 401);
-            // Then a token is renewed for a refusal again.
+            // From then on a refusal renews the token again.
             gateway.host.advance(seconds(40));
         }
         let lines = gateway.host.logged(mock_host::LogLevel::Error);
@@ -212,7 +212,7 @@ cases! {
         );
     }
 
-    fn an_old_token_that_is_not_renewed_says_nothing_of_a_backend(engine) {
+    fn an_old_token_that_is_not_renewed_blames_no_backend(engine) {
         let gateway = engine.fleet(2, json!({}));
         for _ in 0..4 {
             let request = gateway.get();

@@ -1,4 +1,4 @@
-//! What answers say about their backends, and what people are told of it.
+//! Findings about backends, and the log lines about them.
 
 use serde_json::{json, Value};
 
@@ -23,11 +23,11 @@ cases! {
         assert_eq!(cooldowns_if_one_fails_in(2), 1);
     }
 
-    fn the_tick_tells_of_successes_where_they_matter(engine) {
+    fn the_tick_writes_down_successes_that_matter(engine) {
         let gateway = engine.fleet(1, json!({"retry": {"max_attempts": 1}}));
         let key = host_key(&gateway.host, "aoai.health.");
         answer(&gateway.get().attempt(), 500, "x");
-        // The first one ends the row of failures, which is news.
+        // The first success ends the row of failures, so it is written down.
         gateway.served_by(30);
         let before = gateway.host.shared(&key).unwrap();
         gateway.host.advance(seconds(2));
@@ -58,7 +58,7 @@ cases! {
         assert_eq!(writes(), Some(2));
     }
 
-    fn a_missing_deployment_is_not_asked_for_again(engine) {
+    fn a_missing_deployment_is_not_requested_again(engine) {
         let gateway = engine.fleet(2, json!({}));
         let request = gateway.send();
         answer(&request.attempt(), 404, &error("DeploymentNotFound"));
@@ -88,7 +88,7 @@ cases! {
         assert_eq!(to_east.count(), 1, "it may be there by now");
     }
 
-    fn what_a_client_calls_its_deployment_cannot_forge_a_log_line(engine) {
+    fn a_deployments_name_cannot_forge_a_log_line(engine) {
         let gateway = engine.fleet(2, json!({}));
         let path = format!(
             "/openai/deployments/a\nbackend west: \"\u{1b}[31m{}/chat",
@@ -109,7 +109,7 @@ cases! {
         );
     }
 
-    fn a_backend_that_refuses_the_identity_is_left_alone(engine) {
+    fn a_backend_that_refuses_the_identity_goes_into_cooldown(engine) {
         for (status, error_code) in [(401, "PermissionDenied"), (403, "403")] {
             let gateway = engine.fleet(2, json!({}));
             let request = gateway.get();
@@ -131,7 +131,7 @@ cases! {
         }
     }
 
-    fn one_that_serves_is_not_taken_out_for_what_the_role_lacks(engine) {
+    fn a_missing_right_keeps_a_serving_backend_available(engine) {
         let gateway = engine.fleet(2, json!({}));
         let idle = engine.beside(&gateway, 2, json!({}));
         let ask_for_too_much = |gateway: &Gateway| {
@@ -144,7 +144,7 @@ cases! {
         ask_for_too_much(&gateway);
         assert_eq!(gateway.served_by(2).len(), 2, "at once");
         gateway.host.advance(seconds(2));
-        // A worker that has served no one knows it too.
+        // A worker that has served no request knows this too.
         ask_for_too_much(&idle);
         gateway.host.advance(seconds(30));
         ask_for_too_much(&idle);
@@ -153,7 +153,7 @@ cases! {
             0
         );
         assert_quiet(&gateway.host);
-        // But one that has not served for a while is taken at its word.
+        // A backend that has not served for a while is misconfigured at once.
         gateway.host.advance(seconds(61));
         ask_for_too_much(&idle);
         assert_eq!(
@@ -211,7 +211,8 @@ cases! {
     fn a_client_that_is_too_slow_is_no_failure_of_the_backend(engine) {
         let gateway = engine.fleet(1, json!({}));
         for _ in 0..5 {
-            // Of unknown length, so it goes on at once; then the client stalls, and the listener's own limit ends the request.
+            // The request has an unknown length, so it is sent on at once. Then the client stalls, and the listener's
+            // own limit ends it.
             let request = gateway.request(chat(), false);
             request.body("the beginning", false);
             request.answer_locally(408, "stream_idle_timeout");

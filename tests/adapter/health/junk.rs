@@ -1,4 +1,4 @@
-//! Shared data that is junk, or that the host does not give.
+//! Shared data that is junk, or that the host refuses to give.
 
 use mock_host::{status, Fault};
 use serde_json::json;
@@ -16,7 +16,7 @@ fn throttle_next(gateway: &Gateway) {
 cases! {
     fn junk_in_shared_data_is_overwritten(engine) {
         let gateway = engine.fleet(2, json!({}));
-        // The last one is a cooldown until the year 2 million.
+        // The last one reads as a cooldown until the year 2 million.
         for junk in [&b""[..], b"\x01", b"\x02\x07\x07", &[0xff; 80], &[1; 43]] {
             for key in gateway.host.shared_keys() {
                 if !key.contains(".token.") {
@@ -30,7 +30,7 @@ cases! {
         }
     }
 
-    fn without_shared_data_requests_are_served_all_the_same(engine) {
+    fn without_shared_data_requests_are_still_served(engine) {
         let gateway = engine.fleet(2, json!({}));
         gateway.throttle_east("1");
         gateway.host.advance(seconds(1));

@@ -1,5 +1,6 @@
-//! What a worker remembers of its backends, and what it does with that.
+//! A worker's memory of its backends, and its decisions by that memory.
 
+mod clients;
 mod failing;
 mod findings;
 mod junk;
@@ -8,7 +9,6 @@ pub(super) mod recovery;
 mod refused;
 mod retrying;
 mod sharing;
-mod told;
 mod waiting;
 
 use mock_host::Host;
@@ -23,7 +23,7 @@ fn refused(request: &Request) -> (u16, String, String) {
     (answer.status, header("retry-after-ms"), code(answer.text()))
 }
 
-/// The shared key that begins with this.
+/// The shared key that begins with `prefix`.
 fn host_key(host: &Host, prefix: &str) -> String {
     let keys = host.shared_keys();
     let mut keys = keys.into_iter().filter(|key| key.starts_with(prefix));

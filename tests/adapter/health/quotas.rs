@@ -1,4 +1,4 @@
-//! 429 is of one quota, that of a backend's deployment.
+//! A 429 concerns one quota: that of a deployment on a backend.
 
 use mock_host::Setup;
 use serde_json::json;
@@ -23,7 +23,7 @@ fn body(model: &str) -> String {
     json!({"model": model, "input": []}).to_string()
 }
 
-/// The beginning of such a request, whose length its client does not say.
+/// The headers of such a request, without an announced length.
 fn begin(gateway: &Gateway, path: &str) -> Request {
     gateway.request(post(path), false)
 }
@@ -43,7 +43,7 @@ cases! {
         for _ in 0..2 {
             throttle(&embed().attempt(), "30");
         }
-        // A trial each.
+        // Each deployment has one trial.
         let trials = [embed(), embed()];
         for _ in 0..4 {
             assert_eq!(
@@ -76,14 +76,14 @@ cases! {
         let named = "backend east: a deployment whose name was not read is throttled (429); requests for it prefer other \
                      backends for 30s";
         assert!(said.iter().any(|line| line == named), "{said:?}");
-        // From now on names are read, and it says nothing of a request whose name is known.
+        // From now on the filter reads names. The advice does not concern a request with a known name.
         for path in [V1_CHAT, &dated("gpt-4o", "chat/completions")] {
             let request = ask(&gateway, path, "gpt-4o");
             assert!(request.forwarded().is_some());
             answer(&request.attempt(), 200, "fine");
         }
         assert_eq!(gateway.counted("aoai.backend.east.soft"), 0);
-        // Nor does it stop the same request, whose 429 now is that deployment's.
+        // The same request is not stopped either. Its 429 now concerns its deployment.
         throttle(&ask(&gateway, V1_EMBEDDINGS, "embed").attempt(), "30");
         let trial = ask(&gateway, V1_EMBEDDINGS, "embed");
         for _ in 0..4 {
@@ -98,7 +98,7 @@ cases! {
 
     fn after_a_429_of_an_unread_name_names_are_read_for_a_while(engine) {
         let gateway = engine.fleet(2, json!({"retry": {"replay_limit": "1KiB"}}));
-        // Too long to be held for another attempt, so only its name can be a reason to hold it.
+        // The body is too long to be held for a retry, so only its name can be a reason to hold it.
         let long = json!({"model": "gpt-4o", "input": "x".repeat(2048)}).to_string();
         let is_held = || {
             let request = gateway.request(request_of("POST", V1_CHAT, &long), false);
@@ -128,14 +128,14 @@ cases! {
             request.body("{}", true);
             request
         };
-        // The first 429 is advice, the second one binds.
+        // The first 429 is advice, and the second one binds.
         for _ in 0..2 {
             throttle(&nameless().attempt(), "30");
         }
         let _trial = nameless();
         assert_eq!(refused(&nameless()).0, 429);
 
-        // There is nothing to read where there is no body.
+        // A request without a body has nothing to read.
         let gateway = engine.fleet(1, json!({}));
         let nameless = || gateway.request(post(V1_CHAT), true);
         throttle(&nameless().attempt(), "30");
@@ -143,7 +143,7 @@ cases! {
         assert_eq!(refused(&nameless()).0, 429);
     }
 
-    fn a_name_in_the_path_is_that_in_the_body(engine) {
+    fn a_name_in_the_path_and_in_the_body_share_a_quota(engine) {
         let gateway = engine.fleet(1, json!({}));
         throttle(
             &ask(&gateway, &dated("embed", "embeddings"), "other").attempt(),
@@ -162,7 +162,7 @@ cases! {
         assert!(gateway.send().forwarded().is_some());
     }
 
-    fn remaining_tokens_of_two_deployments_are_kept_apart(engine) {
+    fn remaining_tokens_are_counted_by_deployment(engine) {
         let requests = |path: &dyn Fn(&str) -> String| {
             let gateway = engine.fleet(2, json!({"policy": "least_throttled"}));
             let to_east = |model: &str, count: usize| {
@@ -196,7 +196,7 @@ cases! {
         }
     }
 
-    fn a_quota_is_shown_once_it_was_refused(engine) {
+    fn a_quota_has_a_gauge_once_it_was_refused(engine) {
         let gateway = engine.fleet(1, json!({"retry": {"max_attempts": 1}}));
         let embed = || ask(&gateway, &dated("text.Embed", "embeddings"), "text.Embed");
         let chat = || ask(&gateway, &dated("gpt-4o", "chat/completions"), "gpt-4o");
@@ -211,7 +211,7 @@ cases! {
             .collect();
         let quotas = names.iter().filter(|name| name.contains(".deployment."));
         assert_eq!(quotas.count(), 2, "{names:?}");
-        // A trial is served: from now on waits are advice.
+        // A trial is served, so waits are advice from now on.
         answer(&embed().attempt(), 200, "fine");
         assert_eq!(shown(&gateway, "text_embed"), (0, 0));
         throttle(&embed().attempt(), "30");
@@ -220,7 +220,7 @@ cases! {
         assert_eq!(shown(&gateway, "text_embed"), (0, 0));
     }
 
-    fn a_quota_without_a_deployments_name_is_shown(engine) {
+    fn a_quota_without_a_deployments_name_has_a_gauge(engine) {
         let gateway = engine.fleet(1, json!({"retry": {"max_attempts": 1}}));
         throttle(&ask(&gateway, V1_EMBEDDINGS, "embed").attempt(), "30");
         throttle(
@@ -231,7 +231,7 @@ cases! {
         assert_eq!(shown(&gateway, "_files"), (1, 17));
     }
 
-    fn every_worker_shows_the_quotas_that_one_saw_refused(engine) {
+    fn every_worker_reports_the_quotas_of_all_workers(engine) {
         let config = json!({"retry": {"max_attempts": 1}});
         let setup = || Setup::new(engine.config(1, config.clone()));
         let gateway = engine.ready(setup());
@@ -241,18 +241,18 @@ cases! {
         );
         let host = gateway.host.clone();
         drop(gateway);
-        // The worker that knew the name has ended before it showed anything.
+        // The worker that knew the name ended before it reported anything.
         let later = engine.start_on(&host, setup());
         assert_eq!(shown(&later, "embed"), (1, 29));
         host.advance(seconds(28));
         assert_eq!(shown(&later, "embed"), (0, 0));
         host.clear_counts();
         host.advance(seconds(5));
-        // The two gauges of the token alone.
+        // The calls are those of the token's two gauges alone.
         assert_eq!(host.counts()["proxy_record_metric"].calls, 10);
     }
 
-    fn no_more_than_64_quotas_of_a_backend_are_shown(engine) {
+    fn at_most_64_quotas_of_a_backend_have_gauges(engine) {
         let gateway = engine.fleet(1, json!({"retry": {"max_attempts": 1}}));
         for number in 0..70 {
             let name = format!("embed-{number}");

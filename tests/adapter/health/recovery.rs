@@ -1,4 +1,4 @@
-//! A backend whose cooldown is over: it is used gently while another one is free, and gets all that comes where none is.
+//! A backend whose cooldown is over: it gets few requests while another one is free, and all requests if none is.
 
 use mock_host::Fault;
 use serde_json::{json, Value};
@@ -23,7 +23,7 @@ pub(in crate::adapter) fn recovering(engine: Engine, more: Value) -> Gateway {
     gateway
 }
 
-/// The same after a 429.
+/// A worker whose first of two backends recovers from a 429.
 fn recovering_quota(engine: Engine) -> Gateway {
     let gateway = engine.fleet(2, json!({}));
     gateway.throttle_east("2");
@@ -43,7 +43,7 @@ fn admitted(gateway: &Gateway) -> Request {
     panic!("the first backend admits nothing");
 }
 
-/// Those of so many requests at once that go to the first backend. The second one has the others, and answers them.
+/// The requests, among this many at once, that go to the first backend. The second backend answers the others.
 fn to_east(gateway: &Gateway, requests: usize) -> Vec<Request> {
     let requests: Vec<_> = (0..requests).map(|_| gateway.get()).collect();
     let (east, west): (Vec<_>, Vec<_>) = requests
@@ -56,7 +56,7 @@ fn to_east(gateway: &Gateway, requests: usize) -> Vec<Request> {
     east
 }
 
-/// How many more attempts the first backend admits now. They end without an outcome.
+/// The number of further attempts that the first backend admits now. They end without an outcome.
 pub(in crate::adapter) fn admits(gateway: &Gateway) -> usize {
     let requests = to_east(gateway, 20);
     let count = requests.len();
@@ -71,7 +71,7 @@ cases! {
                 let mut requests = to_east(&gateway, 20);
                 assert_eq!(requests.len(), limit);
                 assert_eq!(admits(&gateway), 0, "while they are under way");
-                // One success doubles; attempts without an outcome only make room.
+                // One success doubles the number. Attempts without an outcome only free their places.
                 let last = requests.pop().unwrap();
                 requests.into_iter().for_each(Request::disconnect);
                 answer(&last.attempt(), 200, "fine");
@@ -191,7 +191,7 @@ cases! {
             }
             request.disconnect();
         };
-        // Not a failure, so the second backend is free for the others.
+        // The answer is not a failure, so the second backend stays free for the others.
         answer(&request.attempt(), 401, &error("PermissionDenied"));
         assert_eq!(request.attempt().cluster(), EAST);
         assert_eq!(admits(&gateway), 0);
@@ -235,12 +235,12 @@ cases! {
         first.attempt().respond(401, [], false);
         first.attempt().response_body(error("401"), true);
         let _second = admitted(&gateway);
-        // The first one's end says nothing more.
+        // The end of the first attempt changes nothing more.
         drop(first);
         assert_eq!(admits(&gateway), 0, "the second one is under way");
     }
 
-    fn a_place_of_an_earlier_recovery_is_none_in_the_next(engine) {
+    fn a_place_of_one_recovery_does_not_count_in_the_next(engine) {
         let gateway = recovering_quota(engine);
         let slow = admitted(&gateway);
         gateway.host.advance(seconds(1));

@@ -1,10 +1,12 @@
-//! A request for which every backend is unavailable: a trial a second finds out whether that is still true, the others are refused.
+//! Requests while every backend is unavailable: one trial a second tests whether that is still true, and the others are
+//! refused.
 
 use serde_json::json;
 
 use super::*;
 
-/// A worker whose backends answered 429 with these waits, each to a request of its own, and the last answer.
+/// A worker whose backends answered 429 with these waits, each to a request of its own. Also the last of these
+/// requests.
 fn all_throttled(engine: Engine, waits: &[&str]) -> (Gateway, Request) {
     let gateway = engine.fleet(waits.len(), json!({"retry": {"max_attempts": 1}}));
     let mut last = None;
@@ -12,19 +14,19 @@ fn all_throttled(engine: Engine, waits: &[&str]) -> (Gateway, Request) {
         let request = last.insert(gateway.get());
         throttle(&request.attempt(), wait);
     }
-    // What begins in the same millisecond may have begun before.
+    // An attempt that begins in the same millisecond may have begun before the 429.
     gateway.host.advance(millis(10));
     (gateway, last.unwrap())
 }
 
-/// Which of so many requests at once go out.
+/// Sends this many requests at once. Returns those that were sent on, and the others.
 fn sent_of(gateway: &Gateway, requests: usize) -> (Vec<Request>, Vec<Request>) {
     let requests = (0..requests).map(|_| gateway.get());
     requests.partition(|request| request.forwarded().is_some())
 }
 
 cases! {
-    fn when_all_are_throttled_the_smallest_wait_is_sent(engine) {
+    fn if_all_are_throttled_the_shortest_wait_is_sent(engine) {
         let (gateway, last) = all_throttled(engine, &["60", "20", "90"]);
         let answer = last.answer();
         let header = |name: &str| answer.headers.get(name).map(str::to_owned);
@@ -72,7 +74,7 @@ cases! {
             }
             gateway.host.advance(millis(100));
         }
-        // Each pause is up to half as long again, at random.
+        // A random part of up to half is added to each pause.
         let pauses = at.windows(2).map(|pair| pair[1] - pair[0]);
         for (pause, least) in pauses.zip([10, 10, 10, 20, 40, 80, 80]) {
             assert!((least..=least * 3 / 2 + 1).contains(&pause), "{at:?}");
@@ -167,7 +169,7 @@ cases! {
             assert!(confirmed < 20);
         }
         assert!(confirmed >= 5, "{confirmed}");
-        // Nor is a trial due: the last one was less than a second ago.
+        // No trial is due either: the last one was less than a second ago.
         let (sent, rest) = sent_of(&gateway, 5);
         assert_eq!((sent.len(), rest.len()), (0, 5));
         assert_eq!(refused(&rest[0]).1, "990");
@@ -208,7 +210,7 @@ cases! {
         assert_eq!(gateway.counted("aoai.backend.east.soft"), 1);
     }
 
-    fn when_all_are_misconfigured_it_is_503_but_for_trials(engine) {
+    fn if_all_are_misconfigured_requests_get_503_except_trials(engine) {
         let gateway = engine.fleet(1, json!({}));
         answer(&gateway.get().attempt(), 403, &error("403"));
         for _ in 0..3 {
@@ -223,13 +225,13 @@ cases! {
         }
         assert_eq!(gateway.counted("aoai.refused.unavailable"), 12);
         assert_eq!(gateway.host.statistic("aoai.backend.east.state"), 3);
-        // The role is given.
+        // The role is assigned.
         gateway.host.advance(millis(1500));
         answer(&gateway.get().attempt(), 200, "fine");
         assert_eq!(sent_of(&gateway, 5).0.len(), 5, "at once");
     }
 
-    fn a_request_that_all_refuse_is_told_the_smallest_wait(engine) {
+    fn a_request_that_all_refuse_gets_the_shortest_wait(engine) {
         let gateway = engine.fleet(2, json!({}));
         let request = gateway.send();
         throttle(&request.attempt(), "20");
@@ -237,7 +239,7 @@ cases! {
         let last = request.answer();
         assert_eq!(last.headers.get("retry-after"), Some("20"), "of both");
         gateway.host.advance(millis(10));
-        // The second backend's was advice, until a request of its own is refused there.
+        // The second backend's wait was advice until it refused a request of its own.
         let request = gateway.send();
         assert_eq!(request.attempt().cluster(), WEST);
         throttle(&request.attempt(), "30");

@@ -1,15 +1,15 @@
-//! Where another attempt goes, and whether the budget allows it.
+//! The backend of a further attempt, and the retry budget.
 
 use serde_json::json;
 
 use super::*;
 
 cases! {
-    fn a_retry_goes_by_what_is_known_then(engine) {
+    fn a_retry_uses_the_latest_health(engine) {
         let gateway = engine.fleet(3, json!({}));
         let slow = gateway.get();
         assert_eq!(slow.attempt().cluster(), EAST);
-        // Meanwhile the next one is throttled.
+        // Meanwhile the next backend is throttled.
         let other = gateway.get();
         assert_eq!(other.attempt().cluster(), WEST);
         throttle(&other.attempt(), "30");
@@ -18,7 +18,7 @@ cases! {
         assert_eq!(slow.attempt().cluster(), NORTH);
     }
 
-    fn with_no_one_left_to_retry_on_the_answer_is_the_clients(engine) {
+    fn without_another_backend_the_answer_is_passed_on(engine) {
         let gateway = engine.fleet(2, json!({}));
         let slow: Vec<_> = (0..6).map(|_| gateway.get()).collect();
         let (east, west): (Vec<_>, Vec<_>) = slow
@@ -27,7 +27,7 @@ cases! {
         throttle(&west[0].attempt(), "30");
         answer(&west[0].attempt(), 200, "fine");
         gateway.host.advance(millis(10));
-        // One retry finds out whether that is still true.
+        // One retry tests whether that is still true.
         answer(&east[0].attempt(), 500, &error("InternalServerError"));
         assert_eq!(east[0].attempt().cluster(), WEST);
         answer(&east[1].attempt(), 500, &error("InternalServerError"));
@@ -68,7 +68,7 @@ cases! {
         assert_eq!(gateway.counted("aoai.no_retry.budget_spent"), 4);
     }
 
-    fn what_cannot_be_retried_anyway_spends_nothing(engine) {
+    fn a_failure_that_cannot_be_retried_spends_no_budget(engine) {
         let more =
             json!({"cooldown": null, "retry": {"budget": {"percent": 0, "min_per_second": 0}}});
         let gateway = engine.fleet(1, more);

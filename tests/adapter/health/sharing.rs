@@ -1,11 +1,11 @@
-//! What workers, configurations and reloads know of each other's findings.
+//! Findings that workers, configurations and reloads share.
 
 use serde_json::{json, Value};
 
 use super::*;
 
 cases! {
-    fn what_one_worker_finds_hides_nothing_that_another_found(engine) {
+    fn one_workers_finding_does_not_overwrite_anothers(engine) {
         let first = engine.fleet(3, json!({}));
         let second = engine.beside(&first, 3, json!({}));
         let under_way = first.get();
@@ -14,13 +14,13 @@ cases! {
         assert_eq!(request.attempt().cluster(), WEST);
         throttle(&request.attempt(), "30");
         answer(&request.attempt(), 200, "fine");
-        // The first worker writes something itself before it has looked.
+        // The first worker writes a finding itself before it has read the other's.
         throttle(&under_way.attempt(), "30");
         answer(&under_way.attempt(), 200, "fine");
         assert_eq!(first.served_by(3), [NORTH; 3]);
     }
 
-    fn other_workers_know_with_their_next_request(engine) {
+    fn other_workers_learn_with_their_next_request(engine) {
         let first = engine.fleet(2, json!({}));
         let others: Vec<Gateway> = (0..3)
             .map(|_| engine.beside(&first, 2, json!({})))
@@ -64,7 +64,7 @@ cases! {
         assert_eq!(moved.served_by(1), [EAST]);
     }
 
-    fn a_configuration_that_shares_a_backend_knows_within_a_tick(engine) {
+    fn another_configuration_learns_within_a_tick(engine) {
         let gateway = engine.fleet(3, json!({}));
         let other = engine.beside(&gateway, 2, json!({}));
         other.served_by(2);

@@ -1,4 +1,4 @@
-//! Requests that wait for a backend when all are unavailable.
+//! Requests that wait for a backend while all are unavailable.
 
 use serde_json::json;
 
@@ -8,17 +8,17 @@ fn config(longest: &str) -> Value {
     json!({"cooldown": {"wait_timeout": longest}})
 }
 
-/// A worker whose only backend is throttled for two seconds, and refused a trial; requests may wait for `longest`.
+/// A worker whose only backend is throttled for two seconds and refused a trial. Requests may wait for `longest`.
 fn throttled(engine: Engine, longest: &str) -> Gateway {
     let (gateway, trial) = with_trial(engine, longest);
     throttle(&trial.attempt(), "2");
     gateway
 }
 
-/// A worker whose only backend is throttled for two seconds, with a trial under way.
+/// A worker whose only backend is throttled for two seconds, with a trial in progress.
 fn with_trial(engine: Engine, longest: &str) -> (Gateway, Request) {
     let gateway = engine.fleet(1, config(longest));
-    // As large as any request here.
+    // The trial is as large as any request here.
     let request = gateway.request(chat_of(10), false);
     request.body("0123456789", true);
     throttle(&request.attempt(), "2");
@@ -57,9 +57,9 @@ cases! {
         }
     }
 
-    fn a_body_that_comes_while_its_request_waits_stays_with_it(engine) {
+    fn a_body_that_arrives_during_the_wait_is_kept(engine) {
         let gateway = throttled(engine, "5s");
-        // Of unknown length, so it is not held for its own sake.
+        // The request has an unknown length, so it is not held until it is complete.
         let request = gateway.request(chat(), false);
         for frame in ["one ", "two ", "three "] {
             request.body(frame, false);
@@ -92,7 +92,7 @@ cases! {
         assert_eq!(refused(&realtime()).0, 429);
     }
 
-    fn those_that_wait_are_sent_when_the_wait_is_over(engine) {
+    fn waiting_requests_are_sent_when_the_wait_is_over(engine) {
         let gateway = throttled(engine, "3s");
         let waiting: Vec<_> = (0..5).map(|_| gateway.send()).collect();
         gateway.host.advance(millis(1900));
@@ -104,7 +104,7 @@ cases! {
         }
     }
 
-    fn nobody_waits_beyond_the_configured_time(engine) {
+    fn no_request_waits_beyond_the_configured_time(engine) {
         let gateway = throttled(engine, "3s");
         let waiting: Vec<_> = (0..5).map(|_| gateway.send()).collect();
         gateway.host.advance(millis(1500));
@@ -118,7 +118,7 @@ cases! {
         }
     }
 
-    fn a_served_trial_resumes_those_that_wait_on_every_worker(engine) {
+    fn a_served_trial_resumes_waiting_requests_on_all_workers(engine) {
         let (gateway, trial) = with_trial(engine, "5s");
         let other = engine.beside(&gateway, 1, config("5s"));
         let waiting: Vec<_> = [&gateway, &other]
@@ -139,7 +139,7 @@ cases! {
         }
     }
 
-    fn a_trial_that_is_not_refused_resumes_those_that_wait(engine) {
+    fn a_trial_that_is_not_refused_resumes_waiting_requests(engine) {
         let (gateway, _trial) = with_trial(engine, "5s");
         let waiting = gateway.send();
         gateway.host.advance(millis(450));
@@ -148,7 +148,7 @@ cases! {
         assert!(waiting.forwarded().is_some());
     }
 
-    fn those_that_wait_make_no_trial(engine) {
+    fn waiting_requests_make_no_trial(engine) {
         let gateway = throttled(engine, "5s");
         let waiting: Vec<_> = (0..5).map(|_| gateway.send()).collect();
         gateway.host.advance(millis(1900));

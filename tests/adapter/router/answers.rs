@@ -35,7 +35,7 @@ fn a_stream_passes_chunk_by_chunk_with_no_host_call_for_any() {
 #[test]
 fn a_request_passes_frame_by_frame_with_no_host_call_for_any() {
     let gateway = Engine::Router.gateway();
-    // One that is too large to be retried.
+    // The request is too large to be retried.
     let request = gateway.request(chat_of(5_000_000), false);
     gateway.host.clear_counts();
     for index in 1..=50 {

@@ -1,4 +1,4 @@
-//! How each attempt is addressed, and which attempts there are.
+//! The address of each attempt, and the number of attempts.
 
 use mock_host::Fault;
 use serde_json::json;
@@ -6,9 +6,9 @@ use serde_json::json;
 use super::*;
 
 #[test]
-fn the_first_attempt_is_left_alone_behind_the_router() {
+fn the_first_attempt_is_not_edited_behind_the_router() {
     let gateway = Engine::Router.gateway();
-    // Set before the router, and never again.
+    // The header is set before the router, and never again.
     let again = Fault::of("proxy_replace_header_map_value").on(":authority");
     gateway.host.inject(again.after(1));
     let request = gateway.send();
@@ -37,7 +37,7 @@ fn the_first_attempt_is_left_alone_behind_the_router() {
 }
 
 #[test]
-fn what_a_client_says_of_retries_does_not_count() {
+fn a_clients_headers_about_retries_are_ignored() {
     let gateway = Engine::Router.gateway();
     let headers = chat()
         .with("x-envoy-max-retries", "99")
@@ -64,7 +64,7 @@ fn a_retry_sets_the_authorization_only_for_another_token() {
     };
     answer(&request.attempt(), 429, "");
     assert_eq!(sets(), 2, "the mark and the authority");
-    // The next token comes while the second attempt is out.
+    // The next token arrives during the second attempt.
     gateway.host.advance(seconds(3301));
     give_token(&gateway.vm, SECOND_TOKEN);
     gateway.host.clear_counts();
@@ -82,7 +82,7 @@ fn a_retry_sets_the_authorization_only_for_another_token() {
 }
 
 #[test]
-fn the_router_is_told_to_send_an_upgrade_once() {
+fn the_router_sends_an_upgrade_once() {
     let gateway = Engine::Router.gateway();
     let headers = [
         (":method", "GET"),

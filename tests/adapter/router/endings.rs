@@ -1,4 +1,4 @@
-//! Who is expected behind the router, and until when.
+//! Requests whose attempts are expected behind the router.
 
 use crate::adapter::endings::assert_forgotten;
 use crate::adapter::engines::*;

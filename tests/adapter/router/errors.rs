@@ -1,11 +1,11 @@
-//! Answers whose body is awaited behind the router.
+//! Answers behind the router whose body is awaited.
 
 use mock_host::{Action, Fault};
 
 use super::*;
 
 #[test]
-fn a_failure_over_64_kib_is_retried_when_that_much_has_come() {
+fn a_failure_over_64_kib_is_retried_at_64_kib() {
     let gateway = Engine::Router.gateway();
     let request = gateway.send();
     let first = request.attempt();
@@ -15,7 +15,7 @@ fn a_failure_over_64_kib_is_retried_when_that_much_has_come() {
     first.response_body("x", false);
     let second = request.attempt();
     assert_eq!(second.cluster(), "aoai_west");
-    // Of the answer there was only a part, and no client gets a part.
+    // Only a part of the answer had arrived, and no client gets a part.
     second.fail();
     request.attempt().fail();
     let answer = request.answer();

@@ -1,4 +1,4 @@
-//! Without `allow_on_headers_stop_iteration` behind the router the bodies of held answers are hidden.
+//! Behind the router, without `allow_on_headers_stop_iteration`: Envoy hides the bodies of held answers.
 
 use mock_host::{Action, LogLevel};
 use serde_json::json;
@@ -26,7 +26,7 @@ fn complaints(gateway: &Gateway) -> usize {
 }
 
 #[test]
-fn a_hidden_body_is_waited_for_two_seconds() {
+fn a_hidden_body_is_awaited_for_two_seconds() {
     let gateway = hiding();
     let request = gateway.send();
     let attempt = request.attempt();
@@ -75,7 +75,7 @@ fn after_three_misses_no_answer_is_held_any_more() {
 }
 
 #[test]
-fn one_body_that_was_seen_ends_the_watch() {
+fn one_shown_body_ends_the_doubt() {
     let gateway = Engine::Router.gateway();
     let request = gateway.send();
     answer(&request.attempt(), 404, "missing");

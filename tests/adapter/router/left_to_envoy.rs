@@ -1,9 +1,9 @@
-//! What Envoy's configuration does in the filter's place, the filter does not.
+//! Settings that Envoy's configuration makes in the filter's place.
 
 use super::*;
 
 #[test]
-fn no_attempt_is_told_its_host_or_its_time_limit() {
+fn no_attempt_sets_its_host_or_its_time_limit() {
     let mut config = routing(json!({}));
     config["left_to_envoy"] = json!(["timeout", "host"]);
     let gateway = ready(&config);

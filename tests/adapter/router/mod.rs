@@ -18,7 +18,7 @@ use serde_json::{json, Value};
 
 use super::engines::*;
 
-/// The configuration of three backends with more of `retry`.
+/// The configuration of three backends with these fields of `retry`.
 fn routing(retry: Value) -> Value {
     serde_json::from_str(&Engine::Router.config(3, json!({"retry": retry}))).unwrap()
 }

@@ -1,4 +1,4 @@
-//! Attempts that get no answer: the router goes on by itself.
+//! Attempts without an answer: the router continues by itself.
 
 use super::*;
 

@@ -1,10 +1,10 @@
-//! The rest of Azure OpenAI's surface with the router engine, as far as it differs: who changes what on the way.
+//! Further parts of Azure OpenAI's API, where the router engine differs: the place of each change to a request.
 
 use super::*;
 use crate::adapter::surface::{aliased, V1_CHAT};
 
 #[test]
-fn the_router_is_told_what_must_not_be_done_twice() {
+fn the_router_repeats_no_creation_after_a_reset() {
     let gateway = Engine::Router.fleet(3, json!({}));
     for (path, body, client, told) in [
         (V1_CHAT, "{}", None, None),
@@ -46,7 +46,7 @@ fn the_router_is_told_what_must_not_be_done_twice() {
 }
 
 #[test]
-fn a_session_is_named_in_the_query() {
+fn a_sessions_deployment_is_renamed_in_the_query() {
     let gateway = Engine::Router.fleet(3, aliased());
     for (path, own) in [
         (

@@ -1,4 +1,4 @@
-//! What is wrong around the filter is said once, and the client gets an honest answer all the same.
+//! Faults of the configuration around the filter: each is logged once, and the client still gets an honest answer.
 
 use mock_host::Headers;
 use mock_host::LogLevel;
@@ -29,7 +29,7 @@ fn an_answer_that_the_router_does_not_follow_loses_its_mark() {
 #[test]
 fn an_answer_before_the_request_is_complete_is_retried() {
     let gateway = Engine::Router.gateway();
-    // Of unknown length, and too long to be held until it is complete.
+    // The request has an unknown length, and is too long to be held until it is complete.
     let request = gateway.request(chat(), false);
     request.body(vec![b'x'; 600_000], false);
     answer(&request.attempt(), 429, "busy");
@@ -41,7 +41,7 @@ fn an_answer_before_the_request_is_complete_is_retried() {
 }
 
 #[test]
-fn a_missing_upstream_filter_is_said_once_and_the_answer_passes() {
+fn a_missing_upstream_filter_is_logged_and_the_answer_passes() {
     let gateway = Engine::Router.gateway();
     let mut router = gateway.router();
     for cluster in CLUSTERS {
@@ -60,7 +60,7 @@ fn a_missing_upstream_filter_is_said_once_and_the_answer_passes() {
 }
 
 #[test]
-fn without_the_upstream_filter_no_attempt_has_anothers_name() {
+fn without_the_upstream_filter_no_attempt_is_misattributed() {
     let gateway = Engine::Router.gateway();
     let router = gateway.router();
     let request = send_through(&router.without_upstream_filter("aoai_east"));
@@ -72,7 +72,7 @@ fn without_the_upstream_filter_no_attempt_has_anothers_name() {
 }
 
 #[test]
-fn an_upstream_filter_that_a_later_cluster_lacks_is_said_too() {
+fn a_later_clusters_missing_upstream_filter_is_logged_too() {
     let gateway = Engine::Router.gateway();
     let router = gateway.router();
     let request = send_through(&router.without_upstream_filter("aoai_west"));
@@ -88,7 +88,7 @@ fn an_upstream_filter_in_another_vm_lets_nothing_pass() {
     let requests: Vec<_> = (0..3).map(|_| gateway.send()).collect();
     let ids: Vec<_> = requests.iter().map(Request::id).collect();
     let host = gateway.host.clone();
-    // A thread has a module of its own, as another VM has.
+    // Each thread has its own module, as another VM has.
     let other = std::thread::spawn(move || {
         let vm = host.vm(UPSTREAM);
         for id in ids {
@@ -139,7 +139,7 @@ fn a_cluster_that_envoy_does_not_have_is_named_once() {
     assert_eq!(gateway.counted("aoai.backend.east.outcome.unavailable"), 2);
 }
 
-/// The setup for an Envoy of this version, which says so in numbers of eight bytes.
+/// The setup for an Envoy of this version, which Envoy reports in numbers of eight bytes.
 fn on_envoy(setup: Setup, major: u64, minor: u64) -> Setup {
     let path = |name| format!("xds\0node\0user_agent_build_version\0version\0{name}");
     setup
@@ -168,7 +168,7 @@ fn an_envoy_that_is_too_old_is_refused() {
 }
 
 #[test]
-fn an_envoy_that_is_new_enough_or_does_not_say_is_accepted() {
+fn a_new_enough_or_unknown_envoy_is_accepted() {
     for (major, minor) in [(1, 39), (1, 40), (2, 0)] {
         let setup = on_envoy(
             Setup::new(Engine::Router.config(3, json!({}))),
@@ -196,19 +196,19 @@ fn a_client_cannot_see_or_forge_a_mark() {
 }
 
 #[test]
-fn a_backend_that_asks_for_a_retry_is_left_for_the_next_one() {
+fn a_backends_own_mark_leads_to_the_next_backend() {
     let gateway = Engine::Router.gateway();
     let request = gateway.send();
     let marked = [("x-aoai-retry", "1")];
     request.attempt().respond(200, marked, true);
     answer(&request.attempt(), 200, "hello");
     assert_eq!(outcome(&request), is(200, "west", "2", "hello"));
-    // Nobody is held to have failed.
+    // No backend counts as failed.
     assert_eq!(gateway.counted("aoai.backend.east.outcome.success"), 1);
 }
 
 #[test]
-fn a_backend_cannot_ask_for_what_must_not_be_done_twice() {
+fn a_backend_cannot_have_a_creation_repeated() {
     let gateway = Engine::Router.gateway();
     let batch = Headers::from([
         (":method", "POST"),
@@ -224,9 +224,9 @@ fn a_backend_cannot_ask_for_what_must_not_be_done_twice() {
 }
 
 #[test]
-fn what_another_filter_answers_before_the_router_is_the_clients() {
+fn an_earlier_filters_answer_is_passed_on() {
     let gateway = Engine::Router.gateway();
-    // Often enough to put every backend out, were it a failure of theirs.
+    // As failures, this many would put every backend into cooldown.
     for _ in 0..20 {
         let stream = gateway.vm.request(chat(), true);
         stream.respond_locally(429, "local_rate_limited");
@@ -262,8 +262,9 @@ fn an_answer_that_envoy_would_not_retry_is_retried() {
 }
 
 #[test]
-fn the_client_gets_such_an_answer_as_the_backend_sent_it() {
-    // The last attempt's, one whose later attempts got no answer, and one that the router did not retry all the same.
+fn an_unretried_answer_passes_as_the_backend_sent_it() {
+    // The cases: the last attempt's answer, an answer whose later attempts got none, and an answer that the router did
+    // not retry.
     let last = Engine::Router.gateway();
     let request = last.send();
     for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! The token before the first attempt, and one that expires between two.
+//! The wait for the first token, and a token that expires between two attempts.
 
 use mock_host::Fault;
 use serde_json::json;

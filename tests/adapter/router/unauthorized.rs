@@ -1,4 +1,4 @@
-//! 401 behind the router: the answer is held until there is a newer token.
+//! 401 behind the router: the answer is held until a newer token arrives.
 
 use mock_host::Action;
 
@@ -48,7 +48,7 @@ fn a_timeout_while_an_answer_is_held_leads_to_the_next() {
 }
 
 #[test]
-fn a_refusal_larger_than_64_kib_is_held_however_much_more_comes() {
+fn a_refusal_over_64_kib_is_held_at_any_size() {
     for trailers in [false, true] {
         let gateway = Engine::Router.gateway();
         let request = gateway.send();
@@ -75,7 +75,7 @@ fn a_refusal_larger_than_64_kib_is_held_however_much_more_comes() {
 }
 
 #[test]
-fn a_refusal_over_64_kib_that_becomes_the_clients_is_whole() {
+fn a_refusal_over_64_kib_that_is_passed_on_is_whole() {
     let gateway = Engine::Router.fleet(1, json!({"retry": {}}));
     let request = gateway.send();
     let attempt = request.attempt();

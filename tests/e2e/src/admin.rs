@@ -45,7 +45,7 @@ impl Admin {
             .collect())
     }
 
-    /// Where the listener of this name listens, once there is one.
+    /// The address of the listener with this name; `None` before Envoy has opened it.
     pub(crate) fn listener(&self, name: &str) -> io::Result<Option<SocketAddr>> {
         let listeners: Value = serde_json::from_str(&self.get("/listeners?format=json")?)?;
         let statuses = listeners["listener_statuses"].as_array();
@@ -59,7 +59,7 @@ impl Admin {
         Ok(format!("{address}:{port}").parse().ok())
     }
 
-    /// Why Envoy refused the last listener, once it has.
+    /// Envoy's reason for refusing the last listener; `None` if it refused none.
     pub(crate) fn listener_error(&self) -> io::Result<Option<String>> {
         let dump: Value =
             serde_json::from_str(&self.get("/config_dump?resource=dynamic_listeners")?)?;

@@ -12,7 +12,7 @@ use serde_json::{json, Value};
 use tempfile::TempDir;
 use tungstenite::{client, Message, WebSocket};
 
-/// How long the browser may take to start, or to answer.
+/// The longest time that the browser may take to start, or to answer.
 const LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
@@ -23,7 +23,7 @@ pub struct Browser {
     socket: WebSocket<TcpStream>,
     session: String,
     calls: u64,
-    /// What the page complained of: exceptions, and everything that the browser logs as an error.
+    /// The page's errors: exceptions, and everything that the browser logs as an error.
     complaints: Vec<String>,
     _profile: TempDir,
 }
@@ -33,7 +33,7 @@ impl Browser {
     ///
     /// # Panics
     ///
-    /// When it cannot.
+    /// When the browser does not start.
     pub fn start() -> Self {
         let Some(program) = env::var_os("AOAI_CHROMIUM") else {
             panic!("run `cargo xtask test`: AOAI_CHROMIUM names a Chromium");
@@ -88,7 +88,7 @@ impl Browser {
         assert!(answer.get("errorText").is_none(), "{url}: {answer}");
     }
 
-    /// Runs a script in every page that is opened from now on, before the page's own.
+    /// Runs a script in every page that is opened from now on, before the page's own scripts.
     pub fn prepare(&mut self, script: &str) {
         self.call(
             "Page.addScriptToEvaluateOnNewDocument",
@@ -96,11 +96,11 @@ impl Browser {
         );
     }
 
-    /// What an expression is in the page.
+    /// The value of an expression in the page.
     ///
     /// # Panics
     ///
-    /// When it throws.
+    /// When the expression throws.
     pub fn evaluate(&mut self, expression: &str) -> Value {
         let call = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
         let answer = self.call("Runtime.evaluate", call);
@@ -111,7 +111,7 @@ impl Browser {
         answer["result"]["value"].clone()
     }
 
-    /// The text of what a CSS selector finds first, as it is laid out; empty if it finds nothing.
+    /// The laid-out text of the first element that a CSS selector finds; empty if it finds none.
     pub fn text(&mut self, selector: &str) -> String {
         let selector = json!(selector);
         let text = self.evaluate(&format!(
@@ -124,7 +124,7 @@ impl Browser {
     ///
     /// # Panics
     ///
-    /// When it is not within `limit`; the message has the text of the page.
+    /// When the expression is not true within `limit`. The message has the text of the page.
     pub fn wait_for(&mut self, expression: &str, limit: Duration) {
         let deadline = Instant::now() + limit;
         while self.evaluate(expression) != true {
@@ -139,7 +139,7 @@ impl Browser {
         }
     }
 
-    /// Looks at the page in a window of this size, in a `light` or `dark` room.
+    /// Shows the page in a window of this size, with a `light` or `dark` color scheme.
     pub fn look(&mut self, width: u32, height: u32, room: &str) {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500});
         self.call("Emulation.setDeviceMetricsOverride", size);
@@ -147,7 +147,7 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", json!({"features": [feature]}));
     }
 
-    /// Writes a picture of the page into the folder that `AOAI_SCREENSHOTS` names, if it names one.
+    /// Writes a picture of the page into the folder that `AOAI_SCREENSHOTS` names. Without the variable, does nothing.
     pub fn screenshot(&mut self, name: &str) {
         use base64::prelude::{Engine as _, BASE64_STANDARD};
         let Some(folder) = env::var_os("AOAI_SCREENSHOTS") else {
@@ -164,9 +164,9 @@ impl Browser {
         fs::write(file, picture.expect("base64")).expect("write the picture");
     }
 
-    /// What the page complained of until now: exceptions, and what the browser logs as errors.
+    /// The page's errors until now: exceptions, and everything that the browser logs as an error.
     pub fn complaints(&mut self) -> Vec<String> {
-        // What is on its way arrives before the answer.
+        // The browser sends pending errors before it answers this.
         self.evaluate("1");
         self.complaints.clone()
     }
@@ -217,7 +217,7 @@ impl Drop for Browser {
     }
 }
 
-/// Where the browser says that its debugger listens, and the path there.
+/// The address of the browser's debugger, and the path there.
 fn debugger(profile: &Path) -> (SocketAddr, String) {
     let file = profile.join("DevToolsActivePort");
     let deadline = Instant::now() + LIMIT;

@@ -1,4 +1,4 @@
-//! How a test says what it wants in front of its backends.
+//! Options of a gateway, and the simulators in front of which it runs.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,11 +18,11 @@ use crate::{EnvoyVersion, Gateway};
 pub struct Upstream {
     /// The backend's name.
     pub name: String,
-    /// Its host name, which is not looked up.
+    /// The backend's host name. No DNS knows it.
     pub host: String,
-    /// Where it really is.
+    /// The address at which the backend really listens.
     pub address: SocketAddr,
-    /// The certificate authority it is checked with; `None` for plain HTTP.
+    /// The certificate authority that checks the backend's certificate; `None` for plain HTTP.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -30,16 +30,16 @@ pub struct Upstream {
 ///
 /// # Panics
 ///
-/// When it cannot start.
+/// When the simulator cannot start.
 pub fn simulate(names: &[&str]) -> Simulator {
     simulate_with(names, |_| {})
 }
 
-/// The same with backends that speak TLS.
+/// A simulator as [`simulate`] starts it, with backends that speak TLS.
 ///
 /// # Panics
 ///
-/// When it cannot start.
+/// When the simulator cannot start.
 pub fn simulate_tls(names: &[&str]) -> Simulator {
     simulate_with(names, |settings| {
         for backend in &mut settings.backends {
@@ -48,11 +48,11 @@ pub fn simulate_tls(names: &[&str]) -> Simulator {
     })
 }
 
-/// The same with settings of the test's own.
+/// A simulator as [`simulate`] starts it, after `patch` has changed its settings.
 ///
 /// # Panics
 ///
-/// When it cannot start.
+/// When the simulator cannot start.
 pub fn simulate_with(names: &[&str], patch: impl FnOnce(&mut Settings)) -> Simulator {
     let backends = names
         .iter()
@@ -80,12 +80,12 @@ pub fn east_and_west(engine: Engine) -> (Simulator, GatewayBuilder) {
     (azure, gateway)
 }
 
-/// Why a gateway did not start.
+/// The reason why a gateway did not start.
 #[derive(Debug)]
 pub struct StartError {
-    /// What was waited for in vain.
+    /// The condition that did not come true in time.
     pub reason: String,
-    /// What Envoy and the module wrote until then.
+    /// The log of Envoy and the module until then.
     pub log: String,
 }
 
@@ -110,9 +110,9 @@ pub(crate) struct Process {
     pub(crate) environment: Vec<(String, String)>,
     /// Replacements in the rendered listener.
     pub(crate) rewrites: Vec<(String, String)>,
-    /// Replacements in the rest.
+    /// Replacements in the rest of the configuration.
     pub(crate) cluster_rewrites: Vec<(String, String)>,
-    /// What the rest is rendered from, unless from the same as the listener.
+    /// The fleet that the rest of the configuration is rendered from; `None` for the listener's fleet.
     pub(crate) clusters: Option<Fleet>,
 }
 
@@ -186,42 +186,42 @@ impl GatewayBuilder {
         self
     }
 
-    /// Where access tokens come from; without it the fleet has no identity.
+    /// Takes access tokens from this address. Without it the fleet has no identity.
     pub fn identity(mut self, address: SocketAddr) -> Self {
         self.identity = Some(address);
         self
     }
 
-    /// The Envoy to run; the newest unless told otherwise.
+    /// Runs this Envoy. The default is the newest.
     pub fn version(mut self, version: EnvoyVersion) -> Self {
         self.version = version;
         self
     }
 
-    /// The retry engine; the filter's own unless told otherwise.
+    /// Sets the retry engine. The default is the filter.
     pub fn engine(self, engine: Engine) -> Self {
         self.fleet(move |fleet| fleet.engine = engine)
     }
 
-    /// How many worker threads Envoy runs; 1 unless told otherwise.
+    /// Sets the number of Envoy's worker threads. The default is 1.
     pub fn workers(mut self, workers: u32) -> Self {
         self.workers = workers;
         self
     }
 
-    /// What Envoy's `wasm` component logs, the module's own lines among it; `debug` unless told otherwise.
+    /// Sets the log level of Envoy's `wasm` component, which logs the module's lines too. The default is `debug`.
     pub fn log_level(mut self, level: &str) -> Self {
         self.log_level = level.to_owned();
         self
     }
 
-    /// What all of Envoy's components log; `info` unless told otherwise.
+    /// Sets the log level of all of Envoy's components. The default is `info`.
     pub fn envoy_log_level(mut self, level: &str) -> Self {
         self.envoy_log_level = Some(level.to_owned());
         self
     }
 
-    /// Takes access tokens from the simulator's Entra ID, by `source` and what it needs beside.
+    /// Takes access tokens from the simulator's Entra ID, by the identity source `source`.
     pub fn entra_id(self, simulator: &Simulator, source: &str) -> Self {
         let entra = simulator::EntraSettings::default();
         let address = simulator.imds().addr();
@@ -242,7 +242,8 @@ impl GatewayBuilder {
             })
     }
 
-    /// The same by workload identity: the tokens of `file` are exchanged, which Envoy hands over by `socket`.
+    /// Takes access tokens from the simulator's Entra ID by workload identity: Envoy serves the token file `file` at
+    /// `socket`.
     pub fn workload_identity(self, simulator: &Simulator, file: &Path, socket: &Path) -> Self {
         let (file, socket) = (file.to_owned(), socket.to_owned());
         self.entra_id(simulator, "workload_identity")
@@ -256,7 +257,7 @@ impl GatewayBuilder {
             })
     }
 
-    /// Changes the plugin's configuration, which starts out with `backends` and `identity` alone.
+    /// Changes the plugin's configuration, which has only `backends` and `identity` at first.
     pub fn plugin(mut self, patch: impl FnOnce(&mut Value) + 'static) -> Self {
         self.plugin.push(Box::new(patch));
         self
@@ -283,31 +284,32 @@ impl GatewayBuilder {
         )
     }
 
-    /// An environment variable of the module, its value in the configuration.
+    /// Sets an environment variable of the module, with its value in the configuration.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// An environment variable of the module that it takes from Envoy's own environment, as secrets should be.
+    /// Sets an environment variable of the module that it takes from Envoy's own environment, as secrets should be
+    /// passed.
     pub fn secret(mut self, name: &str, value: &str) -> Self {
         self.secrets.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Changes what the configuration is rendered from, after everything else.
+    /// Changes the fleet that the configuration is rendered from, after all other options.
     pub fn fleet(mut self, patch: impl FnOnce(&mut Fleet) + 'static) -> Self {
         self.fleet.push(Box::new(patch));
         self
     }
 
-    /// Replaces a text of the rendered listener, which has to be there: for what no one should configure.
+    /// Replaces a text of the rendered listener, which must contain it. For settings that nobody should configure.
     pub fn rewrite(mut self, from: &str, to: &str) -> Self {
         self.rewrites.push((from.to_owned(), to.to_owned()));
         self
     }
 
-    /// Replaces a text outside the listener, which has to be there.
+    /// Replaces a text outside the listener, which must be there.
     pub fn rewrite_clusters(mut self, from: &str, to: &str) -> Self {
         self.cluster_rewrites.push((from.to_owned(), to.to_owned()));
         self
@@ -319,8 +321,8 @@ impl GatewayBuilder {
         self
     }
 
-    /// How long a replaced listener, and with it the module's old configuration, lives on for its connections, in whole
-    /// seconds; Envoy's 10 minutes unless told otherwise.
+    /// Sets how long a replaced listener, and the module's old configuration, lives on for open connections, in whole
+    /// seconds. Envoy's default is 10 minutes.
     pub fn drain(mut self, time: Duration) -> Self {
         self.drain = Some(time);
         self
@@ -330,7 +332,7 @@ impl GatewayBuilder {
     ///
     /// # Panics
     ///
-    /// When it does not get there; the message has the end of its log.
+    /// When Envoy does not get ready. The message has the end of its log.
     pub fn start(self) -> Gateway {
         match self.try_start() {
             Ok(gateway) => gateway,
@@ -338,13 +340,13 @@ impl GatewayBuilder {
         }
     }
 
-    /// The same, for tests of what must not start.
+    /// Starts Envoy and waits until it takes requests. For tests of configurations that must not start.
     pub fn try_start(self) -> Result<Gateway, StartError> {
         let mut arguments = vec![
             "--concurrency".to_owned(),
             self.workers.to_string(),
             "--component-log-level".to_owned(),
-            // The log is in a folder that Envoy watches: lines about changes of files would lead to more of them.
+            // Envoy watches the log's folder. At level debug each line about a changed file would cause further lines.
             format!("wasm:{},file:info", self.log_level),
         ];
         if let Some(level) = &self.envoy_log_level {

@@ -35,7 +35,7 @@ impl Gateway {
     ///
     /// # Panics
     ///
-    /// When one of them is not.
+    /// When a chat is not refused at once, or more than one token was requested.
     pub fn assert_refused_without_token(&self, azure: &Simulator) {
         let started = Instant::now();
         for _ in 0..5 {
@@ -50,7 +50,7 @@ impl Gateway {
         assert_eq!(azure.imds().count(), 1);
     }
 
-    /// Sends JSON, or with `null` a request without a body, and reads the whole answer.
+    /// Sends JSON and reads the whole answer. With `null` the request has no body.
     ///
     /// # Panics
     ///
@@ -71,11 +71,11 @@ impl Gateway {
         self.request("POST", path, &[Form::CONTENT_TYPE], &form.bytes())
     }
 
-    /// Waits until every backend serves, the ones that need a token as well, and then lets them forget what they were asked.
+    /// Waits until every backend has served a request, and then clears the recorded requests.
     ///
     /// # Panics
     ///
-    /// When one of them does not.
+    /// When a backend does not serve within ten seconds.
     pub fn warm_up(&self, azure: &Simulator) {
         let chat = chat_request();
         let serves =

@@ -1,4 +1,4 @@
-//! The request most tests send.
+//! The chat request that most tests send.
 
 use serde_json::{json, Value};
 
@@ -24,26 +24,26 @@ pub struct Chat {
 }
 
 impl Chat {
-    /// The same for another deployment.
+    /// The request, for another deployment.
     pub fn deployment(mut self, name: &str) -> Self {
         self.path = path(name);
         self.body["model"] = name.into();
         self
     }
 
-    /// The same in the v1 form, with the deployment in the body alone.
+    /// The request in the v1 form, with the deployment in the body alone.
     pub fn v1(mut self) -> Self {
         self.path = "/openai/v1/chat/completions".to_owned();
         self
     }
 
-    /// The same as a stream of events.
+    /// The request, answered with a stream of events.
     pub fn streaming(mut self) -> Self {
         self.body["stream"] = true.into();
         self
     }
 
-    /// The same with a body of at least this many bytes.
+    /// The request, with a body of at least this many bytes.
     pub fn padded(mut self, bytes: usize) -> Self {
         self.body["messages"][0]["content"] = "x".repeat(bytes).into();
         self

@@ -1,4 +1,4 @@
-//! A client that shows and does what well-behaved ones hide: when each byte came, pauses, disconnections.
+//! A client for tests: it records when each byte came, can pause, and can disconnect at any point.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -14,7 +14,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that gives up when it hears nothing for 30 seconds.
+    /// A client that gives up after 30 seconds without a byte.
     pub fn new(address: SocketAddr) -> Self {
         Self {
             address,
@@ -22,13 +22,13 @@ impl Client {
         }
     }
 
-    /// Gives up when it hears nothing for this long.
+    /// Gives up after this long without a byte.
     pub fn give_up_after(mut self, silence: Duration) -> Self {
         self.silence = silence;
         self
     }
 
-    /// Sends a request and reads its answer; an answer that is cut off is an error.
+    /// Sends a request and reads its answer. A truncated answer is an error.
     pub fn send(
         &self,
         method: &str,
@@ -39,7 +39,7 @@ impl Client {
         whole(self.stream(method, path, headers, body)?.read_to_end())
     }
 
-    /// Sends a request and returns when the head of its answer is there.
+    /// Sends a request and returns after the head of its answer.
     pub fn stream(
         &self,
         method: &str,
@@ -56,7 +56,7 @@ impl Client {
         Stream::begin(socket, Vec::new(), method, started)
     }
 
-    /// Asks for a WebSocket and returns when the head of the answer is there.
+    /// Requests a WebSocket and returns after the head of the answer.
     pub fn upgrade(&self, path: &str, headers: &[(&str, &str)]) -> io::Result<Stream> {
         let mut headers = headers.to_vec();
         headers.extend([
@@ -77,7 +77,7 @@ impl Client {
         self.begin_upload(method, path, headers, ("transfer-encoding", "chunked"))
     }
 
-    /// Starts a request whose body has this length and is sent in pieces, at the caller's pace.
+    /// Starts a request whose body has an announced length and is sent in pieces, at the caller's pace.
     pub fn upload_of(
         &self,
         length: usize,
@@ -117,7 +117,7 @@ impl Client {
         })
     }
 
-    /// A connection to write bytes to as they are.
+    /// A connection for raw bytes.
     pub fn socket(&self) -> io::Result<TcpStream> {
         let socket = TcpStream::connect_timeout(&self.address, self.silence)?;
         socket.set_nodelay(true)?;
@@ -127,16 +127,16 @@ impl Client {
     }
 }
 
-/// A connection that is kept for the next request, as long as the other side keeps it.
+/// A connection that stays open for further requests until the server closes it.
 #[derive(Debug)]
 pub struct Connection {
     address: SocketAddr,
-    /// With what was read beyond the last answer; `None` once the connection has ended.
+    /// The connection, and the bytes read beyond the last answer; `None` once the connection has ended.
     socket: Option<(TcpStream, Vec<u8>)>,
 }
 
 impl Connection {
-    /// Sends a request and reads its answer; an answer that is cut off is an error, and so is a connection that has ended.
+    /// Sends a request and reads its answer. A truncated answer and a closed connection are errors.
     pub fn send(
         &mut self,
         method: &str,
@@ -161,13 +161,13 @@ impl Connection {
         Ok(response)
     }
 
-    /// Whether another request can be sent.
+    /// Whether the connection can send another request.
     pub fn is_open(&self) -> bool {
         self.socket.is_some()
     }
 }
 
-/// A request whose body is on its way. Dropping it disconnects in the middle of the request.
+/// A request whose body is being sent. Dropping it disconnects in the middle of the request.
 #[derive(Debug)]
 pub struct Upload {
     socket: TcpStream,
@@ -177,7 +177,7 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// Sends one chunk, or piece.
+    /// Sends a chunk, or a piece of a body with an announced length.
     pub fn chunk(&mut self, bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
@@ -200,7 +200,7 @@ impl Upload {
         }
     }
 
-    /// Ends a chunked body with these fields after it and waits for the head of the answer.
+    /// Ends a chunked body with these trailers and waits for the head of the answer.
     pub fn finish_with_trailers(mut self, trailers: &[(&str, &str)]) -> io::Result<Stream> {
         let mut end = String::from("0\r\n");
         for (name, value) in trailers {
@@ -222,20 +222,20 @@ impl Upload {
     }
 }
 
-/// An answer whose head is there and whose body comes in. Iterating gives the parts of the body as they arrive, each with
-/// its time. Dropping it disconnects in the middle of the answer.
+/// An answer whose head is read and whose body is arriving. Iterating yields the parts of the body, each with its time.
+/// Dropping it disconnects in the middle of the answer.
 #[derive(Debug)]
 pub struct Stream {
     /// The status code.
     pub status: u16,
     /// The header fields.
     pub headers: Headers,
-    /// When the request was begun.
+    /// The time when the request began.
     pub started: Instant,
-    /// When the head had arrived.
+    /// The time when the head was complete.
     pub head_at: Instant,
     socket: TcpStream,
-    /// Read from the connection, not yet taken apart.
+    /// Bytes read from the connection and not yet parsed.
     read: Vec<u8>,
     body: Body,
     ending: Option<Ending>,
@@ -283,17 +283,17 @@ impl Stream {
         self.headers.first(name)
     }
 
-    /// How the body ended; `None` while it has not.
+    /// How the body ended; `None` while it is arriving.
     pub fn ending(&self) -> Option<&Ending> {
         self.ending.as_ref()
     }
 
-    /// The fields after a chunked body, once it has ended.
+    /// The trailers of a chunked body that has ended.
     pub fn trailers(&self) -> Headers {
         self.body.trailers()
     }
 
-    /// Reads what is left of the body.
+    /// Reads the rest of the body.
     pub fn read_to_end(mut self) -> Response {
         self.drain()
     }
@@ -303,7 +303,7 @@ impl Stream {
         drop(self);
     }
 
-    /// The connection after `101 Switching Protocols`, and what was already read from it.
+    /// The connection after `101 Switching Protocols`, and the bytes already read from it.
     pub fn into_socket(self) -> (TcpStream, Vec<u8>) {
         (self.socket, self.read)
     }
@@ -366,7 +366,7 @@ impl Iterator for Stream {
     }
 }
 
-/// One read's worth; `false` at the end of the connection.
+/// Reads once. Returns `false` at the end of the connection.
 fn more(socket: &mut TcpStream, read: &mut Vec<u8>) -> io::Result<bool> {
     let mut buffer = [0; 64 * 1024];
     loop {
@@ -382,7 +382,8 @@ fn more(socket: &mut TcpStream, read: &mut Vec<u8>) -> io::Result<bool> {
     }
 }
 
-/// An answer may come, and the connection close, before the request is written; then the answer is what counts.
+/// Writes a request. A server may answer and close before it has read everything: then the answer counts, not the write
+/// error.
 fn write_unless_refused(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     match socket.write_all(bytes) {
         Err(error)
@@ -391,7 +392,7 @@ fn write_unless_refused(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<()> 
                 io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
             ) =>
         {
-            // An error here only says that the other side has closed already.
+            // An error here only means that the server has closed already.
             let _ = socket.shutdown(Shutdown::Write);
             Ok(())
         }
@@ -399,7 +400,7 @@ fn write_unless_refused(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<()> 
     }
 }
 
-/// The bytes of a request, with `host` and `content-length` where the caller gives none.
+/// The bytes of a request. Adds `host` and `content-length` if the caller did not give them.
 fn request(
     address: SocketAddr,
     method: &str,

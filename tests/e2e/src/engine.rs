@@ -1,9 +1,9 @@
-//! Every case is a test of its own for each retry engine it applies to.
+//! Test cases that run once for each retry engine.
 
-/// Makes each function a test for both retry engines, `filter_engine::case` and `router_engine::case`; after `filter:` or
-/// `router:` for that one alone.
+/// Makes each function a test for both retry engines, `filter_engine::case` and `router_engine::case`. After `filter:`
+/// or `router:` it makes a test for that engine only.
 ///
-/// The function gets the engine, and hands it to [`GatewayBuilder::engine`](crate::GatewayBuilder::engine).
+/// The function gets the engine and passes it to [`GatewayBuilder::engine`](crate::GatewayBuilder::engine).
 #[macro_export]
 macro_rules! cases {
     (filter: $($cases:tt)+) => { $crate::cases!(@filter_engine Filter $($cases)+); };

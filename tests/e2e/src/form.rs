@@ -1,14 +1,14 @@
 //! Forms, as SDKs send files.
 
-/// A `multipart/form-data` body. Its parts stand in the order in which they are added.
+/// A `multipart/form-data` body, whose parts are in the order of their addition.
 #[derive(Clone, Debug, Default)]
 pub struct Form(Vec<u8>);
 
 impl Form {
-    /// What separates the parts.
+    /// The boundary between the parts.
     const BOUNDARY: &str = "5f0c7c5e-form";
 
-    /// The header that goes with it.
+    /// The `content-type` of a form.
     pub const CONTENT_TYPE: (&str, &str) = (
         "content-type",
         "multipart/form-data; boundary=5f0c7c5e-form",
@@ -19,12 +19,12 @@ impl Form {
         Self::default()
     }
 
-    /// The same with one more value.
+    /// The form with one more value.
     pub fn text(self, name: &str, value: &str) -> Self {
         self.part(&format!("name=\"{name}\""), "", value.as_bytes())
     }
 
-    /// The same with one more file.
+    /// The form with one more file.
     pub fn file(self, name: &str, file_name: &str, content: &[u8]) -> Self {
         let attributes = format!("name=\"{name}\"; filename=\"{file_name}\"");
         self.part(

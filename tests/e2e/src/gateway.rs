@@ -19,20 +19,20 @@ use crate::admin::Admin;
 use crate::builder::{last_lines, GatewayBuilder, Process, StartError};
 use crate::Client;
 
-/// How long Envoy may take to be ready, on a machine that starts several at once.
+/// The longest time until Envoy is ready. Several Envoys may start at once on the machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long Envoy may take to accept or refuse a listener.
+/// The longest time until Envoy accepts or refuses a listener.
 const UPDATE_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long Envoy may take to end when asked to.
+/// The longest time until Envoy ends after a request to end.
 const END_LIMIT: Duration = Duration::from_secs(3);
 
 const POLL: Duration = Duration::from_millis(20);
 
-/// A running Envoy with the module, which ends when this is dropped. One that has ended before that fails the test.
+/// A running Envoy with the module. Dropping it ends Envoy; if Envoy has ended before, the test fails.
 ///
-/// Its files are in a temporary folder, which stays (and is named) when the test panics.
+/// Envoy's files are in a temporary folder. When the test panics, the folder stays and its path is printed.
 #[derive(Debug)]
 pub struct Gateway {
     folder: Option<TempDir>,
@@ -43,22 +43,22 @@ pub struct Gateway {
     workers: u32,
     admin: Admin,
     address: SocketAddr,
-    /// Whether it got so far that only a test may end it.
+    /// Whether Envoy was ready. From then on, only the test may end it.
     is_ready: bool,
 }
 
-/// What Envoy made of a new configuration.
+/// Envoy's reaction to a new configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
-    /// It serves with it.
+    /// Envoy serves with the new configuration.
     Accepted,
-    /// It refused it and serves with the one before. Here is Envoy's reason, and below it all that was logged meanwhile,
-    /// the module's own words among it.
+    /// Envoy refused the new configuration and keeps the old one. The text is Envoy's reason, followed by everything
+    /// logged meanwhile, the module's lines included.
     Rejected(String),
 }
 
 impl Gateway {
-    /// Options, to start one.
+    /// Options for a new gateway.
     pub fn builder() -> GatewayBuilder {
         GatewayBuilder::default()
     }
@@ -91,9 +91,9 @@ impl Gateway {
             .args(process.arguments)
             .arg("--admin-address-path")
             .arg(path.join(ADMIN_FILE))
-            // Lines of the access log appear at once, not every ten seconds.
+            // Lines of the access log appear after 20 ms, not after ten seconds.
             .args(["--file-flush-interval-msec", "20"])
-            // Nothing is shared with other Envoys on this machine.
+            // Envoy must share nothing with other Envoys on this machine.
             .arg("--disable-hot-restart")
             .envs(process.environment)
             .stdin(Stdio::null())
@@ -102,7 +102,7 @@ impl Gateway {
             .spawn()
             .unwrap_or_else(|e| panic!("start Envoy {}: {e}", version.number()));
 
-        // From here on the process is ended whatever happens.
+        // From here on, an error drops the gateway and so ends the process.
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut gateway = Self {
             folder: Some(folder),
@@ -127,16 +127,16 @@ impl Gateway {
         }
     }
 
-    /// Where clients connect.
+    /// The address for clients.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where the status page is, if the fleet has one.
+    /// The address of the status page.
     ///
     /// # Panics
     ///
-    /// When it is nowhere.
+    /// When the fleet has no status page.
     pub fn status_address(&self) -> SocketAddr {
         let address = self.admin.listener(render::STATUS_NAME);
         let address = address.unwrap_or_else(|e| panic!("admin interface: {e}"));
@@ -148,27 +148,27 @@ impl Gateway {
         format!("http://{}{path}", self.address)
     }
 
-    /// A client for it.
+    /// A client of the gateway.
     pub fn client(&self) -> Client {
         Client::new(self.address)
     }
 
-    /// What the configuration is rendered from, with the last update that was tried.
+    /// The fleet that the configuration is rendered from, with the last attempted update.
     pub fn fleet(&self) -> &Fleet {
         &self.fleet
     }
 
-    /// The plugin's configuration, with the last update that was tried.
+    /// The plugin's configuration, with the last attempted update.
     pub fn plugin(&self) -> Value {
         self.fleet.plugin.clone()
     }
 
-    /// Everything Envoy and the module have logged so far; the access log is not in it.
+    /// The log of Envoy and the module so far, without the access log.
     pub fn log(&self) -> String {
         read_lossy(&self.path.join(LOG_FILE))
     }
 
-    /// The access log so far, one JSON object per request that has ended. A line may be some 20 ms late.
+    /// The access log so far: one JSON object for each request that has ended. A line may be about 20 ms late.
     pub fn access_log(&self) -> Vec<Value> {
         read_lossy(&self.path.join(ACCESS_LOG_FILE))
             .lines()
@@ -176,17 +176,17 @@ impl Gateway {
             .collect()
     }
 
-    /// A counter or gauge; `None` when Envoy has none of this name.
+    /// The value of a counter or gauge; `None` if Envoy has none of this name.
     pub fn stat(&self, name: &str) -> Option<i64> {
         self.stats(name).get(name).copied()
     }
 
-    /// What a counter of the module says, `wasmcustom.aoai.` left out of its name, when every attempt that has reached a backend is
-    /// counted: the workers hand their counts over once a second, and until then what is not to be counted is not there either.
+    /// The value of a counter `wasmcustom.aoai.NAME` after every attempt that has reached a backend is counted. Workers
+    /// report counts once a second. Before that, a zero would prove nothing.
     ///
     /// # Panics
     ///
-    /// When they are not counted within seconds.
+    /// When the attempts are not counted within seconds.
     pub fn settled_stat(&self, azure: &Simulator, name: &str) -> i64 {
         let attempts = || {
             let stats = self.stats("wasmcustom.aoai.backend.");
@@ -204,7 +204,7 @@ impl Gateway {
             .unwrap_or_else(|| panic!("no counter {name}"))
     }
 
-    /// The counters and gauges whose names start with `prefix`. The module's start with `wasmcustom.`.
+    /// The counters and gauges whose names start with `prefix`. The module's names start with `wasmcustom.`.
     ///
     /// # Panics
     ///
@@ -218,18 +218,18 @@ impl Gateway {
         })
     }
 
-    /// What the admin interface says at this path.
+    /// The admin interface's answer at this path.
     ///
     /// # Panics
     ///
-    /// When it does not answer 200.
+    /// When the status is not 200.
     pub fn admin(&self, path: &str) -> String {
         self.admin
             .get(path)
             .unwrap_or_else(|e| panic!("admin interface: {e}"))
     }
 
-    /// Envoy's memory in bytes: what is resident now.
+    /// Envoy's resident memory now, in bytes.
     pub fn memory(&self) -> u64 {
         let status =
             fs::read_to_string(format!("/proc/{}/status", self.envoy.id())).expect("Envoy runs");
@@ -241,11 +241,11 @@ impl Gateway {
             .expect("VmRSS in /proc")
     }
 
-    /// Checks that Envoy still runs and answers, and that the module has never trapped: no VM of it was started again.
+    /// Checks that Envoy runs and answers, and that the module has never trapped: no VM was restarted.
     ///
     /// # Panics
     ///
-    /// When one of that is not so.
+    /// When one of these checks fails.
     pub fn assert_unharmed(&self) {
         let stats = self.stats("wasm.");
         let reloads = |(name, count): (&String, &i64)| name.contains("vm_reload") && *count > 0;
@@ -256,11 +256,11 @@ impl Gateway {
         );
     }
 
-    /// Waits until no request is in progress, of a client or to a backend.
+    /// Waits until no request of a client or to a backend is in progress.
     ///
     /// # Panics
     ///
-    /// When one still is after this time.
+    /// When a request is still in progress after `limit`.
     pub fn assert_quiet_within(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         loop {
@@ -283,7 +283,7 @@ impl Gateway {
     ///
     /// # Panics
     ///
-    /// When it does not within `limit`; the message says `what` was waited for and has the end of the log.
+    /// When the condition does not hold within `limit`. The message has `what`, and the end of the log.
     pub fn wait_for(&self, condition: impl Fn(&Self) -> bool, limit: Duration, what: &str) {
         let deadline = Instant::now() + limit;
         while !condition(self) {
@@ -296,22 +296,23 @@ impl Gateway {
         }
     }
 
-    /// Gives the module a new configuration while Envoy runs, and waits until Envoy has accepted it, on every worker, or
+    /// Gives the module a new configuration while Envoy runs. Waits until every worker has accepted it, or Envoy has
     /// refused it.
     ///
     /// # Panics
     ///
-    /// When Envoy does neither.
+    /// When Envoy neither accepts nor refuses the configuration.
     pub fn update(&mut self, plugin: Value) -> Update {
         self.fleet.plugin = plugin;
         self.reload()
     }
 
-    /// Gives the listener another module while Envoy runs, and waits as [`update`](Self::update) does. Clusters keep the one they have.
+    /// Gives the listener another module while Envoy runs, and waits like [`update`](Self::update). The clusters keep
+    /// their module.
     ///
     /// # Panics
     ///
-    /// When Envoy neither accepts nor refuses it.
+    /// When Envoy neither accepts nor refuses the module.
     pub fn update_module(&mut self, module: &Path) -> Update {
         self.fleet.module = module.to_owned();
         self.reload()
@@ -370,7 +371,7 @@ impl Gateway {
         Err(format!("waited {START_LIMIT:?} for {missing}"))
     }
 
-    /// What is still missing before requests can be served, or why they never will.
+    /// The next missing condition before the gateway can serve; `None` when it can. An error if it never will.
     fn progress(&mut self) -> Result<Option<&'static str>, String> {
         if self.admin_address().is_none() {
             return Ok(Some("its admin interface"));
@@ -411,7 +412,7 @@ impl Gateway {
         Some(address)
     }
 
-    /// Asks Envoy to end, and ends it when it does not. Says how it ended if that was before it was asked.
+    /// Asks Envoy to end, and kills it if it does not. Returns the exit status if Envoy had ended before.
     fn end(&mut self) -> io::Result<Option<std::process::ExitStatus>> {
         if let Some(status) = self.envoy.try_wait()? {
             return Ok(Some(status));
@@ -457,7 +458,7 @@ const LOG_FILE: &str = "envoy.log";
 const ACCESS_LOG_FILE: &str = "access.log";
 const LISTENER_STATS: &str = "listener_manager.";
 
-/// Puts the listener's file in place by renaming, which is what Envoy watches for.
+/// Puts the listener's file in place by renaming it, the event that Envoy watches for.
 fn write_listener(folder: &Path, fleet: &Fleet, rewrites: &[(String, String)]) {
     let new = folder.join("listener.yaml.new");
     let mut listener = render::listener(fleet);

@@ -1,7 +1,7 @@
-//! The harness of the end-to-end tests: a real Envoy with the built module in front of simulated Azure OpenAI resources.
+//! A harness for end-to-end tests: a real Envoy with the built module, in front of simulated Azure OpenAI resources.
 //!
-//! Everything is synchronous, so a test is a plain `#[test]` that reads from top to bottom, and any number run at once:
-//! every [`Gateway`] has ports and files of its own and ends with the test.
+//! Everything is synchronous, so a test is a plain `#[test]` that reads from top to bottom. Tests can run at once: each
+//! [`Gateway`] has its own ports and files, and ends with the test.
 //!
 //! ```no_run
 //! use e2e::{chat_request, simulate, Gateway};
@@ -18,8 +18,8 @@
 //! assert_eq!(answer.header("x-aoai-backend"), Some("westus"));
 //! ```
 //!
-//! What has to be there is told by the environment, as `cargo xtask test` sets it: `AOAI_WASM` names the built module,
-//! `AOAI_ENVOY_1_40_0` and its like the Envoy binaries. A test that misses one fails; none is skipped.
+//! `cargo xtask test` sets the environment variables that the tests need. `AOAI_WASM` names the built module, and
+//! `AOAI_ENVOY_1_40_0` and the like name the Envoy binaries. A test without its variable fails; none is skipped.
 
 mod admin;
 mod browser;

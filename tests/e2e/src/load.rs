@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::{Chat, Connection, Gateway, Response};
 
-/// Runs `work` on this many threads at once, each told its number, and returns what they return, in order.
+/// Runs `work` on this many threads at once, each with its number. Returns the results in order.
 ///
 /// # Panics
 ///
-/// When one of them does.
+/// When one of the threads does.
 pub fn parallel<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let work = &work;
     thread::scope(|scope| {
@@ -35,9 +35,9 @@ impl Drop for SetOnDrop<'_> {
     }
 }
 
-/// Sends `total` requests over this many kept connections, each sending one after the other, and ends by itself.
+/// Sends `total` requests over this many connections. Each connection sends one request after the other.
 ///
-/// A connection that ends is opened again; a request that failed is counted, not repeated.
+/// A connection that ends is opened again. A failed request is counted, not repeated.
 pub fn load(gateway: &Gateway, connections: usize, total: usize, chat: &Chat) -> LoadResult {
     let body = chat.bytes();
     let next = AtomicUsize::new(0);
@@ -79,33 +79,33 @@ pub fn load(gateway: &Gateway, connections: usize, total: usize, chat: &Chat) ->
 /// The header of a JSON request.
 pub(crate) const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 
-/// What became of the requests of a [`load`].
+/// The results of a [`load`].
 #[derive(Clone, Debug, Default)]
 pub struct LoadResult {
-    /// How many answers had each status.
+    /// The number of answers by status.
     pub statuses: BTreeMap<u16, usize>,
-    /// How many requests got no whole answer, by reason.
+    /// The number of requests without a whole answer, by reason.
     pub errors: BTreeMap<String, usize>,
-    /// How many answers each backend gave, by its own word (`x-sim-backend`), else by the filter's (`x-aoai-backend`).
+    /// The number of answers by backend, as `x-sim-backend` names it, or else `x-aoai-backend`.
     pub backends: BTreeMap<String, usize>,
-    /// How long each answered request took, shortest first.
+    /// The durations of the answered requests, shortest first.
     pub times: Vec<Duration>,
-    /// From the first request to the last answer.
+    /// The time from the first request to the last answer.
     pub elapsed: Duration,
 }
 
 impl LoadResult {
-    /// How many answers had this status.
+    /// The number of answers with this status.
     pub fn status(&self, status: u16) -> usize {
         self.statuses.get(&status).copied().unwrap_or_default()
     }
 
-    /// How many answers this backend gave.
+    /// The number of answers from this backend.
     pub fn backend(&self, name: &str) -> usize {
         self.backends.get(name).copied().unwrap_or_default()
     }
 
-    /// The time within which this share (0 to 1) of the answered requests were answered.
+    /// The time within which this share (0 to 1) of the answered requests ended.
     pub fn within(&self, share: f64) -> Duration {
         let index = (self.times.len() as f64 * share).ceil() as usize;
         self.times

@@ -1,4 +1,4 @@
-//! A Redis of a test's own.
+//! A Redis for one test.
 
 use std::env;
 use std::path::PathBuf;
@@ -8,21 +8,21 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// How long Redis may take to start.
+/// The longest time until Redis serves.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// A running Redis, which listens on a unix socket. It ends with the value.
+/// A running Redis that listens on a unix socket. It ends when this value is dropped.
 pub struct Redis {
     server: Child,
     folder: TempDir,
 }
 
 impl Redis {
-    /// Starts an empty one.
+    /// Starts an empty Redis.
     ///
     /// # Panics
     ///
-    /// When it does not start, or `AOAI_REDIS` does not tell where it is.
+    /// When Redis does not start, or `AOAI_REDIS` does not name its binary.
     pub fn start() -> Self {
         let program = env::var_os("AOAI_REDIS")
             .expect("run `cargo xtask test`: AOAI_REDIS tells where Redis is");
@@ -45,7 +45,7 @@ impl Redis {
         this
     }
 
-    /// Its URL.
+    /// The URL of this Redis.
     pub fn url(&self) -> String {
         format!("redis+unix://{}", self.socket().display())
     }

@@ -1,4 +1,4 @@
-//! Three resources that have little in common, as real fleets do.
+//! Three resources with different names, APIs and credentials, like those of real fleets.
 
 use serde_json::json;
 use simulator::{Api, Simulator};
@@ -8,12 +8,13 @@ use crate::{simulate_with, Gateway, GatewayBuilder};
 /// The key of the resource `east`.
 const KEY: &str = "EAST-SECRET";
 
-/// Three resources, and a gateway that knows how they differ. Clients know the deployments `gpt-4o`, `embed` and `whisper`.
+/// Three resources, and a gateway that is configured for their differences. Clients use the deployments `gpt-4o`,
+/// `embed` and `whisper`.
 ///
-/// - `east` is shown a key, has names of its own for all deployments, and no others.
-/// - `west` is shown a token, has the clients' names, and wants a version of the dated API of its own.
-/// - `north` is a project with a base path, is shown a token, has a longer name for one deployment, and lacks audio, which
-///   the gateway has to find out.
+/// - `east` needs a key. All its deployments have names of its own, and it has no others.
+/// - `west` needs a token, has the clients' names, and needs its own version of the dated API.
+/// - `north` is a project with a base path and needs a token. It has a longer name for one deployment. It lacks audio,
+///   which the gateway has to find out.
 ///
 /// # Panics
 ///

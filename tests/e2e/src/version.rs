@@ -1,4 +1,4 @@
-//! Where the binaries under test are.
+//! The binaries under test.
 
 use std::env;
 use std::path::PathBuf;
@@ -6,21 +6,21 @@ use std::path::PathBuf;
 /// A release of Envoy that the module is tested with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EnvoyVersion {
-    /// The newest.
+    /// The newest supported release.
     V1_40_0,
-    /// The first whose router can choose a cluster per attempt.
+    /// The first release whose router can choose a cluster for each attempt.
     V1_39_0,
-    /// One before that.
+    /// A release whose router cannot choose a cluster for each attempt.
     V1_38_2,
-    /// The oldest that is supported.
+    /// The oldest supported release.
     V1_36_4,
 }
 
 impl EnvoyVersion {
-    /// All of them, newest first.
+    /// All releases, newest first.
     pub const ALL: [Self; 4] = [Self::V1_40_0, Self::V1_39_0, Self::V1_38_2, Self::V1_36_4];
 
-    /// The version as people write it.
+    /// The version number, such as `1.40.0`.
     pub fn number(self) -> &'static str {
         match self {
             Self::V1_40_0 => "1.40.0",
@@ -30,26 +30,26 @@ impl EnvoyVersion {
         }
     }
 
-    /// The binary, as the environment names it: `AOAI_ENVOY_1_40_0` and so on.
+    /// The path of the binary, from a variable such as `AOAI_ENVOY_1_40_0`.
     ///
     /// # Panics
     ///
-    /// When the variable is not set, since a test without Envoy would prove nothing.
+    /// When the variable is not set: a test without Envoy would prove nothing.
     pub fn binary(self) -> PathBuf {
         let variable = format!("AOAI_ENVOY_{}", self.number().replace('.', "_"));
         from_environment(&variable, &format!("the binary of Envoy {}", self.number()))
     }
 }
 
-/// Names the version that tests use unless they say otherwise.
+/// The variable that names the default version of the tests.
 const VERSION: &str = "AOAI_ENVOY_VERSION";
 
 impl Default for EnvoyVersion {
-    /// The one that the environment names as `AOAI_ENVOY_VERSION`, else the newest.
+    /// The version that `AOAI_ENVOY_VERSION` names, or else the newest.
     ///
     /// # Panics
     ///
-    /// When it names one that the module is not tested with.
+    /// When the variable names a version that the module is not tested with.
     fn default() -> Self {
         match env::var_os(VERSION) {
             Some(number) => Self::named(&number.to_string_lossy()),
@@ -70,7 +70,7 @@ impl EnvoyVersion {
     }
 }
 
-/// The built module, as `AOAI_WASM` names it.
+/// The path of the built module, from `AOAI_WASM`.
 ///
 /// # Panics
 ///
@@ -89,7 +89,7 @@ fn from_environment(variable: &str, what: &str) -> PathBuf {
         "{variable} names {}, which is no file",
         path.display()
     );
-    // Envoy may run in another folder.
+    // Envoy may run in another folder, so the path must be absolute.
     std::path::absolute(&path).expect("a path can be made absolute")
 }
 
@@ -108,7 +108,7 @@ mod tests {
     #[should_panic(
         expected = "AOAI_ENVOY_VERSION=1.2.3: no such version; use one of 1.40.0, 1.39.0, 1.38.2, 1.36.4"
     )]
-    fn an_unknown_version_is_answered_with_the_known_ones() {
+    fn an_error_about_an_unknown_version_names_the_known_ones() {
         EnvoyVersion::named("1.2.3");
     }
 }

@@ -1,11 +1,11 @@
-//! HTTP/1.1 as it arrives: heads, framings, and what a test sees of them.
+//! HTTP/1.1 on the wire: heads and framings, and their form in tests.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Header fields in the order in which they came.
+/// Header fields in the order of their arrival.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers(pub Vec<(String, String)>);
 
@@ -28,20 +28,20 @@ impl Headers {
     }
 }
 
-/// An answer that came to its end.
+/// An answer that has ended.
 #[derive(Clone, Debug)]
 pub struct Response {
     /// The status code.
     pub status: u16,
     /// The header fields.
     pub headers: Headers,
-    /// The body, its framing taken off.
+    /// The body, without its framing.
     pub body: Vec<u8>,
-    /// The fields after a chunked body.
+    /// The trailers of a chunked body.
     pub trailers: Headers,
     /// How the body ended.
     pub ending: Ending,
-    /// From before the request was sent until the last byte came.
+    /// The time from the start of the request to the last byte.
     pub elapsed: Duration,
 }
 
@@ -51,12 +51,12 @@ impl Response {
         self.headers.first(name)
     }
 
-    /// The simulated backend that gave the answer; `nobody` if the gateway did.
+    /// The simulated backend that answered; `nobody` if the gateway answered.
     pub fn backend(&self) -> &str {
         self.header("x-sim-backend").unwrap_or("nobody")
     }
 
-    /// The `id` of a success.
+    /// The `id` in a successful answer.
     ///
     /// # Panics
     ///
@@ -66,7 +66,7 @@ impl Response {
         self.json()["id"].as_str().expect("an id").to_owned()
     }
 
-    /// The body as text, with a mark for bytes that are none.
+    /// The body as text, with a replacement character for each invalid byte.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -75,7 +75,7 @@ impl Response {
     ///
     /// # Panics
     ///
-    /// When it is not JSON; the message shows it.
+    /// When it is not JSON. The message has the body.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| {
             panic!(
@@ -90,18 +90,18 @@ impl Response {
 /// How a body ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// With all that the head promised.
+    /// The body is complete, as its head announced.
     Complete,
-    /// Before that: the connection was closed, reset or silent for too long.
+    /// The body is truncated: the connection was closed, reset or silent for too long.
     Cut(io::ErrorKind),
 }
 
 /// A part of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
-    /// When it was read from the connection.
+    /// The time when this part was read from the connection.
     pub at: Instant,
-    /// What came with that one read, its framing taken off.
+    /// The bytes of one read, without their framing.
     pub bytes: Vec<u8>,
 }
 
@@ -110,12 +110,12 @@ pub struct Chunk {
 pub(crate) struct Head {
     pub(crate) status: u16,
     pub(crate) headers: Headers,
-    /// How many bytes it took.
+    /// The length of the head in bytes.
     pub(crate) length: usize,
 }
 
 impl Head {
-    /// The head at the start of `bytes`, or `None` while it is not complete.
+    /// The head at the start of `bytes`; `None` while it is incomplete.
     pub(crate) fn parse(bytes: &[u8]) -> io::Result<Option<Self>> {
         let mut fields = [httparse::EMPTY_HEADER; 128];
         let mut parsed = httparse::Response::new(&mut fields);
@@ -131,10 +131,10 @@ impl Head {
     }
 }
 
-/// Takes the framing off a body, piece by piece.
+/// The framing of a body, which is removed piece by piece.
 #[derive(Debug)]
 pub(crate) enum Body {
-    /// This many bytes are left.
+    /// This many bytes are missing.
     Length(u64),
     Chunked(Chunked),
     UntilClose,
@@ -170,7 +170,7 @@ impl Body {
         }
     }
 
-    /// What is body in the bytes that just came. What follows the end of the body is left in `bytes`.
+    /// The body's bytes among those that just came. Bytes after the end of the body stay in `bytes`.
     pub(crate) fn take(&mut self, bytes: &mut Vec<u8>) -> io::Result<Vec<u8>> {
         match self {
             Self::Length(left) => {

@@ -52,7 +52,7 @@ mod router_engine_alone {
         assert!(gateway.log().contains("the route lacks the matcher cluster specifier on filter state wasm.aoai_next"));
     }
 
-    fn a_backend_that_asks_for_a_retry_is_left_for_the_next_one(engine) {
+    fn a_backends_own_mark_leads_to_the_next_backend(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(Behaviour::normal_with(&[("x-aoai-retry", "1")]));

@@ -1,8 +1,8 @@
-//! Properties of the core that hold for any bytes: of readers, of what changes a request, and of its state machine.
+//! Properties of the core that hold for any bytes: of its readers, its changes to requests, and its state machine.
 //!
-//! A [`Target`] is a function of bytes that panics where its property does not hold. Many compare the core with a plain
-//! implementation that is slow and obvious. The same targets run in three ways: a second each in `cargo xtask test`, longer with
-//! random mutations of the corpus ([`run`]), and under libFuzzer, which coverage guides (`main.rs`).
+//! A [`Target`] is a function of bytes that panics where its property does not hold. Many compare the core with a
+//! plain, slow implementation. The targets run in three ways: a second each in `cargo xtask test`, longer with random
+//! mutations of the corpus ([`run`]), and under libFuzzer, which coverage guides (`main.rs`).
 
 pub mod mutation;
 pub mod run;
@@ -11,10 +11,10 @@ mod targets;
 use std::fs;
 use std::path::PathBuf;
 
-/// A property that is tried with any bytes.
+/// A property that must hold for any bytes.
 #[derive(Clone, Copy)]
 pub struct Target {
-    /// Its name, which also is that of its folder in `corpus`.
+    /// The target's name, and that of its folder in `corpus`.
     pub name: &'static str,
     /// Panics where the property does not hold.
     pub check: fn(&[u8]),
@@ -79,7 +79,7 @@ pub const TARGETS: [Target; 13] = [
 /// The target with this name.
 ///
 /// # Errors
-/// There is none; the text lists the names.
+/// No target has this name. The text lists the names.
 pub fn target(name: &str) -> Result<Target, String> {
     let found = TARGETS.into_iter().find(|target| target.name == name);
     found.ok_or_else(|| {
@@ -89,17 +89,17 @@ pub fn target(name: &str) -> Result<Target, String> {
 }
 
 impl Target {
-    /// The folder of its checked-in inputs.
+    /// The folder of the target's checked-in inputs.
     pub fn corpus_folder(&self) -> PathBuf {
         PathBuf::from(env!("CARGO_MANIFEST_DIR"))
             .join("corpus")
             .join(self.name)
     }
 
-    /// Its checked-in inputs, in the order of their names.
+    /// The target's checked-in inputs, in the order of their names.
     ///
     /// # Panics
-    /// They cannot be read.
+    /// When they cannot be read.
     pub fn corpus(&self) -> Vec<Vec<u8>> {
         let folder = self.corpus_folder();
         let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder:?}: {error}"));

@@ -1,5 +1,5 @@
-//! `fuzz TARGET SECONDS SEED` tries a target for a time; `fuzz TARGET FILE` tries one input. Built with `--cfg fuzzing` it is a
-//! fuzzer of libFuzzer for the target that `AOAI_FUZZ_TARGET` names. `cargo xtask fuzz` runs either.
+//! Runs targets. `fuzz TARGET SECONDS SEED` tries a target for a time, and `fuzz TARGET FILE` tries one input. Built
+//! with `--cfg fuzzing`, it is a libFuzzer of the target that `AOAI_FUZZ_TARGET` names. `cargo xtask fuzz` runs either.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,16 +1,16 @@
-//! Inputs that are made from others at random, all from one seed.
+//! Random changes of inputs, all from one seed.
 
-/// Numbers that decide what happens at borders.
+/// Bytes at the borders of readers' decisions.
 const NUMBERS: [u8; 8] = [0, 1, 9, 0x7f, 0x80, 0xff, b'\n', b'"'];
 
 /// A random number generator, splitmix64, which makes inputs.
 pub struct Mutator(pub u64);
 
 impl Mutator {
-    /// An input that is one or more steps away from one of the `corpus`, which is not empty.
+    /// An input that is one or more steps away from an input of `corpus`, which must not be empty.
     pub fn input(&mut self, corpus: &[Vec<u8>], longest: usize) -> Vec<u8> {
         let mut input = corpus[self.below(corpus.len())].clone();
-        // Few steps leave much of a realistic input as it was; many lead far away.
+        // Few steps keep much of a realistic input. Many lead far away.
         for _ in 0..1 << self.below(5) {
             self.step(&mut input, corpus);
         }
@@ -36,13 +36,13 @@ impl Mutator {
                 }
             }
             5 => {
-                // A part twice, or somewhere else.
+                // Repeats a part, or moves it.
                 let part = input[at..end].to_vec();
                 let to = self.below(input.len() + 1);
                 input.splice(to..to, part);
             }
             6 | 7 => {
-                // A part of another input, in the place of one of this or between.
+                // Inserts a part of another input, or replaces a part by it.
                 let other = &corpus[self.below(corpus.len())];
                 let from = self.below(other.len() + 1);
                 let to = from + self.below((other.len() - from).min(64) + 1);

@@ -1,4 +1,4 @@
-//! Runs of a target with the corpus and its random mutations, for a time.
+//! Runs of a target for a time, with its corpus and random mutations.
 
 use std::fs;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -11,7 +11,7 @@ use crate::Target;
 /// The longest input that mutations make, in bytes.
 pub const LONGEST: usize = 4096;
 
-/// How many inputs are made between two looks at the clock.
+/// The number of inputs between two reads of the clock.
 const ROUND: u64 = 16;
 
 /// An input for which a target's property does not hold.
@@ -19,11 +19,11 @@ const ROUND: u64 = 16;
 pub struct Broken {
     /// The input.
     pub input: Vec<u8>,
-    /// How many inputs held before.
+    /// The number of inputs before it for which the property held.
     pub executions: u64,
 }
 
-/// Tries the corpus, and then inputs that follow from `seed`, until `time` is over. How many were tried.
+/// Tries the corpus, and then inputs that follow from `seed`, until `time` is over. Returns the number of inputs.
 ///
 /// # Errors
 /// The property does not hold for an input; the panic's message has been printed.
@@ -50,10 +50,10 @@ pub fn run(target: &Target, seed: u64, time: Duration) -> Result<u64, Broken> {
     Ok(executions)
 }
 
-/// Writes the input of `broken` below `folder`; its path.
+/// Writes the input of `broken` below `folder`, and returns its path.
 ///
 /// # Panics
-/// It cannot be written.
+/// When it cannot be written.
 pub fn keep(target: &Target, broken: &Broken, folder: &Path) -> PathBuf {
     let hash = broken
         .input

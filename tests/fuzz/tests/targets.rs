@@ -1,4 +1,4 @@
-//! Every target holds for its corpus, and for a second of random mutations. `cargo xtask fuzz` runs them longer.
+//! Every target holds for its corpus, and for a second of random mutations. `cargo xtask fuzz` runs targets longer.
 
 use std::fs;
 use std::path::Path;

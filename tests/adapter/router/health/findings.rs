@@ -1,4 +1,4 @@
-//! What attempts say about their backends, with an answer and without one.
+//! Findings of attempts about their backends, with and without an answer.
 
 use serde_json::json;
 
@@ -35,7 +35,7 @@ fn the_routers_time_limit_is_the_largest_of_all_backends() {
 }
 
 #[test]
-fn the_first_byte_in_time_is_told_from_none() {
+fn an_answer_that_begins_in_time_is_no_failure() {
     let mut config = routing(json!({}));
     config["backends"].as_array_mut().unwrap().truncate(1);
     config["backends"][0]["first_byte_timeout"] = json!("2s");

@@ -1,4 +1,5 @@
-//! Where the router goes on from attempts that get no answer: written down before, looked at again once a second.
+//! The cluster to which the router goes after an attempt without an answer: written down before, and checked once a
+//! second.
 
 use mock_host::Stream;
 use serde_json::json;
@@ -6,7 +7,7 @@ use serde_json::json;
 use super::*;
 
 #[test]
-fn the_router_is_led_past_those_who_are_out() {
+fn the_router_is_led_past_unavailable_backends() {
     let gateway = Engine::Router.fleet(3, json!({}));
     let slow = gateway.send();
     assert_eq!(foreseen(&slow), "aoai_west");
@@ -14,7 +15,7 @@ fn the_router_is_led_past_those_who_are_out() {
     assert_eq!(other.attempt().cluster(), "aoai_west");
     throttle(&other.attempt(), "30");
     answer(&other.attempt(), 200, "fine");
-    // What follows an answer is chosen with the answer; what follows none is looked at again every second.
+    // The backend after an answer is chosen with the answer. The backend after no answer is checked every second.
     gateway.host.advance(seconds(2));
     assert_eq!(foreseen(&slow), "aoai_north");
     slow.attempt().fail();
@@ -25,7 +26,7 @@ fn the_router_is_led_past_those_who_are_out() {
 }
 
 #[test]
-fn an_attempt_that_finds_its_backend_out_is_made_all_the_same() {
+fn an_attempt_on_an_unavailable_backend_is_still_made() {
     let gateway = Engine::Router.fleet(3, json!({}));
     let slow = gateway.send();
     let other = gateway.send();
@@ -53,7 +54,7 @@ fn an_attempt_that_finds_its_backend_out_is_made_all_the_same() {
 }
 
 #[test]
-fn with_no_one_foreseen_one_that_becomes_well_is_found() {
+fn a_backend_that_recovers_becomes_the_foreseen_one() {
     let gateway = Engine::Router.fleet(2, json!({}));
     let slow = gateway.send();
     let other = gateway.send();
@@ -78,7 +79,7 @@ fn with_no_one_foreseen_one_that_becomes_well_is_found() {
 }
 
 #[test]
-fn looking_ahead_leaves_the_filter_engines_requests_alone() {
+fn foreseeing_does_not_change_the_filter_engines_requests() {
     let gateway = Engine::Router.fleet(2, json!({}));
     let other = gateway.vm.plugin(Setup::new(CONFIG)).unwrap();
     gateway.host.advance(millis(50));

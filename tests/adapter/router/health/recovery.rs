@@ -16,7 +16,7 @@ fn a_place_is_given_back_when_the_router_makes_no_attempt() {
         }
         request.disconnect();
     };
-    // Not a failure, so the second backend is free for the others.
+    // The answer is not a failure, so the second backend stays free for the others.
     answer(&request.attempt(), 401, &error("PermissionDenied"));
     assert_eq!(
         outcome(&request).0,

@@ -1,4 +1,5 @@
-//! The configuration: any bytes are read or refused, what is accepted keeps its bounds and can be used, and no secret is shown.
+//! The configuration: any bytes are read or refused. An accepted configuration keeps its bounds and can be used. No
+//! secret is shown.
 
 use std::collections::BTreeSet;
 
@@ -7,11 +8,11 @@ use azure_openai_balancer::core::config::{Config, Plugin, MAX_ATTEMPTS, MAX_BACK
 
 use super::machine::host::MapAndClock;
 
-/// The value of variables, which may be keys.
+/// The value of the variables, which may be keys.
 const SECRET: &str = "hidden-in-a-variable";
 
 pub(crate) fn check(input: &[u8]) {
-    // What has this prefix is Entra ID's, and no secret.
+    // Variables with this prefix are Entra ID's and hold no secret.
     let variable = |name: &str| (!name.starts_with("AZURE_")).then(|| SECRET.to_owned());
     let read = Plugin::from_bytes(input, &variable);
     let shown = match &read {

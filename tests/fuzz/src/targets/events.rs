@@ -11,7 +11,7 @@ pub(crate) fn check(input: &[u8]) {
     assert!(!is_too_long);
     assert_eq!(found, naive(input));
 
-    // Behind an event that is too long there is nothing; what is in front is as it was.
+    // An event that is too long ends the list. The events before it are unchanged.
     let (short, _) = same_for_all_cuts(input, |chunks| read(chunks, 64));
     assert!(found.starts_with(&short));
 }

@@ -25,7 +25,7 @@ pub(crate) fn check(input: &[u8]) {
     }
 }
 
-/// A body that flate2 decodes as it is.
+/// A body that flate2 decodes unchanged.
 fn check_whole(input: &[u8]) {
     let expected = match input {
         [0x1f, 0x8b, ..] => all(GzDecoder::new(input)),
@@ -35,7 +35,7 @@ fn check_whole(input: &[u8]) {
     agrees(input, expected.as_ref());
 }
 
-/// The input as the DEFLATE stream in gzip, whose checksum is not looked at, and in zlib.
+/// The input as a DEFLATE stream in gzip, whose checksum is not checked, and in zlib.
 fn check_framed(input: &[u8]) {
     let expected = all(DeflateDecoder::new(input));
     for frame in [GZIP, ZLIB] {
@@ -44,15 +44,15 @@ fn check_framed(input: &[u8]) {
     }
 }
 
-/// What is decoded here is what flate2 decodes, if that does. flate2 takes what is in front of all output for zeros, where a stream
-/// repeats that; here it is an error.
+/// The decoded bytes are those of flate2, if flate2 decodes the body. If a stream repeats bytes from before its output,
+/// flate2 takes zeros for them. Here that is an error.
 fn agrees(body: &[u8], expected: Option<&Vec<u8>>) {
     if let (Some(expected), Cow::Owned(decoded)) = (expected, decoded(body)) {
         assert_eq!(&decoded, expected);
     }
 }
 
-/// What flate2 encodes is decoded.
+/// Bodies that flate2 encodes are decoded.
 fn check_encoded(input: &[u8]) {
     let level = Compression::new((choice(input) % 10) as u32);
     let mut gzip = GzEncoder::new(Vec::new(), level);
@@ -70,7 +70,7 @@ fn check_encoded(input: &[u8]) {
     }
 }
 
-/// All that a decoder gives, if it gives no error and no more than is decoded here.
+/// All bytes of a decoder; `None` after an error, or if there are more than the core decodes.
 fn all(decoder: impl Read) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let most = MOST_DECODED as u64 + 1;

@@ -1,4 +1,4 @@
-//! A plain reading of JSON with `serde_json`, with which the core's reader is compared.
+//! A plain reader of JSON by `serde_json`, to compare the core's reader with.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,12 +12,12 @@ use serde_json::value::RawValue;
 /// The longest key that is read, in bytes.
 const LONGEST_KEY: usize = 32;
 
-/// What a document says.
+/// The parts of a document that the core looks for.
 #[derive(Debug, Default)]
 pub(super) struct Document {
-    /// The strings that may belong to a resource, between their quotes, and what each is.
+    /// The strings that may belong to a resource, without their quotes, and the kind of each.
     pub(super) values: Vec<(Range<usize>, Kind)>,
-    /// The string that is the document's last `model`, between its quotes.
+    /// The document's last `model`, without its quotes.
     pub(super) model: Option<Range<usize>>,
     pub(super) background: bool,
     pub(super) stream: bool,
@@ -25,7 +25,7 @@ pub(super) struct Document {
     pub(super) for_batch: bool,
 }
 
-/// What stands directly under a key, or in a list.
+/// The place of a value: directly under a key, or in a list.
 #[derive(Clone, Copy, PartialEq)]
 enum Under {
     Model,
@@ -40,7 +40,7 @@ enum Under {
 }
 
 impl Document {
-    /// Reads `text`; `None` if it is not JSON, or has a key whose length is counted in another way.
+    /// Reads `text`; `None` if it is not JSON, or has a key whose length the core counts in another way.
     pub(super) fn read(text: &str) -> Option<Self> {
         let root: &RawValue = serde_json::from_str(text).ok()?;
         let mut document = Self::default();
@@ -141,7 +141,7 @@ impl Document {
     }
 }
 
-/// The members of an object in their order, those with equal keys too.
+/// The members of an object in their order, equal keys included.
 struct Members<'d>(Vec<(&'d RawValue, &'d RawValue)>);
 
 impl<'d> Deserialize<'d> for Members<'d> {

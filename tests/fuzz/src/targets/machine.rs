@@ -1,4 +1,4 @@
-//! A request's state machine, driven by the model of Envoy that `tests/exchange.rs` has. The input says what happens.
+//! A request's state machine, driven by the model of Envoy from `tests/exchange.rs`. The input decides the events.
 
 #[path = "../../../exchange/envoy.rs"]
 #[allow(dead_code)]
@@ -12,7 +12,7 @@ pub(crate) mod world;
 use envoy::{Ended, Envoy};
 use world::{World, ENGINES};
 
-/// As many numbers say what happens to one request.
+/// The number of bytes that decide the events of one request.
 const EACH: usize = 40;
 
 pub(crate) fn check(input: &[u8]) {

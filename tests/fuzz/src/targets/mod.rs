@@ -1,4 +1,4 @@
-//! The targets, and what they share.
+//! The targets, and their common parts.
 
 pub(crate) mod configuration;
 pub(crate) mod events;
@@ -15,15 +15,15 @@ pub(crate) mod stripper;
 pub(crate) mod tagger;
 pub(crate) mod usage;
 
-/// A number that follows from the input: it makes the choices that are no part of it, so that inputs stay what clients and
-/// backends send.
+/// A number that follows from the input. It makes the choices that are not part of the input, so that inputs stay like
+/// the bytes of clients and backends.
 fn choice(input: &[u8]) -> u64 {
     input.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-/// The input in one chunk, in chunks of one byte, and in chunks that end where its [`choice`] says.
+/// The input in one chunk, in chunks of one byte, and in chunks whose ends its [`choice`] decides.
 fn cuts(input: &[u8]) -> [Vec<&[u8]>; 3] {
     let mut state = choice(input);
     let mut chosen = Vec::new();
@@ -41,7 +41,7 @@ fn cuts(input: &[u8]) -> [Vec<&[u8]>; 3] {
     [vec![input], input.chunks(1).collect(), chosen]
 }
 
-/// What `read` makes of the input, which must not depend on the chunks that it comes in.
+/// The result of `read`, which must not depend on the chunks.
 fn same_for_all_cuts<T: PartialEq + std::fmt::Debug>(
     input: &[u8],
     read: impl Fn(&[&[u8]]) -> T,

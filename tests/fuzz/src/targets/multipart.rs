@@ -1,4 +1,4 @@
-//! The reader of forms, against one that has the whole form. The input's first line is the content type.
+//! The reader of forms, against a plain one that has the whole form. The input's first line is the content type.
 
 use azure_openai_balancer::core::multipart::{Scanner, Value};
 
@@ -41,7 +41,7 @@ fn read(mut scanner: Scanner, chunks: &[&[u8]]) -> Option<Value> {
     scanner.value().cloned()
 }
 
-/// Where the value begins, if there is one; `None` if the form is not written as the SDKs write forms.
+/// The place where the value begins, if there is one; `None` if SDKs would not write such a form.
 fn naive(content_type: &str, body: &[u8]) -> Option<Option<usize>> {
     let body = std::str::from_utf8(body).ok()?;
     let boundary = content_type.strip_prefix("multipart/form-data; boundary=")?;
@@ -73,7 +73,7 @@ fn naive(content_type: &str, body: &[u8]) -> Option<Option<usize>> {
             }
         }
         if is_wanted {
-            // The line break in front of the body is not a part of it.
+            // The line break before the body is not part of it.
             value = value.or(Some(at + 2 + headers.len() + 4 - 2));
         }
         at += part.len() + delimiter.len();
@@ -81,7 +81,7 @@ fn naive(content_type: &str, body: &[u8]) -> Option<Option<usize>> {
     Some(value)
 }
 
-/// Whether this is the wanted name, behind its first quote; `None` if it is not written as the SDKs write names.
+/// Whether this is the wanted name, after its first quote; `None` if SDKs would not write such a name.
 fn is_wanted_name(rest: &str) -> Option<bool> {
     let is_plain = |text: &str| {
         text.chars()

@@ -1,5 +1,5 @@
-//! The cleaning of paths and of a WebSocket's subprotocols, and the names of headers with credentials, against slow and obvious ones.
-//! The input is a path, and in further lines names of headers or `sec-websocket-protocol: VALUE`.
+//! The cleaning of paths and of a WebSocket's subprotocols, and the names of headers with credentials, against plain
+//! implementations. The input is a path, and on further lines names of headers or `sec-websocket-protocol: VALUE`.
 
 use azure_openai_balancer::core::client_credentials::is_credential_header;
 use azure_openai_balancer::core::operation::{surface, Path};

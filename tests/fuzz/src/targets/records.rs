@@ -1,4 +1,4 @@
-//! The records that workers share: any bytes can be read and used, and what is written is read again as it was.
+//! The records that workers share: any bytes can be read and used, and a written record is read back unchanged.
 
 use std::time::Duration;
 
@@ -82,7 +82,8 @@ fn check_health(input: &[u8], config: &Config, choice: u64, now: Timestamp) {
 fn written_and_read(health: &Health, now: Timestamp) {
     let bytes = health.encode();
     let again = Health::decode(Some(&bytes));
-    // Foreign bytes may hold what is not written, such as waits that have no end. So the records themselves may differ.
+    // Foreign bytes may hold values that the core does not write, such as waits without an end. So the records
+    // themselves may differ.
     assert_eq!(again.encode(), bytes);
     assert_eq!(again.trouble(now), health.trouble(now));
     let quotas = |health: &Health| health.quotas(now).collect::<Vec<_>>();

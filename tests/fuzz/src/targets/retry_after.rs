@@ -49,7 +49,7 @@ fn check_value(value: &str) {
     }
 }
 
-/// A decimal number of units of so many nanoseconds, in milliseconds, rounded up; 584 years if it is more.
+/// A decimal number of units, each of this many nanoseconds, in milliseconds, rounded up; at most 584 years.
 fn wait(text: &str, unit: u128) -> Option<Duration> {
     const DIGITS: usize = 20;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));

@@ -1,4 +1,4 @@
-//! The reading of a request's JSON, and the cuts in it, against [`Document`].
+//! The reader of requests' JSON, and its cuts, against [`Document`].
 
 use azure_openai_balancer::core::json::scan::{Findings, Scan, Tagged};
 use azure_openai_balancer::core::splices::Splices;
@@ -18,7 +18,7 @@ pub(crate) fn check(input: &[u8]) {
         return;
     };
     let mut findings = findings.expect("serde_json takes it for JSON");
-    // These have no plain counterpart here.
+    // The plain reader does not look for these.
     findings.cache_key = None;
     (findings.stream_end, findings.fixes_stream_options) = (0, false);
     let name_of = |findings: &Findings| findings.model.as_ref().map(|model| model.range.clone());
@@ -32,7 +32,7 @@ fn read(chunks: &[&[u8]]) -> Option<Findings> {
     scan.finish()
 }
 
-/// What a plain reading finds, with places in the whole input; `None` if it does not take it for JSON.
+/// The findings of a plain reader, with places in the whole input; `None` if it does not accept the input as JSON.
 fn expected(input: &[u8]) -> Option<Findings> {
     let text = std::str::from_utf8(input).ok()?;
     let plain = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -72,7 +72,7 @@ fn expected(input: &[u8]) -> Option<Findings> {
     })
 }
 
-/// Cuts and replacements change what they are for, and nothing else.
+/// Cuts and replacements change their targets and nothing else.
 fn check_splices(input: &[u8], findings: &Findings) {
     const NAME: &str = "another name";
     let mut splices = Splices::default();

@@ -1,4 +1,4 @@
-//! The start of an event stream: where its chunks end never changes what is decided.
+//! The start of an event stream: the decision does not depend on the chunks.
 
 use azure_openai_balancer::core::stream_start::{Start, StreamStart, STREAM_START};
 
@@ -10,7 +10,7 @@ pub(crate) fn check(input: &[u8]) {
     assert_eq!(whole.start(), start);
     assert_eq!(whole.failure().is_some(), matches!(start, Start::Failed(_)));
 
-    // Where the limit is within the input. Long streams take long, so that is tried with some only.
+    // The limit is within some of the inputs only, because long streams take long.
     let choice = choice(input);
     if choice.is_multiple_of(16) {
         let room = (choice >> 32) as usize % (input.len() + 2);

@@ -1,4 +1,4 @@
-//! The taking out of tokens from event streams, against a plain implementation on the whole text.
+//! The removal of tokens from event streams, against a plain implementation on the whole text.
 
 use azure_openai_balancer::core::stripper::Stripper;
 use serde_json::Value;
@@ -19,7 +19,7 @@ pub(crate) fn check(input: &[u8]) {
     }
 }
 
-/// What the client gets of a stream in these chunks.
+/// The client's part of a stream in these chunks.
 fn strip(chunks: &[&[u8]]) -> Vec<u8> {
     let mut stripper = Stripper::default();
     let mut got = Vec::new();
@@ -30,7 +30,7 @@ fn strip(chunks: &[&[u8]]) -> Vec<u8> {
     got
 }
 
-/// Whether `part` is what is left of `whole` if some bytes are left out.
+/// Whether `part` is `whole` without some of its bytes.
 fn is_part(part: &[u8], whole: &[u8]) -> bool {
     let mut rest = whole.iter();
     part.iter().all(|byte| rest.any(|other| other == byte))
@@ -44,8 +44,8 @@ fn document(event: &str) -> Option<Value> {
     serde_json::from_str(event.strip_prefix("data:")?).ok()
 }
 
-/// The documents of the stream without what the tokens brought; `None` if the text is one that serde_json and the core may read
-/// differently: keys with escapes, or keys that stand there twice.
+/// The stream's documents without the effects of the requested tokens. `None` if serde_json and the core may read the
+/// text differently: keys with escapes, or repeated keys.
 fn naive(input: &[u8]) -> Option<Vec<Option<Value>>> {
     let text = std::str::from_utf8(input).ok()?;
     if text.contains(['\r', '\\']) || !text.ends_with("\n\n") {

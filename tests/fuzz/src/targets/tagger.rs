@@ -1,4 +1,5 @@
-//! The tags in an answer, JSON or a stream of events, against [`Document`]; a request that names them gets the answer back as it was.
+//! The tags in an answer, JSON or an event stream, against [`Document`]. A request that repeats the answer gets back
+//! the backend's text.
 
 use azure_openai_balancer::core::json::scan::Scan;
 use azure_openai_balancer::core::json::tagger::{insert, Tagger};
@@ -52,7 +53,7 @@ fn plain(document: &Document) -> impl Iterator<Item = usize> + '_ {
     plain.map(|(range, _)| range.end)
 }
 
-/// Where tags belong in a stream of events; `None` if a line of it is none that a server sends.
+/// The places of tags in an event stream; `None` if a line of it is not one that a server sends.
 fn of_stream(text: &str) -> Option<Vec<usize>> {
     let mut places = Vec::new();
     for line in text.split(['\n', '\r']) {
@@ -74,7 +75,7 @@ fn of_stream(text: &str) -> Option<Vec<usize>> {
     Some(places)
 }
 
-/// What a client sends back loses its tags, and is what the backend wrote.
+/// A client's copy of the answer loses its tags, and is the backend's text again.
 fn check_way_back(tag: Tag, input: &[u8], tagged: &[u8]) {
     let mark = tag.as_str().as_bytes();
     if input.windows(mark.len()).any(|part| part == mark) {

@@ -1,5 +1,5 @@
-//! The reading of the tokens that answers report: where their chunks end changes nothing, and a plain document is read as serde_json
-//! reads it.
+//! The reader of reported tokens: its result does not depend on the chunks, and on a plain document it is that of
+//! serde_json.
 
 use azure_openai_balancer::core::stream_start::Failure;
 use azure_openai_balancer::core::usage::{Usage, UsageReader};
@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use super::same_for_all_cuts;
 
-/// Of an event stream that comes in short frames no more than so many bytes are kept: what is told of a longer one depends on its frames.
+/// The number of bytes that the reader keeps of an event stream with short frames. The result for a longer stream
+/// depends on its frames.
 const KEPT_OF_SHORT_FRAMES: usize = 1024;
 
 pub(crate) fn check(input: &[u8]) {
@@ -22,7 +23,7 @@ pub(crate) fn check(input: &[u8]) {
     if let Some(expected) = naive(input) {
         assert_eq!(usage, expected);
     }
-    // What Anthropic's streams report at their beginning depends on what the first frame has, but nothing may break.
+    // The result at the beginning of Anthropic's streams depends on the first frame, but no input may cause a panic.
     let _ = read(UsageReader::with_beginning(), &[input]);
     let _ = read(
         UsageReader::with_beginning(),
@@ -30,7 +31,7 @@ pub(crate) fn check(input: &[u8]) {
     );
 }
 
-/// What an answer reports that comes in these chunks, and the error at its end.
+/// The tokens reported in these chunks, and the error at their end.
 fn read(mut reader: UsageReader, chunks: &[&[u8]]) -> (Option<Usage>, Option<Failure>) {
     for chunk in chunks {
         if let Some(wanted) = reader.wanted(chunk.len()) {
@@ -41,7 +42,7 @@ fn read(mut reader: UsageReader, chunks: &[&[u8]]) -> (Option<Usage>, Option<Fai
     (usage, reader.failure())
 }
 
-/// What a plain document reports; `None` if it is not so plain that there is no doubt.
+/// The tokens that a plain document reports; `None` if the document is ambiguous.
 fn naive(input: &[u8]) -> Option<Option<Usage>> {
     let text = std::str::from_utf8(input).ok()?;
     if text.contains('\\') || text.matches("\"usage\"").count() != 1 {
@@ -72,13 +73,13 @@ fn naive(input: &[u8]) -> Option<Option<Usage>> {
     Some((prompt.is_some() || completion.is_some()).then_some(found))
 }
 
-/// How many keys the object and those in it have: if the text has more, some stand there twice.
+/// The number of keys in the object and the objects in it. If the text has more, some keys are repeated.
 fn keys(object: &Map<String, Value>) -> usize {
     let inner = object.values().filter_map(Value::as_object);
     object.len() + inner.map(Map::len).sum::<usize>()
 }
 
-/// The value of a detail that is alone in its object; `None` in doubt.
+/// The value of a detail that is alone in its object; `None` if ambiguous.
 fn detail<'v>(details: Option<&'v Value>, key: &str) -> Option<Option<&'v Value>> {
     let Some(details) = details else {
         return Some(None);
@@ -87,7 +88,7 @@ fn detail<'v>(details: Option<&'v Value>, key: &str) -> Option<Option<&'v Value>
     (details.keys().all(|other| other == key)).then(|| details.get(key))
 }
 
-/// A whole number as the core has it; `None` in doubt.
+/// A whole number, as the core reads it; `None` if ambiguous.
 fn number(value: Option<&Value>) -> Option<Option<u32>> {
     match value {
         None => Some(None),
