@@ -1,11 +1,12 @@
-//! An Envoy HTTP filter that balances Azure OpenAI resources: exact round robin over backends, a managed-identity token in
-//! place of the client's credentials, and a failed request tried again on the next backend.
+//! An Envoy HTTP filter that balances Azure OpenAI resources. It distributes requests by exact round robin over
+//! backends, replaces the client's credentials with a managed identity's token, and retries a failed request on the
+//! next backend.
 //!
-//! [`core`] decides and knows no host; [`filter`] is the thin adapter between it and Envoy's proxy-wasm interface. See
-//! `docs/architecture.md`.
+//! [`core`] decides and knows no host. [`filter`] is the thin adapter between the core and Envoy's proxy-wasm
+//! interface. See `docs/architecture.md`.
 //!
-//! Functions that no request calls are marked `#[inline(never)]` where the compiler would make a large one of several: Envoy
-//! compiles the whole module when it starts, the largest functions first, and never gives back the memory that took.
+//! Functions off the request path are `#[inline(never)]` where inlining would merge several into a large one. Envoy
+//! compiles the whole module when it starts, the largest functions first, and never returns the memory that this takes.
 #![cfg_attr(
     test,
     allow(
@@ -20,11 +21,11 @@
 pub use balancer_core as core;
 
 pub mod filter;
-// With threads there would be more than one to take from it.
+// The allocator assumes one thread.
 #[cfg(any(all(target_arch = "wasm32", not(target_feature = "atomics")), test))]
 mod memory;
 
-#[allow(missing_docs)] // The SDK's macro makes a public function.
+#[allow(missing_docs)] // The SDK's macro defines a public function without documentation.
 mod entry {
     proxy_wasm::main! {{
         crate::filter::start();

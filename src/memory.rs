@@ -1,8 +1,8 @@
-//! The module's memory: small blocks that are given back are kept, by their size, and handed out again in a few instructions.
+//! The module's allocator. It keeps small freed blocks in free lists by size and reuses them in a few instructions.
 //!
-//! A request has about ten blocks for as long as it lasts. The standard library's allocator (dlmalloc) spends some 250 instructions
-//! on each, which was an eighth of what a request took; a kept block takes about 30. What is kept serves blocks of its size alone:
-//! as much of it as was in use at one time, which is bounded as the requests under way are.
+//! A request uses about ten blocks while it lasts. The standard library's allocator (dlmalloc) spends some 250
+//! instructions on each, an eighth of a request's total; reusing a block takes about 30. A kept block serves only its
+//! own size. The memory kept for a size is at most its peak use, which the number of concurrent requests bounds.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -18,22 +18,22 @@ static MEMORY: Keeper<System> = Keeper::new(System);
 #[cfg(target_arch = "wasm32")]
 unsafe impl<S> Sync for Keeper<S> {}
 
-/// The smallest size that is kept; the others are its double, and so on.
+/// The smallest size of a free list. Each further list doubles the size.
 const SMALLEST: usize = 16;
 const SIZES: usize = 9;
-/// What every block of dlmalloc's has; what needs more is not kept.
+/// The alignment of every dlmalloc block. Allocations with a larger alignment bypass the free lists.
 const ALIGNMENT: usize = 8;
 
-/// Keeps small blocks of a `source` that has them from elsewhere.
+/// Keeps freed small blocks of the allocator `source`.
 struct Keeper<S> {
     source: S,
-    /// By size, the block that was given back last.
+    /// The head of the free list of each size.
     kept: [Cell<*mut Kept>; SIZES],
 }
 
-/// A block that is kept.
+/// The header of a block in a free list.
 struct Kept {
-    /// The block of the same size that was given back before.
+    /// The next block in the list, which was freed before this one.
     before: *mut Kept,
 }
 
@@ -45,7 +45,7 @@ impl<S: GlobalAlloc> Keeper<S> {
         }
     }
 
-    /// Which blocks serve this layout, if kept ones do: where they are, and their size.
+    /// The free list for `layout` and its block size. `None` if the source serves the layout directly.
     #[inline]
     fn shelf(&self, layout: Layout) -> Option<(&Cell<*mut Kept>, usize)> {
         let bits = usize::BITS - (layout.size().wrapping_sub(1) | (SMALLEST - 1)).leading_zeros();
@@ -55,8 +55,8 @@ impl<S: GlobalAlloc> Keeper<S> {
     }
 }
 
-// SAFETY: what is handed out is the source's, of at least the size and alignment that is asked for. It is in use once: it is
-// kept when it was given back, and no longer kept when it is handed out.
+// SAFETY: every block comes from the source, with at least the size and alignment of its layout. It has one owner at a
+// time: freeing a block puts it into a list, and allocating takes it out.
 unsafe impl<S: GlobalAlloc> GlobalAlloc for Keeper<S> {
     #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -65,7 +65,7 @@ unsafe impl<S: GlobalAlloc> GlobalAlloc for Keeper<S> {
         };
         let block = shelf.get();
         if block.is_null() {
-            // A small power of two, with the alignment of another.
+            // SAFETY: the size and `ALIGNMENT` are small powers of two.
             return self
                 .source
                 .alloc(Layout::from_size_align_unchecked(size, ALIGNMENT));
@@ -79,7 +79,7 @@ unsafe impl<S: GlobalAlloc> GlobalAlloc for Keeper<S> {
         let Some((shelf, _)) = self.shelf(layout) else {
             return self.source.dealloc(block, layout);
         };
-        // It is at least as large as this, and aligned for it.
+        // SAFETY: the block is at least as large as `Kept`, and aligned for it.
         let block: *mut Kept = block.cast();
         block.write(Kept {
             before: shelf.replace(block),
@@ -87,7 +87,7 @@ unsafe impl<S: GlobalAlloc> GlobalAlloc for Keeper<S> {
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller sees to it that this is the layout of what is asked for.
+        // SAFETY: the caller guarantees that `size` and the alignment form a valid layout.
         let wanted = Layout::from_size_align_unchecked(size, layout.align());
         match (self.shelf(layout), self.shelf(wanted)) {
             (None, None) => return self.source.realloc(block, layout, size),
@@ -107,14 +107,14 @@ unsafe impl<S: GlobalAlloc> GlobalAlloc for Keeper<S> {
 mod tests {
     use super::*;
 
-    /// Counts what is asked of it.
+    /// Counts the calls to the system's allocator.
     #[derive(Default)]
     struct Counting {
         allocated: Cell<usize>,
         freed: Cell<usize>,
     }
 
-    // SAFETY: the system's.
+    // SAFETY: the system's allocator does the work.
     unsafe impl GlobalAlloc for Counting {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
             self.allocated.set(self.allocated.get() + 1);
@@ -132,11 +132,11 @@ mod tests {
     }
 
     #[test]
-    fn a_small_block_is_asked_for_once() {
+    fn freed_small_blocks_are_reused() {
         let keeper = Keeper::new(Counting::default());
         for (sizes, asked) in [([1, 16, 9], 1), ([17, 32, 20], 2), ([2049, 4096, 3000], 3)] {
             for size in sizes {
-                // SAFETY: as many are given back as are taken, with their layouts.
+                // SAFETY: each block is freed once, with its layout.
                 unsafe { keeper.dealloc(keeper.alloc(layout(size)), layout(size)) };
             }
             assert_eq!(keeper.source.allocated.get(), asked, "{sizes:?}");
@@ -145,23 +145,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_large_or_has_an_alignment_of_its_own_is_the_sources() {
+    fn large_or_overaligned_blocks_bypass_the_free_lists() {
         let keeper = Keeper::new(Counting::default());
         for layout in [
             layout(4097),
             layout(1 << 20),
             Layout::from_size_align(32, 16).unwrap(),
         ] {
-            // SAFETY: it is given back as it was taken.
+            // SAFETY: the layout is the one of the allocation.
             unsafe { keeper.dealloc(keeper.alloc(layout), layout) };
         }
         assert_eq!(keeper.source.freed.get(), 3);
     }
 
-    /// Blocks of all sizes are taken, grown, shrunk and given back in no order; each holds what was written into it until the end,
-    /// so no two have a byte in common.
+    /// Allocates, grows, shrinks and frees blocks of all sizes at random. Each block keeps its content to the end, so
+    /// no two overlap.
     #[test]
-    fn every_block_is_in_use_once() {
+    fn blocks_never_overlap() {
         struct Block {
             start: *mut u8,
             layout: Layout,
@@ -170,13 +170,13 @@ mod tests {
 
         impl Block {
             fn fill(&self) {
-                // SAFETY: it is this large.
+                // SAFETY: the block has this size.
                 unsafe { self.start.write_bytes(self.filled, self.layout.size()) };
             }
 
             fn is_filled(&self, size: usize) -> bool {
                 assert_eq!(self.start.align_offset(self.layout.align()), 0);
-                // SAFETY: it is at least this large, and was filled.
+                // SAFETY: the block has at least this size and was filled.
                 let bytes = unsafe { std::slice::from_raw_parts(self.start, size) };
                 bytes.iter().all(|byte| *byte == self.filled)
             }
@@ -198,14 +198,14 @@ mod tests {
                 0 if !blocks.is_empty() => {
                     let block = blocks.swap_remove(draw(blocks.len()));
                     assert!(block.is_filled(block.layout.size()));
-                    // SAFETY: it was taken with this layout.
+                    // SAFETY: the layout is the one of the allocation.
                     unsafe { keeper.dealloc(block.start, block.layout) };
                 }
                 1 if !blocks.is_empty() => {
                     let index = draw(blocks.len());
                     let block = &mut blocks[index];
                     let kept = block.layout.size().min(size);
-                    // SAFETY: it was taken with this layout.
+                    // SAFETY: the layout is the one of the allocation.
                     block.start = unsafe { keeper.realloc(block.start, block.layout, size) };
                     assert!(block.is_filled(kept));
                     block.layout = Layout::from_size_align(size, block.layout.align()).unwrap();
@@ -226,7 +226,7 @@ mod tests {
         }
         for block in blocks {
             assert!(block.is_filled(block.layout.size()));
-            // SAFETY: it was taken with this layout.
+            // SAFETY: the layout is the one of the allocation.
             unsafe { keeper.dealloc(block.start, block.layout) };
         }
     }

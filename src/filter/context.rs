@@ -12,27 +12,27 @@ use crate::core::balancer::Granted;
 
 type Result<T> = std::result::Result<T, HostError>;
 
-/// What a driver does in a stream's callbacks.
+/// A driver's handlers for a stream's callbacks.
 pub(super) trait Callbacks: 'static {
-    /// The request's headers have come.
+    /// The request's headers arrived.
     fn request_headers(&mut self, end: bool) -> Result<Action>;
 
-    /// So many bytes of the request's body are shown.
+    /// The buffer has `size` bytes of the request's body.
     fn request_body(&mut self, size: usize, end: bool) -> Result<Action>;
 
-    /// The request's trailers have come.
+    /// The request's trailers arrived.
     fn request_trailers(&mut self) -> Result<Action>;
 
-    /// The answer's headers have come.
+    /// The answer's headers arrived.
     fn response_headers(&mut self, end: bool) -> Result<Action>;
 
-    /// So many bytes of the answer's body are shown.
+    /// The buffer has `size` bytes of the answer's body.
     fn response_body(&mut self, size: usize, end: bool) -> Result<Action>;
 
-    /// The answer's trailers have come.
+    /// The answer's trailers arrived.
     fn response_trailers(&mut self) -> Result<Action>;
 
-    /// What the stream waited for is there, or will not come.
+    /// The stream's wait is over: the wish is granted, or will not be.
     fn granted(&mut self, granted: Granted) -> Result<()>;
 
     /// A call was answered.
@@ -40,10 +40,10 @@ pub(super) trait Callbacks: 'static {
         Ok(())
     }
 
-    /// The stream has ended, well or not.
+    /// The stream has ended, normally or not.
     fn ended(&mut self) -> Result<()>;
 
-    /// A host call was refused: answers the client, unless it has its answer.
+    /// Envoy refused a host call: answers the client, unless it has its answer.
     fn recover(&mut self) -> Result<()>;
 }
 
@@ -51,7 +51,7 @@ pub(super) trait Callbacks: 'static {
 pub(super) struct Handle<S: Callbacks>(Rc<RefCell<S>>);
 
 impl<S: Callbacks> Handle<S> {
-    /// The context of the stream that `make` makes, which gets a way back to itself.
+    /// Creates the stream's context. `make` gets a weak reference to the new stream.
     pub(super) fn new(make: impl FnOnce(Weak<dyn worker::Stream>) -> S) -> Self {
         Self(Rc::new_cyclic(|me: &Weak<RefCell<S>>| {
             RefCell::new(make(Weak::clone(me) as Weak<dyn worker::Stream>))
@@ -59,13 +59,13 @@ impl<S: Callbacks> Handle<S> {
     }
 }
 
-/// Runs one callback of a stream, or its end: that is when the SDK drops its context, in Envoy's last callback, in which the stream
-/// can still be asked everything. The callbacks before that one would cost every request something, so the module does not export
-/// them.
+/// Runs one callback of a stream, or its end. The SDK drops the context in Envoy's last callback, in which the stream's
+/// properties are still readable. The module does not export the callbacks before it, since each would cost every
+/// request a call.
 ///
-/// An error is logged and answered: a stream never hangs because a host call was refused, and a request that could not be edited
-/// never leaves. `otherwise` is what the callback then returns. Those of an answer let it pass: if the client has it already it
-/// goes on, and if it was replied to instead, Envoy stops it whatever is returned.
+/// An error is logged and answered. So a stream never hangs because Envoy refused a host call, and a request that could
+/// not be edited is never sent. On an error the callback returns `otherwise`. Callbacks of an answer then continue: an
+/// answer that the client already has goes on. An answer that a local reply replaced is stopped by Envoy in any case.
 #[inline(always)]
 fn run<S: Callbacks, T>(
     stream: &RefCell<S>,
@@ -73,7 +73,7 @@ fn run<S: Callbacks, T>(
     act: impl FnOnce(&mut S) -> Result<T>,
 ) -> T {
     let Ok(mut stream) = stream.try_borrow_mut() else {
-        log::error!("a callback came while another one of the same stream was running");
+        log::error!("a callback of a stream ran inside another callback of the same stream; it was ignored");
         return otherwise;
     };
     act(&mut stream).unwrap_or_else(|error| {

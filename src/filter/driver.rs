@@ -1,4 +1,5 @@
-//! How what a request's [state machine](crate::core::exchange) says becomes host calls, in the drivers of both retry engines.
+//! Translates the results of a request's [state machine](crate::core::exchange) into host calls, for the drivers of
+//! both engines.
 
 use std::ops::Range;
 
@@ -18,7 +19,7 @@ use crate::core::time::Timestamp;
 
 type Result<T> = std::result::Result<T, HostError>;
 
-/// What a callback returns whose frame passes, or does not.
+/// The return value of a callback whose frame passes, or is held.
 pub(super) fn action_of(passes: bool) -> Action {
     match passes {
         true => Action::Continue,
@@ -26,7 +27,7 @@ pub(super) fn action_of(passes: bool) -> Action {
     }
 }
 
-/// Lets a half of the current stream go on, in a callback that is not its own.
+/// Resumes a half of the current stream outside its own callbacks.
 pub(super) fn open(gate: &Gate, half: Half) -> Result<()> {
     match gate.awaits_frame() {
         true => Ok(()),
@@ -42,18 +43,18 @@ pub(super) fn apply<const FEW: usize>(map: Map, edits: &Edits<'_, FEW>) -> Resul
     })
 }
 
-/// Those bytes of the answer's body that Envoy shows.
+/// The bytes `wanted` of the answer's body in Envoy's buffer.
 pub(super) fn answer_body(wanted: Range<usize>) -> Result<Vec<u8>> {
     host::buffer(Buffer::ResponseBody, wanted.start, wanted.len())
 }
 
-/// The status of the answer whose callback this is.
+/// The status of the current callback's answer.
 pub(super) fn status() -> Result<Option<u16>> {
     let status = host::header(Map::ResponseHeaders, ":status")?;
     Ok(status.as_deref().and_then(number))
 }
 
-/// What Envoy says of the answer, where that is wanted.
+/// Envoy's `response.code_details`, if `wanted`.
 pub(super) fn details_if(wanted: bool) -> Result<Option<Vec<u8>>> {
     match wanted {
         true => host::property("response\0code_details"),
@@ -61,14 +62,14 @@ pub(super) fn details_if(wanted: bool) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// The headers of the answer, where they are wanted.
+/// The answer's headers, if `wanted`.
 pub(super) fn headers_if(wanted: bool) -> Result<Option<HeaderMap>> {
     wanted
         .then(|| host::headers(Map::ResponseHeaders))
         .transpose()
 }
 
-/// Signs the answer that passes, and prepares the reading of its frames.
+/// Adds the module's headers to the answer that passes, and prepares the reading of its frames.
 pub(super) fn sign(exchange: &mut Exchange, balancer: &Balancer<Envoy>) -> Result<()> {
     if exchange.may_tag(balancer) {
         let answer = TaggedAnswer {
@@ -81,7 +82,7 @@ pub(super) fn sign(exchange: &mut Exchange, balancer: &Balancer<Envoy>) -> Resul
             },
         };
         if exchange.begin_tagging(&answer, balancer) {
-            // Envoy frames the answer anew.
+            // Tags change the length. Envoy frames the answer itself without this header.
             host::remove_header(Map::ResponseHeaders, "content-length")?;
         }
     }
@@ -93,7 +94,7 @@ pub(super) fn sign(exchange: &mut Exchange, balancer: &Balancer<Envoy>) -> Resul
     apply(Map::ResponseHeaders, &exchange.signature(balancer))
 }
 
-/// Reads a frame that passes, and changes it; `end` if it is the last.
+/// Reads a frame that passes, and changes it. `end` marks the last frame.
 pub(super) fn pass_frame(
     exchange: &mut Exchange,
     balancer: &Balancer<Envoy>,
@@ -121,7 +122,7 @@ pub(super) fn pass_frame(
     }
 }
 
-/// The client's answer is over: its tokens are counted, and kept for the access log, where it knows them as
+/// Ends the client's answer: counts its tokens and stores them for the access log, as
 /// `%FILTER_STATE(wasm.aoai_input_tokens:PLAIN)%` and `%FILTER_STATE(wasm.aoai_output_tokens:PLAIN)%`.
 pub(super) fn end_usage(exchange: &mut Exchange, balancer: &Balancer<Envoy>) -> Result<()> {
     if exchange.wants_begin() {
@@ -144,25 +145,25 @@ pub(super) fn end_usage(exchange: &mut Exchange, balancer: &Balancer<Envoy>) -> 
         })
 }
 
-/// When the client's request began.
+/// The start of the client's request.
 #[inline(never)]
 fn request_time() -> Result<Option<Timestamp>> {
-    // The property is a whole number of nanoseconds.
+    // Envoy encodes the property as nanoseconds in a 64-bit integer.
     let bytes = host::property("request\0time")?.and_then(|bytes| bytes.try_into().ok());
     Ok(bytes.map(|bytes| Timestamp::from_millis(u64::from_le_bytes(bytes) / 1_000_000)))
 }
 
-/// How an answer took the place of the one that Envoy has for the client.
+/// The way in which a new answer replaced Envoy's answer for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Replaced {
-    /// By a local reply of Envoy's.
+    /// Envoy sends a local reply.
     ByReply,
-    /// The headers and the body that Envoy has became those of the answer, which is to pass now.
+    /// Envoy's answer got the new headers and body, and passes now.
     InPlace,
 }
 
-/// Answers the client. `put_body` puts a body in the place of the one at hand; `false` if there is no room for it.
+/// Answers the client. `put_body` replaces the current body, and returns `false` if the new one does not fit.
 #[inline(never)]
 pub(super) fn reply(
     request: &Request,

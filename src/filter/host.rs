@@ -1,7 +1,8 @@
-//! The host calls: the only file that names them.
+//! The host calls. No other file names them.
 //!
-//! The SDK's own wrappers panic on every status they do not expect, and a panic ends all streams of the worker. These return
-//! a [`HostError`] instead. Only `dispatch_http_call` goes through the SDK, because its dispatcher must know the call.
+//! The SDK's wrappers panic on every status they do not expect, and a panic ends all streams of the worker. The
+//! functions here return a [`HostError`] instead. Only `dispatch_http_call` goes through the SDK, because the SDK's
+//! dispatcher must know the call.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -19,7 +20,7 @@ const OK: u32 = Status::Ok as u32;
 const NOT_FOUND: u32 = Status::NotFound as u32;
 const CAS_MISMATCH: u32 = Status::CasMismatch as u32;
 
-/// A host call that was refused.
+/// A host call that Envoy refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HostError {
     call: &'static str,
@@ -27,19 +28,19 @@ pub(crate) struct HostError {
 }
 
 impl HostError {
-    /// Not the host's refusal but our own: there is no backend to call.
+    /// There is no backend to call. The module reports this error, not Envoy.
     pub(super) const NO_BACKEND: Self = Self {
         call: "a call to no backend",
         status: u32::MAX,
     };
 
-    /// Others changed a shared value each time before it could be stored.
+    /// Another worker changed the shared value before each attempt to store it.
     pub(super) const OUTRUN: Self = Self {
         call: "set_shared_data",
         status: CAS_MISMATCH,
     };
 
-    /// Whether an argument was wrong, such as the name of a cluster.
+    /// Whether Envoy rejected an argument, such as the name of a cluster.
     pub(crate) fn is_bad_argument(self) -> bool {
         self.status == Status::BadArgument as u32
     }
@@ -73,7 +74,7 @@ pub(crate) enum Buffer {
     PluginConfiguration = 7,
 }
 
-/// The half of a stream that is resumed.
+/// A half of a stream.
 #[derive(Clone, Copy, Debug)]
 #[repr(u32)]
 pub(crate) enum Half {
@@ -81,7 +82,7 @@ pub(crate) enum Half {
     Response = 1,
 }
 
-// proxy-wasm ABI 0.2.1. The statuses are plain numbers here: a host may return one that the SDK's enum does not have.
+// proxy-wasm ABI 0.2.1. Statuses are plain integers, because a host may return one that the SDK's enum lacks.
 #[cfg_attr(target_arch = "wasm32", link(wasm_import_module = "env"))]
 extern "C" {
     fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
@@ -168,7 +169,8 @@ fn check(call: &'static str, status: u32) -> Result<()> {
     }
 }
 
-/// Takes over the bytes that `get` makes the host allocate in the module's memory; `None` where there is nothing.
+/// Takes ownership of the bytes that `get` makes the host allocate in the module's memory. `None` if the host has no
+/// value.
 fn bytes(
     call: &'static str,
     get: impl FnOnce(*mut *mut u8, *mut usize) -> u32,
@@ -188,16 +190,16 @@ fn bytes(
 /// The time on Envoy's clock.
 pub(crate) fn now() -> Timestamp {
     let mut nanos = 0;
-    // SAFETY: the host writes one u64. It cannot fail; were it to, the epoch would make every token look valid, not expired,
-    // and every wait overdue, which ends it.
+    // SAFETY: the host writes one u64. The call cannot fail. If it did, the epoch would make every token look valid and
+    // every wait overdue, which ends the wait.
     unsafe { proxy_get_current_time_nanoseconds(&mut nanos) };
     Timestamp::from_millis(nanos / 1_000_000)
 }
 
-/// A number that differs from Envoy to Envoy: the nanoseconds of its clock.
+/// A number that differs between Envoys: the nanoseconds of its clock.
 pub(crate) fn entropy() -> u64 {
     let mut nanos = 0;
-    // SAFETY: the host writes one u64. It cannot fail, and any number will do.
+    // SAFETY: the host writes one u64. The call cannot fail, and any number serves.
     unsafe { proxy_get_current_time_nanoseconds(&mut nanos) };
     nanos
 }
@@ -211,7 +213,7 @@ pub(crate) fn set_tick_period(period: Duration) -> Result<()> {
     })
 }
 
-/// Up to `max_size` bytes of a buffer from `start` on; empty if there is no such buffer now.
+/// Up to `max_size` bytes of a buffer from `start` on. Empty without such a buffer.
 pub(crate) fn buffer(buffer: Buffer, start: usize, max_size: usize) -> Result<Vec<u8>> {
     let found = bytes("get_buffer", |data, size| {
         // SAFETY: `data` and `size` are valid for writes.
@@ -220,7 +222,7 @@ pub(crate) fn buffer(buffer: Buffer, start: usize, max_size: usize) -> Result<Ve
     Ok(found.unwrap_or_default())
 }
 
-/// Replaces all that a buffer holds. (Envoy replaces the whole, or adds at an end; nothing in between.)
+/// Replaces the content of a buffer. Envoy can replace all of it or add at either end.
 pub(crate) fn replace_buffer(buffer: Buffer, bytes: &[u8]) -> Result<()> {
     // SAFETY: `bytes` is valid for reads.
     check("set_buffer", unsafe {
@@ -237,7 +239,7 @@ pub(crate) fn headers(map: Map) -> Result<HeaderMap> {
     Ok(HeaderMap::new(found.unwrap_or_default()))
 }
 
-/// Puts these headers in the place of all that a map has.
+/// Replaces all headers of a map.
 pub(crate) fn replace_headers(map: Map, headers: &[(&[u8], &[u8])]) -> Result<()> {
     let headers = HeaderMap::encode(headers);
     // SAFETY: `headers` is valid for reads.
@@ -254,7 +256,7 @@ pub(crate) fn header(map: Map, name: &str) -> Result<Option<Vec<u8>>> {
     })
 }
 
-/// Sets a header, whatever values it had.
+/// Sets a header, and replaces its values.
 pub(crate) fn set_header(map: Map, name: &str, value: &str) -> Result<()> {
     // SAFETY: `name` and `value` are valid for reads.
     check("replace_header_map_value", unsafe {
@@ -276,7 +278,7 @@ pub(crate) fn remove_header(map: Map, name: &str) -> Result<()> {
     })
 }
 
-/// A property of the current context; its path's parts are separated by zero bytes.
+/// A property of the current context. Zero bytes separate the parts of its path.
 pub(crate) fn property(path: &str) -> Result<Option<Vec<u8>>> {
     bytes("get_property", |data, size| {
         // SAFETY: `path` is valid for reads, `data` and `size` for writes.
@@ -284,7 +286,7 @@ pub(crate) fn property(path: &str) -> Result<Option<Vec<u8>>> {
     })
 }
 
-/// Sets a property of the current stream; filter state knows it as `wasm.NAME`.
+/// Sets a property of the current stream. Envoy's filter state names it `wasm.NAME`.
 pub(crate) fn set_property(name: &str, value: &[u8]) -> Result<()> {
     // SAFETY: `name` and `value` are valid for reads.
     check("set_property", unsafe {
@@ -292,7 +294,7 @@ pub(crate) fn set_property(name: &str, value: &[u8]) -> Result<()> {
     })
 }
 
-/// A shared value, with the number that compare-and-swap goes by.
+/// A shared value and its compare-and-swap number.
 pub(super) fn shared(key: &str) -> Result<(Option<Vec<u8>>, u32)> {
     let mut cas = 0;
     let current = bytes("get_shared_data", |data, size| {
@@ -302,7 +304,7 @@ pub(super) fn shared(key: &str) -> Result<(Option<Vec<u8>>, u32)> {
     Ok((current, cas))
 }
 
-/// Stores a shared value; `false` if it no longer has this number.
+/// Stores a shared value. `false` if its compare-and-swap number has changed.
 pub(super) fn set_shared(key: &str, value: &[u8], cas: u32) -> Result<bool> {
     // SAFETY: `key` and `value` are valid for reads.
     let status =
@@ -320,12 +322,12 @@ thread_local! {
     static CHANGES: Cell<u32> = const { Cell::new(0) };
 }
 
-/// How often a shared value was stored by this VM.
+/// The number of shared values that this VM has stored.
 pub(super) fn shared_changes() -> u32 {
     CHANGES.get()
 }
 
-/// Resumes a half of the current stream that was paused.
+/// Resumes a paused half of the current stream.
 pub(crate) fn resume(half: Half) -> Result<()> {
     // SAFETY: no pointers.
     check("continue_stream", unsafe {
@@ -333,7 +335,7 @@ pub(crate) fn resume(half: Half) -> Result<()> {
     })
 }
 
-/// Cuts the current stream off, whose answer has begun. Envoy does so once the callback has returned.
+/// Resets the current stream, whose answer has begun. Envoy does so once the callback has returned.
 pub(crate) fn cut_off() -> Result<()> {
     // SAFETY: no pointers.
     check("close_stream", unsafe {
@@ -341,7 +343,7 @@ pub(crate) fn cut_off() -> Result<()> {
     })
 }
 
-/// Answers the current stream; `details` appear in Envoy's access log.
+/// Answers the current stream. Envoy's access log has `details` as `%RESPONSE_CODE_DETAILS%`.
 #[inline(never)]
 pub(crate) fn send_local_response(
     status: u16,
@@ -366,11 +368,11 @@ pub(crate) fn send_local_response(
     })
 }
 
-/// Sends a request of the filter's own; the answer comes to the context whose callback is running, under the returned number.
-/// Through the SDK, which panics on any refusal but the two that Envoy's source has here.
+/// Sends a request of the filter's own. The context whose callback is running gets the answer, under the returned
+/// number. The SDK's function panics on any status but the two that Envoy's source returns here.
 ///
 /// # Errors
-/// Envoy has no such cluster, or could not send at all.
+/// Envoy has no such cluster, or could not send the request.
 pub(crate) fn call(
     cluster: &str,
     headers: Vec<(&str, &str)>,
@@ -387,7 +389,7 @@ pub(crate) fn call(
     })
 }
 
-/// Runs `act` as if in a callback of `context`, then returns to `back`.
+/// Runs `act` as if in a callback of `context`, then makes `back` the current context again.
 pub(crate) fn in_context<T>(context: u32, back: u32, act: impl FnOnce() -> T) -> Result<T> {
     // SAFETY: no pointers.
     check("set_effective_context", unsafe {
@@ -401,7 +403,7 @@ pub(crate) fn in_context<T>(context: u32, back: u32, act: impl FnOnce() -> T) ->
     Ok(result)
 }
 
-/// Defines a statistic; its number is used from then on.
+/// Defines a statistic and returns its id.
 pub(crate) fn define_metric(kind: Kind, name: &str) -> Result<u32> {
     let kind = match kind {
         Kind::Counter => 0,
@@ -423,7 +425,7 @@ pub(crate) fn increment_metric(id: u32, by: u64) -> Result<()> {
     })
 }
 
-/// Sets a gauge, or adds a value to a histogram.
+/// Sets a gauge, or records a value of a histogram.
 pub(crate) fn record_metric(id: u32, value: u64) -> Result<()> {
     // SAFETY: no pointers.
     check("record_metric", unsafe { proxy_record_metric(id, value) })

@@ -1,4 +1,4 @@
-//! The listener's side of a request: what the drivers of both engines do alike.
+//! The listener's side of a request, which the drivers of both engines share.
 
 use std::rc::{Rc, Weak};
 
@@ -16,7 +16,7 @@ use crate::core::gate::Gate;
 
 type Result<T> = std::result::Result<T, HostError>;
 
-/// The listener's side of a request.
+/// A request's state among the listener's filters.
 pub(super) struct Listener {
     pub(super) place: Place,
     shown: ShownBody,
@@ -34,7 +34,7 @@ impl Listener {
         }
     }
 
-    /// The request's headers have come. Keeps the client's name for the access log, where it knows it as
+    /// The request's headers arrived. Stores the client's name for the access log, as
     /// `%FILTER_STATE(wasm.aoai_client:PLAIN)%`.
     pub(super) fn request_headers(&mut self, end: bool) -> Result<Next> {
         self.up.complete(end);
@@ -46,8 +46,8 @@ impl Listener {
         Ok(next)
     }
 
-    /// So many bytes of the request's body are shown. Bodies come in many pieces, and most of them take no step of the machine: this
-    /// returns how their callback ends. Where it does not, [`Self::body_goes_on`] is next.
+    /// The buffer has `size` bytes of the request's body. Bodies come in many pieces, and most of them need no step of
+    /// the machine. For those this returns the callback's result. Otherwise call [`Self::body_goes_on`] next.
     #[inline(always)]
     pub(super) fn request_body(&mut self, size: usize, end: bool) -> Result<Option<Action>> {
         self.up.complete(end);
@@ -61,13 +61,13 @@ impl Listener {
         Ok(passes.map(|passes| self.end_body(passes)))
     }
 
-    /// More of the request's body has come than is plain.
+    /// Passes a piece of the request's body to the machine, after [`Self::request_body`] returned `None`.
     pub(super) fn body_goes_on(&mut self, size: usize, end: bool) -> Next {
         let shown = size;
         self.place.advance(Input::RequestBody { shown, end })
     }
 
-    /// The request's body callback ends so.
+    /// Ends the callback of a piece of the request's body.
     #[inline]
     pub(super) fn end_body(&mut self, passes: bool) -> Action {
         if passes {
@@ -76,7 +76,7 @@ impl Listener {
         action_of(self.up.body(passes))
     }
 
-    /// The request's trailers have come. They lose the client's credentials: none may reach a backend there either.
+    /// The request's trailers arrived. The client's credentials are removed from them: none may reach a backend.
     pub(super) fn request_trailers(&mut self) -> Result<Next> {
         self.up.complete(true);
         let trailers = host::headers(Map::RequestTrailers)?;
@@ -108,7 +108,7 @@ impl Listener {
         Ok(())
     }
 
-    /// Changes the request as its first attempt needs it.
+    /// Edits the request for its first attempt.
     pub(super) fn send(&mut self) -> Result<()> {
         let (exchange, balancer) = (self.place.exchange(), self.place.balancer());
         apply(Map::RequestHeaders, &exchange.edits(balancer))?;
@@ -118,7 +118,8 @@ impl Listener {
         }
     }
 
-    /// The client's answer begins to pass: signs it, prepares the reading of its frames, and watches its silences, if they have a limit.
+    /// The client's answer begins to pass: adds the module's headers, prepares the reading of frames, and starts the
+    /// silence limit.
     pub(super) fn pass(&mut self) -> Result<()> {
         if !self.down.is_complete() {
             self.place.watch_silences();
@@ -126,7 +127,7 @@ impl Listener {
         sign(&mut self.place.exchange_mut(), self.place.balancer())
     }
 
-    /// Another frame of the client's answer has come, or its trailers; `end` if that is its end.
+    /// Another frame of the client's answer arrived, or its trailers. `end` marks the end of the answer.
     #[inline]
     pub(super) fn frame_comes(&mut self, end: bool) {
         self.down.complete(end);
@@ -136,8 +137,8 @@ impl Listener {
         self.place.request.count_frame();
     }
 
-    /// A frame of the answer has come, which passes and is read if the client has the answer already: nearly every frame. `false` if
-    /// there is more to it.
+    /// Passes and reads a frame of an answer that the client already has, which is nearly every frame. `false` if the
+    /// frame needs a step of the machine.
     #[inline]
     pub(super) fn pass_plainly(&mut self, size: usize, end: bool) -> Result<bool> {
         let exchange = &mut *self.place.exchange_mut();
@@ -151,7 +152,7 @@ impl Listener {
         Ok(true)
     }
 
-    /// A frame of the client's answer passes; `end` if it is the last.
+    /// Reads a frame of the client's answer that passes. `end` marks the last frame.
     pub(super) fn pass_frame(&mut self, size: usize, end: bool) -> Result<()> {
         let exchange = &mut *self.place.exchange_mut();
         match exchange.reads_answer() {
@@ -160,7 +161,7 @@ impl Listener {
         }
     }
 
-    /// The client's answer is over: counts its tokens.
+    /// Counts the tokens of the client's complete answer.
     pub(super) fn end_usage(&mut self) -> Result<()> {
         end_usage(&mut self.place.exchange_mut(), self.place.balancer())
     }

@@ -1,10 +1,16 @@
 //! The adapter between Envoy's proxy-wasm interface and the [core](crate::core): bytes in, effects out.
 //!
-//! It decides nothing. `host` is the only file that names host calls, `envoy` is Envoy as the core sees it. `root` reads the
-//! configuration. A `worker` is what all streams of one configuration on one thread share. A request's state machine is the core's
-//! [`Exchange`](crate::core::exchange::Exchange), which the driver of one of two retry engines feeds: with `reissue` the filter sends a
-//! request again itself, with `reroute` Envoy's router does. Both share `listener`, the listener's side of a request, `place`, a context
-//! of it, and `driver`, the host calls that the machine's answers become. `context` is what the SDK calls.
+//! The adapter decides nothing.
+//!
+//! - `host` is the only file that names host calls. `envoy` implements the core's host with them.
+//! - `root` reads the configuration.
+//! - `worker` has the state that all streams of one configuration on one thread share.
+//! - `reissue` and `reroute` are the drivers of the two retry engines. A driver feeds the core's
+//!   [`Exchange`](crate::core::exchange::Exchange), the state machine of a request. With `reissue` the filter sends a
+//!   request again itself, with `reroute` Envoy's router does.
+//! - Both drivers share `listener`, the listener's side of a request; `place`, one of its contexts; and `driver`, which
+//!   makes host calls of the machine's results.
+//! - `context` implements the SDK's traits.
 
 mod context;
 mod driver;
@@ -21,9 +27,10 @@ mod worker;
 use proxy_wasm::traits::RootContext;
 use proxy_wasm::types::LogLevel;
 
-/// Registers the filter with the SDK; the module's `_initialize` calls it once per VM.
+/// Registers the filter with the SDK. The module's `_initialize` calls it once per VM.
 pub fn start() {
-    // Envoy filters by its own log level; what it would drop must not be formatted either, so `info` is the finest we offer.
+    // Envoy filters by its own log level, but formatting a dropped line costs time. So the module's finest level is
+    // `info`.
     proxy_wasm::set_log_level(LogLevel::Info);
     proxy_wasm::set_root_context(|context_id| -> Box<dyn RootContext> {
         Box::new(root::Root::new(context_id))

@@ -1,4 +1,4 @@
-//! A request, and its contexts: one among the listener's filters, and behind the router one for each attempt.
+//! A request and its contexts: one among the listener's filters, and one per attempt behind the router.
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::rc::{Rc, Weak};
@@ -14,13 +14,13 @@ use crate::core::text::number;
 
 type Result<T> = std::result::Result<T, HostError>;
 
-/// A request, as all of its contexts see it.
+/// A request. All of its contexts share it.
 pub(super) struct Request {
-    /// The id of its context among the listener's filters.
+    /// The id of the request's context among the listener's filters.
     pub(super) id: u32,
     pub(super) worker: Rc<Worker>,
     exchange: RefCell<Exchange>,
-    /// The frames of the client's answer so far.
+    /// The number of frames of the client's answer so far.
     frames: Cell<u32>,
 }
 
@@ -46,13 +46,13 @@ impl Request {
         self.exchange.borrow_mut().handle(input, self.balancer())
     }
 
-    /// Another frame of the client's answer has come.
+    /// Counts a frame of the client's answer.
     #[inline]
     pub(super) fn count_frame(&self) {
         self.frames.set(self.frames.get().wrapping_add(1));
     }
 
-    /// Nothing has come of the client's answer for as long as was allowed.
+    /// The client's answer has been silent for longer than the limit.
     pub(super) fn silent(&self) -> Result<()> {
         match self.handle(Input::Silent) {
             Next::Cut => host::cut_off(),
@@ -67,7 +67,7 @@ impl Watchable for Request {
     }
 }
 
-/// A context of a stream: its place among those of its worker, and the request that it is for.
+/// A context of a stream, and the request it belongs to.
 pub(super) struct Place {
     id: u32,
     me: Weak<dyn Stream>,
@@ -101,7 +101,7 @@ impl Place {
         self.request.exchange.borrow_mut()
     }
 
-    /// Hands `input` over, and waits if that is what is to be done.
+    /// Passes `input` to the machine, and starts the wait that it requests.
     pub(super) fn advance(&mut self, input: Input) -> Next {
         let mut next = self.request.handle(input);
         while let Next::Wait(wish) = next {
@@ -110,7 +110,7 @@ impl Place {
                 false => self.request.handle(Input::CannotWait),
             };
         }
-        // Where the other half of the stream goes on, this one may wait all the same.
+        // The wait may continue while the other half of the stream goes on.
         if !matches!(next, Next::Hold | Next::Continue) {
             self.leave();
         }
@@ -123,14 +123,14 @@ impl Place {
         self.waits
     }
 
-    /// The stream waits no longer.
+    /// Ends the stream's wait.
     pub(super) fn leave(&mut self) {
         if std::mem::take(&mut self.waits) {
             self.request.worker.forget(self.id);
         }
     }
 
-    /// Watches the silences of the client's answer, if they have a limit.
+    /// Starts the silence limit of the client's answer, if one is configured.
     pub(super) fn watch_silences(&mut self) {
         let limit = self.exchange().silence_limit(self.balancer());
         if let Some(longest) = limit {
@@ -145,18 +145,19 @@ impl Place {
         }
     }
 
-    /// A call was made, whose answer is this stream's.
+    /// Registers a call whose answer belongs to this stream.
     pub(super) fn call_made(&self, call: u32) {
         if let Some(me) = self.me.upgrade() {
             self.request.worker.call_made(call, self.id, me);
         }
     }
 
-    /// The headers of an attempt's answer have come, with its end if `end`. It is held only where it `may_hold`.
+    /// The headers of an attempt's answer arrived. `end` means without a body. The answer can be held only if
+    /// `may_hold`.
     pub(super) fn answer_begins(&mut self, end: bool, may_hold: bool) -> Result<Next> {
         let (exchange, balancer) = (self.exchange(), self.balancer());
         let reads_start = may_hold && !end && exchange.reads_stream_start(balancer);
-        // All headers cost one call, as the status alone does.
+        // Reading all headers costs one host call, as reading the status does.
         let headers = headers_if(reads_start)?;
         let status = match &headers {
             Some(headers) => headers.get(":status").and_then(|it| number(it.as_bytes())),
@@ -177,7 +178,7 @@ impl Place {
         }))
     }
 
-    /// More of that answer has come, of which Envoy shows so many bytes, or its trailers.
+    /// Passes more of an attempt's answer to the machine: `shown` bytes in Envoy's buffer, or the trailers.
     pub(super) fn answer_goes_on(&mut self, shown: usize, end: bool) -> Result<Next> {
         let wanted = self.exchange().wants_answer_body(shown, end);
         let bytes = wanted.map(answer_body).transpose()?;
@@ -196,7 +197,7 @@ impl Place {
         Ok(self.advance(Input::Granted { granted, stalled }))
     }
 
-    /// The callback of a frame of the answer ends so, or as `gate` says.
+    /// Ends the callback of a frame of the answer. A gate that was opened early may decide otherwise than `passes`.
     pub(super) fn end_frame(&mut self, gate: &mut Gate, passes: bool) -> bool {
         match gate.is_open_early() {
             false => gate.body(passes),
@@ -209,8 +210,8 @@ impl Place {
         let held_one = gate.holds_frame();
         let passes = gate.body(passes);
         if gate.holds_frame() {
-            // The stream is told soon, unless another frame comes first, which brings this one along. The last frame passes where too
-            // many wait.
+            // A tick resumes the stream soon, unless another frame comes first and passes together with this one. If
+            // the waiting list is full, the last frame passes at once.
             let waits = self.wait(Wish::StreamStart(gate.time_for_next_frame()));
             return !waits && gate.is_complete();
         }

@@ -1,8 +1,8 @@
-//! The driver of the filter engine: the filter sends a request again itself. Works on every Envoy.
+//! The driver of the filter engine: the filter retries a request itself. It works on every Envoy version.
 //!
-//! The first attempt is the router's: the request is edited in place and goes on its way. The router's answer is held as long as
-//! another attempt may be due; further attempts are calls of the filter's own, and the answer to the last one is given to the client as
-//! a local reply.
+//! Envoy's router makes the first attempt: the filter edits the request in place and lets it pass. The filter holds the
+//! router's answer as long as another attempt may follow. Further attempts are the filter's own calls. The client gets
+//! the answer to the last one as a local reply.
 
 use std::rc::{Rc, Weak};
 
@@ -22,7 +22,7 @@ pub(super) struct Stream {
     /// The router's answer is held.
     holds_answer: bool,
     has_trailers: bool,
-    /// The call that is out.
+    /// The call in flight.
     call: Option<u32>,
 }
 
@@ -36,7 +36,7 @@ impl Stream {
         }
     }
 
-    /// Makes the calls that are `next`, and returns what is to be done then.
+    /// Makes the calls that the machine requests, and returns its next result.
     fn call_if(&mut self, mut next: Next) -> Next {
         while matches!(next, Next::Call) {
             next = match self.call() {
@@ -66,13 +66,13 @@ impl Stream {
     }
 
     fn reply(&mut self) -> Result<Replaced, HostError> {
-        // The stream may be over with the reply.
+        // A local reply may end the stream.
         self.side.end_usage()?;
         let down = &self.side.down;
         let holds_body = down.holds_body();
         let may_be_placed = down.is_complete() && !self.has_trailers;
         reply(&self.side.place.request, &mut |body| {
-            // Envoy might refuse to hold more.
+            // Envoy may refuse to buffer more.
             let fits = (holds_body || body.is_empty()) && body.len() <= ERROR_BODY;
             if may_be_placed && fits && holds_body {
                 host::replace_buffer(Buffer::ResponseBody, body)?;
@@ -81,7 +81,7 @@ impl Stream {
         })
     }
 
-    /// Carries out `next` in a callback of the request. Whether that passes.
+    /// Carries out `next` in a callback of the request. `true` lets the request pass.
     fn act_on_request(&mut self, next: Next) -> Result<bool, HostError> {
         let next = self.call_if(next);
         if self.holds_answer {
@@ -100,7 +100,7 @@ impl Stream {
         Ok(true)
     }
 
-    /// Carries out `next` in a callback of the router's answer. Whether that passes.
+    /// Carries out `next` in a callback of the router's answer. `true` lets the answer pass.
     fn act_on_answer(&mut self, next: Next) -> Result<bool, HostError> {
         let next = self.call_if(next);
         self.holds_answer = matches!(next, Next::Hold);
@@ -115,7 +115,7 @@ impl Stream {
         })
     }
 
-    /// Carries out `next` in any other callback, in which what is held has to be resumed.
+    /// Carries out `next` in any other callback. A held half needs a resume there.
     fn act_from_outside(&mut self, next: Next) -> Result<(), HostError> {
         match self.call_if(next) {
             Next::Send => {
@@ -143,7 +143,7 @@ impl Stream {
         }
         self.holds_answer = false;
         if self.side.down.holds_body() {
-            // It passes without another callback.
+            // The held body passes without another callback.
             self.side.pass_frame(usize::MAX, !awaits_frame)?;
         }
         if awaits_frame {
@@ -176,7 +176,7 @@ impl Callbacks for Stream {
     fn response_headers(&mut self, end: bool) -> Result<Action, HostError> {
         self.side.down.complete(end);
         if !self.side.place.exchange().awaits_answer() {
-            // Not the answer to an attempt but a local reply, ours or another filter's.
+            // A local reply, ours or another filter's, not an attempt's answer.
             return Ok(Action::Continue);
         }
         let next = self.side.place.answer_begins(end, true)?;
@@ -208,7 +208,7 @@ impl Callbacks for Stream {
         let next = self.side.place.answer_goes_on(ERROR_BODY, true)?;
         let passes = self.act_on_answer(next)?;
         if passes {
-            // What was held of a stream until now was read for its start.
+            // The held frames of a stream were already read to classify its start.
             self.side.end_usage()?;
         }
         Ok(action_of(passes))

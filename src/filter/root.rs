@@ -1,4 +1,4 @@
-//! The root context: reads the configuration, and makes a stream of every request.
+//! The root context: reads the configuration, and creates a context for each request.
 
 use std::rc::Rc;
 
@@ -14,19 +14,19 @@ use crate::core::config::{Engine, Plugin};
 use crate::core::host::check_version;
 use crate::core::identity::keeper::describe;
 
-/// The revision the module was built from, if whoever built it told: `cargo xtask wasm` and the Dockerfile do.
+/// The module's source revision. `cargo xtask wasm` and the Dockerfile set it at build time.
 const REVISION: &str = match option_env!("AOAI_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };
 
-/// What a root context is there for.
+/// The role of a root context.
 enum Role {
-    /// Its configuration was refused, or has not come yet.
+    /// No configuration was accepted yet.
     None,
-    /// It balances, among a listener's filters.
+    /// Balances requests, among a listener's filters.
     Balancer(Rc<Worker>),
-    /// It sees attempts, among a cluster's filters.
+    /// Sees attempts, among a cluster's filters.
     Upstream,
 }
 
@@ -77,13 +77,13 @@ impl Root {
     }
 }
 
-/// Envoy's version: its major and its minor number.
+/// Envoy's major and minor version.
 #[inline(never)]
 fn envoy_version() -> Option<(u64, u64)> {
     let part = |name: &str| {
         let path = format!("xds\0node\0user_agent_build_version\0version\0{name}");
         let bytes = host::property(&path).ok().flatten()?;
-        // Numbers are handed over as 64-bit ones.
+        // Envoy encodes numbers as 64-bit integers.
         Some(u64::from_le_bytes(bytes.try_into().ok()?))
     };
     part("major_number").zip(part("minor_number"))

@@ -1,10 +1,10 @@
-//! A request's body as Envoy shows it.
+//! The part of a request's body in Envoy's buffer.
 
 use super::host::{self, Buffer, HostError};
 
-/// How much Envoy shows of a request's body, and how much of that was read.
+/// The size of the part in Envoy's buffer, and how much of it was read.
 ///
-/// While a request is held, Envoy shows all that it holds; else only what is new.
+/// While a request is held, the buffer has everything held so far. Otherwise it has only the new bytes.
 #[derive(Debug, Default)]
 pub(super) struct ShownBody {
     size: usize,
@@ -12,12 +12,12 @@ pub(super) struct ShownBody {
 }
 
 impl ShownBody {
-    /// Envoy shows so many bytes now.
+    /// The buffer has `size` bytes now.
     pub(super) fn show(&mut self, size: usize) {
         self.size = size;
     }
 
-    /// What is shown and was not read yet.
+    /// The bytes that were not read yet.
     pub(super) fn read(&mut self) -> Result<Vec<u8>, HostError> {
         let from = std::mem::replace(&mut self.read, self.size);
         match self.size.saturating_sub(from) {
@@ -26,12 +26,12 @@ impl ShownBody {
         }
     }
 
-    /// All that is shown, whether it was read or not.
+    /// All bytes in the buffer, read or not.
     pub(super) fn all() -> Result<Vec<u8>, HostError> {
         host::buffer(Buffer::RequestBody, 0, usize::MAX)
     }
 
-    /// Puts this in the place of all that is shown.
+    /// Replaces all bytes in the buffer.
     pub(super) fn replace(&mut self, body: &[u8]) -> Result<(), HostError> {
         host::replace_buffer(Buffer::RequestBody, body)?;
         *self = Self {
@@ -41,7 +41,7 @@ impl ShownBody {
         Ok(())
     }
 
-    /// What is shown passes on.
+    /// The bytes in the buffer pass on.
     pub(super) fn pass(&mut self) {
         *self = Self::default();
     }

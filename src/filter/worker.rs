@@ -1,4 +1,5 @@
-//! What all streams of one configuration on one worker thread share: the [balancer](Balancer), its ticks, the statistics, and calls.
+//! State that all streams of one configuration on one worker thread share: the [balancer](Balancer), ticks, statistics
+//! and calls.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,35 +17,36 @@ use crate::core::swap::SwapError;
 use crate::core::text::number;
 use crate::core::time::Timestamp;
 
-/// A stream as its worker sees it. While these run, Envoy's effective context is the stream's.
+/// A stream's interface to its worker. While these methods run, Envoy's effective context is the stream's.
 pub(super) trait Stream {
-    /// What the stream waited for is there, or will not come.
+    /// The stream's wait is over: the wish is granted, or will not be.
     fn granted(&self, granted: Granted);
 
-    /// The answer to a call that the stream made while the root context was running.
+    /// A call got its answer. The stream made the call while the root context was running.
     fn call_answered(&self, call: u32);
 }
 
-/// What all streams of one configuration on one worker share.
+/// One configuration's state on one worker thread.
 pub(crate) struct Worker {
     root_id: u32,
     pub(crate) balancer: Balancer<Envoy>,
-    /// Borrowed for one step at a time: no stream is told anything meanwhile, since it may come back here.
+    /// Borrowed for one step at a time and never while a stream's method runs, since the stream may call the worker
+    /// again.
     mutable: RefCell<Mutable>,
 }
 
-/// What changes of a [`Worker`], beside its balancer.
+/// The mutable part of a [`Worker`], beside its balancer.
 struct Mutable {
     agenda: Agenda<Rc<dyn Stream>>,
     silences: Silences<Request>,
-    /// For each identity.
+    /// One keeper for each identity.
     keepers: Vec<Keeper<Envoy>>,
     statistics: Statistics,
     metrics: Metrics,
 }
 
 impl Worker {
-    /// Sets the worker to work: its first tick comes as good as at once.
+    /// Starts the worker. Its first tick comes almost at once.
     #[inline(never)]
     pub(super) fn start(root_id: u32, config: Config) -> Result<Self, HostError> {
         let (statistics, definitions) = Statistics::new(&config);
@@ -70,31 +72,31 @@ impl Worker {
         })
     }
 
-    /// Puts the stream on the waiting list. `false` if it cannot wait.
+    /// Puts the stream on the waiting list. `false` if the stream cannot wait.
     pub(super) fn wait(&self, id: u32, stream: Rc<dyn Stream>, wish: Wish) -> bool {
         let now = host::now();
         let mut mutable = self.mutable.borrow_mut();
         let began = (mutable.agenda).wait(id, stream, wish, &self.balancer, now);
         drop(mutable);
         if began == Began::NeedsTick {
-            // The timer is the effective root context's, and behind the router that is another one.
+            // The timer belongs to the effective root context, which behind the router is the upstream filter's.
             report(host::in_context(self.root_id, id, || tick_after(NOW)));
         }
         began != Began::Refused
     }
 
-    /// The stream waits no longer, or has ended.
+    /// Removes the stream from the waiting list.
     pub(super) fn forget(&self, id: u32) {
         self.mutable.borrow_mut().agenda.forget(id);
     }
 
-    /// Watches that the request's answer, which has begun, is not silent for longer than this.
+    /// Limits the silences of the request's answer, which has begun, to `longest`.
     pub(super) fn watch(&self, request: Rc<Request>, longest: Duration) {
         let (id, now) = (request.id, host::now());
         (self.mutable.borrow_mut().silences).watch(id, request, longest, now);
     }
 
-    /// Watches the request's answer no longer.
+    /// Ends the silence limit of the request's answer.
     pub(super) fn unwatch(&self, id: u32) {
         self.mutable.borrow_mut().silences.forget(id);
     }
@@ -106,18 +108,18 @@ impl Worker {
         }
     }
 
-    /// The stream made a call. If that was in a callback of the root context, the SDK will bring the answer there, and it is
-    /// passed on.
+    /// Registers the stream's call. The SDK passes the answer of a call made in a root context's callback to that root,
+    /// which forwards it.
     pub(super) fn call_made(&self, call: u32, id: u32, stream: Rc<dyn Stream>) {
         (self.mutable.borrow_mut().agenda).call_made(call, id, stream);
     }
 
-    /// The stream has ended; the call's answer is no one's. (Envoy has no way to cancel it; its time limit ends it.)
+    /// Drops the answer of an ended stream's call. Envoy cannot cancel the call; its timeout ends it.
     pub(super) fn disown_call(&self, call: u32) {
         self.mutable.borrow_mut().agenda.take_call(call);
     }
 
-    /// Does what is to be done from time to time. Whether it looked at the backends again, as it does once a second.
+    /// Does the periodic work. Returns whether it read the backends' health, which it does once a second.
     #[inline(never)]
     pub(super) fn on_tick(&self) -> bool {
         let now = host::now();
@@ -159,7 +161,7 @@ impl Worker {
         set_running(false);
     }
 
-    /// The answer to a call that was made in a callback of the root context: a token's, or one of a stream's.
+    /// Handles the answer to a call that a root context's callback made: one for a token, or one of a stream's.
     pub(super) fn on_call_response(&self, call: u32) {
         let taken = self.mutable.borrow_mut().agenda.take_call(call);
         if let Some((id, stream)) = taken {
@@ -199,7 +201,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Makes a call that a token of the identity takes, if there is one to make.
+    /// Makes the next call to get the identity's token, if there is one.
     #[inline(never)]
     fn fetch(&self, identity: usize, call: Option<Call>, now: Timestamp) {
         let Some(call) = call else {
@@ -220,7 +222,7 @@ impl Worker {
         });
     }
 
-    /// Lets the keeper of an identity's token `act`, and logs what the host refused; the next tick tries again.
+    /// Runs `act` on the keeper of an identity's token, and logs an error of the host. The next tick tries again.
     fn keeper<T>(
         &self,
         identity: usize,
@@ -233,7 +235,7 @@ impl Worker {
         logged.ok()
     }
 
-    /// Hands the statistics over to Envoy.
+    /// Reports the statistics to Envoy.
     pub(super) fn hand_over(&self, now: Timestamp) {
         let mutable = &mut *self.mutable.borrow_mut();
         for change in mutable.statistics.changes(&self.balancer, now) {
@@ -242,7 +244,7 @@ impl Worker {
     }
 }
 
-/// Envoy's numbers of the statistics, by theirs in the [`Statistics`]. One has none if Envoy refused to define it.
+/// Envoy's ids of the statistics, by their numbers in [`Statistics`]. `None` if Envoy refused a definition.
 #[derive(Default)]
 struct Metrics(Vec<Option<u32>>);
 
@@ -270,7 +272,7 @@ fn tick_after(period: Duration) {
     report(host::set_tick_period(period));
 }
 
-/// Logs what the host refused, where the work goes on without.
+/// Logs an error of the host that does not stop the work.
 fn report(result: Result<(), HostError>) {
     if let Err(error) = result {
         log::error!("{error}");

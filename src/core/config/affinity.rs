@@ -1,4 +1,4 @@
-//! Requests that stay together on one backend.
+//! The rule that keeps requests together on one backend.
 
 use super::field::{text, Text};
 use super::fields::{affinity, plugin};

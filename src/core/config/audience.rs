@@ -1,4 +1,5 @@
-//! The default audience of an identity's tokens and the default authority of Entra ID. Both follow from the hosts of backends.
+//! The default audience of an identity's tokens and the default authority of Entra ID. Both follow from the backends'
+//! hosts.
 //!
 //! Source: <https://learn.microsoft.com/azure/ai-foundry/openai/how-to/managed-identity>, and the endpoints of the sovereign
 //! clouds: <https://learn.microsoft.com/azure/azure-government/compare-azure-government-global-azure>.
@@ -23,7 +24,7 @@ const AUTHORITIES: [(&str, &str); 2] = [
 ];
 const PUBLIC_AUTHORITY: &str = "login.microsoftonline.com";
 
-/// Sets the audience of each identity that has none, and the authority of Entra ID where none is given.
+/// Sets the default audience of each identity without one, and the default authority of Entra ID.
 #[inline(never)]
 pub(super) fn complete(identities: &mut [Identity], backends: &[Backend], problems: &Problems) {
     set_audiences(identities, backends, problems);
@@ -37,7 +38,7 @@ pub(super) fn complete(identities: &mut [Identity], backends: &[Backend], proble
     }
 }
 
-/// Why a backend that refuses a new token for this audience gets no requests, and what to do about it.
+/// The reason why a backend that refuses a new token gets no requests, and how to fix it.
 #[inline(never)]
 pub(super) fn new_token_refused(audience: &str, host: &str) -> String {
     let audience = audience.trim_end_matches('/');
@@ -47,16 +48,16 @@ pub(super) fn new_token_refused(audience: &str, host: &str) -> String {
         FOUNDRY => Some(PUBLIC),
         _ => None,
     };
-    let text = format!("refuses a token that was just renewed (401): its audience is {audience}; ");
+    let text = format!("refuses a token that was just fetched (401): its audience is {audience}; ");
     match other {
         Some(other) => format!(
-            "{text}if the resource wants {other}, set that as `resource` of the identity; else check the resource's tenant"
+            "{text}if the resource expects {other}, set that as the identity's `resource`; otherwise check the resource's tenant"
         ),
         None => text + "check the resource's tenant",
     }
 }
 
-/// The authority of the cloud that `audience` belongs to.
+/// The authority of the cloud of `audience`.
 fn authority_for(audience: &str) -> &'static str {
     let audience = audience.trim_end_matches('/');
     let mut authorities = AUTHORITIES.into_iter();
@@ -121,7 +122,7 @@ fn common<'h>(hosts: impl Iterator<Item = &'h str>) -> Result<&'static str, Diff
     Ok(found.map_or(PUBLIC, |(_, audience)| audience))
 }
 
-/// The audience that a host of Azure accepts; `None` for other hosts.
+/// The audience that an Azure host accepts. `None` for hosts outside Azure.
 fn of_host(host: &str) -> Option<&'static str> {
     let name = host.split(':').next().unwrap_or(host).to_ascii_lowercase();
     [

@@ -33,13 +33,13 @@ pub struct Backend {
     pub cluster: String,
     /// The host name of the resource, sent as `:authority` on every attempt.
     pub host: String,
-    /// The rank; lower is first. A backend serves only while every backend with a lower number is unavailable.
+    /// The rank. Lower ranks come first: a backend serves only while every backend with a lower number is unavailable.
     pub priority: u8,
     /// The share of the requests within the priority.
     pub weight: u8,
-    /// The time limit for the first byte of the backend's answer. An attempt's limit holds if it is shorter.
+    /// The time limit for the first byte of the backend's answer. The limit of an attempt applies if it is shorter.
     pub first_byte_timeout: Option<Duration>,
-    /// How long event streams may be silent; `None`: as long as those of other backends.
+    /// The longest silence in an event stream. `None` applies `retry.stream_idle_timeout`.
     pub stream_idle_timeout: Option<Duration>,
     /// The deployments, by the names that clients use.
     pub deployments: Deployments,
@@ -140,7 +140,7 @@ fn is_of_foundry(host: &str) -> bool {
     domain.is_some_and(|domain| domain.eq_ignore_ascii_case(DOMAIN))
 }
 
-/// Reads the list of backends, whose tokens are those of `identities`.
+/// Reads the list of backends. Backends without a key name one of `identities`.
 #[inline(never)]
 pub(super) fn read_backends(
     root: &Object<'_>,
@@ -198,7 +198,8 @@ pub(super) fn read_backends(
         .collect()
 }
 
-/// Adds a problem if an earlier backend has the same value of the field `key`. `seen`: the values of earlier backends.
+/// Adds a problem if an earlier backend has the same value of the field `key`. `seen` has the values of earlier
+/// backends.
 #[inline(never)]
 fn check_new(
     backend: &Object<'_>,
@@ -210,7 +211,7 @@ fn check_new(
         backend.problem(
             key,
             format_args!(
-                "{} stands twice; use a different {key} for each backend",
+                "{} is used twice; use a different {key} for each backend",
                 shown_text(text)
             ),
         );
@@ -236,7 +237,7 @@ fn read_apis(object: &mut Object<'_>, problems: &Problems) -> Apis {
     Apis::Only(apis.collect())
 }
 
-/// The backend's credential: its key; or else the token of the identity it names, or of the one that has no name.
+/// The backend's credential: its key, or the token of the identity it names, or the token of `identity`.
 #[inline(never)]
 fn read_credential(
     object: &mut Object<'_>,
@@ -297,7 +298,7 @@ fn read_deployments(object: &mut Object<'_>, problems: &Problems) -> Deployments
                     None => deployments.add(name, own),
                     Some(first) => {
                         let problem = format!(
-                            "{name:?} differs from {first:?} only by upper and lower case, which Azure does not tell apart; use one of them"
+                            "{name:?} differs from {first:?} only in case, and Azure ignores case; use one of them"
                         );
                         problems.add(&format!("{path}.{name}"), problem);
                     }

@@ -43,7 +43,7 @@ pub(super) fn read_cooldown(root: &mut Object<'_>) -> Option<Cooldown> {
     if shortest > longest {
         object.problem(
             cooldown::SHORTEST.name,
-            "is longer than cooldown.longest, which is 5m if not given; use at most that",
+            "is longer than cooldown.longest (5m by default); use at most that",
         );
     }
     object.finish();

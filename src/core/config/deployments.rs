@@ -1,4 +1,4 @@
-//! The deployments of a backend, as its configuration names them. Azure does not tell upper from lower case in their names.
+//! The deployments of a backend, as its configuration names them. Azure ignores the case of deployment names.
 
 use crate::prelude::*;
 

@@ -1,8 +1,8 @@
-//! A field of the configuration, described once: its name, the values that it takes, its default and its meaning.
+//! A field of the configuration, described once: its name, values, default and meaning.
 //!
-//! [`fields`](super::fields) has one description per field. The parser reads a field by its description. The tool makes the JSON
-//! Schemas and the tables of `docs/configuration.md` from all of them. The module never asks for [`Description`]s, so the linker
-//! leaves the texts for people out of it.
+//! [`fields`](super::fields) has one description per field. The parser reads a field by its description. The tool
+//! generates the JSON Schemas and the tables of `docs/configuration.md` from the descriptions. The module never uses
+//! [`Description`]s, so the linker drops their texts from it.
 
 use core::marker::PhantomData;
 use core::ops::RangeInclusive;
@@ -11,14 +11,14 @@ use core::time::Duration;
 use super::forms::VARIABLE_FORM;
 use crate::prelude::*;
 
-/// A whole number.
+/// A field with a whole number.
 pub(super) struct Integer {
     pub(super) name: &'static str,
     pub(super) range: RangeInclusive<u64>,
     pub(super) default: u64,
 }
 
-/// A whole number within `range`.
+/// A field with a whole number within `range`.
 pub(super) const fn integer(
     name: &'static str,
     range: RangeInclusive<u64>,
@@ -31,12 +31,12 @@ pub(super) const fn integer(
     }
 }
 
-/// A number with at most two digits behind the point, in hundredths.
+/// A field with a number of at most two decimal places, in hundredths.
 pub(super) struct Hundredths {
     pub(super) name: &'static str,
     pub(super) range: RangeInclusive<u64>,
     pub(super) default: u64,
-    /// The range as people read it: no other message writes a fraction, and the code that writes one is large.
+    /// The range as text. No other message formats a fraction, and the code that formats one is large.
     pub(super) form: &'static str,
 }
 
@@ -46,16 +46,17 @@ pub(super) struct Flag {
     pub(super) default: bool,
 }
 
-/// A duration or a size, read as a `T`. The bounds are texts as people write them, so that messages can repeat them.
+/// A field with a duration or a size, read as a `T`. The bounds are texts as users write them, so that messages can
+/// repeat them.
 pub(super) struct Quantity<T> {
     pub(super) name: &'static str,
     pub(super) range: RangeInclusive<&'static str>,
-    /// The default; empty: the field has none.
+    /// The default. Empty if the field has none.
     pub(super) default: &'static str,
     unit: PhantomData<T>,
 }
 
-/// A number with a unit within `range`.
+/// A field with a number and a unit, within `range`.
 pub(super) const fn quantity<T>(
     name: &'static str,
     range: RangeInclusive<&'static str>,
@@ -69,23 +70,23 @@ pub(super) const fn quantity<T>(
     }
 }
 
-/// One of a few words, each with what it stands for. The first is the default, and so is `T`'s.
+/// A field with one of a few words, each with its value. The first word is the default, and has `T`'s default value.
 pub(super) struct Choice<T: 'static> {
     pub(super) name: &'static str,
     pub(super) values: &'static [(&'static str, T)],
 }
 
-/// A text.
+/// A field with a text.
 pub(super) struct Text {
     pub(super) name: &'static str,
     pub(super) form: &'static str,
     pub(super) accept: fn(&str) -> bool,
-    /// The default; empty: the field has none.
+    /// The default. Empty if the field has none.
     pub(super) default: &'static str,
     pub(super) is_required: bool,
 }
 
-/// A text of this form, which may be left out.
+/// An optional field with a text of this form.
 pub(super) const fn text(name: &'static str, form: &'static str, accept: fn(&str) -> bool) -> Text {
     Text {
         name,
@@ -110,21 +111,21 @@ impl Text {
     }
 }
 
-/// The name of an environment variable.
+/// A field with the name of an environment variable.
 pub(super) struct Variable {
     pub(super) name: &'static str,
-    /// The variable's name by default; empty: there is none.
+    /// The default name of the variable. Empty if the field has none.
     pub(super) default: &'static str,
 }
 
-/// An object, a list, or anything else that has a reader of its own.
+/// A field with its own reader, such as an object or a list.
 pub(super) struct Own {
     pub(super) name: &'static str,
     pub(super) form: &'static str,
     pub(super) is_required: bool,
 }
 
-/// A field with a reader of its own. The form is empty where the reader's messages have more to say.
+/// A field with its own reader. The form is empty if the reader's messages say more.
 pub(super) const fn own(name: &'static str, form: &'static str) -> Own {
     Own {
         name,
@@ -141,19 +142,19 @@ impl Own {
     }
 }
 
-/// The values that a field takes.
+/// The values that a field accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Values {
     /// A whole number.
     Integer {
-        /// The least and the most.
+        /// The smallest and the largest value.
         range: RangeInclusive<u64>,
         /// The default.
         default: u64,
     },
-    /// A number with two digits behind the point, in hundredths.
+    /// A number with at most two decimal places, in hundredths.
     Hundredths {
-        /// The least and the most.
+        /// The smallest and the largest value.
         range: RangeInclusive<u64>,
         /// The default.
         default: u64,
@@ -165,14 +166,14 @@ pub enum Values {
     },
     /// A duration.
     Duration {
-        /// The least and the most.
+        /// The smallest and the largest value.
         range: RangeInclusive<&'static str>,
-        /// The default; empty: there is none.
+        /// The default. Empty if the field has none.
         default: &'static str,
     },
     /// A size in bytes.
     Size {
-        /// The least and the most.
+        /// The smallest and the largest value.
         range: RangeInclusive<&'static str>,
         /// The default.
         default: &'static str,
@@ -183,30 +184,30 @@ pub enum Values {
     Text {
         /// The form of the text, for error messages.
         form: &'static str,
-        /// The default; empty: there is none.
+        /// The default. Empty if the field has none.
         default: &'static str,
-        /// Whether it must be given.
+        /// Whether the field is required.
         is_required: bool,
     },
     /// The values of [`Description::schema`].
     Own {
-        /// The form of the values, for error messages; may be empty.
+        /// The form of the values, for error messages. May be empty.
         form: &'static str,
-        /// Whether it must be given.
+        /// Whether the field is required.
         is_required: bool,
     },
 }
 
-/// A field as people see it.
+/// The documentation of a field.
 #[derive(Clone, Debug)]
 pub struct Description {
     /// The name.
     pub name: &'static str,
     /// The values that it takes.
     pub values: Values,
-    /// The meaning, in Markdown. Links lead from `docs/`.
+    /// The meaning, in Markdown. Links are relative to `docs/`.
     pub meaning: &'static str,
-    /// The object that it holds, alone, in a list or in a map.
+    /// The object in the field: as its value, in a list, or in a map.
     pub object: Option<fn() -> Group>,
     /// Keys of its JSON Schema that do not follow from [`Self::values`], as JSON objects.
     pub schema: Vec<String>,
@@ -227,11 +228,11 @@ pub struct Group {
 pub(super) trait Field {
     /// The name.
     fn name(&self) -> &'static str;
-    /// The values that it takes.
+    /// The values that the field accepts.
     fn values(&self) -> Values;
 }
 
-/// Implements [`Field`] by the values of each kind of field.
+/// Implements [`Field`] for each kind of field.
 macro_rules! kinds {
     ($($kind:ty: |$field:ident| $values:expr;)*) => {$(
         impl Field for $kind {
@@ -272,9 +273,9 @@ impl<T> Field for Choice<T> {
     }
 }
 
-/// Declares an object of the configuration: a module with a constant per field, for the parser, and the function `group`, which
-/// describes them all. A doc comment is a field's meaning. After the field come the object that it holds (`=>`) and further keys
-/// of its schema (`with`).
+/// Declares an object of the configuration: a module with a constant per field, for the parser, and the function
+/// `group`, which describes all fields. A field's doc comment is its meaning. After the field come the object in it
+/// (`=>`) and further keys of its schema (`with`).
 macro_rules! object {
     (
         $(#[doc = $about:literal])*

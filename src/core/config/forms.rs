@@ -18,8 +18,8 @@ pub(super) const HEADER_FORM: &str = "the name of a header in lower case";
 pub(super) const VARIABLE_FORM: &str =
     "the name of an environment variable: letters, digits and '_', such as EAST_API_KEY";
 
-/// The content of the environment variable that `field` names. Messages never show a wrong name, because it may be the secret
-/// itself.
+/// The content of the environment variable that `field` names. No message contains a wrong name, because it may be the
+/// secret itself.
 pub(super) fn read_variable(
     object: &mut Object<'_>,
     field: &Variable,
@@ -50,7 +50,7 @@ pub(super) fn read_variable(
     value
 }
 
-/// Whether a text can stand in a header.
+/// Whether a header can contain `text`.
 pub(super) fn is_header_text(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_graphic())
 }

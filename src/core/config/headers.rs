@@ -4,7 +4,7 @@ use super::fields::{headers, plugin};
 use super::reader::Object;
 use crate::prelude::*;
 
-/// The names of the headers that the filter reads and writes, in lower case. `None`: there is no such header.
+/// The names of the headers that the filter reads and writes, in lower case. `None` disables a header.
 #[derive(Clone, Debug)]
 pub struct HeaderNames {
     /// The request header that names the cluster for the route.

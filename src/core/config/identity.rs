@@ -18,7 +18,7 @@ const MAX_IDENTITIES: usize = 20;
 /// The managed identity whose tokens the backends accept.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// The name in `identities`; `None`: the identity is `identity`.
+    /// The name in `identities`. `None` for `identity`, which has no name.
     pub name: Option<String>,
     /// The token service and its parameters.
     pub source: Source,
@@ -28,7 +28,7 @@ pub struct Identity {
     pub resource: String,
     /// How long a request may wait for the first token.
     pub wait_timeout: Duration,
-    /// How long the token service may take to answer.
+    /// The time limit for fetching a token, for all of its calls together.
     pub fetch_timeout: Duration,
 }
 
@@ -47,7 +47,7 @@ impl Identity {
 pub enum Source {
     /// The instance metadata service of virtual machines and AKS nodes.
     Imds {
-        /// The identity to use; `None`: the only one, or the system-assigned one.
+        /// The identity to use. `None` selects the only identity or the system-assigned one.
         selector: Option<Selector>,
     },
     /// The endpoint that App Service, Container Apps and Functions offer.
@@ -58,12 +58,12 @@ pub enum Source {
         path: String,
         /// The secret that proves to the endpoint that the caller runs in this app.
         secret: Secret,
-        /// The identity to use; `None`: the only one, or the system-assigned one.
+        /// The identity to use. `None` selects the only identity or the system-assigned one.
         selector: Option<Selector>,
     },
     /// The token endpoint of Entra ID.
     Entra {
-        /// The host of the authority, such as `login.microsoftonline.com`; it may have a port.
+        /// The host of the authority, such as `login.microsoftonline.com`, with an optional port.
         authority: String,
         /// The tenant's id or domain.
         tenant: String,
@@ -74,10 +74,10 @@ pub enum Source {
     },
 }
 
-/// The proof, for Entra ID, that the caller is an application.
+/// An application's proof of identity for Entra ID.
 #[derive(Clone, Debug)]
 pub enum Proof {
-    /// A token of Kubernetes, which keeps it in a file.
+    /// A Kubernetes token, which Kubernetes writes to a file.
     TokenFile {
         /// The Envoy cluster that answers with the content of the file.
         cluster: String,
@@ -114,7 +114,7 @@ pub(super) const AUTHORITY_FORM: &str = r#"a host such as "https://login.microso
 pub(super) const TOKEN_FILE_FORM: &str =
     "the name of an Envoy cluster that answers with the token file";
 
-/// Reads the identities: `identity`, which has no name, and those that `identities` names.
+/// Reads `identity`, which has no name, and the named `identities`.
 #[inline(never)]
 pub(super) fn read_identities(
     root: &mut Object<'_>,
@@ -159,7 +159,7 @@ fn read_identity(
     let mut object = Object::new(path, value, problems)?;
     let kind = object.choice(&identity::SOURCE);
     let cluster = object.text(&identity::CLUSTER);
-    // Without one, the hosts of the backends decide, which are read later.
+    // The default follows from the backends' hosts, which are read later.
     let resource = object.text(&identity::RESOURCE).unwrap_or_default();
     let wait_timeout = object.duration(&identity::WAIT_TIMEOUT);
     let fetch_timeout = object.duration(&identity::FETCH_TIMEOUT);
@@ -208,9 +208,9 @@ fn read_app_service(
     );
     let endpoint = endpoint?;
     let Some((authority, path)) = split_url(&endpoint) else {
-        // What it holds may be a secret that is under the wrong name.
+        // The variable's value may be a secret, so the message omits it.
         let problem =
-            r#"the variable holds no URL; use one such as "http://localhost:42356/msi/token""#;
+            r#"the variable's value is not a URL; use one such as "http://localhost:42356/msi/token""#;
         object.problem(identity::ENDPOINT_ENV.name, problem);
         return None;
     };
@@ -222,7 +222,7 @@ fn read_app_service(
     })
 }
 
-/// Reads an application of Entra ID. Fields that are left out come from the variables that the webhook of Azure Workload Identity
+/// Reads an application of Entra ID. Omitted fields come from the variables that the webhook of Azure Workload Identity
 /// sets: <https://azure.github.io/azure-workload-identity/docs/topics/service-account-labels-and-annotations.html>.
 #[inline(never)]
 fn read_entra(
@@ -245,14 +245,14 @@ fn read_entra(
         environment,
     );
     let given = object.text(&identity::AUTHORITY_HOST);
-    // The cloud of the backends decides, whose hosts are read later, if neither names one.
+    // Without either, the default follows from the backends' cloud. Their hosts are read later.
     let authority = given.or_else(|| environment("AZURE_AUTHORITY_HOST"));
     let authority = match authority.as_deref().map(authority_of) {
         Some(None) => {
             object.problem(
                 identity::AUTHORITY_HOST.name,
                 format_args!(
-                    "the variable AZURE_AUTHORITY_HOST holds no host; use {AUTHORITY_FORM}"
+                    "the variable AZURE_AUTHORITY_HOST is not a host; use {AUTHORITY_FORM}"
                 ),
             );
             None
@@ -274,7 +274,7 @@ fn read_entra(
     })
 }
 
-/// The value of `field`, or of the environment variable if the field is left out.
+/// The value of `field`, or of the environment variable if the field is omitted.
 fn read_or_variable(
     object: &mut Object<'_>,
     field: &Text,
@@ -286,13 +286,13 @@ fn read_or_variable(
     if object.has(field.name) {
         return object.text(field);
     }
-    // Known, although it is not there.
+    // Marks the absent field as known.
     object.value(field.name);
     let value = environment(variable).filter(|value| !value.is_empty() && (field.accept)(value));
     if value.is_none() {
         let fault = Fault::Missing {
             why: Some(format!(
-                "the variable {variable:?} is not set or not of the right form"
+                "the variable {variable:?} is not set or has the wrong form"
             )),
             form: format!("{form}, or set the variable in vm_config.environment_variables"),
         };
@@ -312,14 +312,14 @@ pub(super) fn is_authority(text: &str) -> bool {
     authority_of(text).is_some()
 }
 
-/// The host of an authority. Scheme and slash may be there or not.
+/// The host of an authority, with or without the scheme and a final slash.
 fn authority_of(text: &str) -> Option<&str> {
     let host = text.strip_prefix("https://").unwrap_or(text);
     let host = host.strip_suffix('/').unwrap_or(host);
     (!host.is_empty() && is_host(host)).then_some(host)
 }
 
-/// Reads the id of an identity, in one of the fields in `spellings`. Each field comes with the query parameter that it becomes.
+/// Reads the id of an identity from one of the fields in `spellings`. Each field is paired with its query parameter.
 fn read_selector(object: &mut Object<'_>, spellings: &[(&Text, &'static str)]) -> Option<Selector> {
     let mut found: Option<(&'static str, Selector)> = None;
     for &(field, parameter) in spellings {
@@ -337,7 +337,7 @@ fn read_selector(object: &mut Object<'_>, spellings: &[(&Text, &'static str)]) -
     found.map(|(_, selector)| selector)
 }
 
-/// The authority and the path of an `http` URL. Without a path it is `/`.
+/// The authority and the path of an `http` or `https` URL. The default path is `/`.
 fn split_url(url: &str) -> Option<(&str, &str)> {
     let rest = url
         .strip_prefix("http://")

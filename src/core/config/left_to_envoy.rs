@@ -1,27 +1,26 @@
-//! Settings that Envoy's own configuration makes in place of the filter.
+//! Settings that Envoy's own configuration makes instead of the filter.
 
 use super::fields::plugin;
 use super::reader::{refused, Object, Problems};
 use super::Backend;
 use crate::prelude::*;
 
-/// Settings that Envoy's own configuration makes in place of the filter. Each saves one host call per request.
+/// Settings that Envoy's own configuration makes instead of the filter. Each saves one host call per request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeftToEnvoy {
-    /// The route limits the time until the headers of an attempt's answer: its `retry_policy.per_try_timeout` is
+    /// The route limits the time until the headers of an attempt's answer. Its `retry_policy.per_try_timeout` is
     /// [`Config::router_timeout`](super::Config::router_timeout).
     pub timeout: bool,
     /// The route sets `:authority` to the host name of the cluster, by `auto_host_rewrite`.
     pub host: bool,
 }
 
-/// Reads the list; without one nothing is left to Envoy.
+/// Reads the list. The default is an empty list.
 #[inline(never)]
 pub(super) fn read_left_to_envoy(root: &mut Object<'_>, problems: &Problems) -> LeftToEnvoy {
     let mut left = LeftToEnvoy::default();
     let field = plugin::LEFT_TO_ENVOY;
     let given = root.value(field.name);
-    // An empty list leaves nothing to Envoy.
     let Some(list) = given.filter(|list| list.as_array().is_none_or(|list| !list.is_empty()))
     else {
         return left;
@@ -36,13 +35,13 @@ pub(super) fn read_left_to_envoy(root: &mut Object<'_>, problems: &Problems) -> 
     left
 }
 
-/// Adds a problem for each backend with a limit of its own, where the route has one limit for all.
+/// Adds a problem for each backend with its own limit, because the route has one limit for all backends.
 #[inline(never)]
 pub(super) fn check_timeouts(backends: &[Backend], problems: &Problems) {
     for (index, backend) in backends.iter().enumerate() {
         if backend.first_byte_timeout.is_some() {
             let path = format!("backends[{index}].first_byte_timeout");
-            let problem = "not allowed where left_to_envoy has \"timeout\": a route has one limit for all backends; \
+            let problem = "not allowed together with \"timeout\" in left_to_envoy: a route has one limit for all backends; \
                            leave \"timeout\" out";
             problems.add(&path, problem);
         }

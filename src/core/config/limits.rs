@@ -15,10 +15,10 @@ pub const MAX_LIMITED_CLIENTS: usize = 1000;
 /// The largest limit.
 pub const MAX_LIMIT: u64 = 1_000_000_000_000;
 
-/// The limits of clients, each client for itself.
+/// The limits of clients, each counted separately.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LimitRules {
-    /// The limits of a client that has none of its own.
+    /// The limits of clients without their own.
     pub default: Limits,
     /// The limits of single clients, sorted by name.
     pub clients: Vec<(String, Limits)>,
@@ -27,11 +27,11 @@ pub struct LimitRules {
 /// The limits of one client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Tokens a minute, those of prompts and completions together; `None`: no limit.
+    /// Tokens a minute, prompts and completions together. `None` is no limit.
     pub tokens_per_minute: Option<u64>,
-    /// Tokens a day, from midnight to midnight UTC; `None`: no limit.
+    /// Tokens a day, from midnight to midnight UTC. `None` is no limit.
     pub tokens_per_day: Option<u64>,
-    /// Requests a minute; `None`: no limit.
+    /// Requests a minute. `None` is no limit.
     pub requests_per_minute: Option<u64>,
 }
 
@@ -59,7 +59,7 @@ impl LimitRules {
         own.map_or(self.default, |(_, limits)| *limits)
     }
 
-    /// Whether tokens are limited, for any client.
+    /// Whether tokens are limited for any client.
     pub fn have_tokens(&self) -> bool {
         self.all().any(Limits::has_tokens)
     }
@@ -72,13 +72,13 @@ impl LimitRules {
 
 /// Settings of other fields on which limits depend.
 pub(super) struct Around {
-    /// A header names clients.
+    /// Whether a header names clients.
     pub(super) names_clients: bool,
-    /// Tokens are counted.
+    /// Whether tokens are counted.
     pub(super) counts_tokens: bool,
 }
 
-/// Reads the limits, if there are any.
+/// Reads the limits. `None` if nothing is limited.
 #[inline(never)]
 pub(super) fn read_limits(
     root: &mut Object<'_>,
@@ -99,12 +99,12 @@ pub(super) fn read_limits(
         clients: clients.unwrap_or_default(),
     };
     if !rules.clients.is_empty() && !around.names_clients {
-        let problem = "needs headers.client, the header with the client's name; give that too";
+        let problem = "needs headers.client, the header with the client's name; set that too";
         object.problem(limits::CLIENTS.name, problem);
     }
     object.finish();
     if rules.have_tokens() && !around.counts_tokens {
-        let problem = "limits of tokens need their count, and `usage` is false; leave `usage` out, or limit requests alone";
+        let problem = "limits of tokens need `usage`, which is false; remove `usage`, or limit requests only";
         root.problem(plugin::LIMITS.name, problem);
     }
     let is_any = rules.all().any(|limits| !limits.is_none());
@@ -145,14 +145,14 @@ fn read_clients(
                 Object::new(path, value, problems).map(|object| read_limits_of_one(object, default))
             }
         };
-        // Names mostly come sorted. The standard library's sorting would be as large as this whole file.
+        // Names mostly come sorted, and the standard library's sort would be as large as this file.
         let at = clients.partition_point(|(known, _)| known < name);
         clients.insert(at, (name.clone(), limits?));
     }
     Some(clients)
 }
 
-/// Reads the limits of one client. Limits that it leaves out are those of `otherwise`.
+/// Reads the limits of one client. Omitted limits are those of `otherwise`.
 fn read_limits_of_one(mut object: Object<'_>, otherwise: Limits) -> Limits {
     let mut limit = |field: &Integer, otherwise: Option<u64>| {
         let Some(value) = object.value(field.name) else {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clients_own_limits_replace_those_that_they_name() {
+    fn a_clients_own_limits_override_the_default_field_by_field() {
         let limits = json!({
             "default": {"tokens_per_minute": 10_000, "requests_per_minute": 60},
             "clients": {
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_limit_nothing_are_none() {
+    fn limits_without_any_limit_are_none() {
         for limits in [
             json!(null),
             json!({}),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_in_limits_are_told_with_their_place() {
+    fn problems_in_limits_name_their_path() {
         let no_number = "use a whole number from 1 to 1000000000000, or null for no limit";
         for (limits, others, problem) in [
             (
@@ -291,12 +291,12 @@ mod tests {
             (
                 json!({"clients": {"a": {"tokens_per_day": 5}}}),
                 json!({}),
-                "limits.clients: needs headers.client, the header with the client's name; give that too".to_owned(),
+                "limits.clients: needs headers.client, the header with the client's name; set that too".to_owned(),
             ),
             (
                 json!({"clients": {"a": {"tokens_per_day": 5}}}),
                 json!({"headers": {"client": "x-client"}, "usage": false}),
-                "limits: limits of tokens need their count, and `usage` is false; leave `usage` out, or limit requests alone"
+                "limits: limits of tokens need `usage`, which is false; remove `usage`, or limit requests only"
                     .to_owned(),
             ),
         ] {

@@ -1,4 +1,4 @@
-//! The plugin configuration: parsed once, into types that cannot be wrong.
+//! The plugin configuration, parsed once into types that rule out invalid values.
 
 mod affinity;
 mod audience;
@@ -73,11 +73,11 @@ pub struct Config {
     pub backends: Vec<Backend>,
     /// The rule that chooses among backends of the same priority.
     pub policy: Policy,
-    /// The rule by which requests stay on one backend; `None`: there is no such rule.
+    /// The rule that keeps requests on one backend. `None` disables it.
     pub affinity: Option<AffinityRules>,
     /// The sources of access tokens. The list is empty if every backend has a key.
     pub identities: Vec<Identity>,
-    /// Where objects are made, and the ids that clients see.
+    /// The backend for new objects, and the ids that clients see.
     pub state: StateRules,
     /// The treatment of requests that are not for Azure OpenAI.
     pub other_paths: OtherPaths,
@@ -89,14 +89,14 @@ pub struct Config {
     pub headers: HeaderNames,
     /// How tokens are counted.
     pub usage: UsageRules,
-    /// The limits of clients; `None`: clients have no limits.
+    /// The limits of clients. `None` disables them.
     pub limits: Option<LimitRules>,
-    /// Settings that Envoy makes in place of the filter.
+    /// Settings that Envoy makes instead of the filter.
     pub left_to_envoy: LeftToEnvoy,
 }
 
 impl Config {
-    /// The backend of this API's objects whose ids carry no tag.
+    /// The home backend of an API. It has the API's objects whose ids carry no tag.
     pub fn home(&self, api: Option<Api>) -> usize {
         let has = |backend: &Backend| api.is_none_or(|api| backend.has(api));
         let home = self
@@ -107,7 +107,7 @@ impl Config {
         home.or_else(first).unwrap_or_default()
     }
 
-    /// The backends of the same resource as `backend`. They have the same objects.
+    /// The backends with the same resource as `backend`. They share their objects.
     pub fn resource_of(&self, backend: usize) -> BackendSet {
         let Some(one) = self.backends.get(backend).map(Backend::resource) else {
             return BackendSet::default();
@@ -124,20 +124,20 @@ impl Config {
         having.map(|(index, _)| index).collect()
     }
 
-    /// Whether the backends are several resources. Ids of objects then need tags.
+    /// Whether the backends belong to several resources. Ids of objects then need tags.
     pub fn has_several_resources(&self) -> bool {
         let mut resources = self.backends.iter().map(Backend::resource);
         let first = resources.next();
         resources.any(|other| Some(other) != first)
     }
 
-    /// Whether the `prompt_cache_key` of a request decides where it goes.
+    /// Whether a request's `prompt_cache_key` affects the choice of its backend.
     pub fn reads_cache_keys(&self) -> bool {
         let by = self.affinity.as_ref().map(|rules| &rules.by);
         by == Some(&AffinityKey::PromptCacheKey)
     }
 
-    /// Why a backend that refuses a new token gets no requests, and what to do about it.
+    /// The reason why a backend that refuses a new token gets no requests, and how to fix it.
     pub fn new_token_refused(&self, backend: usize) -> String {
         let backend = self.backends.get(backend);
         let identity = backend.and_then(|backend| match backend.credential {
@@ -150,9 +150,9 @@ impl Config {
         )
     }
 
-    /// The tags by which ids of objects name resources.
+    /// The tags that name resources in ids of objects.
     pub fn tags(&self) -> Tags {
-        // The parser has refused a configuration in which two resources have the same tag.
+        // The parser refuses two resources with the same tag.
         Tags::new(self.backends.iter().map(Backend::resource)).unwrap_or_default()
     }
 

@@ -9,11 +9,11 @@ use crate::prelude::*;
 /// The name of a backend, for error messages.
 pub(super) const HOME_FORM: &str = "the name of one of the backends";
 
-/// Where objects are made, and the ids that clients see.
+/// The backend for new objects, and the ids that clients see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateRules {
-    /// The backend of lists and of objects whose ids carry no tag. `None`, or a backend without the API, stands for the first
-    /// backend that has the API.
+    /// The backend for lists and for objects whose ids carry no tag. If it is `None` or lacks the API, the first
+    /// backend with the API takes its place.
     pub home: Option<usize>,
     /// The ids that clients see.
     pub ids: Ids,

@@ -17,7 +17,7 @@ pub enum OtherPaths {
 }
 
 impl OtherPaths {
-    /// Whether the filter sends a request for `path` to a backend. The path is not one of Azure OpenAI's.
+    /// Whether the filter sends a request for `path` to a backend. `path` is not one of Azure OpenAI's.
     pub fn pass(&self, path: &str) -> bool {
         let roots = match self {
             Self::Refuse => return false,
@@ -25,12 +25,12 @@ impl OtherPaths {
             Self::Below(roots) => roots,
         };
         let path = path.split(['?', '#']).next().unwrap_or_default();
-        // Azure does not tell upper from lower case in the fixed parts of a path.
+        // Azure ignores the case of the fixed parts of a path.
         let is_below = |root: &String| {
             let start = path.as_bytes().get(..root.len());
             start.is_some_and(|start| start.eq_ignore_ascii_case(root.as_bytes()))
         };
-        // A backend may resolve these to a path outside the root.
+        // A backend may resolve such a path to one outside the root.
         let leads_out = path.contains(['\\', '%']) || path.split('/').any(|part| part == "..");
         !leads_out && roots.iter().any(is_below)
     }
@@ -60,7 +60,7 @@ pub(super) fn read_other_paths(root: &mut Object<'_>, problems: &Problems) -> Ot
     OtherPaths::Below(roots)
 }
 
-/// Whether a text is a path that other paths can be below.
+/// Whether a text is an absolute path that ends in a slash.
 fn is_root(text: &str) -> bool {
     let inner = text
         .strip_prefix('/')

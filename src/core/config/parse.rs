@@ -1,4 +1,4 @@
-//! From the plugin configuration's JSON to [`Config`].
+//! Reads the JSON of the plugin configuration into [`Config`].
 
 use serde_json::Value;
 
@@ -98,7 +98,7 @@ fn read_config(
     let names_client = headers.as_ref().is_none_or(|names| names.client.is_some());
     if by == Some(&AffinityKey::Client) && !names_client {
         let problem =
-            "\"client\" needs headers.client, the header with the client's name; give that too";
+            "\"client\" needs headers.client, the header with the client's name; set that too";
         problems.add("affinity.by", problem);
     }
     let around = Around {
@@ -106,7 +106,7 @@ fn read_config(
         counts_tokens: usage.is_counted,
     };
     let limits = read_limits(&mut root, &around, problems);
-    // A bill or a limit is wrong where a client's streams are left out.
+    // Bills and limits are wrong if some of a client's streams are not counted.
     let needs_all =
         !usage.prices.is_empty() || limits.as_ref().is_some_and(LimitRules::have_tokens);
     usage.streams = streams.unwrap_or(match needs_all {
@@ -140,22 +140,22 @@ fn check_identity(root: &Object<'_>, backends: &[Backend], identities: &[Identit
     if root.has(plugin::IDENTITY.name) {
         return;
     }
-    // A credential that could not be read has a problem already.
+    // An unreadable credential already has a problem.
     let lacks = |backend: &Backend| matches!(backend.credential, BackendCredential::Identity(index) if index >= identities.len());
     if backends.iter().any(lacks) || backends.is_empty() && identities.is_empty() {
-        let form = r#"an object such as {"cluster": "imds"}, or give every backend an api_key_env"#;
+        let form = r#"an object such as {"cluster": "imds"}, or set api_key_env for every backend"#;
         root.problem(plugin::IDENTITY.name, Fault::missing(form));
     }
 }
 
-/// Adds a problem if two resources would have the same tag in ids of objects.
+/// Adds a problem if two resources have the same tag in ids of objects.
 #[inline(never)]
 fn check_hosts(backends: &[Backend], problems: &Problems) {
     if let Err(collision) = Tags::new(backends.iter().map(Backend::resource)) {
         let Collision { first, second } = collision;
         let path = format!("backends[{second}].host");
         let problem = format!(
-            "the ids of its objects cannot be told from those of backends[{first}]; use another of the resource's host names"
+            "its resource gets the same tag in ids of objects as backends[{first}]; use another host name of the resource"
         );
         problems.add(&path, problem);
     }
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_from_the_environment_may_stand_for_the_identity() {
+    fn a_key_from_the_environment_replaces_the_identity() {
         let keyed = MINIMAL.replace(r#""host""#, r#""api_key_env": "EAST_KEY", "host""#);
         let config = parse_with(&keyed, &[("EAST_KEY", "s3cret")]).unwrap();
         assert!(!format!("{config:?}").contains("s3cret"));
@@ -307,13 +307,13 @@ mod tests {
         assert_eq!(
             parse(&without).unwrap_err().lines(),
             [
-                r#"identity: is missing; use an object such as {"cluster": "imds"}, or give every backend an api_key_env"#
+                r#"identity: is missing; use an object such as {"cluster": "imds"}, or set api_key_env for every backend"#
             ]
         );
     }
 
     #[test]
-    fn cooldowns_and_the_budget_can_be_switched_off() {
+    fn null_disables_cooldowns_and_the_budget() {
         let json = MINIMAL.replace(
             r#""identity""#,
             r#""cooldown": null, "retry": {"budget": null}, "identity""#,
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_to_envoy_is_named() {
+    fn left_to_envoy_is_a_list_of_settings() {
         let left = |list: &str| {
             let list = format!(r#""left_to_envoy": {list}, "backends""#);
             parse(&MINIMAL.replacen(r#""backends""#, &list, 1))
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_has_no_time_limits_for_single_backends() {
+    fn a_route_has_one_time_limit_for_all_backends() {
         let json = MINIMAL.replace(r#""host""#, r#""first_byte_timeout": "2s", "host""#);
         let json = json.replacen(
             r#""backends""#,
@@ -360,13 +360,13 @@ mod tests {
         let problem = parse(&json).unwrap_err().to_string();
         assert!(
             problem
-                .starts_with("backends[0].first_byte_timeout: not allowed where left_to_envoy has"),
+                .starts_with("backends[0].first_byte_timeout: not allowed together with"),
             "{problem}"
         );
     }
 
     #[test]
-    fn the_first_byte_timeout_cannot_outlast_the_attempt() {
+    fn the_first_byte_timeout_is_at_most_the_attempts_timeout() {
         let json = MINIMAL.replace(r#""host""#, r#""first_byte_timeout": "2s", "host""#);
         let config = parse(&json).unwrap();
         let mut retry = config.retry;
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_protobuf_struct_integers_may_be_doubles() {
+    fn whole_doubles_count_as_integers() {
         let config = parse(
             r#"{"backends": [{"name": "e", "cluster": "c", "host": "h"}], "identity": {"cluster": "imds"},
                 "retry": {"max_attempts": 2.0, "statuses": [429.0]}, "headers": {"backend": null}}"#,
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_for_a_variables_name_is_refused_and_not_shown() {
+    fn a_key_in_place_of_a_variables_name_is_refused_and_redacted() {
         let keys = [
             "3f9c0b1d5e7a4286b1c2d3e4f5a60718".to_owned(),
             "af9c0b1d5e7a4286b1c2d3e4f5a60718".to_owned(),
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn no_message_shows_a_key_wherever_it_was_put() {
+    fn no_message_contains_a_key_from_any_field() {
         const KEY: &str = "3f9c0b1d5e7a4286b1c2d3e4f5a60718";
         let mut refused = 0;
         let all = [
@@ -477,10 +477,10 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_stands_twice_is_refused() {
+    fn duplicate_fields_are_refused() {
         let twice = MINIMAL.replace(r#""host""#, r#""weight": 1, "weight": 2, "host""#);
         let error = parse(&twice).unwrap_err().to_string();
-        let expected = r#"in the plugin configuration "weight" stands twice at line 2 column "#;
+        let expected = r#"in the plugin configuration "weight" is given twice at line 2 column "#;
         assert!(error.starts_with(expected), "{error}");
         assert!(error.ends_with("; use it once"), "{error}");
     }
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_is_told_at_once() {
+    fn all_problems_are_reported_at_once() {
         let error = parse(
             r#"{"backends": [{"name": "a b", "cluster": 5}], "identity": {"source": "arc"}, "retries": {}}"#,
         )
@@ -551,7 +551,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
     }
 
     #[test]
-    fn each_field_names_its_path_its_value_and_the_expected_form() {
+    fn problems_name_the_path_the_value_and_the_expected_form() {
         let duration = r#"a duration with a unit such as "250ms", "10s", "5m" or "1h""#;
         for (pointer, value, problem) in [
             ("/backends", "[]", "backends: [] is not allowed; use a list with at least one backend".to_owned()),
@@ -560,12 +560,12 @@ retries: unknown field; use one of backends, identity, identities, state, other_
             (
                 "/backends/-",
                 r#"{"name": "east", "cluster": "b", "host": "h"}"#,
-                r#"backends[1].name: "east" stands twice; use a different name for each backend"#.to_owned(),
+                r#"backends[1].name: "east" is used twice; use a different name for each backend"#.to_owned(),
             ),
             (
                 "/backends/-",
                 r#"{"name": "west", "cluster": "aoai_east", "host": "h"}"#,
-                r#"backends[1].cluster: "aoai_east" stands twice; use a different cluster for each backend"#.to_owned(),
+                r#"backends[1].cluster: "aoai_east" is used twice; use a different cluster for each backend"#.to_owned(),
             ),
             (
                 "/backends/0/host",
@@ -588,7 +588,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
             ("/retry", r#"{"max_attempts": 2.5}"#, "retry.max_attempts: 2.5 is not allowed; use a whole number from 1 to 5".to_owned()),
             ("/retry", r#"{"max_attempts": "three"}"#, r#"retry.max_attempts: "three" is not allowed; use a whole number from 1 to 5"#.to_owned()),
             ("/retry", r#"{"statuses": [200]}"#, "retry.statuses[0]: 200 is not allowed; use a status from 400 to 599, except 401".to_owned()),
-            ("/retry", r#"{"statuses": []}"#, "retry.statuses: an empty list is not allowed; use max_attempts 1 to switch retries off".to_owned()),
+            ("/retry", r#"{"statuses": []}"#, "retry.statuses: an empty list is not allowed; use max_attempts 1 to disable retries".to_owned()),
             ("/retry", r#"{"replay_limit": "1GiB"}"#, r#"retry.replay_limit: "1GiB" is not allowed; use 0B to 64MiB"#.to_owned()),
             ("/retry", r#"{"per_try_timeout": "0s"}"#, r#"retry.per_try_timeout: "0s" is not allowed; use 100ms to 1h"#.to_owned()),
             ("/retry", r#"{"stream_idle_timeout": "0s"}"#, r#"retry.stream_idle_timeout: "0s" is not allowed; use 1s to 15m"#.to_owned()),
@@ -600,7 +600,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
             ("/affinity", r#"{"by": {"header": "X-Session"}}"#, r#"affinity.by.header: "X-Session" is not allowed; use the name of a header in lower case"#.to_owned()),
             ("/affinity", r#"{"by": "prompt_cache_key", "most": 0.5}"#, "affinity.most: 0.5 is not allowed; use a number from 1 to 10, such as 1.25".to_owned()),
             ("/affinity", r#"{"by": "prompt_cache_key", "most": 1.255}"#, "affinity.most: 1.255 is not allowed; use a number from 1 to 10, such as 1.25".to_owned()),
-            ("/affinity", r#"{"by": "client"}"#, r#"affinity.by: "client" needs headers.client, the header with the client's name; give that too"#.to_owned()),
+            ("/affinity", r#"{"by": "client"}"#, r#"affinity.by: "client" needs headers.client, the header with the client's name; set that too"#.to_owned()),
             ("/policy", r#""random""#, r#"policy: "random" is not allowed; use "round_robin" or "least_throttled""#.to_owned()),
             ("/backends/0/weight", "0", "backends[0].weight: 0 is not allowed; use a whole number from 1 to 100".to_owned()),
             ("/backends/0/priority", "-1", "backends[0].priority: -1 is not allowed; use a whole number from 0 to 255".to_owned()),
@@ -617,7 +617,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
             (
                 "/backends/0/deployments",
                 r#"{"gpt-5": "a", "o3": "b", "GPT-5": "c"}"#,
-                r#"backends[0].deployments.gpt-5: "gpt-5" differs from "GPT-5" only by upper and lower case, which Azure does not tell apart; use one of them"#.to_owned(),
+                r#"backends[0].deployments.gpt-5: "gpt-5" differs from "GPT-5" only in case, and Azure ignores case; use one of them"#.to_owned(),
             ),
             ("/backends/0/deployments", "[]", r#"backends[0].deployments: [] is not allowed; use an object such as {"gpt-4o": "gpt-4o-eu"}"#.to_owned()),
             ("/backends/0/unlisted_deployments", "true", r#"backends[0].unlisted_deployments: true is not allowed; use "pass" or "refuse""#.to_owned()),
@@ -628,17 +628,17 @@ retries: unknown field; use one of backends, identity, identities, state, other_
                 r#"backends[0].base_path: "/x/" is not allowed; use a path such as "/api/projects/contoso", without a slash at its end"#.to_owned(),
             ),
             ("/cooldown", r#"{"longest": "0s"}"#, r#"cooldown.longest: "0s" is not allowed; use 1s to 24h"#.to_owned()),
-            ("/cooldown", r#"{"shortest": "10m"}"#, "cooldown.shortest: is longer than cooldown.longest, which is 5m if not given; use at most that".to_owned()),
+            ("/cooldown", r#"{"shortest": "10m"}"#, "cooldown.shortest: is longer than cooldown.longest (5m by default); use at most that".to_owned()),
             ("/cooldown", "false", "cooldown: false is not allowed; use an object".to_owned()),
             ("/headers", r#"{"cluster": "X-Cluster"}"#, r#"headers.cluster: "X-Cluster" is not allowed; use the name of a header in lower case"#.to_owned()),
-            ("/headers", r#"{"backend": false}"#, "headers.backend: false is not allowed; use the name of a header in lower case, or null to switch it off".to_owned()),
+            ("/headers", r#"{"backend": false}"#, "headers.backend: false is not allowed; use the name of a header in lower case, or null to disable it".to_owned()),
         ] {
             assert_eq!(problems_with(pointer, value), [problem], "{pointer} = {value}");
         }
     }
 
     #[test]
-    fn no_json_is_said_to_be_none() {
+    fn text_that_is_not_json_is_reported() {
         let error = parse("{").unwrap_err().to_string();
         assert!(
             error.starts_with("the plugin configuration is not JSON: "),
@@ -651,7 +651,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
     }
 
     #[test]
-    fn too_many_backends_are_refused_with_their_number() {
+    fn too_many_backends_are_refused() {
         let list: Vec<Value> = (0..101)
             .map(|i| serde_json::json!({"name": format!("b{i}"), "cluster": format!("c{i}"), "host": "h"}))
             .collect();
@@ -662,7 +662,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
     }
 
     #[test]
-    fn two_selectors_contradict_each_other() {
+    fn two_selectors_of_an_identity_are_refused() {
         let json = MINIMAL.replace(
             r#"{"cluster": "imds"}"#,
             r#"{"cluster": "imds", "client_id": "a", "object_id": "b"}"#,
@@ -707,20 +707,20 @@ retries: unknown field; use one of backends, identity, identities, state, other_
     }
 
     #[test]
-    fn app_service_without_its_environment_says_where_to_set_it() {
+    fn app_service_reports_missing_variables_and_their_place() {
         assert_eq!(
             parse_with(APP_SERVICE, &[("IDENTITY_ENDPOINT", "localhost")])
                 .unwrap_err()
                 .lines(),
             [
                 r#"identity.header_env: the variable "IDENTITY_HEADER" is not set or not printable; set it in vm_config.environment_variables"#,
-                r#"identity.endpoint_env: the variable holds no URL; use one such as "http://localhost:42356/msi/token""#,
+                r#"identity.endpoint_env: the variable's value is not a URL; use one such as "http://localhost:42356/msi/token""#,
             ]
         );
     }
 
     #[test]
-    fn workload_identity_takes_what_the_webhook_sets() {
+    fn workload_identity_reads_the_webhooks_variables() {
         let json = MINIMAL.replace(
             r#""cluster": "imds""#,
             r#""source": "workload_identity", "cluster": "entra_id", "token_file_cluster": "token_file""#,
@@ -775,7 +775,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
     }
 
     #[test]
-    fn what_entra_id_has_to_know_is_asked_for() {
+    fn missing_settings_of_entra_id_are_reported() {
         let json = MINIMAL.replace(
             r#""cluster": "imds""#,
             r#""source": "workload_identity", "cluster": "entra_id", "client_id": "c", "client_secret_env": "S""#,
@@ -787,8 +787,8 @@ retries: unknown field; use one of backends, identity, identities, state, other_
         assert_eq!(
             parse_with(&json, &set).unwrap_err().lines(),
             [
-                r#"identity.tenant_id: is missing, and the variable "AZURE_TENANT_ID" is not set or not of the right form; use the id of the tenant, or set the variable in vm_config.environment_variables"#,
-                r#"identity.authority_host: the variable AZURE_AUTHORITY_HOST holds no host; use a host such as "https://login.microsoftonline.com""#,
+                r#"identity.tenant_id: is missing, and the variable "AZURE_TENANT_ID" is not set or has the wrong form; use the id of the tenant, or set the variable in vm_config.environment_variables"#,
+                r#"identity.authority_host: the variable AZURE_AUTHORITY_HOST is not a host; use a host such as "https://login.microsoftonline.com""#,
                 "identity.token_file_cluster: is missing; use the name of an Envoy cluster that answers with the token file",
                 "identity.client_secret_env: unknown field; use one of source, cluster, resource, wait_timeout, fetch_timeout, tenant_id, client_id, authority_host, token_file_cluster",
             ]
@@ -838,7 +838,7 @@ retries: unknown field; use one of backends, identity, identities, state, other_
     }
 
     #[test]
-    fn what_the_surface_is_served_with() {
+    fn settings_of_apis_paths_and_state_are_read() {
         for (pointer, value, problem) in [
             (
                 "/backends/0/apis",

@@ -8,7 +8,7 @@ use crate::prelude::*;
 /// A problem of one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The field's path, such as `backends[0].weight`; empty for the whole configuration.
+    /// The field's path, such as `backends[0].weight`. Empty for the whole configuration.
     pub path: String,
     /// The kind of problem.
     pub fault: Fault,
@@ -29,7 +29,7 @@ impl fmt::Display for Problem {
 pub enum Fault {
     /// The field is required and missing.
     Missing {
-        /// Why the field has no default here, if it has one elsewhere.
+        /// The reason why the field's usual default does not apply.
         why: Option<String>,
         /// The expected form.
         form: String,
@@ -43,7 +43,7 @@ pub enum Fault {
     },
     /// No field has this name.
     Unknown {
-        /// The names of the fields that could stand here.
+        /// The names of the fields that are allowed here.
         known: Vec<&'static str>,
     },
     /// Any other problem, as a sentence.

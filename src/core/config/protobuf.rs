@@ -1,16 +1,17 @@
 //! Reads a configuration from the bytes of a protobuf Struct, as Envoy passes them to the module.
 //!
-//! `google.protobuf.Struct` is `{1: map<string, Value>}`; a `Value` is one of 1: null, 2: double, 3: string, 4: bool,
-//! 5: Struct, 6: ListValue; a `ListValue` is `{1: repeated Value}`
-//! (<https://protobuf.dev/reference/protobuf/google.protobuf/#struct>).
+//! `google.protobuf.Struct` is `{1: map<string, Value>}`. A `Value` has one of 1: null, 2: double, 3: string, 4: bool,
+//! 5: Struct, 6: ListValue. A `ListValue` is `{1: repeated Value}`.
+//!
+//! Source: <https://protobuf.dev/reference/protobuf/google.protobuf/#struct>
 
 use crate::prelude::*;
 use serde_json::{Map, Value};
 
-/// The deepest nesting that is read. No configuration is as deep, and the stack is deep enough.
+/// The deepest nesting that is read. It exceeds every valid configuration and fits on the stack.
 const DEPTH: usize = 32;
 
-/// The Struct in `bytes` as a JSON object; `None` if they are none.
+/// The Struct in `bytes` as a JSON object. `None` if `bytes` is not a Struct.
 pub(super) fn object(bytes: &[u8]) -> Option<Value> {
     read_struct(bytes, DEPTH)
 }
@@ -125,7 +126,7 @@ mod tests {
 
     use super::*;
 
-    /// What Envoy sends for the YAML `{retry: {max_attempts: 2, statuses: [429]}, headers: {backend: null}, on: true}`.
+    /// Envoy's bytes for the YAML `{retry: {max_attempts: 2, statuses: [429]}, headers: {backend: null}, on: true}`.
     const STRUCT: &[u8] = b"\x0a\x3a\x0a\x05retry\x12\x31\x2a\x2f\
         \x0a\x19\x0a\x0cmax_attempts\x12\x09\x11\x00\x00\x00\x00\x00\x00\x00\x40\
         \x0a\x12\x0a\x08statuses\x12\x06\x32\x04\x0a\x02\x1a\x00\
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_cut_or_changed_anywhere_never_trap() {
+    fn truncated_or_changed_bytes_never_panic() {
         for cut in 0..STRUCT.len() {
             let _ = object(&STRUCT[..cut]);
             for bit in 0..8 {
@@ -159,7 +160,7 @@ mod tests {
 
     #[test]
     fn depth_is_bounded() {
-        // `{"a": {"a": ...}}`, far deeper than the stack should go.
+        // `{"a": {"a": ...}}`, nested far deeper than the stack allows.
         let mut nested = Vec::new();
         for _ in 0..1000 {
             let wrap = |tag: u8, inner: &[u8]| {

@@ -1,6 +1,6 @@
 //! Reads JSON into types and collects every problem, each with the path of its field.
 //!
-//! `serde`'s derive stops at the first problem. A person who has made three mistakes wants to see three.
+//! `serde`'s derive stops at the first problem. Users want to see all of their mistakes at once.
 
 use core::cell::RefCell;
 use core::time::Duration;
@@ -16,7 +16,7 @@ use crate::prelude::*;
 /// An object, for error messages.
 pub const OBJECT: &str = "an object";
 
-/// Collects the problems of a configuration. Reading goes on after a problem.
+/// Collects the problems of a configuration. Reading continues after a problem.
 #[derive(Default)]
 pub(super) struct Problems(RefCell<Vec<Problem>>);
 
@@ -27,13 +27,13 @@ impl Problems {
 
     #[inline(never)]
     fn push(&self, path: String, fault: Fault) {
-        // Nothing else borrows the list, so this cannot fail. A panic here would be worse than a lost problem.
+        // Nothing else borrows the list, so this cannot fail. Losing a problem would be better than a panic.
         if let Ok(mut problems) = self.0.try_borrow_mut() {
             problems.push(Problem { path, fault });
         }
     }
 
-    /// `value` if there is no problem, or else all problems.
+    /// `value` if there is no problem, otherwise all problems.
     pub(super) fn into_result<T>(self, value: Option<T>) -> Result<T, ConfigError> {
         let problems = self.0.into_inner();
         match value {
@@ -43,13 +43,14 @@ impl Problems {
     }
 }
 
-/// An object being read field by field, each by its description in [`fields`](super::fields).
+/// An object that is read field by field, by the descriptions in [`fields`](super::fields).
 ///
-/// A reader method returns `None` if it has recorded a problem, or if an optional field is absent. Callers go on with a placeholder, so
-/// that other fields are read too. [`Problems::into_result`] refuses the configuration at the end.
+/// A reader method returns `None` if it has recorded a problem, or if an optional field is absent. Callers continue
+/// with a placeholder, so that other fields are read too. [`Problems::into_result`] refuses the configuration at the
+/// end.
 pub(super) struct Object<'a> {
     path: String,
-    /// The fields that are given; `None`: the object is left out.
+    /// The fields of the object. `None` if the object is omitted.
     fields: Option<&'a Map<String, Value>>,
     known: Vec<&'static str>,
     problems: &'a Problems,
@@ -71,14 +72,14 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// The object in `field`, if it is there.
+    /// The object in `field`, if the field is given.
     #[inline(never)]
     pub(super) fn object(&mut self, field: &Own) -> Option<Self> {
         let value = self.value(field.name)?;
         Self::new(self.path_of(field.name), value, self.problems)
     }
 
-    /// The object in `field`, or one without fields.
+    /// The object in `field`, or an empty one.
     #[inline(never)]
     pub(super) fn object_or_empty(&mut self, field: &Own) -> Option<Self> {
         match self.value(field.name) {
@@ -92,7 +93,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Whether `field` is `null`, which switches off what it sets.
+    /// Whether `field` is `null`, which disables its feature.
     pub(super) fn is_null(&mut self, field: &Own) -> bool {
         self.value(field.name).is_some_and(Value::is_null)
     }
@@ -111,7 +112,7 @@ impl<'a> Object<'a> {
         self.problems.push(self.path_of(key), fault.into());
     }
 
-    /// The field's value. `null` counts as given: it switches off what can be switched off.
+    /// The field's value. `null` counts as given.
     #[inline(never)]
     pub(super) fn value(&mut self, key: &'static str) -> Option<&'a Value> {
         if !self.known.contains(&key) {
@@ -120,12 +121,12 @@ impl<'a> Object<'a> {
         self.fields?.get(key)
     }
 
-    /// Whether the field is there.
+    /// Whether the field is given.
     pub(super) fn has(&self, key: &str) -> bool {
         self.fields.is_some_and(|fields| fields.contains_key(key))
     }
 
-    /// The field's value; a problem if it is absent.
+    /// The value of a required field. Records a problem if the field is absent.
     #[inline(never)]
     pub(super) fn required(&mut self, key: &'static str, form: &str) -> Option<&'a Value> {
         let value = self.value(key);
@@ -135,12 +136,12 @@ impl<'a> Object<'a> {
         value
     }
 
-    /// A text, or its default.
+    /// The text in `field`, or its default.
     pub(super) fn text(&mut self, field: &Text) -> Option<String> {
         self.text_of(field, false)
     }
 
-    /// A text, its default, or `None` for `null`.
+    /// The text in `field` or its default. `None` for `null`.
     pub(super) fn text_or_null(&mut self, field: &Text) -> Option<String> {
         self.text_of(field, true)
     }
@@ -160,7 +161,7 @@ impl<'a> Object<'a> {
         let text = text.filter(|text| (field.accept)(text));
         if text.is_none() {
             let null = if is_nullable {
-                ", or null to switch it off"
+                ", or null to disable it"
             } else {
                 ""
             };
@@ -169,7 +170,7 @@ impl<'a> Object<'a> {
         text.map(str::to_owned)
     }
 
-    /// One of a few words, or the default.
+    /// The value of the word in `field`, or the default.
     pub(super) fn choice<T: Copy + Default>(&mut self, field: &Choice<T>) -> T {
         let name = |index: usize| field.values.get(index).map(|(name, _)| *name);
         let chosen = self.choice_of(field.name, &name);
@@ -203,7 +204,7 @@ impl<'a> Object<'a> {
         index
     }
 
-    /// A whole number, or the default.
+    /// The whole number in `field`, or the default.
     #[inline(never)]
     pub(super) fn integer(&mut self, field: &Integer) -> u64 {
         let Some(value) = self.value(field.name) else {
@@ -220,14 +221,14 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A number with at most two digits behind the point, in hundredths, or the default.
+    /// The number in `field` or the default, in hundredths. At most two decimal places are allowed.
     #[inline(never)]
     pub(super) fn hundredths(&mut self, field: &Hundredths) -> u64 {
         let Some(value) = self.value(field.name) else {
             return field.default;
         };
         let number = value.as_f64().map(|number| number * 100.0);
-        // No decimal fraction is exact in binary.
+        // Most decimal fractions are inexact in binary.
         let whole = number.map(|number| (number + 0.5) as u64);
         match (number, whole) {
             (Some(number), Some(whole))
@@ -242,7 +243,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// `true` or `false`, or the default.
+    /// The flag in `field`, or the default.
     #[inline(never)]
     pub(super) fn flag(&mut self, field: &Flag) -> bool {
         let Some(value) = self.value(field.name) else {
@@ -254,20 +255,20 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// A duration, or the default.
+    /// The duration in `field`, or the default.
     #[inline(never)]
     pub(super) fn duration(&mut self, field: &Quantity<Duration>) -> Duration {
         self.quantity(field, units::duration, units::DURATION_FORM)
     }
 
-    /// A duration, if there is one.
+    /// The duration in `field`, if the field is given.
     pub(super) fn optional_duration(&mut self, field: &Quantity<Duration>) -> Option<Duration> {
         let given = self.has(field.name);
         let duration = self.duration(field);
         given.then_some(duration)
     }
 
-    /// A size in bytes, or the default.
+    /// The size in `field` or the default, in bytes.
     pub(super) fn size(&mut self, field: &Quantity<usize>) -> usize {
         self.quantity(field, units::size, units::SIZE_FORM)
     }
@@ -301,7 +302,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The elements of a list, each with its path; a problem if it is no list.
+    /// The elements of a list, each with its path. Records a problem if `value` is not a list or is empty.
     pub(super) fn list(
         &self,
         key: &str,
@@ -322,7 +323,7 @@ impl<'a> Object<'a> {
             .map(move |(i, value)| (format!("{path}[{i}]"), value))
     }
 
-    /// Ends the reading. Fields that no method has read are unknown.
+    /// Ends the reading. Records a problem for each field that no method has read.
     #[inline(never)]
     pub(super) fn finish(self) {
         for field in self.fields.into_iter().flat_map(Map::keys) {
@@ -334,7 +335,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// A whole number. A protobuf Struct holds doubles only, so `3.0` is one too.
+/// A whole number. A protobuf Struct has only doubles, so `3.0` counts too.
 pub(super) fn whole_number(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| {
         let number = value.as_f64()?;
@@ -342,7 +343,7 @@ pub(super) fn whole_number(value: &Value) -> Option<u64> {
     })
 }
 
-/// `VALUE is not allowed; use FORM`.
+/// The problem `VALUE is not allowed; use FORM`.
 #[inline(never)]
 pub(super) fn refused(value: &Value, form: &str) -> Fault {
     Fault::Refused {

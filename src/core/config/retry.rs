@@ -8,11 +8,11 @@ use super::fields::{budget, plugin, retry};
 use super::reader::{refused, whole_number, Object, Problems};
 use crate::prelude::*;
 
-/// The most attempts a request may be given, the first included.
+/// The largest number of attempts for a request, including the first.
 pub const MAX_ATTEMPTS: usize = 5;
 
-/// Statuses after which another backend may do better: throttled, timed out, or broken on the server's side.
-// 529 is what Anthropic answers when it is overloaded.
+/// Statuses after which another backend may do better: throttling, timeouts and server errors.
+// Anthropic answers 529 when it is overloaded.
 pub(super) const RETRIABLE_STATUSES: [u16; 7] = [408, 429, 500, 502, 503, 504, 529];
 
 /// The engine that carries out retries.
@@ -30,15 +30,15 @@ pub enum Engine {
 pub struct Retry {
     /// The engine that carries out retries.
     pub engine: Engine,
-    /// The number of attempts, the first included: 1 to [`MAX_ATTEMPTS`].
+    /// The number of attempts, including the first: 1 to [`MAX_ATTEMPTS`].
     pub max_attempts: u8,
     /// The statuses that send a request to the next backend.
     pub statuses: Vec<u16>,
     /// The time limit of an attempt: until the headers of its answer, or until the end of a re-issued answer.
     pub per_try_timeout: Duration,
-    /// How long an event stream is held for its first content, so that an error before that is retried. Zero disables this.
+    /// How long an event stream is held for its first content, so that an earlier error is retried. Zero disables it.
     pub stream_start: Duration,
-    /// How long an event stream may be silent before it is cut off. `None`: as long as Envoy allows.
+    /// How long an event stream may be silent before the filter resets it. `None` applies Envoy's own limit.
     pub stream_idle_timeout: Option<Duration>,
     /// The largest request body that is kept for a retry, in bytes.
     pub replay_limit: usize,
@@ -46,7 +46,7 @@ pub struct Retry {
     pub replay_memory: usize,
     /// Whether creations are retried although the first attempt may have succeeded.
     pub repeat_creations: bool,
-    /// The limit of retries after failures, over all requests. `None`: retries are not limited.
+    /// The limit of retries after failures, over all requests. `None` disables it.
     pub budget: Option<Budget>,
 }
 
@@ -55,7 +55,7 @@ pub struct Retry {
 pub struct Budget {
     /// Retries as a share of the requests, in percent.
     pub percent: u8,
-    /// Retries per second on top of that share.
+    /// Retries per second in addition to that share.
     pub min_per_second: u16,
 }
 
@@ -110,7 +110,7 @@ fn read_statuses(object: &Object<'_>, list: &Value, problems: &Problems) -> Vec<
     if list.as_array().is_some_and(Vec::is_empty) {
         object.problem(
             retry::STATUSES.name,
-            "an empty list is not allowed; use max_attempts 1 to switch retries off",
+            "an empty list is not allowed; use max_attempts 1 to disable retries",
         );
         return Vec::new();
     }
@@ -119,7 +119,7 @@ fn read_statuses(object: &Object<'_>, list: &Value, problems: &Problems) -> Vec<
         .filter_map(|(path, value)| {
             let status = whole_number(value)
                 .and_then(|number| u16::try_from(number).ok())
-                // 401 has a rule of its own: a new token, or the next backend, as its error code says.
+                // 401 has its own rule: its error code decides between a new token and the next backend.
                 .filter(|status| (400..600).contains(status) && *status != 401);
             if status.is_none() {
                 problems.add(

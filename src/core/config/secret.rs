@@ -1,10 +1,10 @@
-//! A text that no log may contain.
+//! A string that must not appear in logs.
 
 use core::fmt;
 
 use crate::prelude::*;
 
-/// A string that must not be shown: its `Debug` says nothing, and it has no `Display`.
+/// A secret string. Its `Debug` output is redacted, and it has no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -14,7 +14,7 @@ impl Secret {
         Self(value)
     }
 
-    /// The secret itself, for the one place that sends it.
+    /// The secret value, for the code that sends it.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -1,11 +1,11 @@
-//! Values in error messages, without secrets.
+//! Formats values for error messages, without secrets.
 
 use core::fmt;
 
 use crate::prelude::*;
 use serde_json::Value;
 
-/// The most characters of a value in a message.
+/// The longest value in a message, in characters.
 const LONGEST: usize = 60;
 
 /// A run of this many letters and digits counts as a key: keys of Azure OpenAI have 32 or 84. Names have separators.
@@ -26,8 +26,8 @@ pub(super) fn shown_text(text: &str) -> impl fmt::Display {
     shown(&Value::from(text))
 }
 
-/// `text` with `***` for each part that may be a secret: a run of letters and digits as long as a key, and a URL's user and
-/// password.
+/// `text` with `***` for each part that may be a secret. These are runs of letters and digits as long as a key, and the
+/// user and password of a URL.
 pub fn without_secrets(text: &str) -> String {
     let text = without_users(text);
     let mut out = String::with_capacity(text.len());
@@ -57,7 +57,7 @@ fn without_users(text: &str) -> String {
     out
 }
 
-/// Whether a text is the name of an environment variable. A key in its place is not.
+/// Whether a text is the name of an environment variable, and not a key in place of one.
 pub(super) fn is_variable_name(text: &str) -> bool {
     let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     !text.is_empty()
@@ -75,7 +75,7 @@ mod tests {
     const KEY: &str = "3f9c0b1d5e7a4286b1c2d3e4f5a60718";
 
     #[test]
-    fn a_value_is_shown_without_what_may_be_a_key() {
+    fn parts_that_may_be_keys_are_redacted() {
         for (value, text) in [
             (json!("ftp://x"), r#""ftp://x""#.to_owned()),
             (json!(KEY), r#""***""#.to_owned()),
@@ -98,14 +98,14 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_is_cut() {
+    fn long_values_are_truncated() {
         let text = shown(&json!("ä b ".repeat(100)));
         assert_eq!(text.chars().count(), LONGEST + 1, "{text}");
         assert!(text.ends_with('…'));
     }
 
     #[test]
-    fn names_of_variables_are_told_from_keys() {
+    fn keys_are_not_names_of_variables() {
         let long_name = "CONTOSO_RESEARCH_AZURE_OPENAI_SWEDENCENTRAL_API_KEY";
         for name in ["K", "_x", "EAST_KEY", "east_key_2", long_name] {
             assert!(is_variable_name(name), "{name}");

@@ -1,4 +1,4 @@
-//! Reads JSON and refuses objects that have a field twice. `serde_json` would silently drop the first.
+//! Reads JSON and refuses objects with a duplicate field. `serde_json` would silently drop the first value.
 
 use core::fmt;
 
@@ -11,7 +11,7 @@ use crate::prelude::*;
 /// Reads JSON.
 ///
 /// # Errors
-/// The text is not JSON, or a field stands twice.
+/// The text is not JSON, or an object has a duplicate field.
 pub(super) fn from_slice(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice(bytes).map(|Unique(value)| value)
 }
@@ -70,7 +70,7 @@ impl<'de> Visitor<'de> for Reader {
         while let Some((key, Unique(value))) = fields.next_entry::<String, Unique>()? {
             if object.contains_key(&key) {
                 let name = shown_text(&key);
-                return Err(A::Error::custom(format_args!("{name} stands twice")));
+                return Err(A::Error::custom(format_args!("{name} is given twice")));
             }
             object.insert(key, value);
         }
@@ -83,18 +83,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_read_as_it_is() {
+    fn json_is_read_unchanged() {
         let text = r#"{"a": [null, true, 1, -1, 1.5, "x\n", {}, []], "b": {"a": {"a": 1}}}"#;
         let plain: Value = serde_json::from_str(text).unwrap();
         assert_eq!(from_slice(text.as_bytes()).unwrap(), plain);
     }
 
     #[test]
-    fn a_field_that_stands_twice_is_named() {
+    fn duplicate_fields_are_named() {
         for text in [r#"{"a": 1, "a": 1}"#, r#"[{"b": {"a": {}, "a": 2}}]"#] {
             let error = from_slice(text.as_bytes()).unwrap_err().to_string();
             assert!(
-                error.starts_with(r#""a" stands twice at line 1"#),
+                error.starts_with(r#""a" is given twice at line 1"#),
                 "{error}"
             );
         }

@@ -11,7 +11,7 @@ pub(super) const SIZE_FORM: &str = r#"a size with a unit such as "512KiB" or "4M
 
 /// Reads a duration: a decimal number and one of `ms`, `s`, `m`, `h`.
 pub(super) fn duration(text: &str) -> Option<Duration> {
-    // Whole milliseconds are what Envoy takes; anything finer would be a promise it cannot keep.
+    // Envoy's durations are whole milliseconds, so a finer unit could not be honoured.
     let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
     let millis = whole(text, &units)?;
     (millis < 1_000_000_000_000_000).then(|| Duration::from_millis(millis))
@@ -33,7 +33,8 @@ pub(super) fn size(text: &str) -> Option<usize> {
 
 /// Reads a decimal number with one of these units, as a whole number of the smallest unit.
 ///
-/// It computes in integers: an `f64` is not exact, and the standard library's code that parses one is larger than this whole file.
+/// It computes in integers. An `f64` is not exact, and the standard library's code that parses one is larger than this
+/// file.
 #[inline(never)]
 fn whole(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();

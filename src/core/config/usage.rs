@@ -10,9 +10,9 @@ use crate::prices::{millionths, Cost, Price, Prices};
 
 /// A price, for error messages.
 pub(super) const PRICE_FORM: &str =
-    "what a million tokens cost: a number from 0 to 10000000 with at most six digits behind the point";
+    "the price of a million tokens: a number from 0 to 10000000 with at most six decimal places";
 
-/// The most that a million tokens may cost.
+/// The highest price of a million tokens.
 const MOST: Cost = 10_000_000 * 1_000_000;
 
 /// The most deployments that may have a price.
@@ -23,19 +23,20 @@ const MOST_PRICES: usize = 200;
 pub struct UsageRules {
     /// Whether tokens are counted.
     pub is_counted: bool,
-    /// The chats' streams whose tokens are counted.
+    /// The chat streams whose tokens are counted.
     pub streams: Streams,
     /// The prices of tokens.
     pub prices: Prices,
 }
 
-/// The chats' streams whose tokens are counted. A stream reports tokens if the request sets `stream_options.include_usage`.
+/// The chat streams whose tokens are counted. A stream reports tokens if the request sets
+/// `stream_options.include_usage`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Streams {
-    /// Streams whose client requested it.
+    /// Streams whose client requested the tokens.
     #[default]
     Asked,
-    /// All streams. If the client did not request it, the filter does, and removes the tokens from the stream.
+    /// All streams. If the client did not request the tokens, the filter does, and removes them from the stream.
     Always,
 }
 
@@ -51,7 +52,7 @@ impl UsageRules {
     }
 }
 
-/// Reads the rules. Returns the streams separately, if the configuration names them: their default depends on other fields.
+/// Reads the rules. Returns `streams` separately if it is given, because its default depends on other fields.
 #[inline(never)]
 pub(super) fn read_usage(
     root: &mut Object<'_>,
@@ -111,7 +112,7 @@ fn read_prices(object: &mut Object<'_>, problems: &Problems) -> Prices {
         if !prices.add(name, price) {
             problems.add(
                 &path,
-                "is given twice, in upper and lower case; use it once",
+                "differs from another deployment only in case; use one of them",
             );
         }
     }
@@ -133,7 +134,8 @@ fn price_of(object: &mut Object<'_>, field: &Own) -> Option<Cost> {
     price
 }
 
-/// Reads a price in millionths. A number is rounded to them, because no decimal fraction is exact in binary. A text is exact.
+/// Reads a price in millionths. A number is rounded, because most decimal fractions are inexact in binary. A text is
+/// exact.
 fn read_price(value: &Value) -> Option<Cost> {
     if let Some(text) = value.as_str() {
         return millionths(text);
@@ -143,7 +145,7 @@ fn read_price(value: &Value) -> Option<Cost> {
     }
     let micros = value.as_f64()? * 1e6;
     let whole = (micros + 0.5) as u64;
-    // The numbers that are allowed have fifteen digits at most, and so has a double.
+    // The allowed numbers have at most fifteen digits, as many as a double represents exactly.
     ((micros - whole as f64).abs() < 1e-2 && micros > 0.0).then_some(whole)
 }
 
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_is_switched_or_described() {
+    fn usage_is_a_flag_or_an_object() {
         for (usage, is_counted) in [("true", true), ("false", false), ("{}", true)] {
             let rules = config(usage).unwrap().usage;
             assert_eq!(rules.is_counted, is_counted, "{usage}");
@@ -191,8 +193,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_price_is_refused() {
-        const PRICE: &str = "what a million tokens cost: a number from 0 to 10000000 with at most six digits behind the point";
+    fn invalid_prices_are_refused() {
+        const PRICE: &str = "the price of a million tokens: a number from 0 to 10000000 with at most six decimal places";
         let of = |price: &str, shown: &str| {
             (
                 format!(r#"{{"prices": {{"g": {{"prompt": {price}}}}}}}"#),
@@ -211,7 +213,7 @@ mod tests {
             ),
             (
                 r#"{"prices": {"g": {"prompt": 1}, "G": {"prompt": 1}}}"#.into(),
-                "usage.prices.g: is given twice, in upper and lower case; use it once".into(),
+                "usage.prices.g: differs from another deployment only in case; use one of them".into(),
             ),
             (
                 r#"{"prices": []}"#.into(),

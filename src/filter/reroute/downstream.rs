@@ -1,4 +1,4 @@
-//! The listener's side: the client's request, and its answer.
+//! The filter among the listener's filters: the client's request and its answer.
 
 use std::rc::{Rc, Weak};
 
@@ -16,9 +16,9 @@ use crate::filter::worker::{self, Worker};
 /// One request.
 pub(in crate::filter) struct Downstream {
     side: Listener,
-    /// The frames of the answer have to be read.
+    /// Whether the machine reads the frames of the answer.
     reads_answer: bool,
-    /// What is to take the place of the rest of the answer's body.
+    /// The new body of the answer, if the filter replaces it.
     body: Option<Vec<u8>>,
 }
 
@@ -35,7 +35,7 @@ impl Downstream {
         }
     }
 
-    /// Carries out `next` in a callback of the request. Whether that passes.
+    /// Carries out `next` in a callback of the request. `true` lets the request pass.
     fn act_on_request(&mut self, next: Next) -> Result<bool, HostError> {
         match next {
             Next::Hold => return Ok(false),
@@ -52,7 +52,7 @@ impl Downstream {
         Ok(true)
     }
 
-    /// Answers the client. In a callback of the answer's headers, what takes the place of its body waits for the callbacks of that.
+    /// Answers the client. In the headers callback of an answer with a body, a new body waits for the body's callback.
     fn reply(&mut self, end: bool) -> Result<(), HostError> {
         let mut kept = None;
         let replaced = driver::reply(&self.side.place.request, &mut |body| {
@@ -118,7 +118,7 @@ impl Callbacks for Downstream {
             self.side.pass_frame(size, end)?;
         }
         if let Some(body) = &mut self.body {
-            // All of it with the first frame.
+            // The first frame gets all of the new body.
             host::replace_buffer(Buffer::ResponseBody, &std::mem::take(body))?;
         }
         Ok(Action::Continue)
@@ -141,7 +141,7 @@ impl Callbacks for Downstream {
     }
 
     fn ended(&mut self) -> Result<(), HostError> {
-        // Natively, a context may outlive its thread's variables.
+        // In native tests, a context may outlive its thread's variables.
         let id = self.side.place.request.id;
         let _ = REQUESTS.try_with(|requests| requests.borrow_mut().remove(&id));
         self.side.end()

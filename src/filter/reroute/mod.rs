@@ -1,12 +1,17 @@
-//! The drivers of the router engine: Envoy's router sends a request again, along the filter's plan. Answers stream on every attempt,
-//! and the body never enters the module. Envoy 1.39 or later.
+//! The drivers of the router engine: Envoy's router retries a request along the filter's plan. Every attempt's answer
+//! streams, and bodies never enter the module. It needs Envoy 1.39 or later.
 //!
-//! The filter stands in two places. *Downstream*, among the listener's filters, it draws the plan, makes the first attempt and
-//! signs the answer. *Upstream*, among each cluster's filters, it sees every attempt: it readdresses the later ones, reads the
-//! answers, and marks those that call for another attempt with a header the route's retry policy looks for. Where the router
-//! goes next is written into the request's filter state, where the route's matcher reads it anew for each attempt.
+//! The filter runs in two places:
 //!
-//! Both run in the same VM of a worker, if their VM configurations are the same, and so share the [`Request`].
+//! - *Downstream*, among the listener's filters, it draws the plan, makes the first attempt and adds the module's
+//!   headers to the answer.
+//! - *Upstream*, among each cluster's filters, it sees every attempt. It readdresses retries and reads answers. It
+//!   marks an answer that needs a retry with a header that the route's retry policy matches.
+//!
+//! The filter writes the router's next destination into the request's filter state. The route's matcher reads it before
+//! each attempt.
+//!
+//! Both filters run in one VM of a worker if their VM configurations are equal, and so share the [`Request`].
 
 mod downstream;
 mod upstream;
@@ -22,19 +27,19 @@ use super::place::Request;
 use super::worker::Worker;
 use crate::core::exchange::{Input, Next};
 
-/// The property that has the request's [destination](crate::core::exchange::Exchange::write_destination). The route's matcher knows it
-/// as `wasm.aoai_next`.
+/// The property that has the request's [destination](crate::core::exchange::Exchange::write_destination). The route's
+/// matcher reads it as `wasm.aoai_next`.
 const NEXT: &str = "aoai_next";
 
 thread_local! {
-    /// The requests in flight in this VM, by their downstream context's id.
+    /// The requests in flight in this VM, by the id of their downstream context.
     static REQUESTS: RefCell<BTreeMap<u32, Rc<Request>>> = RefCell::default();
 
-    /// Where [`NEXT`] is written before it is handed over.
+    /// A buffer for the value of [`NEXT`], reused by all requests.
     static SCRATCH: Cell<Vec<u8>> = Cell::default();
 }
 
-/// Writes where the router goes from here, should it have to.
+/// Writes the router's next destination, for the case that it retries.
 fn point(request: &Request) -> Result<(), HostError> {
     let mut next = SCRATCH.take();
     let exchange = request.exchange();
@@ -47,11 +52,10 @@ fn point(request: &Request) -> Result<(), HostError> {
     pointed
 }
 
-/// Looks again where the router should go from attempts that get no answer: since they began, backends may have been throttled,
-/// or become well.
+/// Chooses the next destinations again. Since these attempts began, backends may have been throttled or have recovered.
 #[inline(never)]
 pub(crate) fn look_ahead(worker: &Worker) {
-    // Of two configurations in this VM, each looks after its own requests.
+    // Two configurations may share this VM; each handles its own requests.
     let own = |request: &&Rc<Request>| std::ptr::eq(&*request.worker, worker);
     let requests: Vec<_> =
         REQUESTS.with_borrow(|requests| requests.values().filter(own).cloned().collect());

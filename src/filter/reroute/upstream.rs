@@ -1,4 +1,5 @@
-//! The clusters' side: every attempt passes here on its way to a backend, and its answer on the way back.
+//! The filter among a cluster's filters. Every attempt passes it on its way to a backend, and every answer on its way
+//! back.
 
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
@@ -18,7 +19,7 @@ use crate::filter::place::{Place, Request};
 use crate::filter::worker;
 
 thread_local! {
-    /// An attempt without its request was seen in this VM, and said.
+    /// Whether this VM has logged an attempt without its request.
     static ORPHAN_SEEN: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -26,13 +27,13 @@ thread_local! {
 pub(in crate::filter) struct Upstream {
     id: u32,
     me: Weak<dyn worker::Stream>,
-    /// Its place, once its request is known.
+    /// The attempt's place, once its request is known.
     place: Option<Place>,
-    /// The half that is held.
+    /// The half that is held, if any.
     held: Option<Half>,
-    /// What is to be changed in the body on its way to this attempt's backend.
+    /// The edits of the body for this attempt's backend.
     splices: Splices,
-    /// How much of the body has passed.
+    /// The number of bytes of the body that have passed.
     passed: usize,
     up: Gate,
     down: Gate,
@@ -52,19 +53,19 @@ impl Upstream {
         }
     }
 
-    /// Carries out `next` in a callback of the attempt's request. Whether that passes.
+    /// Carries out `next` in a callback of the attempt's request. `true` lets the request pass.
     fn act_on_request(&mut self, next: Next) -> Result<bool, HostError> {
         self.held = matches!(next, Next::Hold).then_some(Half::Request);
         match next {
             Next::Depart => self.depart()?,
-            // The router takes this for the answer to the request, and asks no further.
+            // The router takes the local reply for the answer to the request, and makes no further attempt.
             Next::Refuse(details) => refuse(503, details)?,
             _ => {}
         }
         Ok(!matches!(next, Next::Hold | Next::Refuse(_)))
     }
 
-    /// Sends the attempt on its way.
+    /// Edits the attempt's request for its backend.
     fn depart(&mut self) -> Result<(), HostError> {
         let Some(place) = &self.place else {
             return Ok(());
@@ -75,7 +76,7 @@ impl Upstream {
         point(&place.request)
     }
 
-    /// More of the answer's body has come, of which Envoy shows so many bytes, or its trailers. Whether it passes.
+    /// Handles `shown` more bytes of the answer's body, or its trailers. `true` lets them pass.
     fn answer_goes_on(&mut self, shown: usize, end: bool) -> Result<bool, HostError> {
         self.down.complete(end);
         let Some(place) = &mut self.place else {
@@ -89,7 +90,7 @@ impl Upstream {
         Ok(self.down.body(passes))
     }
 
-    /// Carries out `next` in a callback of the answer. Whether that passes.
+    /// Carries out `next` in a callback of the answer. `true` lets the answer pass.
     fn act_on_answer(&mut self, next: Next) -> Result<bool, HostError> {
         self.held = matches!(next, Next::Hold).then_some(Half::Response);
         match next {
@@ -103,7 +104,7 @@ impl Upstream {
         Ok(true)
     }
 
-    /// Tells the router to make another attempt.
+    /// Marks the answer, so that the router retries.
     fn mark(&self) -> Result<(), HostError> {
         let Some(place) = &self.place else {
             return Ok(());
@@ -112,7 +113,7 @@ impl Upstream {
         apply(Map::ResponseHeaders, &place.exchange().marking())
     }
 
-    /// The request whose attempt this is. Says once if it is not known.
+    /// The attempt's request. Logs once if the request is not found.
     fn request(&self) -> Result<Option<Rc<Request>>, HostError> {
         let id = host::property(NEXT)?.as_deref().and_then(request_of);
         let request = id.and_then(|id| REQUESTS.with_borrow(|requests| requests.get(&id).cloned()));
@@ -126,7 +127,7 @@ impl Upstream {
     }
 }
 
-/// Answers the attempt in the place of its backend.
+/// Answers the attempt instead of its backend.
 fn refuse(status: u16, details: &str) -> Result<(), HostError> {
     let body = LocalReply::internal_error().body(None);
     host::send_local_response(status, details, &[], &body)
@@ -174,8 +175,8 @@ impl Callbacks for Upstream {
         let Some(place) = &mut self.place else {
             return Ok(Action::Continue);
         };
-        // An answer is never held across the end of its stream. Envoy ends the stream of an answer that is complete before its request
-        // is, and then crashes when the filter resumes that answer (`docs/envoy-crash.md`).
+        // An answer that arrives before its request is complete is never held. Envoy ends such a stream with its
+        // answer, and crashes when the filter then resumes the answer (`docs/envoy-crash.md`).
         let may_hold = self.up.is_complete();
         let next = place.answer_begins(end, may_hold)?;
         self.act_on_answer(next).map(action_of)
@@ -215,10 +216,10 @@ impl Callbacks for Upstream {
         );
         match self.act_on_answer(next)? {
             false => Ok(()),
-            // Its next frame lets it pass.
+            // The stream's next frame lets the answer pass.
             true if passes && awaits_frame && !is_late => Ok(()),
             true => {
-                // Otherwise the client gets another answer, and a backend that has stalled may send no frame to resume this one.
+                // A stalled backend may send no further frame that would resume this answer.
                 if passes {
                     self.down.open_early();
                 }
@@ -237,7 +238,7 @@ impl Callbacks for Upstream {
     fn recover(&mut self) -> Result<(), HostError> {
         self.held = None;
         if let Some(place) = &mut self.place {
-            // The listener's filter lets pass what the client gets in the place of an answer.
+            // The listener's filter passes the local reply to the client.
             let _ = place.advance(Input::Failed);
         }
         refuse(500, "aoai_error")

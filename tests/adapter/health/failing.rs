@@ -207,7 +207,7 @@ cases! {
         }
         let lines = gateway.host.logged(mock_host::LogLevel::Error);
         assert!(
-            matches!(&lines[..], [line] if line.starts_with("backend east: refuses a token that was just renewed (401)")),
+            matches!(&lines[..], [line] if line.starts_with("backend east: refuses a token that was just fetched (401)")),
             "{lines:?}"
         );
     }

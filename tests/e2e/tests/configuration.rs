@@ -16,7 +16,7 @@ cases! {
         let good = gateway.plugin();
         for (pointer, value, problem) in [
             ("/backends", json!([]), "backends: [] is not allowed; use a list with at least one backend"),
-            ("/backends/0/name", json!("west"), r#"backends[1].name: "west" stands twice; use a different name for each backend"#),
+            ("/backends/0/name", json!("west"), r#"backends[1].name: "west" is used twice; use a different name for each backend"#),
             ("/backends/0/cluster", json!(7), "backends[0].cluster: 7 is not allowed; use the name of an Envoy cluster"),
             ("/retry", json!({"max_attempts": 9}), "retry.max_attempts: 9 is not allowed; use a whole number from 1 to 5"),
             ("/retries", json!({}), "retries: unknown field; use one of backends, identity, "),

@@ -322,8 +322,8 @@ cases! {
             settings.imds.cache = false;
         });
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
-        let expected = "backend east: refuses a token that was just renewed (401): its audience is \
-                        https://cognitiveservices.azure.com; if the resource wants https://ai.azure.com, set that as `resource`";
+        let expected = "backend east: refuses a token that was just fetched (401): its audience is \
+                        https://cognitiveservices.azure.com; if the resource expects https://ai.azure.com, set that as the identity's `resource`";
         gateway.wait_for(
             |g| {
                 g.chat(&chat_request());

@@ -109,7 +109,7 @@ fn not_yaml(text: &str, at: Position, info: &str) -> String {
         let line = text.lines().nth(at.line - 1).unwrap_or_default();
         let rest = line.chars().skip(at.column - 1).collect::<String>();
         let key = rest.split(':').next().unwrap_or_default();
-        return format!("{} stands twice; use it once", shown(&Value::from(key)));
+        return format!("{} is given twice; use it once", shown(&Value::from(key)));
     }
     let hints = [
         ("tabs disallowed", "use spaces to indent"),
@@ -264,7 +264,7 @@ none: ~
             ),
             (
                 "a: 1\na: 2\n",
-                "2:1: \"a\" stands twice; use it once",
+                "2:1: \"a\" is given twice; use it once",
             ),
             (
                 "a: {\n",
