@@ -1,4 +1,4 @@
-//! A worker's agenda: the streams that wait, the calls that were made for streams, and when the next tick is due.
+//! A worker's agenda: the waiting streams, the calls for streams, and the time of the next tick.
 
 use core::time::Duration;
 
@@ -7,31 +7,31 @@ use crate::host::Host;
 use crate::prelude::*;
 use crate::time::Timestamp;
 
-/// The usual tick: a worker looks at everything once a second.
+/// The usual tick period. A worker reads all shared state once per period.
 const CALM: Duration = Duration::from_secs(1);
 
-/// The tick that comes as good as at once, for what only a tick can do.
+/// The period of a tick that comes almost at once, for work that only a tick can do.
 pub const NOW: Duration = Duration::from_millis(1);
 
-/// How a stream's wait begins.
+/// The result of starting a stream's wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Began {
-    /// The stream cannot wait: too many do, or there is no hope.
+    /// The stream cannot wait: the waiting list is full, or the wish cannot be granted in time.
     Refused,
-    /// The next tick is early enough for it.
+    /// The next tick is early enough.
     Waits,
-    /// A tick has to come at once: it says when the next one is due.
+    /// A tick must come at once to set the time of the next one.
     NeedsTick,
 }
 
-/// The agenda of one worker. A stream is a `T`.
+/// The agenda of one worker. `T` is a stream.
 pub struct Agenda<T> {
     waiting: WaitingList<T>,
-    /// Calls that were made for a stream in a callback of the root context, with the stream's id.
+    /// Calls for streams that were made in a callback of the root context, each with its stream's id.
     calls: Vec<(u32, (u32, T))>,
-    /// When the next tick is due, as the last one set it.
+    /// The time of the next tick, as set by the last one.
     ticks_at: Timestamp,
-    /// When everything was looked at last.
+    /// The time of the last full tick.
     looked_at: Timestamp,
     root_is_running: bool,
 }
@@ -58,7 +58,7 @@ impl<T: Clone> Agenda<T> {
         balancer: &Balancer<H>,
         now: Timestamp,
     ) -> Began {
-        // Nearly every stream of events waits so, and few to the end of it: the next tick is mostly early enough.
+        // Nearly every event stream waits for its start, and few wait to the end. The next tick is mostly early enough.
         let is_early_enough = match &wish {
             Wish::StreamStart(longest) => self.ticks_at <= now + *longest,
             _ => false,
@@ -71,12 +71,12 @@ impl<T: Clone> Agenda<T> {
         }
     }
 
-    /// Takes a stream off the waiting list, if it is there.
+    /// Removes a stream from the waiting list.
     pub fn forget(&mut self, id: u32) {
         self.waiting.remove(id);
     }
 
-    /// Takes those off the waiting list whose wait is over, see [`WaitingList::take_granted`].
+    /// Removes the streams whose wait is over from the waiting list, see [`WaitingList::take_granted`].
     pub fn take_granted<H: Host>(
         &mut self,
         balancer: &Balancer<H>,
@@ -85,25 +85,26 @@ impl<T: Clone> Agenda<T> {
         self.waiting.take_granted(balancer, now)
     }
 
-    /// A callback of the root context runs for a stream, or has ended.
+    /// Notes that a callback of the root context runs for a stream, or has ended.
     pub fn set_root_running(&mut self, is_running: bool) {
         self.root_is_running = is_running;
     }
 
-    /// A stream made a call. A call that was made in a callback of the root context is answered there, and passed on to the stream.
+    /// Registers a stream's call, if a callback of the root context made it. Envoy then answers the root context.
     pub fn call_made(&mut self, call: u32, id: u32, stream: T) {
         if self.root_is_running {
             self.calls.push((call, (id, stream)));
         }
     }
 
-    /// Takes a call off the list, with the id of its stream. The oldest come first, and are mostly the first to be answered.
+    /// Removes a call from the list, and returns its stream with the stream's id. The oldest calls come first, and are
+    /// mostly answered first.
     pub fn take_call(&mut self, call: u32) -> Option<(u32, T)> {
         let at = self.calls.iter().position(|(known, _)| *known == call)?;
         Some(self.calls.remove(at).1)
     }
 
-    /// Whether this tick looks at everything, as one a second does.
+    /// Whether this tick reads all shared state, which happens once a second.
     pub fn looks(&mut self, now: Timestamp) -> bool {
         let looks = (self.looked_at + CALM).has_passed(now, CALM);
         if looks {
@@ -112,9 +113,9 @@ impl<T: Clone> Agenda<T> {
         looks
     }
 
-    /// How long after `now` the next tick is due.
+    /// The time from `now` to the next tick.
     pub fn next_tick<H: Host>(&mut self, balancer: &Balancer<H>, now: Timestamp) -> Duration {
-        // Without a token a worker looks often while one may come: another worker may be the one that gets it.
+        // While a token may arrive, a worker without one polls often: another worker may fetch it.
         let next = match balancer.credentials.may_come(now, CALM) {
             true => POLL,
             false => {
@@ -132,17 +133,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_is_looked_at_once_a_second() {
+    fn full_ticks_come_once_a_second() {
         let at = |millis: u64| Timestamp::from_millis(1_700_000_000_000 + millis);
         let mut agenda = Agenda::<u32>::default();
         let looks = [0, 20, 999, 1000, 1001, 2500].map(|millis| agenda.looks(at(millis)));
         assert_eq!(looks, [true, false, false, true, false, true]);
-        // The clock was set back: no one waits until it comes to the same time again.
+        // After the clock was set back, ticks do not wait for the old time.
         assert!(agenda.looks(at(0) + Duration::ZERO));
     }
 
     #[test]
-    fn calls_of_the_root_context_are_passed_on_once() {
+    fn calls_of_the_root_context_are_taken_once() {
         let mut agenda = Agenda::default();
         agenda.call_made(1, 10, "its own callback");
         agenda.set_root_running(true);

@@ -1,4 +1,4 @@
-//! Changes of the backends' health, as statistics and log lines show them.
+//! Changes of the backends' health, in statistics and log lines.
 
 use crate::attempts::Lesson;
 use crate::demand::QuotaKey;
@@ -7,7 +7,7 @@ use crate::metrics::Event;
 use crate::prelude::*;
 use crate::time::Pretty;
 
-/// The event that a change counts as, if it is one to count.
+/// The event that counts a change, if the change is counted.
 pub(super) fn event(backend: usize, change: Change) -> Option<Event> {
     match change {
         Change::CoolsDown(reason, _) => Some(Event::Cooldown(backend, reason)),
@@ -16,16 +16,17 @@ pub(super) fn event(backend: usize, change: Change) -> Option<Event> {
     }
 }
 
-/// A request, for people.
+/// The texts about a request in log lines.
 #[derive(Debug, Default)]
 pub struct Detail {
-    /// The deployment or API that it was for; or why the backend refuses the identity.
+    /// The requested deployment or API, or the reason why the backend refuses the identity.
     pub text: String,
-    /// The name of its deployment, as far as it was read.
+    /// The name of the request's deployment, if it was read.
     pub deployment: Option<String>,
 }
 
-/// Logs what a `lesson` has changed of the backend called `name`. `detail` is what it was asked for, or why it refuses the identity.
+/// Logs the change that a `lesson` made to the backend `name`. `detail` is the requested deployment or API, or the
+/// reason why the backend refuses the identity.
 #[inline(never)]
 pub(super) fn report(name: &str, change: Change, lesson: &Lesson, detail: &str) {
     match change {
@@ -44,7 +45,7 @@ pub(super) fn report(name: &str, change: Change, lesson: &Lesson, detail: &str) 
         }
         Change::Contradicted => {
             log::info!(
-                "backend {name}: serves {detail} although it had asked to wait; for a minute its waits are advice"
+                "backend {name}: served {detail} during the wait it requested; for a minute its waits are only advice"
             );
         }
         Change::CoolsDown(Reason::Failing, wait) => {
@@ -63,23 +64,23 @@ pub(super) fn report(name: &str, change: Change, lesson: &Lesson, detail: &str) 
             log::info!("backend {name}: serves again after failures");
         }
         Change::Recovered(Reason::Misconfigured) => {
-            log::info!("backend {name}: serves again; it lets the identity or key in");
+            log::info!("backend {name}: serves again; it accepts the identity or key");
         }
         Change::Lacks(wait) => {
             log::warn!(
-                "backend {name}: has no {detail}; requests for it pass this backend over for {}",
+                "backend {name}: has no {detail}; requests for it skip this backend for {}",
                 Pretty(wait)
             );
         }
     }
 }
 
-/// Why the wait of a 429 is advice only.
+/// The reason why the wait of a 429 is only advice.
 fn why_advice(lesson: &Lesson) -> &'static str {
     match lesson.finding {
-        // What was wanted says so.
+        // `detail` already explains this case.
         _ if lesson.seen.demand.quota == QuotaKey::UNREAD => "",
-        Finding::Throttled(_, Blame::Spent) => ", as on a backend before",
-        _ => ", but a wait of it was contradicted a moment ago",
+        Finding::Throttled(_, Blame::Spent) => ", as on the backend before",
+        _ => ", but it recently served requests during such a wait",
     }
 }

@@ -1,4 +1,4 @@
-//! The choice of a backend, for the least that it takes.
+//! The choice of a backend, with as few clock reads and copies as possible.
 
 use core::time::Duration;
 
@@ -18,10 +18,10 @@ impl<H: Host> Balancer<H> {
         self.fleet.time_of_choice(&|| self.host.now())
     }
 
-    /// Chooses the backend that the request with this `plan` goes to next.
+    /// Chooses the next backend of the request with this `plan`.
     ///
     /// # Errors
-    /// There is none.
+    /// No backend is available.
     pub fn choose(&self, plan: &Plan, demand: impl FnOnce() -> Demand) -> Result<Chosen, NoChoice> {
         match self.fleet.choose_plainly(plan) {
             Some(chosen) => Ok(chosen),
@@ -37,7 +37,7 @@ impl<H: Host> Balancer<H> {
     /// The backend that would be chosen now.
     ///
     /// # Errors
-    /// There is none.
+    /// No backend is available.
     pub fn foresee(&self, plan: &Plan, demand: impl FnOnce() -> Demand) -> Result<usize, NoChoice> {
         match self.fleet.choose_plainly(plan) {
             Some(chosen) => Ok(chosen.backend),
@@ -50,10 +50,10 @@ impl<H: Host> Balancer<H> {
         self.fleet.foresee(plan, demand, self.time_of_choice())
     }
 
-    /// Chooses the backend for another attempt, after one with this `outcome`.
+    /// Chooses the backend of another attempt, after one with this `outcome`.
     ///
     /// # Errors
-    /// There is none, or the budget is spent.
+    /// No backend is available, or the retry budget is spent.
     pub fn choose_next(
         &self,
         plan: &Plan,
@@ -66,10 +66,10 @@ impl<H: Host> Balancer<H> {
             })
     }
 
-    /// [`Self::choose_next`] where it was foreseen: the router is there already.
+    /// Chooses the foreseen backend of another attempt, to which the router has already gone.
     ///
     /// # Errors
-    /// Nothing was foreseen, or the budget is spent.
+    /// No backend was foreseen, or the retry budget is spent.
     pub fn choose_foreseen(
         &self,
         plan: &Plan,
@@ -79,7 +79,7 @@ impl<H: Host> Balancer<H> {
     ) -> Result<Chosen, NoRetry> {
         let Some(backend) = foreseen else {
             self.foresee_for(plan, demand)?;
-            // One has become free a moment ago.
+            // A backend has become free since the router went on.
             return Err(NoRetry::BackendsOut);
         };
         self.fleet
@@ -88,7 +88,8 @@ impl<H: Host> Balancer<H> {
             tried: self.all_but(backend),
             ..*plan
         };
-        // A backend that is out since a moment ago is asked all the same: there is no going back.
+        // A foreseen backend that became unavailable meanwhile gets the attempt anyway, because the router cannot be
+        // redirected.
         Ok(self.choose_for(&only, demand).unwrap_or(Chosen {
             backend,
             because: Because::Foreseen,
@@ -96,13 +97,13 @@ impl<H: Host> Balancer<H> {
         }))
     }
 
-    /// How long until a request of this `demand` makes sense, where every backend of the `plan` asked to wait.
+    /// The shortest time until a backend of the `plan` can serve this `demand`, if all of them requested a wait.
     pub fn wait_of_all(&self, plan: &Plan, demand: &Demand) -> Option<Duration> {
         let now = self.time_of_choice();
         self.fleet.wait_of_all(plan, demand, now)
     }
 
-    /// Explains why no backend was chosen that the request with this `plan` has not been to.
+    /// Explains why each untried backend of this `plan` was not chosen.
     #[inline(never)]
     pub fn explain(&self, plan: &Plan, demand: &Demand, why: &mut Why) {
         let now = self.host.now();

@@ -1,28 +1,28 @@
-//! What can be wrong in Envoy's configuration around the filter, told to the person who can mend it.
+//! Mistakes in Envoy's configuration around the filter, with their fixes.
 
 use crate::config::{Config, Engine};
 use crate::prelude::*;
 use crate::replay::HELD_UNTIL_COMPLETE;
 
-/// Something wrong, said once.
+/// A mistake in Envoy's configuration. Each is logged once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Complaint {
-    /// Envoy has no cluster of the name that this backend has.
+    /// Envoy has no cluster with this backend's cluster name.
     Cluster(usize),
-    /// Envoy does not show bodies while their headers are held.
+    /// Envoy hides bodies while their headers are held.
     HiddenBodies,
     /// The router engine's upstream filter is missing on a cluster.
     UpstreamFilter,
-    /// Envoy's buffer is smaller than the request bodies that are to be retried.
+    /// Envoy's buffer is smaller than the request bodies that should be retried.
     BufferLimit,
-    /// A retry does not go where the plan leads.
+    /// A retry went to another cluster than planned.
     Route,
-    /// An answer was marked for another attempt, and the router made none.
+    /// An answer was marked for a retry, and the router made none.
     RouterDeclined,
 }
 
 impl Complaint {
-    /// The place, what is wrong with it, and what would be right.
+    /// The place, the mistake and the fix.
     pub fn text(self, config: &Config) -> String {
         match self {
             Self::Cluster(index) => {

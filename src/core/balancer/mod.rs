@@ -41,7 +41,7 @@ use super::usage::{Tokens, Usage};
 use super::usage_refusals::UsageRefusals;
 use crate::prelude::*;
 
-/// The state that all requests of one configuration share on one worker, over the host `H`.
+/// The state that all requests of one configuration share on one worker. `H` is the host.
 pub struct Balancer<H> {
     host: H,
     /// The configuration.
@@ -50,63 +50,63 @@ pub struct Balancer<H> {
     pub fleet: Fleet<H>,
     /// The names of quotas.
     pub names: Names<H>,
-    /// The credentials that backends are shown.
+    /// The credentials for backends.
     pub credentials: Credentials<H>,
     /// The limits of clients, if any are configured.
     pub limiter: Option<Limiter<H>>,
-    /// The tags by which ids name backends.
+    /// The tags by which ids name resources.
     pub tags: Tags,
     /// Whether Envoy shows the bodies that the listener's filter holds.
     pub listener_bodies: HeldBodies,
     /// Whether Envoy shows the bodies that the clusters' filters hold.
     pub cluster_bodies: HeldBodies,
-    /// The room for copies of request bodies.
+    /// The memory for copies of request bodies.
     pub replay_memory: Rc<ReplayMemory>,
     /// The deployments that refused to report the tokens of a stream.
     pub usage_refusals: UsageRefusals,
-    /// The router's time limit for each backend: milliseconds, as text for a header.
+    /// The router's time limit for each backend, in milliseconds, as text for a header.
     timeouts: Vec<String>,
     tally: RefCell<Tally>,
     clients: RefCell<Ledger>,
-    /// For each backend.
+    /// One ledger for each backend.
     deployments: RefCell<Vec<Ledger>>,
     measured: RefCell<Vec<Measured>>,
     complaints: RefCell<Vec<Complaint>>,
     hold_limit: Cell<usize>,
 }
 
-/// Something that was measured of a stream.
+/// A measurement of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measured {
-    /// The backend that sent it.
+    /// The backend of the stream.
     pub backend: usize,
-    /// What was measured.
+    /// The measured quantity.
     pub measure: Measure,
     /// The value.
     pub value: u64,
 }
 
-/// So much is measured between two hand-overs at most; more is dropped.
+/// The most measurements between two reports. Further ones are dropped.
 const MOST_MEASURED: usize = 4096;
 
-/// Whom the tokens of an answer concern.
+/// The owners of an answer's tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Concerned<'a> {
     /// The backend that answered.
     pub backend: usize,
-    /// The quota that the request used: the deployment's.
+    /// The quota of the request's deployment.
     pub quota: QuotaKey,
-    /// The name of the deployment, as far as it was read.
+    /// The name of the deployment, if it was read.
     pub deployment: Option<&'a str>,
     /// The client's name.
     pub client: Option<&'a str>,
 }
 
 impl<H: Host> Balancer<H> {
-    /// The state of requests under `config`. `seed` should differ between Envoys: cooldowns then end at different times.
+    /// Creates the shared state. `seed` should differ between Envoys, so that their cooldowns end at different times.
     ///
     /// # Errors
-    /// The map of the host refused.
+    /// The host refused access to its shared data.
     #[inline(never)]
     pub fn new(host: H, config: Config, seed: u64) -> Result<Self, SwapError<H::Error>> {
         let timeouts = config.backends.iter();
@@ -154,7 +154,7 @@ impl<H: Host> Balancer<H> {
         }
     }
 
-    /// Counts the tokens of an answer, and what they cost, for all who are concerned.
+    /// Counts an answer's tokens and their cost for the backend, the deployment and the client.
     pub fn count_usage(&self, usage: &Usage, cost: Option<Cost>, concerned: &Concerned<'_>) {
         let backend = concerned.backend;
         let mut tally = self.tally.borrow_mut();
@@ -182,7 +182,7 @@ impl<H: Host> Balancer<H> {
         }
     }
 
-    /// Writes down what was measured of a stream.
+    /// Records a measurement of a stream.
     pub fn measure(&self, measured: Measured) {
         let mut all = self.measured.borrow_mut();
         if all.len() < MOST_MEASURED {
@@ -190,29 +190,31 @@ impl<H: Host> Balancer<H> {
         }
     }
 
-    /// All that was measured since the last time.
+    /// Takes the measurements since the last call.
     pub fn take_measured(&self) -> Vec<Measured> {
         self.measured.take()
     }
 
-    /// Counts a request of `client` that is over a limit.
+    /// Counts a request of `client` that exceeded a limit.
     pub fn count_limited_client(&self, client: &str, limited: Kind) {
         if let Some(counts) = self.clients.borrow_mut().entry(client) {
             counts.add(limited, 1);
         }
     }
 
-    /// Tells `hand_over` each count since the last time, with its place among the statistics.
+    /// Passes each count since the last call to `hand_over`, with its place among the statistics.
     pub fn drain_counts(&self, hand_over: impl FnMut(usize, u64)) {
         self.tally.borrow_mut().drain(hand_over);
     }
 
-    /// Tells `hand_over` each client's counts since the last time, with the count's place, the client's name and what was counted.
+    /// Passes each client's counts since the last call to `hand_over`: the count's place, the client's name and the
+    /// kind.
     pub fn drain_clients(&self, hand_over: &mut dyn FnMut(usize, &str, Kind, u64)) {
         self.clients.borrow_mut().drain(hand_over);
     }
 
-    /// Tells `hand_over` the same of the deployments of each backend, which comes first.
+    /// Passes the deployments' counts since the last call to `hand_over`: the backend, the count's place, the
+    /// deployment's name and the kind.
     pub fn drain_deployments(&self, hand_over: &mut dyn FnMut(usize, usize, &str, Kind, u64)) {
         for (backend, ledger) in self.deployments.borrow_mut().iter_mut().enumerate() {
             ledger.drain(&mut |place, name, kind, count| {
@@ -221,7 +223,7 @@ impl<H: Host> Balancer<H> {
         }
     }
 
-    /// Says what is wrong around the filter, once.
+    /// Logs a mistake in Envoy's configuration, once.
     #[inline(never)]
     pub fn complain(&self, complaint: Complaint) {
         let mut known = self.complaints.borrow_mut();
@@ -236,21 +238,20 @@ impl<H: Host> Balancer<H> {
         self.timeouts.get(backend).map_or("", String::as_str)
     }
 
-    /// The longest request body, in bytes, that the router engine holds until it is complete.
-    ///
-    /// `retry.replay_limit`, as long as Envoy's buffer is that large.
+    /// The longest request body that the router engine holds until it is complete, in bytes. It is
+    /// `retry.replay_limit`, unless Envoy's buffer has turned out to be smaller.
     pub fn hold_limit(&self) -> usize {
         self.hold_limit.get()
     }
 
-    /// Envoy answered 413 to a request that was held: its buffer is smaller than the documentation asks for.
+    /// Reduces the hold limit after Envoy answered 413 to a held request: its buffer is smaller than documented.
     pub fn hold_less(&self) {
         self.hold_limit
             .set(self.hold_limit.get().min(HELD_UNTIL_COMPLETE));
         self.complain(Complaint::BufferLimit);
     }
 
-    /// Whether there is anything to show to any backend. Those that could be asked are told apart from those that could not.
+    /// Whether any backend can be authenticated with. Also updates which backends have no token.
     pub fn can_authorize(&self) -> bool {
         let tokenless = self.credentials.tokenless();
         if let Some(tokenless) = tokenless {
@@ -259,7 +260,7 @@ impl<H: Host> Balancer<H> {
         tokenless.is_some()
     }
 
-    /// Learns from the end of an attempt; `detail` is for the log.
+    /// Learns from the end of an attempt. `detail` is for the log.
     pub fn learn(&self, lesson: &Lesson, detail: impl FnOnce() -> Detail) {
         let now = || self.host.now();
         if let Some(change) = self.fleet.take(&self.config.cooldown, lesson, &now) {
@@ -280,13 +281,13 @@ impl<H: Host> Balancer<H> {
         }
     }
 
-    /// Lets every backend recover that refused an older access token than there is now.
+    /// Ends the cooldown of backends that refused an older access token than the current one.
     pub fn admit_tokens(&self, now: Timestamp) {
         let generation = |backend| self.credentials.generation(backend);
         self.fleet.admit_tokens(&generation, now);
     }
 
-    /// The plan of a request that drew no turn.
+    /// The plan of a request without a turn.
     pub(super) fn unplanned(&self, request: &Request) -> Plan {
         match request.place(&self.config) {
             Place::Only(backends) => Plan::only(backends, self.config.backends.len(), 0),
@@ -294,7 +295,7 @@ impl<H: Host> Balancer<H> {
         }
     }
 
-    /// Every backend but this one.
+    /// Every backend except this one.
     fn all_but(&self, backend: usize) -> BackendSet {
         BackendSet::all_but(backend, self.config.backends.len())
     }

@@ -1,4 +1,4 @@
-//! The answers that may not be silent for long.
+//! Watches the silences of answers.
 
 use alloc::rc::Rc;
 use core::time::Duration;
@@ -8,21 +8,22 @@ use crate::time::Timestamp;
 
 /// A request whose answer is watched.
 pub trait Watchable {
-    /// How many frames of the client's answer have come.
+    /// The number of frames of the client's answer so far.
     fn frames(&self) -> u32;
 }
 
-/// The requests of a worker whose answers have a limit of silence, in the order of their ids. A request is a `T`.
+/// The requests of a worker whose answers have a silence limit, sorted by id. `T` is a request.
 ///
-/// They are looked at once a second: a frame costs nothing but its count, and a stream ends up to two seconds after its time.
+/// They are checked once a second. So a frame costs only its count, and a stream ends up to two seconds after its
+/// limit.
 pub struct Silences<T>(Vec<(u32, Watched<T>)>);
 
 struct Watched<T> {
     request: Rc<T>,
     longest: Duration,
-    /// The frames that had come when the request was looked at last.
+    /// The number of frames at the last check that found new ones.
     frames: u32,
-    /// When they were found to have come.
+    /// The time of that check.
     since: Timestamp,
 }
 
@@ -45,14 +46,14 @@ impl<T: Watchable> Silences<T> {
         self.0.insert(at, (id, watched));
     }
 
-    /// Watches the request no longer, if it was watched.
+    /// Stops watching the request.
     pub fn forget(&mut self, id: u32) {
         if let Ok(at) = self.0.binary_search_by_key(&id, |(known, _)| *known) {
             self.0.remove(at);
         }
     }
 
-    /// Takes the requests off the list whose answers have been silent for too long.
+    /// Removes and returns the requests whose answers exceeded their limit.
     pub fn take_silent(&mut self, now: Timestamp) -> Vec<Rc<T>> {
         let mut silent = Vec::new();
         let mut at = 0;
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_silent_after_its_limit() {
+    fn an_answer_is_silent_once_its_limit_has_passed() {
         let (mut silences, _) = watched(&[7]);
         assert_eq!(silences.take_silent(at(9)).len(), 0);
         assert_eq!(silences.take_silent(at(10)).len(), 1);
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_begins_the_limit_again() {
+    fn a_frame_restarts_the_limit() {
         let (mut silences, requests) = watched(&[2, 1, 3]);
         requests[0].set(1);
         assert_eq!(silences.take_silent(at(9)).len(), 0);
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_is_not_silent() {
+    fn forgotten_answers_are_not_reported() {
         let (mut silences, requests) = watched(&[2, 1]);
         silences.forget(2);
         silences.forget(9);

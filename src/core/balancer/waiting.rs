@@ -1,4 +1,4 @@
-//! The waiting list of a worker: what its streams wait for, for how long, and how that ends.
+//! The waiting list of a worker's streams.
 
 use alloc::rc::Rc;
 use core::time::Duration;
@@ -13,42 +13,42 @@ use crate::plan::Plan;
 use crate::prelude::*;
 use crate::time::Timestamp;
 
-/// More streams than this do not wait on one worker; they are answered at once.
+/// The most waiting streams on one worker. Further streams are answered at once.
 const MOST_WAITING: usize = 10_000;
 
-/// How often it is looked whether another worker has brought what a stream waits for.
+/// The period of checking for results of other workers.
 pub const POLL: Duration = Duration::from_millis(20);
 
-/// What a stream waits for.
+/// The thing that a stream waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
     /// A token of one of these identities.
     Token(Identities),
-    /// A token for this backend, of another generation than this one, which it refused.
+    /// A token for this backend, of another generation than this refused one.
     NewerToken(usize, u32),
     /// The body of a request whose headers are held; see [`HeldBodies`](super::HeldBodies).
     RequestBody,
-    /// The rest of an error's body. A backend may stall at any point of it, so this wait always has an end.
+    /// The rest of an error's body. A backend may stall anywhere in it, so this wait has a limit.
     ErrorBody,
-    /// More of the start of an event stream, for this long.
+    /// More of the start of an event stream, at most for this long.
     StreamStart(Duration),
-    /// A backend that is free.
+    /// A free backend.
     Backend(Box<WantedBackend>),
 }
 
-/// What a stream waits for that waits for a backend.
+/// The backends that a waiting stream can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WantedBackend {
-    /// The backends that it may go to.
+    /// The allowed backends.
     pub plan: Plan,
-    /// What they must have.
+    /// The request's demand.
     pub demand: Demand,
-    /// How long the shortest cooldown lasts.
+    /// The rest of the shortest cooldown.
     pub left: Duration,
 }
 
 impl Wish {
-    /// How long a stream may wait for it.
+    /// The time limit of the wait.
     fn timeout<H: Host>(&self, credentials: &Credentials<H>) -> Duration {
         const BODY: Duration = Duration::from_secs(2);
         match self {
@@ -61,14 +61,14 @@ impl Wish {
     }
 }
 
-/// How a wait ended.
+/// The result of a wait.
 #[derive(Debug)]
 pub enum Granted {
-    /// The token.
+    /// The token arrived.
     Token(Rc<Authorization>),
-    /// There is none; it makes sense to ask again after this time.
+    /// No token arrived. Asking again makes sense after this time.
     NoToken(Duration),
-    /// The body did not come in time.
+    /// The body did not arrive in time.
     NoBody,
     /// A backend may be free.
     Backend,
@@ -80,7 +80,7 @@ struct Waiting<T> {
     stream: T,
 }
 
-/// The streams that wait, by their ids and in their order. A stream is a `T`.
+/// The waiting streams, sorted by id. `T` is a stream.
 pub struct WaitingList<T>(Vec<(u32, Waiting<T>)>);
 
 impl<T> Default for WaitingList<T> {
@@ -90,7 +90,7 @@ impl<T> Default for WaitingList<T> {
 }
 
 impl<T: Clone> WaitingList<T> {
-    /// Puts a stream on the list. `false` if that is full, or there is no hope of what it wishes for.
+    /// Adds a stream to the list. `false` if the list is full, or the wish cannot be granted in time.
     pub fn add<H: Host>(
         &mut self,
         id: u32,
@@ -122,15 +122,15 @@ impl<T: Clone> WaitingList<T> {
         true
     }
 
-    /// Takes a stream off the list, if it is there.
+    /// Removes a stream from the list.
     pub fn remove(&mut self, id: u32) {
         if let Ok(at) = self.0.binary_search_by_key(&id, |(id, _)| *id) {
             self.0.remove(at);
         }
     }
 
-    /// When to look at the list again, unless no stream waits. What another worker may bring at any time is looked at every
-    /// [`POLL`].
+    /// The time until the next check of the list. `None` if no stream waits. Wishes that other workers can grant are
+    /// checked every [`POLL`].
     pub fn next_timeout(&self, now: Timestamp) -> Option<Duration> {
         let timeouts = self.0.iter().map(|(_, waiting)| match waiting.wish {
             Wish::RequestBody | Wish::ErrorBody | Wish::StreamStart(_) => {
@@ -141,8 +141,8 @@ impl<T: Clone> WaitingList<T> {
         timeouts.min()
     }
 
-    /// Takes those off the list whose wait is over. They are to be told when this has returned: a stream may come back with
-    /// another wish, so the list must be free.
+    /// Removes and returns the streams whose wait is over. The caller resumes them after this call, because a stream
+    /// may wait again.
     pub fn take_granted<H: Host>(
         &mut self,
         balancer: &Balancer<H>,
@@ -168,7 +168,7 @@ impl<T: Clone> WaitingList<T> {
     }
 }
 
-/// What streams wait for, at one moment. Each thing is looked up when the first stream asks for it.
+/// Cached answers to the wishes of streams at one moment. Each is computed when the first stream needs it.
 struct Moment<'a, H> {
     balancer: &'a Balancer<H>,
     now: Timestamp,
@@ -185,16 +185,16 @@ impl<H: Host> Moment<'_, H> {
     }
 }
 
-/// The tokens that streams wait for, looked up once for the same identities.
+/// The tokens that streams wait for, looked up once for each set of identities.
 #[derive(Default)]
 struct Tokens(Vec<(Identities, Token)>);
 
-/// A token that was looked up.
+/// The result of looking up a token.
 struct Token {
     found: Option<Rc<Authorization>>,
-    /// How long until there may be one.
+    /// The expected time until a token arrives.
     expected: Duration,
-    /// How long a stream may wait for one.
+    /// The time limit of a stream's wait.
     timeout: Duration,
 }
 
@@ -219,11 +219,11 @@ impl Tokens {
     }
 }
 
-/// What became of the renewals that streams wait for, looked up once each: thousands may wait for the same one.
+/// The results of the renewals that streams wait for, looked up once each. Thousands may wait for one renewal.
 #[derive(Default)]
 struct Renewals(Vec<Looked>);
 
-/// A renewal that was looked up.
+/// The result of looking up a renewal.
 struct Looked {
     identity: Option<usize>,
     generation: u32,
@@ -256,7 +256,7 @@ impl Renewals {
 }
 
 impl<T> Waiting<T> {
-    /// How the wait ends, if it does now.
+    /// The result of the wait, if it is over.
     fn grant<H: Host>(&self, moment: &mut Moment<'_, H>) -> Option<Granted> {
         let (credentials, now) = (&moment.balancer.credentials, moment.now);
         if let Wish::Token(identities) = &self.wish {

@@ -203,7 +203,7 @@ pub enum Values {
 pub struct Description {
     /// The name.
     pub name: &'static str,
-    /// The values that it takes.
+    /// The values that the field accepts.
     pub values: Values,
     /// The meaning, in Markdown. Links are relative to `docs/`.
     pub meaning: &'static str,

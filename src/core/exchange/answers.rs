@@ -1,4 +1,4 @@
-//! What an answer, or the want of one, says of its backend, and what follows from it.
+//! Answers to attempts: their outcome, the lesson for their backend, and the next step.
 
 use super::{Answer, AnswerBody, Exchange, Next, NoRetry, Stalled, State, Until};
 use crate::balancer::{Balancer, Complaint, Wish};
@@ -11,7 +11,7 @@ use crate::pace::Pace;
 use crate::prelude::*;
 use crate::text::number;
 
-/// What is to be read of an answer.
+/// The parts of an answer that the driver must read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wants {
     /// Envoy's `response.code_details`.
@@ -21,23 +21,23 @@ pub struct Wants {
 }
 
 impl Exchange {
-    /// Whether an answer is awaited: another one is not an attempt's.
+    /// Whether an attempt awaits an answer. Any other answer is a local reply.
     pub fn awaits_answer(&self) -> bool {
         matches!(self.state, State::Attempting)
     }
 
-    /// What [`Input::Answer`](super::Input::Answer) needs to know of an answer with this `status`.
+    /// The parts of an answer with this `status` that [`Input::Answer`](super::Input::Answer) needs.
     pub fn wants<H: Host>(&self, status: u16, balancer: &Balancer<H>) -> Wants {
         let (is_error, is_router) = (status >= 400, self.engine == Engine::Router);
         let is_chosen_by_news = balancer.config.policy == Policy::LeastThrottled;
         Wants {
-            // The router engine's attempts are answered by backends only.
+            // With the router engine, only backends answer attempts.
             details: is_error && !is_router,
             headers: is_chosen_by_news || is_error && self.keeps(status, balancer),
         }
     }
 
-    /// Whether the headers of an error say something to learn, or are kept.
+    /// Whether the headers of an error are needed, for a lesson or for the client.
     #[inline(never)]
     fn keeps<H: Host>(&self, status: u16, balancer: &Balancer<H>) -> bool {
         match Outcome::from_status(status, &balancer.config.retry) {
@@ -47,7 +47,7 @@ impl Exchange {
         }
     }
 
-    /// Whether the end of a wait needs what has come of the answer.
+    /// Whether the end of a wait needs the answer as far as it arrived.
     pub fn wants_stalled(&self) -> bool {
         use Until::{ErrorBody, Frame};
         matches!(self.state, State::Deciding(ErrorBody(_) | Frame))
@@ -95,8 +95,8 @@ impl Exchange {
             self.conclude(outcome, balancer);
             return self.on_last_answer();
         }
-        // An error's body is awaited where it may decide what follows, and where the router throws it away although it may be the
-        // last real answer there is.
+        // An error's body is awaited if it may decide the next step. The router engine always awaits it: the router
+        // discards the body on a retry, and the answer may be the last real one.
         let bodies = self.held_bodies(balancer);
         let is_awaited = is_router || outcome.is_none();
         if is_awaited && !end && self.may_hold && bodies.may_come() {
@@ -107,7 +107,7 @@ impl Exchange {
         self.settle(status, &[], kept, balancer)
     }
 
-    /// The outcome that an error's `status` alone tells; `None` where its body decides.
+    /// The outcome that follows from an error's `status` alone. `None` if the body decides.
     #[inline(never)]
     fn outcome_of_error<H: Host>(&self, status: u16, balancer: &Balancer<H>) -> Option<Outcome> {
         match self.may_refuse_option(status, balancer) {
@@ -129,7 +129,7 @@ impl Exchange {
                 let Some(body) = bytes else {
                     return Next::Hold;
                 };
-                // A body larger than an error's is not kept: what is delivered is whole.
+                // A body longer than `ERROR_BODY` is not kept: the client must get complete bodies.
                 let is_router = self.engine == Engine::Router;
                 let kept = (is_router && end).then(|| AnswerBody::Whole(body.clone()));
                 self.settle(status, &body, kept, balancer)
@@ -168,7 +168,7 @@ impl Exchange {
         }
     }
 
-    /// The backend answered with an error, and its body has not come in time.
+    /// The backend answered with an error whose body did not arrive in time.
     #[inline(never)]
     pub(super) fn on_stalled<H: Host>(
         &mut self,
@@ -178,7 +178,7 @@ impl Exchange {
     ) -> Next {
         let is_filter = self.engine == Engine::Filter;
         if is_filter && !balancer.listener_bodies.have_come() {
-            // It may be there: Envoy hides it until the answer passes, whole.
+            // Envoy may have hidden the body. Then the whole body passes together with the answer.
             self.unheld.released(balancer.host().now());
             return self.settle(status, &[], None, balancer);
         }
@@ -186,14 +186,14 @@ impl Exchange {
         if !is_filter && !bodies.have_come() && bodies.missed() {
             balancer.complain(Complaint::HiddenBodies);
         }
-        // Either the backend has stalled or Envoy hides the body, which cannot be told apart at first. The client gets a complete
-        // answer in both cases.
+        // Either the backend has stalled or Envoy hides the body. At first these look alike. In both cases the client
+        // gets a complete answer.
         let Stalled { headers, body } = stalled.map_or_else(Stalled::nothing, |it| *it);
         self.headers = Some(headers);
         self.settle(status, &body, Some(AnswerBody::Stalled), balancer)
     }
 
-    /// Decides what follows an error with this `body`. The client may get the answer later, if a body is `kept` for that.
+    /// Decides the next step after an error with this `body`. If a body is `kept`, the client may get the answer later.
     #[inline(never)]
     pub(super) fn settle<H: Host>(
         &mut self,
@@ -212,7 +212,7 @@ impl Exchange {
         if self.engine == Engine::Router {
             self.note_rate_limit(headers.as_ref());
         }
-        // The filter engine needs no copy of what the host holds.
+        // The host still holds the answer for the filter engine, so no copy is needed.
         let is_copied = match (self.engine, &kept) {
             (Engine::Router, _) | (_, Some(AnswerBody::Stalled)) => true,
             (Engine::Filter, _) => false,
@@ -229,7 +229,7 @@ impl Exchange {
         self.proceed(outcome, balancer)
     }
 
-    /// The router's answer is the client's, and its backend has stalled.
+    /// Delivers the router's answer although its backend has stalled.
     #[inline(never)]
     pub(super) fn deliver_stalled(&mut self, stalled: Option<Box<Stalled>>) -> Next {
         let Stalled { headers, .. } = stalled.map_or_else(Stalled::nothing, |it| *it);
@@ -243,7 +243,7 @@ impl Exchange {
         self.deliver()
     }
 
-    /// The answer at hand is the client's.
+    /// Delivers the current answer to the client.
     pub(super) fn on_last_answer(&mut self) -> Next {
         match self.engine {
             Engine::Router => {
@@ -254,13 +254,13 @@ impl Exchange {
         }
     }
 
-    /// Gives the client the last answer of a backend there is: one that was kept, or else the one at hand, or else a reply that says
-    /// there was none.
+    /// Delivers the last answer of a backend. This is a kept answer or the current one. Without either, the client gets
+    /// a reply that no backend answered.
     pub(super) fn deliver(&mut self) -> Next {
         if self.engine == Engine::Router {
             return self.yield_or_pass();
         }
-        // An answer may take a minute to pass, and its request is not needed any more.
+        // The answer may take a minute to pass, and no further attempt needs the request.
         self.body.drop_because(NoRetry::AttemptsExhausted);
         if let Some(answer) = self.kept.take() {
             return self.answer_with(answer);
@@ -272,7 +272,7 @@ impl Exchange {
         Next::Pass
     }
 
-    /// Where the answer at hand is from, by what Envoy says of it. It says nothing of most.
+    /// The origin of the current answer, by Envoy's details. Most answers need no details.
     pub(super) fn origin<H: Host>(
         &mut self,
         details: Option<&[u8]>,
@@ -291,7 +291,7 @@ impl Exchange {
         origin
     }
 
-    /// The outcome of an answer whose error code decides.
+    /// The outcome of an error whose code decides.
     #[inline(never)]
     pub(super) fn error_outcome<H: Host>(
         &mut self,
@@ -302,13 +302,13 @@ impl Exchange {
         let diagnosis = Diagnosis::of(status, body);
         self.denial = diagnosis.denial;
         match diagnosis.outcome {
-            // It is the client's key that was refused, and no backend's fault.
+            // The backend refused the client's own key, so the error is the client's.
             Outcome::BadToken | Outcome::PermissionDenied
                 if self.request.session_key().is_some() =>
             {
                 Outcome::ClientError
             }
-            // There is no other key to try.
+            // A backend with a key has no other credential to try.
             Outcome::BadToken if balancer.credentials.is_keyed(self.attempts.backend()) => {
                 Outcome::PermissionDenied
             }

@@ -1,4 +1,4 @@
-//! The attempts that the filter makes by calls of its own.
+//! Attempts that the filter makes by its own calls.
 
 use super::{Answer, AnswerBody, Exchange, Next, State};
 use crate::balancer::{Balancer, Complaint};
@@ -15,7 +15,7 @@ impl Exchange {
         unknown_cluster: bool,
         balancer: &Balancer<H>,
     ) -> Next {
-        // Otherwise the cluster has no healthy host, or a circuit breaker is open.
+        // Any other refusal means that the cluster has no healthy host or an open circuit breaker.
         if unknown_cluster {
             balancer.complain(Complaint::Cluster(self.attempts.backend()));
         }
@@ -40,7 +40,7 @@ impl Exchange {
         let status = status.and_then(number).unwrap_or(0);
         let failure = self.failure_in(status, &headers, &body, balancer);
         let outcome = match status {
-            // No answer at all.
+            // Envoy got no answer.
             0 => Outcome::Unavailable,
             status => Outcome::from_status(status, &balancer.config.retry)
                 .unwrap_or_else(|| self.error_outcome(status, &body, balancer)),
@@ -76,7 +76,7 @@ impl Exchange {
     }
 }
 
-/// Whether the answer to a call is a backend's, not Envoy's own for want of one.
+/// Whether a backend answered the call, and not Envoy itself.
 fn is_from_backend(status: u16, headers: &HeaderMap) -> bool {
     status != 0 && (status < 500 || headers.get("x-envoy-upstream-service-time").is_some())
 }

@@ -1,4 +1,4 @@
-//! Where Envoy's router goes from here, should it have to: it is said before it is known whether it has to.
+//! The next destination of Envoy's router. It is written in advance, before it is known whether the router retries.
 
 use super::{Exchange, Next, State};
 use crate::balancer::Balancer;
@@ -9,7 +9,7 @@ use crate::prelude::*;
 const ID_DIGITS: usize = 8;
 
 impl Exchange {
-    /// The cluster where the router is to go from here, should it have to.
+    /// The cluster to which the router goes if it retries.
     pub fn destination<'a, H: Host>(&self, balancer: &'a Balancer<H>) -> Option<&'a str> {
         let backend = match self.state {
             State::Attempting | State::Deciding(_) => self.router.foreseen?,
@@ -19,10 +19,10 @@ impl Exchange {
         Some(&backend.cluster)
     }
 
-    /// Writes that cluster for the route's matcher, which reads as far as the first space, and behind it the `id` of the request, by which
-    /// an attempt finds its request. `false` if there is no such cluster.
+    /// Writes [`Self::destination`] for the route's matcher, which reads up to the first space. After the space comes
+    /// the `id` of the request, by which an attempt finds its request. `false` if there is no destination.
     ///
-    /// Both are in one value because each value would be a host call.
+    /// One value has both because each value costs a host call.
     pub fn write_destination<H: Host>(
         &self,
         id: u32,
@@ -36,14 +36,14 @@ impl Exchange {
         true
     }
 
-    /// Where the router should go if the current attempt gets no answer.
+    /// The backend to which the router should go if the current attempt gets no answer.
     #[inline(never)]
     pub(super) fn foresee<H: Host>(&self, balancer: &Balancer<H>) -> Option<usize> {
         let demand = || self.request.demand();
         balancer.foresee(self.attempts.plan(), demand).ok()
     }
 
-    /// Since the attempt began, backends may have been throttled, or become well.
+    /// Chooses the destination again: since the attempt began, backends may have been throttled or have recovered.
     #[inline(never)]
     pub(super) fn on_look_ahead<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
         if !matches!(self.state, State::Attempting | State::Deciding(_)) {
@@ -71,7 +71,7 @@ fn write(into: &mut Vec<u8>, cluster: &str, id: u32) {
     into.extend_from_slice(&end);
 }
 
-/// The id of the request whose [destination](Exchange::write_destination) this is.
+/// The request's id in a [destination](Exchange::write_destination).
 pub fn request_of(destination: &[u8]) -> Option<u32> {
     let digits = destination.last_chunk::<ID_DIGITS>()?;
     digits.iter().try_fold(0, |id, digit| {
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_says_where_to_and_whose_it_is() {
+    fn a_destination_has_the_cluster_and_the_requests_id() {
         for id in [0, 1, 0x2a, u32::MAX] {
             let mut destination = b"what was there".to_vec();
             write(&mut destination, "aoai_west", id);

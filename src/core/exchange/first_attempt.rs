@@ -1,4 +1,4 @@
-//! The first attempt: its plan, its backend, and the answer where there is no backend to be had.
+//! The first attempt: its plan, its backend, and the reply if no backend is available.
 
 use alloc::rc::Rc;
 use core::time::Duration;
@@ -19,7 +19,8 @@ use crate::reply::LocalReply;
 use crate::request::Place;
 
 impl Exchange {
-    /// Chooses the backend of the first attempt, and sends the request there; answers the client if there is none to be had in time.
+    /// Chooses the backend of the first attempt and sends the request. Answers the client if no backend becomes
+    /// available in time.
     pub(super) fn depart<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
         if !self.plan(balancer) {
             balancer.count(Event::NotServed);
@@ -56,8 +57,8 @@ impl Exchange {
         Next::Send
     }
 
-    /// Makes the plan, as late as possible: a request that can go to one backend only takes no one's turn, and what it says in
-    /// its body may be why. `false` if there is no backend for it at all.
+    /// Makes the plan as late as possible, because the request's body may restrict it to one backend. Such a request
+    /// draws no turn. `false` if no backend can serve the request.
     fn plan<H: Host>(&mut self, balancer: &Balancer<H>) -> bool {
         if self.planned {
             return true;
@@ -73,7 +74,7 @@ impl Exchange {
             }
             Place::Only(backends) => {
                 let turn = match backends.len() {
-                    // It takes no one's turn.
+                    // A request with one possible backend draws no turn.
                     0 | 1 => {
                         balancer.fleet.look_around();
                         0
@@ -90,7 +91,7 @@ impl Exchange {
         true
     }
 
-    /// The affinity key of the request, if the configuration has affinity and the request a key.
+    /// The request's affinity key. `None` if affinity is not configured or the request has no key.
     fn affinity_key<H: Host>(&self, balancer: &Balancer<H>) -> Option<Key> {
         match &balancer.config.affinity.as_ref()?.by {
             AffinityKey::PromptCacheKey => self.request.cache_key,
@@ -99,7 +100,7 @@ impl Exchange {
         }
     }
 
-    /// The token has expired since it was last looked at: the backend keeps its turn.
+    /// Returns the turn of a backend whose token has just expired.
     #[inline(never)]
     fn give_back<H: Host>(&self, chosen: Chosen, balancer: &Balancer<H>) {
         if let Some(lesson) = Attempts::give_back(chosen, &self.request.demand()) {
@@ -107,7 +108,7 @@ impl Exchange {
         }
     }
 
-    /// There is no backend for the first attempt.
+    /// Handles the lack of a backend for the first attempt.
     #[inline(never)]
     fn stay<H: Host>(&mut self, none: NoChoice, balancer: &Balancer<H>) -> Next {
         match none {
@@ -126,7 +127,8 @@ impl Exchange {
                 let reply = LocalReply::no_api(self.request.operation.api);
                 self.answer_without_backend(reply, balancer)
             }
-            // Before the first attempt there is one that was not tried. Where only one can be, it may lack the deployment.
+            // Before the first attempt no backend was tried. If only one backend is possible, it may lack the
+            // deployment.
             NoChoice::NoDeployment | NoChoice::AllTried => {
                 balancer.count(Event::NotOffered);
                 self.answer_without_backend(LocalReply::no_deployment(), balancer)
@@ -136,7 +138,7 @@ impl Exchange {
 
     fn can_wait<H: Host>(&mut self, wait: Wait, balancer: &Balancer<H>) -> bool {
         let longest = balancer.config.cooldown.wait_timeout;
-        // One for another protocol cannot be let go on in time, see `await_token`.
+        // An upgrade request is not held, see `await_token`.
         if longest.is_zero() || self.request.upgrade {
             return false;
         }
@@ -174,7 +176,7 @@ impl Exchange {
         self.answer_without_backend(reply, balancer)
     }
 
-    /// Counts why the current backend was chosen, unless it was free.
+    /// Counts the reason for the choice of the current backend, unless it was simply free.
     pub(super) fn count_choice<H: Host>(&self, balancer: &Balancer<H>) {
         let chosen = self.attempts.chosen();
         if let Some(event) = event_of_choice(chosen.backend, chosen.because) {
@@ -182,7 +184,7 @@ impl Exchange {
         }
     }
 
-    /// The current attempt carries this from now on.
+    /// Sets the credential of the current attempt.
     pub(super) fn carry(&mut self, authorization: Rc<Authorization>) {
         let authorization = match self.request.session_key() {
             Some(key) => Rc::new(Authorization::with_session_key(key)),

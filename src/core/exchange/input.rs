@@ -1,143 +1,145 @@
-//! What the machine is told, and what it says.
+//! The inputs and results of the state machine.
 
 use crate::balancer::{Granted, Wish};
 use crate::header_map::HeaderMap;
 use crate::prelude::*;
 
-/// What happened to a request.
+/// An event of a request.
 #[derive(Debug)]
 pub enum Input {
-    /// The client's request begins; `end` if it has no body.
+    /// The client's request begins.
     Request {
         /// The headers as the client sent them.
         headers: HeaderMap,
-        /// There is no body.
+        /// The request has no body.
         end: bool,
     },
-    /// More of the request's body has come, and was [read](super::Exchange::read) if that was wanted.
+    /// More of the request's body arrived. The driver has [read](super::Exchange::read) it if that was wanted.
     RequestBody {
-        /// How many bytes of it the host shows.
+        /// The number of bytes of it in the host's buffer.
         shown: usize,
-        /// It is complete.
+        /// The body is complete.
         end: bool,
     },
-    /// The request's trailers have come, and with them its end.
+    /// The request's trailers arrived, and end the request.
     RequestTrailers(HeaderMap),
     /// A [wait](Next::Wait) has ended.
     Granted {
-        /// How.
+        /// The result of the wait.
         granted: Granted,
-        /// As much as has come of the answer, where [`Exchange::wants_stalled`](super::Exchange::wants_stalled).
+        /// The answer as far as it arrived, if [`Exchange::wants_stalled`](super::Exchange::wants_stalled).
         stalled: Option<Box<Stalled>>,
     },
-    /// A wait was refused: too many requests wait, or there is no hope.
+    /// A wait was refused: the waiting list is full, or the wish cannot be granted in time.
     CannotWait,
     /// The router begins an attempt.
     Attempt {
-        /// The cluster it goes to, where [`Exchange::is_retrying`](super::Exchange::is_retrying).
+        /// The attempt's cluster, if [`Exchange::is_retrying`](super::Exchange::is_retrying).
         cluster: Option<Vec<u8>>,
     },
-    /// The headers of an attempt's answer have come.
+    /// The headers of an attempt's answer arrived.
     Answer {
         /// The status.
         status: u16,
-        /// Envoy's `response.code_details`, where it is [wanted](super::Exchange::wants).
+        /// Envoy's `response.code_details`, if [wanted](super::Exchange::wants).
         details: Option<Vec<u8>>,
-        /// The headers, where they are [wanted](super::Exchange::wants), or [may be](super::Exchange::reads_stream_start) a stream's.
+        /// The headers, if [wanted](super::Exchange::wants), or if the answer [may be a
+        /// stream](super::Exchange::reads_stream_start).
         headers: Option<HeaderMap>,
         /// The answer has no body.
         end: bool,
-        /// The answer may be held until more is known. See `docs/envoy-crash.md` for when it may not.
+        /// The answer may be held until more is known. `docs/envoy-crash.md` explains when it may not.
         may_hold: bool,
     },
-    /// More of an answer's body has come, or its trailers.
+    /// More of an answer's body arrived, or its trailers.
     AnswerBody {
-        /// Those bytes of it that are [wanted](super::Exchange::wants_answer_body).
+        /// The bytes that [`Exchange::wants_answer_body`](super::Exchange::wants_answer_body) requested.
         bytes: Option<Vec<u8>>,
         /// The answer is complete.
         end: bool,
     },
-    /// The answer that was to pass needs another frame before the host can let it pass.
+    /// The host needs another frame before it can let the answer pass.
     NeedsFrame,
-    /// A [call](Next::Call) was not taken; `unknown_cluster` if Envoy does not know its cluster.
+    /// Envoy refused a [call](Next::Call).
     CallRefused {
         /// Envoy does not know the cluster.
         unknown_cluster: bool,
     },
-    /// A call was answered; without a status where there was no answer.
+    /// A call ended. Without an answer, the headers have no status.
     CallAnswer {
         /// The headers.
         headers: HeaderMap,
         /// The whole body.
         body: Vec<u8>,
     },
-    /// The router has its last word for the client, in the listener's filter.
+    /// The router's final answer reached the listener's filter.
     LastWord(Option<LastWord>),
-    /// Time has passed since an attempt began: look again where the router is to go without an answer.
+    /// Time has passed since an attempt began: the router's destination may be outdated.
     LookAhead,
-    /// Nothing has come of the answer that passes for as long as [`Exchange::silence_limit`](super::Exchange::silence_limit) says.
+    /// The answer has been silent for [`Exchange::silence_limit`](super::Exchange::silence_limit).
     Silent,
-    /// The host refused a call without which the request cannot go on.
+    /// The host refused a call that the request depends on.
     Failed,
-    /// The stream has ended, well or not.
+    /// The stream has ended, normally or not.
     End {
         /// The client's answer is complete.
         complete: bool,
-        /// Envoy's `response.code_details`, where [`Exchange::wants_end_details`](super::Exchange::wants_end_details).
+        /// Envoy's `response.code_details`, if [`Exchange::wants_end_details`](super::Exchange::wants_end_details).
         details: Option<Vec<u8>>,
     },
 }
 
-/// What has come of an answer whose backend has stalled.
+/// The part of an answer that arrived before its backend stalled.
 #[derive(Debug)]
 pub struct Stalled {
     /// The headers.
     pub headers: HeaderMap,
-    /// The body as far as it came, [`ERROR_BODY`](super::ERROR_BODY) at most.
+    /// The body so far, at most [`ERROR_BODY`](super::ERROR_BODY) bytes.
     pub body: Vec<u8>,
 }
 
-/// What is to be known of the router's last word, where [`Exchange::wants_last_word`](super::Exchange::wants_last_word).
+/// The router's final answer, read if [`Exchange::wants_last_word`](super::Exchange::wants_last_word).
 #[derive(Debug)]
 pub struct LastWord {
     /// The status.
     pub status: u16,
     /// Envoy's `response.code_details`.
     pub details: Option<Vec<u8>>,
-    /// The answer carries the mark that [`Next::Mark`] put on it.
+    /// The answer has the mark of [`Next::Mark`].
     pub is_marked: bool,
 }
 
-/// What is to be done now.
+/// The next step of a driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Next {
-    /// What is held is held on.
+    /// Keep holding the current half.
     Hold,
-    /// The same, and the stream waits for this.
+    /// Keep holding the current half, and put the stream on the waiting list.
     Wait(Wish),
-    /// What the callback is for goes on as it is.
+    /// Let the callback continue unchanged.
     Continue,
-    /// The request goes to the router, changed as [`Exchange::edits`](super::Exchange::edits) and
-    /// [`Exchange::body_edit`](super::Exchange::body_edit) say.
+    /// Send the request to the router with the changes of [`Exchange::edits`](super::Exchange::edits) and
+    /// [`Exchange::body_edit`](super::Exchange::body_edit).
     Send,
-    /// The request is sent once more, as [`Exchange::call`](super::Exchange::call) says.
+    /// Retry the request with [`Exchange::call`](super::Exchange::call).
     Call,
-    /// The router's attempt goes on its way, changed as [`Exchange::attempt_edits`](super::Exchange::attempt_edits) and
-    /// [`Exchange::renaming`](super::Exchange::renaming) say.
+    /// Let the router's attempt continue with the changes of
+    /// [`Exchange::attempt_edits`](super::Exchange::attempt_edits) and
+    /// [`Exchange::renaming`](super::Exchange::renaming).
     Depart,
-    /// The router's attempt is not made; these are the details.
+    /// Answer the router's attempt with an error that has these details.
     Refuse(&'static str),
-    /// The router is told to make another attempt.
+    /// Mark the answer, so that the router retries.
     Mark,
-    /// The router is told anew where it goes without an answer.
+    /// Write the router's destination again.
     Point,
-    /// The answer at hand is the client's, changed as [`Exchange::signature`](super::Exchange::signature) says.
+    /// Pass the current answer to the client with the changes of [`Exchange::signature`](super::Exchange::signature).
     Pass,
-    /// The answer that passes is cut off.
+    /// Reset the answer that passes.
     Cut,
-    /// The answer at hand goes on to the listener's filter, which replaces it.
+    /// Let the answer continue to the listener's filter, which replaces it.
     Yield,
-    /// The client gets [`Exchange::reply`](super::Exchange::reply) in its place.
+    /// Answer the client with [`Exchange::reply`](super::Exchange::reply).
     Reply,
 }

@@ -1,4 +1,4 @@
-//! What the end of an attempt teaches.
+//! The lessons of ended attempts.
 
 use alloc::borrow::Cow;
 use core::time::Duration;
@@ -15,10 +15,10 @@ use crate::prelude::*;
 use crate::retry_after::stated_wait;
 
 /// Why a backend that refuses tokens gets no requests during an outage of the token service.
-const OLD_TOKEN_REFUSED: &str = "refuses the access token (401), and there is no newer one yet: see what the log says of the identity";
+const OLD_TOKEN_REFUSED: &str = "refuses the access token (401), and no newer token is available yet: see the identity's errors in this log";
 
 impl Exchange {
-    /// The current attempt ended: counts its `outcome`, and learns from it and from the headers of the answer, where there are any.
+    /// Counts the `outcome` of the current attempt, and learns from it and from the answer's headers.
     pub(super) fn conclude<H: Host>(&mut self, outcome: Outcome, balancer: &Balancer<H>) {
         let backend = self.attempts.backend();
         balancer.count(Event::Outcome(backend, outcome));
@@ -55,7 +55,7 @@ impl Exchange {
         let stated = |name: &str| headers.and_then(|headers| headers.get(name));
         let wait = match outcome {
             Outcome::Throttled => match self.failed_stream() {
-                // The headers of such an answer were written before its error.
+                // The backend wrote these headers before its error.
                 Some(failure) => failure.wait,
                 None => stated_wait(stated, balancer.host().now()),
             },
@@ -79,7 +79,7 @@ impl Exchange {
         self.teach(lesson, outcome, balancer);
     }
 
-    /// The answer was a success when it began, and ended with an error that says this `outcome`, or with none at all.
+    /// Learns from an answer that began as a success and ended with an error of this `outcome`, or broke off.
     #[inline(never)]
     pub(super) fn learn_late<H: Host>(
         &self,
@@ -93,7 +93,7 @@ impl Exchange {
         self.teach(lesson, outcome, balancer);
     }
 
-    /// The current attempt's token was refused although it is new: that is this backend's fault.
+    /// Learns that the current backend refused a new token: the fault is the backend's.
     #[inline(never)]
     pub(super) fn conclude_new_token<H: Host>(&mut self, balancer: &Balancer<H>) {
         let lesson = self.attempts.conclude_new_token(&self.request.demand());
@@ -104,7 +104,7 @@ impl Exchange {
         balancer.learn(&lesson, || self.detail(lesson.finding, outcome, balancer));
     }
 
-    /// The current attempt, for people.
+    /// A description of the current attempt for log lines.
     #[inline(never)]
     fn detail<H: Host>(
         &self,

@@ -1,4 +1,4 @@
-//! What a request takes of its client's limits. A request takes it once, however many attempts it has.
+//! The request's use of its client's limits. It counts once per request, whatever the number of attempts.
 
 use super::{Exchange, Next, State};
 use crate::balancer::Balancer;
@@ -10,20 +10,20 @@ use crate::prelude::*;
 use crate::reply::LocalReply;
 use crate::usage::Usage;
 
-/// How a request stands with its client's limits.
+/// The state of a request's tokens in its client's limits.
 #[derive(Debug, Default)]
 pub(super) enum Limited {
-    /// It takes no tokens of a limit, or its tokens are settled.
+    /// The request takes no tokens of a limit, or its tokens are settled.
     #[default]
     Settled,
-    /// It has taken an estimate.
+    /// The request has taken an estimate of its tokens.
     Charged(Charge),
-    /// A limit is used up, so it is answered.
+    /// A limit is used up, so the request is answered with an error.
     Refused(Box<Excess>),
 }
 
 impl Exchange {
-    /// Takes what the request asks for of its client's limits. What follows, if one of them is used up.
+    /// Takes the request's share of its client's limits. Returns the next step if a limit is used up.
     pub(super) fn charge<H: Host>(&mut self, balancer: &Balancer<H>) -> Option<Next> {
         let limiter = balancer.limiter.as_ref()?;
         self.take_of(limiter, balancer)
@@ -56,7 +56,7 @@ impl Exchange {
         Some(self.answer(reply))
     }
 
-    /// The limit that is used up, where that is why the request was answered.
+    /// The used-up limit because of which the request was answered.
     pub(super) fn excess(&self) -> Option<&Excess> {
         match &self.limited {
             Limited::Refused(excess) => Some(excess),
@@ -64,7 +64,7 @@ impl Exchange {
         }
     }
 
-    /// The answer is over: settles the estimate by the tokens that it reports. Without a report the estimate stays.
+    /// Settles the estimate at the end of the answer by the reported tokens. Without a report the estimate stays.
     pub(super) fn settle_usage<H: Host>(&mut self, usage: Option<&Usage>, balancer: &Balancer<H>) {
         if let Limited::Charged(charge) = self.limited {
             self.limited = Limited::Settled;
@@ -74,13 +74,13 @@ impl Exchange {
         }
     }
 
-    /// The stream has ended. An estimate that was not settled is put back, unless a backend may have worked for it.
+    /// At the end of the stream, returns an unsettled estimate, unless a backend may have done work for it.
     pub(super) fn settle_end<H: Host>(&mut self, balancer: &Balancer<H>) {
         let Limited::Charged(charge) = self.limited else {
             return;
         };
         self.limited = Limited::Settled;
-        // In these states no attempt is under way. Of an answer that passes, the tokens were looked for if it may report any.
+        // In these states no attempt is under way. The tokens of a passing answer have been read already.
         let is_idle = matches!(
             self.state,
             State::New | State::Holding(_) | State::Passing | State::GivenUp | State::Done

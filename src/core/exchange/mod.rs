@@ -1,11 +1,16 @@
-//! One request's state machine, the same for both retry engines.
+//! A request's state machine, for both retry engines.
 //!
-//! [`Exchange::handle`] is told what happened, an [`Input`], and says what is to be done now, a [`Next`]. Everything about whether,
-//! where and why (not) is decided here; the filter's drivers turn callbacks into inputs and the answer into host calls.
+//! [`Exchange::handle`] takes an [`Input`] and returns the [`Next`] step. The machine decides whether and where a
+//! request is sent or retried, and explains why not. The filter's drivers turn callbacks into inputs, and results into
+//! host calls.
 //!
-//! `state` has the states. `request`, `request_body` and `first_attempt` are the way up, and `sending` says what changes for an attempt.
-//! `answers` and `calls` read an attempt's answer, `lessons` is what that teaches, and `next_attempt` what follows. `rerouted` and
-//! `destination` are the attempts that Envoy's router makes, `waits` ends a wait, `reply` is what the client gets, and [`Attempts`] counts.
+//! - `state` has the states.
+//! - `request`, `request_body` and `first_attempt` handle the client's request. `sending` edits it for an attempt.
+//! - `answers` and `calls` read an attempt's answer. `lessons` learns from it, and `next_attempt` decides the next
+//!   step.
+//! - `rerouted` and `destination` handle attempts that Envoy's router makes.
+//! - `waits` ends a wait, and `reply` makes the client's answer.
+//! - [`Attempts`] counts attempts.
 
 mod answers;
 mod calls;
@@ -62,7 +67,7 @@ use super::usage::UsageReader;
 use super::why::Why;
 use crate::prelude::*;
 
-/// As much of an error's body as is read for its code, in bytes.
+/// The most bytes of an error's body that are read for its code.
 pub const ERROR_BODY: usize = 64 * 1024;
 
 /// A backend's answer that may become the client's.
@@ -79,86 +84,87 @@ pub(super) struct Answer {
 pub(super) enum AnswerBody {
     /// The complete body.
     Whole(Vec<u8>),
-    /// An event stream that began with an error, as far as it came.
+    /// An event stream that began with an error, as far as it arrived.
     Begun(Vec<u8>),
-    /// The backend stalled before the body was complete. The client gets the status and the headers, with a body made here.
+    /// The backend stalled before the body was complete. The client gets the status, the headers and a body of the
+    /// filter's own.
     Stalled,
 }
 
-/// One request on its way.
+/// One request, from its headers to the end of its answer.
 pub struct Exchange {
     engine: Engine,
     state: State,
     attempts: Attempts,
     request: Request,
-    /// The headers as the client sent them: every attempt starts from them.
+    /// The client's headers. Every attempt starts from them.
     original: HeaderMap,
     trailers: HeaderMap,
-    /// The copy of its body that another attempt needs, or who has it.
+    /// The copy of the body for further attempts, or the place where Envoy keeps it.
     body: BodyCopy,
     inspection: Inspection,
-    /// How many bytes of the body have come, where that is counted.
+    /// The number of bytes of the body so far, if counted.
     shown: usize,
     has_ended: bool,
-    /// The plan was made: its turn drawn, or the one backend found that it can go to.
+    /// Whether the plan was made: a turn was drawn, or the request has one possible backend.
     planned: bool,
-    /// Until when the request may wait for a backend, once it has begun to.
+    /// The deadline of the wait for a backend, once the wait has begun.
     wait_until: Option<Timestamp>,
-    /// Watches whether Envoy had hidden a body.
+    /// Watches whether Envoy hid a body.
     unheld: Watch,
-    /// What the current attempt carries.
+    /// The credential of the current attempt.
     carries: Option<Rc<Authorization>>,
-    /// What the attempt before it carried, if that was something else.
+    /// The credential of the attempt before, if it differs.
     carried: Option<Rc<Authorization>>,
-    /// The headers of the answer at hand.
+    /// The headers of the current answer.
     headers: Option<HeaderMap>,
-    /// The status of the answer at hand.
+    /// The status of the current answer.
     status: u16,
-    /// The backend of the answer at hand.
+    /// The backend of the current answer.
     answered_by: usize,
-    /// The answer at hand is a backend's own, not one that Envoy made for want of it.
+    /// Whether a backend sent the current answer. If not, Envoy made it.
     is_real: bool,
     may_hold: bool,
-    /// The last answer of a backend that was not the client's, because another attempt was due.
+    /// A backend's last answer, kept while another attempt was due.
     kept: Option<Box<Answer>>,
-    /// The client's answer that is made here.
+    /// The client's answer, if the filter makes it.
     reply: Option<Box<ClientAnswer>>,
-    /// The last attempt without an answer of a backend ended because of its time limit.
+    /// Whether the last attempt without a backend's answer timed out.
     timed_out: bool,
-    /// What the last attempt that failed may have done.
+    /// The possible effects of the last failed attempt.
     trace: Trace,
-    /// Why the current backend let the attempt in nowhere, if it did not.
+    /// The current backend's reason to deny access, if it did.
     denial: Denial,
-    /// The start of the answer at hand, where that is an event stream that is, or was, held for it.
+    /// The start of the current answer, if the answer is an event stream that was held for it.
     stream: Option<Box<StreamStart>>,
-    /// Until when the current attempt's first content has to come, where its backend has a limit of its own.
+    /// The deadline of the current attempt's first content, if its backend has its own limit.
     content_due: Option<Timestamp>,
-    /// The tagging of the answer that passes.
+    /// The tagger of the passing answer's ids.
     tagging: Option<Box<Tagging>>,
-    /// The reading of the tokens that the client's answer reports.
+    /// The reader of the tokens that the client's answer reports.
     usage: Option<Box<UsageReader>>,
-    /// The backends that are not asked for the tokens of its stream, because they refuse.
+    /// The backends that refuse `stream_options`, so the filter does not request tokens from them.
     unasked: BackendSet,
-    /// The backend that refused the option, while it is asked without it.
+    /// The backend that refused `stream_options`, while the filter retries on it without them.
     refused_option: Option<usize>,
-    /// The taking out of the tokens that the client did not ask for.
+    /// Removes the tokens that the client did not request from its stream.
     stripper: Option<Box<Stripper>>,
-    /// How fast the client's answer comes, where that is a stream.
+    /// The speed of the client's answer, if it is a stream.
     pace: Pace,
-    /// `location` of the answer that passes, where the client gets another one than the backend's.
+    /// The client's `location` header, if it differs from the backend's.
     location: Option<String>,
-    /// The explanation of the answer, where the client gets one.
+    /// The explanation of the answer, if configured.
     why: Option<Box<Why>>,
     /// The client's name.
     client: Option<String>,
-    /// How it stands with the client's limits.
+    /// The request's tokens in the client's limits.
     limited: Limited,
-    /// What only attempts of the router need.
+    /// The state of attempts by the router.
     router: rerouted::Rerouted,
 }
 
 impl Exchange {
-    /// A request of which nothing came yet.
+    /// A request before its first input.
     pub fn new<H: Host>(balancer: &Balancer<H>) -> Self {
         let explains = balancer.config.headers.why.is_some();
         Self {
@@ -203,7 +209,7 @@ impl Exchange {
         }
     }
 
-    /// Takes over what happened, and says what is to be done now.
+    /// Handles an event of the request and returns the next step.
     pub fn handle<H: Host>(&mut self, input: Input, balancer: &Balancer<H>) -> Next {
         match input {
             Input::Request { headers, end } => self.begin(headers, end, balancer),
@@ -262,7 +268,7 @@ impl Exchange {
         if self.state == State::Deciding(Until::Content) {
             self.begin_usage(balancer);
         }
-        // No access log can have it any more.
+        // The stream has ended, so the access log no longer takes the tokens.
         match complete {
             true => drop(self.end_usage(balancer)),
             false => self.cut_usage(balancer),
@@ -277,20 +283,20 @@ impl Exchange {
             _ => balancer.count(Event::ClientGone),
         }
         self.state = State::Done;
-        // The outcome will not be known: the client left, or a host call was refused.
+        // The outcome stays unknown: the client left, or the host refused a call.
         if let Some(lesson) = self.attempts.abandon(&self.request.demand()) {
             balancer.learn(&lesson, Default::default);
         }
     }
 
-    /// An answer has ended before its end: the client has left, or the backend has broken it off.
+    /// Handles an answer that ended early: the client left, or the backend broke off.
     #[inline(never)]
     fn on_cut_off<H: Host>(&mut self, details: Option<&[u8]>, balancer: &Balancer<H>) {
         if details.map(Origin::of) != Some(Origin::Router) {
             return balancer.count(Event::ClientGone);
         }
         balancer.count(Event::StreamBroken);
-        // Envoy has answered in the place of an answer that was held, so the attempt has failed.
+        // Envoy has already answered in place of the held answer, so the attempt has failed.
         if !self.is_passing() {
             self.headers = None;
             self.stream = None;
@@ -298,7 +304,7 @@ impl Exchange {
         }
     }
 
-    /// A frame of a body comes.
+    /// Notes a frame of a body.
     fn watch<H: Host>(&mut self, balancer: &Balancer<H>) {
         let now = || balancer.host().now();
         if self.unheld.body_comes(&balancer.listener_bodies, now) {
@@ -306,7 +312,7 @@ impl Exchange {
         }
     }
 
-    /// The client's name, for the access log.
+    /// The client's name.
     pub fn client(&self) -> Option<&str> {
         self.client.as_deref()
     }

@@ -1,4 +1,4 @@
-//! What follows an attempt that failed: another one, and where, or why there is none.
+//! The step after a failed attempt: another attempt and its backend, or the reason why there is none.
 
 use alloc::rc::Rc;
 
@@ -11,20 +11,20 @@ use crate::metrics::Event;
 use crate::outcome::{Outcome, Trace};
 use crate::plan::Plan;
 
-/// Where another attempt goes.
+/// The destination of another attempt.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Destination {
-    /// To the best backend there is now.
+    /// The best backend now.
     Best,
-    /// To the one that was foreseen, if any was: the router has not asked again.
+    /// The foreseen backend, if any: the router has already gone there.
     Foreseen(Option<usize>),
 }
 
 impl Exchange {
-    /// Does what follows the current attempt's `outcome`.
+    /// Decides and takes the step after the current attempt's `outcome`.
     #[inline(never)]
     pub(super) fn proceed<H: Host>(&mut self, outcome: Outcome, balancer: &Balancer<H>) -> Next {
-        // At most twice: the second time a bad token counts like any other failure.
+        // This loops at most twice: the second time a refused token counts like any other failure.
         loop {
             match self.after(outcome, Destination::Best, balancer) {
                 Verdict::Deliver | Verdict::GiveUp(_) => return self.deliver(),
@@ -36,7 +36,7 @@ impl Exchange {
                     if self.engine == Engine::Router {
                         return self.mark();
                     }
-                    // Without a token there is no attempt, and the others would fare no better.
+                    // Without a token this attempt is impossible, and so are others.
                     return match balancer.credentials.of(self.attempts.backend()) {
                         Some(token) => self.renewed(token, balancer),
                         None => self.deliver(),
@@ -56,7 +56,7 @@ impl Exchange {
                             self.state = State::Deciding(Until::Token);
                             return Next::Wait(Wish::NewerToken(backend, generation));
                         }
-                        // Asked once more, the attempts go on to the next backend.
+                        // The new token was refused too, so the next attempt goes to the next backend.
                         Renewal::IsNew => self.conclude_new_token(balancer),
                         Renewal::Failed => {}
                     }
@@ -65,7 +65,7 @@ impl Exchange {
         }
     }
 
-    /// The next attempt goes to the current backend with this token.
+    /// Makes the next attempt on the current backend with this token.
     pub(super) fn renewed<H: Host>(
         &mut self,
         token: Rc<Authorization>,
@@ -78,7 +78,7 @@ impl Exchange {
                 self.state = State::Calling;
                 Next::Call
             }
-            // The attempt takes it when it begins.
+            // The attempt takes the token when it begins.
             Engine::Router => self.mark(),
         }
     }
@@ -88,14 +88,14 @@ impl Exchange {
         Next::Mark
     }
 
-    /// Decides what follows the `outcome` of the current attempt, and where another one goes.
+    /// Decides the step after the current attempt's `outcome`, and the destination of another attempt.
     pub(super) fn after<H: Host>(
         &mut self,
         outcome: Outcome,
         to: Destination,
         balancer: &Balancer<H>,
     ) -> Verdict {
-        // No backend is chosen, and the current one knows of the attempt's end.
+        // No backend was chosen, and the current backend's health has learned of the attempt's end.
         if matches!(outcome, Outcome::Success | Outcome::ClientError) {
             return Verdict::Deliver;
         }
@@ -129,7 +129,8 @@ impl Exchange {
         verdict
     }
 
-    /// Whether the request can be sent once more after this `outcome`: not if it may have been done, and must not be done twice.
+    /// Whether the request can be retried after this `outcome`. A request with side effects is not retried if it may
+    /// have been carried out.
     pub(super) fn replay<H: Host>(&self, outcome: Outcome, balancer: &Balancer<H>) -> Replay {
         let once = outcome == Outcome::Unavailable
             && self.trace == Trace::Possible
@@ -139,7 +140,7 @@ impl Exchange {
         }
         let is_filter = self.engine == Engine::Filter;
         match self.body.replay() {
-            // Looked at only now: most requests are sent once.
+            // This check comes last because most requests are sent once.
             Replay::Ready | Replay::Incomplete if is_filter && !self.original.is_utf8() => {
                 Replay::Impossible(NoRetry::HeadersNotReplayable)
             }
@@ -147,7 +148,7 @@ impl Exchange {
         }
     }
 
-    /// Counts and explains why there is no further attempt.
+    /// Counts and explains the lack of a further attempt.
     #[inline(never)]
     pub(super) fn give_up<H: Host>(&mut self, reason: NoRetry, balancer: &Balancer<H>) {
         balancer.count(Event::NoRetry(reason));

@@ -1,4 +1,4 @@
-//! What the client is answered: a backend's answer, signed, or one that is made here.
+//! The client's answer: a backend's answer with the filter's headers, or a reply of the filter.
 
 use alloc::borrow::Cow;
 
@@ -13,8 +13,8 @@ use crate::reply::retry_after;
 use crate::stream_start::is_event_stream;
 use crate::stripper::Stripper;
 
-/// Headers of an answer that belong to its connection (RFC 9110, section 7.6.1), the status, which is given apart, and what a backend
-/// tells an Envoy of its own health.
+/// Headers that are not passed on. These are the headers of the connection (RFC 9110, section 7.6.1), the status, which
+/// is passed separately, and a backend's report of its own health to Envoy.
 const NOT_PASSED_ON: [&[u8]; 6] = [
     b":status",
     b"connection",
@@ -24,18 +24,18 @@ const NOT_PASSED_ON: [&[u8]; 6] = [
     b"x-envoy-immediate-health-check-fail",
 ];
 
-/// What Envoy puts on the answer to a filter's call, in the place of the backend's own.
+/// A header that Envoy sets on the answer to a filter's call, in place of the backend's own.
 const SERVICE_TIME: &[u8] = b"x-envoy-upstream-service-time";
 
-/// An answer of which every byte is made here.
+/// An answer that the filter sends itself.
 pub(super) enum ClientAnswer {
-    /// The filter's own, with its explanation.
+    /// The filter's own reply, with its explanation.
     Own(LocalReply, Option<String>),
-    /// What a backend answered to an attempt.
+    /// A backend's answer to an attempt.
     Kept(Box<Answer>),
 }
 
-/// The changes of an answer's headers. Few answers need more.
+/// Edits of an answer's headers. Most answers need at most two.
 pub type AnswerEdits<'a> = Edits<'a, 2>;
 
 /// A header's name and value.
@@ -45,44 +45,46 @@ pub type Header<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 pub struct Reply<'a> {
     /// The status.
     pub status: u16,
-    /// What Envoy's access log shows as the details.
+    /// The details in Envoy's access log.
     pub details: &'static str,
     /// The headers.
     pub headers: Vec<Header<'a>>,
     /// The body.
     pub body: Cow<'a, [u8]>,
-    /// A local reply of Envoy's would change it: where that can be, it is put in the place of the answer at hand.
+    /// Whether a local reply of Envoy would change the answer. If possible, the answer then replaces the current one in
+    /// place.
     ///
-    /// Envoy gives a local reply a type if it has a body, and no type nor length if it has none, as the answer to a `HEAD` has none.
+    /// Envoy adds a content type to a local reply with a body. Without a body, as in the answer to `HEAD`, it sends
+    /// neither type nor length.
     pub is_changed_by_reply: bool,
 }
 
-/// What is to be known of an answer whose ids may be tagged.
+/// The facts about an answer whose ids may need tags.
 #[derive(Debug, Default)]
 pub struct TaggedAnswer {
     /// The status.
     pub status: u16,
     /// `content-type`.
     pub content_type: Option<Vec<u8>>,
-    /// It has a `content-encoding`.
+    /// Whether the answer has a `content-encoding`.
     pub is_encoded: bool,
-    /// `location`, where [`Exchange::wants_location`].
+    /// `location`, if [`Exchange::wants_location`].
     pub location: Option<Vec<u8>>,
 }
 
 impl Exchange {
-    /// The client is answered with a reply of the filter's own.
+    /// Answers the client with a reply of the filter's own.
     pub(super) fn answer(&mut self, reply: LocalReply) -> Next {
         let why = self.why.as_deref().and_then(Why::text).map(str::to_owned);
         self.reply = Some(Box::new(ClientAnswer::Own(reply, why)));
-        // What the client may still send is for no one.
+        // Nothing needs the rest of the client's request.
         self.body.drop_because(NoRetry::AttemptsExhausted);
         self.inspection.give_up();
         self.state = State::Done;
         Next::Reply
     }
 
-    /// [`Self::answer`] because no backend can be asked.
+    /// Answers the client because no backend is available.
     #[inline(never)]
     pub(super) fn answer_without_backend<H: Host>(
         &mut self,
@@ -96,7 +98,7 @@ impl Exchange {
         self.answer(reply)
     }
 
-    /// The client gets the last answer of a backend that was kept, or else a reply that says there was none.
+    /// Answers the client with a backend's kept answer, or with a reply that no backend answered.
     pub(super) fn answer_for_want_of_one(&mut self) -> Next {
         match self.kept.take() {
             Some(answer) => self.answer_with(answer),
@@ -104,14 +106,14 @@ impl Exchange {
         }
     }
 
-    /// The client is answered with what a backend answered to an attempt.
+    /// Answers the client with a backend's answer.
     pub(super) fn answer_with(&mut self, answer: Box<Answer>) -> Next {
         self.reply = Some(Box::new(ClientAnswer::Kept(answer)));
         self.state = State::Done;
         Next::Reply
     }
 
-    /// Explains why no other backend was chosen than those that were tried.
+    /// Explains why each backend without an attempt was not chosen.
     #[inline(never)]
     pub(super) fn explain_others<H: Host>(&self, why: &mut Why, balancer: &Balancer<H>) {
         let plan = match self.planned {
@@ -121,7 +123,7 @@ impl Exchange {
         balancer.explain(&plan, &self.request.demand(), why);
     }
 
-    /// The client's answer, after [`Next::Reply`].
+    /// The client's answer, for [`Next::Reply`].
     #[inline(never)]
     pub fn reply<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> Option<Reply<'a>> {
         Some(match self.reply.as_deref()? {
@@ -161,7 +163,7 @@ impl Exchange {
         }
     }
 
-    /// A backend's answer as the client gets it. To a local reply the route adds its headers (`response_headers_to_add`).
+    /// A backend's kept answer for the client. Envoy's route adds its `response_headers_to_add` to a local reply.
     fn kept<'a, H: Host>(&'a self, answer: &'a Answer, balancer: &'a Balancer<H>) -> Reply<'a> {
         let mut report = AnswerEdits::default();
         self.report(answer.backend, balancer, &mut report);
@@ -227,8 +229,7 @@ impl Exchange {
         }
     }
 
-    /// What changes in the headers of the answer that passes: the client is told which backend it is from and how many attempts it
-    /// took.
+    /// Edits of the passing answer's headers. They name the backend and the number of attempts.
     pub fn signature<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> AnswerEdits<'a> {
         let mut edits = AnswerEdits::default();
         self.unmark(&mut edits);
@@ -239,7 +240,7 @@ impl Exchange {
         edits
     }
 
-    /// Sets the headers that the client gets with the answer of `backend`.
+    /// Sets the headers with the backend and the number of attempts.
     fn report<'a, H: Host>(
         &'a self,
         backend: usize,
@@ -259,7 +260,7 @@ impl Exchange {
         }
     }
 
-    /// The headers that few answers have: an explanation, and the wait of all backends.
+    /// Sets the headers that few answers have: an explanation, and the wait of all backends.
     #[inline(never)]
     fn report_further<'a, H: Host>(
         &'a self,
@@ -272,7 +273,7 @@ impl Exchange {
             edits.set(header, why);
         }
         if self.attempts.throttled().contains(backend) {
-            // The backend spoke for itself; the client asks all of those that can serve it.
+            // The backend's wait is its own. The client needs the wait until any backend can serve it.
             let plan = balancer.unplanned(&self.request);
             let wait = balancer.wait_of_all(&plan, &self.request.demand());
             for (name, value) in wait.into_iter().flat_map(retry_after) {
@@ -281,17 +282,17 @@ impl Exchange {
         }
     }
 
-    /// Whether the ids in the answer that begins to pass may have to be tagged.
+    /// Whether ids in the passing answer may need tags.
     pub fn may_tag<H: Host>(&self, balancer: &Balancer<H>) -> bool {
         self.request.tags_answer(&balancer.config)
     }
 
-    /// Whether `location` names what was made.
+    /// Whether `location` names the created object.
     pub fn wants_location(&self) -> bool {
         self.request.operation.answers_with_location()
     }
 
-    /// Begins to tag the answer that passes. `true` if it has ids to tag, and so may grow.
+    /// Begins to tag the passing answer. `true` if it may contain ids, and so may grow.
     pub fn begin_tagging<H: Host>(
         &mut self,
         answer: &TaggedAnswer,
@@ -310,14 +311,14 @@ impl Exchange {
         self.tagging.is_some()
     }
 
-    /// What takes the place of the next frame of that answer, if anything.
+    /// The replacement of the answer's next frame. `None` if the frame stays unchanged.
     pub fn tag(&mut self, chunk: &[u8]) -> Option<&[u8]> {
         self.tagging.as_mut()?.push(chunk)
     }
 }
 
 impl Reply<'_> {
-    /// The headers for a local reply: Envoy writes the length itself.
+    /// The headers for a local reply, without the length, which Envoy adds.
     pub fn headers_of_local_reply(&self) -> Vec<(&[u8], &[u8])> {
         let headers = self.all_headers();
         let mut headers: Vec<_> = headers.collect();

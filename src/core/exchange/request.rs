@@ -1,4 +1,4 @@
-//! The way up: the client's request, until it leaves for its first backend.
+//! The client's request, until it leaves for its first backend.
 
 use super::{Exchange, For, Next, State};
 use crate::balancer::{Balancer, Wish};
@@ -56,7 +56,7 @@ impl Exchange {
         self.start(balancer)
     }
 
-    /// Counts the request as its client's, and keeps who that is.
+    /// Reads the client's name, and counts the request for it.
     fn meet_client<H: Host>(&mut self, balancer: &Balancer<H>) {
         let header = balancer.config.headers.client.as_deref();
         self.client = header.and_then(|header| client_name(self.original.get(header)?));
@@ -66,7 +66,7 @@ impl Exchange {
         }
     }
 
-    /// Why no backend is to be asked, whatever the body says.
+    /// The reply to a request that no backend may get, whatever its body.
     #[inline(never)]
     fn refusal(&self, config: &Config) -> Option<LocalReply> {
         let request = &self.request;
@@ -89,7 +89,7 @@ impl Exchange {
         self.answer(reply)
     }
 
-    /// Sends the request on its way as soon as that makes sense: with a token, and complete if it may be needed again.
+    /// Sends the request once a credential is available and the needed part of the body has arrived.
     pub(super) fn start<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
         if !balancer.can_authorize() {
             return self.await_token(balancer);
@@ -97,7 +97,7 @@ impl Exchange {
         let bodies = &balancer.listener_bodies;
         if bodies.may_come() && self.must_hold(balancer) {
             self.state = State::Holding(For::Body);
-            // Once a body was shown, they all are, and its callback lets the request go on.
+            // Once Envoy has shown a held body, it shows all. Then the body's callback continues the request.
             return match bodies.have_come() {
                 true => Next::Hold,
                 false => Next::Wait(Wish::RequestBody),
@@ -109,15 +109,15 @@ impl Exchange {
 
     pub(super) fn await_token<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
         self.state = State::Holding(For::Token);
-        // A request for another protocol is not held: its client says nothing more before it is answered, so the frame that would
-        // let it go on without loss may never come.
+        // An upgrade request is not held. Its client sends nothing more before the answer, so the frame that would
+        // continue the request without loss may never come.
         match self.request.upgrade {
             true => self.on_refused_wait(balancer),
             false => Next::Wait(Wish::Token(self.identities(balancer))),
         }
     }
 
-    /// The identities that would have to have a token for this request to go on.
+    /// The identities whose tokens this request can use.
     pub(super) fn identities<H: Host>(&self, balancer: &Balancer<H>) -> Identities {
         let only = match self.request.place(&balancer.config) {
             Place::Only(backends) => Some(backends),

@@ -1,4 +1,4 @@
-//! The request's body: for how much of it the request is held, and what is read and copied of it.
+//! The request's body: how much of it the request is held for, and what is read and copied.
 
 use super::{Exchange, For, Next, State, Until};
 use crate::balancer::{Balancer, Complaint};
@@ -10,7 +10,7 @@ use crate::prelude::*;
 use crate::replay::{BodyCopy, HELD_UNTIL_COMPLETE};
 
 impl Exchange {
-    /// The copy of the body that further attempts need, or the reason why there are none.
+    /// The copy of the body for further attempts, or the reason against them.
     pub(super) fn copy<H: Host>(&self, balancer: &Balancer<H>) -> BodyCopy {
         let (request, retry) = (&self.request, &balancer.config.retry);
         let is_router = self.engine == Engine::Router;
@@ -28,7 +28,7 @@ impl Exchange {
         }
     }
 
-    /// Whether the body is held until it is complete although nothing in it decides: reading it holds nothing longer.
+    /// Whether the request is held until its body is complete in any case. Reading the body then adds no delay.
     pub(super) fn is_held_whole<H: Host>(&self, balancer: &Balancer<H>) -> bool {
         let announced = self.request.content_length;
         match self.engine {
@@ -40,10 +40,10 @@ impl Exchange {
         }
     }
 
-    /// Whether the request is not to leave before more of its body has come.
+    /// Whether the request must wait for more of its body.
     ///
-    /// A request that may be retried leaves when it is complete: then no answer comes before its end, and every answer may be
-    /// held until it is known what follows.
+    /// A request that may be retried leaves when it is complete. Then no answer arrives before its end, and every
+    /// answer can be held until the next step is known.
     pub(super) fn must_hold<H: Host>(&self, balancer: &Balancer<H>) -> bool {
         if self.inspection.is_under_way() {
             return true;
@@ -54,7 +54,7 @@ impl Exchange {
             Engine::Router => {
                 let fits = match announced {
                     Some(length) => length <= balancer.hold_limit() as u64,
-                    // Envoy's default buffer limit is twice that.
+                    // Envoy's default buffer limit is twice this size.
                     None => self.shown <= HELD_UNTIL_COMPLETE,
                 };
                 !self.has_ended && fits && self.body.replay() == Replay::Ready
@@ -62,7 +62,7 @@ impl Exchange {
         }
     }
 
-    /// More of the request has come.
+    /// Handles more of the request, or its end.
     pub(super) fn request_goes_on<H: Host>(&mut self, end: bool, balancer: &Balancer<H>) -> Next {
         self.has_ended |= end;
         match self.state {
@@ -73,7 +73,7 @@ impl Exchange {
                     _ => Next::Hold,
                 }
             }
-            // An answer came before the request was complete; the next attempt may have waited for this.
+            // An answer arrived before the request was complete, and the next attempt may have waited for the request.
             State::Deciding(Until::RequestEnd(outcome)) if !self.body.is_growing() => {
                 self.proceed(outcome, balancer)
             }
@@ -81,25 +81,26 @@ impl Exchange {
         }
     }
 
-    /// Counts the bytes of the body that the host shows: while the request is held all that have come, else those that are new.
+    /// Counts the bytes of the body. The host's buffer has all bytes while the request is held, otherwise only the new
+    /// ones.
     #[inline(never)]
     pub(super) fn count_body<H: Host>(&mut self, shown: usize, balancer: &Balancer<H>) {
         self.shown = match self.state {
             State::Holding(_) => shown,
             _ => self.shown.saturating_add(shown),
         };
-        // The filter engine sees that by its copy.
+        // The filter engine checks the length of its copy instead.
         if self.may_outgrow_limit() && self.shown > balancer.config.retry.replay_limit {
             self.body.drop_because(NoRetry::BodyTooLarge);
         }
     }
 
-    /// Whether the router keeps a body that may turn out to be longer than is to be sent again.
+    /// Whether the router keeps a body that may become longer than `retry.replay_limit`.
     fn may_outgrow_limit(&self) -> bool {
         self.request.content_length.is_none() && matches!(self.body, BodyCopy::WithRouter)
     }
 
-    /// Whether the host is to read what is new of the request's body; `end` if that is the last of it.
+    /// Whether the driver must read the new part of the request's body. `end` marks the last part.
     ///
     /// A body that is held until it is complete is read in one piece.
     pub fn wants_body(&self, end: bool) -> bool {
@@ -116,19 +117,20 @@ impl Exchange {
         }
     }
 
-    /// Whether there is something to read of the request's body before a wait ends.
+    /// Whether the driver must read the rest of the request's body before a wait ends.
     pub fn wants_rest_of_body(&self) -> bool {
         self.inspection.is_under_way() || self.body.is_growing()
     }
 
-    /// Whether more of the body passes, or is held, where that is plain: bodies come in many pieces. `None` where
-    /// [`Input::RequestBody`](super::Input::RequestBody) says more; `end` if it is the last of it.
+    /// Whether more of the body passes or is held. `None` if this needs
+    /// [`Input::RequestBody`](super::Input::RequestBody). Bodies come in many pieces, and most of them are decided
+    /// here. `end` marks the last piece.
     pub fn passes_body<H: Host>(&self, end: bool, balancer: &Balancer<H>) -> Option<bool> {
         if end || self.unheld.is_watching() {
             return None;
         }
         match self.state {
-            // Nothing of it is read before its end, so nothing changes before its end.
+            // Nothing is read before the body's end, so the state cannot change earlier.
             State::Holding(For::Body) if !self.wants_body(false) => {
                 let is_known = balancer.listener_bodies.have_come();
                 let has_length = self.request.content_length.is_some();
@@ -139,7 +141,7 @@ impl Exchange {
         }
     }
 
-    /// Reads what is new of the body, where [`Self::wants_body`]; `end` where it is the last.
+    /// Reads the new part of the body, if [`Self::wants_body`]. `end` marks the last part.
     pub fn read<H: Host>(&mut self, chunk: Vec<u8>, end: bool, balancer: &Balancer<H>) {
         if self.inspection.is_under_way() {
             if let Some(found) = self.inspection.push(&chunk, end) {
@@ -152,7 +154,7 @@ impl Exchange {
         }
     }
 
-    /// No body was shown while the request was held: it goes on its way without being held.
+    /// Sends the request because no body arrived while it was held.
     #[inline(never)]
     pub(super) fn send_unread<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
         let is_router = self.engine == Engine::Router;

@@ -1,4 +1,5 @@
-//! The attempts that Envoy's router makes, seen from the clusters' filters, and its last word, seen from the listener's.
+//! Attempts by Envoy's router, as the upstream filter sees them, and the router's final answer, as the listener's
+//! filter sees it.
 
 use super::next_attempt::Destination;
 use super::reply::AnswerEdits;
@@ -10,36 +11,36 @@ use crate::config::{Backend, Config};
 use crate::path;
 use crate::prelude::*;
 
-/// The response header of a rate limit in Envoy. Envoy's router does not retry an answer that has it, whatever the retry policy says
-/// (`RetryStateImpl::wouldRetryFromHeaders`), so it is taken off an answer that is marked.
+/// The response header of a rate limit in Envoy. Envoy's router does not retry an answer with this header, whatever the
+/// retry policy (`RetryStateImpl::wouldRetryFromHeaders`). So it is removed from a marked answer.
 const RATE_LIMITED: &str = "x-envoy-ratelimited";
 
-/// The response header that the route's retry policy looks for (`retriable_headers`). No client sees one that was set here.
+/// The response header that the route's retry policy matches (`retriable_headers`). Clients never see the filter's own.
 const RETRY: &str = "x-aoai-retry";
 
-/// What is known of a request whose attempts the router makes.
+/// The state of a request whose attempts the router makes.
 #[derive(Debug, Default)]
 pub(super) struct Rerouted {
-    /// When the current attempt began, if it may be the last.
+    /// The start of the current attempt, if it may be the last.
     began: Option<Timestamp>,
     /// The value of the header [`RATE_LIMITED`] of the last error.
     rate_limited: Option<String>,
-    /// Where the router goes if the current attempt gets no answer.
+    /// The backend to which the router goes if the current attempt gets no answer.
     pub(super) foreseen: Option<usize>,
-    /// The generation of the token that the next attempt must not carry, if a newer one is on its way.
+    /// The generation of a refused token that the next attempt must not use, if a newer token is being fetched.
     pub(super) outdated: Option<u32>,
-    /// The answer that passes is one that was marked.
+    /// Whether the passing answer was marked, and the router did not retry.
     declined: bool,
 }
 
 impl Exchange {
-    /// Whether the attempt that begins is another than the first.
+    /// Whether the attempt that begins is a retry.
     pub fn is_retrying(&self) -> bool {
         self.attempts.made() > 0
     }
 
-    /// The router begins an attempt: the first, one that a marked answer called for, or one after an attempt that got no answer,
-    /// which it makes where it was told before.
+    /// The router begins an attempt. It is the first, one that a marked answer requested, or one after an attempt
+    /// without an answer. The router sends the latter to the foreseen backend.
     pub(super) fn on_attempt<H: Host>(
         &mut self,
         cluster: Option<Vec<u8>>,
@@ -49,7 +50,7 @@ impl Exchange {
             let backend = self.attempts.backend();
             let carried = balancer.credentials.of(backend);
             let is_old = carried.is_some_and(|token| token.generation == generation);
-            // A body that is to be changed has to pass while it comes.
+            // An attempt is not held if its body must be changed, because the body is changed while it passes.
             if is_old && self.renaming(balancer).is_empty() {
                 self.state = State::Departing(cluster);
                 return Next::Wait(Wish::NewerToken(backend, generation));
@@ -70,19 +71,19 @@ impl Exchange {
         }
         let backend = self.attempts.backend();
         let Some(token) = balancer.credentials.of(backend) else {
-            // The token has expired, and this attempt is not to be shown what the one before was.
+            // The token has expired. The attempt must not reuse the previous attempt's credential.
             self.state = State::GivenUp;
             return Next::Refuse("aoai_plan_exhausted");
         };
         self.attempt_made(balancer);
         self.router.foreseen = self.foresee(balancer);
         let is_first = self.attempts.made() == 1;
-        // Asked for only where it may be wanted, by an attempt that may be the last: it is a host call.
+        // The time is read only for an attempt that may be the last, because it costs a host call.
         let is_only = balancer.config.retry.max_attempts == 1;
         let may_be_last = !is_first || is_only || self.router.foreseen.is_none();
         self.router.began = may_be_last.then(|| balancer.host().now());
         self.state = State::Attempting;
-        // The first attempt was addressed by the listener's filter.
+        // The listener's filter has addressed the first attempt.
         if is_first {
             return Next::Depart;
         }
@@ -96,12 +97,13 @@ impl Exchange {
         Next::Depart
     }
 
-    /// Takes over that the attempt before got no answer, if that is so. `false` if there is none to make.
+    /// Concludes the previous attempt if it got no answer. `false` if no further attempt is allowed.
     #[inline(never)]
     fn may_begin<H: Host>(&mut self, balancer: &Balancer<H>) -> bool {
         match self.state {
             State::Attempting | State::Deciding(_) => self.conclude_unanswered(balancer),
-            // The answer came with the mark already, as none of Azure's does, and the router dropped it: what was asked for is done.
+            // A backend's answer had the mark's header, and the router dropped the answer. The request has been carried
+            // out.
             State::Answered => self.trace = Trace::Possible,
             _ => return true,
         }
@@ -113,7 +115,7 @@ impl Exchange {
         verdict == Verdict::TryNext
     }
 
-    /// The attempt ended without an answer, or its time was up while that was held: connection refused, reset, timeout.
+    /// Concludes an attempt without a complete answer: connection refused, reset or timeout.
     fn conclude_unanswered<H: Host>(&mut self, balancer: &Balancer<H>) {
         use Until::{Content, ErrorBody, StreamEnd};
         match self.state {
@@ -122,7 +124,7 @@ impl Exchange {
                 self.stream = None;
                 self.conclude(Outcome::Unavailable, balancer);
             }
-            // It has said why it failed.
+            // The stream's error has already told the reason.
             State::Deciding(StreamEnd(status)) => {
                 self.conclude_failed_stream(status, balancer);
             }
@@ -134,7 +136,7 @@ impl Exchange {
         let config = &balancer.config;
         let backend = config.backends.get(self.attempts.backend());
         let limit = backend.map(|backend| config.router_timeout(backend));
-        // Envoy's timers run on a clock of their own, which may be some milliseconds ahead of the one that is read here.
+        // Envoy's timers use another clock, which may be some milliseconds ahead of this one.
         let limit = limit.unwrap_or_default().mul_f64(0.9);
         let now = || balancer.host().now();
         self.router
@@ -142,7 +144,7 @@ impl Exchange {
             .is_some_and(|began| began + limit <= now())
     }
 
-    /// What changes in the headers of the current attempt, whatever the attempt before made of them.
+    /// Edits of the current attempt's headers. They also undo the previous attempt's edits.
     pub fn attempt_edits<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> RequestEdits<'a> {
         let config = &balancer.config;
         let mut edits = RequestEdits::default();
@@ -173,7 +175,7 @@ impl Exchange {
         if !config.left_to_envoy.host {
             edits.set(":authority", &backend.host);
         }
-        // What the attempt before made of the path is still there.
+        // The path may still have the previous attempt's edits.
         if config.backends.iter().any(Backend::renames) {
             let request = &self.request;
             let path = request.path(self.client_path());
@@ -191,7 +193,7 @@ impl Exchange {
         }
     }
 
-    /// What is to be changed in the body as it left the listener's filter: the deployment's name.
+    /// Edits of the body after the listener's filter: the deployment's name and the request for tokens.
     pub fn renaming<H: Host>(&self, balancer: &Balancer<H>) -> Splices {
         let index = self.attempts.backend();
         let backend = balancer.config.backends.get(index);
@@ -203,7 +205,8 @@ impl Exchange {
         splices
     }
 
-    /// How often the router may try again is said by the route, unless that is never, or the client had a mind of its own.
+    /// Sets the router's number of retries where it differs from the route's: for requests that cannot be retried, and
+    /// for clients that set their own.
     pub(super) fn instruct_router<'a>(&self, config: &Config, edits: &mut RequestEdits<'a>) {
         let most = config.retry.max_attempts.saturating_sub(1);
         let retries = match self.body.replay() {
@@ -218,7 +221,7 @@ impl Exchange {
         }
     }
 
-    /// What changes in the headers of an answer that the router is to retry.
+    /// Edits of an answer's headers that make the router retry.
     pub fn marking(&self) -> AnswerEdits<'static> {
         let mut edits = AnswerEdits::default();
         if self.router.rate_limited.is_some() {
@@ -228,7 +231,7 @@ impl Exchange {
         edits
     }
 
-    /// The header of the [mark](Next::Mark). No answer that passes may have it.
+    /// The header of the [mark](Next::Mark). No answer to a client has it.
     pub const MARK: &str = RETRY;
 
     pub(super) fn note_rate_limit(&mut self, headers: Option<&HeaderMap>) {
@@ -236,7 +239,7 @@ impl Exchange {
         self.router.rate_limited = value.map(str::to_owned);
     }
 
-    /// What is taken off an answer that was marked and is the client's after all, or put back.
+    /// Removes the mark from an answer that the client gets after all, and restores the removed header.
     pub(super) fn unmark<'a>(&'a self, edits: &mut AnswerEdits<'a>) {
         if self.router.declined {
             edits.remove(RETRY);
@@ -246,7 +249,7 @@ impl Exchange {
         }
     }
 
-    /// No attempt follows the answer that an upstream filter has at hand.
+    /// Ends the attempts with the upstream filter's current answer.
     pub(super) fn yield_or_pass(&mut self) -> Next {
         let is_cut = |answer: &Answer| !matches!(answer.body, AnswerBody::Whole(_));
         if self.kept.as_deref().is_some_and(is_cut) {
@@ -258,7 +261,7 @@ impl Exchange {
         Next::Pass
     }
 
-    /// Whether [`Input::LastWord`](super::Input::LastWord) needs to be looked at.
+    /// Whether [`Input::LastWord`](super::Input::LastWord) needs the final answer's details.
     pub fn wants_last_word(&self) -> bool {
         !matches!(
             self.state,
@@ -322,7 +325,7 @@ impl Exchange {
         Next::Pass
     }
 
-    /// The router made no attempt where it was told to.
+    /// Handles a missing attempt after a marked answer.
     #[inline(never)]
     fn router_declined<H: Host>(
         &mut self,
@@ -339,12 +342,12 @@ impl Exchange {
         if self.origin(details, balancer) == Origin::Backend {
             return self.pass_unobserved(balancer);
         }
-        // The router followed, but no further than to a cluster without a host.
+        // The router retried, but the chosen cluster has no host.
         balancer.complain(Complaint::RouterDeclined);
         self.no_attempt_made(balancer)
     }
 
-    /// The router could not even begin the attempt.
+    /// Concludes an attempt that the router could not begin.
     #[inline(never)]
     fn no_attempt_made<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
         self.attempt_made(balancer);
@@ -354,7 +357,7 @@ impl Exchange {
         self.answer_for_want_of_one()
     }
 
-    /// Lets a backend's answer pass that no upstream filter saw.
+    /// Passes a backend's answer that bypassed the upstream filter.
     #[inline(never)]
     fn pass_unobserved<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
         balancer.complain(Complaint::UpstreamFilter);
@@ -362,7 +365,7 @@ impl Exchange {
         self.pass(self.attempts.backend())
     }
 
-    /// Ends the request after an attempt without an answer that the router did not follow with another one.
+    /// Ends the request after an attempt without an answer and without a retry by the router.
     fn end_unanswered<H: Host>(&mut self, balancer: &Balancer<H>) {
         let replay = self.replay(Outcome::Unavailable, balancer);
         let declined = |_: &_| Err(NoRetry::RouterDeclined);

@@ -1,4 +1,4 @@
-//! The current attempt, as it is to be sent.
+//! The current attempt's headers and body.
 
 use alloc::borrow::Cow;
 
@@ -12,21 +12,21 @@ use crate::prelude::*;
 use crate::replay::BodyCopy;
 use crate::splices::Splices;
 
-/// What changes in a body.
+/// The edits of a body.
 pub struct BodyEdit<'a> {
     /// The changes.
     pub splices: Splices,
-    /// The body, where it was copied as a whole.
+    /// The original body, if the filter has a complete copy.
     pub bytes: Option<&'a [u8]>,
 }
 
-/// A call that sends the request once more.
+/// A call that retries the request.
 pub struct Call<'a> {
     /// The attempt.
     pub attempt: Attempt<'a>,
-    /// Its path, where that is another than the client's.
+    /// The path, if it differs from the client's.
     path: Option<String>,
-    /// Its body, where that is another than the client's.
+    /// The body, if it differs from the client's.
     spliced: Option<Vec<u8>>,
     exchange: &'a Exchange,
 }
@@ -57,7 +57,7 @@ impl Call<'_> {
 }
 
 impl Exchange {
-    /// The current attempt, with what it carries.
+    /// The current attempt with its credential.
     fn attempt<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> Option<Attempt<'a>> {
         let backend = self.attempts.backend();
         Some(Attempt {
@@ -74,8 +74,8 @@ impl Exchange {
         })
     }
 
-    /// What changes in the client's headers for the first attempt. A request for which this fails must not leave: it may still carry
-    /// the client's credentials.
+    /// Edits of the client's headers for the first attempt. A request for which this fails must not leave, because it
+    /// may still have the client's credentials.
     pub fn edits<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> RequestEdits<'a> {
         let Some(attempt) = self.attempt(balancer) else {
             return RequestEdits::default();
@@ -87,7 +87,7 @@ impl Exchange {
         edits
     }
 
-    /// What changes in the client's body on its way to the router, if anything.
+    /// Edits of the client's body before it goes to the router.
     pub fn body_edit<H: Host>(&self, balancer: &Balancer<H>) -> Option<BodyEdit<'_>> {
         if !self.may_change_body() {
             return None;
@@ -103,7 +103,7 @@ impl Exchange {
         Some(BodyEdit { splices, bytes })
     }
 
-    /// The call that sends the request once more.
+    /// The call that retries the request.
     pub fn call<'a, H: Host>(&'a self, balancer: &'a Balancer<H>) -> Option<Call<'a>> {
         let attempt = self.attempt(balancer)?;
         let path = attempt.path(|| self.client_path());
@@ -117,13 +117,13 @@ impl Exchange {
         })
     }
 
-    /// Whether there is anything in the body that may have to be changed for a backend.
+    /// Whether the body may need changes for a backend.
     fn may_change_body(&self) -> bool {
         let request = &self.request;
         !request.cuts.is_empty() || request.model.is_some() || request.plain_stream.is_some()
     }
 
-    /// What changes in the body before it leaves the listener's filter.
+    /// Edits of the body in the listener's filter.
     fn splices<H: Host>(&self, balancer: &Balancer<H>) -> Splices {
         match self.engine {
             Engine::Filter => {
@@ -136,7 +136,7 @@ impl Exchange {
                 }
                 splices
             }
-            // The deployment's name is put in upstream, attempt by attempt.
+            // The upstream filter sets the deployment's name for each attempt.
             Engine::Router => self.request.cuts.clone(),
         }
     }

@@ -1,69 +1,69 @@
-//! Where a request stands.
+//! The states of a request.
 
 use super::Exchange;
 use crate::fleet::Wait;
 use crate::outcome::Outcome;
 use crate::prelude::*;
 
-/// Where a request stands.
+/// The state of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Nothing came yet.
+    /// Nothing arrived yet.
     New,
     /// The request is held.
     Holding(For),
-    /// The request is with the router, of whose attempts none has been seen.
+    /// The router has the request, and no attempt was seen yet.
     Sent,
-    /// An attempt is held until there is a newer token, on its way to this cluster.
+    /// An attempt for this cluster is held until a newer token arrives.
     Departing(Option<Vec<u8>>),
-    /// An attempt is out.
+    /// An attempt is in flight.
     Attempting,
-    /// An attempt is out as a call, while the router's answer is held.
+    /// An attempt is in flight as a call, while the router's answer is held.
     Calling,
     /// An answer is held.
     Deciding(Until),
-    /// The router was told to make another attempt.
+    /// The answer was marked, so that the router retries.
     Marked,
-    /// The answer of the last attempt is the client's.
+    /// The client gets the last attempt's answer.
     Answered,
-    /// The client's answer is not the router's: that has none, or one that stalled.
+    /// The client gets a reply of the filter, because the router has no answer or a stalled one.
     GivenUp,
     /// An answer passes to the client.
     Passing,
-    /// The client's answer was made here, or concerns no backend.
+    /// The filter answered the client, or the answer concerns no backend.
     Done,
 }
 
-/// What a request is held for.
+/// The reason for holding a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum For {
     /// A token.
     Token,
-    /// Its end, or what says where it goes.
+    /// The body's end, or the field that decides the backend.
     Body,
-    /// A backend that is free.
+    /// A free backend.
     Backend(Wait),
 }
 
-/// What an answer is held for.
+/// The reason for holding an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Until {
-    /// The body of an error, which may decide, of this status.
+    /// The body of an error with this status, which may decide the outcome.
     ErrorBody(u16),
-    /// The end of the request, without which there can be no other attempt after this outcome.
+    /// The end of the request, without which no retry is possible after this outcome.
     RequestEnd(Outcome),
     /// A newer token.
     Token,
-    /// Its next frame, with which it passes.
+    /// Its next frame, together with which it passes.
     Frame,
-    /// The first content of an event stream, or its error.
+    /// The first content of an event stream, or an error in place of it.
     Content,
-    /// The end of an event stream that began with an error like an answer of this status.
+    /// The end of an event stream that began with an error equivalent to this status.
     StreamEnd(u16),
 }
 
 impl Exchange {
-    /// The name of the state, as `docs/architecture.md` draws it.
+    /// The name of the state in `docs/architecture.md`.
     pub fn state(&self) -> &'static str {
         match self.state {
             State::New => "New",
@@ -81,17 +81,18 @@ impl Exchange {
         }
     }
 
-    /// Whether an answer of a backend passes to the client, or waits for its next frame for that.
+    /// Whether a backend's answer passes to the client, or waits for its next frame to pass.
     pub fn is_passing(&self) -> bool {
         matches!(self.state, State::Passing)
     }
 
-    /// Whether what is left of the answer passes, whatever it is: no [`Input::AnswerBody`](super::Input::AnswerBody) matters any more.
+    /// Whether the rest of the answer passes in any case, so that [`Input::AnswerBody`](super::Input::AnswerBody) has
+    /// no effect.
     pub fn is_settled(&self) -> bool {
         self.is_passing() && !self.unheld.is_watching()
     }
 
-    /// Whether the end of the stream has to be explained by Envoy's details, where the answer is not complete.
+    /// Whether the end of an incomplete answer needs Envoy's details.
     pub fn wants_end_details(&self) -> bool {
         self.is_passing()
             || matches!(

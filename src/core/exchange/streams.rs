@@ -1,7 +1,8 @@
-//! Event streams that begin with their backend's error.
+//! Event streams that begin with an error.
 //!
-//! An event stream is held until its first content, and for [`Retry::stream_start`](crate::config::Retry::stream_start) at most. An error
-//! that comes before is an outcome like that of a status, and the next backend may answer. After content everything passes.
+//! An event stream is held until its first content, at most for
+//! [`Retry::stream_start`](crate::config::Retry::stream_start). An earlier error is an outcome like that of a status,
+//! and is retried. After the first content everything passes.
 
 use core::ops::Range;
 use core::time::Duration;
@@ -17,17 +18,18 @@ use crate::prelude::*;
 use crate::stream_start::{is_event_stream, Failure, Start, StreamStart, STREAM_START};
 use crate::time::Timestamp;
 
-/// How long a failed stream is held for its end. Backends end it at once; one that does not costs its connection.
+/// How long a failed stream is held for its end. Most backends end it at once. One that does not loses its connection.
 const STREAM_END: Duration = Duration::from_millis(200);
 
-/// So much earlier than Envoy's router is decided on a stream whose content is overdue.
+/// The lead over Envoy's router in deciding on a stream whose content is overdue.
 const BEFORE_THE_ROUTER: Duration = Duration::from_millis(100);
 
-/// The status of the answers that are looked into.
+/// The status of answers whose start is read.
 const OK: u16 = 200;
 
 impl Exchange {
-    /// Whether the answer may be an event stream whose start matters. Then [`Input::Answer`](super::Input::Answer) needs its headers.
+    /// Whether the answer may be an event stream whose start matters. If so, [`Input::Answer`](super::Input::Answer)
+    /// needs its headers.
     pub fn reads_stream_start<H: Host>(&self, balancer: &Balancer<H>) -> bool {
         !balancer.config.retry.stream_start.is_zero()
             && self.request.may_stream()
@@ -41,8 +43,8 @@ impl Exchange {
         }
     }
 
-    /// Which bytes of the answer [`Input::AnswerBody`](super::Input::AnswerBody) needs, if any, where the host shows so many, those that
-    /// came before included.
+    /// The bytes of the answer that [`Input::AnswerBody`](super::Input::AnswerBody) needs. `shown` bytes are in the
+    /// host's buffer, including earlier ones.
     pub fn wants_answer_body(&self, shown: usize, end: bool) -> Option<Range<usize>> {
         match (&self.state, &self.stream) {
             (State::Deciding(Until::ErrorBody(_)), _) => {
@@ -57,7 +59,7 @@ impl Exchange {
         }
     }
 
-    /// Begins to hold an answer that is an event stream; `None` if there is nothing to hold.
+    /// Begins to hold an answer that is an event stream. `None` if it is not held.
     pub(super) fn hold_stream<H: Host>(
         &mut self,
         status: u16,
@@ -76,7 +78,8 @@ impl Exchange {
     }
 
     fn await_content<H: Host>(&self, balancer: &Balancer<H>) -> Next {
-        // Where Envoy may hide bodies, the content may be there: nothing is held for long, and no backend blamed.
+        // If Envoy may hide bodies, the content may be there already. Then the wait is short, and the backend is not
+        // blamed.
         let are_shown = self.held_bodies(balancer).have_come();
         let longest = match self.content_due.filter(|_| are_shown) {
             Some(due) => due.since(balancer.host().now()),
@@ -85,13 +88,13 @@ impl Exchange {
         Next::Wait(Wish::StreamStart(longest))
     }
 
-    /// Until when the first content of an attempt that begins now has to come, where its backend has a limit of its own.
+    /// The deadline of the first content for an attempt that begins now, if its backend has its own limit.
     pub(super) fn content_due<H: Host>(&self, balancer: &Balancer<H>) -> Option<Timestamp> {
         let config = &balancer.config;
         let backend = config.backends.get(self.attempts.backend())?;
         backend.first_byte_timeout?;
         let limit = backend.attempt_timeout(&config.retry);
-        // Envoy's router has a limit as well, while the answer is held, and ends the attempt without asking.
+        // Envoy's router has a limit too, and ends a held answer's attempt without asking the filter.
         let before = match self.engine {
             Engine::Filter => Duration::ZERO,
             Engine::Router => BEFORE_THE_ROUTER.min(limit.mul_f64(0.1)),
@@ -99,14 +102,14 @@ impl Exchange {
         Some(balancer.host().now() + limit.saturating_sub(before))
     }
 
-    /// Forgets the headers of an answer from which nothing is to be learnt.
+    /// Drops the headers of an answer if no lesson needs them.
     pub(super) fn forget_headers<H: Host>(&mut self, balancer: &Balancer<H>) {
         if balancer.config.policy != Policy::LeastThrottled {
             self.headers = None;
         }
     }
 
-    /// The next bytes of a stream that is held for its first content.
+    /// Handles more bytes of a stream that is held for its first content.
     #[inline(never)]
     pub(super) fn on_stream_start<H: Host>(
         &mut self,
@@ -128,7 +131,7 @@ impl Exchange {
             Start::Failed(failure) => match outcome_of(failure, balancer) {
                 Outcome::ClientError => self.pass_stream(Outcome::ClientError, balancer),
                 _ if end => self.settle_stream(failure.status, true, balancer),
-                // Complete, it can be given to the client later, and its connection is used again.
+                // A complete stream can be delivered to the client later, and its connection stays usable.
                 _ => {
                     self.state = State::Deciding(Until::StreamEnd(failure.status));
                     Next::Wait(Wish::StreamStart(STREAM_END))
@@ -137,7 +140,7 @@ impl Exchange {
         }
     }
 
-    /// The next bytes of a stream that has failed.
+    /// Handles more bytes of a failed stream.
     pub(super) fn on_failed_stream<H: Host>(
         &mut self,
         status: u16,
@@ -155,19 +158,19 @@ impl Exchange {
         }
     }
 
-    /// Neither content nor an error has come in time.
+    /// Handles a stream with neither content nor an error within the limit.
     #[inline(never)]
     pub(super) fn on_slow_stream<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
         let bodies = self.held_bodies(balancer);
         let may_be_hidden = !bodies.have_come();
         if may_be_hidden && self.engine == Engine::Filter && bodies.came_late() {
-            // Its begin may be there: Envoy hides it until the answer passes.
+            // Envoy may have hidden the stream's start until the answer passes.
             self.unheld.released(balancer.host().now());
         }
         if may_be_hidden || self.content_due.is_none() {
             return self.pass_stream(Outcome::Success, balancer);
         }
-        // Headers alone are no answer. Without another backend the client gets what this one has yet to say.
+        // Headers without content are no answer. Without another backend the client gets the rest of this stream.
         if let Some(stream) = &mut self.stream {
             stream.take_seen();
         }
@@ -177,12 +180,12 @@ impl Exchange {
         self.proceed(Outcome::Unavailable, balancer)
     }
 
-    /// Whether the answer that passes is a stream that was held for its first content. Its next frame may be long in coming.
+    /// Whether the passing answer was a stream held for its first content. Its next frame may take long to arrive.
     pub fn is_late_stream(&self) -> bool {
         self.stream.is_some() && matches!(self.state, State::Passing | State::Answered)
     }
 
-    /// The stream that is held is the client's.
+    /// Passes the held stream to the client.
     pub(super) fn pass_stream<H: Host>(
         &mut self,
         outcome: Outcome,
@@ -194,16 +197,18 @@ impl Exchange {
         }
         self.forget_headers(balancer);
         self.conclude(outcome, balancer);
-        // It may take minutes, thousands may pass at the same time, and there will be no other attempt.
+        // A stream may take minutes, and thousands may pass at once. It needs no further attempt, so most headers are
+        // dropped.
         self.original = self.original.only(":path");
         match self.on_last_answer() {
-            // The upstream filter that held it has to let it go.
+            // The upstream filter held the stream, so it must release it.
             Next::Continue => Next::Pass,
             next => next,
         }
     }
 
-    /// Decides what follows a stream that began with an error like an answer of this `status`; `whole` if all of it has come.
+    /// Decides the step after a stream that began with an error equivalent to `status`. `whole` if the stream is
+    /// complete.
     #[inline(never)]
     pub(super) fn settle_stream<H: Host>(
         &mut self,
@@ -214,7 +219,7 @@ impl Exchange {
         let headers = self.headers.take();
         let body = self.stream.as_mut().map(|stream| stream.take_seen());
         let outcome = self.conclude_failed_stream(status, balancer);
-        // The filter engine needs no copy of what the host holds.
+        // The host still holds the stream for the filter engine, so no copy is needed.
         let is_copied = self.engine == Engine::Router || !whole;
         let kept = headers.zip(body).filter(|_| is_copied);
         self.kept = kept.map(|(headers, body)| {
@@ -246,7 +251,7 @@ impl Exchange {
         outcome
     }
 
-    /// The client's answer is over: learns from the error that it ended with, if it is an event stream and the error is its backend's.
+    /// Learns from the error at the end of the client's event stream, if the error is the backend's.
     pub(super) fn learn_from_stream_end<H: Host>(&mut self, balancer: &Balancer<H>) {
         let Some(failure) = self.usage.as_mut().and_then(|usage| usage.failure()) else {
             return;
@@ -258,7 +263,7 @@ impl Exchange {
         }
     }
 
-    /// How long the answer that begins to pass may be silent, if there is a limit.
+    /// The silence limit of the passing answer, if one is configured.
     pub fn silence_limit<H: Host>(&self, balancer: &Balancer<H>) -> Option<Duration> {
         let config = &balancer.config;
         let backend = config.backends.get(self.answered_by)?;
@@ -268,7 +273,7 @@ impl Exchange {
         may_be_stream.then_some(limit)
     }
 
-    /// The answer that passes has been silent for too long.
+    /// Resets the passing answer after too long a silence.
     #[inline(never)]
     pub(super) fn on_silence<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
         if !self.is_passing() {
@@ -280,7 +285,7 @@ impl Exchange {
         Next::Cut
     }
 
-    /// The end of the stream has come whose failure was settled without it: the host holds all of it.
+    /// The rest of an already settled failed stream arrived. The host holds all of it, so no copy is needed.
     pub(super) fn stream_is_whole(&mut self) {
         let is_begun = |answer: &Answer| matches!(answer.body, AnswerBody::Begun(_));
         if self.engine == Engine::Filter && self.kept.as_deref().is_some_and(is_begun) {
@@ -288,7 +293,7 @@ impl Exchange {
         }
     }
 
-    /// The failure that an answer began with which has come whole, where it is an event stream.
+    /// The error at the start of a complete answer, if the answer is an event stream.
     #[inline(never)]
     pub(super) fn failure_in<H: Host>(
         &mut self,
@@ -308,7 +313,7 @@ impl Exchange {
         (outcome_of(failure, balancer) != Outcome::ClientError).then_some(failure.status)
     }
 
-    /// The wait that the failure of the answer at hand asks for, where that is a stream that failed.
+    /// The error of the current answer, if the answer is a failed stream.
     pub(super) fn failed_stream(&self) -> Option<Failure> {
         self.stream.as_deref()?.failure()
     }
@@ -318,7 +323,7 @@ fn outcome_of<H: Host>(failure: Failure, balancer: &Balancer<H>) -> Outcome {
     outcome_of_status(failure.status, balancer)
 }
 
-/// The outcome of an error like an answer of this status. One whose code would decide is the client's.
+/// The outcome of an error equivalent to this status. An error whose code would decide is the client's.
 fn outcome_of_status<H: Host>(status: u16, balancer: &Balancer<H>) -> Outcome {
     match Outcome::from_status(status, &balancer.config.retry) {
         Some(outcome @ (Outcome::Throttled | Outcome::Unavailable)) => outcome,

@@ -1,22 +1,22 @@
-//! Tagging the ids in an answer, so that what a client asks for by them later comes to the backend where it lives.
+//! Adds tags to the ids in an answer, so that later requests with these ids reach the right backend.
 
 use crate::json::tagger::{insert, Tagger};
 use crate::prelude::*;
 use crate::state::ids::Tag;
 use crate::state::objects::is_object_id;
 
-/// The tagging of one answer.
+/// The tagger of one answer.
 pub(super) struct Tagging {
     tag: Tag,
     tagger: Tagger,
-    /// The last chunk with its tags. Nearly every event of a stream has one, so the memory is used again.
+    /// The last chunk with its tags. The memory is reused, because nearly every event of a stream has an id.
     tagged: Vec<u8>,
 }
 
-/// Longer chunks are not worth keeping their memory, in bytes.
+/// The most memory that is kept between chunks, in bytes.
 const KEPT: usize = 16 * 1024;
 
-/// `location` with a tag behind the id that it ends in; `None` if it ends in none.
+/// `location` with a tag after the id at its end. `None` without such an id.
 pub(super) fn tagged_location(tag: Tag, location: &str) -> Option<String> {
     let end = location.find(['?', '#']).unwrap_or(location.len());
     let (path, rest) = location.split_at_checked(end)?;
@@ -25,7 +25,7 @@ pub(super) fn tagged_location(tag: Tag, location: &str) -> Option<String> {
 }
 
 impl Tagging {
-    /// The tagging of an answer with this `status` and type; `None` if it is none that has ids to tag.
+    /// The tagger of an answer with this `status` and type. `None` if such answers have no ids.
     pub(super) fn of(
         tag: Tag,
         status: u16,
@@ -44,7 +44,7 @@ impl Tagging {
         })
     }
 
-    /// The next bytes with their ids tagged; `None` if there are none.
+    /// The next bytes with their ids tagged. `None` if they contain no id.
     pub(super) fn push(&mut self, chunk: &[u8]) -> Option<&[u8]> {
         let places = self.tagger.push(chunk);
         if places.is_empty() {

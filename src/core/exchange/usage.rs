@@ -1,4 +1,4 @@
-//! The tokens that the client's answer reports: where they are looked for, and what they count as.
+//! The tokens that the client's answer reports: where they are read, and how they are counted.
 
 use core::ops::Range;
 
@@ -13,18 +13,18 @@ use crate::stream_start::Start;
 use crate::time::Timestamp;
 use crate::usage::{Usage, UsageReader};
 
-/// The status of the answers that report tokens.
+/// The status of answers that report tokens.
 const OK: u16 = 200;
 
 impl Exchange {
-    /// The client gets the answer at hand: looks for the tokens that it reports, if it may report any.
+    /// Begins to read the tokens of the current answer, if it may report any.
     pub fn begin_usage<H: Host>(&mut self, balancer: &Balancer<H>) {
         if self.usage.is_none() {
             self.usage = self.usage_reader(self.status, balancer);
         }
     }
 
-    /// The client gets the stream at hand, which began with these bytes. They are yet to pass.
+    /// Begins to read the tokens of the held stream, which began with the bytes `begin`. They have yet to pass.
     pub(super) fn begin_usage_after<H: Host>(&mut self, begin: Vec<u8>, balancer: &Balancer<H>) {
         self.usage = self.usage_reader(self.status, balancer);
         if let Some(usage) = &mut self.usage {
@@ -32,7 +32,7 @@ impl Exchange {
         }
     }
 
-    /// The client gets the answer to a call, if it has this status of success.
+    /// Reads the tokens of the answer to a call, if its `status` is a success.
     pub(super) fn begin_usage_of<H: Host>(
         &mut self,
         status: u16,
@@ -46,7 +46,7 @@ impl Exchange {
         }
     }
 
-    /// What reads the tokens of an answer with this status, if it may report any.
+    /// The reader of the tokens in an answer with this status, if it may report any.
     fn usage_reader<H: Host>(
         &self,
         status: u16,
@@ -63,7 +63,7 @@ impl Exchange {
         })
     }
 
-    /// Whether the frames of the answer that passes have to be read, or its end matters.
+    /// Whether the driver must read the passing answer's frames, or note its end.
     pub fn reads_answer(&self) -> bool {
         self.usage.is_some() || self.tagging.is_some() || self.stripper.is_some()
     }
@@ -72,22 +72,23 @@ impl Exchange {
         self.tagging.is_some() || self.stripper.is_some()
     }
 
-    /// Whether the tokens may have to be taken out of the answer that passes, if it is an event stream.
+    /// Whether tokens may have to be removed from the passing answer, if it is an event stream.
     pub fn may_strip<H: Host>(&self, balancer: &Balancer<H>) -> bool {
         self.status == OK && self.asks_usage(self.answered_by, balancer)
     }
 
-    /// Begins to take the tokens out of the answer that passes.
+    /// Begins to remove the tokens from the passing answer.
     pub fn begin_stripping(&mut self) {
         self.stripper = Some(Box::default());
     }
 
-    /// What takes the place of the next frame of that answer, if anything; `end` if it is the last.
+    /// The replacement of the answer's next frame. `None` if it stays unchanged. `end` marks the last frame.
     pub fn strip(&mut self, chunk: &[u8], end: bool) -> Option<&[u8]> {
         self.stripper.as_mut()?.push(chunk, end)
     }
 
-    /// Which bytes of the frame that passes have to be read, where it has so many: [`usize::MAX`] if that is not known.
+    /// The bytes of a passing frame that the driver must read. `size` is the frame's length, or [`usize::MAX`] if
+    /// unknown.
     pub fn wants_frame(&mut self, size: usize) -> Option<Range<usize>> {
         match (self.changes_frames(), &mut self.usage) {
             (true, _) => (size > 0).then_some(0..size),
@@ -96,7 +97,7 @@ impl Exchange {
         }
     }
 
-    /// Takes the bytes that were wanted of a frame.
+    /// Reads the requested bytes of a frame.
     pub fn take_frame(&mut self, bytes: Vec<u8>) {
         let Some(usage) = &mut self.usage else {
             return;
@@ -112,7 +113,7 @@ impl Exchange {
         }
     }
 
-    /// The client gets the stream that was held for its first content.
+    /// Begins to measure the speed of a stream that was held for its first content.
     pub(super) fn begin_pace<H: Host>(&mut self, balancer: &Balancer<H>) {
         let start = self.stream.as_ref().map(|stream| stream.start());
         self.pace = match (&self.usage, start) {
@@ -122,7 +123,7 @@ impl Exchange {
         };
     }
 
-    /// A frame of the answer passes: it has the first content, if the stream passed before it came.
+    /// Notes a frame of the passing answer. If the stream passed before its first content, this frame has it.
     pub fn note_frame<H: Host>(&mut self, balancer: &Balancer<H>) {
         if self.pace != Pace::Late {
             return;
@@ -133,14 +134,14 @@ impl Exchange {
         }
     }
 
-    /// Whether it has to be known when the client's request began, now that its answer is over.
+    /// Whether the driver must read the start time of the client's request, at the end of the answer.
     pub fn wants_begin(&self) -> bool {
         self.usage.is_some() && matches!(self.pace, Pace::Since(_))
     }
 
-    /// The client's request began then, and its answer is over: writes down when the content began to come.
+    /// Records the time to the first content of a request that began at `began`.
     pub fn note_begin<H: Host>(&mut self, began: Timestamp, balancer: &Balancer<H>) {
-        // What other attempts took is not this backend's.
+        // The time of earlier attempts is not this backend's.
         let value = self.pace.first_content(began);
         if let (Some(value), 1) = (value, self.attempts.made()) {
             balancer.measure(Measured {
@@ -167,14 +168,14 @@ impl Exchange {
         }
     }
 
-    /// The answer is over: counts the tokens that it reports, and gives them for the access log.
+    /// Ends the client's answer: counts its tokens and returns them for the access log.
     pub fn end_usage<H: Host>(&mut self, balancer: &Balancer<H>) -> Option<Usage> {
         let usage = self.count_usage(Event::UsageUnknown, balancer)?;
         self.measure_rate(&usage, balancer);
         Some(usage)
     }
 
-    /// The answer broke off, or its client left: counts the tokens that it has reported by then. None are guessed.
+    /// Counts the tokens that a broken answer has reported so far. Missing ones are not estimated.
     pub(super) fn cut_usage<H: Host>(&mut self, balancer: &Balancer<H>) {
         let _ = self.count_usage(Event::UsageCut, balancer);
     }

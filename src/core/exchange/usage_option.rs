@@ -1,5 +1,5 @@
-//! `stream_options.include_usage`: which backends are asked for the tokens of a stream whose client did not ask, and what follows if
-//! one refuses.
+//! `stream_options.include_usage`: the filter requests the tokens of streams whose clients did not, and handles
+//! refusals.
 
 use super::{Exchange, Next, NoRetry, Outcome, Replay};
 use crate::balancer::Balancer;
@@ -8,15 +8,15 @@ use crate::metrics::Event;
 use crate::outcome::names_stream_options;
 
 impl Exchange {
-    /// Whether some backend may be asked for the tokens of a stream whose client did not ask.
+    /// Whether the filter may request this stream's tokens from some backend.
     pub(super) fn may_ask_usage<H: Host>(&self, balancer: &Balancer<H>) -> bool {
-        // A refusal takes another attempt to mend.
+        // A refusal costs a further attempt.
         self.request.plain_stream.is_some()
             && balancer.config.usage.asks()
             && balancer.config.retry.max_attempts > 1
     }
 
-    /// Whether the backend with this index is asked for the tokens of a stream whose client did not ask.
+    /// Whether the filter requests this stream's tokens from the backend with this index.
     #[inline(never)]
     pub(super) fn asks_usage<H: Host>(&self, backend: usize, balancer: &Balancer<H>) -> bool {
         let config = &balancer.config;
@@ -28,8 +28,8 @@ impl Exchange {
                 .is_some_and(|backend| self.request.asks_usage(self.client_path(), backend, config))
     }
 
-    /// Settles which backends are not asked because they refused before. From then on only this request's own attempts change that:
-    /// what an attempt's headers say of the body's length stays true while the body follows.
+    /// Fixes the backends from which no tokens are requested because they refused before. Later only this request's own
+    /// attempts change the set, so that an attempt's headers and body agree on the length.
     #[inline(never)]
     pub(super) fn recall_refusals<H: Host>(&mut self, balancer: &Balancer<H>) {
         if self.may_ask_usage(balancer) {
@@ -38,13 +38,13 @@ impl Exchange {
         }
     }
 
-    /// Whether an error of this `status` may say that the backend does not know the option which the filter added.
+    /// Whether an error of this `status` may mean that the backend refuses the option that the filter added.
     pub(super) fn may_refuse_option<H: Host>(&self, status: u16, balancer: &Balancer<H>) -> bool {
         matches!(status, 400 | 422) && self.asks_usage(self.attempts.backend(), balancer)
     }
 
-    /// Sends the request to the same backend once more, without the option, if the error with this `body` is about the option. The
-    /// client did not send it, so it must not meet the error.
+    /// Retries the request on the same backend without the option, if the error with this `body` is about the option.
+    /// The client did not send the option, so it must not see the error.
     #[inline(never)]
     pub(super) fn retry_without_option<H: Host>(
         &mut self,
@@ -57,7 +57,7 @@ impl Exchange {
         }
         let backend = self.attempts.backend();
         balancer.count(Event::UsageRefused);
-        // The others have the same model, most likely, and attempts are few.
+        // Other backends most likely have the same model, and attempts are few.
         self.unasked = (0..balancer.config.backends.len()).collect();
         let reason = match self.replay(Outcome::ClientError, balancer) {
             Replay::Ready if self.attempts.are_exhausted() => NoRetry::AttemptsExhausted,
@@ -73,10 +73,10 @@ impl Exchange {
         None
     }
 
-    /// The current attempt ended with this `outcome`: remembers that its backend refused the option, if it served the request without.
+    /// Learns that a backend refuses the option, if the retry without it has succeeded.
     ///
-    /// The words of an error alone would let one client have the streams of all others left out of the count: it can send a parameter
-    /// of nearly the same name.
+    /// The error text alone is no proof. A client could send a parameter of a similar name, and so exclude all clients'
+    /// streams from the count.
     #[inline(never)]
     pub(super) fn confirm_refusal<H: Host>(&mut self, outcome: Outcome, balancer: &Balancer<H>) {
         let Some(backend) = self.refused_option.take() else {

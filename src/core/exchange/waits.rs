@@ -1,4 +1,4 @@
-//! How a wait ends: what was waited for has come, will not come, or there was no waiting for it.
+//! The ends of waits.
 
 use super::{Exchange, For, Next, Stalled, State, Until};
 use crate::balancer::{Balancer, Granted};

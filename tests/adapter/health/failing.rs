@@ -258,7 +258,7 @@ cases! {
         let of_tokens: Vec<_> = of_tokens.collect();
         assert!(!of_tokens.is_empty(), "{lines:?}");
         for line in of_tokens {
-            assert!(line.contains("there is no newer one yet"), "{line}");
+            assert!(line.contains("no newer token is available yet"), "{line}");
         }
     }
 }

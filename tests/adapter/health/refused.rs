@@ -125,7 +125,7 @@ cases! {
         let said = gateway.host.logged(mock_host::LogLevel::Info);
         let open = said.iter().filter(|line| {
             line.contains(
-                "backend east: serves everything without a deployment although it had asked to wait",
+                "backend east: served everything without a deployment during the wait it requested",
             )
         });
         assert_eq!(open.count(), 1, "{said:?}");
