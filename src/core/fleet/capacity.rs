@@ -1,4 +1,4 @@
-//! How many tokens the backends said are left of their quotas.
+//! The tokens left of the backends' quotas, as answers report them.
 
 use core::time::Duration;
 
@@ -6,10 +6,10 @@ use crate::demand::QuotaKey;
 use crate::prelude::*;
 use crate::time::Timestamp;
 
-/// What an answer said is believed for this long.
+/// How long a reported value is used.
 const LASTS: Duration = Duration::from_secs(60);
 
-/// Of one backend not more quotas are remembered than this; the oldest answer goes first.
+/// The most quotas of one backend. The oldest report is dropped first.
 const MOST: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ struct Capacity {
     at: Timestamp,
 }
 
-/// The tokens that are left, by backend and quota.
+/// The tokens left, by backend and quota.
 #[derive(Clone, Debug)]
 pub(super) struct Capacities(Vec<Vec<Capacity>>);
 
@@ -28,7 +28,7 @@ impl Capacities {
         Self(vec![Vec::new(); backends])
     }
 
-    /// An answer said how many tokens are left. Some say 0 or -1 for "unknown".
+    /// Records a reported number of tokens. Some backends report 0 or -1 for "unknown".
     pub(super) fn set(&mut self, backend: usize, quota: QuotaKey, tokens: i64, at: Timestamp) {
         let Some(known) = self.0.get_mut(backend) else {
             return;
@@ -44,7 +44,7 @@ impl Capacities {
         known.push(Capacity { quota, tokens, at });
     }
 
-    /// The tokens that are left of a quota, if an answer said so lately.
+    /// The tokens left of a quota, if an answer reported them recently.
     pub(super) fn get(&self, backend: usize, quota: QuotaKey, now: Timestamp) -> Option<u32> {
         let mut known = self.0.get(backend)?.iter();
         let capacity = known.find(|capacity| capacity.quota == quota)?;

@@ -1,4 +1,4 @@
-//! The choice of a backend: how it was found, or why there is none.
+//! The result of choosing a backend.
 
 use core::time::Duration;
 
@@ -11,19 +11,19 @@ use crate::plan::BackendSet;
 pub enum Choice {
     /// The backend is free.
     Free(usize),
-    /// The backend is free, and it is the backend of the request's key.
+    /// The backend is free, and the request's key belongs to it.
     Kept(usize),
-    /// The backend is free. The backend of the request's key has its full share of attempts.
+    /// The backend is free. The backend of the request's key already has its full share of attempts.
     Overflowed(usize),
-    /// The backend recovers. The attempt may begin if the backend admits it.
+    /// The backend recovers. The attempt begins if the backend admits it.
     Recovering(usize),
     /// The backend recovers and admits no further attempt, but no other backend is free.
     Crowded(usize),
-    /// The backend advised to wait, and nothing better is left.
+    /// The backend advised to wait, and no better one is left.
     Soft(usize),
-    /// The breaker of the backend is open, and nothing better is left.
+    /// The backend's breaker is open, and no better one is left.
     Failing(usize),
-    /// All backends asked to wait or refuse the identity. The attempt finds out whether that is still so.
+    /// All backends require to wait or refuse the identity. The attempt tests whether that still holds.
     Trial(usize),
 }
 
@@ -53,12 +53,12 @@ impl From<Pick> for Choice {
     }
 }
 
-/// The backends that did not let an attempt begin.
+/// The backends that declined an attempt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Declined {
     /// Recovering backends that admit no further attempt.
     pub crowded: BackendSet,
-    /// Backends whose trial another request makes.
+    /// Backends on which another request makes a trial.
     pub tested: BackendSet,
 }
 
@@ -69,7 +69,7 @@ pub enum NoChoice {
     NoApi,
     /// No backend has the deployment, by the configuration.
     NoDeployment,
-    /// The untried backends need a token, and there is none.
+    /// The untried backends lack a token.
     NoToken,
     /// The request has tried every backend.
     AllTried,

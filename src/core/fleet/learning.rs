@@ -1,4 +1,4 @@
-//! Learning: the end of an attempt changes what the workers know of its backend.
+//! Learning: the end of an attempt changes the record of its backend.
 
 use core::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::health::{Change, Finding, Seen};
 use crate::swap::SharedMap;
 use crate::time::Timestamp;
 
-/// The filter reads the names of deployments for this long after the refusal of a request whose name it did not read.
+/// How long the filter reads the names of deployments after a refusal of a request with an unread name.
 const NAMES_MATTER: Duration = Duration::from_secs(600);
 
 impl<M: SharedMap> Fleet<M> {
-    /// Learns from an answer of a healthy `backend`. It has the effect of [`Self::take`], at a lower cost. `false`: the answer may change
-    /// the record, so use [`Self::take`].
+    /// Learns from an answer of a healthy `backend`, like [`Self::take`] at a lower cost. `false` if the answer may
+    /// change the record; then call [`Self::take`].
     pub fn take_plainly(&self, backend: usize, clock: &dyn Fn() -> Timestamp) -> bool {
         let view = self.view.try_borrow();
         let is_old = view.is_ok_and(|view| view.is_untroubled(backend));
@@ -55,7 +55,8 @@ impl<M: SharedMap> Fleet<M> {
         })
     }
 
-    /// Counts an answer of `backend` that does not change its record. About every 20 seconds the record notes such an answer.
+    /// Counts an answer of `backend` that does not change its record. The record notes such an answer about every 20
+    /// seconds.
     fn count_success(&self, backend: usize, clock: &dyn Fn() -> Timestamp) {
         if let Ok(mut succeeded) = self.succeeded.try_borrow_mut() {
             if let Some(count) = succeeded.get_mut(backend) {
@@ -71,7 +72,7 @@ impl<M: SharedMap> Fleet<M> {
     /// Notes in the record of `backend` that it serves.
     #[inline(never)]
     fn note_service(&self, backend: usize, now: Timestamp) {
-        // A failure is logged there, and makes no difference here.
+        // `change` logs a failure, which is harmless here.
         let _ = self.change(backend, |health| {
             if health.wants_service_noted(now) {
                 health.note_service(now);
@@ -102,12 +103,12 @@ impl<M: SharedMap> Fleet<M> {
         .unwrap_or(None)
     }
 
-    /// Notes that a backend lacks a deployment whose name, in a body, was not read.
+    /// Notes that a backend lacks a deployment whose name was in an unread body.
     pub fn note_unread_deployment(&self, now: Timestamp) {
         self.names_matter_until.set(now + NAMES_MATTER);
     }
 
-    /// Whether the filter has to read the names of deployments in bodies.
+    /// Whether the filter must read the names of deployments in bodies.
     pub fn names_matter(&self) -> bool {
         self.names_matter_until.get() > Timestamp::default()
             || self
@@ -116,27 +117,28 @@ impl<M: SharedMap> Fleet<M> {
                 .is_ok_and(|view| view.tells_deployments_apart())
     }
 
-    /// Lets each backend recover that refused an older access token. `generation` returns the generation of the backend's present token.
+    /// Starts the recovery of each backend that refused an older access token. `generation` returns the generation of a
+    /// backend's current token.
     pub fn admit_tokens(&self, generation: &dyn Fn(usize) -> Option<u32>, now: Timestamp) {
         for backend in 0..self.health_keys.len() {
             let refused = self.view.try_borrow().ok();
             let refused = refused.and_then(|view| view.health(backend)?.refused_token(now));
             if let (Some(refused), Some(current)) = (refused, generation(backend)) {
                 if current != refused {
-                    // A failure is logged there; the next call tries again.
+                    // `change` logs a failure. The next call tries again.
                     let _ = self.change(backend, |health| health.admit_token(current, now));
                 }
             }
         }
     }
 
-    /// Reads what other workers have learnt, and drops what is over. Call it once a second.
+    /// Reads what other workers learned, and drops expired state. Call it once a second.
     #[inline(never)]
     pub fn on_tick(&self, now: Timestamp) {
         if self.names_matter_until.get() <= now {
             self.names_matter_until.set(Timestamp::default());
         }
-        // The edition does not matter: a second configuration with the same backend has an edition of its own.
+        // This ignores the edition, because a second configuration with the same backends has its own.
         self.edition.set(None);
         match self.read_turns() {
             Ok(turns) => self.sync(&turns),
@@ -154,7 +156,7 @@ impl<M: SharedMap> Fleet<M> {
             let before = health.clone();
             health.tidy(now);
             if tells || health != before {
-                // A failure is logged there.
+                // `change` logs a failure.
                 let _ = self.change(backend, |health| {
                     if tells {
                         health.count_successes(succeeded, now);

@@ -1,7 +1,8 @@
-//! All backends as the workers of one Envoy share them.
+//! All backends, as the workers of one Envoy share them.
 //!
-//! Each worker has a [view](view::View) of its own. It writes what it learns into the record of one backend, by one compare-and-swap.
-//! It then increments the edition, a number beside the turns. Other workers read the edition with every turn they draw.
+//! Each worker has its own [view](view::View). It writes its findings into the record of one backend by one
+//! compare-and-swap. Then it increments the edition, a number stored beside the turns. Other workers read the edition
+//! with every turn they draw.
 
 mod capacity;
 mod choice;
@@ -35,7 +36,7 @@ use super::turns::Turns;
 use super::why::Obstacle;
 use crate::prelude::*;
 
-/// One worker's part of the fleet, over the map `M` that all workers share.
+/// One worker's part of the fleet. All workers share the map `M`.
 pub struct Fleet<M> {
     map: M,
     turns: OftenSwapped<[u8; Turns::SIZE]>,
@@ -44,19 +45,21 @@ pub struct Fleet<M> {
     view: RefCell<View>,
     /// The edition of the backends' health in the view.
     edition: Cell<Option<u32>>,
-    /// Successful attempts by backend, as long as a failure may need their number.
+    /// The number of successful attempts of each backend, while a failure may need it.
     succeeded: RefCell<Vec<u32>>,
-    /// The backends whose record says that they served lately.
+    /// Whether each backend's record already notes that it served recently.
     served: Vec<Cell<bool>>,
     own_turns: Cell<u64>,
-    /// The end of the time in which the filter reads names of deployments in bodies, after a refusal of a request with an unread name.
+    /// Until then the filter reads the names of deployments in bodies, after a refusal of a request with an unread
+    /// name.
     names_matter_until: Cell<Timestamp>,
-    /// A number that makes the cooldowns of different Envoys differ.
+    /// Makes the cooldowns of different Envoys differ.
     seed: u64,
 }
 
 impl<M: SharedMap> Fleet<M> {
-    /// The backends of `config`, and the shared values that no other worker has made. `seed` should be another one in each Envoy.
+    /// Creates the fleet of `config`, and the shared values that no other worker has created. `seed` should differ
+    /// between Envoys.
     ///
     /// # Errors
     /// The map refused an operation.
@@ -80,7 +83,7 @@ impl<M: SharedMap> Fleet<M> {
             names_matter_until: Cell::default(),
             seed,
         };
-        // Compare-and-swap cannot create a value, so the first worker that is configured creates it.
+        // Compare-and-swap cannot create a value, so the first configured worker creates it.
         create(&fleet.map, fleet.turns.key(), &Turns::default().encode())?;
         for key in &fleet.health_keys {
             create(&fleet.map, key, &Health::default().encode())?;
@@ -98,7 +101,7 @@ impl<M: SharedMap> Fleet<M> {
         !self.view.try_borrow().is_ok_and(|view| view.is_plain())
     }
 
-    /// The time if the choice depends on it, or else zero. Reading the time is a host call.
+    /// The current time if the choice depends on it, otherwise zero. Reading the time is a host call.
     pub fn time_of_choice(&self, clock: &dyn Fn() -> Timestamp) -> Timestamp {
         match self.needs_time() {
             true => clock(),
@@ -106,8 +109,8 @@ impl<M: SharedMap> Fleet<M> {
         }
     }
 
-    /// Chooses the next backend of a request with this `plan`, without time and demand. It is the choice of [`Self::choose`], at a
-    /// lower cost. `None` if that choice may differ.
+    /// Chooses the next backend of a request with this `plan`, without time and demand. The result equals
+    /// [`Self::choose`]'s, at a lower cost. `None` if the results may differ.
     pub fn choose_plainly(&self, plan: &Plan) -> Option<Chosen> {
         let backend = self.view.try_borrow().ok()?.choose_plainly(plan)?;
         Some(Chosen {
@@ -123,7 +126,7 @@ impl<M: SharedMap> Fleet<M> {
     #[inline(never)]
     pub fn choose(&self, plan: &Plan, demand: &Demand, now: Timestamp) -> Result<Chosen, NoChoice> {
         let mut declined = Declined::default();
-        // Each backend can decline twice, for two reasons. A round in which one declines leaves fewer choices.
+        // Each backend can decline twice, for two reasons. Each round with a refusal leaves fewer choices.
         for _ in 0..=2 * self.health_keys.len() {
             let choice = self.look(plan, &declined, demand, now)?;
             let backend = choice.backend();
@@ -133,7 +136,7 @@ impl<M: SharedMap> Fleet<M> {
                 Choice::Overflowed(_) => Because::Overflowed,
                 Choice::Crowded(_) => Because::Crowded,
                 Choice::Soft(_) => {
-                    // If the map refuses, the attempt is made all the same.
+                    // If the map refuses, the attempt is made anyway.
                     let _ = self.change(backend, |health| health.ask(demand, now));
                     Because::Soft
                 }
@@ -230,7 +233,7 @@ impl<M: SharedMap> Fleet<M> {
         view.map_or_else(|_| Vec::new(), |view| view.obstacles(plan, demand, now))
     }
 
-    /// The shortest wait of a request with this `demand`, if every backend of the `plan` asked to wait.
+    /// The shortest wait until a backend of the `plan` can serve this `demand`, if all of them require to wait.
     pub fn wait_of_all(&self, plan: &Plan, demand: &Demand, now: Timestamp) -> Option<Duration> {
         let view = self.view.try_borrow().ok()?;
         view.wait_of_all(plan, demand, now)
@@ -274,7 +277,7 @@ impl<M: SharedMap> Fleet<M> {
         }
     }
 
-    /// Withdraws a retry of the request that drew `turn` from the retry budget. `false`: the budget is spent.
+    /// Withdraws a retry from the budget, for the request that drew `turn`. `false` if the budget is spent.
     pub fn withdraw(&self, rules: &BudgetRules, turn: u64, now: Timestamp) -> bool {
         let withdrawn = swap(&self.map, &self.budget_key, |bytes| {
             let budget = Budget::decode(bytes);
@@ -286,21 +289,21 @@ impl<M: SharedMap> Fleet<M> {
         withdrawn.unwrap_or(true)
     }
 
-    /// These backends cannot be asked now: their identities have no access token.
+    /// Sets the backends whose identities have no access token.
     pub fn set_tokenless(&self, backends: BackendSet) {
         if let Ok(mut view) = self.view.try_borrow_mut() {
             view.set_tokenless(backends);
         }
     }
 
-    /// An answer of `backend` said how many tokens are left of a quota.
+    /// Records the number of tokens left of a quota, which an answer of `backend` reported.
     pub fn note_capacity(&self, backend: usize, quota: QuotaKey, tokens: i64, now: Timestamp) {
         if let Ok(mut view) = self.view.try_borrow_mut() {
             view.set_capacity(backend, quota, tokens, now);
         }
     }
 
-    /// What is known of a backend's health.
+    /// The health of a backend.
     pub fn health(&self, backend: usize) -> Option<Health> {
         self.view.try_borrow().ok()?.health(backend).cloned()
     }

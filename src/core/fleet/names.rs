@@ -1,7 +1,8 @@
-//! The names of quotas, for people.
+//! The names of quotas, for statistics and logs.
 //!
-//! Workers share a quota by a number that is made from its deployment's name. The name itself is in the configuration, or in a
-//! request that was refused. Workers share the names as well, so that each can show a quota that another one has seen refused.
+//! Workers share a quota by a number that is derived from its deployment's name. The name itself is in the
+//! configuration, or in a refused request. Workers share the names too, so that each can report a quota that another
+//! worker saw refused.
 
 use core::cell::RefCell;
 
@@ -14,34 +15,34 @@ use crate::operation::Api;
 use crate::prelude::*;
 use crate::swap::{create, read, swap, SharedMap, SwapError};
 
-/// More names of refused requests are not remembered: clients choose them.
+/// The most names of refused requests. Clients choose these names, so their number must be limited.
 const MOST: usize = 256;
 
 const VERSION: u8 = 1;
 
-/// The name of the quota, and of the tokens, of requests whose deployment was not read.
+/// The label of the quota and the tokens of requests with an unread deployment.
 pub const UNREAD: &str = "_unread";
-/// The name of the quota of requests without a deployment and an API.
+/// The label of the quota of requests without a deployment or an API.
 const OTHER: &str = "_other";
 
-/// A quota's name as part of a statistic's: at most 64 letters, digits, `-` and `_`.
+/// The label of a quota in statistics: at most 64 letters, digits, `-` and `_`.
 type Label = String;
 
 type Known = Vec<(QuotaKey, Label)>;
 
-/// The names of quotas on one worker, over the map `M` that all workers share.
+/// The names of quotas on one worker. All workers share the map `M`.
 pub struct Names<M> {
     map: M,
     key: &'static str,
-    /// In the order of the keys.
+    /// Sorted by key.
     known: RefCell<Known>,
 }
 
 impl<M: SharedMap> Names<M> {
-    /// The names in `config`, and the shared value if no other worker has made it.
+    /// Creates the names of `config`, and the shared value if no other worker has created it.
     ///
     /// # Errors
-    /// The map refused.
+    /// The host refused access to its shared data.
     #[inline(never)]
     pub fn new(map: M, config: &Config) -> Result<Self, SwapError<M::Error>> {
         let mut known = vec![
@@ -69,7 +70,7 @@ impl<M: SharedMap> Names<M> {
         })
     }
 
-    /// A request for the deployment called `name` was refused.
+    /// Learns the name of a deployment whose request was refused.
     #[inline(never)]
     pub fn learn(&self, name: &str) {
         let Some((key, label)) = of_deployment(name) else {
@@ -87,7 +88,7 @@ impl<M: SharedMap> Names<M> {
         self.adopt(learnt);
     }
 
-    /// Takes over the names that other workers learnt.
+    /// Reads the names that other workers learned.
     #[inline(never)]
     pub fn sync(&self) {
         self.adopt(read(&self.map, self.key, decode));
@@ -116,7 +117,7 @@ impl<M: SharedMap> Names<M> {
     }
 }
 
-/// The name of a deployment as part of a statistic's: at most 64 small letters, digits, `-` and `_`.
+/// The label of a deployment in statistics: at most 64 lower-case letters, digits, `-` and `_`.
 pub fn deployment_label(name: &str) -> Option<String> {
     client_name(name).map(|label| label.to_ascii_lowercase())
 }
@@ -131,7 +132,7 @@ fn find(known: &Known, key: QuotaKey) -> Result<usize, usize> {
     known.binary_search_by(|(other, _)| other.cmp(&key))
 }
 
-/// Adds a name. `false` if the key has one.
+/// Adds a label. `false` if the key already has one.
 fn add(known: &mut Known, key: QuotaKey, label: impl FnOnce() -> Label) -> bool {
     let place = find(known, key);
     if let Err(place) = place {
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn configured_names_and_those_without_a_deployment_are_known() {
+    fn configured_and_built_in_names_are_known() {
         let names = names(&Map::default(), r#"{"gpt-4o": "own", "text.embed": "own"}"#);
         assert_eq!(of(&names, "gpt-4o").as_deref(), Some("gpt-4o"));
         assert_eq!(of(&names, "text.embed").as_deref(), Some("text_embed"));
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_knows_the_names_that_another_one_learnt() {
+    fn workers_share_learned_names() {
         let map = Map::default();
         let (one, other) = (names(&map, "{}"), names(&map, "{}"));
         one.learn("gpt-4o");
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_not_understood_counts_as_absent() {
+    fn an_unreadable_value_counts_as_absent() {
         for bytes in [&[][..], &[9, 1], &[VERSION], &[VERSION, 1, 2]] {
             assert!(decode(Some(bytes)).is_empty(), "{bytes:?}");
         }

@@ -1,7 +1,7 @@
-//! Whether a backend has become free for requests that wait for one.
+//! Finds backends that have become free for waiting requests.
 //!
-//! A wait may end before its time: a trial is served, another worker finds out more, or a quota turns out not to refuse. Thousands may
-//! wait for the same quota, so what was looked up for one request is kept for those that follow.
+//! A wait may end early: a trial is served, another worker learns more, or a quota turns out not to refuse. Thousands
+//! of requests may wait for one quota, so the results for one request are reused for the next.
 
 use super::Fleet;
 use crate::demand::{Client, Demand};
@@ -10,33 +10,33 @@ use crate::prelude::*;
 use crate::swap::SharedMap;
 use crate::time::Timestamp;
 
-/// What is free at one moment, for any number of requests.
+/// The free backends at one moment, for any number of requests.
 pub struct Openings<'a, M> {
     fleet: &'a Fleet<M>,
     now: Timestamp,
     looked: Vec<Looked>,
 }
 
-/// What was found for requests that differ in nothing but their size and, mostly, their clients.
+/// The result for requests that differ only in size and, mostly, client.
 #[derive(Debug)]
 struct Looked {
-    /// What they demand, without a size, and without a client unless that makes a difference.
+    /// The demand, without a size, and without a client unless that makes a difference.
     demand: Demand,
     is_own: bool,
     tried: BackendSet,
-    /// The largest size for which a backend is free.
+    /// The largest size known to find a free backend.
     fits: Option<u64>,
-    /// The smallest size for which none is free.
+    /// The smallest size known to find no free backend.
     exceeds: Option<u64>,
 }
 
-/// A size that was not announced may be any, so it counts as the largest.
+/// The size of a request. An unannounced size counts as the largest.
 fn size_of(demand: &Demand) -> u64 {
     demand.size.map_or(u64::MAX, u64::from)
 }
 
 impl<M: SharedMap> Fleet<M> {
-    /// What is free now, by all that any worker has found out.
+    /// The free backends now, by the findings of all workers.
     pub fn openings(&self, now: Timestamp) -> Openings<'_, M> {
         self.look_around();
         Openings {
@@ -48,7 +48,8 @@ impl<M: SharedMap> Fleet<M> {
 }
 
 impl<M: SharedMap> Openings<'_, M> {
-    /// Whether the request with this `plan` would find a backend. It would make no trial: by waiting it may be served for sure.
+    /// Whether the request with this `plan` would find a backend, without a trial. A waiting request makes no trial,
+    /// because waiting serves it for sure.
     pub fn are_there_for(&mut self, plan: &Plan, demand: &Demand) -> bool {
         let size = size_of(demand);
         let is_own = self.fleet.tells_apart(demand.client);
@@ -76,7 +77,7 @@ impl<M: SharedMap> Openings<'_, M> {
         let Some(looked) = self.looked.get_mut(at) else {
             return false;
         };
-        // Where a request may go, a smaller one may go too.
+        // A smaller request may go wherever a larger one may.
         if looked.fits.is_some_and(|fits| size <= fits) {
             return true;
         }
@@ -104,7 +105,7 @@ mod tests {
     use crate::demand::{DeploymentId, QuotaKey};
     use crate::health::{Blame, Finding, Seen};
 
-    /// A map that counts how often it is read.
+    /// A map that counts its reads.
     #[derive(Default)]
     struct Map {
         values: RefCell<HashMap<String, (Vec<u8>, u32)>>,
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trial_that_is_not_refused_is_an_opening() {
+    fn an_unrefused_trial_is_an_opening() {
         let (map, config) = (Map::default(), config());
         let fleet = Fleet::new(&map, &config, 1, START).unwrap();
         let refused = Finding::Throttled(Some(Duration::from_secs(30)), Blame::Due);
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn many_requests_of_all_sizes_cost_a_few_looks() {
+    fn many_requests_of_all_sizes_cost_few_reads() {
         let (map, config) = (Map::default(), config());
         let fleet = Fleet::new(&map, &config, 1, START).unwrap();
         let refused = Finding::Throttled(Some(Duration::from_secs(30)), Blame::Due);
@@ -206,7 +207,7 @@ mod tests {
         let mut openings = fleet.openings(at(20));
         for size in 0..2_000 {
             let is_open = openings.are_there_for(&Plan::new(0), &demand(size));
-            // Less than half of the refused one: there may be room for it.
+            // The size is less than half of the refused one, so there may be room.
             assert_eq!(is_open, size < 500, "{size}");
         }
         assert_eq!(openings.looked.len(), 1);

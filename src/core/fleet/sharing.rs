@@ -1,4 +1,4 @@
-//! The values that workers share: turns, and the health of each backend.
+//! The values that workers share: turns and the health of each backend.
 
 use super::Fleet;
 use crate::health::Health;
@@ -8,15 +8,15 @@ use crate::swap::{read, swap, SharedMap, SwapError};
 use crate::turns::Turns;
 
 impl<M: SharedMap> Fleet<M> {
-    /// Reads what other workers have learnt, for a request that draws no turn.
+    /// Reads what other workers learned, for a request that draws no turn.
     pub fn look_around(&self) {
         match self.read_turns() {
             Ok(turns) => self.sync(&turns),
-            Err(error) => log::warn!("{error}; what is known of the backends may be old"),
+            Err(error) => log::warn!("reading the backends' health: {error}; using the last known state"),
         }
     }
 
-    /// Draws a request's turn, and reads what other workers have learnt.
+    /// Draws a request's turn, and reads what other workers learned.
     pub fn draw(&self) -> u64 {
         let turns = self.turns.swap(&self.map, |bytes| {
             let turns = Turns::decode(bytes);
@@ -28,8 +28,8 @@ impl<M: SharedMap> Fleet<M> {
                 turns.next
             }
             Err(error) => {
-                // Choosing must go on: a turn of this worker's own is fair, if not exact across workers.
-                log::warn!("round robin: {error}; counting on this worker alone");
+                // Requests must go on. This worker's own turns are fair, but not exact across workers.
+                log::warn!("round robin: {error}; using turns of this worker only");
                 let turn = self.own_turns.get();
                 self.own_turns.set(turn.wrapping_add(1));
                 turn
@@ -37,7 +37,7 @@ impl<M: SharedMap> Fleet<M> {
         }
     }
 
-    /// Changes a backend's shared record. If the change matters to other workers, it increments the edition.
+    /// Changes a backend's shared record. Increments the edition if the change matters to other workers.
     pub(super) fn change<T: Default>(
         &self,
         backend: usize,
@@ -48,7 +48,7 @@ impl<M: SharedMap> Fleet<M> {
         Ok(result)
     }
 
-    /// [`Self::change`] without its type parameter, so that the module contains this code once.
+    /// [`Self::change`] without its type parameter, so that the module contains the code once.
     #[inline(never)]
     fn alter(
         &self,
@@ -82,7 +82,7 @@ impl<M: SharedMap> Fleet<M> {
             ((turns.edition, after.edition), Some(after.encode()))
         });
         match told {
-            // What this worker has changed itself it knows.
+            // This worker already knows its own change.
             Ok((before, after)) if self.edition.get() == Some(before) => {
                 self.edition.set(Some(after));
             }
@@ -98,7 +98,7 @@ impl<M: SharedMap> Fleet<M> {
         }
     }
 
-    /// Reads the health of the backends that other workers changed, or of all if too much has changed.
+    /// Reads the health of the backends that other workers changed, or of all backends after too many changes.
     #[inline(never)]
     fn catch_up(&self, turns: &Turns) {
         let Ok(mut view) = self.view.try_borrow_mut() else {

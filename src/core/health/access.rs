@@ -1,7 +1,9 @@
-//! Whether a backend lets the identity in: a role may be missing, a key revoked, a network closed, a tenant wrong.
+//! The access of the identity to a backend. A backend may refuse it because of a missing role, a revoked key, a closed
+//! network or a wrong tenant.
 //!
-//! Somebody has to correct that, so the backend is asked again slowly. A backend that refused an access token is asked again with
-//! the next token. What one request was refused is not what others are: a backend that serves is not kept from them.
+//! Such a misconfiguration needs a person to fix it, so the backend is tried again slowly. A backend that refused an
+//! access token is tried again with the next token. A refusal of one request does not cover others: a backend that
+//! serves requests stays open.
 
 use core::time::Duration;
 
@@ -12,13 +14,14 @@ use crate::codec::{Fields, Writer};
 use crate::config::Cooldown;
 use crate::time::Timestamp;
 
-/// A backend that has served within this time lets the identity in: a refusal is about the one operation that was asked for.
+/// A backend that served a request within this time accepts the identity. A refusal then concerns only the requested
+/// operation.
 const SERVED_LATELY: Duration = Duration::from_secs(60);
-/// That a backend serves is written down this often.
+/// The interval at which the record notes that the backend serves.
 const SERVICE_NOTED_EVERY: Duration = Duration::from_secs(20);
-/// So many requests in a row have to be refused in spite of a new token.
+/// The number of requests in a row whose new token must be refused before the backend is closed.
 const REFUSED_TOKENS: u8 = 2;
-/// For so long after a trial was served, refused tokens are about the requests that brought them.
+/// How long after a served trial a refused token concerns only its own request.
 const DOUBTED: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,11 +29,11 @@ enum State {
     #[default]
     Open,
     Refused(Timestamp),
-    /// Until then, or until there is a newer token than the one of this generation.
+    /// Closed until this time, or until a token newer than this generation.
     TokenRefused(Timestamp, u32),
 }
 
-/// How access stands.
+/// The state of access at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     Open,
@@ -44,7 +47,7 @@ pub(super) struct Access {
     state: State,
     refused_at: Timestamp,
     served_at: Timestamp,
-    /// Requests in a row whose renewed token was refused.
+    /// The number of requests in a row whose renewed token was refused.
     refused_tokens: u8,
     contradicted_at: Timestamp,
     trials: Trials,
@@ -52,7 +55,7 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// How access stands.
+    /// The state of access at `now`.
     pub(super) fn standing(&self, now: Timestamp) -> Standing {
         match self.refused_until() {
             None => Standing::Open,
@@ -68,7 +71,7 @@ impl Access {
         }
     }
 
-    /// Whether the backend refuses no one.
+    /// Whether the backend refuses no request.
     pub(super) fn is_open(&self) -> bool {
         self.state == State::Open
     }
@@ -83,9 +86,9 @@ impl Access {
         self.recovery.admit(Silence::IsLoss, now)
     }
 
-    /// An admitted attempt that began at `began` ended without an outcome that counts.
+    /// Notes that an admitted attempt from `began` ended without a useful outcome.
     pub(super) fn leave(&mut self, began: Timestamp) {
-        // An earlier recovery's attempt has no place in this one.
+        // An attempt of an earlier recovery has no place in this one.
         if self.refused_until().is_some_and(|until| began >= until) {
             self.recovery.leave();
         }
@@ -99,19 +102,19 @@ impl Access {
         self.trials.claim(now)
     }
 
-    /// The backend refused the identity or the key.
+    /// Learns that the backend refused the identity or the key.
     pub(super) fn deny(&mut self, rules: &Cooldown, now: Timestamp) -> Option<Change> {
-        // A backend that serves refuses this request, not the identity.
+        // A backend that serves others has refused this request, not the identity.
         if self.is_open() && self.has_served_lately(now) {
             return None;
         }
         self.refuse(None, rules.misconfigured, now)
     }
 
-    /// The backend refused the identity, or the token of this generation.
+    /// Closes the access of the identity, or of the token of this generation.
     #[inline(never)]
     fn refuse(&mut self, token: Option<u32>, wait: Duration, now: Timestamp) -> Option<Change> {
-        // A cooldown of no length is none.
+        // A zero cooldown is disabled.
         if wait.is_zero() {
             return None;
         }
@@ -126,7 +129,7 @@ impl Access {
         is_new.then_some(Change::CoolsDown(Reason::Misconfigured, wait))
     }
 
-    /// The backend refused a token of this `generation` that was new. It does so to every request, whatever that asks for.
+    /// Learns that the backend refused a new token of this `generation`. Such a refusal does not depend on the request.
     pub(super) fn deny_token(
         &mut self,
         generation: u32,
@@ -144,7 +147,7 @@ impl Access {
         }
     }
 
-    /// The generation of the access token for whose sake requests are kept away.
+    /// The generation of the refused access token because of which the backend is closed.
     pub(super) fn refused_token(&self, now: Timestamp) -> Option<u32> {
         match self.state {
             State::TokenRefused(until, generation) if lasts(self.refused_at, until, now) => {
@@ -154,7 +157,7 @@ impl Access {
         }
     }
 
-    /// There is a token of this `generation`: if an older one was refused, the backend recovers from now on.
+    /// Starts the recovery if the backend refused an older token than the one of this `generation`.
     pub(super) fn admit_token(&mut self, generation: u32, now: Timestamp) {
         match self.refused_token(now) {
             Some(refused) if is_newer(generation, refused) => {
@@ -164,12 +167,12 @@ impl Access {
         }
     }
 
-    /// Whether a service changes anything.
+    /// Whether a served request changes anything.
     pub(super) fn is_news(&self) -> bool {
         !self.is_open() || self.refused_tokens > 0
     }
 
-    /// The backend served an attempt that began at `began`.
+    /// Learns that the backend served an attempt from `began`.
     #[inline(never)]
     pub(super) fn serve(&mut self, began: Timestamp, now: Timestamp) -> Option<Change> {
         // An attempt from before the last refusal does not contradict it, unless the clock was set back since.
@@ -194,12 +197,12 @@ impl Access {
         !(self.served_at + SERVED_LATELY).has_passed(now, SERVED_LATELY)
     }
 
-    /// Whether it is worth writing down that the backend serves.
+    /// Whether the record should note that the backend serves.
     pub(super) fn wants_service_noted(&self, now: Timestamp) -> bool {
         (self.served_at + SERVICE_NOTED_EVERY).has_passed(now, SERVICE_NOTED_EVERY)
     }
 
-    /// Whether `other` looks the same to workers that choose a backend or report successes.
+    /// Whether workers that choose a backend or report successes can ignore the difference to `other`.
     pub(super) fn looks_like(&self, other: &Self) -> bool {
         self.state == other.state && (self.refused_tokens > 0) == (other.refused_tokens > 0)
     }
@@ -242,7 +245,7 @@ impl Access {
     }
 }
 
-/// Whether the token of this `generation` is newer than the other one: generations begin again after the last number.
+/// Whether the token of this `generation` is newer than the other. Generations wrap around.
 fn is_newer(generation: u32, than: u32) -> bool {
     (1..=u32::MAX / 2).contains(&generation.wrapping_sub(than))
 }
@@ -264,14 +267,14 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_keeps_requests_away_until_it_is_over() {
+    fn a_refusal_closes_access_for_its_cooldown() {
         let access = denied();
         assert_eq!(access.standing(at(599_999)), Standing::Refused(at(600_000)));
         assert_eq!(access.standing(at(600_000)), Standing::Recovering);
     }
 
     #[test]
-    fn a_backend_that_has_served_lately_refuses_a_request_only() {
+    fn refusals_of_a_serving_backend_do_not_close_access() {
         let mut access = Access::default();
         access.serve(START, START);
         assert_eq!(access.deny(&RULES, at(59_999)), None);
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn two_refused_new_tokens_in_a_row_are_the_backends() {
+    fn two_refused_new_tokens_in_a_row_close_access() {
         let mut access = Access::default();
         access.serve(START, START);
         for second in [1_000, 2_000, 3_000] {
@@ -298,20 +301,20 @@ mod tests {
         assert_eq!(access.serve(START, at(1_000)), None);
         assert!(!access.is_open());
         assert_eq!(access.serve(at(1), at(1_000)), recovered);
-        // Nor does it make up for a first refused token.
+        // Such an answer does not clear a first refused token either.
         assert_eq!(access.deny_token(1, &RULES, at(100_000)), None);
         access.serve(at(99_999), at(100_001));
         assert_eq!(access.deny_token(1, &RULES, at(100_002)), REFUSED);
     }
 
     #[test]
-    fn a_clock_that_was_set_back_lets_a_service_reopen_access() {
+    fn served_requests_reopen_access_after_a_clock_was_set_back() {
         let mut access = Access::default();
         access.deny(&RULES, at(3_600_000));
         assert!(access.serve(at(1), at(2)).is_some());
     }
 
-    /// Access after the token of generation 7 was refused twice, at the start.
+    /// The access after the token of generation 7 was refused twice, at the start.
     fn token_denied() -> Access {
         let mut access = Access::default();
         assert_eq!(access.deny_token(7, &RULES, START), None);
@@ -320,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_token_keeps_requests_away_until_the_next_one() {
+    fn a_refused_token_closes_access_until_the_next_token() {
         let mut access = token_denied();
         for generation in [6, 7] {
             access.admit_token(generation, at(1_000));
@@ -346,13 +349,13 @@ mod tests {
     }
 
     #[test]
-    fn generations_of_tokens_begin_again_after_the_last_one() {
+    fn generations_of_tokens_wrap_around() {
         assert!(is_newer(0, u32::MAX) && is_newer(2, 1));
         assert!(!is_newer(1, 1) && !is_newer(1, 2) && !is_newer(u32::MAX, 0));
     }
 
     #[test]
-    fn a_service_opens_it_and_refused_tokens_count_no_more() {
+    fn a_served_request_opens_access_and_clears_refused_tokens() {
         let mut access = denied();
         assert!(access.is_news());
         assert_eq!(
@@ -366,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_that_repeats_is_told_once() {
+    fn repeated_refusals_are_reported_once() {
         let mut access = denied();
         assert_eq!(access.deny(&RULES, at(1_000)), None);
         assert_eq!(access.standing(at(1_000)), Standing::Refused(at(601_000)));

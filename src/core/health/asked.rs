@@ -1,4 +1,4 @@
-//! Attempts that are made within a wait, until it is known whether they were refused.
+//! Attempts within a wait whose outcome is still unknown.
 
 use core::time::Duration;
 
@@ -7,46 +7,47 @@ use crate::time::{millis, Timestamp};
 
 /// How long an attempt stays undecided before any refusal was seen.
 const USUAL: Duration = Duration::from_millis(500);
-/// An attempt stays undecided for at least so long, however quick the refusals were.
+/// The shortest time that an attempt stays undecided, even after quick refusals.
 const SHORTEST: Duration = Duration::from_millis(200);
-/// An attempt stays undecided for at most so long, however slow the refusals were.
+/// The longest time that an attempt stays undecided, even after slow refusals.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Attempts that are not decided yet, those of the current span of time and those of the one before.
+/// The undecided attempts of the current and the previous time span.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
-    /// The longest time that a refusal took; zero while that is not known.
+    /// The slowest refusal so far. Zero if none was seen.
     slowest: Duration,
-    /// When the current span of time began.
+    /// The start of the current span.
     start: Timestamp,
     current: Span,
     previous: Span,
-    /// What began until then has counted as accepted, unless it ended before.
+    /// Attempts that began until then already counted as accepted.
     counted_until: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Span {
     attempts: u8,
-    /// How much it says if one of them is not refused.
+    /// The weight of one attempt that is not refused.
     worth: u8,
-    /// When the last of them began.
+    /// The start of the last attempt.
     last: Timestamp,
 }
 
-/// What an attempt that ended was.
+/// The state of an attempt when it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resolved {
-    /// It was not known yet whether it would be refused; it says so much if it is not.
+    /// The attempt was undecided, and has this weight if it was not refused.
     Pending(u8),
-    /// It counted as not refused.
+    /// The attempt had already counted as accepted.
     Counted,
-    /// It was not noted.
+    /// The attempt was not recorded.
     Unknown,
 }
 
 impl Span {
-    /// Takes out the attempts if none of them was refused within `patience`; what they are worth, and when the last one began.
+    /// Takes the attempts if none of them was refused within `patience`. Returns their weight and the start of the last
+    /// one.
     fn take_silent(&mut self, patience: Duration, now: Timestamp) -> Option<(u8, Timestamp)> {
         let is_silent = self.attempts > 0 && (self.last + patience).has_passed(now, patience);
         is_silent.then(|| {
@@ -57,7 +58,7 @@ impl Span {
 }
 
 impl Asked {
-    /// Forgets the attempts.
+    /// Drops the attempts.
     pub(super) fn clear(&mut self) {
         *self = Self {
             slowest: self.slowest,
@@ -65,12 +66,12 @@ impl Asked {
         };
     }
 
-    /// An attempt was refused after this time.
+    /// Notes an attempt that was refused after this time.
     pub(super) fn was_refused_after(&mut self, time: Duration) {
         self.slowest = self.slowest.max(time.max(Duration::from_millis(1)));
     }
 
-    /// How long an attempt stays undecided: a backend that refuses does so within this time. So long is a span of time, too.
+    /// How long an attempt stays undecided, and the length of a span. Backends refuse within this time.
     fn patience(&self) -> Duration {
         match self.slowest.is_zero() {
             true => USUAL,
@@ -79,7 +80,7 @@ impl Asked {
         }
     }
 
-    /// An attempt begins. It says so much if it is not refused.
+    /// Notes the start of an attempt, with its weight if it is not refused.
     pub(super) fn add(&mut self, worth: u8, now: Timestamp) {
         if self.current.attempts == 0 {
             self.start = now;
@@ -89,7 +90,7 @@ impl Asked {
         self.current.last = now;
     }
 
-    /// An attempt that began at `began` ended.
+    /// Ends an attempt from `began`.
     pub(super) fn resolve(&mut self, began: Timestamp) -> Resolved {
         if began <= self.counted_until {
             return Resolved::Counted;
@@ -108,18 +109,18 @@ impl Asked {
         }
     }
 
-    /// How many attempts there are of which nothing is known yet.
+    /// The number of undecided attempts.
     pub(super) fn pending(&self) -> u8 {
         self.current.attempts.saturating_add(self.previous.attempts)
     }
 
-    /// What the attempts are worth that were not refused in time.
+    /// The weight of the attempts that were not refused in time.
     pub(super) fn silent(&self, now: Timestamp) -> u8 {
         let mut turned = *self;
         turned.turn(now)
     }
 
-    /// Takes out the attempts that were not refused in time; what they are worth.
+    /// Takes the attempts that were not refused in time, and returns their weight.
     pub(super) fn turn(&mut self, now: Timestamp) -> u8 {
         let patience = self.patience();
         let mut consents: u8 = 0;
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_that_was_counted_is_told() {
+    fn a_counted_attempt_is_recognized() {
         let mut asked = Asked::default();
         asked.add(8, at(0));
         asked.turn(at(1_000));

@@ -1,7 +1,8 @@
 //! The circuit breaker of a backend: closed, open, and recovering in between.
 //!
-//! It counts failures to connect, resets, timeouts and retriable statuses other than 429. Of one request only the first
-//! failure counts. An open breaker sends requests elsewhere; where every backend's breaker is open, all of them are ignored.
+//! It counts failures to connect, resets, timeouts and retriable statuses other than 429. Only the first failure of a
+//! request counts. An open breaker sends requests elsewhere. If the breakers of all backends are open, all of them are
+//! ignored.
 
 use core::time::Duration;
 
@@ -12,22 +13,22 @@ use crate::config::Cooldown;
 use crate::hash::scatter;
 use crate::time::Timestamp;
 
-/// Attempts are counted in buckets of this length, of which the current one and the one before count.
+/// The length of a bucket of attempts. The current and the previous bucket count.
 const BUCKET: Duration = Duration::from_secs(5);
-/// A share of fewer attempts than this says nothing.
+/// The fewest attempts for which the share of failures counts.
 const FEWEST_ATTEMPTS: u32 = 20;
-/// After so long without opening, cooldowns are short again.
+/// How long after its last opening a breaker starts with short cooldowns again.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     #[default]
     Closed,
-    /// Requests go elsewhere until then; after that the backend recovers.
+    /// Requests go elsewhere until this time. Then the backend recovers.
     Open(Timestamp),
 }
 
-/// How the breaker stands.
+/// The state of the breaker at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     Closed,
@@ -52,30 +53,30 @@ pub(super) struct Breaker {
     bucket_start: Timestamp,
     current: Bucket,
     previous: Bucket,
-    /// Cooldowns that followed one another.
+    /// The number of cooldowns in a row, without a recovery in between.
     relapses: u8,
     recovery: Recovery,
 }
 
-/// A failure of the backend.
+/// A failed attempt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Failure {
-    /// Successes of the same worker since its last report.
+    /// The number of successes on the same worker since its last report.
     pub(super) others: u32,
     pub(super) blame: Blame,
-    /// When the attempt began.
+    /// The start of the attempt.
     pub(super) began: Timestamp,
-    /// It was admitted to a recovering backend.
+    /// Whether a recovering backend admitted the attempt.
     pub(super) admitted: bool,
 }
 
 impl Breaker {
-    /// How the breaker stands.
+    /// The state of the breaker at `now`.
     pub(super) fn standing(&self, now: Timestamp) -> Standing {
         match self.state {
             State::Closed => Standing::Closed,
             State::Open(until) if lasts(self.opened_at, until, now) => Standing::Open(until),
-            // A backend that nobody needed has recovered by itself.
+            // A backend that no request needed has recovered without an attempt.
             State::Open(until) if !lasts(self.opened_at, until + FORGIVEN_AFTER, now) => {
                 Standing::Closed
             }
@@ -83,7 +84,7 @@ impl Breaker {
         }
     }
 
-    /// Whether the breaker has never opened, or is closed for good.
+    /// Whether the breaker has never opened, or has closed after a complete recovery.
     pub(super) fn is_closed(&self) -> bool {
         self.state == State::Closed
     }
@@ -103,15 +104,15 @@ impl Breaker {
         self.recovery.admit(Silence::IsLoss, now)
     }
 
-    /// An admitted attempt that began at `began` ended without an outcome that counts.
+    /// Notes that an admitted attempt from `began` ended without a useful outcome.
     pub(super) fn leave(&mut self, began: Timestamp) {
-        // An earlier recovery's attempt has no place in this one.
+        // An attempt of an earlier recovery has no place in this one.
         if began > self.opened_at {
             self.recovery.leave();
         }
     }
 
-    /// Whether a success of an attempt that began at `began` changes anything but counts.
+    /// Whether a success of an attempt from `began` changes more than the count.
     pub(super) fn is_news(&self, began: Timestamp) -> bool {
         match self.state {
             State::Closed => self.streak > 0,
@@ -119,19 +120,19 @@ impl Breaker {
         }
     }
 
-    /// Whether it matters how many attempts succeed.
+    /// Whether the share of failures needs the number of successes.
     pub(super) fn counts_successes(&self, now: Timestamp) -> bool {
         let (current, previous) = self.buckets(now);
         current.failed > 0 || previous.failed > 0
     }
 
-    /// Adds attempts that succeeded to the share of those that fail.
+    /// Adds successful attempts to the share of failures.
     pub(super) fn count_successes(&mut self, count: u32, now: Timestamp) {
         self.turn_buckets(now);
         self.current.succeeded = self.current.succeeded.saturating_add(count);
     }
 
-    /// The backend answered an attempt that began at `began`.
+    /// Learns that the backend answered an attempt from `began`.
     #[inline(never)]
     pub(super) fn succeed(&mut self, began: Timestamp, now: Timestamp) -> Option<Change> {
         self.count_successes(1, now);
@@ -141,7 +142,7 @@ impl Breaker {
                 self.state = State::Closed;
                 None
             }
-            // It answered although it was taken for failing: it recovers from now on.
+            // The backend answered during its cooldown, so its recovery begins now.
             Standing::Open(_) if began > self.opened_at => {
                 self.state = State::Open(now);
                 self.recovery.succeed();
@@ -159,7 +160,7 @@ impl Breaker {
         }
     }
 
-    /// The backend failed. `seed` makes the cooldowns of different Envoys differ.
+    /// Learns that the backend failed. `seed` makes the cooldowns of different Envoys differ.
     #[inline(never)]
     pub(super) fn fail(
         &mut self,
@@ -173,7 +174,7 @@ impl Breaker {
             self.leave(failure.began);
         }
         self.count_successes(failure.others, now);
-        // A request that has failed elsewhere before says more of itself than of this backend.
+        // A request that failed on another backend before may itself be the cause.
         if failure.blame == Blame::Spent || matches!(standing, Standing::Open(_)) {
             return None;
         }
@@ -208,14 +209,14 @@ impl Breaker {
             .failing
             .saturating_mul(1 << u32::from(self.relapses.min(16)));
         self.relapses = self.relapses.saturating_add(1);
-        // Up to a fifth less than the longest possible wait, at the bound as well: Envoys whose backends failed together do not
-        // probe them together.
+        // The jitter shortens the wait by up to a fifth, also at the bound. Otherwise Envoys whose backends failed
+        // together would probe them together.
         let longest = doubled.saturating_add(doubled / 4).min(rules.longest);
         let jitter = scatter(seed ^ now.as_millis()) % 1024;
         let wait = longest.saturating_sub(longest.saturating_mul(jitter as u32) / 5120);
         (self.streak, self.current, self.previous) = (0, Bucket::default(), Bucket::default());
         self.recovery = Recovery::default();
-        // A cooldown of no length is none.
+        // A zero cooldown is disabled.
         if wait.is_zero() {
             self.state = State::Closed;
             return None;
@@ -225,7 +226,7 @@ impl Breaker {
         Some(Change::CoolsDown(Reason::Failing, wait))
     }
 
-    /// The current bucket and the one before.
+    /// The current and the previous bucket.
     fn buckets(&self, now: Timestamp) -> (Bucket, Bucket) {
         let age = now
             .as_millis()
@@ -249,14 +250,14 @@ impl Breaker {
         }
     }
 
-    /// Forgets what is over.
+    /// Closes the breaker if its cooldown and recovery are over.
     pub(super) fn tidy(&mut self, now: Timestamp) {
         if self.standing(now) == Standing::Closed {
             self.state = State::Closed;
         }
     }
 
-    /// Whether `other` looks the same to workers that choose a backend or report successes.
+    /// Whether workers that choose a backend or report successes can ignore the difference to `other`.
     pub(super) fn looks_like(&self, other: &Self) -> bool {
         self.state == other.state
             && self.opened_at == other.opened_at
@@ -325,7 +326,7 @@ mod tests {
         breaker.fail(Failure { began, ..FAILURE }, &RULES, 0, at(millis))
     }
 
-    /// A breaker that opened at the start, and when it closes.
+    /// A breaker that opened at the start, and the end of its cooldown.
     fn open() -> (Breaker, u64) {
         let mut breaker = Breaker::default();
         let changes: Vec<_> = (0..5).map(|_| fail(&mut breaker, 0)).collect();
@@ -336,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn five_failures_in_a_row_open_it() {
+    fn five_failures_in_a_row_open_the_breaker() {
         let mut breaker = Breaker::default();
         for _ in 0..3 {
             for _ in 0..4 {
@@ -351,7 +352,7 @@ mod tests {
         assert_eq!(breaker.standing(at(wait)), Standing::Recovering);
     }
 
-    /// Failures at this distance, each with a success: how many until it opens, if it does.
+    /// The number of failures at this distance, each with `others` successes, until the breaker opens.
     fn failures_until_open(others: u32, millis_apart: u64) -> Option<u64> {
         let mut breaker = Breaker::default();
         (1..200).find(|n| {
@@ -372,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_twenty_attempts_open_it() {
+    fn ten_failures_in_twenty_attempts_open_the_breaker() {
         assert_eq!(failures_until_open(0, 1), Some(11));
         assert_eq!(failures_until_open(1, 1), None, "a third");
         assert_eq!(
@@ -384,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_failed_elsewhere_before_does_not_count() {
+    fn later_failures_of_a_request_do_not_count() {
         let mut breaker = Breaker::default();
         for _ in 0..100 {
             let failure = Failure {
@@ -403,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_while_it_is_open_do_not_prolong_that() {
+    fn failures_during_a_cooldown_do_not_prolong_it() {
         let (mut breaker, wait) = open();
         for _ in 0..100 {
             assert_eq!(fail(&mut breaker, 1_000), None);
@@ -453,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_during_recovery_doubles_and_completes() {
+    fn successes_double_and_complete_a_recovery() {
         let (mut breaker, wait) = open();
         let now = at(wait);
         for successes in 1..=3 {
@@ -469,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_while_it_is_open_begins_the_recovery() {
+    fn a_success_during_a_cooldown_begins_the_recovery() {
         let (mut breaker, _) = open();
         assert!(!breaker.is_news(START), "the attempt began before");
         breaker.succeed(START, at(500));
@@ -480,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_nobody_asks_recovers_in_a_minute() {
+    fn an_unused_backend_recovers_in_a_minute() {
         let (mut breaker, wait) = open();
         assert_eq!(breaker.standing(at(wait + 59_999)), Standing::Recovering);
         assert_eq!(breaker.standing(at(wait + 60_000)), Standing::Closed);
@@ -489,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn without_cooldowns_it_never_opens() {
+    fn without_cooldowns_the_breaker_never_opens() {
         let none = Cooldown {
             failing: Duration::ZERO,
             longest: Duration::ZERO,

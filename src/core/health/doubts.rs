@@ -1,10 +1,11 @@
-//! How far the waits that a backend states for a quota can be trusted.
+//! Trust in the waits that a backend states for a quota.
 //!
-//! Whether a wait is true shows in the attempts that are made within it. Those that are refused confirm the wait. One that is not
-//! refused makes up for many that are: then the 429 was not about the quota, but about one request, or by chance. A throttled
-//! backend refuses at once, so an attempt that was not refused for some time counts as not refused, however long its answer takes.
+//! Attempts made within a wait test it. Refused attempts confirm the wait. One attempt that is not refused outweighs
+//! many refusals: the 429 then concerned one request rather than the quota. A throttled backend refuses at once. So an
+//! attempt without a refusal for some time counts as accepted, however long its answer takes.
 //!
-//! So requests that every backend refuses keep no others away: among them there are some that are not refused.
+//! As a result, a client whose requests every backend refuses does not block other clients, because some of their
+//! requests are accepted.
 
 use core::time::Duration;
 
@@ -13,13 +14,14 @@ use super::lasts;
 use crate::codec::{Fields, Writer};
 use crate::time::{millis, Timestamp};
 
-/// So many attempts doubt a quota's first wait at once, before it is certain. The others are trials, of which one goes out a second.
+/// The number of attempts that test a quota's first wait at once, before the wait is certain. Further attempts are
+/// trials, one a second.
 ///
-/// With one, a quota that is used up gets no more than that. The price is paid by those who share a quota with a client whose
-/// requests are refused everywhere, where nobody knows the clients' names: they are refused until one of them makes the trial. If the
-/// names are known, the others lose nothing (`told.rs`). `case_60` in `tests/fleet/cases.rs` has such a client with 4 requests a second
-/// beside one with 3, for 40 s from the first request on. What the second one loses without names, and how many 429s a wait of 30 s
-/// brings:
+/// With one, a used-up quota gets no more than that. The cost falls on clients that share a quota with a client whose
+/// requests are refused everywhere, if clients' names are unknown: they are refused until one of them makes the trial.
+/// With known names they lose nothing (`notified.rs`). `case_60` in `tests/fleet/cases.rs` has such a client with 4
+/// requests a second beside one with 3, for 40 s from the first request on. The table has the second client's losses
+/// without names, and the number of 429s that a wait of 30 s causes:
 ///
 /// | at once | one backend | two | three | 429s |
 /// |---|---|---|---|---|
@@ -28,22 +30,22 @@ use crate::time::{millis, Timestamp};
 /// | 3 | 0 to 0.5 % | none | none | 9.5 |
 /// | 5 | none | none | none | 10 |
 ///
-/// Other pauses between trials do not help: 0.75 to 1.25 times the longer ones lose as many, and 1 to 2 times lose more beside a client
-/// with 20 requests a second.
+/// Other pauses between trials do not help. Pauses of 0.75 to 1.25 times the current ones lose as many requests. Pauses
+/// of 1 to 2 times lose more beside a client with 20 requests a second.
 const FIRST: u8 = 1;
-/// An attempt that is not refused makes up for so many that are.
+/// The number of refusals that one accepted attempt outweighs.
 const WORTH: u8 = 10;
-/// More refusals in a row than this are never put up with.
+/// The most refusals in a row that are tolerated.
 const MOST: u8 = 40;
-/// For so long after a wait was found to be untrue others are doubted.
+/// How long after a wrong wait the next waits are doubted.
 const RECENT: Duration = Duration::from_secs(60);
 
-/// Doubts about the waits of one quota.
+/// The doubts about the waits of one quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Doubts {
-    /// How many of the first attempts are left.
+    /// The number of first attempts that are left.
     first: u8,
-    /// How many refusals are made up for.
+    /// The number of refusals that accepted attempts outweigh.
     credit: u8,
     confirmed_at: Timestamp,
     asked: Asked,
@@ -61,38 +63,38 @@ impl Default for Doubts {
 }
 
 impl Doubts {
-    /// Whether waits are advice: so many attempts within them were not refused.
+    /// Whether waits are only advice, because enough attempts within them were accepted.
     pub(super) fn prevail(&self) -> bool {
         self.credit > 0
     }
 
-    /// Whether every attempt was refused that doubted a wait.
+    /// Whether every attempt that tested a wait was refused.
     pub(super) fn are_used_up(&self) -> bool {
         self.first == 0 && self.credit == 0
     }
 
-    /// Whether a wait was found to be untrue lately.
+    /// Whether a wait was recently found to be wrong.
     pub(super) fn are_recent(&self, now: Timestamp) -> bool {
         lasts(self.confirmed_at, self.confirmed_at + RECENT, now)
     }
 
-    /// When a wait was last found to be untrue.
+    /// The time when a wait was last found to be wrong.
     pub(super) fn confirmed_at(&self) -> Timestamp {
         self.confirmed_at
     }
 
-    /// Whether the current wait is untrue: an attempt was not refused in time.
+    /// Whether an attempt that was not refused in time proves the current wait wrong.
     pub(super) fn are_confirmed_by_silence(&self, now: Timestamp) -> bool {
         self.asked.silent(now) > 0
     }
 
-    /// Whether one more attempt may doubt a wait, beside those of which nothing is known yet.
+    /// Whether one more attempt may test a wait, in addition to the undecided ones.
     pub(super) fn allow_another(&self, now: Timestamp) -> bool {
         self.are_confirmed_by_silence(now)
             || self.first.saturating_add(self.credit) > self.asked.pending()
     }
 
-    /// A wait begins.
+    /// Notes the start of a wait.
     pub(super) fn begin(&mut self, now: Timestamp) {
         self.asked.clear();
         if !self.are_recent(now) {
@@ -100,19 +102,19 @@ impl Doubts {
         }
     }
 
-    /// An attempt begins when so much of a `wait` is left.
+    /// Notes the start of an attempt when `left` of a `wait` is left.
     pub(super) fn ask(&mut self, left: Duration, wait: Duration, now: Timestamp) {
         self.asked.add(worth(left, wait), now);
     }
 
-    /// Takes attempts that were not refused in time for accepted. `true` if that shows that the wait is untrue.
+    /// Counts attempts that were not refused in time as accepted. `true` if this proves the wait wrong.
     pub(super) fn heed_silence(&mut self, now: Timestamp) -> bool {
         let worth = self.asked.turn(now);
         self.add(worth, now)
     }
 
-    /// An attempt within a wait was served that began at `began`. `true` if that shows that the wait is untrue: not if the wait
-    /// was for requests `as_large`.
+    /// Learns that an attempt within a wait, from `began`, was served. `true` if this proves the wait wrong. An attempt
+    /// not `as_large` as the refused requests proves nothing.
     pub(super) fn confirm(&mut self, began: Timestamp, as_large: bool, now: Timestamp) -> bool {
         match self.asked.resolve(began) {
             Resolved::Pending(worth) if as_large => self.add(worth, now),
@@ -129,14 +131,15 @@ impl Doubts {
         true
     }
 
-    /// An attempt was refused after this time.
+    /// Notes an attempt that was refused after this time.
     pub(super) fn was_refused_after(&mut self, time: Duration) {
         self.asked.was_refused_after(time);
     }
 
-    /// An attempt within a wait was refused that began at `began`. It `counts` unless the request was refused elsewhere before.
+    /// Learns that an attempt within a wait, from `began`, was refused. It `counts` unless another backend refused the
+    /// request before.
     pub(super) fn disprove(&mut self, began: Timestamp, counts: bool) {
-        // What was taken for accepted was not.
+        // The attempt may have counted as accepted already.
         let counted = self.asked.resolve(began) == Resolved::Counted;
         let taken_back = if counted { WORTH } else { 0 };
         self.credit = self.credit.saturating_sub(taken_back);
@@ -145,7 +148,7 @@ impl Doubts {
         }
     }
 
-    /// An attempt was refused that began in the same millisecond as the wait, and may have doubted it.
+    /// Learns that an attempt from the same millisecond as the wait was refused. It may have tested the wait.
     pub(super) fn disprove_if_asked(&mut self, began: Timestamp) {
         if let Resolved::Pending(_) = self.asked.resolve(began) {
             self.use_up_one();
@@ -176,9 +179,10 @@ impl Doubts {
     }
 }
 
-/// How much it says that an attempt is not refused when so much of a `wait` is left: backends round the ends of their waits up.
+/// The weight of an attempt that is not refused when `left` of a `wait` is left. Backends round their waits up, so late
+/// attempts prove little.
 fn worth(left: Duration, wait: Duration) -> u8 {
-    // More than all is left where the clock was set back.
+    // After the clock was set back, more than the whole wait may be left.
     let percent = (millis(left).saturating_mul(100) / millis(wait).max(1)).min(100);
     let worth = u64::from(WORTH) * percent * percent / 10_000;
     u8::try_from(worth).unwrap_or(WORTH).min(WORTH)
@@ -191,7 +195,7 @@ mod tests {
 
     const WAIT: Duration = Duration::from_secs(10);
 
-    /// Doubts about a wait, of which an attempt right at its start was not refused.
+    /// Doubts after an attempt at the very start of a wait was not refused.
     fn confirmed() -> Doubts {
         let mut doubts = Doubts::default();
         doubts.begin(START);
@@ -201,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn one_attempt_doubts_a_wait_at_once() {
+    fn one_attempt_tests_a_wait_at_once() {
         let mut doubts = Doubts::default();
         assert!(doubts.allow_another(START));
         doubts.ask(WAIT, WAIT, START);
@@ -211,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_that_is_not_refused_makes_up_for_ten() {
+    fn an_accepted_attempt_outweighs_ten_refusals() {
         let mut doubts = confirmed();
         for _ in 0..WORTH {
             assert!(doubts.prevail());
@@ -222,34 +226,34 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_consent() {
+    fn silence_counts_as_acceptance() {
         let mut doubts = Doubts::default();
         doubts.ask(WAIT, WAIT, START);
         assert!(!doubts.heed_silence(at(499)));
         assert!(doubts.heed_silence(at(500)));
         assert!(doubts.prevail() && doubts.are_recent(at(60_499)));
         assert!(!doubts.are_recent(at(60_500)));
-        // It was refused after all.
+        // The attempt was refused after all.
         doubts.disprove(START, true);
         assert!(!doubts.prevail());
     }
 
     #[test]
-    fn an_attempt_at_the_end_of_a_wait_says_little() {
+    fn an_attempt_at_the_end_of_a_wait_has_little_weight() {
         assert_eq!(worth(WAIT, WAIT), WORTH);
         assert_eq!(worth(WAIT / 2, WAIT), 2);
         assert_eq!(worth(WAIT / 10, WAIT), 0);
     }
 
     #[test]
-    fn an_attempt_says_all_where_more_than_the_wait_is_left() {
+    fn an_attempt_has_full_weight_after_a_clock_was_set_back() {
         assert_eq!(worth(WAIT * 2, WAIT), WORTH);
         assert_eq!(worth(Duration::MAX, Duration::from_millis(1)), WORTH);
         assert_eq!(worth(Duration::MAX, Duration::ZERO), WORTH);
     }
 
     #[test]
-    fn a_smaller_request_confirms_nothing() {
+    fn a_smaller_request_proves_nothing() {
         let mut doubts = Doubts::default();
         doubts.ask(WAIT, WAIT, START);
         assert!(!doubts.confirm(START, false, at(1)));

@@ -61,7 +61,8 @@ impl Health {
                     size: seen.demand.size,
                     client: seen.demand.client,
                     blame: match seen.demand.quota {
-                        // It may be any of the quotas, so it keeps nobody away. It only makes names be read.
+                        // The refusal may concern any quota, so it blocks no request. It only makes the filter read
+                        // names.
                         QuotaKey::UNREAD => Blame::Spent,
                         _ => blame,
                     },
@@ -125,7 +126,7 @@ impl Health {
         }
     }
 
-    /// Drops quotas, failures and missing deployments that are over.
+    /// Drops expired quotas, failures and missing deployments.
     pub fn tidy(&mut self, now: Timestamp) {
         self.missing.tidy(now);
         self.quotas.retain(|quota| !quota.is_over(now));
@@ -145,17 +146,17 @@ impl Health {
         }
     }
 
-    /// The generation of the refused access token, while the refusal keeps requests away.
+    /// The generation of the refused access token because of which the backend is closed.
     pub fn refused_token(&self, now: Timestamp) -> Option<u32> {
         self.access.refused_token(now)
     }
 
-    /// Takes note of an access token of this `generation`. A backend that refused an older one recovers from now on.
+    /// Learns of an access token of this `generation`. A backend that refused an older token starts to recover.
     pub fn admit_token(&mut self, generation: u32, now: Timestamp) {
         self.access.admit_token(generation, now);
     }
 
-    /// Adds successful attempts, for the share of failures.
+    /// Adds successful attempts to the share of failures.
     pub fn count_successes(&mut self, count: u32, now: Timestamp) {
         self.breaker.count_successes(count, now);
     }

@@ -1,4 +1,4 @@
-//! The deployments and APIs that a backend said it does not have.
+//! The deployments and APIs that a backend reported as missing.
 
 use core::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::demand::LackId;
 use crate::prelude::*;
 use crate::time::Timestamp;
 
-/// More are not remembered of one backend; the oldest goes first.
+/// The most entries for one backend. The oldest entry is dropped first.
 const MOST: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,12 +24,12 @@ impl Entry {
     }
 }
 
-/// What one backend lacks, each until a time.
+/// The missing deployments and APIs of one backend, each with an expiry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Missing(Vec<Entry>);
 
 impl Missing {
-    /// Whether the backend is known to lack this.
+    /// Whether the backend is known to lack this deployment or API.
     pub(super) fn contains(&self, id: LackId, now: Timestamp) -> bool {
         let mut entries = self.0.iter();
         entries.any(|entry| entry.id == id && entry.lasts(now))
@@ -39,7 +39,7 @@ impl Missing {
         self.0.is_empty()
     }
 
-    /// Remembers for this time that the backend lacks it. `false` if that is no news.
+    /// Notes for `wait` that the backend lacks the deployment or API. `false` if that is already known.
     pub(super) fn add(&mut self, id: LackId, wait: Duration, now: Timestamp) -> bool {
         if wait.is_zero() || self.contains(id, now) {
             return false;
@@ -56,7 +56,7 @@ impl Missing {
         true
     }
 
-    /// Forgets what may be there by now.
+    /// Drops expired entries.
     pub(super) fn tidy(&mut self, now: Timestamp) {
         self.0.retain(|entry| entry.lasts(now));
     }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_forgotten_in_time() {
+    fn missing_deployments_are_forgotten_in_time() {
         let mut missing = Missing::default();
         assert!(missing.add(id(7), WAIT, START));
         assert!(!missing.add(id(7), WAIT, at(1)), "it is known");
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_of_no_length_is_none() {
+    fn a_zero_wait_records_nothing() {
         assert!(!Missing::default().add(id(7), Duration::ZERO, START));
     }
 }

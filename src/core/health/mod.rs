@@ -1,10 +1,16 @@
-//! The health of one backend, shared by all workers: what its answers said about it, and for how long that keeps requests away.
+//! The health of one backend, which all workers share. It follows from the backend's answers and decides when requests
+//! avoid the backend.
 //!
-//! What an answer says has a scope. A 429 is about one quota, that of a deployment (`quota.rs`). Failures open the breaker of the
-//! backend (`breaker.rs`). A refusal of the identity closes the access to it (`access.rs`). A deployment that is missing is not
-//! asked for again (`missing.rs`). Every state ends by itself, and then the backend recovers (`recovery.rs`): it is used gently as
-//! long as others are free. While everything that a request could use is closed to it, trials find out whether that is still
-//! true (`trials.rs`).
+//! Each answer has a scope:
+//!
+//! - A 429 concerns one quota, that of a deployment (`quota.rs`).
+//! - Failures open the backend's breaker (`breaker.rs`).
+//! - A refusal of the identity closes access (`access.rs`).
+//! - A missing deployment is not requested again for a while (`missing.rs`).
+//!
+//! Every state ends by itself. The backend then recovers (`recovery.rs`): it gets few requests at first while other
+//! backends are free. While all backends of a request are closed, trials find out whether that is still justified
+//! (`trials.rs`).
 
 mod access;
 mod asked;
@@ -15,7 +21,7 @@ mod missing;
 mod quota;
 mod record;
 mod recovery;
-mod told;
+mod notified;
 mod trials;
 
 use core::time::Duration;
@@ -26,23 +32,23 @@ use super::demand::{Demand, LackId};
 use super::outcome::Outcome;
 use super::time::Timestamp;
 
-/// Workers may read the clock in another order than that in which they change the shared records.
+/// Allowance for workers that read the clock in another order than they change the shared records.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// Whether what was set at `since` lasts until `until`, and that is in the future. If `now` is long before `since`, the clock was
-/// set back, and it is over.
+/// Whether a state from `since` to `until` still lasts at `now`. If `now` is long before `since`, the clock was set
+/// back, and the state is over.
 fn lasts(since: Timestamp, until: Timestamp, now: Timestamp) -> bool {
     !until.has_passed(now, until.since(since).saturating_add(SLACK))
 }
 
-/// Why a backend is in cooldown.
+/// The reason for a cooldown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// A quota is used up.
     Throttled,
     /// The backend failed too often.
     Failing,
-    /// The backend refuses the identity: somebody has to correct that.
+    /// The backend refuses the identity: a person has to fix something.
     Misconfigured,
 }
 
@@ -60,30 +66,30 @@ impl Reason {
     }
 }
 
-/// How a backend stands for one request, best first.
+/// The state of a backend for one request, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It may be used.
+    /// The backend is free.
     Free,
-    /// A cooldown is over: it may be used if it admits the attempt, or if no other backend is free.
+    /// A cooldown is over. The backend is used if it admits the attempt, or if no other backend is free.
     Recovering,
-    /// It advised to wait until then: it is used if no other backend is free.
+    /// The backend advised to wait until then. It is used if no other backend is free.
     Soft(Timestamp),
-    /// Its breaker is open until then: it is used if nothing else is left.
+    /// The breaker is open until then. The backend is used if no other is left.
     Failing(Timestamp),
-    /// It asked to wait until then.
+    /// The backend requires to wait until then.
     Throttled(Timestamp),
-    /// It refuses the identity; it is asked again then.
+    /// The backend refuses the identity. It is tried again at this time.
     Misconfigured(Timestamp),
 }
 
 impl Standing {
-    /// Whether a request may be sent to the backend without doubting what it said.
+    /// Whether a request may be sent without a trial.
     pub fn is_usable(self) -> bool {
         !matches!(self, Self::Throttled(_) | Self::Misconfigured(_))
     }
 
-    /// The word for it in the header that explains an answer.
+    /// The state's name in the header that explains an answer.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Free => "free",
@@ -95,7 +101,7 @@ impl Standing {
         }
     }
 
-    /// When it ends, where it ends by itself.
+    /// The end of the state, if it is known.
     pub const fn until(self) -> Option<Timestamp> {
         match self {
             Self::Free | Self::Recovering => None,
@@ -107,48 +113,48 @@ impl Standing {
     }
 }
 
-/// Which piece of evidence an attempt's failure is: of one request only the first counts in full.
+/// The evidence of a failure. Only the first failure of a request counts in full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Blame {
     /// The request has not failed in this way before.
     #[default]
     Due,
-    /// The request failed in this way at another backend before, so this failure may be the request's.
+    /// The request failed in this way on another backend before, so the request itself may be the cause.
     Spent,
 }
 
-/// How old an access token was that a backend refused.
+/// The age of a refused access token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenAge {
-    /// It had just been renewed.
+    /// The token had just been renewed.
     New,
-    /// It should have been renewed, but the token service gave no newer one.
+    /// The token should have been renewed, but the token service returned no newer one.
     Old,
 }
 
-/// What an attempt's outcome says about its backend.
+/// The meaning of an attempt's outcome for its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// The backend served the request.
     Served,
-    /// The backend answered; the request was at fault.
+    /// The backend answered, and the request was at fault.
     Answered,
-    /// A quota is used up, for this long if the backend said so.
+    /// A quota is used up, for this long if the backend stated it.
     Throttled(Option<Duration>, Blame),
-    /// The backend failed. So many other attempts of the same worker did not, since its last report.
+    /// The backend failed. The number counts the successful attempts of the same worker since its last report.
     Failed(u32, Blame),
     /// The backend refuses the identity or the key.
     Denied,
-    /// The backend refused a token for which there is no newer one.
+    /// The backend refused a token, and no newer one is available.
     TokenDenied(TokenAge),
     /// The backend does not have this deployment or API.
     Missing(LackId),
-    /// Nothing: the token was old, or the client left.
+    /// No lesson: the token was old, or the client left.
     Nothing,
 }
 
 impl Finding {
-    /// What `outcome` says; with the wait that a throttled backend stated, and what the request was for.
+    /// The finding of an `outcome`. `stated_wait` is the wait that a throttled backend stated.
     pub fn of(
         outcome: Outcome,
         stated_wait: Option<Duration>,
@@ -170,31 +176,31 @@ impl Finding {
     }
 }
 
-/// What is known of the attempt that a finding is from.
+/// The facts about the attempt of a finding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// What the request was for.
+    /// The request's demand.
     pub demand: Demand,
-    /// When the attempt began; the default where nothing was known of any backend then.
+    /// The start of the attempt. The default if all backends were healthy then, so that the time was not read.
     pub began: Timestamp,
-    /// A recovering backend admitted the attempt and has to know of its end.
+    /// Whether a recovering backend admitted the attempt, and must learn of its end.
     pub admitted: bool,
-    /// The generation of the access token that the attempt carried; it matters to [`Finding::TokenDenied`] alone.
+    /// The generation of the attempt's access token. Only [`Finding::TokenDenied`] uses it.
     pub token: u32,
 }
 
-/// A change of a backend's health that people want to know of.
+/// A change of a backend's health that is logged or counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Requests are kept away for this long.
+    /// Requests avoid the backend for this long.
     CoolsDown(Reason, Duration),
-    /// A 429 counts as advice for this long: the backend is asked last.
+    /// A 429 counts as advice for this long: the backend is chosen last.
     Advised(Duration),
-    /// A backend that had asked to wait served an attempt all the same.
+    /// The backend served an attempt during a wait that it required.
     Contradicted,
-    /// A cooldown for this reason is over, and the backend serves.
+    /// A cooldown for this reason is over, and the backend serves again.
     Recovered(Reason),
-    /// The backend is not asked for a deployment or API for this long.
+    /// The backend gets no requests for a deployment or API for this long.
     Lacks(Duration),
 }
 
@@ -221,7 +227,7 @@ mod tests {
         START + Duration::from_millis(millis)
     }
 
-    /// A part of the record, written and read again.
+    /// A part of the record after encoding and decoding.
     pub(super) fn roundtrip<T>(
         part: &T,
         encode: impl FnOnce(&T, &mut Writer),
@@ -241,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outcome_says_something_about_its_scope() {
+    fn outcomes_map_to_findings() {
         let wait = Some(Duration::from_secs(3));
         let named = Demand {
             deployment: Some(DeploymentId::from_number(7)),

@@ -1,14 +1,15 @@
-//! One quota of a backend: when a 429 keeps requests away, and what ends that.
+//! One quota of a backend: the wait after a 429, and its end.
 //!
-//! A 429 states a wait. The wait is binding for requests at least half as large as the refused one, until [doubts](super::doubts)
-//! make it advice, and for those clients that [were told](super::told) to wait: to others it is advice. Requests that nobody else can take doubt it: one goes out at once, then one a second, and fewer the more often
-//! the wait turns out to be true. Where waits were found to be untrue, a quota is closed for a second at most.
+//! A 429 states a wait. The wait is binding for requests at least half as large as the refused one, until
+//! [doubts](super::doubts) turn it into advice. It binds only clients that [were notified](super::notified); for others
+//! it is advice. A request that no other backend can take tests the wait: one at once, then one a second, and fewer the
+//! more often the wait proves right. Where waits proved wrong, a quota is closed for at most a second.
 
 use core::time::Duration;
 
 use super::doubts::Doubts;
 use super::recovery::{Recovery, Silence};
-use super::told::Told;
+use super::notified::Notified;
 use super::trials::Trials;
 use super::{lasts, Blame, Change, Reason};
 use crate::codec::{Fields, Writer};
@@ -16,24 +17,24 @@ use crate::config::Cooldown;
 use crate::demand::{Client, Demand, QuotaKey};
 use crate::time::Timestamp;
 
-/// The longest wait that is believed after others were untrue.
+/// The longest wait that is believed after wrong ones.
 const BELIEVED: Duration = Duration::from_secs(1);
-/// A quota recovers for no longer than this after its wait.
+/// The longest recovery of a quota after its wait.
 const RECOVERS: Duration = Duration::from_secs(10);
-/// A quota that was not refused for so long is forgotten.
+/// How long after its last refusal a quota is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     #[default]
     Open,
-    /// Requests covered by the refusal are kept away.
+    /// Requests covered by the refusal avoid the backend.
     Hard(Timestamp),
     /// Requests go elsewhere if they can.
     Soft(Timestamp),
 }
 
-/// How a quota stands for one request.
+/// The state of a quota for one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     Open,
@@ -49,10 +50,10 @@ pub(super) struct Refusal {
     pub(super) stated: Option<Duration>,
     /// The size of the refused request.
     pub(super) size: Option<u32>,
-    /// Who sent it.
+    /// The client of the refused request.
     pub(super) client: Client,
     pub(super) blame: Blame,
-    /// When the attempt began.
+    /// The start of the attempt.
     pub(super) began: Timestamp,
 }
 
@@ -61,13 +62,13 @@ pub(super) struct Refusal {
 pub(super) struct Quota {
     pub(super) key: QuotaKey,
     state: State,
-    /// When the wait began that later refusals have extended since.
+    /// The start of the wait, which later refusals may have extended.
     since: Timestamp,
     refused_at: Timestamp,
-    /// The size of the smallest request that was refused since then.
+    /// The size of the smallest request refused since then.
     smallest: u32,
-    /// Whom a binding wait binds.
-    told: Told,
+    /// The clients that a binding wait binds.
+    notified: Notified,
     trials: Trials,
     doubts: Doubts,
     recovery: Recovery,
@@ -81,20 +82,20 @@ impl Quota {
             since: Timestamp::default(),
             refused_at: Timestamp::default(),
             smallest: 0,
-            told: Told::default(),
+            notified: Notified::default(),
             trials: Trials::default(),
             doubts: Doubts::default(),
             recovery: Recovery::default(),
         }
     }
 
-    /// How the quota stands for a request of this `demand`.
+    /// The state of the quota for a request of this `demand`.
     pub(super) fn standing(&self, demand: &Demand, now: Timestamp) -> Standing {
         match (self.wait(now), self.state) {
-            // There may be room for a small one: it is tried before those that nothing is known to fit.
+            // There may be room for a small request. Such backends come before others that advise to wait.
             (Some(_), _) if !self.covers(demand.size) => Standing::Soft(now),
-            (Some((until, true)), _) => match self.told.until(demand.client, now) {
-                Some(told) => Standing::Hard(told.min(until)),
+            (Some((until, true)), _) => match self.notified.until(demand.client, now) {
+                Some(notified) => Standing::Hard(notified.min(until)),
                 None => Standing::Soft(until),
             },
             (Some((until, false)), _) => Standing::Soft(until),
@@ -118,14 +119,14 @@ impl Quota {
         lasts(self.refused_at, until, now).then_some((until, is_binding))
     }
 
-    /// Whether the refusals so far say anything of a request of this `size`.
+    /// Whether the refusals so far cover a request of this `size`.
     fn covers(&self, size: Option<u32>) -> bool {
         size.is_none_or(|size| size >= self.smallest / 2)
     }
 
-    /// Whether the quota may stand for a client otherwise than for most.
+    /// Whether the quota's state for this client may differ from its state for most clients.
     pub(super) fn tells_apart(&self, client: Client) -> bool {
-        self.told.tells_apart(client)
+        self.notified.tells_apart(client)
     }
 
     /// Whether a recovering quota admits an attempt.
@@ -138,20 +139,20 @@ impl Quota {
         self.recovery.admit(Silence::IsConsent, now)
     }
 
-    /// An admitted attempt that began at `began` ended without an outcome that counts.
+    /// Notes that an admitted attempt from `began` ended without a useful outcome.
     pub(super) fn leave(&mut self, began: Timestamp) {
-        // An earlier recovery's attempt has no place in this one.
+        // An attempt of an earlier recovery has no place in this one.
         if began > self.refused_at {
             self.recovery.leave();
         }
     }
 
-    /// Whether a request that nobody else can take may be tried although the wait is binding.
+    /// Whether a request that no other backend can take may be tried during a binding wait.
     pub(super) fn trial_is_due(&self, now: Timestamp) -> bool {
         self.doubts.allow_another(now) || self.trials.is_due(now)
     }
 
-    /// Begins such a trial, if one may be made now.
+    /// Begins a trial, if one is due.
     pub(super) fn claim_trial(&mut self, now: Timestamp) -> bool {
         if !self.trial_is_due(now) {
             return false;
@@ -164,9 +165,9 @@ impl Quota {
     /// Begins an attempt within a wait that does not bind it.
     pub(super) fn ask(&mut self, demand: &Demand, now: Timestamp) {
         let is_binding = self.wait(now).is_some_and(|(_, is_binding)| is_binding);
-        let is_told = self.told.until(demand.client, now).is_some();
-        // It shows as much as a trial would of those whom the wait binds.
-        if is_binding && !is_told && self.covers(demand.size) {
+        let is_notified = self.notified.until(demand.client, now).is_some();
+        // The attempt is as informative as a trial by a client that the wait binds.
+        if is_binding && !is_notified && self.covers(demand.size) {
             self.trials.begin(now);
         }
         self.doubt(now);
@@ -186,16 +187,16 @@ impl Quota {
         }
     }
 
-    /// The wait was found to be untrue.
+    /// Turns the wait, which proved wrong, into advice.
     fn soften(&mut self) {
         self.trials.served();
-        self.told = Told::default();
+        self.notified = Notified::default();
         if let State::Hard(until) = self.state {
             self.state = State::Soft(until);
         }
     }
 
-    /// The backend answered 429.
+    /// Learns that the backend answered 429.
     #[inline(never)]
     pub(super) fn refuse(
         &mut self,
@@ -204,11 +205,11 @@ impl Quota {
         now: Timestamp,
     ) -> Option<Change> {
         let stated = refusal.stated.unwrap_or(rules.throttled);
-        // A cooldown of no length is none.
+        // A zero cooldown is disabled.
         if rules.longest.is_zero() || stated.max(rules.shortest).is_zero() {
             return None;
         }
-        // Where nothing was known of any backend the time was not asked for.
+        // The start is unset if all backends were healthy then.
         if refusal.began > Timestamp::default() {
             self.doubts.was_refused_after(now.since(refusal.began));
         }
@@ -220,7 +221,7 @@ impl Quota {
         let before = self.wait(now);
         let was_hard = before.is_some() && matches!(self.state, State::Hard(_));
         if was_hard {
-            self.told.note_another(refusal.client, now + wait, now);
+            self.notified.note_another(refusal.client, now + wait, now);
         }
         let was_covered = self.covers(refusal.size);
         let size = refusal.size.unwrap_or_default();
@@ -229,7 +230,7 @@ impl Quota {
             None => size,
         };
         if before.is_some() {
-            // An attempt from before the wait confirms what is known by now.
+            // An attempt from before the wait only confirms it.
             if refusal.began <= self.since && was_covered {
                 if refusal.began == self.since {
                     self.doubts.disprove_if_asked(refusal.began);
@@ -245,7 +246,7 @@ impl Quota {
             }
         } else {
             self.since = now;
-            self.told = Told::default();
+            self.notified = Notified::default();
             self.doubts.begin(now);
         }
         self.refused_at = now;
@@ -261,7 +262,7 @@ impl Quota {
         let (state, change) = if !is_binding {
             (State::Soft(now + stated), Change::Advised(stated))
         } else {
-            self.told.note(refusal.client, now + wait, now);
+            self.notified.note(refusal.client, now + wait, now);
             let change = Change::CoolsDown(Reason::Throttled, wait);
             (State::Hard(now + wait), change)
         };
@@ -270,12 +271,12 @@ impl Quota {
         is_new.then_some(change)
     }
 
-    /// Whether a service of an attempt that began at `began` changes anything.
+    /// Whether a served attempt from `began` changes anything.
     pub(super) fn is_news(&self, began: Timestamp) -> bool {
         self.state != State::Open && began > self.since
     }
 
-    /// The backend served an attempt of this `size` that began at `began`.
+    /// Learns that the backend served an attempt of this `size` from `began`.
     #[inline(never)]
     pub(super) fn serve(
         &mut self,
@@ -296,7 +297,7 @@ impl Quota {
         if self.doubts.confirm(began, is_large, now) {
             self.soften();
         }
-        // There is room for this one, perhaps not for a larger one.
+        // There is room for this request, but perhaps not for a larger one.
         if !is_large {
             return None;
         }
@@ -307,7 +308,7 @@ impl Quota {
         (is_last || was_binding).then_some(Change::Contradicted)
     }
 
-    /// The backend served an attempt after the wait.
+    /// Learns that the backend served an attempt after the wait.
     fn recover(&mut self, began: Timestamp, now: Timestamp) -> Option<Change> {
         if began <= self.refused_at {
             return None;
@@ -322,25 +323,25 @@ impl Quota {
         was_hard.then_some(Change::Recovered(Reason::Throttled))
     }
 
-    /// Whether nothing needs to be known of it any more.
+    /// Whether the quota can be forgotten.
     pub(super) fn is_over(&self, now: Timestamp) -> bool {
         self.standing(&Demand::default(), now) == Standing::Open
             && !self.doubts.are_recent(now)
             && !lasts(self.refused_at, self.refused_at + FORGOTTEN_AFTER, now)
     }
 
-    /// When the quota was last used: the one that is idle for longest is forgotten first.
+    /// The last use of the quota. The longest idle quota is forgotten first.
     pub(super) fn used_at(&self) -> Timestamp {
         self.refused_at.max(self.doubts.confirmed_at())
     }
 
-    /// Whether `other` looks the same to workers that choose a backend.
+    /// Whether workers that choose a backend can ignore the difference to `other`.
     pub(super) fn looks_like(&self, other: &Self) -> bool {
         self.key == other.key
             && self.state == other.state
             && self.refused_at == other.refused_at
             && self.smallest == other.smallest
-            && self.told == other.told
+            && self.notified == other.notified
             && self.recovery.is_complete() == other.recovery.is_complete()
     }
 
@@ -356,7 +357,7 @@ impl Quota {
             writer.time(time);
         }
         writer.u32(self.smallest);
-        self.told.encode(writer);
+        self.notified.encode(writer);
         self.trials.encode(writer);
         self.doubts.encode(writer);
         self.recovery.encode(writer);
@@ -376,7 +377,7 @@ impl Quota {
             since: fields.time()?,
             refused_at: fields.time()?,
             smallest: fields.u32()?,
-            told: Told::decode(fields)?,
+            notified: Notified::decode(fields)?,
             trials: Trials::decode(fields)?,
             doubts: Doubts::decode(fields)?,
             recovery: Recovery::decode(fields)?,
@@ -416,7 +417,7 @@ mod tests {
         quota.standing(&sized(Some(1000)), at(millis))
     }
 
-    /// A quota refused at the start, for ten seconds.
+    /// A quota that was refused at the start, for ten seconds.
     fn throttled() -> Quota {
         let mut quota = quota();
         let change = quota.refuse(refusal(10), &RULES, START);
@@ -430,7 +431,7 @@ mod tests {
         quota
     }
 
-    /// The quota after an attempt that began after the refusal was served at `millis`.
+    /// The quota after the backend served an attempt at `millis` that began after the refusal.
     fn contradicted(millis: u64) -> Quota {
         let mut quota = throttled();
         assert!(quota.claim_trial(at(millis - 1)));
@@ -553,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_refusal_begins_the_wait_again_without_telling() {
+    fn a_later_refusal_restarts_the_wait_without_a_report() {
         let mut quota = throttled();
         assert_eq!(
             quota.refuse(
@@ -595,7 +596,7 @@ mod tests {
     }
 
     #[test]
-    fn advice_that_is_confirmed_often_is_believed_for_a_second() {
+    fn often_confirmed_advice_binds_for_a_second() {
         let mut quota = contradicted(1_000);
         let mut waits = Vec::new();
         let mut now = 2_000;
@@ -652,7 +653,7 @@ mod tests {
         }
     }
 
-    /// A client's request that began at `millis` is refused at once, with a wait of so many seconds.
+    /// Refuses a client's request from `millis` at once, with a wait of `seconds`.
     fn refuse(quota: &mut Quota, client: u32, seconds: u64, millis: u64) -> Option<Change> {
         let refusal = Refusal {
             client: Client::from_number(client),
@@ -663,12 +664,12 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_advice_to_clients_that_were_not_told() {
+    fn a_wait_is_advice_to_clients_that_were_not_notified() {
         let mut quota = quota();
         refuse(&mut quota, 1, 10, 0);
         assert_eq!(quota.standing(&from(1), at(1)), Standing::Hard(at(10_000)));
         assert_eq!(quota.standing(&from(2), at(1)), Standing::Soft(at(10_000)));
-        // The second is refused, and told less.
+        // The second client is refused too, with a shorter wait.
         quota.ask(&from(2), at(1000));
         refuse(&mut quota, 2, 5, 1000);
         quota.ask(&from(2), at(2000));
@@ -685,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn the_third_client_that_is_refused_shows_that_all_would_be() {
+    fn a_third_refused_client_makes_the_wait_bind_all() {
         let mut quota = quota();
         for client in 1..=3 {
             assert_eq!(quota.standing(&from(9), at(1)), {
@@ -694,21 +695,21 @@ mod tests {
                     _ => Standing::Soft(at(10_000)),
                 }
             });
-            // They were under way together.
+            // The three attempts were in flight together.
             refuse(&mut quota, client, 10, 0);
         }
         assert_eq!(quota.standing(&from(9), at(1)), Standing::Hard(at(10_000)));
     }
 
     #[test]
-    fn a_client_that_is_served_within_anothers_wait_ends_it() {
+    fn a_client_served_within_anothers_wait_ends_it() {
         let mut quota = quota();
         refuse(&mut quota, 1, 10, 0);
         quota.ask(&from(2), at(100));
         let change = quota.serve(at(100), Some(1000), at(900));
         assert_eq!(change, Some(Change::Contradicted));
         assert_eq!(quota.standing(&from(1), at(901)), Standing::Open);
-        // The next waits of the first are advice to all.
+        // The first client's next waits are advice to all.
         refuse(&mut quota, 1, 10, 1000);
         assert_eq!(
             quota.standing(&from(1), at(1001)),
@@ -717,7 +718,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_hear_of_another_client_that_was_told() {
+    fn workers_learn_of_a_newly_notified_client() {
         let mut quota = quota();
         refuse(&mut quota, 1, 10, 0);
         let before = quota;

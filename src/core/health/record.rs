@@ -1,4 +1,4 @@
-//! The record of one backend's health: its parts, and the record as bytes.
+//! The record of one backend's health: its parts and its encoding.
 
 use super::access::{self, Access};
 use super::breaker::{self, Breaker};
@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 
 const VERSION: u8 = 4;
 
-/// The most quotas in the record of one backend. If there are more, the longest idle one is dropped.
+/// The most quotas in the record of one backend. The longest idle quota is dropped first.
 const MOST_QUOTAS: usize = 64;
 
 /// The health of one backend.
@@ -31,7 +31,7 @@ pub struct QuotaWait {
     pub key: QuotaKey,
     /// The end of the wait.
     pub until: Timestamp,
-    /// Whether the wait keeps requests away; otherwise it is advice.
+    /// Whether the wait binds requests. Otherwise it is advice.
     pub is_binding: bool,
 }
 
@@ -94,7 +94,7 @@ impl Health {
         }
     }
 
-    /// The quota of a request. Requests with unread names have a quota of their own.
+    /// The quotas of a request. Requests with unread names use a separate quota.
     pub(super) fn quotas_of(&self, demand: &Demand) -> impl Iterator<Item = &Quota> + use<'_> {
         let key = demand.quota;
         let quotas = self.quotas.iter();
@@ -138,7 +138,7 @@ impl Health {
         breaker && access && quotas.all(|quota| quota.admits(now))
     }
 
-    /// Begins an attempt on a recovering backend, if that admits one.
+    /// Begins an attempt on a recovering backend, if the backend admits it.
     pub fn admit(&mut self, demand: &Demand, now: Timestamp) -> bool {
         if !self.admits(demand, now) {
             return false;
@@ -157,7 +157,7 @@ impl Health {
         true
     }
 
-    /// Whether a trial may begin, which finds out whether a cooldown is still justified.
+    /// Whether a trial is due, which finds out whether a cooldown is still justified.
     pub fn trial_is_due(&self, demand: &Demand, now: Timestamp) -> bool {
         let refuses = matches!(self.access.standing(now), access::Standing::Refused(_));
         let mut hard = self
@@ -185,25 +185,25 @@ impl Health {
         true
     }
 
-    /// Begins an attempt in spite of an advice to wait.
+    /// Begins an attempt despite advice to wait.
     pub fn ask(&mut self, demand: &Demand, now: Timestamp) {
         self.quotas_of_mut(demand)
             .for_each(|quota| quota.ask(demand, now));
     }
 
-    /// Whether the backend has answered that it lacks the deployment or API of `demand`.
+    /// Whether the backend reported that it lacks the demanded deployment or API.
     pub fn lacks(&self, demand: &Demand, now: Timestamp) -> bool {
         let deployment = demand.deployment_in_api();
         let mut demanded = deployment.into_iter().chain(demand.whole_api());
         demanded.any(|id| self.missing.contains(id, now))
     }
 
-    /// Whether the backend has answered that it lacks any deployment or API.
+    /// Whether the backend reported that it lacks any deployment or API.
     pub fn lacks_any(&self) -> bool {
         !self.missing.is_empty()
     }
 
-    /// The gravest reason why requests are kept away or the backend recovers, with the end of a running cooldown.
+    /// The most severe state of the backend, with the end of a running cooldown.
     pub fn trouble(&self, now: Timestamp) -> Option<(Reason, Option<Timestamp>)> {
         match self.access.standing(now) {
             access::Standing::Refused(until) => return Some((Reason::Misconfigured, Some(until))),
@@ -220,12 +220,12 @@ impl Health {
         until.map(|until| (Reason::Throttled, Some(until)))
     }
 
-    /// The waits of all quotas that are not over.
+    /// The running waits of all quotas.
     pub fn quota_waits(&self, now: Timestamp) -> impl Iterator<Item = QuotaWait> + use<'_> {
         self.quotas(now).filter_map(|(_, wait)| wait)
     }
 
-    /// The quotas that were refused lately, each with its running wait.
+    /// The recently refused quotas, each with its running wait.
     pub fn quotas(
         &self,
         now: Timestamp,
@@ -253,7 +253,7 @@ impl Health {
         writer.finish()
     }
 
-    /// The record in `bytes`. Without bytes, or with bytes of another version, it is the record of a free backend.
+    /// The record in `bytes`. Missing bytes, or bytes of another version, decode to the record of a healthy backend.
     pub fn decode(bytes: Option<&[u8]>) -> Self {
         bytes.and_then(Self::try_decode).unwrap_or_default()
     }

@@ -1,16 +1,16 @@
-//! How a backend is used after a cooldown: gently at first.
+//! The recovery of a backend after a cooldown.
 
 use core::time::Duration;
 
 use crate::codec::{Fields, Writer};
 use crate::time::Timestamp;
 
-/// A recovery is complete when this many attempts may be out at the same time.
+/// The number of concurrent attempts at which a recovery is complete.
 const COMPLETE: u8 = 16;
 
-/// A recovery after a cooldown: one attempt at a time, then two, four, eight. Each success doubles the number.
+/// A recovery: one attempt at a time, then two, four, eight. Each success doubles the number.
 ///
-/// The number is a preference, not a limit: where no other backend is free, a recovering one gets what comes.
+/// The number is a preference, not a limit. If no other backend is free, a recovering backend gets every request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Recovery {
     limit: u8,
@@ -28,12 +28,12 @@ impl Default for Recovery {
     }
 }
 
-/// What an attempt means that has no outcome after some time.
+/// The meaning of an attempt without an outcome after some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Silence {
-    /// It was accepted: a throttled backend refuses at once.
+    /// The attempt was accepted: a throttled backend refuses at once.
     IsConsent,
-    /// It may have been lost with its worker.
+    /// The attempt may have been lost with its worker.
     IsLoss,
 }
 
@@ -52,7 +52,7 @@ impl Recovery {
         self.out < self.limit || self.is_overdue(silence, now)
     }
 
-    /// Begins an attempt, if one may.
+    /// Begins an attempt, if one is allowed.
     pub(super) fn admit(&mut self, silence: Silence, now: Timestamp) -> bool {
         if !self.admits(silence, now) {
             return false;
@@ -73,12 +73,12 @@ impl Recovery {
         (self.last + patience).has_passed(now, patience)
     }
 
-    /// An admitted attempt ended without an outcome that counts.
+    /// Notes that an admitted attempt ended without a useful outcome.
     pub(super) fn leave(&mut self) {
         self.out = self.out.saturating_sub(1);
     }
 
-    /// An attempt succeeded.
+    /// Notes a successful attempt.
     pub(super) fn succeed(&mut self) {
         self.leave();
         self.limit = self.limit.saturating_mul(2);
@@ -111,7 +111,7 @@ mod tests {
     const START: Timestamp = Timestamp::from_secs(1_700_000_000);
 
     #[test]
-    fn each_success_doubles_what_may_be_out_at_once() {
+    fn each_success_doubles_the_concurrent_attempts() {
         let mut recovery = Recovery::default();
         for allowed in [1, 2, 4, 8] {
             for _ in 0..allowed {

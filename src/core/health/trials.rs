@@ -1,4 +1,4 @@
-//! Attempts that doubt a cooldown: at most one a second, and fewer the more often they confirm it.
+//! Attempts that test a cooldown: at most one a second, and fewer the more often they confirm it.
 
 use core::time::Duration;
 
@@ -11,19 +11,19 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// The trials of one cooldown.
 ///
-/// While everything that a request could use is in cooldown, one attempt goes out all the same. So a wait that is longer than
-/// the backend needs ends within a second, and no client can keep a backend from the others for longer.
+/// While all backends of a request are in cooldown, one attempt is made anyway. So an unneeded wait ends within a
+/// second, and no client can close a backend for other clients for longer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Trials {
     last: Timestamp,
-    /// Refusals since the last success.
+    /// The number of refusals since the last success.
     refusals: u8,
 }
 
 impl Trials {
-    /// How long after one trial the next is due: 1, 1, 1, 2, 4, 8 seconds, and at random up to half as long again.
+    /// The pause until the next trial: 1, 1, 1, 2, 4, 8 seconds, plus a random half at most.
     ///
-    /// A client whose requests come at regular times, and are refused, would otherwise make every trial.
+    /// Without the random part, a client with regular requests that are all refused would make every trial.
     fn pause(&self) -> Duration {
         let doublings = u32::from(self.refusals.saturating_sub(3)).min(8);
         let pause = Duration::from_secs(1 << doublings).min(LONGEST_PAUSE);
@@ -31,17 +31,17 @@ impl Trials {
         pause + pause * jitter as u32 / 2048
     }
 
-    /// Whether a trial may be made now.
+    /// Whether a trial is due.
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
         (self.last + self.pause()).has_passed(now, self.pause())
     }
 
-    /// A trial begins.
+    /// Notes the start of a trial.
     pub(super) fn begin(&mut self, now: Timestamp) {
         self.last = now;
     }
 
-    /// Makes a trial, if one may be made now.
+    /// Begins a trial, if one is due.
     pub(super) fn claim(&mut self, now: Timestamp) -> bool {
         let due = self.is_due(now);
         if due {
@@ -50,12 +50,12 @@ impl Trials {
         due
     }
 
-    /// The backend refused a request.
+    /// Notes a refused request.
     pub(super) fn refused(&mut self) {
         self.refusals = self.refusals.saturating_add(1);
     }
 
-    /// The backend served a request.
+    /// Notes a served request.
     pub(super) fn served(&mut self) {
         self.refusals = 0;
     }

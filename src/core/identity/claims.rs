@@ -1,11 +1,11 @@
-//! What an access token says of itself. Read for the log, never trusted for authorization: that is the backend's business.
+//! The claims of an access token. They are read for the log, not for authorization, which the backend decides.
 
 use crate::prelude::*;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::Engine;
 use serde_json::Value;
 
-/// The claims worth a line in the log.
+/// The claims that the log mentions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
     /// The audience, `aud`.
@@ -35,7 +35,7 @@ pub fn read(token: &str) -> Option<Claims> {
     })
 }
 
-/// The value, or the first one of a list: RFC 7519 allows both for `aud`, and Kubernetes writes a list.
+/// The value, or the first one of a list. RFC 7519 allows both for `aud`, and Kubernetes writes a list.
 fn first(value: &Value) -> Option<&Value> {
     match value {
         Value::Array(list) => list.first(),
@@ -43,7 +43,7 @@ fn first(value: &Value) -> Option<&Value> {
     }
 }
 
-/// A short printable string: it goes to the log.
+/// A short printable string, safe for the log.
 fn printable(value: &Value) -> Option<String> {
     let text = value.as_str()?;
     let fine = text.len() <= 200 && text.bytes().all(|b| b.is_ascii_graphic());
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_claims_are_left_out_and_odd_tokens_have_none() {
+    fn invalid_claims_are_skipped_and_invalid_tokens_have_none() {
         let claims = read(&token(r#"{"aud":[5],"oid":"a\nb","exp":"soon"}"#));
         assert_eq!(claims, Some(Claims::default()));
         for odd in ["", "opaque", "a.b.c", "a.!!.c", &token("3"), &token("{")] {

@@ -1,4 +1,4 @@
-//! What is shown to each backend: a key of its own, or the token of its identity.
+//! The credential of each backend: its own key, or the token of its identity.
 
 use alloc::rc::Rc;
 use core::cell::Cell;
@@ -13,19 +13,19 @@ use crate::prelude::*;
 use crate::swap::SwapError;
 use crate::time::Timestamp;
 
-/// For want of a token no client is told to come back sooner than after this time.
+/// The shortest `retry-after` of a reply for a missing token.
 pub(crate) const LEAST_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Nor later than after this one: what is not known must not read as never.
+/// The longest `retry-after` of a reply for a missing token. An unknown wait must not read as "never".
 const MOST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
-/// Identities, by their places in the configuration.
+/// A set of identities, by their indices in the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identities(u32);
 
 impl Identities {
     fn add(&mut self, identity: usize) {
-        // A configuration has fewer than 32.
+        // A configuration has fewer than 32 identities.
         self.0 |= u32::try_from(identity)
             .ok()
             .and_then(|identity| 1_u32.checked_shl(identity))
@@ -39,19 +39,19 @@ impl Identities {
     }
 }
 
-/// The credentials of all backends, on one worker, over the host `H`.
+/// The credentials of all backends on one worker. `H` is the host.
 pub struct Credentials<H> {
-    /// By backend.
+    /// One source for each backend.
     sources: Vec<Source>,
-    /// By identity.
+    /// One token for each identity.
     tokens: Vec<Token<H>>,
-    /// By backend: it accepted what it was last shown, as far as this worker knows.
+    /// Whether each backend accepted its last credential, as far as this worker knows.
     accepted: Vec<Cell<bool>>,
-    /// Backends differ in what they need, so that some may be asked while others cannot.
+    /// Whether backends need different credentials, so that only some may be usable.
     differ: bool,
-    /// The backends that could not be asked when these identities had no token, as they were looked for last.
+    /// The last result of looking for backends without a token, with the identities that had none.
     tokenless: Cell<Option<(Identities, Option<BackendSet>)>>,
-    /// The last tick's time: it is looked at no more often than that whether a token is still good.
+    /// The time of the last tick. The expiry of tokens is checked against it.
     now: Cell<Timestamp>,
 }
 
@@ -63,7 +63,7 @@ enum Source {
 /// The token of one identity.
 struct Token<H> {
     store: Rc<TokenStore<H>>,
-    /// How long a request may wait for it.
+    /// How long a request may wait for the token.
     wait_timeout: Duration,
 }
 
@@ -78,10 +78,10 @@ impl<H: Host> Token<H> {
 }
 
 impl<H: Host> Credentials<H> {
-    /// Those of `config`, and the shared records that no other worker has made.
+    /// Creates the credentials of `config`, and the shared records that no other worker has created.
     ///
     /// # Errors
-    /// The map of the host refused.
+    /// The host refused access to its shared data.
     #[inline(never)]
     pub fn new(host: &H, config: &Config) -> Result<Self, SwapError<H::Error>> {
         let sources: Vec<_> = config
@@ -109,19 +109,20 @@ impl<H: Host> Credentials<H> {
         })
     }
 
-    /// What this worker knows of each identity's token, in the order of the configuration.
+    /// This worker's view of each identity's token, in the order of the configuration.
     pub fn stores(&self) -> impl Iterator<Item = Rc<TokenStore<H>>> + '_ {
         self.tokens.iter().map(|token| Rc::clone(&token.store))
     }
 
-    /// From now on tokens are good or expired as of this time.
+    /// Sets the time against which the expiry of tokens is checked.
     pub fn look(&self, now: Timestamp) {
         self.now.set(now);
     }
 
-    /// What is shown to `backend`, if there is anything to show.
+    /// The credential of `backend`, if one is available.
     ///
-    /// A token is looked at once a tick, so "expired" may be a tick late; a backend then says so, and it is renewed.
+    /// The expiry is checked against the last tick's time, so a token may be used for a tick too long. The backend then
+    /// refuses the token, and it is renewed.
     pub fn of(&self, backend: usize) -> Option<Rc<Authorization>> {
         match self.sources.get(backend)? {
             Source::Key(key) => Some(Rc::clone(key)),
@@ -132,7 +133,7 @@ impl<H: Host> Credentials<H> {
     fn token(&self, identity: usize) -> Option<Rc<Authorization>> {
         let (store, now) = (&self.tokens.get(identity)?.store, self.now.get());
         store.current(now).or_else(|| {
-            // Another worker may have got one since the last tick.
+            // Another worker may have fetched a token since the last tick.
             store.sync(now).ok()?;
             store.current(now)
         })
@@ -143,13 +144,13 @@ impl<H: Host> Credentials<H> {
         token.is_none_or(|token| token.store.current(self.now.get()).is_none())
     }
 
-    /// Whether `backend` is shown a key.
+    /// Whether `backend` has a key.
     pub fn is_keyed(&self, backend: usize) -> bool {
         matches!(self.sources.get(backend), Some(Source::Key(_)))
     }
 
-    /// The backends that cannot be asked now; `None` where there is no one who can. Backends that are all alike are looked at
-    /// once.
+    /// The backends without a usable credential. `None` if no backend has one. If all backends use one identity, only
+    /// its token is checked.
     pub fn tokenless(&self) -> Option<BackendSet> {
         if !self.differ {
             return self.of(0).map(|_| BackendSet::default());
@@ -170,7 +171,7 @@ impl<H: Host> Credentials<H> {
         }
     }
 
-    /// The backends that cannot be asked while these identities have no token; `None` where there is no one who can.
+    /// The backends without a usable credential while these identities have no token. `None` if no backend has one.
     #[inline(never)]
     fn lacking(&self, without: Identities) -> Option<BackendSet> {
         let (mut all, mut lacking) = (true, BackendSet::default());
@@ -183,8 +184,8 @@ impl<H: Host> Credentials<H> {
         (!all).then_some(lacking)
     }
 
-    /// The identities whose tokens would let one of these backends be asked, which cannot be asked now: as far as this worker has
-    /// seen when it looked at the backends. What another one has stored since is for the tick, or there would be nothing to wait for.
+    /// The identities whose missing tokens would make one of these backends usable. Tokens that other workers stored
+    /// since the last check are ignored. The next tick finds them, and the wait ends.
     pub fn wanted(&self, backends: impl Fn(usize) -> bool) -> Identities {
         let mut wanted = Identities::default();
         for (backend, source) in self.sources.iter().enumerate() {
@@ -204,13 +205,13 @@ impl<H: Host> Credentials<H> {
         tokens.map(|(_, tokens)| tokens)
     }
 
-    /// A token of one of these.
+    /// A token of one of `identities`.
     pub fn any(&self, identities: Identities, now: Timestamp) -> Option<Rc<Authorization>> {
         self.each(identities)
             .find_map(|token| token.store.current(now))
     }
 
-    /// How long until one of these may have a token, as far as is known.
+    /// The expected time until one of `identities` has a token.
     pub fn expected_wait(&self, identities: Identities, now: Timestamp) -> Duration {
         let waits = self
             .each(identities)
@@ -218,17 +219,17 @@ impl<H: Host> Credentials<H> {
         waits.min().unwrap_or(Duration::MAX)
     }
 
-    /// When it makes sense to ask again for what needs a token of one of these.
+    /// The time after which a request that needs a token of one of `identities` may succeed.
     pub fn retry_after(&self, identities: Identities, now: Timestamp) -> Duration {
         if identities == Identities::default() {
-            // It has come meanwhile.
+            // The token arrived meanwhile.
             return LEAST_RETRY_AFTER;
         }
         let wait = self.expected_wait(identities, now);
         wait.clamp(LEAST_RETRY_AFTER, MOST_RETRY_AFTER)
     }
 
-    /// How long a request may wait for a token of one of these.
+    /// How long a request may wait for a token of one of `identities`.
     pub fn wait_timeout(&self, identities: Identities) -> Duration {
         let limits = self.each(identities).map(|token| token.wait_timeout);
         limits.max().unwrap_or(Duration::ZERO)
@@ -240,7 +241,7 @@ impl<H: Host> Credentials<H> {
             .map_or(Duration::ZERO, |token| token.wait_timeout)
     }
 
-    /// The identity whose token `backend` gets, by its place in the configuration.
+    /// The index of the identity whose token `backend` gets.
     pub fn identity_of(&self, backend: usize) -> Option<usize> {
         match self.sources.get(backend)? {
             Source::Key(_) => None,
@@ -252,20 +253,20 @@ impl<H: Host> Credentials<H> {
         self.tokens.get(self.identity_of(backend)?)
     }
 
-    /// The generation of the token that `backend` gets, if there is one.
+    /// The generation of the current token of `backend`.
     pub fn generation(&self, backend: usize) -> Option<u32> {
         let token = self.token_of(backend)?.store.current(self.now.get())?;
         Some(token.generation)
     }
 
-    /// `backend` accepted what it was shown.
+    /// Notes that `backend` accepted its credential.
     pub fn accepted(&self, backend: usize) {
         if let Some(accepted) = self.accepted.get(backend) {
             accepted.set(true);
         }
     }
 
-    /// Asks for a token for `backend` that is newer than the refused one of `generation`.
+    /// Requests a token for `backend` that is newer than the refused one of `generation`.
     pub fn renew(&self, backend: usize, generation: u32, now: Timestamp) -> Renewal {
         let accepted = self.accepted.get(backend).is_some_and(Cell::take);
         let before = match accepted {
@@ -275,7 +276,7 @@ impl<H: Host> Credentials<H> {
         self.renewed(backend, |store| store.renew(generation, before, now))
     }
 
-    /// What has become of that.
+    /// The state of a renewal that [`Self::renew`] began.
     pub fn renewal(&self, backend: usize, generation: u32, now: Timestamp) -> Renewal {
         self.renewed(backend, |store| store.renewal(generation, now))
     }
@@ -294,7 +295,7 @@ impl<H: Host> Credentials<H> {
         })
     }
 
-    /// Whether a token is missing that may come within `soon`: from another worker, perhaps.
+    /// Whether a missing token may arrive within `soon`, perhaps from another worker.
     pub fn may_come(&self, now: Timestamp, soon: Duration) -> bool {
         let mut missing = self
             .tokens
@@ -303,7 +304,7 @@ impl<H: Host> Credentials<H> {
         missing.any(|token| token.store.expected_wait(now) < soon)
     }
 
-    /// The seconds until the token of each identity expires, in the order of the configuration; 0 where it is missing.
+    /// The seconds until each identity's token expires, in the order of the configuration. 0 for a missing token.
     pub fn seconds_left(&self, now: Timestamp) -> impl Iterator<Item = u64> + '_ {
         self.tokens.iter().map(move |token| {
             let token = token.store.current(now);

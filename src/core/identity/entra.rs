@@ -1,4 +1,4 @@
-//! The token endpoint of Entra ID: the form to post, and what its refusals mean.
+//! The token endpoint of Entra ID: the request form and the meaning of refusals.
 //!
 //! The request: <https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow>.
 //! The codes: <https://learn.microsoft.com/entra/identity-platform/reference-error-codes>.
@@ -14,7 +14,7 @@ use crate::time::Timestamp;
 /// The type of an assertion that is a JSON web token (RFC 7523, section 2.2).
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// An application, as Entra ID knows it.
+/// An application of Entra ID.
 #[derive(Clone, Copy)]
 pub(super) struct Application<'a> {
     pub identity: &'a Identity,
@@ -24,15 +24,15 @@ pub(super) struct Application<'a> {
     pub proof: &'a Proof,
 }
 
-/// Why an exchange brought no token.
+/// The reason why a request returned no token.
 pub(super) enum Refusal {
-    /// The assertion has expired (AADSTS700024). The file may have a newer one.
+    /// The assertion has expired (AADSTS700024). The token file may have a newer one.
     Expired,
-    /// Anything else.
+    /// Any other failure.
     Failure(Failure),
 }
 
-/// The headers of the request for a token, pseudo-headers included.
+/// The headers of the token request, including pseudo-headers.
 pub(super) fn headers(application: Application<'_>) -> Vec<(&'static str, String)> {
     vec![
         (":method", "POST".to_owned()),
@@ -50,7 +50,8 @@ pub(super) fn headers(application: Application<'_>) -> Vec<(&'static str, String
     ]
 }
 
-/// The form that asks for a token. `assertion` is the content of the token file; without one the client secret is sent.
+/// The form of the token request. `assertion` is the content of the token file. Without it the form has the client
+/// secret.
 pub(super) fn form(application: Application<'_>, assertion: Option<&str>) -> Secret {
     let mut form = format!(
         "grant_type=client_credentials&client_id={}&scope={}%2F.default",
@@ -74,7 +75,7 @@ pub(super) fn form(application: Application<'_>, assertion: Option<&str>) -> Sec
 /// The assertion in the answer of the token file's listener.
 ///
 /// # Errors
-/// The file is missing, empty or no token. All of that may pass: Kubernetes writes the file again.
+/// The file is missing, empty or not a token. Each may pass, because Kubernetes writes the file again.
 pub(super) fn read_file<'a>(cluster: &str, answer: Answer<'a>) -> Result<&'a str, Failure> {
     let failure = |reason: String| Failure::Transient {
         reason,
@@ -103,13 +104,13 @@ pub(super) fn read_file<'a>(cluster: &str, answer: Answer<'a>) -> Result<&'a str
     let content = core::str::from_utf8(content).ok();
     content
         .filter(|content| source::is_token(content))
-        .ok_or_else(|| failure("the token file holds no token".to_owned()))
+        .ok_or_else(|| failure("the token file does not contain a token".to_owned()))
 }
 
-/// The token in the answer of Entra ID. `assertion` is what the assertion says of itself.
+/// The token in the answer of Entra ID. `assertion` has the claims of the assertion.
 ///
 /// # Errors
-/// What to do about the refusal.
+/// The refusal, with advice.
 pub(super) fn read_answer(
     application: Application<'_>,
     assertion: Option<&Claims>,
@@ -124,7 +125,7 @@ pub(super) fn read_answer(
             let reason = match &error.error {
                 Some(_) => error.text(),
                 None => format!(
-                    "status {status} without an error of Entra ID's; check that cluster {:?} reaches {:?}",
+                    "status {status} without an error code of Entra ID; check that cluster {:?} reaches {:?}",
                     application.identity.cluster, application.authority
                 ),
             };
@@ -150,7 +151,7 @@ pub(super) fn read_answer(
     Err(Refusal::Failure(failure))
 }
 
-/// The failure of an assertion that was expired when it was read again, too.
+/// The failure of an assertion that is still expired after the file was read again.
 pub(super) fn still_expired() -> Failure {
     Failure::Transient {
         reason: "AADSTS700024: the token in the file has expired; check that the file is in a projected volume, which the kubelet \
@@ -160,7 +161,7 @@ pub(super) fn still_expired() -> Failure {
     }
 }
 
-/// A refusal of Entra ID. Its description is left out: it changes each time, and may repeat what was sent.
+/// A refusal of Entra ID. The error's description is ignored: it varies, and may repeat the request's content.
 struct Refused {
     status: u16,
     error: Option<String>,
@@ -199,7 +200,7 @@ impl Refused {
     }
 }
 
-/// What to do about a refusal with this code.
+/// The advice for a refusal with this code.
 #[inline(never)]
 fn advice(application: Application<'_>, assertion: Option<&Claims>, code: u64) -> String {
     let Application {
@@ -234,7 +235,7 @@ fn advice(application: Application<'_>, assertion: Option<&Claims>, code: u64) -
             "tenant {tenant} has no application {client_id}; check `client_id` and `tenant_id`"
         ),
         (500_011 | 70_011, _) => {
-            format!("tenant {tenant} knows no resource {resource}; check `resource`")
+            format!("tenant {tenant} has no resource {resource}; check `resource`")
         }
         _ => format!("https://login.microsoftonline.com/error?code={code} explains the code"),
     }

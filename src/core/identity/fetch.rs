@@ -1,7 +1,8 @@
-//! The fetch of one token: the calls it takes, one after the other, within one time limit.
+//! The fetch of one token: its calls, one after the other, within one time limit.
 //!
-//! IMDS and App Service take one call. Workload identity takes two: one for the token file, one to Entra ID. If Entra ID says that
-//! the assertion has expired, both are made once more: the kubelet may have replaced the file meanwhile.
+//! IMDS and App Service take one call. Workload identity takes two, one for the token file and one to Entra ID. If
+//! Entra ID reports an expired assertion, both calls are repeated once, because the kubelet may have replaced the file
+//! meanwhile.
 
 use core::time::Duration;
 
@@ -12,23 +13,23 @@ use crate::config::{Identity, Proof, Secret, Source};
 use crate::prelude::*;
 use crate::time::Timestamp;
 
-/// A call that the fetch needs.
+/// A call of a fetch.
 #[derive(Debug)]
 pub struct Call {
     /// The Envoy cluster to call.
     pub cluster: String,
-    /// The headers, pseudo-headers included.
+    /// The headers, including pseudo-headers.
     pub headers: Vec<(&'static str, String)>,
-    /// The body; it may be empty.
+    /// The body. May be empty.
     pub body: Secret,
-    /// How long the answer may take.
+    /// The time limit for the answer.
     pub timeout: Duration,
 }
 
-/// What follows an answer.
+/// The step after an answer.
 #[derive(Debug)]
 pub enum Next {
-    /// Another call, whose answer belongs to this fetch.
+    /// Another call of this fetch.
     Call(Fetch, Call),
     /// The fetch is over.
     Done(Result<Fetched, Failure>),
@@ -39,23 +40,23 @@ pub enum Next {
 pub struct Fetch {
     deadline: Timestamp,
     step: Step,
-    /// The token file was read a second time.
+    /// Whether the token file was read a second time.
     again: bool,
 }
 
-/// The call whose answer is awaited.
+/// The call whose answer the fetch awaits.
 #[derive(Debug)]
 enum Step {
-    /// To a machine's token service.
+    /// A call to a machine's token service.
     Machine,
-    /// To the listener that answers with the token file.
+    /// A call to the listener that serves the token file.
     File,
-    /// To Entra ID, with an assertion that says this of itself, or with a client secret.
+    /// A call to Entra ID, with an assertion that has these claims, or with a client secret.
     Exchange(Option<Claims>),
 }
 
 impl Fetch {
-    /// A new fetch, and its first call. All of its calls together may take the identity's `fetch_timeout`.
+    /// Starts a fetch with its first call. All calls together may take the identity's `fetch_timeout`.
     pub fn start(identity: &Identity, now: Timestamp) -> (Self, Call) {
         let mut fetch = Self {
             deadline: now + identity.fetch_timeout,
@@ -77,7 +78,7 @@ impl Fetch {
         (fetch, call)
     }
 
-    /// Takes the answer to the fetch's last call.
+    /// Handles the answer to the fetch's last call.
     pub fn on_answer(mut self, identity: &Identity, answer: Answer<'_>, now: Timestamp) -> Next {
         let Some(application) = application(identity) else {
             return Next::Done(source::read_answer(answer, now));
@@ -109,7 +110,7 @@ impl Fetch {
         }
     }
 
-    /// The failure of a fetch whose call Envoy refused, for the reason `error`.
+    /// The failure of a fetch whose call Envoy refused with `error`.
     #[inline(never)]
     pub fn refused(identity: &Identity, cluster: &str, error: &str) -> Failure {
         let field = match cluster == identity.cluster {
@@ -117,9 +118,9 @@ impl Fetch {
             false => "token_file_cluster",
         };
         Failure::Misconfigured {
-            reason: format!("Envoy did not take a call to {cluster:?}: {error}"),
+            reason: format!("Envoy refused a call to {cluster:?}: {error}"),
             advice: Some(format!(
-                "use the name of a cluster that Envoy has in `{}.{field}`",
+                "set the name of an existing Envoy cluster in `{}.{field}`",
                 identity.label()
             )),
         }
@@ -142,7 +143,7 @@ impl Fetch {
         assertion: Option<&str>,
         now: Timestamp,
     ) -> Call {
-        // What is no JSON web token is sent all the same: it is for Entra ID to judge.
+        // An assertion that is not a JSON web token is sent anyway, because Entra ID has to judge it.
         self.step = Step::Exchange(assertion.map(|text| claims::read(text).unwrap_or_default()));
         self.call(
             &application.identity.cluster,
@@ -168,7 +169,7 @@ impl Fetch {
     }
 }
 
-/// The identity as an application of Entra ID, if that is what gives its tokens.
+/// The identity's application, if its tokens come from Entra ID.
 fn application(identity: &Identity) -> Option<Application<'_>> {
     match &identity.source {
         Source::Entra {
@@ -258,13 +259,13 @@ mod tests {
         }
     }
 
-    /// The exchange that follows when the file was read.
+    /// The request to Entra ID after the file was read.
     fn exchange(identity: &Identity, now: Timestamp) -> (Fetch, Call) {
         let (fetch, _) = Fetch::start(identity, now);
         call(fetch.on_answer(identity, answer(200, assertion().as_bytes()), now))
     }
 
-    /// The failure of an exchange that is answered like this.
+    /// The failure of a request to Entra ID with this answer.
     fn refused(identity: &Identity, status: u16, body: &str) -> Failure {
         let (fetch, _) = exchange(identity, NOW);
         failure(fetch.on_answer(identity, answer(status, body.as_bytes()), NOW))
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn no_call_is_made_after_the_time_limit() {
+    fn no_call_follows_the_time_limit() {
         let identity = workload();
         let (fetch, _) = Fetch::start(&identity, NOW);
         let late = NOW + Duration::from_secs(5);
@@ -359,14 +360,14 @@ mod tests {
     }
 
     #[test]
-    fn every_state_of_the_file_is_told() {
+    fn every_failure_of_the_file_is_reported() {
         let identity = workload();
         let long = vec![b'a'; 40_000];
         for (status, body, reason) in [
             (Some(200), &b"\n"[..], "the token file is empty"),
-            (Some(200), b"two words", "the token file holds no token"),
-            (Some(200), b"\xff\xfe", "the token file holds no token"),
-            (Some(200), &long, "the token file holds no token"),
+            (Some(200), b"two words", "the token file does not contain a token"),
+            (Some(200), b"\xff\xfe", "the token file does not contain a token"),
+            (Some(200), &long, "the token file does not contain a token"),
             (
                 Some(503),
                 b"reset",
@@ -398,7 +399,7 @@ mod tests {
             (7_000_222, "the client secret has expired"),
             (90_002, "login.microsoftonline.com has no tenant tenant-1; check `tenant_id`"),
             (700_016, "tenant tenant-1 has no application client-1; check `client_id`"),
-            (500_011, "tenant tenant-1 knows no resource https://cognitiveservices.azure.com"),
+            (500_011, "tenant tenant-1 has no resource https://cognitiveservices.azure.com"),
             (50_001, "https://login.microsoftonline.com/error?code=50001 explains the code"),
         ] {
             let failure = refused(&workload(), 400, &refusal(code));

@@ -1,4 +1,4 @@
-//! One worker's share of the work to keep an identity's token fresh.
+//! A worker's part in keeping an identity's token fresh.
 
 use alloc::rc::Rc;
 use core::time::Duration;
@@ -10,13 +10,14 @@ use crate::prelude::*;
 use crate::swap::{SharedMap, SwapError};
 use crate::time::{Pretty, Timestamp};
 
-/// One worker's share of the work for one identity's token, over the map `M` that all workers share.
+/// A worker's part in keeping one identity's token fresh. All workers share the map `M`.
 ///
-/// It says which call is to be made, and is told what became of that. All of its functions get the time, and count by `count`.
+/// It returns the calls to make, and takes their answers. All methods take the current time and a function that counts
+/// events.
 pub struct Keeper<M> {
     identity: Identity,
     store: Rc<TokenStore<M>>,
-    /// The fetch, if it is this worker's, and the call whose answer it awaits, once that was made.
+    /// This worker's fetch, if one runs, with the id of its call once the call was made.
     fetching: Option<(Option<u32>, Fetch)>,
     last_failure: Option<Failure>,
 }
@@ -24,7 +25,7 @@ pub struct Keeper<M> {
 type Result<T, M> = core::result::Result<T, SwapError<<M as SharedMap>::Error>>;
 
 impl<M: SharedMap> Keeper<M> {
-    /// The work for `identity`'s token in `store`.
+    /// Keeps the token of `identity` in `store` fresh.
     pub fn new(identity: Identity, store: Rc<TokenStore<M>>) -> Self {
         Self {
             identity,
@@ -34,10 +35,11 @@ impl<M: SharedMap> Keeper<M> {
         }
     }
 
-    /// Takes over what other workers found. A call is to be made where a fetch falls to this worker: [`Self::called`] is told.
+    /// Reads what other workers stored. Returns a call if this worker has to fetch a token. Pass its result to
+    /// [`Self::called`].
     ///
     /// # Errors
-    /// The map refused; the next tick tries again.
+    /// The host refused access to its shared data. The next tick tries again.
     #[inline(never)]
     pub fn keep_fresh(&mut self, now: Timestamp, count: &dyn Fn(Event)) -> Result<Option<Call>, M> {
         if self.store.is_fresh(now) || !self.store.claim_fetch(now, self.identity.fetch_timeout)? {
@@ -49,10 +51,10 @@ impl<M: SharedMap> Keeper<M> {
         Ok(Some(call))
     }
 
-    /// A call to `cluster` was made, and has this number, or the host refused it for this reason.
+    /// Notes the result of a call to `cluster`: its id, or the host's reason to refuse it.
     ///
     /// # Errors
-    /// The map refused; the lease ends by itself.
+    /// The host refused access to its shared data. The lease then expires.
     pub fn called(
         &mut self,
         cluster: &str,
@@ -77,10 +79,10 @@ impl<M: SharedMap> Keeper<M> {
         matches!(self.fetching, Some((Some(awaited), _)) if awaited == call)
     }
 
-    /// The answer to the call that is awaited. Another call may follow.
+    /// Handles the answer to the awaited call. Another call may follow.
     ///
     /// # Errors
-    /// The map refused; the lease ends by itself.
+    /// The host refused access to its shared data. The lease then expires.
     pub fn on_answer(
         &mut self,
         answer: Answer<'_>,
@@ -130,7 +132,7 @@ impl<M: SharedMap> Keeper<M> {
         );
     }
 
-    /// Once per kind of failure, not once per try.
+    /// Logs each kind of failure once, not every try.
     #[inline(never)]
     fn log_failure(&mut self, failure: Failure, record: &Record, now: Timestamp) {
         if self.last_failure.as_ref() == Some(&failure) {
@@ -139,7 +141,7 @@ impl<M: SharedMap> Keeper<M> {
         let wait = Pretty(record.next_fetch(now).since(now));
         let serving = match record.token(now) {
             Some(token) => format!(
-                "the old token serves for {}",
+                "the current token is valid for {}",
                 Pretty(Duration::from_secs(token.expires_on.since(now).as_secs()))
             ),
             None => "requests are answered 503".to_owned(),
@@ -158,7 +160,7 @@ impl<M: SharedMap> Keeper<M> {
     }
 }
 
-/// Where tokens come from, for logs.
+/// The sources of tokens, for the log.
 #[inline(never)]
 pub fn describe(identities: &[Identity]) -> String {
     let mut sources = Vec::new();
@@ -180,7 +182,7 @@ pub fn describe(identities: &[Identity]) -> String {
         }
     }
     match sources.is_empty() {
-        true => "nowhere: every backend has a key".to_owned(),
+        true => "no identity: every backend has a key".to_owned(),
         false => sources.join(" and "),
     }
 }

@@ -1,9 +1,12 @@
 //! Managed identity: from a token service's wire format to a token that is fetched once for all workers.
 //!
-//! [`fetch`] makes the calls that a token takes; [`source`] knows the requests and answers of IMDS and App Service, `entra` those
-//! of Entra ID. [`claims`] reads what a token says of itself, [`record`] is the state
-//! the workers share and the machine that moves it: absent, fetching, valid, refreshing, failed. [`store`] is one worker's view
-//! of that record, [`keeper`] its share of the work, and [`credentials`] says what each backend is shown.
+//! - [`fetch`] makes the calls for a token. [`source`] has the requests and answers of IMDS and App Service, `entra`
+//!   those of Entra ID.
+//! - [`claims`] reads a token's claims.
+//! - [`record`] is the state that the workers share, with its state machine: absent, fetching, valid, refreshing,
+//!   failed.
+//! - [`store`] is one worker's view of the record, and [`keeper`] its part of the work.
+//! - [`credentials`] has the credential of each backend.
 
 pub mod claims;
 pub mod credentials;

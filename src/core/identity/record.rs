@@ -1,7 +1,7 @@
-//! The token's record, shared by all workers, and the machine that moves it.
+//! The record of a token, which all workers share, and its state machine.
 //!
-//! Whoever wants to change it reads it, changes its copy and stores that with compare-and-swap; who loses the race reads
-//! again. A fetch is claimed by a lease that ends by itself, so that a worker that dies with it blocks no one for long.
+//! A worker reads the record, changes its copy and stores it with compare-and-swap. On a conflict it reads again. A
+//! fetch is claimed by a lease that expires, so a worker that dies during a fetch blocks others only for a short time.
 
 use core::time::Duration;
 
@@ -13,28 +13,28 @@ use crate::time::Timestamp;
 
 const VERSION: u8 = 1;
 
-/// How much longer than the fetch itself its lease lives.
+/// The difference between the lease of a fetch and the fetch's time limit.
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
-/// No lease lives longer: the longest `fetch_timeout`, and the margin.
+/// The longest lease: the largest `fetch_timeout` plus the margin.
 const LONGEST_LEASE: Duration = Duration::from_secs(62);
-/// No wait after a failure is longer, see [`source::LONGEST_RETRY_AFTER`].
+/// The longest wait after a failure, see [`source::LONGEST_RETRY_AFTER`].
 const LONGEST_WAIT: Duration = source::LONGEST_RETRY_AFTER;
 
-/// Waits after failures: the first, doubled with each further one, up to the last.
+/// The first and the longest wait after failures. The wait doubles with each failure.
 const TRANSIENT_WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// IMDS is back within about 70 seconds of its first 410.
+/// IMDS is available again within about 70 seconds of its first 410.
 const UPDATING_WAITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(40));
-/// What someone has to mend is asked about slowly.
+/// Misconfiguration is retried once a minute.
 const MISCONFIGURED_WAITS: (Duration, Duration) =
     (Duration::from_secs(60), Duration::from_secs(60));
 
-/// From this lifetime on a token is renewed at half of it; a shorter one this long before it expires.
+/// A token with at least this lifetime is renewed at half of it. A shorter one is renewed [`REFRESH_BEFORE_EXPIRY`].
 const LONG_LIFETIME: Duration = Duration::from_secs(2 * 3600);
 const REFRESH_BEFORE_EXPIRY: Duration = Duration::from_secs(300);
 
-/// A backend's refusal of a token forces a new one at most this often: tokens are not the answer to every 401.
+/// The shortest interval between fetches that refusals force. A new token does not help against every 401.
 const FORCED_FETCH_INTERVAL: Duration = Duration::from_secs(30);
-/// The interval of forced fetches where the backend accepted the token before: that was probably revoked.
+/// The interval of forced fetches if the backend accepted the token before. The token was probably revoked.
 const REVOKED_FETCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A backend's last answer before it refused a token.
@@ -42,35 +42,35 @@ const REVOKED_FETCH_INTERVAL: Duration = Duration::from_secs(1);
 pub enum Before {
     /// The backend accepted its token.
     Accepted,
-    /// The backend refused its token too, or no answer is known.
+    /// The backend refused its token too, or its last answer is unknown.
     Unknown,
 }
 
-/// An access token and what is to be known of it.
+/// An access token with its metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     /// The token itself.
     pub secret: Secret,
-    /// Counts the different tokens there have been.
+    /// The number of the token. It changes with every different token.
     pub generation: u32,
-    /// When it expires.
+    /// The expiry.
     pub expires_on: Timestamp,
-    /// When the next one is to be fetched.
+    /// The time when the next token should be fetched.
     pub refresh_at: Timestamp,
 }
 
-/// Where the token stands.
+/// The state of the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// There is none, and none was asked for yet.
+    /// No token, and none was requested yet.
     Absent,
-    /// There is none; it is being fetched.
+    /// No token, and a fetch is running.
     Fetching,
-    /// There is one.
+    /// A valid token.
     Valid,
-    /// There is one, and the next is being fetched.
+    /// A valid token, and a fetch of the next one is running.
     Refreshing,
-    /// There is none, and the last fetch failed.
+    /// No token, and the last fetch failed.
     Failed,
 }
 
@@ -78,23 +78,23 @@ pub enum State {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     token: Option<Token>,
-    /// Failures in a row.
+    /// The number of failures in a row.
     failures: u32,
-    /// The running fetch's claim; in the past when there is none.
+    /// The end of the running fetch's lease. A past time without a fetch.
     lease_until: Timestamp,
-    /// No fetch before this, because of failures.
+    /// The earliest next fetch, because of failures.
     not_before: Timestamp,
-    /// When a backend's refusal last forced a fetch, or will.
+    /// The time of the last fetch that a refusal forced, which may be in the future.
     forced_at: Timestamp,
 }
 
 impl Record {
-    /// The token, unless there is none or it has expired.
+    /// The token, if it has not expired.
     pub fn token(&self, now: Timestamp) -> Option<&Token> {
         self.token.as_ref().filter(|token| now < token.expires_on)
     }
 
-    /// Where the token stands.
+    /// The state of the token.
     pub fn state(&self, now: Timestamp) -> State {
         match (self.token(now), self.is_fetching(now)) {
             (Some(_), false) => State::Valid,
@@ -105,7 +105,7 @@ impl Record {
         }
     }
 
-    /// When a fetch is due next, the running one and the waits after failures considered.
+    /// The time of the next fetch, after the running fetch and the waits for failures.
     pub fn next_fetch(&self, now: Timestamp) -> Timestamp {
         let wanted = self.token(now).map_or(now, |token| token.refresh_at);
         let held = [
@@ -121,7 +121,7 @@ impl Record {
         !self.lease_until.has_passed(now, LONGEST_LEASE)
     }
 
-    /// When a token may be there that is not there now: at any moment while a fetch runs.
+    /// The time when a missing token may arrive. While a fetch runs, this is now.
     pub fn token_expected(&self, now: Timestamp) -> Timestamp {
         if self.is_fetching(now) {
             now
@@ -130,7 +130,8 @@ impl Record {
         }
     }
 
-    /// Claims the fetch if one is due: the caller is to ask the token service, and no one else will until the lease ends.
+    /// Claims the fetch if one is due. `true` means that the caller has to fetch the token. No other worker fetches
+    /// until the lease ends.
     pub fn claim_fetch(&mut self, now: Timestamp, fetch_timeout: Duration) -> bool {
         let due = self.next_fetch(now) <= now;
         if due {
@@ -139,9 +140,10 @@ impl Record {
         due
     }
 
-    /// A fetch brought a token.
+    /// Stores a fetched token.
     pub fn fetched(&mut self, fetched: Fetched, now: Timestamp) {
-        // A service that caches hands out the same token again; it is still the same to those who saw it refused.
+        // A caching service may return the same token again. It then keeps its generation, so that its refusals stay
+        // known.
         let generation = match &self.token {
             Some(old) if old.secret == fetched.token => old.generation,
             Some(old) => old.generation.wrapping_add(1),
@@ -165,7 +167,7 @@ impl Record {
         self.lease_until = now;
     }
 
-    /// A fetch failed. What token there is goes on serving until it expires.
+    /// Notes a failed fetch. An existing token stays in use until it expires.
     pub fn failed(&mut self, failure: &Failure, now: Timestamp) {
         let ((first, longest), retry_after) = match failure {
             Failure::Transient { retry_after, .. } => (TRANSIENT_WAITS, *retry_after),
@@ -180,8 +182,8 @@ impl Record {
         self.lease_until = now;
     }
 
-    /// A backend refused the token of this generation: the next fetch is due now, unless that was so a moment ago. Where the backend
-    /// accepted tokens `before`, it is due within a second in any case.
+    /// Notes that a backend refused the token of this generation. The next fetch is due now, unless a refusal recently
+    /// forced one. If the backend accepted its token `before`, the fetch is due within a second in any case.
     pub fn refused(&mut self, generation: u32, before: Before, now: Timestamp) {
         let may_be_forced = self.may_be_forced_after(FORCED_FETCH_INTERVAL, now);
         let is_soon = !self.may_be_forced_after(REVOKED_FETCH_INTERVAL, now);
@@ -200,21 +202,21 @@ impl Record {
         }
     }
 
-    /// Whether the last forced fetch is `interval` ago.
+    /// Whether the last forced fetch was at least `interval` ago.
     fn may_be_forced_after(&self, interval: Duration, now: Timestamp) -> bool {
-        // The last one may be one that is still to come.
+        // The last forced fetch may be scheduled in the future.
         (self.forced_at + interval).has_passed(now, interval + REVOKED_FETCH_INTERVAL)
     }
 
-    /// Whether the token of this generation was fetched a moment ago, because a backend had refused the one before.
+    /// Whether the token of this generation was fetched recently because of a refused one.
     pub fn was_renewed(&self, generation: u32, now: Timestamp) -> bool {
         let token = self.token.as_ref();
-        // A token that still waits to be replaced is the old one.
+        // A token that is due for renewal is the old one.
         token.is_some_and(|token| token.generation == generation && now < token.refresh_at)
             && !self.may_be_forced_after(FORCED_FETCH_INTERVAL, now)
     }
 
-    /// Whether a newer token than the one of this generation is on its way, or will be within a second.
+    /// Whether a token newer than this generation is being fetched, or will be within a second.
     pub fn renewing(&self, now: Timestamp) -> bool {
         let soon = match self.failures {
             0 => now + REVOKED_FETCH_INTERVAL,
@@ -241,7 +243,7 @@ impl Record {
         bytes
     }
 
-    /// The record in `bytes`; an empty one if there is none or it is not understood.
+    /// The record in `bytes`. Missing or unreadable bytes decode to an empty record.
     pub fn decode(bytes: Option<&[u8]>) -> Self {
         bytes.and_then(Self::try_decode).unwrap_or_default()
     }
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn from_absent_to_valid() {
+    fn a_token_goes_from_absent_to_valid() {
         let mut record = Record::default();
         assert_eq!(record.state(START), State::Absent);
         assert!(record.claim_fetch(START, TIMEOUT));
@@ -307,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn one_fetch_is_claimed_and_a_dead_one_ends_soon() {
+    fn one_worker_claims_the_fetch_and_its_lease_expires() {
         let mut record = Record::default();
         assert!(record.claim_fetch(START, TIMEOUT));
         assert!(!record.claim_fetch(START, TIMEOUT));
@@ -351,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn each_failure_has_its_schedule_and_retry_after_is_obeyed() {
+    fn each_failure_has_its_schedule_and_obeys_retry_after() {
         let updating = |retry_after| Failure::Updating { retry_after };
         for (failure, wait) in [
             (transient(Some(7)), 7),
@@ -374,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_ends_the_row_of_failures() {
+    fn a_success_resets_the_failures() {
         let mut record = Record::default();
         for _ in 0..5 {
             record.failed(&transient(None), START);
@@ -397,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_token_is_renewed_once_in_a_while() {
+    fn refusals_force_a_renewal_at_most_every_thirty_seconds() {
         let mut record = Record::default();
         record.fetched(token("one", at(3600)), START);
         record.refused(7, Before::Unknown, at(40));
@@ -442,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_back_holds_no_fetch_up() {
+    fn a_clock_that_was_set_back_delays_no_fetch() {
         let early = Timestamp::from_secs(1_700_000_000 - 3600);
         let mut claimed = Record::default();
         assert!(claimed.claim_fetch(START, TIMEOUT));
@@ -460,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn it_survives_encoding() {
+    fn the_record_survives_encoding() {
         let mut record = Record::default();
         assert_eq!(Record::decode(Some(&record.encode())), record);
         record.fetched(token("one", at(3600)), START);

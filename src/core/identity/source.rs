@@ -1,4 +1,4 @@
-//! The wire format of the token services of machines: the request to send, and what the answer says.
+//! The wire format of machines' token services: requests and answers.
 //!
 //! IMDS: <https://learn.microsoft.com/entra/identity/managed-identities-azure-resources/how-to-use-vm-token>.
 //! App Service: <https://learn.microsoft.com/azure/app-service/overview-managed-identity#rest-endpoint-reference>.
@@ -11,56 +11,56 @@ use crate::config::{Identity, Secret, Source};
 use crate::prelude::*;
 use crate::time::Timestamp;
 
-/// The link-local address of IMDS, the same in every virtual network.
+/// The link-local address of IMDS, equal in every virtual network.
 const IMDS_AUTHORITY: &str = "169.254.169.254";
 const IMDS_PATH: &str = "/metadata/identity/oauth2/token";
 
-/// The largest wait that `retry-after` may ask for.
+/// The longest wait that is taken from `retry-after`.
 pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
 
-/// A token no one would issue: longer than what fits into a request's headers.
+/// The longest accepted token. A longer one does not fit into a request's headers.
 const LONGEST_TOKEN: usize = 32 * 1024;
 
-/// A token as the service gave it.
+/// A token from the token service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
     /// The access token.
     pub token: Secret,
-    /// When it expires.
+    /// The expiry.
     pub expires_on: Timestamp,
 }
 
-/// Why there is no token. Never branches on an error's description, which is for people and changes.
+/// The reason why no token is available. It does not depend on an error's description, which may change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The service will do better soon: 404, 408, 429, 5xx, no answer.
+    /// A temporary failure: 404, 408, 429, 5xx or no answer.
     Transient {
-        /// What happened, for the log.
+        /// The cause, for the log.
         reason: String,
-        /// The wait it asked for.
+        /// The wait that the service requested.
         retry_after: Option<Duration>,
     },
-    /// The service is being updated (410); it is back within 70 seconds.
+    /// The service is being updated (410). It is available again within 70 seconds.
     Updating {
-        /// The wait it asked for.
+        /// The wait that the service requested.
         retry_after: Option<Duration>,
     },
-    /// The request will not be answered before someone changes something: 400, 403 and other refusals.
+    /// A refusal that lasts until a person changes something: 400, 403 and others.
     Misconfigured {
-        /// What the service said, for the log.
+        /// The service's error, for the log.
         reason: String,
-        /// What to do about it, where the service said enough to tell.
+        /// Advice for the operator, if the error suggests one.
         advice: Option<String>,
     },
-    /// The answer made no sense.
+    /// An invalid answer.
     Malformed {
-        /// What is wrong with it, for the log.
+        /// The defect, for the log.
         reason: &'static str,
     },
 }
 
 impl Failure {
-    /// Nothing came back in time.
+    /// The failure of a call without an answer in time.
     pub(super) fn no_answer() -> Self {
         Self::Transient {
             reason: "no answer".to_owned(),
@@ -68,18 +68,18 @@ impl Failure {
         }
     }
 
-    /// Whether someone has to change something before there can be a token.
+    /// Whether a person has to fix something before a token is available.
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::Misconfigured { .. })
     }
 
-    /// The failure for the log. It names no secret. `label` is the identity's path in the configuration.
+    /// The failure as text for the log, without secrets. `label` is the identity's path in the configuration.
     #[inline(never)]
     pub fn text(&self, label: &str) -> String {
         match self {
             Self::Transient { reason, .. } => format!("no token ({reason})"),
             Self::Updating { .. } => "the token service is being updated (status 410)".to_owned(),
-            Self::Malformed { reason } => format!("an answer without a usable token ({reason})"),
+            Self::Malformed { reason } => format!("the token service's answer has no usable token ({reason})"),
             Self::Misconfigured { reason, advice } => {
                 let text = format!("the token service refused ({reason}); ");
                 match advice {
@@ -95,7 +95,7 @@ impl Failure {
     }
 }
 
-/// The headers of the request for a token, pseudo-headers included; `None` for Entra ID, which takes more than one request.
+/// The headers of the token request, including pseudo-headers. `None` for Entra ID, which needs other requests.
 pub(super) fn request(identity: &Identity) -> Option<Vec<(&'static str, String)>> {
     let (authority, path, version, proof, selector) = match &identity.source {
         Source::Entra { .. } => return None,
@@ -141,10 +141,10 @@ pub(super) fn request(identity: &Identity) -> Option<Vec<(&'static str, String)>
     ])
 }
 
-/// An answer to a call of the module's.
+/// An answer to a call of the module.
 #[derive(Clone, Copy)]
 pub struct Answer<'a> {
-    /// The status; `None` if there was no answer.
+    /// The status. `None` without an answer.
     pub status: Option<u16>,
     /// The header `retry-after`.
     pub retry_after: Option<&'a str>,
@@ -153,7 +153,7 @@ pub struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    /// The wait that the answer asks for, up to [`LONGEST_RETRY_AFTER`].
+    /// The wait that the answer requests, up to [`LONGEST_RETRY_AFTER`].
     pub(super) fn wait(&self) -> Option<Duration> {
         let seconds = self.retry_after?.trim().parse().ok()?;
         Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
@@ -163,7 +163,7 @@ impl Answer<'_> {
 /// The token in the answer of IMDS or App Service.
 ///
 /// # Errors
-/// The [`Failure`] that decides when to ask again.
+/// The [`Failure`], which decides the time of the next try.
 pub fn read_answer(answer: Answer<'_>, now: Timestamp) -> Result<Fetched, Failure> {
     let retry_after = answer.wait();
     let body = answer.body;
@@ -184,7 +184,7 @@ pub fn read_answer(answer: Answer<'_>, now: Timestamp) -> Result<Fetched, Failur
 
 #[inline(never)]
 pub(super) fn read_token(body: &[u8], now: Timestamp) -> Result<Fetched, Failure> {
-    // Values are documented as strings; other implementations of the same interface send numbers.
+    // Documented as strings. Other implementations of the interface send numbers.
     let malformed = |reason| Failure::Malformed { reason };
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let body = body
@@ -199,12 +199,13 @@ pub(super) fn read_token(body: &[u8], now: Timestamp) -> Result<Fetched, Failure
     let expires_on = expires_on.map(Timestamp::from_secs);
     let expires_in = body.get("expires_in").and_then(seconds);
     let expires_in = expires_in.map(|s| now + Duration::from_secs(s));
-    // `expires_on` is exact, `expires_in` counts from an unknown moment; but a clock that is off makes the first one useless.
+    // `expires_on` is exact, while `expires_in` counts from an unknown time. But a wrong clock makes `expires_on`
+    // useless.
     let expires_on = expires_on
         .filter(|at| *at > now)
         .or(expires_in)
         .ok_or(malformed(
-            "neither expires_on nor expires_in tells when the token expires",
+            "neither expires_on nor expires_in is valid",
         ))?;
     if expires_on <= now {
         return Err(malformed("the token has already expired"));
@@ -220,7 +221,7 @@ pub(super) fn is_token(text: &str) -> bool {
     (1..=LONGEST_TOKEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// Seconds as a string or a number, whole or not.
+/// Seconds as a string or a number, with or without a fraction.
 fn seconds(value: &Value) -> Option<u64> {
     let text = match value {
         Value::String(text) => text.trim().to_owned(),
@@ -232,7 +233,7 @@ fn seconds(value: &Value) -> Option<u64> {
     (0..1_000_000_000_000).contains(&seconds).then_some(seconds)
 }
 
-/// Status and error of a refusal, short and printable, for the log. An error answer holds no token.
+/// The status and the error of a refusal, short and printable, for the log. Error answers contain no token.
 fn describe(status: u16, body: &[u8]) -> String {
     let mut text = format!("status {status}");
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
@@ -245,7 +246,7 @@ fn describe(status: u16, body: &[u8]) -> String {
     text
 }
 
-/// Percent-encodes all but the unreserved characters (RFC 3986, section 2.3).
+/// Percent-encodes all except the unreserved characters (RFC 3986, section 2.3).
 pub(super) struct Encoded<'a>(pub &'a str);
 
 impl core::fmt::Display for Encoded<'_> {
@@ -343,7 +344,7 @@ mod tests {
             (r#""expires_on":"1700003599.75""#, 3599),
             (r#""expires_in":"3599""#, 3599),
             (r#""expires_in":3599"#, 3599),
-            // A clock that is off: only the relative one makes sense.
+            // With a wrong clock only the relative expiry is usable.
             (r#""expires_on":"1600000000","expires_in":"60""#, 60),
         ] {
             let body = format!(r#"{{"access_token":"abc",{expiry},"token_type":"Bearer"}}"#);
@@ -379,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told_apart_by_status_alone() {
+    fn failures_are_classified_by_status() {
         let body = br#"{"error":"invalid_request","error_description":"Identity not found"}"#;
         for status in [404, 408, 429, 500, 503] {
             let failure = read_answer(answer(Some(status), Some("7"), body), NOW).unwrap_err();

@@ -1,4 +1,4 @@
-//! One worker's view of an identity's token, over the record that all workers share.
+//! One worker's view of an identity's token. All workers share the record.
 
 use alloc::rc::Rc;
 use core::cell::{Cell, RefCell};
@@ -12,20 +12,20 @@ use crate::prelude::*;
 use crate::swap::{create, read, swap, SharedMap, SwapError};
 use crate::time::Timestamp;
 
-/// A token or a key in the form requests use it.
+/// A token or a key, formatted for requests.
 pub struct Authorization {
     name: &'static str,
     value: String,
-    /// Which of the tokens there have been.
+    /// The number of the token, see [`Token::generation`](super::record::Token::generation).
     pub generation: u32,
-    /// From then on the token is not accepted any more.
+    /// The expiry.
     pub expires_on: Timestamp,
-    /// From then on a newer token should be fetched.
+    /// The time from which a newer token should be fetched.
     pub refresh_at: Timestamp,
 }
 
 impl fmt::Debug for Authorization {
-    /// Without its value, which is secret.
+    /// Omits the value, which is secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authorization")
             .field("name", &self.name)
@@ -35,7 +35,7 @@ impl fmt::Debug for Authorization {
 }
 
 impl Authorization {
-    /// With what the client brings for the resource that made it, `Bearer` included.
+    /// The client's own key for the resource that issued it, with `Bearer`.
     pub fn with_session_key(value: &str) -> Self {
         Self {
             name: "authorization",
@@ -46,7 +46,7 @@ impl Authorization {
         }
     }
 
-    /// With a backend's key, which does not expire.
+    /// A backend's key, which does not expire.
     pub fn with_key(key: &Secret) -> Self {
         Self {
             name: "api-key",
@@ -57,7 +57,7 @@ impl Authorization {
         }
     }
 
-    /// The header that carries it.
+    /// The header with the credential.
     pub fn credential(&self) -> Credential<'_> {
         Credential {
             name: self.name,
@@ -65,22 +65,22 @@ impl Authorization {
         }
     }
 
-    /// Whole seconds until it expires.
+    /// Whole seconds until the token expires.
     pub fn seconds_left(&self, now: Timestamp) -> u64 {
         self.expires_on.since(now).as_secs()
     }
 }
 
-/// What became of the request for a newer token.
+/// The state of a requested renewal.
 #[derive(Clone)]
 pub enum Renewal {
     /// The newer token.
     Done(Rc<Authorization>),
-    /// It is being fetched.
+    /// The newer token is being fetched.
     Pending,
-    /// The refused token is new itself: it was fetched a moment ago, after another one was refused.
+    /// The refused token was itself fetched recently, after another refusal.
     IsNew,
-    /// None will come soon.
+    /// No newer token will arrive soon.
     Failed,
 }
 
@@ -89,17 +89,17 @@ pub struct TokenStore<M> {
     map: M,
     key: String,
     current: RefCell<Option<Rc<Authorization>>>,
-    /// When a token may be there, as far as this worker knows.
+    /// The time when a token may arrive, as far as this worker knows.
     expected: Cell<Timestamp>,
 }
 
 impl<M: SharedMap> TokenStore<M> {
-    /// The view of the token record at `key`, which is made if no other worker has made it.
+    /// The view of the token record at `key`. Creates the record if no other worker has.
     ///
     /// # Errors
-    /// The map refused.
+    /// The map refused an operation.
     pub fn new(map: M, key: String) -> Result<Self, SwapError<M::Error>> {
-        // A value that does not exist cannot be compared and swapped, so the first to be configured creates it.
+        // Compare-and-swap cannot create a value, so the first configured worker creates it.
         create(&map, &key, &Record::default().encode())?;
         Ok(Self {
             map,
@@ -116,31 +116,31 @@ impl<M: SharedMap> TokenStore<M> {
         current.cloned()
     }
 
-    /// Whether there is a token that needs no refresh yet.
+    /// Whether the token exists and needs no refresh yet.
     pub fn is_fresh(&self, now: Timestamp) -> bool {
         let current = self.current(now);
         current.is_some_and(|token| now < token.refresh_at)
     }
 
-    /// How long until a token may be there, seen from a request that has none.
+    /// The expected time until a missing token arrives.
     pub fn expected_wait(&self, now: Timestamp) -> Duration {
         self.expected.get().since(now)
     }
 
-    /// Takes over what other workers found.
+    /// Reads what other workers stored.
     ///
     /// # Errors
-    /// The map refused.
+    /// The map refused an operation.
     pub fn sync(&self, now: Timestamp) -> Result<(), SwapError<M::Error>> {
         let record = self.read()?;
         self.adopt(&record, now);
         Ok(())
     }
 
-    /// Takes over what other workers found. `true` if this worker is to fetch, which takes no longer than `fetch_timeout`.
+    /// Reads what other workers stored. `true` if this worker has to fetch a token within `fetch_timeout`.
     ///
     /// # Errors
-    /// The map refused; to be tried again.
+    /// The map refused an operation. Try again later.
     pub fn claim_fetch(
         &self,
         now: Timestamp,
@@ -156,10 +156,10 @@ impl<M: SharedMap> TokenStore<M> {
         Ok(claimed)
     }
 
-    /// The fetch ended with this `answer`. Returns the record after it.
+    /// Stores the result of a fetch. Returns the new record.
     ///
     /// # Errors
-    /// The map refused; the lease ends by itself.
+    /// The map refused an operation. The lease then expires.
     pub fn finish(
         &self,
         answer: &Result<Fetched, Failure>,
@@ -178,10 +178,11 @@ impl<M: SharedMap> TokenStore<M> {
         Ok(record)
     }
 
-    /// A backend refused the token of `generation`, after what it did with those `before`: asks for a newer one.
+    /// Requests a token newer than the refused one of `generation`. `before` is the backend's last answer before the
+    /// refusal.
     ///
     /// # Errors
-    /// The map refused.
+    /// The map refused an operation.
     pub fn renew(
         &self,
         generation: u32,
@@ -199,10 +200,10 @@ impl<M: SharedMap> TokenStore<M> {
         Ok(self.renewal_in(&record, generation, now))
     }
 
-    /// What has become of a renewal that was asked for.
+    /// The state of a renewal that [`Self::renew`] began.
     ///
     /// # Errors
-    /// The map refused.
+    /// The map refused an operation.
     pub fn renewal(&self, generation: u32, now: Timestamp) -> Result<Renewal, SwapError<M::Error>> {
         let record = self.read()?;
         self.adopt(&record, now);

@@ -253,7 +253,7 @@ cases! {
         let volume = Volume::with(&assertion(&azure));
         for (cluster, expected) in [
             ("gone", "no token (the token file cannot be read: status 503 from cluster \"gone\"; check that Envoy has its listener"),
-            ("none", "Envoy did not take a call to \"none\""),
+            ("none", "Envoy refused a call to \"none\""),
         ] {
             let gateway = builder(&azure, &volume, engine)
                 .plugin(move |p| p["identity"]["token_file_cluster"] = json!(cluster))
