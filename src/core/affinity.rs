@@ -1,14 +1,14 @@
-//! Affinity: requests with the same key go to the same backend, whose prompt cache holds what they have in common.
+//! Affinity: requests with the same key go to the same backend, whose prompt cache has their common prefix.
 //!
-//! The backend follows from the key by weighted rendezvous hashing: each backend gets a distance from the key, and the nearest
-//! one is the key's own. So the keys spread as the weights say, no table is kept, every worker and every Envoy chooses alike, and
-//! when a backend comes or goes only its own keys move.
+//! The backend follows from the key by weighted rendezvous hashing. Each backend gets a distance from the key, and the
+//! nearest backend is the key's own. So keys are distributed by weight without a table, and every worker and Envoy
+//! chooses alike. If a backend is added or removed, only its own keys move.
 //!
-//! A key must not overload its backend: one that has more than its bound passes the request on to the key's second choice.
-//! A worker bounds its own attempts, so the bound holds for all workers together.
+//! A key must not overload its backend: a backend above its bound passes the request on to the key's second choice. A
+//! worker bounds its own attempts, so the bound holds for all workers together.
 //!
-//! Sources: Thaler and Ravishankar, "Using name-based mappings to increase hit rates" (1998); Mirrokni, Thorup and Zadimoghaddam,
-//! "Consistent Hashing with Bounded Loads" (2016).
+//! Sources: Thaler and Ravishankar, "Using name-based mappings to increase hit rates" (1998). Mirrokni, Thorup and
+//! Zadimoghaddam, "Consistent Hashing with Bounded Loads" (2016).
 
 use core::time::Duration;
 
@@ -17,43 +17,42 @@ use super::hash::{fingerprint, scatter, Fingerprint};
 use super::time::Timestamp;
 use crate::prelude::*;
 
-/// Attempts count for at least this long towards a bound, and at most for twice as long.
+/// Attempts count towards a bound for at least this long, and at most for twice as long.
 const SPAN: Duration = Duration::from_secs(30);
 
-/// So many attempts of one worker in that time overload no backend, whatever its share.
+/// The number of a worker's attempts in that time that is always allowed, whatever a backend's share.
 const ALWAYS: u32 = 10;
 
-/// A hash of an affinity key: requests with equal keys belong together. Two different keys have the same hash with a probability of
-/// 2^-64.
+/// A hash of an affinity key. Two different keys have equal hashes with a probability of 2^-64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key(u64);
 
 impl Key {
-    /// The key that is written like this; `None` if it is empty, which no client means.
+    /// The key with this text. `None` for an empty text, which is a mistake of the client.
     pub fn of(text: &[u8]) -> Option<Self> {
         let mut fingerprint = Fingerprint::default();
         fingerprint.push(text);
         Self::read(fingerprint)
     }
 
-    /// The key whose bytes were taken in piece by piece; `None` if there were none.
+    /// The key whose bytes were read in pieces. `None` if it is empty.
     pub fn read(fingerprint: Fingerprint) -> Option<Self> {
         (fingerprint != Fingerprint::default()).then(|| Self(fingerprint.value()))
     }
 }
 
-/// How a key's backend was found.
+/// The way in which a key's backend was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pick {
     /// The backend is the first choice of the key.
     Kept(usize),
-    /// The backend is a later choice of the key: an earlier one has its full share of the attempts.
+    /// The backend is a later choice of the key, because an earlier one has its full share of attempts.
     Overflowed(usize),
-    /// The backend is a later choice of the key: the first one is not free.
+    /// The backend is a later choice of the key, because the first one is not free.
     Moved(usize),
 }
 
-/// The affinity of keys to backends, as one worker sees it.
+/// The affinity of keys to backends, on one worker.
 #[derive(Clone, Debug)]
 pub struct Affinity {
     names: Vec<u64>,
@@ -61,7 +60,7 @@ pub struct Affinity {
     recent: Recent,
 }
 
-/// The attempts of about the last minute, by backend.
+/// The attempts of about the last minute for each backend.
 #[derive(Clone, Debug)]
 struct Recent {
     began: Timestamp,
@@ -70,7 +69,7 @@ struct Recent {
 }
 
 impl Affinity {
-    /// The affinity to these backends, each of which gets at most `most_percent` of its fair share.
+    /// The affinity to these backends. Each gets at most `most_percent` of its fair share.
     pub fn new(backends: &[Backend], most_percent: u16) -> Self {
         let name = |backend: &Backend| fingerprint([backend.name.as_str()].into_iter());
         Self {
@@ -80,8 +79,9 @@ impl Affinity {
         }
     }
 
-    /// The backend for a request with this key. `usable` are the backends of the best priority that has a free one, each with its
-    /// weight; `own` those among which the key's own is found, whether free or not. `None` where nothing is usable.
+    /// The backend of a request with this key. `usable` are the backends of the best priority with a free one, each
+    /// with its weight. `own` are the candidates for the key's own backend, free or not. `None` if no backend is
+    /// usable.
     #[inline(never)]
     pub fn pick(
         &self,
@@ -98,7 +98,7 @@ impl Affinity {
         let roomy = usable.filter(has_room).map(nearest).min();
         Some(match roomy {
             Some((_, backend)) if backend != first => Pick::Overflowed(backend),
-            // One that has no room is better than none.
+            // A backend above its bound is better than none.
             _ if is_own() => Pick::Kept(first),
             _ => Pick::Moved(first),
         })
@@ -112,12 +112,12 @@ impl Affinity {
         }
     }
 
-    /// How far a backend is from a key. Of a uniform random number the negative logarithm is exponentially distributed, so the
-    /// quotient by its weight is the least of all with a chance in proportion to that weight.
+    /// The distance of a backend from a key. The negative logarithm of a uniform random number is exponentially
+    /// distributed. So a backend has the least quotient by its weight with a probability proportional to the weight.
     fn distance(&self, key: Key, backend: usize, weight: u8) -> u64 {
         let name = self.names.get(backend).copied().unwrap_or_default();
         let drawn = scatter(key.0 ^ scatter(name));
-        // Shifted so that the division keeps what tells two backends apart.
+        // The shift keeps the difference between two backends through the division.
         (negative_log2(drawn) << 16) / u64::from(weight.max(1))
     }
 
@@ -136,13 +136,13 @@ impl Affinity {
     }
 }
 
-/// The bound of each of several backends that share their requests.
+/// The bounds of several backends that share their requests.
 struct Bound<'a> {
     affinity: &'a Affinity,
     now: Timestamp,
-    /// The sum of their weights.
+    /// The sum of the backends' weights.
     weights: u64,
-    /// The attempts on all of them, the one that is to be placed included.
+    /// The attempts on all of the backends, including the one to be placed.
     attempts: u64,
 }
 
@@ -150,7 +150,7 @@ impl Bound<'_> {
     /// Whether another attempt on `backend` is within its bound.
     fn leaves_room(&self, backend: usize, weight: u8) -> bool {
         let has = self.affinity.recent.of(backend, self.now);
-        // `has + 1 <= most * attempts * weight / weights`, rounded up so that every backend can take one.
+        // `has + 1 <= most * attempts * weight / weights`, rounded up so that every backend can get one attempt.
         let most = self.affinity.most_percent * self.attempts * u64::from(weight);
         has < ALWAYS || u64::from(has) * 100 * self.weights < most
     }
@@ -166,7 +166,7 @@ impl Recent {
         }
     }
 
-    /// The attempts on `backend`.
+    /// The number of recent attempts on `backend`.
     fn of(&self, backend: usize, now: Timestamp) -> u32 {
         let count = |counts: &[u32]| counts.get(backend).copied().unwrap_or_default();
         match self.spans_since(now) {
@@ -189,24 +189,24 @@ impl Recent {
         self.began = now;
     }
 
-    /// How many spans have passed since the current one began.
+    /// The number of spans since the start of the current one.
     fn spans_since(&self, now: Timestamp) -> u64 {
         let passed = now.since(self.began).as_secs();
         passed / SPAN.as_secs()
     }
 }
 
-/// `64 - log2(number)`, in multiples of 1/65536. The module has no logarithm of floating-point numbers: it would come with a
-/// library of its own.
+/// `64 - log2(number)`, in multiples of 1/65536. A logarithm of floating-point numbers would add a library to the
+/// module.
 fn negative_log2(number: u64) -> u64 {
     const BITS: u32 = 16;
     let number = number.max(1);
     let zeros = number.leading_zeros();
-    // The number is between one and two times a power of two: this factor, with 31 bits behind the point.
+    // The number is a power of two times a factor between one and two. `factor` has 31 fractional bits.
     let mut factor = (number << zeros) >> 32;
     let mut fraction: u64 = 0;
     for _ in 0..BITS {
-        // Squaring doubles the logarithm, whose next binary digit is whether the square is two or more.
+        // Squaring doubles the logarithm. Its next binary digit is 1 if the square is at least two.
         factor = (factor * factor) >> 31;
         let digit = factor >> 32;
         factor >>= digit;
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_spread_as_the_weights_say() {
+    fn keys_are_distributed_by_weight() {
         let affinity = affinity(3, 125);
         let weighted = [(0, 1), (1, 2), (2, 5)].into_iter();
         let mut counts = [0; 3];
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_keys_of_a_backend_that_is_out_move() {
+    fn only_keys_of_an_unavailable_backend_move() {
         let affinity = affinity(4, 125);
         for number in 0..1000 {
             let Pick::Kept(own) = affinity.next(number, &[0, 1, 2, 3], NOW) else {
@@ -291,7 +291,7 @@ mod tests {
             match own {
                 2 => {
                     assert!(matches!(without_two, Pick::Moved(_)), "{without_two:?}");
-                    // The second choice is always the same one.
+                    // The second choice of a key is always the same.
                     assert_eq!(affinity.next(number, &[0, 1, 3], NOW), without_two);
                 }
                 own => assert_eq!(without_two, Pick::Kept(own)),
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_requests_stay_together_whatever_their_share() {
+    fn a_few_requests_stay_together_above_their_share() {
         let mut affinity = affinity(4, 100);
         for _ in 0..ALWAYS {
             let Pick::Kept(backend) = affinity.next(7, &[0, 1, 2, 3], NOW) else {
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_attempt_counts_no_longer() {
+    fn old_attempts_do_not_count() {
         let mut affinity = affinity(2, 100);
         let after = |seconds| NOW + Duration::from_secs(seconds);
         for _ in 0..100 {
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_without_room_is_better_than_none() {
+    fn a_full_backend_is_better_than_none() {
         let mut affinity = affinity(2, 100);
         for _ in 0..100 {
             affinity.count(0, NOW);
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn the_logarithm_is_one() {
+    fn the_logarithm_is_exact_enough() {
         for number in [
             1,
             2,

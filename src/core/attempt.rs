@@ -1,4 +1,4 @@
-//! Carrying out one attempt: what changes in the client's request on its way to a backend.
+//! The edits of a client's request for an attempt on a backend.
 
 use alloc::borrow::Cow;
 
@@ -10,8 +10,8 @@ use super::path;
 use super::request::Request;
 use crate::prelude::*;
 
-/// Headers that belong to one connection, not to the request (RFC 9110, section 7.6.1), those a call sets itself, and the
-/// client's address, which is no business of a backend's (Envoy's own calls carry none either).
+/// Headers that a re-issued request omits: those of the connection (RFC 9110, section 7.6.1), those that a call sets
+/// itself, and the client's address. Envoy's own calls omit the client's address too.
 const NOT_REISSUED: [&str; 10] = [
     "connection",
     "content-length",
@@ -25,8 +25,8 @@ const NOT_REISSUED: [&str; 10] = [
     "x-forwarded-for",
 ];
 
-/// What tells Envoy's router when to try again, and obeyed of a client that it trusts ([router]). It is not the client's to say:
-/// the router would ask one backend again and again, or again after an answer that is good.
+/// Headers that control the router's retries, and that Envoy obeys for trusted clients ([router]). Clients must not set
+/// them: the router would retry on one backend, or retry a good answer.
 ///
 /// [router]: https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter
 pub(super) const RETRY_INSTRUCTIONS: [&str; 6] = [
@@ -38,20 +38,20 @@ pub(super) const RETRY_INSTRUCTIONS: [&str; 6] = [
     "x-envoy-retry-on",
 ];
 
-/// The changes of a request's headers. Few requests need more.
+/// Edits of a request's headers. Most requests need at most six.
 pub type RequestEdits<'a> = Edits<'a, 6>;
 
-/// A header that proves to a backend who is asking.
+/// A header that authenticates a request to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credential<'a> {
     /// `authorization` or `api-key`.
     pub name: &'a str,
-    /// Its value.
+    /// The value of the header.
     pub value: &'a str,
 }
 
 impl Credential<'_> {
-    /// The credential in the header that this surface expects. For Claude, a key goes into `x-api-key`.
+    /// The credential in the header that this surface expects. For Claude, a key is sent as `x-api-key`.
     ///
     /// Source: `lib/foundry.py` of the anthropic Python SDK sends `x-api-key`, and `api-key` for older endpoints.
     #[must_use]
@@ -75,18 +75,18 @@ pub struct Attempt<'a> {
     pub request: &'a Request,
     /// The backend of this attempt.
     pub backend: &'a Backend,
-    /// The header that proves to the backend who is asking.
+    /// The header that authenticates the request.
     pub credential: Credential<'a>,
-    /// The router's time limit, in milliseconds, as a number in text: it is the same for every request.
+    /// The router's time limit in milliseconds, as text.
     pub timeout_ms: &'a str,
-    /// By how many bytes the body will grow.
+    /// The growth of the body in bytes.
     pub growth: isize,
-    /// The answer will be read, so it must not come encoded.
+    /// Whether the filter reads the answer, so that it must not be encoded.
     pub reads_answer: bool,
 }
 
 impl<'a> Attempt<'a> {
-    /// The path of this attempt, where that is another than the `client_path`, which is not asked for unless it matters.
+    /// The path of this attempt, if it differs from `client_path`. Fetches `client_path` only if needed.
     pub fn path(&self, client_path: impl FnOnce() -> &'a str) -> Option<Cow<'a, str>> {
         let request = self.request;
         if request.clean_path.is_none() && !self.backend.renames() {
@@ -102,12 +102,12 @@ impl<'a> Attempt<'a> {
         (path != client_path).then_some(path)
     }
 
-    /// The header that proves to the backend who is asking.
+    /// The header that authenticates the request on its surface.
     fn credential(&self) -> Credential<'a> {
         self.credential.on(self.request.surface)
     }
 
-    /// The edits that turn the client's request into this attempt in place, for the router to send.
+    /// The edits that turn the client's request into this attempt, for Envoy's router.
     pub fn edits(
         &self,
         config: &'a Config,
@@ -115,7 +115,7 @@ impl<'a> Attempt<'a> {
     ) -> RequestEdits<'a> {
         let mut edits = RequestEdits::default();
         for name in self.request.credential_headers() {
-            // Set below, which replaces it.
+            // The credential below replaces this header.
             if name != self.credential().name {
                 edits.remove(name);
             }
@@ -151,20 +151,21 @@ impl<'a> Attempt<'a> {
                 .iter()
                 .for_each(|name| edits.remove(name));
         }
-        // The router gives up on the headers after this time but lets an answer that has begun go on for as long as it takes.
+        // The router's limit applies until the headers. An answer that has begun may take any time.
         if !config.left_to_envoy.timeout {
             let name = "x-envoy-upstream-rq-per-try-timeout-ms";
             edits.set(name, self.timeout_ms);
         }
-        // Last, because the route is chosen by it. The router engine's route looks elsewhere.
+        // The cluster's header comes last, because setting it makes Envoy choose the route. The router engine's route
+        // does not use it.
         if config.retry.engine == Engine::Filter {
             edits.set(&config.headers.cluster, &self.backend.cluster);
         }
         edits
     }
 
-    /// The headers of this attempt as a request of its own, made from the `original` ones, with this [`path`](Self::path) where it
-    /// has another.
+    /// The headers of this attempt as a separate request, derived from the `original` ones. `path` is the attempt's
+    /// [`path`](Self::path), if it differs.
     pub fn headers<'h>(
         &'h self,
         names: &'h HeaderNames,
@@ -173,13 +174,13 @@ impl<'a> Attempt<'a> {
     ) -> Vec<(&'h str, &'h str)> {
         let dropped = |name: &str| {
             NOT_REISSUED.contains(&name)
-                // The usual ones first.
+                // The usual names come first.
                 || matches!(name, "authorization" | "api-key")
                 || is_credential_header(name.as_bytes())
                 || name == names.cluster
                 || Some(name) == names.client.as_deref()
                 || self.reads_answer && name == "accept-encoding"
-                // Envoy's instructions to its own router; a callout has its own.
+                // These headers instruct Envoy's router. A callout has its own.
                 || name.starts_with("x-envoy-")
         };
         let accepted = self.request.accepted.as_deref();
@@ -195,7 +196,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// A length that has grown by so many bytes, or shrunk.
+/// `length` changed by `growth` bytes.
 pub fn grown(length: u64, growth: isize) -> u64 {
     length.saturating_add_signed(i64::try_from(growth).unwrap_or_default())
 }
@@ -260,7 +261,7 @@ mod tests {
     const CLIENT_PATH: &str = ORIGINAL[2].1;
 
     #[test]
-    fn the_clients_path_is_not_asked_for_where_it_stays() {
+    fn the_clients_path_is_not_fetched_without_need() {
         let mut config = config("filter");
         let plain = Request::read(
             [(&b":path"[..], &b"/openai/deployments/gpt/x"[..])].into_iter(),
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_says_of_retries_is_not_for_the_router() {
+    fn retry_headers_of_clients_are_removed() {
         for (engine, name) in ["filter", "router"]
             .into_iter()
             .flat_map(|engine| RETRY_INSTRUCTIONS.map(|name| (engine, name)))
@@ -325,12 +326,12 @@ mod tests {
     }
 
     #[test]
-    fn the_router_engine_leaves_the_choice_to_the_route() {
+    fn the_router_engine_sets_no_cluster_header() {
         assert_eq!(edits(&config("router"), &request()), COMMON);
     }
 
     #[test]
-    fn no_encoding_is_asked_for_that_cannot_be_read() {
+    fn unreadable_encodings_are_not_requested() {
         for (accepted, sent) in [
             ("gzip, deflate", "gzip, deflate"),
             ("br, gzip, deflate", "gzip, deflate"),
@@ -363,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_takes_the_place_of_every_credential_too() {
+    fn a_key_replaces_every_credential() {
         let (request, config) = (request(), config("filter"));
         let attempt = Attempt {
             credential: Credential {

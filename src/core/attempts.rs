@@ -10,55 +10,55 @@ use super::outcome::Outcome;
 use super::plan::{BackendSet, Plan};
 use super::time::Timestamp;
 
-/// A number of attempts as text. There are few attempts, and requests many.
+/// The number of attempts as text, without an allocation per request.
 pub fn digit(attempts: u8) -> &'static str {
     const DIGITS: [&str; MAX_ATTEMPTS + 1] = ["0", "1", "2", "3", "4", "5"];
     let attempts = usize::from(attempts).min(MAX_ATTEMPTS);
     DIGITS.get(attempts).copied().unwrap_or_default()
 }
 
-/// What happens after an attempt.
+/// The step after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The answer is the client's, as it is.
+    /// Deliver the answer.
     Deliver,
-    /// The answer is the client's although another attempt was called for.
+    /// Deliver the answer although its outcome calls for a retry.
     GiveUp(NoRetry),
     /// The next attempt goes to the current backend.
     TryNext,
-    /// The same backend is tried once more with a newer token. If none is to be had, the outcome is put to
-    /// [`Attempts::after`] again, which then goes on to the next backend.
+    /// Retry on the same backend with a newer token. Without a newer token, call [`Attempts::after`] again with the
+    /// outcome. It then goes on to the next backend.
     RenewToken,
-    /// Another attempt is due once the client has sent all of its request.
+    /// Retry once the client has sent the whole request.
     AwaitRequest,
 }
 
-/// Why a backend was chosen.
+/// The reason for the choice of a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Because {
-    /// It was free.
+    /// The backend was free.
     #[default]
     Free,
     /// The backend was free, and it is the first choice of the request's affinity key.
     Kept,
     /// The backend was free. An earlier choice of the request's affinity key had its full share of the attempts.
     Overflowed,
-    /// It recovers from a cooldown and admitted the attempt.
+    /// The backend recovers from a cooldown and admitted the attempt.
     Recovering,
-    /// It recovers from a cooldown, and no other backend was free.
+    /// The backend recovers from a cooldown, and no other backend was free.
     Crowded,
-    /// It had advised to wait, and nothing better was left.
+    /// The backend had advised to wait, and no better one was left.
     Soft,
-    /// Its breaker was open, and nothing better was left.
+    /// The backend's breaker was open, and no better one was left.
     Panic,
-    /// Every backend was in cooldown, and one attempt found out whether that was still true.
+    /// Every backend was in cooldown, and the attempt tests whether that still holds.
     Trial,
-    /// The router had been told to go there should the attempt before get no answer.
+    /// The router went to the foreseen backend because the previous attempt got no answer.
     Foreseen,
 }
 
 impl Because {
-    /// The word for it in the header that explains a choice.
+    /// The reason's name in the header that explains the attempts.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Free => "free",
@@ -74,34 +74,34 @@ impl Because {
     }
 }
 
-/// A backend for the next attempt.
+/// A backend chosen for the next attempt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Chosen {
-    /// Which one.
+    /// The backend.
     pub backend: usize,
-    /// Why this one.
+    /// The reason for the choice.
     pub because: Because,
-    /// When it was chosen; the default where nothing was known of any backend.
+    /// The time of the choice. The default if all backends were healthy, so that the time was not read.
     pub began: Timestamp,
 }
 
-/// Names an access token among others.
+/// Identifies an access token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenId {
-    /// The identity, by its place in the configuration. Backends with a key have none.
+    /// The index of the identity in the configuration. `None` for backends with a key.
     pub identity: Option<usize>,
-    /// The token's number among those of the identity.
+    /// The generation of the identity's token.
     pub generation: u32,
 }
 
-/// What the end of an attempt says of its backend.
+/// The lesson of an ended attempt for its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lesson {
     /// The backend.
     pub backend: usize,
-    /// What was found.
+    /// The meaning of the attempt's outcome.
     pub finding: Finding,
-    /// The attempt.
+    /// The facts about the attempt.
     pub seen: Seen,
 }
 
@@ -112,20 +112,20 @@ pub struct Attempts {
     current: Chosen,
     made: u8,
     max_attempts: u8,
-    /// The token of the attempt that was concluded last.
+    /// The token of the last concluded attempt.
     token: TokenId,
-    /// The refused token for which a newer one was asked. A request asks once.
+    /// The refused token for which a newer one was requested. A request does so once.
     outdated: Option<TokenId>,
-    /// The current backend admitted the attempt and has to know of its end.
+    /// Whether the current backend admitted the attempt, and must learn of its end.
     admitted: bool,
-    /// The backends that answered 429.
+    /// The backends that answered the request with 429.
     throttled: BackendSet,
-    /// A backend failed on the request.
+    /// Whether a backend failed on the request.
     has_failed: bool,
 }
 
 impl Attempts {
-    /// No attempt yet along `plan`.
+    /// The attempts of a request along `plan`, before the first one.
     pub fn new(plan: Plan, max_attempts: u8) -> Self {
         Self {
             plan,
@@ -134,7 +134,7 @@ impl Attempts {
         }
     }
 
-    /// The plan, with the backends it has been to.
+    /// The plan with the tried backends.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -144,17 +144,17 @@ impl Attempts {
         self.current.backend
     }
 
-    /// How many were made so far.
+    /// The number of attempts so far.
     pub fn made(&self) -> u8 {
         self.made
     }
 
-    /// Whether no further attempt may be made.
+    /// Whether the limit of attempts is reached.
     pub fn are_exhausted(&self) -> bool {
         self.made >= self.max_attempts
     }
 
-    /// The next attempt goes there.
+    /// Makes `chosen` the backend of the next attempt.
     pub fn go_to(&mut self, chosen: Chosen) {
         self.plan.tried.add(chosen.backend);
         self.plan.has_tested |= chosen.because == Because::Trial;
@@ -172,8 +172,8 @@ impl Attempts {
         self.throttled
     }
 
-    /// What there is to learn from the current attempt, which carried this `token` and ended with this `outcome`. `stated` is the wait
-    /// that a 429 asked for.
+    /// The lesson of the current attempt, which used this `token` and ended with this `outcome`. `stated` is the wait
+    /// that a 429 requested.
     pub fn conclude(
         &mut self,
         outcome: Outcome,
@@ -191,7 +191,7 @@ impl Attempts {
         let finding = match Finding::of(outcome, stated, blame, demand) {
             Finding::Nothing => self.outdated.map_or(Finding::Nothing, |outdated| {
                 match (outdated.identity == token.identity, outdated == token) {
-                    // Nobody asked for a newer token of this identity.
+                    // The request requested no newer token of this identity.
                     (false, _) => Finding::Nothing,
                     (true, true) => Finding::TokenDenied(TokenAge::Old),
                     (true, false) => Finding::TokenDenied(TokenAge::New),
@@ -199,12 +199,12 @@ impl Attempts {
             }),
             finding => finding,
         };
-        // An old token says nothing about the backend yet: it will be asked once more.
+        // An old token is no evidence about the backend, which gets another attempt with a newer token.
         let admitted = finding != Finding::Nothing && core::mem::take(&mut self.admitted);
         self.lesson(self.current, finding, admitted, demand)
     }
 
-    /// What there is to learn where the current attempt's refused token was new already: the backend refuses new tokens.
+    /// The lesson if the current attempt's refused token was already new: the backend refuses new tokens.
     pub fn conclude_new_token(&mut self, demand: &Demand) -> Lesson {
         let admitted = core::mem::take(&mut self.admitted);
         let finding = Finding::TokenDenied(TokenAge::New);
@@ -223,7 +223,7 @@ impl Attempts {
         self.lesson(self.current, finding, false, demand)
     }
 
-    /// Of one request only the first failure of a kind counts in full.
+    /// The weight of a failure. Only a request's first failure of a kind counts in full.
     fn blame(&self, outcome: Outcome) -> Blame {
         let has_failed_so = match outcome {
             Outcome::Throttled => !self.throttled.is_empty(),
@@ -235,18 +235,18 @@ impl Attempts {
         }
     }
 
-    /// Whether the current backend has to know of the attempt's end.
+    /// Whether the current backend must learn of the attempt's end.
     pub fn is_admitted(&self) -> bool {
         self.admitted
     }
 
-    /// What the current backend has to know if the outcome of its attempt will not be known: the client left, say.
+    /// The lesson if the outcome of the current attempt stays unknown, for example because the client left.
     pub fn abandon(&mut self, demand: &Demand) -> Option<Lesson> {
         let admitted = core::mem::take(&mut self.admitted);
         admitted.then(|| self.lesson(self.current, Finding::Nothing, admitted, demand))
     }
 
-    /// What a backend has to know that was `chosen` and will not be asked.
+    /// The lesson for a backend that was `chosen` and gets no attempt.
     pub fn give_back(chosen: Chosen, demand: &Demand) -> Option<Lesson> {
         let admitted = chosen.because == Because::Recovering;
         admitted.then(|| Self::default().lesson(chosen, Finding::Nothing, admitted, demand))
@@ -270,8 +270,7 @@ impl Attempts {
         self.made = self.made.saturating_add(1);
     }
 
-    /// Decides what follows the `outcome` of the current attempt; `choose` is asked for another backend where there is to be
-    /// one.
+    /// Decides the step after the `outcome` of the current attempt. `choose` chooses another backend, if one is needed.
     pub fn after(
         &mut self,
         outcome: Outcome,
@@ -284,7 +283,7 @@ impl Attempts {
                 this.outdated = Some(this.token);
                 Verdict::RenewToken
             }),
-            // A backend that refuses a renewed token too has a quarrel of its own; the others may not.
+            // A fresh token was refused too, so the fault is this backend's.
             Outcome::BadToken
             | Outcome::Throttled
             | Outcome::Unavailable
@@ -302,7 +301,8 @@ impl Attempts {
         }
     }
 
-    /// [`Self::after`], with what the backend of the attempt before has to know if it is not asked again and does not know yet.
+    /// Like [`Self::after`]. Also returns the lesson for the previous backend, if it must still learn that it gets no
+    /// further attempt.
     pub fn move_on(
         &mut self,
         outcome: Outcome,
@@ -317,7 +317,7 @@ impl Attempts {
                 self.admitted = admitted;
                 None
             }
-            // An old token said nothing about the backend, and it will not be asked again.
+            // The refused old token was no evidence, and the backend gets no further attempt.
             _ => admitted.then(|| self.lesson(before, Finding::Nothing, admitted, demand)),
         };
         (verdict, lesson)
@@ -344,7 +344,7 @@ mod tests {
         generation: 7,
     };
 
-    /// A walk over this many backends, one after the other.
+    /// A walk over `backends` backends in order.
     struct Walk {
         attempts: Attempts,
         backends: usize,
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn two_backends_allow_two_attempts_whatever_the_maximum() {
+    fn two_backends_allow_two_attempts_at_most() {
         let mut walk = Walk::new(2, 3);
         assert_eq!(
             walk.after(Outcome::Unavailable, Replay::Ready),
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_role_or_deployment_leads_to_the_next_backend() {
+    fn missing_roles_and_deployments_lead_to_the_next_backend() {
         for outcome in [
             Outcome::PermissionDenied,
             Outcome::DeploymentNotFound,
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_replayed_is_given_up_with_the_reason() {
+    fn requests_that_cannot_be_replayed_are_not_retried() {
         let replay = Replay::Impossible(NoRetry::BodyTooLarge);
         let verdict = Verdict::GiveUp(NoRetry::BodyTooLarge);
         assert_eq!(Walk::new(3, 3).after(Outcome::Throttled, replay), verdict);
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn no_backend_is_chosen_that_will_not_be_used() {
+    fn backends_are_chosen_only_if_used() {
         for (replay, attempts) in [(Replay::Incomplete, 3), (Replay::Ready, 1)] {
             let mut walk = Walk::new(3, attempts);
             walk.attempts
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_that_is_abandoned_is_given_back() {
+    fn abandoned_attempts_return_their_place() {
         let mut attempts = Attempts::new(Plan::new(0), 3);
         attempts.go_to(recovering(1));
         let lesson = attempts.abandon(&Demand::default());
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_token_counts_only_when_the_backend_is_given_up() {
+    fn a_refused_old_token_counts_only_without_a_newer_one() {
         let mut attempts = Attempts::new(Plan::new(0), 3);
         let demand = Demand::default();
         attempts.go_to(recovering(1));
@@ -534,7 +534,7 @@ mod tests {
         let (verdict, lesson) =
             attempts.move_on(Outcome::BadToken, Replay::Ready, &demand, next(2));
         assert_eq!((verdict, lesson), (Verdict::RenewToken, None));
-        // No newer token was to be had.
+        // No newer token arrived.
         let (verdict, lesson) =
             attempts.move_on(Outcome::BadToken, Replay::Ready, &demand, next(2));
         assert_eq!(verdict, Verdict::TryNext);
@@ -574,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_requests_first_failure_of_a_kind_counts_in_full() {
+    fn only_the_first_failure_of_a_kind_counts_in_full() {
         let mut attempts = Attempts::new(Plan::new(0), 5);
         let demand = Demand::default();
         let mut found = |outcome| attempts.conclude(outcome, None, &demand, TOKEN).finding;

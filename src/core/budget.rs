@@ -1,4 +1,4 @@
-//! The retry budget: how many failures may be tried again, so that an outage is not multiplied by retries.
+//! The retry budget. It limits retries after failures, so that retries do not multiply the load of an outage.
 
 use core::time::Duration;
 
@@ -8,28 +8,28 @@ use super::time::Timestamp;
 
 const VERSION: u8 = 1;
 
-/// One retry, in the unit of the balance.
+/// One retry in units of the balance.
 const RETRY: u64 = 1000;
-/// What the steady minimum saves up.
+/// The time for which the steady minimum accumulates.
 const SAVINGS: Duration = Duration::from_secs(10);
-/// There is always room for a few.
+/// The smallest capacity of the budget.
 const LEAST_SAVINGS: u64 = 10 * RETRY;
 
-/// The budget of all requests to the same backends, shared by all workers. Requests pay in a share of a retry each, time pays
-/// in a steady minimum, a retry takes one out.
+/// The budget of all requests to the same backends, shared by all workers. Each request deposits a share of a retry,
+/// time deposits a steady minimum, and a retry withdraws one.
 ///
-/// The requests are not counted here: their turns are numbers that tell how many there were.
+/// The budget needs no count of requests, because their turns are numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// In thousandths of a retry.
+    /// The balance in thousandths of a retry.
     balance: u64,
-    /// The turn and the time up to which was paid in.
+    /// The turn and the time of the last deposit.
     turn: u64,
     at: Timestamp,
 }
 
 impl Budget {
-    /// The budget before the first retry: full.
+    /// A full budget.
     pub fn new(rules: &Rules, turn: u64, now: Timestamp) -> Self {
         Self {
             balance: most(rules),
@@ -38,7 +38,7 @@ impl Budget {
         }
     }
 
-    /// Takes one retry out for the request with this `turn`; `false` if nothing is left.
+    /// Withdraws one retry for the request with this `turn`. `false` if none is left.
     pub fn withdraw(&mut self, rules: &Rules, turn: u64, now: Timestamp) -> bool {
         let by_requests = turn
             .saturating_sub(self.turn)
@@ -69,7 +69,7 @@ impl Budget {
         bytes
     }
 
-    /// The budget in `bytes`, if there is one and it is understood.
+    /// The budget in `bytes`. `None` if they are missing or unreadable.
     pub fn decode(bytes: Option<&[u8]>) -> Option<Self> {
         let mut fields = Fields::new(bytes?, VERSION)?;
         Some(Self {
@@ -97,7 +97,7 @@ mod tests {
     };
     const START: Timestamp = Timestamp::from_secs(1_700_000_000);
 
-    /// How many of `requests`, all failing, a second long each thousand, are tried again.
+    /// The number of retries for `requests` failing requests, a thousand per second.
     fn retries(rules: Rules, requests: u64) -> u64 {
         let mut budget = Budget::new(&rules, 0, START);
         let tried = (0..requests).filter(|turn| {
@@ -108,8 +108,8 @@ mod tests {
     }
 
     #[test]
-    fn a_storm_is_not_multiplied() {
-        // 100 saved up, one of five requests, ten a second.
+    fn retries_do_not_multiply_an_outage() {
+        // 100 accumulated ones, one for five requests, and ten per second.
         let expected = 100 + 10_000 / 5 + 10 * 10;
         let retries = retries(RULES, 10_000);
         assert!(retries.abs_diff(expected) <= 1, "{retries} {expected}");
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_up_has_an_end() {
+    fn savings_are_limited() {
         let mut budget = Budget::new(&RULES, 0, START);
         let much_later = START + Duration::from_secs(3600);
         let withdrawn = (0..1000).filter(|_| budget.withdraw(&RULES, 1_000_000, much_later));
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn late_comers_and_clocks_that_go_back_pay_nothing_in() {
+    fn late_turns_and_clocks_set_back_deposit_nothing() {
         let mut budget = Budget::new(&RULES, 500, START);
         while budget.withdraw(&RULES, 500, START) {}
         assert!(!budget.withdraw(&RULES, 400, START));
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn it_survives_encoding() {
+    fn a_budget_survives_encoding() {
         let budget = Budget::new(&RULES, 7, START);
         assert_eq!(Budget::decode(Some(&budget.encode())), Some(budget));
         for bytes in [None, Some(&[][..]), Some(&[VERSION; 24]), Some(&[9; 25])] {

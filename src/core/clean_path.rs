@@ -1,4 +1,4 @@
-//! A path without what is not for a backend: the client's credentials, and the tags of ids.
+//! Removes the parts of a path that no backend may get: the client's credentials and the tags of ids.
 
 use super::client_credentials::is_credential_parameter;
 use super::operation::Path;
@@ -6,12 +6,12 @@ use super::state::ids::{split as split_id, Tags};
 use super::text::{percent_decoded, split, split_once};
 use crate::prelude::*;
 
-/// `path` without the query parameters that carry credentials; `None` if it has none, which is the usual case.
+/// `path` without query parameters that carry credentials. `None` if it has none, as usual.
 pub(super) fn without_credentials(path: &Path<'_>) -> Option<String> {
     let parameters = split(path.query?, b'&');
     let is_credential = |parameter: &&str| {
         let name = split_once(parameter, b'=').map_or(*parameter, |(name, _)| name);
-        // The backend would decode the name, so it is compared decoded.
+        // The backend decodes names, so they are compared decoded.
         match path.has_escape {
             true => is_credential_parameter(&percent_decoded(name)),
             false => is_credential_parameter(name.as_bytes()),
@@ -33,14 +33,14 @@ pub(super) fn without_credentials(path: &Path<'_>) -> Option<String> {
     Some(clean)
 }
 
-/// `path` without the tags of the ids in it, and the backends that these name; `None` if it has none, which is the usual case.
+/// `path` without tags of ids, and the backends that the tags name. `None` if it has none, as usual.
 pub(super) fn without_tags(path: &Path<'_>, tags: &Tags) -> Option<(String, Vec<usize>)> {
-    // Every tag has a dot, and few paths have one.
+    // Every tag has a dot, and most paths have none.
     if !path.has_dot {
         return None;
     }
     let (mut clean, mut backends) = (String::new(), Vec::new());
-    // A tag ends a segment, or a value of the query.
+    // A tag is at the end of a segment or of a query value.
     for part in path.text.split_inclusive(['/', '?', '&', '=', '#']) {
         let (text, separator) = match part.char_indices().last() {
             Some((at, '/' | '?' | '&' | '=' | '#')) => part.split_at_checked(at)?,
@@ -65,7 +65,7 @@ mod tests {
     use crate::state::ids::Tag;
 
     #[test]
-    fn credentials_leave_the_query_and_nothing_else_does() {
+    fn only_credentials_are_removed_from_the_query() {
         for (path, clean) in [
             ("/p?api-version=1", None),
             ("/p", None),
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_removed_and_say_where_the_objects_live() {
+    fn tags_are_removed_and_name_backends() {
         let hosts = ["a.example", "b.example"];
         let tags = Tags::new(hosts).unwrap();
         let [a, b] = hosts.map(|host| Tag::of(host).as_str().to_owned());

@@ -1,17 +1,21 @@
-//! Names of the headers and query parameters in which clients send credentials. None of them may reach a backend.
+//! The names of headers and query parameters in which clients send credentials. None of them may reach a backend.
 
 /// Whether a header of this name carries a client's credential.
 ///
-/// These are the headers whose names end with the word `authorization`, `api-key`, `apikey`, `subscription-key` or `access-token`,
-/// and `cookie`. The openai SDKs send `authorization` or `api-key`, Anthropic's `x-api-key`, Google's `x-goog-api-key`, API
-/// Management's clients `ocp-apim-subscription-key`, other gateways' `apikey` or `x-NAME-api-key`; proxies are sent
-/// `proxy-authorization`, and those that sign users in add `x-forwarded-access-token`. No API of Azure OpenAI takes a header of
-/// these names for anything else.
+/// These are `cookie` and the headers whose names end with `authorization`, `api-key`, `apikey`, `subscription-key` or
+/// `access-token`. No API of Azure OpenAI uses headers with these names for anything else.
 ///
-/// A cookie belongs to the gateway's site, or was set by another backend: SDKs keep cookies. Azure OpenAI needs none.
+/// - The openai SDKs send `authorization` or `api-key`.
+/// - Anthropic's SDK sends `x-api-key`, and Google's `x-goog-api-key`.
+/// - API Management's clients send `ocp-apim-subscription-key`.
+/// - Other gateways use `apikey` or `x-NAME-api-key`.
+/// - Proxies get `proxy-authorization`, and those with a sign-in add `x-forwarded-access-token`.
+///
+/// A cookie belongs to the gateway's site, or another backend has set it, since SDKs keep cookies. Azure OpenAI needs
+/// none.
 #[inline]
 pub fn is_credential_header(name: &[u8]) -> bool {
-    // This is asked of every header of every request: of most the last letter is enough to see.
+    // This runs for every header of every request. The last letter rules out most headers.
     match name {
         b"cookie" => true,
         [.., b'y' | b'n'] => is_credential(name),
@@ -19,10 +23,10 @@ pub fn is_credential_header(name: &[u8]) -> bool {
     }
 }
 
-/// Whether a query parameter of this name, decoded, carries a client's credential.
+/// Whether a query parameter with this decoded name carries a client's credential.
 ///
-/// The names are those of headers, in upper or lower case, and `key`. A WebSocket of a browser has no headers of its own, so
-/// openai's SDK sends `api-key` or `Authorization` in the query there.
+/// The names are those of headers in any case, and `key`. Browsers cannot set headers of a WebSocket, so openai's SDK
+/// sends `api-key` or `Authorization` in the query there.
 pub(super) fn is_credential_parameter(name: &[u8]) -> bool {
     is_credential(name) || name.eq_ignore_ascii_case(b"key")
 }
@@ -44,12 +48,12 @@ fn is_credential(name: &[u8]) -> bool {
     words.iter().any(|word| ends_with_word(name, word))
 }
 
-/// The last four letters of a name as a number, the same for upper and lower case.
+/// The last four letters of a name as a number, regardless of case.
 const fn end(letters: &[u8; 4]) -> u32 {
     u32::from_le_bytes(*letters) | u32::from_le_bytes([0x20; 4])
 }
 
-/// Whether `name` is this word, or ends with it behind a mark. Upper and lower case are the same, `_` and `-` as well.
+/// Whether `name` is this word, or ends with it after a separator. Ignores case and the difference between `_` and `-`.
 fn ends_with_word(name: &[u8], word: &[u8]) -> bool {
     let at = name.len().checked_sub(word.len());
     let Some((before, end)) = at.and_then(|at| name.split_at_checked(at)) else {
@@ -70,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_with_credentials_are_known_by_their_last_word() {
+    fn credential_headers_are_recognized_by_their_last_word() {
         for name in [
             "authorization",
             "proxy-authorization",
@@ -94,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn other_headers_are_not_taken_for_credentials() {
+    fn other_headers_are_not_credentials() {
         for name in [
             "",
             "n",
@@ -122,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_with_credentials_are_known_in_any_case() {
+    fn credential_parameters_are_recognized_in_any_case() {
         for name in [
             "api-key",
             "API-Key",

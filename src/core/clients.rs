@@ -1,15 +1,15 @@
-//! The clients: what they are called, and the names of their statistics.
+//! The names of clients and of their statistics.
 //!
-//! Who a client is has been found out by a filter before this one, which says so in a request header.
+//! An earlier filter identifies the client, and sets its name in a request header.
 
 use super::ledger::Kind;
 use crate::prelude::*;
 
-/// How many clients have statistics of their own, at most.
+/// The most clients with their own statistics.
 pub const MAX_CLIENTS: usize = 200;
 
-/// The client's name as statistics and logs have it, where `header` is what the filter before said: at most 64 letters, digits,
-/// `-` and `_`, everything else replaced by `_`. `None` if it said nothing.
+/// The client's name in statistics and logs. `header` is the value that the earlier filter set. The name has at most 64
+/// letters, digits, `-` and `_`; other characters become `_`. `None` if `header` is empty.
 pub fn client_name(header: &str) -> Option<String> {
     const LONGEST: usize = 64;
     let allowed = |c: char| match c {
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_made_fit_for_statistics() {
+    fn names_are_made_valid_for_statistics() {
         for (header, name) in [
             ("app-1", Some("app-1")),
             ("  Batch_Jobs ", Some("Batch_Jobs")),

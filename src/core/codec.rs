@@ -1,16 +1,16 @@
 //! The compact binary form of the values that workers share.
 //!
-//! Every value begins with a version byte. One that is not understood counts as absent and is overwritten, so that a newer or older
-//! module can follow in place.
+//! Every value begins with a version byte. A value of an unknown version counts as absent and is overwritten, so that
+//! newer and older modules can replace each other.
 
 use super::time::Timestamp;
 use crate::prelude::*;
 
-/// Reads the fields of a binary value one after the other; `None` as soon as the bytes do not suffice.
+/// Reads the fields of a binary value in order. Each method returns `None` if too few bytes are left.
 pub(super) struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    /// The fields behind the version byte, if it is `version`.
+    /// The fields after the version byte, if it equals `version`.
     pub(super) fn new(bytes: &'a [u8], version: u8) -> Option<Self> {
         match bytes.split_first()? {
             (first, rest) if *first == version => Some(Self(rest)),
@@ -53,17 +53,17 @@ impl<'a> Fields<'a> {
         core::str::from_utf8(text).ok()
     }
 
-    /// All that is left, as text.
+    /// The remaining bytes as text.
     pub(super) fn text(self) -> Option<&'a str> {
         core::str::from_utf8(self.0).ok()
     }
 }
 
-/// Writes the fields of a binary value one after the other, as [`Fields`] reads them.
+/// Writes the fields of a binary value in order, for [`Fields`] to read.
 pub(super) struct Writer(Vec<u8>);
 
 impl Writer {
-    /// A value that begins with its version.
+    /// A writer of a value with this version.
     pub(super) fn new(version: u8) -> Self {
         // Enough for most records.
         let mut bytes = Vec::with_capacity(256);
@@ -71,7 +71,7 @@ impl Writer {
         Self(bytes)
     }
 
-    // A record has many fields: in line, each would be larger than a call.
+    // Not inlined: a record has many fields, and the inlined code is larger than a call.
     #[inline(never)]
     pub(super) fn u8(&mut self, number: u8) {
         self.0.push(number);

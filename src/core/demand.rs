@@ -1,9 +1,9 @@
-//! What a request asks of a backend, and whose quota it uses.
+//! The demands of a request on a backend, and the quota it uses.
 
 use super::hash::{fingerprint, fingerprint_of, scatter, END_OF_PART};
 use super::operation::Api;
 
-/// What a request needs its backend to have.
+/// The properties that a request needs its backend to have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
     /// The deployment, if the request names one and the name was read.
@@ -12,17 +12,17 @@ pub struct Demand {
     pub api: Option<Api>,
     /// The quota that the request uses.
     pub quota: QuotaKey,
-    /// The size of the request's body in bytes, where the client announced it.
+    /// The size of the request's body in bytes, if announced.
     pub size: Option<u32>,
-    /// Who sent it.
+    /// The client.
     pub client: Client,
 }
 
 impl Demand {
-    /// The deployment among the things that a backend may lack.
+    /// The request's deployment, as a thing that a backend may lack.
     ///
-    /// It is the deployment as this API serves it: Foundry answers `unknown_model` to a chat with a model that it serves by another
-    /// API, and then requests of that API must not pass the backend over.
+    /// It is combined with the API. Foundry answers `unknown_model` to a chat with a model that it serves through
+    /// another API. Requests of that API must not skip the backend.
     #[inline(never)]
     pub fn deployment_in_api(&self) -> Option<LackId> {
         let api = self.api.map_or(0, |api| scatter(api.id().number()));
@@ -30,31 +30,31 @@ impl Demand {
         Some(LackId(deployment.0 ^ api))
     }
 
-    /// The API among the things that a backend may lack.
+    /// The request's API, as a thing that a backend may lack.
     pub fn whole_api(&self) -> Option<LackId> {
         self.api.map(|api| LackId(api.id().number()))
     }
 }
 
-/// What stands for a deployment's name, so that nothing needs to be compared or kept by letters.
+/// A hash of a deployment's name, which is cheap to compare and store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeploymentId(u64);
 
 impl DeploymentId {
-    /// The deployment with this name. Azure does not tell upper from lower case in it.
+    /// The deployment with this name. Azure ignores its case.
     pub fn of(name: &str) -> Self {
         let bytes = name.bytes().map(|byte| byte.to_ascii_lowercase());
         Self(fingerprint_of(bytes.chain([END_OF_PART])))
     }
 
-    /// A deployment of which the name does not matter.
+    /// A deployment whose name does not matter.
     #[cfg(test)]
     pub(crate) const fn from_number(number: u64) -> Self {
         Self(number)
     }
 }
 
-/// Something that a backend may lack: a deployment as one API serves it, or an API.
+/// Something that a backend may lack: a deployment in one API, or a whole API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LackId(u64);
 
@@ -70,7 +70,7 @@ impl LackId {
     }
 }
 
-/// One of a backend's quotas. Azure gives a quota of tokens and requests to each deployment, not to the resource.
+/// A quota of a backend. Azure grants a quota of tokens and requests to each deployment, not to the resource.
 ///
 /// Source: <https://learn.microsoft.com/azure/ai-services/openai/how-to/quota>
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,7 +85,7 @@ impl QuotaKey {
         Self(id.0)
     }
 
-    /// The quota of an operation that has no deployment, such as the upload of a file.
+    /// The quota of an operation without a deployment, such as uploading a file.
     pub fn of_api(api: Option<Api>) -> Self {
         // No fingerprint of a name is likely to be 1.
         Self(api.map_or(1, |api| api.id().number()))
@@ -102,17 +102,17 @@ impl QuotaKey {
     }
 }
 
-/// Who sent a request, as far as quotas tell clients apart.
+/// The client of a request, as quotas distinguish clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Client(u32);
 
 impl Client {
-    /// Everybody whose name is not known.
+    /// All clients without a known name.
     pub const UNKNOWN: Self = Self(0);
 
     /// The client with this [name](super::clients::client_name).
     pub fn named(name: &str) -> Self {
-        // The upper half depends on every letter.
+        // The upper half of the hash depends on every letter.
         let upper = scatter(fingerprint([name].into_iter())) >> 32;
         Self(u32::try_from(upper).unwrap_or_default().max(1))
     }
@@ -136,7 +136,7 @@ mod tests {
     use crate::prelude::*;
 
     #[test]
-    fn clients_are_told_apart_by_their_names() {
+    fn clients_are_distinguished_by_name() {
         let names = (0..1000).map(|n| Client::named(&format!("app-{n}")).number());
         let numbers: BTreeSet<_> = names.collect();
         assert_eq!(numbers.len(), 1000);

@@ -1,19 +1,19 @@
-//! Changes of headers.
+//! Edits of headers.
 
 use crate::prelude::*;
 use alloc::borrow::Cow;
 
-/// A change of one header.
+/// An edit of one header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit<'a> {
-    /// The header is set to a value, whatever it was.
+    /// Sets a header, and replaces its values.
     Set(&'a str, Cow<'a, str>),
-    /// The header is removed.
+    /// Removes a header.
     Remove(&'a str),
 }
 
 impl<'a> Edit<'a> {
-    /// The header that is set, with its value.
+    /// The name and value, if the edit sets a header.
     pub fn value(&self) -> Option<(&'a str, &Cow<'a, str>)> {
         match self {
             Self::Set(name, value) => Some((*name, value)),
@@ -22,7 +22,7 @@ impl<'a> Edit<'a> {
     }
 }
 
-/// Changes of headers, in their order. The first `FEW` need no memory of their own.
+/// Edits of headers in order. The first `FEW` need no allocation.
 #[derive(Clone, Debug)]
 pub struct Edits<'a, const FEW: usize> {
     few: [Edit<'a>; FEW],
@@ -42,7 +42,7 @@ impl<const FEW: usize> Default for Edits<'_, FEW> {
 }
 
 impl<'a, const FEW: usize> Edits<'a, FEW> {
-    /// Sets a header to a value, whatever it was.
+    /// Sets a header, and replaces its values.
     pub fn set(&mut self, name: &'a str, value: impl Into<Cow<'a, str>>) {
         self.push(Edit::Set(name, value.into()));
     }
@@ -62,7 +62,7 @@ impl<'a, const FEW: usize> Edits<'a, FEW> {
         }
     }
 
-    /// The changes.
+    /// The edits in order.
     pub fn iter(&self) -> impl Iterator<Item = &Edit<'a>> {
         let few = self.few.get(..self.len).unwrap_or_default();
         few.iter().chain(&self.more)
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_number_of_changes_keeps_its_order() {
+    fn any_number_of_edits_keeps_its_order() {
         let names: Vec<_> = (0..9).map(|number| number.to_string()).collect();
         for count in 0..names.len() {
             let mut edits = Edits::<3>::default();

@@ -1,48 +1,49 @@
-//! A half of a stream that may be held: its request, or its answer.
+//! The state of a half of a stream, its request or its answer, that may be held.
 
 use core::time::Duration;
 
-/// Remembers how a half of a stream is held, so that it is resumed without losing a frame.
+/// Tracks how a half of a stream is held, so that resuming it loses no frame.
 ///
-/// Envoy before 1.40 drops the frame that comes next when a body callback had paused and the stream is then resumed by a host
-/// call (envoyproxy/envoy#46842). So where another frame is to come, its callback does the resuming, by not pausing. That a peer
-/// stops in the middle and waits is no reason to lose what it would send after that.
+/// Envoy before 1.40 drops the next frame if a body callback paused and a host call then resumes the stream
+/// (envoyproxy/envoy#46842). So if another frame is expected, its callback resumes the stream by not pausing. This also
+/// protects the frames of a peer that stops for a while.
 ///
-/// A stream that must not wait for its next frame is [opened early](Self::open_early). Then that frame is held as well, which keeps it in
-/// Envoy's buffer, and [let go](Self::let_frame_go) by a host call. Where another one comes first, both pass in its callback, and all
-/// is as before.
+/// A stream that cannot wait for its next frame is [opened early](Self::open_early). That frame is then held too, so
+/// that it stays in Envoy's buffer, and a host call [releases it](Self::let_frame_go). If another frame comes first,
+/// both pass in its callback, and the gate returns to its normal state.
 #[derive(Debug, Default)]
 pub struct Gate {
     paused_in_body: bool,
     complete: bool,
-    /// The half was resumed by a host call before its next frame: that frame would be dropped if its callback let it pass.
+    /// Whether a host call resumed the half before its next frame. Envoy would drop that frame if its callback let it
+    /// pass.
     is_open_early: bool,
-    /// Such a frame is held.
+    /// Whether a frame after an early opening is held.
     holds_frame: bool,
 }
 
 impl Gate {
-    /// The half has come to its end.
+    /// Whether the half has ended.
     #[inline]
     pub fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// Envoy holds a body of it, be it empty.
+    /// Whether Envoy holds a body of the half, which may be empty.
     pub fn holds_body(&self) -> bool {
         self.paused_in_body
     }
 
-    /// The end has come if `end_of_stream`, with a frame or without one.
+    /// Notes the end of the half if `end_of_stream`, with or without a frame.
     #[inline]
     pub fn complete(&mut self, end_of_stream: bool) {
         self.complete |= end_of_stream;
     }
 
-    /// A body callback is to let its frame pass, or not. Returns whether it has to.
+    /// Ends a body callback. `passes` is the wish, and the result is the decision.
     #[inline]
     pub fn body(&mut self, passes: bool) -> bool {
-        // As nearly always.
+        // This is nearly always the case.
         if !self.is_open_early {
             self.paused_in_body = !passes;
             return passes;
@@ -59,19 +60,19 @@ impl Gate {
         !self.paused_in_body
     }
 
-    /// The half was opened early, and its frames are not to pass one by one yet.
+    /// Whether the half was opened early and its frames do not pass one by one yet.
     #[inline]
     pub fn is_open_early(&self) -> bool {
         self.is_open_early
     }
 
-    /// Whether a frame that was to pass is held, to be [let go](Self::let_frame_go) soon.
+    /// Whether a frame that may pass is held, to be [released](Self::let_frame_go) soon.
     #[inline]
     pub fn holds_frame(&self) -> bool {
         self.holds_frame
     }
 
-    /// How long a frame is held that was to pass. Without another one it goes its way then.
+    /// How long such a frame is held if no other frame follows.
     pub fn time_for_next_frame(&self) -> Duration {
         match self.complete {
             true => Duration::ZERO,
@@ -79,26 +80,26 @@ impl Gate {
         }
     }
 
-    /// The trailers pass, and with them whatever is held.
+    /// Notes that the trailers pass, together with everything held.
     pub fn trailers(&mut self) {
         self.is_open_early = false;
         self.holds_frame = false;
         self.paused_in_body = false;
     }
 
-    /// A host call lets a frame go that is held after an early opening.
+    /// Notes that a host call releases the frame held after an early opening.
     pub fn let_frame_go(&mut self) {
         self.holds_frame = false;
         self.paused_in_body = false;
     }
 
-    /// A host call lets the half go on at once, in a callback that is not its own, although another frame may come.
+    /// Notes that a host call resumes the half outside its own callbacks, although another frame may follow.
     pub fn open_early(&mut self) {
         self.is_open_early |= self.awaits_frame();
         self.paused_in_body = false;
     }
 
-    /// Whether its next frame, and not a host call, has to let the half go on. The callback of that frame must not pause.
+    /// Whether the half's next frame must resume it, not a host call. The callback of that frame must not pause.
     pub fn awaits_frame(&self) -> bool {
         self.paused_in_body && !self.complete
     }
@@ -109,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_half_that_awaits_a_frame_is_opened_by_it() {
+    fn a_half_that_awaits_a_frame_resumes_with_it() {
         let mut gate = Gate::default();
         assert!(!gate.awaits_frame());
         assert!(!gate.body(false));
@@ -141,14 +142,14 @@ mod tests {
         assert!(!gate.body(true));
         assert!(gate.holds_frame());
         assert_eq!(gate.time_for_next_frame(), Duration::from_millis(50));
-        // Another one brings it along, and all is as before.
+        // Another frame releases the held one, and the gate is in its normal state again.
         assert!(gate.body(true));
         assert!(!gate.holds_frame() && !gate.is_open_early());
         assert!(gate.body(true));
     }
 
     #[test]
-    fn a_frame_that_is_let_go_is_followed_by_a_held_one() {
+    fn the_frame_after_a_released_one_is_held() {
         let mut gate = opened_early();
         assert!(!gate.body(true));
         gate.let_frame_go();
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_awaits_no_frame_is_not_opened_early() {
+    fn a_half_that_awaits_no_frame_is_not_opened_early() {
         let mut gate = Gate::default();
         gate.open_early();
         assert!(!gate.is_open_early());

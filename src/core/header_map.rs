@@ -1,19 +1,21 @@
-//! A header map in the form the host hands it over, read in place.
+//! A header map in the host's serialized form, read in place.
 
 use crate::prelude::*;
 
-/// A serialised header map: the number of pairs, the sizes of every name and value, then the names and values, each followed
-/// by a zero byte; all numbers are 32-bit little-endian (proxy-wasm ABI 0.2.1).
+/// A serialized header map: the number of pairs, the sizes of all names and values, then the names and values, each
+/// followed by a zero byte. All numbers are 32-bit little-endian.
+///
+/// Source: proxy-wasm ABI 0.2.1.
 #[derive(Debug, Default)]
 pub struct HeaderMap(Vec<u8>);
 
 impl HeaderMap {
-    /// The map in these bytes.
+    /// The map with these bytes.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
 
-    /// The pairs in order, names in lower case. Ends early where the bytes do not hold what the sizes promise.
+    /// The pairs in order, with names in lower case. Ends early if the bytes are shorter than the sizes.
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let (sizes, mut texts) = self.parts().unwrap_or_default();
@@ -24,7 +26,7 @@ impl HeaderMap {
         })
     }
 
-    /// The sizes of all names and values, and these themselves.
+    /// The bytes of the sizes, and the bytes of the names and values.
     #[inline]
     fn parts(&self) -> Option<(&[u8], &[u8])> {
         let mut rest = self.0.as_slice();
@@ -34,7 +36,7 @@ impl HeaderMap {
 
     /// Whether every name and value is UTF-8.
     pub fn is_utf8(&self) -> bool {
-        // Together they are if each one is: no character goes on beyond the zero byte between two of them.
+        // Checking all texts at once suffices, because no character continues after a zero byte.
         let parts = self.parts();
         parts.is_none_or(|(_, texts)| core::str::from_utf8(texts).is_ok())
     }
@@ -55,7 +57,7 @@ impl HeaderMap {
         values.find_map(|(_, value)| core::str::from_utf8(value).ok())
     }
 
-    /// The map with the first value of `name` alone, if it is UTF-8.
+    /// The map with only the first value of `name`, if that is UTF-8.
     #[must_use]
     pub fn only(&self, name: &str) -> Self {
         let value = self.get(name);
@@ -64,7 +66,7 @@ impl HeaderMap {
         })
     }
 
-    /// Serialises `pairs` for the host.
+    /// Serializes `pairs` for the host.
     pub fn encode(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
         let text: usize = pairs
             .iter()
@@ -72,7 +74,7 @@ impl HeaderMap {
             .sum();
         let mut bytes = Vec::with_capacity(4 + pairs.len() * 8 + text);
         let mut push_u32 = |number: usize| {
-            // The host's memory is 32-bit as well: no size can be larger.
+            // WebAssembly's memory is 32-bit, so no size is larger.
             bytes.extend_from_slice(&(number as u32).to_le_bytes());
         };
         push_u32(pairs.len());
@@ -109,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_encoded_is_read_back() {
+    fn encoded_headers_are_read_back() {
         let pairs: [(&[u8], &[u8]); 3] = [
             (b":path", b"/openai"),
             (b"x-empty", b""),
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_cut_anywhere_never_trap() {
+    fn truncated_bytes_never_panic() {
         let whole = HeaderMap::encode(&[(b"name", b"value"), (b"other", b"")]);
         for cut in 0..whole.len() {
             let map = HeaderMap::new(whole[..cut].to_vec());

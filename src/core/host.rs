@@ -1,20 +1,21 @@
-//! What the core needs of its host.
+//! The host, as the core needs it.
 
 use super::config::Engine;
 use super::swap::SharedMap;
 use super::time::Timestamp;
 use crate::prelude::*;
 
-/// A host: the map that all workers share, and a clock.
+/// A host: a clock, and a map that all workers share.
 pub trait Host: SharedMap + Clone {
-    /// The time. A host call, so it is read only where a decision depends on it.
+    /// The current time. A host call, so it is read only if a decision depends on it.
     fn now(&self) -> Timestamp;
 }
 
-/// Checks that an Envoy of this version, if that is known, can carry out what the retry engine needs.
+/// Checks that Envoy's version, if known, supports the retry engine.
 ///
 /// # Errors
-/// The router engine needs an Envoy that chooses the cluster of a retry again, which is said in the form of a configuration's problem.
+/// The router engine needs an Envoy that chooses a retry's cluster again. The error has the form of a configuration
+/// problem.
 #[inline(never)]
 pub fn check_version(version: Option<(u64, u64)>, engine: Engine) -> Result<(), String> {
     match (engine, version) {

@@ -1,25 +1,25 @@
-//! Decoding the body of an error: gzip (RFC 1952), zlib (RFC 1950) and DEFLATE (RFC 1951).
+//! Decodes the body of an error: gzip (RFC 1952), zlib (RFC 1950) and DEFLATE (RFC 1951).
 //!
-//! A crate for this adds 20 KB to the module, and a function larger than any other. Error bodies are a few hundred bytes, so this
-//! decoder is small and bounded instead of fast. It checks no checksum: a body that was damaged on its way decides nothing worse than
-//! where one request goes.
+//! A crate for this adds 20 KB to the module, and a function larger than any other. Error bodies have a few hundred
+//! bytes, so this decoder is small and bounded rather than fast. It ignores checksums: a damaged body affects only the
+//! destination of one request.
 
 use crate::prelude::*;
 use alloc::borrow::Cow;
 
-/// A body that is longer once it is decoded is not decoded: no error is that long, and a few bytes can stand for gigabytes.
+/// The longest decoded body. No error is longer, while a few encoded bytes can decode to gigabytes.
 pub const MOST_DECODED: usize = 64 * 1024;
 
 /// The JSON `body` of an answer, decoded if it is encoded.
 ///
-/// The body itself tells: JSON begins with a brace, gzip with two bytes that no text begins with, and what is left can be tried. So no
-/// header has to be asked for, which would be a host call. What cannot be decoded stays as it is: it is in another encoding, damaged,
-/// incomplete or longer than [`MOST_DECODED`].
+/// The body shows its own encoding. JSON begins with a brace, gzip with two bytes that no text begins with, and the
+/// rest can be tried. So no header is needed, which would cost a host call. A body that cannot be decoded stays
+/// unchanged: it has another encoding, or is damaged, incomplete or longer than [`MOST_DECODED`].
 pub fn decoded(body: &[u8]) -> Cow<'_, [u8]> {
     let decoded = match body {
         [] | [b'{' | b' ' | b'\t' | b'\r' | b'\n', ..] => None,
         [0x1f, 0x8b, ..] => after_gzip_header(body).and_then(inflated),
-        // `deflate` means zlib, but some servers leave out what zlib puts around DEFLATE.
+        // `deflate` means zlib, but some servers send plain DEFLATE.
         _ => {
             let zlib = after_zlib_header(body).and_then(inflated);
             zlib.or_else(|| inflated(body))
@@ -28,10 +28,10 @@ pub fn decoded(body: &[u8]) -> Cow<'_, [u8]> {
     decoded.map_or(Cow::Borrowed(body), Cow::Owned)
 }
 
-/// The encodings in this line of `accept-encoding` that [`decoded`] reads, if there are others as well.
+/// The encodings in this line of `accept-encoding` that [`decoded`] supports. `None` if it supports all of them.
 ///
-/// So no backend answers in an encoding in which the code of an error could not be read. An answer that is not encoded is always
-/// acceptable (RFC 9110, section 12.5.3).
+/// With this line no backend uses an encoding in which the code of an error is unreadable. An unencoded answer is
+/// always acceptable (RFC 9110, section 12.5.3).
 pub fn readable_of(accepted: &str) -> Option<String> {
     let named = || accepted.split(',').map(str::trim);
     if named().all(is_readable) {
@@ -43,7 +43,7 @@ pub fn readable_of(accepted: &str) -> Option<String> {
     Some(kept)
 }
 
-/// Whether an element of `accept-encoding` names an encoding that [`decoded`] reads.
+/// Whether an element of `accept-encoding` names an encoding that [`decoded`] supports.
 #[inline(never)]
 fn is_readable(named: &str) -> bool {
     const READABLE: &[&str] = &["gzip", "deflate", "identity", "x-gzip", ""];
@@ -85,7 +85,7 @@ fn after_zlib_header(body: &[u8]) -> Option<&[u8]> {
     (is_zlib && flags & DICTIONARY == 0).then_some(rest)
 }
 
-/// What a whole DEFLATE stream stands for.
+/// Decodes a complete DEFLATE stream.
 fn inflated(stream: &[u8]) -> Option<Vec<u8>> {
     let mut bits = Bits {
         rest: stream,
@@ -113,7 +113,7 @@ fn inflated(stream: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// The output, which also is what later parts refer to.
+/// The output, to which later parts of the stream refer.
 struct Output(Vec<u8>);
 
 impl Output {
@@ -125,7 +125,7 @@ impl Output {
         Some(())
     }
 
-    /// Repeats `length` bytes, `distance` bytes back. They may overlap with what they make.
+    /// Repeats `length` bytes from `distance` bytes back. The source and the result may overlap.
     fn repeat(&mut self, length: usize, distance: usize) -> Option<()> {
         for _ in 0..length {
             let from = self.0.len().checked_sub(distance)?;
@@ -136,7 +136,7 @@ impl Output {
     }
 }
 
-/// The bits of a stream, the lowest of each byte first.
+/// The bits of a stream, from the lowest of each byte.
 struct Bits<'a> {
     rest: &'a [u8],
     held: u32,
@@ -144,7 +144,7 @@ struct Bits<'a> {
 }
 
 impl Bits<'_> {
-    /// The next `count` bits as a number, at most 16.
+    /// The next `count` bits as a number. At most 16 bits.
     fn take(&mut self, count: u32) -> Option<u32> {
         while self.count < count {
             let (byte, rest) = self.rest.split_first()?;
@@ -159,7 +159,7 @@ impl Bits<'_> {
     }
 
     fn copy_stored(&mut self, output: &mut Output) -> Option<()> {
-        // Fewer than eight bits are held: the rest of the byte that the block's header ended in.
+        // Fewer than eight bits are left, the rest of the byte in which the block's header ended.
         (self.held, self.count) = (0, 0);
         let length = self.take(16)?;
         if length ^ 0xffff != self.take(16)? {
@@ -189,13 +189,13 @@ impl Bits<'_> {
         }
     }
 
-    /// The number that a symbol stands for, together with the bits that follow it.
+    /// The number of a symbol, including the extra bits that follow it.
     fn extended(&mut self, table: &[(u16, u8)], symbol: u16) -> Option<usize> {
         let (base, bits) = table.get(usize::from(symbol))?;
         Some(usize::from(*base) + self.take(u32::from(*bits))? as usize)
     }
 
-    /// The two codes at the start of a block that has its own.
+    /// The two codes at the start of a dynamic block.
     #[inline(never)]
     fn codes(&mut self) -> Option<(Code, Code)> {
         let literals = self.take(5)? as usize + 257;
@@ -209,7 +209,7 @@ impl Bits<'_> {
         Some((Code::of(literals)?, Code::of(distances)?))
     }
 
-    /// So many lengths of codes, which are coded themselves.
+    /// Reads `count` code lengths, which are encoded by `code`.
     fn lengths(&mut self, code: &Code, count: usize) -> Option<Vec<u8>> {
         let mut lengths = Vec::with_capacity(count);
         while lengths.len() < count {
@@ -222,28 +222,28 @@ impl Bits<'_> {
             let all = lengths.len() + times as usize;
             lengths.resize(all, length);
         }
-        // The last repetition must not go too far.
+        // The last repetition must not exceed the count.
         (lengths.len() == count).then_some(lengths)
     }
 }
 
-/// The longest code.
+/// The longest code in bits.
 const LONGEST: usize = 15;
 
 /// A canonical Huffman code.
 struct Code {
-    /// How many codes there are of each length; of length 0 none.
+    /// The number of codes of each length. Length 0 has none.
     counts: [u16; LONGEST + 1],
-    /// The symbols, in the order of their codes.
+    /// The symbols in the order of their codes.
     symbols: Vec<u16>,
 }
 
 impl Code {
-    /// The code in which each symbol's code has this length, or none where it is 0.
+    /// The code in which each symbol has the given length. Symbols of length 0 have no code.
     fn of(lengths: &[u8]) -> Option<Self> {
         let mut counts = [0; LONGEST + 1];
         let mut symbols = Vec::with_capacity(lengths.len());
-        // Codes of this length that are not taken yet.
+        // The number of unused codes of the current length.
         let mut left = 1u32;
         for (length, count) in counts.iter_mut().enumerate().skip(1) {
             let of_length = (0u16..).zip(lengths);
@@ -257,9 +257,9 @@ impl Code {
         Some(Self { counts, symbols })
     }
 
-    /// The next symbol.
+    /// Reads the next symbol.
     fn read(&self, bits: &mut Bits<'_>) -> Option<u16> {
-        // Of the codes of one length: the first one, and the place of its symbol.
+        // The code so far, the first code of its length, and the position of that code's symbol.
         let (mut code, mut first, mut place) = (0, 0, 0);
         for count in self.counts.iter().skip(1) {
             let count = u32::from(*count);
@@ -276,7 +276,7 @@ impl Code {
     }
 }
 
-/// The codes of a block that has none of its own.
+/// The codes of a fixed block.
 #[inline(never)]
 fn fixed_codes() -> Option<(Code, Code)> {
     let lengths = [(8, 144), (9, 112), (7, 24), (8, 8)];
@@ -287,12 +287,12 @@ fn fixed_codes() -> Option<(Code, Code)> {
     Some((literals, Code::of(&[5; 30])?))
 }
 
-/// In this order lengths of codes of lengths come.
+/// The order in which the lengths of code-length codes are sent.
 const LENGTH_ORDER: [u8; 19] = [
     16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15,
 ];
 
-/// The shortest length that a symbol stands for, and how many bits are added to it.
+/// The shortest length of each symbol, and its number of extra bits.
 const LENGTHS: [(u16, u8); 29] = [
     (3, 0),
     (4, 0),
@@ -325,7 +325,7 @@ const LENGTHS: [(u16, u8); 29] = [
     (258, 0),
 ];
 
-/// The shortest distance that a symbol stands for, and how many bits are added to it.
+/// The shortest distance of each symbol, and its number of extra bits.
 const DISTANCES: [(u16, u8); 30] = [
     (1, 0),
     (2, 0),
@@ -368,7 +368,7 @@ mod tests {
 
     use super::*;
 
-    /// splitmix64
+    /// The generator splitmix64.
     struct Random(u64);
 
     impl Random {
@@ -379,7 +379,7 @@ mod tests {
             ((z ^ (z >> 31)) % end as u64) as usize
         }
 
-        /// Text, noise and repetitions, in parts of different kinds.
+        /// Text, noise and repetitions in parts of different kinds.
         fn body(&mut self) -> Vec<u8> {
             let mut body = Vec::new();
             for _ in 0..self.below(8) {
@@ -419,7 +419,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// Encoded bytes as they are taken for JSON, if they could be decoded.
+    /// Bytes decoded as an error's body, if that succeeds.
     fn read(body: &[u8]) -> Option<Vec<u8>> {
         match decoded(body) {
             Cow::Owned(decoded) => Some(decoded),
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_encoded_is_read_back_at_every_level() {
+    fn encoded_bodies_are_read_back_at_every_level() {
         let mut random = Random(1);
         for _ in 0..20 {
             let body = random.body();
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_read_whatever_its_encoding() {
+    fn errors_are_read_in_every_encoding() {
         let error = br#"{"error":{"code":"DeploymentNotFound","message":"..."}}"#;
         for level in 0..=9 {
             for encoded in [gzip, zlib, deflate] {
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_a_gzip_header_is_passed_over() {
+    fn every_part_of_a_gzip_header_is_skipped() {
         for parts in 0..8 {
             let mut header = GzBuilder::new();
             if parts & 1 != 0 {
@@ -478,7 +478,7 @@ mod tests {
             encoder.write_all(b"body").unwrap();
             let mut bytes = encoder.finish().unwrap();
             assert_eq!(read(&bytes).unwrap(), b"body");
-            // flate2 writes no checksum of the header.
+            // flate2 writes no header checksum.
             bytes[3] |= 2;
             let end = bytes.len() - deflate(b"body", 6).len() - 8;
             bytes.splice(end..end, [0x12, 0x34]);
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_not_decoded() {
+    fn too_long_bodies_are_not_decoded() {
         let most = vec![b'x'; MOST_DECODED];
         assert_eq!(read(&gzip(&most, 9)).as_ref(), Some(&most));
         for length in [MOST_DECODED + 1, 100 << 20] {
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_incomplete_is_not_decoded() {
+    fn incomplete_bodies_are_not_decoded() {
         let body = Random(2).body();
         let whole = deflate(&body, 6);
         for end in 0..whole.len() {
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_never_traps_and_stays_within_its_bound() {
+    fn damaged_bodies_never_panic_and_stay_within_the_bound() {
         let mut random = Random(3);
         for _ in 0..1_000 {
             let level = random.below(10) as u32;
@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encoding_that_cannot_be_read_is_not_asked_for() {
+    fn unsupported_encodings_are_removed() {
         for (accepted, readable) in [
             ("gzip, deflate", None),
             ("GZIP;q=0.5,identity", None),

@@ -1,4 +1,4 @@
-//! Reading a request's body for what decides where it goes, while it is held.
+//! Reads a held request's body for the facts that decide its backend.
 
 use super::config::Config;
 use super::json::scan::Scan;
@@ -6,27 +6,27 @@ use super::multipart::Scanner;
 use super::request::{BodyForm, Found, Need, Request};
 use crate::prelude::*;
 
-/// The reading of one body.
+/// The reader of one body.
 #[derive(Debug, Default)]
 pub enum Inspection {
-    /// There is nothing to look for, or it was found.
+    /// Nothing is left to read.
     #[default]
     Done,
-    /// A JSON document. What it says last counts, so it is read to its end.
+    /// A JSON document. Its last value of a key counts, so it is read to its end.
     Json(Box<Scan>),
-    /// A form, which is read until the value has come.
+    /// A form, which is read up to the value.
     Form(Box<Scanner>),
 }
 
-/// A body that has to be read is encoded.
+/// The error that a body must be read but is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unreadable;
 
 impl Inspection {
-    /// The reading that `request`, which has a body, [needs](Request::needs).
+    /// The reader of the facts that `request`, which has a body, [needs](Request::needs).
     ///
     /// # Errors
-    /// It cannot be done: the body is encoded.
+    /// The body is encoded.
     pub fn of(request: &Request, config: &Config, models_matter: bool) -> Result<Self, Unreadable> {
         Ok(
             match (request.needs(config, models_matter), &request.form) {
@@ -49,7 +49,7 @@ impl Inspection {
         !matches!(self, Self::Done)
     }
 
-    /// Reads the next chunk; `end` where it is the last. What was found, once that is all there is to find.
+    /// Reads the next chunk. `end` marks the last one. Returns the facts once all are found.
     pub fn push(&mut self, chunk: &[u8], end: bool) -> Option<Found> {
         let over = match self {
             Self::Done => return None,
@@ -72,7 +72,7 @@ impl Inspection {
         })
     }
 
-    /// Reads no further.
+    /// Stops reading.
     pub fn give_up(&mut self) {
         *self = Self::Done;
     }
@@ -115,7 +115,7 @@ mod tests {
         Request::read(headers.into_iter(), &config.tags())
     }
 
-    /// The request after its body was read, in two parts.
+    /// The request after its body was read in two parts.
     fn read(config: &Config, path: &str, content_type: &str, body: &str) -> Request {
         let mut request = request(config, path, content_type);
         let mut inspection = Inspection::of(&request, config, false).unwrap();
@@ -139,7 +139,7 @@ mod tests {
     const RESPONSES: &str = "/openai/v1/responses";
 
     #[test]
-    fn a_body_is_read_only_where_it_decides() {
+    fn bodies_are_read_only_if_they_decide() {
         let (aliased, mut plain) = (config(""), config(""));
         plain.backends[0].deployments = Default::default();
         let mut alone = config("");
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encoded_body_is_refused_where_reading_it_decides() {
+    fn encoded_bodies_are_refused_if_they_decide() {
         let (aliased, mut plain) = (config(""), config(r#", "state": {"ids": "plain"}"#));
         plain.backends[0].deployments = Default::default();
         let tagged = config("");
@@ -216,7 +216,7 @@ mod tests {
                     let inspection = Inspection::of(&request, config, models_matter);
                     match inspection {
                         Err(Unreadable) => assert!(refused, "{path} {content_type}"),
-                        // Not even where the deployment is worth reading: other backends may have it.
+                        // The same holds if only the deployment is useful, because other backends may have it.
                         Ok(inspection) => {
                             assert!(
                                 !refused && !inspection.is_under_way(),
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_says_is_learnt() {
+    fn facts_in_the_body_are_learned() {
         let config = config("");
         let (a, b) = (Tag::of("a"), Tag::of("b"));
         let place = |body: &str| {
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backends_name_and_the_cutting_of_tags_go_together() {
+    fn names_and_tags_are_edited_together() {
         let config = config("");
         let tag = Tag::of("a");
         let body = format!(
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_document_and_no_form_says_nothing() {
+    fn malformed_bodies_have_no_facts() {
         let config = config("");
         let request = read(&config, CHAT, JSON, r#"{"model":"gpt""#);
         assert_eq!((request.model, request.deployment), (None, None));
@@ -288,7 +288,7 @@ mod tests {
             "--B\r\nmodel",
         );
         assert_eq!(request.model, None);
-        // Without a boundary there is no form to read.
+        // A form without a boundary cannot be read.
         let headers = request_without_boundary(&config);
         let inspection = Inspection::of(&headers, &config, false).unwrap();
         assert!(!inspection.is_under_way());
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_something_is_done_once() {
+    fn creations_are_not_repeatable() {
         let mut config = config("");
         for (path, body, repeatable) in [
             (CHAT, "{}", true),
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_made_at_home_unless_a_batch_reads_it() {
+    fn files_are_made_at_home_except_for_batches() {
         let tagged = config(r#", "state": {"home": "b"}"#);
         let plain = config(r#", "state": {"home": "b", "ids": "plain"}"#);
         let part = |name: &str, value: &str| {
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_tagged_where_there_are_several_resources() {
+    fn ids_are_tagged_with_several_resources() {
         let json = |hosts: [&str; 2]| {
             let backends = hosts.map(|host| {
                 let name = host.replace('/', "");
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn home_is_who_has_the_api() {
+    fn home_is_a_backend_with_the_api() {
         let config = config(r#", "state": {"home": "b"}"#);
         for (path, home) in [("/openai/v1/files", 1), ("/openai/v1/responses/resp_1", 0)] {
             let headers = [(":method", "GET"), (":path", path)];

@@ -1,6 +1,6 @@
 //! The keys of the values that workers share.
 //!
-//! Envoy's shared data is a map of the whole process, from text to bytes.
+//! Envoy's shared data is one map per process, from text to bytes.
 
 use super::config::{Backend, Identity, Source};
 use super::hash::fingerprint;
@@ -22,16 +22,17 @@ pub fn budget_key(backends: &[Backend]) -> String {
     )
 }
 
-/// The key of the names of quotas. A name has one number everywhere, so all configurations share them.
+/// The key of the names of quotas. All configurations share it, because the number of a name does not depend on the
+/// configuration.
 pub const QUOTA_NAMES_KEY: &str = "aoai.quota_names";
 
-/// The key of a backend's health: all configurations that name it, before and after a reload, mean the same.
+/// The key of a backend's health. All configurations with the backend share it, also across reloads.
 pub fn health_key(backend: &Backend) -> String {
     let parts = [backend.cluster.as_str(), backend.host.as_str()];
     key("health", parts.into_iter())
 }
 
-/// The key of the token record that all users of this identity share.
+/// The key of the token record that all users of an identity share.
 pub fn token_key(identity: &Identity) -> String {
     let mut parts = vec![identity.cluster.as_str(), identity.resource.as_str()];
     let selector = match &identity.source {
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entra_identities_share_a_token_only_if_all_is_the_same() {
+    fn entra_identities_share_a_token_only_if_equal() {
         use crate::config::{Proof, Secret};
         use std::time::Duration;
         let identity = |authority: &str, tenant: &str, client_id: &str, secret: &str| Identity {
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn other_backends_and_other_identities_have_other_keys() {
+    fn backends_and_identities_have_distinct_keys() {
         let backend = |cluster: &str, host: &str| Backend {
             cluster: cluster.into(),
             host: host.into(),

@@ -1,22 +1,22 @@
-//! Counts under names that no configuration knows: those of clients and of deployments.
+//! Counts by names that are not in the configuration: those of clients and deployments.
 
 use super::limits::Limit;
 use super::usage::{Tokens, Usage};
 use crate::prelude::*;
 
-/// What the counts of further names are added to.
+/// The name under which the counts of excess names are added.
 pub const OTHER: &str = "other";
 
-/// Something that is counted for each name.
+/// A quantity that is counted for each name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Requests.
     Requests,
     /// Tokens of this kind.
     Tokens(Tokens),
-    /// What the tokens cost, in [`Cost`](super::prices::Cost).
+    /// The cost of the tokens, in [`Cost`](super::prices::Cost).
     Cost,
-    /// Requests refused because this limit of the client's is used up.
+    /// Requests that were refused because this limit of the client is used up.
     Limited(Limit),
 }
 
@@ -43,7 +43,7 @@ impl Kind {
         Self::Cost,
     ];
 
-    /// The end of a statistic's name.
+    /// The last part of a statistic's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
@@ -68,12 +68,12 @@ impl Kind {
     }
 }
 
-/// The counts under one name.
+/// The counts of one name.
 #[derive(Clone, Debug, Default)]
 pub struct Counts([u64; Kind::ALL.len()]);
 
 impl Counts {
-    /// Counts so many of this kind.
+    /// Adds `amount` to the count of this kind.
     pub fn add(&mut self, kind: Kind, amount: u64) {
         if let Some(count) = self.0.get_mut(kind.place()) {
             *count = count.saturating_add(amount);
@@ -87,7 +87,7 @@ impl Counts {
         }
     }
 
-    /// Takes what the statistic of this kind is to grow by.
+    /// Takes the amount by which the statistic of this kind grows.
     fn take(&mut self, kind: Kind) -> u64 {
         let Some(count) = self.0.get_mut(kind.place()) else {
             return 0;
@@ -99,22 +99,22 @@ impl Counts {
     }
 }
 
-/// Counts by name since the last hand-over.
+/// Counts by name since the last report.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     most: usize,
-    /// In the order of the names.
+    /// The names with their indices, sorted by name.
     places: Vec<(String, usize)>,
-    /// Numbers that stand for names, in their order, with the names' places.
+    /// Hashes of names with the names' indices, sorted.
     numbers: Vec<(u64, usize)>,
     counts: Vec<Counts>,
 }
 
-/// So many numbers are remembered for each name: names that differ in what a statistic's name leaves out have one statistic.
+/// The most hashes per name. Names that differ only in characters that statistics drop share a statistic.
 const NUMBERS: usize = 4;
 
 impl Ledger {
-    /// A ledger that tells so many names apart. Each one becomes a statistic, which Envoy keeps for good.
+    /// A ledger of at most `most` names. Each becomes a statistic, which Envoy keeps for good.
     pub const fn new(most: usize) -> Self {
         Self {
             most,
@@ -124,13 +124,13 @@ impl Ledger {
         }
     }
 
-    /// The counts under `name`; those under [`OTHER`] if it is one too many to be told apart.
+    /// The counts of `name`, or of [`OTHER`] if the ledger is full.
     pub fn entry(&mut self, name: &str) -> Option<&mut Counts> {
         let place = self.place(name);
         self.counts.get_mut(place)
     }
 
-    /// The counts under the name that `number` stands for, which is asked for once.
+    /// The counts of the name with the hash `number`. Calls `name` once per hash.
     pub fn entry_of(&mut self, number: u64, name: impl FnOnce() -> String) -> Option<&mut Counts> {
         let place = match self
             .numbers
@@ -162,7 +162,7 @@ impl Ledger {
         }
     }
 
-    /// The name's place, or where among the names it would be.
+    /// The name's index, or the position at which to insert the name.
     fn find(&self, name: &str) -> Result<usize, usize> {
         let at = self
             .places
@@ -179,8 +179,9 @@ impl Ledger {
         place
     }
 
-    /// Hands over every count that is not zero, with its place, the name and what was counted, and starts again from zero. The place of
-    /// a count never changes. Names get theirs in turn from 0, [`Kind::ALL`] together.
+    /// Passes every non-zero count to `hand_over` and resets it. The arguments are the count's place, the name, the
+    /// kind and the count. The place of a count never changes. Each new name gets the next [`Kind::ALL`] places, from
+    /// 0.
     pub fn drain(&mut self, hand_over: &mut dyn FnMut(usize, &str, Kind, u64)) {
         for (name, place) in &self.places {
             let Some(counts) = self.counts.get_mut(*place) else {
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_is_counted_apart_and_handed_over_once() {
+    fn names_are_counted_separately_and_reported_once() {
         let mut ledger = Ledger::new(200);
         for name in ["b", "a", "b"] {
             ledger.entry(name).unwrap().add(Kind::Requests, 1);
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_stands_for_a_name_that_is_asked_for_once() {
+    fn names_are_looked_up_once_per_hash() {
         let mut ledger = Ledger::new(2);
         ledger.entry("a").unwrap().add(Kind::Requests, 1);
         for (number, name, asks) in [
@@ -260,7 +261,7 @@ mod tests {
         let seen: Vec<_> = seen.map(|(_, name, _, count)| (name, count)).collect();
         let expected = [("a", 3), ("b", 2), (OTHER, 2)];
         assert_eq!(seen, expected.map(|(name, count)| (name.to_owned(), count)));
-        // Clients choose names: there is an end to what is remembered.
+        // Clients choose names, so memory must be bounded.
         for number in 0..1000 {
             ledger
                 .entry_of(number, || format!("name-{number}"))
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_has_a_place_and_a_name_of_its_own() {
+    fn kinds_have_distinct_places_and_names() {
         let places = Kind::ALL.map(Kind::place);
         assert_eq!(places, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
         let names: BTreeMap<_, _> = Kind::ALL.map(|kind| (kind.name(), ())).into();
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_less_than_a_millionth_is_kept_for_later() {
+    fn fractions_of_a_millionth_are_carried_over() {
         let mut ledger = Ledger::new(1);
         for (added, handed_over) in [(400_000, 0), (700_000, 1), (2_900_000, 3), (0, 0)] {
             ledger.entry("a").unwrap().add(Kind::Cost, added);
@@ -288,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_an_end_to_the_number_of_statistics() {
+    fn the_number_of_statistics_is_limited() {
         let mut ledger = Ledger::new(200);
         for n in 0..1000 {
             let entry = ledger.entry(&format!("name-{n}"));

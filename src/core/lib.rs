@@ -1,11 +1,12 @@
-//! The core: decides everything and touches nothing.
+//! The core makes all decisions, without side effects.
 //!
-//! No host, no clock, no environment, no randomness, no global state. The time comes in as an argument, what is to be done
-//! goes out as a value, so all of it runs natively in milliseconds under a virtual clock. The filter is
-//! the adapter that turns Envoy's callbacks into calls of this module and its answers into host calls.
+//! It has no host, clock, environment, randomness or global state. Time is an argument, and actions are return values.
+//! So all of it runs natively in milliseconds under a virtual clock. The filter turns Envoy's callbacks into calls of
+//! the core, and results into host calls.
 //!
-//! A request becomes a [`Plan`](plan::Plan): the ordered backends to try. An [`Exchange`](exchange::Exchange) walks it: every
-//! attempt ends in an [`Outcome`](outcome::Outcome), and the outcome decides whether the next backend is tried.
+//! A request becomes a [`Plan`](plan::Plan), which orders the backends to try. An [`Exchange`](exchange::Exchange)
+//! follows it. Every attempt ends with an [`Outcome`](outcome::Outcome), which decides whether the next backend is
+//! tried.
 
 #![no_std]
 #![cfg_attr(
@@ -23,7 +24,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-/// What the standard library's prelude has besides `core`'s.
+/// The items of the standard library's prelude that `core`'s lacks.
 mod prelude {
     pub(crate) use alloc::borrow::ToOwned;
     pub(crate) use alloc::boxed::Box;

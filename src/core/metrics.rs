@@ -1,4 +1,4 @@
-//! The statistics: their names, and a tally that is handed to Envoy once a tick instead of once an event.
+//! The statistics: their names, and a tally that is reported to Envoy once a tick instead of once per event.
 
 use super::attempts::Because;
 use super::config::Backend;
@@ -11,28 +11,28 @@ use super::time::{millis, Timestamp};
 use super::usage::Tokens;
 use crate::prelude::*;
 
-/// Something that is counted.
+/// An event that is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A client's request came in.
+    /// A client's request arrived.
     Request,
-    /// An attempt was retried no further although its outcome called for it.
+    /// An outcome called for a retry, and none was made.
     NoRetry(NoRetry),
-    /// A request left before its body was read, which would have decided something: its deployment, or the home of its objects.
+    /// A request left before its body was read, although the body would have decided its backend.
     BodyUnread,
-    /// The upstream broke off an answer the client had begun to receive.
+    /// The upstream broke off an answer that the client had begun to receive.
     StreamBroken,
-    /// A stream began with an error of its backend, before any content.
+    /// A stream began with an error of its backend instead of content.
     StreamFailed,
     /// The client left before its answer was complete.
     ClientGone,
-    /// An answer that may report tokens was read in vain.
+    /// An answer that may report tokens reported none.
     UsageUnknown,
-    /// An answer that may report tokens broke off, or its client left, before it reported any.
+    /// An answer that may report tokens ended early, and had reported none.
     UsageCut,
-    /// A deployment refused `stream_options`, which the filter had added.
+    /// A deployment refused `stream_options` that the filter had added.
     UsageRefused,
-    /// An answer reported tokens of a deployment without a price, where others have one.
+    /// An answer reported tokens of a deployment without a price, while others have one.
     UsageUnpriced,
     /// A request had an affinity key.
     Keyed,
@@ -40,22 +40,22 @@ pub enum Event {
     KeyKept,
     /// An attempt went to a later choice of the request's affinity key, because an earlier one had its full share.
     KeyOverflowed,
-    /// A request was answered 503 for want of a token.
+    /// A request was answered 503 because no token was available.
     IdentityUnavailable,
-    /// A request was answered 429 because every backend is throttled or misconfigured, at least one is throttled.
+    /// A request was answered 429 because every backend is throttled or misconfigured, and at least one is throttled.
     AllThrottled,
     /// A request was answered 503 because every backend refuses the identity or the key.
     AllUnavailable,
-    /// A request was answered 404 because no backend has the deployment, by the configuration.
+    /// A request was answered 404 because no configured backend has the deployment.
     NotOffered,
-    /// A request was refused because of what it asks for: no backend has the API, the path is not Azure OpenAI's, its objects
-    /// live on several backends, or its body had to be read and is encoded.
+    /// A request was refused because of its content: no backend has the API, the path is not Azure OpenAI's, its
+    /// objects are on several backends, or an encoded body had to be read.
     NotServed,
     /// A request was answered 429 because one of its client's limits is used up.
     Limited,
-    /// The token service was asked.
+    /// The filter requested a token from the token service.
     TokenFetch,
-    /// The token service was asked in vain.
+    /// A token request failed.
     TokenFailure,
     /// An attempt on the backend with this index.
     Attempt(usize),
@@ -63,25 +63,25 @@ pub enum Event {
     Retry(usize),
     /// The outcome of an attempt on the backend with this index.
     Outcome(usize, Outcome),
-    /// The backend with this index cools down.
+    /// The backend with this index entered a cooldown.
     Cooldown(usize, Reason),
     /// An attempt on the backend with this index while it recovered from a cooldown.
     Probe(usize),
-    /// An attempt on the backend with this index although every backend was in cooldown.
+    /// A trial on the backend with this index, while every backend was in cooldown.
     Trial(usize),
-    /// An attempt on the backend with this index although it had advised to wait.
+    /// An attempt on the backend with this index, which had advised to wait.
     Soft(usize),
-    /// An attempt on the backend with this index although its breaker was open.
+    /// An attempt on the backend with this index while its breaker was open.
     Panic(usize),
-    /// The backend with this index does not have a deployment that it was asked for.
+    /// The backend with this index reported that it lacks a deployment.
     MissingDeployment(usize),
-    /// An event stream of the backend with this index reported an error of it after content.
+    /// An event stream of the backend with this index reported an error after its content.
     StreamError(usize),
-    /// An event stream of the backend with this index was cut off, because nothing came for too long.
+    /// An event stream of the backend with this index was reset after too long a silence.
     StreamIdle(usize),
-    /// A token of this kind, which the backend with this index reported.
+    /// Tokens of this kind that the backend with this index reported.
     Token(usize, Tokens),
-    /// What the tokens cost that the backend with this index reported, in [`Cost`](super::prices::Cost).
+    /// The cost of the tokens that the backend with this index reported, in [`Cost`](super::prices::Cost).
     Cost(usize),
 }
 
@@ -122,14 +122,14 @@ const OWN: [&str; 9] = [
 const COST: usize = OWN.len() + Outcome::ALL.len() + Reason::ALL.len() + Tokens::ALL.len();
 const PER_BACKEND: usize = COST + 1;
 
-/// More deployments of one backend have no statistics of their own: Envoy keeps each for good.
+/// The most deployments per backend with their own statistics. Envoy keeps each statistic for good.
 pub const MOST_DEPLOYMENTS: usize = 64;
 
-/// The gauge of the seconds until the current token expires; 0 without a token.
+/// The gauge with the seconds until the current token expires. 0 without a token.
 pub const TOKEN_SECONDS_LEFT: &str = "aoai.identity.seconds_to_expiry";
 
-/// The name of the gauge of the seconds until the token of one identity expires, by the identity's name if it has one; 0 without a
-/// token.
+/// The name of the gauge with the seconds until an identity's token expires. It contains the identity's name, if it has
+/// one. 0 without a token.
 pub fn token_gauge_name(identity: Option<&str>) -> String {
     format!(
         "aoai.identity.{}.seconds_left",
@@ -162,8 +162,8 @@ pub fn counter_names(backends: &[Backend]) -> Vec<String> {
     names
 }
 
-/// The names of a backend's gauges: its state (0 free, 1 a quota is throttled, 2 failing, 3 misconfigured, 4 recovering), and the
-/// seconds until its cooldown is over.
+/// The names of a backend's gauges. The first is its state: 0 free, 1 a quota is throttled, 2 failing, 3 misconfigured,
+/// 4 recovering. The second is the seconds until its cooldown ends.
 pub fn gauge_names(backend: &Backend) -> [String; 2] {
     ["state", "cooldown_seconds"].map(|gauge| format!("aoai.backend.{}.{gauge}", backend.name))
 }
@@ -177,8 +177,8 @@ pub fn gauges(health: &Health, now: Timestamp) -> [u64; 2] {
     }
 }
 
-/// The names of the gauges of one of a backend's quotas: its state (0 open, 1 throttled, 2 advised to wait), and the seconds until
-/// its wait is over.
+/// The names of the gauges of a backend's quota. The first is its state: 0 open, 1 throttled, 2 advised to wait. The
+/// second is the seconds until its wait ends.
 pub fn quota_gauge_names(backend: &Backend, quota: &str) -> [String; 2] {
     let backend = &backend.name;
     ["state", "seconds"].map(|gauge| format!("aoai.backend.{backend}.deployment.{quota}.{gauge}"))
@@ -204,9 +204,9 @@ pub fn deployment_counter_name(backend: &Backend, deployment: &str, kind: Kind) 
     )
 }
 
-/// The graver of two values of [`quota_gauges`].
+/// The more severe of two values of [`quota_gauges`].
 pub fn graver(one: [u64; 2], other: [u64; 2]) -> [u64; 2] {
-    // Throttled is graver than advised to wait, which is graver than open.
+    // "Throttled" is more severe than "advised to wait", which is more severe than "open".
     let rank = |[state, seconds]: [u64; 2]| (state > 0, core::cmp::Reverse(state), seconds);
     if rank(other) > rank(one) {
         other
@@ -215,12 +215,12 @@ pub fn graver(one: [u64; 2], other: [u64; 2]) -> [u64; 2] {
     }
 }
 
-/// Whole seconds until then, rounded up.
+/// The whole seconds until `until`, rounded up.
 pub fn seconds_left(until: Timestamp, now: Timestamp) -> u64 {
     millis(until.since(now)).div_ceil(1000)
 }
 
-/// What an attempt on `backend` counts as, by why that was chosen.
+/// The event of an attempt on `backend` that was chosen for this reason.
 pub fn event_of_choice(backend: usize, because: Because) -> Option<Event> {
     match because {
         Because::Free | Because::Foreseen => None,
@@ -233,14 +233,15 @@ pub fn event_of_choice(backend: usize, because: Because) -> Option<Event> {
     }
 }
 
-/// Counts since the last hand-over. Adding is a memory write; a host call for each event would cost about a microsecond.
+/// Counts since the last report. Adding is a memory write, while a host call for each event would cost about a
+/// microsecond.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     counts: Vec<u64>,
 }
 
 impl Tally {
-    /// A tally for this many backends, all zero.
+    /// A tally for this many backends, with all counts zero.
     pub fn new(backends: usize) -> Self {
         let len = PER_BACKEND.saturating_mul(backends).saturating_add(GLOBAL);
         Self {
@@ -253,14 +254,14 @@ impl Tally {
         self.add_many(event, 1);
     }
 
-    /// Counts `event` so many times.
+    /// Counts `event` `times` times.
     pub fn add_many(&mut self, event: Event, times: u64) {
         if let Some(count) = index(event).and_then(|index| self.counts.get_mut(index)) {
             *count = count.saturating_add(times);
         }
     }
 
-    /// Hands over every count that is not zero, with its place in [`counter_names`], and starts again from zero.
+    /// Passes every non-zero count to `hand_over`, with its index in [`counter_names`], and resets it.
     pub fn drain(&mut self, mut hand_over: impl FnMut(usize, u64)) {
         for (index, count) in self.counts.iter_mut().enumerate() {
             if *count == 0 {
@@ -277,7 +278,7 @@ impl Tally {
     }
 }
 
-/// Whether a count is money.
+/// Whether a count is a cost.
 fn is_cost(index: usize) -> bool {
     let of_backend = index.checked_sub(GLOBAL);
     of_backend.is_some_and(|index| index % PER_BACKEND == COST)
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn every_event_is_counted_under_its_own_name() {
+    fn events_have_distinct_counters() {
         let names = counter_names(&backends());
         let mut tally = Tally::new(2);
         let mut events: Vec<Event> = SIMPLE.iter().map(|(_, event)| *event).collect();
@@ -362,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gauges_tell_state_and_wait() {
+    fn gauges_report_the_state_and_the_wait() {
         use std::time::Duration;
 
         use crate::config::Plugin;
@@ -413,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gauges_of_a_quota_tell_a_wait_from_advice() {
+    fn gauges_of_quotas_distinguish_waits_and_advice() {
         let now = Timestamp::from_secs(1_700_000_000);
         let wait = |is_binding| QuotaWait {
             key: crate::demand::QuotaKey::UNREAD,
@@ -451,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_does_not_exist_is_not_counted() {
+    fn events_of_unknown_backends_are_not_counted() {
         let mut tally = Tally::new(1);
         tally.add(Event::Retry(7));
         tally.add(Event::Retry(usize::MAX));

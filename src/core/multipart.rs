@@ -1,56 +1,56 @@
-//! One value of a form, found as the form passes by.
+//! Finds one value in a form as the form streams through.
 //!
-//! Uploads and transcriptions come as `multipart/form-data` (RFC 7578): a file of many megabytes, and before or behind it the
-//! small values that decide, `model` or `purpose`. The scanner reads each byte once and keeps nothing of the file.
+//! Uploads and transcriptions arrive as `multipart/form-data` (RFC 7578): a file of many megabytes, and before or after
+//! it small values such as `model` and `purpose`. The scanner reads each byte once and stores nothing of the file.
 
 use crate::prelude::*;
 use core::ops::Range;
 
-/// RFC 2046 allows 70 characters.
+/// The longest boundary that RFC 2046 allows.
 const MAX_BOUNDARY: usize = 70;
 
-/// The longest headers of a part that are read, in bytes; those of the SDKs have some 100.
+/// The longest headers of a part, in bytes. Those of the SDKs have some 100.
 pub const MAX_HEADERS: usize = 4096;
 
-/// The longest value that is kept, in bytes; a longer one has its place only.
+/// The longest value that is stored, in bytes. Of a longer value only the range is reported.
 const MAX_VALUE: usize = 256;
 
-/// Looks for the value of one name in a form that comes in chunks, which end anywhere.
+/// Finds the value of one name in a form that arrives in chunks, which end anywhere.
 #[derive(Clone, Debug)]
 pub struct Scanner {
     name: &'static str,
-    /// The value is looked for in front of the first file only.
+    /// Whether the search ends at the first file.
     ends_at_file: bool,
     delimiter: Delimiter,
     state: State,
     offset: usize,
 }
 
-/// A value of the form.
+/// A value in a form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value {
-    /// Where it stands in the body, in bytes from its start.
+    /// The byte range in the body.
     pub range: Range<usize>,
-    /// The value; `None` if it is long or not UTF-8, so that it is no name.
+    /// The value. `None` if it is too long or not UTF-8, so that it is not a name.
     pub text: Option<String>,
 }
 
 #[derive(Clone, Debug)]
 enum State {
-    /// In front of the first part, or in one that is not looked for.
+    /// Before the first part, or in a part of no interest.
     Elsewhere,
-    /// Behind a delimiter, on its line.
+    /// On the line of a delimiter, after it.
     Line { last: u8, hyphens: u8 },
     /// In the headers of a part.
     Headers(Vec<u8>),
-    /// In the value that is looked for.
+    /// In the wanted value.
     Inside { start: usize, bytes: Vec<u8> },
-    /// The value was found, or the form has ended or is none.
+    /// The value was found, or the form has ended or is malformed.
     Done(Option<Value>),
 }
 
 impl Scanner {
-    /// A scanner for the first value of `name` in a body with this content type; `None` if that is not a form.
+    /// A scanner for the first value of `name` in a body with this content type. `None` if the body is not a form.
     pub fn new(content_type: &str, name: &'static str) -> Option<Self> {
         Some(Self {
             name,
@@ -61,7 +61,7 @@ impl Scanner {
         })
     }
 
-    /// A scanner that gives up at the first file: what is behind that would have to be waited for.
+    /// A scanner that stops at the first file, so that the request does not wait for a value after it.
     pub fn before_files(content_type: &str, name: &'static str) -> Option<Self> {
         let scanner = Self::new(content_type, name)?;
         Some(Self {
@@ -85,7 +85,7 @@ impl Scanner {
         }
     }
 
-    /// Nothing that follows changes what was found.
+    /// Whether the result is final.
     pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done(_))
     }
@@ -98,7 +98,7 @@ impl Scanner {
         }
     }
 
-    /// How many of the bytes can be passed over at once: in a file, those in front of the next line break.
+    /// The number of bytes that can be skipped at once. In a file, these are the bytes before the next line break.
     fn passes(&self, bytes: &[u8]) -> usize {
         if !matches!(self.state, State::Elsewhere) || self.delimiter.matched > 0 {
             return 0;
@@ -119,7 +119,7 @@ impl Scanner {
             }
             State::Line { last, hyphens } => match (byte, *last) {
                 (b'\n', b'\r') => self.state = State::Headers(Vec::new()),
-                // Two hyphens right behind the last delimiter end the form.
+                // Two hyphens right after the last delimiter end the form.
                 (b'-', 0 | b'-') if *hyphens < 2 => {
                     *last = byte;
                     *hyphens += 1;
@@ -166,12 +166,12 @@ impl Scanner {
     }
 }
 
-/// A line break, two hyphens and the boundary: what stands in front of every part. Found in time linear to what is read,
-/// whatever the boundary is, as Knuth, Morris and Pratt do it.
+/// The delimiter of parts: a line break, two hyphens and the boundary. The search takes linear time for any boundary,
+/// by the algorithm of Knuth, Morris and Pratt.
 #[derive(Clone, Debug)]
 struct Delimiter {
     bytes: Vec<u8>,
-    /// For every length, the longest shorter prefix of the delimiter that a prefix of that length ends with.
+    /// For each prefix length, the length of the longest shorter prefix that is also its suffix.
     shorter: Vec<usize>,
     matched: usize,
 }
@@ -190,7 +190,7 @@ impl Delimiter {
             delimiter.matched = matched;
             delimiter.shorter.push(matched);
         }
-        // The first one stands at the beginning, with no line break in front.
+        // The first delimiter may be at the start of the body, without a line break.
         delimiter.matched = LINE_BREAK.len();
         delimiter
     }
@@ -203,13 +203,13 @@ impl Delimiter {
         self.matched = 0;
     }
 
-    /// Takes the next byte; `true` if the delimiter ends with it.
+    /// Reads the next byte. `true` if it completes the delimiter.
     fn push(&mut self, byte: u8) -> bool {
         self.matched = self.longest(self.matched, byte);
         self.matched == self.bytes.len()
     }
 
-    /// The longest prefix of the delimiter that `byte` ends, where one of length `matched` stands in front of it.
+    /// The length of the longest prefix of the delimiter that ends with `byte`, after a prefix of length `matched`.
     fn longest(&self, mut matched: usize, byte: u8) -> usize {
         loop {
             if self.bytes.get(matched) == Some(&byte) {
@@ -223,7 +223,7 @@ impl Delimiter {
     }
 }
 
-/// The boundary that the content type of a form names.
+/// The boundary in the content type of a form.
 fn boundary(content_type: &str) -> Option<Vec<u8>> {
     let (kind, parameters) = content_type.split_once(';')?;
     if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
@@ -237,16 +237,16 @@ fn boundary(content_type: &str) -> Option<Vec<u8>> {
 
 /// A part of a form.
 enum Part {
-    /// The value that is looked for.
+    /// The wanted value.
     Wanted,
     /// A file.
     File,
-    /// Another value, or none.
+    /// Another value, or a malformed part.
     Other,
 }
 
 impl Part {
-    /// The part with these headers, where the value with this name is wanted.
+    /// The part with these headers, if the value `name` is wanted.
     fn of(headers: &[u8], name: &str) -> Self {
         let headers = core::str::from_utf8(headers).unwrap_or_default();
         let disposition = headers.split("\r\n").find_map(|line| {
@@ -270,7 +270,7 @@ impl Part {
     }
 }
 
-/// The value of a parameter, `a=b; c="d"`, quoted or not.
+/// The value of a parameter in `a=b; c="d"`, quoted or not.
 fn parameter(parameters: &str, name: &str) -> Option<String> {
     let mut rest = parameters;
     while !rest.is_empty() {
@@ -291,7 +291,7 @@ fn parameter(parameters: &str, name: &str) -> Option<String> {
     None
 }
 
-/// What is between quotes, of which the first is gone, and what is behind them.
+/// The text up to the closing quote, and the rest. The opening quote is already removed.
 fn unquoted(quoted: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut characters = quoted.chars();
@@ -311,7 +311,7 @@ mod tests {
     const TYPE: &str = "multipart/form-data; boundary=b1";
 
     #[test]
-    fn a_value_behind_a_file_is_not_waited_for_where_that_is_wanted() {
+    fn the_search_can_end_at_the_first_file() {
         let value = "--b1\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n";
         let file = "--b1\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\nx";
         let other = "--b1\r\nContent-Disposition: form-data; name=\"purposes\"\r\n\r\nx\r\n";
@@ -333,7 +333,7 @@ mod tests {
         }
     }
 
-    /// The value as it stands in the body, found for every way to split it in two.
+    /// The value in the body. It is the same for every split into two chunks.
     fn find(content_type: &str, body: &[u8]) -> Option<Value> {
         let scan = |chunks: &[&[u8]]| {
             let mut scanner = Scanner::new(content_type, "model")?;
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn the_value_is_found_wherever_it_stands() {
+    fn the_value_is_found_in_every_position() {
         let file = "--b1\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\
             content-type: audio/wav\r\n\r\nRIFF\r\n--b\r\n\r\n--b2\r\n\r\n";
         let value = "--b1\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nwhisper\r\n";
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn the_value_is_taken_as_it_is() {
+    fn the_value_is_taken_unchanged() {
         for value in [
             "",
             " a ",
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_value_is_not_found() {
+    fn other_parts_are_not_taken_for_the_value() {
         for body in [
             "",
             "--b1--",
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_and_one_that_is_not_text_have_their_place_only() {
+    fn long_and_invalid_values_have_only_a_range() {
         for (value, named) in [
             (vec![b'x'; MAX_VALUE], true),
             (vec![b'x'; MAX_VALUE + 1], false),
@@ -505,12 +505,12 @@ mod tests {
     }
 
     #[test]
-    fn a_boundary_that_repeats_itself_is_found() {
+    fn boundaries_with_repetitions_are_found() {
         let content_type = "multipart/form-data; boundary=\"\r\n--\r\n--x\"";
         let body = "--\r\n--\r\n--x\r\ncontent-disposition: form-data; name=model\r\n\r\n\
             a\r\n--\r\n--\r\n--\r\n--x--";
         assert_eq!(text(content_type, body).as_deref(), Some("a\r\n--"));
-        // A delimiter that ends as it begins does not end with a value that goes on like it.
+        // A partial delimiter at the end of a value must not hide the real one.
         let content_type = "multipart/form-data; boundary=\"x\r\n--\"";
         let body = "--x\r\n--\r\ncontent-disposition: form-data; name=model\r\n\r\n\
             x\r\n--\r\n--x\r\n----";
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_megabytes_leaves_nothing_behind() {
+    fn files_are_not_stored() {
         let head = "--b1\r\ncontent-disposition: form-data; name=file; filename=f\r\n\r\n";
         let tail = "\r\n--b1\r\ncontent-disposition: form-data; name=model\r\n\r\na\r\n--b1--";
         let mut scanner = Scanner::new(TYPE, "model").unwrap();

@@ -1,43 +1,43 @@
-//! Whether a request can be sent once more, and every reason against it.
+//! Whether a request can be retried, and every reason against it.
 
-/// Whether the request can be sent once more.
+/// Whether a request can be retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replay {
-    /// All of it is at hand.
+    /// The whole request is available.
     Ready,
     /// The client is still sending it.
     Incomplete,
-    /// It cannot be sent again.
+    /// The request cannot be retried.
     Impossible(NoRetry),
 }
 
-/// Why an answer that would have called for another attempt was delivered all the same.
+/// The reason why an outcome that calls for a retry got none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoRetry {
-    /// `max_attempts` were made.
+    /// The request has had `max_attempts` attempts.
     AttemptsExhausted,
     /// Every backend was tried.
     BackendsExhausted,
-    /// The backends that were not tried are throttled or misconfigured.
-    BackendsOut,
-    /// The retry budget is used up.
+    /// The untried backends are throttled or misconfigured.
+    BackendsInCooldown,
+    /// The retry budget is spent.
     BudgetSpent,
     /// The request body is larger than the replay limit.
     BodyTooLarge,
-    /// All that may be kept of request bodies is kept of others.
+    /// The worker's replay memory is full.
     ReplayMemoryFull,
-    /// The request makes something that lasts, and may have made it: that must not happen twice.
+    /// The request is a creation and may have been carried out. It must not be repeated.
     NotRepeatable,
-    /// The request is none that is known here, so whether it may be repeated is not known either.
+    /// The operation is unknown, so it is unknown whether it can be repeated.
     UnknownOperation,
-    /// A header of the request cannot be put into a call of the filter's own: it is not UTF-8.
+    /// A header of the request is not UTF-8, so the filter's own call cannot contain it.
     HeadersNotReplayable,
     /// The request asks for another protocol, such as a WebSocket.
     Upgrade,
-    /// The answer was over before the request was, and Envoy hands over nothing of a request after that.
+    /// The answer ended before the request did, and Envoy then drops the rest of the request.
     RequestIncomplete,
-    /// Envoy's router did not make the attempt it was told to: the body outgrew its buffer, a circuit breaker is open, or the
-    /// cluster has no host at all.
+    /// Envoy's router made no attempt when it should have: the body outgrew its buffer, a circuit breaker is open, or
+    /// the cluster has no host.
     RouterDeclined,
 }
 
@@ -46,7 +46,7 @@ impl NoRetry {
     pub const ALL: [Self; 12] = [
         Self::AttemptsExhausted,
         Self::BackendsExhausted,
-        Self::BackendsOut,
+        Self::BackendsInCooldown,
         Self::BudgetSpent,
         Self::BodyTooLarge,
         Self::ReplayMemoryFull,
@@ -63,7 +63,7 @@ impl NoRetry {
         match self {
             Self::AttemptsExhausted => "attempts_exhausted",
             Self::BackendsExhausted => "backends_exhausted",
-            Self::BackendsOut => "backends_cooling_down",
+            Self::BackendsInCooldown => "backends_cooling_down",
             Self::BudgetSpent => "budget_spent",
             Self::BodyTooLarge => "body_too_large",
             Self::ReplayMemoryFull => "replay_memory_full",

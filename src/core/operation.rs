@@ -1,11 +1,11 @@
-//! What a request asks for: which of Azure OpenAI's APIs, where it names its deployment, and what it does with objects that
-//! live on one resource.
+//! The operation of a request: its API, the place of its deployment's name, and its use of objects that are on one
+//! resource.
 //!
-//! The paths are those of the [dated API] and of the [v1 API]. Both begin with `/openai`; the dated one names a deployment in
-//! the path or, like v1, in the body's `model`, and objects in the same places as v1.
+//! The paths are those of the [dated API] and of the [v1 API]. Both begin with `/openai`. The dated API names a
+//! deployment in the path or, like v1, in the body's `model`. Objects are named in the same places in both.
 //!
-//! Azure's services are ASP.NET's: they do not tell upper from lower case in a path's fixed parts and in the names of a query, nor
-//! does Azure in the names of deployments. Ids are taken as they are.
+//! Azure's services use ASP.NET: they ignore the case of a path's fixed parts and of query names. Azure also ignores
+//! the case of deployment names. Ids are case-sensitive.
 //!
 //! [dated API]: https://learn.microsoft.com/azure/ai-foundry/openai/reference
 //! [v1 API]: https://learn.microsoft.com/azure/ai-foundry/openai/latest
@@ -19,39 +19,39 @@ use super::surface::{query_value, ANTHROPIC, ROOT, V1};
 use super::text::{percent_decoded, split_once, strip_prefix};
 use crate::prelude::*;
 
-/// Where a request names the deployment it is for.
+/// The place where a request names its deployment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Deployment {
-    /// It does not.
+    /// The request names no deployment.
     #[default]
     Unnamed,
-    /// Here in its `:path`, query included.
+    /// This range of its `:path`, including the query.
     InPath(Range<usize>),
-    /// As the `model` of its body, if it has one.
+    /// The `model` of its body, if present.
     InBody,
 }
 
-/// What a request does with the objects that live on the resource where they were made.
+/// The use of objects that are on the resource where they were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
-    /// Nothing: any backend may serve it.
+    /// None. Any backend may serve the request.
     #[default]
     None,
-    /// It makes an object, wherever what it is made from lives.
+    /// Makes an object, on the resource of the objects that it is made from.
     Makes,
-    /// It makes an object that is used with others of its kind, so those that are made from nothing live together.
+    /// Makes an object that is used with others of its kind. Objects that are made from nothing share one resource.
     MakesAtHome,
-    /// It makes a file, which is used with others of its kind unless it is a batch's.
+    /// Makes a file. Files share one resource, except those for batches.
     MakesFile,
-    /// It makes a response, which lasts if the client wants it to.
+    /// Makes a response, which is stored if the client asks for it.
     MakesResponse,
-    /// It makes a key for a realtime session, which is good for one resource.
+    /// Makes a key for a realtime session, which is valid on one resource.
     MakesKey,
-    /// It reads, changes or deletes an object that its path names.
+    /// Reads, changes or deletes an object in the path.
     Uses,
-    /// It lists objects.
+    /// Lists objects.
     Lists,
-    /// It reads what an object contains, which is passed on as it is.
+    /// Reads the content of an object, which is passed on unchanged.
     Contents,
 }
 
@@ -61,39 +61,39 @@ impl State {
         !matches!(self, Self::None | Self::Contents)
     }
 
-    /// Whether doing it twice does something else than doing it once.
+    /// Whether repeating the operation has no further effect.
     pub fn is_repeatable(self) -> bool {
         !matches!(self, Self::Makes | Self::MakesAtHome | Self::MakesFile)
     }
 }
 
-/// What a request asks for.
+/// The operation of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Operation {
-    /// The API it belongs to; none for what every resource has, and for what is not known here.
+    /// The API. `None` for operations that every resource has, and for unknown ones.
     pub api: Option<Api>,
-    /// Where it names its deployment.
+    /// The place of the deployment's name.
     pub deployment: Deployment,
-    /// What it does with objects.
+    /// The use of objects.
     pub state: State,
-    /// Whether this operation is known here. One that is not is passed on, and not tried again.
+    /// Whether the operation is known. An unknown one is passed on and not retried.
     pub is_known: bool,
 }
 
 const DEPLOYMENTS: &str = "deployments/";
 
-/// The name of the deployment that stands here in a path.
+/// The name of the deployment in this range of a path.
 pub fn deployment_name(path: &str, range: Range<usize>) -> Option<Cow<'_, str>> {
     let name = path.get(range)?;
     Some(match percent_decoded(name) {
         Cow::Borrowed(_) => name.into(),
-        // What is no text is no deployment's name either.
+        // A decoded name that is not text cannot be a deployment's, so it stays encoded.
         Cow::Owned(decoded) => String::from_utf8(decoded).map_or(name.into(), Cow::Owned),
     })
 }
 
 impl Operation {
-    /// What a request with this method asks for with this path, which [is Azure OpenAI's](surface).
+    /// The operation of a request with this method and path. The path [is Azure OpenAI's](surface).
     pub fn read(method: &str, path: &Path<'_>) -> Self {
         let Some(rest) = strip_prefix(path.target, ROOT) else {
             return Self::anthropic(method, path);
@@ -105,7 +105,7 @@ impl Operation {
         }
     }
 
-    /// What a request below `/anthropic/` asks for: messages, which nothing lasts of, or something that is not known here.
+    /// An operation below `/anthropic/`: messages, which store nothing, or an unknown one.
     #[inline(never)]
     fn anthropic(method: &str, path: &Path<'_>) -> Self {
         let rest = strip_prefix(path.target, ANTHROPIC).unwrap_or_default();
@@ -121,8 +121,8 @@ impl Operation {
         }
     }
 
-    /// What a request asks for that asks for this and to switch to another protocol. The Responses API has a [mode] in which responses
-    /// are made by the messages of a WebSocket.
+    /// The operation of a request that also asks for another protocol. The Responses API has a [mode] in which the
+    /// messages of a WebSocket make responses.
     ///
     /// [mode]: https://platform.openai.com/docs/guides/websocket-mode
     pub fn of_upgrade(operation: Self) -> Self {
@@ -135,7 +135,7 @@ impl Operation {
         }
     }
 
-    /// What a request for `/openai/{rest}` asks for, where the fixed parts of `rest` are in lower case.
+    /// An operation on `/openai/{rest}`. The fixed parts of `rest` are in lower case.
     #[inline(never)]
     fn read_rest(method: &str, path: &Path<'_>, rest: &str) -> Self {
         match strip_prefix(rest, DEPLOYMENTS) {
@@ -144,7 +144,7 @@ impl Operation {
         }
     }
 
-    /// `/openai/{operation}` or `/openai/v1/{operation}`: `rest` is the operation.
+    /// The operation of `/openai/{rest}` or `/openai/v1/{rest}`.
     #[inline(never)]
     fn on_resource(method: &str, path: &Path<'_>, rest: &str) -> Self {
         let is = |segment: Option<&str>, name: &str| {
@@ -161,7 +161,7 @@ impl Operation {
                 Some(_) if is(last, "content") => State::Contents,
                 Some(_) => State::Uses,
             };
-            // What is made or run by a model names that, a deployment; what is trained is made from a model of Azure's.
+            // Objects that a model makes or runs name a deployment. Trained models name a base model of Azure's.
             let by_model = matches!(api, Api::Responses | Api::Assistants | Api::Videos);
             let deployment = match post && by_model {
                 true => Deployment::InBody,
@@ -170,7 +170,7 @@ impl Operation {
             Self::new(Some(api), deployment, state)
         };
         match first {
-            // What lasts of a chat is asked for by its id.
+            // Stored chats are requested by id.
             "chat" if !post || last.is_some() => {
                 Self::new(Some(Api::Chat), Deployment::Unnamed, State::Uses)
             }
@@ -197,7 +197,7 @@ impl Operation {
                 Self::new(Some(Api::Videos), Deployment::InBody, State::Makes)
             }
             "videos" | "video" => stateful(Api::Videos, State::Makes),
-            // What is graded comes with the request.
+            // The request contains the content to grade.
             "fine_tuning" if is(second, "alpha") => {
                 Self::new(Some(Api::FineTuning), Deployment::Unnamed, State::None)
             }
@@ -205,7 +205,7 @@ impl Operation {
                 api: None,
                 ..stateful(Api::Files, State::MakesAtHome)
             },
-            // Whoever calls by telephone is announced by the resource that has the endpoint.
+            // The resource with the endpoint announces incoming phone calls.
             "dashboard" | "webhook_endpoints" => {
                 let is_collection = match first {
                     "dashboard" => last.is_none(),
@@ -233,7 +233,7 @@ impl Operation {
             }
             "fine_tuning" => stateful(Api::FineTuning, State::Makes),
             "assistants" => stateful(Api::Assistants, State::MakesAtHome),
-            // A thread may be made and run at once.
+            // One request can create a thread and run it.
             "threads" if post && is(second, "runs") => Self::new(
                 Some(Api::Assistants),
                 Deployment::InBody,
@@ -267,7 +267,7 @@ impl Operation {
         Self::new(Some(api), Deployment::InBody, State::None)
     }
 
-    /// `/openai/deployments/{deployment}/{operation}`: `rest` is what follows `deployments/`.
+    /// The operation of `/openai/deployments/{rest}`.
     fn on_deployment(rest: &str) -> Self {
         let (name, operation) = split_once(rest, b'/').unwrap_or((rest, ""));
         let start = ROOT.len().saturating_add(DEPLOYMENTS.len());
@@ -277,7 +277,7 @@ impl Operation {
         };
         let first = split_once(operation, b'/').map_or(operation, |(first, _)| first);
         let api = match first {
-            // `extensions/chat/completions` is what versions before 2024 called a chat over one's own data.
+            // `extensions/chat/completions` is a chat over the client's own data in versions before 2024.
             "chat" | "completions" | "extensions" => Api::Chat,
             "embeddings" => Api::Embeddings,
             "images" => Api::Images,
@@ -292,13 +292,13 @@ impl Operation {
         Self::new(Some(api), deployment, State::None)
     }
 
-    /// A WebSocket names its deployment in the query, `deployment` (dated) or `model` (v1), or joins a call. `call` is whether a request
-    /// for calls names one.
+    /// A realtime operation. A WebSocket names its deployment in the query as `deployment` (dated API) or `model` (v1),
+    /// or joins a call. `call` is whether a request for calls names one.
     fn realtime(path: &str, second: Option<&str>, call: Option<bool>) -> Self {
         let named = query_value(path, "deployment").or_else(|| query_value(path, "model"));
         let deployment = match named {
             Some(range) => Deployment::InPath(range),
-            // Whoever makes a session's key first names it in the body.
+            // A request for a session's key names the deployment in the body.
             None if second.is_some() && call.is_none() => Deployment::InBody,
             None => Deployment::Unnamed,
         };
@@ -312,7 +312,7 @@ impl Operation {
         Self::new(Some(Api::Realtime), deployment, state)
     }
 
-    /// Whether `location` names what was made: a call, whose answer is no JSON.
+    /// Whether `location` names the created object. This is true for calls, whose answer is not JSON.
     pub fn answers_with_location(&self) -> bool {
         self.api == Some(Api::Realtime) && self.state == State::Makes
     }
@@ -322,7 +322,7 @@ fn is_any(segment: Option<&str>, names: &[&str]) -> bool {
     segment.is_some_and(|segment| names.contains(&segment))
 }
 
-/// Whether what follows `responses/` is not an id but something to do (`compact`, `input_tokens`).
+/// Whether the segment after `responses/` is an action (`compact`, `input_tokens`) and not an id.
 fn is_verb(segment: Option<&str>) -> bool {
     segment.is_none_or(|segment| !segment.starts_with("resp_"))
 }
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_cut_at_its_first_question_mark() {
+    fn the_query_begins_at_the_first_question_mark() {
         for (text, target, query, has_dot, has_escape) in [
             ("/openai/x?y", "/openai/x", Some("y"), false, false),
             ("/openai/x?y?z", "/openai/x", Some("y?z"), false, false),
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn both_surfaces_are_told_apart_from_all_else() {
+    fn both_surfaces_are_recognized() {
         for (path, expected) in [
             ("/openai/v1/chat/completions", Some(Surface::V1)),
             ("/openai/v1/responses?x=/../", Some(Surface::V1)),
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_nothing_that_lasts() {
+    fn stateless_operations_use_no_objects() {
         for (path, api) in [
             ("chat/completions", Api::Chat),
             ("completions", Api::Chat),
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_every_resource_has_lives_on_one_too() {
+    fn objects_outside_the_apis_are_on_one_resource_too() {
         use State::{Contents, Lists, MakesAtHome, Uses};
         for (method, path, state) in [
             ("POST", "evals", MakesAtHome),
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_have_a_surface_of_their_own() {
+    fn messages_have_their_own_surface() {
         for (method, path, is_known) in [
             ("POST", "/anthropic/v1/messages", true),
             ("POST", "/Anthropic/V1/Messages/?beta=true", true),
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn a_websocket_for_a_call_uses_that() {
+    fn a_websocket_of_a_call_uses_the_call() {
         let state = |path: &str| read("GET", path).2;
         assert_eq!(state("/openai/v1/realtime?call_id=rtc_1"), State::Uses);
         assert_eq!(state("/openai/v1/realtime?model=gpt"), State::None);
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lives_on_a_backend() {
+    fn stateful_operations_use_objects() {
         use State::{Contents, Lists, Makes, MakesAtHome, MakesFile, MakesResponse, Uses};
         for (method, path, api, state) in [
             ("POST", "responses", Api::Responses, MakesResponse),
@@ -561,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn deployments_are_found_where_they_are_named() {
+    fn deployments_are_found_in_every_place() {
         for (path, expected) in [
             (
                 "/openai/deployments/gpt-4o/chat/completions?x",
@@ -597,7 +597,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_is_the_same_in_upper_and_lower_case() {
+    fn operations_ignore_case() {
         for (method, path) in [
             ("POST", "/openai/v1/chat/completions"),
             ("POST", "/openai/v1/responses"),
@@ -671,7 +671,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_said_to_be_so() {
+    fn unknown_operations_are_marked() {
         for path in [
             "/openai/v1/novelties",
             "/openai/",
@@ -683,7 +683,7 @@ mod tests {
     }
 
     #[test]
-    fn making_is_not_to_be_repeated() {
+    fn creations_are_not_repeatable() {
         assert!(State::None.is_repeatable() && State::MakesResponse.is_repeatable());
         for once in [State::Makes, State::MakesAtHome, State::MakesFile] {
             assert!(!once.is_repeatable(), "{once:?}");
@@ -691,7 +691,7 @@ mod tests {
     }
 
     #[test]
-    fn every_api_has_a_name_and_an_id_of_its_own() {
+    fn apis_have_distinct_names_and_ids() {
         for api in Api::ALL {
             assert_eq!(Api::named(api.name()), Some(api));
             let others = Api::ALL.into_iter().filter(|other| *other != api);

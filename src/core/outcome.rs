@@ -1,4 +1,4 @@
-//! What the answer to an attempt means.
+//! The meaning of an attempt's answer.
 
 use serde_json::Value;
 
@@ -6,24 +6,24 @@ use super::config::Retry;
 use super::inflate::decoded;
 use crate::prelude::*;
 
-/// The outcome of one attempt, as far as it matters for what happens next.
+/// The outcome of an attempt, which decides the next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The backend did what was asked.
+    /// The backend served the request.
     Success,
-    /// The request is at fault; every backend would say the same.
+    /// The request is at fault. Every backend would answer alike.
     ClientError,
     /// The backend's quota is used up (429).
     Throttled,
-    /// The backend is broken, overloaded, too slow or out of reach.
+    /// The backend is broken, overloaded, too slow or unreachable.
     Unavailable,
-    /// The backend does not accept the token: expired, revoked, malformed.
+    /// The backend refuses the token: expired, revoked or malformed.
     BadToken,
-    /// The token is good, but the resource does not let its identity in: a role is missing, or its network is closed.
+    /// The token is valid, but the resource denies access to its identity: a role is missing, or the network is closed.
     PermissionDenied,
     /// The resource has no such deployment.
     DeploymentNotFound,
-    /// The resource's region does not have the API.
+    /// The API is not available in the resource's region.
     ApiNotEnabled,
 }
 
@@ -54,7 +54,7 @@ impl Outcome {
         }
     }
 
-    /// The outcome that `status` alone tells; `None` where the error code in the body decides.
+    /// The outcome that follows from `status` alone. `None` if the error code in the body decides.
     pub fn from_status(status: u16, retry: &Retry) -> Option<Self> {
         Some(match status {
             0..=399 => Self::Success,
@@ -67,22 +67,23 @@ impl Outcome {
     }
 }
 
-/// What an error answer means whose error code decides: one of the statuses for which [`Outcome::from_status`] is `None`.
+/// The meaning of an error whose code decides. [`Outcome::from_status`] is `None` for its status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
     /// The outcome.
     pub outcome: Outcome,
-    /// Why the resource lets the caller in nowhere, where that is the outcome ([`Outcome::PermissionDenied`]).
+    /// The reason why the resource denies all access, for [`Outcome::PermissionDenied`].
     pub denial: Denial,
 }
 
 impl Diagnosis {
-    /// The diagnosis of an answer with this `status`, and as much of its body as there is, encoded or not.
+    /// The diagnosis of an answer with this `status` and the available part of its body, encoded or not.
     ///
-    /// What cannot be read counts as what has no code. The codes are Azure's; where a message tells more than the code, it is matched.
+    /// An unreadable body counts as one without a code. The codes are Azure's. If a message is more specific than its
+    /// code, the message is matched.
     pub fn of(status: u16, body: &[u8]) -> Self {
         let body = decoded(body);
-        // A 400 is mostly the client's, and clients make many: few are parsed.
+        // Most 400s are the client's fault, and clients cause many. So few are parsed.
         let tenants = [Denial::OTHER_TENANT, Denial::TOKEN_TENANT];
         let mut said = MISSING.iter().chain(&tenants);
         let error = match status != 400 || said.any(|text| contains(&body, text)) {
@@ -93,16 +94,17 @@ impl Diagnosis {
         let denial = Denial::read(status, code, message);
         let outcome = match (status, code) {
             _ if denial.is_some() => Outcome::PermissionDenied,
-            // Azure tells a token that it does not accept from a missing role only by the code. A code that is not known counts as a
-            // bad token: at worst one new token is fetched in vain.
+            // Only the code distinguishes a refused token from a missing role. An unknown code counts as a refused
+            // token: at worst one token is fetched in vain.
             (401, _) => Outcome::BadToken,
             (400 | 404 | 410, code) if MISSING.contains(&code) => Outcome::DeploymentNotFound,
-            // "The ... API is not enabled in this region": there is no code of its own for that.
+            // "The ... API is not enabled in this region" has no code of its own.
             (404, _) if contains(message.as_bytes(), "not enabled in this region") => {
                 Outcome::ApiNotEnabled
             }
-            // Among them is 400 `OperationNotSupported`, "The chatCompletion operation does not work with the specified model": mostly a
-            // deployment that was asked for what it is not for, everywhere. As a missing deployment it would be taken from all clients.
+            // This includes 400 `OperationNotSupported`, "The chatCompletion operation does not work with the specified
+            // model". Usually the deployment does not support the operation on any backend. As a missing deployment it
+            // would become unavailable to all clients.
             _ => Outcome::ClientError,
         };
         Self {
@@ -112,13 +114,13 @@ impl Diagnosis {
     }
 }
 
-/// What says that a resource does not have the deployment.
+/// The codes of a missing deployment.
 ///
 /// - `DeploymentNotFound`: 404 "The API deployment for this resource does not exist."
 /// - `ModelDeprecated`: 410 "The model associated with the deployment is deprecated and no longer available for use"
 ///   (epam/ai-dial-chat#4403). Auto-upgrades differ by region, so another resource may serve the same name.
-/// - `unknown_model`: 400 (enricoros/big-AGI#898) or 404 (microsoft/Generative-AI-for-beginners-dotnet#302) "Unknown model: ...",
-///   Foundry's word for models that are not OpenAI's.
+/// `unknown_model`: 400 (enricoros/big-AGI#898) or 404 (microsoft/Generative-AI-for-beginners-dotnet#302) "Unknown
+/// model: ...", Foundry's code for models that are not OpenAI's.
 /// - `model_not_found`: 400 or 404 "The provided model deployment '...' does not exist", OpenAI's word, which Azure uses for some
 ///   of the v1 API.
 const MISSING: [&str; 4] = [
@@ -128,26 +130,26 @@ const MISSING: [&str; 4] = [
     "unknown_model",
 ];
 
-/// Why a resource lets the caller in nowhere, and what is to be done about it.
+/// The reason why a resource denies all access, with advice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Denial {
     /// A role is missing, a key is wrong, or the network is closed.
     #[default]
     Access,
-    /// The resource takes no API keys.
+    /// The resource has API keys disabled.
     KeysDisabled,
-    /// The identity is of another tenant than the resource.
+    /// The identity belongs to another tenant than the resource.
     OtherTenant,
     /// Azure has suspended the resource.
     Suspended,
-    /// There is no resource of that host name.
+    /// No resource has that host name.
     NoResource,
 }
 
 impl Denial {
-    /// The code, or the begin of the message, of a 400 to a token of another tenant (Azure/azure-dev#5974).
+    /// The code, or the start of the message, of a 400 to a token of another tenant (Azure/azure-dev#5974).
     const OTHER_TENANT: &str = "Tenant provided in token does not match";
-    /// The begin of its message: "Token tenant ... does not match resource tenant."
+    /// The start of the message "Token tenant ... does not match resource tenant."
     const TOKEN_TENANT: &str = "Token tenant ";
 
     fn read(status: u16, code: &str, message: &str) -> Option<Self> {
@@ -159,8 +161,8 @@ impl Denial {
             400 | 401 | 403 if other_tenant => Self::OtherTenant,
             // "Key based authentication is disabled for this resource." (microsoft/sample-app-aoai-chatGPT#1000)
             401 | 403 if code == "AuthenticationTypeDisabled" => Self::KeysDisabled,
-            // "Your resource has been temporarily blocked because we detected ...", with code `Forbidden` or none: Azure's page
-            // "Troubleshoot common HTTP errors" names the words, and that all requests are refused.
+            // "Your resource has been temporarily blocked because we detected ...", with code `Forbidden` or none.
+            // Azure's page "Troubleshoot common HTTP errors" has these words, and says that all requests are refused.
             403 if said("resource has been temporarily blocked") => Self::Suspended,
             404 if said("Subdomain does not map to a resource") => Self::NoResource,
             401 if code == "PermissionDenied" => Self::Access,
@@ -169,7 +171,7 @@ impl Denial {
         })
     }
 
-    /// The sentence for the log that follows the backend's name.
+    /// The log's sentence after the backend's name: the fault and the fix.
     pub const fn advice(self) -> &'static str {
         match self {
             Self::Access => {
@@ -195,9 +197,9 @@ impl Denial {
     }
 }
 
-/// What a resource says with status 403 that lets the caller in nowhere: its firewall (`403`, `AccessDenied`), its role
-/// assignments, its public endpoint that is switched off. A 403 with another code is about the request, and must not make a
-/// backend look closed to all others.
+/// The codes of a 403 with which a resource denies all access: its firewall (`403`, `AccessDenied`), its role
+/// assignments, or its disabled public endpoint. A 403 with another code concerns one request, and must not close the
+/// backend for others.
 const CLOSED: [&str; 7] = [
     "403",
     "AccessDenied",
@@ -208,7 +210,7 @@ const CLOSED: [&str; 7] = [
     "PublicNetworkAccessDisabled",
 ];
 
-/// The error of an answer in Azure's shape, `{"error": {"code": "...", "message": "..."}}`.
+/// The error in an answer, in Azure's form `{"error": {"code": "...", "message": "..."}}`.
 #[derive(Default)]
 struct Error {
     code: String,
@@ -232,8 +234,8 @@ impl Error {
 
 /// Whether an error's `body`, encoded or not, is about the parameter `stream_options`.
 ///
-/// - 400 "Validation error at #/stream_options: Extra inputs are not permitted" and "Unrecognized request argument supplied:
-///   stream_options": Azure, of versions and models that do not know it.
+/// - 400 "Validation error at #/stream_options: Extra inputs are not permitted" and "Unrecognized request argument
+///   supplied: stream_options": Azure, for versions and models without the option.
 /// - 422 with `"loc": ["body", "stream_options"]` and "Extra inputs are not permitted": Mistral's models on Foundry.
 pub fn names_stream_options(body: &[u8]) -> bool {
     contains(&decoded(body), "stream_options")
@@ -245,26 +247,26 @@ fn contains(bytes: &[u8], text: &str) -> bool {
     windows.any(|window| window == text.as_bytes())
 }
 
-/// What an attempt that failed may have done at the backend all the same.
+/// The possible effect of a failed attempt on the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trace {
-    /// Nothing: it did not get there, or was turned away.
+    /// None: the request did not arrive, or was rejected.
     None,
-    /// What was asked for, perhaps.
+    /// The request may have been carried out.
     Possible,
 }
 
 impl Trace {
-    /// That of a backend's answer with this status.
+    /// The trace of a backend's answer with this status.
     pub fn of_status(status: u16) -> Self {
         match status {
-            // An overloaded backend turns requests away with 503; the others of these give up on what they have begun.
+            // An overloaded backend rejects requests with 503. The other statuses may come after the work has begun.
             408 | 500 | 502 | 504 => Self::Possible,
             _ => Self::None,
         }
     }
 
-    /// That of an attempt without an answer, by what Envoy says of it: in its own answer's body, or in its details
+    /// The trace of an attempt without an answer, by Envoy's local reply or its details
     /// (`upstream_reset_before_response_started{connection_failure...}`, `no_healthy_upstream`).
     pub fn of_no_answer(said: &[u8]) -> Self {
         const NEVER_SENT: [&str; 7] = [
@@ -283,20 +285,20 @@ impl Trace {
     }
 }
 
-/// Where an answer that passes the filter is from.
+/// The origin of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A backend.
     Backend,
-    /// Envoy's router, for want of a backend's.
+    /// Envoy's router, because no backend answered.
     Router,
-    /// A filter between this one and the router, or Envoy itself: a limit, a denial, a route that answers. It concerns the client and
-    /// says nothing of a backend, and to go around it is not for this filter.
+    /// Another filter or Envoy itself, such as a limit, a denial or a direct response. Such an answer concerns the
+    /// client and not a backend, and must not be bypassed.
     Other,
 }
 
 impl Origin {
-    /// By Envoy's [`response.code_details`], of which the router's own are known.
+    /// The origin by Envoy's [`response.code_details`], of which the router's own are known.
     ///
     /// [`response.code_details`]: https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/response_code_details
     pub fn of(details: &[u8]) -> Self {
@@ -308,8 +310,8 @@ impl Origin {
             | b"drop_overload"
             | b"unconditional_drop_overload"
             | b"response_timeout" => Self::Router,
-            // `upstream_reset_before_response_started{...}`, `upstream_per_try_timeout`, ...; and what this module says where it is
-            // a cluster's filter.
+            // Envoy's details such as `upstream_reset_before_response_started{...}` and `upstream_per_try_timeout`, and
+            // the details that this module sets as a cluster's filter.
             details if details.starts_with(b"upstream_") || details.starts_with(b"aoai_") => {
                 Self::Router
             }
@@ -317,8 +319,8 @@ impl Origin {
         }
     }
 
-    /// Whether an answer with this `status` is Envoy's own to a client that took too long over its request (`stream_idle_timeout`,
-    /// `request_timeout`): the rest of the request will not come.
+    /// Whether an answer with this `status` is Envoy's own to a client that was too slow to send its request
+    /// (`stream_idle_timeout`, `request_timeout`). The rest of the request will not arrive.
     pub fn is_to_slow_client(self, status: u16) -> bool {
         self == Self::Other && status == 408
     }
@@ -392,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_decides_which_statuses_are_retried() {
+    fn the_configuration_sets_the_retried_statuses() {
         let retry = Retry {
             statuses: vec![404, 418],
             ..retry()
@@ -524,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encoded_body_says_the_same() {
+    fn encoded_bodies_have_the_same_outcome() {
         for (status, code, expected) in [
             (400, "unknown_model", Outcome::DeploymentNotFound),
             (400, "content_filter", Outcome::ClientError),
@@ -543,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn each_denial_says_what_to_do() {
+    fn every_denial_has_advice() {
         for (status, code, message, denial, told) in [
             (401, "PermissionDenied", "", Denial::Access, "role"),
             (403, "403", "", Denial::Access, "network"),
@@ -583,7 +585,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_turned_away_or_never_sent_has_done_nothing() {
+    fn rejected_and_unsent_attempts_have_no_effect() {
         for (status, trace) in [
             (429, Trace::None),
             (503, Trace::None),

@@ -1,23 +1,23 @@
-//! How fast streams are: when their content begins, and how many tokens a second come from then on.
+//! The speed of streams: the time to the first content, and the tokens per second after it.
 
 use super::config::Backend;
 use super::time::{millis, Timestamp};
 use crate::prelude::*;
 
-/// Shorter streams say nothing of a rate, in milliseconds.
+/// The shortest duration for which a rate is computed, in milliseconds.
 const SHORTEST: u64 = 100;
 
-/// Something that is measured of the streams of each backend.
+/// A measure of each backend's streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
     /// Milliseconds from the client's request to the first content.
     FirstContent,
-    /// Tokens of the completion, by the seconds from the first content to the end.
+    /// Tokens of the completion per second, from the first content to the end.
     TokensPerSecond,
 }
 
 impl Measure {
-    /// Both.
+    /// Both measures.
     pub const ALL: [Self; 2] = [Self::FirstContent, Self::TokensPerSecond];
 
     /// The name of the histogram of a backend's streams.
@@ -30,20 +30,20 @@ impl Measure {
     }
 }
 
-/// When the content of a stream began.
+/// The start of a stream's content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pace {
-    /// It is no stream, or has no content yet.
+    /// The answer is not a stream, or has no content yet.
     #[default]
     Unknown,
-    /// It passes before its content has come, which will be its next frame.
+    /// The stream passes before its first content, which will be in its next frame.
     Late,
-    /// Then.
+    /// The content began at this time.
     Since(Timestamp),
 }
 
 impl Pace {
-    /// The milliseconds until the first content came, of a request that began then.
+    /// The milliseconds until the first content, for a request that began at `began`.
     pub fn first_content(self, began: Timestamp) -> Option<u64> {
         match self {
             Self::Since(first) => Some(millis(first.since(began))),
@@ -51,7 +51,7 @@ impl Pace {
         }
     }
 
-    /// So many tokens have come until now: how many a second.
+    /// The tokens per second, for `tokens` tokens until now.
     pub fn tokens_per_second(self, tokens: u32, now: Timestamp) -> Option<u64> {
         let Self::Since(first) = self else {
             return None;
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pace_is_that_of_the_content() {
+    fn the_pace_counts_from_the_first_content() {
         let pace = Pace::Since(after(420));
         assert_eq!(pace.first_content(BEGAN), Some(420));
         assert_eq!(pace.tokens_per_second(90, after(2420)), Some(45));
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_short_has_no_rate() {
+    fn short_streams_have_no_rate() {
         let pace = Pace::Since(after(420));
         for (tokens, end) in [(90, 420), (90, 519), (0, 2420), (90, 0)] {
             assert_eq!(
@@ -90,7 +90,7 @@ mod tests {
                 "{tokens} {end}"
             );
         }
-        // Clocks are set back.
+        // The clock was set back.
         assert_eq!(pace.first_content(after(500)), Some(0));
         for pace in [Pace::Unknown, Pace::Late] {
             assert_eq!(pace.first_content(BEGAN), None);

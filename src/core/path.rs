@@ -1,7 +1,7 @@
-//! What a backend calls things: the path of an attempt, made from the client's.
+//! The path of an attempt, derived from the client's path and the backend's names.
 //!
-//! Azure's dated API names the deployment in the path and its own version in the query,
-//! `/openai/deployments/NAME/chat/completions?api-version=2024-10-21`; the v1 API names neither.
+//! Azure's dated API has the deployment in the path and its version in the query, as in
+//! `/openai/deployments/NAME/chat/completions?api-version=2024-10-21`. The v1 API has neither.
 
 use alloc::borrow::Cow;
 
@@ -12,9 +12,9 @@ use crate::prelude::*;
 
 const API_VERSION: &str = "api-version";
 
-/// The path that `backend` is to be asked for, where the client asked for `path` on this surface, with the `deployment` there:
-/// the backend's own name for that, its own version of the API, below its own base path. All else stays as it is, byte for byte.
-/// Azure takes the names of deployments and parameters in upper or lower case, and decodes them.
+/// The path for `backend`, where the client's `path` is on this surface and has this `deployment`. It has the backend's
+/// own deployment name, API version and base path. Everything else stays unchanged, byte for byte. Azure decodes the
+/// names of deployments and parameters, and ignores their case.
 pub fn on_backend<'p>(
     path: &'p str,
     surface: Option<Surface>,
@@ -25,7 +25,7 @@ pub fn on_backend<'p>(
         return path.into();
     };
     let mut splices = Splices::default();
-    // What is replaced are parts of a path that do not overlap.
+    // The replaced ranges do not overlap, so replacing cannot fail.
     if let Deployment::InPath(range) = deployment {
         let name = deployment_name(path, range.clone()).unwrap_or_default();
         if let Some(alias) = backend.deployments.alias(&name) {
@@ -46,7 +46,7 @@ pub fn on_backend<'p>(
             }
         }
         for range in given {
-            // Two versions are none to Azure. The mark in front goes too.
+            // Azure rejects two versions. The separator before it is cut too.
             let _ = splices.cut(range.start.saturating_sub(1)..range.end);
         }
     }
@@ -54,13 +54,13 @@ pub fn on_backend<'p>(
         return path.into();
     }
     let spliced = String::from_utf8(splices.apply(path.as_bytes()));
-    // The parts are whole characters, so the rest is text as before.
+    // The replaced parts are whole characters, so the result is valid UTF-8.
     let path = spliced.unwrap_or_else(|_| path.to_owned());
     let base = base_path(surface, backend).unwrap_or_default();
     [base, &path, &added].concat().into()
 }
 
-/// What the paths of a surface begin with on this backend. Claude is asked for at the host, not at one of its projects.
+/// The base path of a surface on this backend. Claude is served by the host, not by one of its projects.
 fn base_path(surface: Surface, backend: &Backend) -> Option<&str> {
     const PROJECTS: &str = "/api/projects/";
     let base = backend.base_path.as_deref()?;
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn claude_is_no_part_of_a_project() {
+    fn claude_is_not_below_a_project() {
         let path = "/anthropic/v1/messages?beta=true";
         let project = backend(&[], Some("9"), Some("/api/projects/p"));
         assert_eq!(on_backend(path, &project), path);
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_without_own_names_is_asked_as_the_client_asks() {
+    fn paths_stay_unchanged_without_own_names() {
         let plain = backend(&[], None, None);
         for path in [
             "/openai/deployments/a/x?api-version=1",
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_deployments_segment_changes() {
+    fn only_the_deployment_segment_changes() {
         let aliased = backend(&[("gpt-4o", "gpt4o-eu"), ("a", "gpt-4o")], None, None);
         for (path, expected) in [
             (

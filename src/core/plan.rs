@@ -1,4 +1,4 @@
-//! The plan of a request: its turn, and the backends it has been to.
+//! The plan of a request: its turn, and the backends that it has tried.
 
 use core::cmp::Ordering;
 
@@ -8,22 +8,23 @@ use super::config::MAX_BACKENDS;
 // One bit for each backend.
 const _: () = assert!(MAX_BACKENDS <= WORDS * WORD);
 
-/// The plan of one request. A turn stands for an order of all backends, the [`Schedule`](super::schedule::Schedule)'s; of it
-/// the plan keeps what is not to be tried again. So the next backend is chosen at the time it is needed, by what is known then.
+/// The plan of a request. Its turn stands for an order of all backends, by the [`Schedule`](super::schedule::Schedule),
+/// and the plan stores the tried ones. So the next backend is chosen when it is needed, with the latest knowledge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The request's number in the order of all requests.
     pub turn: u64,
-    /// The backends it has been to.
+    /// The backends that the request has tried.
     pub tried: BackendSet,
-    /// It has made a trial: no request makes two.
+    /// Whether the request has made a trial. No request makes two.
     pub has_tested: bool,
-    /// Its affinity key, if it has one.
+    /// The request's affinity key, if any.
     pub key: Option<Key>,
 }
 
 impl Plan {
-    /// The plan of a request that only these of so many backends can serve. Where it is one, the request takes no one's turn.
+    /// The plan of a request that only these of `of` backends can serve. A request with one possible backend draws no
+    /// turn.
     pub fn only(backends: BackendSet, of: usize, turn: u64) -> Self {
         Self {
             turn,
@@ -50,7 +51,7 @@ impl Plan {
     }
 }
 
-/// The bits of a word. WebAssembly has no larger one, so a wider set would be shifted by a routine of its own.
+/// The bits of a word. WebAssembly has no larger integers, so shifting a wider set would need a library routine.
 const WORD: usize = u64::BITS as usize;
 const WORDS: usize = 2;
 
@@ -66,23 +67,23 @@ impl BackendSet {
         }
     }
 
-    /// Every one of this many, but one.
+    /// All of `backends` backends except one.
     pub fn all_but(backend: usize, backends: usize) -> Self {
         (0..backends).filter(|other| *other != backend).collect()
     }
 
-    /// Whether it has been added.
+    /// Whether the set contains the backend.
     pub fn contains(self, backend: usize) -> bool {
         let word = self.0.get(backend / WORD);
         word.is_some_and(|word| (word >> (backend % WORD)) & 1 != 0)
     }
 
-    /// The one that has so many others in it before it.
+    /// The backend with `before` others before it in the set.
     pub fn nth(self, before: usize) -> Option<usize> {
         self.into_iter().nth(before)
     }
 
-    /// Those that are in this set and behind this backend.
+    /// The backends of the set with a larger index.
     #[must_use]
     pub fn behind(self, backend: usize) -> Self {
         let mut behind = Self([u64::MAX; WORDS]);
@@ -97,7 +98,7 @@ impl BackendSet {
         self.and(behind)
     }
 
-    /// Those that are in this set and in `others`.
+    /// The intersection with `others`.
     #[must_use]
     pub fn and(mut self, others: Self) -> Self {
         for (word, others) in self.0.iter_mut().zip(others.0) {
@@ -106,18 +107,18 @@ impl BackendSet {
         self
     }
 
-    /// How many there are in it.
+    /// The number of backends in the set.
     pub fn len(self) -> usize {
         let ones = self.0.iter().map(|word| word.count_ones());
         usize::try_from(ones.sum::<u32>()).unwrap_or(usize::MAX)
     }
 
-    /// Whether there is none in it.
+    /// Whether the set is empty.
     pub fn is_empty(self) -> bool {
         self == Self::default()
     }
 
-    /// Those that are in this set or in `others`.
+    /// The union with `others`.
     #[must_use]
     pub fn with(mut self, others: Self) -> Self {
         for (word, others) in self.0.iter_mut().zip(others.0) {
@@ -126,7 +127,7 @@ impl BackendSet {
         self
     }
 
-    /// Those that are not in `others`.
+    /// The difference from `others`.
     #[must_use]
     pub fn without(mut self, others: Self) -> Self {
         for (word, others) in self.0.iter_mut().zip(others.0) {
@@ -136,7 +137,7 @@ impl BackendSet {
     }
 }
 
-/// The backends of a set, in their order, for as many steps as there are of them.
+/// Iterates over the backends of a set in order, in as many steps as the set has backends.
 #[derive(Clone, Debug)]
 pub struct Members(BackendSet);
 
@@ -174,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_backend_has_a_place_of_its_own() {
+    fn every_backend_has_its_own_bit() {
         for added in 0..MAX_BACKENDS {
             let mut tried = BackendSet::default();
             tried.add(added);
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_cannot_be_is_not_there() {
+    fn backends_beyond_the_limit_are_not_in_the_set() {
         let mut tried = BackendSet::default();
         tried.add(WORDS * WORD);
         tried.add(usize::MAX);
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_backends_of_a_set_come_in_their_order() {
+    fn the_backends_of_a_set_are_in_order() {
         for some in [&[][..], &[0], &[0, 7, 63, 64, 99], &[127]] {
             let set: BackendSet = some.iter().copied().collect();
             assert!(set.into_iter().eq(some.iter().copied()), "{some:?}");
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_behind_a_backend_is_found() {
+    fn later_backends_are_found() {
         let some: BackendSet = [0, 7, 63, 64, 99].into_iter().collect();
         for backend in 0..MAX_BACKENDS {
             let behind = some.into_iter().filter(|other| *other > backend);
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_set_is_what_others_do_not_have() {
+    fn a_difference_has_the_remaining_backends() {
         let some: BackendSet = [0, 7, 63, 64, 99].into_iter().collect();
         let others = BackendSet::all_but(64, MAX_BACKENDS);
         assert_eq!(some.without(others), [64].into_iter().collect());

@@ -1,6 +1,6 @@
-//! What tokens cost.
+//! The cost of tokens.
 //!
-//! Prices are of a million tokens, and have six digits behind the point at most. So what one token costs is a whole number of
+//! Prices are per million tokens, with at most six decimal places. So the price of one token is a whole number of
 //! millionths of a millionth, and every sum is exact.
 
 use super::usage::Usage;
@@ -12,19 +12,20 @@ pub type Cost = u64;
 /// The [`Cost`] of a millionth of the currency's unit, which is what statistics count.
 const MICRO: Cost = 1_000_000;
 
-/// The prices of one deployment's tokens: [`Cost`] of one token, or millionths of the currency's unit for a million tokens.
+/// The prices of one deployment's tokens, as the [`Cost`] of one token. This equals the price of a million tokens in
+/// millionths of the currency's unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Price {
-    /// Of the prompt.
+    /// The price of prompt tokens.
     pub prompt: Cost,
-    /// Of the prompt, from a cache. As much as others where there is no such price.
+    /// The price of prompt tokens from a cache. `None` applies `prompt`.
     pub cached: Option<Cost>,
-    /// Of the completion.
+    /// The price of completion tokens.
     pub completion: Option<Cost>,
 }
 
 impl Price {
-    /// What these tokens cost; `None` where the answer has a completion, and that has no price.
+    /// The cost of these tokens. `None` if the answer has a completion and the completion has no price.
     pub fn of(&self, usage: &Usage) -> Option<Cost> {
         let times = |tokens: u32, price: Cost| u64::from(tokens).saturating_mul(price);
         let prompt = usage.prompt.unwrap_or_default();
@@ -42,20 +43,20 @@ impl Price {
     }
 }
 
-/// The prices of deployments, by the names that clients use. Azure does not tell upper from lower case in them.
+/// The prices of deployments, by the names that clients use. Azure ignores the case of these names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prices {
-    /// In the order of the names, which are in lower case.
+    /// Sorted by name, in lower case.
     prices: Vec<(String, Price)>,
 }
 
 impl Prices {
-    /// There is no price.
+    /// Whether no price is set.
     pub fn is_empty(&self) -> bool {
         self.prices.is_empty()
     }
 
-    /// Adds a deployment's price. `false` if it has one.
+    /// Adds a deployment's price. `false` if it already has one.
     pub fn add(&mut self, deployment: &str, price: Price) -> bool {
         let name = deployment.to_ascii_lowercase();
         let place = self.prices.binary_search_by(|(known, _)| known.cmp(&name));
@@ -76,15 +77,15 @@ impl Prices {
     }
 }
 
-/// Takes the whole millionths of the currency's unit out of `cost`.
+/// Takes the whole millionths of the currency's unit from `cost`, and leaves the rest.
 pub fn take_micros(cost: &mut Cost) -> u64 {
     let whole = *cost / MICRO;
     *cost %= MICRO;
     whole
 }
 
-/// The number that is written as a decimal, in millionths: `2.5` is 2,500,000. `None` for what has more than six digits behind the point,
-/// or is none.
+/// A decimal number in millionths: `2.5` is 2,500,000. `None` if the text is not a number or has more than six decimal
+/// places.
 pub fn millionths(decimal: &str) -> Option<u64> {
     const DIGITS: usize = 6;
     let (whole, fraction) = decimal.split_once('.').unwrap_or((decimal, "0"));

@@ -58,7 +58,7 @@ impl LocalReply {
     }
 
     /// No backend may be asked now.
-    pub fn all_out(wait: Wait) -> Self {
+    pub fn all_in_cooldown(wait: Wait) -> Self {
         let retry_after = Some(wait.left);
         if wait.throttled {
             Self {
@@ -80,7 +80,7 @@ impl LocalReply {
     }
 
     /// The one backend that can serve the request, because its objects live there, may not be asked now.
-    pub fn home_out(wait: Wait) -> Self {
+    pub fn home_in_cooldown(wait: Wait) -> Self {
         let code = match wait.throttled {
             true => "backend_throttled",
             false => "backend_unavailable",
@@ -92,7 +92,7 @@ impl LocalReply {
         Self {
             code,
             message: format!("The Azure OpenAI resource on which this object lives {state}."),
-            ..Self::all_out(wait)
+            ..Self::all_in_cooldown(wait)
         }
     }
 
@@ -287,8 +287,8 @@ mod tests {
             throttled,
         };
         for (reply, kind) in [
-            (LocalReply::all_out(wait(true)), "rate_limit_error"),
-            (LocalReply::all_out(wait(false)), "overloaded_error"),
+            (LocalReply::all_in_cooldown(wait(true)), "rate_limit_error"),
+            (LocalReply::all_in_cooldown(wait(false)), "overloaded_error"),
             (LocalReply::no_answer(true, 1), "timeout_error"),
             (LocalReply::no_deployment(), "not_found_error"),
             (LocalReply::encoded_body("gzip"), "invalid_request_error"),
@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn a_quota_that_is_used_up_and_a_failure_are_told_apart() {
         let reply = |throttled| {
-            LocalReply::all_out(Wait {
+            LocalReply::all_in_cooldown(Wait {
                 left: Duration::from_millis(6500),
                 throttled,
             })

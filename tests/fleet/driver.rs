@@ -154,7 +154,7 @@ impl Journey {
                 self.attempts.go_to(chosen);
                 self.send(process)
             }
-            Err(NoChoice::AllOut(wait)) => Step::Refused(wait.left),
+            Err(NoChoice::AllInCooldown(wait)) => Step::Refused(wait.left),
             Err(none) => panic!("{none:?}"),
         }
     }

@@ -80,7 +80,7 @@ impl<H: Host> Balancer<H> {
         let Some(backend) = foreseen else {
             self.foresee_for(plan, demand)?;
             // A backend has become free since the router went on.
-            return Err(NoRetry::BackendsOut);
+            return Err(NoRetry::BackendsInCooldown);
         };
         self.fleet
             .withdraw_after(&self.config.retry, plan, outcome, &|| self.host.now())?;

@@ -113,7 +113,7 @@ impl Exchange {
     fn stay<H: Host>(&mut self, none: NoChoice, balancer: &Balancer<H>) -> Next {
         match none {
             NoChoice::NoToken => self.await_token(balancer),
-            NoChoice::AllOut(wait) if self.can_wait(wait, balancer) => {
+            NoChoice::AllInCooldown(wait) if self.can_wait(wait, balancer) => {
                 self.state = State::Holding(For::Backend(wait));
                 Next::Wait(Wish::Backend(Box::new(WantedBackend {
                     plan: *self.attempts.plan(),
@@ -121,7 +121,7 @@ impl Exchange {
                     left: wait.left,
                 })))
             }
-            NoChoice::AllOut(wait) => self.refuse_all_out(wait, balancer),
+            NoChoice::AllInCooldown(wait) => self.refuse_all_in_cooldown(wait, balancer),
             NoChoice::NoApi => {
                 balancer.count(Event::NotServed);
                 let reply = LocalReply::no_api(self.request.operation.api);
@@ -148,7 +148,7 @@ impl Exchange {
     }
 
     #[inline(never)]
-    pub(super) fn refuse_all_out<H: Host>(&mut self, wait: Wait, balancer: &Balancer<H>) -> Next {
+    pub(super) fn refuse_all_in_cooldown<H: Host>(&mut self, wait: Wait, balancer: &Balancer<H>) -> Next {
         balancer.count(match wait.throttled {
             true => Event::AllThrottled,
             false => Event::AllUnavailable,
@@ -158,9 +158,9 @@ impl Exchange {
                 if balancer.config.backends.len() > 1
                     && self.request.operation.api != Some(Api::Messages) =>
             {
-                LocalReply::home_out(wait)
+                LocalReply::home_in_cooldown(wait)
             }
-            _ => LocalReply::all_out(wait),
+            _ => LocalReply::all_in_cooldown(wait),
         };
         self.answer_without_backend(reply, balancer)
     }

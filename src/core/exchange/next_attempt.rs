@@ -154,7 +154,7 @@ impl Exchange {
         balancer.count(Event::NoRetry(reason));
         if let Some(mut why) = self.why.take() {
             why.not_retried(reason);
-            if reason == NoRetry::BackendsOut {
+            if reason == NoRetry::BackendsInCooldown {
                 self.explain_others(&mut why, balancer);
             }
             self.why = Some(why);

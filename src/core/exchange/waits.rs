@@ -51,7 +51,7 @@ impl Exchange {
                 self.reply_without_token(wait, balancer)
             }
             State::Holding(For::Body) => self.depart(balancer),
-            State::Holding(For::Backend(wait)) => self.refuse_all_out(wait, balancer),
+            State::Holding(For::Backend(wait)) => self.refuse_all_in_cooldown(wait, balancer),
             State::Departing(cluster) => self.begin_attempt(cluster.as_deref(), balancer),
             State::Deciding(Until::Token) => self.proceed(Outcome::BadToken, balancer),
             State::Deciding(Until::ErrorBody(status)) => self.settle(status, &[], None, balancer),

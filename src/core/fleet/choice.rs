@@ -74,7 +74,7 @@ pub enum NoChoice {
     /// The request has tried every backend.
     AllTried,
     /// The untried backends are in cooldown.
-    AllOut(Wait),
+    AllInCooldown(Wait),
 }
 
 impl From<NoChoice> for NoRetry {
@@ -83,7 +83,7 @@ impl From<NoChoice> for NoRetry {
             NoChoice::NoApi | NoChoice::NoDeployment | NoChoice::AllTried => {
                 Self::BackendsExhausted
             }
-            NoChoice::NoToken | NoChoice::AllOut(_) => Self::BackendsOut,
+            NoChoice::NoToken | NoChoice::AllInCooldown(_) => Self::BackendsInCooldown,
         }
     }
 }

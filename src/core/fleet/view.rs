@@ -363,7 +363,7 @@ impl View {
                 throttled: wait.throttled | throttled,
             }))
         });
-        wait.map_or(NoChoice::AllTried, NoChoice::AllOut)
+        wait.map_or(NoChoice::AllTried, NoChoice::AllInCooldown)
     }
 
     /// Whether one of these would be asked if it had a token.
@@ -455,8 +455,8 @@ mod tests {
         Finding::Throttled(Some(Duration::from_secs(seconds)), Blame::Due)
     }
 
-    fn all_out(seconds: u64, throttled: bool) -> Result<Choice, NoChoice> {
-        Err(NoChoice::AllOut(Wait {
+    fn all_in_cooldown(seconds: u64, throttled: bool) -> Result<Choice, NoChoice> {
+        Err(NoChoice::AllInCooldown(Wait {
             left: Duration::from_secs(seconds),
             throttled,
         }))
@@ -505,7 +505,7 @@ mod tests {
         let mut plan = Plan::new(0);
         plan.tried.add(1);
         plan.tried.add(2);
-        assert_eq!(view.next(&plan, ANY, NOW), all_out(9, true));
+        assert_eq!(view.next(&plan, ANY, NOW), all_in_cooldown(9, true));
         plan.tried.add(0);
         assert_eq!(view.next(&plan, ANY, NOW), Err(NoChoice::AllTried));
     }
@@ -516,13 +516,13 @@ mod tests {
         view.learn(0, Finding::Denied);
         view.learn(1, Finding::Denied);
         view.learn(2, Finding::Denied);
-        assert_eq!(view.first(0, ANY), all_out(300, false));
+        assert_eq!(view.first(0, ANY), all_in_cooldown(300, false));
         view.set_health(2, Health::default());
         view.learn(2, throttled(20));
-        assert_eq!(view.first(0, ANY), all_out(20, true));
+        assert_eq!(view.first(0, ANY), all_in_cooldown(20, true));
         view.set_health(0, Health::default());
         view.learn(0, throttled(30));
-        assert_eq!(view.first(0, ANY), all_out(20, true));
+        assert_eq!(view.first(0, ANY), all_in_cooldown(20, true));
     }
 
     #[test]
@@ -538,7 +538,7 @@ mod tests {
         // Those that have it are out: that is the answer, not the 404 of the one that does not.
         view.learn_of(1, throttled(20), GPT);
         view.learn_of(2, throttled(10), GPT);
-        assert_eq!(view.first(0, GPT), all_out(10, true));
+        assert_eq!(view.first(0, GPT), all_in_cooldown(10, true));
         assert_eq!(view.first(1, ANY), Ok(Choice::Free(1)), "another quota");
     }
 
@@ -584,7 +584,7 @@ mod tests {
         assert_eq!(view.first(0, y), Ok(Choice::Free(1)));
         // The only one that has it is out.
         view.learn_of(1, throttled(9), y);
-        assert_eq!(view.first(0, y), all_out(9, true));
+        assert_eq!(view.first(0, y), all_in_cooldown(9, true));
         let mut plan = Plan::new(0);
         plan.tried.add(1);
         assert_eq!(view.next(&plan, y, NOW), Err(NoChoice::AllTried));
@@ -608,7 +608,7 @@ mod tests {
         let mut plan = Plan::new(0);
         plan.tried.add(0);
         plan.tried.add(2);
-        assert_eq!(view.next(&plan, GPT, NOW), all_out(9, true));
+        assert_eq!(view.next(&plan, GPT, NOW), all_in_cooldown(9, true));
         view.set_tokenless(BackendSet::default());
         assert_eq!(view.first(0, GPT), Ok(Choice::Free(0)));
     }
@@ -684,7 +684,7 @@ mod tests {
             assert_eq!(view.next(&plan, ANY, NOW), Ok(Choice::Soft(expected)));
             plan.tried.add(expected);
         }
-        assert_eq!(view.next(&plan, ANY, NOW), all_out(5, true));
+        assert_eq!(view.next(&plan, ANY, NOW), all_in_cooldown(5, true));
         for _ in 0..5 {
             view.learn(1, Finding::Failed(0, Blame::Due));
         }
@@ -710,10 +710,10 @@ mod tests {
             );
             declined.tested.add(backend);
         }
-        assert_eq!(choose(&Plan::new(0), &declined), all_out(30, true));
+        assert_eq!(choose(&Plan::new(0), &declined), all_in_cooldown(30, true));
         assert_eq!(
             view.first(0, ANY),
-            all_out(30, true),
+            all_in_cooldown(30, true),
             "it has made its trial"
         );
     }

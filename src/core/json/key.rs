@@ -1,48 +1,48 @@
-//! The keys that matter, as they are read.
+//! Recognizes the JSON keys whose values matter.
 
 use crate::text::copy_to;
 
-/// Longer keys matter to no one.
+/// The longest key that is recognized.
 const MAX_LENGTH: usize = 32;
 
-/// What stands for a character outside ASCII that is written as an escape: no key that matters has one.
+/// Stands for any escaped character outside ASCII. No recognized key has one.
 const OTHER_CHARACTER: u8 = 0x80;
 
-/// A key whose value is looked at.
+/// A recognized key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
-    /// `model` of the whole document: the deployment.
+    /// `model` of the document: the deployment.
     Model,
-    /// `background` of the whole document: the answer is made after the request has ended.
+    /// `background` of the document: the answer is made after the request has ended.
     Background,
-    /// `store` of the whole document: the answer can be retrieved later.
+    /// `store` of the document: the answer can be retrieved later.
     Store,
-    /// `purpose` of the whole document: what a file is for.
+    /// `purpose` of the document: the purpose of a file.
     Purpose,
-    /// `stream` of the whole document: the answer is an event stream.
+    /// `stream` of the document: the answer is an event stream.
     Stream,
-    /// `stream_options` of the whole document, or `data_sources`, beside which Azure refuses `stream_options`.
+    /// `stream_options` of the document, or `data_sources`, with which Azure refuses `stream_options`.
     StreamOptions,
-    /// `prompt_cache_key` of the whole document: prompts with the same one begin alike.
+    /// `prompt_cache_key` of the document: prompts with equal keys share their beginning.
     PromptCacheKey,
-    /// A key, at any depth, whose value or values may be ids of objects.
+    /// A key at any depth whose values may be ids of objects.
     ObjectId,
-    /// A key, at any depth, whose value only the resource can read that made it.
+    /// A key at any depth whose value only the resource that made it can read.
     Encrypted,
-    /// `value`, at any depth, which may be a key for a realtime session.
+    /// `value` at any depth, which may be a key for a realtime session.
     SessionKey,
 }
 
-/// What a key means for what stands under it.
+/// The meaning of a key for its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     Key(Key),
-    /// A map of the client's own: whatever looks like an id in it is the client's text.
+    /// A map with the client's own content, in which nothing is an id.
     ClientsOwn,
     Other,
 }
 
-/// Keys, besides `id`, `*_id` and `*_ids`, that hold ids of objects.
+/// Keys with ids of objects, in addition to `id`, `*_id` and `*_ids`.
 const ID_KEYS: [&[u8]; 6] = [
     b"training_file",
     b"validation_file",
@@ -52,7 +52,7 @@ const ID_KEYS: [&[u8]; 6] = [
     b"file",
 ];
 
-/// Reads a key from between its quotes, byte for byte, and takes escapes for what they stand for.
+/// Reads a key between its quotes, byte by byte, and resolves escapes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct KeyReader {
     bytes: [u8; MAX_LENGTH],
@@ -72,18 +72,18 @@ enum Escape {
 }
 
 impl KeyReader {
-    /// Whether the next byte is a part of an escape.
+    /// Whether the next byte is part of an escape.
     pub(super) fn is_in_escape(&self) -> bool {
         self.escape != Escape::None
     }
 
-    /// The next bytes, none of which is a quote or a backslash. None of them is a part of an escape.
+    /// Reads the next bytes. None of them is a quote, a backslash or part of an escape.
     pub(super) fn extend(&mut self, bytes: &[u8]) {
         copy_to(&mut self.bytes, self.length, bytes);
         self.length = self.length.saturating_add(bytes.len());
     }
 
-    /// The next byte; `true` if it was the closing quote.
+    /// Reads the next byte. `true` if it was the closing quote.
     pub(super) fn push(&mut self, byte: u8) -> bool {
         match self.escape {
             Escape::None => match byte {
@@ -101,14 +101,14 @@ impl KeyReader {
                         };
                     }
                     b'"' | b'\\' | b'/' => self.take(byte),
-                    // A control character, or no escape at all.
+                    // A control character, or an invalid escape.
                     _ => self.take(OTHER_CHARACTER),
                 }
             }
             Escape::Unicode { digits, character } => {
                 self.escape = Escape::None;
                 let Some(digit) = char::from(byte).to_digit(16) else {
-                    // A broken escape spoils the key and hides nothing, least of all the closing quote.
+                    // An invalid escape makes the key unknown, but must not hide the closing quote.
                     self.take(OTHER_CHARACTER);
                     return self.push(byte);
                 };
@@ -134,7 +134,7 @@ impl KeyReader {
         self.length = self.length.saturating_add(1);
     }
 
-    /// What the key means, `at_root` in the outermost object.
+    /// The meaning of the key. `at_root` if it is in the outermost object.
     pub(super) fn meaning(&self, at_root: bool) -> Meaning {
         let Some(key) = self.bytes.get(..self.length) else {
             return Meaning::Other;
@@ -148,9 +148,9 @@ impl KeyReader {
             b"stream_options" | b"data_sources" if at_root => Meaning::Key(Key::StreamOptions),
             b"prompt_cache_key" if at_root => Meaning::Key(Key::PromptCacheKey),
             b"metadata" | b"attributes" => Meaning::ClientsOwn,
-            // JSON Schemas of functions, of MCP servers' tools and of answers.
+            // JSON Schemas of functions, MCP servers' tools and answers.
             b"parameters" | b"input_schema" | b"schema" => Meaning::ClientsOwn,
-            // A name in a batch's input, made by the client.
+            // The client's own name in the input of a batch.
             b"custom_id" => Meaning::Other,
             b"id" => Meaning::Key(Key::ObjectId),
             b"value" => Meaning::Key(Key::SessionKey),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn an_escaped_key_is_the_same_key() {
+    fn escaped_keys_are_recognized() {
         for key in [
             "model",
             "mod\\u0065l",

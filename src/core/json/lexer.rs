@@ -1,58 +1,58 @@
-//! Reads JSON as it passes by.
+//! Reads JSON from a stream of chunks.
 //!
-//! It never refuses: what is not well-formed is [noted](Lexer::is_well_formed), and read on as well as it goes. A line break
-//! inside a string, which JSON does not know, and a line that begins with a word start everything anew. So a stream of events,
-//! whose lines begin with `data:` and are JSON behind that, is read line by line, and a broken one harms only itself.
+//! The lexer never fails. It [notes](Lexer::is_well_formed) malformed JSON and reads on. It starts again after a line
+//! break inside a string, which JSON forbids, and at a line that begins with a word. So it reads an event stream, whose
+//! lines are `data:` and JSON, line by line. A malformed line affects only itself.
 //!
-//! Whatever is under `metadata`, `attributes` or a JSON Schema is the client's own and never reported, nor is anything nested deeper than
-//! [`MAX_DEPTH`].
+//! The values of `metadata`, `attributes` and JSON Schemas are the client's own and are never reported. Neither is
+//! anything nested deeper than [`MAX_DEPTH`].
 
 use super::key::{Key, KeyReader, Meaning};
 use crate::text::{copy_to, find, ByteSet};
 
-/// How deep nesting is followed. The APIs of Azure OpenAI have their ids within the first ten levels.
+/// The depth up to which nesting is read. The ids of Azure OpenAI's APIs are within the first ten levels.
 pub const MAX_DEPTH: usize = 32;
 
-/// What was found. Positions count in the chunk at hand.
+/// A token of interest. Positions count from the start of the current chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'c> {
-    /// A key that matters; its value follows, of whatever type.
+    /// A recognized key. Its value follows, of any type.
     Key(Key),
-    /// A string begins that stands under the key, directly or in a list; `at` is the first byte behind its quote.
+    /// The start of a string that is the key's value or in its list. `at` is the first byte after the quote.
     Begin {
-        /// The key it stands under.
+        /// The key of the string.
         key: Key,
-        /// Where its content begins.
+        /// The position of the string's content.
         at: usize,
     },
-    /// The next bytes of the string that has begun, with escapes as they are written.
+    /// The next bytes of the current string, with escapes unresolved.
     Text(&'c [u8]),
-    /// The string that has begun ends. One that is broken off has no end; another may begin after it.
+    /// The end of the current string. A broken string has no end, and another string may begin after it.
     End {
-        /// Where its closing quote is.
+        /// The position of the closing quote.
         at: usize,
     },
-    /// `true` or `false` stands under the key, and ends in front of `end`.
+    /// `true` or `false` under a key.
     Bool {
-        /// The key it stands under.
+        /// The key of the value.
         key: Key,
-        /// Which of the two.
+        /// The value.
         value: bool,
-        /// The first byte behind it.
+        /// The position after the value.
         end: usize,
     },
 }
 
-/// The state between two bytes of a document.
+/// The state of reading a document.
 #[derive(Clone, Debug, Default)]
 pub struct Lexer {
     state: State,
     key: KeyReader,
-    /// What the last key means for its value.
+    /// The meaning of the last key for its value.
     meaning: Option<Meaning>,
     levels: [Level; MAX_DEPTH],
     depth: usize,
-    /// Levels from this depth on are only counted.
+    /// The depth from which levels are only counted.
     unread_from: Option<usize>,
     line_begins: bool,
     flawed: bool,
@@ -97,7 +97,7 @@ enum Level {
 }
 
 impl Lexer {
-    /// Reads the next bytes and reports what they hold.
+    /// Reads the next bytes and reports the tokens of interest.
     pub fn push<'c>(&mut self, chunk: &'c [u8], mut report: impl FnMut(Event<'c>)) {
         let mut rest = chunk;
         while let Some((byte, after)) = rest.split_first() {
@@ -144,8 +144,8 @@ impl Lexer {
         }
     }
 
-    /// All that was read is one complete value with its brackets, quotes, colons and commas in place. What is between them is
-    /// not looked at closely: what begins with a digit passes for a number, any escape for one.
+    /// Whether the input so far is one complete value with correct brackets, quotes, colons and commas. Scalars are not
+    /// checked closely: anything that starts with a digit counts as a number, and any escape is accepted.
     pub fn is_well_formed(&self) -> bool {
         let ended = match self.state {
             State::After => true,
@@ -155,7 +155,7 @@ impl Lexer {
         ended && self.depth == 0 && !self.flawed
     }
 
-    /// How many of the bytes only carry on what the first of them is in.
+    /// The number of bytes that continue the first byte's token.
     fn run(&self, bytes: &[u8]) -> usize {
         match self.state {
             State::InString { escaped: false, .. } => text(bytes),
@@ -165,7 +165,7 @@ impl Lexer {
         }
     }
 
-    /// At a byte of a string that is not plain text: a quote, a backslash, a line break, or whatever is escaped.
+    /// Handles a special byte of a string: a quote, a backslash, a line break or an escaped byte.
     fn mark<'c>(
         &mut self,
         byte: u8,
@@ -204,7 +204,7 @@ impl Lexer {
         }
     }
 
-    /// At a byte that is not inside of anything.
+    /// Handles a byte outside of strings and scalars.
     fn structure<'c>(&mut self, byte: u8, at: usize, report: &mut impl FnMut(Event<'c>)) {
         let line_begins = core::mem::replace(&mut self.line_begins, matches!(byte, b'\n' | b'\r'));
         match byte {
@@ -282,7 +282,7 @@ impl Lexer {
         if let Some(level) = self.level() {
             self.flawed |= (level == Level::Object) != (byte == b'}');
         }
-        // An empty object or list closes where something could begin, and a comma too many is let pass.
+        // An empty object or list closes where an element could begin. A trailing comma is accepted.
         let value_missing = self.state == State::Value && self.level() == Some(Level::Object);
         self.flawed |= self.state == State::Colon || value_missing || self.depth == 0;
         self.depth = self.depth.saturating_sub(1);
@@ -292,7 +292,7 @@ impl Lexer {
         self.state = State::After;
     }
 
-    /// The level that is read, if it is.
+    /// The current level, if it is read.
     fn level(&self) -> Option<Level> {
         match self.unread_from {
             Some(_) => None,
@@ -300,7 +300,7 @@ impl Lexer {
         }
     }
 
-    /// The key that a value at this place stands under.
+    /// The key of a value at this position.
     fn value_key(&self) -> Option<Key> {
         if self.state != State::Value {
             return None;
@@ -312,13 +312,13 @@ impl Lexer {
         }
     }
 
-    /// Notes a flaw if something else is to come. In what is only counted, nothing is expected.
+    /// Notes a flaw if another token was expected. Levels that are only counted expect nothing.
     fn expect(&mut self, state: State) {
         self.flawed |= self.state != state && self.unread_from.is_none();
     }
 
     fn reset(&mut self) {
-        // The rest is of no meaning without these: writing all of it would take longer than reading the line.
+        // Other fields have no meaning after this. Resetting all of them would take longer than reading a line.
         self.state = State::default();
         self.meaning = None;
         self.depth = 0;
@@ -356,16 +356,16 @@ impl Word {
     }
 }
 
-/// How many of these bytes are no more than text in a string.
+/// The number of leading bytes that are plain text of a string.
 fn text(bytes: &[u8]) -> usize {
     let ended = find(bytes, [b'"', b'\\', b'\n', b'\r']);
     ended.unwrap_or(bytes.len())
 }
 
-/// The bytes that no number and no word has.
+/// The bytes that end a number or a word.
 const ENDS_SCALAR: ByteSet = ByteSet::of(b" \t\n\r{}[]\":,");
 
-/// A letter that no value of JSON begins with; `true`, `false` and `null` are the only words it has.
+/// Whether no JSON value begins with this letter. `true`, `false` and `null` are the only words.
 fn begins_word(byte: u8) -> bool {
     byte.is_ascii_alphabetic() && !matches!(byte, b't' | b'f' | b'n')
 }
@@ -375,7 +375,7 @@ mod tests {
     use super::*;
     use crate::prelude::*;
 
-    /// What is found, as text: `model=gpt` for strings, `store:false` for truth values.
+    /// The tokens as text: `model=gpt` for strings, `store:false` for booleans.
     fn read_chunks(chunks: &[&[u8]]) -> (Vec<String>, Lexer) {
         let mut lexer = Lexer::default();
         let mut found = Vec::new();
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn truth_is_told_from_what_looks_like_it() {
+    fn only_booleans_are_reported_as_booleans() {
         for (body, found) in [
             (
                 r#"{"background":true,"store":false}"#,
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_the_clients_own_is_not_read() {
+    fn the_clients_own_maps_are_not_read() {
         let body = r#"{"metadata":{"id":"a","x":[{"id":"b"}],"metadata":{}},"id":"c",
             "attributes":{"file_id":"d"},"metadata":"e","metadata":["f"],"file_ids":["g"]}"#;
         assert_eq!(read(body), ["ObjectId=c", "ObjectId=g"]);
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_deep_is_passed_over() {
+    fn too_deep_levels_are_skipped() {
         let deep = |depth: usize| {
             let (open, close) = (r#"{"x":"#.repeat(depth - 1), "}".repeat(depth - 1));
             format!(r#"{open}{{"id":"in"}}{close}"#)
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_document_is_noted_and_read_on() {
+    fn malformed_documents_are_noted_and_read_on() {
         for (body, found) in [
             ("", &[][..]),
             ("{", &[]),

@@ -1,4 +1,4 @@
-//! What a request says that decides where it goes.
+//! Finds the facts in a request's body that decide its backend.
 
 use core::ops::Range;
 
@@ -12,82 +12,83 @@ use crate::prelude::*;
 use crate::state::ids::Tag;
 use crate::state::objects::{Kind, Untagged, ValueReader};
 
-/// How many tags are collected at most. Every item of a conversation may have two; the longest conversations have some thousand.
+/// The most tags that are collected. Every item of a conversation may have two, and the longest conversations have some
+/// thousand.
 pub const MAX_TAGS: usize = 65_536;
 
-/// The purpose of a file that a batch reads.
+/// The purpose of a batch's input file.
 pub const FOR_BATCH: &str = "batch";
 
-/// The longest name of a deployment that is read, in bytes; Azure allows 64 characters.
+/// The longest name of a deployment that is read, in bytes. Azure allows 64 characters.
 const MAX_NAME: usize = 256;
 
-/// Reads the body of a request as it comes in, chunk by chunk.
+/// Reads the body of a request chunk by chunk.
 ///
-/// Where a key is there twice, the last one counts, as it does for the parsers of Python and .NET. The body must be read to its
-/// end in any case: an id that decides the backend can stand behind everything else.
+/// The last of duplicate keys counts, as in the parsers of Python and .NET. The body must be read to its end, because
+/// an id that decides the backend may come last.
 #[derive(Debug, Default)]
 pub struct Scan {
     lexer: Lexer,
     offset: usize,
-    /// Something was read that is no byte order mark.
+    /// Whether a byte after the byte order mark was read.
     has_begun: bool,
     reading: Reading,
     found: Findings,
 }
 
-/// What was found. All ranges are in bytes from the start of the body.
+/// The facts in a body. All ranges are in bytes from the start of the body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// The deployment, from the document's own `model`.
+    /// The deployment, from the document's `model`.
     pub model: Option<Model>,
-    /// The document's own `prompt_cache_key`.
+    /// The document's `prompt_cache_key`.
     pub cache_key: Option<affinity::Key>,
     /// `"background": true`
     pub background: bool,
     /// `"stream": true`
     pub stream: bool,
-    /// Where the `true` of that ends.
+    /// The end of the value `true` of `stream`.
     pub stream_end: usize,
-    /// There are `stream_options`, or there must not be any.
+    /// Whether the document has `stream_options`, or must not have them.
     pub fixes_stream_options: bool,
-    /// `"store": true` or `false`, where it is said.
+    /// The value of `store`, if present.
     pub store: Option<bool>,
     /// `"purpose": "batch"`
     pub for_batch: bool,
     /// The tags of ids, in the order of the body.
     pub tags: Vec<Tagged>,
-    /// An id or encrypted content has no tag: it was made before there were tags, or not through this gateway.
+    /// Whether an id or encrypted content has no tag, because it was made before tags existed or without this gateway.
     pub untagged: bool,
-    /// There are more than [`MAX_TAGS`] tags; the others were not collected.
+    /// Whether the body has more than [`MAX_TAGS`] tags. The others were not collected.
     pub too_many_tags: bool,
 }
 
-/// The name of the deployment in the body.
+/// The name of the deployment in a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
-    /// Where it stands, between its quotes.
+    /// The range between the quotes.
     pub range: Range<usize>,
-    /// The name, with escapes resolved; `None` if it is too long or not UTF-8, so that no deployment can have it.
+    /// The name, with escapes resolved. `None` if it is too long or not UTF-8, so that no deployment can have it.
     pub name: Option<String>,
 }
 
-/// A tag behind an id in the body.
+/// A tag of an id in the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tagged {
     /// The tag, of a configured backend or not.
     pub tag: Tag,
-    /// Where it starts; it has [`Tag::LENGTH`] bytes.
+    /// The start of the tag, which has [`Tag::LENGTH`] bytes.
     pub start: usize,
 }
 
 impl Tagged {
-    /// Where the tag stands.
+    /// The range of the tag.
     pub fn range(&self) -> Range<usize> {
         self.start..self.start.saturating_add(Tag::LENGTH)
     }
 }
 
-/// The byte order mark that some programs write in front of UTF-8. Azure's parsers pass over it.
+/// The byte order mark that some programs write before UTF-8. Azure's parsers skip it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 #[derive(Debug, Default)]
@@ -100,7 +101,7 @@ enum Reading {
     },
     CacheKey(Fingerprint),
     Value(ValueReader),
-    /// A purpose, as far as it is the one of files for batches.
+    /// A purpose, compared with [`FOR_BATCH`] as it arrives.
     Purpose {
         length: usize,
         for_batch: bool,
@@ -114,7 +115,7 @@ impl Scan {
         self.read(rest);
     }
 
-    /// Passes over the byte order mark that the body may begin with: what of the chunk is behind it.
+    /// Skips a byte order mark at the start of the body, and returns the rest of the chunk.
     fn pass_mark<'c>(&mut self, chunk: &'c [u8]) -> &'c [u8] {
         if self.has_begun {
             return chunk;
@@ -126,7 +127,7 @@ impl Scan {
         let rest = chunk.get(passed..).unwrap_or_default();
         self.has_begun = !rest.is_empty();
         if self.has_begun && passed < expected.len() {
-            // What began like the mark is none.
+            // The bytes only resembled a byte order mark.
             let begun = BYTE_ORDER_MARK.get(..self.offset).unwrap_or_default();
             self.offset = 0;
             self.read(begun);
@@ -146,13 +147,13 @@ impl Scan {
         *offset = offset.saturating_add(chunk.len());
     }
 
-    /// What was found so far; another `model` can still follow.
+    /// The facts so far. Another `model` may still follow.
     pub fn so_far(&self) -> &Findings {
         &self.found
     }
 
-    /// What the body says, now that all of it is read; `None` if it is not well-formed: then it is to be passed on as it is, for
-    /// the backend to refuse in its own words.
+    /// The facts in the complete body. `None` if it is malformed; such a body is passed on unchanged for the backend to
+    /// refuse.
     pub fn finish(self) -> Option<Findings> {
         self.lexer.is_well_formed().then_some(self.found)
     }
@@ -195,7 +196,7 @@ impl Findings {
             Event::Text(text) => match reading {
                 Reading::Nothing => {}
                 Reading::Model { raw, .. } => {
-                    // One byte more than allowed tells that it is too long.
+                    // One byte more than allowed marks a name as too long.
                     let room = (MAX_NAME + 1).saturating_sub(raw.len());
                     raw.extend(text.iter().take(room));
                 }
@@ -244,7 +245,7 @@ impl Findings {
     }
 }
 
-/// The string that is written as `raw` between quotes.
+/// The string whose JSON form between quotes is `raw`.
 fn unescaped(raw: &[u8]) -> Option<String> {
     match serde_json::from_slice(&[b"\"", raw, b"\""].concat()).ok()? {
         Value::String(text) => Some(text),
@@ -263,7 +264,7 @@ mod tests {
         scan.finish()
     }
 
-    /// The model as it is written, and its name.
+    /// The model as written, and its name.
     fn model(body: &str) -> Option<(&str, Option<String>)> {
         let model = scan(body)?.model?;
         Some((&body[model.range], model.name))
@@ -323,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_is_no_name_is_none() {
+    fn a_model_that_is_not_a_name_is_ignored() {
         for body in [
             "{}",
             r#"{"model":null}"#,
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_too_long_has_its_place_all_the_same() {
+    fn a_too_long_name_still_has_its_range() {
         for (length, named) in [(MAX_NAME, true), (MAX_NAME + 1, false), (5000, false)] {
             let body = format!(r#"{{"model":"{}"}}"#, "x".repeat(length));
             let (written, name) = model(&body).unwrap();
@@ -416,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn items_without_a_tag_say_nothing_unless_bound() {
+    fn untagged_items_count_only_if_bound_to_a_resource() {
         for (body, untagged) in [
             (
                 r#"{"input":[{"id":"msg_1"},{"id":"fc_1"},{"id":"ws_1"}]}"#,
@@ -462,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn more_tags_than_there_is_room_for_are_told() {
+    fn too_many_tags_are_reported() {
         let id = Tag::of("a").append_to("file-1");
         let body = |count| format!(r#"{{"file_ids":{:?}}}"#, vec![id.as_str(); count]);
         let found = scan(&body(MAX_TAGS)).unwrap();
@@ -472,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_not_json_says_nothing() {
+    fn a_malformed_body_has_no_findings() {
         for body in [
             "",
             "model=a",
@@ -492,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_passed_over_and_counted() {
+    fn a_byte_order_mark_is_skipped_and_counted() {
         let body = "\u{feff}{\"model\":\"gpt\",\"file_id\":\"file-1\"}";
         assert_eq!(model(body), Some(("gpt", Some("gpt".to_owned()))));
         let whole = scan(body);
@@ -510,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_begins_like_a_byte_order_mark_is_no_json() {
+    fn a_partial_byte_order_mark_is_not_json() {
         for start in [
             &b"\xef"[..],
             b"\xef\xbb",
@@ -530,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_is_known_at_once() {
+    fn findings_are_available_at_once() {
         let mut scan = Scan::default();
         scan.push(br#"{"model":"a","x":["#);
         assert_eq!(scan.so_far().model.as_ref().unwrap().range, 10..11);

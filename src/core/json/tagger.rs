@@ -1,15 +1,15 @@
-//! Where tags belong in an answer.
+//! Finds the places for tags in an answer.
 
 use super::lexer::{Event, Lexer};
 use crate::prelude::*;
 use crate::state::ids::Tag;
 use crate::state::objects::{Kind, ValueReader};
 
-/// Finds, in an answer that passes by, what belongs to the backend's resource: ids of objects and items, and encrypted content. The
-/// answer is JSON or a stream of events, in chunks that end anywhere.
+/// Finds the values in an answer that belong to the backend's resource: ids of objects and items, and encrypted
+/// content. The answer is JSON or an event stream, in chunks that end anywhere.
 ///
-/// A tag goes in front of the closing quote, so nothing that has gone on already needs to be taken back. Values that carry a tag
-/// already stay as they are: another balancer further down has put it there.
+/// A tag is inserted before the closing quote, so bytes that have passed never change. Tagged values stay unchanged,
+/// because another balancer behind this one has tagged them.
 #[derive(Debug, Default)]
 pub struct Tagger {
     lexer: Lexer,
@@ -18,7 +18,7 @@ pub struct Tagger {
 }
 
 impl Tagger {
-    /// Reads the next chunk: where in it a tag is to be inserted, in ascending order; in most chunks nowhere.
+    /// Reads the next chunk. Returns the positions for tags in ascending order. Most chunks have none.
     pub fn push(&mut self, chunk: &[u8]) -> &[usize] {
         let Self {
             lexer,
@@ -45,7 +45,7 @@ impl Tagger {
     }
 }
 
-/// Appends to `tagged` the chunk, with the tag inserted at each of the places.
+/// Appends the chunk to `tagged`, with the tag inserted at each position.
 pub fn insert(tag: Tag, chunk: &[u8], places: &[usize], tagged: &mut Vec<u8>) {
     tagged.reserve(chunk.len() + places.len() * Tag::LENGTH);
     let mut copied = 0;
@@ -63,7 +63,7 @@ mod tests {
 
     const TAG: &str = "<T>";
 
-    /// The body as the client sees it; the same for every way to split it in two, and byte for byte.
+    /// The tagged body. It is the same for every split into two chunks and for single bytes.
     fn tagged(body: &str) -> String {
         let tag = Tag::of("host");
         let whole = through(&[body.as_bytes()]);
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is() {
+    fn other_values_are_not_tagged() {
         let told = Tag::of("other").append_to("resp_1");
         for body in [
             r#"{"output":[{"type":"message","content":[{"text":"resp_1 is an id"}]}]}"#,
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_inserted_nothing_is_allocated() {
+    fn chunks_without_ids_allocate_nothing() {
         let mut tagger = Tagger::default();
         for _ in 0..1000 {
             let chunk =

@@ -1,4 +1,4 @@
-//! What one client has used, as workers share it.
+//! The account of one client, which workers share.
 
 use super::bucket::{is_due, Bucket, Rate, Window};
 use super::excess::{Excess, Standing};
@@ -7,7 +7,7 @@ use crate::config::Limits;
 use crate::prelude::*;
 use crate::time::Timestamp;
 
-/// A limit that a client may have.
+/// A limit of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// Tokens a minute.
@@ -26,12 +26,12 @@ impl Limit {
         Self::RequestsPerMinute,
     ];
 
-    /// Whether it is a limit of tokens.
+    /// Whether the limit is of tokens.
     pub fn is_of_tokens(self) -> bool {
         self != Self::RequestsPerMinute
     }
 
-    /// How much of it there is, if there is any such limit among `limits`.
+    /// The amount and window of the limit in `limits`, if it is set.
     fn rate(self, limits: &Limits) -> Option<Rate> {
         let (most, window) = match self {
             Self::TokensPerMinute => (limits.tokens_per_minute, Window::Minute),
@@ -43,43 +43,43 @@ impl Limit {
     }
 }
 
-/// What a request asks for.
+/// A request's use of limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ask {
-    /// Its answer may take tokens.
+    /// Whether the request's answer may take tokens.
     pub takes_tokens: bool,
-    /// The size of its body in bytes, where the client announced it.
+    /// The size of the request's body in bytes, if announced.
     pub bytes: Option<u64>,
 }
 
-/// The tokens that a request has taken when it began. They are settled when it is known how many it took.
+/// The estimated tokens of a request. They are settled when the real number is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Charge {
-    /// Tokens that its prompt was estimated to have.
+    /// The estimated tokens of the prompt.
     pub tokens: u64,
-    /// The size of its body in bytes, where that is known.
+    /// The size of the request's body in bytes, if known.
     pub bytes: Option<u64>,
 }
 
-/// Tokens in [`DENSE`] bytes of a request's body.
+/// The number of tokens in [`DENSE`] bytes of a request's body.
 pub(super) type Density = u32;
 
-/// So many bytes have [`Density`] tokens.
+/// The number of bytes for which a [`Density`] counts tokens.
 const DENSE: u64 = 1 << 20;
 
-/// A token for four bytes, as English prose has it.
+/// One token for four bytes, as in English prose.
 ///
 /// Source: <https://help.openai.com/en/articles/4936856-what-are-tokens-and-how-to-count-them>
 const PROSE: Density = 1 << 18;
 
-/// What one client has used.
+/// The used part of one client's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Account {
     /// In the order of [`Limit::ALL`].
     buckets: [Bucket; Limit::ALL.len()],
-    /// When the log last had that a limit was exceeded, in the same order.
-    told: [Timestamp; Limit::ALL.len()],
-    /// How many tokens the bodies of the client's requests have.
+    /// The time when the log last reported each limit as exceeded, in the same order.
+    logged_at: [Timestamp; Limit::ALL.len()],
+    /// The density of tokens in the client's request bodies.
     density: Density,
 }
 
@@ -87,26 +87,26 @@ impl Default for Account {
     fn default() -> Self {
         Self {
             buckets: Default::default(),
-            told: Default::default(),
+            logged_at: Default::default(),
             density: PROSE,
         }
     }
 }
 
-/// What becomes of a request.
+/// The decision about a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// It may go on.
+    /// The request may pass.
     Charged(Charge),
-    /// It is over a limit; `true` if that is news for the log.
+    /// The request exceeds a limit. `true` if the log has not reported it in this window.
     Refused(Box<Excess>, bool),
 }
 
 impl Account {
-    /// How many bytes it takes.
+    /// The size of an encoded account in bytes.
     pub(super) const SIZE: usize = 8 * 2 * Limit::ALL.len() + 8 * Limit::ALL.len() + 4;
 
-    /// Takes what a request asks for, unless a limit is used up.
+    /// Takes the request's share of the limits, unless one is used up.
     pub(super) fn take(&mut self, limits: &Limits, ask: Ask, now: Timestamp) -> Taken {
         let mut standings = [None; Limit::ALL.len()];
         let mut exceeded: Option<(usize, Standing)> = None;
@@ -131,7 +131,7 @@ impl Account {
             }
         }
         if let Some((at, standing)) = exceeded {
-            let is_news = self.tell(at, &standing, limits, now);
+            let is_news = self.note_excess(at, &standing, limits, now);
             let excess = Excess::new(standing, standings);
             return Taken::Refused(Box::new(excess), is_news);
         }
@@ -150,30 +150,30 @@ impl Account {
         })
     }
 
-    /// Whether it is news that this limit is exceeded. It is no news again within the limit's window.
-    fn tell(&mut self, at: usize, standing: &Standing, limits: &Limits, now: Timestamp) -> bool {
+    /// Whether the log should report that this limit is exceeded. It does so once per window.
+    fn note_excess(&mut self, at: usize, standing: &Standing, limits: &Limits, now: Timestamp) -> bool {
         let window = standing.limit.rate(limits).map(|rate| rate.window);
-        let (Some(told), Some(window)) = (self.told.get_mut(at), window) else {
+        let (Some(logged_at), Some(window)) = (self.logged_at.get_mut(at), window) else {
             return false;
         };
-        let is_news = is_due(*told, window, now);
+        let is_news = is_due(*logged_at, window, now);
         if is_news {
-            *told = now;
+            *logged_at = now;
         }
         is_news
     }
 
-    /// How many tokens a prompt in a body of so many bytes has, as far as can be told. No more than a limit has: what is
-    /// estimated is not yet owed.
+    /// The estimated tokens of a prompt in a body of `bytes` bytes. At most the limit, because an estimate must not
+    /// cause a debt.
     fn estimate(&self, limits: &Limits, bytes: Option<u64>) -> u64 {
-        // The product has room in 64 bits.
+        // The product fits into 64 bits.
         let bytes = bytes.unwrap_or_default().min(u64::from(u32::MAX));
         let tokens = bytes.wrapping_mul(u64::from(self.density)) / DENSE;
         let most = [limits.tokens_per_minute, limits.tokens_per_day];
         most.into_iter().flatten().fold(tokens, u64::min)
     }
 
-    /// Settles the `charge` of a request that took so many tokens in the end, of which its prompt had some, where that is known.
+    /// Settles the `charge` of a request that took `tokens`. `prompt` is the known part of the prompt.
     pub(super) fn settle(
         &mut self,
         limits: &Limits,
@@ -197,22 +197,22 @@ impl Account {
         }
     }
 
-    /// Learns how many tokens the client's bodies have: images have few for their size, some scripts many.
+    /// Learns the density of tokens in the client's bodies. Images have few tokens for their size, some scripts many.
     fn learn(&mut self, bytes: u64, prompt: u32) {
-        /// What a body has around its text, as it has in any request, tells nothing.
+        /// The smallest body to learn from. The JSON around the text distorts smaller ones.
         const LEAST: u64 = 256;
         if bytes < LEAST {
             return;
         }
         let density = u64::from(prompt).wrapping_mul(DENSE) / bytes.max(1);
-        // A body that names an earlier response has more tokens than bytes.
+        // A body that names an earlier response may have more tokens than bytes.
         let density = u32::try_from(density.min(DENSE)).unwrap_or(PROSE);
-        // A quarter of what is new.
+        // The new density counts a quarter.
         self.density = self.density.saturating_sub(self.density / 4);
         self.density = self.density.saturating_add(density / 4);
     }
 
-    /// When the account was last used.
+    /// The last use of the account.
     pub(super) fn last_use(&self) -> Timestamp {
         let times = self.buckets.iter().map(|bucket| bucket.at);
         times.max().unwrap_or_default()
@@ -234,8 +234,8 @@ impl Account {
             rest = put(rest, bucket.used.to_le_bytes());
             rest = put(rest, bucket.at.as_millis().to_le_bytes());
         }
-        for told in &self.told {
-            rest = put(rest, told.as_millis().to_le_bytes());
+        for logged_at in &self.logged_at {
+            rest = put(rest, logged_at.as_millis().to_le_bytes());
         }
         put(rest, self.density.to_le_bytes());
     }
@@ -248,8 +248,8 @@ impl Account {
             bucket.used = fields.u64()?;
             bucket.at = fields.time()?;
         }
-        for told in &mut account.told {
-            *told = fields.time()?;
+        for logged_at in &mut account.logged_at {
+            *logged_at = fields.time()?;
         }
         account.density = fields.u32()?;
         Some(account)
@@ -268,7 +268,7 @@ mod tests {
         requests_per_minute: None,
     };
 
-    /// A midnight, and so many seconds.
+    /// A time some seconds after a midnight.
     fn at(seconds: u64) -> Timestamp {
         Timestamp::from_secs(1_700_006_400 + seconds)
     }
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_is_estimated_no_larger_than_a_limit() {
+    fn an_estimate_is_at_most_the_limit() {
         let limits = Limits {
             tokens_per_minute: Some(1000),
             tokens_per_day: Some(500),
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn estimates_follow_what_the_clients_prompts_take() {
+    fn estimates_follow_the_clients_prompts() {
         let limits = Limits {
             tokens_per_minute: Some(1_000_000_000),
             ..NONE
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_count_without_tokens_and_refusals_count_nothing() {
+    fn refused_requests_do_not_count() {
         let limits = Limits {
             requests_per_minute: Some(2),
             tokens_per_minute: Some(10),
@@ -362,7 +362,7 @@ mod tests {
         };
         let mut account = Account::default();
         charged(account.take(&limits, chat(400), at(0)));
-        // The tokens are used up, which does not concern a list.
+        // The tokens are used up, but a list takes none.
         for _ in 0..5 {
             let (excess, _) = refused(account.take(&limits, chat(400), at(0)));
             assert_eq!(excess.exceeded.limit, Limit::TokensPerMinute);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_limits_the_one_with_the_longest_wait_is_told() {
+    fn the_exceeded_limit_with_the_longest_wait_is_reported() {
         let limits = Limits {
             requests_per_minute: Some(1),
             tokens_per_minute: Some(1000),
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_is_told_with_its_owner_and_its_end() {
+    fn messages_name_the_client_the_limit_and_the_wait() {
         let limits = Limits {
             tokens_per_minute: Some(600),
             ..NONE
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_has_an_exceeded_limit_once_in_its_window() {
+    fn the_log_reports_an_exceeded_limit_once_per_window() {
         let limits = Limits {
             tokens_per_day: Some(10),
             requests_per_minute: Some(1),

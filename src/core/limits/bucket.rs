@@ -1,7 +1,7 @@
-//! How much of one limit is used, and how it comes back.
+//! The used part of one limit, and its return over time.
 //!
-//! A bucket may owe: what a request takes is known when its answer is over, and is taken then even if it is more than what is left. No
-//! request passes before the debt is paid back.
+//! A bucket may have a debt. The tokens of a request are known when its answer is over, and are taken even if fewer are
+//! left. No request passes before the debt is paid back.
 
 use core::time::Duration;
 
@@ -10,17 +10,18 @@ use crate::time::Timestamp;
 const MINUTE: u64 = 60_000;
 const DAY: u64 = 24 * 60 * MINUTE;
 
-/// The time in which a limit comes back.
+/// The time in which a limit returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Window {
-    /// A minute, in which the limit comes back steadily.
+    /// A minute. The limit returns steadily.
     Minute,
-    /// A day of UTC, at whose end the limit comes back at once.
+    /// A day in UTC. The limit returns at its end.
     Day,
 }
 
 impl Window {
-    /// How many parts a unit is counted in: so many come back in a millisecond as there are units in the limit.
+    /// The parts into which a unit is divided, chosen so that each millisecond returns as many parts as the limit has
+    /// units.
     const fn parts(self) -> u64 {
         match self {
             Self::Minute => MINUTE,
@@ -28,7 +29,7 @@ impl Window {
         }
     }
 
-    /// How long it is.
+    /// The length of the window.
     pub(super) const fn length(self) -> Duration {
         Duration::from_millis(match self {
             Self::Minute => MINUTE,
@@ -36,7 +37,7 @@ impl Window {
         })
     }
 
-    /// The start of a day, or the moment itself.
+    /// The start of the day, or the time itself.
     fn floor(self, now: Timestamp) -> u64 {
         let now = now.as_millis();
         match self {
@@ -46,7 +47,7 @@ impl Window {
     }
 }
 
-/// So much may be used in a window: `most` is at least 1.
+/// An amount per window. `most` is at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rate {
     pub(super) most: u64,
@@ -59,19 +60,19 @@ impl Rate {
     }
 }
 
-/// What is used of a limit.
+/// The used part of a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Bucket {
     /// In parts of units.
     pub(super) used: u64,
-    /// The time up to which was paid back.
+    /// The time of the last return.
     pub(super) at: Timestamp,
 }
 
 impl Bucket {
-    /// Pays back what has come back since the last time.
+    /// Returns the parts since the last call.
     ///
-    /// A clock that was set back pays nothing, and from then on goes on as if it had never been ahead.
+    /// A clock that was set back returns nothing, and counts from its new time on.
     pub(super) fn pay_back(&mut self, rate: Rate, now: Timestamp) {
         let (now, at) = (rate.window.floor(now), self.at.as_millis());
         let passed = now.saturating_sub(at);
@@ -83,36 +84,36 @@ impl Bucket {
         self.at = Timestamp::from_millis(now);
     }
 
-    /// How many whole units are left; none of a bucket that owes.
+    /// The number of whole units left. A bucket with a debt has none.
     pub(super) fn left(&self, rate: Rate) -> u64 {
         let left = rate.all().saturating_sub(self.used);
         left.checked_div(rate.window.parts()).unwrap_or_default()
     }
 
-    /// Takes so many units, more than are left if need be.
+    /// Takes `units`, even if fewer are left.
     pub(super) fn take(&mut self, rate: Rate, units: u64) {
         let parts = units.saturating_mul(rate.window.parts());
         self.used = self.used.saturating_add(parts);
     }
 
-    /// Puts so many units back.
+    /// Returns `units`.
     pub(super) fn put_back(&mut self, rate: Rate, units: u64) {
         let parts = units.saturating_mul(rate.window.parts());
         self.used = self.used.saturating_sub(parts);
     }
 
-    /// How long until a unit is left.
+    /// The time until a unit is left.
     pub(super) fn wait(&self, rate: Rate, now: Timestamp) -> Duration {
         let free = rate.most.saturating_sub(1);
         self.until(free.saturating_mul(rate.window.parts()), rate, now)
     }
 
-    /// How long until nothing is used any more.
+    /// The time until nothing is used.
     pub(super) fn reset(&self, rate: Rate, now: Timestamp) -> Duration {
         self.until(0, rate, now)
     }
 
-    /// How long until no more than so many parts are used.
+    /// The time until at most `used` parts are used.
     fn until(&self, used: u64, rate: Rate, now: Timestamp) -> Duration {
         let returning = self.used.saturating_sub(used);
         let most = rate.most.max(1);
@@ -127,7 +128,7 @@ impl Bucket {
     }
 }
 
-/// Whether something that was done at `then` may be done again, once in a window.
+/// Whether an action from `then` may be repeated, once per window.
 pub(super) fn is_due(then: Timestamp, window: Window, now: Timestamp) -> bool {
     match window {
         Window::Minute => (then + window.length()).has_passed(now, window.length()),
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_debt_of_a_day_is_the_next_days() {
+    fn a_days_debt_counts_for_the_next_day() {
         let mut bucket = taken(DAILY, 2300, START);
         assert_eq!(bucket.wait(DAILY, START), Duration::from_millis(2 * DAY));
         bucket.pay_back(DAILY, after(DAY));
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_pays_nothing_and_locks_nobody_out() {
+    fn a_clock_that_was_set_back_returns_nothing_and_blocks_no_one() {
         let later = after(365 * DAY);
         for rate in [MINUTELY, DAILY] {
             let mut bucket = taken(rate, rate.most, later);

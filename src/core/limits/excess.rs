@@ -1,4 +1,4 @@
-//! What a client gets to know of a limit that is used up.
+//! Messages and headers about a used-up limit.
 
 use core::time::Duration;
 
@@ -6,27 +6,27 @@ use super::account::Limit;
 use crate::prelude::*;
 use crate::time::Pretty;
 
-/// How a client stands with one of its limits.
+/// The state of one of a client's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The limit.
     pub limit: Limit,
-    /// How much there is of it.
+    /// The amount per window.
     pub most: u64,
-    /// How much of it is left.
+    /// The amount left.
     pub left: u64,
-    /// How long until something is left.
+    /// The time until something is left.
     pub wait: Duration,
-    /// How long until all of it is there again.
+    /// The time until the whole amount is left.
     pub reset: Duration,
 }
 
-/// A limit that is used up.
+/// A used-up limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excess {
-    /// The limit that is used up the longest.
+    /// The used-up limit with the longest wait.
     pub exceeded: Standing,
-    /// The client's limits.
+    /// The states of the client's limits.
     all: [Option<Standing>; Limit::ALL.len()],
 }
 
@@ -35,7 +35,7 @@ impl Excess {
         Self { exceeded, all }
     }
 
-    /// Why the request was refused, for the access log.
+    /// The reason for the refusal, for the access log.
     pub fn details(&self) -> &'static str {
         match self.exceeded.limit {
             Limit::TokensPerMinute => "client_over_tokens_per_minute",
@@ -44,7 +44,7 @@ impl Excess {
         }
     }
 
-    /// What is used up, whose it is, and when there is more, for the client.
+    /// The message for the client: the limit, its owner and the wait.
     #[inline(never)]
     pub fn message(&self, client: Option<&str>) -> String {
         let (whose, what) = (whose(client), self.what());
@@ -54,18 +54,18 @@ impl Excess {
         )
     }
 
-    /// The same for the log, which has it once in a window.
+    /// The message for the log, once per window.
     #[inline(never)]
     pub(super) fn log_line(&self, client: Option<&str>) -> String {
         format!(
-            "{}: {} are used up; requests are answered 429, for {} at least",
+            "{}: {} are used up; requests are answered 429 for at least {}",
             whose(client),
             self.what(),
             Pretty(self.exceeded.wait)
         )
     }
 
-    /// `10000 tokens per minute`.
+    /// The amount and its unit, such as `10000 tokens per minute`.
     fn what(&self) -> String {
         let unit = match self.exceeded.limit {
             Limit::TokensPerMinute => "tokens per minute",
@@ -75,9 +75,10 @@ impl Excess {
         format!("{} {unit}", self.exceeded.most)
     }
 
-    /// The headers by which OpenAI's clients know how they stand, and whether to try again by themselves.
+    /// The headers that tell OpenAI's clients their limits and whether to retry.
     ///
-    /// Sources: <https://platform.openai.com/docs/guides/rate-limits>, and `_should_retry` of the SDKs of OpenAI and Anthropic.
+    /// Sources: <https://platform.openai.com/docs/guides/rate-limits>, and `_should_retry` of the SDKs of OpenAI and
+    /// Anthropic.
     #[inline(never)]
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let of = |limit: Limit| self.all.get(limit as usize).copied().flatten();
@@ -108,7 +109,7 @@ impl Excess {
                 ]);
             }
         }
-        /// The SDKs wait no longer than that before they try again.
+        /// The longest wait after which the SDKs retry by themselves.
         const LONGEST: Duration = Duration::from_secs(60);
         if self.exceeded.wait > LONGEST {
             headers.push(("x-should-retry", "false".to_owned()));

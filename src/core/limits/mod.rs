@@ -1,11 +1,11 @@
-//! The limits of what clients may use.
+//! The limits of clients.
 //!
-//! Each client has an account, which all workers of an Envoy share. A request takes an estimate of its prompt's tokens when it begins,
-//! and that is settled when its answer is over. A limit may be exceeded: what answers took beyond what was left is owed, and no request
-//! passes before it is paid back.
+//! Each client has an account, which all workers of an Envoy share. A request first takes an estimate of its prompt's
+//! tokens, which is settled when its answer is over. A limit can be exceeded: tokens beyond the rest become a debt, and
+//! no request passes before it is paid back.
 //!
-//! The accounts lie in a fixed number of shared values, each with those of a few clients: a shared value that does not exist yet cannot
-//! be compared and swapped, and one that exists cannot be removed.
+//! The accounts are spread over a fixed number of shared values, each with those of a few clients. Compare-and-swap
+//! cannot create a shared value, and an existing one cannot be removed.
 
 mod account;
 mod bucket;
@@ -23,7 +23,7 @@ use super::swap::{create, OftenSwapped, SharedMap, SwapError};
 use super::usage::Usage;
 use crate::prelude::*;
 
-/// Holds clients to their limits, over the map `M` that all workers share.
+/// Enforces the clients' limits. All workers share the map `M`.
 pub struct Limiter<M> {
     map: M,
     rules: LimitRules,
@@ -31,10 +31,10 @@ pub struct Limiter<M> {
 }
 
 impl<M: SharedMap> Limiter<M> {
-    /// The limits of these `rules`.
+    /// Creates a limiter with these `rules`.
     ///
     /// # Errors
-    /// The map refused.
+    /// The map refused an operation.
     #[inline(never)]
     pub fn new(map: M, rules: LimitRules) -> Result<Self, SwapError<M::Error>> {
         let empty = Shard::default().into_bytes();
@@ -46,11 +46,11 @@ impl<M: SharedMap> Limiter<M> {
     }
 }
 
-/// A request that may go on, or not.
+/// The charge of a request that may pass, or the exceeded limit.
 pub type Verdict = Result<Option<Charge>, Box<Excess>>;
 
 impl<H: Host> Limiter<H> {
-    /// Takes what a request of `client` asks for.
+    /// Takes the share of a request of `client`.
     ///
     /// # Errors
     /// A limit is used up.
@@ -85,14 +85,14 @@ impl<H: Host> Limiter<H> {
                 Err(excess)
             }
             Err(error) => {
-                // What protects must not be the outage.
-                log::warn!("{error}; a request passes that may be over its limit");
+                // A failure of the limiter must not become an outage.
+                log::warn!("limits: {error}; a request passes unchecked");
                 Ok(None)
             }
         }
     }
 
-    /// Settles the `charge` of a request of `client` that took these tokens in the end; `None` if it took none.
+    /// Settles the `charge` of a request of `client` by its tokens. `None` if it took none.
     #[inline(never)]
     pub fn settle(&self, client: Option<&str>, charge: Charge, usage: Option<&Usage>) {
         let limits = self.rules.of(client);
@@ -116,12 +116,12 @@ impl<H: Host> Limiter<H> {
             ((), Some(shard.into_bytes()))
         });
         if let Err(error) = settled {
-            log::warn!("{error}; the tokens of an answer do not count for its client's limit");
+            log::warn!("limits: {error}; the tokens of an answer are not counted for its client's limit");
         }
     }
 }
 
-/// Whether a request has to do with any of these limits.
+/// Whether a request takes from any of these limits.
 fn concerns(limits: &Limits, ask: Ask) -> bool {
     limits.requests_per_minute.is_some() || ask.takes_tokens && limits.has_tokens()
 }

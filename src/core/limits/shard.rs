@@ -5,24 +5,24 @@ use crate::hash::{fingerprint, scatter};
 use crate::prelude::*;
 use crate::time::Timestamp;
 
-/// How many shared values there are.
+/// The number of shared values.
 pub(super) const SHARDS: u8 = 128;
 
-/// So many clients have an account in one of them. Where there are more, the one that made no request for the longest time is forgotten.
+/// The most accounts in a shared value. The account that was idle for longest is dropped first.
 const MOST: usize = 128;
 
 const VERSION: u8 = 2;
 
-/// The version, and how often the shared value was stored.
+/// The version, and the number of changes.
 const HEAD: usize = 1 + size_of::<u32>();
 
-/// What stands for a client's name.
+/// A hash of a client's name.
 pub(super) type ClientId = u64;
 
-/// The bytes that a client has: its id, and its account.
+/// The bytes per client: its id and its account.
 const ENTRY: usize = size_of::<ClientId>() + Account::SIZE;
 
-/// The shared value in which a client's account is, and what stands for the client there. Clients without a name are one.
+/// The shared value with the client's account, and the client's id. Clients without a name share one account.
 pub(super) fn place_of(client: Option<&str>) -> (u8, ClientId) {
     let id = scatter(fingerprint(client.into_iter()));
     let shard = id % u64::from(SHARDS);
@@ -34,9 +34,10 @@ pub(super) fn shard_key(shard: u8) -> String {
     format!("aoai.limits.{shard}")
 }
 
-/// The accounts of a few clients, as bytes: a version, a number that grows with every change, and an entry for each client.
+/// The accounts of a few clients, encoded as a version, the number of changes, and an entry for each client.
 ///
-/// Because of the number no two changes have the same bytes, as [`OftenSwapped`](crate::swap::OftenSwapped) needs it.
+/// Because of the number, no two changes have the same bytes, which [`OftenSwapped`](crate::swap::OftenSwapped)
+/// requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Shard(Vec<u8>);
 
@@ -51,7 +52,7 @@ impl Default for Shard {
 }
 
 impl Shard {
-    /// The accounts in `bytes`; none if they are not understood.
+    /// The accounts in `bytes`. Unreadable bytes have no accounts.
     pub(super) fn decode(bytes: Option<&[u8]>) -> Self {
         let known = bytes.filter(|bytes| {
             let entries = bytes.get(HEAD..).map_or(1, <[u8]>::len);
@@ -60,7 +61,7 @@ impl Shard {
         known.map_or_else(Self::default, |bytes| Self(bytes.to_vec()))
     }
 
-    /// The accounts as bytes, after a change of them.
+    /// The bytes of the accounts after a change.
     pub(super) fn into_bytes(mut self) -> Vec<u8> {
         let behind_version = self.0.get_mut(1..).unwrap_or_default();
         if let Some((number, _)) = behind_version.split_first_chunk_mut() {
@@ -69,14 +70,14 @@ impl Shard {
         self.0
     }
 
-    /// The client's account: a new one if it has none.
+    /// The client's account, or a new one.
     pub(super) fn account(&self, id: ClientId) -> Account {
         let own = self.entries().find(|(own, _)| *own == id);
         let account = own.and_then(|(_, account)| Account::decode(account));
         account.unwrap_or_default()
     }
 
-    /// Puts the client's account in the place of the one that it has.
+    /// Stores the client's account.
     pub(super) fn put(&mut self, id: ClientId, account: &Account) {
         let position = self.position(id);
         let at = position.saturating_mul(ENTRY).saturating_add(HEAD);
@@ -91,7 +92,7 @@ impl Shard {
         }
     }
 
-    /// The place for this client: its own, the next one, or that of the client which made no request for the longest time.
+    /// The index for this client: its own, the next free one, or that of the longest idle client.
     fn position(&self, id: ClientId) -> usize {
         let own = self.entries().position(|(own, _)| own == id);
         own.unwrap_or_else(|| match self.entries().count() {
@@ -132,7 +133,7 @@ mod tests {
         requests_per_minute: Some(5),
     };
 
-    /// Makes a request of this client at that second; whether it passes.
+    /// Whether a request of this client at `second` passes.
     fn passes(shard: &mut Shard, id: ClientId, second: u64) -> bool {
         let mut account = shard.account(id);
         let now = Timestamp::from_secs(1_700_000_000) + Duration::from_secs(second);
@@ -155,14 +156,14 @@ mod tests {
     }
 
     #[test]
-    fn the_client_without_requests_for_longest_is_forgotten() {
+    fn the_longest_idle_client_is_forgotten() {
         let mut shard = Shard::default();
         for id in 0..MOST as u64 {
             for _ in 0..5 {
                 assert!(passes(&mut shard, id, 0));
             }
         }
-        // All but one ask once more, in vain.
+        // All clients except one make another request, which is refused.
         for id in (0..MOST as u64).filter(|id| *id != 7) {
             assert!(!passes(&mut shard, id, 1));
         }
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_counts_as_no_accounts() {
+    fn unreadable_bytes_have_no_accounts() {
         for bytes in [
             None,
             Some(&[][..]),
@@ -187,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn no_two_changes_have_the_same_bytes() {
+    fn no_two_changes_have_equal_bytes() {
         let mut account = Account::default();
         let mut seen = std::collections::BTreeSet::new();
         let mut bytes = Shard::default().into_bytes();
         for _ in 0..300 {
             assert!(seen.insert(bytes.clone()));
             let mut shard = Shard::decode(Some(&bytes));
-            // What one worker takes another one gives back, within a millisecond.
+            // One worker returns within a millisecond what another one took.
             account = shard.account(1);
             shard.put(1, &account);
             bytes = shard.into_bytes();

@@ -1,18 +1,18 @@
-//! What is known of a request's answer before it comes.
+//! The expected properties of a request's answer.
 
 use super::Request;
 use crate::config::{Backend, Config, Ids};
 use crate::operation::{parameters, Api, State, Surface};
 use crate::splices::Splices;
 
-/// What stands under `stream`.
+/// The value of `stream`.
 pub(super) const TRUE: &str = "true";
 
-/// What takes its place so that the stream reports its tokens.
+/// The replacement of `true` that makes the stream report its tokens.
 const ASKING: &str = r#"true,"stream_options":{"include_usage":true}"#;
 
 impl Request {
-    /// Whether its answer may be an event stream of a model.
+    /// Whether the answer may be an event stream of a model.
     pub fn may_stream(&self) -> bool {
         let operation = &self.operation;
         let is_asked = match operation.api {
@@ -23,7 +23,7 @@ impl Request {
         is_asked && !self.upgrade && !self.wants_no_stream
     }
 
-    /// Whether an answer with status 200 reports the tokens that it took. `path` is the client's.
+    /// Whether an answer with status 200 reports its tokens. `path` is the client's.
     pub fn reports_usage(&self, path: &str) -> bool {
         let is_last = |name: &str| {
             let target = path.split('?').next().unwrap_or_default();
@@ -34,18 +34,19 @@ impl Request {
         let may_report = match api {
             Some(Api::Chat | Api::Embeddings | Api::Images) => state == State::None,
             Some(Api::Messages) => state == State::None && !is_last("count_tokens"),
-            // Speech is bytes of sound.
+            // Speech is audio data without a report.
             Some(Api::Audio) => !is_last("speech"),
-            // That counts what a prompt would take.
+            // `input_tokens` counts the tokens of a prompt without a response.
             Some(Api::Responses) => state == State::MakesResponse && !is_last("input_tokens"),
             _ => false,
         };
         may_report && !self.upgrade
     }
 
-    /// Whether `backend` is asked for the tokens of a stream whose client did not ask. `client_path` is the client's.
+    /// Whether `backend` can be asked for the tokens of a stream whose client did not ask. `client_path` is the
+    /// client's path.
     ///
-    /// The version of the dated API has to know the option ([versions]).
+    /// The version of the dated API has to support the option ([versions]).
     ///
     /// [versions]: https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
     pub fn asks_usage(&self, client_path: &str, backend: &Backend, config: &Config) -> bool {
@@ -53,7 +54,7 @@ impl Request {
         if self.plain_stream.is_none() || !config.usage.asks() {
             return false;
         }
-        // The older completions are no chats.
+        // The older completions API does not count as chat here.
         let target = self.path(client_path).split('?').next();
         let mut segments = target.unwrap_or_default().rsplit('/');
         let segment = segments.find(|it| it.eq_ignore_ascii_case("completions"));
@@ -81,29 +82,29 @@ impl Request {
         }
     }
 
-    /// What is to be changed in the body so that its stream reports the tokens.
+    /// The edit of the body that makes its stream report tokens.
     pub fn ask_usage(&self, splices: &mut Splices) {
         if let Some(range) = &self.plain_stream {
             let range = self.cuts.moved(range.start)..self.cuts.moved(range.end);
-            // Nothing else is changed there.
+            // No other edit overlaps this range, so it cannot fail.
             let _ = splices.replace(range, ASKING.as_bytes());
         }
     }
 
-    /// Whether the ids in its answer are to be tagged.
+    /// Whether ids in the answer need tags.
     pub fn tags_answer(&self, config: &Config) -> bool {
         self.operation.state.answers_with_objects()
             && config.state.ids == Ids::Tagged
             && config.has_several_resources()
     }
 
-    /// It opens a WebSocket in whose frames ids would have to be tagged. Frames are not read.
+    /// Whether the request opens a WebSocket whose frames would need tagged ids. The filter does not read frames.
     pub fn hides_ids(&self, config: &Config) -> bool {
         let is_responses = self.operation.api == Some(Api::Responses);
         self.upgrade && is_responses && self.tags_answer(config)
     }
 
-    /// Whether it asks for a chat's completion.
+    /// Whether the request is for a chat completion.
     pub(super) fn is_chat(&self) -> bool {
         self.operation.api == Some(Api::Chat) && self.operation.state == State::None
     }

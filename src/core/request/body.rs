@@ -1,4 +1,4 @@
-//! The body of a request: what has to be known of it, what was found in it, and what changes in it.
+//! The body of a request: the facts that the filter needs from it, and its edits.
 
 use core::ops::Range;
 
@@ -13,53 +13,53 @@ use crate::prelude::*;
 use crate::splices::Splices;
 use crate::state::ids::Tags;
 
-/// What the filter has to know of a request's body before a backend can be chosen.
+/// The fact that the filter needs from a body before it can choose a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Nothing.
+    /// No fact.
     Nothing,
-    /// The `prompt_cache_key`. A request without one is served all the same.
+    /// The `prompt_cache_key`. A request without one is served too.
     CacheKey,
     /// The deployment.
     Deployment,
-    /// The objects that it names, and the deployment.
+    /// The objects that the body names, and the deployment.
     Objects,
-    /// What the file is for that it makes.
+    /// The purpose of the file that the request creates.
     Purpose,
-    /// Something that cannot be read, because the body is encoded.
+    /// A fact that cannot be read, because the body is encoded.
     Unreadable,
-    /// Whether it asks for the tokens of its stream.
+    /// Whether the request asks for the tokens of its stream.
     StreamOptions,
 }
 
-/// What was found in a body.
+/// The facts in a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Nothing, or it is not what it should be: it is passed on for the backend to refuse.
+    /// Nothing, or malformed content, which the backend has to refuse.
     Nothing,
-    /// What a JSON document says.
+    /// The facts in a JSON document.
     Json(Findings),
-    /// The `model` or the `purpose` of a form.
+    /// The `model` or the `purpose` in a form.
     Form(Value),
 }
 
-/// Where a body names the deployment.
+/// The name of the deployment in a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
-    /// The bytes of the name.
+    /// The byte range of the name.
     pub range: Range<usize>,
     /// The name that the client uses.
     pub name: String,
 }
 
 impl Request {
-    /// What the filter has to know of the body before a backend can be chosen. `models_matter` where a backend lacks a
-    /// deployment that others may have: then the deployment is worth reading, but a request does well without.
+    /// The fact that the filter needs from the body before it can choose a backend. `models_matter` if a backend lacks
+    /// a deployment that others may have. Then the deployment is useful, but not required.
     pub fn needs(&self, config: &Config, models_matter: bool) -> Need {
         match self.encoding() {
             None => self.needs_of_plain(config, models_matter),
             Some(_) => match self.needs_of_plain(config, false) {
-                // A file whose purpose is unknown has a place as well.
+                // A file of unknown purpose can be created too.
                 Need::Nothing | Need::Purpose | Need::CacheKey | Need::StreamOptions => {
                     Need::Nothing
                 }
@@ -69,7 +69,7 @@ impl Request {
     }
 
     fn needs_of_plain(&self, config: &Config, models_matter: bool) -> Need {
-        // With one backend too: there may have been others when the ids were given out.
+        // With one backend too: the ids may be from a time with more backends.
         let objects = config.state.ids == Ids::Tagged
             && !matches!(self.operation.state, State::None | State::Contents);
         let is_json = self.form == BodyForm::Json;
@@ -95,13 +95,13 @@ impl Request {
         }
     }
 
-    /// Whether its API has a `prompt_cache_key`.
+    /// Whether the API supports `prompt_cache_key`.
     fn may_have_cache_key(&self) -> bool {
         self.form == BodyForm::Json
             && matches!(self.operation.api, Some(Api::Chat | Api::Responses))
     }
 
-    /// Takes over what was found in the body.
+    /// Applies the facts that were found in the body.
     pub fn learn(&mut self, found: Found, tags: &Tags) {
         self.has_known_body = true;
         match found {
@@ -148,13 +148,13 @@ impl Request {
         }
     }
 
-    /// Whether it may name a deployment in a body that was not read.
+    /// Whether the request may name a deployment in an unread body.
     pub fn names_unread_deployment(&self) -> bool {
         let is_unread = self.deployment.is_none() && !self.has_known_body;
         self.operation.deployment == Deployment::InBody && is_unread
     }
 
-    /// What is to be changed in the body for `backend`.
+    /// The edits of the body for `backend`.
     pub fn splices(&self, backend: &Backend) -> Splices {
         let mut splices = self.cuts.clone();
         if let Some((model, alias)) = self.alias(backend) {
@@ -164,12 +164,12 @@ impl Request {
         splices
     }
 
-    /// The same in the body from which the tags have been cut already.
+    /// The edits for `backend` in a body from which the tags are already cut.
     pub fn renaming(&self, backend: &Backend) -> Splices {
         let mut splices = Splices::default();
         if let Some((model, alias)) = self.alias(backend) {
             let range = self.cuts.moved(model.range.start)..self.cuts.moved(model.range.end);
-            // It is the only one.
+            // This is the only edit, so it cannot fail.
             let _ = splices.replace(range, alias.as_bytes());
         }
         splices

@@ -1,4 +1,4 @@
-//! What the filter needs to know of a client's request, read from its headers in one pass.
+//! The facts about a client's request, read from its headers in one pass.
 
 mod answer;
 mod body;
@@ -22,74 +22,74 @@ pub use place::{Objects, Place};
 
 use crate::prelude::*;
 
-/// The facts of one request.
+/// The facts about one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// `:path` without the client's credentials and without the tags of ids, if it had any.
+    /// `:path` without the client's credentials and without tags of ids, if it had any.
     pub clean_path: Option<String>,
-    /// It has a path, which is text: another one could not be searched for credentials.
+    /// Whether the request has a path that is valid text. Other paths cannot be searched for credentials.
     pub has_path: bool,
-    /// The subprotocols that a WebSocket's client offers, without the one in which a browser sends its key; empty where there is
-    /// no other.
+    /// The subprotocols that a WebSocket client offers, without the one in which a browser sends its key. Empty if no
+    /// other is left.
     pub clean_protocols: Option<String>,
-    /// Which surface of Azure OpenAI the path belongs to, if to any.
+    /// The surface of Azure OpenAI to which the path belongs, if any.
     pub surface: Option<Surface>,
-    /// What it asks for.
+    /// The requested operation.
     pub operation: Operation,
-    /// The deployment it is for, as far as it was read.
+    /// The deployment, if it was read.
     pub deployment: Option<DeploymentId>,
-    /// Where the objects that it names live, as far as it was read.
+    /// The place of the objects that the request names, if it was read.
     pub objects: Objects,
-    /// The size of the body, where the client announced it.
+    /// The size of the body, if announced.
     pub content_length: Option<u64>,
-    /// What its body is said to be.
+    /// The form of the body, by its content type.
     pub form: BodyForm,
-    /// What is to be changed in its body for any backend: tags of ids are cut out.
+    /// The edits of the body for any backend, which cut out the tags of ids.
     pub cuts: Splices,
-    /// Where its body names the deployment.
+    /// The name of the deployment in the body.
     pub model: Option<Model>,
-    /// The affinity key in its body, `prompt_cache_key`, as far as that was read.
+    /// The affinity key in the body, `prompt_cache_key`, if it was read.
     pub cache_key: Option<affinity::Key>,
-    /// Its body was read to its end, or it has none.
+    /// Whether the body was read completely, or is absent.
     pub has_known_body: bool,
-    /// The file that it makes is a batch's.
+    /// Whether the request creates a file for a batch.
     pub for_batch: bool,
-    /// It may be done once only, because of what it says in its body.
+    /// Whether the body forbids a repetition, because it asks for a background response.
     pub in_background: bool,
-    /// Its body says that the answer is to be no event stream.
+    /// Whether the body asks for an answer that is not an event stream.
     pub wants_no_stream: bool,
-    /// Where its body says `"stream": true`, if it is a chat that does so, and has no options for the stream.
+    /// The position of `"stream": true` in a chat's body without options for the stream.
     pub plain_stream: Option<Range<usize>>,
-    /// The client gives Envoy's router rules of its own for retries, which are not its to give.
+    /// Whether the client sent its own retry rules for Envoy's router. The filter removes them.
     pub instructs_router: bool,
-    /// The client asks to switch to another protocol.
+    /// Whether the client asks to switch to another protocol.
     pub upgrade: bool,
-    /// Who sent it, where a filter before this one said so.
+    /// The client, if an earlier filter named it.
     pub client: Client,
-    /// The client would take an answer in an encoding of its own.
+    /// Whether the client accepts encoded answers.
     pub accepts_encodings: bool,
-    /// What it would take of the encodings that can be read, where it would take others as well.
+    /// The accepted encodings that the filter can read, if the client accepts others too.
     pub accepted: Option<String>,
     authorization: bool,
     api_key: bool,
     unusual: Option<Box<Unusual>>,
 }
 
-/// What few requests have. Apart, it costs the others one pointer.
+/// Facts that few requests have. Boxed, they cost other requests one pointer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Unusual {
     /// The content codings of the body.
     encoding: String,
-    /// Headers with a client's credentials, other than those that the openai SDKs send.
+    /// Headers with credentials other than those of the openai SDKs.
     credentials: Vec<String>,
-    /// `Bearer` and a key for a realtime session, which the resource that made it takes in place of the backend's credential.
+    /// `Bearer` and a key for a realtime session. It replaces the backend's credential on the resource that issued it.
     session_key: String,
 }
 
-/// What the body of a request is said to be.
+/// The form of a request's body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum BodyForm {
-    /// JSON, or nothing in particular.
+    /// JSON, or no declared type.
     #[default]
     Json,
     /// A form, with its content type.
@@ -97,7 +97,7 @@ pub enum BodyForm {
 }
 
 impl Request {
-    /// Reads the facts from the request's headers, names in lower case; `tags` are those of the backends.
+    /// Reads the facts from the request's headers, whose names are in lower case. `tags` are those of the backends.
     pub fn read<'a>(headers: impl Iterator<Item = (&'a [u8], &'a [u8])>, tags: &Tags) -> Self {
         let mut request = Self::default();
         let (mut method, mut path) = ("", "");
@@ -106,7 +106,7 @@ impl Request {
         for (name, value) in headers {
             let text = || core::str::from_utf8(value).unwrap_or_default();
             match name {
-                // The usual one need not be read.
+                // The usual value needs no text conversion.
                 b":method" if value == b"POST" => method = "POST",
                 b":method" => method = text(),
                 b":path" => path = text(),
@@ -116,7 +116,7 @@ impl Request {
                 }
                 b"content-encoding" => request.note_encoding(value),
                 b"upgrade" => request.upgrade = true,
-                // Attempts remove them: `RETRY_INSTRUCTIONS`. Compared one by one they cost other headers least.
+                // Attempts remove these headers, see `RETRY_INSTRUCTIONS`. Separate patterns cost other headers least.
                 b"x-envoy-hedge-on-per-try-timeout"
                 | b"x-envoy-max-retries"
                 | b"x-envoy-retriable-header-names"
@@ -126,7 +126,7 @@ impl Request {
                 b"sec-websocket-protocol" => protocols.push(value),
                 b"accept-encoding" => {
                     request.accepts_encodings = true;
-                    // What most SDKs send needs no reading.
+                    // The value of most SDKs needs no parsing.
                     if value != b"gzip, deflate" {
                         request.note_accepted(value);
                     }
@@ -154,7 +154,7 @@ impl Request {
         request
     }
 
-    /// Takes over one line of `accept-encoding` that not every SDK sends.
+    /// Adds a line of `accept-encoding` with an unusual value.
     #[inline(never)]
     fn note_accepted(&mut self, line: &[u8]) {
         let line = core::str::from_utf8(line).unwrap_or_default();
@@ -165,12 +165,12 @@ impl Request {
         }
     }
 
-    /// Takes over the content codings that one line of `content-encoding` names.
+    /// Adds the content codings of one line of `content-encoding`.
     #[inline(never)]
     fn note_encoding(&mut self, value: &[u8]) {
         let line = String::from_utf8_lossy(value);
         for coding in line.split(',').map(str::trim) {
-            // A charset is no coding of the content, but some clients write it there.
+            // A charset is not a content coding, but some clients send it here.
             let is_plain = ["", "identity", "utf-8", "utf8"]
                 .iter()
                 .any(|plain| coding.eq_ignore_ascii_case(plain));
@@ -185,7 +185,7 @@ impl Request {
         }
     }
 
-    /// Takes over the key for a realtime session, without its beginning, if its tag tells which resource made it.
+    /// Stores the key for a realtime session, without its prefix, if its tag names the resource that issued it.
     #[inline(never)]
     fn take_session_key(&mut self, rest: &[u8], tags: &Tags) {
         let key = format!("ek_{}", String::from_utf8_lossy(rest));
@@ -197,7 +197,7 @@ impl Request {
         }
     }
 
-    /// What proves to the one backend that can serve the request who is asking, where the client brings that.
+    /// The key for a realtime session, which authenticates the request on the one backend that can serve it.
     pub fn session_key(&self) -> Option<&str> {
         let key = self.unusual.as_ref()?.session_key.as_str();
         (!key.is_empty()).then_some(key)
@@ -212,7 +212,7 @@ impl Request {
         }
     }
 
-    /// The content coding of its body, `gzip` or another, where it has one.
+    /// The content coding of the body, such as `gzip`, if it has one.
     pub fn encoding(&self) -> Option<&str> {
         let encoding = self.unusual.as_ref()?.encoding.as_str();
         (!encoding.is_empty()).then_some(encoding)
@@ -251,12 +251,12 @@ impl Request {
         }
     }
 
-    /// The path without credentials and tags, where `original` is the client's.
+    /// The path without credentials and tags. `original` is the client's path.
     pub fn path<'a>(&'a self, original: &'a str) -> &'a str {
         self.clean_path.as_deref().unwrap_or(original)
     }
 
-    /// The headers of this request that carry a client's credentials, each once.
+    /// The headers of this request with a client's credentials, each once.
     pub fn credential_headers(&self) -> impl Iterator<Item = &str> {
         let authorization = self.authorization.then_some("authorization");
         let api_key = self.api_key.then_some("api-key");
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_without_credentials_is_left_alone() {
+    fn a_request_without_credentials_is_unchanged() {
         let request = read(&[
             (":method", b"POST"),
             (
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_coding_is_what_makes_a_body_unreadable() {
+    fn only_content_codings_make_a_body_unreadable() {
         for (lines, encoding) in [
             (&["gzip"][..], Some("gzip")),
             (&["GZIP"], Some("GZIP")),
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deployment_is_the_same_in_upper_and_lower_case() {
+    fn deployments_ignore_case() {
         assert_eq!(
             DeploymentId::of("GPT-5.Mini"),
             DeploymentId::of("gpt-5.mini")
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_path_says_is_read_where_it_stands_in_the_clean_one() {
+    fn deployments_are_read_from_the_clean_path() {
         const KEYED: &str = "/openai/realtime?api-key=K&deployment=voice";
         let request = read(&[(":path", KEYED.as_bytes())]);
         assert_eq!(request.deployment, Some(DeploymentId::of("voice")));
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_for_a_session_leads_to_the_resource_that_made_it() {
+    fn a_session_key_names_the_resource_that_issued_it() {
         let tags = Tags::new(["a.example", "b.example"]).unwrap();
         let tag = tags.of_backend(1).unwrap();
         let key = tag.append_to("ek_1");
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browsers_key_leaves_the_subprotocols() {
+    fn a_key_in_the_subprotocols_is_found() {
         for (offered, kept) in [
             ("realtime", None),
             ("realtime, openai-beta.realtime-v1", None),
@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn upgrades_are_noticed_and_odd_values_are_passed_over() {
+    fn upgrades_are_detected_and_odd_values_are_ignored() {
         assert!(read(&[("upgrade", b"websocket")]).upgrade);
         assert_eq!(read(&[(":path", b"/openai/\xe9")]).surface, None);
         assert_eq!(read(&[("content-length", b"many")]).content_length, None);

@@ -1,4 +1,4 @@
-//! Where a request may go, what it needs there, and whether it may go twice.
+//! The possible backends of a request, its demand, and whether it can be repeated.
 
 use alloc::borrow::Cow;
 
@@ -10,17 +10,17 @@ use crate::outcome::Outcome;
 use crate::plan::BackendSet;
 use crate::prelude::*;
 
-/// Where the objects that a request names live.
+/// The place of the objects that a request names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Objects {
-    /// It names none.
+    /// The request names no objects.
     #[default]
     None,
-    /// It names some whose ids do not say so.
+    /// The request names objects whose ids have no tag.
     Unsaid,
-    /// On the resource of this backend, the first of it.
+    /// On one resource. The index is that of its first backend.
     On(usize),
-    /// On several resources, so that none can do what is asked for.
+    /// On several resources, so that no backend can serve the request.
     Apart,
 }
 
@@ -35,19 +35,19 @@ impl Objects {
     }
 }
 
-/// Where a request may go.
+/// The possible backends of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// To any backend.
     Anywhere,
-    /// To these only: those of one resource, or those that have an API.
+    /// Only these backends: those of one resource, or those with an API.
     Only(BackendSet),
-    /// To none: its objects live on several resources.
+    /// No backend, because its objects are on several resources.
     Nowhere,
 }
 
 impl Request {
-    /// Where it may go.
+    /// The possible backends of the request.
     pub fn place(&self, config: &Config) -> Place {
         let only = |backend| Place::Only(config.resource_of(backend));
         let home = || only(config.home(self.operation.api));
@@ -76,7 +76,7 @@ impl Request {
         }
     }
 
-    /// What a backend must have to serve it.
+    /// The properties that a backend needs to serve the request.
     pub fn demand(&self) -> Demand {
         Demand {
             deployment: self.deployment,
@@ -93,15 +93,15 @@ impl Request {
         }
     }
 
-    /// Whether it may be done again although it may have been done.
+    /// Whether the request can be repeated although it may have been carried out.
     pub fn is_repeatable(&self, config: &Config) -> bool {
         let once = !self.operation.state.is_repeatable() || self.in_background;
         !once || config.retry.repeat_creations
     }
 
-    /// After what else than an answer that calls for it the router is to make another attempt, where that has to be said.
+    /// The failures after which the router should retry, if they differ from the route's.
     ///
-    /// The route says `reset`, which includes whatever ends an attempt that has gone out, for requests that say nothing.
+    /// The route has `reset`, which covers any end of an attempt that was sent.
     pub fn router_retries_on(&self, config: &Config) -> Option<&'static str> {
         match self.is_repeatable(config) {
             false => Some("connect-failure"),
@@ -110,7 +110,8 @@ impl Request {
         }
     }
 
-    /// What a backend spoke of with this `outcome`, for people: the API, or else the deployment, which the client chose.
+    /// The subject of an answer with this `outcome`, for log lines: the API, or the deployment, whose name is the
+    /// client's.
     pub fn wanted(&self, client_path: &str, outcome: Outcome) -> String {
         const SHOWN: usize = 64;
         if let (Outcome::ApiNotEnabled, Some(api)) = (outcome, self.operation.api) {
@@ -127,7 +128,7 @@ impl Request {
         }
     }
 
-    /// The deployment's name, as far as it was read.
+    /// The deployment's name, if it was read.
     pub fn deployment_name<'a>(&'a self, client_path: &'a str) -> Option<Cow<'a, str>> {
         match (&self.operation.deployment, &self.model) {
             (Deployment::InPath(range), _) => {

@@ -1,24 +1,24 @@
-//! The suffix of an id that names the backend on which the object lives.
+//! The tag at the end of an id, which names the resource of the object.
 
 use core::fmt;
 
 use crate::hash::{fingerprint, scatter};
 use crate::prelude::*;
 
-/// What every tag starts with. No id of Azure OpenAI has a dot in it, so a tag cannot be mistaken for a part of the id.
+/// The start of every tag. No id of Azure OpenAI contains a dot, so a tag is never mistaken for a part of an id.
 const MARK: [u8; 2] = *b".b";
 
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
-/// An Azure resource, as far as objects are concerned: a host, or one of the projects on it, which have a base path each.
+/// An Azure resource that has objects: a host, or one of the projects on it, each with its own base path.
 ///
-/// Several backends may be one resource. A backend that is renamed, moved to another cluster or to another place in the list keeps its
-/// objects, since it is the same resource.
+/// Several backends may share a resource. A renamed backend keeps its objects, and so does one that moves to another
+/// cluster or place in the list.
 #[derive(Clone, Copy, Debug)]
 pub struct Resource<'a> {
     /// The name of the host.
     pub host: &'a str,
-    /// What paths begin with, before `/openai`.
+    /// The prefix of paths before `/openai`.
     pub base_path: Option<&'a str>,
 }
 
@@ -31,7 +31,7 @@ impl<'a> From<&'a str> for Resource<'a> {
     }
 }
 
-/// Upper and lower case are the same, in both parts.
+/// Compares both parts without regard to case.
 impl PartialEq for Resource<'_> {
     fn eq(&self, other: &Self) -> bool {
         let base_path = |resource: &Self| resource.base_path.unwrap_or_default().as_bytes();
@@ -40,7 +40,8 @@ impl PartialEq for Resource<'_> {
     }
 }
 
-/// Names a resource in the ids of its objects: `.b` and six characters of `[0-9a-z]` that follow from the resource's host and base path.
+/// Names a resource in the ids of its objects: `.b` and six characters of `[0-9a-z]`, derived from the resource's host
+/// and base path.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tag([u8; Tag::LENGTH]);
 
@@ -48,7 +49,7 @@ impl Tag {
     /// The length of a tag in bytes.
     pub const LENGTH: usize = 8;
 
-    /// The tag of the resource; upper and lower case are the same.
+    /// The tag of the resource. Case is ignored.
     pub fn of<'a>(resource: impl Into<Resource<'a>>) -> Self {
         let Resource { host, base_path } = resource.into();
         let parts = [Some(host), base_path].map(|part| Some(part?.to_ascii_lowercase()));
@@ -65,7 +66,7 @@ impl Tag {
         Self(bytes)
     }
 
-    /// From bytes that are exactly a tag, of whatever backend.
+    /// Reads bytes that are exactly one tag, of any backend.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let bytes: [u8; Self::LENGTH] = bytes.try_into().ok()?;
         let digits = bytes.strip_prefix(&MARK)?;
@@ -75,12 +76,12 @@ impl Tag {
             .then_some(Self(bytes))
     }
 
-    /// As it stands in an id, with the dot.
+    /// The tag as in an id, with the dot.
     pub fn as_str(&self) -> &str {
         core::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// The id that a client sees for the object that the backend calls `id`.
+    /// The client's id of the object that the backend calls `id`.
     #[must_use]
     pub fn append_to(self, id: &str) -> String {
         [id, self.as_str()].concat()
@@ -93,24 +94,23 @@ impl fmt::Debug for Tag {
     }
 }
 
-/// The id that the backend knows and the tag behind it; `None` if there is no tag. Only the last tag is cut off, so this
-/// undoes one [`Tag::append_to`] whatever the id looks like.
+/// Splits an id into the backend's id and the tag. `None` without a tag. Only the last tag is split off, so this undoes
+/// exactly one [`Tag::append_to`].
 pub fn split(id: &str) -> Option<(&str, Tag)> {
     let (id, tag) = id.split_at_checked(id.len().checked_sub(Tag::LENGTH)?)?;
     Some((id, Tag::parse(tag.as_bytes())?))
 }
 
-/// The tags of the configured backends. Backends of one resource have the same.
+/// The tags of the configured backends. Backends of one resource share their tag.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tags(Vec<Tag>);
 
 impl Tags {
-    /// The tags of the backends with these resources, in the order of the configuration. A resource may be there more than once.
+    /// The tags of the backends with these resources, in the order of the configuration. Resources may repeat.
     ///
     /// # Errors
-    ///
-    /// Two different resources have the same tag. With 36^6 tags that is one configuration in millions, but one that must not be
-    /// used: each of the two would be asked for the other's objects.
+    /// Two different resources have the same tag. With 36^6 tags this affects one configuration in millions. It must be
+    /// refused, because each of the two would get requests for the other's objects.
     pub fn new<'a, R: Into<Resource<'a>>>(
         resources: impl IntoIterator<Item = R>,
     ) -> Result<Self, Collision> {
@@ -147,9 +147,9 @@ impl Tags {
 /// Two backends of different resources have the same tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Collision {
-    /// The place of the one backend in the configuration.
+    /// The index of one backend in the configuration.
     pub first: usize,
-    /// The place of the other.
+    /// The index of the other backend.
     pub second: usize,
 }
 
@@ -158,8 +158,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tag_follows_from_the_host_for_ever() {
-        // Clients keep ids for months: whoever changes this loses their objects.
+    fn tags_of_hosts_never_change() {
+        // Clients keep ids for months. A change of the tags would lose their objects.
         assert_eq!(Tag::of("eastus.openai.azure.com").as_str(), ".brg4ty6");
         assert_eq!(
             Tag::of("EastUS.openai.azure.com"),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn projects_on_one_host_are_resources_of_their_own() {
+    fn projects_on_one_host_are_separate_resources() {
         let host = "eastus.services.ai.azure.com";
         let project = |base_path| Resource {
             host,
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tag_is_not_split() {
+    fn ids_without_a_tag_are_not_split() {
         for id in [
             "",
             "resp_68a1",
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn exactly_the_last_tag_is_cut_off() {
+    fn only_the_last_tag_is_split_off() {
         let (a, b) = (Tag::of("a"), Tag::of("b"));
         let twice = b.append_to(&a.append_to("file-1"));
         let (once, tag) = split(&twice).unwrap();

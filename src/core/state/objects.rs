@@ -1,7 +1,8 @@
-//! Which strings belong to one resource: the ids of its objects and of the items of its responses, and what it encrypted.
+//! Recognizes strings that belong to one resource: ids of its objects and of items of its responses, and encrypted
+//! content.
 //!
-//! An object that is a part of another one, such as a run of a thread, a step of a run or a file of a container, is always asked for
-//! together with the whole, and the whole's id has a tag. Its own id needs none.
+//! A part of another object is always requested together with the whole, whose id has a tag. Examples are a run of a
+//! thread, a step of a run or a file of a container. Ids of parts need no tag.
 
 use super::ids::{split, Tag};
 use crate::json::key::Key;
@@ -9,10 +10,10 @@ use crate::text::{copy_to, ByteSet};
 
 use Untagged::{Home, Nowhere};
 
-/// The beginnings of ids of objects, by examples for Azure OpenAI and the OpenAI API; neither promises a form. A prefix too many costs
-/// nothing. An object whose prefix is missing is untagged, like one from before the filter.
+/// The prefixes of ids of objects, from examples of Azure OpenAI and the OpenAI API. Neither guarantees a form. A
+/// superfluous prefix costs nothing. An object whose prefix is missing stays untagged, like one from before the filter.
 ///
-/// Completions (`chatcmpl-`) are not here: each frame of every stream carries one, and almost none is ever stored.
+/// Completions (`chatcmpl-`) are left out: each frame of every stream has one, and almost none is ever stored.
 const OBJECTS: [Prefix; 19] = [
     Prefix(b"resp_", Home),      // responses
     Prefix(b"file-", Home),      // files
@@ -35,12 +36,12 @@ const OBJECTS: [Prefix; 19] = [
     Prefix(b"sess_", Home),      // live sessions
 ];
 
-/// The beginnings of ids of items, which a response consists of and a later request may refer to.
+/// The prefixes of ids of items. A response consists of items, and later requests may refer to them.
 ///
-/// Clients send items back whole, with ids that they may have made up, so an id without a tag says nothing of a resource. Reasoning
-/// and compactions are of use on their own resource only, so theirs do.
+/// Clients send whole items back, with ids that they may have invented. So an untagged item names no resource.
+/// Reasoning and compactions are exceptions, because only their own resource can use them.
 ///
-/// Sources: the reference of the [Responses API] unless a line names another one.
+/// Sources: the reference of the [Responses API], unless a line names another one.
 ///
 /// [Responses API]: https://platform.openai.com/docs/api-reference/responses
 const ITEMS: [Prefix; 17] = [
@@ -63,46 +64,47 @@ const ITEMS: [Prefix; 17] = [
     Prefix(b"cmp_", Home),    // compactions (OpenAI's guide to compaction)
 ];
 
-/// The beginning of keys for realtime sessions, by the reference of the [Realtime API]. A key is good for the resource that made it.
+/// The prefix of keys for realtime sessions, from the reference of the [Realtime API]. A key is valid on the resource
+/// that issued it.
 ///
 /// [Realtime API]: https://platform.openai.com/docs/api-reference/realtime-sessions
 const SESSION_KEYS: [Prefix; 1] = [Prefix(b"ek_", Nowhere)];
 
-/// The beginning of an id, and what an id means that has this beginning and no tag.
+/// The prefix of an id, and the meaning of such an id without a tag.
 struct Prefix(&'static [u8], Untagged);
 
 const LONGEST_PREFIX: usize = 10;
 
-/// No id is longer than this; those of Azure OpenAI have some 20 to 130 bytes.
+/// The longest id. Ids of Azure OpenAI have some 20 to 130 bytes.
 pub const MAX_LENGTH: usize = 256;
 
-/// What a string is, taken as an id or as encrypted content.
+/// The kind of a string that may be an id or encrypted content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The id or the content as its backend knows it.
+    /// An id or content as its backend knows it.
     Plain(Untagged),
-    /// Such an id or content with a tag behind it, as clients know it.
+    /// An id or content with a tag, as clients know it.
     Tagged(Tag),
 }
 
-/// Where a request belongs that names something without a tag.
+/// The destination of a request that names something without a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Untagged {
-    /// To the home backend, like all that was made before there were tags.
+    /// The home backend, which has everything made before tags existed.
     Home,
-    /// To no backend in particular.
+    /// Any backend.
     Nowhere,
 }
 
-/// Whether `id` belongs to a resource, as the resource knows it: one of the prefixes and at least one byte of `[A-Za-z0-9_-]`, at most
-/// [`MAX_LENGTH`] in all.
+/// Whether `id` belongs to a resource, in the resource's own form: one of the prefixes and at least one byte of
+/// `[A-Za-z0-9_-]`. At most [`MAX_LENGTH`] bytes in total.
 pub fn is_object_id(id: &[u8]) -> bool {
     let mut reader = IdReader::default();
     reader.push(id);
     matches!(reader.kind(), Some(Kind::Plain(_)))
 }
 
-/// A key for a realtime session as its resource knows it, and the tag behind it. `None` if it is no such key, or has no tag.
+/// Splits a tagged key for a realtime session into the resource's key and the tag. `None` for other strings.
 pub fn split_session_key(key: &str) -> Option<(&str, Tag)> {
     let mut reader = ValueReader::SessionKey(IdReader::default());
     reader.push(key.as_bytes());
@@ -112,7 +114,7 @@ pub fn split_session_key(key: &str) -> Option<(&str, Tag)> {
     }
 }
 
-/// Recognizes a value that comes in pieces.
+/// Recognizes a value that arrives in pieces.
 #[derive(Clone, Copy, Debug)]
 pub enum ValueReader {
     /// A value that may be an id.
@@ -124,7 +126,7 @@ pub enum ValueReader {
 }
 
 impl ValueReader {
-    /// The reader of a value under `key`; `None` if such a value belongs to no resource.
+    /// The reader of a value under `key`. `None` if such a value belongs to no resource.
     pub fn of(key: Key) -> Option<Self> {
         match key {
             Key::ObjectId => Some(Self::Id(IdReader::default())),
@@ -140,7 +142,7 @@ impl ValueReader {
         }
     }
 
-    /// The next bytes.
+    /// Reads the next bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         match self {
             Self::Id(reader) | Self::SessionKey(reader) => reader.push(bytes),
@@ -148,7 +150,7 @@ impl ValueReader {
         }
     }
 
-    /// What all the bytes so far are; `None` if they belong to no resource.
+    /// The kind of the bytes so far. `None` if they belong to no resource.
     pub fn kind(&self) -> Option<Kind> {
         match self {
             Self::Id(reader) => reader.kind(),
@@ -158,9 +160,9 @@ impl ValueReader {
     }
 }
 
-/// Recognizes the tag behind a value of any length and content, and keeps only the value's end.
+/// Recognizes the tag at the end of a value of any length and content, and stores only the end.
 ///
-/// Encrypted content is base64 today; nobody promises that. A tag has no character that JSON writes as an escape.
+/// Encrypted content is base64 today, but that is not guaranteed. A tag has no character that JSON escapes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EndReader {
     end: [u8; Tag::LENGTH],
@@ -187,24 +189,24 @@ impl EndReader {
     }
 }
 
-/// The bytes that ids have, without their tags.
+/// The bytes of ids without tags.
 const OF_IDS: ByteSet =
     ByteSet::of(b"-_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz");
 
-/// Recognizes an id that comes in pieces, and keeps only its ends.
+/// Recognizes an id that arrives in pieces, and stores only its start and end.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IdReader {
     head: [u8; LONGEST_PREFIX],
-    /// The bytes before the tag.
+    /// The number of bytes before the tag.
     length: usize,
     tag: [u8; Tag::LENGTH],
     tag_length: usize,
-    /// It has bytes that no id has, or too many.
+    /// Whether the value has bytes that no id has, or too many.
     foreign: bool,
 }
 
 impl IdReader {
-    /// The next bytes.
+    /// Reads the next bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.foreign {
             return;
@@ -225,9 +227,9 @@ impl IdReader {
             self.length > MAX_LENGTH || self.tag_length > Tag::LENGTH || !begins_with_dot;
     }
 
-    /// What all the bytes so far are; `None` if they are not the id of an object.
+    /// The kind of the bytes so far. `None` if they are not the id of an object.
     pub fn kind(&self) -> Option<Kind> {
-        // Items first: every event of a response's stream names one.
+        // Items come first, because every event of a response's stream names one.
         self.kind_among(ITEMS.iter().chain(&OBJECTS))
     }
 
@@ -281,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn only_items_that_need_their_resource_lead_home_untagged() {
+    fn untagged_items_mostly_name_no_resource() {
         for (id, untagged) in [
             ("rs_68a1", Home),
             ("cmp_68a1", Home),
@@ -296,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_sessions_are_known_under_their_own_name_only() {
+    fn session_keys_are_recognized_only_under_their_key() {
         let tag = Tag::of("host");
         let key = tag.append_to("ek_68af");
         assert_eq!(split_session_key(&key), Some(("ek_68af", tag)));
@@ -315,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn encrypted_content_of_any_length_is_known_by_its_end() {
+    fn tags_of_encrypted_content_are_found_at_any_length() {
         let tag = Tag::of("host");
         let end_of = |pieces: &[&[u8]]| {
             let mut reader = EndReader::default();
@@ -381,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_told_from_the_id() {
+    fn tags_are_separated_from_ids() {
         let tag = Tag::of("host");
         assert_eq!(kind(&tag.append_to("vs_1")), Some(Kind::Tagged(tag)));
         assert!(!is_object_id(tag.append_to("vs_1").as_bytes()));
@@ -401,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_in_pieces_is_the_same_id() {
+    fn ids_in_pieces_are_recognized() {
         let id = Tag::of("host").append_to("assistant-1");
         for at in 0..=id.len() {
             let mut reader = IdReader::default();
