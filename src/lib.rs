@@ -1,6 +1,5 @@
-//! An Envoy HTTP filter that balances Azure OpenAI resources. It distributes requests by exact round robin over
-//! backends, replaces the client's credentials with a managed identity's token, and retries a failed request on the
-//! next backend.
+//! An Envoy HTTP filter that balances Azure OpenAI resources. It distributes requests by exact round robin over backends.
+//! It replaces the client's credentials with a managed identity's token, and retries a failed request on the next backend.
 //!
 //! [`core`] decides and knows no host. [`filter`] is the thin adapter between the core and Envoy's proxy-wasm
 //! interface. See `docs/architecture.md`.

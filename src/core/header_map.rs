@@ -2,8 +2,8 @@
 
 use crate::prelude::*;
 
-/// A serialized header map: the number of pairs, the sizes of all names and values, then the names and values, each
-/// followed by a zero byte. All numbers are 32-bit little-endian.
+/// A serialized header map: the number of pairs, the sizes of all names and values, then the names and values. A zero
+/// byte follows each name and value. All numbers are 32-bit little-endian.
 ///
 /// Source: proxy-wasm ABI 0.2.1.
 #[derive(Debug, Default)]

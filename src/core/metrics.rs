@@ -48,8 +48,8 @@ pub enum Event {
     AllUnavailable,
     /// A request was answered 404 because no configured backend has the deployment.
     NotOffered,
-    /// A request was refused because of its content: no backend has the API, the path is not Azure OpenAI's, its
-    /// objects are on several backends, or an encoded body had to be read.
+    /// A request was refused because of its content. Either no backend has the API, or the path is not Azure OpenAI's.
+    /// Or its objects are on several backends, or an encoded body had to be read.
     NotServed,
     /// A request was answered 429 because one of its client's limits is used up.
     Limited,

@@ -1,4 +1,4 @@
-//! The copy of a request body that another attempt needs.
+//! The copy of a request body for further attempts.
 
 use alloc::rc::Rc;
 use core::cell::Cell;
@@ -6,26 +6,26 @@ use core::cell::Cell;
 use super::no_retry::{NoRetry, Replay};
 use crate::prelude::*;
 
-/// A body of at most this many bytes is held until it is complete.
+/// The longest body that is held until it is complete, in bytes.
 ///
-/// The hold costs next to nothing: such a body usually comes with its headers, and a backend does nothing before it has the
-/// whole body. In return every failure after that can be retried, an answer before the end of the request included.
-/// The limit is half of Envoy's default buffer limit (`per_connection_buffer_limit_bytes`), above which Envoy answers 413.
+/// Holding costs almost nothing: such a body usually arrives with its headers, and a backend starts only once it has
+/// the whole body. In return every later failure can be retried, including an answer before the end of the request. The
+/// limit is half of Envoy's default buffer limit (`per_connection_buffer_limit_bytes`), above which Envoy answers 413.
 pub const HELD_UNTIL_COMPLETE: usize = 512 * 1024;
 
-/// The room there is for all copies of one worker together: WebAssembly's memory has an end, and a module that reaches it takes
-/// every stream of its worker down.
+/// The memory for all copies of one worker. WebAssembly's memory is limited, and a module that exhausts it ends every
+/// stream of its worker.
 #[derive(Debug)]
 pub struct ReplayMemory(Cell<usize>);
 
 impl ReplayMemory {
-    /// Room for so many bytes.
+    /// Memory of `bytes` bytes.
     pub fn new(bytes: usize) -> Rc<Self> {
         Rc::new(Self(Cell::new(bytes)))
     }
 }
 
-/// What one copy has taken of the room; it gives it back.
+/// The part of the memory that one copy has reserved. Dropping it releases the memory.
 #[derive(Debug)]
 pub struct Room {
     memory: Rc<ReplayMemory>,
@@ -33,7 +33,7 @@ pub struct Room {
 }
 
 impl Room {
-    /// Takes what is missing to `size` bytes; `false` if there is not as much.
+    /// Reserves memory up to `size` bytes. `false` if too little is left.
     fn grow_to(&mut self, size: usize) -> bool {
         let missing = size.saturating_sub(self.taken);
         let left = self.memory.0.get().checked_sub(missing);
@@ -51,36 +51,36 @@ impl Drop for Room {
     }
 }
 
-/// A request body being copied while it passes, or the reason why there is no copy.
+/// The copy of a request body that passes, or the reason for having none.
 #[derive(Debug)]
 pub enum BodyCopy {
-    /// More of it may come.
+    /// An incomplete copy.
     Growing {
-        /// What came so far.
+        /// The bytes so far.
         bytes: Vec<u8>,
-        /// Where there is room for that.
+        /// The reserved memory.
         room: Room,
-        /// How much will come, where the client said so.
+        /// The announced length, or 0.
         announced: usize,
-        /// The most that is kept.
+        /// The longest body that is kept.
         limit: usize,
     },
-    /// All of it.
+    /// A complete copy.
     Complete {
         /// The body.
         bytes: Vec<u8>,
-        /// Where there is room for that.
+        /// The reserved memory.
         room: Room,
     },
-    /// Envoy's router keeps it.
+    /// Envoy's router keeps the body.
     WithRouter,
-    /// It is not kept.
+    /// The body is not kept.
     Dropped(NoRetry),
 }
 
 impl BodyCopy {
-    /// An empty copy of a body that may grow to `limit` bytes, as long as there is room in `memory`. A body known to be larger is
-    /// not copied at all.
+    /// An empty copy of a body that may grow to `limit` bytes, while `memory` lasts. A body announced as larger is not
+    /// copied.
     pub fn new(announced: Option<u64>, limit: usize, memory: &Rc<ReplayMemory>) -> Self {
         match announced.map_or(Ok(0), usize::try_from) {
             Ok(announced) if announced <= limit => Self::Growing {
@@ -96,7 +96,7 @@ impl BodyCopy {
         }
     }
 
-    /// The copy that Envoy's router keeps of a body, unless that is announced to be longer than `limit`.
+    /// The copy that Envoy's router keeps of a body, unless the body is announced as longer than `limit`.
     pub fn with_router(announced: Option<u64>, limit: usize) -> Self {
         match announced.map_or(Ok(0), usize::try_from) {
             Ok(announced) if announced <= limit => Self::WithRouter,
@@ -104,18 +104,18 @@ impl BodyCopy {
         }
     }
 
-    /// Whether the request should be held until its body, announced to be this long, is complete.
+    /// Whether the request should be held until its body is complete. `announced` is the body's length.
     pub fn is_worth_holding(&self, announced: Option<u64>) -> bool {
         self.is_growing() && announced.is_some_and(|length| length <= HELD_UNTIL_COMPLETE as u64)
     }
 
-    /// Whether the next chunk is wanted.
+    /// Whether the copy needs the next chunk.
     pub fn is_growing(&self) -> bool {
         matches!(self, Self::Growing { .. })
     }
 
-    /// Appends `chunk`; beyond the limit, or for want of room, the whole copy is given up and its memory freed. A chunk that is all
-    /// of the body is kept as it is, without being copied.
+    /// Appends `chunk`. Beyond the limit, or without memory, the copy is dropped and its memory freed. A chunk with the
+    /// whole body is kept without copying.
     pub fn push(&mut self, chunk: Vec<u8>) {
         let Self::Growing {
             bytes,
@@ -139,9 +139,9 @@ impl BodyCopy {
         }
     }
 
-    /// The body has ended.
+    /// Marks the end of the body.
     pub fn finish(&mut self) {
-        // What takes its place is dropped at once.
+        // The placeholder is replaced at once.
         let copy = core::mem::replace(self, Self::Dropped(NoRetry::RequestIncomplete));
         *self = match copy {
             Self::Growing { bytes, room, .. } => Self::Complete { bytes, room },
@@ -149,12 +149,12 @@ impl BodyCopy {
         };
     }
 
-    /// Gives the copy up: no further attempt will be made.
+    /// Drops the copy, because no further attempt will be made.
     pub fn drop_because(&mut self, reason: NoRetry) {
         *self = Self::Dropped(reason);
     }
 
-    /// Whether the request can be sent once more.
+    /// Whether the request can be retried.
     pub fn replay(&self) -> Replay {
         match self {
             Self::Growing { .. } => Replay::Incomplete,
@@ -163,7 +163,7 @@ impl BodyCopy {
         }
     }
 
-    /// What was copied.
+    /// The copied bytes.
     pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Growing { bytes, .. } | Self::Complete { bytes, .. } => bytes,
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_in_one_piece_is_not_copied() {
+    fn a_body_in_one_chunk_is_not_copied() {
         let whole = b"hello".to_vec();
         let place = whole.as_ptr();
         let mut copy = copy_of(Some(5), 5);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_beyond_the_limit_is_given_up() {
+    fn a_copy_beyond_the_limit_is_dropped() {
         assert_eq!(copy_of(Some(6), 5).replay(), TOO_LARGE);
         assert_eq!(copy_of(Some(u64::MAX), 5).replay(), TOO_LARGE);
         let mut copy = copy_of(None, 5);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn all_copies_of_a_worker_share_one_limit_and_give_back() {
+    fn copies_share_and_release_a_workers_memory() {
         const FULL: Replay = Replay::Impossible(NoRetry::ReplayMemoryFull);
         let memory = ReplayMemory::new(10);
         let copy_of = |announced, bytes: &[u8]| {
@@ -250,14 +250,14 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_sends_more_than_announced_is_bounded_too() {
+    fn bodies_longer_than_announced_are_bounded_too() {
         let mut copy = copy_of(Some(2), 5);
         copy.push(b"hello!".to_vec());
         assert_eq!(copy.replay(), TOO_LARGE);
     }
 
     #[test]
-    fn a_body_is_held_if_it_is_small_and_may_be_needed_again() {
+    fn small_bodies_that_may_be_retried_are_held() {
         let held = |announced, limit| copy_of(announced, limit).is_worth_holding(announced);
         assert!(held(Some(1000), 1_000_000));
         assert!(held(Some(HELD_UNTIL_COMPLETE as u64), 1_000_000));
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_at_all_is_zero_bytes_not_no_requests() {
+    fn a_zero_limit_keeps_only_empty_bodies() {
         let mut copy = copy_of(None, 0);
         copy.finish();
         assert_eq!(copy.replay(), Replay::Ready);

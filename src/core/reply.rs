@@ -1,4 +1,4 @@
-//! Local replies: the answers the filter makes itself, in the shape OpenAI's clients parse.
+//! Local replies: answers that the filter makes itself, in the form that OpenAI's clients parse.
 
 use core::time::Duration;
 
@@ -9,21 +9,21 @@ use super::operation::{Api, Surface};
 use super::time::millis;
 use crate::prelude::*;
 
-/// An answer the filter makes itself.
+/// An answer that the filter makes itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalReply {
     /// The HTTP status.
     pub status: u16,
-    /// `error.code`, also the name in statistics.
+    /// `error.code`, which is also the details in the access log.
     pub code: &'static str,
-    /// `error.message`, for the person who reads it.
+    /// `error.message`, for people.
     pub message: String,
-    /// When it makes sense to ask again.
+    /// The time after which a retry makes sense.
     pub retry_after: Option<Duration>,
 }
 
 impl LocalReply {
-    /// There is no token, and there will be none in time.
+    /// No token is available, and none will arrive in time.
     pub fn identity_unavailable(retry_after: Duration) -> Self {
         Self {
             status: 503,
@@ -34,7 +34,7 @@ impl LocalReply {
         }
     }
 
-    /// Every attempt failed without any answer of a backend.
+    /// No attempt got an answer from a backend.
     pub fn no_answer(timed_out: bool, attempts: u8) -> Self {
         let tried = match attempts {
             1 => "one attempt".to_owned(),
@@ -57,7 +57,7 @@ impl LocalReply {
         }
     }
 
-    /// No backend may be asked now.
+    /// All backends are in cooldown.
     pub fn all_in_cooldown(wait: Wait) -> Self {
         let retry_after = Some(wait.left);
         if wait.throttled {
@@ -79,7 +79,7 @@ impl LocalReply {
         }
     }
 
-    /// The one backend that can serve the request, because its objects live there, may not be asked now.
+    /// The one backend that has the request's objects is in cooldown.
     pub fn home_in_cooldown(wait: Wait) -> Self {
         let code = match wait.throttled {
             true => "backend_throttled",
@@ -96,20 +96,19 @@ impl LocalReply {
         }
     }
 
-    /// The objects of one request live on several resources, none of which knows the others'.
+    /// The objects of the request are on several resources, and each resource knows only its own.
     pub fn objects_apart() -> Self {
         Self {
             status: 400,
             code: "objects_on_different_backends",
-            message: "This request names objects or items of different Azure OpenAI resources, and none of them knows those of \
-                      another. Upload the files again, or leave out the items of earlier responses that came from another \
-                      resource."
+            message: "This request names objects or items of different Azure OpenAI resources, and each resource knows only its \
+                      own. Upload the files again, or omit items of responses that came from another resource."
                 .into(),
             retry_after: None,
         }
     }
 
-    /// No backend has the API, by the configuration.
+    /// No configured backend has the API.
     pub fn no_api(api: Option<Api>) -> Self {
         let api = api.map_or("this API", Api::name);
         Self {
@@ -120,7 +119,7 @@ impl LocalReply {
         }
     }
 
-    /// The ids of objects would have to be tagged in the frames of a WebSocket. Codex goes on over HTTP after this status, at once.
+    /// A WebSocket whose frames would need tagged ids. After this status, Codex continues over HTTP at once.
     pub fn no_websocket() -> Self {
         Self {
             status: 426,
@@ -132,7 +131,7 @@ impl LocalReply {
         }
     }
 
-    /// The path is not Azure OpenAI's.
+    /// The path is not one of Azure OpenAI's.
     pub fn other_path() -> Self {
         Self {
             status: 404,
@@ -143,7 +142,7 @@ impl LocalReply {
         }
     }
 
-    /// The body has to be read and is encoded, in what the request calls `encoding`.
+    /// The filter must read the body, but the body is encoded as `encoding`.
     pub fn encoded_body(encoding: &str) -> Self {
         const SHOWN: usize = 64;
         let encoding: String = encoding.chars().take(SHOWN).collect();
@@ -170,7 +169,7 @@ impl LocalReply {
         }
     }
 
-    /// No backend has the deployment. Code and status are Azure's.
+    /// No backend has the deployment. The code and the status are Azure's.
     pub fn no_deployment() -> Self {
         Self {
             status: 404,
@@ -181,7 +180,7 @@ impl LocalReply {
         }
     }
 
-    /// A backend answered with this error status and then stalled before its body was complete.
+    /// A backend answered with this error status, and stalled before the body was complete.
     pub fn stalled_error(status: u16) -> Self {
         Self {
             status,
@@ -193,17 +192,17 @@ impl LocalReply {
         }
     }
 
-    /// Envoy refused something it should not; the log says what.
+    /// Envoy refused a host call. The log has the error.
     pub fn internal_error() -> Self {
         Self {
             status: 500,
             code: "gateway_error",
-            message: "The gateway could not handle this request; its log says why.".into(),
+            message: "The gateway could not handle this request; its log has the reason.".into(),
             retry_after: None,
         }
     }
 
-    /// The body, as the clients of this surface expect it: OpenAI's `{"error": {...}}`, or Anthropic's.
+    /// The body in the form that clients of this surface parse: OpenAI's `{"error": {...}}`, or Anthropic's.
     pub fn body(&self, surface: Option<Surface>) -> Vec<u8> {
         if surface == Some(Surface::Anthropic) {
             return self.body_for_anthropic();
@@ -223,7 +222,9 @@ impl LocalReply {
         body.to_string().into_bytes()
     }
 
-    /// Source: <https://docs.anthropic.com/en/api/errors>.
+    /// The body in Anthropic's form.
+    ///
+    /// Source: <https://docs.anthropic.com/en/api/errors>
     #[inline(never)]
     fn body_for_anthropic(&self) -> Vec<u8> {
         let body = json!({
@@ -243,11 +244,11 @@ impl LocalReply {
         body.to_string().into_bytes()
     }
 
-    /// The headers beside those that tell backend and attempts.
+    /// The headers, except those with the backend and the attempts.
     pub fn headers<'a>(&self) -> Vec<(&'a str, String)> {
         let mut headers = vec![("content-type", "application/json".to_owned())];
         if self.status == 415 {
-            // RFC 9110, section 12.5.3: the codings that would be accepted.
+            // RFC 9110, section 12.5.3: the accepted codings.
             headers.push(("accept-encoding", "identity".to_owned()));
         }
         headers.extend(self.retry_after.into_iter().flat_map(retry_after));
@@ -255,8 +256,8 @@ impl LocalReply {
     }
 }
 
-/// The headers that ask a client to wait: `retry-after` in whole seconds, rounded up, at least one; `retry-after-ms` exact, which
-/// the openai SDKs prefer.
+/// The headers that tell a client to wait. `retry-after` has whole seconds, rounded up and at least one.
+/// `retry-after-ms` is exact, and the openai SDKs prefer it.
 pub fn retry_after<'a>(wait: Duration) -> [(&'a str, String); 2] {
     let millis = millis(wait).max(1);
     [
@@ -272,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_body_has_openais_shape() {
+    fn the_body_has_openais_form() {
         let reply = LocalReply::identity_unavailable(Duration::from_secs(3));
         let body: Value = serde_json::from_slice(&reply.body(None)).unwrap();
         assert_eq!(body["error"]["code"], "identity_unavailable");
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_body_has_anthropics_shape_for_its_clients() {
+    fn the_body_has_anthropics_form_for_its_clients() {
         let wait = |throttled| Wait {
             left: Duration::from_secs(1),
             throttled,
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encoded_body_is_refused_with_what_would_be_accepted() {
+    fn replies_to_encoded_bodies_name_accepted_encodings() {
         let reply = LocalReply::encoded_body("gzip");
         assert_eq!(reply.status, 415);
         assert!(reply
@@ -333,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_that_is_used_up_and_a_failure_are_told_apart() {
+    fn used_up_quotas_and_failures_have_distinct_replies() {
         let reply = |throttled| {
             LocalReply::all_in_cooldown(Wait {
                 left: Duration::from_millis(6500),
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_and_an_unreachable_backend_are_told_apart() {
+    fn timeouts_and_refused_connections_have_distinct_replies() {
         assert_eq!(LocalReply::no_answer(true, 3).status, 504);
         let reply = LocalReply::no_answer(false, 1);
         assert_eq!(reply.status, 503);

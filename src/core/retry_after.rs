@@ -1,14 +1,14 @@
-//! How long a throttled backend asks to be left alone, in all the spellings there are.
+//! The wait that a throttled backend requests, in all of its forms.
 //!
-//! Azure OpenAI says it in milliseconds, in seconds, or only by when a limit is reset; HTTP allows a date as well (RFC 9110,
-//! sections 10.2.3 and 5.6.7); the reset headers also come in the form of Go's `time.Duration.String`.
+//! Azure OpenAI states it in milliseconds, in seconds, or only as the time until a limit is reset. HTTP also allows a
+//! date (RFC 9110, sections 10.2.3 and 5.6.7). The reset headers may also have the form of Go's `time.Duration.String`.
 
 use core::time::Duration;
 
 use super::text;
 use super::time::Timestamp;
 
-/// When each limit is reset; the names are spelled both ways.
+/// The headers with the time until a limit is reset. Both spellings occur.
 const RESETS: [&str; 4] = [
     "x-ratelimit-reset-requests",
     "x-ratelimit-reset-tokens",
@@ -16,7 +16,7 @@ const RESETS: [&str; 4] = [
     "x-rate-limit-reset-tokens",
 ];
 
-/// The wait that an answer states, not clamped; `None` if it states none that can be used. `header` finds a header by its name
+/// The wait that an answer states, without bounds. `None` without a usable one. `header` returns a header by its name
 /// in lower case.
 pub fn stated_wait<'a>(
     header: impl Fn(&str) -> Option<&'a str>,
@@ -31,12 +31,13 @@ pub fn stated_wait<'a>(
             let resets = RESETS
                 .iter()
                 .filter_map(|name| header(name).and_then(reset));
-            // The limit that is not used up says 0.
+            // A limit that is not used up has 0.
             resets.filter(|wait| !wait.is_zero()).max()
         })
 }
 
-/// The wait that the message of an error asks for: `Please try again in 7.66s.`, `Please retry after 20 seconds.`; `None` if it asks for none.
+/// The wait that an error's message requests, as in `Please try again in 7.66s.` or `Please retry after 20 seconds.`
+/// `None` if it requests none.
 pub fn wait_in_words(message: &str) -> Option<Duration> {
     let mut phrases = ["try again in ", "retry after "].into_iter();
     let (_, rest) = phrases.find_map(|phrase| message.split_once(phrase))?;
@@ -62,12 +63,12 @@ fn reset(text: &str) -> Option<Duration> {
 const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MILLISECOND;
 
-/// A decimal number, of units of so many nanoseconds.
+/// A decimal number of units of `unit` nanoseconds.
 fn decimal(text: &str, unit: u64) -> Option<Duration> {
     nanos(text, unit).map(whole_millis)
 }
 
-/// A duration as Go writes it: `6m0s`, `1h2m3.5s`, `250ms`.
+/// A duration in Go's form: `6m0s`, `1h2m3.5s`, `250ms`.
 fn go_duration(text: &str) -> Option<Duration> {
     let mut total: u64 = 0;
     let mut rest = text;
@@ -91,8 +92,8 @@ fn go_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then(|| whole_millis(total))
 }
 
-/// A decimal number without sign or exponent, of units of so many nanoseconds; 584 years if it is more. Not by way of `f64`, in
-/// which 2.007 s come to 2007.0000000000002 ms and would be rounded up to 2008.
+/// A decimal number without a sign or exponent, in units of `unit` nanoseconds. It saturates at 584 years. This avoids
+/// `f64`, in which 2.007 s are 2007.0000000000002 ms, which would be rounded up to 2008.
 fn nanos(text: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let mut digits = whole.bytes().chain(fraction.bytes());
@@ -103,7 +104,7 @@ fn nanos(text: &str, unit: u64) -> Option<u64> {
     let whole = whole.bytes().fold(0_u64, |sum, byte| {
         sum.saturating_mul(10).saturating_add(value(byte))
     });
-    // From the last digit on, so that every step stays below one unit.
+    // Starting at the last digit keeps every step below one unit.
     let fraction = fraction
         .bytes()
         .rev()
@@ -119,8 +120,8 @@ const MONTHS: [&str; 12] = [
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 ];
 
-/// A date in one of HTTP's three forms: `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94 08:49:37 GMT`,
-/// `Sun Nov  6 08:49:37 1994`.
+/// A date in one of HTTP's three forms: `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94 08:49:37 GMT`, `Sun Nov  6
+/// 08:49:37 1994`.
 fn http_date(text: &str, now: Timestamp) -> Option<Timestamp> {
     let mut words = text.split_ascii_whitespace();
     let [first, second, third, fourth] = [(); 4].map(|()| words.next().unwrap_or_default());
@@ -140,9 +141,9 @@ fn http_date(text: &str, now: Timestamp) -> Option<Timestamp> {
     }
 }
 
-/// The year that two digits mean: in this century, unless that is more than fifty years ahead.
+/// The year of two digits: in this century, unless it is more than fifty years ahead.
 fn full_year(two_digits: u64, now: Timestamp) -> Option<u64> {
-    // The mean length of a year is near enough: no one states a wait of decades.
+    // The mean length of a year is exact enough, because no wait lasts decades.
     let this_year = 1970 + now.as_millis() / 31_556_952_000;
     let year = this_year - this_year % 100 + two_digits;
     match two_digits {
@@ -164,7 +165,7 @@ fn timestamp(year: u64, month: &str, day: &str, time: &str) -> Option<Timestamp>
         3 | 5 | 8 | 10 => 30,
         _ => 31,
     };
-    // A leap second is a second like any other here.
+    // A leap second counts as a normal second.
     let exists = (1..10_000).contains(&year)
         && (1..=days_in_month).contains(&day)
         && hour < 24
@@ -173,7 +174,7 @@ fn timestamp(year: u64, month: &str, day: &str, time: &str) -> Option<Timestamp>
     if !exists {
         return None;
     }
-    // Days since 1970, counted in years that begin in March, so that a leap day is a year's last.
+    // The days since 1970. Years begin in March here, so that a leap day is the last day of its year.
     let (shifted_year, shifted_month) = match month {
         0 | 1 => (year - 1, month + 10),
         month => (year, month - 2),
@@ -181,14 +182,14 @@ fn timestamp(year: u64, month: &str, day: &str, time: &str) -> Option<Timestamp>
     let leap_days = shifted_year / 4 - shifted_year / 100 + shifted_year / 400;
     let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
     const DAYS_TO_1970: u64 = 719_468;
-    // What lies before 1970 is past in any case.
+    // Dates before 1970 are in the past in any case.
     let days = (365 * shifted_year + leap_days + day_of_year).saturating_sub(DAYS_TO_1970);
     Some(Timestamp::from_secs(
         days * 86_400 + hour * 3600 + minute * 60 + second,
     ))
 }
 
-/// At most four digits.
+/// A number of at most four digits.
 fn number(text: &str) -> Option<u64> {
     text::number(text.as_bytes()).filter(|_| text.len() <= 4)
 }
@@ -200,9 +201,9 @@ mod tests {
 
     /// 584 years in milliseconds.
     const LONGEST: u64 = u64::MAX.div_ceil(MILLISECOND);
-    /// Sun, 06 Nov 1994 08:49:37 GMT
+    /// Sun, 06 Nov 1994 08:49:37 GMT.
     const RFC_DATE: Timestamp = Timestamp::from_secs(784_111_777);
-    /// Tue, 14 Nov 2023 22:13:20 GMT
+    /// Tue, 14 Nov 2023 22:13:20 GMT.
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
     fn wait(headers: &[(&str, &'static str)]) -> Option<u128> {
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling() {
+    fn every_form_is_read() {
         for (name, value, millis) in [
             ("retry-after-ms", "1500", Some(1500)),
             ("retry-after-ms", "0.4", Some(1)),
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing() {
+    fn unusable_values_are_ignored() {
         for value in [
             "",
             "-1",
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_exact_source_that_says_something_counts() {
+    fn the_most_exact_usable_source_counts() {
         let mut headers = vec![
             ("retry-after-ms", "1"),
             ("x-ms-retry-after-ms", "2"),
@@ -319,7 +320,7 @@ mod tests {
         let huge = "99999999999999999999999999999999";
         assert_eq!(wait(&[("retry-after", huge)]), Some(u128::from(LONGEST)));
         assert_eq!(wait(&[("retry-after-ms", huge)]), Some(u128::from(LONGEST)));
-        // What would come to nearly nothing if it wrapped: 2^64 + 4, and the same in nanoseconds.
+        // These would wrap to almost nothing: 2^64 + 4, and the same in nanoseconds.
         for wraps in ["18446744073709551620", "18446744074"] {
             assert_eq!(wait(&[("retry-after", wraps)]), Some(u128::from(LONGEST)));
         }
@@ -364,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn two_digits_mean_a_year_that_is_not_too_far_ahead() {
+    fn two_digit_years_are_at_most_fifty_years_ahead() {
         assert_eq!(
             http_date("Sunday, 06-Nov-94 08:49:37 GMT", NOW),
             Some(RFC_DATE)
@@ -377,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_makes_it_panic() {
+    fn no_text_panics() {
         let seeds = [
             "Sun, 06 Nov 1994 08:49:37 GMT",
             "Sunday, 06-Nov-94 08:49:37 GMT",
@@ -400,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_may_ask_for_a_wait() {
+    fn waits_in_messages_are_read() {
         for (message, millis) in [
             (
                 "Rate limit reached. Please try again in 7.66s. Visit ...",

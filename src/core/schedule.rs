@@ -1,4 +1,4 @@
-//! The order in which backends take their turns: weights and priorities, worked out once at configuration time.
+//! The order in which backends take turns. It follows from weights and priorities, once at configuration time.
 
 use super::config::{Backend, MAX_BACKENDS};
 use super::plan::BackendSet;
@@ -7,10 +7,10 @@ use crate::prelude::*;
 // A schedule holds indices as bytes.
 const _: () = assert!(MAX_BACKENDS <= u8::MAX as usize);
 
-/// Who takes which turn.
+/// Assigns turns to backends.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    /// Lowest priority number first.
+    /// The tiers by ascending priority number.
     tiers: Vec<Tier>,
 }
 
@@ -18,11 +18,11 @@ pub struct Schedule {
 #[derive(Clone, Debug)]
 struct Tier {
     members: Vec<Member>,
-    /// One round: every member as often as its weight says, as evenly spread as that goes.
+    /// One round. Each member has as many slots as its weight, spread as evenly as possible.
     round: Vec<Slot>,
-    /// All of them, in whose order the members are.
+    /// The set of all members, which has their order.
     all: BackendSet,
-    /// No member has a larger share than another one.
+    /// Whether all members have equal shares.
     is_even: bool,
 }
 
@@ -35,16 +35,16 @@ struct Member {
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     member: u8,
-    /// Which of the member's slots in the round it is.
+    /// The number of the slot among the member's slots in the round.
     nth: u8,
 }
 
-/// The backends that a request may go to.
+/// The backends that a request can use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usable {
-    /// They serve anyone.
+    /// Backends that serve every request.
     pub free: BackendSet,
-    /// They would be sent a probe.
+    /// Backends that would get a probe.
     pub due: BackendSet,
 }
 
@@ -57,7 +57,7 @@ impl Usable {
 impl Schedule {
     /// The schedule of these backends, at most [`MAX_BACKENDS`].
     pub fn new(backends: &[Backend]) -> Self {
-        // No list of priorities is sorted: the code of a sort, made for this alone, is larger than all of this file's.
+        // This avoids a sort, whose code alone would be larger than this file's.
         let tiers = (0..=u8::MAX).filter_map(|priority| {
             let members = (0..=u8::MAX).zip(backends);
             let members = members.filter(|(_, backend)| backend.priority == priority);
@@ -74,15 +74,15 @@ impl Schedule {
         }
     }
 
-    /// The backend that the request with number `turn` goes to next, of those that are `usable` for it.
+    /// The next backend for the request with number `turn`, among the `usable` ones.
     ///
-    /// Within a priority the schedule decides. A turn whose backend is out is another one's: that backend's turns are dealt
-    /// to all the others in proportion to their weights, so that no neighbour has to carry its load alone.
+    /// Within a priority the schedule decides. The turns of an unavailable backend go to all other backends in
+    /// proportion to their weights, so that no neighbour carries the load alone.
     pub fn pick(&self, turn: u64, usable: &Usable) -> Option<usize> {
         self.tiers.iter().find_map(|tier| tier.pick(turn, usable))
     }
 
-    /// The backends of the best priority that has any of these, each with its weight.
+    /// The backends of the best priority with any of `backends`, each with its weight.
     pub fn best(&self, backends: BackendSet) -> impl Iterator<Item = (usize, u8)> + Clone + '_ {
         let has_any = |tier: &&Tier| tier.members.iter().any(|m| backends.contains(m.index()));
         let members = self.tiers.iter().find(has_any).into_iter();
@@ -91,8 +91,8 @@ impl Schedule {
         members.filter(move |(index, _)| backends.contains(*index))
     }
 
-    /// The same, but within a priority a backend's chance is in proportion to its `capacity`. An unknown one counts like the
-    /// average of those that are known; where none is, the schedule decides.
+    /// Like [`Self::pick`], but within a priority a backend's chance is proportional to its `capacity`. An unknown
+    /// capacity counts as the average of the known ones. If none is known, the schedule decides.
     #[inline(never)]
     pub fn pick_by_capacity(
         &self,
@@ -132,14 +132,15 @@ impl Tier {
         if usable.contains(home.index()) {
             return Some(home.index());
         }
-        // Counts the turns that this backend had to leave to others.
+        // The number of turns that this backend has left to others.
         let left = (turn / length)
             .wrapping_mul(u64::from(home.weight))
             .wrapping_add(u64::from(slot.nth));
-        // A probe may fail, so it is made on turns of its own, and on others' only where nothing better is left.
+        // A probe may fail, so it takes a backend's own turns. It takes others' turns only if no better backend is
+        // left.
         [usable.free, usable.due].into_iter().find_map(|wanted| {
             if self.is_even {
-                // The same as below, whatever the number of backends.
+                // A shortcut with the same result as below, independent of the number of backends.
                 let candidates = wanted.and(self.all);
                 let point = left.checked_rem(candidates.len() as u64)? as usize;
                 let behind = candidates.behind(home.index());
@@ -174,7 +175,7 @@ impl Tier {
         let shares =
             || candidates().map(|index| (index, capacity(index).map_or(average, u64::from)));
         let total: u64 = shares().map(|(_, share)| share).sum();
-        // Multiples of the golden ratio, modulo one, are spread evenly however they are cut into shares.
+        // Multiples of the golden ratio modulo one are spread evenly over any division into shares.
         const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
         let point = (u128::from(turn.wrapping_mul(GOLDEN)) * u128::from(total)) >> 64;
         at_share(shares(), point as u64)
@@ -187,7 +188,7 @@ impl Member {
     }
 }
 
-/// The backend whose share, when all are laid end to end, covers the point `at`.
+/// The backend whose share covers the point `at`, with all shares laid end to end.
 fn at_share(mut shares: impl Iterator<Item = (usize, u64)>, mut at: u64) -> Option<usize> {
     let found = shares.find(|(_, share)| match at.checked_sub(*share) {
         Some(rest) => {
@@ -199,8 +200,8 @@ fn at_share(mut shares: impl Iterator<Item = (usize, u64)>, mut at: u64) -> Opti
     found.map(|(backend, _)| backend)
 }
 
-/// Smooth weighted round robin: in every step each member gains its weight, and the one that has gained most takes the slot
-/// and pays the sum of all weights for it.
+/// Smooth weighted round robin: in every step each member gains its weight. The member with the largest gain takes the
+/// slot, and pays the sum of all weights.
 fn round(members: &[Member]) -> Vec<Slot> {
     let total: i32 = members.iter().map(|member| i32::from(member.weight)).sum();
     let mut gains = vec![0_i32; members.len()];
@@ -259,7 +260,7 @@ mod tests {
         }
     }
 
-    /// How a backend stands.
+    /// The state of a backend.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Standing {
         Free,
@@ -282,7 +283,7 @@ mod tests {
         Standing::Free
     }
 
-    /// Only these are usable.
+    /// Makes only these backends usable.
     fn only(usable: &[usize]) -> impl Fn(usize) -> Standing + '_ {
         |index| match usable.contains(&index) {
             true => Standing::Free,
@@ -325,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_priority_serves_only_while_the_higher_has_no_one() {
+    fn lower_priorities_serve_only_without_higher_ones() {
         let schedule = schedule(&[(0, 1), (1, 3), (0, 1), (1, 1)]);
         assert_eq!(shares(&schedule, 100, free), [50, 0, 50]);
         assert_eq!(shares(&schedule, 100, only(&[0, 1, 3])), [100]);
@@ -334,9 +335,9 @@ mod tests {
     }
 
     #[test]
-    fn the_turns_of_one_that_is_out_are_dealt_by_weight() {
+    fn turns_of_unavailable_backends_are_dealt_by_weight() {
         let schedule = schedule(&[(0, 4), (0, 3), (0, 2), (0, 1)]);
-        // 400 of its own and 6 of every 600 of the first one's turns for each unit of weight.
+        // 400 of its own, and 6 of every 600 of the first backend's turns for each unit of weight.
         assert_eq!(
             shares(&schedule, 6000, only(&[1, 2, 3])),
             [0, 3000, 2000, 1000]
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_takes_others_turns_only_where_nothing_is_free() {
+    fn probes_take_others_turns_only_without_free_backends() {
         let schedule = schedule(&[(0, 1), (0, 1), (0, 1), (1, 1)]);
         let second_is_due = |first: Standing| {
             move |index| match index {
@@ -367,7 +368,7 @@ mod tests {
     fn turns_left_to_others_are_dealt_in_order_by_weight() {
         let weights = [(0, 3), (0, 1), (0, 4), (0, 2), (0, 5)];
         let schedule = schedule(&weights);
-        // Bit by bit who of the five is out.
+        // The bits are the unavailable ones of the five backends.
         for out in 1..31_u32 {
             let is_out = |index: usize| out & (1 << index) != 0;
             let standing = |index: usize| match index {
@@ -449,12 +450,12 @@ mod tests {
     }
 
     #[test]
-    fn a_round_is_as_short_as_it_can_be() {
+    fn rounds_are_as_short_as_possible() {
         assert_eq!(schedule(&[(0, 100), (0, 50)]).tiers[0].round.len(), 3);
     }
 
     #[test]
-    fn the_largest_fleet_with_the_largest_weights_has_a_schedule() {
+    fn the_largest_configuration_has_a_schedule() {
         let backends: Vec<_> = (0..MAX_BACKENDS as u8).map(|i| (0, 100 - i % 2)).collect();
         let schedule = schedule(&backends);
         assert_eq!(schedule.tiers[0].round.len(), 9950);
@@ -464,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn without_backends_there_is_no_one_to_pick() {
+    fn without_backends_none_is_picked() {
         assert_eq!(schedule(&[]).picks(7, BackendSet::default(), free), None);
     }
 }

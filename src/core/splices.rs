@@ -1,7 +1,7 @@
-//! Small replacements in a body that is otherwise left as it is, byte for byte.
+//! Small replacements in a body that otherwise stays unchanged, byte for byte.
 //!
-//! A JSON document that is parsed and written again is no longer the client's: numbers lose digits, keys their order and their
-//! duplicates. So what the filter changes, a deployment's name or the tag of an id, is cut out of the bytes and replaced there.
+//! Parsing and rewriting a JSON document would change it: numbers lose digits, and keys lose their order and
+//! duplicates. So the filter replaces only the bytes of a deployment's name or an id's tag.
 
 use crate::prelude::*;
 use core::ops::Range;
@@ -12,18 +12,18 @@ struct Splice {
     replacement: Vec<u8>,
 }
 
-/// Replacements of ranges of a body, in their order; no two of them overlap.
+/// Replacements of ranges of a body, in order. No two of them overlap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Splices(Vec<Splice>);
 
 impl Splices {
-    /// Replaces what is at `range` in the original body. `false`, and nothing is changed, if the range overlaps one that is
-    /// there already or ends before it starts.
+    /// Replaces `range` of the original body. `false`, without a change, if the range overlaps another one or ends
+    /// before its start.
     ///
-    /// An empty range inserts in front of the byte it starts at; at the end of the body there is none and nothing is inserted.
+    /// An empty range inserts before the byte at its start. At the end of the body it inserts nothing.
     #[must_use]
     pub fn replace(&mut self, range: Range<usize>, replacement: &[u8]) -> bool {
-        // Most are found in their order, so this is mostly at the end.
+        // Most ranges are found in order, so this is usually the end.
         let place = self
             .0
             .partition_point(|splice| splice.range.start <= range.start);
@@ -42,18 +42,18 @@ impl Splices {
         free
     }
 
-    /// Cuts out what is at `range` in the original body; see [`replace`](Self::replace).
+    /// Cuts `range` out of the original body, see [`replace`](Self::replace).
     #[must_use]
     pub fn cut(&mut self, range: Range<usize>) -> bool {
         self.replace(range, &[])
     }
 
-    /// Nothing is replaced.
+    /// Whether nothing is replaced.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// By how many bytes the body grows.
+    /// The growth of the body in bytes.
     pub fn delta(&self) -> isize {
         let signed = |length: usize| isize::try_from(length).unwrap_or(isize::MAX);
         self.0
@@ -62,28 +62,28 @@ impl Splices {
             .sum()
     }
 
-    /// Where what was at `offset` in the original body is after everything was replaced.
+    /// The position of the original `offset` after all replacements.
     pub fn moved(&self, offset: usize) -> usize {
         let before = self.0.iter().filter(|splice| splice.range.end <= offset);
         let before = Self(before.cloned().collect());
         offset.saturating_add_signed(before.delta())
     }
 
-    /// Whether anything is replaced in this range of the original body.
+    /// Whether anything in this range of the original body is replaced.
     pub fn touch(&self, range: Range<usize>) -> bool {
         let mut splices = self.0.iter();
         splices.any(|splice| splice.range.start < range.end && range.start < splice.range.end)
     }
 
-    /// The whole body with everything replaced.
+    /// The whole body after all replacements.
     pub fn apply(&self, body: &[u8]) -> Vec<u8> {
         let mut spliced = Vec::with_capacity(body.len().saturating_add_signed(self.delta()));
         self.apply_chunk(0, body, &mut spliced);
         spliced
     }
 
-    /// Appends to `out` what becomes of one chunk of the body, which starts at `offset` in the original. A replacement comes with
-    /// the chunk in which its range starts, wherever that ends, so the chunks together are the spliced body.
+    /// Appends the result for one chunk of the body to `out`. The chunk starts at `offset` of the original. A
+    /// replacement is written with the chunk in which its range starts.
     pub fn apply_chunk(&self, offset: usize, chunk: &[u8], out: &mut Vec<u8>) {
         let end = offset.saturating_add(chunk.len());
         let first = self
@@ -104,7 +104,7 @@ impl Splices {
     }
 }
 
-/// The bytes `from..to` of a body, of which `chunk` starts at `offset`.
+/// The bytes `from..to` of a body whose part `chunk` starts at `offset`.
 fn between(chunk: &[u8], offset: usize, from: usize, to: usize) -> &[u8] {
     let range = from.saturating_sub(offset)..to.saturating_sub(offset);
     chunk.get(range).unwrap_or_default()
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_stays() {
+    fn other_bytes_are_unchanged() {
         for (list, expected) in [
             (&[][..], "0123456789"),
             (&[(2..4, "ab")], "01ab456789"),
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_behind_a_replacement_moves_with_it() {
+    fn bytes_after_a_replacement_move() {
         let mut splices = Splices::default();
         assert!(splices.cut(2..5) && splices.replace(10..12, b"longer"));
         for (before, after) in [(0, 0), (2, 2), (5, 2), (9, 6), (10, 7), (12, 13), (20, 21)] {

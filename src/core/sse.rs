@@ -1,8 +1,8 @@
-//! Finds the events of an event stream (`text/event-stream`), however its bytes are cut into chunks.
+//! Splits an event stream (`text/event-stream`) into events. Chunks may end anywhere.
 //!
-//! The format is the [HTML standard's]: lines end with CRLF, LF or CR, a blank line ends an event, a byte order mark may stand in front of
-//! all. Comments and events without data are not handed out. Unlike a browser, [`Events::finish`] hands out a last event whose blank
-//! line is missing, as some servers of models leave it out.
+//! The format is the [HTML standard's]: lines end with CRLF, LF or CR, and a blank line ends an event. A byte order
+//! mark may come first. Comments and events without data are skipped. Unlike a browser, [`Events::finish`] returns a
+//! last event without a blank line, because some model servers omit it.
 //!
 //! [HTML standard's]: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 
@@ -17,36 +17,36 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads one event stream.
 ///
-/// An event that lies in one chunk is handed out from there. Only what a chunk leaves unfinished is copied, into a buffer that is used
-/// again for the next one.
+/// An event within one chunk is not copied. Only the unfinished rest of a chunk is copied, into a buffer that is
+/// reused.
 #[derive(Debug)]
 pub struct Events {
-    /// The begin of the event that has not ended.
+    /// The bytes of the current event so far.
     begun: Vec<u8>,
-    /// The largest event, in bytes.
+    /// The largest event in bytes.
     limit: usize,
-    /// No byte of the current line has come.
+    /// Whether the current line is empty so far.
     at_line_start: bool,
-    /// The last byte was a CR: an LF that follows ends the same line.
+    /// Whether the last byte was a CR. A following LF ends the same line.
     after_cr: bool,
-    /// No event has ended yet: a byte order mark may stand in front.
+    /// Whether no event has ended yet, so that a byte order mark may come.
     is_first: bool,
-    /// An event was larger than the limit.
+    /// Whether an event was larger than the limit.
     is_too_long: bool,
 }
 
-/// An event is larger than the limit. The reader finds no more events in its stream.
+/// An event is larger than the limit. The reader returns no further events of its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong;
 
-/// An event that has data.
+/// An event with data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event<'a> {
     lines: &'a [u8],
     name: &'a [u8],
     /// The first line of its data.
     data: &'a [u8],
-    /// There are more lines of data.
+    /// Whether the data has further lines.
     has_more_data: bool,
 }
 
@@ -63,10 +63,10 @@ impl Events {
         }
     }
 
-    /// Reads the next bytes, and hands out each event that ends in them.
+    /// Reads the next bytes, and passes each event that ends in them to `hand_out`.
     ///
     /// # Errors
-    /// An event is larger than the limit. Those in front of it were handed out.
+    /// An event is larger than the limit. The events before it were passed on.
     pub fn push(
         &mut self,
         chunk: &[u8],
@@ -85,14 +85,14 @@ impl Events {
         }
     }
 
-    /// Hands out the last event, where no blank line ends it.
+    /// Passes on a last event that has no blank line after it.
     pub fn finish(mut self, hand_out: &mut dyn FnMut(Event<'_>)) {
         if !self.is_too_long {
             self.end_event(&[], hand_out);
         }
     }
 
-    /// Behind how many of these bytes the current event ends, if it ends in them.
+    /// The number of bytes up to the end of the current event, if it ends in them.
     fn end_of_event(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0_usize;
         loop {
@@ -148,7 +148,7 @@ impl Events {
 }
 
 impl<'a> Event<'a> {
-    /// The event of these lines, if they have data.
+    /// The event with these lines, if it has data.
     pub(super) fn of(lines: &'a [u8]) -> Option<Self> {
         let (mut name, mut data) = (&[][..], None);
         let mut has_more_data = false;
@@ -168,12 +168,12 @@ impl<'a> Event<'a> {
         })
     }
 
-    /// The event's name; empty if it has none.
+    /// The event's name. Empty if it has none.
     pub fn name(&self) -> &'a [u8] {
         self.name
     }
 
-    /// The event's data. Only that of several lines is copied.
+    /// The event's data. Only data of several lines is copied.
     pub fn data(&self) -> Cow<'a, [u8]> {
         match self.has_more_data {
             false => Cow::Borrowed(self.data),
@@ -203,7 +203,7 @@ fn lines_of(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The value of the field in this line, if it has this name.
+/// The value in this line, if its field is `name`.
 fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     match line.strip_prefix(name)? {
         [] => Some(&[]),
@@ -219,7 +219,7 @@ mod tests {
 
     const LIMIT: usize = 200;
 
-    /// The names and data of all events, and whether one was too long.
+    /// The names and data of all events, and whether an event was too long.
     fn read<'c>(chunks: impl Iterator<Item = &'c [u8]>) -> (Vec<(String, String)>, bool) {
         let mut found = Vec::new();
         let mut hand_out = |event: Event<'_>| {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_read_as_the_html_standard_says() {
+    fn events_are_read_by_the_html_standard() {
         for (stream, expected) in [
             ("data: a\n\ndata: b\n\n", &[("", "a"), ("", "b")][..]),
             ("event: e\ndata: a\n\ndata:b\n\n", &[("e", "a"), ("", "b")]),
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_in_one_chunk_is_not_copied() {
+    fn events_within_a_chunk_are_not_copied() {
         let chunk = b"event: e\ndata: {}\n\ndata: x\n\n".as_slice();
         let mut events = Events::new(LIMIT);
         let mut count = 0;
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_above_the_limit_ends_the_reading() {
+    fn too_long_events_end_the_reading() {
         let fits = "d".repeat(LIMIT - "data: \n\n".len());
         let stream = format!("data: {fits}\n\n");
         for size in [1, 7, LIMIT] {
@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(read([whole.as_bytes()].into_iter()), (Vec::new(), true));
     }
 
-    /// The standard's algorithm, word by word, on a whole stream.
+    /// The standard's algorithm, step by step, on a whole stream.
     fn naive(stream: &[u8]) -> Vec<(String, String)> {
         let text = String::from_utf8_lossy(stream);
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_in_any_chunks_give_the_standards_events() {
+    fn all_splits_give_the_standards_events() {
         const PIECES: [&str; 14] = [
             "data",
             "event",

@@ -1,7 +1,7 @@
-//! The statistics as Envoy is to have them: which ones there are, and how they change.
+//! The statistics for Envoy: their definitions and changes.
 //!
-//! Envoy numbers each statistic when it is defined. Here they are numbered from 0 in the order of their definitions, so that the host
-//! needs no more than a list of Envoy's numbers.
+//! Envoy numbers each statistic when it is defined. Here they are numbered from 0 in the order of their definitions, so
+//! the host needs only a list of Envoy's numbers.
 
 use alloc::collections::BTreeMap;
 
@@ -24,36 +24,36 @@ pub enum Kind {
     Histogram,
 }
 
-/// A change of the statistics. They are to be made in their order.
+/// A change of the statistics. Changes must be made in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// There is another statistic, whose number is one more than the last one's.
+    /// Defines a statistic. Its number is the previous definition's plus one.
     Define(Kind, String),
-    /// The counter of this number grows by so much.
+    /// Adds an amount to the counter with this number.
     Add(usize, u64),
-    /// The gauge of this number has this value now, or the histogram has another value.
+    /// Sets the gauge with this number, or adds a value to the histogram.
     Record(usize, u64),
 }
 
-/// A statistic that is defined when there is something to hand over.
+/// A statistic that is defined when its first value is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Late {
     /// A client's counter, by its place in the ledger.
     Client(usize),
-    /// A counter of a deployment of this backend, by its place in the ledger.
+    /// A counter of a backend's deployment: the backend, and the place in the ledger.
     Deployment(usize, usize),
-    /// A measure of this backend's streams.
+    /// A measure of a backend's streams: the backend, and the measure.
     Measure(usize, usize),
 }
 
-/// A quota that has gauges.
+/// A quota with gauges.
 struct Quota {
     label: String,
     gauges: PairOfGauges,
     values: [u64; 2],
 }
 
-/// Two gauges that follow one another: a state, and the seconds that it lasts.
+/// Two consecutive gauges: a state, and the seconds until its end.
 #[derive(Default)]
 struct PairOfGauges {
     first: usize,
@@ -63,22 +63,22 @@ struct PairOfGauges {
 /// The gauges of one backend.
 struct OfBackend {
     health: PairOfGauges,
-    /// Those of its quotas. A quota has none before it was refused.
+    /// The gauges of the backend's quotas. A quota has none before its first refusal.
     quotas: Vec<Quota>,
 }
 
 /// The statistics that one worker has defined.
 pub struct Statistics {
     len: usize,
-    /// The first of the gauges of the identities' tokens. The last of them, one more than there are identities, is that of the token that
-    /// expires first.
+    /// The number of the first token gauge. There is one gauge per identity, and a last one for the token that expires
+    /// first.
     tokens: usize,
     backends: Vec<OfBackend>,
     late: BTreeMap<Late, usize>,
 }
 
 impl Statistics {
-    /// The statistics that there are under `config` before anything has happened, with their definitions.
+    /// The statistics of `config` before any event, with their definitions.
     #[inline(never)]
     pub fn new(config: &Config) -> (Self, Vec<Change>) {
         let mut statistics = Self {
@@ -88,7 +88,7 @@ impl Statistics {
             late: BTreeMap::new(),
         };
         let mut changes = Vec::new();
-        // Their numbers are their places in a tally.
+        // A counter's number is its place in a tally.
         for name in metrics::counter_names(&config.backends) {
             statistics.define(Kind::Counter, name, &mut changes);
         }
@@ -124,7 +124,7 @@ impl Statistics {
         PairOfGauges { first, shown: None }
     }
 
-    /// What has changed since the last time.
+    /// The changes since the last call.
     #[inline(never)]
     pub fn changes<H: Host>(&mut self, balancer: &Balancer<H>, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -171,7 +171,7 @@ impl Statistics {
         }
     }
 
-    /// The number of a statistic, whose `name` is asked for once.
+    /// The number of a late statistic. Calls `name` for its definition only.
     fn late(
         &mut self,
         late: Late,
@@ -187,7 +187,7 @@ impl Statistics {
         number
     }
 
-    /// Shows how long the identities' tokens last, and the one that expires first.
+    /// Sets the gauges of the identities' tokens, and of the token that expires first.
     fn show_tokens<H: Host>(
         &self,
         balancer: &Balancer<H>,
@@ -223,7 +223,7 @@ impl Statistics {
             for (key, wait) in health.quotas(now) {
                 let mut label = balancer.names.of(key);
                 if label.is_none() && core::mem::take(&mut may_sync) {
-                    // Another worker saw the quota refused.
+                    // Another worker saw the refusal of the quota.
                     balancer.names.sync();
                     label = balancer.names.of(key);
                 }
@@ -239,7 +239,7 @@ impl Statistics {
         }
     }
 
-    /// One of a backend's quotas has these values.
+    /// Notes the values of one of a backend's quotas.
     fn note_quota(
         &mut self,
         index: usize,
@@ -251,7 +251,7 @@ impl Statistics {
         let Some(OfBackend { quotas, .. }) = self.backends.get_mut(index) else {
             return;
         };
-        // Names that differ in a dot are one as a statistic.
+        // Names that differ only in a dot share a statistic.
         if let Some(quota) = quotas.iter_mut().find(|quota| quota.label == label) {
             quota.values = metrics::graver(quota.values, values);
         } else if quotas.len() < MOST_DEPLOYMENTS {
@@ -268,7 +268,7 @@ impl Statistics {
 }
 
 impl PairOfGauges {
-    /// Sets both, unless they are right.
+    /// Sets both gauges, unless they already have these values.
     fn show(&mut self, values: [u64; 2], changes: &mut Vec<Change>) {
         if self.shown.replace(values) != Some(values) {
             let all = (self.first..).zip(values);
@@ -305,12 +305,12 @@ mod tests {
     }
 
     #[test]
-    fn a_statistic_has_the_number_of_its_definition() {
+    fn statistics_are_numbered_by_definition() {
         let config = config();
         let (statistics, changes) = Statistics::new(&config);
         let names = names(&changes);
         assert_eq!(names.len(), changes.len());
-        // A tally knows its counters by these places.
+        // A tally identifies its counters by these places.
         let counters = metrics::counter_names(&config.backends);
         assert_eq!(names[..counters.len()], counters);
         for (index, backend) in statistics.backends.iter().enumerate() {
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_statistic_is_defined_once() {
+    fn late_statistics_are_defined_once() {
         let (mut statistics, before) = Statistics::new(&config());
         let mut changes = Vec::new();
         for (late, name) in [
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn gauges_are_set_when_they_change() {
+    fn gauges_are_set_only_when_they_change() {
         let mut gauges = PairOfGauges {
             first: 7,
             shown: None,

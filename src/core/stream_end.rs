@@ -1,7 +1,7 @@
-//! Finds the error that an event stream ended with after its content had begun.
+//! Finds an error at the end of an event stream, after its content.
 //!
-//! Backends end a stream with such an error: nothing but `[DONE]` follows it. Where they report which error is the same as at a
-//! [stream's start](super::stream_start).
+//! After such an error backends send nothing but `[DONE]`. The forms of the error are those at a [stream's
+//! start](super::stream_start).
 
 use serde::Deserialize;
 use serde_json::{Deserializer, Value};
@@ -11,10 +11,10 @@ use super::stream_start::Failure;
 use super::text::{find, find_last};
 use crate::prelude::*;
 
-/// As much as is kept of a failure's beginning, in bytes. `response.failed` has its error in front of whatever may be long.
+/// The most bytes that are kept of a failure's start. `response.failed` has its error before anything long.
 const HEAD: usize = 2048;
 
-/// The beginnings of frames that begin with a failure.
+/// The starts of frames that begin with a failure.
 const FAILED_EVENTS: [&[u8]; 2] = [b"response.failed", b"error"];
 const FAILED_DATA: [&[u8]; 3] = [
     b"{\"error\":",
@@ -22,11 +22,11 @@ const FAILED_DATA: [&[u8]; 3] = [
     b"{\"type\":\"response.failed\"",
 ];
 
-/// What the last event of a stream is, of which only the end was kept.
+/// The last event of a stream of which only the end is kept.
 #[derive(Debug)]
 enum Last<'b> {
     Event(Event<'b>),
-    /// Its beginning was not kept.
+    /// The start of the event was not kept.
     Cut,
     None,
 }
@@ -34,19 +34,19 @@ enum Last<'b> {
 /// Looks for an error in the last event of a stream.
 #[derive(Debug, Default)]
 pub struct StreamEnd {
-    /// The beginning of the failure that a frame began with. Of a long one the end does not say that it is one.
+    /// The start of the last frame that began with a failure. The end of a long failure does not show that it is one.
     head: Option<Box<[u8]>>,
 }
 
 impl StreamEnd {
-    /// A frame passes that begins with these bytes.
+    /// Notes a passing frame that begins with these bytes.
     pub fn note(&mut self, frame: &[u8]) {
         if begins_with_failure(frame) {
             self.head = Some(frame.get(..HEAD).unwrap_or(frame).into());
         }
     }
 
-    /// The failure that the stream ended with, the last bytes of which are these; `is_whole` if there were no others.
+    /// The failure at the end of the stream, whose last bytes are `tail`. `is_whole` if these are all of its bytes.
     pub fn failure(&self, tail: &[u8], is_whole: bool) -> Option<Failure> {
         match last_event(tail, is_whole) {
             Last::Event(event) => Failure::in_event(&event),
@@ -57,7 +57,7 @@ impl StreamEnd {
 }
 
 fn begins_with_failure(frame: &[u8]) -> bool {
-    // A few bytes tell it of nearly every frame.
+    // A few bytes suffice to rule out nearly every frame.
     let may_be_one = match frame {
         [b'd', _, _, _, b':', b' ', b'{', b'"', key, ..]
         | [b'd', _, _, _, b':', b'{', b'"', key, ..] => matches!(key, b'e' | b't'),
@@ -88,7 +88,7 @@ fn is_failure(frame: &[u8]) -> bool {
     }
 }
 
-/// The first `error` that is not null, in JSON that may be cut off behind it.
+/// The first non-null `error` in JSON that may be cut off after it.
 fn error_behind(head: &[u8]) -> Option<Value> {
     const KEY: &[u8] = b"error\":";
     let mut rest = head;
@@ -103,7 +103,7 @@ fn error_behind(head: &[u8]) -> Option<Value> {
     }
 }
 
-/// The last event of these bytes that is another than `[DONE]`.
+/// The last event of these bytes other than `[DONE]`.
 fn last_event(tail: &[u8], is_whole: bool) -> Last<'_> {
     let mut rest = tail;
     loop {
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_without_an_error_has_none() {
+    fn streams_without_an_error_have_no_failure() {
         for end in [
             "",
             "\n\n",
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_failure_is_known_by_its_beginning() {
+    fn long_failures_are_recognized_by_their_start() {
         let long = "x".repeat(20_000);
         let failed = format!(
             "event: response.failed\ndata: {{\"type\":\"response.failed\",\"response\":{{\"id\":\"resp_1\",\"error\":{{\"code\":\
@@ -219,13 +219,13 @@ mod tests {
         let failure = end.failure(tail, false).expect("a failure");
         assert_eq!(failure.status, 429);
         assert_eq!(failure.wait, Some(core::time::Duration::from_secs(3)));
-        // Something else came after it.
+        // Another event came after the failure.
         let later = [&tail[4096..], CONTENT.as_bytes()].concat();
         assert!(end.failure(&later, false).is_none());
     }
 
     #[test]
-    fn a_beginning_that_is_cut_before_its_error_says_nothing() {
+    fn starts_cut_before_their_error_have_no_failure() {
         for head in [
             "event: error\ndata: {\"type\":\"error\",\"err",
             "event: error\ndata: {\"type\":\"error\",\"error\":{\"code\":\"server",

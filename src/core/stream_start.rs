@@ -1,8 +1,8 @@
-//! Decides whether an event stream has begun with content or with its backend's failure.
+//! Decides whether an event stream begins with content or with a failure.
 //!
-//! Backends report rate limits and errors of their own inside answers with status 200: `response.failed` or `error` after
-//! `response.created` (Responses API), `data: {"error": {...}}` (chat completions), `error` (Anthropic's messages). Until the first
-//! content the request can still go to another backend.
+//! Backends report rate limits and their own errors inside answers with status 200. The Responses API sends
+//! `response.failed` or `error` after `response.created`, chat completions `data: {"error": {...}}`, and Anthropic's
+//! messages `error`. Before the first content the request can still go to another backend.
 
 use core::time::Duration;
 
@@ -14,10 +14,10 @@ use super::sse::{Event, Events};
 use super::text::find;
 use crate::prelude::*;
 
-/// As much of a stream as is looked through for its first content, in bytes. Then it counts as content.
+/// The most bytes of a stream that are searched for its first content. A longer start counts as content.
 pub const STREAM_START: usize = 64 * 1024;
 
-/// The events that come before the first content.
+/// The events before the first content.
 const LIFECYCLE: [&str; 5] = [
     "response.created",
     "response.in_progress",
@@ -29,7 +29,7 @@ const LIFECYCLE: [&str; 5] = [
 /// The events that report a failure.
 const FAILURES: [&str; 2] = ["response.failed", "error"];
 
-/// Whether an answer with these headers is an event stream that can be read.
+/// Whether an answer with these headers is a readable event stream.
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
     let mut is_stream = false;
     for (name, value) in headers.iter() {
@@ -39,7 +39,7 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
                 is_stream = media
                     .trim_ascii()
                     .eq_ignore_ascii_case(b"text/event-stream");
-                // Most answers are none, and need no more looking.
+                // Most answers are not, and need no further checks.
                 if !is_stream {
                     return false;
                 }
@@ -51,27 +51,27 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
     is_stream
 }
 
-/// What is known of the start of a stream.
+/// The kind of a stream's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// No content has come, and no failure.
+    /// Neither content nor a failure arrived yet.
     Undecided,
-    /// Content has come, or something that is not known here.
+    /// Content or an unknown event arrived.
     Content,
-    /// The first thing that came is an error.
+    /// The stream begins with an error.
     Failed(Failure),
 }
 
-/// An error that came before content.
+/// An error of an event stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The status of an answer that would say the same; 400 for an error of the request, or one that is not known here.
+    /// The equivalent HTTP status. 400 for errors of the request and for unknown errors.
     pub status: u16,
-    /// The wait that the error's message asks for.
+    /// The wait that the error's message requests.
     pub wait: Option<Duration>,
 }
 
-/// The reading of a stream's start.
+/// The reader of a stream's start.
 #[derive(Debug)]
 pub struct StreamStart {
     events: Option<Events>,
@@ -90,7 +90,7 @@ impl Default for StreamStart {
 }
 
 impl StreamStart {
-    /// The reading of the start of a stream that is complete.
+    /// The reader of a complete stream.
     pub fn of_whole(body: &[u8]) -> Self {
         let begin = body.get(..STREAM_START).unwrap_or(body);
         let mut reading = Self::default();
@@ -101,7 +101,7 @@ impl StreamStart {
         reading
     }
 
-    /// The failure that the stream began with.
+    /// The failure at the start of the stream, if any.
     pub fn failure(&self) -> Option<Failure> {
         match self.start {
             Start::Failed(failure) => Some(failure),
@@ -109,20 +109,20 @@ impl StreamStart {
         }
     }
 
-    /// How many bytes have come.
+    /// The number of bytes so far.
     pub fn seen(&self) -> usize {
         self.seen.len()
     }
 
-    /// What is known so far.
+    /// The kind of the start so far.
     pub fn start(&self) -> Start {
         self.start
     }
 
-    /// Takes the next bytes; `end` if they are the last. An error is the last event that is read.
+    /// Reads the next bytes. `end` marks the last ones. Nothing is read after an error.
     pub fn push(&mut self, chunk: &[u8], end: bool) -> Start {
         if self.start == Start::Undecided {
-            // Beyond the limit nothing is read, wherever the chunk ends that reaches it.
+            // Nothing is read beyond the limit, so that the result does not depend on the chunks.
             let room = STREAM_START.saturating_sub(self.seen.len());
             self.read(chunk.get(..room).unwrap_or(chunk));
         }
@@ -136,12 +136,12 @@ impl StreamStart {
         self.start
     }
 
-    /// Whether no more bytes are taken.
+    /// Whether no more bytes are read.
     pub fn is_full(&self) -> bool {
         self.seen.len() >= STREAM_START
     }
 
-    /// All bytes that have come. What is known of them stays.
+    /// Takes all bytes so far. The result stays.
     pub fn take_seen(&mut self) -> Vec<u8> {
         self.events = None;
         core::mem::take(&mut self.seen)
@@ -173,14 +173,14 @@ impl Start {
         }
     }
 
-    /// What the data of a chat's event says, where that is one of those that most streams start with: no choices, a choice that says only who
-    /// speaks, or one with text. `None` where it has to be parsed.
+    /// Decides without parsing on the events with which most chats begin. They have no choices, a choice with only a
+    /// role, or a choice with text. `None` if the event must be parsed.
     fn at_a_glance(data: &[u8]) -> Option<Self> {
         let (mut has_text, mut has_no_choices, mut has_silent_delta) = (false, false, false);
-        // Something stands there that says more than is read here.
+        // A key of unknown meaning occurred.
         let mut is_unclear = false;
         let mut rest = data;
-        // A quote inside of a string is escaped, so no string looks like one of these keys.
+        // Quotes inside strings are escaped, so no string matches one of these keys.
         while let Some(at) = find(rest, [b'"']) {
             rest = rest.get(at.checked_add(1)?..)?;
             match rest {
@@ -215,7 +215,7 @@ impl Start {
         }
     }
 
-    /// What one event says.
+    /// The kind of one event.
     #[inline(never)]
     fn of(event: &Event<'_>) -> Self {
         let is_one_of = |names: &[&str], name: &[u8]| names.iter().any(|n| n.as_bytes() == name);
@@ -234,7 +234,7 @@ impl Start {
         Self::of_data(&data, is_failure)
     }
 
-    /// What an event's data says; `is_failure` if its name says already that it is one.
+    /// The kind of an event's data. `is_failure` if its name already marks a failure.
     #[inline(never)]
     fn of_data(data: &[u8], is_failure: bool) -> Self {
         let data: Value = serde_json::from_slice(data).unwrap_or_default();
@@ -256,7 +256,7 @@ impl Start {
     }
 }
 
-/// What follows the fields of a choice's `delta`, if none of them says more than who speaks; `None` if one may.
+/// The rest after the fields of a choice's `delta`, if they contain at most a role. `None` if they may contain content.
 fn silent_fields(fields: &[u8]) -> Option<&[u8]> {
     let mut rest = fields;
     loop {
@@ -280,7 +280,7 @@ fn silent_fields(fields: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The error that an event's data has, in it or in its response.
+/// The error in an event's data, or in its response.
 fn error_in(data: &Value) -> Option<&Value> {
     let of = |value: &'_ Value| value.get("error").is_some_and(|error| !error.is_null());
     let response = || data.get("response").filter(|response| of(response));
@@ -288,7 +288,7 @@ fn error_in(data: &Value) -> Option<&Value> {
     holder?.get("error")
 }
 
-/// Whether a choice of a chat, or of a completion, says more than who speaks.
+/// Whether a choice of a chat or a completion has more than a role.
 fn has_content(choice: &Value) -> bool {
     let says = |value: &Value| match value {
         Value::Null => false,
@@ -305,7 +305,7 @@ fn has_content(choice: &Value) -> bool {
 }
 
 impl Failure {
-    /// The failure that an event reports, if it does.
+    /// The failure that an event reports, if any.
     pub(super) fn in_event(event: &Event<'_>) -> Option<Self> {
         let is_failure = FAILURES.iter().any(|name| name.as_bytes() == event.name());
         let data = event.data();
@@ -317,7 +317,7 @@ impl Failure {
         }
     }
 
-    /// The failure that this error describes: `{"code": ..., "type": ..., "message": ...}`.
+    /// The failure of an error `{"code": ..., "type": ..., "message": ...}`.
     pub(super) fn of(error: &Value) -> Self {
         let field = |name| error.get(name).and_then(Value::as_str);
         let number = error.get("code").and_then(Value::as_u64);
@@ -334,7 +334,7 @@ impl Failure {
     }
 }
 
-/// Whether these words stand between quotes somewhere: most data need not be parsed.
+/// Whether a failure's name occurs in quotes. Most data need not be parsed.
 fn mentions_failure(data: &[u8]) -> bool {
     let mut rest = data;
     while let Some((_, behind)) = find(rest, [b'"']).and_then(|at| rest.split_at_checked(at)) {
@@ -346,10 +346,11 @@ fn mentions_failure(data: &[u8]) -> bool {
     false
 }
 
-/// The status that says the same as an error's code, or its type; `None` for those of a request, and those that are not known.
+/// The status equivalent to an error's code or type. `None` for errors of the request, and for unknown ones.
 ///
-/// The Responses API has `rate_limit_exceeded` and `server_error` ([`ResponseError`]), Azure adds `too_many_requests`; Anthropic's
-/// types are `rate_limit_error`, `api_error`, `overloaded_error` and `timeout_error` ([errors]). Gateways write the same in other cases.
+/// The Responses API has `rate_limit_exceeded` and `server_error` ([`ResponseError`]), and Azure adds
+/// `too_many_requests`. Anthropic's types are `rate_limit_error`, `api_error`, `overloaded_error` and `timeout_error`
+/// ([errors]). Gateways use the same words with other separators and in other cases.
 ///
 /// [`ResponseError`]: https://platform.openai.com/docs/api-reference/responses/object
 /// [errors]: https://docs.anthropic.com/en/api/errors
@@ -407,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_before_content_is_no_content() {
+    fn events_before_content_are_undecided() {
         for stream in [
             "",
             ": keep-alive\n\n",
@@ -433,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_seen_at_a_glance_is_what_parsing_finds() {
+    fn decisions_without_parsing_equal_those_with_parsing() {
         const FIELDS: [&str; 14] = [
             r#""role":"assistant""#,
             r#""role":null"#,
@@ -477,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn content_and_what_is_not_known_is_content() {
+    fn content_and_unknown_events_are_content() {
         for stream in [
             delta(r#"{"content":"H"}"#),
             delta(r#"{"tool_calls":[{"index":0}]}"#),
@@ -537,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_says_how_long_to_wait() {
+    fn the_wait_is_read_from_the_message() {
         let Start::Failed(failure) = start(&failed("rate_limit_exceeded")) else {
             panic!("no failure");
         };
@@ -545,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_change_nothing() {
+    fn chunks_do_not_change_the_result() {
         let content = format!(
             "{CREATED}{IN_PROGRESS}{FILTERS}{ROLE}{}",
             delta(r#"{"content":"é"}"#)
@@ -568,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn a_last_event_without_a_blank_line_counts_at_the_end() {
+    fn a_last_event_needs_no_blank_line() {
         let stream = failed("server_error");
         let cut = stream.trim_end();
         let mut start = StreamStart::default();
@@ -606,7 +607,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_stream_is_known_by_its_type() {
+    fn event_streams_are_recognized_by_their_type() {
         for (pairs, expected) in [
             (&[("content-type", "text/event-stream")][..], true),
             (

@@ -1,7 +1,7 @@
-//! Takes the tokens out of a chat's stream whose client did not ask for them.
+//! Removes the tokens from a chat's stream whose client did not request them.
 //!
-//! With `stream_options.include_usage` every event has `"usage":null`, and one more event comes before the end, with empty `choices` and
-//! the tokens ([reference]). Without both, a stream is byte for byte what it is without the option.
+//! With `stream_options.include_usage` every event has `"usage":null`, and an additional event before the end has empty
+//! `choices` and the tokens ([reference]). Without both, a stream equals the stream without the option, byte for byte.
 //!
 //! [reference]: https://platform.openai.com/docs/api-reference/chat/create#chat_create-stream_options
 
@@ -10,37 +10,37 @@ use core::ops::Range;
 use super::text::find;
 use crate::prelude::*;
 
-/// The largest event that is looked into, in bytes. A larger one passes as it is, and so do all that follow.
+/// The largest event that is searched, in bytes. A larger event passes unchanged, and so do all later ones.
 const LIMIT: usize = 64 * 1024;
 
 const USAGE: &[u8] = b"\"usage\"";
 const CHOICES: &[u8] = b"\"choices\"";
 
-/// The taking out, of one stream.
+/// The stripper of one stream.
 #[derive(Debug, Default)]
 pub struct Stripper {
-    /// The begin of the event that has not ended. No client can make anything of it.
+    /// The bytes of the current event so far. The client cannot use an incomplete event.
     held: Vec<u8>,
-    /// What the client gets of the last chunk. The memory is used again.
+    /// The client's version of the last chunk. The memory is reused.
     out: Vec<u8>,
-    /// The begin of an event has passed as it is, and so does what is left of it.
+    /// Set while the rest of an event passes unchanged.
     passing: Option<Blank>,
     is_off: bool,
 }
 
-/// How much of a blank line has come, which ends an event.
+/// The part of a blank line so far. A blank line ends an event.
 #[derive(Clone, Copy, Debug, Default)]
 enum Blank {
     Nothing,
-    /// The end of the line before it, or nothing of the event yet.
+    /// The end of the previous line, or the start of an event.
     #[default]
     LineEnd,
-    /// That, and a carriage return.
+    /// The end of the previous line, and a carriage return.
     Return,
 }
 
 impl Blank {
-    /// Takes the next bytes of an event; behind how many of them it ends, if it does.
+    /// Reads the next bytes of an event. Returns the number of bytes up to its end, if it ends.
     fn take(&mut self, bytes: &[u8]) -> Option<usize> {
         for (at, byte) in bytes.iter().enumerate() {
             *self = match (*self, byte) {
@@ -55,12 +55,13 @@ impl Blank {
 }
 
 impl Stripper {
-    /// A whole stream as the client gets it; `None` where it is as it came.
+    /// The client's version of a whole stream. `None` if it is unchanged.
     pub fn of_whole(stream: &[u8]) -> Option<Vec<u8>> {
         Self::default().push(stream, true).map(<[u8]>::to_vec)
     }
 
-    /// The next chunk as the client gets it, which may be nothing; `None` where it is as it came. `end` if it is the last.
+    /// The client's version of the next chunk, which may be empty. `None` if it is unchanged. `end` marks the last
+    /// chunk.
     pub fn push(&mut self, chunk: &[u8], end: bool) -> Option<&[u8]> {
         self.out.clear();
         if self.is_off {
@@ -105,7 +106,7 @@ impl Stripper {
     }
 }
 
-/// Whether these bytes begin an event that may have to be changed: `data: {`, as far as they go.
+/// Whether these bytes may begin an event with tokens, which starts with `data: {`.
 fn may_be_changed(bytes: &[u8]) -> bool {
     const BEGIN: &[u8] = b"data:";
     if bytes.len() <= BEGIN.len() {
@@ -115,7 +116,7 @@ fn may_be_changed(bytes: &[u8]) -> bool {
     data.is_some_and(|data| matches!(data.first(), None | Some(b'{')))
 }
 
-/// Behind how many of these bytes the event ends that begins here, its blank line included.
+/// The number of bytes up to the end of the event, including its blank line.
 fn end_of_event(bytes: &[u8]) -> Option<usize> {
     let mut at = 0_usize;
     loop {
@@ -127,7 +128,7 @@ fn end_of_event(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Appends what the client gets of an event. `true` if that is not all of it.
+/// Appends the client's version of an event. `true` if it differs from the event.
 fn strip(event: &[u8], out: &mut Vec<u8>) -> bool {
     let cut = cut_of(event);
     let cut_or_end = cut.clone().unwrap_or(event.len()..event.len());
@@ -136,7 +137,7 @@ fn strip(event: &[u8], out: &mut Vec<u8>) -> bool {
     cut.is_some()
 }
 
-/// What of an event is there because of the tokens.
+/// The range of an event that the option added.
 fn cut_of(event: &[u8]) -> Option<Range<usize>> {
     let data = event.strip_prefix(b"data:")?;
     if !data.trim_ascii_start().starts_with(b"{") {
@@ -155,7 +156,7 @@ fn cut_of(event: &[u8]) -> Option<Range<usize>> {
     if !rest.starts_with(b"null") {
         return None;
     }
-    // A comma goes with it, the one in front or the one behind.
+    // The comma before or after the key is removed too.
     let end = value.checked_add(b"null".len())?;
     let before = event.get(..at)?.trim_ascii_end();
     if before.ends_with(b",") {
@@ -166,7 +167,7 @@ fn cut_of(event: &[u8]) -> Option<Range<usize>> {
     Some(at..next)
 }
 
-/// Where the key stands that is the document's own, which begins at `start`.
+/// The position of the document's own key. The document begins at `start`.
 fn own_key(event: &[u8], start: usize, key: &[u8]) -> Option<usize> {
     let (mut depth, mut at) = (0_usize, start);
     loop {
@@ -188,7 +189,7 @@ fn own_key(event: &[u8], start: usize, key: &[u8]) -> Option<usize> {
     }
 }
 
-/// Where the quote is that closes the string which this one opens.
+/// The position of the quote that closes the string opened at `open`.
 fn end_of_string(event: &[u8], open: usize) -> Option<usize> {
     let mut at = open.checked_add(1)?;
     loop {
@@ -201,7 +202,7 @@ fn end_of_string(event: &[u8], open: usize) -> Option<usize> {
     }
 }
 
-/// Where the value begins of the key that stands at `at`; `None` if that is no key.
+/// The start of the value of the key at `at`. `None` if no key is there.
 fn value_of(event: &[u8], at: usize, key: &[u8]) -> Option<usize> {
     let behind = event.get(at..)?.strip_prefix(key)?.trim_ascii_start();
     let value = behind.strip_prefix(b":")?.trim_ascii_start();
@@ -212,7 +213,7 @@ fn value_of(event: &[u8], at: usize, key: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// What the client gets of a stream in chunks of this size.
+    /// The client's version of a stream in chunks of this size.
     fn through(stream: &[u8], size: usize) -> String {
         let mut stripper = Stripper::default();
         let mut got = Vec::new();
@@ -258,12 +259,12 @@ mod tests {
     );
 
     #[test]
-    fn the_client_gets_what_it_would_have_got() {
+    fn the_client_gets_the_stream_without_the_option() {
         check(WITH, WITHOUT);
     }
 
     #[test]
-    fn a_backend_that_ignores_the_option_is_left_alone() {
+    fn streams_of_backends_without_the_option_are_unchanged() {
         for stream in [
             WITHOUT,
             "data: {\"error\":{\"code\":\"429\",\"usage\":null}}\n\n",
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_an_event_that_passes_is_no_event() {
+    fn the_rest_of_a_passing_event_is_not_an_event() {
         let event = "data: {\"choices\":[{}],\"usage\":null}\n\n";
         let stripped = "data: {\"choices\":[{}]}\n\n";
         for passing in [": x data: {", "event: chunk\ndata: {", "[DONE] data: {"] {
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_complete_is_not_held() {
+    fn complete_events_are_not_held() {
         let mut stripper = Stripper::default();
         assert_eq!(stripper.push(b"data: {\"choices\":[{}]}\n\n", false), None);
         let without = &b"data: {\"choices\":[{}]}\n\n"[..];
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_has_an_end() {
+    fn held_bytes_are_limited() {
         let huge = format!(
             "data: {{\"choices\":[\"{}\"]}}\n\n{WITH}",
             "x".repeat(2 * LIMIT)

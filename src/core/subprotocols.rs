@@ -1,8 +1,8 @@
-//! The subprotocols that a WebSocket's client offers: a browser cannot set headers, so it sends its key among them.
+//! The subprotocols that a WebSocket client offers. A browser cannot set headers, so it sends its key among them.
 
 use crate::prelude::*;
 
-/// The key for a realtime session, without its beginning, among the subprotocols that these header lines offer.
+/// The key for a realtime session, without its prefix, among the subprotocols in these header lines.
 #[inline(never)]
 pub(super) fn session_key_in<'a>(lines: &[&'a [u8]]) -> Option<&'a [u8]> {
     let offered = lines
@@ -12,8 +12,8 @@ pub(super) fn session_key_in<'a>(lines: &[&'a [u8]]) -> Option<&'a [u8]> {
     offered.find_map(|it| it.strip_prefix(b"openai-insecure-api-key.ek_"))
 }
 
-/// The subprotocols that these header lines offer without a client's key, if there is one among them. OpenAI's clients in browsers send it as
-/// `openai-insecure-api-key.KEY`.
+/// The subprotocols in these header lines without a client's key, if one is among them. OpenAI's clients in browsers
+/// send the key as `openai-insecure-api-key.KEY`.
 #[inline(never)]
 pub(super) fn without_key(lines: &[&[u8]]) -> Option<String> {
     const KEY: &str = "openai-insecure-api-key.";
@@ -23,7 +23,7 @@ pub(super) fn without_key(lines: &[&[u8]]) -> Option<String> {
     };
     let (mut kept, mut is_clean) = (String::new(), true);
     for line in lines {
-        // What is not text offers nothing that can be understood, and may hide a key.
+        // A line that is not text has no usable subprotocols, and may hide a key.
         let Ok(line) = core::str::from_utf8(line) else {
             is_clean = false;
             continue;

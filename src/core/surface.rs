@@ -1,4 +1,4 @@
-//! The surfaces of an Azure OpenAI resource, and what every path is looked through for.
+//! The surfaces of an Azure OpenAI resource, and the parts of a path that every request needs.
 
 use core::ops::Range;
 
@@ -7,11 +7,11 @@ use super::text::{find, percent_decoded, split, split_once, strip_prefix};
 /// The surfaces of an Azure OpenAI resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Surface {
-    /// `/openai/v1/...`
+    /// The v1 API: `/openai/v1/...`.
     V1,
-    /// `/openai/...?api-version=...`
+    /// The dated API: `/openai/...?api-version=...`.
     Dated,
-    /// `/anthropic/v1/...`
+    /// Anthropic's API: `/anthropic/v1/...`.
     Anthropic,
 }
 
@@ -21,25 +21,25 @@ pub(crate) const ANTHROPIC: &str = "/anthropic/";
 
 pub(crate) const V1: &str = "v1/";
 
-/// A path, looked through once for all that is asked of every path.
+/// A path, searched once for everything that every request needs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Path<'p> {
-    /// All of it.
+    /// The whole path.
     pub text: &'p str,
-    /// What is in front of the query.
+    /// The part before the query.
     pub target: &'p str,
-    /// What is behind the first `?`.
+    /// The part after the first `?`.
     pub query: Option<&'p str>,
-    /// There is a dot somewhere.
+    /// Whether the path contains a dot.
     pub has_dot: bool,
-    /// There is an escape somewhere, or what looks like one.
+    /// Whether the path contains a percent sign.
     pub has_escape: bool,
-    /// There is a dot, an escape or a backslash in the target, which few have.
+    /// Whether the target contains a dot, a percent sign or a backslash, which is rare.
     is_odd: bool,
 }
 
 impl<'p> Path<'p> {
-    /// Looks through `text`.
+    /// Splits and searches `text`.
     pub fn of(text: &'p str) -> Self {
         let (mut mark, mut has_dot, mut has_escape, mut is_odd) = (None, false, false, false);
         let mut start = 0_usize;
@@ -67,10 +67,9 @@ impl<'p> Path<'p> {
     }
 }
 
-/// The surface that a path belongs to; `None` for what is no path of Azure OpenAI.
+/// The surface of a path. `None` for paths outside Azure OpenAI.
 ///
-/// A path that climbs (`/openai/../admin`) is none, whatever it would climb to: the backend may see it otherwise than whoever
-/// reads it here.
+/// A path with `..` (`/openai/../admin`) has no surface, because the backend may resolve it differently.
 pub fn surface(path: &Path<'_>) -> Option<Surface> {
     let (rest, is_anthropic) = match strip_prefix(path.target, ROOT) {
         Some(rest) => (rest, false),
@@ -90,7 +89,7 @@ pub fn surface(path: &Path<'_>) -> Option<Surface> {
     })
 }
 
-/// Where in `path` the parameters of its query stand that have this `name`, each from its name to the end of its value.
+/// The ranges of the query parameters with this `name` in `path`, each from its name to the end of its value.
 pub fn parameters<'p>(path: &'p str, name: &'p str) -> impl Iterator<Item = Range<usize>> + 'p {
     let (target, query) = split_once(path, b'?').unwrap_or((path, ""));
     let mut end = target.len();
@@ -103,7 +102,7 @@ pub fn parameters<'p>(path: &'p str, name: &'p str) -> impl Iterator<Item = Rang
     })
 }
 
-/// Where in `path` the value of the first parameter of its query stands that has this `name` and a value.
+/// The range of the value of the first query parameter with this `name` and a value.
 pub(crate) fn query_value(path: &str, name: &str) -> Option<Range<usize>> {
     parameters(path, name).find_map(|parameter| {
         let (name, _) = split_once(path.get(parameter.clone())?, b'=')?;

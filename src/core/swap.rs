@@ -1,41 +1,41 @@
-//! The values that workers share: how they are made, read, and changed by compare-and-swap.
+//! The values that workers share: creating, reading, and changing them by compare-and-swap.
 
 use crate::prelude::*;
 use core::cell::Cell;
 use core::fmt;
 
-/// How often a compare-and-swap is tried before the caller continues without: enough for any number of workers.
+/// The number of tries of a compare-and-swap before it fails. It suffices for any number of workers.
 const TRIES: usize = 64;
 
 /// A map that all workers share, such as Envoy's shared data.
 pub trait SharedMap {
-    /// Why the map refused.
+    /// The reason for a refusal.
     type Error: fmt::Display;
 
-    /// The value of `key`, if there is one, with the number that compare-and-swap goes by.
+    /// The value of `key`, if any, and its compare-and-swap number.
     ///
     /// # Errors
-    /// The map refused.
+    /// The map refused an operation.
     fn get(&self, key: &str) -> Result<(Option<Vec<u8>>, u32), Self::Error>;
 
-    /// Stores a value; `false` if the one that is there no longer has this number.
+    /// Stores a value. `false` if the current value no longer has the number `cas`.
     ///
     /// # Errors
-    /// The map refused.
+    /// The map refused an operation.
     fn set(&self, key: &str, value: &[u8], cas: u32) -> Result<bool, Self::Error>;
 
-    /// How many changes this worker has stored by now, of all values. 0 where nobody counts them.
+    /// The number of changes that this worker has stored, of all values. 0 if the map does not count them.
     fn changes(&self) -> u32 {
         0
     }
 }
 
-/// Why a shared value could not be changed.
+/// The reason why a shared value was not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SwapError<E> {
-    /// The map refused.
+    /// The map refused an operation.
     Refused(E),
-    /// Others changed the value each time before it could be stored.
+    /// Another worker changed the value before each attempt to store it.
     Outrun,
 }
 
@@ -44,7 +44,7 @@ impl<E: fmt::Display> fmt::Display for SwapError<E> {
         match self {
             Self::Refused(error) => error.fmt(f),
             Self::Outrun => f.write_str(
-                "a shared value was changed by others each time before it could be stored",
+                "other workers changed a shared value before every attempt to store it",
             ),
         }
     }
@@ -56,12 +56,12 @@ impl<E> From<E> for SwapError<E> {
     }
 }
 
-/// Reads the value of `key`, changes it and stores it, again until nobody else was quicker.
+/// Reads the value of `key`, changes it and stores it. Repeats this after a conflict.
 ///
-/// `change` gets the current bytes and returns its result with the bytes to store, if any are to be stored.
+/// `change` gets the current bytes, and returns its result and the bytes to store, if any.
 ///
 /// # Errors
-/// The map refused, or others were quicker each time.
+/// The map refused an operation, or other workers caused a conflict each time.
 pub fn swap<M: SharedMap, T, B: AsRef<[u8]>>(
     map: &M,
     key: &str,
@@ -81,7 +81,7 @@ pub fn swap<M: SharedMap, T, B: AsRef<[u8]>>(
 /// Reads the value of `key`.
 ///
 /// # Errors
-/// The map refused.
+/// The map refused an operation.
 pub fn read<M: SharedMap, T>(
     map: &M,
     key: &str,
@@ -91,43 +91,45 @@ pub fn read<M: SharedMap, T>(
     Ok(decode(bytes.as_deref()))
 }
 
-/// Makes a shared value, unless there is one.
+/// Creates a shared value, unless it exists.
 ///
 /// # Errors
-/// As of [`swap`].
+/// The map refused an operation, or other workers caused a conflict each time.
 #[inline(never)]
 pub fn create<M: SharedMap>(map: &M, key: &str, value: &[u8]) -> Result<(), SwapError<M::Error>> {
     swap(map, key, |bytes| ((), bytes.is_none().then_some(value)))
 }
 
-/// A shared value that this worker changes with every request. While no other worker changes it, its own last bytes are the current ones
-/// and need not be read: a host call less. No two changes of the value may have the same bytes.
+/// A shared value that this worker changes with every request. While no other worker changes it, its last bytes are the
+/// current ones and need not be read, which saves a host call. No two changes of the value may have equal bytes.
 ///
-/// The numbers that compare-and-swap goes by are counted up with every change of any shared value of the process
-/// (proxy-wasm-cpp-host, `SharedData::nextCas`). A worker counts its own [changes](SharedMap::changes). So the number of its last bytes is that
-/// of those they replaced and the worker's changes since, if nobody else changed anything meanwhile. Otherwise it is larger, and that of a
-/// later change of this value is larger still. A guess that is wrong is refused, and costs a host call.
+/// The compare-and-swap number increases with every change of any shared value in the process (proxy-wasm-cpp-host,
+/// `SharedData::nextCas`). A worker counts its own [changes](SharedMap::changes). So it can predict the number of its
+/// last bytes: the number of the bytes they replaced, plus the worker's changes since. This holds if no other worker
+/// changed anything meanwhile. Otherwise the real number is larger, and a later change of this value has a still larger
+/// one. So a wrong guess is refused, and costs one host call.
 pub struct OftenSwapped<B> {
     key: String,
     last: Cell<Option<Stored<B>>>,
-    /// How often in a row the last bytes were still the current ones.
+    /// The number of times in a row that the last bytes were still current.
     undisturbed: Cell<u8>,
 }
 
-/// What a worker stored last.
+/// The bytes that a worker stored last.
 struct Stored<B> {
     bytes: B,
-    /// The number that it has if nobody else stored anything meanwhile.
+    /// The expected number, if no other worker stored anything meanwhile.
     guess: u32,
-    /// The worker's changes by then.
+    /// The number of the worker's changes at that time.
     changes: u32,
 }
 
 impl<B: AsRef<[u8]>> OftenSwapped<B> {
-    /// So often in a row makes a guess worth its risk. Of workers that take turns each finds its own bytes now and then.
+    /// The number of undisturbed reads after which guessing pays. Workers that take turns find their own bytes now and
+    /// then.
     const SURE: u8 = 4;
 
-    /// Longer values are read each time, rather than kept twice.
+    /// The longest value that is kept. Longer values are read each time, which avoids a second copy.
     const LONGEST: usize = 2048;
 
     /// The value of `key`.
@@ -139,15 +141,15 @@ impl<B: AsRef<[u8]>> OftenSwapped<B> {
         }
     }
 
-    /// Its key.
+    /// The key.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// [`swap`], for less.
+    /// Like [`swap`], with fewer host calls.
     ///
     /// # Errors
-    /// As of [`swap`].
+    /// The map refused an operation, or other workers caused a conflict each time.
     pub fn swap<M: SharedMap, T>(
         &self,
         map: &M,
@@ -155,7 +157,7 @@ impl<B: AsRef<[u8]>> OftenSwapped<B> {
     ) -> Result<T, SwapError<M::Error>> {
         let last = self.last.take();
         if let (Some(last), true) = (&last, self.undisturbed.get() >= Self::SURE) {
-            // Where nothing is to be stored, nothing says whether these are the current bytes.
+            // A guess is checked only by storing. Without bytes to store, the value must be read.
             if let (result, Some(store)) = change(Some(last.bytes.as_ref())) {
                 if map.set(&self.key, store.as_ref(), last.guess)? {
                     self.stored(map, store, last.guess, Some(last.changes));
@@ -170,7 +172,7 @@ impl<B: AsRef<[u8]>> OftenSwapped<B> {
                 true => self.undisturbed.get().saturating_add(1),
                 false => 0,
             });
-            // The same bytes are this worker's own, whatever their number: from then on its guesses are right.
+            // Equal bytes are this worker's own, whatever their number. From then on its guesses are right.
             let is_own = |last: &&Stored<B>| current.as_deref() == Some(last.bytes.as_ref());
             let own = last.as_ref().filter(|last| is_right || is_own(last));
             let (result, store) = change(current.as_deref());
@@ -185,15 +187,15 @@ impl<B: AsRef<[u8]>> OftenSwapped<B> {
         Err(SwapError::Outrun)
     }
 
-    /// These bytes took the place of those with the number `replaced`, which this worker stored when it had stored so many changes
-    /// `before`, if it was this one.
+    /// Notes that `bytes` replaced the value with the number `replaced`. `before` is the worker's count of changes when
+    /// it stored the replaced value, if it did.
     fn stored<M: SharedMap>(&self, map: &M, bytes: B, replaced: u32, before: Option<u32>) {
         if bytes.as_ref().len() > Self::LONGEST {
             return;
         }
         let changes = map.changes();
         let since = before.map_or(1, |before| changes.wrapping_sub(before).max(1));
-        // 0 would store in any case, so no value has it.
+        // The number 0 would store unconditionally, so no value has it.
         let guess = replaced.checked_add(since).unwrap_or(1);
         self.last.set(Some(Stored {
             bytes,

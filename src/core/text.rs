@@ -1,11 +1,11 @@
-//! Reading short texts, such as the parts of a path.
+//! Searches in short texts, such as parts of a path.
 //!
-//! The standard library's searches are made for long texts; before they have begun, one of some dozen bytes is at its end here.
+//! The standard library's searches are optimized for long texts. For some dozen bytes these functions are faster.
 
 use crate::prelude::*;
 use alloc::borrow::Cow;
 
-/// The place of the first byte that is one of `wanted`.
+/// The position of the first byte that is one of `wanted`.
 pub(super) fn find<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
     const HIGHEST: u64 = u64::from_ne_bytes([0x80; 8]);
@@ -13,8 +13,8 @@ pub(super) fn find<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize
     let mut before = 0_usize;
     for word in words.by_ref() {
         let word = u64::from_le_bytes(*word.first_chunk()?);
-        // A byte that is zero has a borrow in its highest bit when one is taken from it. So may one above it, but that comes
-        // later in the text.
+        // Subtracting one from a zero byte borrows into its highest bit. A byte above may show a borrow too, but it
+        // comes later in the text.
         let found = wanted.iter().fold(0, |found, byte| {
             let differs = word ^ ONES.wrapping_mul(u64::from(*byte));
             found | (differs.wrapping_sub(ONES) & !differs & HIGHEST)
@@ -28,11 +28,11 @@ pub(super) fn find<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize
     before.checked_add(rest.position(|byte| wanted.contains(byte))?)
 }
 
-/// The place of the last byte that is this one.
+/// The position of the last byte equal to `wanted`.
 pub(super) fn find_last(text: &[u8], wanted: u8) -> Option<usize> {
     const LOWER: u64 = u64::from_ne_bytes([0x7f; 8]);
     let wanted_everywhere = u64::from_ne_bytes([wanted; 8]);
-    // The highest bit of each byte that is wanted, and no other: nothing is carried from one byte to the next.
+    // The highest bit of each equal byte, and no other bit, because nothing carries from one byte to the next.
     let found_in = |word: &[u8; 8]| {
         let differs = u64::from_le_bytes(*word) ^ wanted_everywhere;
         !(((differs & LOWER).wrapping_add(LOWER)) | differs | LOWER)
@@ -55,7 +55,7 @@ pub(super) fn find_last(text: &[u8], wanted: u8) -> Option<usize> {
     rest.iter().rposition(|byte| *byte == wanted)
 }
 
-/// Copies as many bytes to `slots`, from `at` on, as there is room for.
+/// Copies bytes to `slots` from position `at`, as far as they fit.
 pub(super) fn copy_to(slots: &mut [u8], at: usize, bytes: &[u8]) {
     let Some(free) = slots.get_mut(at..) else {
         return;
@@ -66,13 +66,13 @@ pub(super) fn copy_to(slots: &mut [u8], at: usize, bytes: &[u8]) {
     }
 }
 
-/// What is in front of the first byte that is `at`, an ASCII character, and what is behind it.
+/// The parts before and after the first byte `at`, an ASCII character.
 pub(super) fn split_once(text: &str, at: u8) -> Option<(&str, &str)> {
     let place = find(text.as_bytes(), [at])?;
     Some((text.get(..place)?, text.get(place.checked_add(1)?..)?))
 }
 
-/// The parts of `text` between the bytes that are `at`, an ASCII character; at least one.
+/// The parts of `text` between the bytes `at`, an ASCII character. At least one part.
 pub(super) fn split(text: &str, at: u8) -> impl Iterator<Item = &str> + Clone {
     let mut rest = Some(text);
     core::iter::from_fn(move || {
@@ -86,12 +86,12 @@ pub(super) fn split(text: &str, at: u8) -> impl Iterator<Item = &str> + Clone {
     })
 }
 
-/// Whether there is this byte.
+/// Whether `text` contains this byte.
 pub(super) fn contains(text: &str, byte: u8) -> bool {
     find(text.as_bytes(), [byte]).is_some()
 }
 
-/// `text` with its percent-escapes decoded; what is no escape stays.
+/// `text` with its percent-escapes decoded. Invalid escapes stay unchanged.
 pub(super) fn percent_decoded(text: &str) -> Cow<'_, [u8]> {
     match contains(text, b'%') {
         true => decode(text).into(),
@@ -107,7 +107,7 @@ fn decode(text: &str) -> Vec<u8> {
         rest = after;
         let hex = after.get(..2).and_then(|digits| {
             let digits = core::str::from_utf8(digits).ok()?;
-            // A sign would be taken for a part of a number.
+            // `from_str_radix` would accept a sign.
             let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
             is_hex.then(|| u8::from_str_radix(digits, 16).ok())?
         });
@@ -122,9 +122,9 @@ fn decode(text: &str) -> Vec<u8> {
     decoded
 }
 
-/// What is behind `prefix`, whose letters may be in upper or lower case.
+/// The rest after `prefix`, whose letters may be in any case.
 pub(super) fn strip_prefix<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
-    // The usual spelling takes one comparison, and what is something else is mostly so from its first letter.
+    // The usual spelling takes one comparison. Other texts mostly differ in their first letter.
     let first = |text: &str| text.bytes().next().map(|byte| byte.to_ascii_lowercase());
     text.strip_prefix(prefix)
         .or_else(|| match first(text) == first(prefix) {
@@ -139,7 +139,7 @@ fn strip_prefix_of_any_case<'t>(text: &'t str, prefix: &str) -> Option<&'t str> 
     start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
-/// A number in decimal digits and nothing else, at most as many as a `u64` always has room for.
+/// A number of decimal digits only, at most as many digits as always fit into a `u64`.
 pub fn number<N: TryFrom<u64>>(digits: &[u8]) -> Option<N> {
     const MOST: usize = u64::MAX.ilog10() as usize;
     if digits.is_empty() || digits.len() > MOST {
@@ -147,13 +147,13 @@ pub fn number<N: TryFrom<u64>>(digits: &[u8]) -> Option<N> {
     }
     let number = digits.iter().try_fold(0_u64, |number, digit| {
         let digit = digit.wrapping_sub(b'0');
-        // Not `checked_mul`, which WebAssembly does in 128 bits.
+        // `checked_mul` would compute in 128 bits on WebAssembly.
         (digit <= 9).then(|| number.wrapping_mul(10).wrapping_add(u64::from(digit)))
     });
     N::try_from(number?).ok()
 }
 
-/// A set of bytes, as a table: to look a byte up costs less than to compare it with several.
+/// A set of bytes as a table. A lookup costs less than comparing a byte with several.
 #[derive(Clone, Copy, Debug)]
 pub struct ByteSet([bool; 256]);
 
@@ -164,7 +164,7 @@ impl ByteSet {
         let mut set = [false; 256];
         let mut rest = bytes;
         while let [first, others @ ..] = rest {
-            // A byte is less than the table is long.
+            // A byte is less than the length of the table.
             #[allow(clippy::indexing_slicing)]
             {
                 set[*first as usize] = true;
@@ -174,18 +174,18 @@ impl ByteSet {
         Self(set)
     }
 
-    /// Whether this byte is in it.
+    /// Whether the set contains this byte.
     pub fn contains(&self, byte: u8) -> bool {
         self.0.get(usize::from(byte)) == Some(&true)
     }
 
-    /// Where the first byte is that is in it; the length of `bytes` if there is none.
+    /// The position of the first byte in the set. The length of `bytes` if there is none.
     pub fn position(&self, bytes: &[u8]) -> usize {
         let found = bytes.iter().position(|byte| self.contains(*byte));
         found.unwrap_or(bytes.len())
     }
 
-    /// How many of the first bytes are in it.
+    /// The number of leading bytes in the set.
     pub fn run(&self, bytes: &[u8]) -> usize {
         let ended = bytes.iter().position(|byte| !self.contains(*byte));
         ended.unwrap_or(bytes.len())
@@ -197,8 +197,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_is_found_wherever_it_is_whatever_is_around() {
-        // What differs by one from a wanted byte is what a borrow would be mistaken for.
+    fn bytes_are_found_in_every_position() {
+        // Bytes that differ by one from a wanted byte could be mistaken because of a borrow.
         let around = [0, 0x01, 0x24, 0x26, 0x2d, 0x2f, 0x7f, 0x80, 0xa5, 0xff];
         for length in 0..40 {
             for (filled, at) in around.into_iter().zip([0, 1, 7, 8, 9, 15, 16, 23, 31, 39]) {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_decoded_and_all_else_stays() {
+    fn only_escapes_are_decoded() {
         for (text, decoded) in [
             ("", ""),
             ("api-key", "api-key"),
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_the_same_in_upper_and_lower_case() {
+    fn prefixes_ignore_case() {
         for (text, rest) in [
             ("v1/x", Some("x")),
             ("V1/X", Some("X")),
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_digits_and_not_too_many() {
+    fn numbers_have_only_digits_and_a_limited_length() {
         for (text, expected) in [
             ("0", Some(0)),
             ("200", Some(200)),
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_cut_as_the_standard_library_cuts_them() {
+    fn texts_are_split_like_the_standard_librarys() {
         let long = "abcdefg/hijklmnopq/rstuvwxyz/0123456789";
         for text in ["", "/", "a", "a/b", "/a//b/", "ü/é", "a&b", "///", long] {
             assert_eq!(split_once(text, b'/'), text.split_once('/'), "{text}");
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_of_bytes_has_those_and_no_others() {
+    fn a_set_contains_exactly_its_bytes() {
         let set = ByteSet::of(b"a\xff\0");
         for byte in 0..=u8::MAX {
             assert_eq!(

@@ -1,22 +1,22 @@
-//! Points in time as values, so that no part of the core reads a clock.
+//! Points in time as values, so that the core never reads a clock.
 
 use crate::prelude::*;
 use core::fmt;
 use core::time::Duration;
 
-/// A point in time: milliseconds since the Unix epoch, the form in which workers share it.
+/// A point in time in milliseconds since the Unix epoch, the form in which workers share it.
 ///
-/// Arithmetic saturates: a far-off time is as good as never, and nothing here may panic.
+/// Arithmetic saturates, because a distant time is as good as never, and nothing here may panic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The point that lies `millis` milliseconds after the Unix epoch.
+    /// The time `millis` milliseconds after the Unix epoch.
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
-    /// The point that lies `seconds` seconds after the Unix epoch.
+    /// The time `seconds` seconds after the Unix epoch.
     pub const fn from_secs(seconds: u64) -> Self {
         Self(seconds.saturating_mul(1000))
     }
@@ -26,13 +26,13 @@ impl Timestamp {
         self.0
     }
 
-    /// The time left from `now` until this point; zero once it has passed.
+    /// The time from `now` until this point. Zero once it has passed.
     pub const fn since(self, now: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(now.0))
     }
 
-    /// Whether this point, noted when it was at most `longest` away, has passed. If it is farther off, the clock was set back since:
-    /// no one is to wait until it comes to the same point again, so it counts as passed.
+    /// Whether this point has passed. It was at most `longest` away when it was set. If it is further away now, the
+    /// clock was set back, and the point counts as passed, so that nothing waits for it again.
     pub fn has_passed(self, now: Self, longest: Duration) -> bool {
         self <= now || self.since(now) > longest
     }
@@ -46,13 +46,13 @@ impl core::ops::Add<Duration> for Timestamp {
     }
 }
 
-/// A duration in whole milliseconds. `as_millis` has 128 bits, for which nothing here has a use, and much code.
+/// A duration in whole milliseconds. `as_millis` returns 128 bits, which need more code and are of no use here.
 pub fn millis(duration: Duration) -> u64 {
     let whole = duration.as_secs().saturating_mul(1000);
     whole.saturating_add(u64::from(duration.subsec_millis()))
 }
 
-/// A duration as people read it: `250ms`, `1.5s`, `59m58s`, `23h59m`.
+/// A duration in the form `250ms`, `1.5s`, `59m58s` or `23h59m`.
 pub struct Pretty(pub Duration);
 
 impl fmt::Display for Pretty {
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_farther_off_than_it_can_be_has_passed() {
+    fn points_too_far_away_have_passed() {
         let longest = Duration::from_secs(10);
         let until = Timestamp::from_secs(1000);
         for (now, passed) in [
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_read_like_the_configuration() {
+    fn durations_are_formatted_like_the_configuration() {
         for (millis, text) in [
             (0, "0ms"),
             (250, "250ms"),

@@ -1,29 +1,29 @@
-//! The turns of requests, as workers share them.
+//! The turns of requests, which workers share.
 
 use super::codec::Fields;
 
 const TURN_VERSION: u8 = 3;
 
-/// So many changes of health are told apart by their backends. Who has missed more looks at all backends.
+/// The number of health changes whose backends are known. A worker that missed more reads all backends.
 const CHANGES: usize = 4;
 
-/// The turns of requests, one number after the other, and beside them the edition of the backends' health: it changes with
-/// every change of that, so that whoever draws a turn knows whether to look.
+/// The counter of turns, and the edition of the backends' health. The edition changes with the health, so a worker that
+/// draws a turn knows whether to read the health.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Turns {
     /// The next turn.
     pub next: u64,
     /// The edition of the backends' health.
     pub edition: u32,
-    /// The backends whose changes made the last editions, each at the place of its edition's number.
+    /// The backends whose changes made the last editions, indexed by the edition's number.
     changed: [u8; CHANGES],
 }
 
 impl Turns {
-    /// How many bytes it takes.
+    /// The size of the encoded turns in bytes.
     pub const SIZE: usize = 13 + CHANGES;
 
-    /// The state after the next turn was drawn.
+    /// The state after drawing a turn.
     #[must_use]
     #[inline]
     pub fn after_draw(self) -> Self {
@@ -33,7 +33,7 @@ impl Turns {
         }
     }
 
-    /// The state after the health of this backend has changed.
+    /// The state after a change of this backend's health.
     #[must_use]
     pub fn after_change(mut self, backend: usize) -> Self {
         self.edition = self.edition.wrapping_add(1);
@@ -43,7 +43,8 @@ impl Turns {
         self
     }
 
-    /// The backends whose health has changed since the edition `known`, some of them perhaps twice; `None` if it may be that of any.
+    /// The backends whose health changed since the edition `known`, possibly with duplicates. `None` if it may be any
+    /// backend.
     pub fn changed_since(&self, known: u32) -> Option<impl Iterator<Item = usize> + '_> {
         let missed = usize::try_from(self.edition.wrapping_sub(known)).ok()?;
         let editions = (0..missed).map(|back| self.edition.wrapping_sub(back as u32));
@@ -51,7 +52,7 @@ impl Turns {
         (missed <= CHANGES).then(|| changed.copied().map(usize::from))
     }
 
-    /// As bytes.
+    /// The turns as bytes.
     #[inline]
     pub fn encode(self) -> [u8; Self::SIZE] {
         let mut bytes = [TURN_VERSION; Self::SIZE];
@@ -66,7 +67,7 @@ impl Turns {
         bytes
     }
 
-    /// From bytes; the first turn if there are none or they are not understood.
+    /// The turns in `bytes`. Missing or unreadable bytes decode to the first turn.
     #[inline]
     pub fn decode(bytes: Option<&[u8]>) -> Self {
         let turns = bytes.and_then(|bytes| {
@@ -81,7 +82,7 @@ impl Turns {
     }
 }
 
-/// Where the backend is whose change made this edition.
+/// The index of the backend whose change made this edition.
 fn place(edition: u32) -> usize {
     edition as usize % CHANGES
 }
@@ -92,7 +93,7 @@ mod tests {
     use crate::prelude::*;
 
     #[test]
-    fn turns_are_drawn_one_after_the_other_whatever_changes() {
+    fn turns_are_drawn_in_order() {
         let mut turns = Turns::decode(None);
         for expected in 0..3 {
             assert_eq!(turns.next, expected);
@@ -103,14 +104,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_counts_as_absent() {
+    fn unreadable_bytes_count_as_absent() {
         for bytes in [&[][..], &[TURN_VERSION], &[TURN_VERSION; 16], &[9; 17]] {
             assert_eq!(Turns::decode(Some(bytes)), Turns::default(), "{bytes:?}");
         }
     }
 
     #[test]
-    fn the_counters_wrap_instead_of_trapping() {
+    fn counters_wrap_around() {
         let last = Turns {
             next: u64::MAX,
             edition: u32::MAX,
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn who_missed_few_changes_knows_whose_they_were() {
+    fn few_missed_changes_name_their_backends() {
         let mut turns = Turns {
             edition: u32::MAX - 1,
             ..Turns::default()
@@ -145,7 +146,7 @@ mod tests {
             Some(vec![]),
         ];
         assert_eq!(known, expected);
-        // Of another Envoy's life.
+        // An edition from another Envoy process.
         assert_eq!(since(turns.edition.wrapping_add(1)), None);
     }
 }

@@ -1,7 +1,7 @@
 //! The tokens that an answer reports.
 //!
-//! JSON answers and event streams alike have their `usage` near their end, so the last bytes of a body are kept and looked through once
-//! when it is over. Nothing is held for that, and nothing else of an answer is copied.
+//! JSON answers and event streams have their `usage` near the end. So the last bytes of a body are kept, and searched
+//! once at its end. Nothing is held for that, and nothing else of an answer is copied.
 //!
 //! Sources: the references of [Azure OpenAI], and of [Anthropic's Messages API].
 //!
@@ -15,25 +15,25 @@ use super::stream_start::Failure;
 use super::text::{find, find_last};
 use crate::prelude::*;
 
-/// As much of the end of an answer as is kept, in bytes. `usage` must begin within it.
+/// The bytes that are kept of an answer's end. `usage` must begin within them.
 pub const TAIL: usize = 8 * 1024;
 
-/// As much as is kept of an event stream whose frames are short, in bytes: thousands of streams may be open for minutes. Their last events,
-/// with `usage` in one of them, are shorter.
+/// The bytes that are kept of an event stream with short frames. Thousands of streams may be open for minutes, and
+/// their last events, which have `usage`, are shorter.
 const SHORT_TAIL: usize = 1024;
 
-/// A longer frame of an event stream may be the event that has the whole answer in it, with `usage` far from its end.
+/// The longest short frame. A longer frame may be an event with the whole answer, in which `usage` is far from the end.
 const SHORT_FRAME: usize = SHORT_TAIL;
 
-/// Of longer frames of an event stream only the end is read, in bytes.
+/// The longest frame of an event stream that is read completely, in bytes. Of longer frames only the end is read.
 const LONGEST_READ: usize = 64 * 1024;
 
-/// The tokens that one answer reports.
+/// The tokens that an answer reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Tokens of the prompt, those from a cache included, where that is known.
+    /// Tokens of the prompt, including those from a cache, if known.
     pub prompt: Option<u32>,
-    /// Tokens of the completion, those of reasoning included, where that is known.
+    /// Tokens of the completion, including those of reasoning, if known.
     pub completion: Option<u32>,
     /// Tokens of the prompt that came from a cache.
     pub cached: u32,
@@ -75,7 +75,7 @@ impl Tokens {
 }
 
 impl Usage {
-    /// How many tokens of this kind; 0 where that is not known.
+    /// The number of tokens of this kind. 0 if unknown.
     pub fn of(&self, kind: Tokens) -> u32 {
         match kind {
             Tokens::Prompt => self.prompt.unwrap_or_default(),
@@ -85,25 +85,25 @@ impl Usage {
         }
     }
 
-    /// What the last `usage` in these bytes reports that reports any tokens.
+    /// The last `usage` in these bytes with any tokens.
     #[inline(never)]
     pub fn last_in(bytes: &[u8]) -> Option<Self> {
         Self::from_the_end(bytes, &|_| true)
     }
 
-    /// What the last `usage` in these bytes reports that reports the tokens of a prompt.
+    /// The last `usage` in these bytes with the tokens of a prompt.
     #[inline(never)]
     fn last_with_prompt_in(bytes: &[u8]) -> Option<Self> {
         Self::from_the_end(bytes, &|usage| usage.prompt.is_some())
     }
 
-    /// What the last `usage` in these bytes reports that reports tokens, and `wanted` ones.
+    /// The last `usage` in these bytes with tokens that satisfies `wanted`.
     fn from_the_end(bytes: &[u8], wanted: &dyn Fn(&Self) -> bool) -> Option<Self> {
         let mut before = bytes;
         loop {
             let at = last_key(before)?;
             let (rest, found) = before.split_at_checked(at)?;
-            // In a string a quotation mark stands behind a backslash.
+            // Inside a string the quotation mark follows a backslash.
             let is_key = rest.last() != Some(&b'\\');
             let value = found.get(KEY.len()..).filter(|_| is_key);
             match value.and_then(Self::of_value) {
@@ -113,7 +113,7 @@ impl Usage {
         }
     }
 
-    /// What the value of `usage` reports that begins here, with its colon.
+    /// The tokens in the value of `usage` that begins here, with its colon.
     fn of_value(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader { rest: bytes };
         reader.skip_blanks();
@@ -124,7 +124,7 @@ impl Usage {
         (usage.prompt.is_some() || usage.completion.is_some()).then_some(usage)
     }
 
-    /// This one, completed by what an `earlier` one of the same answer has besides.
+    /// Adds the prompt's tokens of an `earlier` report of the same answer, if missing here.
     fn completed_by(self, earlier: Self) -> Self {
         match (self.prompt, earlier.prompt) {
             (None, Some(_)) => Self {
@@ -139,9 +139,9 @@ impl Usage {
 
 const KEY: &[u8] = b"\"usage\"";
 
-/// Where the last [`KEY`] stands.
+/// The position of the last [`KEY`].
 fn last_key(bytes: &[u8]) -> Option<usize> {
-    // The rarest letter of it, and where that stands.
+    // The rarest letter of the key, and its position in the key.
     const RARE: (u8, usize) = (b'g', 4);
     let mut before = bytes;
     loop {
@@ -162,15 +162,15 @@ struct Numbers {
     completion: Option<u32>,
     cached: Option<u32>,
     reasoning: Option<u32>,
-    /// Anthropic counts these beside `input_tokens`; the others count them in.
+    /// Anthropic counts these separately from `input_tokens`. Other APIs include them.
     read_from_cache: Option<u32>,
     written_to_cache: Option<u32>,
 }
 
 impl Numbers {
-    /// The number that stands under this key, where that matters.
+    /// The number with this key, if the key matters.
     fn named(&mut self, key: &[u8], depth: u32) -> Option<&mut Option<u32>> {
-        // Most keys do not matter, and eight letters tell all others apart.
+        // Most keys do not matter, and eight letters distinguish the others.
         let (of, name, number): (_, &[u8], _) = match key.first_chunk()? {
             b"prompt_t" => (1, b"prompt_tokens", &mut self.prompt),
             b"input_to" => (1, b"input_tokens", &mut self.prompt),
@@ -202,7 +202,7 @@ impl Numbers {
     }
 }
 
-/// Reads an object of numbers. What is between brackets, quotes and commas is not looked at closely.
+/// Reads an object of numbers. The syntax between its tokens is not checked.
 struct Reader<'b> {
     rest: &'b [u8],
 }
@@ -222,14 +222,15 @@ impl<'b> Reader<'b> {
         self.rest = self.rest.trim_ascii_start();
     }
 
-    /// What comes before one of these bytes, which is next.
+    /// The bytes before the first byte in `wanted`, which becomes the next byte.
     fn until<const N: usize>(&mut self, wanted: [u8; N]) -> Option<&'b [u8]> {
         let (before, rest) = self.rest.split_at_checked(find(self.rest, wanted)?)?;
         self.rest = rest;
         Some(before)
     }
 
-    /// The key, or other string, whose opening quote was read. One with escapes has no name that matters.
+    /// The key or other string whose opening quote was read. Empty if it has escapes, because no key of interest has
+    /// any.
     fn string(&mut self) -> Option<&'b [u8]> {
         let text = self.until([b'"', b'\\'])?;
         let mut is_plain = true;
@@ -241,7 +242,7 @@ impl<'b> Reader<'b> {
         Some(if is_plain { text } else { b"" })
     }
 
-    /// The whole number that stands here.
+    /// The whole number at this position.
     fn number(&mut self) -> Option<u32> {
         let (mut value, mut is_any) = (0_u32, false);
         while let Some((byte, rest)) = self.rest.split_first() {
@@ -257,7 +258,7 @@ impl<'b> Reader<'b> {
         is_any.then_some(value)
     }
 
-    /// The numbers of the object that stands here; `None` if none does, or it has no end.
+    /// The numbers of the object at this position. `None` without a complete object.
     fn numbers(&mut self) -> Option<Numbers> {
         let mut numbers = Numbers::default();
         let mut depth = 0_u32;
@@ -265,7 +266,7 @@ impl<'b> Reader<'b> {
             return None;
         }
         loop {
-            // Between keys there are a few bytes.
+            // A few bytes are between keys.
             match self.next()? {
                 b'{' | b'[' => depth = depth.saturating_add(1),
                 b'}' | b']' => {
@@ -291,24 +292,24 @@ impl<'b> Reader<'b> {
     }
 }
 
-/// The last bytes of what has come: at least [`TAIL`], and of an event stream whose frames are short [`SHORT_TAIL`].
+/// The last bytes so far: at least [`TAIL`], or [`SHORT_TAIL`] for an event stream with short frames.
 #[derive(Debug, Default)]
 struct Tail {
     bytes: Vec<u8>,
-    /// Older bytes were dropped.
+    /// Whether older bytes were dropped.
     is_cut: bool,
-    /// The answer is an event stream.
+    /// Whether the answer is an event stream.
     is_stream: bool,
     /// The longest frame since bytes were dropped.
     longest: usize,
 }
 
 impl Tail {
-    /// Takes the next bytes.
+    /// Appends the next bytes.
     fn push(&mut self, chunk: Vec<u8>) {
         let length = self.bytes.len().wrapping_add(chunk.len());
         self.longest = self.longest.max(chunk.len());
-        // As nearly always. Its memory is used up before older bytes are dropped.
+        // This is nearly always the case. The allocated memory is filled before older bytes are dropped.
         if length <= self.bytes.capacity() {
             self.bytes.extend_from_slice(&chunk);
         } else {
@@ -316,7 +317,8 @@ impl Tail {
         }
     }
 
-    /// Takes the next bytes, for which there is no memory. The first bytes' memory is kept: many answers come in one piece.
+    /// Appends the next bytes when the memory is full. The first chunk's memory is reused, because many answers arrive
+    /// in one chunk.
     #[inline(never)]
     fn make_room(&mut self, chunk: Vec<u8>) {
         let (least, most) = match self.is_stream && self.longest <= SHORT_FRAME {
@@ -349,31 +351,31 @@ impl Tail {
         self.bytes.extend_from_slice(chunk);
     }
 
-    /// The bytes in which `usage` is looked for.
+    /// The bytes that are searched for `usage`.
     fn last(&self) -> &[u8] {
         let older = self.bytes.len().saturating_sub(TAIL);
         self.bytes.get(older..).unwrap_or_default()
     }
 }
 
-/// Reads the end of an answer that passes by.
+/// Reads the end of a passing answer.
 #[derive(Debug, Default)]
 pub struct UsageReader {
     tail: Tail,
-    /// What the beginning of the answer reports, where that matters.
+    /// The tokens at the start of the answer, for APIs that report them there.
     earlier: Option<Usage>,
-    /// How many bytes are yet to pass that were read before.
+    /// The number of bytes that were read before they pass.
     read_before: usize,
-    /// The first byte of the answer has passed.
+    /// Whether the first byte of the answer has passed.
     has_begun: bool,
-    /// Nothing can be read in the answer: it is compressed, or no text.
+    /// Whether the answer is unreadable, because it is compressed or not text.
     is_closed: bool,
-    /// The end of the answer, where that is an event stream.
+    /// The end of the answer, if it is an event stream.
     stream_end: Option<StreamEnd>,
 }
 
 impl UsageReader {
-    /// Reads an answer of which Anthropic's streams report the tokens of the prompt at their beginning.
+    /// A reader for Anthropic's answers, whose streams report the prompt's tokens at the start.
     pub fn with_beginning() -> Self {
         Self {
             earlier: Some(Usage::default()),
@@ -381,13 +383,13 @@ impl UsageReader {
         }
     }
 
-    /// Takes the first bytes of an answer, which are yet to pass.
+    /// Reads the first bytes of an answer before they pass.
     pub fn take_before(&mut self, begin: Vec<u8>) {
         self.read_before = begin.len();
         self.take(begin);
     }
 
-    /// Takes an answer that is there as a whole.
+    /// Reads a complete answer.
     pub fn take_whole(&mut self, body: &[u8]) {
         let begin = body.get(..TAIL).unwrap_or(body);
         self.take(begin.to_vec());
@@ -401,13 +403,13 @@ impl UsageReader {
         }
     }
 
-    /// Whether everything has passed that was read before it did.
+    /// Whether all bytes that were read in advance have passed.
     pub fn has_seen_begin(&self) -> bool {
         self.read_before == 0
     }
 
-    /// A frame of so many bytes passes: which of them [`Self::take`] needs, if any. A frame whose size is not known has
-    /// [`usize::MAX`].
+    /// The bytes of a passing frame that [`Self::take`] needs, if any. `size` is the frame's length, or [`usize::MAX`]
+    /// if unknown.
     pub fn wanted(&mut self, size: usize) -> Option<Range<usize>> {
         let start = self.read_before.min(size);
         self.read_before = self.read_before.saturating_sub(size);
@@ -416,16 +418,16 @@ impl UsageReader {
         }
         let last = match (size, &self.stream_end) {
             (usize::MAX, _) => start,
-            // Its beginning tells whether an error begins.
+            // The start of the frame shows whether it begins an error.
             (..=LONGEST_READ, Some(_)) => start,
             (size, _) => start.max(size.saturating_sub(TAIL)),
         };
-        // The first byte tells text from what is compressed, where it is among those that are read.
+        // The first byte distinguishes text from compressed data, if it is among the bytes to read.
         self.has_begun |= last > start;
         Some(last..size)
     }
 
-    /// Takes the bytes that were wanted.
+    /// Reads the requested bytes.
     pub fn take(&mut self, bytes: Vec<u8>) {
         if !self.has_begun && !self.begin(&bytes) {
             return;
@@ -436,7 +438,7 @@ impl UsageReader {
         self.tail.push(bytes);
     }
 
-    /// Takes a look at the first bytes. `false` if nothing is to be read.
+    /// Checks the first bytes. `false` if the answer is not to be read.
     #[inline(never)]
     fn begin(&mut self, bytes: &[u8]) -> bool {
         let Some(first) = bytes.first() else {
@@ -457,23 +459,23 @@ impl UsageReader {
         true
     }
 
-    /// The error that the answer ended with, where that is an event stream.
+    /// The error at the end of the answer, if the answer is an event stream.
     pub fn failure(&mut self) -> Option<Failure> {
         let end = self.stream_end.take()?;
         let is_whole = !self.tail.is_cut;
         end.failure(&self.tail.bytes, is_whole)
     }
 
-    /// What the answer has reported.
+    /// The tokens that the answer reported.
     pub fn finish(&mut self) -> Option<Usage> {
         let found = Usage::last_in(self.tail.last());
         found.map(|usage| usage.completed_by(self.earlier.unwrap_or_default()))
     }
 }
 
-/// Whether JSON or a stream of events may begin with this byte.
+/// Whether JSON or an event stream may begin with this byte.
 fn may_begin(byte: u8) -> bool {
-    // The fields of an event are `data`, `event`, `id` and `retry`. The last byte begins a byte order mark.
+    // An event's fields are `data`, `event`, `id` and `retry`. 0xEF begins a byte order mark.
     matches!(byte, b'{' | b'[' | b':' | b'd' | b'e' | b'i' | b'r' | 0xEF)
         || byte.is_ascii_whitespace()
 }
@@ -491,7 +493,7 @@ mod tests {
         }
     }
 
-    /// What is found in a body that passes in frames of this size.
+    /// The tokens found in a body that passes in frames of this size.
     fn found(body: &[u8], size: usize) -> Option<Usage> {
         let mut reader = UsageReader::default();
         for frame in body.chunks(size) {
@@ -538,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_usage_says_nothing() {
+    fn other_values_are_not_usage() {
         for body in [
             "",
             "\"usage\"",
@@ -561,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_one_that_reports_tokens_counts() {
+    fn the_last_usage_with_tokens_counts() {
         let one = r#"{"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
         let two = r#"{"usage":{"prompt_tokens":2,"completion_tokens":2}}"#;
         for rest in ["", r#"{"usage":null}"#, r#"{"usage":{"x":{"#] {
@@ -571,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_may_be_cut_at_every_byte() {
+    fn answers_may_be_split_at_every_byte() {
         let end = r#","usage":{"prompt_tokens":9,"completion_tokens":4},"z":1}"#;
         for length in [0, TAIL - 100, TAIL - 20, TAIL, 2 * TAIL + 7] {
             let body = format!("{{\"text\":\"{}\"{end}", "x".repeat(length));
@@ -595,7 +597,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_of_short_frames_takes_little_memory() {
+    fn streams_with_short_frames_take_little_memory() {
         let event = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" well\"}}]}\n\n";
         let last = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":4}}\n\ndata: [DONE]\n\n";
         let long = format!(
@@ -611,7 +613,7 @@ mod tests {
             }
             assert_eq!(reader.finish(), Some(usage(9, 4, 0, 0)), "{size}");
         }
-        // A long event is kept as far as that of a JSON answer, wherever its frames end and whatever follows.
+        // A long event is kept as far as a JSON answer, wherever its frames end and whatever follows.
         for size in [SHORT_FRAME + 100, 4096, 6000] {
             let mut reader = UsageReader::default();
             for frame in [event; 100] {
@@ -626,7 +628,7 @@ mod tests {
             assert!(reader.tail.bytes.capacity() <= 2 * TAIL);
             assert_eq!(reader.finish(), Some(usage(9, 4, 0, 0)), "{size}");
         }
-        // The memory for it is given back.
+        // The memory is released.
         let mut reader = UsageReader::default();
         reader.take(event.as_bytes().to_vec());
         reader.take(long.clone().into_bytes());
@@ -637,7 +639,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_before_is_not_read_again() {
+    fn bytes_read_in_advance_are_not_read_again() {
         let body = br#"{"usage":{"prompt_tokens":9,"completion_tokens":4}}"#;
         for read in 1..body.len() {
             for size in 1..body.len() {
@@ -662,7 +664,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_read_no_further() {
+    fn unreadable_answers_are_not_read_further() {
         for first in [b"\x1f\x8b" as &[u8], b"x\x9c", b"ID3", b"\xff\xfb"] {
             let mut reader = UsageReader::default();
             assert_eq!(reader.wanted(2), Some(0..2));
@@ -676,7 +678,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claude_streams_prompt_stands_at_its_beginning() {
+    fn prompts_of_claude_streams_are_read_at_the_start() {
         let begin = r#"data: {"message":{"usage":{"input_tokens":9,"cache_read_input_tokens":3,"output_tokens":1}}}"#;
         let end = r#"data: {"usage":{"output_tokens":40}}"#;
         let whole = format!("{begin}\n\n{}\n\n{end}", " ".repeat(TAIL));
@@ -692,7 +694,7 @@ mod tests {
         for mut reader in readers {
             assert_eq!(reader.finish(), Some(usage(12, 40, 3, 0)));
         }
-        // All of it comes at once.
+        // The whole stream arrives at once.
         let mut reader = UsageReader::with_beginning();
         reader.take(format!("{begin}\n\n{end}").into_bytes());
         assert_eq!(reader.finish(), Some(usage(12, 40, 3, 0)));

@@ -1,6 +1,6 @@
-//! The deployments that refused `stream_options`, so that their streams are not asked for tokens again.
+//! The deployments that refused `stream_options`. Their streams' tokens are not requested again.
 //!
-//! Each worker remembers for itself: to learn it costs one attempt, and the memory costs no host call.
+//! Each worker keeps its own list: learning a refusal costs one attempt, and reading the list costs no host call.
 
 use core::cell::RefCell;
 use core::time::Duration;
@@ -10,10 +10,10 @@ use super::plan::BackendSet;
 use super::time::Timestamp;
 use crate::prelude::*;
 
-/// For how long a refusal is remembered. After that the deployment may have another model.
+/// How long a refusal is remembered. After that the deployment may have another model.
 const REMEMBERED: Duration = Duration::from_secs(60 * 60);
 
-/// So many refusals are remembered at most; the one that ends first makes room.
+/// The most refusals that are remembered. The one that expires first is dropped.
 const MOST: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
@@ -23,12 +23,12 @@ struct Refusal {
     ends: Timestamp,
 }
 
-/// What one worker remembers of refusals.
+/// The refusals that one worker remembers.
 #[derive(Debug, Default)]
 pub struct UsageRefusals(RefCell<Vec<Refusal>>);
 
 impl UsageRefusals {
-    /// The backend with this index has refused the option for this deployment.
+    /// Notes that the backend with this index refused the option for this deployment.
     #[inline(never)]
     pub fn note(&self, backend: usize, deployment: Option<DeploymentId>, now: Timestamp) {
         let mut refusals = self.0.borrow_mut();
@@ -47,7 +47,8 @@ impl UsageRefusals {
         });
     }
 
-    /// The backends that are not to be asked for the tokens of this deployment's streams. The time is read only if there may be any.
+    /// The backends from which this deployment's tokens are not requested. The time is read only if any refusal is
+    /// known.
     pub fn of(
         &self,
         deployment: Option<DeploymentId>,
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_concerns_one_backend_and_one_deployment() {
+    fn refusals_concern_one_backend_and_one_deployment() {
         let refusals = UsageRefusals::default();
         refusals.note(3, MISTRAL, NOW);
         assert_eq!(backends(&refusals, MISTRAL, NOW), [3]);
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn no_clock_is_read_where_nothing_was_refused() {
+    fn without_refusals_no_clock_is_read() {
         let mut is_read = false;
         let found = UsageRefusals::default().of(GPT, || {
             is_read = true;

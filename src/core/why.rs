@@ -1,5 +1,5 @@
-//! The response header that explains an answer: for each attempt its backend, why that was chosen, and the outcome; for each backend
-//! that was not asked, why not. It names backends only, by their names in the configuration.
+//! The response header that explains an answer. For each attempt it has the backend, the reason for its choice and the
+//! outcome. For each other backend it has the obstacle. It names backends as the configuration does, and nothing else.
 
 use core::fmt::{Arguments, Write};
 
@@ -11,25 +11,25 @@ use super::outcome::Outcome;
 use super::time::Timestamp;
 use crate::prelude::*;
 
-/// The longest explanation, in bytes. What does not fit is left out.
+/// The longest explanation in bytes. The rest is left out.
 const LONGEST: usize = 512;
 const BETWEEN: &str = "; ";
 const LEFT_OUT: &str = "; ...";
 
-/// Why a backend was not asked.
+/// The reason why a backend was not chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// By the configuration it does not have the deployment or the API.
+    /// The backend does not have the deployment or the API, by its configuration.
     NotOffered,
-    /// It answered that it does not have the deployment or the API.
+    /// The backend reported that it lacks the deployment or the API.
     Missing,
-    /// There is no access token for it.
+    /// The backend's identity has no access token.
     NoToken,
-    /// How it stands.
+    /// The state of the backend.
     Standing(Standing),
 }
 
-/// An explanation.
+/// The explanation of one answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Why {
     text: String,
@@ -37,23 +37,23 @@ pub struct Why {
 }
 
 impl Why {
-    /// The value of the header, if there is anything to explain.
+    /// The value of the header, if there is one.
     pub fn text(&self) -> Option<&str> {
         (!self.text.is_empty()).then_some(&self.text)
     }
 
-    /// An attempt on `backend` ended.
+    /// Adds an ended attempt on `backend`.
     pub fn attempt(&mut self, backend: &str, because: Because, outcome: Outcome) {
         let (because, outcome) = (because.name(), outcome.name());
         self.add(format_args!("{backend} {because} {outcome}"));
     }
 
-    /// The attempts so far were all.
+    /// Adds the reason why no further attempt follows.
     pub fn not_retried(&mut self, reason: NoRetry) {
         self.add(format_args!("not retried: {}", reason.name()));
     }
 
-    /// A backend was not asked.
+    /// Adds a backend that was not chosen.
     pub fn not_asked(&mut self, backend: &str, obstacle: Obstacle, now: Timestamp) {
         let (word, until) = match obstacle {
             Obstacle::NotOffered => ("not_offered", None),
@@ -74,7 +74,7 @@ impl Why {
         }
         let before = self.text.len();
         let between = if before == 0 { "" } else { BETWEEN };
-        // Writing into a string cannot fail.
+        // Writing into a `String` cannot fail.
         let _ = write!(self.text, "{between}{part}");
         if self.text.len() > LONGEST - LEFT_OUT.len() {
             self.text.truncate(before);
@@ -93,7 +93,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
     #[test]
-    fn each_attempt_has_its_backend_its_reason_and_its_outcome() {
+    fn attempts_have_backend_reason_and_outcome() {
         let mut why = Why::default();
         assert_eq!(why.text(), None);
         why.attempt("east", Because::Free, Outcome::Throttled);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn each_backend_that_was_not_asked_has_its_obstacle() {
+    fn backends_that_were_not_chosen_have_an_obstacle() {
         let until = NOW + Duration::from_millis(11_001);
         for (obstacle, text) in [
             (Obstacle::NotOffered, "east not_offered"),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn an_explanation_is_bounded() {
+    fn explanations_are_bounded() {
         let mut why = Why::default();
         let name = "n".repeat(64);
         for _ in 0..128 {

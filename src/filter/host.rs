@@ -179,8 +179,8 @@ fn bytes(
     let mut size = 0;
     match get(&mut data, &mut size) {
         OK if data.is_null() => Ok(Some(Vec::new())),
-        // SAFETY: the host allocated exactly `size` bytes through the SDK's `proxy_on_memory_allocate`, which leaks a boxed
-        // slice of that size from the global allocator, and hands over its ownership.
+        // SAFETY: the host allocated exactly `size` bytes through the SDK's `proxy_on_memory_allocate`, and hands over
+        // their ownership. That function leaks a boxed slice of that size from the global allocator.
         OK => Ok(Some(unsafe { Vec::from_raw_parts(data, size, size) })),
         NOT_FOUND => Ok(None),
         status => Err(HostError { call, status }),

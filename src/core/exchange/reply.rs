@@ -13,8 +13,8 @@ use crate::reply::retry_after;
 use crate::stream_start::is_event_stream;
 use crate::stripper::Stripper;
 
-/// Headers that are not passed on. These are the headers of the connection (RFC 9110, section 7.6.1), the status, which
-/// is passed separately, and a backend's report of its own health to Envoy.
+/// Headers that are not passed on. These are the headers of the connection (RFC 9110, section 7.6.1) and a backend's
+/// report of its health to Envoy. The status is passed separately.
 const NOT_PASSED_ON: [&[u8]; 6] = [
     b":status",
     b"connection",

@@ -1,8 +1,9 @@
-//! What one worker knows of all backends, and the choice among them.
+//! One worker's view of all backends, and the choice among them.
 //!
-//! A request goes to a free backend; else to a recovering one; else to one that advised to wait, the earliest end first; else to one whose
-//! breaker is open. If every backend asked to wait, refuses the identity or was tried already, the filter refuses the request. Even then
-//! one request a second is a trial: it finds out whether the wait is still justified.
+//! A request goes to the first backend available in this order: a free one, a recovering one, the one whose advised
+//! wait ends first, and one with an open breaker. If every backend requires to wait, refuses the identity or was tried
+//! already, the filter refuses the request. Even then one request a second is a trial, which tests whether the wait is
+//! still justified.
 
 use core::time::Duration;
 
@@ -29,20 +30,20 @@ pub struct View {
     health: Vec<Health>,
     capacities: Capacities,
     offers: Vec<Offer>,
-    /// Every backend has every deployment and API, by the configuration.
+    /// Whether every backend has every deployment and API, by the configuration.
     offers_are_open: bool,
     all: BackendSet,
-    /// The backends that cannot be asked now: their identities have no access token.
+    /// The backends whose identities have no access token.
     tokenless: BackendSet,
-    /// Every backend is free for every request.
+    /// Whether every backend is free for every request.
     plain: bool,
-    /// Some backend is known to lack a deployment or an API.
+    /// Whether some backend is known to lack a deployment or an API.
     lacking: bool,
-    /// Some backend has quotas that were refused, or lacks something.
+    /// Whether some backend has refused quotas, or lacks a deployment or an API.
     tells_deployments_apart: bool,
     /// The backends that are free for every request.
     clear: BackendSet,
-    /// The backends whose record does not change by a success.
+    /// The backends whose record a success does not change.
     untroubled: BackendSet,
 }
 
@@ -51,7 +52,7 @@ pub struct View {
 struct Sorted {
     free: BackendSet,
     recovering: BackendSet,
-    /// The backend whose advice to wait ends first.
+    /// The backend whose advised wait ends first.
     soft: Option<(Timestamp, usize)>,
     failing: BackendSet,
     closed: BackendSet,
@@ -83,32 +84,32 @@ impl View {
         }
     }
 
-    /// Whether every backend is free for every request. The choice then does not depend on the time.
+    /// Whether every backend is free for every request. The choice is then independent of the time.
     pub fn is_plain(&self) -> bool {
         self.plain && self.policy == Policy::RoundRobin && self.affinity.is_none()
     }
 
-    /// Whether it matters which deployment a request names: quotas differ, or a backend lacks a deployment.
+    /// Whether the choice depends on the request's deployment: quotas differ, or a backend lacks a deployment.
     pub fn tells_deployments_apart(&self) -> bool {
         self.tells_deployments_apart || self.policy == Policy::LeastThrottled
     }
 
-    /// Whether a backend may stand for a client otherwise than for most.
+    /// Whether a backend's state for this client may differ from its state for most clients.
     pub fn tells_apart(&self, client: Client) -> bool {
         self.health.iter().any(|health| health.tells_apart(client))
     }
 
-    /// What is known of a backend's health.
+    /// The health of a backend.
     pub fn health(&self, backend: usize) -> Option<&Health> {
         self.health.get(backend)
     }
 
-    /// Takes over what was found of a backend's health.
+    /// Stores the health of a backend.
     pub fn set_health(&mut self, backend: usize, health: Health) {
         self.set_every_health([(backend, health)]);
     }
 
-    /// Takes over what was found of several backends' health.
+    /// Stores the health of several backends.
     pub fn set_every_health(&mut self, found: impl IntoIterator<Item = (usize, Health)>) {
         for (backend, health) in found {
             if let Some(known) = self.health.get_mut(backend) {
@@ -135,18 +136,18 @@ impl View {
         self.untroubled.contains(backend)
     }
 
-    /// These backends cannot be asked now: their identities have no access token.
+    /// Sets the backends whose identities have no access token.
     pub fn set_tokenless(&mut self, backends: BackendSet) {
         self.tokenless = backends;
     }
 
-    /// An answer said how many tokens are left of a backend's quota. Some say 0 or -1 for "unknown".
+    /// Records a reported number of tokens left of a backend's quota. Some backends report 0 or -1 for "unknown".
     pub fn set_capacity(&mut self, backend: usize, quota: QuotaKey, tokens: i64, at: Timestamp) {
         self.capacities.set(backend, quota, tokens, at);
     }
 
-    /// The backend that the request with this `plan` goes to next, where neither the time nor the demand matters: the same that
-    /// [`Self::choose`] chooses, for less. `None` where it may be another.
+    /// The next backend of a request with this `plan`, without time and demand. The result equals [`Self::choose`]'s,
+    /// at a lower cost. `None` if the results may differ.
     pub fn choose_plainly(&self, plan: &Plan) -> Option<usize> {
         if !(self.is_plain() && self.offers_are_open) {
             return None;
@@ -158,10 +159,10 @@ impl View {
         self.schedule.pick(plan.turn, &usable)
     }
 
-    /// The backend that the request with this `plan` goes to next, other than those that `declined`.
+    /// The next backend of a request with this `plan`, except those that `declined`.
     ///
     /// # Errors
-    /// There is none.
+    /// No backend can be chosen.
     pub fn choose(
         &self,
         plan: &Plan,
@@ -229,14 +230,14 @@ impl View {
         Err(self.wait(candidates, demand, now))
     }
 
-    /// An attempt on `backend` begins.
+    /// Counts an attempt on `backend`.
     pub fn count_attempt(&mut self, backend: usize, now: Timestamp) {
         if let Some(affinity) = &mut self.affinity {
             affinity.count(backend, now);
         }
     }
 
-    /// Whether attempts are to be [counted](Self::count_attempt).
+    /// Whether attempts must be [counted](Self::count_attempt).
     pub fn counts_attempts(&self) -> bool {
         self.affinity.is_some()
     }
@@ -251,8 +252,8 @@ impl View {
         meeting.map(|(index, _)| index).collect()
     }
 
-    /// Those of the `offering` that did not say they lack what is demanded. Where all of them say so, that is no reason to choose
-    /// none: the answer is for them to give.
+    /// The backends of the `offering` that have not reported a lack of the demanded deployment or API. If all have, all
+    /// remain, so that a backend answers the request.
     fn having(&self, offering: BackendSet, demand: &Demand, now: Timestamp) -> BackendSet {
         if !self.lacking {
             return offering;
@@ -305,7 +306,7 @@ impl View {
         }
     }
 
-    /// The backends that the request with this `plan` has not been to, each with what keeps it from there.
+    /// The untried backends of a request with this `plan`, each with the obstacle.
     #[inline(never)]
     pub fn obstacles(
         &self,
@@ -331,7 +332,7 @@ impl View {
         obstacles.collect()
     }
 
-    /// How long until a request of this `demand` makes sense, where every backend of the `plan` asked to wait.
+    /// The shortest time until a backend of the `plan` can serve this `demand`, if all of them require to wait.
     pub fn wait_of_all(&self, plan: &Plan, demand: &Demand, now: Timestamp) -> Option<Duration> {
         let candidates = self.having(self.offering(demand), demand, now);
         let candidates = candidates.without(plan.tried).without(self.tokenless);
@@ -348,7 +349,7 @@ impl View {
         })?
     }
 
-    /// Why none of the `candidates` can be chosen.
+    /// The reason why none of the `candidates` can be chosen.
     #[inline(never)]
     fn wait(&self, candidates: BackendSet, demand: &Demand, now: Timestamp) -> NoChoice {
         let waits = self.those(candidates);
@@ -366,7 +367,7 @@ impl View {
         wait.map_or(NoChoice::AllTried, NoChoice::AllInCooldown)
     }
 
-    /// Whether one of these would be asked if it had a token.
+    /// Whether a backend is unusable only for lack of a token.
     fn waits_for_token(&self, untried: BackendSet) -> bool {
         untried.without(self.tokenless) != untried
     }
@@ -463,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn all_free() {
+    fn free_backends_take_turns() {
         let view = view();
         assert!(view.is_plain());
         for turn in 0..6 {
@@ -473,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_out_is_passed_over_until_it_is_due() {
+    fn backends_in_cooldown_are_skipped_until_a_trial_is_due() {
         let mut view = view();
         view.learn(1, throttled(7));
         assert!(!view.is_plain());
@@ -499,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_tried_and_is_out_is_told_from_what_was() {
+    fn untried_backends_in_cooldown_differ_from_tried_ones() {
         let mut view = view();
         view.learn(0, throttled(9));
         let mut plan = Plan::new(0);
@@ -511,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_wait_counts_and_a_quota_is_told_from_a_failure() {
+    fn the_shortest_wait_counts_and_names_throttling() {
         let mut view = view();
         view.learn(0, Finding::Denied);
         view.learn(1, Finding::Denied);
@@ -526,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn who_lacks_the_deployment_is_passed_over_for_that_deployment() {
+    fn backends_that_lack_a_deployment_are_skipped_for_it() {
         let mut view = view();
         view.learn(0, NO_GPT);
         assert_eq!(view.first(0, GPT), Ok(Choice::Free(1)));
@@ -535,7 +536,7 @@ mod tests {
             Ok(Choice::Free(0))
         );
         assert_eq!(view.first(0, ANY), Ok(Choice::Free(0)));
-        // Those that have it are out: that is the answer, not the 404 of the one that does not.
+        // The backends with the deployment are in cooldown. That is the answer, not the 404 of the backend without it.
         view.learn_of(1, throttled(20), GPT);
         view.learn_of(2, throttled(10), GPT);
         assert_eq!(view.first(0, GPT), all_in_cooldown(10, true));
@@ -543,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deployment_that_no_one_has_is_anyones_to_refuse() {
+    fn any_backend_may_refuse_a_deployment_that_none_has() {
         let mut view = view();
         for backend in 0..3 {
             view.learn(backend, NO_GPT);
@@ -554,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_configured_for_a_deployment_is_not_asked_for_it() {
+    fn backends_get_only_their_configured_deployments() {
         let mut config = config("round_robin");
         let only = |name: &str| {
             let mut deployments = Deployments::default();
@@ -579,10 +580,10 @@ mod tests {
             view.first(0, named(DeploymentId::from_number(7))),
             Err(NoChoice::NoDeployment)
         );
-        // All that should have it say they do not: theirs is the answer.
+        // All configured backends report that they lack it, so one of them answers.
         view.learn(1, Finding::Missing(y.deployment_in_api().unwrap()));
         assert_eq!(view.first(0, y), Ok(Choice::Free(1)));
-        // The only one that has it is out.
+        // The only backend with the deployment is in cooldown.
         view.learn_of(1, throttled(9), y);
         assert_eq!(view.first(0, y), all_in_cooldown(9, true));
         let mut plan = Plan::new(0);
@@ -591,7 +592,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_those_with_a_key_serve() {
+    fn without_a_token_backends_with_a_key_serve() {
         let mut config = config("round_robin");
         config.backends[1].credential = BackendCredential::Key(Secret::new("KEY".into()));
         let mut view = View::new(&config);
@@ -614,7 +615,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_that_may_have_it_were_tried_that_is_all() {
+    fn no_backend_is_left_after_all_candidates_were_tried() {
         let mut view = view();
         view.learn(0, NO_GPT);
         let mut plan = Plan::new(0);
@@ -624,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn known_quotas_decide_for_a_minute() {
+    fn reported_quotas_count_for_a_minute() {
         let mut view = View::new(&config("least_throttled"));
         let shares = |view: &View, now| {
             let mut shares = [0; 3];
@@ -660,7 +661,7 @@ mod tests {
     }
 
     #[test]
-    fn backends_that_do_not_exist_do_no_harm() {
+    fn unknown_backends_are_ignored() {
         let mut view = view();
         view.set_capacity(7, ANY.quota, 1, NOW);
         view.set_health(7, Health::default());
@@ -669,7 +670,7 @@ mod tests {
     }
 
     #[test]
-    fn preference_comes_before_refusal() {
+    fn advice_and_failures_come_before_refusals() {
         let mut view = view();
         let advised = |seconds| {
             let wait = Some(Duration::from_secs(seconds));
@@ -695,7 +696,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_are_closed_one_trial_is_due() {
+    fn one_trial_is_due_while_all_backends_are_closed() {
         let mut view = view();
         for backend in 0..3 {
             view.learn(backend, throttled(30));
@@ -719,7 +720,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowded_backend_is_used_where_no_other_is_free() {
+    fn a_crowded_backend_is_used_if_no_other_is_free() {
         let mut view = view();
         view.learn(1, throttled(1));
         let then = NOW + Duration::from_secs(1);
@@ -736,7 +737,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unread_refusal_is_advice_for_unread_requests_alone() {
+    fn refusals_of_unread_requests_advise_only_such_requests() {
         let mut view = view();
         assert!(!view.tells_deployments_apart());
         let unread = Demand {
@@ -756,7 +757,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_of_all_is_the_smallest() {
+    fn the_wait_of_all_backends_is_the_shortest() {
         let mut view = view();
         let wait = |view: &View| view.wait_of_all(&Plan::default(), &ANY, NOW);
         view.learn(0, throttled(30));
@@ -769,7 +770,7 @@ mod tests {
         assert_eq!(wait(&view), Some(Duration::from_secs(9)));
     }
     #[test]
-    fn the_plain_choice_is_the_choice() {
+    fn the_plain_choice_equals_the_full_choice() {
         let mut config = config("round_robin");
         config.backends[0].weight = 3;
         config.backends[2].priority = 1;
@@ -791,7 +792,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_plain_where_demand_or_time_may_matter() {
+    fn no_choice_is_plain_if_demand_or_time_matters() {
         let plan = Plan::new(0);
         let mut view = view();
         assert!(view.choose_plainly(&plan).is_some());
@@ -807,7 +808,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_is_news_of_backends_in_trouble_only() {
+    fn successes_are_news_only_of_troubled_backends() {
         let mut view = view();
         assert!(view.is_untroubled(0) && !view.is_untroubled(3));
         view.learn(0, Finding::Failed(0, Blame::Due));
@@ -817,7 +818,7 @@ mod tests {
         assert!((0..3).all(|backend| !view.is_untroubled(backend)));
     }
     #[test]
-    fn what_keeps_a_request_from_a_backend_is_told() {
+    fn obstacles_of_backends_are_reported() {
         let mut config = config("round_robin");
         config.backends[0].deployments.unlisted = Unlisted::Refuse;
         let mut view = View::new(&config);

@@ -17,11 +17,11 @@ use crate::time::{millis, Timestamp};
 /// The number of attempts that test a quota's first wait at once, before the wait is certain. Further attempts are
 /// trials, one a second.
 ///
-/// With one, a used-up quota gets no more than that. The cost falls on clients that share a quota with a client whose
-/// requests are refused everywhere, if clients' names are unknown: they are refused until one of them makes the trial.
-/// With known names they lose nothing (`notified.rs`). `case_60` in `tests/fleet/cases.rs` has such a client with 4
-/// requests a second beside one with 3, for 40 s from the first request on. The table has the second client's losses
-/// without names, and the number of 429s that a wait of 30 s causes:
+/// With one, a used-up quota gets no more than that. If clients' names are unknown, the cost falls on clients that
+/// share a quota with a client whose requests are refused everywhere. They are refused until one of them makes the
+/// trial. With known names they lose nothing (`notified.rs`). `case_60` in `tests/fleet/cases.rs` has such a client
+/// with 4 requests a second beside one with 3, for 40 s from the first request on. The table has the second client's
+/// losses without names, and the number of 429s that a wait of 30 s causes:
 ///
 /// | at once | one backend | two | three | 429s |
 /// |---|---|---|---|---|

@@ -2,8 +2,8 @@
 //!
 //! A 429 states a wait. The wait is binding for requests at least half as large as the refused one, until
 //! [doubts](super::doubts) turn it into advice. It binds only clients that [were notified](super::notified); for others
-//! it is advice. A request that no other backend can take tests the wait: one at once, then one a second, and fewer the
-//! more often the wait proves right. Where waits proved wrong, a quota is closed for at most a second.
+//! it is advice. Requests that no other backend can take test the wait: one at once, then one a second. The more often
+//! the wait proves right, the fewer test it. Where waits proved wrong, a quota is closed for at most a second.
 
 use core::time::Duration;
 
