@@ -43,9 +43,9 @@ impl<E: fmt::Display> fmt::Display for SwapError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(error) => error.fmt(f),
-            Self::Outrun => f.write_str(
-                "other workers changed a shared value before every attempt to store it",
-            ),
+            Self::Outrun => {
+                f.write_str("other workers changed a shared value before every attempt to store it")
+            }
         }
     }
 }

@@ -73,7 +73,9 @@ fn run<S: Callbacks, T>(
     act: impl FnOnce(&mut S) -> Result<T>,
 ) -> T {
     let Ok(mut stream) = stream.try_borrow_mut() else {
-        log::error!("a callback of a stream ran inside another callback of the same stream; it was ignored");
+        log::error!(
+            "a callback of a stream ran inside another callback of the same stream; it was ignored"
+        );
         return otherwise;
     };
     act(&mut stream).unwrap_or_else(|error| {

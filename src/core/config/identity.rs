@@ -209,8 +209,7 @@ fn read_app_service(
     let endpoint = endpoint?;
     let Some((authority, path)) = split_url(&endpoint) else {
         // The variable's value may be a secret, so the message omits it.
-        let problem =
-            r#"the variable's value is not a URL; use one such as "http://localhost:42356/msi/token""#;
+        let problem = r#"the variable's value is not a URL; use one such as "http://localhost:42356/msi/token""#;
         object.problem(identity::ENDPOINT_ENV.name, problem);
         return None;
     };

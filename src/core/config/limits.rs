@@ -104,7 +104,8 @@ pub(super) fn read_limits(
     }
     object.finish();
     if rules.have_tokens() && !around.counts_tokens {
-        let problem = "limits of tokens need `usage`, which is false; remove `usage`, or limit requests only";
+        let problem =
+            "limits of tokens need `usage`, which is false; remove `usage`, or limit requests only";
         root.problem(plugin::LIMITS.name, problem);
     }
     let is_any = rules.all().any(|limits| !limits.is_none());

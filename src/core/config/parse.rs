@@ -359,8 +359,7 @@ mod tests {
         );
         let problem = parse(&json).unwrap_err().to_string();
         assert!(
-            problem
-                .starts_with("backends[0].first_byte_timeout: not allowed together with"),
+            problem.starts_with("backends[0].first_byte_timeout: not allowed together with"),
             "{problem}"
         );
     }

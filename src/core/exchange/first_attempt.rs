@@ -148,7 +148,11 @@ impl Exchange {
     }
 
     #[inline(never)]
-    pub(super) fn refuse_all_in_cooldown<H: Host>(&mut self, wait: Wait, balancer: &Balancer<H>) -> Next {
+    pub(super) fn refuse_all_in_cooldown<H: Host>(
+        &mut self,
+        wait: Wait,
+        balancer: &Balancer<H>,
+    ) -> Next {
         balancer.count(match wait.throttled {
             true => Event::AllThrottled,
             false => Event::AllUnavailable,

@@ -12,7 +12,9 @@ impl<M: SharedMap> Fleet<M> {
     pub fn look_around(&self) {
         match self.read_turns() {
             Ok(turns) => self.sync(&turns),
-            Err(error) => log::warn!("reading the backends' health: {error}; using the last known state"),
+            Err(error) => {
+                log::warn!("reading the backends' health: {error}; using the last known state")
+            }
         }
     }
 

@@ -18,10 +18,10 @@ mod breaker;
 mod doubts;
 mod learning;
 mod missing;
+mod notified;
 mod quota;
 mod record;
 mod recovery;
-mod notified;
 mod trials;
 
 use core::time::Duration;

@@ -107,8 +107,12 @@ mod tests {
         let apart = CLIENTS.map(|client| notified.tells_apart(client));
         assert_eq!(apart, [true, true, false, false]);
         assert!(!notified.tells_apart(Client::UNKNOWN));
-        let untils = |notified: &Notified, now| CLIENTS.map(|client| notified.until(client, at(now)));
-        assert_eq!(untils(&notified, 9), [Some(at(10)), Some(at(20)), None, None]);
+        let untils =
+            |notified: &Notified, now| CLIENTS.map(|client| notified.until(client, at(now)));
+        assert_eq!(
+            untils(&notified, 9),
+            [Some(at(10)), Some(at(20)), None, None]
+        );
         assert_eq!(untils(&notified, 10), [None, Some(at(20)), None, None]);
         // A client's next wait counts, even if it is shorter.
         notified.note(CLIENTS[1], at(15), at(0));
@@ -123,7 +127,11 @@ mod tests {
         }
         assert_eq!(notified.until(CLIENTS[3], at(9)), Some(at(10)));
         notified.note_another(CLIENTS[3], at(40), at(9));
-        assert_eq!(notified.until(CLIENTS[1], at(9)), Some(at(10)), "nothing new");
+        assert_eq!(
+            notified.until(CLIENTS[1], at(9)),
+            Some(at(10)),
+            "nothing new"
+        );
         // The first wait is over, so clients may be served again.
         assert_eq!(notified.until(CLIENTS[3], at(10)), None);
         notified.note(CLIENTS[3], at(40), at(10));
@@ -133,8 +141,14 @@ mod tests {
     #[test]
     fn the_record_of_notified_clients_can_be_read() {
         let mut notified = Notified::default();
-        assert_eq!(roundtrip(&notified, Notified::encode, Notified::decode), notified);
+        assert_eq!(
+            roundtrip(&notified, Notified::encode, Notified::decode),
+            notified
+        );
         notified.note(CLIENTS[2], at(30), at(0));
-        assert_eq!(roundtrip(&notified, Notified::encode, Notified::decode), notified);
+        assert_eq!(
+            roundtrip(&notified, Notified::encode, Notified::decode),
+            notified
+        );
     }
 }

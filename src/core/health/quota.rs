@@ -8,8 +8,8 @@
 use core::time::Duration;
 
 use super::doubts::Doubts;
-use super::recovery::{Recovery, Silence};
 use super::notified::Notified;
+use super::recovery::{Recovery, Silence};
 use super::trials::Trials;
 use super::{lasts, Blame, Change, Reason};
 use crate::codec::{Fields, Writer};

@@ -365,8 +365,16 @@ mod tests {
         let long = vec![b'a'; 40_000];
         for (status, body, reason) in [
             (Some(200), &b"\n"[..], "the token file is empty"),
-            (Some(200), b"two words", "the token file does not contain a token"),
-            (Some(200), b"\xff\xfe", "the token file does not contain a token"),
+            (
+                Some(200),
+                b"two words",
+                "the token file does not contain a token",
+            ),
+            (
+                Some(200),
+                b"\xff\xfe",
+                "the token file does not contain a token",
+            ),
             (Some(200), &long, "the token file does not contain a token"),
             (
                 Some(503),

@@ -79,7 +79,9 @@ impl Failure {
         match self {
             Self::Transient { reason, .. } => format!("no token ({reason})"),
             Self::Updating { .. } => "the token service is being updated (status 410)".to_owned(),
-            Self::Malformed { reason } => format!("the token service's answer has no usable token ({reason})"),
+            Self::Malformed { reason } => {
+                format!("the token service's answer has no usable token ({reason})")
+            }
             Self::Misconfigured { reason, advice } => {
                 let text = format!("the token service refused ({reason}); ");
                 match advice {
@@ -204,9 +206,7 @@ pub(super) fn read_token(body: &[u8], now: Timestamp) -> Result<Fetched, Failure
     let expires_on = expires_on
         .filter(|at| *at > now)
         .or(expires_in)
-        .ok_or(malformed(
-            "neither expires_on nor expires_in is valid",
-        ))?;
+        .ok_or(malformed("neither expires_on nor expires_in is valid"))?;
     if expires_on <= now {
         return Err(malformed("the token has already expired"));
     }

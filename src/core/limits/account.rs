@@ -151,7 +151,13 @@ impl Account {
     }
 
     /// Whether the log should report that this limit is exceeded. It does so once per window.
-    fn note_excess(&mut self, at: usize, standing: &Standing, limits: &Limits, now: Timestamp) -> bool {
+    fn note_excess(
+        &mut self,
+        at: usize,
+        standing: &Standing,
+        limits: &Limits,
+        now: Timestamp,
+    ) -> bool {
         let window = standing.limit.rate(limits).map(|rate| rate.window);
         let (Some(logged_at), Some(window)) = (self.logged_at.get_mut(at), window) else {
             return false;

@@ -116,7 +116,9 @@ impl<H: Host> Limiter<H> {
             ((), Some(shard.into_bytes()))
         });
         if let Err(error) = settled {
-            log::warn!("limits: {error}; the tokens of an answer are not counted for its client's limit");
+            log::warn!(
+                "limits: {error}; the tokens of an answer are not counted for its client's limit"
+            );
         }
     }
 }
