@@ -186,7 +186,7 @@ mod tests {
             );
             assert!(text.contains(&named), "{text}");
             match other {
-                Some(other) => assert!(text.contains(&format!("wants {other}, set")), "{text}"),
+                Some(other) => assert!(text.contains(&format!("expects {other}, set")), "{text}"),
                 None => assert!(text.ends_with("; check the resource's tenant"), "{text}"),
             }
         }
