@@ -274,7 +274,7 @@ cases! {
         );
         let request = gateway.ask("POST", "/openai/v1/responses", &body);
         let text = request.answer().text().to_owned();
-        assert!(text.contains("leave out the items of earlier responses"), "{text}");
+        assert!(text.contains("omit items of responses that came from another resource"), "{text}");
     }
 
     fn any_backend_of_a_resource_serves_its_objects(engine) {

@@ -114,7 +114,7 @@ object! {
         PRIORITY: Integer = integer("priority", 0..=255, 0);
         /// The backend's share of the requests within its priority.
         WEIGHT: Integer = integer("weight", 1..=100, 1);
-        /// How long the backend's answer may take to begin. It must be less than `retry.per_try_timeout` to have an
+        /// How long the backend's answer may take to begin. Only a value below `retry.per_try_timeout` has an
         /// effect. An event stream begins with its first content, unless `retry.stream_start` is `0s`. With the filter
         /// engine this limits a request's first attempt. With the router engine Envoy applies one limit to all
         /// attempts, the largest of all backends' limits. Not allowed together with `left_to_envoy: ["timeout"]`.

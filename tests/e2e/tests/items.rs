@@ -210,7 +210,7 @@ cases! {
         assert_eq!(refused.status, 400, "{}", refused.text());
         let error = &refused.json()["error"];
         assert_eq!(error["code"], "objects_on_different_backends");
-        assert!(error["message"].to_string().contains("leave out the items"), "{error}");
+        assert!(error["message"].to_string().contains("omit items of responses"), "{error}");
         assert_eq!(azure.upstream_calls(), before);
     }
 }
