@@ -1,4 +1,4 @@
-//! Requests with one key go to one backend, whose prompt cache is warm for them.
+//! Requests with the same key go to the same backend, whose prompt cache is warm for them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn served_by(gateway: &Gateway, key: &str) -> String {
 cases! {
     fn case_46_a_prompt_cache_key_keeps_its_backend(engine) {
         let azure = simulate(&["east", "west", "north"]);
-        // What is throttled is known to all workers, and each of them chooses the same backend for a key.
+        // All workers know the throttled backends, and each worker chooses the same backend for a key.
         let gateway = Gateway::builder()
             .simulator(&azure)
             .engine(engine)
@@ -66,7 +66,7 @@ cases! {
         for _ in 0..60 {
             *counts.entry(served_by(&gateway, "popular")).or_default() += 1;
         }
-        // 1.25 times a third of 60.
+        // 1.25 times a third of 60 attempts.
         assert_eq!(counts.values().max(), Some(&25), "{counts:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! What a client with a key can try against Envoy, the backends and other clients. `docs/security.md` has the list.
+//! Attacks of a client with a key on Envoy, the backends and other clients. `docs/security.md` lists them.
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -9,13 +9,13 @@ use simulator::{Behaviour, Simulator, Stream};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Where no request may come.
+/// A request that must reach no backend.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n";
 
-/// Sends bytes as they are; what comes back until the connection ends, or falls silent.
+/// Sends raw bytes. Returns the answer until the connection ends or falls silent.
 fn raw(client: &Client, bytes: &[u8]) -> String {
     let mut socket = client.socket().unwrap();
-    // Envoy may close before it has read all.
+    // Envoy may close the connection before it has read everything.
     let _ = socket.write_all(bytes);
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
@@ -25,7 +25,7 @@ fn raw(client: &Client, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Everything works as before, and backends got nothing but chats, with good tokens.
+/// Everything still works, and backends got nothing but chats with good tokens.
 fn assert_harmless(gateway: &Gateway, azure: &Simulator) {
     for _ in 0..4 {
         assert_eq!(gateway.chat(&chat_request()).status, 200);
@@ -43,7 +43,7 @@ fn assert_harmless(gateway: &Gateway, azure: &Simulator) {
     assert_eq!(azure.imds().count(), 1, "nobody else asks for tokens");
 }
 
-/// A chat with headers of one's own, and a body.
+/// A chat with these further headers, and a body.
 fn head(headers: &str) -> String {
     format!(
         "POST {} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{headers}\r\n",
@@ -76,7 +76,7 @@ cases! {
             raw(&client, (head(&headers) + &body).as_bytes());
         }
         assert_harmless(&gateway, &azure);
-        // Every request of a backend is one that the filter has sent there.
+        // The filter has sent every request that a backend got.
         gateway.settled_stat(&azure, "requests");
     }
 
@@ -153,7 +153,7 @@ cases! {
         assert_harmless(&gateway, &azure);
     }
 
-    fn slow_clients_keep_no_one_waiting(engine) {
+    fn slow_clients_delay_no_other_client(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(2).start();
         let client = gateway.client();
@@ -176,7 +176,7 @@ cases! {
                 upload
             })
             .collect();
-        // They read nothing of it.
+        // These clients read nothing of the answer.
         azure.backend("east").set(Behaviour::stream(Stream { events: 20_000, interval_ms: 0, ..Stream::default() }).times(50));
         let streaming = chat.clone().streaming();
         let deaf: Vec<_> = (0..50)
@@ -193,7 +193,7 @@ cases! {
         gateway.assert_unharmed();
     }
 
-    fn oversized_requests_are_refused_and_harm_no_one(engine) {
+    fn oversized_requests_are_refused_without_harm(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway
             .plugin(|p| p["backends"][0]["deployments"] = json!({"gpt-4o": "gpt4o-east"}))
@@ -206,7 +206,7 @@ cases! {
         refused(raw(&client, head(&"x-many: 1\r\n".repeat(300)).as_bytes()), "many headers");
         refused(raw(&client, format!("GET /openai/v1/models?{long} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()), "a long path");
         assert_eq!(azure.upstream_calls(), 0);
-        // Its model has to be read, so it is held, and does not fit.
+        // The filter must read the model, so it holds the body, which does not fit.
         let large = client.send("POST", &chat.clone().v1().path, &[], &chat.clone().padded(34 << 20).bytes());
         assert!(!matches!(&large, Ok(answer) if answer.status != 413), "{large:?}");
         for body in [
@@ -224,7 +224,7 @@ cases! {
         assert_harmless(&gateway, &azure);
     }
 
-    fn malformed_frames_of_a_websocket_harm_no_one(engine) {
+    fn malformed_frames_of_a_websocket_do_no_harm(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         // A handshake does not wait for the first token.
@@ -247,7 +247,7 @@ cases! {
                 let _ = socket.write_all(frame);
             }
         }
-        // An upgrade where there is none to be had.
+        // An upgrade on a path without WebSockets.
         let chat = chat_request();
         let answer = client.upgrade(&chat.path, &[]).unwrap();
         assert_ne!(answer.status, 101);

@@ -1,4 +1,4 @@
-//! Who gets how much.
+//! The backends' shares.
 
 use e2e::{cases, chat_request, load, simulate, Gateway};
 
@@ -29,7 +29,7 @@ cases! {
             let result = load(&gateway, 16, 600, &chat_request());
             assert_eq!(result.status(200), 600, "{workers} workers: {result:?}");
             for backend in azure.backends() {
-                // The counter is shared, so the shares are exact and not only within 5 %.
+                // All workers share the counter, so the shares are exact.
                 assert_eq!(backend.count(), 200, "{workers} workers: {:?}", result.backends);
             }
         }

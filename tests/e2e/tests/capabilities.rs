@@ -1,4 +1,4 @@
-//! Parts of the API that not every backend has.
+//! APIs that only some backends have.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn attempts(answer: &Response) -> &str {
 }
 
 cases! {
-    fn a_backend_is_not_asked_for_an_api_that_it_lacks(engine) {
+    fn a_backend_gets_no_request_for_an_api_that_it_lacks(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway.plugin(|p| p["backends"][0]["apis"] = json!(["chat", "embeddings"])).start();
         for (method, path) in [
@@ -51,7 +51,7 @@ cases! {
         assert_eq!((azure.backend("east").count(), azure.backend("west").count()), (4, 24));
     }
 
-    fn what_no_backend_has_is_told_in_openais_shape(engine) {
+    fn an_api_of_no_backend_is_refused_in_openais_shape(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway
             .plugin(|p| {
@@ -95,7 +95,7 @@ cases! {
         );
     }
 
-    fn every_spelling_of_it_leads_to_the_next_backend(engine) {
+    fn every_spelling_of_a_missing_api_leads_to_the_next(engine) {
         let message = "The Responses API is not enabled in this region.";
         for code in ["NotFound", "OperationNotSupported", "404"] {
             let azure = simulate(&["east", "west"]);
@@ -108,7 +108,7 @@ cases! {
         }
     }
 
-    fn any_other_404_is_the_clients(engine) {
+    fn any_other_404_is_passed_on(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         for failure in [
@@ -127,7 +127,7 @@ cases! {
         }
     }
 
-    fn where_all_regions_lack_it_the_client_gets_a_backends_own_404(engine) {
+    fn an_api_that_all_regions_lack_is_a_backends_own_404(engine) {
         let azure = simulate_with(&["east", "west"], |settings| {
             for backend in &mut settings.backends {
                 backend.not_enabled = vec![Api::Responses];

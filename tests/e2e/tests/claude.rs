@@ -9,7 +9,8 @@ use crate::sdk::python;
 const MESSAGES: &str = "/anthropic/v1/messages";
 const KEY: &str = "EAST-SECRET";
 
-/// Two resources of Foundry, one with a key, one with a name of its own and below a project, and one of Azure OpenAI.
+/// Two resources of Foundry and one of Azure OpenAI. One of Foundry's has a key; the other is a project with its own
+/// name for the model.
 fn foundry(engine: Engine) -> (Simulator, GatewayBuilder) {
     let azure = simulate_with(&["east", "west", "north"], |settings| {
         if let [east, west, _] = settings.backends.as_mut_slice() {
@@ -79,7 +80,7 @@ cases! {
 
     fn case_45_claude_is_retried_and_still_streams(engine) {
         let (azure, gateway) = foundry(engine);
-        // Without cooldowns each failure is met.
+        // Without cooldowns, requests meet each failure.
         let gateway = gateway.without_cooldowns().start();
         gateway.warm_up(&azure);
         for failure in [Behaviour::status(529), Behaviour::status(503), Behaviour::throttled(1)] {
@@ -107,7 +108,7 @@ cases! {
         }
     }
 
-    fn case_45_our_errors_have_anthropics_shape(engine) {
+    fn case_45_the_gateways_errors_have_anthropics_shape(engine) {
         let (azure, gateway) = foundry(engine);
         let gateway = gateway.start();
         gateway.warm_up(&azure);
@@ -123,7 +124,7 @@ cases! {
         let theirs = ask(&gateway, MESSAGES, false);
         assert_eq!((theirs.status, error(&theirs)), (429, json!("rate_limit_error")));
         assert_eq!(theirs.header("x-aoai-attempts"), Some("2"));
-        // Requests without their model's name read; one may find out whether the wait is true.
+        // The filter does not read the models of these requests. One of them may make a trial.
         let ours = (0..5).map(|_| ask(&gateway, MESSAGES, false)).find(|answer| answer.header("x-aoai-attempts") == Some("0"));
         let ours = ours.expect("a refusal of the gateway's own");
         assert_eq!((ours.status, error(&ours)), (429, json!("rate_limit_error")));

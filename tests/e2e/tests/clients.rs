@@ -1,4 +1,4 @@
-//! Who may ask, and what becomes of their names and credentials.
+//! Authentication of clients, and their names and credentials.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -19,7 +19,7 @@ use simulator::Behaviour;
 const KEY: &str = "CLIENT-SECRET-ONE";
 const OTHER_KEY: &str = "CLIENT-SECRET-TWO";
 
-/// What no one may find anywhere.
+/// A secret that must appear nowhere.
 const SECRET: &str = "CLIENT-SECRET";
 
 fn write_keys(file: &Path, keys: &[(&str, &str)]) {
@@ -105,7 +105,8 @@ cases! {
         assert_eq!(names[4..], ["app-1", "app-1", "app-1", "app-2"], "{names:?}");
         assert!(names[..4].iter().all(Value::is_null), "{names:?}");
 
-        // Its credential is nowhere: not with the backends, in no log, in no statistic, in no dump of the configuration.
+        // The client's credential appears nowhere: not at the backends, not in a log, a statistic or a dump of the
+        // configuration.
         for backend in azure.backends() {
             for request in backend.requests() {
                 assert!(!format!("{request:?}").contains(SECRET), "{request:?}");
@@ -148,7 +149,7 @@ cases! {
         assert_eq!(ask(&gateway, &[("api-key", OTHER_KEY)]).status, 200);
     }
 
-    fn a_backends_own_401_is_passed_on_as_it_is(engine) {
+    fn a_backends_own_401_is_passed_on_unchanged(engine) {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("clients.yaml");
         write_keys(&file, &[("app-1", KEY)]);
@@ -163,7 +164,7 @@ cases! {
     }
 }
 
-/// Someone who signs tokens, and shows the key to check them with.
+/// An issuer that signs tokens, and serves the key to verify them.
 struct Issuer {
     pair: EcdsaKeyPair,
     random: SystemRandom,
@@ -187,7 +188,7 @@ impl Issuer {
         let keys = keys.to_string();
         let server = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = server.local_addr().expect("its address");
-        // It ends with the process.
+        // The thread ends with the process.
         thread::spawn(move || {
             for mut connection in server.incoming().flatten() {
                 let mut request = [0; 4096];
@@ -290,7 +291,7 @@ mod tokens {
 }
 
 #[test]
-fn every_envoy_asks_for_a_key() {
+fn every_envoy_requires_a_key() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("clients.yaml");
     write_keys(&file, &[("app-1", KEY)]);

@@ -1,4 +1,4 @@
-//! What is refused, and what a refusal leaves standing.
+//! Refused configurations, and the service that continues after a refusal.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -39,7 +39,7 @@ cases! {
         assert_eq!(gateway.chat(&chat_request()).header("x-aoai-attempts"), Some("1"));
     }
 
-    fn case_24_envoy_does_not_start_with_what_is_no_json(engine) {
+    fn case_24_envoy_does_not_start_with_invalid_json(engine) {
         let azure = simulate(&["east"]);
         let refused = Gateway::builder()
             .simulator(&azure)
@@ -50,7 +50,7 @@ cases! {
         assert!(refused.log.contains("the plugin configuration is not JSON"), "{}", refused.log);
     }
 
-    fn a_reload_under_load_loses_no_request_and_asks_imds_no_more(engine) {
+    fn a_reload_under_load_loses_no_request_and_fetches_no_token(engine) {
         let azure = simulate(&["east", "west"]);
         let mut gateway = Gateway::builder().simulator(&azure).engine(engine).workers(2).start();
         assert_eq!(gateway.chat(&chat_request()).status, 200);
@@ -95,7 +95,7 @@ mod filter_engine_alone {
     use super::*;
 
     e2e::cases! { filter:
-    fn without_allow_on_headers_stop_iteration_it_serves(engine) {
+    fn the_filter_serves_without_held_bodies(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway
             .rewrite("allow_on_headers_stop_iteration: true", "allow_on_headers_stop_iteration: false")

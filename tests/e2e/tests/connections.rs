@@ -1,4 +1,5 @@
-//! Connections of the rendered configuration: silent ones stay, broken ones end at once, closing ones lose nothing.
+//! Connections of the rendered configuration: silent ones stay open, broken ones end at once, and closing ones lose
+//! nothing.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -10,18 +11,18 @@ use e2e::{cases, chat_request, simulate, simulate_with, Chat, Ending, Gateway};
 use render::{Clients, Key};
 use simulator::{Answer, Auth, Behaviour, Break, Failure, Simulator, Stream};
 
-/// What Linux lists of an established connection.
+/// An established connection, as Linux lists it.
 #[derive(Debug)]
 struct Socket {
     local: u16,
     remote: u16,
-    /// 2 for a keepalive timer that is running.
+    /// 2 if a keepalive timer is running.
     timer: u8,
-    /// When it ends.
+    /// The time until the timer fires.
     left: Duration,
 }
 
-/// The established TCP connections over IPv4, as in `ss --tcp --options`.
+/// The established TCP connections over IPv4, as `ss --tcp --options` shows them.
 fn sockets() -> Vec<Socket> {
     let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
     let read = |line: &str| {
@@ -42,7 +43,7 @@ fn sockets() -> Vec<Socket> {
     table.lines().skip(1).filter_map(read).collect()
 }
 
-/// Sends a request on a connection that may be used again.
+/// Sends a request on a connection that stays open.
 fn ask(address: SocketAddr, chat: &Chat, headers: &str) -> TcpStream {
     let mut socket = TcpStream::connect(address).expect("a connection");
     let body = chat.bytes();
@@ -57,7 +58,7 @@ fn ask(address: SocketAddr, chat: &Chat, headers: &str) -> TcpStream {
     socket
 }
 
-/// Everything that comes until the connection ends.
+/// All bytes until the connection ends.
 fn rest(mut socket: TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     match socket.read_to_end(&mut bytes) {
@@ -67,7 +68,7 @@ fn rest(mut socket: TcpStream) -> Vec<u8> {
     bytes
 }
 
-/// A backend whose answer is this large and complete.
+/// A backend with a complete answer of this size.
 fn large(size: usize) -> (Simulator, Behaviour) {
     let azure = simulate_with(&["east"], |settings| settings.auth = Auth::Off);
     let failure = Failure {
@@ -111,7 +112,7 @@ cases! {
             for backend in azure.backends() {
                 backend.set(Behaviour::stream(broken.clone()));
             }
-            // The best of several: this is about Envoy and not about the machine.
+            // The best of several runs, because this measures Envoy and not the machine.
             let shortest = (0..3).map(|_| {
                 let mut socket = ask(gateway.address(), &chat_request().streaming(), "");
                 let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
@@ -147,7 +148,7 @@ cases! {
                 Duration::from_secs(10),
                 "Envoy to have all of the answer",
             );
-            // Longer than Envoy would wait by itself for a client that takes nothing.
+            // Longer than Envoy would wait by default for a client that does not read.
             thread::sleep(Duration::from_millis(1500));
             let bytes = rest(socket);
             let head = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
@@ -156,7 +157,7 @@ cases! {
         }
     }
 
-    fn a_client_that_takes_nothing_loses_its_connection(engine) {
+    fn a_client_that_does_not_read_loses_its_connection(engine) {
         let (azure, answer) = large(24 << 20);
         let gateway = Gateway::builder()
             .simulator(&azure)

@@ -1,8 +1,7 @@
-//! What Istio and Envoy Gateway make of the rendered resources, in a real Envoy.
+//! The resources rendered for Istio and Envoy Gateway, in a real Envoy.
 //!
-//! No control plane runs here. Its part, from a resource to what Envoy is told, is played by the few functions below, as Istio and
-//! Envoy Gateway do it: names of clusters, routes by header, the filter's place and configuration. What they say is taken from the
-//! resources alone.
+//! No control plane runs here. The functions below play its part, from a resource to Envoy's configuration: names of
+//! clusters, routes by header, the filter's place and configuration. They use nothing but the resources.
 
 mod patches;
 
@@ -18,7 +17,7 @@ use serde_json::{json, Map, Value};
 use simulator::{Behaviour, Failure, Simulator};
 use tempfile::TempDir;
 
-/// The simulator's backends as a list, each with a name of its own for the deployment `gpt-4o`.
+/// The simulator's backends as a list. Each has its own name for the deployment `gpt-4o`.
 fn list(azure: &Simulator) -> String {
     let mut list = String::from("backends:\n");
     for backend in azure.backends() {
@@ -35,7 +34,7 @@ fn resources(azure: &Simulator, target: Target, engine: Engine, full: bool) -> V
     resources_of(azure, target, engine, full, "")
 }
 
-/// The same of a list that says this as well.
+/// The resources rendered for the simulator's backends, with these further lines in the list.
 fn resources_of(
     azure: &Simulator,
     target: Target,
@@ -77,26 +76,26 @@ fn text(value: &Value) -> String {
         .to_owned()
 }
 
-/// What a control plane tells Envoy.
+/// The parts of Envoy's configuration that a control plane makes.
 struct Told {
     backends: Vec<Backend>,
     identity: Option<Identity>,
     plugin: Value,
     routes: Vec<Value>,
-    /// What every backend's cluster is told beside its place.
+    /// The protocol options of every backend's cluster.
     protocol: Option<Value>,
-    /// The filter, where it is not the one that the renderer of Envoy makes without `allow_on_headers_stop_iteration`.
+    /// The filter, if it is not the one that the renderer for Envoy makes without `allow_on_headers_stop_iteration`.
     filter: Option<Value>,
     /// Filters before that one.
     filters_before: Vec<Value>,
-    /// Fields of the connection manager beside those that the stand-in has.
+    /// Further fields of the connection manager.
     manager: Map<String, Value>,
     /// Operations on the listener and on the routes, in the form of JSON Patch.
     patches: Vec<Value>,
     route_patches: Vec<Value>,
-    /// Headers that are removed before a route is looked for.
+    /// Headers that are removed before Envoy looks for a route.
     early_removed: Value,
-    /// Listeners and clusters beside those that requests pass.
+    /// Listeners and clusters through which no client's request passes.
     listeners: Vec<Value>,
     clusters: Vec<Value>,
 }
@@ -120,8 +119,8 @@ fn backend(
     }
 }
 
-/// Istio: a ServiceEntry becomes the cluster `outbound|PORT||HOST`, a VirtualService's routes are asked in their order. Resources
-/// that are discovered are files in `folder`.
+/// Istio: a ServiceEntry becomes the cluster `outbound|PORT||HOST`, and a VirtualService's routes are matched in their
+/// order. Discovered resources are files in `folder`.
 fn istio(azure: &Simulator, resources: &[Value], folder: &TempDir) -> Told {
     let cluster = |host: &Value, port: &Value| format!("outbound|{port}||{}", text(host));
     let mut backends = Vec::new();
@@ -223,7 +222,7 @@ fn istio(azure: &Simulator, resources: &[Value], folder: &TempDir) -> Told {
                     .iter_mut()
                     .find(|route| route["name"] == *name)
                     .expect("the route");
-                // One of the ways to say the cluster takes the place of the other.
+                // A route names its cluster in one of several ways. The patched way replaces the rendered one.
                 let action = route["route"].as_object_mut().expect("an action");
                 action.remove("cluster");
                 action.extend(value["route"].as_object().expect("an action").clone());
@@ -246,7 +245,7 @@ fn istio(azure: &Simulator, resources: &[Value], folder: &TempDir) -> Told {
                 for name in ["early_header_mutation_extensions", "local_reply_config"] {
                     own.extend(fields.remove_entry(name));
                 }
-                // A request without a host is for the one that the Gateway is for.
+                // The Gateway's host stands in for a missing host.
                 let host = &mut manager["http_protocol_options"]["default_host_for_http_10"];
                 assert_eq!(*host, "openai.example.com");
                 *host = json!("azure-openai");
@@ -272,13 +271,13 @@ fn istio(azure: &Simulator, resources: &[Value], folder: &TempDir) -> Told {
     }
 }
 
-/// The module's own configuration in what Envoy is told of it.
+/// The module's configuration within the filter's.
 fn configuration(filter: &Value) -> Value {
     let text = text(&filter["typed_config"]["config"]["configuration"]["value"]);
     serde_json::from_str(&text).expect("JSON")
 }
 
-/// What is patched into the listener is there already in the one that the stand-in starts from.
+/// The stand-in's listener already has the fields that this patch adds.
 fn assert_is_rendered(patch: &Value) {
     let listener = render::listener(&render::demo_fleet());
     let listener = Document::parse(&listener).expect("YAML").value;
@@ -290,7 +289,7 @@ fn assert_is_rendered(patch: &Value) {
     }
 }
 
-/// Silent connections are kept alive as in the clusters that the stand-in starts with.
+/// The keepalive settings are those of the stand-in's clusters.
 fn assert_keepalive(time: &Value, interval: &Value, probes: &Value) {
     use render::parts::{KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, KEEPALIVE_TIME};
     assert_eq!(*time, json!(format!("{KEEPALIVE_TIME}s")));
@@ -298,7 +297,8 @@ fn assert_keepalive(time: &Value, interval: &Value, probes: &Value) {
     assert_eq!(*probes, json!(KEEPALIVE_PROBES));
 }
 
-/// Envoy Gateway: a rule becomes the cluster `httproute/NAMESPACE/NAME/rule/INDEX`, and routes that match headers are asked first.
+/// Envoy Gateway: a rule becomes the cluster `httproute/NAMESPACE/NAME/rule/INDEX`. Routes that match headers are
+/// matched first.
 fn envoy_gateway(azure: &Simulator, resources: &[Value]) -> Told {
     let (mut backends, mut identity) = (Vec::new(), None);
     let (mut by_header, mut others) = (Vec::new(), Vec::new());
@@ -441,8 +441,8 @@ fn envoy_gateway(azure: &Simulator, resources: &[Value]) -> Told {
 /// Envoy Gateway's name for the filter of the first Wasm of the policy `azure-openai`.
 const WASM: &str = "envoy.filters.http.wasm/envoyextensionpolicy/azure-openai/azure-openai/wasm/0";
 
-/// The module's configuration with nothing left to Envoy, unless it leaves something: the renderer of Envoy would leave all that it
-/// can.
+/// The module's configuration with an explicit `left_to_envoy`. By default that is empty here, because the renderer for
+/// Envoy would leave to Envoy all that it can.
 fn left_to_none(plugin: &Value) -> Value {
     let mut plugin = plugin.clone();
     if plugin.get("left_to_envoy").is_none() {
@@ -451,7 +451,7 @@ fn left_to_none(plugin: &Value) -> Value {
     plugin
 }
 
-/// An Envoy that is told this.
+/// An Envoy with this configuration.
 fn gateway(told: Told) -> GatewayBuilder {
     let mut builder = Gateway::builder();
     let fleet = Fleet {
@@ -464,7 +464,7 @@ fn gateway(told: Told) -> GatewayBuilder {
     let rendered = render::listener(&fleet);
     let mut listener = Document::parse(&rendered).expect("YAML").value["resources"][0].clone();
     let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
-    // The routes of one's own give way to those of the control plane.
+    // The control plane's routes replace the stand-in's.
     manager["route_config"]["virtual_hosts"][0]["routes"] = Value::Array(told.routes);
     let module = &mut manager["http_filters"][0];
     match told.filter {
@@ -530,7 +530,7 @@ fn gateway(told: Told) -> GatewayBuilder {
     })
 }
 
-/// Requests are balanced, sent again, shown a token, and led nowhere else.
+/// Requests are balanced, retried, authenticated with a token, and sent nowhere else.
 fn assert_serves(azure: &Simulator, gateway: &Gateway) {
     let chat = chat_request();
     let service = gateway.fleet().identity.as_ref();
@@ -568,7 +568,7 @@ fn assert_serves(azure: &Simulator, gateway: &Gateway) {
     assert_eq!(asked, 3 + 6 + 1, "one was sent again");
 }
 
-/// Bodies decide: the name of a deployment in the v1 API, the home of a response, the code of an error.
+/// The bodies are read: the name of a deployment in the v1 API, the home of a response, the code of an error.
 fn assert_reads_bodies(azure: &Simulator, gateway: &Gateway) {
     let ask = |more: Value| {
         let mut body = json!({"model": "gpt-4o", "input": "hi"});
@@ -608,9 +608,9 @@ fn assert_reads_bodies(azure: &Simulator, gateway: &Gateway) {
     }
 }
 
-/// A rate limit service with 20 tokens for everyone, and the limits in a list of backends that name it.
+/// A rate limit service with 20 tokens for every client, and the limits for a list of backends that uses it.
 fn limited_to_20_tokens() -> (Server, String) {
-    // A day's window: no minute ends during the test.
+    // The window is a day, so that it does not end during the test.
     let file = "domain: azure_openai\ndescriptors: [{key: tokens_per_minute, rate_limit: {unit: day, requests_per_unit: 20}}]\n";
     let limits = Limits::parse(file).expect("limits");
     let service = Server::start(Settings::new(limits)).expect("a service");
@@ -621,7 +621,7 @@ fn limited_to_20_tokens() -> (Server, String) {
     (service, more)
 }
 
-/// Checks that requests pass until the service knows of 20 tokens, and that the refusal is in OpenAI's shape.
+/// Checks that requests pass until the service has counted 20 tokens, and that the refusal has OpenAI's shape.
 fn assert_limits(gateway: &Gateway) {
     assert_eq!(gateway.chat(&chat_request()).status, 200);
     let limit = std::time::Duration::from_secs(10);
@@ -646,16 +646,16 @@ fn engine_of(engine: e2e::Engine) -> Engine {
     }
 }
 
-/// Where discovered resources are handed out.
+/// The folder of discovered resources.
 fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
 cases! {
-    fn what_istio_makes_of_its_resources_serves(engine) {
+    fn istios_configuration_serves(engine) {
         let azure = simulate_tls(&["east", "west", "north"]);
         let mut resources = resources(&azure, Target::Istio, engine_of(engine), false);
-        // The module is where the resources say that it is; here that is where the harness has it.
+        // The resources name a path of the module. Here the module is where the harness has it.
         let module = e2e::module().display().to_string();
         replace(&mut resources, "/etc/envoy/azure_openai_balancer.wasm", &module);
         let told = istio(&azure, &resources, &folder());
@@ -685,7 +685,7 @@ cases! {
         assert_reads_bodies(&azure, &gateway);
     }
 
-    fn istio_with_full_asks_the_rate_limit_service(engine) {
+    fn istio_with_full_uses_the_rate_limit_service(engine) {
         let (service, more) = limited_to_20_tokens();
         let azure = simulate_tls(&["east", "west", "north"]);
         let folder = folder();
@@ -694,7 +694,7 @@ cases! {
         drop(service);
     }
 
-    fn envoy_gateway_with_full_asks_the_rate_limit_service(engine) {
+    fn envoy_gateway_with_full_uses_the_rate_limit_service(engine) {
         let (service, more) = limited_to_20_tokens();
         let azure = simulate_tls(&["east", "west", "north"]);
         let mut resources = resources_of(&azure, Target::EnvoyGateway, engine_of(engine), true, &more);
@@ -705,7 +705,7 @@ cases! {
     }
 }
 
-/// Puts one text in the place of another, wherever that is a value.
+/// Replaces a text wherever it is a value.
 fn replace(values: &mut [Value], from: &str, to: &str) {
     for value in values {
         match value {
@@ -722,15 +722,15 @@ fn replace(values: &mut [Value], from: &str, to: &str) {
 }
 
 #[test]
-fn what_envoy_gateway_makes_of_its_resources_serves() {
+fn envoy_gateways_configuration_serves() {
     let azure = simulate_tls(&["east", "west", "north"]);
     let resources = resources(&azure, Target::EnvoyGateway, Engine::Filter, false);
     assert_serves(&azure, &gateway(envoy_gateway(&azure, &resources)).start());
 }
 
-/// Envoy has the listener and the clusters of workload identity from patches.
+/// Patches add workload identity's listener and clusters to Envoy.
 #[test]
-fn workload_identity_comes_by_patches() {
+fn patches_bring_workload_identity() {
     for target in [Target::Istio, Target::EnvoyGateway] {
         let azure = simulate_tls(&["east", "west", "north"]);
         let folder = folder();

@@ -1,10 +1,11 @@
-//! The nastiest orders of events, at random. Envoy lives, every request gets an answer in time, and what a backend could serve is served.
+//! Random orders of difficult events. Envoy must survive, every request must get an answer in time, and every request
+//! that a backend could serve must be served.
 //!
-//! Of three backends two misbehave, each towards every request in its own way: the request's path says how. The third never does,
-//! so every request that can be sent again must be served. Meanwhile tokens are revoked, the token service and backends go away
-//! and come back, and the configuration changes.
+//! Two of three backends misbehave, each in its own way for each request: the request's path decides. The third one
+//! never does, so every request that can be sent again must be served. Meanwhile tokens are revoked, the token service
+//! and backends fail and return, and the configuration changes.
 //!
-//! `AOAI_NET_SEED` repeats a run by the seed that it printed, `AOAI_NET_MINUTES` makes each longer.
+//! `AOAI_NET_SEED` repeats the run with a printed seed. `AOAI_NET_MINUTES` makes each run longer.
 
 use std::env;
 use std::io;
@@ -24,30 +25,30 @@ use crate::faults::{faults, Faults, Kind};
 use crate::random::Random;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How many clients there are at a time.
+/// The number of clients at a time.
 const CLIENTS: u64 = 14;
 /// `retry.per_try_timeout`.
 const PER_TRY: Duration = Duration::from_secs(4);
-/// Two attempts that hang, two errors that stall, a token that is renewed twice, and a machine that has other things to do.
+/// Two attempts that hang, two errors that stall, a token that is renewed twice, and some time for a busy machine.
 const LONGEST: Duration = Duration::from_secs(25);
 
-/// No answer is that long that has an end.
+/// Answers that end are shorter than this.
 const FLOOD: usize = 500_000;
 
-/// The backends that misbehave. `well` does not.
+/// The backends that misbehave. `well` never does.
 const BAD: [&str; 2] = ["bad", "worse"];
 
-/// How a client sends its body.
+/// The way in which a client sends its body.
 #[derive(Clone, Copy, Debug)]
 enum Sends {
     AtOnce,
     Late,
     InPieces,
-    /// In chunks, and more than what waits until it is complete.
+    /// In chunks, and more than the gateway holds until a body is complete.
     Much,
 }
 
-/// When a client leaves.
+/// The moment at which a client disconnects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaves {
     Never,
@@ -65,23 +66,23 @@ struct Request {
     kinds: [Kind; 2],
     sends: Sends,
     leaves: Leaves,
-    /// How long after that.
+    /// The time from that moment to the disconnection.
     lingers: Duration,
 }
 
 impl Request {
-    /// Whether its body is held until it has been served, so that it can be sent again.
+    /// Whether the body is held until the request is served, so that it can be sent again.
     fn is_held(&self) -> bool {
         !matches!(self.sends, Sends::Much)
     }
 }
 
-/// Over which protocol backends are asked, and whose fault a 401 is.
+/// The protocol to the backends, and the kind of 401s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Variant {
-    /// HTTP/1.1; backends refuse good tokens.
+    /// HTTP/1.1, and backends refuse good tokens.
     RefusedTokens,
-    /// HTTP/2; all tokens are revoked now and then.
+    /// HTTP/2, and all tokens are revoked now and then.
     RevokedTokens,
 }
 
@@ -98,21 +99,21 @@ struct Net {
     left: AtomicU64,
     excused: AtomicU64,
     wrong: Mutex<Vec<String>>,
-    /// When what happened may have been too much for requests in progress.
+    /// Times in which events may have been too much for requests in progress.
     hard_times: Mutex<Vec<HardTime>>,
 }
 
-/// A time whose requests need not be served.
+/// A time in which requests need not be served.
 struct HardTime {
     ended: Option<Instant>,
     whose: Whose,
 }
 
-/// Which requests a hard time excuses.
+/// The requests that a hard time excuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whose {
     Everyones,
-    /// Those that are sent once: their body is not held.
+    /// Requests that are sent once, because their body is not held.
     SentOnce,
 }
 
@@ -149,7 +150,8 @@ impl Net {
         }
     }
 
-    /// Whether the request must be served, whatever its two backends do: it can be sent again, and no answer is lost to Envoy.
+    /// Whether the request must be served, whatever its two backends do: it can be sent again, and Envoy loses no
+    /// answer to it.
     fn must_be_served(&self, request: &Request) -> bool {
         let is_held = request.is_held();
         // The filter engine cannot send such a request again, and a token may be revoked.
@@ -160,13 +162,13 @@ impl Net {
             Kind::Served | Kind::Cut => true,
             Kind::Fails | Kind::Breaks => is_held || self.engine == Engine::Router,
             Kind::FailsByCode => is_held,
-            // Envoy replaces an answer that the listener's filter holds by its own when the connection breaks.
+            // When the connection breaks, Envoy replaces an answer that the listener's filter holds by its own.
             Kind::BreaksInError => self.engine == Engine::Router,
         })
     }
 
     fn note(&self, request: &Request, began: Instant, what: &str) {
-        // An event in this time excuses it.
+        // An event in this time excuses the request.
         let hard_times = self.hard_times.lock().unwrap();
         let excuses = |time: &HardTime| {
             let is_concerned = time.whose == Whose::Everyones || !request.is_held();
@@ -218,7 +220,7 @@ impl Net {
         }
     }
 
-    /// The answer's status, its backend, and its end; `None` if the client left before.
+    /// The answer's status, its backend, and its end; `None` if the client disconnected before.
     fn answer(&self, request: &Request) -> io::Result<Option<(u16, String, Ending)>> {
         let mut chat = chat_request();
         chat.body["stream"] = request.is_stream.into();
@@ -270,7 +272,7 @@ impl Net {
             .push(HardTime { ended: None, whose });
     }
 
-    /// Ends the hard time that began last.
+    /// Ends the last hard time.
     fn hard_time_ends(&self) {
         if let Some(time) = self.hard_times.lock().unwrap().last_mut() {
             time.ended = Some(Instant::now());
@@ -278,7 +280,7 @@ impl Net {
     }
 }
 
-/// How an answer ends. A flood of an error may reach a client, and then does not end.
+/// The end of an answer. A flood of an error may reach a client, and has no end.
 fn end_of(mut stream: e2e::Stream) -> Ending {
     let (started, mut length) = (stream.started, 0);
     for part in stream.by_ref() {
@@ -293,7 +295,7 @@ fn end_of(mut stream: e2e::Stream) -> Ending {
     stream.ending().cloned().unwrap_or(Ending::Complete)
 }
 
-/// Sends a body, as much of it as is taken.
+/// Sends a body until the other side stops reading.
 fn send(upload: &mut Upload, sends: Sends, body: &[u8]) {
     let (pieces, pause) = match sends {
         Sends::AtOnce => (1, 0),
@@ -308,7 +310,7 @@ fn send(upload: &mut Upload, sends: Sends, body: &[u8]) {
     }
 }
 
-/// What happens to all.
+/// The events that affect all requests.
 struct Events<'a> {
     net: &'a Net,
     azure: &'a Simulator,
@@ -354,8 +356,8 @@ impl<'a> Events<'a> {
         sleep(Duration::from_millis(300) + self.random.milliseconds(1200));
     }
 
-    /// Whether a token that is revoked now is renewed. That is so of one in 30 s; of others where every worker has had time to see each
-    /// backend accept the last one, which it forgets with its configuration.
+    /// Whether a token that is revoked now is renewed. That is true once in 30 s. It is also true after every worker
+    /// had time to see each backend accept the last token, which a worker forgets with its configuration.
     fn may_revoke(&self) -> bool {
         let passed = |since: Option<Instant>, time| since.is_none_or(|at| at.elapsed() > time);
         let are_accepted = passed(self.revoked, 5 * SECOND) && passed(self.reloaded, 5 * SECOND);
@@ -375,7 +377,7 @@ impl<'a> Events<'a> {
         self.azure.imds().clear();
     }
 
-    /// Nobody can serve until the service is there again.
+    /// No backend can serve until the token service is back.
     fn revoke_without_service(&mut self) {
         let imds = self.azure.imds();
         self.net.hard_time_begins(Whose::Everyones);
@@ -422,7 +424,7 @@ impl<'a> Events<'a> {
         self.azure.imds().clear();
     }
 
-    /// A token that was just revoked has to be renewed before its service may go away.
+    /// A revoked token must be renewed before the token service may fail.
     fn settle_tokens(&self) {
         if self.revoked.is_some_and(|at| at.elapsed() < 3 * SECOND) {
             sleep(3 * SECOND);
@@ -458,7 +460,7 @@ impl<'a> Events<'a> {
         backend.stop();
         if is_hard {
             self.net.hard_time_ends();
-            // It cannot send to another backend what it has not held.
+            // The filter engine cannot send a request to another backend if it has not held the body.
             self.net.hard_time_begins(Whose::SentOnce);
         }
         sleep(self.random.milliseconds(600));
@@ -512,7 +514,7 @@ fn gateway(azure: &Simulator, engine: Engine, variant: Variant) -> Gateway {
         .plugin(move |p| {
             p["cooldown"] = match variant {
                 Variant::RefusedTokens => Value::Null,
-                // Not for long: the backends that misbehave are to be asked.
+                // The cooldowns are short, so that the misbehaving backends get requests.
                 Variant::RevokedTokens => json!({
                     "throttled": "100ms", "shortest": "0s", "longest": "1s", "failing": "200ms", "misconfigured": "1s",
                 }),
@@ -531,7 +533,7 @@ fn cast(engine: Engine, variant: Variant) {
     let mut faults = faults();
     let http2 = variant == Variant::RevokedTokens;
     if http2 {
-        // Some end the connection, and with it what other requests have on it. Others refuse tokens that are good.
+        // Some faults end the connection, and with it other requests on it. Others refuse good tokens.
         faults.retain(|name, (kind, _)| {
             *kind != Kind::Breaks && *name != "failing-resets" && !name.starts_with("token")
         });
@@ -627,7 +629,7 @@ cases! {
         let client = gateway.client();
         let chat = chat_request();
         scope(|scope| {
-            // Twelve a second for ten seconds, each by a client of its own.
+            // Twelve a second for ten seconds, each by its own client.
             let requests: Vec<_> = (0..120_u32)
                 .map(|number| {
                     let (client, chat) = (&client, &chat);

@@ -1,4 +1,4 @@
-//! What makes something on a backend is not made twice: which failures of it lead to another attempt.
+//! Creations that may have succeeded are not repeated: the failures after which they are retried.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ fn attempts(answer: &Response) -> &str {
     answer.header("x-aoai-attempts").unwrap_or_default()
 }
 
-/// Two backends, and a gateway without patience that remembers nothing of failures.
+/// Two backends and a gateway with a short time limit, without cooldowns.
 fn forgetful(engine: Engine) -> (Simulator, GatewayBuilder) {
     let (azure, gateway) = east_and_west(engine);
     let gateway = gateway.plugin(|p| {
@@ -37,22 +37,22 @@ fn file(gateway: &Gateway) -> Response {
     gateway.upload("/openai/v1/files", &form)
 }
 
-/// A response that is worked on in the background.
+/// A response in the background.
 fn background(gateway: &Gateway) -> Response {
     let request = json!({"model": "gpt-4o", "input": "hi", "background": true});
     gateway.call("POST", "/openai/v1/responses", &request)
 }
 
-/// A response that is waited for.
+/// A response for which the client waits.
 fn foreground(gateway: &Gateway) -> Response {
     let request = json!({"model": "gpt-4o", "input": "hi", "metadata": {"background": true}, "background": false});
     gateway.call("POST", "/openai/v1/responses", &request)
 }
 
-/// Creations that any backend can be asked for.
+/// Creations that go to any backend.
 const CREATIONS: [fn(&Gateway) -> Response; 2] = [file, background];
 
-/// What a backend may have done nevertheless, and the status the client gets.
+/// Failures after which the backend may have carried out the request, and the status for the client.
 fn doubtful() -> Vec<(Behaviour, u16)> {
     let mut failures: Vec<_> = [408, 500, 502, 504]
         .map(|status| (Behaviour::status(status), status))
@@ -77,7 +77,7 @@ cases! {
             }
         }
         gateway.wait_for(
-            // Two for each of four statuses.
+            // Two creations for each of four statuses.
             |g| g.stat("wasmcustom.aoai.no_retry.not_repeatable") >= Some(8),
             3 * SECOND,
             "the reason to be counted",
@@ -98,7 +98,7 @@ cases! {
         }
     }
 
-    fn creations_of_every_kind_are_asked_for_once(engine) {
+    fn creations_of_every_kind_are_attempted_once(engine) {
         let (azure, gateway) = forgetful(engine);
         let gateway = gateway.start();
         all(&azure, &Behaviour::status(502));
@@ -118,7 +118,7 @@ cases! {
         }
     }
 
-    fn a_creation_that_was_refused_is_tried_elsewhere(engine) {
+    fn a_refused_creation_goes_to_the_next_backend(engine) {
         let (azure, gateway) = forgetful(engine);
         let gateway = gateway.start();
         let region = "Not enabled: the API is not enabled in this region.";
@@ -158,7 +158,7 @@ cases! {
 
     fn a_creation_without_a_connection_goes_on_with_every_byte(engine) {
         let (azure, gateway) = forgetful(engine);
-        // The simulator takes its time for two megabytes on a busy machine.
+        // On a busy machine, the simulator needs some time for two megabytes.
         let gateway = gateway.plugin(|p| p["retry"]["per_try_timeout"] = json!("30s")).start();
         assert_eq!(file(&gateway).status, 200, "the token is there");
         azure.backend("east").stop();
@@ -184,7 +184,7 @@ cases! {
         let form = Form::new().text("purpose", "batch").file("file", "a.jsonl", &[b'x'; 100_000]);
         for piece in form.bytes().chunks(20_000) {
             upload.chunk(piece).unwrap();
-            // The uploading client is slow itself; that alone fails nothing.
+            // The client uploads slowly. That alone causes no failure.
             std::thread::sleep(Duration::from_millis(150));
         }
         let answer = upload.finish().unwrap().read_to_end();
@@ -192,7 +192,7 @@ cases! {
         assert_eq!(azure.upstream_calls(), before + 1);
     }
 
-    fn what_makes_nothing_is_repeated(engine) {
+    fn requests_that_create_nothing_are_repeated(engine) {
         let (azure, gateway) = forgetful(engine);
         let gateway = gateway.start();
         for (failure, status) in doubtful() {
@@ -204,7 +204,7 @@ cases! {
         }
     }
 
-    fn creations_are_repeated_where_that_is_wanted(engine) {
+    fn repeat_creations_repeats_them(engine) {
         let (azure, gateway) = forgetful(engine);
         let gateway = gateway.plugin(|p| p["retry"]["repeat_creations"] = json!(true)).start();
         for (failure, status) in doubtful() {

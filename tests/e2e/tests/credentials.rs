@@ -1,4 +1,4 @@
-//! What reaches a backend, and what never does.
+//! Credentials and hosts: those that reach a backend, and those that never do.
 
 use bytes::Bytes;
 use e2e::{cases, chat_request, east_and_west, simulate, simulate_tls, Gateway};
@@ -21,7 +21,7 @@ const CLIENT_HEADERS: &[(&str, &str)] = &[
     ("x-custom", "kept"),
 ];
 
-/// The names of credentials that no backend is ever sent, in lower case.
+/// The names of credentials that are never sent to a backend, in lower case.
 const NEVER_SENT: [&str; 8] = [
     "api-key",
     "ocp-apim-subscription-key",
@@ -33,7 +33,7 @@ const NEVER_SENT: [&str; 8] = [
     "cookie",
 ];
 
-/// Sends a chat over HTTP/2, with cookies in lines of their own; the answer's status.
+/// Sends a chat over HTTP/2, with each cookie on its own line. Returns the answer's status.
 fn send_over_http2(gateway: &Gateway) -> u16 {
     let chat = chat_request();
     let mut request = Request::post(gateway.url(&chat.path));
@@ -46,7 +46,7 @@ fn send_over_http2(gateway: &Gateway) -> u16 {
     })
 }
 
-/// What the backends received, requests for tokens left out.
+/// The requests at all backends, without those for tokens.
 fn received(azure: &Simulator) -> Vec<RecordedRequest> {
     let backends = azure.backends().iter();
     backends.flat_map(|backend| backend.requests()).collect()

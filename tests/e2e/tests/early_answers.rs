@@ -1,4 +1,4 @@
-//! Errors that come before the request's body is complete.
+//! Errors that arrive before the request's body is complete.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,17 +9,17 @@ use e2e::{cases, chat_request, parallel, simulate_with, Client, Engine, Gateway,
 use simulator::{Answer, Behaviour, Failure, ImdsBehaviour, Simulator, SlowBody, Unread};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// The longest that an answer may take: the client sends for 400 ms, and the token service, the error's body and the backend that serves
-/// take their time.
+/// The longest time for an answer. The client sends for 400 ms. The token service, the error's body and the serving
+/// backend are slow too.
 const LONGEST: Duration = Duration::from_secs(9);
-/// How many requests are in progress at a time.
+/// The number of requests in progress at a time.
 const AT_ONCE: usize = 40;
 /// The largest request body that is sent again (`retry.replay_limit`).
 const REPLAY_LIMIT: usize = 4 * 1024 * 1024;
-/// The largest one that the filter engine holds until it is complete.
+/// The largest body that the filter engine holds until it is complete.
 const HELD_UNTIL_COMPLETE: usize = 512 * 1024;
 
-/// What a backend says at the headers, and whether another backend is then asked.
+/// Errors: the status and code, and whether the headers alone send the request to another backend.
 const ERRORS: [(&str, u16, &str, bool); 7] = [
     ("token", 401, "401", true),
     ("role", 401, "PermissionDenied", true),
@@ -30,7 +30,7 @@ const ERRORS: [(&str, u16, &str, bool); 7] = [
     ("bad", 400, "BadRequest", false),
 ];
 
-/// What the backend does with the request's body, and with its own.
+/// What the backend does with the request's body and with its own.
 const MANNERS: [&str; 4] = ["early", "unread", "kept", "slow"];
 
 fn behaviour(status: u16, code: &str, manner: &str) -> Behaviour {
@@ -53,7 +53,7 @@ fn behaviour(status: u16, code: &str, manner: &str) -> Behaviour {
     .into()
 }
 
-/// Two resources: `east`, which is asked first and does what a request's path says, and `west`, which serves.
+/// Two resources: `east`, which is preferred and misbehaves as a request's path says, and `west`, which serves.
 fn misbehaving() -> Simulator {
     let azure = simulate_with(&["east", "west"], |settings| settings.audit_bodies = false);
     let mut behaviours = Vec::new();
@@ -113,14 +113,14 @@ impl Tokens {
     }
 }
 
-/// How the client sends its body.
+/// The pace at which the client sends its body.
 #[derive(Clone, Copy, Debug)]
 enum Pace {
-    /// 300 ms after the headers.
+    /// At once, 300 ms after the headers.
     Late,
-    /// From then on in pieces.
+    /// In pieces, from 300 ms after the headers on.
     InPieces,
-    /// The same, and in chunks.
+    /// In chunks, from 300 ms after the headers on.
     InChunks,
 }
 
@@ -156,7 +156,7 @@ fn all_cases(bodies: &[(usize, Pace)]) -> Vec<Case> {
     cases
 }
 
-/// A small body, and one that no engine holds until it is complete.
+/// A small body, and a body that no engine holds until it is complete.
 const TWO_BODIES: [(usize, Pace); 2] = [(1_000, Pace::Late), (1_000_000, Pace::InChunks)];
 
 impl Case {
@@ -184,7 +184,7 @@ impl Case {
         begun.unwrap()
     }
 
-    /// Sends the body, as much of it as is taken.
+    /// Sends the body until the other side stops reading.
     fn send(&self, upload: &mut Upload, body: &[u8]) {
         let (pieces, pause) = match self.pace {
             Pace::Late => (1, 300),
@@ -206,8 +206,8 @@ impl Case {
 
     /// Whether the other backend must serve the request.
     ///
-    /// What is held in the gateway until it is complete can be sent again. Of the rest, Envoy's router keeps a copy, but an answer
-    /// that comes early then is not held for its body: it is judged by its status.
+    /// A body that the gateway holds until it is complete can be sent again. Envoy's router keeps a copy of other
+    /// bodies, but an early answer to such a request is not held. The status alone decides.
     fn must_be_served(&self, engine: Engine) -> bool {
         let is_held = match (self.pace, engine) {
             (Pace::InChunks, _) => false,
@@ -223,14 +223,14 @@ impl Case {
         if self.must_be_served(engine) {
             return status == 200;
         }
-        // A close with unread bytes in it resets the connection, and with it may take the answer along. A request may also
-        // have begun on a connection that its backend was about to close.
+        // A close with unread bytes resets the connection, and the reset may overtake the answer. A request may also
+        // begin on a connection that its backend was about to close.
         let is_cut = self.manner == "unread" && status == 200 || status == 503;
         status == self.status || is_cut || self.is_retried && status == 200
     }
 }
 
-/// Calls `act` for each case, some at a time, and returns what it found to be wrong.
+/// Calls `act` for each case, some at a time. Returns the errors.
 fn for_each(cases: &[Case], act: impl Fn(&Case) -> Result<(), String> + Sync) -> Vec<String> {
     let next = AtomicUsize::new(0);
     let wrong = parallel(AT_ONCE, |_| {
@@ -245,7 +245,7 @@ fn for_each(cases: &[Case], act: impl Fn(&Case) -> Result<(), String> + Sync) ->
     wrong.concat()
 }
 
-/// Every kind of error was met with, in every manner.
+/// Requests met every kind of error in every manner.
 fn assert_all_met(azure: &Simulator) {
     let requests = azure.backend("east").requests();
     for (name, ..) in ERRORS {
@@ -284,7 +284,7 @@ fn serves(engine: Engine, http2: bool, tokens: Tokens, cases: &[Case]) {
     assert_all_met(&azure);
 }
 
-/// When the client leaves.
+/// The moments at which the client disconnects.
 const LEAVES: [Leave; 4] = [
     Leave::BeforeTheBody,
     Leave::InTheBody,
@@ -295,15 +295,15 @@ const LEAVES: [Leave; 4] = [
 #[derive(Clone, Copy)]
 enum Leave {
     BeforeTheBody,
-    /// With half of it sent.
+    /// With half of the body sent.
     InTheBody,
     AfterTheBody,
-    /// With its head read.
+    /// With the answer's head read.
     InTheAnswer,
 }
 
 impl Leave {
-    /// Begins the request, and leaves some time later.
+    /// Begins the request, and disconnects some time later.
     fn from(self, client: &Client, case: &Case, later: Duration) {
         let mut upload = case.begin(client);
         let body = case.body();
@@ -313,7 +313,7 @@ impl Leave {
             Self::AfterTheBody => case.send(&mut upload, &body),
             Self::InTheAnswer => {
                 case.send(&mut upload, &body);
-                // That there is an answer is shown elsewhere.
+                // Other tests show that there is an answer.
                 drop(upload.finish());
                 return;
             }

@@ -8,7 +8,7 @@ use tempfile::TempPath;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The real module with a trap in a callback of our choice.
+/// The real module with a trap in this exported callback.
 fn trapping_module(export: &str) -> TempPath {
     let mut wasm = walrus::Module::from_file(module()).unwrap();
     let function = wasm.exports.get_func(export).unwrap();
@@ -43,7 +43,8 @@ cases! {
             let after = module_memory(&gateway);
             assert_eq!(warm.status(200) + result.status(200), 10_000, "{warm:?} {result:?}");
             assert!(warm.errors.is_empty() && result.errors.is_empty());
-            // Memory of a wasm module never shrinks, so what it needs at the peak of the second thousand has to do for all.
+            // The memory of a wasm module never shrinks. So the peak of the second thousand requests must suffice for
+            // all.
             assert!(after <= before + 2 * 1024 * 1024, "{workers} workers: {before} to {after} bytes");
             assert_eq!(azure.imds().count(), 1);
         }
@@ -55,7 +56,7 @@ cases! {
         let chat = chat_request();
         assert_eq!(gateway.chat(&chat).status, 200);
         for round in 1..=3 {
-            // A module that traps as soon as it has started is not started again at once.
+            // Envoy does not restart at once a module that traps right after its start.
             std::thread::sleep(SECOND / 2);
             trap(&gateway);
             let next = gateway.chat(&chat);
@@ -66,14 +67,14 @@ cases! {
         assert!(unharmed.is_err(), "a test that looks for traps sees it");
     }
 
-    fn case_29_a_trap_leaves_the_streams_of_other_workers_alone(engine) {
+    fn case_29_a_trap_spares_the_streams_of_other_workers(engine) {
         let azure = simulate(&["east", "west"]);
         let (_module, gateway) = trapping_gateway(&azure, engine, 2);
         for backend in azure.backends() {
             backend.set(Behaviour::stream(Stream { events: 30, interval_ms: 50, ..Stream::default() }));
         }
         let chat = chat_request().streaming();
-        // The system deals connections to workers, each by a toss.
+        // Linux distributes connections over workers at random.
         let mut streams: Vec<_> = (0..24)
             .map(|_| gateway.client().stream("POST", &chat.path, &[], &chat.bytes()).unwrap())
             .collect();
@@ -87,7 +88,7 @@ cases! {
     }
 }
 
-/// A gateway whose module traps where a request has trailers; the module's file.
+/// A gateway whose module traps at a request with trailers. Also the module's file.
 fn trapping_gateway(azure: &Simulator, engine: Engine, workers: u32) -> (TempPath, Gateway) {
     let path = trapping_module("proxy_on_request_trailers");
     let trapping = path.to_path_buf();
@@ -120,7 +121,7 @@ fn trap(gateway: &Gateway) {
     );
 }
 
-/// Envoy's memory, once it is at rest. The module's is a part of it, and the only one that could grow with requests.
+/// Envoy's memory at rest. Of all its parts, only the module's could grow with requests.
 fn module_memory(gateway: &Gateway) -> u64 {
     std::thread::sleep(SECOND / 2);
     gateway.memory()

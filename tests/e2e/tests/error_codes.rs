@@ -1,4 +1,4 @@
-//! Errors that say by their code that another backend may serve the request.
+//! Errors whose code says that another backend may serve the request.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use simulator::{Behaviour, Encoding, Failure, Simulator};
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// An error of one backend, the outcome that it counts as, and what the log says to do.
+/// A backend's errors, each with its outcome and with words of the log's advice.
 fn kinds() -> [(Failure, &'static str, &'static str); 8] {
     let tenant = "Tenant provided in token does not match resource token";
     let token = "Token tenant 33e01921-4d64-4f8c-a055-5bdaffd5e33d does not match resource tenant.";
@@ -59,7 +59,7 @@ fn kinds() -> [(Failure, &'static str, &'static str); 8] {
     ]
 }
 
-/// A chat as the SDKs send it: they accept gzip.
+/// A chat as the SDKs send it: with gzip accepted.
 fn chat(gateway: &Gateway) -> Response {
     let chat = chat_request();
     let headers = [("accept-encoding", "gzip, deflate")];
@@ -69,7 +69,7 @@ fn chat(gateway: &Gateway) -> Response {
     sent.unwrap()
 }
 
-/// East answers with the failure: no client sees that, and east is not asked again.
+/// East answers with the failure. No client gets it, and east gets no further request.
 fn goes_on(gateway: &Gateway, azure: &Simulator, failure: Failure, outcome: &str, told: &str) {
     azure.backend("east").set(Behaviour::error(failure.clone()));
     for _ in 0..4 {
@@ -88,7 +88,7 @@ fn goes_on(gateway: &Gateway, azure: &Simulator, failure: Failure, outcome: &str
 }
 
 cases! {
-    fn case_35_what_one_backend_refuses_or_lacks_the_next_serves(engine) {
+    fn case_35_a_backends_own_error_leads_to_the_next_backend(engine) {
         for (failure, outcome, told) in kinds() {
             let azure = simulate(&["east", "west"]);
             let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
@@ -96,8 +96,8 @@ cases! {
         }
     }
 
-    fn case_36_the_same_with_an_encoded_body(engine) {
-        // One of each status: what decides in it is the same.
+    fn case_36_an_encoded_error_of_a_backend_leads_to_the_next(engine) {
+        // One error of each status, because the encoding makes no difference among them.
         for (index, (failure, outcome, told)) in kinds().into_iter().skip(1).take(4).enumerate() {
             let azure = simulate(&["east", "west"]);
             let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
@@ -106,7 +106,7 @@ cases! {
         }
     }
 
-    fn case_36_an_encoded_error_of_all_reaches_the_client_as_it_is(engine) {
+    fn case_36_an_encoded_error_of_all_passes_unchanged(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         let failure = Failure::coded(404, "DeploymentNotFound", "...").encoded(Encoding::Gzip);
@@ -126,7 +126,7 @@ cases! {
         assert_eq!(answer.header("content-encoding"), Some("gzip"));
     }
 
-    fn case_36_no_backend_is_asked_for_an_unreadable_encoding(engine) {
+    fn case_36_no_unreadable_encoding_is_requested(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         for (accepted, asked) in [
@@ -134,7 +134,7 @@ cases! {
             ("zstd", "identity"),
             ("gzip, deflate", "gzip, deflate"),
         ] {
-            // The first attempt and, after its failure, the second.
+            // The first attempt, and after its failure the second one.
             for backend in azure.backends() {
                 backend.clear_requests();
                 backend.queue(vec![Behaviour::internal_error().times(1)]);

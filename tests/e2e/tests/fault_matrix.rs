@@ -1,7 +1,8 @@
-//! Case 54: every fault of a backend with every kind of request. `docs/failure-modes.md` says what each means, and this holds it.
+//! Case 54: every fault of a backend with every kind of request. `docs/failure-modes.md` states each result, and this
+//! test verifies it.
 //!
-//! Each cell has backends and a deployment of its own: one with the fault, which is preferred, and one without. A second backend with
-//! the fault has a deployment that no other has.
+//! Each cell has its own backends and deployments. The first deployment has a backend with the fault, which is
+//! preferred, and one without a fault. The second deployment has only a backend with the fault.
 
 mod page;
 mod requests;
@@ -27,19 +28,19 @@ use self::rows::{rows, Row, Setup};
 const SECOND: Duration = Duration::from_secs(1);
 /// `retry.per_try_timeout`.
 const PER_TRY: &str = "4s";
-/// Envoy's limit for silence in an answer, 900 s where it is rendered.
+/// Envoy's limit of silence in an answer. Rendered configurations have 900 s.
 const IDLE: &str = "stream_idle_timeout: 10s";
-/// Longer than all of that.
+/// Longer than all of these limits.
 const LONGEST: Duration = Duration::from_secs(25);
-/// How many cells an Envoy has: two backends each, of 100 at most.
+/// The number of cells of an Envoy: two backends each, at most 100 in all.
 const CELLS: usize = 48;
-/// How many Envoys run at the same time.
+/// The number of Envoys at the same time.
 const ENVOYS: usize = 3;
 
-/// The shortest time that is told apart from others.
+/// The shortest time that the page distinguishes.
 const AT_ONCE: &str = "at once";
 
-/// The backend that serves all that another one fails.
+/// The backend that serves requests after another one's fault.
 const GOOD: &str = "good";
 
 /// One fault and one kind of request.
@@ -49,12 +50,12 @@ struct Case<'r> {
     kind: Kind,
 }
 
-/// The backend with the fault, and the deployment that it shares with the good one.
+/// The backend with the fault that shares its deployment with the good one.
 fn bad(number: usize) -> String {
     format!("bad{number}")
 }
 
-/// The backend with the fault, and its deployment that no other has.
+/// The backend with the fault that has a deployment of its own.
 fn lone(number: usize) -> String {
     format!("lone{number}")
 }
@@ -123,7 +124,7 @@ fn begin(case: &Case<'_>, azure: &Simulator, name: &str) {
     }
 }
 
-/// The module's statistics, read again and again by one thread for all cells of an Envoy.
+/// The module's statistics. One thread reads them repeatedly for all cells of an Envoy.
 struct Statistics {
     last: Mutex<(Instant, BTreeMap<String, i64>, bool)>,
     changed: Condvar,
@@ -157,7 +158,7 @@ impl Statistics {
         }
     }
 
-    /// The statistics of a backend, and when they were read, once these hold.
+    /// Waits until the statistics of a backend meet a condition. Returns the statistics and the time of their reading.
     fn await_that(
         &self,
         what: &str,
@@ -172,7 +173,8 @@ impl Statistics {
         (last.0, last.1.clone())
     }
 
-    /// What is known of a backend whose request had ended at `asked`, and when: each worker reports once a second, its counts and then the states.
+    /// The statistics of a backend whose request had ended at `asked`, and their time. Each worker reports once a
+    /// second, first its counts and then the states.
     fn of(&self, name: &str, asked: Instant) -> (Instant, BTreeMap<String, i64>) {
         const EXPIRY: &str = "wasmcustom.aoai.identity.seconds_to_expiry";
         let prefix = format!("wasmcustom.aoai.backend.{name}.");
@@ -186,7 +188,7 @@ impl Statistics {
             ended > 0 && ended == stat(now, &attempts)
         };
         let (_, first) = self.await_that(name, |read, now| read > asked && ended(now));
-        // Reports follow each other by a second.
+        // A second lies between two reports.
         let due = stat(&first, EXPIRY) - 2;
         let (read, now) = self.await_that(name, |_, now| stat(now, EXPIRY) <= due);
         let own = now
@@ -196,7 +198,7 @@ impl Statistics {
     }
 }
 
-/// Ends the reading, also where a test ends in a panic.
+/// Ends the reading, even if a test panics.
 struct End<'s>(&'s Statistics);
 
 impl Drop for End<'_> {
@@ -215,10 +217,10 @@ fn observe(
     statistics: &Statistics,
 ) -> Cell {
     let (with, alone) = (bad(number), lone(number));
-    // All at once would make each other wait.
+    // All cells at once would delay each other.
     sleep(SECOND / 40 * u32::try_from(number).unwrap_or_default());
     if let Setup::BehavesToToken(_) = case.row.setup {
-        // Tokens that were accepted before are renewed at once.
+        // Backends that have accepted a token get a new one at once.
         for name in [&with, &alone] {
             assert_eq!(send(client, Kind::Chat, name).unwrap().status, 200);
         }
@@ -275,7 +277,7 @@ fn gets(seen: &io::Result<Seen>, bad: &str) -> String {
             assert_eq!(name, bad);
             "its"
         }
-        // The balancer's own.
+        // The balancer's own answer.
         None => "",
     };
     let answer = match (seen.status, &seen.code) {
@@ -306,7 +308,7 @@ fn time(elapsed: Duration) -> &'static str {
 
 fn learnt(backend: &str, age: Duration, stats: &BTreeMap<String, i64>) -> String {
     let stat = |name: &str| stats.get(name).copied().unwrap_or_default();
-    // The states were shown up to two seconds before they were read.
+    // The states were reported up to two seconds before they were read.
     let wait = |name: &str| {
         let left = stat(name) + age.as_secs() as i64;
         match left {
@@ -352,7 +354,7 @@ fn learnt(backend: &str, age: Duration, stats: &BTreeMap<String, i64>) -> String
     facts.join(", ")
 }
 
-/// The cells of these cases, in an Envoy of their own.
+/// The cells of these cases, in their own Envoy.
 fn run(engine: Engine, cases: &[Case<'_>]) -> Vec<Cell> {
     let azure = simulated(cases);
     let setups: Vec<_> = cases.iter().map(|case| case.row.setup.clone()).collect();
@@ -418,7 +420,7 @@ static PAGE: Mutex<()> = Mutex::new(());
 static MACHINE: Mutex<()> = Mutex::new(());
 
 fn hold(engine: Engine) {
-    // A test that failed has let it go, too.
+    // A failed test has released the machine, too.
     let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     let rows = rows();
     let cases = all_cases(&rows);
@@ -448,7 +450,7 @@ fn hold(engine: Engine) {
         };
         cases.filter(differs).collect()
     };
-    // A machine that has other things to do makes times longer. So they are measured again, and nothing else is.
+    // A busy machine makes times longer. So only the times are measured again.
     for _ in 0..4 {
         let mut late = differ(&measured);
         late.retain(|case| {
@@ -479,7 +481,7 @@ fn hold(engine: Engine) {
     );
 }
 
-/// Sends chats until `until` says that an answer is the last; each must be served.
+/// Sends chats until `until` returns true. Each must be served.
 fn serve_until(gateway: &Gateway, until: impl Fn(&e2e::Response) -> bool) {
     loop {
         let answer = gateway.chat(&e2e::chat_request());
@@ -500,7 +502,7 @@ cases! {
             .plugin(|p| p["cooldown"] = json!({"failing": "2s"}))
             .start();
         let by_east = |answer: &e2e::Response| answer.header("x-aoai-backend") == Some("east");
-        // A quarter is added to a cooldown at random. The second one is twice as long.
+        // A random quarter is added to a cooldown. The second one is twice as long.
         for (round, deadline) in [(1, 2500), (2, 5000)] {
             serve_until(&gateway, by_east);
             azure.backend("east").set(Behaviour::internal_error());
@@ -520,7 +522,7 @@ cases! {
 }
 
 #[test]
-fn the_page_of_the_matrix_is_as_it_is_written() {
+fn the_page_of_the_matrix_is_written_as_it_is_read() {
     let rows = rows();
     let text = fs::read_to_string(page::path()).unwrap();
     let cells = page::cells(&rows, &text);

@@ -7,20 +7,21 @@ use simulator::{Answer, Behaviour, Break, Failure, SlowBody, Stream};
 /// Faults by their names.
 pub type Faults = BTreeMap<&'static str, (Kind, Behaviour)>;
 
-/// What a fault means for a request.
+/// The effect of a fault on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It is none.
+    /// The request is served.
     Served,
-    /// An answer begins and breaks off.
+    /// The answer begins and breaks off.
     Cut,
-    /// The next backend is asked.
+    /// The next backend gets the request.
     Fails,
-    /// The next backend is asked if the error's body could be read, for which it is held.
+    /// The next backend gets the request if the filter can read the error's body, for which it holds the answer.
     FailsByCode,
-    /// The same by status, but the connection ends while the error's body, or a stream's first content, is awaited.
+    /// The next backend gets the request by the status. The connection ends while the filter awaits the error's body or
+    /// a stream's first content.
     BreaksInError,
-    /// The same by status, and the connection ends.
+    /// The next backend gets the request by the status, and the connection ends.
     Breaks,
 }
 
@@ -52,7 +53,7 @@ fn failed_stream() -> Stream {
     Stream::failed_chat("server_error", "As the net wants it.")
 }
 
-/// A stream whose first content comes when it has been held for long enough, or just before.
+/// A stream whose first content comes at the end of the hold, or just before.
 fn late_content() -> Behaviour {
     Behaviour::stream(Stream {
         events: 3,
@@ -86,7 +87,7 @@ pub fn faults() -> Faults {
             Behaviour::slow_body(breaking(50, Break::Close)),
         ),
         ("cut-stream", Cut, cut_stream(4, Break::Close)),
-        // It is held until its first content.
+        // The stream is held until its first content.
         ("no-stream", BreaksInError, cut_stream(0, Break::Close)),
         ("late-content", Served, late_content()),
         ("failed-stream", Fails, Behaviour::stream(failed_stream())),

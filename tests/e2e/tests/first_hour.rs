@@ -1,5 +1,5 @@
-//! The transcript of the first hour in `docs/envoy.md`, from the start of Envoy. `tools/cli/tests/first_hour.rs` plays what comes
-//! before it.
+//! The transcript of the first hour in `docs/envoy.md`, from Envoy's start on. `tools/cli/tests/first_hour.rs` replays
+//! the part before.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ fn steps() -> Vec<(String, String)> {
     steps.collect()
 }
 
-/// The words of a command for a shell that has single quotes alone.
+/// The words of a command for a shell that knows single quotes only.
 fn words(command: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     for (i, part) in command.split('\'').enumerate() {
@@ -46,7 +46,7 @@ fn values<'w>(words: &'w [String], option: &'w str) -> impl Iterator<Item = &'w 
 }
 
 #[test]
-fn the_first_hour_ends_with_answers_as_the_page_tells_it() {
+fn the_first_hour_ends_with_the_pages_answers() {
     let azure = simulate_tls(&["eastus", "westus"]);
     let folder = tempfile::tempdir().expect("a folder");
     let steps = steps();
@@ -55,7 +55,7 @@ fn the_first_hour_ends_with_answers_as_the_page_tells_it() {
         .find(|(command, _)| command.starts_with("cat "))
         .expect("a list");
     let mut fleet = cli::fleet(list, cli::Options::default()).expect("right");
-    // The resources are simulated, and this is not the only Envoy of the machine.
+    // The resources are simulated, and the machine has other Envoys.
     for (backend, simulated) in fleet.backends.iter_mut().zip(azure.backends()) {
         let at = simulated.addr();
         assert_eq!(backend.host, simulated.host());

@@ -1,4 +1,4 @@
-//! Who is well, who is left alone, and what clients are told when no one is there.
+//! Health of backends: shares, cooldowns, recovery, and clients' answers while no backend is available.
 
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,7 +12,7 @@ use simulator::{Behaviour, Failure, Simulator, Stream};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Stands for a date that is known when the test runs.
+/// A placeholder for a date that is known when the test runs.
 const IN_A_MINUTE: &str = "in a minute";
 
 fn count(azure: &Simulator, backend: &str) -> u64 {
@@ -23,7 +23,7 @@ fn chats(gateway: &Gateway, number: usize) -> Vec<Response> {
     (0..number).map(|_| gateway.chat(&chat_request())).collect()
 }
 
-/// Who answered, in order.
+/// The backends that answered, in order.
 fn order(answers: &[Response]) -> Vec<&str> {
     let names = answers.iter().map(|answer| answer.header("x-sim-backend"));
     names.map(|name| name.unwrap_or("none")).collect()
@@ -60,7 +60,7 @@ fn wait_for_stat(gateway: &Gateway, name: &str, value: i64) {
     );
 }
 
-/// Waits until a request is answered by this backend, and says how long that took.
+/// Waits until this backend answers a request. Returns the time that it took.
 fn wait_for_backend(gateway: &Gateway, name: &str, limit: Duration) -> Duration {
     let start = Instant::now();
     loop {
@@ -78,7 +78,7 @@ fn wait_for_backend(gateway: &Gateway, name: &str, limit: Duration) -> Duration 
 
 /// Waits until a backend serves as many requests as it did before its cooldown.
 fn wait_for_recovery(gateway: &Gateway, name: &str) {
-    // After a 429 the log says of which deployment.
+    // After a 429 the log names the deployment.
     let says = [
         format!("backend {name}: serves again"),
         format!("backend {name}: serves deployment \"gpt-4o\" again"),
@@ -148,7 +148,7 @@ cases! {
         }
     }
 
-    fn case_03_a_lower_priority_serves_when_the_higher_has_no_one(engine) {
+    fn case_03_a_lower_priority_serves_if_the_higher_is_unavailable(engine) {
         for workers in [1, 2, 4] {
             let azure = simulate(&["ptu-a", "ptu-b", "paygo"]);
             let gateway = weigh(Gateway::builder().simulator(&azure), "priority", &[0, 0, 1])
@@ -173,7 +173,7 @@ cases! {
         }
     }
 
-    fn case_04_a_throttled_backend_is_left_alone_as_it_asks(engine) {
+    fn case_04_a_throttled_backend_is_in_cooldown_as_it_asks(engine) {
         for (workers, seconds) in [(1, 7), (2, 3), (4, 3)] {
             let azure = simulate(&["east", "west", "north"]);
             let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(workers).start();
@@ -239,7 +239,7 @@ cases! {
                 .map(|(name, value)| (name, if value == IN_A_MINUTE { date.as_str() } else { value }))
                 .collect();
             azure.backend("east").set(Behaviour::throttled_with(&headers));
-            // The second one finds out whether that is true, and begins the wait again.
+            // The second request makes a trial, and its 429 begins the wait again.
             for _ in 0..2 {
                 let asked = gateway.chat(&chat_request());
                 assert_eq!((asked.status, header(&asked, "x-aoai-attempts")), (429, "1"));
@@ -253,7 +253,7 @@ cases! {
         }
     }
 
-    fn case_06_headers_of_a_success_cool_no_one_down(engine) {
+    fn case_06_headers_of_a_success_start_no_cooldown(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(Behaviour::normal_with(&[
@@ -267,7 +267,7 @@ cases! {
         assert_eq!(gateway.settled_stat(&azure, "backend.east.cooldowns.throttled"), 0);
     }
 
-    fn case_07_all_throttled_is_said_at_once_with_the_smallest_wait(engine) {
+    fn case_07_all_throttled_is_a_429_with_the_shortest_wait(engine) {
         for workers in [1, 2, 4] {
             let azure = simulate(&["east", "west", "north"]);
             let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(workers).start();
@@ -278,7 +278,7 @@ cases! {
             assert_eq!((first.status, header(&first, "x-aoai-attempts")), (429, "3"));
             assert_eq!(code(&first), "429", "the last real answer");
             assert!(millis(&first) <= 30_500, "but the smallest of all waits");
-            // It counts against one of them in full; the others are asked once more each.
+            // The 429s count in full against one backend. Each other backend gets another request.
             let binding = |gateway: &Gateway| {
                 assert_eq!(gateway.chat(&chat_request()).status, 429);
                 ["east", "west", "north"].iter().all(|name| stat(gateway, &format!("backend.{name}.state")) == 1)
@@ -346,14 +346,14 @@ cases! {
         assert_eq!(gateway.settled_stat(&azure, "refused.unavailable"), 0);
         let panic = stat(&gateway, "backend.east.panic") + stat(&gateway, "backend.west.panic");
         assert!(panic >= 36, "{panic} of 40 attempts on open breakers");
-        // It is over: nobody has to wait for the cooldowns.
+        // The fault is over, and no request waits for the cooldowns.
         azure.backends().iter().for_each(|backend| backend.clear());
         for answer in chats(&gateway, 20) {
             assert_eq!((answer.status, header(&answer, "x-aoai-attempts")), (200, "1"));
         }
     }
 
-    fn case_10_a_missing_deployment_is_not_asked_for_again(engine) {
+    fn case_10_a_missing_deployment_is_not_requested_again(engine) {
         for workers in [1, 4] {
             let azure = simulate(&["east", "west"]);
             let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(workers).start();
@@ -368,7 +368,7 @@ cases! {
             assert_eq!((count(&azure, "east"), count(&azure, "west")), (6, 15), "any other is");
             wait_for_stat(&gateway, "backend.east.missing_deployments", 1);
             assert_eq!(lines(&gateway, r#"backend east: has no deployment "gpt-4o""#), 1);
-            // The one that has it is throttled: that is what is said, not the other one's 404.
+            // The only backend that has the deployment is throttled. The client gets that 429, not the other one's 404.
             azure.backend("west").set(Behaviour::throttled(30));
             for expected in ["429", "429", "all_backends_throttled"] {
                 let answer = gateway.chat(&chat_request());
@@ -378,7 +378,7 @@ cases! {
         }
     }
 
-    fn case_10_a_deployment_that_no_one_has_is_always_a_404(engine) {
+    fn case_10_a_deployment_of_no_backend_is_always_a_404(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         for backend in azure.backends() {
@@ -409,7 +409,7 @@ cases! {
         }
     }
 
-    fn case_11_no_client_can_close_a_backend_to_the_others(engine) {
+    fn case_11_no_client_can_take_a_backend_from_the_others(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(2).start();
         assert_eq!(load(&gateway, 4, 20, &chat_request()).status(200), 20);
@@ -444,7 +444,7 @@ cases! {
             azure.backend("east").set(Behaviour::internal_error());
             assert_eq!(load(&gateway, 1, 40, &chat_request()).status(200), 40);
             assert_eq!(count(&azure, "east"), 5, "{workers} workers");
-            // Slow to fail: whoever else comes meanwhile must not be sent there.
+            // The failure is slow, so that requests in between must not be sent there.
             azure.backend("east").set(Behaviour::internal_error().after_ms(700));
             let statuses = parallel(8, |_| {
                 let start = Instant::now();
@@ -468,7 +468,7 @@ cases! {
         }
     }
 
-    fn a_success_in_between_begins_the_row_anew(engine) {
+    fn a_success_in_between_ends_the_row_of_failures(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(2).start();
         for _ in 0..3 {
@@ -479,7 +479,7 @@ cases! {
         assert_eq!(gateway.settled_stat(&azure, "backend.east.cooldowns.failing"), 0);
     }
 
-    fn a_dead_backend_and_a_slow_one_are_left_alone_too(engine) {
+    fn a_dead_backend_and_a_slow_one_go_into_cooldown(engine) {
         let azure = simulate(&["dead", "slow", "fine"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
@@ -492,7 +492,7 @@ cases! {
         azure.backend("dead").stop();
         azure.backend("slow").set(Behaviour::hang());
         assert_eq!(load(&gateway, 1, 12, &chat_request()).status(200), 12);
-        // Two requests that have failed nowhere else before; others may have. The same holds for the dead one.
+        // Two requests have failed nowhere else before; others may have. The same holds for the dead backend.
         assert!((2..=4).contains(&count(&azure, "slow")), "{}", count(&azure, "slow"));
         let start = Instant::now();
         for answer in chats(&gateway, 20) {
@@ -503,7 +503,7 @@ cases! {
         gateway.wait_for(|g| (2..=4).contains(&failed(g)), 5 * SECOND, "two to four failures of the dead backend");
     }
 
-    fn a_recovering_backend_is_asked_again_when_a_client_leaves(engine) {
+    fn a_probe_of_a_client_that_leaves_frees_its_place(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = cooldown(Gateway::builder().simulator(&azure), json!({"consecutive_failures": 1, "failing": "500ms"}))
             .engine(engine)
@@ -520,7 +520,7 @@ cases! {
             let _ = hurried.send("POST", &chat.path, &[], &chat.bytes());
         }
         azure.backend("east").clear();
-        // Had nobody said that the client left, the next one would be admitted in ten seconds.
+        // Without word of the disconnection, the next request would be admitted in ten seconds.
         wait_for_backend(&gateway, "east", 3 * SECOND);
     }
 
@@ -585,7 +585,7 @@ cases! {
                     assert!(answer.status >= 500, "{}", answer.status);
                 }
             });
-            // With open breakers too: where all are, they are ignored.
+            // Breakers may be open, too: when all are, they are ignored.
             let calls = azure.upstream_calls();
             let budget = 100 + REQUESTS / 5 + 10 * (start.elapsed().as_secs() + 1);
             assert!(calls <= REQUESTS + budget, "{calls} calls, budget {budget}");
@@ -614,7 +614,7 @@ cases! {
             .into_iter()
             .sum();
             for name in ["a", "c"] {
-                // What was under way when it began, then a probe every two seconds.
+                // The requests in progress at the beginning, and then a probe every two seconds.
                 let refusals = count(&azure, name);
                 assert!((2..=CLIENTS as u64 + 3).contains(&refusals), "{refusals} 429s for {served} requests");
             }
@@ -623,7 +623,7 @@ cases! {
         }
     }
 
-    fn a_request_waits_where_that_is_allowed_and_worth_it(engine) {
+    fn a_request_waits_if_wait_timeout_is_long_enough(engine) {
         for workers in [1, 4] {
             let azure = simulate(&["east", "west"]);
             let gateway = cooldown(Gateway::builder().simulator(&azure), json!({"wait_timeout": "4s"}))
@@ -633,7 +633,7 @@ cases! {
             azure.backend("east").set(Behaviour::throttled(2).times(2));
             azure.backend("west").set(Behaviour::throttled(20));
             let chat = chat_request().padded(100_000);
-            // A second attempt on each finds out whether that is true.
+            // A trial on each backend confirms the wait.
             while azure.upstream_calls() < 5 {
                 assert_eq!(gateway.chat(&chat).status, 429);
             }
@@ -719,7 +719,7 @@ cases! {
         assert_eq!(gateway.settled_stat(&azure, "backend.fast.outcome.unavailable"), 0);
     }
 
-    fn an_answer_that_has_begun_in_time_may_last(engine) {
+    fn an_answer_that_begins_in_time_may_last_long(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
@@ -739,7 +739,7 @@ cases! {
         assert!(answer.elapsed > SECOND);
     }
 
-    fn the_one_with_more_quota_left_gets_more(engine) {
+    fn the_backend_with_more_quota_left_gets_more(engine) {
         let azure = simulate(&["east", "west", "north"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
@@ -755,7 +755,7 @@ cases! {
             backend.clear_requests();
         }
         assert_eq!(load(&gateway, 4, 300, &chat_request()).status(200), 300);
-        // 9 : 1, and the unknown one like their average.
+        // Shares of 9 to 1. The backend with unknown tokens counts as their average.
         for (name, share) in [("east", 180), ("west", 20), ("north", 100)] {
             let served = count(&azure, name);
             assert!(served.abs_diff(share) <= 12, "{name} {served}");
@@ -799,7 +799,7 @@ mod router_engine_alone {
         }
     }
 
-    fn what_follows_a_hanging_attempt_is_reconsidered(engine) {
+    fn the_backend_after_a_hanging_attempt_is_chosen_again(engine) {
         let azure = simulate(&["hangs", "next", "last"]);
         let gateway = weigh(Gateway::builder().simulator(&azure), "priority", &[0, 1, 2])
             .plugin(|p| p["retry"]["per_try_timeout"] = json!("3s"))
@@ -808,7 +808,7 @@ mod router_engine_alone {
         azure.backend("hangs").set(Behaviour::hang());
         let answers = parallel(2, |thread| {
             if thread == 1 {
-                // While the first one's attempt hangs, the backend that is to follow is throttled.
+                // While the first request's attempt hangs, the foreseen backend is throttled.
                 thread::sleep(SECOND / 2);
                 azure.backend("hangs").set(Behaviour::throttled(1));
                 azure.backend("next").set(Behaviour::throttled(30));

@@ -6,7 +6,7 @@ use simulator::{BackendSettings, Simulator, TokenCheck};
 
 const RED_KEY: &str = "RED-SECRET";
 
-/// `blue` and `green` let in an identity of their own each, `red` a key; `grey` the one that is everybody's.
+/// `blue` and `green` each accept an identity of their own, `red` a key, and `grey` the common identity.
 fn coloured() -> (Simulator, GatewayBuilder) {
     let azure = simulate_with(&["blue", "green", "red", "grey"], |settings| {
         let names = ["blue-id", "green-id", "grey-id"].map(ToOwned::to_owned);
@@ -39,12 +39,12 @@ fn coloured() -> (Simulator, GatewayBuilder) {
 }
 
 cases! {
-    fn case_17_each_backend_is_shown_the_token_of_its_own_identity(engine) {
+    fn case_17_each_backend_gets_the_token_of_its_own_identity(engine) {
         let (azure, gateway) = coloured();
         let gateway = gateway.engine(engine).workers(2).without_cooldowns().start();
         gateway.warm_up(&azure);
         for (name, id) in [("blue", Some("blue-id")), ("green", Some("green-id")), ("red", None), ("grey", Some("grey-id"))] {
-            // Each of them gets requests that begin elsewhere, too.
+            // Each backend also gets requests that begin on another one.
             for backend in azure.backends() {
                 backend.clear();
                 if backend.name() != name {
@@ -67,7 +67,7 @@ cases! {
         }
     }
 
-    fn a_missing_identity_takes_only_its_own_backends_out(engine) {
+    fn a_missing_identity_disables_only_its_own_backends(engine) {
         let (azure, gateway) = coloured();
         let gateway = gateway
             .engine(engine)

@@ -1,4 +1,4 @@
-//! Where the token comes from, and what happens while there is none.
+//! The source of the token, and requests while there is no token.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use simulator::{Expires, ImdsBehaviour};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Every token the gateway got, and its parts, are in no line of any log.
+/// No line of any log has a token that the gateway got, or a part of one.
 fn assert_no_token_in_logs(azure: &simulator::Simulator, gateway: &Gateway) {
     let log = gateway.log();
     for token in azure.imds().tokens() {
@@ -30,7 +30,7 @@ cases! {
         }
     }
 
-    fn case_21_the_request_to_imds_is_what_imds_demands(engine) {
+    fn case_21_imds_gets_the_request_that_it_requires(engine) {
         let azure = simulate_with(&["east"], |settings| {
             settings.imds.identities = Some(vec!["the-client".to_owned()]);
         });
@@ -138,7 +138,7 @@ cases! {
         assert!(log.contains("The simulator was told to answer 400."), "what IMDS said is in the log");
     }
 
-    fn case_22_imds_down_at_start_is_a_wait_a_503_then_service(engine) {
+    fn case_22_imds_down_at_start_is_a_bounded_wait_then_service(engine) {
         let azure = simulate(&["east"]);
         azure.imds().stop();
         let gateway = Gateway::builder()
@@ -218,7 +218,7 @@ cases! {
         let azure = simulate(&["east", "west"]);
         azure.imds().set(ImdsBehaviour::normal().after_ms(1500));
         let gateway = Gateway::builder().simulator(&azure).engine(engine).workers(2).start();
-        // Bodies of unknown size and larger than what is held for completeness wait as well.
+        // Bodies of unknown size, and larger bodies than the gateway holds until they are complete, wait as well.
         let chat = chat_request().padded(700_000);
         let results = e2e::parallel(12, |_| gateway.chat(&chat));
         for answer in results {
@@ -241,7 +241,7 @@ cases! {
         assert!(answer.elapsed < SECOND, "{:?}", answer.elapsed);
     }
 
-    // Envoy before 1.40 drops a frame when a stream that a body callback had paused is resumed by a call.
+    // Envoy before 1.40 drops a frame if a call resumes a stream that a body callback had paused.
     fn an_upload_that_waits_for_the_token_loses_no_chunk(engine) {
         let azure = simulate(&["east"]);
         azure.imds().set(ImdsBehaviour::normal().after_ms(1000));
@@ -289,7 +289,8 @@ cases! {
         assert_eq!(gateway.chat(&chat_request()).status, 200);
         azure.imds().stop();
         azure.imds().revoke_all();
-        // The first backend of a request is not blamed for a token that cannot be renewed, so the last one never is.
+        // The first backend of a request is not blamed for a token that cannot be renewed, so the last backend never
+        // is.
         gateway.wait_for(
             |g| {
                 g.chat(&chat_request());
@@ -301,7 +302,7 @@ cases! {
             "two backends to count as misconfigured",
         );
         azure.imds().restart().unwrap();
-        // Requests would make trials before there is a new token.
+        // Before there is a new token, requests would make trials.
         gateway.wait_for(
             |g| g.log().matches("new access token").count() == 2,
             Duration::from_secs(20),

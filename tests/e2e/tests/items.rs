@@ -1,4 +1,4 @@
-//! Items of responses and encrypted content: a later request that names them reaches the resource that made them.
+//! Items of responses and encrypted content. A later request that names them reaches the resource that made them.
 
 use std::collections::BTreeSet;
 
@@ -8,16 +8,16 @@ use simulator::{Behaviour, Simulator};
 
 const RESPONSES: &str = "/openai/v1/responses";
 
-/// How a client sends back the items of an answer.
+/// The form in which a client sends back the items of an answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Back {
     /// As references to stored items.
     Referred,
-    /// As they came, and stored.
+    /// Whole and stored.
     Whole,
-    /// As they came, with encrypted reasoning, and not stored.
+    /// Whole, with encrypted reasoning, and not stored.
     Encrypted,
-    /// The same without ids.
+    /// Whole, with encrypted reasoning, not stored and without ids.
     EncryptedWithoutIds,
 }
 
@@ -47,7 +47,8 @@ fn output(answer: &Response) -> Vec<Value> {
     response["output"].as_array().expect("items").clone()
 }
 
-/// One turn of an agent: a request with all that was said, to which the answer's items are added. Who answered.
+/// One turn of an agent: a request with the whole conversation, to which the answer's items are added. Returns the
+/// backend.
 fn turn(gateway: &Gateway, back: Back, stream: bool, input: &mut Vec<Value>) -> String {
     let is_stored = matches!(back, Back::Referred | Back::Whole);
     let request = json!({
@@ -73,7 +74,7 @@ fn turn(gateway: &Gateway, back: Back, stream: bool, input: &mut Vec<Value>) -> 
     backend(&answer)
 }
 
-/// Ids and encrypted content have reached the backends as these had made them.
+/// Backends got ids and encrypted content as they had made them.
 fn assert_no_tag_went_up(azure: &Simulator) {
     let mut sent = 0;
     for backend in azure.backends() {
@@ -113,7 +114,7 @@ cases! {
         assert_no_tag_went_up(&azure);
     }
 
-    fn case_39_every_event_of_a_stream_names_an_item_the_same(engine) {
+    fn case_39_an_item_has_one_id_in_all_events_of_a_stream(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         let request = json!({

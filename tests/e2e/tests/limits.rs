@@ -1,4 +1,4 @@
-//! The limits of what clients may use.
+//! Limits per client.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use simulator::{Behaviour, Simulator, Stream};
 
 use crate::sdk::python;
 
-/// The module hands its counts over once a second.
+/// The longest wait for the module's report, which comes once a second.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// A gateway whose clients name themselves, as if a filter had done so, with these limits.
+/// A gateway with these limits. The test sets the clients' names, as an earlier filter would.
 fn limited(azure: &Simulator, engine: Engine, workers: u32, limits: Value) -> Gateway {
     let gateway = Gateway::builder()
         .simulator(azure)
@@ -38,7 +38,7 @@ fn ask_as(gateway: &Gateway, chat: &Chat, client: &str) -> Response {
     ask(gateway, chat, &[("x-client", client)])
 }
 
-/// A chat of which a JSON answer, or a stream of 20 events, reports the tokens.
+/// A chat whose JSON answer, or stream of 20 events, reports the tokens.
 fn chat(stream: bool) -> Chat {
     match stream {
         false => chat_request(),
@@ -50,7 +50,7 @@ fn chat(stream: bool) -> Chat {
     }
 }
 
-/// The tokens that all backends reported.
+/// The tokens that all backends have reported.
 fn reported(azure: &Simulator) -> u64 {
     let accounts = azure.backends().iter().map(|backend| backend.account());
     accounts
@@ -62,7 +62,7 @@ fn asked(azure: &Simulator) -> u64 {
     azure.backends().iter().map(|backend| backend.count()).sum()
 }
 
-/// Lets the backends stream 20 pieces of text at once, and count the tokens that they report.
+/// Lets the backends stream 20 pieces of text at once, and counts the tokens that they report.
 fn count_tokens(azure: &Simulator) {
     for backend in azure.backends() {
         backend.open_accounts();
@@ -89,7 +89,7 @@ cases! {
             let before = asked(&azure);
             let began = Instant::now();
             let statuses = parallel(8, |_| (0..25).map(|_| ask_as(&gateway, &chat(false), "team-a").status).collect::<Vec<_>>());
-            // One comes back each second.
+            // One request comes back each second.
             let most = 60 + began.elapsed().as_secs() as usize + 1;
             let statuses = statuses.concat();
             let passed = statuses.iter().filter(|status| **status == 200).count();
@@ -141,7 +141,7 @@ cases! {
                 last = ask(0);
                 told = Instant::now();
             }
-            // No more than the limit and what has come back since, exceeded by one answer.
+            // At most the limit and the tokens that have come back since, exceeded by one answer.
             let most = 6000 + 100 * (began.elapsed().as_secs() + 1) + one;
             assert!((6000..=most).contains(&reported(&azure)), "{} of {most}, {one} each", reported(&azure));
             assert_eq!(last.status, 429);
@@ -158,7 +158,7 @@ cases! {
             for _ in 0..20 {
                 assert_eq!(ask(1).status, 200, "it has no limits");
             }
-            // Who waits as long as told passes, and nobody before.
+            // A client that waits for `retry-after` passes, and not before.
             let wait = Duration::from_millis(number(&last, "retry-after-ms"));
             assert!(wait < Duration::from_secs(30), "{wait:?}");
             gateway.wait_for(|_| ask(0).status == 200, Duration::from_secs(40), "the debt is paid back");

@@ -1,4 +1,4 @@
-//! The tests in a real Envoy, one program: it is linked once, and a test that waits for long keeps no other file's tests waiting.
+//! The tests in a real Envoy, as one program. It is linked once, and a slow test delays no other file's tests.
 
 mod affinity;
 mod attacks;

@@ -1,4 +1,4 @@
-//! Deployments that the body names: on the v1 API, for responses, and in forms.
+//! Deployments named in the body: in the v1 API, for responses, and in forms.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 
 const DATED: &str = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21";
 
-/// What stands for a compressed body.
+/// A stand-in for a compressed body.
 const GZIP: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\0\xff{\"model\":\"gpt-4o\"}\0\xfe";
 
 fn gzipped(gateway: &Gateway, path: &str, content_type: &str, encoding: &str) -> Response {
@@ -28,14 +28,14 @@ fn gzipped(gateway: &Gateway, path: &str, content_type: &str, encoding: &str) ->
         .expect("an answer")
 }
 
-/// What clients call it, and what the three backends do.
+/// Each backend and its own name for the deployment.
 const NAMES: [(&str, &str); 3] = [
     ("east", "gpt4o-east"),
     ("west", "a-longer-name-in-the-west"),
     ("north", "gpt-4o"),
 ];
 
-/// Three backends, two of which have other names for deployments; nothing is remembered of failures.
+/// Three backends, two of which have their own names for deployments, without cooldowns.
 fn renaming(engine: Engine) -> (Simulator, GatewayBuilder) {
     let azure = simulate(&NAMES.map(|(backend, _)| backend));
     let gateway = Gateway::builder()
@@ -59,7 +59,7 @@ fn last(azure: &Simulator, backend: &str) -> RecordedRequest {
         .unwrap_or_else(|| panic!("nothing came to {backend}"))
 }
 
-/// A backend received exactly this, and was told its length.
+/// The backend received exactly this body, with its length announced.
 fn assert_received(request: &RecordedRequest, body: &[u8]) {
     let digest: String = digest(&SHA256, body)
         .as_ref()
@@ -79,7 +79,7 @@ fn assert_received(request: &RecordedRequest, body: &[u8]) {
     );
 }
 
-/// Sends a body once to all three backends, one after the other, and compares what they got; `MODEL` stands for the name.
+/// Sends a body once to each of the three backends, and compares the received bodies. `MODEL` stands for the name.
 fn assert_renamed(
     gateway: &Gateway,
     azure: &Simulator,
@@ -116,7 +116,7 @@ cases! {
         let (azure, gateway) = renaming(engine);
         azure.imds().set(ImdsBehaviour::normal().after_ms(1500));
         let gateway = gateway.start();
-        // One that comes with its headers, and one that comes in many pieces.
+        // One body arrives with its headers, and the other in many pieces.
         let large = format!(r#"{{"messages":["{}"],"model":"MODEL"}}"#, "x".repeat(700_000));
         let bodies = [r#"{"model":"MODEL","messages":[]}"#.to_owned(), large];
         let sent = e2e::parallel(6, |number| {
@@ -150,7 +150,7 @@ cases! {
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
 
-    fn case_19_of_a_json_body_each_attempt_changes_the_model_alone(engine) {
+    fn case_19_each_attempt_changes_only_the_model_of_a_json_body(engine) {
         let (azure, gateway) = renaming(engine);
         let gateway = gateway.start();
         let bodies = [
@@ -228,7 +228,7 @@ cases! {
         }
     }
 
-    fn case_44_an_encoded_body_that_decides_is_refused(engine) {
+    fn case_44_an_encoded_body_that_must_be_read_is_refused(engine) {
         let (azure, gateway) = renaming(engine);
         let gateway = gateway.start();
         gateway.warm_up(&azure);
@@ -259,7 +259,7 @@ cases! {
         );
     }
 
-    fn case_44_an_encoded_body_that_decides_nothing_passes(engine) {
+    fn case_44_an_encoded_body_that_need_not_be_read_passes(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway.without_cooldowns().start();
         for path in [CHAT, DATED, "/openai/v1/embeddings"] {
@@ -277,7 +277,7 @@ cases! {
                 }
             }
         }
-        // A body that is read because a backend lacks a deployment does without.
+        // The filter reads bodies because a backend lacks a deployment. An encoded body passes unread.
         azure.backend("east").set(Behaviour::deployment_not_found().times(1));
         azure.backend("west").set(Behaviour::normal());
         for _ in 0..2 {
@@ -288,7 +288,7 @@ cases! {
         assert_received(&last(&azure, asked), GZIP);
     }
 
-    fn malformed_json_is_passed_on_for_the_backend_to_refuse(engine) {
+    fn malformed_json_is_left_to_the_backend(engine) {
         let (azure, gateway) = renaming(engine);
         let gateway = gateway.start();
         for body in [
@@ -322,7 +322,7 @@ cases! {
         }
     }
 
-    fn a_backend_is_not_asked_for_a_model_it_is_said_to_lack(engine) {
+    fn an_unlisted_model_goes_to_the_other_backends(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway
             .plugin(|p| {
@@ -386,7 +386,7 @@ cases! {
             .engine(engine)
             .plugin(|p| p["backends"][0]["deployments"] = json!({"gpt-4o": "gone"}))
             .start();
-        // Each API by itself: a backend may serve a model by one of them.
+        // Each API has its own memory: a backend may serve a model by one API only.
         for (asked, path) in [(1, CHAT), (2, "/openai/v1/responses")] {
             for _ in 0..6 {
                 assert_eq!(gateway.call("POST", path, &json!({"model": "gpt-4o"})).status, 200);
@@ -411,13 +411,13 @@ cases! {
         assert!(asked <= 2, "it was asked {asked} times for what it does not have");
     }
 
-    fn a_v1_body_that_nothing_depends_on_is_not_held_up(engine) {
+    fn a_v1_body_that_need_not_be_read_is_not_delayed(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         assert_eq!(gateway.call("POST", CHAT, &json!({"model": "m"})).status, 200);
         let before = azure.upstream_calls();
         let mut upload = gateway.client().upload("POST", CHAT, JSON).unwrap();
-        // Larger than what the router engine holds so that Envoy's router can repeat it.
+        // The body is larger than those that the router engine holds for a retry.
         let messages = format!(r#"{{"messages":["{}"],"#, "x".repeat(600_000));
         upload.chunk(messages.as_bytes()).unwrap();
         gateway.wait_for(
@@ -429,7 +429,7 @@ cases! {
         assert_eq!(upload.finish().unwrap().read_to_end().status, 200);
     }
 
-    fn case_28_of_a_form_each_attempt_changes_the_model_alone(engine) {
+    fn case_28_each_attempt_changes_only_the_model_of_a_form(engine) {
         let (azure, gateway) = renaming(engine);
         let gateway = gateway.start();
         let names = [("east", "w"), ("west", "whisper-in-the-west"), ("north", "whisper")];

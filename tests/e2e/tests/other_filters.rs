@@ -1,4 +1,4 @@
-//! Filters between this one and the router, as Envoy Gateway places its rate limits: what they answer is the client's.
+//! Filters between this one and the router, such as Envoy Gateway's rate limits: the client gets their answers.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const LIMIT: &str = r#"- name: envoy.filters.http.local_ratelimit
 const ROUTER: &str = "- name: envoy.filters.http.router";
 
 cases! {
-    fn a_rate_limit_behind_the_balancer_is_not_gone_around(engine) {
+    fn a_rate_limit_behind_the_balancer_is_not_bypassed(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway
             .rewrite(ROUTER, &format!("{LIMIT}{ROUTER}"))

@@ -1,4 +1,4 @@
-//! Paths the balancer knows nothing about.
+//! Paths of unknown operations.
 
 use e2e::{cases, east_and_west, simulate, uneven, Gateway};
 use serde_json::{json, Value};

@@ -1,11 +1,11 @@
-//! What Prometheus reads from a real Envoy, as `deploy/` and docs/operations.md have it.
+//! The statistics that Prometheus reads from a real Envoy, as `deploy/` and docs/operations.md use them.
 
 use std::time::Duration;
 
 use e2e::{cases, chat_request, simulate, Gateway};
 use simulator::Behaviour;
 
-/// The module hands its counts over once a second.
+/// The longest wait for the module's report, which comes once a second.
 const LIMIT: Duration = Duration::from_secs(10);
 
 cases! {
@@ -46,7 +46,7 @@ fn a_refused_deployment_has_backend_and_deployment_as_labels(engine) {
     gateway.wait_for(|gateway| gateway.stat(state) == Some(2), LIMIT, "the quotas are shown");
     let text = gateway.admin("/stats/prometheus");
     for line in [
-        // Of one request only the first 429 binds others.
+        // Only the first 429 of a request binds others.
         "aoai_backend_deployment_state{aoai_backend=\"east\",aoai_deployment=\"gpt-3_5-turbo\"} 1",
         "aoai_backend_deployment_state{aoai_backend=\"west\",aoai_deployment=\"gpt-3_5-turbo\"} 2",
         "# TYPE aoai_backend_deployment_state gauge",

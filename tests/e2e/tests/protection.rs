@@ -1,4 +1,4 @@
-//! Protection that is never the outage: what throttling, failures and the bad requests of some clients may cost the others.
+//! Protection without outages: the cost of throttling, failures and some clients' bad requests to other clients.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,10 +17,10 @@ const FOR_GOOD: u32 = 1_000_000;
 
 const THREE: [&str; 3] = ["east", "west", "north"];
 
-/// What was sent at a time after the start, and its answer.
+/// The time after the start at which a request was sent, and its answer.
 type Answered = (Duration, Response);
 
-/// Sends so many requests a second for this long, each at its time, whatever becomes of the others.
+/// Sends this many requests a second for this long, each at its time, without waiting for the others.
 fn at_pace(gateway: &Gateway, per_second: u32, span: Duration, chat: &Chat) -> Vec<Answered> {
     paced(per_second, span, || gateway.chat(chat))
 }
@@ -42,7 +42,7 @@ fn lost(answers: &[Answered]) -> Vec<(Duration, u16, String)> {
         .collect()
 }
 
-/// A chat to the same deployment that backends can tell from the others.
+/// A chat to the same deployment that backends can distinguish by the mark.
 fn marked(mark: &str) -> Chat {
     let mut chat = chat_request();
     chat.path.push_str(&format!("&{mark}=1"));
@@ -70,7 +70,7 @@ fn code(answer: &Response) -> String {
     code.unwrap_or_default()
 }
 
-/// How many requests with this in their paths reached a backend.
+/// The number of requests with this text in their paths that reached a backend.
 fn reached(azure: &Simulator, backend: &str, path: &str) -> usize {
     let requests = azure.backend(backend).requests();
     let meant = requests
@@ -106,8 +106,8 @@ fn embed(gateway: &Gateway, path: &str) -> Response {
     )
 }
 
-/// All backends answer 503 for two seconds, and before and after that after `take`; what is sent later than a second after the
-/// blip, or before it, is served.
+/// All backends answer 503 for two seconds. Before and after that, answers take `take`. Requests sent before the blip,
+/// or more than a second after it, must be served.
 fn blip(engine: e2e::Engine, per_second: u32, take: Duration) {
     let azure = simulate(&THREE);
     let gateway = Gateway::builder()
@@ -136,7 +136,7 @@ fn blip(engine: e2e::Engine, per_second: u32, take: Duration) {
     assert_eq!(stat(&gateway, "refused.unavailable"), 0);
 }
 
-/// One client's requests are answered like this by every backend; another one's are fine, and all of them are served.
+/// Every backend answers one client's requests like this. All requests of another client must be served.
 fn poison(engine: e2e::Engine, refusal: Behaviour) {
     for names in [&THREE[..2], &THREE[..]] {
         let azure = simulate(names);
@@ -156,7 +156,7 @@ fn poison(engine: e2e::Engine, refusal: Behaviour) {
     }
 }
 
-/// The same with 429s and a single backend, where the clients have names.
+/// A single backend answers one client's requests with 429, and the filter knows the clients' names.
 fn known_poison(engine: e2e::Engine) {
     let azure = simulate(&["east"]);
     let gateway = Gateway::builder()
@@ -186,7 +186,7 @@ fn known_poison(engine: e2e::Engine) {
     assert_eq!(lost(&answers[1]), []);
 }
 
-/// What a backend does with each of many requests: of a hundred, 30 are throttled and 7 fail.
+/// A backend's answers to many requests: of a hundred, 30 are throttled and 7 fail.
 fn at_random(seed: u64) -> Vec<Behaviour> {
     let mut state = seed;
     let next = |state: &mut u64| {
@@ -203,7 +203,7 @@ fn at_random(seed: u64) -> Vec<Behaviour> {
     behaviours.collect()
 }
 
-/// The waits that the module has logged after failures of a backend, in milliseconds.
+/// The cooldowns that the module has logged after failures of a backend, in milliseconds.
 fn waits(gateway: &Gateway, backend: &str) -> Vec<u64> {
     let log = gateway.log();
     let lines = log
@@ -240,7 +240,7 @@ cases! {
                     let chats = reached(&azure, name, "/chat/");
                     assert!(chats >= 15, "{workers} workers, {path}: {name} got {chats}");
                 }
-                // A trial a second goes to each backend all the same.
+                // A trial a second goes to each backend.
                 gateway.wait_for(|gateway| attempts(&embed(gateway, path)) == "0", 10 * SECOND, "all to be throttled");
                 let start = Instant::now();
                 let asked = || THREE.map(|name| reached(&azure, name, "/embeddings")).iter().sum::<usize>();
@@ -258,7 +258,7 @@ cases! {
         }
     }
 
-    fn case_32_remaining_tokens_of_deployments_are_kept_apart(engine) {
+    fn case_32_remaining_tokens_are_counted_by_deployment(engine) {
         for (path, chat) in forms() {
             let (azure, gateway) = east_and_west(engine);
             let gateway = gateway.plugin(|p| p["policy"] = json!("least_throttled")).start();
@@ -284,7 +284,7 @@ cases! {
         }
     }
 
-    fn case_33_what_all_refuse_keeps_others_out_for_a_second(engine) {
+    fn case_33_a_request_that_all_refuse_binds_others_for_a_second(engine) {
         for workers in [1, 2, 4] {
             for names in [&THREE[..1], &THREE[..]] {
                 let azure = simulate(names);
@@ -297,7 +297,7 @@ cases! {
                     let who = format!("{} backends, {workers} workers", names.len());
                     assert!(names.len() == 1 && due < SECOND, "{who}, {due:?}: {status} {text}");
                 }
-                // The same again keeps nobody out.
+                // Another such request keeps nobody out.
                 assert_eq!(gateway.chat(&marked("flex")).status, 429);
                 let result = load(&gateway, 4, 40, &chat_request());
                 assert_eq!(result.status(200), 40, "{result:?}");
@@ -331,7 +331,7 @@ cases! {
                 };
                 gateway.wait_for(down, 10 * SECOND, "every backend to be in cooldown");
                 clear_all(&azure);
-                // Nobody asks meanwhile.
+                // No client sends requests meanwhile.
                 gateway.wait_for(
                     |g| THREE.iter().all(|name| stat(g, &format!("backend.{name}.cooldown_seconds")) == 0),
                     10 * SECOND,
@@ -373,7 +373,7 @@ cases! {
             azure.backend("east").set(Behaviour::unauthorized_token());
             let result = load(&gateway, 1, 20, &chat_request());
             assert_eq!(result.status(200), 20, "{result:?}");
-            // The first request with both tokens, the second with the new one.
+            // The first request carries both tokens, and the second one the new token.
             assert_eq!(azure.backend("east").count(), 3, "{workers} workers");
             for (name, value) in [("state", 3), ("cooldowns.misconfigured", 1)] {
                 let name = format!("backend.east.{name}");
@@ -406,7 +406,7 @@ cases! {
         let gateways = [(), ()].map(|()| {
             cooldown(Gateway::builder().simulator(&azure), rules.clone()).engine(engine).start()
         });
-        // Three times in cooldown, each as long as it may be.
+        // Three cooldowns, each of the longest duration.
         let start = Instant::now();
         parallel(2, |which| {
             let gateway = &gateways[which];

@@ -1,8 +1,8 @@
-//! Random numbers that a seed repeats.
+//! Random numbers that follow from a seed.
 
 use std::time::Duration;
 
-/// A small generator of random numbers: `splitmix64`.
+/// A random number generator: splitmix64.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {

@@ -1,4 +1,4 @@
-//! Realtime sessions: WebSockets, whose backend and credential are chosen once.
+//! Realtime sessions: WebSockets whose backend and credential are chosen once.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -18,7 +18,7 @@ const PATHS: [&str; 2] = [
 
 struct Session {
     socket: WebSocket<TcpStream>,
-    /// What the backend began by saying.
+    /// The backend's first message.
     greeting: Value,
     backend: String,
 }
@@ -55,7 +55,7 @@ fn open(gateway: &Gateway, path: &str) -> Result<Session, u16> {
     }
 }
 
-/// The sessions that backends were asked for.
+/// The requests for sessions at the backends.
 fn asked(azure: &Simulator) -> Vec<RecordedRequest> {
     let requests = azure.requests().into_iter();
     requests
@@ -64,7 +64,7 @@ fn asked(azure: &Simulator) -> Vec<RecordedRequest> {
 }
 
 cases! {
-    fn case_27_a_session_is_opened_as_each_backend_wants_it(engine) {
+    fn case_27_a_session_is_opened_in_each_backends_form(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
         gateway.warm_up(&azure);
@@ -251,7 +251,7 @@ cases! {
         }
     }
 
-    fn case_27_a_session_that_has_begun_is_not_begun_again(engine) {
+    fn case_27_an_open_session_is_not_opened_again(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         gateway.warm_up(&azure);
@@ -287,14 +287,14 @@ cases! {
         azure.backend("west").set(Behaviour::throttled(30));
         assert_eq!(open(&gateway, PATHS[0]).err(), Some(429));
         assert_eq!(asked(&azure).len(), 7);
-        // One more each finds out whether that is true.
+        // A trial on each backend confirms the refusal.
         for asks in [8, 9, 9, 9] {
             assert_eq!(open(&gateway, PATHS[1]).err(), Some(429));
             assert_eq!(asked(&azure).len(), asks, "then no one is asked");
         }
     }
 
-    fn case_27_a_backend_without_the_realtime_api_is_not_asked(engine) {
+    fn case_27_a_backend_without_the_realtime_api_is_skipped(engine) {
         let azure = simulate(&["east", "west", "north"]);
         let gateway = Gateway::builder()
             .simulator(&azure)

@@ -1,4 +1,4 @@
-//! An answer to a later attempt reaches the client as the backend sent it.
+//! Answers to later attempts reach the client as the backend sent them.
 
 use e2e::{cases, east_and_west, simulate, Gateway, Response};
 use serde_json::json;
@@ -6,7 +6,7 @@ use simulator::{Behaviour, Simulator};
 
 const PATH: &str = "/openai/v1/models";
 
-/// An answer: the method that asks for it, its status, headers and body.
+/// An answer: the method of its request, its status, headers and body.
 struct Shape(
     &'static str,
     u16,
@@ -57,7 +57,7 @@ const SHAPES: [Shape; 12] = [
     ),
 ];
 
-/// All that a client sees of an answer, but what names the backend and counts the attempts, and the time.
+/// The client's view of an answer, without the backend's name, the number of attempts and the time.
 fn lines(answer: &Response) -> Vec<String> {
     let other = ["x-aoai-backend", "x-aoai-attempts", "date"];
     let headers = answer.headers.0.iter();
@@ -69,7 +69,7 @@ fn lines(answer: &Response) -> Vec<String> {
     lines
 }
 
-/// The answer to a request that was at east.
+/// The answer to a request whose last attempt was on east.
 fn ask_east(gateway: &Gateway, azure: &Simulator, method: &str) -> Response {
     azure.backend("east").clear_requests();
     loop {
@@ -90,7 +90,7 @@ cases! {
             azure.backend("west").set(wanted.clone());
             let mut answers = Vec::new();
             for first in [wanted, Behaviour::status(503), bodiless.clone(), Behaviour::reset()] {
-                // The filter engine's limit, which is documented.
+                // A documented limit of the filter engine.
                 let has_type = headers.iter().any(|(name, _)| *name == "content-type");
                 if first == bodiless && !body.is_empty() && !has_type {
                     continue;
@@ -105,7 +105,7 @@ cases! {
         }
     }
 
-    fn an_answer_that_stays_the_last_is_as_the_backend_sent_it(engine) {
+    fn a_kept_answer_is_as_the_backend_sent_it(engine) {
         let azure = simulate(&["east", "west"]);
         let started = |count: usize| {
             Gateway::builder()
@@ -122,7 +122,7 @@ cases! {
         for Shape(method, _, headers, body) in SHAPES {
             azure.backend("east").set(Behaviour::exact(429, headers, body));
             let first = ask_east(&alone, &azure, method);
-            // East's turn, and west's.
+            // One turn is east's, and the other west's.
             for _ in 0..2 {
                 let later = ask_east(&gateway, &azure, method);
                 assert_eq!(later.header("x-aoai-attempts"), Some("2"));

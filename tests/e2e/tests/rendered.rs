@@ -1,4 +1,4 @@
-//! The rendered configuration, in every Envoy that is supported: it starts, it keeps to itself what it should.
+//! The rendered configuration in every supported Envoy: it starts, serves and leaks nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use e2e::{cases, chat_request, parallel, simulate_tls, EnvoyVersion, Gateway, Up
 use render::{Admin, Backend, Clients, Fleet, Key, Listener, TlsOptions};
 use simulator::{Auth, BackendSettings, Behaviour, Settings, Simulator, Tls};
 
-/// Backends that let everyone in: what they are asked is the matter here, not by whom.
+/// Backends without authentication, for tests of the requests themselves.
 fn open_backends(names: &[&str], tls: Tls) -> Simulator {
     let backends = names
         .iter()
@@ -31,7 +31,7 @@ fn open_backends(names: &[&str], tls: Tls) -> Simulator {
     .expect("the simulator starts")
 }
 
-/// What `envoy --mode validate` says of a configuration, `None` for yes.
+/// The error of `envoy --mode validate` for a configuration; `None` if it is valid.
 fn objection(version: EnvoyVersion, fleet: &Fleet) -> Option<String> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let module = folder.path().join("target/azure_openai_balancer.wasm");
@@ -49,7 +49,7 @@ fn objection(version: EnvoyVersion, fleet: &Fleet) -> Option<String> {
 }
 
 #[test]
-fn every_envoy_takes_the_checked_in_configuration() {
+fn every_envoy_accepts_the_checked_in_configuration() {
     for version in EnvoyVersion::ALL {
         let objection = objection(version, &render::demo_fleet());
         assert_eq!(objection, None, "Envoy {}", version.number());
@@ -57,13 +57,13 @@ fn every_envoy_takes_the_checked_in_configuration() {
 }
 
 #[test]
-fn every_envoy_takes_a_configuration_for_azure() {
+fn every_envoy_accepts_a_configuration_for_azure() {
     let mut fleet = render::demo_fleet();
     fleet.backends = vec![
         Backend::new("eastus", "contoso-eastus.openai.azure.com"),
         Backend::new("westus", "contoso-westus.openai.azure.com"),
     ];
-    // Names are not looked up for a validation, but the authorities are read, and not every machine has the system's file.
+    // A validation resolves no names. But it reads the authorities' file, and not every machine has the system's file.
     let azure = open_backends(&[], Tls::Off);
     for backend in &mut fleet.backends {
         backend.tls = Some(TlsOptions {
@@ -99,7 +99,7 @@ fn every_envoy_serves() {
 }
 
 #[test]
-fn what_clients_send_does_not_steer_envoy() {
+fn headers_of_clients_do_not_steer_envoy() {
     parallel(EnvoyVersion::ALL.len(), |n| {
         let azure = open_backends(&["eastus"], Tls::Off);
         let version = EnvoyVersion::ALL[n];
@@ -127,7 +127,7 @@ fn what_clients_send_does_not_steer_envoy() {
         let requests = azure.backend("eastus").requests();
         assert_eq!(requests.len(), 2, "nothing is sent twice");
         for request in requests {
-            // Names only: a value may be a token.
+            // Only names are printed: a value may be a token.
             let leaks: Vec<_> = request
                 .headers
                 .iter()
@@ -146,7 +146,7 @@ fn what_clients_send_does_not_steer_envoy() {
 }
 
 #[test]
-fn the_access_log_tells_the_story_without_the_query() {
+fn the_access_log_has_no_query() {
     let azure = open_backends(&["eastus"], Tls::Off);
     let gateway = Gateway::builder().simulator(&azure).start();
     let mut chat = chat_request();
@@ -165,7 +165,7 @@ fn the_access_log_tells_the_story_without_the_query() {
 }
 
 #[test]
-fn a_backend_is_believed_by_its_name_in_the_certificate() {
+fn a_backend_is_trusted_by_the_name_in_its_certificate() {
     let azure = open_backends(&["eastus"], Tls::On);
     let gateway = Gateway::builder().simulator(&azure).start();
     assert_eq!(gateway.chat(&chat_request()).status, 200);
@@ -186,7 +186,7 @@ fn a_backend_is_believed_by_its_name_in_the_certificate() {
 }
 
 #[test]
-fn a_wildcard_certificate_like_azures_is_believed() {
+fn a_wildcard_certificate_like_azures_is_trusted() {
     let azure = open_backends(&["eastus"], Tls::On);
     let backend = azure.backend("eastus");
     backend
@@ -221,9 +221,9 @@ fn a_configuration_refused_at_the_start_stops_the_start() {
     assert!(error.reason.contains("refused the listener"), "{error}");
 }
 
-/// What the tool makes of a list of so many backends, where they have no more than a host.
+/// Every Envoy accepts the configuration that the tool renders for workload identity.
 #[test]
-fn case_51_every_envoy_takes_what_is_made_for_workload_identity() {
+fn case_51_every_envoy_accepts_workload_identity() {
     let azure = open_backends(&[], Tls::Off);
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).display().to_string();
@@ -332,7 +332,7 @@ fn fleet_of(backends: usize, engine: cli::plugin::Engine) -> Fleet {
 const SIZES: [usize; 3] = [2, 5, 30];
 
 #[test]
-fn envoy_takes_what_is_made_of_a_list_of_hosts() {
+fn envoy_accepts_the_configuration_of_a_list_of_hosts() {
     use cli::plugin::Engine;
     let azure = open_backends(&[], Tls::Off);
     let folder = tempfile::tempdir().expect("a folder");
@@ -346,8 +346,8 @@ fn envoy_takes_what_is_made_of_a_list_of_hosts() {
             (EnvoyVersion::V1_40_0, Engine::Filter),
         ] {
             let mut fleet = fleet_of(size, engine);
-            // What a validation reads has to be there: the module, clients' keys, and the authorities, which not every
-            // machine has in the system's file.
+            // A validation needs the files: the module, the clients' keys, and the authorities' file, because not every
+            // machine has the system's file.
             fleet.clients = Clients::Keys { file: keys.clone() };
             fleet.module = "target/azure_openai_balancer.wasm".into();
             for backend in &mut fleet.backends {
@@ -366,7 +366,7 @@ fn envoy_takes_what_is_made_of_a_list_of_hosts() {
 }
 
 cases! {
-    fn what_is_made_of_a_list_of_hosts_serves(engine) {
+    fn the_configuration_of_a_list_of_hosts_serves(engine) {
         for size in SIZES {
             let names: Vec<String> = (1..=size).map(|n| format!("n{n}")).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -398,7 +398,7 @@ cases! {
     }
 }
 
-/// What the tool makes of the simulator's backends.
+/// The fleet that the tool renders for the simulator's backends.
 fn running(azure: &Simulator, engine: e2e::Engine, keys: &Path) -> Fleet {
     let mut short = String::from("backends:\n");
     for backend in azure.backends() {
@@ -435,7 +435,7 @@ fn running(azure: &Simulator, engine: e2e::Engine, keys: &Path) -> Fleet {
     fleet
 }
 
-/// The status of an answer to a `GET` over TLS, by a client that trusts this certificate alone.
+/// The status of an answer to a `GET` over TLS, from a client that trusts this certificate alone.
 fn status_over_tls(gateway: &Gateway, certificate: &rcgen::Certificate) -> String {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(certificate.der().clone()).expect("a certificate");
@@ -473,7 +473,7 @@ fn the_listener_shows_the_certificate_that_it_is_given() {
     );
     let fleet = cli::fleet(&short, cli::Options::default()).expect("right");
     let tls = fleet.listener.tls;
-    // A validation is strict about what is where; an Envoy that runs is not.
+    // A validation is strict about the places of files; a running Envoy is not.
     let mut whole = render::demo_fleet();
     whole.listener.tls.clone_from(&tls);
     assert_eq!(objection(EnvoyVersion::V1_40_0, &whole), None);
@@ -494,7 +494,7 @@ fn the_listener_shows_the_certificate_that_it_is_given() {
 }
 
 #[test]
-fn envoy_takes_a_configuration_that_asks_for_tokens() {
+fn envoy_accepts_a_configuration_with_entra_id() {
     let short =
         "backends: [{host: a}]\nclients: {entra_id: {tenant: t, audience: \"api://gateway\"}}\n";
     let azure = open_backends(&[], Tls::Off);
@@ -516,7 +516,7 @@ fn envoy_takes_a_configuration_that_asks_for_tokens() {
 }
 
 #[test]
-fn the_readmes_list_is_taken() {
+fn envoy_accepts_the_configuration_of_the_readmes_list() {
     let readme = include_str!("../../../README.md");
     let list = readme
         .split("```yaml\n")

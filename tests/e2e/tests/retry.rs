@@ -1,4 +1,4 @@
-//! When a request goes on to the next backend, and when it does not.
+//! Failures after which a request goes to the next backend, and those after which it does not.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ fn attempts(answer: &Response) -> &str {
     answer.header("x-aoai-attempts").unwrap_or("missing")
 }
 
-/// Sends requests until one starts at `backend`: at most one round.
+/// Sends requests until one starts at `backend`, at most one round of them.
 fn chat_starting_at(gateway: &Gateway, azure: &Simulator, backend: &str) -> Response {
     for _ in 0..azure.backends().len() {
         let before = azure.backend(backend).count();
@@ -51,7 +51,7 @@ cases! {
             )
             .start();
         let chat = chat_request();
-        // What has such a header would be asked for again, were it as good as it can be.
+        // If Envoy obeyed these headers, it would retry even the best answer.
         let words = [("x-envoy-retriable-header-names", "content-type")];
         let answer = gateway.client().send("POST", &chat.path, &words, &chat.bytes()).unwrap();
         assert_eq!((answer.status, azure.upstream_calls()), (200, 1));
@@ -65,7 +65,7 @@ cases! {
         assert_eq!(azure.upstream_calls(), 2);
     }
 
-    fn case_09_two_backends_mean_two_calls(engine) {
+    fn case_09_two_backends_allow_two_attempts(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         for backend in azure.backends() {
@@ -122,7 +122,7 @@ cases! {
         }
     }
 
-    fn case_10_retriable_statuses_go_on(engine) {
+    fn case_10_retriable_statuses_are_retried(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway.without_cooldowns().start();
         for status in [408, 429, 500, 502, 503, 504, 529] {
@@ -134,7 +134,7 @@ cases! {
         }
     }
 
-    fn case_34_an_answer_that_envoy_would_not_retry_goes_on(engine) {
+    fn case_34_an_answer_that_envoy_would_not_retry_is_retried(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway.without_cooldowns().start();
         let limited = ("x-envoy-ratelimited", "true");
@@ -163,7 +163,7 @@ cases! {
         assert_eq!(answer.header(limited.0), Some("true"), "as the backend sent it");
     }
 
-    fn what_a_backend_tells_envoys_of_its_health_is_not_heeded(engine) {
+    fn a_backends_headers_about_its_health_are_ignored(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         let words = [
@@ -172,14 +172,14 @@ cases! {
             ("x-envoy-overloaded", "true"),
         ];
         azure.backend("east").set(Behaviour::normal_with(&words));
-        // An Envoy in front of this one would take it for the one that fails.
+        // Another Envoy in front of this one would take it for the failing one.
         let failing = |answer: &Response| answer.header(words[0].0).is_some();
         for _ in 0..10 {
             let answer = gateway.chat(&chat_request());
             assert_eq!((answer.status, attempts(&answer), failing(&answer)), (200, "1", false));
         }
         assert_eq!((azure.backend("east").count(), azure.backend("west").count()), (5, 5));
-        // Nor does Envoy's router keep to a backend that says so.
+        // Such a header does not keep Envoy's router on this backend either.
         let mut limited = Behaviour::throttled(7);
         for (name, value) in words {
             limited = limited.with_header(name, value);
@@ -194,7 +194,7 @@ cases! {
         assert_eq!((answer.status, failing(&answer)), (429, false));
     }
 
-    fn case_10_of_all_404s_only_a_missing_deployment_goes_on(engine) {
+    fn case_10_only_a_404_for_a_missing_deployment_is_retried(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(Behaviour::deployment_not_found());
@@ -211,7 +211,7 @@ cases! {
         assert_eq!(azure.upstream_calls(), 1);
     }
 
-    fn the_statuses_are_the_configurations(engine) {
+    fn the_configuration_sets_the_retried_statuses(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway
             .plugin(|p| p["retry"] = json!({"statuses": [418]}))
@@ -238,16 +238,16 @@ cases! {
         assert_eq!(azure.imds().count(), 2);
     }
 
-    fn case_11_without_a_newer_token_the_next_backend_is_asked(engine) {
+    fn case_11_without_a_newer_token_the_next_backend_is_tried(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(Behaviour::unauthorized_token());
-        // IMDS gives out the same token again, as it does while that is fresh: no use to the backend that refused it.
+        // While a token is fresh, IMDS returns the same one again, which the backend refused.
         let answer = chat_starting_at(&gateway, &azure, "east");
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(answer.header("x-aoai-backend"), Some("west"));
         assert_eq!(azure.imds().count(), 2);
-        // And not again with every request: tokens are not the answer to every 401.
+        // Further requests fetch no token: a new token does not cure every 401.
         for _ in 0..6 {
             assert_eq!(gateway.chat(&chat_request()).status, 200);
         }
@@ -268,7 +268,7 @@ cases! {
         );
     }
 
-    fn case_12_connection_refused_goes_on(engine) {
+    fn case_12_a_refused_connection_is_retried(engine) {
         let azure = simulate(&["east", "west", "north"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").stop();
@@ -280,7 +280,7 @@ cases! {
         }
     }
 
-    fn case_12_a_reset_or_a_close_before_the_headers_goes_on(engine) {
+    fn case_12_a_reset_or_close_before_the_headers_is_retried(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         for behaviour in [Behaviour::reset(), Behaviour::close()] {
@@ -290,7 +290,7 @@ cases! {
         }
     }
 
-    fn case_12_a_per_try_timeout_goes_on(engine) {
+    fn case_12_a_per_try_timeout_is_retried(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway
             .plugin(|p| p["retry"] = json!({"per_try_timeout": "500ms"}))
@@ -306,7 +306,7 @@ cases! {
         assert_eq!(answer.json()["error"]["code"], "backend_timeout");
     }
 
-    fn no_backend_reachable_is_told_in_openais_shape(engine) {
+    fn no_reachable_backend_is_a_503_in_openais_shape(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         for backend in azure.backends() {
@@ -318,7 +318,7 @@ cases! {
         assert_eq!(answer.header("x-aoai-backend"), None, "none answered");
     }
 
-    fn a_real_answer_is_worth_more_than_a_later_failure_to_connect(engine) {
+    fn a_real_answer_is_kept_over_a_later_failed_connection(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(Behaviour::throttled(7));
@@ -387,12 +387,12 @@ cases! {
         assert_uploads_are_retried(&azure, &gateway, &body.chunks(10).collect::<Vec<_>>(), Duration::from_millis(5));
     }
 
-    fn a_tls_failure_goes_on(engine) {
+    fn a_tls_failure_is_retried(engine) {
         let azure = e2e::simulate_tls(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set_certificate_for("elsewhere.example").unwrap();
         assert_all_served_by(&gateway, "west");
-        // Its open connections go with it.
+        // This closes its open connections.
         azure.backend("west").stop();
         azure.backend("west").set_tls_failure(true).unwrap();
         azure.backend("west").restart().unwrap();
@@ -418,7 +418,7 @@ mod filter_engine_alone {
     use super::*;
 
     e2e::cases! { filter:
-    fn a_backend_whose_name_does_not_resolve_is_passed_over(engine) {
+    fn a_backend_whose_name_does_not_resolve_is_skipped(engine) {
         let (_azure, gateway) = east_and_west(engine);
         let gateway = gateway.fleet(|fleet| fleet.backends[1].address = "nowhere.invalid".to_owned()).start();
         // Envoy answers for a cluster without a host before it has read a byte of the body.
@@ -429,7 +429,7 @@ mod filter_engine_alone {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         let chat = chat_request();
-        // While there is no token an upload is held, and resumed by its next chunk, which this client does not send.
+        // While there is no token, an upload is held until its next chunk. This client sends no further chunk.
         assert_eq!(gateway.chat(&chat).status, 200);
         for backend in azure.backends() {
             backend.set(Behaviour::early(429));
@@ -500,7 +500,7 @@ mod router_engine_alone {
         for request in azure.backend("west").requests() {
             assert_eq!((request.body_len, &request.body_sha256), (chat.bytes().len() as u64, &sent.body_sha256));
         }
-        // The trace names every host call: what the module reads of bodies are errors'.
+        // The trace names every host call. The module reads bodies of errors only.
         let log = gateway.log();
         let read = log.lines().filter(|line| line.contains("[vm->host] env.proxy_get_buffer_bytes(0,"));
         assert_eq!(read.count(), 0, "the request body was read");

@@ -1,4 +1,4 @@
-//! What the router engine needs around it, and what it says when that is missing.
+//! The router engine's needs around the filter, and its log lines if they are missing.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -119,8 +119,8 @@ mod router_engine_alone {
         assert!(gateway.log().contains("100 Continue"), "the log names the cause");
     }
 
-    // Envoy decides on a retry at an answer's headers, and resets what has not ended by then: over HTTP/1.1, a connection for
-    // every 429. The upstream filter holds the headers until the answer is complete.
+    // Envoy decides on a retry at an answer's headers, and resets an unfinished answer. Over HTTP/1.1 that costs a
+    // connection for every 429. So the upstream filter holds the headers until the answer is complete.
     fn a_retried_429_costs_no_connection_over_http_1(engine) {
         let connections = connections_of_200_retries(engine, "HTTP/1.1", |gateway| gateway);
         assert!(connections <= 16, "{connections} connections for 200 answers of 429");
@@ -149,7 +149,8 @@ mod router_engine_alone {
             .start();
         azure.backend("east").set(Behaviour::status(503));
         let result = load(&gateway, 8, 100, &chat_request());
-        // Nothing leads the router elsewhere, so each of 50 requests meets its 503 three times and is retried twice.
+        // Nothing leads the router to another backend. So each of 50 requests meets its 503 three times, with two
+        // retries.
         assert_eq!(result.status(503), 50, "{result:?}");
         assert_eq!(azure.backend("east").count(), 150);
         let connections = azure.backend("east").connections();
@@ -177,7 +178,8 @@ mod router_engine_alone {
     }
 }
 
-/// Sends 400 requests over 8 connections to a gateway whose `east` answers 429 over TLS: how many connections `east` saw.
+/// Sends 400 requests over 8 connections to a gateway whose `east` answers 429 over TLS. Returns the number of
+/// connections to `east`.
 fn connections_of_200_retries(
     engine: Engine,
     version: &str,

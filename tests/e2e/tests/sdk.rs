@@ -9,7 +9,7 @@ use std::time::Duration;
 use e2e::{cases, east_and_west, simulate, uneven, Gateway};
 use simulator::Behaviour;
 
-/// Runs `script` with the SDKs at hand and in place a client of each kind, `client` for Azure and `v1`, and returns what it printed.
+/// Runs `script` with the SDKs and a client of each kind, `client` for Azure and `v1`. Returns the script's output.
 pub(crate) fn python(gateway: &Gateway, script: &str) -> String {
     python_at(gateway.address(), script)
 }
@@ -18,7 +18,7 @@ fn python_at(address: SocketAddr, script: &str) -> String {
     run(address, script, variable("AOAI_PYTHONPATH"))
 }
 
-/// The same with the newest major version of the SDK.
+/// Runs `script` with the newest major version of the SDK.
 fn newest_python(gateway: &Gateway, script: &str) -> String {
     let paths = [variable("AOAI_NEWEST_OPENAI"), variable("AOAI_PYTHONPATH")];
     run(gateway.address(), script, paths.join(":"))
@@ -47,7 +47,7 @@ fn run(address: SocketAddr, script: &str, path: String) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A slow network to the gateway, which brings what follows a request's headers 300 ms after them.
+/// A slow network to the gateway: a request's body arrives 300 ms after its headers.
 fn slow_network(gateway: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -137,7 +137,7 @@ for _ in range(6):
         let gateway = gateway.engine(engine).start();
         gateway.warm_up(&azure);
         let printed = python(&gateway, include_str!("sdk/everything.py"));
-        // Of the bytes 0 to 255, forty times.
+        // The digest of the bytes 0 to 255, forty times.
         let digest = "e96760a87768717bcebcfd25ddc7d46b4dbc95a4b0014def080c08539f7d90d0";
         assert_eq!(printed, format!("azure {digest} True True\nv1 {digest} True True\n"));
         for request in azure.backends().iter().flat_map(|backend| backend.requests()) {
@@ -145,7 +145,7 @@ for _ in range(6):
         }
     }
 
-    fn case_48_the_openai_sdk_sees_the_tokens_it_asked_for_alone(engine) {
+    fn case_48_the_openai_sdk_sees_only_requested_tokens(engine) {
         let azure = simulate(&["east", "west"]);
         azure.backend("east").queue(vec![Behaviour::throttled(1)]);
         let gateway = Gateway::builder()
@@ -179,7 +179,7 @@ for sdk in client, v1:
         assert_eq!(newest_python(&gateway, &agents), "3\n3\n3\n");
     }
 
-    fn the_openai_sdk_understands_our_own_errors(engine) {
+    fn the_openai_sdk_understands_the_gateways_errors(engine) {
         let azure = simulate(&["east"]);
         azure.backend("east").stop();
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();

@@ -1,4 +1,4 @@
-//! Limits of clients that a rate limit service keeps for several Envoys.
+//! Limits of clients in a rate limit service, for several Envoys.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use crate::sdk::python;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A time 15 seconds into a minute, and its day.
+/// A time 15 seconds after the start of a minute.
 const NOW: u64 = 1_900_000_035;
 
 /// The clients' names and keys.
@@ -26,10 +26,10 @@ const CLIENTS: [(&str, &str); 3] = [
     ("batch", "CLIENT-KEY-THREE"),
 ];
 
-/// The statistics of the limits, by Envoy's filter.
+/// The prefix of the limits' statistics.
 const STATS: &str = "cluster.client_limits.ratelimit";
 
-/// Limits kept by the service at this address: `team-b` has a limit of its own, and `batch` none.
+/// Limits in the service at this address. `team-b` has a limit of its own, and `batch` has none.
 fn limits(service: SocketAddr, default: ClientLimits) -> SharedLimits {
     let own = ClientLimits {
         tokens_per_minute: Some(1_000_000),
@@ -41,7 +41,7 @@ fn limits(service: SocketAddr, default: ClientLimits) -> SharedLimits {
             port: service.port(),
             tls: None,
         },
-        // A busy machine must not look like a service that is down.
+        // A busy machine must not look like a failed service.
         timeout: LIMIT,
         on_failure: OnFailure::Pass,
         default,
@@ -60,7 +60,7 @@ fn tokens_per_minute(tokens: u32) -> ClientLimits {
     }
 }
 
-/// A service with these limits, which goes by a clock of the test's.
+/// A service with these limits, and its clock.
 fn service(default: ClientLimits, store: Store) -> (Server, Arc<AtomicU64>) {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
     let file = render::limits_file(&limits(nowhere, default));
@@ -73,7 +73,7 @@ fn service(default: ClientLimits, store: Store) -> (Server, Arc<AtomicU64>) {
     (Server::start(settings).expect("the service"), time)
 }
 
-/// The file of clients' keys, and the folder that it is in.
+/// The file of clients' keys, and its folder.
 fn keys() -> (TempDir, Clients) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("clients.yaml");
@@ -183,7 +183,7 @@ cases! {
         let asked: usize = azure.backends().iter().map(|backend| backend.requests().len()).sum();
         assert_eq!(asked, turn, "a refused request reaches no backend");
 
-        // The limits of others are their own.
+        // Other clients have their own limits.
         for (client, key) in &CLIENTS[1..] {
             let answer = send(&gateways[0], key, &chat_request());
             assert_eq!(answer.status, 200, "{client}: {}", answer.text());
@@ -194,7 +194,7 @@ cases! {
         assert_eq!(send(&gateways[1], CLIENTS[0].1, &chat_request()).status, 200, "in the next minute");
     }
 
-    fn case_49_parallel_requests_overshoot_by_what_is_on_its_way(engine) {
+    fn case_49_parallel_requests_overshoot_by_answers_in_flight(engine) {
         const PARALLEL: usize = 8;
         let default = tokens_per_minute(300);
         let (server, _time) = service(default, Store::Memory);
@@ -216,7 +216,7 @@ cases! {
         let answers: Vec<u64> = served.iter().flat_map(|(served, _)| served.clone()).collect();
         let (sum, largest) = (answers.iter().sum::<u64>(), answers.iter().max().copied().unwrap_or(0));
         assert!(sum > 300, "{sum} tokens");
-        // Each client may have one answer on its way, and one whose tokens the service has yet to hear of.
+        // Each client may have one answer in progress, and one whose tokens the service has not yet counted.
         let most = 300 + 2 * PARALLEL as u64 * largest;
         assert!(sum <= most, "{sum} tokens of answers of at most {largest}");
     }
@@ -224,7 +224,7 @@ cases! {
     fn case_49_a_service_that_is_down_limits_nothing_or_everything(engine) {
         let (_folder, clients) = keys();
         let azure = azure();
-        // Nobody listens here any more.
+        // Nothing listens at this address any more.
         let nobody = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
         let down = limits(nobody, tokens_per_minute(100));
         let passing = gateway(&azure, engine, clients.clone(), down.clone());
@@ -259,13 +259,13 @@ cases! {
         assert_eq!(send(&gateway, CLIENTS[0].1, &chat_request()).status, 503);
     }
 
-    fn requests_are_limited_apart_from_tokens(engine) {
+    fn requests_and_tokens_have_separate_limits(engine) {
         let default = ClientLimits { requests_per_minute: Some(3), ..tokens_per_minute(1_000_000) };
         let (server, _time) = service(default, Store::Memory);
         let (_folder, clients) = keys();
         let azure = azure();
         let gateway = gateway(&azure, engine, clients, limits(server.address(), default));
-        // A retry is no request of the client's.
+        // A retry does not count as a request of the client.
         azure.backend("east").queue(vec![Behaviour::throttled(1)]);
         for _ in 0..3 {
             assert_eq!(send(&gateway, CLIENTS[0].1, &chat_request()).status, 200);
@@ -286,7 +286,7 @@ cases! {
         gateway.wait_for(|gateway| gateway.chat(&chat_request()).status == 429, LIMIT, "the limit");
     }
 
-    fn a_limit_of_a_day_is_not_waited_for(engine) {
+    fn the_sdks_do_not_wait_for_a_limit_of_a_day(engine) {
         let default = ClientLimits { tokens_per_day: Some(20), ..ClientLimits::default() };
         let (server, _time) = service(default, Store::Memory);
         let (_folder, clients) = keys();

@@ -1,7 +1,8 @@
-//! Case 55: as many requests as one wants, under random faults, reloads, token rotations and clients that leave.
+//! Case 55: any number of requests, under random faults, reloads, token rotations and clients that disconnect.
 //!
-//! Two of four backends misbehave, each towards every request in its own way; the others never do. So all that can be sent again must be
-//! served. `cargo xtask soak` runs a million requests; without the variables that it sets these tests take some seconds.
+//! Two of four backends misbehave, each in its own way for each request. The others never do, so every request that can
+//! be sent again must be served. `cargo xtask soak` runs a million requests. Without its variables these tests take
+//! some seconds.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,15 +29,15 @@ const SECOND: Duration = Duration::from_secs(1);
 const CLIENTS: u64 = 64;
 const BAD: [&str; 2] = ["bad", "worse"];
 const GOOD: [&str; 2] = ["well", "fine"];
-/// Two attempts that hang, and a machine that has other things to do.
+/// Two attempts that hang, and some time for a busy machine.
 const LONGEST: Duration = Duration::from_secs(20);
-/// How many requests a connection is kept for.
+/// The number of requests on one connection.
 const KEPT: u64 = 20;
-/// The client's credential, which no one else may see.
+/// The client's credential, which must appear nowhere.
 const CREDENTIAL: &str = "CLIENT-SECRET";
-/// Every backend is asked, and every worker has seen each accept the last token.
+/// The time in which every backend gets requests and every worker sees each backend accept the last token.
 const BETWEEN_ROTATIONS: Duration = Duration::from_secs(6);
-/// How much memory may grow after warming up: what fragments, and a share of all.
+/// The growth of memory allowed after warming up, for fragmentation.
 const GROWTH: u64 = 24 << 20;
 
 fn variable(name: &str) -> Option<u64> {
@@ -47,7 +48,7 @@ fn variable(name: &str) -> Option<u64> {
     )
 }
 
-/// When to end.
+/// The end of the run.
 struct Goal {
     requests: u64,
     time: Duration,
@@ -59,7 +60,7 @@ impl Goal {
         let asked = variable("AOAI_SOAK_REQUESTS");
         let time = match (variable("AOAI_SOAK_SECONDS"), asked) {
             (Some(seconds), _) => SECOND * u32::try_from(seconds).unwrap_or(u32::MAX),
-            // As long as it takes.
+            // Until all requests are done.
             (None, Some(_)) => Duration::MAX,
             (None, None) => 12 * SECOND,
         };
@@ -72,15 +73,15 @@ impl Goal {
     }
 }
 
-/// What became of requests.
+/// The results of requests.
 #[derive(Default)]
 struct Counts {
     requests: AtomicU64,
     served: AtomicU64,
     cut: AtomicU64,
-    /// Clients that left, and how many of them did before an answer.
+    /// Clients that disconnected, and those of them that did before an answer.
     left: AtomicU64,
-    /// Errors that could not be helped: Envoy itself replaces an answer that the filter holds when its connection breaks.
+    /// Unavoidable errors: when a connection breaks, Envoy itself replaces an answer that the filter holds.
     excused: AtomicU64,
     audited: AtomicU64,
 }
@@ -228,7 +229,7 @@ impl Soak {
         }
     }
 
-    /// A client that leaves: within its request, or within its answer.
+    /// A client that disconnects within its request or within its answer.
     fn leave(&self, request: &Request, random: &mut Random) {
         count(&self.counts.left);
         let half = &request.body[..request.body.len() / 2];
@@ -238,7 +239,7 @@ impl Soak {
             ("api-key", CREDENTIAL),
         ];
         let length = request.body.len();
-        // A client that cannot even begin has left as well.
+        // A client that cannot even begin has disconnected as well.
         if let Ok(mut upload) = self
             .client
             .upload_of(length, "POST", &request.path, &headers)
@@ -249,10 +250,10 @@ impl Soak {
     }
 }
 
-/// The memory in use at some times.
+/// The memory in use, at several times.
 type Memory = Vec<(Duration, u64)>;
 
-/// What happens to all requests, and what is looked at meanwhile.
+/// Events that affect all requests, and the checks in between.
 struct Events<'s> {
     soak: &'s Soak,
     azure: &'s Simulator,
@@ -273,7 +274,7 @@ impl Events<'_> {
             0..3 if self.rotated.elapsed() > BETWEEN_ROTATIONS => self.rotate(),
             0..5 => self.reload(),
             5 => self.wrong_reload(),
-            // Its clusters, which a file has at start, would keep the module that they have.
+            // The clusters are in a file that Envoy reads at start, so they would keep the old module.
             6 if self.soak.engine == Engine::Filter => self.other_module(),
             _ => self.slow_tokens(),
         };
@@ -311,12 +312,12 @@ impl Events<'_> {
         let mut wrong = good.clone();
         wrong["backends"] = json!([]);
         assert!(matches!(self.gateway.update(wrong), Update::Rejected(_)));
-        // The file says again what is true.
+        // The file has the valid configuration again.
         let _ = self.gateway.update(good);
         "wrong configuration refused"
     }
 
-    /// The same module, of which Envoy has to think that it is another one.
+    /// A copy of the module, which Envoy takes for another module.
     fn other_module(&mut self) -> &'static str {
         let mut bytes = fs::read(module()).unwrap();
         let mark = format!("{:08}", self.modules.len());
@@ -326,18 +327,18 @@ impl Events<'_> {
         let path = file.into_temp_path().keep().unwrap();
         fs::write(&path, bytes).unwrap();
         assert_eq!(self.gateway.update_module(&path), Update::Accepted);
-        // It takes its first token now.
+        // The new module fetches its first token now.
         self.rotated = Instant::now();
         self.modules.push(path);
         "module reloaded"
     }
 
-    /// Looks for credentials in what backends got since the last time.
+    /// Looks for credentials in the requests at backends since the last audit.
     fn audit(&mut self) {
         for backend in self.azure.backends() {
             let seen = self.seen.entry(backend.name().to_owned()).or_default();
             let requests = backend.requests();
-            // Read afterwards, so that the token of each is among them.
+            // The tokens are read after the requests, so that each request's token is among them.
             let tokens: BTreeSet<String> = self.azure.imds().tokens().into_iter().collect();
             for request in requests {
                 if request.sequence < *seen {
@@ -401,7 +402,7 @@ fn soak(engine: Engine) {
     let goal = Goal::of_environment();
     eprintln!("AOAI_SOAK_SEED={} {engine:?}", goal.seed);
     let mut faults = faults();
-    // Backends that refuse good tokens would use up what renewals there may be for tokens that are revoked.
+    // Backends that refuse good tokens would use up the renewals for revoked tokens.
     faults.retain(|name, _| !name.starts_with("token"));
     let azure = simulated(&faults);
     let mut gateway = Gateway::builder()
@@ -470,7 +471,7 @@ fn soak(engine: Engine) {
 }
 
 impl Soak {
-    /// Compares the accounts, and prints them. What is not right.
+    /// Compares the accounts and prints them. Returns the errors.
     fn judge_all(
         &self,
         azure: &Simulator,
@@ -513,7 +514,7 @@ impl Soak {
                 .map(|(what, times)| ((*what).to_owned(), times.to_string())),
         );
 
-        // Counts are handed over once a second. Those of clients that leave before their request's end may miss either side.
+        // Workers report counts once a second. Requests whose clients disconnected early may be missing on either side.
         let asked = i64::try_from(azure.upstream_calls()).unwrap_or_default();
         let stat = |stats: &BTreeMap<String, i64>, name: &str| {
             stats
@@ -530,7 +531,7 @@ impl Soak {
         let before = Cell::new(-1);
         gateway.wait_for(
             |gateway| {
-                // Two reports have said the same.
+                // Two equal reports are the final ones.
                 sleep(SECOND);
                 let now = total(&gateway.stats("wasmcustom.aoai."), ".attempts");
                 before.replace(now) == now
@@ -550,7 +551,7 @@ impl Soak {
         };
         let left = i64::try_from(left).unwrap_or_default();
         let sent = i64::try_from(requests).unwrap_or_default() + 1;
-        // A module that ends takes the counts of its last second with it.
+        // A module that ends loses the counts of its last second.
         let reloads = happened.get("module reloaded").copied().unwrap_or_default();
         let second = sent / i64::try_from(self.began.elapsed().as_secs().max(1)).unwrap_or(1);
         let lost = 3 * second * i64::try_from(reloads).unwrap_or_default();
@@ -570,7 +571,7 @@ impl Soak {
             i64::try_from(reloads).unwrap_or_default(),
         );
 
-        // Warm is whoever has seen everything once.
+        // After a third of the run, everything has happened once.
         let warm = memory.len() / 3;
         if let (Some((_, early)), Some(late)) = (
             memory.get(warm),

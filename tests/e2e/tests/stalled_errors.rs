@@ -1,4 +1,4 @@
-//! Errors whose answer stalls, breaks off, or takes for ever.
+//! Errors whose body stalls, breaks off, or has no end.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use serde_json::json;
 use simulator::{Behaviour, Break, Failure, Simulator, SlowBody};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// An error's body is awaited for two seconds. Then the next backend answers, or the client gets the error. With a second or two for a
-/// machine that has other things to do.
+/// The filter awaits an error's body for two seconds. Then the next backend answers, or the client gets the error. The
+/// rest is time for a busy machine.
 const DECIDED: Duration = Duration::from_millis(3900);
 
-/// Statuses, and whether another backend is asked after them when nothing else is known.
+/// Statuses, and whether the status alone sends a request to another backend.
 const STATUSES: [(u16, bool); 7] = [
     (401, true),
     (403, false),
@@ -25,7 +25,7 @@ const STATUSES: [(u16, bool); 7] = [
     (503, true),
 ];
 
-/// What becomes of an error's body.
+/// The faults of an error's body.
 const BODIES: [&str; 9] = [
     "nothing",
     "stalled",
@@ -78,7 +78,7 @@ fn pace(body: &str) -> SlowBody {
     }
 }
 
-/// `east`, which is asked first and answers as a request's path says, and `west`, which serves.
+/// `east`, which is preferred and answers as a request's path says, and `west`, which serves.
 fn stalling() -> Simulator {
     let azure = simulate(&["east", "west"]);
     let mut behaviours = Vec::new();
@@ -103,7 +103,7 @@ fn gateway(azure: &Simulator, engine: Engine, http2: bool) -> Gateway {
         gateway = gateway.http2_to_backends();
     }
     let gateway = gateway.start();
-    // Envoy shows the bodies of held answers to this worker: it has shown one.
+    // Envoy has shown a held answer's body to this worker, so the worker knows that it does.
     assert_eq!(
         ask(&gateway, 404, "slow").map(|answer| answer.status).ok(),
         Some(404)
@@ -115,7 +115,7 @@ fn ask(gateway: &Gateway, status: u16, body: &str) -> io::Result<Response> {
     let chat = chat_request().deployment(&format!("{status}-{body}"));
     let client = gateway.client().give_up_after(8 * SECOND);
     let mut stream = client.stream("POST", &chat.path, &[], &chat.bytes())?;
-    // What is longer than an error is passed on as it comes, to whoever waits for its end.
+    // An answer that is longer than errors are passes while it arrives, and its client waits for its end.
     let parts = if body == "large-endless" {
         50
     } else {
@@ -135,11 +135,12 @@ fn ask(gateway: &Gateway, status: u16, body: &str) -> io::Result<Response> {
     })
 }
 
-/// Whether the client has what it should: the next backend's answer, or the error as far as it is known.
+/// Whether the client got the right answer: the next backend's, or the error as far as it was received.
 fn is_right(engine: Engine, case: &Case, answer: &Response) -> bool {
     let is_broken = matches!(case.body, "reset" | "closed");
     let is_right = match answer.status {
-        // Envoy replaces an answer that the listener's filter holds by its own when the connection breaks, and shows no filter that one.
+        // When the connection breaks, Envoy replaces an answer that the listener's filter holds by its own, which no
+        // filter sees.
         502 | 503 if engine == Engine::Filter && is_broken => true,
         200 => case.is_retried || is_broken,
         status => status == case.status && !case.is_retried,
@@ -154,7 +155,7 @@ struct Case {
 }
 
 fn all_cases(http2: bool) -> Vec<Case> {
-    // Over HTTP/2 a reset would end all the others' connection.
+    // Over HTTP/2 a reset would end the connection of all other requests.
     let bodies = || BODIES.into_iter().filter(|body| !http2 || *body != "reset");
     let cases = STATUSES.into_iter().flat_map(|(status, is_retried)| {
         bodies().map(move |body| Case {
@@ -170,7 +171,7 @@ fn decides(engine: Engine, http2: bool) {
     let azure = stalling();
     let gateway = gateway(&azure, engine, http2);
     let all = all_cases(http2);
-    // The first stall that a worker sees is like those after it.
+    // A worker's first stall is treated like later ones.
     for round in 0..2 {
         let wrong = parallel(all.len(), |n| {
             let case = &all[n];
@@ -226,7 +227,7 @@ cases! {
         );
     }
 
-    fn a_head_that_stalls_has_as_long_as_an_attempt_may_take(engine) {
+    fn stalled_headers_end_with_the_per_try_timeout(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway
             .plugin(|p| {
@@ -244,7 +245,7 @@ cases! {
         gateway.assert_unharmed();
     }
 
-    fn case_37_all_stall_and_the_client_gets_the_last_error(engine) {
+    fn case_37_if_all_stall_the_client_gets_the_last_error(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway.plugin(|p| p["retry"]["per_try_timeout"] = json!("3s")).start();
         for status in [429, 500] {
@@ -253,7 +254,7 @@ cases! {
             }
             let answer = gateway.chat(&chat_request());
             assert_eq!((answer.status, &answer.ending), (status, &Ending::Complete));
-            // The filter engine's second attempt is a call, which ends with its limit.
+            // The filter engine's second attempt is a call, which ends with its time limit.
             assert!(answer.elapsed < 7 * SECOND, "{:?}", answer.elapsed);
         }
     }

@@ -1,4 +1,4 @@
-//! Objects that live on one backend: what is made there is read, continued and deleted there.
+//! Objects that live on one backend: they are read, continued and deleted on the backend that made them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const FORMS: [fn(&str) -> String; 2] = [
     |rest| format!("/openai/{rest}?api-version=2024-10-21"),
 ];
 
-/// The backend's own id, and the tag that tells the backend.
+/// The backend's own id, and the tag.
 fn split(id: &Value) -> (&str, &str) {
     let id = id.as_str().expect("an id");
     let at = id.rfind('.').unwrap_or_else(|| panic!("{id} has no tag"));
@@ -33,13 +33,13 @@ fn backend(answer: &Response) -> String {
     answer.backend().to_owned()
 }
 
-/// The JSON of a 200, and who gave it.
+/// The JSON of a 200, and the backend that answered.
 fn ok(answer: &Response) -> (Value, String) {
     assert_eq!(answer.status, 200, "{}", answer.text());
     (answer.json(), backend(answer))
 }
 
-/// Uploads a file; who has it now and what is told about it.
+/// Uploads a file. Returns its description and the backend that has it.
 fn upload(gateway: &Gateway, purpose: &str, content: &[u8]) -> (Value, String) {
     let form = Form::new()
         .text("purpose", purpose)
@@ -47,7 +47,7 @@ fn upload(gateway: &Gateway, purpose: &str, content: &[u8]) -> (Value, String) {
     ok(&gateway.upload("/openai/v1/files", &form))
 }
 
-/// No backend has ever seen a tag.
+/// No backend has got a tag.
 fn assert_no_tag_went_up(azure: &Simulator, ids: &[&Value]) {
     for request in azure
         .backends()
@@ -64,7 +64,7 @@ fn assert_no_tag_went_up(azure: &Simulator, ids: &[&Value]) {
     }
 }
 
-/// Makes an object of this kind, and expects to find it, and after its end not to find it, where it was made.
+/// Makes an object of this kind. It must be found on the backend that made it, and nowhere after its deletion.
 fn assert_stays(
     gateway: &Gateway,
     azure: &Simulator,
@@ -199,7 +199,7 @@ cases! {
         }
     }
 
-    fn case_41_files_that_are_used_together_can_be(engine) {
+    fn case_41_files_for_joint_use_are_on_one_backend(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway.engine(engine).start();
         gateway.warm_up(&azure);
@@ -394,7 +394,7 @@ cases! {
         let mut next = request.clone();
         next["previous_response_id"] = response["id"].clone();
 
-        // The model's quota is used up: it is asked, and once more to find out whether that is true, and refuses.
+        // The model's quota is used up. The backend refuses the request and a trial.
         azure.backend("west").set(Behaviour::throttled(30).times(2));
         let before = azure.upstream_calls();
         let responses = "/openai/v1/responses".to_owned();
@@ -413,10 +413,10 @@ cases! {
             assert!((1..=30_000).contains(&exact), "{exact}");
             assert!(refused.json()["error"]["message"].is_string());
         };
-        // It is not even asked.
+        // The backend gets no further request.
         is_refused("POST", &responses, &next);
         assert_eq!(azure.upstream_calls(), before + 2);
-        // Reading is not the model's.
+        // Reading does not use the model's quota.
         assert_eq!(ok(&gateway.call("GET", &one, &NOTHING)).1, "west");
         azure.backend("west").set(Behaviour::throttled(30));
         for _ in 0..2 {

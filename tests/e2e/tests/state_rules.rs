@@ -1,4 +1,4 @@
-//! Objects that live on one backend: which ids are tagged, and what happens where no tag tells.
+//! Objects that live on one backend: the ids that get tags, and requests without a tag.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use simulator::{Behaviour, Failure, Simulator, SlowBody, Stream};
 const NOTHING: Value = Value::Null;
 const RESPONSES: &str = "/openai/v1/responses";
 
-/// The end of an id that tells its backend.
+/// The tag at the end of an id.
 fn tag(id: &str) -> &str {
     &id[id.rfind('.').unwrap_or_else(|| panic!("{id} has no tag"))..]
 }
@@ -35,14 +35,14 @@ fn file() -> Form {
         .file("file", "a", b"text")
 }
 
-/// A backend that is asked for everything but embeddings, and another one, without which no id would need a tag.
+/// Two backends, of which one gets every request but embeddings. Without the other one no id would get a tag.
 fn one_and_a_half(engine: Engine) -> (Simulator, GatewayBuilder) {
     let (azure, gateway) = east_and_west(engine);
     let gateway = gateway.plugin(|p| p["backends"][1]["apis"] = json!(["embeddings"]));
     (azure, gateway)
 }
 
-/// What a backend might say, with a word for the tag where one belongs.
+/// A possible answer of a backend, with a word in place of each tag.
 const SAID: &str = r#" {
   "object" : "response", "id" : "resp_1TAG", "id2": "resp_1", "previous_response_id":"resp_0TAG",
   "output": [{"id": "msg_1TAG", "type": "message", "name": "thread_1", "content": [
@@ -55,7 +55,7 @@ const SAID: &str = r#" {
 "#;
 
 cases! {
-    fn only_ids_of_objects_get_a_tag_and_nothing_else_changes(engine) {
+    fn only_ids_of_objects_change(engine) {
         let (azure, gateway) = one_and_a_half(engine);
         let gateway = gateway.start();
         let first = gateway.call("POST", RESPONSES, &json!({"input": "x"})).id();
@@ -78,7 +78,7 @@ cases! {
         }
     }
 
-    fn chat_answers_and_what_files_hold_are_passed_on_as_they_are(engine) {
+    fn chat_answers_and_contents_of_files_pass_unchanged(engine) {
         let (azure, gateway) = one_and_a_half(engine);
         let gateway = gateway.start();
         for backend in azure.backends() {
@@ -94,7 +94,7 @@ cases! {
         assert_eq!(gateway.call("GET", "/openai/v1/files/file-1/content", &NOTHING).text(), SAID);
     }
 
-    fn an_answer_of_a_later_attempt_is_tagged_for_who_gave_it(engine) {
+    fn a_later_attempts_answer_is_tagged_for_its_backend(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway.without_cooldowns().start();
         azure.backend("east").set(Behaviour::throttled(1));
@@ -177,10 +177,10 @@ cases! {
             let list = gateway.call("GET", "/openai/files?api-version=2024-10-21", &NOTHING);
             assert_eq!((list.status, list.backend()), (200, "west"));
         }
-        // Its cooldown is its own.
+        // A cooldown of west does not affect east.
         azure.backend("west").set(Behaviour::throttled(30));
         let east = azure.backend("east").count();
-        // The second one finds out whether that is true.
+        // The second request makes a trial.
         for attempts in ["1", "1", "0"] {
             let refused = gateway.call("POST", "/openai/v1/threads", &json!({}));
             assert_eq!((refused.status, refused.header("x-aoai-attempts")), (429, Some(attempts)));
@@ -188,7 +188,7 @@ cases! {
         assert_eq!(azure.backend("east").count(), east);
     }
 
-    fn home_is_the_first_that_has_the_api(engine) {
+    fn the_home_is_the_first_backend_that_has_the_api(engine) {
         let azure = simulate(&["east", "west", "north"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
@@ -207,7 +207,7 @@ cases! {
         }
     }
 
-    fn an_id_means_the_same_to_every_replica(engine) {
+    fn an_id_leads_to_the_same_backend_on_every_replica(engine) {
         let azure = simulate(&["east", "west"]);
         let start = || Gateway::builder().simulator(&azure).engine(engine).start();
         let (mut gateway, replica) = (start(), start());
@@ -221,7 +221,7 @@ cases! {
         };
         assert_ne!(made[0].backend(), made[1].backend());
         assert_ne!(tag(&made[0].id()), tag(&made[1].id()));
-        // An odd number, lest whoever takes turns be right by chance.
+        // An odd number of requests: a rule that takes turns would fail.
         for gateway in [&replica, &gateway, &replica] {
             gateway.chat(&e2e::chat_request());
             assert_found(gateway);
@@ -238,7 +238,7 @@ cases! {
         assert_found(&gateway);
     }
 
-    fn the_version_is_the_backends_where_an_object_is_too(engine) {
+    fn an_objects_requests_have_its_backends_api_version(engine) {
         let (azure, gateway) = one_and_a_half(engine);
         let gateway = gateway
             .plugin(|p| {

@@ -1,4 +1,4 @@
-//! Objects that live on one backend, in traffic as it is: large, chunked, compressed, refused, many at once.
+//! Objects that live on one backend, in realistic traffic: large, chunked, compressed, refused, and many at once.
 
 use e2e::{cases, east_and_west, parallel, simulate, uneven, Gateway, Response};
 use serde_json::{json, Value};
@@ -57,7 +57,7 @@ cases! {
         }
     }
 
-    fn with_a_new_token_the_request_is_the_same_again(engine) {
+    fn a_request_with_a_new_token_is_otherwise_unchanged(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway
             .plugin(|p| p["backends"][0]["deployments"] = json!({"gpt-4o": "gpt4o-east"}))
@@ -104,7 +104,7 @@ cases! {
         assert!(answer.text() == list(tag), "{} bytes", answer.body.len());
     }
 
-    fn an_answer_with_ids_is_not_compressed_on_its_way(engine) {
+    fn an_answer_with_ids_is_requested_unencoded(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         let headers = [("accept-encoding", "gzip, deflate"), ("content-type", "application/json")];
@@ -116,7 +116,7 @@ cases! {
         }
     }
 
-    fn no_object_is_ever_looked_for_elsewhere(engine) {
+    fn no_object_is_requested_from_another_backend(engine) {
         let (azure, gateway) = uneven();
         let gateway = gateway
             .engine(engine)
@@ -124,7 +124,7 @@ cases! {
             .plugin(|p| p["cooldown"] = json!({"shortest": "0s", "throttled": "100ms"}))
             .start();
         gateway.warm_up(&azure);
-        // Each refuses some requests of every kind.
+        // Each backend refuses some requests of every kind.
         for backend in azure.backends() {
             let line = [Behaviour::normal().times(9), Behaviour::throttled_with(&[("retry-after-ms", "20")])];
             backend.queue(line.iter().cycle().take(60).cloned().collect());

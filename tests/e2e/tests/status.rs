@@ -1,4 +1,4 @@
-//! The listener of the status page: what it answers, and that nothing else of the admin interface is reached through it.
+//! The listener of the status page: its answers, and the admin interface that it must not expose.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -8,12 +8,12 @@ use e2e::{chat_request, parallel, simulate, Client, EnvoyVersion, Gateway, Gatew
 use render::Status;
 use serde_json::Value;
 
-/// The statistics of the cluster by which the listener reaches the admin interface.
+/// The statistics of the cluster through which the listener reaches the admin interface.
 const REACHED: &str = "cluster.azure_openai_status.upstream_rq_total";
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// With a status page on the loopback interface. The page's cluster has to know the admin interface's port beforehand.
+/// Adds a status page on the loopback interface. The page's cluster must know the admin interface's port beforehand.
 pub(crate) fn with_status(builder: GatewayBuilder) -> GatewayBuilder {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
     let port = free.expect("a free port").port();
@@ -26,7 +26,7 @@ pub(crate) fn with_status(builder: GatewayBuilder) -> GatewayBuilder {
     })
 }
 
-/// Does something with a gateway that has a status page, in every Envoy.
+/// Checks a gateway with a status page, in every Envoy.
 fn in_every_envoy(check: impl Fn(&Gateway, &Client) + Sync) {
     parallel(EnvoyVersion::ALL.len(), |n| {
         let azure = simulate(&["east"]);
@@ -96,7 +96,7 @@ fn the_status_page_and_its_statistics_are_served() {
 }
 
 #[test]
-fn the_status_page_leads_nowhere_else() {
+fn the_status_page_exposes_nothing_else() {
     in_every_envoy(|gateway, client| {
         let admin = gateway.fleet().admin.port;
         let absolute = format!("http://127.0.0.1:{admin}/config_dump");
@@ -109,12 +109,12 @@ fn the_status_page_leads_nowhere_else() {
             "/ready",
             "/stats/prometheus",
             "/stats/recentlookups",
-            // Parameters would change which statistics are shown.
+            // Parameters would change the shown statistics.
             "/stats?filter=.*",
             "/stats?",
             "/stats?format=html",
             "/?",
-            // Spellings of other paths.
+            // Other spellings of paths.
             "/stats/",
             "/stats/.",
             "/stats/../quitquitquit",
@@ -187,7 +187,7 @@ fn the_status_page_refuses_every_method_but_get() {
             0,
             "the admin interface was asked"
         );
-        // Envoy ignores this one, and answers as if it were not there.
+        // Envoy ignores this upgrade, and answers as if it were not there.
         assert_eq!(upgrade("h2c"), 200);
         // HTTP/2 without an upgrade.
         let mut socket = client.socket().expect("a connection");
@@ -204,7 +204,7 @@ fn the_status_page_refuses_every_method_but_get() {
 }
 
 #[test]
-fn headers_do_not_steer_what_the_status_page_asks() {
+fn headers_do_not_change_the_status_pages_request() {
     in_every_envoy(|gateway, client| {
         for header in [
             ("x-envoy-original-path", "/config_dump"),

@@ -11,7 +11,7 @@ use crate::status::with_status;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The least contrast of text with what is behind it, over all of the page (WCAG 2: at least 4.5).
+/// The least contrast between text and its background on the page (WCAG 2: at least 4.5).
 const CONTRAST: &str = r"(() => {
   const numbers = color => color.match(/[\d.]+/g).map(Number);
   const light = color => {
@@ -35,7 +35,7 @@ const CONTRAST: &str = r"(() => {
   return least;
 })()";
 
-/// Checks that the page can be read in a light and in a dark room, on a desk and on a phone.
+/// Checks that the page can be read in a light and a dark color scheme, on a desktop and on a phone.
 fn assert_readable(browser: &mut Browser, name: &str) {
     for room in ["light", "dark"] {
         for (width, height) in [
@@ -58,14 +58,14 @@ fn assert_readable(browser: &mut Browser, name: &str) {
             }
         }
     }
-    // Each table says of itself, its rows and its columns what they are, also where it is laid out as cards.
+    // Each table, row and column has a role, even if the table is laid out as cards.
     let plain = "[...document.querySelectorAll('table')].filter(table => !table.hidden).every(table => table.ariaLabel
         && table.querySelector('thead th[scope=col]') && [...table.tBodies[0].rows].every(row => row.querySelector('th[scope=row]')
         && [...row.children].every(cell => cell.role)))";
     assert_eq!(browser.evaluate(plain), true);
 }
 
-/// The row of the first table of this section whose first cell begins with the name, as text on one line.
+/// The row whose first cell begins with the name, in the first table of this section, as text on one line.
 fn row(browser: &mut Browser, section: &str, name: &str) -> String {
     let rows = format!(
         "[...document.querySelectorAll('#{section} tbody tr')].filter(row => row.cells[0].innerText.split('\\n')[0] === {})
@@ -80,7 +80,7 @@ fn row(browser: &mut Browser, section: &str, name: &str) -> String {
 }
 
 #[test]
-fn the_status_page_shows_where_each_backend_is_and_why() {
+fn the_status_page_shows_each_backends_state_and_its_cause() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("clients.yaml");
     let key = Key {
@@ -111,7 +111,7 @@ fn the_status_page_shows_where_each_backend_is_and_why() {
         "document.querySelectorAll('#backends tbody tr').length === 5",
         LIMIT,
     );
-    // Until its token has come, each of them has none.
+    // Before the token arrives, no backend has one.
     browser.wait_for(
         "/^All 5 backends are free/.test(document.querySelector('#verdict').innerText)",
         LIMIT,
@@ -228,7 +228,7 @@ fn the_status_page_shows_where_each_backend_is_and_why() {
             .send("POST", &streamed.path, &headers, &streamed.bytes());
         assert_eq!(answer.expect("a stream").status, 200);
     }
-    // Envoy adds histograms up every five seconds.
+    // Envoy merges histograms every five seconds.
     browser.wait_for(
         "/serving/.test(document.querySelector('#streams tbody').innerText)",
         LIMIT,
@@ -263,7 +263,7 @@ fn the_status_page_shows_where_each_backend_is_and_why() {
     );
 }
 
-/// Takes the place of `fetch` in a page: statistics of as many backends, and names that try to be markup.
+/// A replacement for `fetch` in a page: statistics of this many backends, with names that try to be markup.
 fn statistics(backends: usize) -> String {
     format!(
         "let asked = 0;
@@ -327,7 +327,7 @@ fn the_status_page_shows_one_backend_and_a_hundred() {
             LIMIT,
         );
         assert_readable(&mut browser, &format!("backends-{backends}"));
-        // Names are text.
+        // Names appear as text.
         assert_eq!(
             browser.evaluate("document.querySelectorAll('main img, main i:not(.bar i)').length"),
             0

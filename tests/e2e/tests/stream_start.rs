@@ -9,7 +9,7 @@ use simulator::{Behaviour, Break, Simulator, Stream};
 const SECOND: Duration = Duration::from_secs(1);
 const WAIT: &str = "Rate limit reached. Please try again in 30s.";
 
-/// A chat's frames, which begin with what is no content.
+/// A chat's frames. The first ones are not content.
 const CHAT: [&str; 5] = [
     "data: {\"choices\":[],\"prompt_filter_results\":[{\"prompt_index\":0}]}\n\n",
     "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}]}\n\n",
@@ -33,14 +33,14 @@ fn stream(frames: &[&str]) -> Stream {
     }
 }
 
-/// The failure of a response, without an id that would be tagged.
+/// A failed response, without an id that would be tagged.
 fn failed_response(code: &str) -> String {
     format!(
         "event: response.failed\ndata: {{\"type\":\"response.failed\",\"response\":{{\"error\":{{\"code\":\"{code}\",\"message\":\"{WAIT}\"}}}}}}\n\n"
     )
 }
 
-/// `east` is asked first, and `west` next.
+/// A gateway that prefers `east` to `west`.
 fn gateway(engine: Engine, azure: &Simulator, stream_start: &'static str) -> Gateway {
     let builder = Gateway::builder().simulator(azure).engine(engine);
     let builder = builder.plugin(move |plugin| {
@@ -50,7 +50,7 @@ fn gateway(engine: Engine, azure: &Simulator, stream_start: &'static str) -> Gat
     builder.start()
 }
 
-/// What the client gets of a chat, or of a response.
+/// The client's answer to a chat or a response.
 fn ask(gateway: &Gateway, is_chat: bool) -> Response {
     if is_chat {
         return gateway.chat(&chat_request().streaming());
@@ -87,7 +87,7 @@ fn text(chunks: &[Chunk]) -> String {
 }
 
 cases! {
-    fn case_38_the_next_backend_answers_and_the_deployment_cools(engine) {
+    fn case_38_the_next_backend_answers_and_a_cooldown_begins(engine) {
         for is_chat in [true, false] {
             let azure = simulate(&["east", "west"]);
             let gateway = gateway(engine, &azure, "1s");
@@ -128,7 +128,7 @@ cases! {
         }
     }
 
-    fn case_38_a_failed_stream_that_does_not_end_is_left(engine) {
+    fn case_38_a_retry_does_not_wait_for_a_failed_streams_end(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = gateway(engine, &azure, "1s");
         let failed = Stream { break_after: Some(1), how: Break::Silence, ..Stream::failed_chat("server_error", "Sorry.") };
@@ -141,7 +141,7 @@ cases! {
         assert!(taken < SECOND, "{taken:?}");
     }
 
-    fn case_38_without_another_backend_the_error_is_the_clients(engine) {
+    fn case_38_without_another_backend_the_error_passes(engine) {
         let azure = simulate(&["east", "west"]);
         let gateway = gateway(engine, &azure, "1s");
         let last = Stream::failed_chat("server_error", "from west");
@@ -166,7 +166,7 @@ cases! {
         assert_eq!(azure.backend("west").count(), 0);
     }
 
-    fn case_38_errors_after_content_are_counted_and_learnt(engine) {
+    fn case_38_errors_after_content_count_against_the_backend(engine) {
         for is_chat in [true, false] {
             let azure = simulate(&["east", "west"]);
             let gateway = gateway(engine, &azure, "1s");
@@ -239,13 +239,13 @@ cases! {
         assert_served(&ask(&gateway, true), "east", "1", &failed.frames.concat());
     }
 
-    fn case_38_content_arrives_as_it_is_sent_five_ms_later_at_most(engine) {
+    fn case_38_content_is_delayed_by_at_most_five_ms(engine) {
         let azure = simulate(&["east", "west"]);
         let gateways = ["1s", "0s"].map(|stream_start| gateway(engine, &azure, stream_start));
         let paced = Stream { interval_ms: 60, ..stream(&CHAT) };
         azure.backend("east").set(Behaviour::stream(paced));
         let chat = chat_request().streaming();
-        // The least disturbed of several, as many as it takes, because this is about the way through Envoy and not about the machine.
+        // The fastest of several runs, repeated as often as needed, because this measures Envoy and not the machine.
         let mut best = [Duration::MAX; 2];
         let mut longest_rest = Duration::ZERO;
         let later = Duration::from_millis(5);
@@ -269,7 +269,7 @@ cases! {
         assert!(with < without + later, "{with:?}, without the rule {without:?}");
     }
 
-    fn case_38_a_stream_that_says_nothing_passes_after_its_time(engine) {
+    fn case_38_a_silent_stream_passes_after_stream_start(engine) {
         let azure = simulate(&["east"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         let late = Stream { first_event_delay_ms: 2_500, ..stream(&CHAT) };
@@ -306,7 +306,7 @@ cases! {
         }
     }
 
-    fn a_model_that_sends_headers_and_hangs_is_left_for_the_next(engine) {
+    fn a_model_that_hangs_after_its_headers_is_retried(engine) {
         let azure = simulate(&["east", "west"]);
         let builder = Gateway::builder().simulator(&azure).engine(engine);
         let gateway = builder.plugin(|plugin| {

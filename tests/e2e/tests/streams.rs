@@ -1,4 +1,4 @@
-//! Answers that take their time.
+//! Streams and other answers that take long.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,8 @@ fn paced(events: u32, interval_ms: u64) -> Behaviour {
     })
 }
 
-/// The gaps between the chunks of a stream whose events come 60 ms apart are its own, none shorter and none 50 ms longer, in one of
-/// several streams: this is about Envoy and not about the machine.
+/// The chunks of a stream whose events come 60 ms apart keep those gaps: none is shorter, and none 50 ms longer. One of
+/// several streams must show it, because this measures Envoy and not the machine.
 fn assert_pace_is_kept(mut stream: impl FnMut() -> Vec<Chunk>) {
     let mut disturbed = Vec::new();
     for _ in 0..5 {
@@ -75,9 +75,9 @@ cases! {
             answers.iter().partition(|answer| answer.header("x-aoai-attempts") == Some("2"));
         assert_eq!(retried.len(), 1, "one of the two was a second attempt");
         assert_eq!(retried[0].header("content-type"), Some("text/event-stream; charset=utf-8"));
-        // Every byte, but for what the simulator numbers.
+        // Every byte, except the numbers of the simulator.
         let unnumbered = |text: String| {
-            // The first frame is the prompt's filter results, and has no number.
+            // The first frame has the prompt's filter results and no number.
             let numbered = text.split("\n\n").nth(1).unwrap().trim_start_matches("data: ");
             let numbered: serde_json::Value = serde_json::from_str(numbered).unwrap();
             let [id, created] = ["id", "created"].map(|key| format!("\"{key}\":{}", numbered[key]));
@@ -88,7 +88,7 @@ cases! {
         assert!(retried[0].text().ends_with("data: [DONE]\n\n"));
     }
 
-    fn case_14_a_stream_that_breaks_is_passed_on_not_retried(engine) {
+    fn case_14_a_broken_stream_is_passed_on_and_not_retried(engine) {
         for how in [Break::Reset, Break::Close] {
             let azure = simulate(&["east", "west"]);
             let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
@@ -112,7 +112,7 @@ cases! {
         }
     }
 
-    fn case_15_a_client_that_leaves_mid_stream_is_noticed_upstream(engine) {
+    fn case_15_a_client_that_leaves_mid_stream_cancels_the_attempt(engine) {
         let azure = simulate(&["east"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         azure.backend("east").set(paced(1000, 20));
@@ -135,7 +135,7 @@ cases! {
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
         let chat = chat_request();
         for _ in 0..20 {
-            // Held for completeness, and passed on as it comes.
+            // One request is held until it is complete, and the other passes while it arrives.
             let mut socket = gateway.client().socket().unwrap();
             let head = format!("POST {} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nhalf", chat.path);
             std::io::Write::write_all(&mut socket, head.as_bytes()).unwrap();
@@ -191,7 +191,7 @@ mod filter_engine_alone {
         assert!(spread < Duration::from_millis(100), "documented, and the reason for the router engine: {spread:?}");
     }
 
-    // A call of the module's own cannot be cancelled: proxy-wasm has no means for it.
+    // proxy-wasm cannot cancel a module's own call.
     fn case_15_a_client_that_leaves_in_a_retry_leaves_one_attempt(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway
@@ -220,8 +220,8 @@ mod router_engine_alone {
     }
 
     fn case_13_a_retried_streams_first_byte_is_five_ms_late_at_most(engine) {
-        // What the retry adds is measured against the same stream that was not retried; the best of several, because this is
-        // about the way through Envoy and not about the machine.
+        // The retried stream is compared with a stream that was not retried. The best of several runs counts, because
+        // this measures Envoy and not the machine.
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway.without_cooldowns().log_level("info").start();
         azure.backend("east").set(Behaviour::throttled(1));
@@ -254,7 +254,7 @@ mod router_engine_alone {
     }
 }
 
-/// The chunks of a stream of ten events 60 ms apart whose first attempt met a 429.
+/// The chunks of a retried stream, whose ten events come 60 ms apart. The first attempt met a 429.
 fn retried_stream(engine: e2e::Engine) -> Vec<Chunk> {
     let azure = simulate(&["east", "west"]);
     let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
@@ -289,7 +289,7 @@ fn leave_during_two_retries(azure: &Simulator, gateway: &Gateway) {
     drop(clients);
 }
 
-/// Waits until the statistics count this many clients that left.
+/// Waits until the statistics count this many disconnected clients.
 fn wait_for_disconnects(gateway: &Gateway, count: i64) {
     gateway.wait_for(
         |g| g.stat("wasmcustom.aoai.client_gone") == Some(count),

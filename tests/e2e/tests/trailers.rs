@@ -1,4 +1,4 @@
-//! Requests over HTTP/2, the length of whose body is announced although trailers follow it.
+//! Requests over HTTP/2 with trailers after a body of announced length.
 
 use bytes::Bytes;
 use e2e::{cases, chat_request, simulate, Chat, Gateway};
@@ -24,7 +24,7 @@ cases! {
     }
 }
 
-/// Sends it in pieces, with trailers behind them; the answer's status.
+/// Sends a chat in pieces, with trailers after them. Returns the answer's status.
 fn send(gateway: &Gateway, chat: &Chat) -> u16 {
     let body = chat.bytes();
     let request = Request::post(gateway.url(&chat.path))

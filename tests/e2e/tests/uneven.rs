@@ -1,4 +1,4 @@
-//! Backends that are not alike: each has its own names for deployments, versions and paths.
+//! Backends that differ: each has its own names for deployments, versions and paths.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use simulator::{Behaviour, ImdsBehaviour, RecordedRequest, Simulator, TokenCheck
 
 const KEY: &str = "EAST-SECRET";
 
-/// What reached a backend: path and query, and the body, of its last request.
+/// Path, query and body of the last request at a backend.
 fn last(azure: &Simulator, backend: &str) -> (String, Vec<u8>) {
     let requests = azure.backend(backend).requests();
     let request = requests
@@ -20,7 +20,7 @@ fn last(azure: &Simulator, backend: &str) -> (String, Vec<u8>) {
     (request.path.clone(), request.body.to_vec())
 }
 
-/// A simulator whose backend `east` accepts a key, and a gateway that has it.
+/// A simulator whose backend `east` needs a key, and a gateway that has the key.
 fn keyed(names: &[&str]) -> (Simulator, GatewayBuilder) {
     let azure = simulate_with(names, |settings| {
         settings.backends[0].api_key = Some(KEY.to_owned())
@@ -32,7 +32,7 @@ fn keyed(names: &[&str]) -> (Simulator, GatewayBuilder) {
     (azure, gateway)
 }
 
-/// What a backend received is what it should be shown, and nothing else.
+/// The backend got its own credential and no other.
 fn assert_shown(request: &RecordedRequest) {
     let credentials = [request.header("api-key"), request.header("authorization")];
     match request.service.as_str() {
@@ -85,7 +85,7 @@ cases! {
         assert_eq!(azure.upstream_calls(), 9);
     }
 
-    fn case_20_the_backends_api_version_is_for_the_dated_api(engine) {
+    fn case_20_a_backends_api_version_applies_to_the_dated_api(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway.plugin(|p| p["backends"][0]["api_version"] = json!("2025-04-01-preview")).start();
         azure.backend("east").set(Behaviour::internal_error().times(3));
@@ -105,7 +105,7 @@ cases! {
         }
     }
 
-    fn a_base_path_comes_before_everything_and_only_there(engine) {
+    fn a_base_path_stands_at_the_start_of_paths_only(engine) {
         let azure = simulate(&["foundry", "plain"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
@@ -120,7 +120,7 @@ cases! {
         assert_eq!(last(&azure, "plain").0, "/openai/v1/chat/completions");
     }
 
-    fn a_backend_is_not_asked_for_a_deployment_it_lacks(engine) {
+    fn a_backend_gets_no_request_for_a_deployment_it_lacks(engine) {
         let azure = simulate(&["east", "west", "north"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
@@ -146,9 +146,9 @@ cases! {
         assert_eq!(answer.json()["error"]["code"], "DeploymentNotFound");
         assert_eq!(answer.header("x-aoai-attempts"), Some("0"));
         assert_eq!(azure.upstream_calls(), 20, "no one was asked");
-        // The only one that has it is throttled: its 429, not another one's 404.
+        // The only backend with the deployment is throttled. The client gets its 429, not another backend's 404.
         azure.backend("west").set(Behaviour::throttled(30));
-        // The second one finds out whether that is true.
+        // The second request makes a trial.
         for attempts in ["1", "1", "0"] {
             let answer = gateway.chat(&chat_request().deployment("o3"));
             assert_eq!((answer.status, answer.header("x-aoai-attempts")), (429, Some(attempts)));
@@ -160,7 +160,7 @@ cases! {
         );
     }
 
-    fn an_alias_is_told_apart_from_the_deployment_that_is_missing(engine) {
+    fn an_alias_of_a_missing_deployment_is_remembered_alone(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway
             .plugin(|p| p["backends"][0]["deployments"] = json!({"gpt-4o": "gone"}))
@@ -178,12 +178,12 @@ cases! {
         assert_eq!(azure.backend("east").count(), 3);
     }
 
-    fn case_17_each_backend_is_shown_its_own_credential(engine) {
+    fn case_17_each_backend_gets_its_own_credential(engine) {
         let (azure, gateway) = keyed(&["east", "west"]);
         let gateway = gateway.engine(engine).without_cooldowns().start();
         let client = [("api-key", "CLIENT"), ("authorization", "Bearer CLIENT")];
         let chat = chat_request();
-        // From the token to the key, and the other way round.
+        // From a backend with a token to one with a key, and the reverse.
         for failing in ["none", "east", "west"] {
             for backend in azure.backends() {
                 match backend.name() == failing {
@@ -212,7 +212,7 @@ cases! {
         let result = load(&gateway, 4, 40, &chat_request());
         assert_eq!(result.status(200), 40, "{result:?}");
         assert_eq!((azure.backend("east").count(), azure.backend("west").count()), (40, 0));
-        // Not even for the one that has no key does anyone wait.
+        // No request waits, even if its turn is that of the backend without a key.
         assert!(result.within(1.0) < Duration::from_secs(2), "{:?}", result.within(1.0));
         azure.imds().clear();
         gateway.wait_for(
@@ -220,7 +220,7 @@ cases! {
             Duration::from_secs(10),
             "the identity to serve again",
         );
-        // The only one with a key is throttled: the other one serves, with a token.
+        // The only backend with a key is throttled. The other one serves, with a token.
         azure.backend("east").set(Behaviour::throttled(60));
         assert_eq!(load(&gateway, 1, 6, &chat_request()).status(200), 6);
     }
@@ -232,14 +232,14 @@ cases! {
         assert_eq!(azure.imds().count(), 0);
     }
 
-    fn a_refused_key_takes_its_backend_out(engine) {
+    fn a_refused_key_makes_its_backend_unavailable(engine) {
         let (azure, gateway) = keyed(&["east", "west"]);
         let gateway = gateway
             .engine(engine)
             .secret("WRONG_KEY", "WRONG")
             .plugin(|p| p["backends"][0]["api_key_env"] = json!("WRONG_KEY"))
             .start();
-        // Until then a backend with a key is asked alone, and what it says is the answer.
+        // Until there is a token, only the backend with a key gets requests, and the client gets its answer.
         gateway.wait_for(
             |g| g.stat("wasmcustom.aoai.identity.seconds_to_expiry").is_some_and(|s| s > 0),
             Duration::from_secs(20),

@@ -1,4 +1,4 @@
-//! The tokens of answers, by backend and by client.
+//! Tokens of answers, by backend and by client.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use render::Key;
 use serde_json::{json, Value};
 use simulator::{Account, Behaviour, Stream};
 
-/// The module hands its counts over once a second.
+/// The longest wait for the module's report, which comes once a second.
 const LIMIT: Duration = Duration::from_secs(5);
 
 const CLIENTS: [(&str, &str); 2] = [("app-1", "CLIENT-KEY-ONE"), ("app-2", "CLIENT-KEY-TWO")];
 
-/// What one answer reported: prompt and completion.
+/// The tokens that one answer reported: prompt and completion.
 type Reported = [i64; 2];
 
 /// The tokens of prompt and completion that an answer reports.
@@ -29,7 +29,7 @@ fn reported(answer: &Response) -> Reported {
     });
     let usages: Vec<Value> = usages.filter(Value::is_object).collect();
     assert!(!usages.is_empty(), "no usage in {text}");
-    // The last one that has it: Anthropic's streams report the prompt at their beginning.
+    // The last event that has the tokens: Anthropic's streams report the prompt at their beginning.
     let last = |names: &[&str]| {
         let mut all = usages.iter().rev();
         all.find_map(|usage| names.iter().find_map(|name| usage[*name].as_i64()))
@@ -46,7 +46,7 @@ fn reported(answer: &Response) -> Reported {
 struct Asked {
     path: String,
     body: Value,
-    /// The deployment that it is for.
+    /// The requested deployment.
     deployment: &'static str,
 }
 
@@ -91,13 +91,13 @@ fn requests(round: usize) -> Vec<Asked> {
     ]
 }
 
-/// Whose requests a test sends, and through what.
+/// The clients of a test, and their gateway.
 struct Clients<'a> {
     gateway: &'a Gateway,
 }
 
 impl Clients<'_> {
-    /// Begins to send a request of a client; the simulator writes its answer down in this account.
+    /// Begins a client's request. The simulator adds its tokens to this account.
     fn begin(&self, asked: &Asked, client: usize, account: &str) -> e2e::Stream {
         let headers = [
             ("content-type", "application/json"),
@@ -113,7 +113,7 @@ impl Clients<'_> {
         stream.expect("an answer")
     }
 
-    /// A request of a client whose answer is read to its end.
+    /// Sends a client's request, and reads the answer to its end.
     fn send(&self, asked: &Asked, client: usize) -> Reported {
         let account = format!("{} {}", CLIENTS[client].0, asked.deployment);
         let answer = self.begin(asked, client, &account).read_to_end();
@@ -143,7 +143,7 @@ cases! {
         azure.backends().iter().for_each(|backend| backend.open_accounts());
         let gateway = Gateway::builder()
             .fleet(move |fleet| fleet.clients = render::Clients::Keys { file })
-            // So the names in bodies are read.
+            // With `deployments`, the filter reads the names in bodies.
             .plugin(|p| {
                 p["backends"][1]["deployments"] = json!({"gpt-4o": "chat-eu"});
                 p["identity"]["resource"] = json!("https://cognitiveservices.azure.com");
@@ -154,13 +154,14 @@ cases! {
             .start();
         let clients = Clients { gateway: &gateway };
 
-        // 960 that come to their end, some after a retry.
+        // 960 requests that run to their end, some after a retry.
         paced(1, None);
         let mut told: [Vec<Reported>; CLIENTS.len()] = Default::default();
         for part in e2e::parallel(4, |thread| {
             let mut told: [Vec<Reported>; CLIENTS.len()] = Default::default();
             for round in 0..24 {
-                // Seldom: each 429 takes a deployment from this backend for a second or more, and all of this takes but some.
+                // A seldom event: each 429 throttles a deployment of this backend for a second or more, and the test
+                // takes only a few seconds.
                 if thread == 0 && round % 6 == 0 {
                     let failures = [Behaviour::status(500), Behaviour::throttled(1)];
                     azure.backend("east").queue(failures.to_vec());
@@ -175,7 +176,7 @@ cases! {
             told.iter_mut().zip(part).for_each(|(all, part)| all.extend(part));
         }
         azure.backend("east").queue(Vec::new());
-        // 40 that do not: broken off before and behind the tokens, and left by the client.
+        // 40 requests that do not: broken off before and after the tokens, and left by the client.
         let chat = &requests(0)[1];
         paced(1, Some(5));
         for _ in 0..14 {
@@ -237,7 +238,7 @@ cases! {
             for (kind, tokens) in kinds(account) {
                 counted(&format!("client.{client}.tokens.{kind}"), tokens);
             }
-            // The clients saw the same.
+            // The clients saw the same tokens.
             let saw = |place: usize| told.iter().map(|tokens| tokens[place]).sum::<i64>();
             assert_eq!([saw(0), saw(1)].map(i64::unsigned_abs), [account.prompt, account.completion]);
         }
@@ -259,7 +260,7 @@ cases! {
                 (input, output) => logged[client].push([input.unwrap_or_default(), output.unwrap_or_default()]),
             }
         }
-        // What breaks off has no line's worth of tokens, even where it had reported them.
+        // A broken answer has no tokens in its line of the access log, even if it had reported them.
         assert_eq!(without, 14 + broken_late + 12);
         let kept = told[1].len() - broken_late;
         told[1].truncate(kept);
@@ -292,7 +293,7 @@ cases! {
         let builder = || Gateway::builder().simulator(&azure).engine(engine);
         let asked = builder().start();
         let always = builder().plugin(|p| p["usage"] = json!({"streams": "always"})).start();
-        // But for what the simulator numbers.
+        // Except the numbers of the simulator.
         let unnumbered = |answer: Response| {
             assert_eq!(answer.status, 200, "{}", answer.text());
             let text = answer.text().to_owned();
@@ -343,7 +344,7 @@ cases! {
         let refused = answers.filter(|it| it.status == Some(422)).count();
         assert!((1..=4).contains(&refused), "{refused}");
         gateway.wait_for(|g| g.stat("wasmcustom.aoai.usage.refused") == Some(refused as i64), LIMIT, "the count of refusals");
-        // Others are asked as before.
+        // Other deployments still get the option.
         assert_eq!(gateway.chat(&chat_request().streaming().v1()).status, 200);
         let counted = |g: &Gateway| {
             let of = |name: &str| g.stat(&format!("wasmcustom.aoai.backend.{name}.tokens.completion")).unwrap_or_default();
@@ -352,7 +353,7 @@ cases! {
         gateway.wait_for(|g| counted(g) > 0, LIMIT, "the tokens of the last stream");
     }
 
-    fn a_version_that_does_not_know_the_option_is_not_asked(engine) {
+    fn an_api_version_without_the_option_does_not_get_it(engine) {
         let azure = simulate(&["east"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
@@ -365,10 +366,10 @@ cases! {
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
 
-    fn what_reports_no_tokens_is_counted_apart(engine) {
+    fn answers_without_tokens_are_counted_as_unknown(engine) {
         let azure = simulate(&["east"]);
         let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
-        // Its client does not ask for the tokens.
+        // The client does not request the tokens.
         assert_eq!(gateway.chat(&chat_request().streaming()).status, 200);
         gateway.wait_for(|g| g.stat("wasmcustom.aoai.usage.unknown") == Some(1), LIMIT, "the count of the unknown");
         gateway.wait_for(|g| g.access_log().len() == 1, LIMIT, "the access log");

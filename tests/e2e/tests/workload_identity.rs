@@ -1,4 +1,4 @@
-//! Tokens of Entra ID: by the token that Kubernetes projects into a pod, and by a client secret.
+//! Tokens of Entra ID, by the token that Kubernetes projects into a pod and by a client secret.
 
 use std::fs;
 use std::os::unix::fs::{symlink, PermissionsExt};
@@ -13,7 +13,8 @@ use tempfile::TempDir;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A volume with a projected token, as the kubelet writes it: the file is a link into `..data`, which is a link to a folder.
+/// A volume with a projected token in the kubelet's form: the file is a link into `..data`, which is a link to a
+/// folder.
 struct Volume {
     folder: TempDir,
 }
@@ -36,7 +37,7 @@ impl Volume {
         self.folder.path().join("socket")
     }
 
-    /// Puts other content in the place of the one before, as the kubelet does.
+    /// Replaces the content as the kubelet does.
     fn write(&self, content: &str) {
         let path = self.folder.path();
         let before = fs::read_link(path.join("..data")).ok();
@@ -70,8 +71,8 @@ fn form(request: &RecordedRequest) -> String {
     String::from_utf8_lossy(&request.body).into_owned()
 }
 
-/// No part of a token or of these secrets is in what Envoy tells. At `debug` and `trace` Envoy's own router logs the headers of
-/// every request, and so the access token that is sent to a backend; that line is left out.
+/// Nothing that Envoy outputs has a part of a token or of these secrets. At `debug` and `trace`, Envoy's own router
+/// logs the headers of every request, with the access token for a backend; that line is left out.
 fn assert_nothing_secret(azure: &Simulator, gateway: &Gateway, secrets: &[&str]) {
     let mut told = gateway.log();
     assert!(
@@ -159,7 +160,7 @@ cases! {
         let with = |token: &str| forms.iter().filter(|form| form.ends_with(token)).count();
         assert!(with(&first) >= 2 && with(&second) >= 2, "{} and {}", with(&first), with(&second));
         assert_eq!(with(&first) + with(&second), forms.len());
-        // At most one exchange was under way with the old content.
+        // At most one exchange with the old content was in progress.
         let rotated = usize::try_from(rotated.unwrap()).unwrap();
         assert!(forms[rotated + 1..].iter().all(|form| form.ends_with(&second)));
     }
@@ -177,7 +178,7 @@ cases! {
         assert!(!gateway.log().contains("no token"), "{}", gateway.log());
     }
 
-    fn case_51_a_stale_file_is_told_and_its_renewal_ends_it(engine) {
+    fn case_51_a_stale_file_is_logged_and_its_renewal_ends_it(engine) {
         let azure = simulate(&["east"]);
         let volume = Volume::with(&azure.imds().assertion(-10).token());
         let gateway = builder(&azure, &volume, engine)
@@ -192,7 +193,7 @@ cases! {
         gateway.wait_for(|g| g.chat(&chat_request()).status == 200, 10 * SECOND, "a token");
     }
 
-    fn case_51_a_missing_credential_is_told_and_not_hammered(engine) {
+    fn case_51_a_missing_credential_is_logged_and_not_hammered(engine) {
         for code in [70_021, 700_213] {
             let azure = simulate(&["east"]);
             azure.imds().set(ImdsBehaviour::aadsts(400, code));
@@ -210,7 +211,7 @@ cases! {
         }
     }
 
-    fn case_51_a_busy_or_unreachable_authority_is_asked_again(engine) {
+    fn case_51_a_busy_or_unreachable_authority_is_retried(engine) {
         for (behaviour, told) in [
             (Some(ImdsBehaviour::status_retry_after(429, "2").times(1)), "no token (status 429, simulated); next try in 2s"),
             (Some(ImdsBehaviour::status(503).times(1)), "no token (status 503, simulated); next try in 1s"),
@@ -229,7 +230,7 @@ cases! {
         }
     }
 
-    fn case_51_an_empty_file_is_told_and_its_content_ends_it(engine) {
+    fn case_51_an_empty_file_is_logged_and_its_content_ends_it(engine) {
         let azure = simulate(&["east"]);
         let volume = Volume::with("");
         let gateway = builder(&azure, &volume, engine).start();
@@ -248,7 +249,7 @@ cases! {
         assert!(error.log.contains("azure-identity-token"), "{error}");
     }
 
-    fn case_51_a_listener_that_is_not_there_is_told(engine) {
+    fn case_51_a_missing_token_listener_is_logged(engine) {
         let azure = simulate(&["east"]);
         let volume = Volume::with(&assertion(&azure));
         for (cluster, expected) in [
@@ -268,7 +269,7 @@ cases! {
         }
     }
 
-    fn case_51_nothing_secret_is_told_at_any_level(engine) {
+    fn case_51_no_secret_is_logged_at_any_level(engine) {
         let azure = simulate_with(&["east"], |settings| {
             settings.imds.token_lifetime = 3 * SECOND;
         });
@@ -280,7 +281,7 @@ cases! {
             .envoy_log_level("trace")
             .start();
         assert_eq!(gateway.chat(&chat_request()).status, 200);
-        // A refusal is told too, of what is exchanged next.
+        // The log also has a refusal of the next exchange.
         azure.imds().set(ImdsBehaviour::aadsts(400, 700_213));
         volume.write(&second);
         let refusal = "needs a federated credential";
@@ -288,7 +289,7 @@ cases! {
         assert_nothing_secret(&azure, &gateway, &[&first, &second]);
     }
 
-    fn case_51_a_client_secret_is_exchanged_and_told_nowhere(engine) {
+    fn case_51_a_client_secret_is_exchanged_and_never_shown(engine) {
         let azure = simulate(&["east"]);
         let secret = simulator::EntraSettings::default().client_secret;
         let gateway = Gateway::builder()

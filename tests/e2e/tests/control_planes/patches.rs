@@ -1,4 +1,4 @@
-//! Patches, as Istio, its agent and Envoy Gateway carry them out.
+//! Patches, carried out as Istio, its agent and Envoy Gateway do.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{json, Value};
 use tempfile::TempDir;
 
-/// Istio's agent: it fetches the image of an extension, and puts a file in its place.
+/// Istio's agent: it fetches the image of an extension, and replaces the image by a file.
 pub fn fetched(extension: &Value, module: &Path) -> Value {
     let mut extension = extension.clone();
     let code = &mut extension["typed_config"]["config"]["vm_config"]["code"];
@@ -18,7 +18,7 @@ pub fn fetched(extension: &Value, module: &Path) -> Value {
     extension
 }
 
-/// Istio: it hands out an extension by its name. Here that is a file.
+/// Istio: it serves an extension by its name. Here that is a file.
 pub fn hand_out(folder: &TempDir, extension: &Value) {
     let mut resource = extension.clone();
     resource["@type"] = json!("type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig");
@@ -27,7 +27,7 @@ pub fn hand_out(folder: &TempDir, extension: &Value) {
     fs::write(file, json!({"resources": [resource]}).to_string()).expect("write the extension");
 }
 
-/// The same value, whose filters find their configuration in the files of [`hand_out`], not at Istio.
+/// The value, with filters that find their configuration in the files of [`hand_out`] and not at Istio.
 pub fn discovering(value: &Value, folder: &TempDir) -> Value {
     let mut value = value.clone();
     discover(&mut value, folder);
@@ -56,10 +56,10 @@ fn discover(value: &mut Value, folder: &TempDir) {
     }
 }
 
-/// Envoy Gateway: one operation `add` of JSON Patch, at every place that its JSONPath finds. Without a `path` the place is an item of
-/// a list, and the value comes before it.
+/// Envoy Gateway: one operation `add` of JSON Patch, at every place that its JSONPath finds. Without a `path`, the
+/// place is an item of a list, and the value is inserted before it.
 ///
-/// Of JSONPath there are fields, `[*]` and `[?(@.name=='...')]`.
+/// This supports fields, `[*]` and `[?(@.name=='...')]` of JSONPath.
 pub fn apply(resource: &mut Value, operation: &Value) {
     assert_eq!(operation["op"], "add");
     let path = operation["jsonPath"].as_str().expect("a JSONPath");
@@ -85,7 +85,7 @@ pub fn apply(resource: &mut Value, operation: &Value) {
     }
 }
 
-/// The values below these that the steps lead to.
+/// The values that the steps lead to, below these values.
 fn places<'v>(mut values: Vec<&'v mut Value>, steps: &str) -> Vec<&'v mut Value> {
     let mut rest = steps;
     while !rest.is_empty() {

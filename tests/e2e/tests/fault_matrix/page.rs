@@ -1,4 +1,4 @@
-//! The page with the matrix: written from cells, and read back.
+//! The page with the matrix, written from cells and read back.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use super::requests::Kind;
 use super::rows::Row;
 use super::AT_ONCE;
 
-/// What one fault means for one kind of request.
+/// The result of one fault for one kind of request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Cell {
     pub(super) gets: String,
@@ -21,7 +21,7 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    /// The same, at the times of another.
+    /// The result with the times of another one.
     pub(super) fn at_the_times_of(&self, other: &Self) -> Self {
         Self {
             time: other.time.clone(),
@@ -30,7 +30,7 @@ impl Cell {
         }
     }
 
-    /// The answer without another backend, and its time where it takes any.
+    /// The answer without another backend, and its time unless that is at once.
     fn alone(&self) -> String {
         match self.alone_time.as_str() {
             AT_ONCE | "-" => self.alone.clone(),
@@ -39,7 +39,7 @@ impl Cell {
     }
 }
 
-/// Where a cell stands: the group and name of its fault, the kind of request, and whether the engine is the router's.
+/// The place of a cell: the group and name of its fault, the kind of request, and whether the engine is the router.
 pub(super) type Place = (String, String, Kind, bool);
 pub(super) type Cells = BTreeMap<Place, Cell>;
 

@@ -1,4 +1,4 @@
-//! The kinds of request, and what a client sees of their answers.
+//! The kinds of request, and their answers as clients see them.
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use e2e::{chat_request, Client, Ending, Form, Response, Stream};
 use serde_json::json;
 
-/// Longer than any answer that has an end.
+/// Longer than any answer that ends.
 const ENDLESS: Duration = Duration::from_secs(13);
 
 /// A kind of request.
@@ -54,7 +54,7 @@ pub(super) struct Seen {
     /// `error.code` of an error.
     pub(super) code: Option<String>,
     pub(super) ending: Ending,
-    /// All that belongs to such an answer is there.
+    /// The answer is complete.
     pub(super) is_whole: bool,
     pub(super) elapsed: Duration,
 }
@@ -91,7 +91,7 @@ pub(super) fn send(client: &Client, kind: Kind, deployment: &str) -> io::Result<
     Ok(seen(kind, read(stream)))
 }
 
-/// Reads an answer to its end, or as long as one waits that has none.
+/// Reads an answer to its end, or for the time after which an answer counts as endless.
 fn read(mut stream: Stream) -> Response {
     let mut body = Vec::new();
     let mut is_endless = false;
@@ -140,7 +140,7 @@ fn seen(kind: Kind, answer: Response) -> Seen {
     }
 }
 
-/// Opens a realtime session, hears the backend's first message, and has a word sent back.
+/// Opens a realtime session, reads the backend's first message, and has a text echoed.
 fn session(client: &Client, deployment: &str) -> io::Result<Seen> {
     let path = format!("/openai/realtime?api-version=2024-10-01-preview&deployment={deployment}");
     let began = Instant::now();

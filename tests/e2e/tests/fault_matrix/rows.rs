@@ -15,23 +15,23 @@ pub(super) struct Row {
     pub(super) setup: Setup,
 }
 
-/// How a backend is made to have the fault.
+/// The way in which a backend gets the fault.
 #[derive(Clone, Debug)]
 pub(super) enum Setup {
     Behaves(Behaviour),
-    /// It is asked with an API key.
+    /// The backend has an API key.
     BehavesToKey(Behaviour),
-    /// It has an identity of its own, because its tokens are refused.
+    /// The backend has an identity of its own, because its tokens are refused.
     BehavesToToken(Behaviour),
-    /// A 429 with `retry-after` as the date in this time.
+    /// A 429 whose `retry-after` is the date after this time.
     ThrottledUntil(Duration),
     Stopped,
-    /// Its certificate is for another host.
+    /// The backend's certificate is for another host.
     WrongCertificate,
     TlsFailure,
 }
 
-/// The answers to these requests are whole documents.
+/// Requests whose answers are whole documents.
 const WHOLE: &[Kind] = &[Kind::Chat, Kind::V1, Kind::Upload, Kind::Background];
 
 fn error(status: u16, code: &str, message: &str) -> Behaviour {
