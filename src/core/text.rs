@@ -5,20 +5,22 @@
 use crate::prelude::*;
 use alloc::borrow::Cow;
 
-/// The position of the first byte that is one of `wanted`.
+/// The position of the first byte that is one of `wanted`, all of them ASCII.
 pub(super) fn find<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
     const HIGHEST: u64 = u64::from_ne_bytes([0x80; 8]);
+    debug_assert!(wanted.is_ascii());
     let mut words = text.chunks_exact(8);
     let mut before = 0_usize;
     for word in words.by_ref() {
         let word = u64::from_le_bytes(*word.first_chunk()?);
         // Subtracting one from a zero byte borrows into its highest bit. A byte above may show a borrow too, but it
-        // comes later in the text.
-        let found = wanted.iter().fold(0, |found, byte| {
+        // comes later in the text. A byte whose highest bit is set is not ASCII.
+        let borrows = wanted.iter().fold(0, |borrows, byte| {
             let differs = word ^ ONES.wrapping_mul(u64::from(*byte));
-            found | (differs.wrapping_sub(ONES) & !differs & HIGHEST)
+            borrows | differs.wrapping_sub(ONES)
         });
+        let found = borrows & !word & HIGHEST;
         if found != 0 {
             return before.checked_add(found.trailing_zeros() as usize / 8);
         }
@@ -187,8 +189,17 @@ impl ByteSet {
 
     /// The number of leading bytes in the set.
     pub fn run(&self, bytes: &[u8]) -> usize {
-        let ended = bytes.iter().position(|byte| !self.contains(*byte));
-        ended.unwrap_or(bytes.len())
+        // Four bytes at a time: a branch costs as much as a lookup, and most runs are long.
+        const STEP: usize = 4;
+        let all_of = |step: &[u8]| {
+            step.iter()
+                .fold(true, |all, byte| all & self.contains(*byte))
+        };
+        let steps = bytes.chunks_exact(STEP).take_while(|step| all_of(step));
+        let passed = steps.count().wrapping_mul(STEP);
+        let mut rest = bytes.iter().skip(passed);
+        let ended = rest.position(|byte| !self.contains(*byte));
+        ended.map_or(bytes.len(), |ended| passed.wrapping_add(ended))
     }
 }
 

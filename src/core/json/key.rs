@@ -136,29 +136,35 @@ impl KeyReader {
 
     /// The meaning of the key. `at_root` if it is in the outermost object.
     pub(super) fn meaning(&self, at_root: bool) -> Meaning {
-        let Some(key) = self.bytes.get(..self.length) else {
-            return Meaning::Other;
-        };
-        match key {
-            b"model" if at_root => Meaning::Key(Key::Model),
-            b"background" if at_root => Meaning::Key(Key::Background),
-            b"store" if at_root => Meaning::Key(Key::Store),
-            b"purpose" if at_root => Meaning::Key(Key::Purpose),
-            b"stream" if at_root => Meaning::Key(Key::Stream),
-            b"stream_options" | b"data_sources" if at_root => Meaning::Key(Key::StreamOptions),
-            b"prompt_cache_key" if at_root => Meaning::Key(Key::PromptCacheKey),
-            b"metadata" | b"attributes" => Meaning::ClientsOwn,
-            // JSON Schemas of functions, MCP servers' tools and answers.
-            b"parameters" | b"input_schema" | b"schema" => Meaning::ClientsOwn,
-            // The client's own name in the input of a batch.
-            b"custom_id" => Meaning::Other,
-            b"id" => Meaning::Key(Key::ObjectId),
-            b"value" => Meaning::Key(Key::SessionKey),
-            b"encrypted_content" => Meaning::Key(Key::Encrypted),
-            key if key.ends_with(b"_id") || key.ends_with(b"_ids") => Meaning::Key(Key::ObjectId),
-            key if ID_KEYS.contains(&key) => Meaning::Key(Key::ObjectId),
-            _ => Meaning::Other,
-        }
+        let key = self.bytes.get(..self.length);
+        key.map_or(Meaning::Other, |key| meaning(key, at_root))
+    }
+}
+
+/// The meaning of a key without escapes. `at_root` if it is in the outermost object.
+pub(super) fn meaning(key: &[u8], at_root: bool) -> Meaning {
+    if key.len() > MAX_LENGTH {
+        return Meaning::Other;
+    }
+    match key {
+        b"model" if at_root => Meaning::Key(Key::Model),
+        b"background" if at_root => Meaning::Key(Key::Background),
+        b"store" if at_root => Meaning::Key(Key::Store),
+        b"purpose" if at_root => Meaning::Key(Key::Purpose),
+        b"stream" if at_root => Meaning::Key(Key::Stream),
+        b"stream_options" | b"data_sources" if at_root => Meaning::Key(Key::StreamOptions),
+        b"prompt_cache_key" if at_root => Meaning::Key(Key::PromptCacheKey),
+        b"metadata" | b"attributes" => Meaning::ClientsOwn,
+        // JSON Schemas of functions, MCP servers' tools and answers.
+        b"parameters" | b"input_schema" | b"schema" => Meaning::ClientsOwn,
+        // The client's own name in the input of a batch.
+        b"custom_id" => Meaning::Other,
+        b"id" => Meaning::Key(Key::ObjectId),
+        b"value" => Meaning::Key(Key::SessionKey),
+        b"encrypted_content" => Meaning::Key(Key::Encrypted),
+        key if key.ends_with(b"_id") || key.ends_with(b"_ids") => Meaning::Key(Key::ObjectId),
+        key if ID_KEYS.contains(&key) => Meaning::Key(Key::ObjectId),
+        _ => Meaning::Other,
     }
 }
 

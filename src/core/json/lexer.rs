@@ -7,7 +7,7 @@
 //! The values of `metadata`, `attributes` and JSON Schemas are the client's own and are never reported. Neither is
 //! anything nested deeper than [`MAX_DEPTH`].
 
-use super::key::{Key, KeyReader, Meaning};
+use super::key::{self, Key, KeyReader, Meaning};
 use crate::text::{copy_to, find, ByteSet};
 
 /// The depth up to which nesting is read. The ids of Azure OpenAI's APIs are within the first ten levels.
@@ -83,7 +83,8 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Word {
     key: Option<Key>,
-    bytes: [u8; 5],
+    /// The first bytes, one more than the longest word of JSON has.
+    bytes: [u8; 6],
     length: usize,
 }
 
@@ -98,49 +99,23 @@ enum Level {
 
 impl Lexer {
     /// Reads the next bytes and reports the tokens of interest.
-    pub fn push<'c>(&mut self, chunk: &'c [u8], mut report: impl FnMut(Event<'c>)) {
+    pub fn push<'c>(&mut self, chunk: &'c [u8], report: &mut dyn FnMut(Event<'c>)) {
         let mut rest = chunk;
-        while let Some((byte, after)) = rest.split_first() {
+        while !rest.is_empty() {
             #[cfg(test)]
             {
                 self.steps += 1;
             }
-            let run = self.run(rest);
-            if run > 0 {
-                let (text, beyond) = rest.split_at_checked(run).unwrap_or((rest, &[]));
-                match &mut self.state {
-                    State::InString { reported: true, .. } => report(Event::Text(text)),
-                    State::InScalar(word) => word.extend(text),
-                    State::InKey => self.key.extend(text),
-                    _ => {}
-                }
-                rest = beyond;
-                continue;
-            }
             let at = chunk.len() - rest.len();
-            match self.state {
+            let read = match self.state {
                 State::InString { reported, escaped } => {
-                    if reported && (escaped || *byte == b'\\') {
-                        report(Event::Text(rest.get(..1).unwrap_or_default()));
-                    }
-                    self.mark(*byte, reported, escaped, at, &mut report);
+                    self.in_string(rest, reported, escaped, at, report)
                 }
-                State::InKey => self.in_key(*byte, &mut report),
-                State::InScalar(word) => {
-                    if let (Some(key), Some(value)) = (word.key, word.bool()) {
-                        report(Event::Bool {
-                            key,
-                            value,
-                            end: at,
-                        });
-                    }
-                    self.flawed |= !word.may_be_json();
-                    self.state = State::After;
-                    self.structure(*byte, at, &mut report);
-                }
-                _ => self.structure(*byte, at, &mut report),
-            }
-            rest = after;
+                State::InKey => self.in_key(rest, report),
+                State::InScalar(word) => self.in_scalar(word, rest, at, report),
+                _ => self.structure(rest, at, report),
+            };
+            rest = rest.get(read..).unwrap_or_default();
         }
     }
 
@@ -149,63 +124,121 @@ impl Lexer {
     pub fn is_well_formed(&self) -> bool {
         let ended = match self.state {
             State::After => true,
-            State::InScalar(word) => word.may_be_json(),
+            State::InScalar(word) => may_be_json(word.text()),
             _ => false,
         };
         ended && self.depth == 0 && !self.flawed
     }
 
-    /// The number of bytes that continue the first byte's token.
-    fn run(&self, bytes: &[u8]) -> usize {
-        match self.state {
-            State::InString { escaped: false, .. } => text(bytes),
-            State::InKey if !self.key.is_in_escape() => text(bytes),
-            State::InScalar(_) => ENDS_SCALAR.position(bytes),
-            _ => 0,
-        }
-    }
-
-    /// Handles a special byte of a string: a quote, a backslash, a line break or an escaped byte.
-    fn mark<'c>(
+    /// Reads on in a string, at most to its end. Returns the number of bytes that it read.
+    fn in_string<'c>(
         &mut self,
-        byte: u8,
+        bytes: &'c [u8],
         reported: bool,
         escaped: bool,
         at: usize,
-        report: &mut impl FnMut(Event<'c>),
-    ) {
+        report: &mut dyn FnMut(Event<'c>),
+    ) -> usize {
+        let plain = if escaped { 0 } else { text(bytes) };
+        let (text, beyond) = bytes.split_at_checked(plain).unwrap_or((bytes, &[]));
+        if reported && !text.is_empty() {
+            report(Event::Text(text));
+        }
+        let Some(byte) = beyond.first() else {
+            return plain;
+        };
         match byte {
             b'\n' | b'\r' => self.reset(),
             b'"' if !escaped => {
                 self.state = State::After;
                 if reported {
+                    let at = at.saturating_add(plain);
                     report(Event::End { at });
                 }
             }
             byte => {
-                self.state = State::InString {
-                    reported,
-                    escaped: !escaped && byte == b'\\',
-                };
+                let escaped = !escaped && *byte == b'\\';
+                self.state = State::InString { reported, escaped };
             }
         }
+        let is_text = escaped || *byte == b'\\';
+        if reported && is_text {
+            report(Event::Text(beyond.get(..1).unwrap_or_default()));
+        }
+        plain.saturating_add(1)
     }
 
-    fn in_key<'c>(&mut self, byte: u8, report: &mut impl FnMut(Event<'c>)) {
+    /// Reads on in a key with escapes, or in one that began in an earlier chunk. Returns the number of bytes that it read.
+    #[inline(never)]
+    fn in_key<'c>(&mut self, bytes: &'c [u8], report: &mut dyn FnMut(Event<'c>)) -> usize {
+        let plain = match self.key.is_in_escape() {
+            true => 0,
+            false => text(bytes),
+        };
+        let (text, beyond) = bytes.split_at_checked(plain).unwrap_or((bytes, &[]));
+        self.key.extend(text);
+        let Some(byte) = beyond.first() else {
+            return plain;
+        };
         if matches!(byte, b'\n' | b'\r') {
             self.reset();
-        } else if self.key.push(byte) {
-            let meaning = self.key.meaning(self.depth == 1);
-            self.meaning = Some(meaning);
-            self.state = State::Colon;
-            if let Meaning::Key(key) = meaning {
-                report(Event::Key(key));
-            }
+        } else if self.key.push(*byte) {
+            self.end_key(self.key.meaning(self.depth == 1), report);
+        }
+        plain.saturating_add(1)
+    }
+
+    fn end_key<'c>(&mut self, meaning: Meaning, report: &mut dyn FnMut(Event<'c>)) {
+        self.meaning = Some(meaning);
+        self.state = State::Colon;
+        if let Meaning::Key(key) = meaning {
+            report(Event::Key(key));
         }
     }
 
-    /// Handles a byte outside of strings and scalars.
-    fn structure<'c>(&mut self, byte: u8, at: usize, report: &mut impl FnMut(Event<'c>)) {
+    /// Reads on in a number or a word that began in an earlier chunk. Returns the number of bytes that it read.
+    #[inline(never)]
+    fn in_scalar<'c>(
+        &mut self,
+        mut word: Word,
+        bytes: &'c [u8],
+        at: usize,
+        report: &mut dyn FnMut(Event<'c>),
+    ) -> usize {
+        let more = ENDS_SCALAR.position(bytes);
+        let (text, beyond) = bytes.split_at_checked(more).unwrap_or((bytes, &[]));
+        word.extend(text);
+        match beyond {
+            [] => self.state = State::InScalar(word),
+            _ => self.end_scalar(word.key, word.text(), at.saturating_add(more), report),
+        }
+        more
+    }
+
+    fn end_scalar<'c>(
+        &mut self,
+        key: Option<Key>,
+        word: &[u8],
+        end: usize,
+        report: &mut dyn FnMut(Event<'c>),
+    ) {
+        if let (Some(key), Some(value)) = (key, bool_of(word)) {
+            report(Event::Bool { key, value, end });
+        }
+        self.flawed |= !may_be_json(word);
+        self.state = State::After;
+    }
+
+    /// Reads a token that begins outside of strings and scalars. Returns the number of bytes that it read.
+    fn structure<'c>(
+        &mut self,
+        bytes: &'c [u8],
+        at: usize,
+        report: &mut dyn FnMut(Event<'c>),
+    ) -> usize {
+        let Some((byte, after)) = bytes.split_first() else {
+            return 0;
+        };
         let line_begins = core::mem::replace(&mut self.line_begins, matches!(byte, b'\n' | b'\r'));
         match byte {
             b' ' | b'\t' | b'\n' | b'\r' => {}
@@ -214,10 +247,9 @@ impl Lexer {
                 let of_ids = self.value_key() == Some(Key::ObjectId);
                 self.open(Level::List { of_ids });
             }
-            b'}' | b']' => self.close(byte),
+            b'}' | b']' => self.close(*byte),
             b'"' if self.state == State::Key => {
-                self.key = KeyReader::default();
-                self.state = State::InKey;
+                return self.members(bytes, report);
             }
             b'"' => {
                 let key = self.value_key();
@@ -227,7 +259,8 @@ impl Lexer {
                     escaped: false,
                 };
                 if let Some(key) = key {
-                    report(Event::Begin { key, at: at + 1 });
+                    let at = at.saturating_add(1);
+                    report(Event::Begin { key, at });
                 }
             }
             b':' => {
@@ -245,18 +278,60 @@ impl Lexer {
                     _ => State::Value,
                 };
             }
-            byte if line_begins && begins_word(byte) => {
-                self.reset();
-                self.line_begins = false;
-            }
             byte => {
+                if line_begins && begins_word(*byte) {
+                    self.reset();
+                    self.line_begins = false;
+                }
+                if self.depth == 0 && self.flawed {
+                    // This is the name of an event, a comment or the like. Only an object, a list or a string matters here.
+                    self.state = State::After;
+                    let passed = find(after, [b'{', b'[', b'"']).unwrap_or(after.len());
+                    return passed.saturating_add(1);
+                }
                 let key = self.value_key();
                 self.expect(State::Value);
-                let mut word = Word::new(key);
-                word.extend(&[byte]);
-                self.state = State::InScalar(word);
+                let read = ENDS_SCALAR.position(after).saturating_add(1);
+                let (word, beyond) = bytes.split_at_checked(read).unwrap_or((bytes, &[]));
+                if beyond.is_empty() {
+                    let mut begun = Word::new(key);
+                    begun.extend(word);
+                    self.state = State::InScalar(begun);
+                } else {
+                    self.end_scalar(key, word, at.saturating_add(read), report);
+                }
+                return read;
             }
         }
+        1
+    }
+
+    /// Reads members of an object, from the quote of a key on. It passes members without meaning in one step. Returns the
+    /// number of bytes that it read.
+    fn members<'c>(&mut self, bytes: &'c [u8], report: &mut dyn FnMut(Event<'c>)) -> usize {
+        let mut rest = bytes;
+        while let Some(behind) = rest.strip_prefix(b"\"") {
+            let (key, behind) = split_at_mark(behind);
+            let Some(behind) = behind.strip_prefix(b"\"") else {
+                // The chunk ends in the key, or the key has escapes.
+                self.key = KeyReader::default();
+                self.state = State::InKey;
+                return bytes.len() - behind.len() - key.len();
+            };
+            let meaning = key::meaning(key, self.depth == 1);
+            let value = behind.strip_prefix(b":");
+            let plain = value.filter(|_| meaning == Meaning::Other);
+            let Some(behind) = plain.and_then(pass_plain) else {
+                self.end_key(meaning, report);
+                return bytes.len() - behind.len();
+            };
+            let Some(next) = behind.strip_prefix(b",") else {
+                self.state = State::After;
+                return bytes.len() - behind.len();
+            };
+            rest = next;
+        }
+        bytes.len() - rest.len()
     }
 
     fn open(&mut self, level: Level) {
@@ -332,7 +407,7 @@ impl Word {
     fn new(key: Option<Key>) -> Self {
         Self {
             key,
-            bytes: [0; 5],
+            bytes: [0; 6],
             length: 0,
         }
     }
@@ -342,25 +417,48 @@ impl Word {
         self.length = self.length.saturating_add(bytes.len());
     }
 
-    fn bool(&self) -> Option<bool> {
-        match self.bytes.get(..self.length)? {
-            b"true" => Some(true),
-            b"false" => Some(false),
-            _ => None,
-        }
+    /// Enough of it to tell it from every word of JSON.
+    fn text(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or(&self.bytes)
     }
+}
 
-    fn may_be_json(&self) -> bool {
-        let number = matches!(self.bytes, [b'-' | b'0'..=b'9', ..]);
-        number || self.bool().is_some() || self.bytes.get(..self.length) == Some(b"null")
+fn bool_of(word: &[u8]) -> Option<bool> {
+    match word {
+        b"true" => Some(true),
+        b"false" => Some(false),
+        _ => None,
     }
+}
+
+fn may_be_json(word: &[u8]) -> bool {
+    matches!(
+        word,
+        [b'-' | b'0'..=b'9', ..] | b"true" | b"false" | b"null"
+    )
 }
 
 /// The number of leading bytes that are plain text of a string.
 fn text(bytes: &[u8]) -> usize {
-    let ended = find(bytes, [b'"', b'\\', b'\n', b'\r']);
-    ended.unwrap_or(bytes.len())
+    find(bytes, MARKS).unwrap_or(bytes.len())
 }
+
+/// Splits the bytes of a string in front of the first byte that is not plain text.
+fn split_at_mark(bytes: &[u8]) -> (&[u8], &[u8]) {
+    bytes.split_at_checked(text(bytes)).unwrap_or((bytes, &[]))
+}
+
+/// The bytes behind the first value, if that is complete and a string without escapes, a number or a word.
+fn pass_plain(value: &[u8]) -> Option<&[u8]> {
+    if let Some(text) = value.strip_prefix(b"\"") {
+        return split_at_mark(text).1.strip_prefix(b"\"");
+    }
+    let (word, behind) = value.split_at_checked(ENDS_SCALAR.position(value))?;
+    (may_be_json(word) && !behind.is_empty()).then_some(behind)
+}
+
+/// The bytes of a string that are not plain text: its end, an escape, or a line break, which is an error.
+const MARKS: [u8; 4] = [b'"', b'\\', b'\n', b'\r'];
 
 /// The bytes that end a number or a word.
 const ENDS_SCALAR: ByteSet = ByteSet::of(b" \t\n\r{}[]\":,");
@@ -381,7 +479,7 @@ mod tests {
         let mut found = Vec::new();
         let mut text = Vec::new();
         for chunk in chunks {
-            lexer.push(chunk, |event| match event {
+            lexer.push(chunk, &mut |event| match event {
                 Event::Key(_) => {}
                 Event::Begin { key, at } => {
                     if at > 0 {

@@ -143,7 +143,7 @@ impl Scan {
             found,
             ..
         } = self;
-        lexer.push(chunk, |event| found.take(reading, *offset, event));
+        lexer.push(chunk, &mut |event| found.take(reading, *offset, event));
         *offset = offset.saturating_add(chunk.len());
     }
 

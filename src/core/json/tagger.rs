@@ -26,7 +26,7 @@ impl Tagger {
             places,
         } = self;
         places.clear();
-        lexer.push(chunk, |event| match event {
+        lexer.push(chunk, &mut |event| match event {
             Event::Begin { key, .. } => *value = ValueReader::of(key),
             Event::Text(text) => {
                 if let Some(value) = value {
