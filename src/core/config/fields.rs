@@ -141,7 +141,7 @@ object! {
         BASE_PATH: Text = text("base_path", BASE_FORM, is_base_path), with r#"{"pattern": "^/[!-\"$->@-~]*[!-\"$-.0->@-~]$"}"#;
         /// The APIs that the backend has. By default it has all of them, but `messages` only if its host ends in
         /// `.services.ai.azure.com`. The names are `chat` (and completions), `responses` (and conversations),
-        /// `embeddings`, `images`, `audio`, `videos`, `files` (and uploads, vector stores, containers), `batches`,
+        /// `embeddings`, `images`, `audio`, `videos`; `files` (and uploads, vector stores, containers), `batches`,
         /// `realtime`, `assistants` (and threads), `fine_tuning`, `messages` (Claude).
         APIS: Own = own("apis", ""), with r#"{"type": "array", "minItems": 1}"#, with apis();
         /// The name of one of `identities`, whose token this backend gets. The default is `identity`.
