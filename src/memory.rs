@@ -1,7 +1,7 @@
 //! The module's allocator. It keeps small freed blocks in free lists by size and reuses them in a few instructions.
 //!
 //! A request uses about ten blocks while it lasts. The standard library's allocator (dlmalloc) spends some 250
-//! instructions on each, an eighth of a request's total; reusing a block takes about 30. A kept block serves only its
+//! instructions on each, an eighth of a request's total; reusing a block takes about 30. A freed block serves only its
 //! own size. The memory kept for a size is at most its peak use, which the number of concurrent requests bounds.
 #![allow(unsafe_code)]
 
@@ -12,11 +12,11 @@ use std::ptr;
 /// The module's allocator.
 #[cfg(target_arch = "wasm32")]
 #[global_allocator]
-static MEMORY: Keeper<System> = Keeper::new(System);
+static MEMORY: FreeLists<System> = FreeLists::new(System);
 
 // SAFETY: there is one thread.
 #[cfg(target_arch = "wasm32")]
-unsafe impl<S> Sync for Keeper<S> {}
+unsafe impl<S> Sync for FreeLists<S> {}
 
 /// The smallest size of a free list. Each further list doubles the size.
 const SMALLEST: usize = 16;
@@ -25,71 +25,71 @@ const SIZES: usize = 9;
 const ALIGNMENT: usize = 8;
 
 /// Keeps freed small blocks of the allocator `source`.
-struct Keeper<S> {
+struct FreeLists<S> {
     source: S,
     /// The head of the free list of each size.
-    kept: [Cell<*mut Kept>; SIZES],
+    lists: [Cell<*mut FreeBlock>; SIZES],
 }
 
 /// The header of a block in a free list.
-struct Kept {
+struct FreeBlock {
     /// The next block in the list, which was freed before this one.
-    before: *mut Kept,
+    next: *mut FreeBlock,
 }
 
-impl<S: GlobalAlloc> Keeper<S> {
+impl<S: GlobalAlloc> FreeLists<S> {
     const fn new(source: S) -> Self {
         Self {
             source,
-            kept: [const { Cell::new(ptr::null_mut()) }; SIZES],
+            lists: [const { Cell::new(ptr::null_mut()) }; SIZES],
         }
     }
 
     /// The free list for `layout` and its block size. `None` if the source serves the layout directly.
     #[inline]
-    fn shelf(&self, layout: Layout) -> Option<(&Cell<*mut Kept>, usize)> {
+    fn list(&self, layout: Layout) -> Option<(&Cell<*mut FreeBlock>, usize)> {
         let bits = usize::BITS - (layout.size().wrapping_sub(1) | (SMALLEST - 1)).leading_zeros();
         let index = bits - SMALLEST.trailing_zeros();
-        let shelf = self.kept.get(index as usize)?;
-        (layout.align() <= ALIGNMENT).then_some((shelf, SMALLEST << index))
+        let list = self.lists.get(index as usize)?;
+        (layout.align() <= ALIGNMENT).then_some((list, SMALLEST << index))
     }
 }
 
 // SAFETY: every block comes from the source, with at least the size and alignment of its layout. It has one owner at a
 // time: freeing a block puts it into a list, and allocating takes it out.
-unsafe impl<S: GlobalAlloc> GlobalAlloc for Keeper<S> {
+unsafe impl<S: GlobalAlloc> GlobalAlloc for FreeLists<S> {
     #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let Some((shelf, size)) = self.shelf(layout) else {
+        let Some((list, size)) = self.list(layout) else {
             return self.source.alloc(layout);
         };
-        let block = shelf.get();
+        let block = list.get();
         if block.is_null() {
             // SAFETY: the size and `ALIGNMENT` are small powers of two.
             return self
                 .source
                 .alloc(Layout::from_size_align_unchecked(size, ALIGNMENT));
         }
-        shelf.set((*block).before);
+        list.set((*block).next);
         block.cast()
     }
 
     #[inline(never)]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        let Some((shelf, _)) = self.shelf(layout) else {
+        let Some((list, _)) = self.list(layout) else {
             return self.source.dealloc(block, layout);
         };
-        // SAFETY: the block is at least as large as `Kept`, and aligned for it.
-        let block: *mut Kept = block.cast();
-        block.write(Kept {
-            before: shelf.replace(block),
+        // SAFETY: the block is at least as large as `FreeBlock`, and aligned for it.
+        let block: *mut FreeBlock = block.cast();
+        block.write(FreeBlock {
+            next: list.replace(block),
         });
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the caller guarantees that `size` and the alignment form a valid layout.
         let wanted = Layout::from_size_align_unchecked(size, layout.align());
-        match (self.shelf(layout), self.shelf(wanted)) {
+        match (self.list(layout), self.list(wanted)) {
             (None, None) => return self.source.realloc(block, layout, size),
             (Some((_, before)), Some((_, after))) if before == after => return block,
             _ => {}
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn freed_small_blocks_are_reused() {
-        let keeper = Keeper::new(Counting::default());
+        let keeper = FreeLists::new(Counting::default());
         for (sizes, asked) in [([1, 16, 9], 1), ([17, 32, 20], 2), ([2049, 4096, 3000], 3)] {
             for size in sizes {
                 // SAFETY: each block is freed once, with its layout.
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn large_or_overaligned_blocks_bypass_the_free_lists() {
-        let keeper = Keeper::new(Counting::default());
+        let keeper = FreeLists::new(Counting::default());
         for layout in [
             layout(4097),
             layout(1 << 20),
@@ -182,7 +182,7 @@ mod tests {
             }
         }
 
-        let keeper = Keeper::new(System);
+        let keeper = FreeLists::new(System);
         let mut blocks: Vec<Block> = Vec::new();
         let mut random = 1_u64;
         let mut draw = |below: usize| {

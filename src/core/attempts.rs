@@ -230,8 +230,8 @@ impl Attempts {
             _ => self.has_failed,
         };
         match has_failed_so {
-            true => Blame::Spent,
-            false => Blame::Due,
+            true => Blame::Repeated,
+            false => Blame::First,
         }
     }
 
@@ -580,16 +580,19 @@ mod tests {
         let mut found = |outcome| attempts.conclude(outcome, None, &demand, TOKEN).finding;
         assert_eq!(
             found(Outcome::Throttled),
-            Finding::Throttled(None, Blame::Due)
-        );
-        assert_eq!(found(Outcome::Unavailable), Finding::Failed(0, Blame::Due));
-        assert_eq!(
-            found(Outcome::Throttled),
-            Finding::Throttled(None, Blame::Spent)
+            Finding::Throttled(None, Blame::First)
         );
         assert_eq!(
             found(Outcome::Unavailable),
-            Finding::Failed(0, Blame::Spent)
+            Finding::Failed(0, Blame::First)
+        );
+        assert_eq!(
+            found(Outcome::Throttled),
+            Finding::Throttled(None, Blame::Repeated)
+        );
+        assert_eq!(
+            found(Outcome::Unavailable),
+            Finding::Failed(0, Blame::Repeated)
         );
     }
 

@@ -179,10 +179,10 @@ impl Ledger {
         place
     }
 
-    /// Passes every non-zero count to `hand_over` and resets it. The arguments are the count's place, the name, the
+    /// Passes every non-zero count to `report` and resets it. The arguments are the count's place, the name, the
     /// kind and the count. The place of a count never changes. Each new name gets the next [`Kind::ALL`] places, from
     /// 0.
-    pub fn drain(&mut self, hand_over: &mut dyn FnMut(usize, &str, Kind, u64)) {
+    pub fn drain(&mut self, report: &mut dyn FnMut(usize, &str, Kind, u64)) {
         for (name, place) in &self.places {
             let Some(counts) = self.counts.get_mut(*place) else {
                 continue;
@@ -191,7 +191,7 @@ impl Ledger {
             for kind in Kind::ALL {
                 let count = counts.take(kind);
                 if count > 0 {
-                    hand_over(first.saturating_add(kind.place()), name, kind, count);
+                    report(first.saturating_add(kind.place()), name, kind, count);
                 }
             }
         }
@@ -281,10 +281,10 @@ mod tests {
     #[test]
     fn fractions_of_a_millionth_are_carried_over() {
         let mut ledger = Ledger::new(1);
-        for (added, handed_over) in [(400_000, 0), (700_000, 1), (2_900_000, 3), (0, 0)] {
+        for (added, reported) in [(400_000, 0), (700_000, 1), (2_900_000, 3), (0, 0)] {
             ledger.entry("a").unwrap().add(Kind::Cost, added);
             let seen = drained(&mut ledger);
-            assert_eq!(seen.first().map_or(0, |seen| seen.3), handed_over);
+            assert_eq!(seen.first().map_or(0, |seen| seen.3), reported);
         }
     }
 

@@ -205,7 +205,7 @@ pub fn deployment_counter_name(backend: &Backend, deployment: &str, kind: Kind) 
 }
 
 /// The more severe of two values of [`quota_gauges`].
-pub fn graver(one: [u64; 2], other: [u64; 2]) -> [u64; 2] {
+pub fn more_severe(one: [u64; 2], other: [u64; 2]) -> [u64; 2] {
     // "Throttled" is more severe than "advised to wait", which is more severe than "open".
     let rank = |[state, seconds]: [u64; 2]| (state > 0, core::cmp::Reverse(state), seconds);
     if rank(other) > rank(one) {
@@ -261,8 +261,8 @@ impl Tally {
         }
     }
 
-    /// Passes every non-zero count to `hand_over`, with its index in [`counter_names`], and resets it.
-    pub fn drain(&mut self, mut hand_over: impl FnMut(usize, u64)) {
+    /// Passes every non-zero count to `report`, with its index in [`counter_names`], and resets it.
+    pub fn drain(&mut self, mut report: impl FnMut(usize, u64)) {
         for (index, count) in self.counts.iter_mut().enumerate() {
             if *count == 0 {
                 continue;
@@ -272,7 +272,7 @@ impl Tally {
                 false => core::mem::take(count),
             };
             if count > 0 {
-                hand_over(index, count);
+                report(index, count);
             }
         }
     }
@@ -375,8 +375,8 @@ mod tests {
         };
         let now = Timestamp::from_secs(1_700_000_000);
         let wait = Some(Duration::from_millis(6_500));
-        let throttled = Finding::Throttled(wait, Blame::Due);
-        let failed = [Finding::Failed(0, Blame::Due); 5];
+        let throttled = Finding::Throttled(wait, Blame::First);
+        let failed = [Finding::Failed(0, Blame::First); 5];
         for (findings, state, seconds, after) in [
             (&[][..], 0, 0..=0, 0),
             (&[throttled], 1, 7..=7, 0),
@@ -425,8 +425,8 @@ mod tests {
         assert_eq!(quota_gauges(Some(&wait(true)), now), [1, 2]);
         assert_eq!(quota_gauges(Some(&wait(false)), now), [2, 2]);
         for (graver_one, other) in [([1, 1], [2, 9]), ([1, 2], [1, 1]), ([2, 1], [0, 0])] {
-            assert_eq!(graver(graver_one, other), graver_one);
-            assert_eq!(graver(other, graver_one), graver_one);
+            assert_eq!(more_severe(graver_one, other), graver_one);
+            assert_eq!(more_severe(other, graver_one), graver_one);
         }
         assert_eq!(
             quota_gauge_names(&backends()[0], "gpt-4o"),

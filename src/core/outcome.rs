@@ -119,10 +119,10 @@ impl Diagnosis {
 /// - `DeploymentNotFound`: 404 "The API deployment for this resource does not exist."
 /// - `ModelDeprecated`: 410 "The model associated with the deployment is deprecated and no longer available for use"
 ///   (epam/ai-dial-chat#4403). Auto-upgrades differ by region, so another resource may serve the same name.
-/// `unknown_model`: 400 (enricoros/big-AGI#898) or 404 (microsoft/Generative-AI-for-beginners-dotnet#302) "Unknown
-/// model: ...", Foundry's code for models that are not OpenAI's.
-/// - `model_not_found`: 400 or 404 "The provided model deployment '...' does not exist", OpenAI's word, which Azure uses for some
-///   of the v1 API.
+/// - `unknown_model`: 400 (enricoros/big-AGI#898) or 404 (microsoft/Generative-AI-for-beginners-dotnet#302) "Unknown model: ...".
+///   This is Foundry's code for models that are not OpenAI's.
+/// - `model_not_found`: 400 or 404 "The provided model deployment '...' does not exist". This is OpenAI's code, which Azure uses for
+///   some of the v1 API.
 const MISSING: [&str; 4] = [
     "DeploymentNotFound",
     "ModelDeprecated",

@@ -63,20 +63,20 @@ impl Events {
         }
     }
 
-    /// Reads the next bytes, and passes each event that ends in them to `hand_out`.
+    /// Reads the next bytes, and passes each event that ends in them to `on_event`.
     ///
     /// # Errors
     /// An event is larger than the limit. The events before it were passed on.
     pub fn push(
         &mut self,
         chunk: &[u8],
-        hand_out: &mut dyn FnMut(Event<'_>),
+        on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), TooLong> {
         let mut rest = chunk;
         while let (Some(end), false) = (self.end_of_event(rest), self.is_too_long) {
             let (ended, after) = rest.split_at_checked(end).unwrap_or((rest, &[]));
             rest = after;
-            self.end_event(ended, hand_out);
+            self.end_event(ended, on_event);
         }
         self.keep(rest);
         match self.is_too_long {
@@ -86,9 +86,9 @@ impl Events {
     }
 
     /// Passes on a last event that has no blank line after it.
-    pub fn finish(mut self, hand_out: &mut dyn FnMut(Event<'_>)) {
+    pub fn finish(mut self, on_event: &mut dyn FnMut(Event<'_>)) {
         if !self.is_too_long {
-            self.end_event(&[], hand_out);
+            self.end_event(&[], on_event);
         }
     }
 
@@ -116,7 +116,7 @@ impl Events {
         }
     }
 
-    fn end_event(&mut self, rest: &[u8], hand_out: &mut dyn FnMut(Event<'_>)) {
+    fn end_event(&mut self, rest: &[u8], on_event: &mut dyn FnMut(Event<'_>)) {
         let mut lines = rest;
         if !self.begun.is_empty() {
             self.keep(rest);
@@ -131,7 +131,7 @@ impl Events {
             lines = lines.strip_prefix(BYTE_ORDER_MARK).unwrap_or(lines);
         }
         if let Some(event) = Event::of(lines) {
-            hand_out(event);
+            on_event(event);
         }
         self.begun.clear();
     }
@@ -222,16 +222,16 @@ mod tests {
     /// The names and data of all events, and whether an event was too long.
     fn read<'c>(chunks: impl Iterator<Item = &'c [u8]>) -> (Vec<(String, String)>, bool) {
         let mut found = Vec::new();
-        let mut hand_out = |event: Event<'_>| {
+        let mut on_event = |event: Event<'_>| {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             found.push((text(event.name()), text(&event.data())));
         };
         let mut events = Events::new(LIMIT);
         let mut is_too_long = false;
         for chunk in chunks {
-            is_too_long |= events.push(chunk, &mut hand_out).is_err();
+            is_too_long |= events.push(chunk, &mut on_event).is_err();
         }
-        events.finish(&mut hand_out);
+        events.finish(&mut on_event);
         (found, is_too_long)
     }
 

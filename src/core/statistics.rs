@@ -253,7 +253,7 @@ impl Statistics {
         };
         // Names that differ only in a dot share a statistic.
         if let Some(quota) = quotas.iter_mut().find(|quota| quota.label == label) {
-            quota.values = metrics::graver(quota.values, values);
+            quota.values = metrics::more_severe(quota.values, values);
         } else if quotas.len() < MOST_DEPLOYMENTS {
             let gauges = self.define_pair(metrics::quota_gauge_names(backend, &label), changes);
             if let Some(OfBackend { quotas, .. }) = self.backends.get_mut(index) {

@@ -336,7 +336,7 @@ pub(crate) fn resume(half: Half) -> Result<()> {
 }
 
 /// Resets the current stream, whose answer has begun. Envoy does so once the callback has returned.
-pub(crate) fn cut_off() -> Result<()> {
+pub(crate) fn reset_stream() -> Result<()> {
     // SAFETY: no pointers.
     check("close_stream", unsafe {
         proxy_close_stream(Half::Response as u32)

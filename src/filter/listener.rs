@@ -4,10 +4,10 @@ use std::rc::{Rc, Weak};
 
 use proxy_wasm::types::Action;
 
+use super::buffered_body::BufferedBody;
 use super::driver::{action_of, apply, details_if, end_usage, pass_frame, sign};
 use super::host::{self, HostError, Map};
 use super::place::{Place, Request};
-use super::shown::ShownBody;
 use super::worker::{Stream, Worker};
 use crate::core::balancer::Granted;
 use crate::core::client_credentials::is_credential_header;
@@ -19,7 +19,7 @@ type Result<T> = std::result::Result<T, HostError>;
 /// A request's state among the listener's filters.
 pub(super) struct Listener {
     pub(super) place: Place,
-    shown: ShownBody,
+    shown: BufferedBody,
     pub(super) up: Gate,
     pub(super) down: Gate,
 }
@@ -28,7 +28,7 @@ impl Listener {
     pub(super) fn new(id: u32, worker: Rc<Worker>, me: Weak<dyn Stream>) -> Self {
         Self {
             place: Place::new(id, me, Request::new(id, worker)),
-            shown: ShownBody::default(),
+            shown: BufferedBody::default(),
             up: Gate::default(),
             down: Gate::default(),
         }
@@ -47,7 +47,7 @@ impl Listener {
     }
 
     /// The buffer has `size` bytes of the request's body. Bodies come in many pieces, and most of them need no step of
-    /// the machine. For those this returns the callback's result. Otherwise call [`Self::body_goes_on`] next.
+    /// the machine. For those this returns the callback's result. Otherwise call [`Self::continue_body`] next.
     #[inline(always)]
     pub(super) fn request_body(&mut self, size: usize, end: bool) -> Result<Option<Action>> {
         self.up.complete(end);
@@ -62,7 +62,7 @@ impl Listener {
     }
 
     /// Passes a piece of the request's body to the machine, after [`Self::request_body`] returned `None`.
-    pub(super) fn body_goes_on(&mut self, size: usize, end: bool) -> Next {
+    pub(super) fn continue_body(&mut self, size: usize, end: bool) -> Next {
         let shown = size;
         self.place.advance(Input::RequestBody { shown, end })
     }
@@ -129,7 +129,7 @@ impl Listener {
 
     /// Another frame of the client's answer arrived, or its trailers. `end` marks the end of the answer.
     #[inline]
-    pub(super) fn frame_comes(&mut self, end: bool) {
+    pub(super) fn begin_frame(&mut self, end: bool) {
         self.down.complete(end);
         if end {
             self.place.unwatch();
@@ -140,7 +140,7 @@ impl Listener {
     /// Passes and reads a frame of an answer that the client already has, which is nearly every frame. `false` if the
     /// frame needs a step of the machine.
     #[inline]
-    pub(super) fn pass_plainly(&mut self, size: usize, end: bool) -> Result<bool> {
+    pub(super) fn pass_settled_frame(&mut self, size: usize, end: bool) -> Result<bool> {
         let exchange = &mut *self.place.exchange_mut();
         if !exchange.is_settled() || self.down.is_open_early() {
             return Ok(false);
@@ -180,10 +180,10 @@ impl Listener {
 }
 
 #[inline(never)]
-fn change_body(shown: &mut ShownBody, edit: &BodyEdit<'_>) -> Result<()> {
+fn change_body(shown: &mut BufferedBody, edit: &BodyEdit<'_>) -> Result<()> {
     let spliced = match edit.bytes {
         Some(bytes) => edit.splices.apply(bytes),
-        None => edit.splices.apply(&ShownBody::all()?),
+        None => edit.splices.apply(&BufferedBody::all()?),
     };
     shown.replace(&spliced)
 }

@@ -12,6 +12,7 @@
 //!   makes host calls of the machine's results.
 //! - `context` implements the SDK's traits.
 
+mod buffered_body;
 mod context;
 mod driver;
 mod envoy;
@@ -21,7 +22,6 @@ mod place;
 mod reissue;
 mod reroute;
 mod root;
-mod shown;
 mod worker;
 
 use proxy_wasm::traits::RootContext;

@@ -55,7 +55,7 @@ impl Request {
     /// The client's answer has been silent for longer than the limit.
     pub(super) fn silent(&self) -> Result<()> {
         match self.handle(Input::Silent) {
-            Next::Cut => host::cut_off(),
+            Next::Reset => host::reset_stream(),
             _ => Ok(()),
         }
     }
@@ -154,7 +154,7 @@ impl Place {
 
     /// The headers of an attempt's answer arrived. `end` means without a body. The answer can be held only if
     /// `may_hold`.
-    pub(super) fn answer_begins(&mut self, end: bool, may_hold: bool) -> Result<Next> {
+    pub(super) fn begin_answer(&mut self, end: bool, may_hold: bool) -> Result<Next> {
         let (exchange, balancer) = (self.exchange(), self.balancer());
         let reads_start = may_hold && !end && exchange.reads_stream_start(balancer);
         // Reading all headers costs one host call, as reading the status does.
@@ -179,7 +179,7 @@ impl Place {
     }
 
     /// Passes more of an attempt's answer to the machine: `shown` bytes in Envoy's buffer, or the trailers.
-    pub(super) fn answer_goes_on(&mut self, shown: usize, end: bool) -> Result<Next> {
+    pub(super) fn continue_answer(&mut self, shown: usize, end: bool) -> Result<Next> {
         let wanted = self.exchange().wants_answer_body(shown, end);
         let bytes = wanted.map(answer_body).transpose()?;
         Ok(self.advance(Input::AnswerBody { bytes, end }))

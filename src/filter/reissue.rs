@@ -163,7 +163,7 @@ impl Callbacks for Stream {
         if let Some(action) = self.side.request_body(size, end)? {
             return Ok(action);
         }
-        let next = self.side.body_goes_on(size, end);
+        let next = self.side.continue_body(size, end);
         let passes = self.act_on_request(next)?;
         Ok(self.side.end_body(passes))
     }
@@ -179,16 +179,16 @@ impl Callbacks for Stream {
             // A local reply, ours or another filter's, not an attempt's answer.
             return Ok(Action::Continue);
         }
-        let next = self.side.place.answer_begins(end, true)?;
+        let next = self.side.place.begin_answer(end, true)?;
         self.act_on_answer(next).map(action_of)
     }
 
     fn response_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
-        self.side.frame_comes(end);
-        if self.side.pass_plainly(size, end)? {
+        self.side.begin_frame(end);
+        if self.side.pass_settled_frame(size, end)? {
             return Ok(Action::Continue);
         }
-        let next = self.side.place.answer_goes_on(size, end)?;
+        let next = self.side.place.continue_answer(size, end)?;
         let passes = self.act_on_answer(next)?;
         let passes = self.side.place.end_frame(&mut self.side.down, passes);
         if passes {
@@ -198,14 +198,14 @@ impl Callbacks for Stream {
     }
 
     fn response_trailers(&mut self) -> Result<Action, HostError> {
-        self.side.frame_comes(true);
+        self.side.begin_frame(true);
         self.has_trailers = true;
         if self.side.down.holds_frame() {
             self.side.pass_frame(usize::MAX, true)?;
             self.side.place.leave();
         }
         self.side.down.trailers();
-        let next = self.side.place.answer_goes_on(ERROR_BODY, true)?;
+        let next = self.side.place.continue_answer(ERROR_BODY, true)?;
         let passes = self.act_on_answer(next)?;
         if passes {
             // The held frames of a stream were already read to classify its start.

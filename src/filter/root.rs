@@ -98,7 +98,7 @@ impl Context for Root {
 
     fn on_done(&mut self) -> bool {
         if let Some(worker) = self.worker() {
-            worker.hand_over(host::now());
+            worker.report_statistics(host::now());
         }
         true
     }

@@ -134,7 +134,7 @@ impl Worker {
             self.balancer.fleet.on_tick(now);
             self.balancer.admit_tokens(now);
             self.end_silences(now);
-            self.hand_over(now);
+            self.report_statistics(now);
         }
         let mut mutable = self.mutable.borrow_mut();
         tick_after(mutable.agenda.next_tick(&self.balancer, now));
@@ -236,7 +236,7 @@ impl Worker {
     }
 
     /// Reports the statistics to Envoy.
-    pub(super) fn hand_over(&self, now: Timestamp) {
+    pub(super) fn report_statistics(&self, now: Timestamp) {
         let mutable = &mut *self.mutable.borrow_mut();
         for change in mutable.statistics.changes(&self.balancer, now) {
             report(mutable.metrics.change(change));

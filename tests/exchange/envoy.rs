@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use azure_openai_balancer::core::balancer::{Granted, Wish};
 use azure_openai_balancer::core::edits::{Edit, Edits};
-use azure_openai_balancer::core::exchange::{Exchange, Input, LastWord, Next, Stalled};
+use azure_openai_balancer::core::exchange::{Exchange, FinalAnswer, Input, Next, Stalled};
 use azure_openai_balancer::core::header_map::HeaderMap;
 
 use super::world::World;
@@ -240,7 +240,7 @@ impl<'w> Envoy<'w> {
 
     /// The passing answer gets no more bytes.
     fn fall_silent(&mut self) {
-        assert_eq!(self.handle(Input::Silent), Next::Cut, "{:#?}", self.trace);
+        assert_eq!(self.handle(Input::Silent), Next::Reset, "{:#?}", self.trace);
         // A frame may still be in progress. A silence is reported once.
         let (bytes, end) = (None, false);
         let next = self.handle(Input::AnswerBody { bytes, end });
@@ -378,7 +378,7 @@ impl<'w> Envoy<'w> {
                     self.hand = Hand::Whole;
                 }
             }
-            Next::Wait(_) | Next::Call | Next::Cut => panic!("{next:?}"),
+            Next::Wait(_) | Next::Call | Next::Reset => panic!("{next:?}"),
         }
     }
 
@@ -500,12 +500,12 @@ impl<'w> Envoy<'w> {
     fn last_word(&mut self, status: u16, details: Option<&str>, is_marked: bool) {
         self.hand = Hand::LastWord;
         self.wish = None;
-        let word = self.exchange.wants_last_word().then(|| LastWord {
+        let word = self.exchange.wants_final_answer().then(|| FinalAnswer {
             status,
             details: details.map(|details| details.as_bytes().to_vec()),
             is_marked,
         });
-        let next = self.handle(Input::LastWord(word));
+        let next = self.handle(Input::FinalAnswer(word));
         if next == Next::Continue {
             // Envoy's own answer.
             self.answers += 1;

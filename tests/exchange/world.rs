@@ -118,7 +118,7 @@ impl World {
     pub(crate) fn let_all_recover(&self) {
         for backend in 0..BACKENDS.len() {
             for _ in 0..20 {
-                self.learn(backend, Finding::Failed(0, Blame::Due));
+                self.learn(backend, Finding::Failed(0, Blame::First));
             }
         }
         while !(0..BACKENDS.len()).all(|backend| self.recovers(backend)) {

@@ -80,7 +80,7 @@ fn why_advice(lesson: &Lesson) -> &'static str {
     match lesson.finding {
         // `detail` already explains this case.
         _ if lesson.seen.demand.quota == QuotaKey::UNREAD => "",
-        Finding::Throttled(_, Blame::Spent) => ", as on the backend before",
+        Finding::Throttled(_, Blame::Repeated) => ", as on the backend before",
         _ => ", but it recently served requests during such a wait",
     }
 }

@@ -12,7 +12,7 @@ const SLOW_ONES: u8 = 2;
 enum State {
     #[default]
     Untried,
-    Shown,
+    Visible,
     Hidden,
 }
 
@@ -34,12 +34,12 @@ impl HeldBodies {
 
     /// Whether a body has arrived while its headers were held. If so, a missing body means that its sender has stalled.
     pub fn have_come(&self) -> bool {
-        self.state.get() == State::Shown
+        self.state.get() == State::Visible
     }
 
     /// Notes a body that arrived while its headers were held.
     pub fn came(&self) {
-        self.state.set(State::Shown);
+        self.state.set(State::Visible);
     }
 
     /// Notes a body that did not arrive in time, for an unknown reason. `true` if Envoy now counts as hiding bodies.

@@ -202,24 +202,22 @@ impl<H: Host> Balancer<H> {
         }
     }
 
-    /// Passes each count since the last call to `hand_over`, with its place among the statistics.
-    pub fn drain_counts(&self, hand_over: impl FnMut(usize, u64)) {
-        self.tally.borrow_mut().drain(hand_over);
+    /// Passes each count since the last call to `report`, with its place among the statistics.
+    pub fn drain_counts(&self, report: impl FnMut(usize, u64)) {
+        self.tally.borrow_mut().drain(report);
     }
 
-    /// Passes each client's counts since the last call to `hand_over`: the count's place, the client's name and the
+    /// Passes each client's counts since the last call to `report`: the count's place, the client's name and the
     /// kind.
-    pub fn drain_clients(&self, hand_over: &mut dyn FnMut(usize, &str, Kind, u64)) {
-        self.clients.borrow_mut().drain(hand_over);
+    pub fn drain_clients(&self, report: &mut dyn FnMut(usize, &str, Kind, u64)) {
+        self.clients.borrow_mut().drain(report);
     }
 
-    /// Passes the deployments' counts since the last call to `hand_over`: the backend, the count's place, the
+    /// Passes the deployments' counts since the last call to `report`: the backend, the count's place, the
     /// deployment's name and the kind.
-    pub fn drain_deployments(&self, hand_over: &mut dyn FnMut(usize, usize, &str, Kind, u64)) {
+    pub fn drain_deployments(&self, report: &mut dyn FnMut(usize, usize, &str, Kind, u64)) {
         for (backend, ledger) in self.deployments.borrow_mut().iter_mut().enumerate() {
-            ledger.drain(&mut |place, name, kind, count| {
-                hand_over(backend, place, name, kind, count)
-            });
+            ledger.drain(&mut |place, name, kind, count| report(backend, place, name, kind, count));
         }
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::fields::{backend, plugin};
 use super::forms::read_variable;
 use super::reader::{refused, Object, Problems};
-use super::shown::shown_text;
+use super::redact::redacted_text;
 use super::{Deployments, Identity, Retry, Secret, MAX_BACKENDS, MAX_DEPLOYMENTS};
 use crate::operation::Api;
 use crate::prelude::*;
@@ -212,7 +212,7 @@ fn check_new(
             key,
             format_args!(
                 "{} is used twice; use a different {key} for each backend",
-                shown_text(text)
+                redacted_text(text)
             ),
         );
     }
@@ -262,7 +262,7 @@ fn read_credential(
     if let (None, Some(name)) = (index, &named) {
         let problem = format!(
             "{} is not allowed; use the name of one of `identities`",
-            shown_text(name)
+            redacted_text(name)
         );
         object.problem(backend::IDENTITY.name, problem);
     }

@@ -2,7 +2,7 @@
 
 use super::field::Variable;
 use super::reader::Object;
-use super::shown::is_variable_name;
+use super::redact::is_variable_name;
 use crate::prelude::*;
 
 /// The name of a cluster, for error messages.

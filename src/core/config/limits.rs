@@ -6,7 +6,7 @@ use super::field::Integer;
 use super::fields::{client_limits, limits, plugin};
 use super::forms::{is_name, NAME_FORM};
 use super::reader::{refused, whole_number, Object, Problems};
-use super::shown::shown_text;
+use super::redact::redacted_text;
 use crate::prelude::*;
 
 /// The most clients that may have limits of their own.
@@ -133,7 +133,7 @@ fn read_clients(
     for (name, value) in named {
         let path = format!("{path}.{name}");
         if name.is_empty() || !is_name(name) {
-            let shown = shown_text(name);
+            let shown = redacted_text(name);
             problems.add(
                 &path,
                 format_args!("{shown} is not allowed; use {NAME_FORM}"),

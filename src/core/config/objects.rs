@@ -2,7 +2,7 @@
 
 use super::fields::{plugin, state};
 use super::reader::Object;
-use super::shown::shown_text;
+use super::redact::redacted_text;
 use super::Backend;
 use crate::prelude::*;
 
@@ -38,7 +38,7 @@ pub(super) fn read_state(root: &mut Object<'_>, backends: &[Backend]) -> StateRu
     let index = home.as_ref().and_then(|home| {
         let index = backends.iter().position(|backend| backend.name == *home);
         if index.is_none() && !backends.is_empty() {
-            let problem = format!("{} is not allowed; use {HOME_FORM}", shown_text(home));
+            let problem = format!("{} is not allowed; use {HOME_FORM}", redacted_text(home));
             object.problem(state::HOME.name, problem);
         }
         index

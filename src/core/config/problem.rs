@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::shown::without_secrets;
+use super::redact::without_secrets;
 use crate::prelude::*;
 
 /// A problem of one field.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::field::{Choice, Flag, Hundredths, Integer, Own, Quantity, Text};
 use super::problem::{ConfigError, Fault, Problem};
-use super::shown::shown;
+use super::redact::redacted;
 use super::units;
 use crate::prelude::*;
 
@@ -347,7 +347,7 @@ pub(super) fn whole_number(value: &Value) -> Option<u64> {
 #[inline(never)]
 pub(super) fn refused(value: &Value, form: &str) -> Fault {
     Fault::Refused {
-        value: shown(value),
+        value: redacted(value),
         form: form.to_owned(),
     }
 }

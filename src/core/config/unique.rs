@@ -5,7 +5,7 @@ use core::fmt;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::shown::shown_text;
+use super::redact::redacted_text;
 use crate::prelude::*;
 
 /// Reads JSON.
@@ -69,7 +69,7 @@ impl<'de> Visitor<'de> for Reader {
         let mut object = Map::new();
         while let Some((key, Unique(value))) = fields.next_entry::<String, Unique>()? {
             if object.contains_key(&key) {
-                let name = shown_text(&key);
+                let name = redacted_text(&key);
                 return Err(A::Error::custom(format_args!("{name} is given twice")));
             }
             object.insert(key, value);

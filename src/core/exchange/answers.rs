@@ -60,7 +60,7 @@ impl Exchange {
         end: bool,
         balancer: &Balancer<H>,
     ) -> Next {
-        self.answer_ends(end);
+        self.note_end_of_answer(end);
         if !self.awaits_answer() {
             return Next::Continue;
         }
@@ -122,7 +122,7 @@ impl Exchange {
         end: bool,
         balancer: &Balancer<H>,
     ) -> Next {
-        self.answer_ends(end);
+        self.note_end_of_answer(end);
         match self.state {
             State::Deciding(Until::ErrorBody(status)) => {
                 self.held_bodies(balancer).came();
@@ -162,7 +162,7 @@ impl Exchange {
         }
     }
 
-    fn answer_ends(&mut self, end: bool) {
+    fn note_end_of_answer(&mut self, end: bool) {
         if end && self.body.is_growing() {
             self.body.drop_because(NoRetry::RequestIncomplete);
         }
@@ -179,7 +179,7 @@ impl Exchange {
         let is_filter = self.engine == Engine::Filter;
         if is_filter && !balancer.listener_bodies.have_come() {
             // Envoy may have hidden the body. Then the whole body passes together with the answer.
-            self.unheld.released(balancer.host().now());
+            self.hidden_body.released(balancer.host().now());
             return self.settle(status, &[], None, balancer);
         }
         let bodies = &balancer.cluster_bodies;
@@ -266,7 +266,7 @@ impl Exchange {
             return self.answer_with(answer);
         }
         if !self.is_real {
-            return self.answer_for_want_of_one();
+            return self.reply_without_answer();
         }
         self.state = State::Passing;
         Next::Pass

@@ -34,7 +34,7 @@ impl Exchange {
                     self.await_token(balancer)
                 }
             },
-            Err(none) => self.stay(none, balancer),
+            Err(none) => self.wait_or_refuse(none, balancer),
         }
     }
 
@@ -46,7 +46,7 @@ impl Exchange {
     ) -> Next {
         self.attempts.go_to(chosen);
         self.count_choice(balancer);
-        self.carry(authorization);
+        self.authorize_with(authorization);
         self.state = match self.engine {
             Engine::Filter => {
                 self.attempt_made(balancer);
@@ -76,7 +76,7 @@ impl Exchange {
                 let turn = match backends.len() {
                     // A request with one possible backend draws no turn.
                     0 | 1 => {
-                        balancer.fleet.look_around();
+                        balancer.fleet.refresh();
                         0
                     }
                     _ => balancer.fleet.draw(),
@@ -110,7 +110,7 @@ impl Exchange {
 
     /// Handles the lack of a backend for the first attempt.
     #[inline(never)]
-    fn stay<H: Host>(&mut self, none: NoChoice, balancer: &Balancer<H>) -> Next {
+    fn wait_or_refuse<H: Host>(&mut self, none: NoChoice, balancer: &Balancer<H>) -> Next {
         match none {
             NoChoice::NoToken => self.await_token(balancer),
             NoChoice::AllInCooldown(wait) if self.can_wait(wait, balancer) => {
@@ -189,13 +189,13 @@ impl Exchange {
     }
 
     /// Sets the credential of the current attempt.
-    pub(super) fn carry(&mut self, authorization: Rc<Authorization>) {
+    pub(super) fn authorize_with(&mut self, authorization: Rc<Authorization>) {
         let authorization = match self.request.session_key() {
             Some(key) => Rc::new(Authorization::with_session_key(key)),
             None => authorization,
         };
-        let before = self.carries.replace(Rc::clone(&authorization));
-        self.carried = before.filter(|before| !Rc::ptr_eq(before, &authorization));
+        let before = self.authorization.replace(Rc::clone(&authorization));
+        self.previous_authorization = before.filter(|before| !Rc::ptr_eq(before, &authorization));
     }
 
     pub(super) fn attempt_made<H: Host>(&mut self, balancer: &Balancer<H>) {

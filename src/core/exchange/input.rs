@@ -73,7 +73,7 @@ pub enum Input {
         body: Vec<u8>,
     },
     /// The router's final answer reached the listener's filter.
-    LastWord(Option<LastWord>),
+    FinalAnswer(Option<FinalAnswer>),
     /// Time has passed since an attempt began: the router's destination may be outdated.
     LookAhead,
     /// The answer has been silent for [`Exchange::silence_limit`](super::Exchange::silence_limit).
@@ -98,9 +98,9 @@ pub struct Stalled {
     pub body: Vec<u8>,
 }
 
-/// The router's final answer, read if [`Exchange::wants_last_word`](super::Exchange::wants_last_word).
+/// The router's final answer, read if [`Exchange::wants_final_answer`](super::Exchange::wants_final_answer).
 #[derive(Debug)]
-pub struct LastWord {
+pub struct FinalAnswer {
     /// The status.
     pub status: u16,
     /// Envoy's `response.code_details`.
@@ -137,7 +137,7 @@ pub enum Next {
     /// Pass the current answer to the client with the changes of [`Exchange::signature`](super::Exchange::signature).
     Pass,
     /// Reset the answer that passes.
-    Cut,
+    Reset,
     /// Let the answer continue to the listener's filter, which replaces it.
     Yield,
     /// Answer the client with [`Exchange::reply`](super::Exchange::reply).

@@ -129,7 +129,7 @@ impl Exchange {
 
     /// The generation of the token that the current attempt carries.
     pub(super) fn token_generation(&self) -> u32 {
-        let carries = self.carries.as_ref();
+        let carries = self.authorization.as_ref();
         carries.map_or(0, |carried| carried.generation)
     }
 }

@@ -36,7 +36,7 @@ use alloc::rc::Rc;
 
 pub use answers::Wants;
 pub use destination::request_of;
-pub use input::{Input, LastWord, Next, Stalled};
+pub use input::{FinalAnswer, Input, Next, Stalled};
 pub use reply::{Reply, TaggedAnswer};
 pub use sending::{BodyEdit, Call};
 
@@ -111,11 +111,11 @@ pub struct Exchange {
     /// The deadline of the wait for a backend, once the wait has begun.
     wait_until: Option<Timestamp>,
     /// Watches whether Envoy hid a body.
-    unheld: Watch,
+    hidden_body: Watch,
     /// The credential of the current attempt.
-    carries: Option<Rc<Authorization>>,
+    authorization: Option<Rc<Authorization>>,
     /// The credential of the attempt before, if it differs.
-    carried: Option<Rc<Authorization>>,
+    previous_authorization: Option<Rc<Authorization>>,
     /// The headers of the current answer.
     headers: Option<HeaderMap>,
     /// The status of the current answer.
@@ -144,7 +144,7 @@ pub struct Exchange {
     /// The reader of the tokens that the client's answer reports.
     usage: Option<Box<UsageReader>>,
     /// The backends that refuse `stream_options`, so the filter does not request tokens from them.
-    unasked: BackendSet,
+    without_usage: BackendSet,
     /// The backend that refused `stream_options`, while the filter retries on it without them.
     refused_option: Option<usize>,
     /// Removes the tokens that the client did not request from its stream.
@@ -180,9 +180,9 @@ impl Exchange {
             has_ended: false,
             planned: false,
             wait_until: None,
-            unheld: Watch::default(),
-            carries: None,
-            carried: None,
+            hidden_body: Watch::default(),
+            authorization: None,
+            previous_authorization: None,
             headers: None,
             status: 0,
             answered_by: 0,
@@ -197,7 +197,7 @@ impl Exchange {
             content_due: None,
             tagging: None,
             usage: None,
-            unasked: BackendSet::default(),
+            without_usage: BackendSet::default(),
             refused_option: None,
             stripper: None,
             pace: Pace::Unknown,
@@ -216,11 +216,11 @@ impl Exchange {
             Input::RequestBody { shown, end } => {
                 self.watch(balancer);
                 self.count_body(shown, balancer);
-                self.request_goes_on(end, balancer)
+                self.continue_request(end, balancer)
             }
             Input::RequestTrailers(trailers) => {
                 self.trailers = trailers;
-                self.request_goes_on(true, balancer)
+                self.continue_request(true, balancer)
             }
             Input::Granted { granted, stalled } => self.on_granted(granted, stalled, balancer),
             Input::CannotWait => self.on_refused_wait(balancer),
@@ -245,7 +245,7 @@ impl Exchange {
                 self.on_refused_call(unknown_cluster, balancer)
             }
             Input::CallAnswer { headers, body } => self.on_call_answer(headers, body, balancer),
-            Input::LastWord(word) => self.on_last_word(word, balancer),
+            Input::FinalAnswer(answer) => self.on_final_answer(answer, balancer),
             Input::LookAhead => self.on_look_ahead(balancer),
             Input::Silent => self.on_silence(balancer),
             Input::Failed => self.on_failure(),
@@ -307,7 +307,7 @@ impl Exchange {
     /// Notes a frame of a body.
     fn watch<H: Host>(&mut self, balancer: &Balancer<H>) {
         let now = || balancer.host().now();
-        if self.unheld.body_comes(&balancer.listener_bodies, now) {
+        if self.hidden_body.body_comes(&balancer.listener_bodies, now) {
             balancer.complain(super::balancer::Complaint::HiddenBodies);
         }
     }

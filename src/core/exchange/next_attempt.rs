@@ -73,7 +73,7 @@ impl Exchange {
     ) -> Next {
         match self.engine {
             Engine::Filter => {
-                self.carry(token);
+                self.authorize_with(token);
                 self.attempt_made(balancer);
                 self.state = State::Calling;
                 Next::Call

@@ -99,7 +99,7 @@ impl Exchange {
     }
 
     /// Answers the client with a backend's kept answer, or with a reply that no backend answered.
-    pub(super) fn answer_for_want_of_one(&mut self) -> Next {
+    pub(super) fn reply_without_answer(&mut self) -> Next {
         match self.kept.take() {
             Some(answer) => self.answer_with(answer),
             None => self.answer(LocalReply::no_answer(self.timed_out, self.attempts.made())),

@@ -27,7 +27,7 @@ impl Exchange {
         self.has_ended = end;
         self.original = headers;
         self.request = Request::read(self.original.iter(), &balancer.tags);
-        self.meet_client(balancer);
+        self.identify_client(balancer);
         if let Some(reply) = self.refusal(config) {
             return self.refuse_unread(reply, balancer);
         }
@@ -57,7 +57,7 @@ impl Exchange {
     }
 
     /// Reads the client's name, and counts the request for it.
-    fn meet_client<H: Host>(&mut self, balancer: &Balancer<H>) {
+    fn identify_client<H: Host>(&mut self, balancer: &Balancer<H>) {
         let header = balancer.config.headers.client.as_deref();
         self.client = header.and_then(|header| client_name(self.original.get(header)?));
         if let Some(client) = &self.client {

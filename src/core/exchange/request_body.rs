@@ -63,7 +63,7 @@ impl Exchange {
     }
 
     /// Handles more of the request, or its end.
-    pub(super) fn request_goes_on<H: Host>(&mut self, end: bool, balancer: &Balancer<H>) -> Next {
+    pub(super) fn continue_request<H: Host>(&mut self, end: bool, balancer: &Balancer<H>) -> Next {
         self.has_ended |= end;
         match self.state {
             State::Holding(held) => {
@@ -126,7 +126,7 @@ impl Exchange {
     /// [`Input::RequestBody`](super::Input::RequestBody). Bodies come in many pieces, and most of them are decided
     /// here. `end` marks the last piece.
     pub fn passes_body<H: Host>(&self, end: bool, balancer: &Balancer<H>) -> Option<bool> {
-        if end || self.unheld.is_watching() {
+        if end || self.hidden_body.is_watching() {
             return None;
         }
         match self.state {
@@ -161,7 +161,7 @@ impl Exchange {
         if is_router && balancer.listener_bodies.missed() {
             balancer.complain(Complaint::HiddenBodies);
         }
-        self.unheld.released(balancer.host().now());
+        self.hidden_body.released(balancer.host().now());
         self.count_unread(balancer);
         self.inspection.give_up();
         self.depart(balancer)

@@ -3,7 +3,9 @@
 
 use super::next_attempt::Destination;
 use super::reply::AnswerEdits;
-use super::{digit, Answer, AnswerBody, Exchange, LastWord, Next, NoRetry, Replay, State, Until};
+use super::{
+    digit, Answer, AnswerBody, Exchange, FinalAnswer, Next, NoRetry, Replay, State, Until,
+};
 use super::{Event, HeaderMap, Host, Origin, Outcome, Splices, Timestamp, Trace, Verdict, Wish};
 use crate::attempt::{grown, RequestEdits};
 use crate::balancer::{Balancer, Complaint};
@@ -93,7 +95,7 @@ impl Exchange {
             balancer.complain(Complaint::Route);
             return Next::Refuse("aoai_wrong_route");
         }
-        self.carry(token);
+        self.authorize_with(token);
         Next::Depart
     }
 
@@ -183,7 +185,7 @@ impl Exchange {
             let path = path::on_backend(path, request.surface, deployment, backend);
             edits.set(":path", path);
         }
-        if let (Some(old), Some(new)) = (&self.carried, &self.carries) {
+        if let (Some(old), Some(new)) = (&self.previous_authorization, &self.authorization) {
             let surface = self.request.surface;
             let (old, new) = (old.credential().on(surface), new.credential().on(surface));
             if old.name != new.name {
@@ -261,21 +263,21 @@ impl Exchange {
         Next::Pass
     }
 
-    /// Whether [`Input::LastWord`](super::Input::LastWord) needs the final answer's details.
-    pub fn wants_last_word(&self) -> bool {
+    /// Whether [`Input::FinalAnswer`](super::Input::FinalAnswer) needs the final answer's details.
+    pub fn wants_final_answer(&self) -> bool {
         !matches!(
             self.state,
             State::New | State::Answered | State::GivenUp | State::Passing | State::Done
         )
     }
 
-    pub(super) fn on_last_word<H: Host>(
+    pub(super) fn on_final_answer<H: Host>(
         &mut self,
-        word: Option<LastWord>,
+        answer: Option<FinalAnswer>,
         balancer: &Balancer<H>,
     ) -> Next {
-        let status = word.as_ref().map_or(0, |word| word.status);
-        let details = word.as_ref().and_then(|word| word.details.as_deref());
+        let status = answer.as_ref().map_or(0, |answer| answer.status);
+        let details = answer.as_ref().and_then(|answer| answer.details.as_deref());
         match &self.state {
             State::Holding(super::For::Body) if status == 413 => {
                 balancer.hold_less();
@@ -284,9 +286,9 @@ impl Exchange {
             State::New | State::Holding(_) | State::Passing | State::Done => Next::Continue,
             State::Calling => Next::Continue,
             State::Answered => self.pass(self.attempts.backend()),
-            State::GivenUp => self.answer_for_want_of_one(),
+            State::GivenUp => self.reply_without_answer(),
             State::Marked | State::Departing(_) => {
-                let is_marked = word.as_ref().is_some_and(|word| word.is_marked);
+                let is_marked = answer.as_ref().is_some_and(|answer| answer.is_marked);
                 self.router_declined(details, is_marked, balancer)
             }
             State::Attempting | State::Deciding(_) => {
@@ -306,7 +308,7 @@ impl Exchange {
                 self.conclude_unanswered(balancer);
                 self.end_unanswered(balancer);
                 self.timed_out = status == 504;
-                self.answer_for_want_of_one()
+                self.reply_without_answer()
             }
             State::Sent => match self.origin(details, balancer) {
                 Origin::Backend => self.pass_unobserved(balancer),
@@ -354,7 +356,7 @@ impl Exchange {
         self.headers = None;
         self.conclude(Outcome::Unavailable, balancer);
         balancer.count(Event::NoRetry(NoRetry::RouterDeclined));
-        self.answer_for_want_of_one()
+        self.reply_without_answer()
     }
 
     /// Passes a backend's answer that bypassed the upstream filter.

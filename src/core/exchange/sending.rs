@@ -63,7 +63,7 @@ impl Exchange {
         Some(Attempt {
             request: &self.request,
             backend: balancer.config.backends.get(backend)?,
-            credential: self.carries.as_ref()?.credential(),
+            credential: self.authorization.as_ref()?.credential(),
             timeout_ms: balancer.timeout_ms(backend),
             growth: match self.may_change_body() {
                 true => self.splices(balancer).delta(),

@@ -89,7 +89,7 @@ impl Exchange {
     /// Whether the rest of the answer passes in any case, so that [`Input::AnswerBody`](super::Input::AnswerBody) has
     /// no effect.
     pub fn is_settled(&self) -> bool {
-        self.is_passing() && !self.unheld.is_watching()
+        self.is_passing() && !self.hidden_body.is_watching()
     }
 
     /// Whether the end of an incomplete answer needs Envoy's details.

@@ -80,8 +80,8 @@ impl Exchange {
     fn await_content<H: Host>(&self, balancer: &Balancer<H>) -> Next {
         // If Envoy may hide bodies, the content may be there already. Then the wait is short, and the backend is not
         // blamed.
-        let are_shown = self.held_bodies(balancer).have_come();
-        let longest = match self.content_due.filter(|_| are_shown) {
+        let are_visible = self.held_bodies(balancer).have_come();
+        let longest = match self.content_due.filter(|_| are_visible) {
             Some(due) => due.since(balancer.host().now()),
             None => balancer.config.retry.stream_start,
         };
@@ -118,14 +118,14 @@ impl Exchange {
         balancer: &Balancer<H>,
     ) -> Next {
         let bodies = self.held_bodies(balancer);
-        let is_first_shown = !bodies.have_come();
+        let is_first_visible = !bodies.have_come();
         bodies.came();
         let start = match &mut self.stream {
             Some(stream) => stream.push(bytes, end),
             None => Start::Content,
         };
         match start {
-            Start::Undecided if !end && is_first_shown => self.await_content(balancer),
+            Start::Undecided if !end && is_first_visible => self.await_content(balancer),
             Start::Undecided if !end => Next::Hold,
             Start::Undecided | Start::Content => self.pass_stream(Outcome::Success, balancer),
             Start::Failed(failure) => match outcome_of(failure, balancer) {
@@ -165,7 +165,7 @@ impl Exchange {
         let may_be_hidden = !bodies.have_come();
         if may_be_hidden && self.engine == Engine::Filter && bodies.came_late() {
             // Envoy may have hidden the stream's start until the answer passes.
-            self.unheld.released(balancer.host().now());
+            self.hidden_body.released(balancer.host().now());
         }
         if may_be_hidden || self.content_due.is_none() {
             return self.pass_stream(Outcome::Success, balancer);
@@ -282,7 +282,7 @@ impl Exchange {
         balancer.count(Event::StreamIdle(self.answered_by));
         self.learn_late(Outcome::Unavailable, None, balancer);
         self.state = State::Done;
-        Next::Cut
+        Next::Reset
     }
 
     /// The rest of an already settled failed stream arrived. The host holds all of it, so no copy is needed.

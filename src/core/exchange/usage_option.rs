@@ -21,7 +21,7 @@ impl Exchange {
     pub(super) fn asks_usage<H: Host>(&self, backend: usize, balancer: &Balancer<H>) -> bool {
         let config = &balancer.config;
         self.may_ask_usage(balancer)
-            && !self.unasked.contains(backend)
+            && !self.without_usage.contains(backend)
             && config
                 .backends
                 .get(backend)
@@ -34,7 +34,7 @@ impl Exchange {
     pub(super) fn recall_refusals<H: Host>(&mut self, balancer: &Balancer<H>) {
         if self.may_ask_usage(balancer) {
             let now = || balancer.host().now();
-            self.unasked = (balancer.usage_refusals).of(self.request.deployment, now);
+            self.without_usage = (balancer.usage_refusals).of(self.request.deployment, now);
         }
     }
 
@@ -58,7 +58,7 @@ impl Exchange {
         let backend = self.attempts.backend();
         balancer.count(Event::UsageRefused);
         // Other backends most likely have the same model, and attempts are few.
-        self.unasked = (0..balancer.config.backends.len()).collect();
+        self.without_usage = (0..balancer.config.backends.len()).collect();
         let reason = match self.replay(Outcome::ClientError, balancer) {
             Replay::Ready if self.attempts.are_exhausted() => NoRetry::AttemptsExhausted,
             Replay::Ready => {

@@ -38,7 +38,7 @@ fn size_of(demand: &Demand) -> u64 {
 impl<M: SharedMap> Fleet<M> {
     /// The free backends now, by the findings of all workers.
     pub fn openings(&self, now: Timestamp) -> Openings<'_, M> {
-        self.look_around();
+        self.refresh();
         Openings {
             fleet: self,
             now,
@@ -173,7 +173,7 @@ mod tests {
     fn a_trial_served_on_another_worker_is_an_opening() {
         let (map, config) = (Map::default(), config());
         let [first, second] = [0, 1].map(|_| Fleet::new(&map, &config, 1, START).unwrap());
-        let refused = Finding::Throttled(Some(Duration::from_secs(30)), Blame::Due);
+        let refused = Finding::Throttled(Some(Duration::from_secs(30)), Blame::First);
         learn(&first, &config, refused, 0, 10);
         assert!(!is_open(&second, 1000, 2_000), "a due trial is none");
         let plan = Plan::new(second.draw());
@@ -187,7 +187,7 @@ mod tests {
     fn an_unrefused_trial_is_an_opening() {
         let (map, config) = (Map::default(), config());
         let fleet = Fleet::new(&map, &config, 1, START).unwrap();
-        let refused = Finding::Throttled(Some(Duration::from_secs(30)), Blame::Due);
+        let refused = Finding::Throttled(Some(Duration::from_secs(30)), Blame::First);
         learn(&fleet, &config, refused, 0, 10);
         fleet
             .choose(&Plan::new(0), &demand(1000), at(2_000))
@@ -200,7 +200,7 @@ mod tests {
     fn many_requests_of_all_sizes_cost_few_reads() {
         let (map, config) = (Map::default(), config());
         let fleet = Fleet::new(&map, &config, 1, START).unwrap();
-        let refused = Finding::Throttled(Some(Duration::from_secs(30)), Blame::Due);
+        let refused = Finding::Throttled(Some(Duration::from_secs(30)), Blame::First);
         learn(&fleet, &config, refused, 0, 10);
         fleet.openings(at(20));
         let before = *map.reads.borrow();

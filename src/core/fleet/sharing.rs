@@ -9,7 +9,7 @@ use crate::turns::Turns;
 
 impl<M: SharedMap> Fleet<M> {
     /// Reads what other workers learned, for a request that draws no turn.
-    pub fn look_around(&self) {
+    pub fn refresh(&self) {
         match self.read_turns() {
             Ok(turns) => self.sync(&turns),
             Err(error) => {

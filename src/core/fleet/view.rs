@@ -453,7 +453,7 @@ mod tests {
     }
 
     fn throttled(seconds: u64) -> Finding {
-        Finding::Throttled(Some(Duration::from_secs(seconds)), Blame::Due)
+        Finding::Throttled(Some(Duration::from_secs(seconds)), Blame::First)
     }
 
     fn all_in_cooldown(seconds: u64, throttled: bool) -> Result<Choice, NoChoice> {
@@ -674,7 +674,7 @@ mod tests {
         let mut view = view();
         let advised = |seconds| {
             let wait = Some(Duration::from_secs(seconds));
-            Finding::Throttled(wait, Blame::Spent)
+            Finding::Throttled(wait, Blame::Repeated)
         };
         view.learn(0, advised(20));
         assert_eq!(view.first(0, ANY), Ok(Choice::Free(1)));
@@ -687,7 +687,7 @@ mod tests {
         }
         assert_eq!(view.next(&plan, ANY, NOW), all_in_cooldown(5, true));
         for _ in 0..5 {
-            view.learn(1, Finding::Failed(0, Blame::Due));
+            view.learn(1, Finding::Failed(0, Blame::First));
         }
         assert_eq!(view.first(0, ANY), Ok(Choice::Soft(0)));
         let mut plan = Plan::new(0);
@@ -763,7 +763,7 @@ mod tests {
         view.learn(0, throttled(30));
         view.learn(
             1,
-            Finding::Throttled(Some(Duration::from_secs(9)), Blame::Spent),
+            Finding::Throttled(Some(Duration::from_secs(9)), Blame::Repeated),
         );
         assert_eq!(wait(&view), None, "one is free");
         view.learn(2, throttled(20));
@@ -811,7 +811,7 @@ mod tests {
     fn successes_are_news_only_of_troubled_backends() {
         let mut view = view();
         assert!(view.is_untroubled(0) && !view.is_untroubled(3));
-        view.learn(0, Finding::Failed(0, Blame::Due));
+        view.learn(0, Finding::Failed(0, Blame::First));
         assert!(view.is_plain());
         view.learn(1, Finding::Denied);
         view.learn_of(2, throttled(1), GPT);

@@ -175,7 +175,7 @@ impl Breaker {
         }
         self.count_successes(failure.others, now);
         // A request that failed on another backend before may itself be the cause.
-        if failure.blame == Blame::Spent || matches!(standing, Standing::Open(_)) {
+        if failure.blame == Blame::Repeated || matches!(standing, Standing::Open(_)) {
             return None;
         }
         if standing == Standing::Closed {
@@ -315,7 +315,7 @@ mod tests {
 
     const FAILURE: Failure = Failure {
         others: 0,
-        blame: Blame::Due,
+        blame: Blame::First,
         began: START,
         admitted: false,
     };
@@ -389,7 +389,7 @@ mod tests {
         let mut breaker = Breaker::default();
         for _ in 0..100 {
             let failure = Failure {
-                blame: Blame::Spent,
+                blame: Blame::Repeated,
                 ..FAILURE
             };
             assert_eq!(breaker.fail(failure, &RULES, 0, START), None);

@@ -9,8 +9,8 @@
 
 use core::time::Duration;
 
-use super::asked::{Asked, Resolved};
 use super::lasts;
+use super::undecided::{Resolved, UndecidedAttempts};
 use crate::codec::{Fields, Writer};
 use crate::time::{millis, Timestamp};
 
@@ -48,7 +48,7 @@ pub(super) struct Doubts {
     /// The number of refusals that accepted attempts outweigh.
     credit: u8,
     confirmed_at: Timestamp,
-    asked: Asked,
+    undecided: UndecidedAttempts,
 }
 
 impl Default for Doubts {
@@ -57,7 +57,7 @@ impl Default for Doubts {
             first: FIRST,
             credit: 0,
             confirmed_at: Timestamp::default(),
-            asked: Asked::default(),
+            undecided: UndecidedAttempts::default(),
         }
     }
 }
@@ -85,18 +85,18 @@ impl Doubts {
 
     /// Whether an attempt that was not refused in time proves the current wait wrong.
     pub(super) fn are_confirmed_by_silence(&self, now: Timestamp) -> bool {
-        self.asked.silent(now) > 0
+        self.undecided.silent(now) > 0
     }
 
     /// Whether one more attempt may test a wait, in addition to the undecided ones.
     pub(super) fn allow_another(&self, now: Timestamp) -> bool {
         self.are_confirmed_by_silence(now)
-            || self.first.saturating_add(self.credit) > self.asked.pending()
+            || self.first.saturating_add(self.credit) > self.undecided.pending()
     }
 
     /// Notes the start of a wait.
     pub(super) fn begin(&mut self, now: Timestamp) {
-        self.asked.clear();
+        self.undecided.clear();
         if !self.are_recent(now) {
             self.credit = 0;
         }
@@ -104,19 +104,19 @@ impl Doubts {
 
     /// Notes the start of an attempt when `left` of a `wait` is left.
     pub(super) fn ask(&mut self, left: Duration, wait: Duration, now: Timestamp) {
-        self.asked.add(worth(left, wait), now);
+        self.undecided.add(worth(left, wait), now);
     }
 
     /// Counts attempts that were not refused in time as accepted. `true` if this proves the wait wrong.
     pub(super) fn heed_silence(&mut self, now: Timestamp) -> bool {
-        let worth = self.asked.turn(now);
+        let worth = self.undecided.turn(now);
         self.add(worth, now)
     }
 
     /// Learns that an attempt within a wait, from `began`, was served. `true` if this proves the wait wrong. An attempt
     /// not `as_large` as the refused requests proves nothing.
     pub(super) fn confirm(&mut self, began: Timestamp, as_large: bool, now: Timestamp) -> bool {
-        match self.asked.resolve(began) {
+        match self.undecided.resolve(began) {
             Resolved::Pending(worth) if as_large => self.add(worth, now),
             _ => false,
         }
@@ -133,14 +133,14 @@ impl Doubts {
 
     /// Notes an attempt that was refused after this time.
     pub(super) fn was_refused_after(&mut self, time: Duration) {
-        self.asked.was_refused_after(time);
+        self.undecided.was_refused_after(time);
     }
 
     /// Learns that an attempt within a wait, from `began`, was refused. It `counts` unless another backend refused the
     /// request before.
     pub(super) fn disprove(&mut self, began: Timestamp, counts: bool) {
         // The attempt may have counted as accepted already.
-        let counted = self.asked.resolve(began) == Resolved::Counted;
+        let counted = self.undecided.resolve(began) == Resolved::Counted;
         let taken_back = if counted { WORTH } else { 0 };
         self.credit = self.credit.saturating_sub(taken_back);
         if counts {
@@ -150,7 +150,7 @@ impl Doubts {
 
     /// Learns that an attempt from the same millisecond as the wait was refused. It may have tested the wait.
     pub(super) fn disprove_if_asked(&mut self, began: Timestamp) {
-        if let Resolved::Pending(_) = self.asked.resolve(began) {
+        if let Resolved::Pending(_) = self.undecided.resolve(began) {
             self.use_up_one();
         }
     }
@@ -166,7 +166,7 @@ impl Doubts {
         writer.u8(self.first);
         writer.u8(self.credit);
         writer.time(self.confirmed_at);
-        self.asked.encode(writer);
+        self.undecided.encode(writer);
     }
 
     pub(super) fn decode(fields: &mut Fields<'_>) -> Option<Self> {
@@ -174,7 +174,7 @@ impl Doubts {
             first: fields.u8()?,
             credit: fields.u8()?,
             confirmed_at: fields.time()?,
-            asked: Asked::decode(fields)?,
+            undecided: UndecidedAttempts::decode(fields)?,
         })
     }
 }

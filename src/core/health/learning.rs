@@ -63,7 +63,7 @@ impl Health {
                     blame: match seen.demand.quota {
                         // The refusal may concern any quota, so it blocks no request. It only makes the filter read
                         // names.
-                        QuotaKey::UNREAD => Blame::Spent,
+                        QuotaKey::UNREAD => Blame::Repeated,
                         _ => blame,
                     },
                     began: seen.began,

@@ -13,7 +13,6 @@
 //! (`trials.rs`).
 
 mod access;
-mod asked;
 mod breaker;
 mod doubts;
 mod learning;
@@ -23,6 +22,7 @@ mod quota;
 mod record;
 mod recovery;
 mod trials;
+mod undecided;
 
 use core::time::Duration;
 
@@ -118,9 +118,9 @@ impl Standing {
 pub enum Blame {
     /// The request has not failed in this way before.
     #[default]
-    Due,
+    First,
     /// The request failed in this way on another backend before, so the request itself may be the cause.
-    Spent,
+    Repeated,
 }
 
 /// The age of a refused access token.
@@ -253,12 +253,12 @@ mod tests {
             deployment: Some(DeploymentId::from_number(7)),
             ..Demand::default()
         };
-        let of = |outcome, demand: &Demand| Finding::of(outcome, wait, Blame::Due, demand);
+        let of = |outcome, demand: &Demand| Finding::of(outcome, wait, Blame::First, demand);
         for (outcome, finding) in [
             (Outcome::Success, Finding::Served),
             (Outcome::ClientError, Finding::Answered),
-            (Outcome::Throttled, Finding::Throttled(wait, Blame::Due)),
-            (Outcome::Unavailable, Finding::Failed(0, Blame::Due)),
+            (Outcome::Throttled, Finding::Throttled(wait, Blame::First)),
+            (Outcome::Unavailable, Finding::Failed(0, Blame::First)),
             (Outcome::PermissionDenied, Finding::Denied),
             (Outcome::BadToken, Finding::Nothing),
             (

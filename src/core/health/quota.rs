@@ -239,9 +239,9 @@ impl Quota {
             }
             self.heed_silence(now);
             let was_hard = matches!(self.state, State::Hard(_));
-            let counts = was_hard || refusal.blame == Blame::Due;
+            let counts = was_hard || refusal.blame == Blame::First;
             self.doubts.disprove(refusal.began, counts);
-            if refusal.blame == Blame::Spent && was_hard {
+            if refusal.blame == Blame::Repeated && was_hard {
                 return None;
             }
         } else {
@@ -252,12 +252,12 @@ impl Quota {
         self.refused_at = now;
         self.recovery = Recovery::default();
         let is_certain = self.doubts.are_used_up();
-        if is_certain && refusal.blame == Blame::Due {
+        if is_certain && refusal.blame == Blame::First {
             self.trials.refused();
         }
         let is_binding = match refusal.blame {
-            Blame::Due => !self.doubts.prevail(),
-            Blame::Spent => is_certain,
+            Blame::First => !self.doubts.prevail(),
+            Blame::Repeated => is_certain,
         };
         let (state, change) = if !is_binding {
             (State::Soft(now + stated), Change::Advised(stated))
@@ -397,7 +397,7 @@ mod tests {
             stated: Some(Duration::from_secs(seconds)),
             size: Some(1000),
             client: Client::UNKNOWN,
-            blame: Blame::Due,
+            blame: Blame::First,
             began: START,
         }
     }
@@ -515,7 +515,7 @@ mod tests {
     fn later_refusals_of_one_request_are_advice() {
         let mut quota = quota();
         let later = Refusal {
-            blame: Blame::Spent,
+            blame: Blame::Repeated,
             ..refusal(10)
         };
         assert_eq!(

@@ -6,7 +6,7 @@ use proxy_wasm::types::Action;
 
 use super::{point, REQUESTS};
 use crate::core::balancer::Granted;
-use crate::core::exchange::{Exchange, Input, LastWord, Next};
+use crate::core::exchange::{Exchange, FinalAnswer, Input, Next};
 use crate::filter::context::Callbacks;
 use crate::filter::driver::{self, action_of, details_if, open, Replaced};
 use crate::filter::host::{self, Buffer, Half, HostError, Map};
@@ -80,7 +80,7 @@ impl Callbacks for Downstream {
         if let Some(action) = self.side.request_body(size, end)? {
             return Ok(action);
         }
-        let next = self.side.body_goes_on(size, end);
+        let next = self.side.continue_body(size, end);
         let passes = self.act_on_request(next)?;
         Ok(self.side.end_body(passes))
     }
@@ -92,16 +92,16 @@ impl Callbacks for Downstream {
 
     fn response_headers(&mut self, end: bool) -> Result<Action, HostError> {
         self.side.down.complete(end);
-        let wants_word = self.side.place.exchange().wants_last_word();
-        let word = match wants_word {
-            true => Some(LastWord {
+        let wants_answer = self.side.place.exchange().wants_final_answer();
+        let answer = match wants_answer {
+            true => Some(FinalAnswer {
                 status: driver::status()?.unwrap_or(0),
                 details: details_if(true)?,
                 is_marked: host::header(Map::ResponseHeaders, Exchange::MARK)?.is_some(),
             }),
             false => None,
         };
-        match self.side.place.advance(Input::LastWord(word)) {
+        match self.side.place.advance(Input::FinalAnswer(answer)) {
             Next::Pass => {
                 self.side.pass()?;
                 self.reads_answer = self.side.place.exchange().reads_answer();
@@ -113,7 +113,7 @@ impl Callbacks for Downstream {
     }
 
     fn response_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
-        self.side.frame_comes(end);
+        self.side.begin_frame(end);
         if self.reads_answer {
             self.side.pass_frame(size, end)?;
         }
@@ -125,7 +125,7 @@ impl Callbacks for Downstream {
     }
 
     fn response_trailers(&mut self) -> Result<Action, HostError> {
-        self.side.frame_comes(true);
+        self.side.begin_frame(true);
         if self.reads_answer {
             self.side.end_usage()?;
         }

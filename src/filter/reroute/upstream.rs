@@ -77,7 +77,7 @@ impl Upstream {
     }
 
     /// Handles `shown` more bytes of the answer's body, or its trailers. `true` lets them pass.
-    fn answer_goes_on(&mut self, shown: usize, end: bool) -> Result<bool, HostError> {
+    fn continue_answer(&mut self, shown: usize, end: bool) -> Result<bool, HostError> {
         self.down.complete(end);
         let Some(place) = &mut self.place else {
             return Ok(true);
@@ -85,7 +85,7 @@ impl Upstream {
         if self.held.is_none() {
             return Ok(place.end_frame(&mut self.down, true));
         }
-        let next = place.answer_goes_on(shown, end)?;
+        let next = place.continue_answer(shown, end)?;
         let passes = self.act_on_answer(next)?;
         Ok(self.down.body(passes))
     }
@@ -178,12 +178,12 @@ impl Callbacks for Upstream {
         // An answer that arrives before its request is complete is never held. Envoy ends such a stream with its
         // answer, and crashes when the filter then resumes the answer (`docs/envoy-crash.md`).
         let may_hold = self.up.is_complete();
-        let next = place.answer_begins(end, may_hold)?;
+        let next = place.begin_answer(end, may_hold)?;
         self.act_on_answer(next).map(action_of)
     }
 
     fn response_body(&mut self, size: usize, end: bool) -> Result<Action, HostError> {
-        self.answer_goes_on(size, end).map(action_of)
+        self.continue_answer(size, end).map(action_of)
     }
 
     fn response_trailers(&mut self) -> Result<Action, HostError> {
@@ -191,7 +191,7 @@ impl Callbacks for Upstream {
             place.leave();
         }
         self.down.trailers();
-        self.answer_goes_on(ERROR_BODY, true).map(action_of)
+        self.continue_answer(ERROR_BODY, true).map(action_of)
     }
 
     fn granted(&mut self, granted: Granted) -> Result<(), HostError> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use azure_openai_balancer::core::config::{shown, without_secrets};
+use azure_openai_balancer::core::config::{redacted, without_secrets};
 use saphyr::{LoadableYamlNode, MarkedYaml, Marker, Scalar, YamlData};
 use serde_json::{Map, Number, Value};
 
@@ -109,7 +109,10 @@ fn not_yaml(text: &str, at: Position, info: &str) -> String {
         let line = text.lines().nth(at.line - 1).unwrap_or_default();
         let rest = line.chars().skip(at.column - 1).collect::<String>();
         let key = rest.split(':').next().unwrap_or_default();
-        return format!("{} is given twice; use it once", shown(&Value::from(key)));
+        return format!(
+            "{} is given twice; use it once",
+            redacted(&Value::from(key))
+        );
     }
     let hints = [
         ("tabs disallowed", "use spaces to indent"),

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use azure_openai_balancer::core::config::shown;
+use azure_openai_balancer::core::config::redacted;
 use serde::de::value::SeqAccessDeserializer;
 use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
 use serde::{forward_to_deserialize_any, Deserialize, Deserializer};
@@ -40,7 +40,7 @@ where
 
 /// `VALUE is not allowed; use FORM`, the value without what may be a secret.
 pub(crate) fn refused(value: &Value, form: &str) -> String {
-    format!("{} is not allowed; use {form}", shown(value))
+    format!("{} is not allowed; use {form}", redacted(value))
 }
 
 struct OnlyObject<D>(D);

@@ -15,9 +15,9 @@ use super::choice;
 const FINDINGS: [Finding; 6] = [
     Finding::Served,
     Finding::Answered,
-    Finding::Throttled(None, Blame::Due),
-    Finding::Throttled(Some(Duration::MAX), Blame::Due),
-    Finding::Failed(u32::MAX, Blame::Due),
+    Finding::Throttled(None, Blame::First),
+    Finding::Throttled(Some(Duration::MAX), Blame::First),
+    Finding::Failed(u32::MAX, Blame::First),
     Finding::Denied,
 ];
 

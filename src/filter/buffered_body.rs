@@ -6,12 +6,12 @@ use super::host::{self, Buffer, HostError};
 ///
 /// While a request is held, the buffer has everything held so far. Otherwise it has only the new bytes.
 #[derive(Debug, Default)]
-pub(super) struct ShownBody {
+pub(super) struct BufferedBody {
     size: usize,
     read: usize,
 }
 
-impl ShownBody {
+impl BufferedBody {
     /// The buffer has `size` bytes now.
     pub(super) fn show(&mut self, size: usize) {
         self.size = size;

@@ -12,7 +12,7 @@ const LONGEST: usize = 60;
 const KEY_LENGTH: usize = 32;
 
 /// The value as JSON on one line, without parts that may be secrets.
-pub fn shown(value: &Value) -> String {
+pub fn redacted(value: &Value) -> String {
     let mut text = without_secrets(&value.to_string());
     if let Some((at, _)) = text.char_indices().nth(LONGEST) {
         text.truncate(at);
@@ -22,8 +22,8 @@ pub fn shown(value: &Value) -> String {
 }
 
 /// A text in quotes, without parts that may be secrets.
-pub(super) fn shown_text(text: &str) -> impl fmt::Display {
-    shown(&Value::from(text))
+pub(super) fn redacted_text(text: &str) -> impl fmt::Display {
+    redacted(&Value::from(text))
 }
 
 /// `text` with `***` for each part that may be a secret. These are runs of letters and digits as long as a key, and the
@@ -93,13 +93,13 @@ mod tests {
                 r#""25d6a2ab-0b1d-4c55-9b4f-0f1f3f1f4f1f""#.to_owned(),
             ),
         ] {
-            assert_eq!(shown(&value), text, "{value}");
+            assert_eq!(redacted(&value), text, "{value}");
         }
     }
 
     #[test]
     fn long_values_are_truncated() {
-        let text = shown(&json!("ä b ".repeat(100)));
+        let text = redacted(&json!("ä b ".repeat(100)));
         assert_eq!(text.chars().count(), LONGEST + 1, "{text}");
         assert!(text.ends_with('…'));
     }

@@ -14,7 +14,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 
 /// The undecided attempts of the current and the previous time span.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct UndecidedAttempts {
     /// The slowest refusal so far. Zero if none was seen.
     slowest: Duration,
     /// The start of the current span.
@@ -57,7 +57,7 @@ impl Span {
     }
 }
 
-impl Asked {
+impl UndecidedAttempts {
     /// Drops the attempts.
     pub(super) fn clear(&mut self) {
         *self = Self {
@@ -175,23 +175,23 @@ mod tests {
 
     #[test]
     fn an_attempt_that_is_not_refused_in_time_counts() {
-        let mut asked = Asked::default();
-        asked.add(8, at(0));
-        assert_eq!((asked.pending(), asked.silent(at(499))), (1, 0));
-        assert_eq!(asked.silent(at(500)), 8);
-        assert_eq!(asked.turn(at(500)), 8);
-        assert_eq!(asked.pending(), 0);
+        let mut undecided = UndecidedAttempts::default();
+        undecided.add(8, at(0));
+        assert_eq!((undecided.pending(), undecided.silent(at(499))), (1, 0));
+        assert_eq!(undecided.silent(at(500)), 8);
+        assert_eq!(undecided.turn(at(500)), 8);
+        assert_eq!(undecided.pending(), 0);
     }
 
     #[test]
     fn later_attempts_delay_the_first_by_its_own_time_at_most() {
-        let mut asked = Asked::default();
+        let mut undecided = UndecidedAttempts::default();
         let mut counted = Vec::new();
         for millis in (0..2_000).step_by(100) {
-            if asked.turn(at(millis)) > 0 {
+            if undecided.turn(at(millis)) > 0 {
                 counted.push(millis);
             }
-            asked.add(1, at(millis));
+            undecided.add(1, at(millis));
         }
         assert_eq!(counted, [900, 1_400, 1_900]);
     }
@@ -199,42 +199,49 @@ mod tests {
     #[test]
     fn silence_counts_after_twice_the_slowest_refusal() {
         for (took, span) in [(0, 200), (15, 200), (400, 800), (60_000, 10_000)] {
-            let mut asked = Asked::default();
-            asked.was_refused_after(Duration::from_millis(took));
-            asked.was_refused_after(Duration::ZERO);
-            asked.clear();
-            asked.add(8, at(0));
-            assert_eq!(asked.silent(at(span - 1)), 0, "{took}");
-            assert_eq!(asked.silent(at(span)), 8, "{took}");
+            let mut undecided = UndecidedAttempts::default();
+            undecided.was_refused_after(Duration::from_millis(took));
+            undecided.was_refused_after(Duration::ZERO);
+            undecided.clear();
+            undecided.add(8, at(0));
+            assert_eq!(undecided.silent(at(span - 1)), 0, "{took}");
+            assert_eq!(undecided.silent(at(span)), 8, "{took}");
         }
     }
 
     #[test]
     fn an_attempt_that_ends_is_no_longer_pending() {
-        let mut asked = Asked::default();
-        asked.add(8, at(0));
-        asked.add(8, at(10));
-        assert_eq!(asked.resolve(at(10)), Resolved::Pending(8));
-        assert_eq!(asked.resolve(at(0)), Resolved::Pending(8));
-        assert_eq!(asked.resolve(at(0)), Resolved::Unknown);
-        assert_eq!(asked.silent(at(1_000)), 0);
+        let mut undecided = UndecidedAttempts::default();
+        undecided.add(8, at(0));
+        undecided.add(8, at(10));
+        assert_eq!(undecided.resolve(at(10)), Resolved::Pending(8));
+        assert_eq!(undecided.resolve(at(0)), Resolved::Pending(8));
+        assert_eq!(undecided.resolve(at(0)), Resolved::Unknown);
+        assert_eq!(undecided.silent(at(1_000)), 0);
     }
 
     #[test]
     fn a_counted_attempt_is_recognized() {
-        let mut asked = Asked::default();
-        asked.add(8, at(0));
-        asked.turn(at(1_000));
-        assert_eq!(asked.resolve(at(0)), Resolved::Counted);
+        let mut undecided = UndecidedAttempts::default();
+        undecided.add(8, at(0));
+        undecided.turn(at(1_000));
+        assert_eq!(undecided.resolve(at(0)), Resolved::Counted);
     }
 
     #[test]
     fn the_record_of_attempts_can_be_read() {
-        let mut asked = Asked::default();
-        asked.was_refused_after(Duration::from_millis(70));
-        asked.add(8, at(0));
-        asked.turn(at(300));
-        asked.add(3, at(310));
-        assert_eq!(roundtrip(&asked, Asked::encode, Asked::decode), asked);
+        let mut undecided = UndecidedAttempts::default();
+        undecided.was_refused_after(Duration::from_millis(70));
+        undecided.add(8, at(0));
+        undecided.turn(at(300));
+        undecided.add(3, at(310));
+        assert_eq!(
+            roundtrip(
+                &undecided,
+                UndecidedAttempts::encode,
+                UndecidedAttempts::decode
+            ),
+            undecided
+        );
     }
 }
