@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 use rand::seq::SliceRandom;
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+use serde::{Deserialize, Serialize};
 
 use crate::backend::BACKENDS;
 use crate::load::{Asks, Load, Request};
@@ -18,7 +19,7 @@ use crate::usage;
 use crate::variant::{Variant, Workload};
 
 /// What grows while it is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Curve {
     /// Backends, all healthy.
     Backends,
@@ -39,7 +40,7 @@ pub enum Curve {
 }
 
 /// What is measured along a curve. All of it is the better the less it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Figure {
     /// Microseconds of processor time for each request.
     Cpu(Curve),
@@ -126,14 +127,15 @@ impl Curve {
             Self::Items => vec![1, 10, 100],
             Self::Open => {
                 let most = most_streams();
-                vec![100, 1000, 10_000_u64.min(most)]
+                vec![10, 100, 1000, 10_000_u64.min(most)]
             }
             Self::Waiters => vec![1, 10, 100, 1000],
             Self::Start => vec![1, 2, 4],
         }
     }
 
-    fn unit(self) -> &'static str {
+    /// The unit of its points.
+    pub fn unit(self) -> &'static str {
         match self {
             Self::Backends | Self::Cooling => "backends",
             Self::Deployments => "deployments",

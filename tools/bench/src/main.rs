@@ -11,6 +11,7 @@ mod floor;
 mod http1;
 mod load;
 mod measure;
+mod method;
 mod proxy;
 mod report;
 mod results;
@@ -49,6 +50,14 @@ struct Arguments {
 enum Command {
     /// Measure, and print the tables
     Run(Box<Run>),
+    /// Make the page again from what a run has saved
+    Page {
+        /// The run's measured.json
+        from: PathBuf,
+        /// Write the page and its charts here
+        #[arg(long)]
+        write: Option<PathBuf>,
+    },
     /// Be the ext_proc service of that variant
     ExtProc,
 }
@@ -67,10 +76,10 @@ struct Run {
     /// The LiteLLM proxy
     #[arg(long)]
     litellm: Option<PathBuf>,
-    /// Where configurations and logs are written
+    /// Where configurations, logs and the measured values are written
     #[arg(long)]
     folder: PathBuf,
-    /// Write benchmarks.md and benchmarks.svg here
+    /// Write the page and its charts here
     #[arg(long)]
     write: Option<PathBuf>,
     /// How often everything is measured
@@ -96,6 +105,9 @@ struct Run {
     #[arg(long)]
     quick: bool,
 }
+
+/// The file that a run saves its values in.
+const MEASURED: &str = "measured.json";
 
 /// Envoy's allocator keeps what it has had use for within the last five minutes.
 const REST: Duration = Duration::from_secs(7 * 60);
@@ -124,6 +136,7 @@ fn curve(key: &str) -> Result<Curve> {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(run) => run.perform(),
+        Command::Page { from, write } => page(&from, write.as_deref()),
         Command::ExtProc => ext_proc::serve(),
     };
     match result {
@@ -189,17 +202,20 @@ impl Run {
         curves::run(&mut launcher, curves, &self.only, &effort, &mut results)?;
 
         let report = Report {
-            results: &results,
-            effort: &effort,
+            results,
+            effort,
             machine: usage::machine(cores.count()),
             envoy: version(&self.envoy)?,
             pinned: cores.are_apart(),
         };
+        let measured = self.folder.join(MEASURED);
+        fs::write(&measured, serde_json::to_vec(&report)?)
+            .with_context(|| format!("{}: cannot be written", measured.display()))?;
         println!("\n{report}");
         if let Some(folder) = &self.write {
-            write(folder, &report, &results)?;
+            write(folder, &report)?;
         }
-        judge(&results)
+        judge(&report.results)
     }
 
     fn variants(&self) -> Vec<Variant> {
@@ -249,10 +265,19 @@ fn version(envoy: &Path) -> Result<String> {
     Ok(number.unwrap_or(said.trim()).to_owned())
 }
 
-fn write(folder: &Path, report: &Report<'_>, results: &Results) -> Result<()> {
+fn page(from: &Path, folder: Option<&Path>) -> Result<()> {
+    let saved = fs::read(from).with_context(|| format!("{}: cannot be read", from.display()))?;
+    let report: Report = serde_json::from_slice(&saved)
+        .with_context(|| format!("{}: not what this version saves", from.display()))?;
+    println!("{report}");
+    folder.map_or(Ok(()), |folder| write(folder, &report))
+}
+
+fn write(folder: &Path, report: &Report) -> Result<()> {
     for (name, content) in [
         ("benchmarks.md", report.page()),
-        ("benchmarks.svg", chart::svg(results)),
+        ("benchmarks.svg", chart::bars(&report.results)),
+        ("benchmarks-curves.svg", chart::lines(&report.results)),
     ] {
         let file = folder.join(name);
         fs::write(&file, content)

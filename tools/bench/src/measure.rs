@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backends, BACKENDS};
 use crate::load::Load;
@@ -16,7 +17,7 @@ use crate::usage::{self, Memory};
 use crate::variant::{Variant, Workload};
 
 /// How much is measured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Effort {
     /// How often everything is measured.
     pub rounds: usize,
@@ -205,7 +206,10 @@ pub fn run_memory(
     const STEPS: u64 = 10;
     let begin = Instant::now();
     let is_watched = |variant: &Variant| {
-        matches!(variant, Variant::Envoy | Variant::Idle) || variant.is_balancer()
+        matches!(
+            variant,
+            Variant::Envoy | Variant::Idle | Variant::Filter | Variant::Router
+        )
     };
     let watched = proxies.0.iter().filter(|(variant, _)| is_watched(variant));
     for (variant, proxy) in watched.clone() {

@@ -3,21 +3,24 @@
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 
-use crate::backend::{STREAM_EVENTS, STREAM_PAUSE};
+use serde::{Deserialize, Serialize};
+
 use crate::curves::{growth, Figure};
 use crate::measure::Effort;
+use crate::method;
 use crate::results::{Results, Summary};
 use crate::table::Table;
-use crate::targets::{floor, target, Goal, CONDITIONS};
+use crate::targets::{floor, target, Bound, Goal, CONDITIONS};
 use crate::variant::{Variant, Workload, LONG_STREAM};
 
-/// What the report is made from.
-pub struct Report<'a> {
-    /// What was measured.
-    pub results: &'a Results,
-    /// How much.
-    pub effort: &'a Effort,
-    /// On which machine.
+/// Everything that the report is made from. It can be saved, so that a page is made again without measuring again.
+#[derive(Serialize, Deserialize)]
+pub struct Report {
+    /// Measured values.
+    pub results: Results,
+    /// Rounds, slices and conditions.
+    pub effort: Effort,
+    /// The machine: processor, cores, kernel.
     pub machine: String,
     /// Envoy's version.
     pub envoy: String,
@@ -35,67 +38,61 @@ const BODIES: [Workload; 4] = [
 /// From this share of a core on, a proxy is at its limit.
 const SATURATED: f64 = 0.9;
 
-impl Report<'_> {
+impl Report {
     /// The page of the documentation.
     pub fn page(&self) -> String {
+        let charts = match self.has_curves() {
+            true => {
+                "![CPU per request, compared with plain Envoy](benchmarks.svg)\n\n\
+                 ![How cost grows with backends, streams and workers](benchmarks-curves.svg)\n\n"
+            }
+            false => "![CPU per request, compared with plain Envoy](benchmarks.svg)\n\n",
+        };
         format!(
             "# Benchmarks\n\n\
-             What the balancer costs beside what one would use instead of it, measured in one run by `cargo xtask bench --write`, \
-             which also wrote this page.\n\n\
-             ![CPU per request, compared with plain Envoy](benchmarks.svg)\n\n{self}{}",
-            self.method()
+             The cost of the balancer beside its alternatives. `cargo xtask bench --write` measured everything in one run and wrote this \
+             page.\n\n{summary}{charts}{self}{method}",
+            summary = self.summary(),
+            method = method::section(&self.effort, self.pinned),
         )
     }
 
-    fn method(&self) -> String {
-        let events = STREAM_EVENTS;
-        let pause = STREAM_PAUSE.as_millis();
-        format!(
-            "## How it is measured\n\n\
-             All variants run at the same time, and slices of {slice} ms, of streams {stream} ms, are given to them in shuffled order, \
-             {rounds} to each under each condition, so that what disturbs the machine disturbs all alike. The best slice counts, \
-             and for the targets also the median of what each round says by itself, which a machine that is slow for minutes does \
-             not change; absolute times of different runs cannot be compared.\n\n\
-             - **CPU per request** is what the kernel accounts to all threads of the proxy's processes (`schedstat`), those of its \
-             helpers included, over the requests served.\n\
-             - {pinned}\n\
-             - Every variant is the configuration that is shipped for the balancer, without its access log, and with only that \
-             changed which makes the variant; plain HTTP/1.1 on both sides, 16 connections, a token of 1.6 KB.\n\
-             - **stock Envoy**: one cluster of three hosts, a fixed token added by the route, retries on another host. **Lua** and \
-             **ext_proc**: round robin and token, no retries; the service is asked for request headers only and runs beside Envoy. \
-             **LiteLLM**: one worker, three Azure deployments, random choice.\n\
-             - **floor**: in the balancer's place, with its configuration, a module that makes the host calls a plain chat request \
-             needs, with arguments of the same size, and computes nothing; what it reads it keeps until sixteen requests later. It is \
-             what Envoy charges for these calls; the balancer's own computing comes on top, with whatever else it calls. Where the \
-             floor is above a target, no module with these calls reaches that target on this machine.\n\
-             - **streams** are {events} events, {pause} ms apart, over 64 connections; what is given is for a whole stream. *First byte* is \
-             from the request's first byte to the first of the answer's body, over one connection. *Retried*: the first attempt \
-             of every request is answered 503. *After an error in the stream*: it is answered with a stream of status 200 that begins with \
-             an error. **streams of {long}** have as many events over 16 connections: the same CPU divided by {long} is an event's.\n\
-             - **keyed**: each request has a `prompt_cache_key` of its own, beside the balancer with and without `affinity`.\n\
-             - **answers not read** is the balancer with `usage: false` and `retry.stream_start: 0s`: nothing of an answer's body comes into \
-             the module.\n\
-             - **everything on** is the balancer with prices, limits of clients, client names and `headers.why`.\n\
-             - Tables **by backends**, **deployments** and so on have the ratio to their first column in brackets. A sentence below them says \
-             how the figure grows: by the exponent between the first and the last column, where 1 is linear. Half of the backends are in \
-             cooldown for a quota. Open streams have an event every ten seconds; *memory* is what the process has more, divided by the \
-             streams. How much of it is the module's has a [budget](../tests/budget.toml).\n\
-             - **one of three throttled**: one backend answers every request with 429 and `retry-after: 2`; plain Envoy and the \
-             floors, which do not retry, meet none beside it.\n\
-             - **memory at rest** is read seven minutes after the start or later: what compiling a module took, Envoy's allocator gives back \
-             when it has had no use for it for five.\n\
-             - **workers**: Envoy and load share all cores, so that only the ratios among the rows say something.\n\n\
-             What is deterministic is checked by the tests: host calls, bytes and instructions of a request, and the size of the \
-             module, see [budget.toml](../tests/budget.toml).\n",
-            slice = self.effort.slice.as_millis(),
-            long = LONG_STREAM,
-            stream = Workload::Streams.slice(self.effort.slice).as_millis(),
-            rounds = self.effort.rounds,
-            pinned = match self.pinned {
-                true => "The proxy has the machine's first core for itself; load and backends, one lean process, have the last.",
-                false => "There was only one core: proxy, load and backends shared it.",
-            },
-        )
+    /// Whether anything was measured along a curve.
+    fn has_curves(&self) -> bool {
+        let mut curves = Figure::ALL
+            .iter()
+            .flat_map(|figure| Variant::ALL.map(|variant| self.results.curve(*figure, variant)));
+        curves.any(|curve| !curve.is_empty())
+    }
+
+    /// A sentence for each engine.
+    fn summary(&self) -> String {
+        let mut text = String::new();
+        for variant in [Variant::Filter, Variant::Router] {
+            let small = Workload::Body(1);
+            let Some(ratio) = self.results.cpu_beside(Variant::Envoy, variant, small) else {
+                continue;
+            };
+            let own = |variant| Some(self.results.cpu(variant, small)?.best);
+            let more = own(variant).zip(own(Variant::Envoy));
+            let more = more.map_or(0.0, |(own, plain)| own - plain);
+            let streams = self
+                .results
+                .cpu_beside(Variant::Envoy, variant, Workload::Streams);
+            let streams = streams.map_or_else(String::new, |streams| {
+                format!(", and a stream {:.2} times", streams.best)
+            });
+            // Writing to a string does not fail.
+            let _ = writeln!(
+                text,
+                "- {variant}: a request of 1 KB takes {:.2} times plain Envoy's CPU, {more:.0} us more{streams}.",
+                ratio.best
+            );
+        }
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text
     }
 
     fn variants(&self) -> Vec<Variant> {
@@ -128,6 +125,7 @@ impl Report<'_> {
 
     fn cpu_table(&self) -> Table {
         let columns = BODIES.into_iter().chain([
+            Workload::Alone,
             Workload::Keyed,
             Workload::Streams,
             Workload::LongStreams,
@@ -194,33 +192,35 @@ impl Report<'_> {
     fn targets_table(&self) -> Table {
         let mut table = Table::new("Against the targets, ratios to plain Envoy's CPU per request");
         let head = [
-            "target",
+            "at most",
             "best slices",
             "floor",
-            "above it",
             "median of rounds",
             "floor",
-            "above it",
+            "verdict",
         ];
         table.head(head.map(str::to_owned));
-        for variant in self.variants() {
-            for workload in CONDITIONS {
+        let shown = |ratio: f64| format!("{ratio:.2}");
+        for workload in CONDITIONS {
+            for variant in self.variants() {
                 let ratio = |variant| self.results.cpu_beside(Variant::Envoy, variant, workload);
-                let (Some(floor), Some(measured)) = (floor(variant), ratio(variant)) else {
+                let (Some(target), Some(measured)) = (target(variant, workload), ratio(variant))
+                else {
                     continue;
                 };
-                let floor = ratio(floor);
-                let shown = |ratio: f64| format!("{ratio:.2}");
-                let mut row = vec![target(variant, workload).map(shown)];
-                for of in [|ratio: Summary| ratio.best, |ratio: Summary| ratio.median] {
-                    let (measured, floor) = (of(measured), floor.map(of));
-                    row.extend([
-                        Some(shown(measured)),
-                        floor.map(shown),
-                        floor.map(|floor| format!("{:+.2}", measured - floor)),
-                    ]);
-                }
-                table.row(format_args!("{variant}, {workload}"), row);
+                let floor = floor(variant).and_then(ratio);
+                let lowest = floor.map(|floor| floor.best);
+                let verdict = Bound::AtMost(target).verdict(measured.best, lowest, shown);
+                let cells = [
+                    shown(target),
+                    shown(measured.best),
+                    lowest.map_or_else(String::new, shown),
+                    shown(measured.median),
+                    floor.map_or_else(String::new, |floor| shown(floor.median)),
+                    verdict.to_owned(),
+                ];
+                let cells = cells.map(|cell| Some(cell).filter(|cell| !cell.is_empty()));
+                table.row(format_args!("{workload}: {variant}"), cells);
             }
         }
         table
@@ -228,18 +228,21 @@ impl Report<'_> {
 
     fn goals_table(&self) -> Table {
         let mut table = Table::new("The other targets, best slices");
-        table.head(["target", "measured", "floor"].map(str::to_owned));
+        table.head(["target", "measured", "floor", "verdict"].map(str::to_owned));
         for goal in Goal::ALL {
             for variant in [Variant::Filter, Variant::Router] {
-                let measured = |variant| goal.measured(self.results, variant);
+                let measured = |variant| goal.measured(&self.results, variant);
                 let shown = |value| goal.shown(value);
                 let Some(value) = measured(variant) else {
                     continue;
                 };
+                let floor = floor(variant).and_then(measured);
+                let bound = goal.bound(variant);
                 let cells = [
-                    Some(goal.target()),
+                    Some(bound.shown(shown)),
                     Some(shown(value)),
-                    floor(variant).and_then(measured).map(shown),
+                    floor.map(shown),
+                    Some(bound.verdict(value, floor, shown).to_owned()),
                 ];
                 table.row(format_args!("{variant}: {goal}"), cells);
             }
@@ -285,7 +288,7 @@ impl Report<'_> {
             ]
             .map(str::to_owned),
         );
-        let results = self.results;
+        let results = &self.results;
         for variant in self.variants() {
             let added = |of: &dyn Fn(Variant) -> Option<Summary>, base: Option<Summary>| {
                 let base = base.map_or(0.0, |base| base.best);
@@ -418,7 +421,7 @@ impl Report<'_> {
     }
 }
 
-impl fmt::Display for Report<'_> {
+impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
@@ -484,10 +487,10 @@ mod tests {
         results
     }
 
-    fn report(results: &Results) -> String {
+    fn report(results: Results) -> String {
         let report = Report {
             results,
-            effort: &Effort {
+            effort: Effort {
                 rounds: 1,
                 slice: Duration::from_secs(1),
                 warm_up: Duration::ZERO,
@@ -502,25 +505,28 @@ mod tests {
 
     #[test]
     fn what_is_above_the_floor_stands_beside_the_target() {
-        let report = report(&results(&[
+        let report = report(results(&[
             (Variant::Envoy, 100),
             (Variant::FloorFilter, 125),
-            (Variant::FloorRouter, 130),
-            (Variant::Filter, 124),
-            (Variant::Router, 151),
+            (Variant::FloorRouter, 141),
+            (Variant::FilterLean, 124),
+            (Variant::RouterLean, 151),
         ]));
         let table = report.split("## ").find(|part| part.starts_with("Against"));
         let lines: Vec<_> = table.unwrap().trim_end().lines().skip(4).collect();
         assert_eq!(
             lines,
             [
-                "| balancer, filter engine, 16 KB |   1.35 |        1.24 |  1.25 |    -0.01 |             1.24 |  1.25 |    -0.01 |",
-                "| balancer, router engine, 16 KB |   1.28 |        1.51 |  1.30 |    +0.21 |             1.51 |  1.30 |    +0.21 |",
+                "| 16 KB: answers not read, filter engine |    1.30 |        1.24 |  1.25 |             1.24 |  1.25 |                      met |",
+                "| 16 KB: answers not read, router engine |    1.40 |        1.51 |  1.41 |             1.51 |  1.41 | missed, by the floor too |",
             ]
         );
         // In the tables of all variants, too, the floors come before what stands on them.
         let at = |text| report.find(text).unwrap();
-        assert!(at("| floor: router") < at("| balancer, filter"), "{report}");
+        assert!(
+            at("| floor: router") < at("| answers not read, filter"),
+            "{report}"
+        );
     }
 
     #[test]
@@ -540,27 +546,27 @@ mod tests {
             let slice = Slice::new(seen, Duration::ZERO, Duration::ZERO);
             results.add(variant, Workload::FirstByte, slice);
         }
-        let report = report(&results);
+        let report = report(results);
         let table = report
             .split("## ")
             .find(|part| part.starts_with("The other"));
         let lines: Vec<_> = table.unwrap().trim_end().lines().skip(4).collect();
         assert_eq!(
             lines,
-            ["| balancer, router engine: first byte of a stream, us after plain Envoy's | at most +100 |     +130 |   +80 |"]
+            ["| balancer, router engine: first byte of a stream, us after plain Envoy's | at most +130 |     +130 |   +80 |     met |"]
         );
     }
 
     #[test]
     fn what_was_not_measured_is_left_out() {
-        let report_of = |cpus: &[_]| report(&results(cpus));
-        let alone = report_of(&[(Variant::Envoy, 100), (Variant::Router, 151)]);
-        let row = "| balancer, router engine, 16 KB |   1.28 |        1.51 |             1.51 |\n";
+        let report_of = |cpus: &[_]| report(results(cpus));
+        let alone = report_of(&[(Variant::Envoy, 100), (Variant::RouterLean, 151)]);
+        let row = "| 16 KB: answers not read, router engine |    1.40 |        1.51 |             1.51 |  missed |\n";
         assert!(alone.contains(row), "{alone}");
         let without = report_of(&[(Variant::Envoy, 100), (Variant::FloorRouter, 130)]);
         assert!(!without.contains("## Against"), "{without}");
         // Without plain Envoy there is nothing to compare with.
-        assert!(!report_of(&[(Variant::Router, 151)]).contains("## Against"));
+        assert!(!report_of(&[(Variant::RouterLean, 151)]).contains("## Against"));
     }
 
     #[test]

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::curves::Figure;
 use crate::load::Seen;
 use crate::usage::Memory;
 use crate::variant::{Variant, Workload};
 
 /// One slice.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Slice {
     /// Answers of status 200.
     pub served: u64,
@@ -64,8 +66,9 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
 }
 
 /// Everything that was measured.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Results {
+    #[serde(with = "pairs")]
     slices: BTreeMap<(Variant, Workload), Vec<Slice>>,
     /// Memory of each variant's processes at the end.
     pub memory: BTreeMap<Variant, Memory>,
@@ -74,7 +77,31 @@ pub struct Results {
     /// Memory some minutes later, where that was watched.
     pub rest: BTreeMap<Variant, Memory>,
     /// What was measured along curves, at each of their points.
+    #[serde(with = "pairs")]
     curves: BTreeMap<(Figure, Variant), BTreeMap<u64, Vec<f64>>>,
+}
+
+/// Maps whose keys are no strings, as lists of pairs: JSON has no other keys.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<K: Serialize, V: Serialize, S: Serializer>(
+        map: &BTreeMap<K, V>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: Deserialize<'de> + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        Ok(Vec::deserialize(deserializer)?.into_iter().collect())
+    }
 }
 
 /// The best and the median of several slices.
@@ -272,6 +299,18 @@ mod tests {
         assert_eq!((beside.best, beside.median), (1.6, 250.0 / 150.0));
         let alone = results.cpu_beside(Variant::Lua, Variant::Router, workload);
         assert_eq!(alone, None);
+    }
+
+    #[test]
+    fn results_are_the_same_after_they_were_saved() {
+        let mut results = Results::default();
+        results.add(Variant::Envoy, Workload::Body(1), slice(1000, 50));
+        results.add(Variant::Envoy, Workload::Workers(2), slice(1000, 60));
+        results.grow(Figure::OpenMemory, Variant::Filter, 100, 2.5);
+        results.rest.insert(Variant::Router, Memory::default());
+        let saved = serde_json::to_string(&results).unwrap();
+        let read: Results = serde_json::from_str(&saved).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{results:?}"));
     }
 
     #[test]

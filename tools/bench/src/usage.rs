@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// The processor time of all threads of these processes.
 ///
 /// # Errors
@@ -27,7 +29,7 @@ pub fn cpu(processes: &[u32]) -> io::Result<Duration> {
 }
 
 /// Memory of some processes, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// Resident now.
     pub now: u64,

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::backend::STREAM_EVENTS;
 use crate::load::{Asks, Request};
 
 /// What stands between the client and the backends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Variant {
     /// Nothing.
     Direct,
@@ -151,6 +153,45 @@ impl Variant {
         )
     }
 
+    /// Whether it is the balancer as it is shipped.
+    fn is_default(self) -> bool {
+        matches!(self, Self::Filter | Self::Router)
+    }
+
+    /// Whether it has the router engine.
+    pub fn is_router(self) -> bool {
+        matches!(
+            self,
+            Self::Router
+                | Self::RouterAffinity
+                | Self::RouterUncounted
+                | Self::RouterLean
+                | Self::RouterEverything
+                | Self::RouterAgainst
+        )
+    }
+
+    /// A word for the few variants that curves are measured of.
+    pub fn engine_name(self) -> &'static str {
+        match self {
+            _ if self.is_router() => "router",
+            _ if self.is_balancer() => "filter",
+            _ => "plain Envoy",
+        }
+    }
+
+    fn is_against(self) -> bool {
+        matches!(self, Self::FilterAgainst | Self::RouterAgainst)
+    }
+
+    fn has_affinity(self) -> bool {
+        matches!(self, Self::FilterAffinity | Self::RouterAffinity)
+    }
+
+    fn is_uncounted(self) -> bool {
+        matches!(self, Self::FilterUncounted | Self::RouterUncounted)
+    }
+
     /// Whether every request has to arrive with the token.
     pub fn shows_token(self) -> bool {
         self.is_balancer()
@@ -195,7 +236,7 @@ impl fmt::Display for Variant {
 }
 
 /// The condition of a slice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Workload {
     /// Requests with a body of so many KiB over 16 connections.
     Body(usize),
@@ -294,7 +335,7 @@ impl Workload {
     /// How long its slices are where the others' are `usual`: a stream begins and ends in few of the short ones.
     pub fn slice(self, usual: Duration) -> Duration {
         match self {
-            Self::LongStreams => usual * 32,
+            Self::LongStreams => usual * 16,
             Self::Streams | Self::FirstByte | Self::FirstByteRetried | Self::FirstByteFailed => {
                 usual * 4
             }
@@ -304,21 +345,29 @@ impl Workload {
 
     /// Whether it makes sense for `variant`.
     pub fn suits(self, variant: Variant) -> bool {
+        let is_plain = variant == Variant::Envoy;
         match self {
+            Self::Keyed => {
+                is_plain || variant.is_default() || variant.is_against() || variant.has_affinity()
+            }
+            // Without keys, affinity changes nothing.
+            _ if variant.has_affinity() => false,
+            Self::Streams => true,
+            // Each slice takes long.
+            Self::LongStreams => is_plain || variant.is_balancer(),
+            // Tokens are counted in streams at the price of every event, elsewhere once.
+            _ if variant.is_uncounted() => false,
             Self::FirstByteRetried => variant.retries(),
             // Nothing else than the balancer retries these.
             Self::FirstByteFailed => {
                 variant.is_balancer()
                     && !matches!(variant, Variant::FilterLean | Variant::RouterLean)
             }
-            Self::Keyed => variant.is_balancer() || variant == Variant::Envoy,
             // Plain Envoy, with nothing throttled, is what the others are compared with. The floors, which retry nothing, meet
             // nothing throttled either.
-            Self::Throttled => variant.retries() || variant.is_floor() || variant == Variant::Envoy,
-            Self::Workers(_) => {
-                matches!(variant, Variant::Envoy | Variant::Filter | Variant::Router)
-            }
-            _ => true,
+            Self::Throttled => variant.retries() || variant.is_floor() || is_plain,
+            Self::Workers(_) => is_plain || variant.is_default(),
+            Self::Body(_) | Self::Alone | Self::FirstByte => true,
         }
     }
 

@@ -18,7 +18,7 @@ fn every_variant_that_is_an_envoy_serves_and_is_reported() {
     let module = path("AOAI_WASM");
     let output = Command::new(env!("CARGO_BIN_EXE_bench"))
         .args(["run", "--quick", "--memory", "--only"])
-        .arg("direct,envoy,stock,lua,ext_proc,idle,floor_filter,floor_router,floor_downstream,filter,router,router-against")
+        .arg("direct,envoy,stock,lua,ext_proc,idle,floor_filter,floor_router,floor_downstream,filter,router,filter_lean,router-against")
         .arg("--envoy")
         .arg(path("AOAI_ENVOY_1_40_0"))
         .arg("--module")
@@ -51,13 +51,28 @@ fn every_variant_that_is_an_envoy_serves_and_is_reported() {
     }
     // Beside its target and its floor.
     for row in [
-        "| balancer, filter engine, 16 KB ",
-        "| balancer, router engine, 1 MB ",
+        "| 16 KB: answers not read, filter engine ",
+        "| one of three throttled: balancer, router engine ",
     ] {
         assert_eq!(page.matches(row).count(), 1, "{row}\n{page}");
     }
     let chart = std::fs::read_to_string(folder.path().join("benchmarks.svg")).unwrap();
     assert!(chart.contains("balancer, router engine"), "{chart}");
+    let curves = std::fs::read_to_string(folder.path().join("benchmarks-curves.svg")).unwrap();
+    assert!(curves.contains("by deployments"), "{curves}");
+
+    // What was measured makes the same page again.
+    let again = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_bench"))
+        .arg("page")
+        .arg(folder.path().join("measured.json"))
+        .arg("--write")
+        .arg(again.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let same = std::fs::read_to_string(again.path().join("benchmarks.md")).unwrap();
+    assert_eq!(same, page);
 
     // A callback that only one of them has would be a price that only one of them pays.
     let expected = streams_callbacks(&module);

@@ -1,15 +1,17 @@
-//! The chart: CPU per request of every variant, in units of plain Envoy's.
+//! CPU per request of every variant, in units of plain Envoy's.
 
 use std::fmt::Write as _;
 
+use super::{class, page, text};
 use crate::results::Results;
 use crate::variant::{Variant, Workload};
 
-const GROUPS: [Workload; 4] = [
+const GROUPS: [Workload; 5] = [
     Workload::Body(1),
     Workload::Body(16),
     Workload::Body(100),
     Workload::Body(1024),
+    Workload::Streams,
 ];
 
 /// Bars end here; what is more is written beside them.
@@ -20,7 +22,7 @@ const BARS: f64 = 420.0;
 const WIDTH: f64 = LABELS + BARS + 60.0;
 const LINE: f64 = 18.0;
 
-/// The chart as SVG, which reads well on light and dark pages.
+/// The chart.
 pub fn svg(results: &Results) -> String {
     let mut body = String::new();
     let mut y = 40.0;
@@ -39,7 +41,10 @@ pub fn svg(results: &Results) -> String {
             y,
             "start",
             "group",
-            &format!("body of {workload}"),
+            &match workload {
+                Workload::Body(_) => format!("body of {workload}"),
+                _ => workload.to_string(),
+            },
         );
         y += LINE * 0.4;
         for (variant, ratio) in bars {
@@ -53,18 +58,8 @@ pub fn svg(results: &Results) -> String {
         let bottom = y - LINE;
         let _ = writeln!(body, r#"<line x1="{x}" y1="30" x2="{x}" y2="{bottom}"/>"#);
     }
-    format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" font-family="sans-serif" font-size="12" role="img">
-<title>CPU per request, in units of plain Envoy's; less is better</title>
-<style>
-rect.page {{ fill: #ffffff }} text {{ fill: #24292f }} .title {{ font-size: 14px; font-weight: bold }} .group {{ font-weight: bold }}
-rect.balancer {{ fill: #0969da }} rect.floor {{ fill: #54aeff }} rect.other {{ fill: #8c959f }} line {{ stroke: #d0d7de }}
-</style>
-<rect class="page" width="{WIDTH}" height="{y}"/>
-<text class="title" x="8" y="20">CPU per request, in units of plain Envoy's; less is better</text>
-{body}</svg>
-"##
-    )
+    let title = "CPU per request, in units of plain Envoy's; less is better";
+    page(WIDTH, y, title, &body)
 }
 
 fn ratio(results: &Results, variant: Variant, workload: Workload) -> Option<f64> {
@@ -76,11 +71,7 @@ fn ratio(results: &Results, variant: Variant, workload: Workload) -> Option<f64>
 }
 
 fn bar(body: &mut String, y: f64, variant: Variant, ratio: f64) {
-    let class = match variant {
-        variant if variant.is_balancer() => "balancer",
-        variant if variant.is_floor() => "floor",
-        _ => "other",
-    };
+    let class = class(variant);
     let length = ratio.min(MOST) / MOST * BARS;
     let height = LINE - 5.0;
     let base = y + LINE - 8.0;
@@ -94,14 +85,6 @@ fn bar(body: &mut String, y: f64, variant: Variant, ratio: f64) {
         ratio => format!("{ratio:.2}"),
     };
     text(body, LABELS + length + 5.0, base, "start", "", &shown);
-}
-
-fn text(body: &mut String, x: f64, y: f64, anchor: &str, class: &str, text: &str) {
-    // No variant's name needs escaping.
-    let _ = writeln!(
-        body,
-        r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" class="{class}">{text}</text>"#
-    );
 }
 
 #[cfg(test)]
@@ -130,7 +113,7 @@ mod tests {
             results.add(variant, Workload::Body(1), slice);
         }
         let svg = svg(&results);
-        assert_eq!(svg.matches("<rect class=\"balancer\"").count(), 1);
+        assert_eq!(svg.matches("<rect class=\"router\"").count(), 1);
         assert_eq!(svg.matches("<rect class=\"floor\"").count(), 1);
         assert_eq!(svg.matches("<rect class=\"other\"").count(), 2);
         assert!(
