@@ -197,6 +197,17 @@ impl Place {
         Ok(self.advance(Input::Granted { granted, stalled }))
     }
 
+    /// The answer that was to pass needs another frame. A wait that is refused ends at once, because the frame may never come.
+    pub(super) fn needs_frame(&mut self) -> Result<Next> {
+        match self.request.handle(Input::NeedsFrame) {
+            Next::Wait(wish) => match self.wait(wish) {
+                true => Ok(Next::Hold),
+                false => self.granted(Granted::NoBody),
+            },
+            next => Ok(next),
+        }
+    }
+
     /// Ends the callback of a frame of the answer. A gate that was opened early may decide otherwise than `passes`.
     pub(super) fn end_frame(&mut self, gate: &mut Gate, passes: bool) -> bool {
         match gate.is_open_early() {

@@ -138,8 +138,8 @@ impl Stream {
         self.side.pass()?;
         let awaits_frame = self.side.down.awaits_frame();
         if awaits_frame && !self.side.place.exchange().is_late_stream() {
-            let _ = self.side.place.advance(Input::NeedsFrame);
-            return Ok(());
+            let next = self.side.place.needs_frame()?;
+            return self.act_from_outside(next);
         }
         self.holds_answer = false;
         if self.side.down.holds_body() {

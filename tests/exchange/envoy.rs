@@ -77,6 +77,10 @@ pub(crate) struct Envoy<'w> {
     shown: usize,
     /// The backend sends no more of the body.
     stalls: bool,
+    /// The listener's filter holds a frame of it: only the next frame can let that one go.
+    holds_frame: bool,
+    /// The answer passes with its next frame.
+    awaits_frame: bool,
     marked: bool,
     call: bool,
     departing: bool,
@@ -104,6 +108,8 @@ impl<'w> Envoy<'w> {
             body: "",
             shown: 0,
             stalls: false,
+            holds_frame: false,
+            awaits_frame: false,
             marked: false,
             call: false,
             departing: false,
@@ -319,7 +325,28 @@ impl<'w> Envoy<'w> {
             })
         });
         let next = self.handle(Input::Granted { granted, stalled });
-        self.follow(next);
+        self.follow_from_outside(next);
+    }
+
+    /// Does what the machine says, in a callback that is not the answer's.
+    fn follow_from_outside(&mut self, next: Next) {
+        let awaits_frame = self.holds_frame && self.hand == Hand::Open;
+        if next != Next::Pass || !awaits_frame || self.exchange.is_late_stream() {
+            return self.follow(next);
+        }
+        match self
+            .exchange
+            .handle(Input::NeedsFrame, &self.world.balancer)
+        {
+            Next::Wait(wish) => self.wish = Some(wish),
+            next => panic!("{next:?}: {:#?}", self.trace),
+        }
+        self.trace.push(format!("{:?}", Input::NeedsFrame));
+        self.awaits_frame = true;
+        if self.draw(8) == 7 {
+            // The wait is refused.
+            self.grant();
+        }
     }
 
     /// Carries out the machine's decision, as far as Envoy takes part in it.
@@ -394,6 +421,7 @@ impl<'w> Envoy<'w> {
         self.shown = 0;
         self.hand = if end { Hand::Whole } else { Hand::Open };
         self.stalls = !end && self.draw(4) == 3;
+        self.holds_frame = false;
         let wants = self.exchange.wants(status, &self.world.balancer);
         let details = match by_envoy {
             true => &b"upstream_reset_before_response_started{connection_failure}"[..],
@@ -429,19 +457,31 @@ impl<'w> Envoy<'w> {
             true => left,
             false => left * usize::from(self.draw(8)) / 8,
         };
+        self.stalls = !end && self.draw(8) == 7;
         let wanted = self.exchange.wants_answer_body(self.shown, end);
         let bytes = wanted.map(|range| self.body.as_bytes()[range].to_vec());
         let next = self.handle(Input::AnswerBody { bytes, end });
+        self.holds_frame |= !self.world.is_router && next == Next::Hold;
+        if std::mem::take(&mut self.awaits_frame) {
+            assert_eq!(next, Next::Continue, "{:#?}", self.trace);
+            self.wish = None;
+            self.answers += 1;
+        }
         self.follow(next);
     }
 
     fn answer_call(&mut self) {
         self.call = false;
-        let (status, body) = ANSWERS[usize::from(self.draw(ANSWERS.len() as u8))];
-        let headers = answer_headers(status, body);
-        let body = body.as_bytes().to_vec();
+        let (headers, body) = match self.draw(4) {
+            // None came.
+            3 => (HeaderMap::new(HeaderMap::encode(&[])), Vec::new()),
+            _ => {
+                let (status, body) = ANSWERS[usize::from(self.draw(ANSWERS.len() as u8))];
+                (answer_headers(status, body), body.as_bytes().to_vec())
+            }
+        };
         let next = self.handle(Input::CallAnswer { headers, body });
-        self.follow(next);
+        self.follow_from_outside(next);
     }
 
     /// The router's part: it begins an attempt, passes an answer on, or gives up.

@@ -55,10 +55,6 @@ impl Exchange {
             State::Departing(cluster) => self.begin_attempt(cluster.as_deref(), balancer),
             State::Deciding(Until::Token) => self.proceed(Outcome::BadToken, balancer),
             State::Deciding(Until::ErrorBody(status)) => self.settle(status, &[], None, balancer),
-            State::Deciding(Until::Frame) => {
-                self.state = State::Passing;
-                Next::Hold
-            }
             State::Deciding(Until::Content) => self.pass_stream(Outcome::Success, balancer),
             State::Deciding(Until::StreamEnd(status)) => {
                 self.settle_stream(status, false, balancer)
