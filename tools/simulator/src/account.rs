@@ -1,4 +1,4 @@
-//! The tokens that a backend's answers have reported.
+//! The tokens reported in a backend's answers.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -11,13 +11,13 @@ use crate::azure::Reply;
 /// Sums of the tokens that answers have reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
-    /// Of prompts, those from a cache included.
+    /// Tokens of prompts, including cached ones.
     pub prompt: u64,
-    /// Of completions, those of reasoning included.
+    /// Tokens of completions, including those of reasoning.
     pub completion: u64,
-    /// Of prompts, from a cache.
+    /// Cached tokens of prompts.
     pub cached: u64,
-    /// Of completions, spent on reasoning.
+    /// Tokens of completions that were spent on reasoning.
     pub reasoning: u64,
 }
 
@@ -31,7 +31,7 @@ impl AddAssign for Account {
 }
 
 impl Account {
-    /// What an answer reports, if it reports any.
+    /// The tokens that an answer reports; `None` if it reports none.
     fn of(reply: &Reply) -> Option<Self> {
         let documents: Vec<Value> = match reply {
             Reply::Whole("application/json", body) => {
@@ -49,7 +49,7 @@ impl Account {
         });
         let usages: Vec<&Value> = usages.filter(|usage| usage.is_object()).collect();
         usages.first()?;
-        // The last one that has it: a stream of Anthropic's reports the prompt at its beginning.
+        // The last event that has the tokens: an Anthropic stream reports the prompt at its beginning.
         let last = |paths: &[&str]| {
             let mut all = usages.iter().rev();
             let of = |usage: &&Value| {
@@ -77,20 +77,20 @@ impl Account {
     }
 }
 
-/// The request header that says which account of a backend an answer belongs to.
+/// The request header that names the account for the answer's tokens.
 pub(crate) const ACCOUNT: &str = "x-sim-account";
 
-/// Accounts that requests share, once they are open: benchmarks need none, and answers are read for them.
+/// The accounts of a backend. They are closed at first, because reading answers would slow benchmarks down.
 #[derive(Debug, Default)]
 pub(crate) struct SharedAccounts(Mutex<Option<BTreeMap<String, Account>>>);
 
 impl SharedAccounts {
-    /// Begins to count.
+    /// Opens the accounts.
     pub(crate) fn open(&self) {
         self.lock().get_or_insert_default();
     }
 
-    /// The sums since they were opened, by the accounts' names.
+    /// The sums since the opening, by the names of the accounts.
     pub(crate) fn sums(&self) -> BTreeMap<String, Account> {
         self.lock().clone().unwrap_or_default()
     }
@@ -99,7 +99,8 @@ impl SharedAccounts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds what an answer reports to the account of this name, as if its client gets all of it.
+    /// Adds the tokens that an answer reports to the account of this name. Assumes that the client gets the whole
+    /// answer.
     pub(crate) fn add(&self, name: &str, reply: &Reply) {
         if self.lock().is_none() {
             return;

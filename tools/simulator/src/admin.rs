@@ -1,4 +1,4 @@
-//! The admin endpoint: what the library's handles do, over HTTP.
+//! The admin endpoint: the functions of the library's handles, over HTTP.
 
 use std::io;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::imds::ImdsBehaviour;
 use crate::server::{Connection, Service};
 use crate::simulator::Services;
 
-/// What there is, told at `/admin/`.
+/// The paths that `/admin/` lists.
 const PATHS: &[&str] = &[
     "GET /admin/health",
     "GET /admin/requests[?service=NAME]",
@@ -64,7 +64,7 @@ impl Service for Admin {
             Ok(body) => body.to_bytes(),
             Err(error) => return response(&Err(refused(format!("the body broke off: {error}")))),
         };
-        // Closing and opening ports waits for them, which must not hold up the runtime.
+        // Closing and opening ports blocks, which must not delay the runtime.
         let handled = tokio::task::spawn_blocking(move || {
             self.handle(head.method.as_str(), &head.uri, &body)
         });
@@ -75,7 +75,7 @@ impl Service for Admin {
     }
 }
 
-/// What is told, or a status and what is wrong.
+/// The answer, or a status and an error.
 type Outcome = Result<Value, (u16, String)>;
 
 fn refused(message: String) -> (u16, String) {
@@ -95,14 +95,14 @@ fn response(outcome: &Outcome) -> Response<Body> {
     response
 }
 
-/// One or a list of behaviours.
+/// One behaviour, or a list of them.
 enum Script<B> {
     One(B),
     Queue(Vec<B>),
 }
 
 fn script<B: DeserializeOwned>(body: &Bytes) -> Result<Script<B>, (u16, String)> {
-    // Told apart by hand: an untagged enum would hide what is wrong.
+    // Distinguished by hand: serde's error about an untagged enum would hide the mistake.
     let list = body.trim_ascii_start().starts_with(b"[");
     Ok(if list {
         Script::Queue(parsed(body)?)
@@ -224,7 +224,7 @@ impl Admin {
         done()
     }
 
-    /// The tokens themselves are not told: what a test needs is how many there were.
+    /// The tokens themselves are hidden: tests need their number only.
     fn imds_state(&self) -> Value {
         let imds = &self.services.imds;
         json!({

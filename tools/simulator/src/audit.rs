@@ -1,4 +1,4 @@
-//! The audit: what each service received, in the order the whole simulator received it.
+//! The audit: the requests at each service, in the order of their arrival at the simulator.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,19 +14,19 @@ use crate::azure::Form;
 use crate::server::Connection;
 use crate::tokens::{Credential, TokenCheck};
 
-/// Of one body, this much is kept.
+/// The most bytes of one body that are kept.
 const BODY_LIMIT: usize = 1024 * 1024;
-/// Of all bodies of one service, this much is kept; the oldest are dropped first.
+/// The most bytes of all bodies of one service that are kept. The oldest bodies are dropped first.
 const BODIES_LIMIT: usize = 256 * 1024 * 1024;
 
-/// One request as a service saw it.
+/// A request as a service received it.
 #[derive(Clone, Debug, Serialize)]
 pub struct RecordedRequest {
-    /// Counts over all services of the simulator, so it orders requests across backends.
+    /// The number of the request among all services' requests. It orders requests across backends.
     pub sequence: u64,
     /// The backend's name, or `imds`.
     pub service: String,
-    /// Milliseconds since the simulator started, by a clock that never goes back.
+    /// The time of arrival, in milliseconds since the simulator's start, by a monotonic clock.
     pub received_at: f64,
     /// The method.
     pub method: String,
@@ -36,13 +36,13 @@ pub struct RecordedRequest {
     pub http_version: String,
     /// The `:authority` of HTTP/2, or the `host` header.
     pub authority: String,
-    /// Names (in lower case) and values in the order they came; repeated names stand together.
+    /// Names (in lower case) and values in the order of their arrival. Repeated names are adjacent.
     pub headers: Vec<(String, String)>,
-    /// Whether it came over TLS.
+    /// Whether the request came over TLS.
     pub tls: bool,
-    /// The server name the client asked for in the TLS handshake.
+    /// The server name of the TLS handshake.
     pub sni: Option<String>,
-    /// The connection it came on; numbers are unique over all services.
+    /// The number of the connection, unique over all services.
     pub connection: u64,
     /// Bytes of body received so far.
     pub body_len: u64,
@@ -53,11 +53,12 @@ pub struct RecordedRequest {
     pub body: Bytes,
     /// Whether the whole body arrived.
     pub body_complete: bool,
-    /// The status answered; `None` while there is none, or when there never was one.
+    /// The status of the answer; `None` without an answer.
     pub status: Option<u16>,
-    /// What became of the credential.
+    /// The result of the credential's check.
     pub token: TokenCheck,
-    /// Whose token it was, by the id it was asked for with; an identity that needed none has one of its own.
+    /// The identity of the token, by the id in the request for it. An identity requested without an id has a default
+    /// one.
     pub identity: Option<String>,
 }
 
@@ -102,7 +103,7 @@ impl Clock {
     }
 }
 
-/// The requests of one service.
+/// The requests at one service.
 pub(crate) struct Log {
     service: String,
     limit: usize,
@@ -114,12 +115,12 @@ pub(crate) struct Log {
 
 #[derive(Default)]
 struct Entries {
-    /// The index of the front entry, counted since the start.
+    /// The index of the first entry, counted since the start.
     first: u64,
     list: VecDeque<RecordedRequest>,
-    /// Bytes of body held.
+    /// The bytes of all kept bodies.
     held: usize,
-    /// Entries before this index hold no body any more.
+    /// The entries before this index have no body any more.
     emptied: u64,
 }
 
@@ -158,7 +159,7 @@ impl Log {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Requests since the start or the last [`clear`](Self::clear).
+    /// The number of requests since the start or the last [`clear`](Self::clear).
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::SeqCst)
     }
@@ -175,7 +176,7 @@ impl Log {
         self.count.store(0, Ordering::SeqCst);
     }
 
-    /// Notes a request whose head has just arrived.
+    /// Records a request whose headers have just arrived.
     pub(crate) fn open(
         self: &Arc<Self>,
         head: &Parts,
@@ -246,7 +247,7 @@ impl Log {
     }
 }
 
-/// A request being received and answered; what is known of its body is written down when this is dropped.
+/// A request in progress. When dropped, it records its body.
 pub(crate) struct Entry {
     log: Arc<Log>,
     index: Option<u64>,
@@ -267,13 +268,13 @@ impl Entry {
         }
     }
 
-    /// The body ended as it should, or broke off; its record is written now.
+    /// Records the body, which has ended or broken off.
     pub(crate) fn body_ended(&mut self, complete: bool) {
         self.complete = complete;
         self.write_body();
     }
 
-    /// The answer's status is known.
+    /// Records the status of the answer.
     pub(crate) fn status(&self, status: u16) {
         let Some(index) = self.index else { return };
         if let Some(record) = self.log.entries().entry(index) {

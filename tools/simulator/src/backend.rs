@@ -1,4 +1,4 @@
-//! One simulated Azure OpenAI resource: its handle, and what it does with a request.
+//! A simulated Azure OpenAI resource: its handle, and its answers.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -33,27 +33,27 @@ pub struct BackendHandle {
 }
 
 impl BackendHandle {
-    /// The name it was given.
+    /// The backend's name.
     pub fn name(&self) -> &str {
         &self.backend.name
     }
 
-    /// The host name its certificate was made for.
+    /// The host name in the backend's certificate.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Whether it speaks TLS.
+    /// Whether the backend speaks TLS.
     pub fn tls(&self) -> bool {
         self.tls_port.is_some()
     }
 
-    /// The port it listens on.
+    /// The port of the backend.
     pub fn port(&self) -> u16 {
         self.addr().port()
     }
 
-    /// The address it listens on.
+    /// The address of the backend.
     pub fn addr(&self) -> SocketAddr {
         self.listener.addr()
     }
@@ -63,56 +63,56 @@ impl BackendHandle {
         self.backend.script.set(behaviour);
     }
 
-    /// Puts these in front of the standing behaviour, in the place of an earlier queue. Each is used once, or as often as
-    /// its `remaining` says.
+    /// Puts behaviours before the standing one, in place of an earlier queue. Each is used once, or as often as its
+    /// `remaining` says.
     pub fn queue(&self, behaviours: Vec<Behaviour>) {
         self.backend.script.queue(behaviours);
     }
 
-    /// Answers as Azure would again.
+    /// Restores the default: answers as Azure gives them.
     pub fn clear(&self) {
         self.backend.script.clear();
     }
 
-    /// The requests received, oldest first.
+    /// The received requests, oldest first.
     pub fn requests(&self) -> Vec<RecordedRequest> {
         self.backend.log.requests()
     }
 
-    /// How many requests were received.
+    /// The number of received requests.
     pub fn count(&self) -> u64 {
         self.backend.log.count()
     }
 
-    /// Begins to count the tokens that its answers report.
+    /// Begins to count the tokens in answers.
     pub fn open_accounts(&self) {
         self.backend.accounts.open();
     }
 
-    /// The tokens that its answers have reported since the accounts were opened; each answer counts as if its client got all of it. A
-    /// request names its account in the header `x-sim-account`.
+    /// The tokens reported since the accounts were opened, by account. Each answer counts as if its client gets all of
+    /// it. A request names its account in the header `x-sim-account`.
     pub fn accounts(&self) -> BTreeMap<String, Account> {
         self.backend.accounts.sums()
     }
 
-    /// The same of all accounts together.
+    /// The tokens of all accounts together.
     pub fn account(&self) -> Account {
         let mut all = Account::default();
         self.accounts().into_values().for_each(|one| all += one);
         all
     }
 
-    /// Forgets the requests received.
+    /// Forgets the received requests.
     pub fn clear_requests(&self) {
         self.backend.log.clear();
     }
 
-    /// TCP connections accepted since the start.
+    /// The number of TCP connections since the start.
     pub fn connections(&self) -> u64 {
         self.listener.accepted()
     }
 
-    /// Answers in progress right now, from the request's headers to the last byte of the answer.
+    /// The number of answers in progress, from the request's headers to the answer's last byte.
     pub fn open_streams(&self) -> usize {
         self.backend.open.load(Ordering::SeqCst)
     }
@@ -130,15 +130,15 @@ impl BackendHandle {
         self.listener.restart()
     }
 
-    /// New TLS connections are shown a certificate for `host`, by the same authority.
+    /// Serves new TLS connections with a certificate for `host`, by the same authority.
     ///
     /// # Errors
-    /// When the backend has no TLS or `host` cannot stand in a certificate.
+    /// When the backend has no TLS, or `host` is not valid in a certificate.
     pub fn set_certificate_for(&self, host: &str) -> io::Result<()> {
         self.tls_port()?.present(host)
     }
 
-    /// New TLS connections are closed during the handshake; or served again.
+    /// Closes new TLS connections during the handshake, or serves them again.
     ///
     /// # Errors
     /// When the backend has no TLS.
@@ -157,7 +157,7 @@ impl BackendHandle {
     }
 }
 
-/// The part of a backend that answers.
+/// The part of a backend that answers requests.
 pub(crate) struct Backend {
     pub(crate) name: String,
     pub(crate) resource: Resource,
@@ -202,13 +202,13 @@ impl Service for Backend {
 }
 
 impl Backend {
-    /// With the path after the base path, and with that of nowhere if it does not begin with it.
+    /// The URI without the base path. Without that base path, the URI of an unknown path.
     fn below_base(&self, uri: &Uri) -> Uri {
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let below = match path.strip_prefix(self.base_path.as_str()) {
-            // What shows or sends bulk is not the resource's.
+            // The simulator's own paths do not belong to the resource.
             None if path.starts_with("/sim/") => path,
-            // Claude is asked for at the host, not at a project.
+            // Paths of Claude belong to the host, not to a project.
             None if path.starts_with("/anthropic/") => path,
             below => below.unwrap_or("/"),
         };
@@ -247,7 +247,7 @@ impl Backend {
         }
     }
 
-    /// A good token lets in only who has a role here.
+    /// A valid token is accepted only with a role on this resource.
     fn with_role(&self, mut credential: Credential) -> Credential {
         let may = |identity| {
             let allowed = self.identities.as_ref();
@@ -259,7 +259,7 @@ impl Backend {
         credential
     }
 
-    /// The headers Azure puts on every answer.
+    /// Adds the headers that Azure puts on every answer.
     pub(crate) fn sign(&self, headers: &mut HeaderMap) {
         let number = self.answers.fetch_add(1, Ordering::Relaxed);
         let id = HeaderValue::from_str(&format!(

@@ -1,4 +1,4 @@
-//! How a backend answers, as tests and the admin endpoint say it.
+//! Behaviours of a backend, for tests and the admin endpoint.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -6,62 +6,62 @@ use serde_json::json;
 use crate::script::Scripted;
 use crate::server::Break;
 
-/// What a backend does with a request. The default is to answer as Azure would.
+/// A backend's behaviour. The default is to answer as Azure would.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Behaviour {
-    /// It applies to this many requests and then falls away; `None` means for good, and once in a queue.
+    /// The number of requests for which it applies; `None` for all, and for one in a queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remaining: Option<u32>,
-    /// It applies to these requests only.
+    /// The requests to which it applies; `None` for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub when: Option<When>,
-    /// Milliseconds to wait, once the request is read, before anything is answered.
+    /// The delay in milliseconds between the request's last byte and the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
     /// The answer.
     pub answer: Answer,
 }
 
-/// Which requests a behaviour applies to.
+/// A condition on requests.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct When {
-    /// Those whose path and query contain this.
+    /// The path and query contain this.
     pub path_contains: String,
 }
 
-/// The kinds of answer.
+/// Kinds of answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Answer {
-    /// As Azure would, credentials checked: those that are not good are answered before the request's body is read.
+    /// The answer of Azure, with a check of credentials. A bad credential is refused before the request's body is read.
     Normal {
-        /// Added to the answer, or put in the place of a header of that name.
+        /// Headers to add to the answer, or to replace there.
         #[serde(default)]
         headers: Vec<(String, String)>,
     },
-    /// An error in Azure's shape, whatever the request was.
+    /// An error in Azure's shape, for any request.
     Error(Failure),
-    /// This and nothing else, whatever the request was: none of the headers that Azure puts on every answer.
+    /// Exactly this answer, for any request, without the headers that Azure puts on every answer.
     Exact(Exact),
-    /// The same, answered before the request's body is read; the body is then read and thrown away.
+    /// An error sent before the request's body is read. The body is then read and discarded.
     EarlyError(Failure),
-    /// The same, and the request's body is never read.
+    /// An error sent before the request's body is read. The body is never read.
     UnreadError(Unread),
-    /// The first bytes of an answer, an error's, and no more: its head is never complete.
+    /// The first bytes of an error, and no more: its head is never complete.
     HalfHead(HalfHead),
-    /// Bytes in place of an answer, over HTTP/1.1 without TLS.
+    /// Raw bytes in place of an answer, over HTTP/1.1 without TLS.
     Raw(Raw),
-    /// Reads the request and never answers.
+    /// No answer: the request is read.
     Hang,
     /// A TCP reset after the request's headers, before any byte of an answer.
     Reset,
-    /// Reads the request, then closes the connection in order, without an answer.
+    /// An orderly close after the request, without an answer.
     Close,
-    /// A normal answer whose event stream, if it is one, is paced like this.
+    /// Azure's answer. If it is an event stream, it has this pace.
     Stream(Stream),
-    /// A normal answer whose body, unless it is an event stream, comes in pieces or only in part.
+    /// Azure's answer. Unless it is an event stream, its body comes in pieces or in part.
     SlowBody(SlowBody),
 }
 
@@ -79,22 +79,22 @@ impl Default for Answer {
 pub struct Failure {
     /// The HTTP status.
     pub status: u16,
-    /// `error.code`; the status when there is none.
+    /// `error.code`; the status by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// `error.message`; a sentence naming the status when there is none.
+    /// `error.message`; by default a sentence with the status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Added to the answer, or put in the place of a header of that name.
+    /// Headers to add to the answer, or to replace there.
     #[serde(default)]
     pub headers: Vec<(String, String)>,
-    /// The whole body instead, as it is.
+    /// The whole body, in place of an error in Azure's shape.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
-    /// How the body is encoded, where the request accepts it.
+    /// The encoding of the body, if the request accepts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<Encoding>,
-    /// The body's pace, and where it breaks; it comes at once and whole when there is none.
+    /// The pace of the body, and the place where it breaks. By default the body comes whole and at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pace: Option<Box<SlowBody>>,
 }
@@ -119,13 +119,13 @@ impl Encoding {
     }
 }
 
-/// An answer, header by header.
+/// An answer with all its headers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Exact {
     /// The HTTP status.
     pub status: u16,
-    /// All headers but `date`, and `content-length` where it follows from the body.
+    /// All headers, except `date`, and `content-length` if it follows from the body.
     #[serde(default)]
     pub headers: Vec<(String, String)>,
     /// The body.
@@ -134,7 +134,7 @@ pub struct Exact {
 }
 
 impl Failure {
-    /// A status with nothing more said about it.
+    /// An error with this status alone.
     pub fn new(status: u16) -> Self {
         Self {
             status,
@@ -147,7 +147,7 @@ impl Failure {
         }
     }
 
-    /// A status with a body of 100 bytes that comes at this pace.
+    /// An error with this status, and a body of 100 bytes at this pace.
     pub fn paced(status: u16, pace: SlowBody) -> Self {
         Self {
             body: Some(format!("{:<100}", r#"{"error":{"#)),
@@ -156,7 +156,7 @@ impl Failure {
         }
     }
 
-    /// A status with a code and a message.
+    /// An error with this status, code and message.
     pub fn coded(status: u16, code: &str, message: &str) -> Self {
         Self {
             code: Some(code.to_owned()),
@@ -165,7 +165,7 @@ impl Failure {
         }
     }
 
-    /// The same with an encoded body, where the request accepts that.
+    /// The error with an encoded body, if the request accepts that.
     #[must_use]
     pub fn encoded(self, encoding: Encoding) -> Self {
         Self {
@@ -175,43 +175,43 @@ impl Failure {
     }
 }
 
-/// An error that is answered without reading the request's body.
+/// An error sent without reading the request's body.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Unread {
     /// The error.
     pub failure: Failure,
-    /// The connection stays open, with what was sent of the body in it, though it serves no other request; otherwise it is closed
-    /// after the answer. Over HTTP/2 that is the stream: it stays half open, or is reset.
+    /// Whether the connection stays open, with the unread body in it. It then serves no other request. Otherwise it is
+    /// closed after the answer. Over HTTP/2 this concerns the stream: it stays half open, or is reset.
     #[serde(default)]
     pub keep: bool,
 }
 
-/// The start of an answer.
+/// The first bytes of an answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HalfHead {
-    /// Its status.
+    /// The status.
     pub status: u16,
-    /// How many bytes of it leave; of an HTTP/2 connection, how many bytes it sends from then on.
+    /// The number of bytes that are sent. Over HTTP/2, the number of bytes that the connection sends from then on.
     pub bytes: usize,
-    /// What follows.
+    /// The way in which it breaks.
     pub how: Break,
 }
 
-/// Bytes that leave as they are.
+/// Raw bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Raw {
-    /// All that leaves.
+    /// The bytes.
     pub text: String,
-    /// How the connection then breaks.
+    /// The way in which the connection breaks afterwards.
     #[serde(default)]
     pub how: Break,
 }
 
 impl Raw {
-    /// The status that the bytes begin with, or 200.
+    /// The status in the raw bytes, or 200.
     pub(crate) fn status(&self) -> u16 {
         let word = self.text.split(' ').nth(1);
         word.and_then(|word| word.parse().ok()).unwrap_or(200)
@@ -222,35 +222,35 @@ impl Raw {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Stream {
-    /// How many pieces of text it has; the frames around them come on top.
+    /// The number of pieces of text, without the other frames.
     pub events: u32,
-    /// Milliseconds between two frames.
+    /// The milliseconds between two frames.
     pub interval_ms: u64,
-    /// Milliseconds between the headers and the first frame.
+    /// The milliseconds between the headers and the first frame.
     pub first_event_delay_ms: u64,
-    /// It breaks after this many frames; a realtime session after this many messages.
+    /// The number of frames after which the stream breaks. In a realtime session, the number of messages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub break_after: Option<u32>,
-    /// How it breaks.
+    /// The way in which the stream breaks.
     pub how: Break,
-    /// Lines end with CR LF.
+    /// Whether lines end with CR LF.
     pub crlf: bool,
     /// Trailers after the last frame. HTTP/1.1 carries them only to a client that sent `te: trailers`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trailers: Option<Vec<(String, String)>>,
-    /// Each frame is written in two pieces, split inside a UTF-8 character where the frame has one.
+    /// Whether each frame is written in two pieces, split inside a UTF-8 character if the frame has one.
     pub split_frames: bool,
-    /// The answer has no content type, and its `[DONE]` stands without `data:`.
+    /// Whether the content type is missing, and `[DONE]` has no `data:` before it.
     pub bare: bool,
-    /// These frames instead of a model's, each as it is, whatever the request was.
+    /// Frames to send in place of a model's, unchanged, for any request.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub frames: Vec<String>,
-    /// Added to the answer, or put in the place of a header of that name.
+    /// Headers to add to the answer, or to replace there.
     pub headers: Vec<(String, String)>,
 }
 
 impl Stream {
-    /// The stream of a response that fails with this code after it was created.
+    /// The stream of a response that fails with this code after its creation.
     pub fn failed_response(code: &str, message: &str) -> Self {
         let mut frames = Self::created_response().frames;
         let error = json!({"code": code, "message": message});
@@ -264,7 +264,7 @@ impl Stream {
         }
     }
 
-    /// The stream of a response that was created, as far as it comes before its content.
+    /// The stream of a created response, up to its content.
     pub fn created_response() -> Self {
         let events = ["response.created", "response.in_progress"];
         let frames = events.iter().enumerate().map(|(number, event)| {
@@ -278,7 +278,7 @@ impl Stream {
         }
     }
 
-    /// The stream of a chat that fails with this code before it has said anything.
+    /// The stream of a chat that fails with this code before its content.
     pub fn failed_chat(code: &str, message: &str) -> Self {
         let error = json!({"error": {"code": code, "message": message}});
         Self {
@@ -306,22 +306,22 @@ impl Default for Stream {
     }
 }
 
-/// The pace of a plain body, and where it breaks.
+/// The pace of a plain body, and the place where it breaks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SlowBody {
-    /// Bytes per piece.
+    /// The bytes of each piece.
     pub piece: usize,
-    /// Milliseconds before each piece.
+    /// The milliseconds before each piece.
     pub interval_ms: u64,
-    /// It breaks after this many bytes, though `content-length`, if there is one, promises all.
+    /// The number of bytes after which the body breaks, although `content-length` may announce more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub break_after: Option<usize>,
-    /// How it breaks.
+    /// The way in which the body breaks.
     pub how: Break,
-    /// There is no `content-length`.
+    /// Whether the body is chunked, without `content-length`.
     pub chunked: bool,
-    /// It begins again whenever it is at its end, and so never ends. There is no `content-length`.
+    /// Whether the body is repeated without an end. There is no `content-length`.
     pub endless: bool,
 }
 
@@ -348,12 +348,12 @@ impl From<Answer> for Behaviour {
 }
 
 impl Behaviour {
-    /// As Azure would answer.
+    /// The answer of Azure.
     pub fn normal() -> Self {
         Self::default()
     }
 
-    /// As Azure would answer, with these headers on top.
+    /// The answer of Azure, with these headers.
     pub fn normal_with(headers: &[(&str, &str)]) -> Self {
         let headers = headers
             .iter()
@@ -380,7 +380,7 @@ impl Behaviour {
         .into()
     }
 
-    /// An error with this status and no more.
+    /// An error with this status alone.
     pub fn status(status: u16) -> Self {
         Self::error(Failure::new(status))
     }
@@ -390,12 +390,12 @@ impl Behaviour {
         Answer::EarlyError(Failure::new(status)).into()
     }
 
-    /// An error with this status; the request's body is never read, and the connection is closed.
+    /// An error with this status. The request's body is never read, and the connection is closed.
     pub fn unread(status: u16) -> Self {
         Self::unread_error(status, false)
     }
 
-    /// An error with this status; the request's body is never read, and the connection stays open.
+    /// An error with this status. The request's body is never read, and the connection stays open.
     pub fn unread_kept(status: u16) -> Self {
         Self::unread_error(status, true)
     }
@@ -416,13 +416,13 @@ impl Behaviour {
         Self::error(Failure::paced(status, pace))
     }
 
-    /// 30 bytes of an answer with this status, and then this.
+    /// 30 bytes of an answer with this status, and then this break.
     pub fn half_head(status: u16, how: Break) -> Self {
         let bytes = 30;
         Answer::HalfHead(HalfHead { status, bytes, how }).into()
     }
 
-    /// These bytes in place of an answer, and then this.
+    /// These bytes in place of an answer, and then this break.
     pub fn raw(text: &str, how: Break) -> Self {
         let text = text.to_owned();
         Answer::Raw(Raw { text, how }).into()
@@ -446,7 +446,7 @@ impl Behaviour {
         behaviour
     }
 
-    /// 401 of a token that is missing, bad or too old.
+    /// A 401 for a token that is missing, wrong or expired.
     pub fn unauthorized_token() -> Self {
         Self::error(Failure::coded(
             401,
@@ -455,32 +455,32 @@ impl Behaviour {
         ))
     }
 
-    /// 401 of an identity that lacks the role on this resource.
+    /// A 401 for an identity without the role on this resource.
     pub fn permission_denied() -> Self {
         Self::error(crate::azure::errors::permission_denied())
     }
 
-    /// 404 of a deployment this resource does not have.
+    /// A 404 for a deployment that this resource lacks.
     pub fn deployment_not_found() -> Self {
         Self::error(crate::azure::errors::deployment_not_found())
     }
 
-    /// 404 of a feature the resource's region does not offer.
+    /// A 404 for an API that the resource's region does not offer.
     pub fn not_enabled_in_region() -> Self {
         Self::error(crate::azure::errors::not_enabled_in_region())
     }
 
-    /// 400 of a prompt the content filter refused.
+    /// A 400 for a prompt that the content filter refuses.
     pub fn content_filter() -> Self {
         Self::error(crate::azure::errors::content_filter())
     }
 
-    /// 400 of a prompt longer than the model reads.
+    /// A 400 for a prompt longer than the model's context.
     pub fn context_length() -> Self {
         Self::error(crate::azure::errors::context_length())
     }
 
-    /// 500.
+    /// A 500.
     pub fn internal_error() -> Self {
         Self::error(Failure::coded(
             500,
@@ -489,39 +489,39 @@ impl Behaviour {
         ))
     }
 
-    /// Never answers.
+    /// No answer.
     pub fn hang() -> Self {
         Answer::Hang.into()
     }
 
-    /// Resets the connection.
+    /// A reset of the connection.
     pub fn reset() -> Self {
         Answer::Reset.into()
     }
 
-    /// Closes the connection.
+    /// A close of the connection.
     pub fn close() -> Self {
         Answer::Close.into()
     }
 
-    /// Paces event streams.
+    /// Event streams at this pace.
     pub fn stream(stream: Stream) -> Self {
         Answer::Stream(stream).into()
     }
 
-    /// Paces or breaks plain bodies.
+    /// Plain bodies at this pace, or broken.
     pub fn slow_body(slow: SlowBody) -> Self {
         Answer::SlowBody(slow).into()
     }
 
-    /// The same for the next `count` requests only.
+    /// The behaviour, for the next `count` requests only.
     #[must_use]
     pub fn times(mut self, count: u32) -> Self {
         self.remaining = Some(count);
         self
     }
 
-    /// The same for requests whose path and query contain `part` only.
+    /// The behaviour, only for requests whose path and query contain `part`.
     #[must_use]
     pub fn on_path(mut self, part: &str) -> Self {
         self.when = Some(When {
@@ -530,14 +530,14 @@ impl Behaviour {
         self
     }
 
-    /// The same after a delay in milliseconds.
+    /// The behaviour, after a delay in milliseconds.
     #[must_use]
     pub fn after_ms(mut self, delay: u64) -> Self {
         self.delay_ms = Some(delay);
         self
     }
 
-    /// The same with one more header on the answer, where there is one that can carry it.
+    /// The behaviour, with one more header on the answer if its kind can have one.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
         match &mut self.answer {

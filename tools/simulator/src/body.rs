@@ -1,4 +1,4 @@
-//! Answer bodies: whole, paced, or broken off.
+//! Bodies of answers: whole, paced, or broken off.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,12 +17,12 @@ use tokio::time::sleep;
 use crate::behaviour::{SlowBody, Stream};
 use crate::server::{Break, Connection};
 
-/// Time for what was written to reach the client before a break.
+/// The time that written bytes need to reach the client before a break.
 const FLUSH: Duration = Duration::from_millis(5);
-/// Time between the two halves of a split frame.
+/// The time between the two halves of a split frame.
 const SPLIT: Duration = Duration::from_millis(1);
 
-/// The body broke off on purpose.
+/// The body was broken off on purpose.
 #[derive(Debug)]
 pub(crate) struct BrokenOff;
 
@@ -34,7 +34,7 @@ impl fmt::Display for BrokenOff {
 
 impl std::error::Error for BrokenOff {}
 
-/// Counts an answer as in progress for as long as it lives.
+/// Counts an answer as in progress while it lives.
 pub(crate) struct OpenAnswer(Arc<AtomicUsize>);
 
 impl OpenAnswer {
@@ -117,7 +117,7 @@ impl Body {
         Self::pieces(pieces, length)
     }
 
-    /// `length` bytes of no meaning.
+    /// `length` meaningless bytes.
     pub(crate) fn filler(length: u64) -> Self {
         static FILLER: [u8; 64 * 1024] = [b'.'; 64 * 1024];
         let pieces = stream::unfold(length, |left| async move {
@@ -188,7 +188,7 @@ struct Breaker {
 }
 
 impl Breaker {
-    /// Ends the answer in the middle, once what was written has left.
+    /// Breaks the answer off after the written bytes have left.
     async fn break_off(&self, how: Break) -> Piece {
         sleep(FLUSH).await;
         if self.http2 && how == Break::Close {
@@ -234,7 +234,7 @@ impl Paced {
     }
 }
 
-/// Inside the first character of several bytes, or in the middle.
+/// A place inside the first character of several bytes, or else the middle.
 fn splitting_point(frame: &[u8]) -> usize {
     let continued = frame.iter().position(|byte| byte & 0xc0 == 0x80);
     continued.unwrap_or(frame.len() / 2)
@@ -252,7 +252,7 @@ fn header_map(headers: &[(String, String)]) -> HeaderMap {
 
 struct Slow {
     all: Bytes,
-    /// What is left of it.
+    /// The remaining bytes.
     bytes: Bytes,
     sent: usize,
     slow: SlowBody,

@@ -19,10 +19,10 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::server::Wire;
 
-/// A handshake that takes longer than this is given up.
+/// The time limit of a handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Signs the backends' certificates; its own certificate lies in a temporary file.
+/// The authority that signs the backends' certificates. Its own certificate is in a temporary file.
 pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     pem: String,
@@ -59,7 +59,7 @@ impl Authority {
         &self.path
     }
 
-    /// Removes the file; the authority itself may live on in connections that are about to end.
+    /// Removes the file. The authority itself may live on in connections that are about to end.
     pub(crate) fn remove_file(&self) {
         let _ = std::fs::remove_file(&self.path);
     }
@@ -91,10 +91,10 @@ impl Drop for Authority {
     }
 }
 
-/// What a TLS port does with new connections.
+/// The treatment of new connections at a TLS port.
 pub(crate) struct TlsPort {
     authority: Arc<Authority>,
-    /// `None` closes during the handshake.
+    /// `None`: they are closed during the handshake.
     config: RwLock<Option<Arc<ServerConfig>>>,
 }
 
@@ -104,19 +104,19 @@ impl TlsPort {
         Ok(Self { authority, config })
     }
 
-    /// New connections get a certificate for `host`.
+    /// Serves new connections with a certificate for `host`.
     pub(crate) fn present(&self, host: &str) -> io::Result<()> {
         let config = self.authority.server_config(host)?;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Some(config);
         Ok(())
     }
 
-    /// New connections are closed once the client has said hello.
+    /// Closes new connections after the client's hello.
     pub(crate) fn fail(&self) {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The secured stream and the server name asked for; nothing when the handshake failed.
+    /// The secured stream and the requested server name; `None` after a failed handshake.
     pub(crate) async fn accept(
         &self,
         mut stream: Wire,

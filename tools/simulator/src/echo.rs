@@ -1,4 +1,4 @@
-//! Paths under `/sim/`, which no real resource has: they show what arrived, or send bulk.
+//! Paths under `/sim/`, which no real resource has: they echo requests, or send many bytes.
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;

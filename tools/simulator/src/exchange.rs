@@ -1,4 +1,4 @@
-//! One request to a backend, carried out as its behaviour says.
+//! One request to a backend, answered by its behaviour.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::server::{Break, Connection};
 use crate::settings::Auth;
 use crate::tokens::Credential;
 
-/// A longer request body is answered 413.
+/// The longest request body. A longer one is answered 413.
 const BODY_LIMIT: usize = 64 * 1024 * 1024;
 
 /// One request and its answer.
@@ -57,7 +57,7 @@ impl Exchange<'_> {
             Answer::EarlyError(failure) => {
                 pause(behaviour.delay_ms).await;
                 entry.status(failure.status);
-                // Read on while the answer is sent, so that the connection stays in step.
+                // The body is read during the answer, so that the connection can serve another request.
                 tokio::spawn(async move { read(body, &mut entry).await });
                 return self.failure(failure, &head);
             }
@@ -68,7 +68,7 @@ impl Exchange<'_> {
                 if *keep {
                     self.connection.leave_unread(body);
                     if !self.http2 {
-                        // Another request would wait behind the body for ever.
+                        // Another request would wait behind the unread body forever.
                         let close = HeaderValue::from_static("close");
                         response.headers_mut().insert(CONNECTION, close);
                     }
@@ -117,7 +117,7 @@ impl Exchange<'_> {
         response
     }
 
-    /// The error for a credential that is not good, where the answer would look at it.
+    /// The error for a bad credential, if the answer depends on credentials.
     fn refusal(&self, head: &Parts, answer: &Answer, credential: &Credential) -> Option<Failure> {
         let headers = match answer {
             Answer::Normal { headers } | Answer::Stream(Stream { headers, .. }) => headers.clone(),
@@ -131,13 +131,13 @@ impl Exchange<'_> {
         })
     }
 
-    /// An answer of which only the first bytes leave.
+    /// An answer of which only the first bytes are sent.
     fn half_head(&self, half: &HalfHead, head: &Parts) -> Response<Body> {
         self.connection.mute_after(half.bytes);
         self.broken(half.status, half.how, head)
     }
 
-    /// Bytes in place of an answer.
+    /// Raw bytes in place of an answer.
     fn raw(&self, raw: Raw, head: &Parts) -> Response<Body> {
         let (status, how) = (raw.status(), raw.how);
         self.connection.replace(raw.text.into());
@@ -153,7 +153,7 @@ impl Exchange<'_> {
             chunked: true,
             ..SlowBody::default()
         };
-        // It is the connection that breaks, over HTTP/2 too.
+        // The whole connection breaks, over HTTP/2 too.
         let connection = Arc::clone(&self.connection);
         *response.body_mut() = Body::slow(Bytes::new(), broken, connection, false);
         response
@@ -210,7 +210,7 @@ impl Exchange<'_> {
                 .resource
                 .reply(&Call::new(head, body), pace.events)
         };
-        // What is looked at again was counted when it was made.
+        // A retrieved object was counted when it was made.
         if head.method == Method::POST {
             let name = head.headers.get(ACCOUNT);
             let name = name.and_then(|name| name.to_str().ok());
@@ -262,7 +262,7 @@ impl Exchange<'_> {
         let open = OpenAnswer::new(&self.backend.open);
         let session = self.backend.resource.session(&head.uri);
         let opened = session.and_then(|mut greeting| {
-            // The simulator's own addition: who was asked, as what, by whom.
+            // The simulator's own addition: the backend, the deployment and the credential.
             greeting["asked"] = json!({
                 "backend": self.backend.name,
                 "path": head.uri.path_and_query().map_or("", |path| path.as_str()),
@@ -307,7 +307,7 @@ async fn pause(delay_ms: Option<u64>) {
     }
 }
 
-/// Reads a request body to its end, noting it in the audit.
+/// Reads a request body to its end, and records it in the audit.
 async fn read(mut body: Incoming, entry: &mut Entry) -> Result<Bytes, Failure> {
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
@@ -346,7 +346,7 @@ async fn read(mut body: Incoming, entry: &mut Entry) -> Result<Bytes, Failure> {
     Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
-/// Whether the request names this encoding among those that it accepts.
+/// Whether the request accepts this encoding.
 fn accepts(head: &Parts, encoding: Encoding) -> bool {
     let lines = head.headers.get_all(ACCEPT_ENCODING).iter();
     let mut named = lines
@@ -367,7 +367,7 @@ fn encoded(encoding: Encoding, body: &[u8]) -> Bytes {
             encoder.write_all(body).and_then(|()| encoder.finish())
         }
     };
-    // Nothing is refused that is written to a vector.
+    // Writing to a vector cannot fail.
     encoded.unwrap_or_default().into()
 }
 
@@ -378,7 +378,7 @@ fn exactly(exact: Exact) -> Response<Body> {
     response
 }
 
-/// Sets headers; a name given several times keeps all its values.
+/// Sets headers. A repeated name keeps all its values.
 fn put(headers: &mut HeaderMap, added: &[(String, String)]) {
     let parsed = added.iter().filter_map(|(name, value)| {
         let name: HeaderName = name.parse().ok()?;

@@ -1,4 +1,4 @@
-//! Stands in for Azure OpenAI resources and for the identity endpoint in tests, demos and benchmarks.
+//! Simulated Azure OpenAI resources and identity endpoint, for tests, demos and benchmarks.
 //!
 //! ```
 //! use simulator::{BackendSettings, Behaviour, Settings, Simulator};

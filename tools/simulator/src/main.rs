@@ -1,4 +1,4 @@
-//! The simulator as a program: services from the command line, until it is told to stop.
+//! The simulator as a program: services from the command line, until it is stopped.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use clap::Parser;
 use simulator::{Auth, BackendSettings, ImdsSettings, Settings, Simulator, Tls};
 use tokio::signal::unix::{signal, SignalKind};
 
-/// Stands in for Azure OpenAI resources and for the identity endpoint.
+/// Simulates Azure OpenAI resources and the identity endpoint.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -20,13 +20,13 @@ struct Arguments {
     /// The port of the identity endpoint.
     #[arg(long, default_value_t = 0)]
     imds_port: u16,
-    /// The port of the admin endpoint; without it there is none.
+    /// The port of the admin endpoint, if there is to be one.
     #[arg(long)]
     admin_port: Option<u16>,
-    /// How long tokens are valid, such as 3600s, 90m or 500ms.
+    /// The lifetime of tokens, such as 3600s, 90m or 500ms.
     #[arg(long, default_value = "3600s", value_parser = duration)]
     token_lifetime: Duration,
-    /// A token with less than this left is replaced, as in 60s; without it, one with less than half its lifetime.
+    /// The remaining lifetime below which a token is replaced, such as 60s. The default is half the lifetime.
     #[arg(long, value_parser = duration)]
     renew_below: Option<Duration>,
     /// The secret of the App Service form of the identity endpoint.
@@ -35,13 +35,13 @@ struct Arguments {
     /// The address to listen on.
     #[arg(long, default_value = "127.0.0.1")]
     bind: IpAddr,
-    /// Writes the certificate of the authority behind the TLS backends here.
+    /// Writes the certificate of the authority that signs the TLS backends' certificates to this file.
     #[arg(long, value_name = "FILE")]
     ca_out: Option<PathBuf>,
-    /// Lets every request in.
+    /// Accepts every request.
     #[arg(long)]
     no_auth: bool,
-    /// How many requests each service remembers; 0 only counts them.
+    /// The number of requests that each service remembers; 0 only counts them.
     #[arg(long, default_value_t = 100_000)]
     audit_limit: usize,
     /// Does not keep request bodies.

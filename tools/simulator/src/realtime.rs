@@ -1,4 +1,4 @@
-//! Realtime sessions, and the Responses API over a WebSocket: it that greets and then sends back what it gets. HTTP/1.1 only.
+//! Realtime sessions, and the Responses API over a WebSocket: greets and then echoes messages. HTTP/1.1 only.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::behaviour::Failure;
 use crate::body::{Body, OpenAnswer};
 use crate::server::{Break, Connection};
 
-/// Whether a request asks for a realtime session.
+/// Whether a request opens a realtime session.
 pub(crate) fn wanted(head: &Parts) -> bool {
     match head.uri.path() {
         "/openai/realtime" | "/openai/v1/realtime" => true,
@@ -28,7 +28,7 @@ pub(crate) fn wanted(head: &Parts) -> bool {
     }
 }
 
-/// Answers 101 and lets the session begin. It may be `broken` after so many messages of the backend.
+/// Answers 101 and begins the session. The session may break after a number of the backend's messages.
 pub(crate) fn open(
     head: &Parts,
     greeting: Value,
@@ -73,7 +73,7 @@ pub(crate) fn open(
     Ok(response)
 }
 
-/// Talks until the client ends, or for so many messages.
+/// Echoes messages until the client ends the session, or for this many messages.
 async fn converse(upgraded: Upgraded, greeting: Value, mut left: Option<u32>, at_end: impl Fn()) {
     let io = TokioIo::new(upgraded);
     let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
@@ -90,7 +90,7 @@ async fn converse(upgraded: Upgraded, greeting: Value, mut left: Option<u32>, at
         }
         match socket.next().await {
             Some(Ok(message)) if message.is_text() || message.is_binary() => next = Some(message),
-            // Pings and closes are answered by the socket itself.
+            // The socket itself answers pings and closes.
             Some(Ok(_)) => {}
             Some(Err(_)) | None => return,
         }

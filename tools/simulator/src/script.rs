@@ -1,22 +1,22 @@
-//! What a service does next: a queue of behaviours in front of a standing one.
+//! The behaviours of a service: a queue before a standing one.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A behaviour that can wear off and can be meant for some requests only.
+/// A behaviour that may be limited in number and to some requests.
 pub(crate) trait Scripted: Clone + Default {
-    /// How many requests it is still good for.
+    /// The number of requests for which it still applies.
     fn remaining(&mut self) -> &mut Option<u32>;
 
-    /// Whether a request with this path is meant.
+    /// Whether it applies to requests with this path.
     fn applies_to(&self, path: &str) -> bool;
 }
 
 /// The behaviours of one service.
 #[derive(Default)]
 pub(crate) struct Script<B> {
-    /// Spares undisturbed services the lock.
+    /// Whether anything was ever set: without a behaviour, no lock is taken.
     written: AtomicBool,
     lines: Mutex<Lines<B>>,
 }
@@ -32,7 +32,7 @@ impl<B: Scripted> Script<B> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces everything by one behaviour.
+    /// Replaces all behaviours by one.
     pub(crate) fn set(&self, behaviour: B) {
         let mut lines = self.lines();
         lines.queue.clear();
@@ -40,7 +40,7 @@ impl<B: Scripted> Script<B> {
         self.written.store(true, Ordering::Release);
     }
 
-    /// Replaces the queue; a behaviour in it that does not say how long it lasts is used once.
+    /// Replaces the queue. A behaviour without a number applies once.
     pub(crate) fn queue(&self, behaviours: Vec<B>) {
         let mut lines = self.lines();
         lines.queue = behaviours.into();
@@ -50,7 +50,7 @@ impl<B: Scripted> Script<B> {
         self.written.store(true, Ordering::Release);
     }
 
-    /// Back to normal.
+    /// Restores the default.
     pub(crate) fn clear(&self) {
         *self.lines() = Lines {
             queue: VecDeque::new(),
@@ -59,7 +59,7 @@ impl<B: Scripted> Script<B> {
         self.written.store(false, Ordering::Release);
     }
 
-    /// The behaviour for the next request with this path.
+    /// The behaviour for the next request, which has this path.
     pub(crate) fn next(&self, path: &str) -> B {
         if !self.written.load(Ordering::Acquire) {
             return B::default();

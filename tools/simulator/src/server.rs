@@ -1,4 +1,4 @@
-//! Listeners: TCP, TLS, HTTP/1.1 and HTTP/2, and ways to end a connection badly.
+//! Listeners: TCP, TLS, HTTP/1.1 and HTTP/2, and faults of connections.
 
 use std::convert::Infallible;
 use std::future::{pending, Future};
@@ -30,20 +30,20 @@ use crate::certificates::TlsPort;
 /// Numbers connections over all services.
 static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 
-/// How a connection is broken.
+/// The way in which a connection breaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Break {
     /// A TCP reset of the whole connection.
     #[default]
     Reset,
-    /// An orderly TCP close; in the middle of an HTTP/2 answer, a reset of that stream only.
+    /// An orderly TCP close. In the middle of an HTTP/2 answer, a reset of that stream only.
     Close,
-    /// Nothing more comes, and the connection stays open.
+    /// Silence: nothing more is sent, and the connection stays open.
     Silence,
 }
 
-/// Answers the requests of one listener.
+/// A service that answers the requests of one listener.
 pub(crate) trait Service: Send + Sync + 'static {
     fn answer(
         self: Arc<Self>,
@@ -52,20 +52,20 @@ pub(crate) trait Service: Send + Sync + 'static {
     ) -> impl Future<Output = Response<Body>> + Send;
 }
 
-/// What a request knows of the connection it came on.
+/// A request's view of its connection.
 pub(crate) struct Connection {
     pub(crate) id: u64,
     pub(crate) tls: bool,
     pub(crate) sni: Option<String>,
     fate: Arc<Fate>,
-    /// Its other end goes away when the listener stops.
+    /// Closed when the listener stops.
     running: watch::Receiver<()>,
-    /// Request bodies that nobody reads; they end with the connection.
+    /// Request bodies that stay unread until the connection ends.
     unread: Mutex<Vec<Incoming>>,
 }
 
 impl Connection {
-    /// Ends the connection under whoever awaits this.
+    /// Breaks the connection. The caller never continues.
     pub(crate) async fn cut(&self, how: Break) -> Infallible {
         if how != Break::Silence {
             self.fate.reset.store(how == Break::Reset, Ordering::SeqCst);
@@ -74,23 +74,23 @@ impl Connection {
         pending().await
     }
 
-    /// Lets no more than this many bytes leave from now on; what is written beyond is thrown away.
+    /// Sends at most this many more bytes, and discards the rest.
     pub(crate) fn mute_after(&self, bytes: usize) {
         self.fate.left.store(bytes, Ordering::SeqCst);
     }
 
-    /// Lets these bytes leave in place of everything that is written from now on.
+    /// Sends these bytes in place of everything that is written from now on.
     pub(crate) fn replace(&self, bytes: Bytes) {
         *self.fate.instead() = bytes;
         self.mute_after(0);
     }
 
-    /// Makes the connection end in a reset, whoever ends it.
+    /// Makes the connection end with a reset.
     pub(crate) fn reset_at_end(&self) {
         self.fate.reset.store(true, Ordering::SeqCst);
     }
 
-    /// Leaves a request's body unread for as long as the connection lives.
+    /// Keeps a request's body unread while the connection lives.
     pub(crate) fn leave_unread(&self, body: Incoming) {
         let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
         unread.push(body);
@@ -105,9 +105,9 @@ impl Connection {
 struct Fate {
     reset: AtomicBool,
     ended: Notify,
-    /// How many bytes may still leave; `usize::MAX` means all.
+    /// The number of bytes that may still be sent; `usize::MAX` for all.
     left: AtomicUsize,
-    /// What leaves first, whatever is written.
+    /// Bytes to send first, in place of written ones.
     instead: Mutex<Bytes>,
 }
 
@@ -190,7 +190,7 @@ impl<S: Service> Listener<S> {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// Closes the port and its connections; returns when both are done. Blocks for a moment.
+    /// Closes the port and its connections. Blocks until both are closed.
     pub(crate) fn stop(&self) {
         let task = self
             .running
@@ -227,7 +227,7 @@ impl<S: Service> Listener<S> {
     }
 }
 
-/// Accepts until it is aborted; its connections end with it.
+/// Accepts connections until it is aborted. Its connections end with it.
 async fn accept<S: Service>(listener: TcpListener, shared: Arc<Shared<S>>) {
     let mut connections = JoinSet::new();
     let (_running, running) = watch::channel(());
@@ -240,7 +240,7 @@ async fn accept<S: Service>(listener: TcpListener, shared: Arc<Shared<S>>) {
                     let open = OpenConnection(Arc::clone(&shared));
                     connections.spawn(connection(stream, open, running.clone()));
                 }
-                // Out of file descriptors, most likely: some will come back.
+                // Most likely no file descriptor is free. Some will be soon.
                 Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
             },
             Some(_) = connections.join_next() => {}
@@ -320,7 +320,7 @@ async fn serve<S: Service>(
     }
 }
 
-/// A socket that ends in a reset when its fate says so.
+/// A socket that ends with a reset if the connection's fate says so.
 pub(crate) struct Wire {
     stream: TcpStream,
     fate: Arc<Fate>,

@@ -1,28 +1,28 @@
-//! What a simulator is started with.
+//! Settings of a simulator.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::azure::Api;
 
-/// Everything a [`Simulator`](crate::Simulator) needs to know before it starts.
+/// The settings of a [`Simulator`](crate::Simulator).
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The Azure OpenAI resources to stand in for; names must be unique.
+    /// The simulated Azure OpenAI resources, with unique names.
     pub backends: Vec<BackendSettings>,
     /// The identity endpoint.
     pub imds: ImdsSettings,
-    /// The port of the admin endpoint; `None` leaves it out, 0 takes a free port.
+    /// The port of the admin endpoint; `None` for no endpoint, 0 for a free port.
     pub admin_port: Option<u16>,
-    /// The address every listener binds to.
+    /// The address of all listeners.
     pub bind: IpAddr,
     /// Whether backends check credentials.
     pub auth: Auth,
-    /// How many requests each service remembers; 0 only counts them.
+    /// The number of requests that each service remembers; 0 only counts them.
     pub audit_limit: usize,
-    /// Whether bodies are kept and hashed; switch it off for benchmarks.
+    /// Whether bodies are kept and hashed. Benchmarks switch this off.
     pub audit_bodies: bool,
-    /// Threads of the simulator's own runtime.
+    /// The threads of the simulator's own runtime.
     pub threads: usize,
 }
 
@@ -41,31 +41,32 @@ impl Default for Settings {
     }
 }
 
-/// One simulated Azure OpenAI resource, or with the same host and base path as others a part of it: they have the same objects.
+/// A simulated Azure OpenAI resource. Backends with equal host and base path are one resource, and have the same
+/// objects.
 #[derive(Clone, Debug)]
 pub struct BackendSettings {
-    /// The name tests and the admin endpoint use; answers carry it in `x-sim-backend`.
+    /// The name, for tests and the admin endpoint. Answers have it in `x-sim-backend`.
     pub name: String,
     /// The host name in the certificate.
     pub host: String,
-    /// The port to listen on; 0 takes a free one.
+    /// The port; 0 for a free one.
     pub port: u16,
     /// Whether the listener speaks TLS.
     pub tls: Tls,
-    /// The key accepted in `api-key`; without one, only tokens are accepted.
+    /// The accepted value of `api-key`. Without it only tokens are accepted.
     pub api_key: Option<String>,
-    /// The deployments this resource has; `None` means any.
+    /// The deployments of this resource; `None` for any.
     pub deployments: Option<Vec<String>>,
-    /// The parts of the API that its region does not offer.
+    /// The APIs that its region does not offer.
     pub not_enabled: Vec<Api>,
-    /// What its paths begin with, before `/openai`, as those of a Foundry project do.
+    /// The beginning of its paths, before `/openai`, such as a Foundry project's.
     pub base_path: String,
-    /// The identities that have a role on this resource, by the ids their tokens are asked for with; `None` means all.
+    /// The identities that have a role on this resource, by the ids in requests for tokens; `None` for all.
     pub identities: Option<Vec<String>>,
 }
 
 impl BackendSettings {
-    /// A plain-text backend on a free port, with the host `NAME.openai.azure.com`, no key and any deployment.
+    /// A backend without TLS on a free port, with the host `NAME.openai.azure.com`, no key, and any deployment.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -87,38 +88,38 @@ pub enum Tls {
     /// HTTP/1.1 and HTTP/2 with prior knowledge.
     #[default]
     Off,
-    /// HTTP/1.1 and HTTP/2 by ALPN, the certificate signed by the simulator's own authority.
+    /// HTTP/1.1 and HTTP/2 by ALPN, with a certificate of the simulator's own authority.
     On,
 }
 
 /// Whether backends check credentials.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Auth {
-    /// A token of this simulator's identity endpoint, or the backend's key, is needed.
+    /// A request needs a token of this simulator's identity endpoint, or the backend's key.
     #[default]
     On,
-    /// Everyone is let in; the check's result is still recorded.
+    /// Every request is accepted. The check's result is still recorded.
     Off,
 }
 
 /// The simulated identity endpoint.
 #[derive(Clone, Debug)]
 pub struct ImdsSettings {
-    /// The port to listen on; 0 takes a free one.
+    /// The port; 0 for a free one.
     pub port: u16,
-    /// How long a new token is valid. Expiry is a whole second of the epoch, rounded up.
+    /// The lifetime of a new token. The expiry is rounded up to a whole second of the epoch.
     pub token_lifetime: Duration,
-    /// Whether the same token is given out until it is due for renewal, as the real service does.
+    /// Whether a token is returned again until it is due for renewal, as the real service does.
     pub cache: bool,
-    /// A cached token with less than this left is replaced; `None` means half its lifetime.
+    /// The remaining lifetime below which a cached token is replaced; `None` for half its lifetime.
     pub renew_below: Option<Duration>,
     /// The audience the backends accept.
     pub audience: String,
-    /// The identities that exist, by client, object or resource id; `None` means any, and one by default.
+    /// The existing identities, by client, object or resource id; `None` for any, and a default one.
     pub identities: Option<Vec<String>>,
-    /// The secret the App Service form expects in `X-IDENTITY-HEADER`.
+    /// The secret that the App Service form expects in `X-IDENTITY-HEADER`.
     pub identity_header: String,
-    /// What Entra ID knows, whose token endpoint is on the same port.
+    /// The application of Entra ID, whose token endpoint is on the same port.
     pub entra: EntraSettings,
 }
 
@@ -129,11 +130,11 @@ pub struct EntraSettings {
     pub tenant: String,
     /// The application's client id.
     pub client_id: String,
-    /// Its client secret.
+    /// The application's client secret.
     pub client_secret: String,
-    /// The issuer in its federated credential.
+    /// The issuer in the application's federated credential.
     pub issuer: String,
-    /// The subject in its federated credential.
+    /// The subject in the application's federated credential.
     pub subject: String,
 }
 

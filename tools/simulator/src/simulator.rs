@@ -1,4 +1,4 @@
-//! The whole: services on a runtime of their own, and the handle that steers them.
+//! The simulator: services on their own runtime, and their handle.
 
 use std::collections::HashSet;
 use std::io;
@@ -30,7 +30,7 @@ pub struct Simulator {
     runtime: Option<Runtime>,
 }
 
-/// What the admin endpoint steers as well.
+/// The services, which the admin endpoint controls too.
 #[derive(Clone)]
 pub(crate) struct Services {
     pub(crate) backends: Arc<[BackendHandle]>,
@@ -42,7 +42,7 @@ impl Services {
         self.backends.iter().find(|backend| backend.name() == name)
     }
 
-    /// The requests of all services in the order they came.
+    /// The requests of all services, in the order of their arrival.
     pub(crate) fn requests(&self) -> Vec<RecordedRequest> {
         let mut requests = self.imds.requests();
         requests.extend(self.backends.iter().flat_map(BackendHandle::requests));
@@ -52,10 +52,10 @@ impl Services {
 }
 
 impl Simulator {
-    /// Opens all ports; when this returns, connections are accepted.
+    /// Opens all ports. When this returns, they accept connections.
     ///
     /// # Errors
-    /// When a port is taken, two backends share a name, or a host cannot stand in a certificate; the text says which.
+    /// When a port is taken, two backends share a name, or a host is not valid in a certificate. The text says which.
     pub fn start(settings: Settings) -> io::Result<Self> {
         let mut names = HashSet::from(["imds"]);
         if let Some(twice) = settings
@@ -108,10 +108,10 @@ impl Simulator {
         })
     }
 
-    /// A backend by its name.
+    /// The backend with this name.
     ///
     /// # Panics
-    /// When there is none of that name.
+    /// When no backend has this name.
     pub fn backend(&self, name: &str) -> &BackendHandle {
         let found = self.services.backend(name);
         found.unwrap_or_else(|| panic!("the simulator has no backend {name}"))
@@ -122,7 +122,7 @@ impl Simulator {
         &self.services.backends
     }
 
-    /// How many requests all backends together have received.
+    /// The number of requests at all backends together.
     pub fn upstream_calls(&self) -> u64 {
         self.backends().iter().map(BackendHandle::count).sum()
     }
@@ -137,12 +137,12 @@ impl Simulator {
         self.admin.as_ref().map(|admin| admin.addr())
     }
 
-    /// The requests of all services, in the order they came.
+    /// The requests of all services, in the order of their arrival.
     pub fn requests(&self) -> Vec<RecordedRequest> {
         self.services.requests()
     }
 
-    /// Every service answers normally again and forgets its requests.
+    /// Restores the default answers of every service, and forgets all requests.
     pub fn reset(&self) {
         self.services.imds.clear();
         self.services.imds.clear_requests();
@@ -157,7 +157,7 @@ impl Simulator {
         self.authority.pem()
     }
 
-    /// A file with [`ca_pem`](Self::ca_pem) in it, there for as long as the simulator lives.
+    /// A file with [`ca_pem`](Self::ca_pem), which exists while the simulator lives.
     pub fn ca_path(&self) -> &Path {
         self.authority.path()
     }

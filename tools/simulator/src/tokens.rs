@@ -1,4 +1,4 @@
-//! The tokens the identity endpoint issues and the backends check.
+//! Tokens that the identity endpoint issues and the backends check.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -10,13 +10,13 @@ use base64::Engine;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// What became of a request's credential.
+/// The result of a credential's check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenCheck {
-    /// This service or path asks for none.
+    /// The service or path needs no credential.
     NotChecked,
-    /// A token of this simulator, still good.
+    /// A valid token of this simulator.
     Valid,
     /// The backend's key.
     Key,
@@ -24,30 +24,30 @@ pub enum TokenCheck {
     Missing,
     /// A key, but not this backend's.
     WrongKey,
-    /// A token nobody here issued.
+    /// A token that this simulator did not issue.
     Unknown,
-    /// A token that has run out.
+    /// An expired token.
     Expired,
     /// A token that was revoked.
     Revoked,
-    /// A token for something else.
+    /// A token for another audience.
     WrongAudience,
     /// A token of an identity that has no role on this resource.
     NoRole,
 }
 
 impl TokenCheck {
-    /// Whether the request is let in.
+    /// Whether the request is accepted.
     pub fn passes(self) -> bool {
         matches!(self, Self::NotChecked | Self::Valid | Self::Key)
     }
 }
 
-/// A request's credential, looked at.
+/// A checked credential.
 #[derive(Clone, Debug)]
 pub(crate) struct Credential {
     pub(crate) check: TokenCheck,
-    /// Whose token it is, where this simulator issued it.
+    /// The identity of the token, if this simulator issued it.
     pub(crate) identity: Option<String>,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Issued {
 }
 
 impl Issued {
-    /// Whole seconds left.
+    /// The whole seconds until the expiry.
     pub(crate) fn expires_in(&self) -> u64 {
         let left = Duration::from_secs(self.expires_on).checked_sub(since_epoch());
         left.unwrap_or_default().as_secs()
@@ -84,7 +84,7 @@ struct Known {
     revoked: bool,
 }
 
-/// Every token issued so far.
+/// Every issued token.
 #[derive(Default)]
 pub(crate) struct Tokens {
     store: RwLock<Store>,
@@ -94,11 +94,11 @@ pub(crate) struct Tokens {
 struct Store {
     known: HashMap<String, Known>,
     in_order: Vec<String>,
-    /// The current token per audience and identity.
+    /// The current token by audience and identity.
     current: HashMap<(String, String), Issued>,
 }
 
-/// How tokens are made.
+/// The properties of new tokens.
 pub(crate) struct Terms {
     pub(crate) lifetime: Duration,
     pub(crate) cache: bool,
@@ -143,12 +143,12 @@ impl Tokens {
         issued
     }
 
-    /// The next answer is a new token; the old ones stay good.
+    /// Makes the next answer a new token. The old tokens stay valid.
     pub(crate) fn issue_fresh(&self) {
         self.write().current.clear();
     }
 
-    /// No token issued so far is good any more, and the next answer is a new one.
+    /// Revokes every issued token. The next answer is a new token.
     pub(crate) fn revoke_all(&self) {
         let mut store = self.write();
         store.current.clear();
@@ -157,12 +157,12 @@ impl Tokens {
         }
     }
 
-    /// All tokens in the order they were issued.
+    /// All tokens in the order of their issue.
     pub(crate) fn all(&self) -> Vec<String> {
         self.read().in_order.clone()
     }
 
-    /// Whether a backend that asks for `audience` lets this token in.
+    /// Whether a backend that requires `audience` accepts this token.
     pub(crate) fn check(&self, token: &str, audience: &str) -> Credential {
         let store = self.read();
         let Some(known) = store.known.get(token) else {
@@ -195,7 +195,7 @@ fn since_epoch() -> Duration {
         .unwrap_or_default()
 }
 
-/// A token of the size and form of a real one, signed with noise.
+/// A token of the size and form of a real one, with a random signature.
 fn make(audience: &str, identity: &str, now: u64, lifetime: Duration) -> Issued {
     let exact = since_epoch() + lifetime;
     let expires_on = exact.as_secs() + u64::from(exact.subsec_nanos() > 0);
@@ -206,7 +206,7 @@ fn make(audience: &str, identity: &str, now: u64, lifetime: Duration) -> Issued 
     };
     let header = json!({ "typ": "JWT", "alg": "RS256", "kid": "simulated" });
     let noise = noise();
-    // Groups bring the whole to the size of a real token, about 1.6 kB.
+    // The groups extend the token to the size of a real one, about 1.6 kB.
     let groups: Vec<String> = noise.chunks(16).take(10).map(uuid).collect();
     let claims = json!({
         "aud": audience,

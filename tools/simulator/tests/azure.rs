@@ -6,7 +6,7 @@ use common::{call, chat, form, send, simulator, started, upload, Answer, CHAT, K
 use serde_json::Value;
 use simulator::{Api, BackendSettings};
 
-/// The data of the events of a stream.
+/// The data of a stream's events.
 fn events(answer: &Answer) -> Vec<Value> {
     let text = answer.text();
     let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
@@ -15,7 +15,7 @@ fn events(answer: &Answer) -> Vec<Value> {
 }
 
 #[test]
-fn claude_answers_in_anthropics_words() {
+fn claude_answers_in_anthropics_form() {
     let azure = started(vec![BackendSettings {
         api_key: Some(KEY.to_owned()),
         deployments: Some(vec!["claude".to_owned()]),
@@ -91,7 +91,7 @@ fn a_streamed_chat_completion_has_azures_frames() {
 }
 
 #[test]
-fn usage_is_streamed_when_asked_for() {
+fn usage_is_streamed_on_request() {
     let simulator = simulator();
     let answer = chat(
         &simulator,
@@ -166,7 +166,7 @@ fn the_other_operations_answer() {
 }
 
 #[test]
-fn what_is_sent_as_a_form_is_answered_by_its_digest() {
+fn a_form_is_answered_by_its_digest() {
     let simulator = simulator();
     let sound = form(&[
         ("file", Some("a.wav"), b"sound"),
@@ -221,7 +221,7 @@ fn embeddings_come_as_numbers_or_in_base64() {
 }
 
 #[test]
-fn wrong_paths_and_deployments_are_told_apart() {
+fn wrong_paths_and_deployments_are_distinguished() {
     let simulator = started(vec![BackendSettings {
         api_key: Some(KEY.to_owned()),
         deployments: Some(vec!["gpt-4o".to_owned()]),
@@ -306,7 +306,7 @@ fn a_v1_form_is_refused_where_its_deployment_is_missing() {
 }
 
 #[test]
-fn what_the_region_does_not_offer_is_not_there() {
+fn an_api_that_the_region_lacks_is_refused() {
     let simulator = started(vec![BackendSettings {
         api_key: Some(KEY.to_owned()),
         not_enabled: vec![Api::Responses, Api::Files, Api::FineTuning, Api::Realtime],

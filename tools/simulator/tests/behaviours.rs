@@ -1,4 +1,4 @@
-//! Each behaviour of a backend, seen from a client.
+//! Each behaviour of a backend, from a client's view.
 
 mod common;
 
@@ -10,7 +10,7 @@ use common::{chat, eventually, request, send, simulator, End, CHAT, KEY, STREAM}
 use simulator::{Answer, Behaviour, Break, Encoding, Failure, Simulator, SlowBody, Stream};
 
 #[test]
-fn a_throttled_backend_recovers_after_so_many_requests() {
+fn a_throttled_backend_recovers_after_some_requests() {
     let simulator = simulator();
     simulator
         .backend("east")
@@ -144,7 +144,7 @@ fn an_early_error_does_not_wait_for_the_body() {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 429");
-    // The body is still taken, and the connection serves another request.
+    // The body is still accepted, and the connection serves another request.
     stream.write_all(&vec![b'x'; 300_000]).unwrap();
     stream
         .write_all(&request("GET", "/sim/bytes?n=3", &[], b""))
@@ -157,7 +157,7 @@ fn an_early_error_does_not_wait_for_the_body() {
     assert_eq!(records[0].connection, records[1].connection);
 }
 
-/// A connection on which a request with a body of 300,000 bytes has begun, and the first 12 bytes of its answer.
+/// A connection with a request whose body of 300,000 bytes has begun, and the first 12 bytes of its answer.
 fn begun_upload(simulator: &Simulator, key: &str) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(simulator.backend("east").addr()).unwrap();
     stream
@@ -204,7 +204,7 @@ fn a_bad_credential_is_refused_before_the_body_is_read() {
         simulator.backend("east").set(behaviour);
         let (mut stream, answer) = begun_upload(&simulator, "wrong");
         assert_eq!(answer, "HTTP/1.1 401");
-        // The body is still taken, and the connection serves another request.
+        // The body is still accepted, and the connection serves another request.
         stream.write_all(&vec![b'x'; 300_000]).unwrap();
         stream
             .write_all(&request("GET", "/sim/bytes?n=3", &[], b""))
@@ -215,7 +215,7 @@ fn a_bad_credential_is_refused_before_the_body_is_read() {
     }
 }
 
-/// What comes of a chat completion, if nothing comes for 300 ms what came until then.
+/// The answer to a chat completion, as far as it arrives before a silence of 300 ms.
 fn impatient_chat(simulator: &Simulator) -> common::Answer {
     let mut stream = TcpStream::connect(simulator.backend("east").addr()).unwrap();
     stream
@@ -296,7 +296,7 @@ fn an_errors_body_comes_in_pieces_or_never_ends() {
     stream.write_all(&chat).unwrap();
     let mut some = [0; 4000];
     stream.read_exact(&mut some).unwrap();
-    // More than once the whole, in pieces of which none is empty: that would be the end.
+    // More than one repetition of the body, in pieces of which none is empty: an empty piece would be the end.
     let whole = String::from_utf8_lossy(&some);
     assert!(whole.matches("\r\nA\r\n").count() > 200, "{whole}");
     drop(stream);
@@ -336,7 +336,7 @@ fn a_close_is_in_order() {
 }
 
 #[test]
-fn a_stream_breaks_after_so_many_frames() {
+fn a_stream_breaks_after_some_frames() {
     let simulator = simulator();
     for (how, end) in [(Break::Reset, End::Reset), (Break::Close, End::Closed)] {
         simulator.backend("east").set(Behaviour::stream(Stream {
@@ -474,7 +474,7 @@ fn a_dropped_simulator_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_behaviour_survives_the_way_through_json() {
+fn a_behaviour_survives_a_round_trip_through_json() {
     let behaviours = [
         Behaviour::normal(),
         Behaviour::throttled(7)

@@ -1,4 +1,4 @@
-//! The identity endpoint, and what backends make of its tokens.
+//! The identity endpoint, and the backends' checks of its tokens.
 
 mod common;
 
@@ -29,7 +29,7 @@ fn token(simulator: &Simulator) -> String {
         .to_owned()
 }
 
-/// The status of a chat completion with this token, and what the backend said of it.
+/// The status of a chat completion with this token, and the result of the token's check.
 fn with_token(simulator: &Simulator, token: &str) -> (u16, TokenCheck) {
     let east = simulator.backend("east");
     let authorization = format!("Bearer {token}");
@@ -44,7 +44,7 @@ fn with_token(simulator: &Simulator, token: &str) -> (u16, TokenCheck) {
 }
 
 #[test]
-fn a_token_is_told_in_strings() {
+fn the_fields_of_a_token_are_strings() {
     let simulator = simulator();
     let answer = ask(&simulator, TOKEN, &[METADATA]).json();
     assert!(
@@ -136,7 +136,7 @@ fn the_app_service_form_has_its_own_secret_and_fields() {
 }
 
 #[test]
-fn the_same_token_is_given_until_a_fresh_one_is_due() {
+fn a_token_is_returned_until_a_new_one_is_due() {
     let simulator = simulator();
     let first = token(&simulator);
     assert_eq!(token(&simulator), first);
@@ -191,7 +191,7 @@ fn keys_are_checked_too() {
 }
 
 #[test]
-fn without_authorization_everyone_is_let_in() {
+fn without_authorization_every_request_is_accepted() {
     let simulator = Simulator::start(Settings {
         backends: vec![BackendSettings::new("east")],
         auth: Auth::Off,
@@ -204,7 +204,7 @@ fn without_authorization_everyone_is_let_in() {
 }
 
 #[test]
-fn errors_are_told_as_imds_tells_them() {
+fn errors_have_the_form_of_imds() {
     let simulator = simulator();
     simulator.imds().queue(vec![
         ImdsBehaviour::status_retry_after(429, "3"),
@@ -241,7 +241,7 @@ fn a_stopped_endpoint_comes_back() {
 }
 
 #[test]
-fn a_backend_lets_in_only_the_identities_with_a_role_on_it() {
+fn a_backend_accepts_only_identities_with_a_role() {
     let simulator = started(vec![BackendSettings {
         identities: Some(vec!["blue".to_owned()]),
         ..BackendSettings::new("east")
@@ -263,7 +263,7 @@ fn a_backend_lets_in_only_the_identities_with_a_role_on_it() {
     assert_eq!(forged.identity, None);
 }
 
-/// What Entra ID answers to this form.
+/// Entra ID's answer to this form.
 fn exchange(simulator: &Simulator, tenant: &str, form: &str) -> Answer {
     let path = format!("/{tenant}/oauth2/v2.0/token");
     let headers = [("content-type", "application/x-www-form-urlencoded")];

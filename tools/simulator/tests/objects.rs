@@ -1,4 +1,4 @@
-//! Objects live on the resource they were made on, and nowhere else.
+//! Objects are found on the resource that made them, and nowhere else.
 
 mod common;
 
@@ -28,7 +28,7 @@ impl Azure {
         send(addr, method, &path, &[("api-key", KEY)], body.as_bytes())
     }
 
-    /// An answer of the resource `east`, which is a 200.
+    /// The 200 of the resource `east`.
     fn east(&self, method: &str, path: &str, body: Value) -> Value {
         let answer = self.send("east", method, path, &body);
         assert_eq!(answer.status, 200, "{method} {path}: {}", answer.text());
@@ -169,7 +169,7 @@ fn a_response_is_continued_where_it_is() {
 }
 
 #[test]
-fn an_item_is_known_on_its_own_resource_only() {
+fn an_item_is_known_only_on_its_own_resource() {
     let azure = Azure::start();
     let request =
         json!({ "input": "hi", "reasoning": {}, "include": ["reasoning.encrypted_content"] });
@@ -202,7 +202,7 @@ fn an_item_is_known_on_its_own_resource_only() {
 }
 
 #[test]
-fn an_id_or_content_with_more_behind_it_is_refused() {
+fn an_id_or_content_with_a_suffix_is_refused() {
     let azure = Azure::start();
     let request =
         json!({ "input": "hi", "reasoning": {}, "include": ["reasoning.encrypted_content"] });
@@ -286,7 +286,7 @@ fn a_function_is_called_until_its_output_is_there() {
 }
 
 #[test]
-fn what_was_said_can_be_compacted() {
+fn a_conversation_can_be_compacted() {
     let azure = Azure::start();
     let compaction =
         azure.east("POST", "responses/compact", json!({ "input": "hi" }))["output"][0].clone();
@@ -300,7 +300,7 @@ fn what_was_said_can_be_compacted() {
 }
 
 #[test]
-fn a_response_in_the_background_is_ready_at_the_next_look() {
+fn a_background_response_is_ready_at_the_next_request() {
     let azure = Azure::start();
     let made = azure.east("POST", "responses", json!({ "background": true }));
     assert_eq!(
@@ -329,7 +329,7 @@ fn a_response_in_the_background_is_ready_at_the_next_look() {
 }
 
 #[test]
-fn a_conversation_keeps_what_was_said() {
+fn a_conversation_keeps_its_items() {
     let azure = Azure::start();
     let conversation = azure.make(
         "conversations",
@@ -600,7 +600,7 @@ fn a_vector_store_holds_files_of_its_resource() {
 }
 
 #[test]
-fn metadata_refers_to_nothing() {
+fn metadata_contains_no_references() {
     let azure = Azure::start();
     azure.make("threads", json!({ "metadata": { "user_id": "file-x" } }));
     let changed = json!({ "metadata": { "a": "b" }, "id": "other" });

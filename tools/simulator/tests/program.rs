@@ -1,4 +1,4 @@
-//! The program.
+//! The simulator as a program.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use common::send;
 
 #[test]
-fn it_announces_its_ports_and_stops_when_told() {
+fn it_announces_its_ports_and_stops_on_request() {
     let ca = std::env::temp_dir().join(format!("simulator-test-{}.pem", std::process::id()));
     let mut program = Command::new(env!("CARGO_BIN_EXE_simulator"))
         .args([

@@ -105,7 +105,7 @@ fn a_plain_backend_has_no_certificate() {
     );
 }
 
-/// A chat completion over HTTP/2, its body as far as it came, and whether it came to its end.
+/// A chat completion over HTTP/2: its body as far as it arrived, and whether it is complete.
 async fn chat(sender: &mut http2::SendRequest<Full<Bytes>>) -> (u16, Vec<u8>, bool) {
     let request = Request::post(format!("http://east.openai.azure.com{CHAT}"))
         .header("api-key", common::KEY)
@@ -125,7 +125,7 @@ async fn chat(sender: &mut http2::SendRequest<Full<Bytes>>) -> (u16, Vec<u8>, bo
     (head.status.as_u16(), all, true)
 }
 
-/// A body that consists of what is sent.
+/// A body whose pieces come through a channel.
 fn body_in_pieces() -> (mpsc::Sender<Bytes>, UnsyncBoxBody<Bytes, Infallible>) {
     let (sender, receiver) = mpsc::channel(1);
     let pieces = stream::unfold(receiver, |mut receiver| async {
@@ -170,7 +170,7 @@ async fn http2_streams_are_broken_one_by_one_or_all_together() {
     east.set(breaking(Break::Close));
     let (mut one, mut two) = (sender.clone(), sender.clone());
     let (first, second) = tokio::join!(chat(&mut one), chat(&mut two));
-    // Which of them comes first is not told.
+    // Either stream may be the first.
     let (broken, whole) = if first.2 {
         (second, first)
     } else {
@@ -190,7 +190,7 @@ async fn http2_streams_are_broken_one_by_one_or_all_together() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn http2_has_the_early_answers_too() {
+async fn early_answers_work_over_http2() {
     let simulator = simulator();
     let east = simulator.backend("east");
     for (behaviour, key, open_after) in [
@@ -209,7 +209,7 @@ async fn http2_has_the_early_answers_too() {
         assert_eq!(response.status().as_u16(), 401);
         let (_, mut answer) = response.into_parts();
         while let Some(Ok(_)) = answer.frame().await {}
-        // A stream that is reset takes nothing any more.
+        // A reset stream accepts no more bytes.
         let patience = tokio::time::Instant::now() + Duration::from_millis(300);
         let mut is_open = true;
         while is_open && tokio::time::Instant::now() < patience {

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{client, Message};
 
 #[test]
-fn a_session_says_who_was_asked_and_sends_back_what_it_gets() {
+fn a_session_names_its_backend_and_echoes_messages() {
     let simulator = simulator();
     let east = simulator.backend("east");
     for path in [

@@ -1,10 +1,10 @@
-//! The parts of the API that not every region has.
+//! APIs that some regions lack.
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A part of the API that a resource may lack because its region does not offer it.
+/// An API that a resource may lack because its region does not offer it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Api {
@@ -31,7 +31,7 @@ pub enum Api {
 }
 
 impl Api {
-    /// The part that an operation belongs to, by what stands in its path after `/openai/`, `v1/` and the deployment.
+    /// The API of an operation: the path after `/openai/`, `v1/` and the deployment.
     pub(super) fn of(operation: &str) -> Option<Self> {
         Some(match operation.split('/').next()? {
             "chat" | "completions" => Self::Chat,

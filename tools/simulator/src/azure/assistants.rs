@@ -1,4 +1,4 @@
-//! Assistants, threads, and what threads consist of.
+//! Assistants, threads, and the parts of threads.
 
 use bytes::Bytes;
 use serde_json::{json, Value};
@@ -57,7 +57,7 @@ impl Resource {
         }
     }
 
-    /// A thread with the messages it is to begin with.
+    /// Makes a thread with its first messages.
     fn make_thread(&self, mut request: Value) -> Value {
         let messages = request["messages"].take();
         let resources = request["tool_resources"].take();
@@ -113,7 +113,7 @@ impl Resource {
         }
     }
 
-    /// Lets an assistant answer on a thread.
+    /// Runs an assistant on a thread.
     fn run(&self, call: &Call<'_>, thread: &str) -> Result<Reply, Failure> {
         let mut request = call.fields()?;
         self.check_references(&request)?;

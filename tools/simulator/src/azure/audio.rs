@@ -1,4 +1,4 @@
-//! Audio and images: what was sent is answered by its digest.
+//! Audio and images. The answer has the digest of the request's data.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -59,7 +59,7 @@ impl Resource {
             "created": now(),
             "data": [{ "b64_json": PIXEL, "revised_prompt": self.seen(model, sent) }],
         });
-        // Older models count no tokens.
+        // Older models report no tokens.
         if model.starts_with("gpt-image") {
             let text = sent.len() / 4;
             answer["usage"] = json!({
@@ -72,7 +72,7 @@ impl Resource {
         Reply::json(&answer)
     }
 
-    /// Who answers, as which deployment, and to what.
+    /// A text that names the resource, the deployment and the digest of the data.
     fn seen(&self, model: &str, sent: &[u8]) -> String {
         let digest = hex(&Sha256::digest(sent));
         format!("{} as {model}, sha256 {digest}", self.greeting())

@@ -1,4 +1,4 @@
-//! A request as the API looks at it: method, path, query, and a body that is JSON or a form.
+//! A request to the API: method, path, query, and a body that is JSON or a form.
 
 use bytes::Bytes;
 use hyper::header::CONTENT_TYPE;
@@ -18,7 +18,7 @@ pub(crate) struct Call<'a> {
     pub(crate) uri: &'a Uri,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) body: Bytes,
-    /// The deployment that the path names, if it does.
+    /// The deployment named in the path.
     pub(super) deployment: Option<String>,
 }
 
@@ -41,7 +41,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The body as JSON, which may stand behind a byte order mark.
+    /// The body as JSON, perhaps behind a byte order mark.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         let json = self.body.strip_prefix(b"\xef\xbb\xbf");
         serde_json::from_slice(json.unwrap_or(&self.body)).map_err(|error| {
@@ -51,7 +51,7 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// The fields of a JSON object; none when there is no body.
+    /// The fields of a JSON object; none without a body.
     pub(super) fn fields(&self) -> Result<Map<String, Value>, Failure> {
         match self.body.is_empty() {
             true => Ok(Map::new()),
@@ -70,7 +70,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// One value of a query, percent-decoded; its name in upper or lower case.
+/// One value of a query, percent-decoded. The name is compared in upper or lower case.
 pub(crate) fn query(uri: &Uri, name: &str) -> Option<String> {
     let pairs = uri.query()?.split('&');
     let mut pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));

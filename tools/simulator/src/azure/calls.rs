@@ -52,7 +52,7 @@ impl Resource {
         self.collection(call, &SESSION, None, rest, Value::Null)
     }
 
-    /// Refuses a call that is not here.
+    /// Refuses an unknown call.
     pub(super) fn has_call(&self, id: &str) -> Result<(), Failure> {
         self.is_here(&CALL, id)
     }

@@ -8,9 +8,9 @@ use super::{errors, Call, Reply, Resource};
 use crate::behaviour::Failure;
 use crate::tokens::now;
 
-/// Streamed text comes in words like this one; the letters outside ASCII are there to be split.
+/// A streamed word. Its letters outside ASCII can be split between frames.
 const WORD: &str = " naïve";
-/// What the content filter says of harmless text.
+/// The content filter's result for harmless text.
 const SAFE: &str = concat!(
     r#"{"hate":{"filtered":false,"severity":"safe"},"self_harm":{"filtered":false,"severity":"safe"},"#,
     r#""sexual":{"filtered":false,"severity":"safe"},"violence":{"filtered":false,"severity":"safe"}}"#,
@@ -62,7 +62,7 @@ impl Resource {
         Ok(self.chat_answer(call, &id, model))
     }
 
-    /// Written out, not built: benchmarks ask for nothing else.
+    /// A format string and not a built value, for speed: benchmarks request nothing else.
     fn chat_answer(&self, call: &Call<'_>, id: &str, model: &str) -> Reply {
         let (id, model) = (json!(id), json!(model));
         let content = Value::from(self.greeting());
@@ -133,7 +133,7 @@ impl Resource {
         let mut events = vec![Event::data(first)];
         let role = json!({ "role": "assistant", "content": "", "refusal": null });
         events.push(Event::data(chunk(choice(role, Value::Null), Value::Null)));
-        // All pieces after the first are the same bytes.
+        // All pieces after the first are equal.
         let greeting = chunk(
             choice(json!({ "content": self.greeting() }), Value::Null),
             Value::Null,
@@ -198,7 +198,7 @@ impl Resource {
         format!("Hello from {}", self.name)
     }
 
-    /// The text of a stream in so many pieces.
+    /// The text of a stream in this many pieces.
     pub(super) fn text_pieces(&self, pieces: u32) -> impl Iterator<Item = String> {
         let first = self.greeting();
         (0..pieces).map(move |index| match index {
@@ -208,18 +208,18 @@ impl Resource {
     }
 }
 
-/// Whether it is one of Mistral's models, which Foundry serves with the checks of their own servers.
+/// Whether this is one of Mistral's models, for which Foundry validates requests like Mistral's own servers.
 fn is_mistral(model: &str) -> bool {
     model.to_ascii_lowercase().starts_with("mistral")
 }
 
-/// Whether the version of the API has the option. The v1 API has it.
+/// Whether the version of the API knows `stream_options`. The v1 API does.
 fn knows_stream_options(call: &Call<'_>) -> bool {
     let version = call.query("api-version");
     version.is_none_or(|version| !version.starts_with("20") || version.as_str() >= "2024-09-01")
 }
 
-/// A count that depends on the request alone: a quarter of its length.
+/// A count that follows from the request alone: a quarter of its length.
 fn prompt_tokens(call: &Call<'_>) -> u64 {
     call.body.len() as u64 / 4
 }

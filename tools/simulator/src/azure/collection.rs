@@ -1,4 +1,4 @@
-//! What all collections of objects do alike: make, list, show, change, delete.
+//! The operations of all collections of objects: make, list, show, change, delete.
 
 use bytes::Bytes;
 use serde_json::{json, Map, Value};
@@ -8,7 +8,7 @@ use super::{errors, Call, Reply, Resource};
 use crate::behaviour::Failure;
 use crate::tokens::now;
 
-/// What ids of objects begin with that other objects refer to.
+/// The beginnings of ids by which objects refer to others.
 const REFERRED: &[&str] = &[
     "resp_",
     "file-",
@@ -24,7 +24,7 @@ const REFERRED: &[&str] = &[
     "skill_",
     "rtc_",
 ];
-/// Fields with the id of another object whose names do not end in `_id` or `_ids`.
+/// Fields with the id of another object, apart from those that end in `_id` or `_ids`.
 const REFERRING: &[&str] = &[
     "training_file",
     "validation_file",
@@ -33,8 +33,8 @@ const REFERRING: &[&str] = &[
 ];
 
 impl Resource {
-    /// The answer to a call for a collection, or for one object of it; `fields` are those of a new object that the request
-    /// does not give.
+    /// Answers a request for a collection or one of its objects. `fields` are the fields of a new object that the
+    /// request does not set.
     pub(super) fn collection(
         &self,
         call: &Call<'_>,
@@ -65,7 +65,7 @@ impl Resource {
         }
     }
 
-    /// Keeps a new object of these fields and tells about it.
+    /// Keeps a new object with these fields. Returns its description.
     pub(super) fn make(
         &self,
         kind: &'static Kind,
@@ -90,7 +90,7 @@ impl Resource {
         value
     }
 
-    /// An object; what had only begun when it was made has come to its end now.
+    /// The description of an object. Work that was in progress when the object was made is done now.
     pub(super) fn show(&self, kind: &'static Kind, id: &str) -> Result<Value, Failure> {
         self.change(kind, id, |value| {
             if let Some([first, then]) = kind.statuses {
@@ -111,7 +111,7 @@ impl Resource {
         changed.ok_or_else(|| errors::object_not_found(kind.noun, id))
     }
 
-    /// Puts an end to what is not over yet.
+    /// Cancels work that is in progress.
     pub(super) fn cancel(&self, kind: &'static Kind, id: &str) -> Result<Reply, Failure> {
         let first = kind.statuses.map(|[first, _]| first);
         let mut is_over = false;
@@ -139,7 +139,7 @@ impl Resource {
         }
     }
 
-    /// Refuses an object that is not here.
+    /// Refuses an id that is unknown here.
     pub(super) fn is_here(&self, kind: &'static Kind, id: &str) -> Result<(), Failure> {
         match self.objects.get(kind, id) {
             Some(_) => Ok(()),
@@ -147,7 +147,7 @@ impl Resource {
         }
     }
 
-    /// Refuses a request that refers to an object that is not here.
+    /// Refuses a request that refers to an unknown object.
     pub(super) fn check_references(&self, request: &Map<String, Value>) -> Result<(), Failure> {
         for (key, value) in request.iter().filter(|(key, _)| *key != "metadata") {
             let refers =
@@ -176,7 +176,7 @@ impl Resource {
             Value::Array(values) => values
                 .iter()
                 .try_for_each(|value| self.check_value(key, value, refers)),
-            // A conversation may be given as an object with its id.
+            // A conversation may be an object with an id.
             Value::Object(fields) if refers => fields
                 .iter()
                 .try_for_each(|(inner, value)| self.check_value(inner, value, inner == "id")),
@@ -186,7 +186,7 @@ impl Resource {
     }
 }
 
-/// The page of a list that the call asks for.
+/// The requested page of a list.
 pub(super) fn listed(call: &Call<'_>, mut values: Vec<Value>) -> Result<Reply, Failure> {
     if call.query("order").is_some_and(|order| order == "desc") {
         values.reverse();
@@ -213,7 +213,7 @@ pub(super) fn listed(call: &Call<'_>, mut values: Vec<Value>) -> Result<Reply, F
     })))
 }
 
-/// These fields, with those of the request in their place or beside them.
+/// The fields, overridden and extended by those of the request.
 pub(super) fn merged(mut fields: Value, request: Map<String, Value>) -> Value {
     if let Some(fields) = fields.as_object_mut() {
         fields.extend(request);

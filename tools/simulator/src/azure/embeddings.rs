@@ -8,7 +8,7 @@ use serde_json::{json, Value};
 use super::{Call, Reply, Resource};
 use crate::behaviour::Failure;
 
-/// Short vectors keep answers readable; `dimensions` asks for others.
+/// The default length of a vector, short to keep answers readable. `dimensions` overrides it.
 const DIMENSIONS: usize = 8;
 
 #[derive(Deserialize)]

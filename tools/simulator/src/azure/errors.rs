@@ -1,4 +1,4 @@
-//! Errors as Azure words them.
+//! Errors in Azure's words.
 
 use bytes::Bytes;
 use serde_json::json;
@@ -50,7 +50,7 @@ pub(crate) fn bad_request(message: &str) -> Failure {
     Failure::coded(400, "BadRequest", message)
 }
 
-/// A parameter that the model's own server does not know, in the shape of Mistral's.
+/// A parameter that the model's own server does not know, as Mistral's servers report it.
 pub(crate) fn extra_input(parameter: &str) -> Failure {
     let body = json!({
         "detail": [{
@@ -65,7 +65,7 @@ pub(crate) fn extra_input(parameter: &str) -> Failure {
     }
 }
 
-/// A path, method or api-version the service does not know.
+/// An unknown path, method or api-version.
 pub(crate) fn resource_not_found() -> Failure {
     Failure::coded(404, "404", "Resource not found")
 }
@@ -100,7 +100,7 @@ pub(crate) fn not_enabled_in_region() -> Failure {
     )
 }
 
-/// A credential that does not let the request in.
+/// A refused credential.
 pub(crate) fn unauthorized(check: TokenCheck) -> Failure {
     let message = match check {
         TokenCheck::NoRole => return permission_denied(),
@@ -196,7 +196,7 @@ pub(crate) fn item_not_found(id: &str) -> Failure {
     invalid_input(404, message, "input", None)
 }
 
-/// An item's id that is none of the service's.
+/// An id that the service never makes for an item.
 pub(crate) fn invalid_item_id(at: usize, id: &str) -> Failure {
     let message = format!(
         "Invalid 'input[{at}].id': '{id}'. Expected an ID that contains letters, numbers, underscores, or dashes, but this \

@@ -58,7 +58,7 @@ impl Resource {
         }
     }
 
-    /// Keeps a file and tells about it. `sha256` is the simulator's own addition.
+    /// Keeps a file, and returns its description. The field `sha256` is the simulator's own.
     pub(super) fn keep_file(&self, name: &str, purpose: &str, content: Bytes) -> Value {
         let kind = match purpose {
             "assistants" => &ASSISTANT_FILE,

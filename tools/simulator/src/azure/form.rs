@@ -1,4 +1,4 @@
-//! Forms: `multipart/form-data`, as uploads and transcriptions come.
+//! Forms: `multipart/form-data`, as uploads and transcriptions use it.
 
 use std::convert::Infallible;
 
@@ -15,7 +15,7 @@ pub(crate) struct Form(Vec<Part>);
 /// One part of a form.
 pub(crate) struct Part {
     name: String,
-    /// Only files have one.
+    /// The name of a file; `None` for other parts.
     pub(crate) file_name: Option<String>,
     pub(crate) content: Bytes,
 }
@@ -39,20 +39,20 @@ impl Form {
             }
             Ok(parts)
         };
-        // All of it is there, so nothing is waited for.
+        // The whole body is there, so the future is ready.
         let parts = parts.now_or_never();
         let parts = parts.unwrap_or(Err(multer::Error::IncompleteStream));
         parts.map(Self).map_err(bad)
     }
 
-    /// The text of the first part of this name that is no file.
+    /// The text of the first part with this name that is not a file.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         let mut parts = self.0.iter();
         let part = parts.find(|part| part.name == name && part.file_name.is_none())?;
         std::str::from_utf8(&part.content).ok()
     }
 
-    /// The first file of this name.
+    /// The first file with this name.
     pub(crate) fn file(&self, name: &str) -> Result<&Part, Failure> {
         let mut parts = self.0.iter();
         parts

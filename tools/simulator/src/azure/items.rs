@@ -1,4 +1,4 @@
-//! The items that a response consists of. Whoever refers to one later finds it on its own resource only.
+//! The items of responses. A later request can refer to an item on the item's own resource only.
 
 use bytes::Bytes;
 use serde_json::{json, Map, Value};
@@ -10,14 +10,14 @@ use crate::behaviour::Failure;
 /// An item of a stored response.
 static OUTPUT: Kind = Kind::new("output_item", "", "item");
 
-/// What of a request decides which items its response has.
+/// The parts of a request that decide the items of its response.
 #[derive(Default)]
 pub(super) struct Wishes {
-    /// It asks for reasoning.
+    /// The request asks for reasoning.
     reasoning: bool,
-    /// It wants the reasoning encrypted, to send it back itself.
+    /// The client wants encrypted reasoning, to send it back itself.
     encrypted: bool,
-    /// The function that is to be called: the first one, until its output is there.
+    /// The function to be called: the first one, until its output is there.
     function: Option<String>,
 }
 
@@ -45,7 +45,7 @@ impl Wishes {
 }
 
 impl Resource {
-    /// The items of a response that says `text`.
+    /// The items of a response with the text `text`.
     pub(super) fn output(&self, wishes: &Wishes, text: &str) -> Vec<Value> {
         let reasoning = wishes.reasoning.then(|| {
             let mut item = json!({
@@ -78,12 +78,12 @@ impl Resource {
         reasoning.into_iter().chain([last]).collect()
     }
 
-    /// What stands for all that was said before.
+    /// An item that replaces the whole conversation before it.
     pub(super) fn compaction(&self) -> Value {
         json!({ "id": self.id("cmp_"), "type": "compaction", "encrypted_content": self.encrypted() })
     }
 
-    /// Keeps the items of a response that is stored.
+    /// Keeps the items of a stored response.
     pub(super) fn keep_output(&self, output: &[Value]) {
         for item in output {
             let object = Object {
@@ -97,7 +97,7 @@ impl Resource {
         }
     }
 
-    /// Content that this resource alone can read.
+    /// Content that only this resource can read.
     fn encrypted(&self) -> String {
         self.id(&self.encryption()) + "-_=="
     }
@@ -124,7 +124,7 @@ impl Resource {
                     return Err(errors::invalid_encrypted_content(id));
                 }
             }
-            // Reasoning that comes without its content is looked for; other items are taken as they are.
+            // Reasoning without its content must be stored here. Other items are accepted unseen.
             let is_looked_for = match item["type"].as_str() {
                 Some("item_reference") => true,
                 Some("reasoning") => encrypted.is_none(),

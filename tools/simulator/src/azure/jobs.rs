@@ -1,4 +1,4 @@
-//! Work that goes on on a resource: batches and fine-tuning jobs.
+//! Work in progress on a resource: batches and fine-tuning jobs.
 
 use serde_json::{json, Value};
 

@@ -1,4 +1,4 @@
-//! Anthropic's Messages API, as Foundry has it for Claude.
+//! Anthropic's Messages API, as Foundry offers it for Claude.
 
 use hyper::Method;
 use serde::Deserialize;

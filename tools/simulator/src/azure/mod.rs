@@ -1,4 +1,4 @@
-//! The API of an Azure OpenAI resource: which path is what.
+//! The API of an Azure OpenAI resource: the operations by path.
 
 mod api;
 mod assistants;
@@ -45,7 +45,7 @@ pub(crate) struct Resource {
 }
 
 impl Resource {
-    /// A backend called `name` of the resource that has these objects.
+    /// A backend called `name`, of the resource with these objects.
     pub(crate) fn new(
         name: &str,
         deployments: Option<Vec<String>>,
@@ -61,7 +61,7 @@ impl Resource {
         }
     }
 
-    /// The answer to a call; `pieces` is the number of text pieces a stream has.
+    /// The answer to a request. A stream has `pieces` pieces of text.
     pub(crate) fn reply(&self, call: &Call<'_>, pieces: u32) -> Reply {
         self.route(call, pieces).into()
     }
@@ -159,7 +159,7 @@ impl Resource {
         }
     }
 
-    /// What a realtime session begins by saying, if this resource has the deployment asked for.
+    /// The first message of a realtime session. Fails if this resource does not have the deployment.
     pub(crate) fn session(&self, uri: &Uri) -> Result<Value, Failure> {
         self.offered("realtime")?;
         let dated = uri.path() == "/openai/realtime";
@@ -178,7 +178,7 @@ impl Resource {
         }))
     }
 
-    /// Refuses what the resource's region does not offer.
+    /// Refuses an API that the resource's region does not offer.
     fn offered(&self, operation: &str) -> Result<(), Failure> {
         match Api::of(operation) {
             Some(api) if self.not_enabled.contains(&api) => Err(errors::not_enabled_in_region()),
@@ -198,14 +198,14 @@ impl Resource {
         }
     }
 
-    /// An id no other object of this resource has; it names the resource, to make tests readable.
+    /// An id that is unique on this resource. It contains the resource's name, to make tests readable.
     fn id(&self, prefix: &str) -> String {
         let number = self.next_id.fetch_add(1, Ordering::Relaxed);
         format!("{prefix}{}{number:012x}", self.name)
     }
 }
 
-/// What is behind `prefix` in a path, whose fixed parts may be in upper or lower case.
+/// The path after `prefix`, whose fixed parts may be in upper or lower case.
 fn behind<'p>(prefix: &str, path: &'p str) -> Option<&'p str> {
     let (start, rest) = path.split_at_checked(prefix.len())?;
     start.eq_ignore_ascii_case(prefix).then_some(rest)

@@ -1,4 +1,4 @@
-//! What is kept on a resource: files, threads, batches and the like, each found only on the resource it was made on.
+//! The objects of a resource: files, threads, batches and the like. Each is found only on the resource that made it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,9 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use serde_json::Value;
 
-/// So many objects are kept by a resource; the oldest are dropped first.
+/// The most objects that a resource keeps. The oldest are dropped first.
 const LIMIT: usize = 10_000;
-/// So many bytes of files are kept by a resource; the oldest objects are dropped first.
+/// The most bytes of files that a resource keeps. The oldest objects are dropped first.
 const BYTES_LIMIT: usize = 256 * 1024 * 1024;
 
 /// A kind of object.
@@ -67,11 +67,11 @@ impl Kind {
 #[derive(Clone)]
 pub(super) struct Object {
     pub(super) kind: &'static Kind,
-    /// What it is part of, as a message is of a thread.
+    /// The object that it is part of, such as a message's thread.
     pub(super) parent: Option<String>,
-    /// What is told about it.
+    /// The object's description.
     pub(super) value: Value,
-    /// What a file holds.
+    /// The content of a file.
     pub(super) content: Bytes,
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct Objects {
 
 #[derive(Default)]
 struct Kept {
-    /// In the order in which they were made.
+    /// The objects in the order of their creation.
     objects: BTreeMap<u64, (String, Object)>,
     numbers: HashMap<String, u64>,
     next: u64,
@@ -140,12 +140,12 @@ impl Objects {
         kept.objects.get(&number).map(|(_, object)| object.clone())
     }
 
-    /// Whether there is an object of this id, of whatever kind.
+    /// Whether an object of any kind has this id.
     pub(super) fn has(&self, id: &str) -> bool {
         self.lock().numbers.contains_key(id)
     }
 
-    /// What is told about an object, after `change`.
+    /// The description of an object after `change`.
     pub(super) fn change(
         &self,
         kind: &Kind,
@@ -159,7 +159,7 @@ impl Objects {
         Some(object.value.clone())
     }
 
-    /// Removes an object and what is part of it; whether it was there.
+    /// Removes an object and its parts. Returns whether it existed.
     pub(super) fn remove(&self, kind: &Kind, id: &str) -> bool {
         let mut kept = self.lock();
         let Some(number) = kept.find(kind, id) else {
@@ -173,7 +173,7 @@ impl Objects {
         true
     }
 
-    /// What is told about all objects of a kind, or those among them that are part of `parent`, oldest first.
+    /// The descriptions of the objects of a kind whose parent is `parent`, oldest first.
     pub(super) fn list(&self, kind: &Kind, parent: Option<&str>) -> Vec<Value> {
         let kept = self.lock();
         let objects = kept.objects.values().map(|(_, object)| object);

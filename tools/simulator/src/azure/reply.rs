@@ -1,19 +1,19 @@
-//! What the API answers, before it is paced, broken or sent.
+//! Answers of the API, before they are paced, broken or sent.
 
 use bytes::Bytes;
 use serde_json::Value;
 
 use crate::behaviour::{Failure, Stream};
 
-/// What a request is answered with.
+/// An answer.
 pub(crate) enum Reply {
     /// An error.
     Error(Failure),
     /// A content type and a whole body.
     Whole(&'static str, Bytes),
-    /// Something was made: where it is, a content type, and a whole body.
+    /// A new object: its place, a content type, and a whole body.
     Made(String, &'static str, Bytes),
-    /// So many bytes of no meaning.
+    /// This many meaningless bytes.
     Filler(u64),
     /// An event stream.
     Events(Vec<Event>),
@@ -56,12 +56,12 @@ impl Event {
         Self::data("[DONE]")
     }
 
-    /// Its data.
+    /// The event's data.
     pub(crate) fn text(&self) -> &str {
         &self.data
     }
 
-    /// The event as it stands on the wire.
+    /// The event's bytes on the wire.
     pub(crate) fn frame(&self, pace: &Stream) -> Bytes {
         let end = if pace.crlf { "\r\n" } else { "\n" };
         let data = &self.data;

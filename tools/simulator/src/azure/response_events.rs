@@ -4,7 +4,7 @@ use serde_json::{json, Value};
 
 use super::reply::Event;
 
-/// The events of a response whose text comes in these pieces.
+/// The events of a response with its text in these pieces.
 pub(super) fn events(response: &Value, text: &[String]) -> Vec<Event> {
     let mut begun = response.clone();
     begun["status"] = json!("in_progress");

@@ -1,4 +1,4 @@
-//! The Responses API: answers that are stored on the resource that gave them.
+//! The Responses API. Answers are stored on the resource that gave them.
 
 use serde::Deserialize;
 use serde_json::{json, Value};
@@ -151,7 +151,7 @@ impl Resource {
         })
     }
 
-    /// What was said, made shorter: it can be read on this resource only.
+    /// A compacted conversation, which only this resource can read.
     fn compact(&self, call: &Call<'_>) -> Result<Reply, Failure> {
         let fields = call.fields()?;
         self.check_references(&fields)?;

@@ -1,4 +1,4 @@
-//! What holds the files and items of others: vector stores, containers, conversations.
+//! Objects that hold files and items of others: vector stores, containers, conversations.
 
 use bytes::Bytes;
 use serde_json::{json, Value};
@@ -10,7 +10,7 @@ use crate::behaviour::Failure;
 
 static VECTOR_STORE: Kind =
     Kind::new("vector_store", "vs_", "vector store").with_statuses("in_progress", "completed");
-/// A file in a vector store goes by the id of the file itself, so that it is told, but not kept, as an object.
+/// The object name of a file in a vector store. It has the id of the file, and is not an object of its own.
 const VECTOR_STORE_FILE: &str = "vector_store.file";
 static FILE_BATCH: Kind = Kind::new("vector_store.file_batch", "vsfb_", "file batch")
     .with_statuses("in_progress", "completed");
@@ -18,7 +18,7 @@ static CONTAINER: Kind =
     Kind::new("container", "cntr_", "container").with_statuses("running", "running");
 static CONTAINER_FILE: Kind = Kind::new("container.file", "cfile_", "container file");
 static CONVERSATION: Kind = Kind::new("conversation", "conv_", "conversation");
-/// What was said in a conversation, or to get a response.
+/// An item of a conversation, or of a response's input.
 pub(super) static ITEM: Kind = Kind::new("item", "msg_", "item");
 
 impl Resource {
@@ -153,7 +153,7 @@ impl Resource {
         }
     }
 
-    /// Keeps what was said, a text or a list of messages, as items of a response or a conversation.
+    /// Keeps the input, a text or a list of messages, as items of a response or a conversation.
     pub(super) fn keep_items(&self, parent: &str, input: &Value) -> Vec<Value> {
         let text = |text: &Value| json!({ "role": "user", "content": [{ "type": "input_text", "text": text }] });
         let items = match input {

@@ -1,37 +1,37 @@
-//! How the identity endpoint answers, as tests and the admin endpoint say it.
+//! Behaviours of the identity endpoint, for tests and the admin endpoint.
 
 use serde::{Deserialize, Serialize};
 
 use crate::script::Scripted;
 
-/// What the identity endpoint does with a request. The default is to answer as the real one would.
+/// The identity endpoint's behaviour. The default is to answer as the real one would.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImdsBehaviour {
-    /// It applies to this many requests and then falls away; `None` means for good, and once in a queue.
+    /// The number of requests for which it applies; `None` for all, and for one in a queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remaining: Option<u32>,
-    /// Milliseconds to wait before anything is answered.
+    /// The delay in milliseconds before the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
     /// The answer.
     pub answer: ImdsAnswer,
 }
 
-/// The kinds of answer.
+/// Kinds of answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ImdsAnswer {
-    /// A token, if the request is right.
+    /// A token, if the request is correct.
     Normal {
-        /// Which fields tell when it runs out.
+        /// The fields with the expiry.
         #[serde(default)]
         expires: Expires,
-        /// Times as numbers, where the real service sends strings.
+        /// Whether times are numbers. The real service sends strings.
         #[serde(default)]
         as_numbers: bool,
     },
-    /// An error, whatever the request was.
+    /// An error, for any request.
     Error {
         /// The HTTP status.
         status: u16,
@@ -45,14 +45,14 @@ pub enum ImdsAnswer {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after: Option<String>,
     },
-    /// An error of Entra ID's with this code, whatever the request was.
+    /// An error of Entra ID with this code, for any request.
     Aadsts {
         /// The HTTP status.
         status: u16,
         /// The code, without `AADSTS`.
         code: u32,
     },
-    /// Never answers.
+    /// No answer.
     Hang,
     /// A TCP reset before any byte of an answer.
     Reset,
@@ -61,7 +61,7 @@ pub enum ImdsAnswer {
         /// The body.
         body: String,
     },
-    /// 200 in the right shape, but without `access_token`.
+    /// A 200 in the right shape, but without `access_token`.
     MissingToken,
 }
 
@@ -74,11 +74,11 @@ impl Default for ImdsAnswer {
     }
 }
 
-/// Which fields of a token answer tell when the token runs out.
+/// The fields of a token answer that state the expiry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Expires {
-    /// Both from IMDS, `expires_on` from App Service, as the real services do.
+    /// As the real services do: both fields from IMDS, and `expires_on` from App Service.
     #[default]
     Usual,
     /// `expires_on`, seconds of the epoch.
@@ -99,12 +99,12 @@ impl From<ImdsAnswer> for ImdsBehaviour {
 }
 
 impl ImdsBehaviour {
-    /// As the real service would answer.
+    /// The answer of the real service.
     pub fn normal() -> Self {
         Self::default()
     }
 
-    /// A token whose times are told like this.
+    /// A token whose expiry is stated like this.
     pub fn expires(expires: Expires, as_numbers: bool) -> Self {
         ImdsAnswer::Normal {
             expires,
@@ -135,17 +135,17 @@ impl ImdsBehaviour {
         .into()
     }
 
-    /// An error of Entra ID's with this code, whose status is 400 or 401.
+    /// An error of Entra ID with this code. Its status is 400 or 401.
     pub fn aadsts(status: u16, code: u32) -> Self {
         ImdsAnswer::Aadsts { status, code }.into()
     }
 
-    /// Never answers.
+    /// No answer.
     pub fn hang() -> Self {
         ImdsAnswer::Hang.into()
     }
 
-    /// Resets the connection.
+    /// A reset of the connection.
     pub fn reset() -> Self {
         ImdsAnswer::Reset.into()
     }
@@ -163,14 +163,14 @@ impl ImdsBehaviour {
         ImdsAnswer::MissingToken.into()
     }
 
-    /// The same for the next `count` requests only.
+    /// The behaviour, for the next `count` requests only.
     #[must_use]
     pub fn times(mut self, count: u32) -> Self {
         self.remaining = Some(count);
         self
     }
 
-    /// The same after a delay in milliseconds.
+    /// The behaviour, after a delay in milliseconds.
     #[must_use]
     pub fn after_ms(mut self, delay: u64) -> Self {
         self.delay_ms = Some(delay);

@@ -30,12 +30,12 @@ pub struct Assertion {
     pub subject: String,
     /// The audience, the only one of the list `aud`.
     pub audience: String,
-    /// When it expires, in seconds of the epoch.
+    /// The expiry, in seconds of the epoch.
     pub expires_on: u64,
 }
 
 impl Assertion {
-    /// One that the simulator accepts for another `seconds`; less than 0 for one that has expired.
+    /// A token that the simulator accepts for `seconds` more; if negative, an expired one.
     pub(super) fn accepted(settings: &EntraSettings, seconds: i64) -> Self {
         Self {
             issuer: settings.issuer.clone(),
@@ -45,7 +45,7 @@ impl Assertion {
         }
     }
 
-    /// The token, with a signature that means nothing. No two are the same.
+    /// The token, with a meaningless signature. No two tokens are equal.
     pub fn token(&self) -> String {
         let header = json!({"alg": "RS256", "kid": "simulated"});
         let claims = json!({
@@ -64,7 +64,7 @@ impl Assertion {
 /// A refusal: status, `error`, and the code.
 pub(super) type Refusal = (u16, &'static str, u32);
 
-/// Whom a right request asks for: the client id, and the audience of the token.
+/// The client id and the audience of a correct request.
 pub(super) fn check(
     settings: &EntraSettings,
     tenant: &str,
@@ -126,7 +126,7 @@ fn check_assertion(settings: &EntraSettings, assertion: &str) -> Result<(), Refu
     Err((401, "invalid_client", code))
 }
 
-/// The answer of a refusal with the code, in Entra ID's shape.
+/// The answer to a refused request, in Entra ID's shape.
 pub(super) fn refusal((status, error, code): Refusal) -> Response<Body> {
     let number = now();
     let description = format!(

@@ -1,4 +1,4 @@
-//! The identity endpoint of a virtual machine; its App Service form and Entra ID's token endpoint are on the same port.
+//! The identity endpoint of a virtual machine. Its App Service form and Entra ID's token endpoint are on the same port.
 
 mod behaviour;
 mod entra;
@@ -34,12 +34,12 @@ pub struct ImdsHandle {
 }
 
 impl ImdsHandle {
-    /// The port it listens on.
+    /// The port of the identity endpoint.
     pub fn port(&self) -> u16 {
         self.addr().port()
     }
 
-    /// The address it listens on.
+    /// The address of the identity endpoint.
     pub fn addr(&self) -> SocketAddr {
         self.listener.addr()
     }
@@ -49,38 +49,38 @@ impl ImdsHandle {
         self.imds.script.set(behaviour);
     }
 
-    /// Puts these in front of the standing behaviour, in the place of an earlier queue. Each is used once, or as often as
-    /// its `remaining` says.
+    /// Puts behaviours before the standing one, in place of an earlier queue. Each is used once, or as often as its
+    /// `remaining` says.
     pub fn queue(&self, behaviours: Vec<ImdsBehaviour>) {
         self.imds.script.queue(behaviours);
     }
 
-    /// Answers as the real service would again.
+    /// Restores the default: answers of the real service.
     pub fn clear(&self) {
         self.imds.script.clear();
     }
 
-    /// The requests received, oldest first.
+    /// The received requests, oldest first.
     pub fn requests(&self) -> Vec<RecordedRequest> {
         self.imds.log.requests()
     }
 
-    /// How many requests were received.
+    /// The number of received requests.
     pub fn count(&self) -> u64 {
         self.imds.log.count()
     }
 
-    /// Forgets the requests received.
+    /// Forgets the received requests.
     pub fn clear_requests(&self) {
         self.imds.log.clear();
     }
 
-    /// TCP connections accepted since the start.
+    /// The number of TCP connections since the start.
     pub fn connections(&self) -> u64 {
         self.listener.accepted()
     }
 
-    /// How long tokens are valid that are issued from now on; the current one is replaced.
+    /// Sets the lifetime of new tokens, and replaces the current token.
     pub fn set_token_lifetime(&self, lifetime: Duration) {
         *self
             .imds
@@ -90,22 +90,22 @@ impl ImdsHandle {
         self.issue_fresh();
     }
 
-    /// The next answer is a new token; the old ones stay good.
+    /// Makes the next answer a new token. The old tokens stay valid.
     pub fn issue_fresh(&self) {
         self.imds.tokens.issue_fresh();
     }
 
-    /// The backends answer 401 to every token issued so far, and the next answer is a new one.
+    /// Makes the backends refuse every token issued so far with 401. The next answer is a new token.
     pub fn revoke_all(&self) {
         self.imds.tokens.revoke_all();
     }
 
-    /// Every token issued, oldest first.
+    /// Every issued token, oldest first.
     pub fn tokens(&self) -> Vec<String> {
         self.imds.tokens.all()
     }
 
-    /// A token of Kubernetes that Entra ID accepts for another `seconds`; less than 0 for one that has expired.
+    /// A token of Kubernetes that Entra ID accepts for `seconds` more; if negative, an expired one.
     pub fn assertion(&self, seconds: i64) -> Assertion {
         Assertion::accepted(&self.imds.settings.entra, seconds)
     }
@@ -124,7 +124,7 @@ impl ImdsHandle {
     }
 }
 
-/// The part of the identity endpoint that answers.
+/// The part of the identity endpoint that answers requests.
 pub(crate) struct Imds {
     settings: ImdsSettings,
     lifetime: Mutex<Duration>,
@@ -231,7 +231,7 @@ impl Form {
 type Refusal = (u16, &'static str, String);
 
 impl Imds {
-    /// An answer of Entra ID's token endpoint. Unlike the machine's, it gives a new token each time.
+    /// An answer of Entra ID's token endpoint. Unlike the machine's endpoint, it issues a new token each time.
     fn exchange(&self, head: &Parts, tenant: &str, form: &[u8]) -> Response<Body> {
         if head.method != Method::POST {
             return entra::refusal((400, "invalid_request", 900_561));

@@ -1,4 +1,4 @@
-//! A simulator for a test, and an HTTP/1.1 client that hides nothing.
+//! A simulator for a test, and an HTTP/1.1 client that records raw answers.
 #![allow(dead_code, reason = "each test program uses its own part of it")]
 
 use std::io::{ErrorKind, Read, Write};
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use simulator::{BackendSettings, Settings, Simulator};
 
-/// A chat completion on a dated path.
+/// The path of a chat completion in the dated API.
 pub const CHAT: &str = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21";
 /// The key of the backends [`simulator`] starts.
 pub const KEY: &str = "k-east";
-/// Asks for a stream.
+/// The body of a request for a stream.
 pub const STREAM: &str = r#"{"stream":true,"messages":[]}"#;
 
 /// One backend `east` with a key.
@@ -32,13 +32,13 @@ pub fn started(backends: Vec<BackendSettings>) -> Simulator {
     Simulator::start(settings).expect("the simulator starts")
 }
 
-/// An answer, as much as came of it.
+/// An answer, as far as it arrived.
 #[derive(Debug, Default)]
 pub struct Answer {
     pub status: u16,
     pub head: String,
     pub body: Vec<u8>,
-    /// How the connection ended.
+    /// The end of the connection.
     pub end: End,
 }
 
@@ -49,7 +49,7 @@ pub enum End {
     Reset,
     Refused,
     TimedOut,
-    /// Another error; in TLS, a close without goodbye.
+    /// Another error. In TLS, a close without a close notification.
     Broken,
 }
 
@@ -103,7 +103,7 @@ pub fn send(
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
         .expect("a timeout can be set");
-    // A backend that answers early or resets may not take all of it.
+    // A backend that answers early or resets may not accept all of it.
     let _ = stream.write_all(&request(method, path, headers, body));
     received(&mut stream)
 }
@@ -165,7 +165,7 @@ pub fn chat(simulator: &Simulator, backend: &str, body: &str) -> Answer {
     send(addr, "POST", CHAT, &[("api-key", KEY)], body.as_bytes())
 }
 
-/// A call with the key of the backend `east`; its body, if any, is JSON.
+/// A request with the key of the backend `east`, and a JSON body unless it is empty.
 pub fn call(simulator: &Simulator, method: &str, path: &str, body: &str) -> Answer {
     let headers = [("api-key", KEY), ("content-type", "application/json")];
     let addr = simulator.backend("east").addr();
@@ -185,7 +185,7 @@ pub fn upload(simulator: &Simulator, path: &str, form: &[u8]) -> Answer {
     )
 }
 
-/// A form with the boundary `XX`: names, file names, contents.
+/// A form with the boundary `XX`, from names, file names and contents.
 pub fn form(parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
     let mut form = Vec::new();
     for (name, file_name, content) in parts {
@@ -201,7 +201,7 @@ pub fn form(parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
     form
 }
 
-/// Waits for something that is about to happen.
+/// Waits for a condition that comes true soon.
 pub fn eventually(what: &str, mut happens: impl FnMut() -> bool) {
     let patience = Instant::now() + Duration::from_secs(5);
     while !happens() {
