@@ -175,11 +175,11 @@ impl Denial {
     pub const fn advice(self) -> &'static str {
         match self {
             Self::Access => {
-                "does not let this identity or key in (401, or 403): give the identity the role Cognitive Services OpenAI User \
-                 there, renew the key, or open the resource's network"
+                "denies access to this identity or key (401 or 403): grant the identity the role Cognitive Services OpenAI User on \
+                 the resource, renew the key, or open the resource's network"
             }
             Self::KeysDisabled => {
-                "takes no API keys (AuthenticationTypeDisabled): remove its api_key_env, so that it gets the token of an identity, \
+                "has API keys disabled (AuthenticationTypeDisabled): remove its api_key_env, so that it gets an identity's token, \
                  or set disableLocalAuth to false on the resource"
             }
             Self::OtherTenant => {
@@ -190,8 +190,8 @@ impl Denial {
                 "was suspended by Azure's abuse monitoring (403, \"temporarily blocked\"): open a support request in the Azure portal"
             }
             Self::NoResource => {
-                "has a host that belongs to no resource (404, \"Subdomain does not map to a resource\"): correct its host, or create \
-                 the resource with that custom subdomain"
+                "has a host without a resource (404, \"Subdomain does not map to a resource\"): correct its host, or create a \
+                 resource with this custom subdomain"
             }
         }
     }
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses() {
+    fn statuses_map_to_outcomes() {
         for (status, outcome) in [
             (200, Some(Outcome::Success)),
             (204, Some(Outcome::Success)),
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn error_codes() {
+    fn error_codes_map_to_outcomes() {
         use Outcome::*;
         for (status, code, message, expected) in [
             (400, "content_filter", "", ClientError),
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_in_other_shapes() {
+    fn errors_in_other_forms_have_no_code() {
         for (status, body, expected) in [
             (401, r#"{"error":{"code":401}}"#, Outcome::BadToken),
             (401, r#"{"statusCode":401}"#, Outcome::BadToken),

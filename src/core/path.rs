@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn all_at_once() {
+    fn paths_get_name_version_and_base_together() {
         let backend = backend(&[("d", "longer")], Some("9"), Some("/api/projects/p"));
         assert_eq!(
             on_backend("/openai/deployments/d/x?api-version=2024-10-21&y", &backend),

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deployment_is_found_whatever_the_case() {
+    fn prices_ignore_the_case_of_deployments() {
         let price = |prompt| Price {
             prompt,
             ..Price::default()

@@ -64,9 +64,8 @@ impl LocalReply {
             Self {
                 status: 429,
                 code: "all_backends_throttled",
-                message:
-                    "The quota for this request is used up on every Azure OpenAI resource for now."
-                        .into(),
+                message: "The quota for this request is used up on every Azure OpenAI resource."
+                    .into(),
                 retry_after,
             }
         } else {
@@ -86,12 +85,12 @@ impl LocalReply {
             false => "backend_unavailable",
         };
         let state = match wait.throttled {
-            true => "has used up its quota for now",
+            true => "has used up its quota",
             false => "is not serving at the moment",
         };
         Self {
             code,
-            message: format!("The Azure OpenAI resource on which this object lives {state}."),
+            message: format!("The Azure OpenAI resource with this object {state}."),
             ..Self::all_in_cooldown(wait)
         }
     }
@@ -124,8 +123,8 @@ impl LocalReply {
         Self {
             status: 426,
             code: "websocket_not_supported",
-            message: "This gateway does not serve the Responses API over a WebSocket: it could not tell to which Azure OpenAI \
-                      resource the responses in it belong. Send HTTP requests."
+            message: "This gateway does not serve the Responses API over a WebSocket, because it could not assign later requests for \
+                      its responses to an Azure OpenAI resource. Send HTTP requests."
                 .into(),
             retry_after: None,
         }
@@ -136,7 +135,7 @@ impl LocalReply {
         Self {
             status: 404,
             code: "path_not_served",
-            message: "This gateway serves Azure OpenAI: paths begin with /openai/ or /anthropic/."
+            message: "This gateway serves only paths that begin with /openai/ or /anthropic/."
                 .into(),
             retry_after: None,
         }
@@ -150,8 +149,8 @@ impl LocalReply {
             status: 415,
             code: "content_encoding_not_supported",
             message: format!(
-                "The request has content-encoding {encoding:?}, but this gateway has to read its body to know which Azure OpenAI \
-                 resource it is for. Send the body as it is, without content-encoding."
+                "The request has content-encoding {encoding:?}, but this gateway must read the body to choose an Azure OpenAI \
+                 resource. Send the body without content-encoding."
             ),
             retry_after: None,
         }
@@ -174,8 +173,9 @@ impl LocalReply {
         Self {
             status: 404,
             code: "DeploymentNotFound",
-            message: "No Azure OpenAI resource behind this gateway has a deployment of this name."
-                .into(),
+            message:
+                "No Azure OpenAI resource behind this gateway has a deployment with this name."
+                    .into(),
             retry_after: None,
         }
     }
@@ -185,9 +185,7 @@ impl LocalReply {
         Self {
             status,
             code: "incomplete_error",
-            message: format!(
-                "The backend answered {status} and did not complete the body of its error."
-            ),
+            message: format!("The backend answered {status} with an incomplete body."),
             retry_after: None,
         }
     }

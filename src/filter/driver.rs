@@ -177,7 +177,7 @@ pub(super) fn reply(
         match put(&reply, put_body) {
             Ok(true) => return Ok(Replaced::InPlace),
             Ok(false) => {}
-            Err(error) => log::error!("{error}"),
+            Err(error) => log::error!("replacing an answer: {error}; sending a local reply"),
         }
     }
     let headers = reply.headers_of_local_reply();

@@ -67,7 +67,7 @@ impl Root {
         check_version(envoy_version(), config.retry.engine)?;
         let worker = Worker::start(self.id, *config).map_err(|error| error.to_string())?;
         log::info!(
-            "azure-openai-balancer {} ({REVISION}) balances {} backends; tokens come from {}",
+            "azure-openai-balancer {} ({REVISION}) balances {} backends; source of tokens: {}",
             env!("CARGO_PKG_VERSION"),
             worker.balancer.config.backends.len(),
             describe(&worker.balancer.config.identities),

@@ -31,24 +31,24 @@ impl Complaint {
                 let otherwise = match config.retry.engine {
                     Engine::Filter => "",
                     Engine::Router => {
-                        ", unless the route lacks the matcher cluster specifier on filter state wasm.aoai_next, which \
-                         retry.engine \"router\" needs"
+                        "; or add the matcher cluster specifier on filter state wasm.aoai_next to the route, which retry.engine \
+                         \"router\" needs"
                     }
                 };
                 format!(
-                    "backends[{index}].cluster: Envoy has no cluster {cluster:?}, so {name} gets no request; use the name of \
-                     a cluster it has{otherwise}"
+                    "backends[{index}].cluster: Envoy has no cluster {cluster:?}, so {name} gets no requests; use the name of \
+                     an existing cluster{otherwise}"
                 )
             }
             Self::HiddenBodies => {
                 "set `allow_on_headers_stop_iteration: true` in this filter's wasm plugin config: without it Envoy hides the \
-                 bodies of what is held, so a missing deployment or role is not told from other errors, and some failures \
-                 cannot be retried"
+                 bodies of held requests and answers, so a missing deployment or role looks like any other error, and some \
+                 failures cannot be retried"
                     .to_owned()
             }
             Self::UpstreamFilter => {
-                "retry.engine is \"router\", but an answer came through a cluster without the upstream filter, so nothing is \
-                 retried; add the filter to the cluster's HttpProtocolOptions.http_filters with {\"role\": \"upstream\"} and \
+                "retry.engine is \"router\", but an answer came through a cluster without the upstream filter, so answers are \
+                 not retried; add the filter to the cluster's HttpProtocolOptions.http_filters with {\"role\": \"upstream\"} and \
                  the same vm_config"
                     .to_owned()
             }
@@ -64,8 +64,8 @@ impl Complaint {
                     .to_owned()
             }
             Self::RouterDeclined => {
-                "the router made no attempt where one was called for: the route's retry_policy needs retry_on \
-                 retriable-headers with the header x-aoai-retry; or the request body outgrew Envoy's buffer \
+                "Envoy's router did not retry an answer that was marked for a retry; check that the route's retry_policy has retry_on \
+                 retriable-headers with the header x-aoai-retry. Other causes: the request body outgrew Envoy's buffer \
                  (per_connection_buffer_limit_bytes), the cluster's circuit breaker allows too few retries (max_retries), the next \
                  cluster has no healthy host, or the backend sent 100 Continue before its answer, which ends Envoy's retries"
                     .to_owned()

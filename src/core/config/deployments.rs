@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_found_whatever_the_order_and_the_case() {
+    fn names_are_found_in_any_order_and_case() {
         let mut deployments = Deployments::default();
         assert!(deployments.is_empty());
         for name in ["m", "Z", "a", "mM"] {

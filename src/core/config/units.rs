@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations() {
+    fn durations_are_read_with_their_unit() {
         for (text, millis) in [
             ("0s", Some(0)),
             ("250ms", Some(250)),
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
+    fn sizes_are_read_with_their_unit() {
         for (text, bytes) in [
             ("0B", Some(0)),
             ("512KiB", Some(524_288)),

@@ -142,7 +142,7 @@ impl<M: SharedMap> Fleet<M> {
         self.edition.set(None);
         match self.read_turns() {
             Ok(turns) => self.sync(&turns),
-            Err(error) => log::error!("{error}"),
+            Err(error) => log::error!("backends' health: {error}"),
         }
         for backend in 0..self.health_keys.len() {
             let Some(mut health) = self.health(backend) else {

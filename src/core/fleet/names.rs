@@ -98,7 +98,7 @@ impl<M: SharedMap> Names<M> {
         let learnt = match learnt {
             Ok(learnt) => learnt,
             Err(error) => {
-                log::error!("{error}");
+                log::error!("names of quotas: {error}");
                 return;
             }
         };

@@ -13,7 +13,7 @@ impl<M: SharedMap> Fleet<M> {
         match self.read_turns() {
             Ok(turns) => self.sync(&turns),
             Err(error) => {
-                log::warn!("reading the backends' health: {error}; using the last known state")
+                log::warn!("backends' health: {error}; using the last known state")
             }
         }
     }
@@ -65,31 +65,32 @@ impl<M: SharedMap> Fleet<M> {
             let store = (after != before).then(|| after.encode());
             ((before, after), store)
         });
-        let (before, after) = result.inspect_err(|error| log::error!("{error}"))?;
-        let told = !after.looks_like(&before);
+        let (before, after) =
+            result.inspect_err(|error| log::error!("backends' health: {error}"))?;
+        let must_announce = !after.looks_like(&before);
         if let Ok(mut view) = self.view.try_borrow_mut() {
             view.set_health(backend, after);
         }
-        if told {
-            self.tell(backend);
+        if must_announce {
+            self.announce(backend);
         }
         Ok(())
     }
 
     /// Increments the edition, so that every worker reads this backend's health at its next request.
-    fn tell(&self, backend: usize) {
-        let told = swap(&self.map, self.turns.key(), |bytes| {
+    fn announce(&self, backend: usize) {
+        let announced = swap(&self.map, self.turns.key(), |bytes| {
             let turns = Turns::decode(bytes);
             let after = turns.after_change(backend);
             ((turns.edition, after.edition), Some(after.encode()))
         });
-        match told {
+        match announced {
             // This worker already knows its own change.
             Ok((before, after)) if self.edition.get() == Some(before) => {
                 self.edition.set(Some(after));
             }
             Ok(_) => {}
-            Err(error) => log::error!("{error}"),
+            Err(error) => log::error!("backends' health: {error}"),
         }
     }
 
@@ -123,7 +124,7 @@ impl<M: SharedMap> Fleet<M> {
         match found.collect::<Result<Vec<_>, SwapError<M::Error>>>() {
             Ok(found) => view.set_every_health(found),
             Err(error) => {
-                log::error!("{error}");
+                log::error!("backends' health: {error}");
                 return;
             }
         }

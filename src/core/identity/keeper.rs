@@ -182,7 +182,7 @@ pub fn describe(identities: &[Identity]) -> String {
         }
     }
     match sources.is_empty() {
-        true => "no identity: every backend has a key".to_owned(),
+        true => "none, every backend has a key".to_owned(),
         false => sources.join(" and "),
     }
 }

@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_token_serves_until_it_expires_while_refreshing_fails() {
+    fn the_old_token_stays_in_use_while_refreshing_fails() {
         let mut record = Record::default();
         record.fetched(token("old", at(3600)), START);
         for second in (3300..3600).step_by(30) {

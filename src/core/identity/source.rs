@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_request_to_imds() {
+    fn requests_to_imds_have_the_documented_form() {
         let identity = identity(Source::Imds {
             selector: selector("msi_res_id"),
         });
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn the_request_to_app_service() {
+    fn requests_to_app_service_have_the_documented_form() {
         let identity = identity(Source::AppService {
             authority: "localhost:42356".into(),
             path: "/msi/token".into(),
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn both_expiries_as_strings_and_as_numbers() {
+    fn expiries_are_read_as_strings_and_as_numbers() {
         for (expiry, seconds_left) in [
             (r#""expires_on":"1700003599","expires_in":"10""#, 3599),
             (r#""expires_on":1700003599"#, 3599),
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_without_a_usable_token() {
+    fn answers_without_a_usable_token_are_malformed() {
         for body in [
             "",
             "[]",

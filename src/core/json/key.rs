@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn other_keys_are_not() {
+    fn other_keys_are_not_recognized() {
         for key in [
             "",
             "ID",

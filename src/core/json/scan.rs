@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn what_decides_on_retries_is_found() {
+    fn fields_that_affect_retries_are_found() {
         for (body, background, store) in [
             (r#"{"background":true,"store":true}"#, true, Some(true)),
             (r#"{"store": false}"#, false, Some(false)),

@@ -405,7 +405,7 @@ cases! {
             assert_eq!(azure.imds().count(), 1, "the token stays");
             wait_for_stat(&gateway, "backend.east.state", 3);
             wait_for_stat(&gateway, "backend.east.cooldowns.misconfigured", 1);
-            assert_eq!(lines(&gateway, "backend east: does not let this identity or key in"), 1);
+            assert_eq!(lines(&gateway, "backend east: denies access to this identity or key"), 1);
         }
     }
 

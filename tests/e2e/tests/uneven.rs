@@ -248,7 +248,7 @@ cases! {
         assert_eq!(load(&gateway, 1, 10, &chat_request()).status(200), 10);
         assert_eq!(azure.backend("east").count(), 1);
         assert_eq!(azure.imds().count(), 1);
-        assert!(gateway.log().contains("backend east: does not let this identity or key in"));
+        assert!(gateway.log().contains("backend east: denies access to this identity or key"));
         assert!(!gateway.log().contains("WRONG"));
     }
 }
