@@ -30,8 +30,8 @@ COPY . .
 
 # What `cargo xtask wasm` does with the module when it is built.
 FROM source AS finish
-RUN cargo build --frozen --profile containers --package xtask \
- && install -D -t /out target/containers/xtask \
+RUN cargo build --frozen --profile containers --package finish \
+ && install -D -t /out target/containers/finish \
  && rm -r target
 
 FROM source AS module
@@ -42,8 +42,8 @@ RUN AOAI_REVISION=$REVISION cargo build --frozen --release --target wasm32-wasip
       --package azure-openai-balancer --lib \
  && install -D -m 0644 target/wasm32-wasip1/release/azure_openai_balancer.wasm /built/plugin.wasm \
  && rm -r target
-COPY --from=finish /out/xtask /usr/local/bin/
-RUN mkdir /out && xtask finish /built/plugin.wasm /out/plugin.wasm && cd /out && sha256sum plugin.wasm
+COPY --from=finish /out/finish /usr/local/bin/
+RUN mkdir /out && finish /built/plugin.wasm /out/plugin.wasm && cd /out && sha256sum plugin.wasm
 
 # Exactly one layer with exactly this file: what both projects ask for.
 FROM scratch AS oci

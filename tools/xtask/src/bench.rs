@@ -1,12 +1,13 @@
 //! `cargo xtask bench`: everything `tools/bench` measures, then the measuring itself.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use provision::{envoy, paths, pins, process, python};
 
-use crate::library::{Choice, Library};
-use crate::{envoy, litellm, paths, process, wasm};
+use crate::wasm;
 
 /// What is handed on to the tool.
 #[derive(clap::Args)]
@@ -52,7 +53,7 @@ impl Arguments {
 /// Builds and fetches what is needed, then measures.
 pub fn command(arguments: &Arguments) -> Result<()> {
     let envoy = envoy::any()?;
-    let module = wasm::build(&Library::find(Choice::Auto)?)?;
+    let module = wasm::build()?;
     // The tool runs in the place of this process, so that nothing else runs beside what it measures.
     process::step("build the benchmark", || {
         process::run(process::cargo().current_dir(paths::workspace()).args([
@@ -74,7 +75,9 @@ pub fn command(arguments: &Arguments) -> Result<()> {
         .arg("--folder")
         .arg(paths::tools().join("bench"));
     if arguments.wants_litellm() {
-        match litellm::ensure() {
+        // About 150 MB.
+        let wanted = format!("litellm[proxy]=={}", pins::LITELLM);
+        match python::program("litellm", &wanted) {
             Ok(program) => drop(bench.arg("--litellm").arg(program)),
             Err(error) => {
                 let error = format!("{error:#}");
@@ -83,20 +86,24 @@ pub fn command(arguments: &Arguments) -> Result<()> {
             }
         }
     }
-    if let Some(against) = &arguments.against {
-        bench.arg("--against").arg(std::path::absolute(against)?);
-    }
-    if let Some(only) = &arguments.only {
-        bench.arg("--only").arg(only);
-    }
-    if let Some(conditions) = &arguments.conditions {
-        bench.arg("--conditions").arg(conditions);
-    }
-    if let Some(curves) = &arguments.curves {
-        bench.arg("--curves").arg(curves);
-    }
-    if let Some(rounds) = arguments.rounds {
-        bench.arg("--rounds").arg(rounds.to_string());
+    let against = arguments.against.as_deref().map(std::path::absolute);
+    let valued = [
+        ("--against", against.transpose()?.map(OsString::from)),
+        ("--only", arguments.only.as_ref().map(OsString::from)),
+        (
+            "--conditions",
+            arguments.conditions.as_ref().map(OsString::from),
+        ),
+        ("--curves", arguments.curves.as_ref().map(OsString::from)),
+        (
+            "--rounds",
+            arguments.rounds.map(|rounds| rounds.to_string().into()),
+        ),
+    ];
+    for (name, value) in valued {
+        if let Some(value) = value {
+            bench.arg(name).arg(value);
+        }
     }
     if arguments.write {
         bench.arg("--write").arg(paths::workspace().join("docs"));

@@ -3,8 +3,7 @@
 use std::fs;
 
 use anyhow::{bail, Context, Result};
-
-use crate::paths;
+use provision::paths;
 
 /// Prints the notes of the version that is being released.
 pub fn command(version: &str) -> Result<()> {

@@ -5,9 +5,9 @@ use std::process::Command;
 
 use anyhow::{bail, Result};
 use clap::ValueEnum;
+use provision::{envoy, paths, pins, process, python};
 
-use crate::library::{Choice, Library};
-use crate::{envoy, paths, pins, process, python, wasm};
+use crate::wasm;
 
 /// Who carries out the attempts after the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -56,8 +56,8 @@ impl Engine {
 pub fn command(keep: bool, engine: Option<Engine>) -> Result<()> {
     let envoy = envoy::any()?;
     let engine = Engine::choose(engine, &envoy::version_of(&envoy)?)?;
-    wasm::build(&Library::find(Choice::Auto)?)?;
-    let python = python::ensure()?;
+    wasm::build()?;
+    let python = python::sdks()?;
     process::step("build the simulator and the tour", || {
         process::run(&mut cargo("build"))
     })?;
@@ -73,11 +73,10 @@ pub fn command(keep: bool, engine: Option<Engine>) -> Result<()> {
         .arg(&workspace)
         .arg("--python")
         .arg(python.executable)
+        .arg("--python-path")
+        .arg(python.path)
         .arg("--folder")
         .arg(paths::tools().join("demo"));
-    if !python.path.is_empty() {
-        tour.arg("--python-path").arg(python.path);
-    }
     if keep {
         tour.arg("--keep");
     }

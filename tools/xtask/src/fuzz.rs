@@ -9,8 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{anyhow, bail, Context, Result};
-
-use crate::{paths, process};
+use provision::{paths, process};
 
 /// What cargo-fuzz sets as well: the code counts what is executed, and tells libFuzzer what is compared.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

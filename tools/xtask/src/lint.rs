@@ -3,9 +3,17 @@
 use std::process::Command;
 
 use anyhow::{bail, Result};
+use provision::library::Library;
+use provision::{paths, pins, process, python};
 
-use crate::library::{Choice, Library};
-use crate::{paths, process, schemas};
+/// Files, and the schema that check-jsonschema carries for them.
+const SCHEMAS: [(&str, &[&str]); 2] = [
+    (
+        "vendor.github-workflows",
+        &[".github/workflows/ci.yml", ".github/workflows/release.yml"],
+    ),
+    ("vendor.compose-spec", &["docker-compose.yml"]),
+];
 
 type Check = fn() -> Result<()>;
 
@@ -16,7 +24,7 @@ pub fn command() -> Result<()> {
         ("clippy on the host", clippy_on_the_host),
         ("clippy on wasm32-wasip1", clippy_on_wasm),
         ("rustdoc", document),
-        ("workflows and docker-compose.yml", schemas::check),
+        ("workflows and docker-compose.yml", check_schemas),
     ];
     let mut failed = Vec::new();
     for (name, check) in checks {
@@ -47,7 +55,7 @@ fn clippy_on_the_host() -> Result<()> {
 }
 
 fn clippy_on_wasm() -> Result<()> {
-    let library = Library::find(Choice::Auto)?;
+    let library = Library::find()?;
     let module = [
         "-p",
         "azure-openai-balancer",
@@ -82,6 +90,17 @@ fn document() -> Result<()> {
             .args(["--workspace", "--no-deps", "--locked"])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )
+}
+
+fn check_schemas() -> Result<()> {
+    let wanted = format!("check-jsonschema=={}", pins::CHECK_JSONSCHEMA);
+    let validator = python::program("check-jsonschema", &wanted)?;
+    for (schema, files) in SCHEMAS {
+        let mut check = Command::new(&validator);
+        check.args(["--quiet", "--builtin-schema", schema]);
+        process::run(check.args(files).current_dir(paths::workspace()))?;
+    }
+    Ok(())
 }
 
 fn cargo(subcommand: &str) -> Command {

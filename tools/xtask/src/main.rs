@@ -1,43 +1,26 @@
 //! The task runner: `cargo xtask <command>` builds the module, fetches what the tests need, and runs them.
 //!
-//! Nothing is installed outside the workspace: every tool it fetches is pinned in [`pins`] and put under `target/`.
+//! It starts from nothing in seconds, so a crate with large dependencies is a program that a command runs by cargo.
 
-mod apt;
-mod archive;
 mod bench;
 mod budget;
 mod changelog;
-mod chromium;
-mod compose;
-mod debian;
 mod demo;
-mod envoy;
-mod exports;
-mod files;
 mod fuzz;
-mod library;
 mod lint;
-mod litellm;
-mod paths;
-mod pins;
-mod process;
-mod python;
-mod redis;
-mod revision;
-mod schemas;
 mod soak;
 mod tally;
 mod test;
 mod wasm;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use provision::{envoy, process, python};
 
 use demo::Engine;
-use library::Choice;
+use wasm::Choice;
 
 #[derive(Parser)]
 #[command(
@@ -58,13 +41,6 @@ enum Command {
         /// Where the standard library for wasm32-wasip1 comes from
         #[arg(long, value_enum, default_value_t = Choice::Auto)]
         library: Choice,
-    },
-    /// Strip and check a module that cargo has built, as `wasm` does; for builds in containers
-    Finish {
-        /// What cargo has built
-        module: PathBuf,
-        /// Where the finished module goes
-        to: PathBuf,
     },
     /// Print the path of an Envoy binary, fetching a pinned one if need be
     Envoy {
@@ -133,12 +109,11 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Wasm { library } => wasm::command(library),
-        Command::Finish { module, to } => wasm::finish(&module, &to),
-        Command::Envoy { version } => envoy::command(version.as_deref()),
-        Command::Python => python::command(),
+        Command::Envoy { version } => print_envoy(version.as_deref()),
+        Command::Python => print_python(),
         Command::Test { filter, envoy } => test::command(filter.as_deref(), &envoy),
         Command::Lint => lint::command(),
-        Command::ComposeTest => compose::command(),
+        Command::ComposeTest => process::run(&mut test::containers()),
         Command::ReleaseNotes { version } => changelog::command(&version),
         Command::Demo { keep, engine } => demo::command(keep, engine),
         Command::Budget => budget::command(),
@@ -152,11 +127,28 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
+fn print_envoy(version: Option<&str>) -> Result<()> {
+    let path = match version {
+        Some(version) => envoy::pinned(envoy::known(version)?)?,
+        None => envoy::any()?,
+    };
+    println!("{}", path.display());
+    Ok(())
+}
+
+fn print_python() -> Result<()> {
+    let python = python::sdks()?;
+    let (path, executable) = (python.path.display(), python.executable.display());
+    println!("PYTHONPATH={path} {executable}");
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use clap::error::ErrorKind;
+    use provision::paths;
 
     use super::*;
 

@@ -1,10 +1,10 @@
 //! `cargo xtask soak`: requests without end through a real Envoy, under random faults. The test itself is `tests/e2e/tests/soak.rs`.
 
 use anyhow::{ensure, Result};
+use provision::{envoy, paths, pins, process};
 
 use crate::demo::Engine;
-use crate::library::{Choice, Library};
-use crate::{envoy, paths, pins, process, wasm};
+use crate::wasm;
 
 /// How many requests each engine serves, unless told otherwise.
 const REQUESTS: u64 = 1_000_000;
@@ -60,10 +60,8 @@ pub fn command(arguments: &Arguments) -> Result<()> {
         arguments.requests != Some(0) && arguments.minutes != Some(0),
         "--requests and --minutes: 0 is not allowed; use 1 or more"
     );
-    let module = wasm::build(&Library::find(Choice::Auto)?)?;
-    let pinned = pins::ENVOYS
-        .iter()
-        .find(|pinned| pinned.version == pins::DEFAULT_ENVOY);
+    let module = wasm::build()?;
+    let newest = envoy::known(pins::DEFAULT_ENVOY)?;
     let mut command = process::cargo();
     command.args([
         "test",
@@ -77,10 +75,8 @@ pub fn command(arguments: &Arguments) -> Result<()> {
     command
         .current_dir(paths::workspace())
         .env("AOAI_WASM", module)
+        .env(envoy::variable(newest.version), envoy::pinned(newest)?)
         .envs(arguments.variables());
-    if let Some(pinned) = pinned {
-        command.env(envoy::variable(pinned.version), envoy::pinned(pinned)?);
-    }
     process::run(&mut command)
 }
 

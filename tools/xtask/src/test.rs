@@ -5,17 +5,17 @@
 //! tested with every engine that they have.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 
-use anyhow::{anyhow, bail, Context, Result};
+use anyhow::{bail, Context, Result};
+use provision::{debian, envoy, files, paths, pins, process, python};
 
-use crate::library::{Choice, Library};
 use crate::tally::{Counts, Tally};
-use crate::{chromium, compose, envoy, files, paths, pins, process, python, redis, wasm};
+use crate::wasm;
 
 /// Tells the end-to-end tests which Envoy to use.
 const VERSION: &str = "AOAI_ENVOY_VERSION";
@@ -30,72 +30,82 @@ const ROUTER_ENGINE: &str = "router_engine";
 /// Tests of many requests that find out whether sums are right: nothing in them depends on the version of Envoy.
 const NEWEST_ONLY: [&str; 4] = ["--skip", "case_47", "--skip", "case_55"];
 
+/// The test of the container images and docker-compose.yml, which says so where there is no Docker engine.
+pub fn containers() -> Command {
+    process::cargo_run("compose-test")
+}
+
+/// What came of a run.
+struct Outcome {
+    name: String,
+    status: ExitStatus,
+    tally: Tally,
+}
+
 /// Runs the tests with the versions of Envoy in `envoys`: all tests, or those whose name contains `filter`.
 pub fn command(filter: Option<&str>, envoys: &[String]) -> Result<()> {
+    let counts = paths::tools().join("test-counts.txt");
     // What an earlier run left must not pass for the counts of this one.
-    let _ = fs::remove_file(paths::counts());
+    let _ = fs::remove_file(&counts);
     let runs = runs(filter, envoys)?;
     let variables = prepare()?;
-    let mut tally = Tally::default();
-    let mut ends = Vec::new();
+    let mut outcomes = Vec::new();
     for run in &runs {
-        let what = format!("run the tests with Envoy {}", run.version);
-        let status = process::step(&what, || run.perform(&variables, &mut tally))?;
-        ends.push((run.version, status));
+        let mut cargo = process::cargo();
+        cargo.args(&run.arguments).envs(variables.iter().cloned());
+        cargo.env(VERSION, run.version);
+        outcomes.push(perform(format!("Envoy {}", run.version), &cargo)?);
         // Nothing was run where something does not compile, and nothing else will be.
-        if !status.success() && tally.total_of(run.version) == Counts::default() {
+        if outcomes.iter().any(Outcome::did_not_compile) {
             break;
         }
     }
     // What runs in containers is one Envoy's, and part of everything.
-    let compiles = tally.total() != Counts::default();
-    if filter.is_none() && runs.iter().any(|run| run.version == pins::DEFAULT_ENVOY) && compiles {
-        tally.begin(pins::DEFAULT_ENVOY);
-        tally.record(compose::NAME, &compose::run()?);
+    let is_everything = filter.is_none() && runs[0].version == pins::DEFAULT_ENVOY;
+    if is_everything && !outcomes.iter().any(Outcome::did_not_compile) {
+        outcomes.push(perform("containers".to_owned(), &containers())?);
     }
 
-    let total = tally.total();
-    if total != Counts::default() {
-        let Counts {
-            passed,
-            failed,
-            ignored,
-            skipped,
-        } = total;
-        let not_run = ignored + skipped;
-        let line = format!("{passed} passed, {failed} failed, {not_run} skipped\n");
-        files::write(&paths::counts(), &line)?;
-    }
-    println!("\n{tally}");
-    for name in tally.failed() {
-        println!("failed: {name}");
-    }
-    for name in tally.ignored() {
-        println!("ignored: {name}");
-    }
-    for name in tally.skipped() {
-        println!("skipped: {name}");
+    let mut total = Counts::default();
+    println!();
+    for Outcome { name, tally, .. } in &outcomes {
+        total += tally.counts;
+        println!("{name}: {}", tally.counts);
+        for test in &tally.others {
+            println!("{name}: {test}");
+        }
     }
     println!("{total}");
-    verdict(&tally, &ends, filter)
+    if total != Counts::default() {
+        let Counts { passed, failed, .. } = total;
+        let not_run = total.ignored + total.skipped;
+        let line = format!("{passed} passed, {failed} failed, {not_run} skipped\n");
+        files::write(&counts, &line)?;
+    }
+    verdict(&outcomes, filter)
 }
 
 /// Builds and fetches; the variables tell the tests where everything lies.
-fn prepare() -> Result<Vec<(String, PathBuf)>> {
-    let mut variables = vec![(
-        "AOAI_WASM".to_owned(),
-        wasm::build(&Library::find(Choice::Auto)?)?,
-    )];
+fn prepare() -> Result<Vec<(String, OsString)>> {
+    let module = wasm::build()?;
+    let python = python::sdks()?;
+    let found = [
+        ("AOAI_WASM", module),
+        ("AOAI_PYTHON", python.executable),
+        ("AOAI_PYTHONPATH", python.path),
+        ("AOAI_NEWEST_OPENAI", python::newest_openai()?),
+        ("AOAI_CHROMIUM", debian::chromium()?),
+        ("AOAI_REDIS", debian::redis()?),
+    ];
+    let mut variables: Vec<_> = found
+        .map(|(name, path)| (name.to_owned(), path.into()))
+        .into();
     for pinned in pins::ENVOYS {
-        variables.push((envoy::variable(pinned.version), envoy::pinned(pinned)?));
+        variables.push((
+            envoy::variable(pinned.version),
+            envoy::pinned(pinned)?.into(),
+        ));
     }
-    let python = python::ensure()?;
-    variables.push(("AOAI_PYTHON".to_owned(), python.executable));
-    variables.push(("AOAI_PYTHONPATH".to_owned(), PathBuf::from(python.path)));
-    variables.push(("AOAI_CHROMIUM".to_owned(), chromium::ensure()?));
-    let newest = python::ensure_newest_openai()?;
-    variables.push(("AOAI_NEWEST_OPENAI".to_owned(), newest));
-    variables.push(("AOAI_REDIS".to_owned(), redis::ensure()?));
     Ok(variables)
 }
 
@@ -110,12 +120,7 @@ struct Run {
 /// The runs that were asked for, in the order of the pinned versions.
 fn runs(filter: Option<&str>, envoys: &[String]) -> Result<Vec<Run>> {
     for version in envoys.iter().filter(|version| *version != "all") {
-        pins::envoy(version).ok_or_else(|| {
-            anyhow!(
-                "--envoy {version}: not pinned; use all or one of {}",
-                pins::envoy_versions()
-            )
-        })?;
+        envoy::known(version)?;
     }
     let versions = pins::ENVOYS.iter().map(|pinned| pinned.version);
     if !envoys.is_empty() || filter.is_some() {
@@ -184,38 +189,48 @@ impl Run {
             arguments: arguments.map(str::to_owned).collect(),
         }
     }
+}
 
-    fn perform(&self, variables: &[(String, PathBuf)], tally: &mut Tally) -> Result<ExitStatus> {
-        let cargo = process::cargo();
-        // One pipe for both streams: only together do they tell which binary a result belongs to.
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", "exec \"$@\" 2>&1", "sh"])
-            .arg(cargo.get_program())
-            .args(&self.arguments)
+/// Runs a command, shows its output and counts its tests.
+fn perform(name: String, command: &Command) -> Result<Outcome> {
+    process::step(&format!("run the tests: {name}"), || {
+        // One pipe for both streams, whose lines come in the order in which they were printed.
+        let mut both = Command::new("sh");
+        both.args(["-c", "exec \"$@\" 2>&1", "sh"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .envs(
+                command
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
             .current_dir(paths::workspace())
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .envs(variables.iter().map(|(name, path)| (name, path)))
-            .env(VERSION, self.version);
+            .stdout(Stdio::piped());
         if env::var_os(THREADS).is_none() {
-            command.env(THREADS, (3 * cores()?).to_string());
+            both.env(THREADS, (3 * cores()?).to_string());
         }
         if io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none() {
-            command.env("CARGO_TERM_COLOR", "always");
+            both.env("CARGO_TERM_COLOR", "always");
         }
-
-        let mut child = command
+        let mut child = both
             .spawn()
-            .map_err(|error| process::not_started(&command, &error))?;
-        let output = child
-            .stdout
-            .take()
-            .context("the output of cargo test cannot be read")?;
-        tally.begin(self.version);
-        copy_and_count(BufReader::new(output), io::stdout(), tally)?;
-        tally.finish();
-        Ok(child.wait()?)
+            .map_err(|error| process::not_started(&both, &error))?;
+        let output = child.stdout.take().context("the output cannot be read")?;
+        let mut tally = Tally::default();
+        copy_and_count(BufReader::new(output), io::stdout(), &mut tally)?;
+        let status = child.wait()?;
+        Ok(Outcome {
+            name,
+            status,
+            tally,
+        })
+    })
+}
+
+impl Outcome {
+    fn did_not_compile(&self) -> bool {
+        !self.status.success() && self.tally.counts == Counts::default()
     }
 }
 
@@ -236,29 +251,30 @@ fn copy_and_count(mut from: impl BufRead, mut to: impl Write, tally: &mut Tally)
     Ok(())
 }
 
-/// `ends` are the versions that were run and how each run ended.
-fn verdict(tally: &Tally, ends: &[(&str, ExitStatus)], filter: Option<&str>) -> Result<()> {
-    let total = tally.total();
-    if total.failed > 0 {
-        bail!("failed tests: {}; their output is above", total.failed);
+fn verdict(outcomes: &[Outcome], filter: Option<&str>) -> Result<()> {
+    let sum = |count: fn(&Counts) -> u64| -> u64 {
+        let counts = outcomes.iter().map(|outcome| &outcome.tally.counts);
+        counts.map(count).sum()
+    };
+    let failed = sum(|counts| counts.failed);
+    if failed > 0 {
+        bail!("failed tests: {failed}; their output is above");
     }
-    if let Some((version, status)) = ends.iter().find(|(_, status)| !status.success()) {
+    if let Some(outcome) = outcomes.iter().find(|outcome| !outcome.status.success()) {
+        let (name, status) = (&outcome.name, outcome.status);
         bail!(
-            "cargo test with Envoy {version} ended with {status} although no test failed; its output above says why"
+            "{name}: the tests ended with {status} although none failed; the output above says why"
         );
     }
-    if total.ignored > 0 {
-        bail!(
-            "ignored tests: {}; run them or remove them, nothing is skipped in silence",
-            total.ignored
-        );
+    let ignored = sum(|counts| counts.ignored);
+    if ignored > 0 {
+        bail!("ignored tests: {ignored}; run them or remove them, nothing is skipped in silence");
     }
-    let mut versions = ends.iter().map(|(version, _)| *version);
-    let without_tests = versions.find(|version| tally.total_of(version).passed == 0);
-    match (without_tests, filter) {
-        (Some(version), None) => bail!("no test ran with Envoy {version}"),
+    let has_none = |outcome: &&Outcome| outcome.tally.counts == Counts::default();
+    match (outcomes.iter().find(has_none), filter) {
+        (Some(outcome), None) => bail!("{}: no test ran", outcome.name),
         // Some names are those of one engine, and not every Envoy has both.
-        (Some(_), Some(filter)) if total.passed == 0 => {
+        (Some(_), Some(filter)) if sum(|counts| counts.passed) == 0 => {
             bail!("no test ran; no name contains {filter:?}, of those that run with this Envoy")
         }
         _ => Ok(()),
@@ -273,28 +289,20 @@ mod tests {
 
     const PASSED: &str = "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0s\n";
 
-    fn tally(texts: &[(&str, &str)]) -> Tally {
-        let mut tally = Tally::default();
-        for (version, text) in texts {
-            tally.begin(version);
+    /// The verdict on runs that printed these texts and ended with this code.
+    fn judged(texts: &[&str], code: i32, filter: Option<&str>) -> String {
+        let outcome = |text: &&str| {
+            let mut tally = Tally::default();
             copy_and_count(text.as_bytes(), io::sink(), &mut tally).unwrap();
-        }
-        tally
-    }
-
-    /// What is said of runs that printed these texts and ended with this code.
-    fn judged_runs(texts: &[(&str, &str)], code: i32, filter: Option<&str>) -> String {
-        let status = ExitStatus::from_raw(code << 8);
-        let ends: Vec<_> = texts
-            .iter()
-            .map(|(version, _)| (*version, status))
-            .collect();
-        let verdict = verdict(&tally(texts), &ends, filter);
+            Outcome {
+                name: format!("run {}", text.len().min(1)),
+                status: ExitStatus::from_raw(code << 8),
+                tally,
+            }
+        };
+        let outcomes: Vec<_> = texts.iter().map(outcome).collect();
+        let verdict = verdict(&outcomes, filter);
         verdict.map_or_else(|error| error.to_string(), |()| "passed".to_owned())
-    }
-
-    fn judged(text: &str, code: i32) -> String {
-        judged_runs(&[("1.40.0", text)], code, Some("name"))
     }
 
     fn shown(filter: Option<&str>, envoys: &[&str]) -> Vec<String> {
@@ -343,7 +351,7 @@ mod tests {
         assert_eq!(shown(Some("x"), &["all"]).len(), pins::ENVOYS.len());
         let error = runs(None, &["1.2.3".to_owned()]).unwrap_err().to_string();
         assert!(
-            error.starts_with("--envoy 1.2.3: not pinned; use all or one of 1.40.0, "),
+            error.starts_with("Envoy 1.2.3 is not pinned; use one of 1.40.0, "),
             "{error}"
         );
     }
@@ -377,33 +385,44 @@ mod tests {
 
     #[test]
     fn no_envoy_goes_without_tests_unless_a_name_was_asked_for() {
-        let texts = [("1.40.0", PASSED), ("1.36.4", "")];
-        assert_eq!(
-            judged_runs(&texts, 0, None),
-            "no test ran with Envoy 1.36.4"
+        assert_eq!(judged(&[PASSED, ""], 0, None), "run 0: no test ran");
+        assert_eq!(judged(&[PASSED, ""], 0, Some("name")), "passed");
+        let nothing = judged(&[""], 0, Some("name"));
+        assert!(
+            nothing.starts_with("no test ran; no name contains \"name\""),
+            "{nothing}"
         );
-        assert_eq!(judged_runs(&texts, 0, Some("name")), "passed");
+    }
+
+    #[test]
+    fn only_a_run_of_passed_tests_passes() {
+        assert_eq!(judged(&[PASSED], 0, None), "passed");
+        for (text, code, expected) in [
+            (
+                PASSED.replace("0 failed", "3 failed"),
+                101,
+                "failed tests: 3;",
+            ),
+            (
+                PASSED.replace("0 ignored", "1 ignored"),
+                0,
+                "ignored tests: 1;",
+            ),
+            (
+                PASSED.to_owned(),
+                101,
+                "run 1: the tests ended with exit status: 101",
+            ),
+        ] {
+            let verdict = judged(&[&text], code, None);
+            assert!(verdict.starts_with(expected), "{verdict}");
+        }
     }
 
     #[test]
     fn every_byte_is_shown() {
         let mut shown = Vec::new();
-        let mut tally = Tally::default();
-        copy_and_count(&b"one\n\xff\ntwo"[..], &mut shown, &mut tally).unwrap();
+        copy_and_count(&b"one\n\xff\ntwo"[..], &mut shown, &mut Tally::default()).unwrap();
         assert_eq!(shown, b"one\n\xff\ntwo");
-    }
-
-    #[test]
-    fn only_a_run_of_passed_tests_passes() {
-        assert_eq!(judged(PASSED, 0), "passed");
-        assert!(
-            judged(&PASSED.replace("0 failed", "3 failed"), 101).starts_with("failed tests: 3;")
-        );
-        assert!(
-            judged(&PASSED.replace("0 ignored", "1 ignored"), 0).starts_with("ignored tests: 1;")
-        );
-        assert!(judged(PASSED, 101)
-            .starts_with("cargo test with Envoy 1.40.0 ended with exit status: 101"));
-        assert!(judged("", 0).starts_with("no test ran; no name contains \"name\""));
     }
 }

@@ -1,53 +1,66 @@
 //! `cargo xtask wasm`: builds the module.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
+use provision::library::{self, Library};
+use provision::{files, paths, process, revision};
 
-use crate::exports;
-use crate::library::{Choice, Library, TARGET};
-use crate::{files, paths, process, revision};
+const FILE: &str = "azure_openai_balancer.wasm";
+
+/// Which standard library for wasm32-wasip1 is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Choice {
+    /// The active compiler's own if it has one or rustup can add it, else Debian's
+    Auto,
+    /// Debian's, with Debian's compiler: the oldest one the module is built with
+    Debian,
+}
 
 /// Builds the module and reports on it.
 pub fn command(choice: Choice) -> Result<()> {
-    let library = Library::find(choice)?;
-    let module = build(&library)?;
+    let library = match choice {
+        Choice::Auto => Library::find()?,
+        Choice::Debian => Library::debian()?,
+    };
+    let module = build_with(&library)?;
     let size = fs::metadata(&module)
         .with_context(|| format!("{}: cannot be read", module.display()))?
         .len();
+    let sum = process::output(Command::new("sha256sum").arg(&module))?;
     println!("path      {}", module.display());
-    println!("copy      {}", paths::configured_module().display());
+    println!("copy      {}", configured_module().display());
     println!("size      {size} bytes");
-    println!("sha256    {}", files::sha256(&module)?);
+    println!("sha256    {}", sum.split(' ').next().unwrap_or_default());
     println!("compiler  {}", library.compiler()?);
     Ok(())
 }
 
-/// Builds the module with the library and returns its path, [`paths::module`]; a copy is at [`paths::configured_module`].
-pub fn build(library: &Library) -> Result<PathBuf> {
+/// Builds the module and returns its path.
+pub fn build() -> Result<PathBuf> {
+    build_with(&Library::find()?)
+}
+
+fn build_with(library: &Library) -> Result<PathBuf> {
     process::step("build the module", || {
         let mut cargo = library.cargo("build")?;
         cargo.args(["--release", "-p", "azure-openai-balancer", "--lib"]);
         process::run(cargo.env(revision::VARIABLE, revision::of_workspace()))?;
-        let built = paths::wasm_target()
-            .join(TARGET)
-            .join("release/azure_openai_balancer.wasm");
-        let finished = finished(&built)?;
-        let module = paths::module();
-        files::replace(&module, &finished)?;
-        files::replace(&paths::configured_module(), &finished)?;
+        let folder = library::wasm_target().join(library::TARGET).join("release");
+        let finished = folder.join("finished.wasm");
+        let mut finish = process::cargo_run("finish");
+        process::run(finish.arg(folder.join(FILE)).arg(&finished))?;
+        let module = paths::target().join("wasm32-wasip1/release").join(FILE);
+        files::copy(&finished, &module)?;
+        files::copy(&finished, &configured_module())?;
         Ok(module)
     })
 }
 
-/// Does with a module that cargo has built what [`build`] does, for builds that are made elsewhere.
-pub fn finish(built: &Path, to: &Path) -> Result<()> {
-    files::replace(to, &finished(built)?)
-}
-
-/// A module that cargo has built, without the exports that nobody needs.
-fn finished(built: &Path) -> Result<Vec<u8>> {
-    let module = fs::read(built).with_context(|| format!("{}: cannot be read", built.display()))?;
-    exports::strip(&module).with_context(|| built.display().to_string())
+/// The copy of the module that the checked-in configurations name: always below the workspace, where Envoy runs.
+fn configured_module() -> PathBuf {
+    paths::tools().join(FILE)
 }

@@ -1,20 +1,13 @@
 //! The Docker of this machine: whether there is one, and its compose and buildx plugins.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use provision::{debian, process};
 
-use crate::archive::{self, Archive};
-use crate::files::{self, Draft, Lock};
-use crate::{paths, process};
-
-/// What is not Docker's own in the packages of some distributions.
+/// Not Docker's own in the packages of some distributions.
 const PLUGINS: [&str; 2] = ["compose", "buildx"];
-
-/// The Debian packages that bring them, and where they lie in there.
-const PACKAGES: &[&str] = &["docker-compose", "docker-buildx"];
-const PLUGINS_IN_PACKAGE: &str = "usr/libexec/docker/cli-plugins";
 
 /// A Docker whose engine answers.
 #[derive(Clone, Debug)]
@@ -41,7 +34,7 @@ impl Docker {
             return Ok(Some(docker));
         }
         let docker = Self {
-            configuration: Some(plugins().context(
+            configuration: Some(debian::docker_plugins().context(
                 "Docker has no compose and buildx plugins, and they could not be fetched; install them",
             )?),
         };
@@ -72,34 +65,4 @@ impl Docker {
             .iter()
             .all(|plugin| self.output(&[plugin, "version"]).is_ok())
     }
-}
-
-/// A Docker configuration with Debian's plugins, below `target/`.
-fn plugins() -> Result<PathBuf> {
-    let place = paths::tools().join("docker");
-    let _lock = Lock::on(&place)?;
-    if !place.exists() {
-        process::step("fetch Docker's compose and buildx plugins", || {
-            fetch(&place)
-        })?;
-    }
-    Ok(place)
-}
-
-fn fetch(place: &Path) -> Result<()> {
-    let draft = Draft::of(place)?;
-    let apt = draft.path().join("apt");
-    let packages = Archive::open(&apt)?.download(PACKAGES, &apt.join("packages"))?;
-    let root = draft.path().join("root");
-    archive::unpack(&packages, &root)?;
-    for plugin in PLUGINS {
-        let name = format!("docker-{plugin}");
-        files::copy(
-            &root.join(PLUGINS_IN_PACKAGE).join(&name),
-            &draft.path().join("cli-plugins").join(&name),
-        )?;
-    }
-    files::remove(&apt)?;
-    files::remove(&root)?;
-    draft.publish()
 }

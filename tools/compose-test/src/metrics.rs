@@ -3,10 +3,10 @@
 use std::fs;
 
 use anyhow::{bail, ensure, Context, Result};
+use provision::{paths, process};
 use serde_json::Value;
 
 use super::checks::{agent, eventually, Stage, Verdict};
-use crate::{paths, process};
 
 const DASHBOARD: &str = "deploy/grafana/azure-openai-balancer.json";
 

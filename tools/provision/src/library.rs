@@ -6,7 +6,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail, Result};
-use clap::ValueEnum;
 
 use crate::{debian, paths, process};
 
@@ -15,15 +14,6 @@ pub const TARGET: &str = "wasm32-wasip1";
 
 /// Long enough for a download of some 20 MB, short enough where the server does not answer.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(60);
-
-/// What the user wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Choice {
-    /// The active compiler's own if it has one or rustup can add it, else Debian's
-    Auto,
-    /// Debian's, with Debian's compiler: the oldest one the module is built with
-    Debian,
-}
 
 /// What there is.
 #[derive(Debug)]
@@ -35,17 +25,17 @@ pub enum Library {
 }
 
 impl Library {
-    /// Finds a library, fetching one if need be.
-    pub fn find(choice: Choice) -> Result<Self> {
-        if choice == Choice::Debian {
-            return debian::ensure().map(Self::Debian);
-        }
+    /// The compiler's own library, if it has one or rustup can add it; else Debian's.
+    ///
+    /// # Errors
+    /// None of them can be had.
+    pub fn find() -> Result<Self> {
         if is_installed() {
             return Ok(Self::Installed);
         }
         // Made by an earlier run, when rustup could not help: asking it again would only take time.
-        if debian::is_ready() {
-            return debian::ensure().map(Self::Debian);
+        if debian::has_compiler() {
+            return Self::debian();
         }
         let refused = match add_by_rustup() {
             Ok(()) if is_installed() => return Ok(Self::Installed),
@@ -54,11 +44,8 @@ impl Library {
             }
             Err(error) => error,
         };
-        eprintln!(
-            "rustup did not add {TARGET} ({}); trying Debian's packages",
-            reason(&refused)
-        );
-        debian::ensure().map(Self::Debian).map_err(|error| {
+        eprintln!("rustup did not add {TARGET}; trying Debian's packages");
+        Self::debian().map_err(|error| {
             anyhow!(
                 "the compiler in use has no standard library for {TARGET}, and none could be fetched\n\
                  by rustup: {refused:#}\n\
@@ -66,6 +53,14 @@ impl Library {
                  Install it by hand (`rustup target add {TARGET}`) and run this again"
             )
         })
+    }
+
+    /// Debian's, with the oldest compiler that the module is built with.
+    ///
+    /// # Errors
+    /// It cannot be fetched.
+    pub fn debian() -> Result<Self> {
+        debian::compiler().map(Self::Debian)
     }
 
     /// The compiler, for a report.
@@ -83,7 +78,7 @@ impl Library {
         cargo.current_dir(paths::workspace()).arg(subcommand);
         cargo
             .args(["--target", TARGET, "--locked", "--target-dir"])
-            .arg(paths::wasm_target());
+            .arg(wasm_target());
         if let Self::Debian(compiler) = self {
             cargo.env("RUSTC", &compiler.rustc);
             // Debian's package comes without a linker.
@@ -91,6 +86,11 @@ impl Library {
         }
         Ok(cargo)
     }
+}
+
+/// The target directory of the builds for wasm32-wasip1. Not the host's: the compiler may be another one.
+pub fn wasm_target() -> PathBuf {
+    paths::target().join("wasm")
 }
 
 fn is_installed() -> bool {
@@ -111,7 +111,7 @@ fn add_by_rustup() -> Result<()> {
         rustup
             .args(["target", "add", TARGET])
             .env("RUST_BACKTRACE", "0");
-        process::output_within(&mut rustup, RUSTUP_LIMIT)
+        process::run_within(&mut rustup, RUSTUP_LIMIT)
     })
 }
 
@@ -132,11 +132,4 @@ fn linker() -> Result<PathBuf> {
         "{}: not found, and no `wasm-ld` on PATH; install one (Debian: apt-get install lld)",
         bundled.display()
     )
-}
-
-/// The one line of rustup's complaint that says what went wrong.
-fn reason(error: &anyhow::Error) -> String {
-    let text = format!("{error:#}");
-    let said = text.lines().find_map(|line| line.strip_prefix("error: "));
-    said.or(text.lines().next()).unwrap_or_default().to_owned()
 }

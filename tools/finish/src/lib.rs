@@ -36,7 +36,7 @@ pub fn strip(module: &[u8]) -> Result<Vec<u8>> {
         let removed = module.exports.remove(*name);
         ensure!(
             removed.is_ok(),
-            "the module does not export {name}; take it off the list in exports.rs"
+            "the module does not export {name}; take it off the list in tools/finish"
         );
     }
     passes::gc::run(&mut module);

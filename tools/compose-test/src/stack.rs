@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
+use provision::{paths, process};
 
 use super::docker::Docker;
-use crate::{paths, process};
 
 /// Not the name in the file: a demo that runs is left alone.
 const PROJECT: &str = "azure-openai-balancer-test";

@@ -2,16 +2,27 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{ErrorKind, Read};
-use std::process::{Child, Command, Stdio};
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, Result};
 
+use crate::paths;
+
 /// The cargo that runs this program, or the one on PATH.
 pub fn cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
+}
+
+/// Cargo, about to build a program of the workspace and run it. Arguments are the program's.
+pub fn cargo_run(package: &str) -> Command {
+    let mut command = cargo();
+    command.current_dir(paths::workspace());
+    command.args(["run", "--quiet", "--locked", "--package", package, "--"]);
+    command
 }
 
 /// The compiler cargo would use.
@@ -66,42 +77,43 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Like [`output`], but ends the command after `limit` and drops what it wrote to stdout.
-pub fn output_within(command: &mut Command, limit: Duration) -> Result<()> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
+/// Runs a command, and ends it after `limit`.
+///
+/// # Errors
+/// It cannot be started, fails, or takes too long.
+pub fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
     let mut child = command
+        .stdin(Stdio::null())
         .spawn()
         .map_err(|error| not_started(command, &error))?;
-    // Read while it runs: a full pipe would stop it.
-    let reader = child.stderr.take().map(|mut stderr| {
-        thread::spawn(move || {
-            let mut said = Vec::new();
-            // Whatever could be read is good enough for an error text.
-            let _ = stderr.read_to_end(&mut said);
-            String::from_utf8_lossy(&said).trim().to_owned()
-        })
-    });
-    let Some(status) = wait_within(&mut child, limit)? else {
-        bail!(
-            "`{}` gave no result within {} s and was ended",
-            line(command),
-            limit.as_secs()
-        );
-    };
-    if !status.success() {
-        let said = reader
-            .and_then(|thread| thread.join().ok())
-            .unwrap_or_default();
-        bail!("`{}` failed with {status}: {said}", line(command));
+    let start = Instant::now();
+    loop {
+        match child.try_wait()? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => bail!("`{}` failed with {status}", line(command)),
+            None if start.elapsed() < limit => thread::sleep(Duration::from_millis(50)),
+            None => break,
+        }
     }
-    Ok(())
+    child.kill()?;
+    child.wait()?;
+    bail!(
+        "`{}` did not end within {} s",
+        line(command),
+        limit.as_secs()
+    )
+}
+
+/// The program of this name on PATH.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
 }
 
 /// The command as one would type it.
-pub fn line(command: &Command) -> String {
+fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words
         .map(|word| word.to_string_lossy().into_owned())
@@ -122,21 +134,6 @@ pub fn not_started(command: &Command, error: &std::io::Error) -> anyhow::Error {
     }
 }
 
-fn wait_within(child: &mut Child, limit: Duration) -> Result<Option<std::process::ExitStatus>> {
-    let start = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if start.elapsed() >= limit {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,18 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn output_is_stdout_alone() {
+    fn a_failure_names_the_command_and_shows_its_output() {
         assert_eq!(
             output(&mut shell("echo out; echo err >&2")).unwrap(),
             "out\n"
         );
-    }
-
-    #[test]
-    fn a_failure_names_the_command_and_what_it_said() {
-        let error = output(&mut shell("echo broken >&2; exit 3"))
-            .unwrap_err()
-            .to_string();
+        let error = output(&mut shell("echo broken >&2; exit 3")).unwrap_err();
+        let error = error.to_string();
         assert!(
             error.contains("sh -c") && error.contains("exit status: 3") && error.contains("broken"),
             "{error}"
@@ -168,21 +160,19 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named() {
-        let error = run(&mut Command::new("no-such-program-here"))
-            .unwrap_err()
-            .to_string();
+        let error = run(&mut Command::new("no-such-program-here")).unwrap_err();
+        let error = error.to_string();
         assert!(
-            error.contains("`no-such-program-here` was not found;"),
+            error.starts_with("`no-such-program-here` was not found;"),
             "{error}"
         );
     }
 
     #[test]
     fn a_command_is_ended_at_its_limit() {
-        let error = output_within(&mut shell("exec sleep 30"), Duration::from_millis(100))
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("was ended"), "{error}");
-        output_within(&mut shell("exit 0"), Duration::from_secs(10)).unwrap();
+        let error = run_within(&mut shell("exec sleep 30"), Duration::from_millis(100));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("did not end"), "{error}");
+        run_within(&mut shell("exit 0"), Duration::from_secs(10)).unwrap();
     }
 }

@@ -1,99 +1,83 @@
 //! `cargo xtask compose-test`: what `docker-compose.yml` and the Dockerfile promise, on a real Docker.
 //!
-//! The images are built and the containers run as a user would have them, under a name of their own; when the test ends,
+//! The images are built and the containers run as a user would have them, under a name of their own. When the test ends,
 //! whichever way, everything it brought to this machine is gone. Without a Docker engine there is nothing to run, and the
-//! test says so.
+//! test says so. It prints what the runner of Rust's tests prints, so `cargo xtask test` counts both.
 
 mod bases;
 mod checks;
-mod cold;
 mod docker;
 mod metrics;
 mod stack;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result};
+use provision::files::Lock;
+use provision::{paths, revision};
 
-use crate::files::Lock;
-use crate::tally::{Counts, End, Tally};
-use crate::{paths, process, revision};
 use bases::Bases;
 use checks::{Check, Stage, Verdict, CHECKS};
 use docker::Docker;
 use stack::Stack;
 
-/// What the checks are called together.
-pub const NAME: &str = "compose (docker-compose.yml)";
-
-/// Why nothing was run.
-const NO_ENGINE: &str = "no Docker engine";
-
-/// The checks by name, and how they ended.
-pub type Ends = Vec<(&'static str, End)>;
-
-/// Runs the checks and says how they ended.
-pub fn command() -> Result<()> {
-    let mut tally = Tally::default();
-    tally.record(NAME, &run()?);
-    for name in tally.skipped() {
-        println!("skipped: {name}");
-    }
-    let Counts {
-        passed,
-        failed,
-        skipped,
-        ..
-    } = tally.total();
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
-    if failed > 0 {
-        bail!("failed checks: {failed}; the output above says why");
-    }
-    Ok(())
+fn main() -> Result<ExitCode> {
+    let ends = run()?;
+    let count = |end| ends.iter().filter(|other| **other == end).count();
+    let [passed, failed, skipped] = [End::Passed, End::Failed, End::Skipped].map(count);
+    let (verdict, code) = match failed {
+        0 => ("ok", ExitCode::SUCCESS),
+        _ => ("FAILED", ExitCode::FAILURE),
+    };
+    println!(
+        "test result: {verdict}. {passed} passed; {failed} failed; 0 ignored; {skipped} skipped"
+    );
+    Ok(code)
 }
 
-/// Runs the checks; where there is no Docker engine all are skipped.
-///
-/// # Errors
-/// When they cannot even begin.
-pub fn run() -> Result<Ends> {
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Passed,
+    Failed,
+    Skipped,
+}
+
+/// Makes all checks; where there is no Docker engine, none.
+fn run() -> Result<Vec<End>> {
     let Some(docker) = Docker::find()? else {
-        let names = CHECKS.iter().map(|check| check.name);
-        return Ok(names.map(|name| (name, End::Skipped(NO_ENGINE))).collect());
+        let skip = |check: &Check| skipped(check.name, "no Docker engine");
+        return Ok(CHECKS.iter().map(skip).collect());
     };
     // The images have names that all of this machine's work trees share.
     let _lock = Lock::on(&std::env::temp_dir().join("azure-openai-balancer-compose-test"))?;
-    process::step("test docker-compose.yml and the Dockerfile", || {
-        let revision = revision::of_workspace();
-        let stack = Stack::new(&docker, &revision)?;
-        bases::remove_left_over(&docker)?;
-        let bases = Bases::bring(&docker, &versions()?)?;
-        let stage = Stage {
-            docker: &docker,
-            stack: &stack,
-            revision: &revision,
-            has_grafana: bases.has_grafana(),
-        };
-        Ok(walk(&stage))
-    })
+    let revision = revision::of_workspace();
+    let stack = Stack::new(&docker, &revision)?;
+    bases::remove_left_over(&docker)?;
+    let bases = Bases::bring(&docker, &versions()?)?;
+    Ok(walk(&Stage {
+        docker: &docker,
+        stack: &stack,
+        revision: &revision,
+        has_grafana: bases.has_grafana(),
+    }))
 }
 
 /// Every check in turn. They build on one another, so that after one that failed only the last is made: that everything is
 /// removed holds whatever happened.
-fn walk(stage: &Stage<'_>) -> Ends {
-    let mut ends = Ends::new();
+fn walk(stage: &Stage<'_>) -> Vec<End> {
+    let mut ends = Vec::new();
     for (index, check) in CHECKS.iter().enumerate() {
         let is_last = index + 1 == CHECKS.len();
-        let has_failed = ends.iter().any(|(_, end)| *end == End::Failed);
-        let end = if has_failed && !is_last {
+        if ends.contains(&End::Failed) && !is_last {
             println!("test compose::{} ... FAILED (not reached)", check.name);
-            End::Failed
+            ends.push(End::Failed);
         } else {
-            make(check, stage)
-        };
-        ends.push((check.name, end));
+            ends.push(make(check, stage));
+        }
     }
     ends
 }
@@ -108,15 +92,17 @@ fn make(check: &Check, stage: &Stage<'_>) -> End {
             println!("test compose::{name} ... ok ({seconds:.1} s)");
             End::Passed
         }
-        Ok(Verdict::Skipped(reason)) => {
-            println!("test compose::{name} ... skipped: {reason}");
-            End::Skipped(reason)
-        }
+        Ok(Verdict::Skipped(reason)) => skipped(name, reason),
         Err(error) => {
             println!("test compose::{name} ... FAILED ({seconds:.1} s)\n{error:#}");
             End::Failed
         }
     }
+}
+
+fn skipped(name: &str, reason: &str) -> End {
+    println!("test compose::{name} ... skipped: {reason}");
+    End::Skipped
 }
 
 /// What `.env` says.
@@ -138,8 +124,9 @@ fn assignments(text: &str) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use provision::pins;
+
     use super::*;
-    use crate::pins;
 
     #[test]
     fn the_containers_run_the_versions_that_are_tested() {

@@ -1,0 +1,16 @@
+//! `finish BUILT TO`: makes the module that is shipped of the one that cargo has built.
+
+use std::env;
+use std::fs;
+
+use anyhow::{bail, Context, Result};
+
+fn main() -> Result<()> {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let [built, to] = arguments.as_slice() else {
+        bail!("usage: finish BUILT TO");
+    };
+    let module = fs::read(built).with_context(|| format!("{built}: cannot be read"))?;
+    let finished = finish::strip(&module).with_context(|| built.clone())?;
+    fs::write(to, finished).with_context(|| format!("{to}: cannot be written"))
+}

@@ -1,0 +1,12 @@
+//! What the builds and the tests need, fetched in the versions of [`pins`] and put below `target/`. Nothing is installed outside of
+//! the workspace.
+
+pub mod debian;
+pub mod envoy;
+pub mod files;
+pub mod library;
+pub mod paths;
+pub mod pins;
+pub mod process;
+pub mod python;
+pub mod revision;
