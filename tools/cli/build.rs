@@ -10,7 +10,7 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed={VARIABLE}");
     let given = env::var(VARIABLE).ok();
-    // Tests do without a commit. With one, each commit would have this crate built again, and every test that uses it.
+    // Tests need no commit. With it, each commit would rebuild this crate and every test that uses it.
     let is_release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
     let commit = || is_release.then(commit).flatten();
     if let Some(revision) = given.or_else(commit).filter(|text| is_word(text)) {
@@ -18,7 +18,7 @@ fn main() {
     }
 }
 
-/// The commit, with `-dirty` after a change; `None` where this is no checkout of its own, such as in a container.
+/// The commit, with `-dirty` after a change; `None` outside of a checkout of this project, such as in a container.
 fn commit() -> Option<String> {
     let workspace = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR")?).join("../..");
     let workspace = workspace.canonicalize().ok()?;
@@ -29,7 +29,7 @@ fn commit() -> Option<String> {
     println!("cargo:rerun-if-changed=src");
     for file in ["logs/HEAD", "index"] {
         let file = workspace.join(git(&workspace, &["rev-parse", "--git-path", file])?);
-        // A file that is not there would have this run with every build.
+        // Cargo would run this script with every build because of a missing file.
         if file.exists() {
             println!("cargo:rerun-if-changed={}", file.display());
         }

@@ -10,7 +10,7 @@ use clap_complete::Shell;
 
 use crate::{schema, Form, Options, Problem, Target};
 
-/// The way from two hosts to a configuration.
+/// Commands that lead from two hosts to a configuration.
 const EXAMPLE: &str = "\
 Example:
   printf 'backends:\\n- host: contoso-eastus.openai.azure.com\\n- host: contoso-westus.openai.azure.com\\n' > backends.yaml
@@ -32,7 +32,7 @@ enum Command {
     Check {
         /// The file; `-` for standard input
         file: PathBuf,
-        /// What the file is, where that is not plain to see
+        /// The kind of the file, if it is ambiguous
         #[arg(long)]
         form: Option<Form>,
         /// Print JSON for programs: an object with `ok`, `problems` and `warnings`
@@ -41,23 +41,23 @@ enum Command {
     },
     /// Make a complete configuration from a list of backends
     Render {
-        /// What it is for
+        /// The control plane or program to render for
         target: Target,
         /// The list of backends; `-` for standard input
         file: PathBuf,
-        /// Who carries out the attempts after the first, whatever the file says
+        /// The retry engine, which overrides the file's
         #[arg(long)]
         engine: Option<crate::plugin::Engine>,
-        /// Ask no client who it is: everyone who reaches the listener spends the quota
+        /// Require no key or token from clients: everyone who reaches the listener spends the quota
         #[arg(long)]
         open: bool,
-        /// Every feature in Istio and Envoy Gateway, by patches of what they tell Envoy
+        /// Every feature in Istio and Envoy Gateway, by patches of Envoy's configuration
         #[arg(long)]
         full: bool,
-        /// Where to write it, instead of to standard output
+        /// The file to write, instead of standard output
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
-        /// Let this Envoy read the result, such as `envoy`, and tell what it objects to
+        /// Let this Envoy, such as `envoy`, read the result, and print its errors
         #[arg(long, value_name = "ENVOY", requires = "output")]
         validate: Option<PathBuf>,
     },
@@ -72,12 +72,12 @@ enum Command {
     },
     /// Print a JSON Schema, for editors
     Schema {
-        /// Of what
+        /// The kind of file that the schema describes
         form: Form,
     },
-    /// Print what a shell needs to complete commands of this tool
+    /// Print a shell's completions for this tool
     Completion {
-        /// Which shell
+        /// The shell
         shell: Shell,
     },
 }
@@ -90,7 +90,7 @@ fn client_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Does what the command line says.
+/// Runs the command of the command line.
 pub fn run(arguments: Arguments) -> ExitCode {
     match carry_out(arguments.command) {
         Ok(status) => status,
@@ -161,7 +161,7 @@ fn carry_out(command: Command) -> Result<ExitCode, String> {
             let error = |error| format!("no random numbers: {error}");
             let (file, keys) = crate::keys(&clients).map_err(error)?;
             let status = print(None, &file)?;
-            // On a terminal the file has just shown them.
+            // On a terminal the user has just seen the file.
             if !io::stdout().is_terminal() {
                 eprint!("{}", crate::key_lines(&keys));
             }
@@ -178,7 +178,7 @@ fn carry_out(command: Command) -> Result<ExitCode, String> {
     }
 }
 
-/// Adds a key for each client to `file`, and prints the new keys: nothing else shows them later.
+/// Adds a key for each client to `file`, and prints the new keys, which are not shown again.
 fn add_keys(clients: &[String], file: &Path) -> Result<ExitCode, String> {
     let at = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
     let permissions = fs::metadata(file)
@@ -194,7 +194,7 @@ fn add_keys(clients: &[String], file: &Path) -> Result<ExitCode, String> {
             key,
         });
     }
-    // Envoy watches for a rename, and must never read half a file.
+    // Envoy watches for a rename, and must never read an incomplete file.
     let mut new = file.as_os_str().to_owned();
     new.push(".new");
     fs::write(&new, "").map_err(|error| at(&error))?;
@@ -239,7 +239,7 @@ fn print(output: Option<&Path>, text: &str) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Tells every problem, in the form that compilers have and editors find.
+/// Prints every problem, in the form of compilers, which editors recognize.
 fn complain(file: &Path, problems: &[Problem]) -> ExitCode {
     let file = name(file);
     for problem in problems {

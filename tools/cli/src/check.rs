@@ -1,4 +1,4 @@
-//! Checking a file: the module's own parser, with the place of every problem.
+//! Checks of files: by the module's own parser, with the place of every problem.
 
 use azure_openai_balancer::core::config::{
     Config, Fault, Plugin as Parsed, Problem as Found, Source, OBJECT,
@@ -14,30 +14,30 @@ use crate::problem::{Problem, Problems};
 use crate::typed;
 use crate::warnings;
 
-/// What a file is.
+/// The kind of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Form {
-    /// The configuration of the module, as Envoy hands it over.
+    /// The configuration of the module, as Envoy passes it.
     Plugin,
-    /// The list of backends, which is rendered.
+    /// The list of backends, from which configurations are rendered.
     Backends,
 }
 
-/// A file that is right.
+/// A valid file.
 #[derive(Clone, Debug)]
 pub struct Checked {
-    /// What it was read as.
+    /// The kind of the file.
     pub form: Form,
-    /// The plugin configuration: `None` for the one of a cluster's filter, which is its role alone.
+    /// The plugin configuration; `None` for that of a cluster's filter, which has a role alone.
     pub plugin: Option<Plugin>,
-    /// Mistakes that the configuration allows, in the order of the file.
+    /// Probable mistakes that the configuration allows, in the order of the file.
     pub warnings: Vec<Problem>,
 }
 
-/// Checks a file; what it is can be told, or is seen from what it says.
+/// Checks a file. Without `form`, its fields decide what kind it is.
 ///
 /// # Errors
-/// Everything that is wrong, in the order of the file.
+/// All problems, in the order of the file.
 pub fn check(text: &str, form: Option<Form>) -> Result<Checked, Vec<Problem>> {
     let document = Document::parse(text).map_err(|problem| vec![problem])?;
     match form.unwrap_or_else(|| form_of(&document.value)) {
@@ -73,7 +73,7 @@ pub fn check(text: &str, form: Option<Form>) -> Result<Checked, Vec<Problem>> {
     }
 }
 
-/// Checks a list of backends, with another engine if one is given, and with the `default` if it names none either.
+/// Checks a list of backends, with `engine` in place of the list's. If neither is given, with `default`.
 pub(crate) fn check_list(
     document: &Document,
     engine: Option<Engine>,
@@ -97,7 +97,7 @@ pub(crate) fn check_list(
     }
 }
 
-/// The engine that was asked for, the one that the file names, or the default.
+/// The requested engine, or else that of the file, or else the default.
 fn choose_engine(
     expanded: &mut Expanded,
     asked: Option<Engine>,
@@ -110,7 +110,7 @@ fn choose_engine(
         .and_then(|retry| retry.get("engine"));
     let written = written.map(|value| value.as_str().and_then(Engine::named));
     let engine = match (asked, expanded.own.engine, written) {
-        // The parser will say what it thinks of it.
+        // The parser reports this one.
         (_, _, Some(None)) => return,
         (_, Some(own), Some(Some(written))) if own != written => {
             problems.add("retry.engine", "differs from `engine`; use that alone");
@@ -124,8 +124,8 @@ fn choose_engine(
     expanded.set_engine(engine);
 }
 
-/// A plugin configuration names a cluster for every backend, which a list of backends mostly does without; and it has none of the
-/// list's own fields.
+/// A plugin configuration names a cluster for every backend, and has none of the list's own fields. A list of backends
+/// mostly names no clusters.
 fn form_of(value: &Value) -> Form {
     if value.get("role").is_some() {
         return Form::Plugin;
@@ -150,7 +150,8 @@ fn form_of(value: &Value) -> Form {
     }
 }
 
-/// Writes down the authority of each identity that has one: its cluster leads there, whatever a variable says later.
+/// Sets the authority of each identity of Entra ID. The identity's cluster leads there, so a variable must not change
+/// it later.
 fn name_authorities(config: &Config, plugin: &mut Plugin, problems: &mut Problems<'_>) {
     let mut known: Vec<(&str, &str)> = Vec::new();
     for identity in &config.identities {
@@ -178,7 +179,7 @@ fn name_authorities(config: &Config, plugin: &mut Plugin, problems: &mut Problem
     }
 }
 
-/// Asks the module's parser.
+/// Reads the configuration with the module's parser.
 fn parse(value: &Value, form: Form, problems: &mut Problems<'_>) -> Option<Parsed> {
     let bytes = value.to_string();
     match Parsed::from_bytes(bytes.as_bytes(), &any_variable) {
@@ -193,7 +194,7 @@ fn parse(value: &Value, form: Form, problems: &mut Problems<'_>) -> Option<Parse
             for Found { path, fault } in own {
                 problems.add(path, in_words_of(form, path, fault));
             }
-            // Something has to be said.
+            // A refusal must have at least one problem.
             if problems.count() == before {
                 for Found { path, fault } in derived {
                     problems.add(path, in_words_of(form, path, fault));
@@ -204,8 +205,8 @@ fn parse(value: &Value, form: Form, problems: &mut Problems<'_>) -> Option<Parse
     }
 }
 
-/// Whether what is wrong follows from something else: a name from a host that is missing, a cluster from a name, an identity from
-/// the backends, of which one has none of its own.
+/// Whether a problem follows from another one: a missing name from a missing host, a missing cluster from a missing
+/// name, a missing identity from invalid backends.
 fn is_derived(problems: &Problems<'_>, problem: &Found) -> bool {
     let Found { path, fault } = problem;
     let is_missing = matches!(fault, Fault::Missing { .. });
@@ -213,7 +214,7 @@ fn is_derived(problems: &Problems<'_>, problem: &Found) -> bool {
     filled_in && is_missing || path.ends_with(".cluster") && !problems.is_written(path)
 }
 
-/// The fault in the words of those who write such a file.
+/// The fault in words for the author of such a file.
 fn in_words_of(form: Form, path: &str, fault: &Fault) -> Fault {
     match (form, fault) {
         (Form::Plugin, fault) => fault.clone(),
@@ -232,7 +233,7 @@ fn in_words_of(form: Form, path: &str, fault: &Fault) -> Fault {
     }
 }
 
-/// Objects, and the list of backends, are told with an example.
+/// The form of an object or of the list of backends, with an example.
 fn with_example(path: &str, form: &str) -> String {
     if path == "backends" {
         return format!("{form} such as [{{host: contoso-eastus.openai.azure.com}}]");
@@ -262,7 +263,7 @@ fn with_example(path: &str, form: &str) -> String {
     format!("{form} such as {example}")
 }
 
-/// The fields that a list of backends has at `path` beside those that the module knows there.
+/// The fields at `path` that only a list of backends has.
 fn own_fields(path: &str, known: &[&str]) -> &'static [&'static str] {
     let Some((parent, _)) = path.rsplit_once('.') else {
         return &OWN;
@@ -279,17 +280,18 @@ fn own_fields(path: &str, known: &[&str]) -> &'static [&'static str] {
     }
 }
 
-/// Variables need not be set where a file is checked. Those that a list of backends names may be asked for a URL.
+/// A value for every variable, because variables need not be set where a file is checked. It is a URL where a list of
+/// backends names one.
 fn any_variable(name: &str) -> Option<String> {
     match name {
         "AZURE_TENANT_ID" | "AZURE_CLIENT_ID" => Some("set-when-it-runs".to_owned()),
-        // What the cloud of the backends says is written down.
+        // The file states the backends' cloud itself.
         "AZURE_AUTHORITY_HOST" => None,
         _ => Some("http://set-when-it-runs".to_owned()),
     }
 }
 
-/// The same in types, which a configuration that the parser accepts always has.
+/// Checks the types of the tool, which accept every configuration that the parser accepts.
 fn in_types(value: &Value, is_balancer: bool, problems: &mut Problems<'_>) -> Option<Plugin> {
     if !is_balancer || !problems.is_empty() {
         return None;

@@ -33,17 +33,17 @@ impl fmt::Display for Position {
     }
 }
 
-/// Where a field stands.
+/// The place of a field.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     key: Position,
     value: Position,
 }
 
-/// What a file says, and where.
+/// The values of a file, and their places.
 #[derive(Clone, Debug)]
 pub struct Document {
-    /// What it says.
+    /// The whole value.
     pub value: Value,
     places: HashMap<String, Place>,
 }
@@ -52,7 +52,7 @@ impl Document {
     /// Reads one document of YAML, of which JSON is a part.
     ///
     /// # Errors
-    /// The first thing that is not YAML, or has no meaning in JSON.
+    /// The first error in the YAML, or the first value that JSON cannot express.
     pub fn parse(text: &str) -> Result<Self, Problem> {
         let documents = MarkedYaml::load_from_str(text).map_err(|error| {
             let at = Position::of(*error.marker());
@@ -70,18 +70,19 @@ impl Document {
         Ok(Self { value, places })
     }
 
-    /// Where the value at `path` stands, or else what it would be in; paths are those of the module's problems.
+    /// The place of the value at `path`, or else of the innermost existing value around it. Paths are those of the
+    /// module's problems.
     pub fn position(&self, path: &str) -> Position {
         self.place(path)
             .map_or(Position::START, |place| place.value)
     }
 
-    /// Where the key of the value at `path` stands.
+    /// The place of the key of the value at `path`.
     pub fn key_position(&self, path: &str) -> Position {
         self.place(path).map_or(Position::START, |place| place.key)
     }
 
-    /// Whether there is anything at `path`.
+    /// Whether there is a value at `path`.
     pub fn has(&self, path: &str) -> bool {
         self.places.contains_key(path)
     }
@@ -99,11 +100,11 @@ impl Document {
     }
 }
 
-/// A whole list of backends, for those who have none.
+/// A complete list of backends, for an error about an empty file.
 pub(crate) const LIST: &str =
     "a list such as `backends: [{host: contoso-eastus.openai.azure.com}]`";
 
-/// The parser's words, with what most likely helps.
+/// The parser's message, with advice about the most probable cause.
 fn not_yaml(text: &str, at: Position, info: &str) -> String {
     if info.contains("duplicated key") {
         let line = text.lines().nth(at.line - 1).unwrap_or_default();
@@ -141,7 +142,7 @@ fn not_yaml(text: &str, at: Position, info: &str) -> String {
     format!("this is not YAML: {info}{hint}")
 }
 
-/// A scalar that is no text, as it is written in a file.
+/// A scalar that is not text, as files write it.
 fn written(scalar: &Scalar<'_>) -> String {
     match scalar {
         Scalar::Null => "null".to_owned(),

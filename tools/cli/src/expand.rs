@@ -1,4 +1,4 @@
-//! From the list of backends to the plugin configuration that it stands for.
+//! Expands a list of backends to the plugin configuration that it stands for.
 
 use serde::Deserialize;
 use serde_json::{json, Map, Value};
@@ -10,26 +10,26 @@ use crate::problem::Problems;
 use crate::strict::refused;
 use crate::typed;
 
-/// A list of backends, taken apart.
+/// An expanded list of backends.
 #[derive(Clone, Debug)]
 pub(crate) struct Expanded {
     /// The plugin configuration.
     pub plugin: Value,
-    /// What the list of backends says beside it.
+    /// The fields that only a list of backends has.
     pub own: Own,
-    /// Where each backend is, if not at its host.
+    /// The address of each backend, if it is not its host.
     pub backends: Vec<Option<Endpoint>>,
-    /// Where the token services of machines are, if not where they always are, by cluster.
+    /// The addresses of machines' token services, by cluster; `None` for the usual address.
     pub identities: Vec<(String, Option<Endpoint>)>,
-    /// Where the authorities of Entra ID are, if not at their hosts, by cluster.
+    /// The addresses of Entra ID's authorities, by cluster; `None` for the authority's host.
     pub authorities: Vec<(String, Option<Endpoint>)>,
-    /// The token files, each with a cluster of its own.
+    /// The token files, each with its own cluster.
     pub token_files: Vec<TokenFile>,
-    /// The service that keeps the limits of clients.
+    /// The service that keeps clients' limits.
     pub limit_service: Option<LimitService>,
 }
 
-/// Where a token file is, if not where it always is.
+/// The place of a token file; `None` for the usual place.
 #[derive(Clone, Debug)]
 pub(crate) struct TokenFile {
     pub cluster: String,
@@ -49,8 +49,8 @@ pub(crate) const ENTRA_ID: &str = "entra_id";
 /// The cluster of the token file.
 pub(crate) const TOKEN_FILE_CLUSTER: &str = "token_file";
 
-/// Takes the list's own fields out and fills in what was left out. What is not of the form that it must have stays as
-/// it is, for the module's parser to say so.
+/// Removes the list's own fields, and fills in those left out. A field of a wrong type stays unchanged, so that the
+/// module's parser reports it.
 pub(crate) fn expand(list: &Value, problems: &mut Problems<'_>) -> Expanded {
     let mut plugin = list.clone();
     let Some(root) = plugin.as_object_mut() else {
@@ -80,7 +80,7 @@ pub(crate) fn expand(list: &Value, problems: &mut Problems<'_>) -> Expanded {
     if let Some(identity) = root.get_mut("identity") {
         complete_identity(identity, "identity", &mut places, problems);
     }
-    // The named ones, where there are any.
+    // The named identities, if there are any.
     let named = root.get_mut("identities").and_then(Value::as_object_mut);
     for (name, identity) in named.into_iter().flatten() {
         let path = format!("identities.{name}");
@@ -97,7 +97,7 @@ pub(crate) fn expand(list: &Value, problems: &mut Problems<'_>) -> Expanded {
     }
 }
 
-/// Where the identities' tokens come from.
+/// The sources of identities' tokens.
 #[derive(Default)]
 struct Places {
     machines: Vec<(String, Option<Endpoint>)>,
@@ -106,7 +106,7 @@ struct Places {
 }
 
 impl Expanded {
-    /// Makes `engine` the one that the plugin configuration names.
+    /// Sets the engine in the plugin configuration.
     pub(crate) fn set_engine(&mut self, engine: Engine) {
         let Some(root) = self.plugin.as_object_mut() else {
             return;
@@ -125,8 +125,7 @@ impl Expanded {
     }
 }
 
-/// Where clients keep requests together, or have limits, the module has to know the header with the client's name, which rendered
-/// configurations set.
+/// Sets `headers.client` if affinity or limits need the client's name. Rendered configurations set that header.
 fn name_client_header(root: &mut Map<String, Value>) {
     let by_client = |affinity: &Value| affinity["by"] == "client";
     let keeps_together = root.get("affinity").is_some_and(by_client);
@@ -144,7 +143,7 @@ fn name_client_header(root: &mut Map<String, Value>) {
 
 fn take_own(root: &mut Map<String, Value>, problems: &mut Problems<'_>) -> Own {
     let mut own = Own::default();
-    // One at a time, so that a mistake in one of them does not hide those in the others.
+    // One at a time, so that a mistake in one of them does not hide mistakes in the others.
     for key in OWN {
         let Some(value) = root.remove(key) else {
             continue;
@@ -191,7 +190,7 @@ fn complete_backend(
     }
     let endpoint = take_endpoint(fields, path, problems);
     if let Some(Endpoint(url)) = endpoint.as_ref().filter(|e| e.0.path.len() > 1) {
-        // It would be lost: requests go to the paths that clients name.
+        // The path would be lost: requests have the paths that clients send.
         let form = "a URL without a path; `base_path` is for what paths begin with";
         problems.add(
             &format!("{path}.{ENDPOINT}"),
@@ -201,7 +200,7 @@ fn complete_backend(
     endpoint
 }
 
-/// The name of a backend with this host: what the resource is called.
+/// The name of a backend with this host: the host's first label.
 fn name_of(host: &str) -> String {
     let first = host.split('.').next().unwrap_or_default();
     let allowed = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
@@ -250,7 +249,7 @@ fn complete_identity(
     });
     let known = &mut known[index].1;
     match (&known, &endpoint) {
-        // Several identities of one token service need to say once where that is.
+        // Several identities of one token service state its address once.
         (None, Some(_)) => *known = endpoint,
         (Some(known), Some(other)) if known != other => problems.add(
             &at,

@@ -1,8 +1,8 @@
-//! The fields of the plugin configuration as JSON Schema and as tables for people, from the descriptions by which the module's
-//! parser reads them.
+//! The fields of the plugin configuration, as JSON Schema and as tables for people. They come from the descriptions by
+//! which the module's parser reads them.
 //!
-//! Beside JSON Schema's own keywords there are four: `x-minimum` and `x-maximum` bound quantities with a unit, `x-nullable` marks a
-//! field that takes `null`, and `x-source` names the token services that a field of an identity is for.
+//! There are four keywords in addition to JSON Schema's own. `x-minimum` and `x-maximum` bound quantities with a unit,
+//! `x-nullable` marks a field that accepts `null`, and `x-source` names the token services of an identity's field.
 
 use azure_openai_balancer::core::config::{described, Description, Group, Values};
 use serde_json::{json, Map, Value};
@@ -36,7 +36,7 @@ fn of_group(group: &Group, definitions: &mut Map<String, Value>) -> Value {
     schema
 }
 
-/// Whether the field must be given. A field of one token service is never required of all.
+/// Whether the field is required. A field of one token service is never required in general.
 fn is_required(field: &Description, schema: &Value) -> bool {
     let is_required = match field.values {
         Values::Text { is_required, .. } | Values::Own { is_required, .. } => is_required,
@@ -101,7 +101,8 @@ fn of_field(field: &Description, definitions: &mut Map<String, Value>) -> Value 
     schema
 }
 
-/// Puts the reference to an object where it belongs: for an element, for the values of a map, among choices, or for the field itself.
+/// Puts the reference to an object in its place: for an element, for the values of a map, among alternatives, or for
+/// the field itself.
 fn refer(schema: &mut Value, target: &str) {
     let reference = json!({"$ref": target});
     if let Some(choices) = schema.get_mut("anyOf").and_then(Value::as_array_mut) {
@@ -117,7 +118,7 @@ fn refer(schema: &mut Value, target: &str) {
     }
 }
 
-/// A text of Markdown in which links are their words.
+/// A Markdown text with each link replaced by its words.
 fn without_links(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text;
@@ -125,7 +126,7 @@ fn without_links(text: &str) -> String {
         let (words, target) = link.split_once("](")?;
         Some((before, (words, target.split_once(')')?.1)))
     }) {
-        // A bracket in code is no link.
+        // A bracket in code is not a link.
         if words.contains([']', '`']) {
             let (code, after) = rest.split_at(before.len() + 1);
             plain.push_str(code);
@@ -138,7 +139,7 @@ fn without_links(text: &str) -> String {
     plain + rest
 }
 
-/// The default of the field at this path, such as `retry.max_attempts`; `null` where it has none.
+/// The default of the field at this path, such as `retry.max_attempts`; `null` if it has none.
 pub(crate) fn default(path: &str) -> Value {
     let mut group = described();
     let mut steps = path.split('.').peekable();
@@ -155,11 +156,11 @@ pub(crate) fn default(path: &str) -> Value {
     Value::Null
 }
 
-/// The tables of a page of Markdown, brought up to date: a table follows each comment `<!-- fields: NAME, NAME -->`, with a row for
-/// each of these fields and all below it.
+/// The page of Markdown with current tables. A table follows each comment `<!-- fields: NAME, NAME -->`, with a row for
+/// each of these fields and all fields below it.
 ///
 /// # Errors
-/// A name that is no field, or a field that no table has.
+/// A name that is not a field, or a field that no table has.
 pub fn with_tables(page: &str) -> Result<String, String> {
     const START: &str = "<!-- fields: ";
     let mut missing: Vec<_> = described().fields;
@@ -196,7 +197,7 @@ fn add_rows(field: &Description, parent: &str, out: &mut String) {
     let default = match schema.get("default") {
         _ if is_required(field, &schema) => "required".to_owned(),
         Some(default) => format!("`{}`", default.to_string().replace(',', ", ")),
-        // What an object sets is in its own fields, unless one of them has no default.
+        // The default of an object follows from its fields, unless one of them has none.
         None => match group.as_ref().map(|group| of_group(group, &mut Map::new())) {
             Some(object) if object.get("required").is_none() => "as below".to_owned(),
             _ => "none".to_owned(),

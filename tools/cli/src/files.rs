@@ -1,4 +1,4 @@
-//! Files that Envoy reads beside its configuration.
+//! Files that Envoy reads in addition to its configuration.
 
 use std::path::{Path, PathBuf};
 
@@ -7,22 +7,22 @@ use render::{Clients, Fleet};
 /// A file that a rendered configuration names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpectedFile {
-    /// The file, as Envoy finds it.
+    /// The path, as Envoy sees it.
     pub path: PathBuf,
     /// The field of a list of backends that sets the path.
     pub field: &'static str,
-    /// Where such a file comes from.
+    /// The origin of such a file.
     pub origin: &'static str,
 }
 
 impl ExpectedFile {
-    /// Whether the file is on this machine, which may be another one than Envoy's.
+    /// Whether the file exists on this machine, which may not be Envoy's.
     pub fn is_here(&self) -> bool {
         self.path.exists()
     }
 }
 
-/// The files that Envoy reads beside the configuration of this fleet, each once.
+/// The files that Envoy reads in addition to this fleet's configuration, each once.
 pub(crate) fn expected_files(fleet: &Fleet) -> Vec<ExpectedFile> {
     let mut files = Vec::new();
     let mut add = |path: &Path, field, origin| {
@@ -76,7 +76,7 @@ pub(crate) fn expected_files(fleet: &Fleet) -> Vec<ExpectedFile> {
     files
 }
 
-/// The files in lines, one for each, and whether they are here.
+/// The files, one on each line, and whether they exist here.
 pub fn file_table(files: &[ExpectedFile]) -> String {
     let width = files.iter().map(|file| file.path.as_os_str().len()).max();
     let width = width.unwrap_or(0);

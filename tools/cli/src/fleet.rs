@@ -1,4 +1,4 @@
-//! From a checked list of backends to what an Envoy configuration is made from.
+//! From a checked list of backends to the fleet that an Envoy configuration is rendered from.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,20 +16,20 @@ use crate::limits::shared;
 use crate::list::{Endpoint, EntraId, FilePath, Url};
 use crate::plugin::{Engine, Plugin, Source};
 
-/// Where the keys of clients are, unless told otherwise.
+/// The default path of the clients' keys.
 pub(crate) const KEYS_FILE: &str = "/etc/envoy/clients.yaml";
 
-/// Where the module is, unless told otherwise.
+/// The default path of the module.
 const MODULE: &str = "/etc/envoy/azure_openai_balancer.wasm";
 
-/// Where the webhook of Azure Workload Identity projects a pod's token, unless told otherwise:
+/// The default path of a pod's token, where the webhook of Azure Workload Identity projects it:
 /// <https://azure.github.io/azure-workload-identity/docs/installation/mutating-admission-webhook.html>.
 pub(crate) const TOKEN_FILE: &str = "/var/run/secrets/azure/tokens/azure-identity-token";
 
-/// The unix socket of the token file, unless told otherwise. A second file has its cluster's name in it.
+/// The default unix socket of the token file. A second file's socket contains the cluster's name.
 pub(crate) const TOKEN_SOCKET: &str = "/tmp/azure-openai-token_file.sock";
 
-/// What the Envoy configuration is made from; `open`: everyone may ask.
+/// The fleet that an Envoy configuration is rendered from. With `open`, clients need no key or token.
 pub(crate) fn fleet(plugin: &Plugin, expanded: &Expanded, open: bool) -> Fleet {
     let own = &expanded.own;
     let address = |given: Option<IpAddr>, otherwise: Ipv4Addr| {
@@ -80,7 +80,7 @@ pub(crate) fn fleet(plugin: &Plugin, expanded: &Expanded, open: bool) -> Fleet {
         limits: shared(plugin, expanded.limit_service.as_ref()),
     };
     if let (Some(limits), Some(plugin)) = (&fleet.limits, fleet.plugin.as_object_mut()) {
-        // The service limits, and not the module as well.
+        // The service keeps the limits, so the module does not.
         plugin.remove("limits");
         if limits.have_tokens() {
             count_all_streams(plugin);
@@ -92,7 +92,8 @@ pub(crate) fn fleet(plugin: &Plugin, expanded: &Expanded, open: bool) -> Fleet {
     fleet
 }
 
-/// Says what follows for the module from limits of tokens that it does not see itself: streams report theirs.
+/// Sets `usage.streams` if the service has limits of tokens. The module does not see those limits, and streams must
+/// report their tokens.
 fn count_all_streams(plugin: &mut Map<String, Value>) {
     let usage = plugin.entry("usage").or_insert(Value::Bool(true));
     if *usage == Value::Bool(true) {
@@ -103,7 +104,7 @@ fn count_all_streams(plugin: &mut Map<String, Value>) {
     }
 }
 
-/// Lets Envoy trust the certificate authorities of this `file`, wherever it speaks TLS.
+/// Sets the `file` of trusted certificate authorities wherever Envoy uses TLS.
 fn trust(fleet: &mut Fleet, file: &FilePath) {
     let backends = fleet.backends.iter_mut().map(|backend| &mut backend.tls);
     let authorities = fleet.authorities.iter_mut().map(|entra| &mut entra.tls);
@@ -119,7 +120,7 @@ fn trust(fleet: &mut Fleet, file: &FilePath) {
     }
 }
 
-/// Who carries out the attempts after the first.
+/// The retry engine.
 pub(crate) fn engine(plugin: &Plugin) -> Engine {
     let retry = plugin.retry.as_ref();
     retry
@@ -127,7 +128,7 @@ pub(crate) fn engine(plugin: &Plugin) -> Engine {
         .unwrap_or(Engine::Filter)
 }
 
-/// The environment variables that the module reads, in the order in which they are named, each once.
+/// The environment variables that the module reads, in the order of their names in the configuration, each once.
 pub(crate) fn variables(plugin: &Plugin) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let keys = plugin
@@ -175,7 +176,7 @@ fn backends(plugin: &Plugin, expanded: &Expanded) -> Vec<Backend> {
         .iter()
         .zip(endpoints.chain(std::iter::repeat(None)))
         .map(|(backend, endpoint)| {
-            // A host may say its port; its certificate does not.
+            // A host may have a port, and its certificate has none.
             let (host, port) = match backend.host.split_once(':') {
                 Some((host, port)) => (host, port.parse().unwrap_or(443)),
                 None => (backend.host.as_str(), 443),
@@ -269,7 +270,7 @@ fn clients(expanded: &Expanded) -> Clients {
     }
 }
 
-/// Who signs clients' tokens.
+/// The issuer of clients' tokens.
 pub(crate) fn token_issuer(entra_id: &EntraId) -> TokenIssuer {
     let tenant = &entra_id.tenant.0;
     let at = |path: &str| Url {

@@ -1,17 +1,17 @@
-//! Keys for clients.
+//! Clients' keys.
 
 use std::io;
 
 use render::yaml::quoted;
 use render::Key;
 
-/// How long a key is, in random bytes: none will be guessed.
+/// The length of a key in random bytes. Nobody can guess such a key.
 const BYTES: usize = 32;
 
-/// A file of keys, one new one for each client, and these keys.
+/// A file with a new key for each client, and these keys.
 ///
 /// # Errors
-/// The system gives no random numbers.
+/// When the system gives no random numbers.
 pub fn keys(clients: &[String]) -> io::Result<(String, Vec<Key>)> {
     let keys = clients.iter().map(|client| {
         Ok(Key {
@@ -31,7 +31,7 @@ pub fn key_lines(keys: &[Key]) -> String {
         .collect()
 }
 
-/// A request with the first of these keys, to a listener that is on this machine and has the default port.
+/// A request with the first of these keys, to a listener on this machine with the default port.
 pub fn trial(keys: &[Key]) -> String {
     let Some(Key { client, key }) = keys.first() else {
         return String::new();
@@ -46,10 +46,10 @@ Try the key of {client} when Envoy runs:
     )
 }
 
-/// The keys file `text` with a new key for `client`, and that key. Every other line stays as it is.
+/// The keys file `text` with a new key for `client`, and that key. All other lines stay unchanged.
 ///
 /// # Errors
-/// The file is not one that [`keys`] makes, it has the client already, or the system gives no random numbers.
+/// When [`keys`] does not make such a file, the file already has the client, or the system gives no random numbers.
 pub fn add_key(text: &str, client: &str) -> Result<(String, String), String> {
     const LIST: &str = "    credentials:";
     const FORM: &str = "use a file that `azure-openai-balancer keys` made";
@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(after.replacen(&added, "", 1), before);
         let again = add_key(&after, "app-2").unwrap_err();
         assert!(again.contains("has a key already"), "{again}");
-        // Envoy reads it as it reads a file that was made at once.
+        // Envoy reads the file like one that was made at once.
         let at = |text: &str, part: &str| text.find(part).unwrap();
         assert!(at(&after, "app-1") < at(&after, "app-2"));
         assert!(at(&after, "app-2") < at(&after, "key_sources:"));

@@ -1,4 +1,4 @@
-//! What Istio and Envoy Gateway have in common: resources of Kubernetes, and clusters that a control plane names.
+//! The common part of Istio and Envoy Gateway: Kubernetes resources, and clusters that a control plane names.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,18 +11,18 @@ use crate::expand::Expanded;
 use crate::plugin::{AffinityKey, Backend, Ids, Plugin, Source, Unlisted};
 use crate::{list, Options, Problem};
 
-/// How a control plane names its clusters.
+/// A control plane's names for clusters.
 #[derive(Clone, Copy)]
 pub(crate) struct Clusters {
     /// The cluster of the backend with this index and host.
     pub backend: fn(&Names, usize, &str) -> String,
-    /// The cluster of the identity with this index, after so many backends.
+    /// The cluster of the identity with this index, after this many backends.
     pub identity: fn(&Names, usize, usize) -> String,
     /// A folder in which Envoy can make a unix socket.
     pub sockets: &'static str,
 }
 
-/// The names of what is rendered.
+/// The names of the rendered resources.
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
     pub namespace: String,
@@ -32,25 +32,25 @@ pub(crate) struct Names {
     pub tls_secret: String,
 }
 
-/// Everything that resources are made from.
+/// The input of rendered resources.
 #[derive(Clone, Debug)]
 pub(crate) struct Kubernetes {
     pub names: Names,
-    /// With the clusters' names as the control plane has them.
+    /// The fleet, with the control plane's names of clusters.
     pub fleet: Fleet,
-    /// For each backend, a name that a resource may have.
+    /// A name for each backend that Kubernetes allows.
     pub resources: Vec<String>,
-    /// Every feature, by patches of what the control plane tells Envoy.
+    /// Whether to render every feature, by patches of Envoy's configuration.
     pub full: bool,
     plugin: Plugin,
 }
 
-/// Where a file of keys is, unless told otherwise: where the Secret is mounted.
+/// The default path of a file of keys: the mounted Secret.
 const KEYS_FILE: &str = "/etc/azure-openai/clients.yaml";
 
 impl Kubernetes {
     /// # Errors
-    /// What Kubernetes has no place for.
+    /// Settings that cannot be expressed for Kubernetes.
     pub(crate) fn new(
         mut plugin: Plugin,
         expanded: &Expanded,
@@ -95,7 +95,7 @@ impl Kubernetes {
         let mut expanded = expanded.clone();
         for (i, (cluster, _)) in expanded.identities.iter_mut().enumerate() {
             let renamed = (clusters.identity)(&names, i, count);
-            // Several identities may come from one token service.
+            // Several identities may use one token service.
             for identity in plugin
                 .identities_mut()
                 .filter(|identity| identity.cluster == *cluster)
@@ -106,8 +106,8 @@ impl Kubernetes {
         }
         let mut fleet = crate::fleet::fleet(&plugin, &expanded, options.open);
         if plugin.left_to_envoy.is_none() {
-            // Routes and clusters are the control plane's, but for the router engine's patches; these do not say what hosts are
-            // called.
+            // The control plane makes routes and clusters, apart from the patches of the router engine. These do not
+            // set the hosts.
             let mut left = fleet.left_to_envoy();
             left.retain(|what| fleet.engine == Engine::Router && *what != "host");
             fleet.plugin["left_to_envoy"] = json!(left);
@@ -132,7 +132,7 @@ impl Kubernetes {
         })
     }
 
-    /// What the filter learns from bodies, as far as this list of backends needs it.
+    /// The features of this list of backends that need bodies.
     pub(crate) fn read_in_bodies(&self) -> Vec<&'static str> {
         let Plugin {
             backends,
@@ -167,7 +167,7 @@ impl Position {
     pub(crate) const START: Self = Self { line: 1, column: 1 };
 }
 
-/// Names in the form that Kubernetes allows (RFC 1123), each once.
+/// Unique names in the form that Kubernetes allows (RFC 1123).
 fn resource_names(plugin: &Plugin) -> Vec<String> {
     let mut taken = BTreeSet::new();
     let names = plugin.backends.iter().enumerate();
@@ -183,7 +183,7 @@ fn resource_names(plugin: &Plugin) -> Vec<String> {
         .collect()
 }
 
-/// What the rate limit service needs, as comments.
+/// Comments about the needs of the rate limit service.
 pub(crate) fn limit_notes(fleet: &Fleet) -> &'static str {
     match fleet.limits {
         Some(_) => {
@@ -197,7 +197,7 @@ pub(crate) fn limit_notes(fleet: &Fleet) -> &'static str {
     }
 }
 
-/// What the pods need for an identity of Entra ID's, as comments.
+/// Comments about the pods' needs for an identity of Entra ID.
 pub(crate) fn identity_notes(fleet: &Fleet) -> String {
     let files = fleet.token_files.iter();
     files
@@ -215,7 +215,7 @@ pub(crate) fn identity_notes(fleet: &Fleet) -> String {
         .collect()
 }
 
-/// The variables that come from a Secret. Those of workload identity are set by its webhook.
+/// The variables that come from a Secret. A webhook sets those of workload identity.
 pub(crate) fn secret_variables(fleet: &Fleet) -> Vec<&str> {
     let names = fleet.host_environment.iter().map(String::as_str);
     let is_webhooks = |name: &str| matches!(name, "AZURE_CLIENT_ID" | "AZURE_TENANT_ID");

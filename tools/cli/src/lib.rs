@@ -1,8 +1,8 @@
-//! From a list of Azure OpenAI resources to a checked, complete configuration: the tool `azure-openai-balancer`.
+//! The tool `azure-openai-balancer`: it makes a checked, complete configuration from a list of Azure OpenAI resources.
 //!
-//! [`check`] reads a plugin configuration, or a [`list`] of backends, and tells everything that is wrong, each with its
-//! line. [`render`](fn@render) makes a configuration of the list of backends: for [`Envoy`](Target::Envoy), [`Istio`](Target::Istio) or
-//! [`Envoy Gateway`](Target::EnvoyGateway). Both judge by the module's own parser.
+//! [`check`] reads a plugin configuration or a [`list`] of backends, and reports every problem with its line.
+//! [`render`](fn@render) makes a configuration from the list of backends, for [`Envoy`](Target::Envoy),
+//! [`Istio`](Target::Istio) or [`Envoy Gateway`](Target::EnvoyGateway). Both use the module's own parser.
 
 pub mod arguments;
 pub mod document;

@@ -1,4 +1,4 @@
-//! `limits.service`: a rate limit service keeps the limits of clients for all Envoys together, in the module's place.
+//! `limits.service`: a rate limit service keeps the limits of clients for all Envoys, in the module's place.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::typed;
 /// The field of `limits` with the service.
 pub const SERVICE: &str = "service";
 
-/// The largest limit that a rate limit service knows: the protocol has 32 bits for it.
+/// The largest limit of a rate limit service: the protocol has 32 bits for it.
 const LARGEST: u64 = 4_294_967_295;
 
 /// A rate limit service, which keeps the limits for all Envoys together.
@@ -54,14 +54,14 @@ fn on_failure<'de, D: Deserializer<'de>>(from: D) -> Result<Option<OnFailure>, D
     }
 }
 
-/// The service alone in an object, so that errors name its place.
+/// An object with the service alone, so that errors name its place.
 #[derive(Deserialize)]
 struct Alone {
     #[serde(deserialize_with = "object")]
     service: LimitService,
 }
 
-/// Takes the service out of the list of backends, in which the module has no place for it.
+/// Removes the service from the list of backends. The module's configuration has no such field.
 pub(crate) fn take_service(
     root: &mut Map<String, Value>,
     problems: &mut Problems<'_>,
@@ -157,7 +157,7 @@ pub(crate) fn shared(plugin: &Plugin, service: Option<&LimitService>) -> Option<
     })
 }
 
-/// A client's limits, where those that are not named are `otherwise`.
+/// A client's limits, with `otherwise` for limits that it does not set.
 fn of_client(limits: &ClientLimits, otherwise: render::ClientLimits) -> render::ClientLimits {
     let limit = |own: Option<Option<u64>>, otherwise| match own {
         None => otherwise,

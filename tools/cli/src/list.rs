@@ -1,7 +1,7 @@
-//! The list of backends: a plugin configuration in which what can be derived is left out, and a few fields of its own that say what
-//! the plugin does not need to know.
+//! The list of backends: a plugin configuration without the derivable fields, and with fields of its own that the
+//! plugin does not need.
 //!
-//! Every field of the plugin is one of the list of backends too, so a new one needs nothing here.
+//! Every field of the plugin is also a field of the list, so a new one needs no change here.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,34 +13,34 @@ use serde::{Deserialize, Deserializer};
 use crate::plugin::Engine;
 use crate::strict::{object, optional, optional_object, refused};
 
-/// What the list of backends has beside the plugin's own fields.
+/// The fields of the list of backends that the plugin does not have.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Own {
-    /// Who carries out the attempts after the first: Envoy's router, or the filter itself.
+    /// The retry engine: Envoy's router, or the filter itself.
     #[serde(deserialize_with = "engine")]
     #[schemars(extend("default" = "router"))]
     pub engine: Option<Engine>,
-    /// Where clients connect.
+    /// The listener for clients.
     #[serde(deserialize_with = "object")]
     pub listener: Listener,
-    /// Where Envoy's admin interface listens.
+    /// The listener of Envoy's admin interface.
     #[serde(deserialize_with = "object")]
     pub admin: Admin,
-    /// Where Envoy shows the status page. Without it there is none.
+    /// The listener of the status page. By default there is none.
     #[serde(deserialize_with = "optional_object")]
     pub status: Option<Status>,
-    /// Who may ask. By default those who have a key in `/etc/envoy/clients.yaml`.
+    /// The authentication of clients. By default they need a key from `/etc/envoy/clients.yaml`.
     #[serde(deserialize_with = "object")]
     pub clients: Clients,
     /// The module's file, as Envoy finds it.
     #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "/etc/envoy/azure_openai_balancer.wasm"))]
     pub module: Option<FilePath>,
-    /// How the certificates of backends, Entra ID and other servers are checked.
+    /// The trust in certificates of backends, Entra ID and other servers.
     #[serde(deserialize_with = "object")]
     pub tls: Trust,
-    /// What only Kubernetes needs to know.
+    /// Settings for Kubernetes only.
     #[serde(deserialize_with = "object")]
     pub kubernetes: Kubernetes,
 }
@@ -57,7 +57,7 @@ pub const OWN: [&str; 8] = [
     "kubernetes",
 ];
 
-/// The field that a backend and an identity have beside the plugin's own.
+/// The field that backends and identities have in addition to the plugin's own.
 pub const ENDPOINT: &str = "endpoint";
 
 /// The field of an identity with the file of its token, with source `workload_identity`.
@@ -66,7 +66,7 @@ pub const TOKEN_FILE: &str = "token_file";
 /// The field of an identity with the unix socket by which the module gets the file.
 pub const TOKEN_SOCKET: &str = "token_socket";
 
-/// Where clients connect.
+/// The listener for clients.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listener {
@@ -78,13 +78,13 @@ pub struct Listener {
     #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = 10000))]
     pub port: Option<Port>,
-    /// The certificate to show; without it the listener speaks plain HTTP.
+    /// The certificate. Without it the listener speaks plain HTTP.
     #[serde(deserialize_with = "optional_object")]
     pub tls: Option<Tls>,
 }
 
 impl Listener {
-    /// The port that is given, or the default.
+    /// The configured port, or the default.
     pub(crate) fn port(&self) -> u16 {
         self.port.as_ref().map_or(10000, |port| port.0)
     }
@@ -100,7 +100,7 @@ pub struct Tls {
     pub key: FilePath,
 }
 
-/// Where Envoy's admin interface listens.
+/// The listener of Envoy's admin interface.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
@@ -115,13 +115,13 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// The port that is given, or the default.
+    /// The configured port, or the default.
     pub(crate) fn port(&self) -> u16 {
         self.port.as_ref().map_or(9901, |port| port.0)
     }
 }
 
-/// Where the status page is.
+/// The listener of the status page.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Status {
@@ -133,14 +133,15 @@ pub struct Status {
     pub port: Port,
 }
 
-/// Who may ask: those who have a key of the file, or those whom Entra ID gave a token.
+/// The authentication of clients: by the keys of a file, or by tokens of Entra ID.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Clients {
-    /// The file of keys, as Envoy finds it, which `azure-openai-balancer keys` makes. By default `/etc/envoy/clients.yaml`.
+    /// The file of keys, as Envoy finds it. `azure-openai-balancer keys` makes it. By default
+    /// `/etc/envoy/clients.yaml`.
     #[serde(deserialize_with = "optional")]
     pub keys_file: Option<FilePath>,
-    /// Whose tokens are accepted instead of keys.
+    /// The tenant whose tokens are accepted instead of keys.
     #[serde(deserialize_with = "optional_object")]
     pub entra_id: Option<EntraId>,
 }
@@ -151,22 +152,22 @@ pub struct Clients {
 pub struct EntraId {
     /// The tenant's id.
     pub tenant: Word,
-    /// Whom a token must be for: the client id, or the URI, of the application that stands for this gateway.
+    /// The audience of tokens: the client id, or the URI, of the application that stands for this gateway.
     pub audience: Word,
     /// The claim that names the client: `azp` in tokens of version 2, `appid` in those of version 1.
     #[serde(default, deserialize_with = "optional")]
     #[schemars(extend("default" = "azp"))]
     pub client_claim: Option<Word>,
-    /// Who signs the tokens; by default `https://login.microsoftonline.com/TENANT/v2.0`.
+    /// The issuer of the tokens; by default `https://login.microsoftonline.com/TENANT/v2.0`.
     #[serde(default, deserialize_with = "optional")]
     pub issuer: Option<Endpoint>,
-    /// Where the keys are that tokens are signed with; by default
+    /// The address of the keys that sign tokens; by default
     /// `https://login.microsoftonline.com/TENANT/discovery/v2.0/keys`.
     #[serde(default, deserialize_with = "optional")]
     pub jwks: Option<Endpoint>,
 }
 
-/// How the certificates of servers are checked.
+/// The trust in certificates of servers.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Trust {
@@ -177,11 +178,11 @@ pub struct Trust {
     pub trusted_ca: Option<FilePath>,
 }
 
-/// What only Kubernetes needs to know.
+/// Settings for Kubernetes only.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Kubernetes {
-    /// The namespace of everything that is rendered.
+    /// The namespace of all rendered resources.
     #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "azure-openai"))]
     pub namespace: Option<KubernetesName>,
@@ -189,21 +190,21 @@ pub struct Kubernetes {
     #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "ghcr.io/contoso/azure-openai-balancer:0.1.0"))]
     pub image: Option<Word>,
-    /// The host name that clients ask for.
+    /// The host name that clients use.
     #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "openai.example.com"))]
     pub host: Option<Word>,
-    /// The Gateway's name; with Istio, the value of the `istio` label of its pods as well.
+    /// The Gateway's name. With Istio, also the value of the `istio` label of its pods.
     #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "azure-openai"))]
     pub gateway: Option<KubernetesName>,
-    /// The Secret that holds the certificate to show to clients.
+    /// The Secret with the certificate for clients.
     #[serde(deserialize_with = "optional")]
     #[schemars(extend("default" = "azure-openai-tls"))]
     pub tls_secret: Option<KubernetesName>,
 }
 
-/// What the engines are called, for error messages.
+/// The names of the engines, for error messages.
 const ENGINE_FORM: &str = r#""filter" or "router""#;
 
 fn engine<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Engine>, D::Error> {
@@ -213,7 +214,7 @@ fn engine<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Engine>, D::Error
     engine.map(Some).ok_or_else(problem)
 }
 
-/// A text that is checked while it is read.
+/// A text that is checked while it is parsed.
 macro_rules! checked {
     ($(#[$doc:meta])* $name:ident($inner:ty), $form:expr, $pattern:expr, $parse:expr) => {
         $(#[$doc])*
@@ -289,22 +290,22 @@ checked! {
 }
 
 checked! {
-    /// Where a server is.
+    /// The address of a server.
     Endpoint(Url), r#"a URL such as "https://10.0.0.4" or "http://127.0.0.1:8080""#,
     json_schema!({"type": "string", "pattern": r#"^https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?$"#}),
     |value| value.as_str()?.parse().ok()
 }
 
-/// An `http` or `https` URL, as far as it is needed here.
+/// An `http` or `https` URL, reduced to the parts in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
     /// Whether it is `https`.
     pub tls: bool,
     /// A host name or an IPv4 address.
     pub host: String,
-    /// The port, where it is given or not.
+    /// The port, explicit or implied.
     pub port: u16,
-    /// The path with its slash; empty where there is none.
+    /// The path, starting with a slash; empty if there is none.
     pub path: String,
 }
 

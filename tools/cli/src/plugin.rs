@@ -1,7 +1,7 @@
-//! The plugin configuration as types, as far as the tool reads or changes it.
+//! The plugin configuration as types: the fields that the tool reads or changes.
 //!
-//! The module's parser is the judge of a configuration, and its descriptions make the schema. These types hold a configuration that the
-//! parser has accepted; a field that the tool does not need is in `rest` and passes through as it is.
+//! The module's parser decides what is valid, and its descriptions make the schema. These types hold a configuration
+//! that the parser has accepted. Fields that the tool does not need are in `rest`, and pass unchanged.
 
 use std::collections::BTreeMap;
 
@@ -52,13 +52,13 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// Every identity there is.
+    /// All identities.
     pub fn identities(&self) -> impl Iterator<Item = &Identity> {
         let named = self.identities.iter().flat_map(BTreeMap::values);
         self.identity.iter().chain(named)
     }
 
-    /// Every identity there is, to change it.
+    /// All identities, mutable.
     pub fn identities_mut(&mut self) -> impl Iterator<Item = &mut Identity> {
         let named = self.identities.iter_mut().flat_map(BTreeMap::values_mut);
         self.identity.iter_mut().chain(named)
@@ -273,7 +273,7 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// The engine of this name.
+    /// The engine with this name.
     pub(crate) fn named(name: &str) -> Option<Self> {
         match name {
             "filter" => Some(Self::Filter),
@@ -298,7 +298,7 @@ pub struct Headers {
     pub rest: Map<String, Value>,
 }
 
-/// A field that is there, be it `null`: `null` switches something off, and is not the same as a field that is left out.
+/// A field that is present, perhaps as `null`. `null` switches a default off, so it differs from a missing field.
 fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }

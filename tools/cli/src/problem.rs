@@ -1,4 +1,4 @@
-//! What is wrong with a file, and where.
+//! Problems of a file, with their places.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use azure_openai_balancer::core::config::{without_secrets, Fault};
 use crate::document::{Document, Position};
 use crate::suggestion::suggestion;
 
-/// One thing that is wrong.
+/// A problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     at: Position,
@@ -16,7 +16,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem of the field `path`, or of the whole where that is empty.
+    /// A problem of the field `path`, or of the whole file if `path` is empty.
     pub(crate) fn new(at: Position, path: &str, text: String) -> Self {
         Self {
             at,
@@ -35,24 +35,24 @@ impl Problem {
         &self.text
     }
 
-    /// Where it is.
+    /// The place of the problem.
     pub fn position(&self) -> Position {
         self.at
     }
 }
 
-/// `LINE:COLUMN: PATH: what is wrong`, as compilers have it and editors find it.
+/// `LINE:COLUMN: PATH: the problem`, the form of compilers, which editors recognize.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.path.as_str() {
             "" => write!(f, "{}: {}", self.at, self.text),
-            // A path has the names of fields, and so whatever was put in the place of one.
+            // A path contains the names of fields, and so any text that stands in place of one.
             path => write!(f, "{}: {}: {}", self.at, without_secrets(path), self.text),
         }
     }
 }
 
-/// Collects what is wrong with a document.
+/// Collects the problems of a document.
 pub(crate) struct Problems<'d> {
     document: &'d Document,
     found: Vec<Problem>,
@@ -69,7 +69,7 @@ impl<'d> Problems<'d> {
     pub(crate) fn add(&mut self, path: &str, fault: impl Into<Fault>) {
         let fault = fault.into();
         let (at, text) = match &fault {
-            // What should not be there is its key; what should be otherwise is its value.
+            // The place of an unknown field is its key. The place of a wrong value is the value.
             Fault::Unknown { known } => {
                 let text = match suggestion(path, known) {
                     Some(suggestion) => {
@@ -87,7 +87,7 @@ impl<'d> Problems<'d> {
         self.found.push(Problem::new(at, path, text));
     }
 
-    /// All problems in the order of the file; none is good.
+    /// The value without problems, or all problems in the order of the file.
     pub(crate) fn into_result<T>(self, value: T) -> Result<T, Vec<Problem>> {
         match self.found.is_empty() {
             true => Ok(value),
@@ -95,14 +95,14 @@ impl<'d> Problems<'d> {
         }
     }
 
-    /// All of them, in the order of the file.
+    /// All problems, in the order of the file.
     pub(crate) fn in_order(mut self) -> Vec<Problem> {
         self.found
             .sort_by_key(|problem| (problem.at.line, problem.at.column));
         self.found
     }
 
-    /// Whether there is anything at `path` in the file.
+    /// Whether the file has a value at `path`.
     pub(crate) fn is_written(&self, path: &str) -> bool {
         self.document.has(path)
     }

@@ -1,4 +1,4 @@
-//! Rendering: what is asked for, and what is made of it.
+//! Rendering: options and results.
 
 use crate::check::check_list;
 use crate::document::{Document, Position};
@@ -9,54 +9,54 @@ use crate::plugin::{Engine, Plugin};
 use crate::problem::Problems;
 use crate::{envoy_gateway, istio, Problem};
 
-/// What a configuration is for.
+/// The target of a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Target {
-    /// Envoy, as one file that it starts from.
+    /// Envoy, as the one file that it starts with.
     Envoy,
     /// Istio, as resources of Kubernetes.
     Istio,
     /// Envoy Gateway, as resources of Kubernetes.
     EnvoyGateway,
-    /// The rate limit service of `limits.service`, as the file of limits that it reads.
+    /// The rate limit service of `limits.service`, as its file of limits.
     #[value(name = "ratelimit")]
     RateLimit,
 }
 
-/// What is asked for beside the list of backends.
+/// Options besides the list of backends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Another engine than the file's.
+    /// The retry engine, in place of the file's.
     pub engine: Option<Engine>,
-    /// Everyone may ask.
+    /// Whether clients need no key or token.
     pub open: bool,
-    /// Every feature, by patches of what the control plane tells Envoy. Envoy itself needs none.
+    /// Whether to render every feature, by patches of Envoy's configuration. Envoy itself needs none.
     pub full: bool,
 }
 
-/// A configuration, and what its user has to know.
+/// A configuration, with notes for its user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
     /// The configuration.
     pub text: String,
-    /// Sentences about what it does not do.
+    /// Sentences about missing features.
     pub notes: Vec<String>,
-    /// Files that Envoy reads beside it. Those of a pod are in the comments of its resources.
+    /// Files that Envoy reads in addition. Files of a pod are in the comments of its resources.
     pub files: Vec<ExpectedFile>,
 }
 
-/// Makes a configuration of the list of backends in `text`.
+/// Renders a configuration from the list of backends in `text`.
 ///
 /// # Errors
-/// Everything that is wrong with the list, in the order of the file.
+/// All problems of the list, in the order of the file.
 pub fn render(target: Target, text: &str, options: Options) -> Result<String, Vec<Problem>> {
     rendered(target, text, options).map(|rendered| rendered.text)
 }
 
-/// The same with what its user has to know.
+/// Renders a configuration from the list of backends in `text`, with notes for its user.
 ///
 /// # Errors
-/// Everything that is wrong with the list, in the order of the file.
+/// All problems of the list, in the order of the file.
 pub fn rendered(target: Target, text: &str, options: Options) -> Result<Rendered, Vec<Problem>> {
     let (mut notes, mut files) = (Vec::new(), Vec::new());
     let text = match target {
@@ -119,7 +119,7 @@ pub fn rendered(target: Target, text: &str, options: Options) -> Result<Rendered
     Ok(Rendered { text, notes, files })
 }
 
-/// Refuses limits that a service keeps, where they cannot be rendered: they must not be lost in silence.
+/// Refuses limits of a service that cannot be rendered: they must not get lost silently.
 fn no_limits(fleet: &render::Fleet, why: &str) -> Result<(), Vec<Problem>> {
     match fleet.limits {
         Some(_) => Err(vec![Problem::new(
@@ -131,7 +131,7 @@ fn no_limits(fleet: &render::Fleet, why: &str) -> Result<(), Vec<Problem>> {
     }
 }
 
-/// What the list of backends asks for that only bodies tell, where a resource of this kind does not show them.
+/// A note about features of the list that need bodies, if a resource of this kind hides bodies.
 fn hidden_bodies(kubernetes: &Kubernetes, kind: &str) -> Option<String> {
     let mut lost = kubernetes.read_in_bodies();
     if kubernetes.full || lost.is_empty() {
@@ -145,10 +145,10 @@ fn hidden_bodies(kubernetes: &Kubernetes, kind: &str) -> Option<String> {
     Some(format!("the filter cannot read bodies from {kind}, so this leaves out {lost}; use `--full` for everything"))
 }
 
-/// What the Envoy configuration of a list of backends is made from.
+/// The fleet that an Envoy configuration of a list of backends is rendered from.
 ///
 /// # Errors
-/// Everything that is wrong with the list of backends, in the order of the file.
+/// All problems of the list, in the order of the file.
 pub fn fleet(text: &str, options: Options) -> Result<render::Fleet, Vec<Problem>> {
     let (plugin, expanded) = read(text, options, Engine::Router)?;
     Ok(crate::fleet::fleet(&plugin, &expanded, options.open))
@@ -164,8 +164,8 @@ fn read(text: &str, options: Options, default: Engine) -> Result<(Plugin, Expand
     Ok((plugin, expanded))
 }
 
-/// Where everyone may ask, no filter says who a client is, unless the list names a header of its own for that: a name that a client
-/// gives itself must not lift its limits.
+/// If clients need no key or token, no filter sets their names, unless the list names a header for that. A client could
+/// lift its limits by a name that it sets itself.
 fn limit_strangers(document: &Document, plugin: &mut Plugin) -> Result<(), Vec<Problem>> {
     let Some(Some(limits)) = &plugin.limits else {
         return Ok(());
@@ -188,7 +188,7 @@ fn limit_strangers(document: &Document, plugin: &mut Plugin) -> Result<(), Vec<P
     Ok(())
 }
 
-/// The list of backends in `text`, for Kubernetes: the filter engine is what the APIs there have a place for.
+/// The list of backends in `text`, for Kubernetes. Its APIs support the filter engine.
 fn kubernetes(
     text: &str,
     options: Options,

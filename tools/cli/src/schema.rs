@@ -11,7 +11,7 @@ use crate::Form;
 /// A URL without a path.
 const WITHOUT_PATH: &str = r"^https?://[A-Za-z0-9.-]+(:[0-9]+)?/?$";
 
-/// The schema as it is checked in.
+/// The schema's text, as checked in.
 pub fn text(form: Form) -> String {
     format!("{:#}\n", schema(form))
 }
@@ -30,7 +30,7 @@ fn plugin() -> Value {
     schema
 }
 
-/// The plugin's schema with less that is required, and the list's own fields.
+/// The plugin's schema, with fewer required fields, and with the list's own fields.
 fn list() -> Value {
     let mut schema = plugin();
     let own = of::<Own>();
@@ -99,8 +99,8 @@ fn of<T: JsonSchema>() -> Value {
     schema
 }
 
-/// A field that may be left out is an `Option`, of which the library says that it may be `null`. Here it may not, unless it
-/// says so.
+/// An optional field is an `Option`, for which the library allows `null`. Here `null` is refused unless the field
+/// allows it.
 fn without_null(schema: &mut Value) {
     match schema {
         Value::Array(items) => items.iter_mut().for_each(without_null),

@@ -1,7 +1,8 @@
-//! Objects that are objects, and fields that have a value.
+//! Strict reading of objects and optional fields.
 //!
-//! What `serde` derives takes more than the file says on purpose: a list for an object, its elements for the fields in their
-//! order; and `null` for a field that may be left out, so that `tls:` with nothing behind it would be no TLS.
+//! The code that `serde` derives accepts more than a file's author means. It accepts a list for an object, with the
+//! elements as fields in their order. It accepts `null` for an optional field, so that an empty `tls:` would mean no
+//! TLS.
 
 use std::fmt;
 
@@ -20,7 +21,7 @@ where
     T::deserialize(OnlyObject(from))
 }
 
-/// An object that may be left out.
+/// An optional object.
 pub(crate) fn optional_object<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
 where
     T: Deserialize<'de>,
@@ -29,7 +30,7 @@ where
     object(from).map(Some)
 }
 
-/// A value that may be left out.
+/// An optional value.
 pub(crate) fn optional<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
 where
     T: DeserializeOwned,
@@ -38,7 +39,7 @@ where
     T::deserialize(from).map(Some)
 }
 
-/// `VALUE is not allowed; use FORM`, the value without what may be a secret.
+/// `VALUE is not allowed; use FORM`, with possible secrets removed from the value.
 pub(crate) fn refused(value: &Value, form: &str) -> String {
     format!("{} is not allowed; use {form}", redacted(value))
 }
@@ -67,7 +68,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for OnlyObject<D> {
     }
 }
 
-/// Visits a map as `visitor` does, and nothing else.
+/// Passes a map to `visitor`, and refuses everything else.
 struct MapVisitor<V> {
     visitor: V,
     fields: &'static [&'static str],

@@ -1,4 +1,4 @@
-//! The known field that an unknown one was probably meant to be.
+//! Suggestions for unknown fields.
 
 use std::collections::VecDeque;
 
@@ -8,8 +8,8 @@ use strsim::osa_distance;
 use crate::schema::schema;
 use crate::Form;
 
-/// What the unknown field at `path` was probably meant to be, as a clause with its sign at the end: the known field that is spelled most
-/// like it, or the place where it belongs.
+/// The probable meaning of the unknown field at `path`, as a clause with its punctuation: the known field with the most
+/// similar spelling, or the place where the field belongs.
 pub(crate) fn suggestion(path: &str, known: &[&str]) -> Option<String> {
     let (parent, written) = path.rsplit_once('.').unwrap_or(("", path));
     match closest(written, known) {
@@ -18,7 +18,7 @@ pub(crate) fn suggestion(path: &str, known: &[&str]) -> Option<String> {
     }
 }
 
-/// The place of a field that stands in another one.
+/// The place of a field that belongs to another object.
 fn elsewhere(parent: &str, written: &str) -> Option<String> {
     let schema = schema(Form::Backends);
     if parent == "identity" || parent.starts_with("identities.") {
@@ -33,7 +33,7 @@ fn elsewhere(parent: &str, written: &str) -> Option<String> {
     if !parent.is_empty() {
         return None;
     }
-    // Of several objects with such a field, those that people write most often come first.
+    // Among several objects with such a field, the most common ones come first.
     let often = ["backends", "listener", "retry", "cooldown", "identity"];
     let mut objects: Vec<_> = schema["properties"].as_object()?.iter().collect();
     objects.sort_by_key(|(name, _)| {
@@ -71,8 +71,8 @@ fn elsewhere(parent: &str, written: &str) -> Option<String> {
     None
 }
 
-/// The candidate that takes the fewest mistakes to become `written`, at most one in three letters, or else the only one that has
-/// `written` in it. Case does not count.
+/// The candidate that differs from `written` by the fewest mistakes, at most one in three letters. Otherwise the only
+/// candidate that contains `written`. Case does not count.
 fn closest<'k>(written: &str, known: &[&'k str]) -> Option<&'k str> {
     let most = (written.chars().count() / 3).clamp(1, 3);
     let written = written.to_ascii_lowercase();
@@ -82,7 +82,7 @@ fn closest<'k>(written: &str, known: &[&'k str]) -> Option<&'k str> {
         .filter(|(mistakes, _)| *mistakes <= most)
         .min_by_key(|(mistakes, _)| *mistakes)
         .map(|(_, candidate)| candidate);
-    // A part of one name alone.
+    // Only one name contains it.
     let mut containing = known
         .iter()
         .filter(|candidate| written.len() > 3 && candidate.contains(&written));

@@ -1,11 +1,11 @@
-//! What a right file says, in a few lines.
+//! A summary of a valid file, in a few lines.
 
 use crate::check::{Checked, Form};
 use crate::fields::default;
 use crate::fleet::{engine, variables};
 use crate::plugin::{Backend, Engine, Plugin, Source};
 
-/// A table of the backends, and what holds for all of them.
+/// A table of the backends, and the settings that apply to all of them.
 pub fn summary(checked: &Checked) -> String {
     let Some(plugin) = &checked.plugin else {
         return "The module as a filter of a cluster, where it sees every attempt of the router engine.\n".to_owned();
@@ -77,7 +77,7 @@ fn retries(plugin: &Plugin) -> String {
         Engine::Router => "by Envoy's router (Envoy 1.39 or later)",
         Engine::Filter => "by the filter itself",
     };
-    // Each backend gets one, and one of them another with a renewed token.
+    // One attempt on each backend, and one more with a renewed token.
     let has_token = plugin.identities().next().is_some();
     match attempts.min(plugin.backends.len() + usize::from(has_token)) {
         1 => "none".to_owned(),

@@ -1,4 +1,4 @@
-//! Reads JSON into types, and says what is wrong as the module does: `serde_json` would say it in sentences of its own.
+//! Reads JSON into types, with errors in the module's form and not in that of `serde_json`.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 /// `value` as a `T`.
 ///
 /// # Errors
-/// The path of the first field that is wrong, and what is wrong with it.
+/// The path of the first wrong field, and its problem.
 pub(crate) fn from_value<'de, T: Deserialize<'de>>(
     value: &'de Value,
 ) -> Result<T, (String, Fault)> {
@@ -24,7 +24,7 @@ pub(crate) fn from_value<'de, T: Deserialize<'de>>(
     })
 }
 
-/// What a field should be that has no default.
+/// The form of a required field.
 fn form_of(name: &str) -> &'static str {
     match name {
         "endpoint" => "a URL such as \"http://ratelimit:8081\"",

@@ -5,10 +5,10 @@ use std::process::Command;
 
 use crate::files::ExpectedFile;
 
-/// Lets the program `envoy` read the `configuration` without serving.
+/// Lets the program `envoy` read the `configuration`, without serving.
 ///
 /// # Errors
-/// Envoy's reason; a file that it cannot read is named with the field of the list of backends.
+/// Envoy's reason. A file that Envoy cannot read is named with its field in the list of backends.
 pub fn validate(envoy: &Path, configuration: &Path, files: &[ExpectedFile]) -> Result<(), String> {
     let output = Command::new(envoy)
         .args(["--mode", "validate", "--log-level", "warn", "-c"])
@@ -27,7 +27,8 @@ pub fn validate(envoy: &Path, configuration: &Path, files: &[ExpectedFile]) -> R
 fn in_our_words(log: &str, files: &[ExpectedFile]) -> String {
     let reason = reason(log);
     let told = |file: &&ExpectedFile| log.contains(&*file.path.to_string_lossy());
-    // The one thing in a rendered configuration that an older Envoy does not have. Protobuf sets spaces in its messages at random.
+    // The only field of a rendered configuration that older Envoys lack. Protobuf puts spaces into its messages at
+    // random.
     if log.contains("'refresh_cluster_on_retry'") {
         return "this Envoy is older than 1.39 and has no place for the router engine; render with `--engine filter`".to_owned();
     }
@@ -49,14 +50,14 @@ fn in_our_words(log: &str, files: &[ExpectedFile]) -> String {
     }
 }
 
-/// The module's complaints about its configuration.
+/// The module's log lines about its configuration.
 fn modules_words(log: &str) -> Vec<&str> {
     let words = log.lines().filter(|line| line.contains("wasm log "));
     let words = words.filter_map(|line| line.split_once("configuration refused: "));
     words.map(|(_, words)| words).collect()
 }
 
-/// Envoy's last words, without the head of a line of its log.
+/// Envoy's last log line, without its head.
 fn reason(log: &str) -> &str {
     let says = |line: &&str| !line.trim().is_empty();
     let critical = log.lines().rfind(|line| line.contains("][critical]"));

@@ -1,4 +1,4 @@
-//! Warnings: a file is right, and probably not what its author wants.
+//! Warnings about a valid file that is probably not what its author wants.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,7 +7,7 @@ use crate::list::{IpAddress, Own};
 use crate::plugin::{Backend, Identity, Plugin, Source, Unlisted};
 use crate::problem::Problems;
 
-/// Adds what is suspicious in the plugin configuration itself.
+/// Adds warnings about the plugin configuration itself.
 pub(crate) fn of_plugin(plugin: &Plugin, warnings: &mut Problems<'_>) {
     for (i, backend) in plugin.backends.iter().enumerate() {
         let path = format!("backends[{i}]");
@@ -32,7 +32,7 @@ pub(crate) fn of_plugin(plugin: &Plugin, warnings: &mut Problems<'_>) {
     }
 }
 
-/// Adds what is suspicious in the fields that a list of backends has beside the plugin's own.
+/// Adds warnings about the fields that only a list of backends has.
 pub(crate) fn of_own(plugin: &Plugin, own: &Own, in_kubernetes: bool, warnings: &mut Problems<'_>) {
     let address = |given: Option<IpAddr>, otherwise| given.unwrap_or(IpAddr::V4(otherwise));
     let given = |field: &Option<IpAddress>| field.as_ref().map(|address| address.0);
@@ -87,7 +87,7 @@ pub(crate) fn of_own(plugin: &Plugin, own: &Own, in_kubernetes: bool, warnings: 
     }
 }
 
-/// Azure's certificates are for names, and its resources answer on port 443 alone.
+/// Warns about a host: Azure's certificates are for names, and its resources answer on port 443 only.
 fn of_host(host: &str) -> Option<String> {
     let name = host.split_once(':').map_or(host, |(name, _)| name);
     if name.parse::<IpAddr>().is_ok() {
@@ -105,7 +105,7 @@ fn refuses_everything(backend: &Backend) -> bool {
     lists_none && backend.unlisted_deployments == Some(Unlisted::Refuse)
 }
 
-/// Whether the identity is whichever IMDS chooses.
+/// Whether IMDS chooses the identity.
 fn is_any_of_imds(identity: &Identity) -> bool {
     let ids = [
         &identity.client_id,

@@ -1,4 +1,4 @@
-//! Shells complete what the tool has.
+//! Shell completions.
 
 use std::process::Command;
 

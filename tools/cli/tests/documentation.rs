@@ -1,4 +1,4 @@
-//! Every list of backends that the documentation shows is right, and every command is one that there is.
+//! Every list of backends in the documentation is valid, and every command exists.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn pages() -> Vec<(String, String)> {
     pages
 }
 
-/// The blocks of code in this language.
+/// The code blocks of this language.
 fn blocks<'p>(page: &'p str, language: &str) -> Vec<&'p str> {
     let start = format!("```{language}\n");
     let blocks = page.split(start.as_str()).skip(1);
@@ -33,7 +33,7 @@ fn blocks<'p>(page: &'p str, language: &str) -> Vec<&'p str> {
 }
 
 #[test]
-fn every_list_of_backends_is_right() {
+fn every_list_of_backends_is_valid() {
     let mut found = 0;
     for (name, page) in pages() {
         for block in blocks(&page, "yaml") {
@@ -57,7 +57,7 @@ fn every_list_of_backends_is_right() {
 }
 
 #[test]
-fn every_command_is_there() {
+fn every_command_exists() {
     let mut found = 0;
     for (name, page) in pages() {
         for block in blocks(&page, "sh") {
@@ -74,7 +74,7 @@ fn every_command_is_there() {
                     .output()
                     .expect("the tool runs");
                 let told = String::from_utf8_lossy(&output.stderr);
-                // The files are not there, but the tool gets as far as looking for them.
+                // The files do not exist, but the tool gets as far as looking for them.
                 assert!(
                     output.status.success() || told.contains("backends.yaml: "),
                     "{name}: {line}\n{told}"

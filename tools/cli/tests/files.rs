@@ -1,4 +1,4 @@
-//! What `render` says of the files that Envoy reads.
+//! `render`'s report of the files that Envoy reads.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -9,7 +9,7 @@ fn tool(arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn files_that_envoy_reads_are_there_or_missing() {
+fn files_that_envoy_reads_are_reported() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).display().to_string();
     fs::write(path("module"), "").expect("write");
@@ -59,7 +59,7 @@ identity: {{source: workload_identity, token_file: /nowhere/token}}
 }
 
 #[test]
-fn an_envoy_that_is_not_there_cannot_validate() {
+fn a_missing_envoy_cannot_validate() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).display().to_string();
     fs::write(path("backends.yaml"), "backends: [{host: a}]\n").expect("write");

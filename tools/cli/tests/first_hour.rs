@@ -1,6 +1,7 @@
-//! The transcript of the first hour in `docs/envoy.md`, as far as the tool goes. `tests/e2e/tests/first_hour.rs` plays the rest.
+//! The transcript of the first hour in `docs/envoy.md`: the tool's part. `tests/e2e/tests/first_hour.rs` replays the
+//! rest.
 //!
-//! `UPDATE_GOLDEN=1 cargo test -p cli` writes the tool's part of the transcript; look at the diff.
+//! `UPDATE_GOLDEN=1 cargo test -p cli` writes the tool's part of the transcript. Look at the diff.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ fn transcript() -> (PathBuf, [String; 3]) {
     (page, [before, block, after].map(str::to_owned))
 }
 
-/// `text` with the same key wherever a key is. Keys are random.
+/// `text` with all keys replaced by a fixed one. Keys are random.
 fn with_known_keys(text: &str) -> String {
     const KEY: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
     let is_key =
@@ -33,13 +34,13 @@ fn with_known_keys(text: &str) -> String {
         .collect()
 }
 
-/// A folder with the module, and programs of these names.
+/// A folder with the module, and stand-ins for programs with these names.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let programs = folder.path().join("programs");
     fs::create_dir(&programs).expect("a folder");
     fs::write(folder.path().join("azure_openai_balancer.wasm"), "").expect("write");
-    // What a real Envoy says of such files is tested in `tests/e2e/tests/rendered.rs`.
+    // `tests/e2e/tests/rendered.rs` tests a real Envoy with such files.
     let envoy = programs.join("envoy");
     fs::write(&envoy, "#!/bin/sh\n").expect("write");
     fs::set_permissions(&envoy, fs::Permissions::from_mode(0o755)).expect("executable");
@@ -51,7 +52,7 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-/// What a shell shows of `command`. Not every machine has the file of certificate authorities.
+/// The output of `command` in a shell. Not every machine has the file of certificate authorities.
 fn run(command: &str, folder: &Path) -> String {
     let path = env::var("PATH").unwrap_or_default();
     let output = Command::new("sh")
@@ -74,7 +75,7 @@ fn run(command: &str, folder: &Path) -> String {
 }
 
 #[test]
-fn the_first_hour_is_as_the_page_tells_it() {
+fn the_first_hour_runs_as_in_the_page() {
     let (page, [before, block, after]) = transcript();
     let folder = folder();
     let mut played = String::new();

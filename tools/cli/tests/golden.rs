@@ -1,4 +1,4 @@
-//! Keeps what is checked in what the tool makes: the configurations in `envoy/`, the schemas in `schema/`.
+//! The checked-in output of the tool is current: the configurations in `envoy/`, and the schemas in `schema/`.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -39,31 +39,31 @@ fn with(engine: Engine) -> Options {
 }
 
 #[test]
-fn the_configuration_is_made_of_the_backends_beside_it() {
+fn the_filter_engines_configuration_is_current() {
     let made = rendered(Target::Envoy, "envoy/backends.yaml", with(Engine::Filter));
     assert_checked_in("envoy/envoy.yaml", &made);
 }
 
 #[test]
-fn so_is_that_of_the_router_engine() {
+fn the_router_engines_configuration_is_current() {
     let made = rendered(Target::Envoy, "envoy/backends.yaml", with(Engine::Router));
     assert_checked_in("envoy/envoy-router.yaml", &made);
 }
 
 #[test]
-fn the_page_of_fields_is_made_of_their_descriptions() {
+fn the_page_of_fields_is_current() {
     let path = "docs/configuration.md";
     let page = fs::read_to_string(workspace(path)).expect(path);
     assert_checked_in(path, &cli::with_tables(&page).expect("tables"));
 }
 
 #[test]
-fn the_schemas_are_made_of_the_descriptions() {
+fn the_schemas_are_current() {
     assert_checked_in("schema/plugin.json", &cli::schema::text(Form::Plugin));
     assert_checked_in("schema/backends.json", &cli::schema::text(Form::Backends));
 }
 
-/// What a newcomer starts with.
+/// The list that a newcomer starts with.
 const TWO_HOSTS: &str = "\
 backends:
 - host: contoso-eastus.openai.azure.com
@@ -71,7 +71,7 @@ backends:
 ";
 
 #[test]
-fn what_is_made_of_two_hosts_is_there_to_be_read() {
+fn the_output_for_two_hosts_is_current() {
     for (target, name) in [
         (Target::Envoy, "envoy.yaml"),
         (Target::Istio, "istio.yaml"),
@@ -83,7 +83,7 @@ fn what_is_made_of_two_hosts_is_there_to_be_read() {
 }
 
 #[test]
-fn what_full_makes_of_two_hosts_is_there_to_be_read() {
+fn the_full_output_for_two_hosts_is_current() {
     for (target, engine, name) in [
         (Target::Istio, Engine::Filter, "istio-full.yaml"),
         (Target::Istio, Engine::Router, "istio-full-router.yaml"),
@@ -108,7 +108,7 @@ fn what_full_makes_of_two_hosts_is_there_to_be_read() {
     }
 }
 
-/// What a pod of AKS starts with.
+/// The list for a pod of AKS.
 const WORKLOAD_IDENTITY: &str = "\
 backends:
 - host: contoso-eastus.openai.azure.com
@@ -116,7 +116,7 @@ identity: {source: workload_identity}
 ";
 
 #[test]
-fn what_is_made_for_workload_identity_is_there_to_be_read() {
+fn the_output_for_workload_identity_is_current() {
     for (target, name) in [
         (Target::Envoy, "envoy"),
         (Target::Istio, "istio"),
@@ -141,7 +141,7 @@ limits:
 ";
 
 #[test]
-fn what_is_made_for_a_rate_limit_service_is_there_to_be_read() {
+fn the_output_for_a_rate_limit_service_is_current() {
     for (target, engine, name) in [
         (Target::Envoy, Engine::Filter, "envoy-filter"),
         (Target::Envoy, Engine::Router, "envoy-router"),
@@ -169,7 +169,7 @@ fn what_is_made_for_a_rate_limit_service_is_there_to_be_read() {
 }
 
 #[test]
-fn what_changes_is_what_has_changed() {
+fn only_changed_parts_of_the_output_change() {
     let rendered =
         |list: &str| cli::render(Target::Envoy, list, Options::default()).expect("right");
     let before = rendered(TWO_HOSTS);

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{json, Value};
 
-/// The exit status and the report about this list of backends.
+/// The exit status and the report for this list of backends.
 fn report(list: &str) -> (Option<i32>, Value) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("backends.yaml");
@@ -35,7 +35,7 @@ fn problems_have_a_place_a_path_and_a_message() {
 }
 
 #[test]
-fn warnings_are_a_list_of_their_own() {
+fn warnings_are_a_separate_list() {
     let (status, report) = report("backends: [{host: a}]\nadmin: {port: 10000}\n");
     assert_eq!(status, Some(0));
     let warning = json!({

@@ -1,4 +1,4 @@
-//! `keys --add`: a further client in a file of keys.
+//! `keys --add` adds a client to a file of keys.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -35,7 +35,7 @@ fn an_added_key_is_printed_once_and_put_into_the_file() {
 }
 
 #[test]
-fn a_refused_addition_leaves_the_file_as_it_is() {
+fn a_refused_addition_leaves_the_file_unchanged() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("clients.yaml");
     fs::write(&file, tool(&["keys", "app-1"], folder.path()).stdout).expect("write");

@@ -1,4 +1,4 @@
-//! What is derived from the list of backends.
+//! Values derived from the list of backends.
 
 use cli::document::Document;
 use cli::plugin::Engine;
@@ -45,20 +45,20 @@ fn two_hosts_are_enough() {
 }
 
 #[test]
-fn clients_that_keep_requests_together_have_a_header() {
+fn affinity_by_client_sets_the_client_header() {
     let fleet = fleet("backends: [{host: a.example.com}]\naffinity: {by: client}\n");
     assert_eq!(fleet.plugin["headers"]["client"], "x-aoai-client");
 }
 
 #[test]
-fn limits_know_the_header_with_the_clients_name() {
+fn limits_set_the_client_header() {
     let own = "limits: {clients: {a: {tokens_per_minute: 5}}}\n";
     let fleet = fleet(&format!("backends: [{{host: a.example.com}}]\n{own}"));
     assert_eq!(fleet.plugin["headers"]["client"], "x-aoai-client");
 }
 
 #[test]
-fn where_everyone_may_ask_no_client_names_itself() {
+fn in_open_configurations_no_client_names_itself() {
     let open = |more: &str| {
         let options = Options {
             open: true,
@@ -94,7 +94,7 @@ limits:
 ";
 
 #[test]
-fn a_rate_limit_service_limits_in_the_modules_place() {
+fn a_rate_limit_service_keeps_limits_in_the_modules_place() {
     let fleet = fleet(SHARED);
     assert_eq!(fleet.plugin.get("limits"), None);
     let limits = fleet.limits.expect("limits");
@@ -117,7 +117,7 @@ fn a_rate_limit_service_limits_in_the_modules_place() {
 }
 
 #[test]
-fn limits_of_a_service_are_not_lost_where_they_have_no_place() {
+fn limits_of_a_service_are_refused_where_unsupported() {
     for (target, place) in [
         (Target::Istio, "a WasmPlugin is no place"),
         (Target::EnvoyGateway, "an EnvoyExtensionPolicy is no place"),
@@ -171,7 +171,7 @@ descriptors:
 }
 
 #[test]
-fn everything_of_the_plugin_passes_through() {
+fn every_field_of_the_plugin_passes_through() {
     let fleet = fleet(
         "\
 backends:
@@ -260,7 +260,7 @@ fn backends_with_keys_alone_need_no_identity() {
 }
 
 #[test]
-fn the_command_line_has_the_last_word_on_the_engine() {
+fn the_command_line_overrides_the_engine() {
     let list = "backends: [{host: a}]\nengine: filter\n";
     let with = |engine| {
         let options = Options {
@@ -388,7 +388,7 @@ identity: {source: client_secret, tenant_id: t, client_id: c, client_secret_env:
 }
 
 #[test]
-fn identities_that_share_a_cluster_share_what_is_there() {
+fn identities_of_one_cluster_share_its_address() {
     let problems = |list: &str| {
         let problems = cli::check(list, Some(cli::Form::Backends)).expect_err("a problem");
         let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -427,7 +427,7 @@ identities:
 }
 
 #[test]
-fn certificate_authorities_are_those_of_the_distribution() {
+fn the_certificate_authorities_file_can_be_set() {
     let list = "\
 backends: [{host: a.openai.azure.com}]
 identity: {source: workload_identity}
@@ -467,7 +467,7 @@ fn a_status_page_is_rendered_for_every_target() {
             let port = format!("port_value: {port}\n");
             assert!(text.contains(&port), "{target:?}: {port}");
         }
-        // A listener on the loopback interface, and the page in it.
+        // A listener on the loopback interface, with the page.
         assert!(text.contains("<!doctype html>") && text.contains("address: \"127.0.0.1\""));
         let has_more_than_comments = |document: &&str| {
             let mut lines = document.lines();

@@ -1,9 +1,9 @@
-//! Every resource that is rendered is one that its API takes.
+//! Every rendered resource is valid for its API.
 //!
-//! Those of Istio and of the Gateway API are read into types that were generated from the projects' CRDs, and written again: what
-//! a type does not know would be lost on the way, what is required would be missed, and a wrong word is no variant. Envoy
-//! Gateway's CRDs are in no package, so `envoy_gateway/*.json` are schemas of our own of what is used of them, with the names,
-//! types and bounds of the CRDs of Envoy Gateway 1.7.
+//! Resources of Istio and the Gateway API are read into types generated from the projects' CRDs, and written again.
+//! Unknown fields would get lost, missing required fields and wrong values would be errors. Envoy Gateway's CRDs are in
+//! no package. So `envoy_gateway/*.json` are this project's schemas of the fields in use, with the names, types and
+//! bounds of the CRDs of Envoy Gateway 1.7.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -36,7 +36,7 @@ fn render(target: Target, list: &str, options: Options) -> Vec<Value> {
     documents(&text)
 }
 
-/// What may be said in a list of backends, from little to all.
+/// Lists of backends, from the smallest to one with every field.
 fn lists() -> Vec<String> {
     let hosts = |n: usize| {
         (1..=n)
@@ -87,7 +87,7 @@ fn options(engine: Option<Engine>, open: bool) -> Options {
     }
 }
 
-/// Reads the resource into `T` and writes it again: nothing may be lost.
+/// Reads the resource into `T` and writes it again. Nothing may get lost.
 fn assert_round_trip<T: DeserializeOwned + Serialize + Debug>(resource: &Value) {
     let typed: T =
         serde_json::from_value(resource.clone()).unwrap_or_else(|e| panic!("{e}: {resource:#}"));
@@ -179,7 +179,7 @@ fn kinds(resources: &[Value]) -> BTreeMap<&str, usize> {
 }
 
 #[test]
-fn istio_takes_every_resource() {
+fn istio_accepts_every_resource() {
     for list in lists() {
         for (engine, open, full) in [
             (None, false, false),
@@ -198,7 +198,7 @@ fn istio_takes_every_resource() {
 }
 
 #[test]
-fn envoy_gateway_takes_every_resource() {
+fn envoy_gateway_accepts_every_resource() {
     for list in lists() {
         for (engine, open, full) in [
             (None, false, false),
@@ -216,7 +216,7 @@ fn envoy_gateway_takes_every_resource() {
 }
 
 #[test]
-fn envoy_gateway_takes_the_limits_of_a_service() {
+fn envoy_gateway_accepts_the_limits_of_a_service() {
     let list = "\
 backends: [{host: contoso-eastus.openai.azure.com}]
 limits: {default: {tokens_per_day: 5, requests_per_minute: 5}, service: {endpoint: \"https://ratelimit:8081\"}}
@@ -233,7 +233,7 @@ limits: {default: {tokens_per_day: 5, requests_per_minute: 5}, service: {endpoin
 }
 
 #[test]
-fn a_field_that_no_api_knows_would_be_noticed() {
+fn a_field_that_no_api_knows_is_noticed() {
     for target in [Target::Istio, Target::EnvoyGateway] {
         for mut resource in render(target, &lists()[2], options(None, false)) {
             resource["spec"]["unheardOf"] = json!(1);
@@ -244,7 +244,7 @@ fn a_field_that_no_api_knows_would_be_noticed() {
 }
 
 #[test]
-fn what_istio_is_told() {
+fn istios_resources_have_the_expected_fields() {
     let resources = render(Target::Istio, &lists()[0], options(None, false));
     let expected = [
         ("DestinationRule", 2),
@@ -272,7 +272,7 @@ fn what_istio_is_told() {
     assert_clusters_exist(&render(Target::Istio, &lists()[3], options(None, false)));
 }
 
-/// Every cluster that the filter is told of is one that Istio makes of a ServiceEntry.
+/// Every cluster in the filter's configuration is one that Istio makes from a ServiceEntry.
 fn assert_clusters_exist(resources: &[Value]) {
     let plugin = resources
         .iter()
@@ -325,7 +325,7 @@ fn keys_of_backends_come_from_the_environment() {
     );
 }
 
-/// Options that differ from the default in `full` alone.
+/// Options that differ from the default in `full` only.
 const FULL: Options = Options {
     engine: None,
     open: false,
@@ -369,7 +369,7 @@ fn the_image_is_in_the_envoy_filter_with_full() {
 }
 
 #[test]
-fn a_note_names_what_needs_bodies() {
+fn a_note_names_features_that_need_bodies() {
     let host = "- host: contoso-1.openai.azure.com\n";
     let two = format!("backends:\n{host}- host: contoso-2.openai.azure.com\n");
     let plain = format!("{two}state: {{ids: plain}}\n");
@@ -429,7 +429,7 @@ fn a_note_names_what_needs_bodies() {
 }
 
 #[test]
-fn names_are_told_apart() {
+fn equal_names_are_made_unique() {
     let resources = render(Target::Istio, &lists()[3], options(None, false));
     let mut names: Vec<String> = resources
         .iter()
@@ -442,7 +442,7 @@ fn names_are_told_apart() {
 }
 
 #[test]
-fn app_service_is_not_in_kubernetes() {
+fn app_service_is_refused_for_kubernetes() {
     let source = "{source: app_service, endpoint: \"http://127.0.0.1:42356\"}";
     for (list, path) in [
         (

@@ -1,8 +1,8 @@
-//! Typical mistakes in a list of backends: a message has the place, the value and the expected form.
+//! Typical mistakes in a list of backends: each message has the place, the value and the expected form.
 
 use cli::Form;
 
-/// A list, and everything that is said of it.
+/// A list, and its messages.
 const MISTAKES: &[(&str, &[&str])] = &[
     ("backends: contoso.openai.azure.com\n", &["1:11: backends: \"contoso.openai.azure.com\" is not allowed; use a list with at least one backend such as [{host: contoso-eastus.openai.azure.com}]"]),
     ("backends:\n", &["1:9: backends: null is not allowed; use a list with at least one backend such as [{host: contoso-eastus.openai.azure.com}]"]),
@@ -90,7 +90,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("backends: [{host: a}]\n---\nx: 1\n", &["1:1: 2 documents are not allowed; use one"]),
 ];
 
-/// What is said of this list, its lists of known fields cut short.
+/// The messages about this list, with shortened lists of known fields.
 fn problems(list: &str) -> Vec<String> {
     let problems = cli::check(list, Some(Form::Backends)).expect_err(list);
     let cut = |text: String| match text.find("se one of ") {
@@ -104,14 +104,14 @@ fn problems(list: &str) -> Vec<String> {
 }
 
 #[test]
-fn typical_mistakes_are_told_with_place_value_and_form() {
+fn typical_mistakes_have_place_value_and_form() {
     assert!(MISTAKES.len() >= 60, "{}", MISTAKES.len());
     for (list, expected) in MISTAKES {
         assert_eq!(problems(list), *expected, "{list}");
     }
 }
 
-/// Words that belong to those who write JSON, or to no one.
+/// Words that only authors of JSON use, or nobody.
 #[test]
 fn no_message_has_words_of_another_form() {
     for (list, _) in MISTAKES {

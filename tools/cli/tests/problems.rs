@@ -1,6 +1,7 @@
-//! Every problem that `check` tells has a golden text: `problems/NAME.yaml` (or `.json`) is wrong, `problems/NAME.txt` says how.
+//! Golden texts for every problem that `check` reports: `problems/NAME.yaml` (or `.json`) is invalid, and
+//! `problems/NAME.txt` has the messages.
 //!
-//! `UPDATE_GOLDEN=1 cargo test -p cli` writes the texts anew; look at the diff.
+//! `UPDATE_GOLDEN=1 cargo test -p cli` writes the texts again. Look at the diff.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +11,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/problems")
 }
 
-/// What the tool says of a file, with its exit status.
+/// The tool's output for a file, with its exit status.
 fn check(file: &Path) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_azure-openai-balancer"))
         .arg("check")
@@ -24,7 +25,7 @@ fn check(file: &Path) -> (i32, String, String) {
 }
 
 #[test]
-fn every_wrong_file_is_told_why() {
+fn every_invalid_file_has_its_messages() {
     let mut cases: Vec<PathBuf> = fs::read_dir(folder())
         .expect("tests/problems")
         .map(|entry| entry.expect("an entry").path())
@@ -44,8 +45,8 @@ fn every_wrong_file_is_told_why() {
     }
 }
 
-/// The texts of every problem that the module's parser and the tool can tell have to be in some golden text: this looks for the
-/// words in which each kind is told.
+/// Every kind of problem of the module's parser and the tool must be in some golden text. The test looks for the words
+/// of each kind.
 #[test]
 fn every_kind_of_problem_has_a_golden_text() {
     let texts: String = fs::read_dir(folder())
@@ -129,7 +130,7 @@ fn no_problem_shows_a_key() {
     assert!(shown(&fs::read_to_string(&secrets).expect("a file")));
     let (_, _, err) = check(&secrets);
     assert!(!shown(&err), "{err}");
-    // A file that is something else altogether.
+    // A file of another kind.
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("key.txt");
     for text in [
@@ -148,7 +149,7 @@ fn no_problem_shows_a_key() {
 }
 
 #[test]
-fn one_backend_is_asked_again_with_a_renewed_token_alone() {
+fn a_single_backend_is_retried_only_with_a_renewed_token() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("backends.yaml");
     for (list, retries) in [
@@ -166,7 +167,7 @@ fn one_backend_is_asked_again_with_a_renewed_token_alone() {
 }
 
 #[test]
-fn what_is_right_is_summed_up() {
+fn a_valid_file_has_a_summary() {
     let file = folder().join("../../../../envoy/backends.yaml");
     let (status, out, err) = check(&file);
     assert_eq!((status, err.as_str()), (0, ""));
@@ -185,7 +186,7 @@ identity     IMDS, through cluster imds
 }
 
 #[test]
-fn a_plugin_configuration_is_taken_for_one() {
+fn a_plugin_configuration_is_recognized() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("plugin.json");
     let plugin = r#"{"backends": [{"name": "a", "cluster": "b", "host": "h", "api_key_env": "NOT_SET_HERE"}]}"#;
@@ -199,7 +200,7 @@ fn a_plugin_configuration_is_taken_for_one() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_said_to_be_missing() {
+fn a_missing_file_is_reported() {
     let (status, _, err) = check(&folder().join("nowhere.yaml"));
     assert_eq!(status, 1);
     assert!(err.starts_with("error: nowhere.yaml: "), "{err}");

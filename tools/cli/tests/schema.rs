@@ -1,7 +1,8 @@
 //! The schema of the plugin configuration and the module's parser accept the same values.
 //!
-//! Both come from the descriptions in `core/config/fields.rs`, but for the patterns of texts and for objects and lists, which have readers of
-//! their own. The test walks the schema from its root and gives every field values of every type.
+//! Both come from the descriptions in `core/config/fields.rs`, except the patterns of texts, and objects and lists,
+//! which have readers of their own. The test walks the schema from its root, and gives every field values of every
+//! type.
 
 use azure_openai_balancer::core::config::{ConfigError, Plugin};
 use cli::list::OWN;
@@ -16,18 +17,18 @@ fn parse(value: &Value) -> Result<Plugin, ConfigError> {
     Plugin::from_bytes(value.to_string().as_bytes(), &any)
 }
 
-/// A place in a configuration, and the schema of what stands there.
+/// A place in a configuration, and the schema of its value.
 struct Field {
     path: String,
     pointer: String,
-    /// As it is written.
+    /// The schema as written.
     raw: Value,
-    /// With what it refers to in its place.
+    /// The schema with references resolved.
     schema: Value,
     required: bool,
 }
 
-/// The smallest configuration in which the field at `pointer` may stand: some are for one token service only.
+/// The smallest configuration in which the field at `pointer` is allowed. Some fields are for one token service only.
 fn base(source: &str) -> Value {
     let mut base = json!({
         "backends": [{"name": "east", "cluster": "aoai_east", "host": "east.openai.azure.com"}],
@@ -39,7 +40,7 @@ fn base(source: &str) -> Value {
     base
 }
 
-/// The smallest configuration in which this field may stand.
+/// The smallest configuration in which this field is allowed.
 fn base_of(field: &Field) -> Value {
     let mut base = base(source(&field.schema));
     if field.path.starts_with("affinity.") {
@@ -51,13 +52,13 @@ fn base_of(field: &Field) -> Value {
     base
 }
 
-/// The first token service that the field is for.
+/// The first token service to which the field applies.
 fn source(field: &Value) -> &str {
     let only = &field["x-source"];
     only.as_str().or(only[0].as_str()).unwrap_or("imds")
 }
 
-/// Whether the field is for this token service.
+/// Whether the field applies to this token service.
 fn is_for(field: &Value, source: &str) -> bool {
     match &field["x-source"] {
         Value::Null => true,
@@ -66,7 +67,7 @@ fn is_for(field: &Value, source: &str) -> bool {
     }
 }
 
-/// `config` with `value` at `pointer`; what is missing on the way is made.
+/// `config` with `value` at `pointer`. Missing objects on the way are made.
 fn with(mut config: Value, pointer: &str, value: Value) -> Value {
     let mut at = &mut config;
     let mut steps = pointer.split('/').skip(1).peekable();
@@ -86,7 +87,7 @@ fn with(mut config: Value, pointer: &str, value: Value) -> Value {
     config
 }
 
-/// Follows `$ref`s, and through what may be `null` as well.
+/// Resolves `$ref`s, also within alternatives with `null`.
 fn resolve(root: &Value, schema: &Value) -> Value {
     let mut merged = schema.clone();
     let target = schema["$ref"].as_str().or_else(|| {
@@ -142,7 +143,7 @@ fn fields(root: &Value) -> Vec<Field> {
     found
 }
 
-/// What the parser says of the field with this value; nothing is right.
+/// The parser's problem with this value of the field; `None` if it is valid.
 fn problem(field: &Field, value: &Value) -> Option<String> {
     let config = with(base_of(field), &field.pointer, value.clone());
     parse(&config).err().map(|error| error.to_string())
@@ -218,7 +219,7 @@ fn probes() -> Vec<Value> {
         json!({"a": "b/c"}),
         json!({"a": 1}),
         json!({"unknown": 1}),
-        // What stands for a struct, and for a name, in serde's other spellings.
+        // The other forms that serde accepts for a struct and for a name.
         json!(["a", "b"]),
         json!(["a", "b", null, null, null]),
         json!({"router": null}),
@@ -234,20 +235,20 @@ fn validator(root: &Value, schema: &Value) -> jsonschema::Validator {
 }
 
 #[test]
-fn the_parser_and_the_schema_take_and_refuse_the_same() {
+fn the_parser_and_the_schema_agree() {
     let root = cli::schema::schema(Form::Plugin);
     let mut probed = 0;
     for field in fields(&root) {
         let validator = validator(&root, &field.raw);
         for probe in probes() {
-            // Bounds of quantities, and which token service a field is for, are no part of JSON Schema; they have tests below.
+            // JSON Schema has no bounds of quantities and no token services of fields. Tests below cover them.
             if field.schema.get("x-minimum").is_some()
                 && probe.is_string()
                 && validator.is_valid(&probe)
             {
                 continue;
             }
-            // Nor is whether something has the name that another field says.
+            // JSON Schema cannot compare a name with another field.
             let names = ["state.home", "backends[0].identity"].contains(&field.path.as_str());
             if names && validator.is_valid(&probe) {
                 continue;
@@ -268,11 +269,11 @@ fn the_parser_and_the_schema_take_and_refuse_the_same() {
     assert!(probed > 1500, "{probed}");
 }
 
-/// What the tool says of a list of backends in which the field has this value; nothing is right.
+/// The tool's problem with a list of backends in which the field has this value; `None` if it is valid.
 fn problem_of_list(field: &Field, value: &Value) -> Option<String> {
     let mut list = base_of(field);
     list["identity"]["endpoint"] = json!("http://127.0.0.1:42356");
-    // What has to stand beside the field.
+    // Other required fields beside the field.
     if field.path.starts_with("listener.tls.") {
         list["listener"] = json!({"tls": {"certificate": "a", "key": "b"}});
     }
@@ -289,14 +290,14 @@ fn problem_of_list(field: &Field, value: &Value) -> Option<String> {
 }
 
 #[test]
-fn the_list_of_backends_and_its_schema_take_and_refuse_the_same() {
+fn the_list_of_backends_and_its_schema_agree() {
     let root = cli::schema::schema(Form::Backends);
     let mut own = 0;
     for field in fields(&root) {
         let validator = validator(&root, &field.raw);
         for probe in probes() {
             let is_valid = validator.is_valid(&probe);
-            // What JSON Schema cannot say: addresses, and what is left out above.
+            // JSON Schema cannot check addresses, nor the fields that are left out above.
             let is_address = field.path.ends_with(".address");
             let names = ["state.home", "backends[0].identity"].contains(&field.path.as_str());
             if is_valid && (is_address || names || field.schema.get("x-minimum").is_some())
@@ -389,7 +390,7 @@ fn every_default_is_the_parsers() {
 }
 
 #[test]
-fn what_is_required_is_missed() {
+fn missing_required_fields_are_reported() {
     let root = cli::schema::schema(Form::Plugin);
     let required: Vec<Field> = fields(&root)
         .into_iter()
@@ -413,7 +414,7 @@ fn what_is_required_is_missed() {
     }
 }
 
-/// Some fields that the tool reads, and some that it does not.
+/// Fields that the tool reads, and fields that it does not.
 const EVERYTHING: &str = r#"{
     "backends": [{
         "name": "east", "cluster": "c", "host": "h", "priority": 1, "weight": 2, "first_byte_timeout": "1s",
@@ -443,7 +444,7 @@ fn the_tools_types_lose_no_field() {
 }
 
 #[test]
-fn the_lists_schema_is_the_plugins_with_less_and_its_own() {
+fn the_lists_schema_extends_the_plugins() {
     let schema = cli::schema::schema(Form::Backends);
     let validator = jsonschema::validator_for(&schema).expect("a schema");
     for (list, valid) in [

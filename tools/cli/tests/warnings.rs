@@ -1,4 +1,4 @@
-//! Warnings of `check`: the file is right, the exit status is 0, and standard error says what is probably not meant.
+//! Warnings of `check`: the file is valid, the exit status is 0, and standard error names probable mistakes.
 
 use cli::{check, Form};
 
@@ -49,7 +49,7 @@ fn each_warning_names_the_place_the_value_and_the_fix() {
 }
 
 #[test]
-fn nothing_that_is_meant_gets_a_warning() {
+fn an_intended_setting_gets_no_warning() {
     for list in [
         "backends: [{host: a.openai.azure.com}]\n",
         "backends: [{host: a, unlisted_deployments: refuse, deployments: {gpt-4o: b}}]\n",

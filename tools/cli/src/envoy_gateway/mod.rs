@@ -1,7 +1,7 @@
 //! Resources of Envoy Gateway.
 //!
-//! It names a cluster after the rule of the HTTPRoute that leads there, so there is a rule for each backend, and one for the token
-//! service. Its API has no place for what the router engine needs; patches have.
+//! Envoy Gateway names a cluster after the rule of the HTTPRoute that leads there. So each backend and the token
+//! service have a rule. Its API lacks the settings of the router engine; patches add them.
 
 mod patches;
 
@@ -26,10 +26,10 @@ const GROUP: &str = "gateway.envoyproxy.io";
 const VERSION: &str = "gateway.envoyproxy.io/v1alpha1";
 const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 
-/// As many rules of an HTTPRoute lead somewhere; the API allows 16, and one is for what has no cluster yet.
+/// The most rules of an HTTPRoute that lead to a cluster. The API allows 16, and one is for requests without a cluster.
 const RULES: usize = 15;
 
-/// The HTTPRoute that has the rule of the cluster with this index.
+/// The HTTPRoute whose rules include the cluster with this index.
 fn route_name(index: usize) -> String {
     match index / RULES {
         0 => NAME.to_owned(),
@@ -144,7 +144,7 @@ listeners:
     )
 }
 
-/// Where something is.
+/// The address of a service.
 fn at(comment: &str, names: &Names, name: &str, address: &str, port: u16) -> String {
     let quoted_address = quoted(address);
     let endpoint = match address.parse::<std::net::IpAddr>() {
@@ -170,7 +170,7 @@ validation:
     resource("", GATEWAY_API, "BackendTLSPolicy", name, names, &spec)
 }
 
-/// What the rules lead to, in the order of the clusters: the backends, then the token services.
+/// The destinations of the rules, in the order of the clusters: the backends, then the token services.
 fn targets(kubernetes: &Kubernetes) -> Vec<String> {
     let fleet = &kubernetes.fleet;
     let identities = fleet.identity.iter().chain(&fleet.further_identities);
@@ -178,7 +178,7 @@ fn targets(kubernetes: &Kubernetes) -> Vec<String> {
     backends.chain((0..identities.count()).map(imds)).collect()
 }
 
-/// All HTTPRoutes, as the `targetRefs` of what applies to them.
+/// All HTTPRoutes, as the `targetRefs` of policies.
 fn route_refs(kubernetes: &Kubernetes) -> String {
     let count = targets(kubernetes).len();
     let routes = (0..count).step_by(RULES).map(|index| {
@@ -305,7 +305,7 @@ wasm:
     )
 }
 
-/// What is to be as it is in an Envoy of one's own.
+/// Settings that the Envoy renderer makes as well.
 fn traffic(kubernetes: &Kubernetes) -> String {
     let Kubernetes { names, fleet, .. } = kubernetes;
     let (early, retries) = match fleet.engine {

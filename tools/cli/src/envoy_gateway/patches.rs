@@ -1,4 +1,4 @@
-//! What Envoy Gateway's API has no place for: patches of what it tells Envoy.
+//! Patches of Envoy Gateway's configuration of Envoy, for settings that its API lacks.
 
 use render::parts::{self, Role};
 use render::yaml::{indented, item, quoted};
@@ -7,7 +7,7 @@ use render::{Admin, Engine, Fleet, STATUS_NAME};
 use super::{targets, LISTENER, NAME, RULES, VERSION};
 use crate::kubernetes::{resource, Kubernetes};
 
-/// What the API has no place for, as patches of what Envoy Gateway tells Envoy.
+/// The patches for settings that the API lacks.
 pub(super) fn patches(kubernetes: &Kubernetes) -> String {
     let Kubernetes { names, fleet, .. } = kubernetes;
     let mut patches = entra_id(fleet);
@@ -54,7 +54,7 @@ operation:
 
 /// The status page of each of the gateway's pods.
 fn status(fleet: &Fleet) -> String {
-    // Where Envoy Gateway lets Envoy listen.
+    // The address at which Envoy Gateway has Envoy listen.
     let admin = Admin {
         address: "127.0.0.1".to_owned(),
         port: 19000,
@@ -67,7 +67,7 @@ fn status(fleet: &Fleet) -> String {
     format!("# The status page of each pod, for `kubectl port-forward`.\n{listener}# Where it gets its statistics.\n{cluster}")
 }
 
-/// The clusters by which the module gets tokens of Entra ID, and the listener of the token file.
+/// The clusters for tokens of Entra ID, and the listener of the token file.
 fn entra_id(fleet: &Fleet) -> String {
     let mut patches = String::new();
     for authority in &fleet.authorities {
@@ -88,10 +88,10 @@ fn entra_id(fleet: &Fleet) -> String {
     patches
 }
 
-/// Where a filter of Envoy Gateway's has the module's configuration.
+/// The path of the module's configuration in Envoy Gateway's filter.
 const FILTER_CONFIG: &str = ".typed_config.config";
 
-/// Settings of the filter and of the connection manager that Envoy Gateway makes.
+/// Settings of Envoy Gateway's filter and connection manager.
 fn full(kubernetes: &Kubernetes) -> String {
     let Kubernetes { names, fleet, .. } = kubernetes;
     let listener = format!("{}/{}/{LISTENER}", names.namespace, names.gateway);
@@ -99,7 +99,7 @@ fn full(kubernetes: &Kubernetes) -> String {
         setting("listener.v3.Listener", &listener, path, field, value)
     };
     let manager = "$.filter_chains[*].filters[?(@.name=='envoy.filters.network.http_connection_manager')].typed_config";
-    // Envoy Gateway names the filter after the policy that has it.
+    // Envoy Gateway names the filter after its policy.
     let filter = format!(
         "{manager}.http_filters[?(@.name=='envoy.filters.http.wasm/envoyextensionpolicy/{}/{NAME}/wasm/0')]{FILTER_CONFIG}",
         names.namespace
@@ -112,7 +112,7 @@ fn full(kubernetes: &Kubernetes) -> String {
     patches
         .push_str("# A stream that its backend breaks off ends at once for the client as well.\n");
     patches.push_str(&set(manager, "delayed_close_timeout", " 0s\n"));
-    // The field's name is the path's.
+    // The path ends with the field's name.
     if let Some((_, refusals)) = parts::refusals(fleet).split_once("local_reply_config:") {
         patches.push_str(
             "# Those who may not ask are told so in the shape that OpenAI's clients parse.\n",
@@ -123,7 +123,7 @@ fn full(kubernetes: &Kubernetes) -> String {
     patches
 }
 
-/// One patch: this `value` of the `field` of everything that the JSONPath finds in a resource.
+/// One patch: sets `field` to `value` in everything that the JSONPath finds in a resource.
 fn setting(kind: &str, name: &str, path: &str, field: &str, value: &str) -> String {
     let path = match path {
         "" => String::new(),
@@ -141,11 +141,11 @@ operation:
     ))
 }
 
-/// The filters that ask the rate limit service, and the clusters that they need.
+/// The filters that call the rate limit service, and their clusters.
 ///
-/// A patch without a `path` adds its value where the JSONPath leads. In a list that is before the item which is there (RFC 6902), so
-/// that each filter comes right before the module, after Envoy Gateway's own that say who a client is. The rule for requests without
-/// the header gives them the cluster that Envoy's filter wants.
+/// A patch without a `path` adds its value at the place that the JSONPath finds. In a list, that is before the item
+/// found (RFC 6902). So each filter comes right before the module, after Envoy Gateway's own filters that authenticate
+/// clients. The rule for requests without the header gives these requests the cluster that Envoy's filter needs.
 fn limits(fleet: &Fleet, listener: &str, filter: &str) -> String {
     let module = filter.strip_suffix(FILTER_CONFIG).unwrap_or(filter);
     let mut patches = String::new();
@@ -172,7 +172,7 @@ operation:
     patches
 }
 
-/// The filter as Envoy Gateway makes it, with settings that its API does not have.
+/// Envoy Gateway's filter, with settings that its API lacks.
 fn filter_engine(set: &dyn Fn(&str, &str, &str) -> String, filter: &str) -> String {
     let mut patches = format!(
         "# Lets the filter read bodies while their headers are held: a request until it is complete, an error for its code.\n{}",
@@ -185,8 +185,8 @@ fn filter_engine(set: &dyn Fn(&str, &str, &str) -> String, filter: &str) -> Stri
     patches
 }
 
-/// The filter in two places, from a file: the module has to be the same in both, and only Envoy Gateway knows where Envoy finds its
-/// copy of the image.
+/// The filter in two places, both from a file: the module must be equal in both, and only Envoy Gateway knows the path
+/// of its copy of the image.
 fn router_engine(kubernetes: &Kubernetes, listener: &str, filter: &str) -> String {
     let Kubernetes { names, fleet, .. } = kubernetes;
     let code = format!(
@@ -200,7 +200,7 @@ fn router_engine(kubernetes: &Kubernetes, listener: &str, filter: &str) -> Strin
         "# The filter before the router, from a file: it has to be the same as in the clusters.\n{}",
         setting("listener.v3.Listener", listener, filter, "config", config)
     );
-    // Requests stay on the rule without a header, which is the first route's last.
+    // Requests stay on the rule without a header, the last one of the first route.
     let rule = targets(kubernetes).len().min(RULES);
     let route = format!(
         "$.virtual_hosts[*].routes[?(@.name=='httproute/{}/{NAME}/rule/{rule}/match/0/{}')]",

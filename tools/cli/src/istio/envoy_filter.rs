@@ -1,4 +1,4 @@
-//! What Istio's own API cannot say: patches of what it tells Envoy.
+//! Patches of Istio's configuration of Envoy, for settings that Istio's API lacks.
 
 use render::parts::{self, Role};
 use render::yaml::{indented, item, quoted};
@@ -8,7 +8,7 @@ use super::services::service;
 use super::ROUTE;
 use crate::kubernetes::{resource, Kubernetes};
 
-/// What Istio's own API cannot say.
+/// The EnvoyFilter with the settings that Istio's API lacks.
 pub(super) fn envoy_filter(kubernetes: &Kubernetes) -> String {
     let Kubernetes { names, fleet, .. } = kubernetes;
     let mut patches = item(&format!(
@@ -37,7 +37,7 @@ patch:
       \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
 {connections}{early}{refusals}",
         connections = indented(&parts::connections(&names.host), 6),
-        // A route with a cluster is looked for before the limits.
+        // Envoy needs a route with a cluster before it applies the limits.
         early = indented(&early_cluster(fleet), 6),
         refusals = indented(&refusals(fleet), 6),
     )));
@@ -91,14 +91,14 @@ configPatches:
     )
 }
 
-/// The first backend's cluster, of which there is a route, for all requests until the filter chooses another.
+/// The first backend's cluster, which has a route. It is every request's cluster until the filter chooses another.
 fn early_cluster(fleet: &Fleet) -> String {
     let first = fleet.backends.first();
     let cluster = first.map_or("", |backend| &backend.cluster);
     parts::early_cluster(fleet, cluster)
 }
 
-/// The module among the listener's filters, where it is not a WasmPlugin's.
+/// The module among the listener's filters, if it is not a WasmPlugin's.
 fn module(kubernetes: &Kubernetes) -> Option<String> {
     let Kubernetes { fleet, full, .. } = kubernetes;
     match (full, fleet.engine) {
@@ -108,8 +108,8 @@ fn module(kubernetes: &Kubernetes) -> Option<String> {
     }
 }
 
-/// The module with its configuration, from the image, as a resource that Istio hands out by itself: only there does its agent fetch
-/// an image.
+/// The module with its configuration, from the image, as an extension that Istio distributes separately. Istio's agent
+/// fetches images for such extensions only.
 fn extension(kubernetes: &Kubernetes, role: Role) -> String {
     let Kubernetes { names, fleet, .. } = kubernetes;
     let code = format!(
@@ -135,7 +135,7 @@ remote:
     add(comment, "EXTENSION_CONFIG", &value)
 }
 
-/// A filter whose configuration is a resource of its own.
+/// A filter whose configuration Envoy gets separately.
 fn discovered(role: Role) -> String {
     format!(
         "\
@@ -195,7 +195,7 @@ patch:
     patches
 }
 
-/// Something that is added to what Istio tells the gateway's pods.
+/// An addition to the configuration of the gateway's pods.
 fn add(comment: &str, to: &str, value: &str) -> String {
     let patch = item(&format!(
         "\
@@ -210,7 +210,7 @@ patch:
     format!("# {comment}\n{patch}")
 }
 
-/// The clusters by which the module gets tokens of Entra ID, and the listener of the token file.
+/// The clusters for tokens of Entra ID, and the listener of the token file.
 fn entra_id(fleet: &Fleet) -> String {
     let mut patches = String::new();
     for authority in &fleet.authorities {
@@ -233,7 +233,7 @@ fn entra_id(fleet: &Fleet) -> String {
 
 /// The status page of each of the gateway's pods.
 fn status(fleet: &Fleet) -> String {
-    // Where Istio's agent lets Envoy listen.
+    // The address at which Istio's agent has Envoy listen.
     let admin = Admin {
         address: "127.0.0.1".to_owned(),
         port: 15000,
@@ -248,7 +248,7 @@ fn status(fleet: &Fleet) -> String {
     }
 }
 
-/// Istio refuses those without a token by a filter of its own, which has another word for it.
+/// Istio's own filter refuses clients without a token, with a code of its own.
 fn refusals(fleet: &Fleet) -> String {
     let refusals = parts::refusals(fleet);
     match fleet.clients {

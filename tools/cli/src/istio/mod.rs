@@ -1,8 +1,8 @@
 //! Resources of Istio, for the pods of an ingress gateway.
 //!
-//! Istio names its clusters itself, and has no `cluster_header`: a route for each backend matches the header that the filter
-//! sets. What its API cannot say is said by an EnvoyFilter; with the router engine that is the module too, which has to be the
-//! same in two places.
+//! Istio names its clusters itself, and has no `cluster_header`. So a route for each backend matches the header that
+//! the filter sets. An EnvoyFilter makes the settings that Istio's API lacks. With the router engine it also adds the
+//! module, which must be equal in two places.
 
 mod envoy_filter;
 mod services;
@@ -23,7 +23,7 @@ pub(crate) const CLUSTERS: Clusters = Clusters {
         format!("outbound|{port}||{host}")
     },
     identity: |_, index, _| format!("outbound|80||{}", identity_host(index)),
-    // Of the volumes in Istio's pods this is the one that its proxy writes to.
+    // Among the volumes of Istio's pods, this is the one that its proxy may write to.
     sockets: "/etc/istio/proxy",
 };
 
@@ -64,7 +64,7 @@ pub(crate) fn resources(kubernetes: &Kubernetes) -> String {
     out
 }
 
-/// What has to be in the gateway's pods.
+/// Comments about the needs of the gateway's pods.
 fn notes(kubernetes: &Kubernetes) -> String {
     let fleet = &kubernetes.fleet;
     let mut notes = String::new();

@@ -1,4 +1,4 @@
-//! Where clients connect, and where the backends and the token services are.
+//! Istio's resources for the listener, the backends and the token services.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use render::Backend;
 
 use crate::kubernetes::{resource, Names};
 
-/// A name for a token service, which no DNS server needs to know.
+/// A host name for a token service, unknown to any DNS server.
 pub(super) fn identity_host(index: usize) -> String {
     match index {
         0 => "imds.azure-openai.internal".to_owned(),
@@ -45,7 +45,7 @@ servers:
     )
 }
 
-/// The host and the port by which Istio knows the backend, as its cluster's name has them.
+/// The backend's host and port, as the name of Istio's cluster has them.
 pub(super) fn service(backend: &Backend) -> (&str, &str) {
     let mut parts = backend.cluster.split('|').skip(1);
     let port = parts.next().unwrap_or("443");
