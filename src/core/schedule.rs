@@ -82,6 +82,13 @@ impl Schedule {
         self.tiers.iter().find_map(|tier| tier.pick(turn, usable))
     }
 
+    /// The backend whose own turn this is. [`Self::pick`] picks it if it is usable, whatever else is.
+    pub fn home(&self, turn: u64) -> Option<usize> {
+        let tier = self.tiers.first()?;
+        let member = tier.members.get(usize::from(tier.slot(turn)?.member))?;
+        Some(member.index())
+    }
+
     /// The backends of the best priority with any of `backends`, each with its weight.
     pub fn best(&self, backends: BackendSet) -> impl Iterator<Item = (usize, u8)> + Clone + '_ {
         let has_any = |tier: &&Tier| tier.members.iter().any(|m| backends.contains(m.index()));
@@ -124,16 +131,22 @@ impl Tier {
         }
     }
 
+    /// The place of this turn in the round.
+    fn slot(&self, turn: u64) -> Option<Slot> {
+        let place = turn.checked_rem(self.round.len() as u64)?;
+        self.round.get(place as usize).copied()
+    }
+
     fn pick(&self, turn: u64, usable: &Usable) -> Option<usize> {
-        let length = (self.round.len() as u64).max(1);
-        let slot = self.round.get((turn % length) as usize)?;
+        let slot = self.slot(turn)?;
         let (before, from_home) = self.members.split_at_checked(usize::from(slot.member))?;
         let home = from_home.first()?;
         if usable.contains(home.index()) {
             return Some(home.index());
         }
         // The number of turns that this backend has left to others.
-        let left = (turn / length)
+        let rounds = turn.checked_div(self.round.len() as u64)?;
+        let left = rounds
             .wrapping_mul(u64::from(home.weight))
             .wrapping_add(u64::from(slot.nth));
         // A probe may fail, so it takes a backend's own turns. It takes others' turns only if no better backend is
@@ -312,6 +325,24 @@ mod tests {
             let picked = schedule.picks(turn, BackendSet::default(), free);
             assert_eq!(picked, Some(turn as usize % 3));
         }
+    }
+
+    #[test]
+    fn a_usable_backend_takes_its_own_turns() {
+        let schedule = schedule(&[(1, 2), (0, 3), (0, 2), (1, 1), (0, 1)]);
+        for turn in 0..60 {
+            let home = schedule.home(turn).unwrap();
+            assert!([1, 2, 4].contains(&home), "of the best priority");
+            for others in [&[][..], &[0, 3], &[0, 1, 2, 3, 4]] {
+                let usable = |index| match index == home || others.contains(&index) {
+                    true => Standing::Free,
+                    false => Standing::Out,
+                };
+                let picked = schedule.picks(turn, BackendSet::default(), usable);
+                assert_eq!(picked, Some(home), "{turn}");
+            }
+        }
+        assert_eq!(Schedule::new(&[]).home(0), None);
     }
 
     #[test]

@@ -28,13 +28,24 @@ impl Timestamp {
 
     /// The time from `now` until this point. Zero once it has passed.
     pub const fn since(self, now: Self) -> Duration {
-        Duration::from_millis(self.0.saturating_sub(now.0))
+        Duration::from_millis(self.millis_since(now))
     }
 
     /// Whether this point has passed. It was at most `longest` away when it was set. If it is further away now, the
     /// clock was set back, and the point counts as passed, so that nothing waits for it again.
     pub fn has_passed(self, now: Self, longest: Duration) -> bool {
-        self <= now || self.since(now) > longest
+        self.has_passed_millis(now, millis(longest))
+    }
+
+    /// [`Self::has_passed`] with `longest` in milliseconds. Every request asks this of each backend in cooldown, and a
+    /// [`Duration`] would be converted back and forth.
+    pub const fn has_passed_millis(self, now: Self, longest: u64) -> bool {
+        self.0 <= now.0 || self.millis_since(now) > longest
+    }
+
+    /// [`Self::since`] in milliseconds.
+    pub const fn millis_since(self, now: Self) -> u64 {
+        self.0.saturating_sub(now.0)
     }
 }
 
@@ -48,7 +59,12 @@ impl core::ops::Add<Duration> for Timestamp {
 
 /// A duration in whole milliseconds. `as_millis` returns 128 bits, which need more code and are of no use here.
 pub fn millis(duration: Duration) -> u64 {
-    let whole = duration.as_secs().saturating_mul(1000);
+    let seconds = duration.as_secs();
+    // Not `saturating_mul`, which WebAssembly does in 128 bits.
+    if seconds > u64::MAX / 1000 {
+        return u64::MAX;
+    }
+    let whole = seconds.wrapping_mul(1000);
     whole.saturating_add(u64::from(duration.subsec_millis()))
 }
 

@@ -176,6 +176,9 @@ impl View {
         }
         let having = self.having(offering, demand, now);
         let candidates = having.without(plan.tried).without(self.tokenless);
+        if let Some(home) = self.home(plan, candidates) {
+            return Ok(Choice::Free(home));
+        }
         let sorted = self.sort(candidates, demand, now);
         let pick = |usable: Usable| match self.policy {
             Policy::RoundRobin => self.schedule.pick(plan.turn, &usable),
@@ -228,6 +231,14 @@ impl View {
             }
         }
         Err(self.wait(candidates, demand, now))
+    }
+
+    /// The backend of the plan's own turn, if it is free whatever the demand. The others are then not looked at.
+    fn home(&self, plan: &Plan, candidates: BackendSet) -> Option<usize> {
+        let turn_decides =
+            self.policy == Policy::RoundRobin && (self.affinity.is_none() || plan.key.is_none());
+        let home = self.schedule.home(plan.turn).filter(|_| turn_decides)?;
+        candidates.and(self.clear).contains(home).then_some(home)
     }
 
     /// Counts an attempt on `backend`.

@@ -30,7 +30,7 @@ pub use record::{Health, QuotaWait};
 
 use super::demand::{Demand, LackId};
 use super::outcome::Outcome;
-use super::time::Timestamp;
+use super::time::{millis, Timestamp};
 
 /// Allowance for workers that read the clock in another order than they change the shared records.
 const SLACK: Duration = Duration::from_secs(1);
@@ -38,7 +38,8 @@ const SLACK: Duration = Duration::from_secs(1);
 /// Whether a state from `since` to `until` still lasts at `now`. If `now` is long before `since`, the clock was set
 /// back, and the state is over.
 fn lasts(since: Timestamp, until: Timestamp, now: Timestamp) -> bool {
-    !until.has_passed(now, until.since(since).saturating_add(SLACK))
+    let longest = until.millis_since(since).saturating_add(millis(SLACK));
+    !until.has_passed_millis(now, longest)
 }
 
 /// The reason for a cooldown.

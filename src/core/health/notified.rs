@@ -25,14 +25,16 @@ struct Entry {
 impl Notified {
     /// The end of the client's wait, if it has one: the client's own, or the earliest one if the wait binds all.
     pub(super) fn until(&self, client: Client, now: Timestamp) -> Option<Timestamp> {
-        let mut lasting = self.0.iter().filter(|entry| entry.until > now);
-        let own = lasting.clone().find(|entry| entry.client == client);
-        let is_enough = lasting.clone().count() == ENOUGH;
-        match own {
-            Some(own) => Some(own.until),
-            None if is_enough => lasting.by_ref().map(|entry| entry.until).min(),
-            None => None,
+        let mut all: Option<Timestamp> = None;
+        let mut lasting: usize = 0;
+        for entry in self.0.iter().filter(|entry| entry.until > now) {
+            if entry.client == client {
+                return Some(entry.until);
+            }
+            all = Some(all.map_or(entry.until, |all| all.min(entry.until)));
+            lasting = lasting.saturating_add(1);
         }
+        all.filter(|_| lasting == ENOUGH)
     }
 
     /// Whether the client's own wait may count, so that it may differ from other clients' waits.

@@ -116,6 +116,10 @@ impl UndecidedAttempts {
 
     /// The weight of the attempts that were not refused in time.
     pub(super) fn silent(&self, now: Timestamp) -> u8 {
+        // Most quotas have none, and every request asks this of each backend in cooldown.
+        if self.pending() == 0 {
+            return 0;
+        }
         let mut turned = *self;
         turned.turn(now)
     }

@@ -361,7 +361,8 @@ fn cool_half(gateway: &Gateway) {
     for _ in 0..gateway.backends / 2 {
         retry(gateway);
     }
-    for _ in 0..6 {
+    // The turn that is counted is that of a backend in cooldown, so all others are looked at.
+    for _ in 0..gateway.backends / 2 + 10 {
         serve(gateway);
     }
 }
