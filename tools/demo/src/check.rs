@@ -1,4 +1,4 @@
-//! The checks: what is claimed, what was expected, what came.
+//! Checks: the claim, the expected value and the actual value.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -10,10 +10,10 @@ use anyhow::Result;
 use crate::processes::Processes;
 use crate::screen::Screen;
 
-/// How long something may take that is awaited, beyond what it takes by design.
+/// The longest time beyond the expected one until a claim must hold.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Something that is not as it should be.
+/// A claim that does not hold.
 #[derive(Debug)]
 pub struct Mismatch {
     claim: String,
@@ -37,7 +37,7 @@ impl Display for Mismatch {
 
 impl Error for Mismatch {}
 
-/// Checks claims, writes those that hold and counts them.
+/// Checks claims, and writes and counts those that hold.
 #[derive(Debug)]
 pub struct Checks {
     screen: Screen,
@@ -46,7 +46,7 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// None yet.
+    /// No checks yet.
     pub fn new(screen: Screen, processes: Processes) -> Self {
         Self {
             screen,
@@ -55,12 +55,12 @@ impl Checks {
         }
     }
 
-    /// How many claims held.
+    /// The number of claims that held.
     pub fn passed(&self) -> u32 {
         self.passed.get()
     }
 
-    /// Claims that something is equal to what is expected.
+    /// Claims that a value equals the expected one.
     ///
     /// # Errors
     /// When it is not.
@@ -68,7 +68,7 @@ impl Checks {
         self.holds(claim, expected == came, expected, came)
     }
 
-    /// Claims what the caller has found out.
+    /// Claims a fact that the caller has found out.
     ///
     /// # Errors
     /// When it does not hold.
@@ -92,10 +92,10 @@ impl Checks {
         Ok(())
     }
 
-    /// Looks again and again until there is nothing left to complain of, then claims it.
+    /// Repeats a check until it has nothing to complain of, and then claims it.
     ///
     /// # Errors
-    /// When the complaint stays: it says what came instead of what was `expected`.
+    /// When the complaint stays. The error has the actual value beside the `expected` one.
     pub fn eventually(
         &self,
         claim: &str,

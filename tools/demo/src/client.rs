@@ -1,4 +1,4 @@
-//! An application that talks to Azure OpenAI, reduced to what the tour shows.
+//! A client of Azure OpenAI, reduced to the tour's needs.
 
 use std::cell::Cell;
 use std::io::{BufRead, BufReader};
@@ -13,19 +13,19 @@ use ureq::{Agent, Body};
 /// Longer than any answer of the tour takes.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Where a chat completion is asked for.
+/// The path of a chat completion.
 pub const CHAT: &str = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21";
 
-/// What is asked where it does not matter.
+/// The default question.
 const QUESTION: &str = "Say hello.";
 
-/// A client of HTTP without the environment's proxy: everything is on this machine.
+/// An HTTP client that ignores the environment's proxy, because everything is on this machine.
 pub(crate) fn agent() -> Agent {
     Agent::config_builder()
         .proxy(None)
         .http_status_as_error(false)
         .timeout_global(Some(LIMIT))
-        // A connection for each request, so that they meet all of Envoy's workers.
+        // Each request has its own connection, so that the requests reach all of Envoy's workers.
         .max_idle_connections(0)
         .build()
         .into()
@@ -42,18 +42,18 @@ pub struct Client {
     sent: Cell<i64>,
 }
 
-/// What came back.
+/// An answer.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// Who answered, as the balancer tells.
+    /// The backend that answered, as the balancer reports it.
     pub backend: String,
-    /// How many attempts it took, as the balancer tells.
+    /// The number of attempts, as the balancer reports it.
     pub attempts: String,
-    /// How many seconds to wait before asking again, if the answer says so.
+    /// The wait in seconds that the answer states.
     pub retry_after: String,
-    /// Until the last byte was there.
+    /// The time until the last byte.
     pub elapsed: Duration,
     /// All headers.
     pub headers: HeaderMap,
@@ -67,29 +67,29 @@ impl Answer {
         header(&self.headers, name)
     }
 
-    /// The time in the form the tables have it.
+    /// The time in the form of the tables.
     pub fn time(&self) -> String {
         milliseconds(self.elapsed)
     }
 }
 
-/// A streamed answer, after its end.
+/// A streamed answer that has ended.
 #[derive(Clone, Debug, Default)]
 pub struct Streamed {
-    /// What the balancer told; the body is what the model said.
+    /// The headers' facts. The body is the model's text.
     pub answer: Answer,
-    /// Until the first byte was there.
+    /// The time until the first byte.
     pub first_byte: Duration,
-    /// Until each piece of what the model said was there.
+    /// The times until each piece of the model's text.
     pub pieces: Vec<Duration>,
     /// Whether it ended with `[DONE]`.
     pub is_done: bool,
-    /// Whether an event reports tokens.
+    /// Whether an event reported tokens.
     pub has_usage: bool,
 }
 
 impl Client {
-    /// A client that connects to `url`, with the key that it was given for this balancer.
+    /// A client for `url`, with the demo's key.
     pub fn new(url: &str, key: &str, fleet: &Fleet) -> Self {
         Self {
             agent: agent(),
@@ -101,7 +101,7 @@ impl Client {
         }
     }
 
-    /// The same client with this key, or with none.
+    /// The client with this key, or without a key.
     pub fn with_key(&self, key: Option<&str>) -> Self {
         Self {
             agent: self.agent.clone(),
@@ -113,7 +113,7 @@ impl Client {
         }
     }
 
-    /// How many requests were sent.
+    /// The number of sent requests.
     pub fn sent(&self) -> i64 {
         self.sent.get()
     }
@@ -141,7 +141,7 @@ impl Client {
         })
     }
 
-    /// Sends a chat request and hands over each piece of what the model says when it comes.
+    /// Sends a chat request, and passes on each piece of the model's text when it arrives.
     ///
     /// # Errors
     /// When there is no answer of HTTP, or it breaks off.
@@ -214,7 +214,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     value.unwrap_or("-")
 }
 
-/// What the model says in one event of a streamed chat completion; empty in those around the text.
+/// The model's text in one event of a streamed chat completion; empty for other events.
 fn content(data: &str) -> Result<String> {
     let event: Value =
         serde_json::from_str(data).with_context(|| format!("an event is not JSON: {data}"))?;
@@ -222,7 +222,7 @@ fn content(data: &str) -> Result<String> {
     Ok(delta.as_str().unwrap_or_default().to_owned())
 }
 
-/// A duration as the tables have it.
+/// A duration in the form of the tables.
 pub fn milliseconds(time: Duration) -> String {
     let milliseconds = time.as_secs_f64() * 1000.0;
     if milliseconds < 100.0 {

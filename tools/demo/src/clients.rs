@@ -1,16 +1,16 @@
-//! The clients that the tour's Envoys know, and what their usage is counted, priced and limited by.
+//! The tour's clients, and the settings for counting, pricing and limiting their usage.
 
 use std::path::PathBuf;
 
 use render::{Clients, Engine, Fleet, Key};
 use serde_json::{json, Value};
 
-/// A client and its key, which opens nothing but the demo.
+/// A client and its key, which is valid in the demo only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownClient {
     /// Its name, as the statistics have it.
     pub name: &'static str,
-    /// What it is let in with.
+    /// The key.
     pub key: &'static str,
 }
 
@@ -32,22 +32,22 @@ pub const BATCH: KnownClient = KnownClient {
     key: "batch-key",
 };
 
-/// How many tokens a minute [`BATCH`] may use: few enough to use up with three requests.
+/// The number of tokens a minute that [`BATCH`] may use: three requests use them up.
 pub const BATCH_TOKENS_PER_MINUTE: u64 = 3000;
 
-/// Prices of a million tokens. They are made up, like all that the simulator answers.
+/// Prices of a million tokens. They are made up, like the simulator's answers.
 pub const PRICE: Price = Price {
     prompt: 2,
     cached: 1,
     completion: 8,
 };
 
-/// What a million tokens of each kind cost.
+/// The prices of a million tokens of each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Price {
-    /// Tokens of prompts that came from no cache.
+    /// Uncached tokens of prompts.
     pub prompt: i64,
-    /// Tokens of prompts that came from a cache.
+    /// Cached tokens of prompts.
     pub cached: i64,
     /// Tokens of completions.
     pub completion: i64,
@@ -65,7 +65,7 @@ pub(crate) fn keys_file(client_header: &str) -> String {
     render::keys_file(client_header, &keys)
 }
 
-/// Adds what the tour shows of usage to a plugin's configuration: tokens of all streams, prices, a limit.
+/// Adds the settings of usage to a plugin's configuration: tokens of all streams, prices, and a limit.
 pub(crate) fn add_usage(plugin: &mut Value) {
     let Price {
         prompt,
@@ -81,7 +81,7 @@ pub(crate) fn add_usage(plugin: &mut Value) {
     });
 }
 
-/// Where Envoy finds the keys of the fleet on this machine, from where it runs.
+/// The path of the fleet's keys on this machine, relative to Envoy's folder.
 const KEYS: &str = "envoy/clients.yaml";
 
 /// The fleet of the checked-in `envoy/envoy.yaml` and `envoy/envoy-router.yaml`, which are rendered from `envoy/backends.yaml`.
@@ -97,7 +97,7 @@ pub fn local_fleet(engine: Engine) -> Fleet {
     fleet
 }
 
-/// The file of the keys for that fleet.
+/// The file of that fleet's keys.
 pub fn local_keys() -> String {
     keys_file(render::demo_fleet().client_header())
 }

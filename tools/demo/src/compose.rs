@@ -4,18 +4,18 @@ use render::{Admin, Backend, Clients, Engine, Fleet, Identity, Listener, Status}
 
 use crate::clients;
 
-/// Where the simulator listens inside the network of the containers; the services are aliases of one container.
+/// The simulator's ports inside the network of the containers. The services are aliases of one container.
 const BACKENDS: [(&str, u16); 3] = [("eastus", 8081), ("westus", 8082), ("swedencentral", 8083)];
 const IMDS_PORT: u16 = 8090;
 
-/// Where Envoy finds the keys in its image: not where a configuration looks for them that does not say where, since everybody knows
-/// these.
+/// The path of the keys in Envoy's image. It differs from the default path of configurations, because everybody knows
+/// these keys.
 const KEYS: &str = "/etc/envoy/demo-clients.yaml";
-/// Where Envoy finds the module in its image.
+/// The path of the module in Envoy's image.
 const MODULE: &str = "/etc/envoy/azure_openai_balancer.wasm";
 
-/// Three resources under the names that Azure would give them, an identity endpoint, and an Envoy that is reached from
-/// outside of its container.
+/// Three resources under Azure's names, an identity endpoint, and an Envoy that is reached from outside of its
+/// container.
 pub fn fleet() -> Fleet {
     let backends: Vec<Backend> = BACKENDS
         .into_iter()
@@ -27,7 +27,7 @@ pub fn fleet() -> Fleet {
     let identity = Identity::imds().at("imds", IMDS_PORT);
     let mut plugin = render::minimal_plugin(&backends, Some(&identity));
     clients::add_usage(&mut plugin);
-    // What is published of this is for `docker-compose.yml` to say: on the loopback interface alone.
+    // `docker-compose.yml` decides which ports are published: on the loopback interface only.
     let address = || "0.0.0.0".to_owned();
     Fleet {
         plugin,
@@ -53,7 +53,7 @@ pub fn fleet() -> Fleet {
     }
 }
 
-/// The configuration of that fleet, closed to clients without a key.
+/// The configuration of that fleet, which requires keys from clients.
 pub fn configuration() -> String {
     render::envoy(&fleet())
 }

@@ -13,13 +13,13 @@ use ureq::Agent;
 use crate::client;
 use crate::processes::{Process, Processes};
 
-/// How long it may take to be ready, the module's compilation included.
+/// The longest time until Envoy is ready, with the module's compilation.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// More than one, because that is how Envoy runs, and no more, because some machines are small.
+/// More than one, as in production, and no more, because some machines are small.
 const WORKERS: u32 = 2;
 
-/// What Envoy and the module write.
+/// The name of Envoy's log, which has the module's lines too.
 const LOG: &str = "envoy.log";
 const ACCESS_LOG: &str = "access.log";
 const ADMIN: &str = "admin-address.txt";
@@ -27,7 +27,7 @@ const ADMIN: &str = "admin-address.txt";
 /// A running Envoy.
 #[derive(Debug)]
 pub struct Envoy {
-    /// None where it is not of this tour's making.
+    /// `None` for an Envoy that runs elsewhere.
     process: Option<Process>,
     agent: Agent,
     admin: String,
@@ -36,7 +36,7 @@ pub struct Envoy {
     log: PathBuf,
 }
 
-/// Where Envoy's log is, or would be.
+/// The path of Envoy's log.
 pub fn log(folder: &Path) -> PathBuf {
     folder.join(LOG)
 }
@@ -45,7 +45,7 @@ impl Envoy {
     /// Starts Envoy and waits until it serves.
     ///
     /// # Errors
-    /// When it does not get there.
+    /// When Envoy does not get ready.
     pub fn start(
         binary: &Path,
         config: &Path,
@@ -58,7 +58,7 @@ impl Envoy {
             File::create(&path).with_context(|| format!("{}: cannot be written", path.display()))
         };
         let admin_file = folder.join(ADMIN);
-        // One of an earlier run would name the wrong place.
+        // The file of an earlier run would have the wrong address.
         let _ = fs::remove_file(&admin_file);
         let mut command = Command::new(binary);
         command
@@ -67,7 +67,7 @@ impl Envoy {
             .args(["--concurrency", &WORKERS.to_string()])
             .arg("--admin-address-path")
             .arg(&admin_file)
-            // Several may run on one machine; lines of the access log appear at once.
+            // Several Envoys may run on one machine. Lines of the access log appear at once.
             .args(["--disable-hot-restart", "--file-flush-interval-msec", "100"])
             .current_dir(directory)
             .stdin(Stdio::null())
@@ -89,10 +89,10 @@ impl Envoy {
         Ok(envoy)
     }
 
-    /// An Envoy that runs elsewhere, reached at these URLs; waits until it serves.
+    /// An Envoy that runs elsewhere, with these URLs. Waits until it serves.
     ///
     /// # Errors
-    /// When it does not get there.
+    /// When it does not get ready.
     pub fn attach(url: &str, admin: &str, processes: &Processes) -> Result<Self> {
         let mut envoy = Self {
             process: None,
@@ -106,7 +106,7 @@ impl Envoy {
         Ok(envoy)
     }
 
-    /// Where clients connect, as `http://address:port`.
+    /// The address for clients, as `http://address:port`.
     pub fn url(&self) -> &str {
         &self.listener
     }
@@ -116,17 +116,17 @@ impl Envoy {
         &self.admin
     }
 
-    /// Its version, such as `1.40.0`.
+    /// Envoy's version, such as `1.40.0`.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// Its log, the module's lines included.
+    /// Envoy's log, with the module's lines.
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// The counters and gauges of the module, without the prefix that Envoy gives them.
+    /// The counters and gauges of the module, without Envoy's prefix.
     ///
     /// # Errors
     /// When the admin interface does not answer.
@@ -140,10 +140,10 @@ impl Envoy {
             .collect())
     }
 
-    /// Complains of an Envoy that has ended.
+    /// Reports an Envoy that has ended.
     ///
     /// # Errors
-    /// When it has.
+    /// When Envoy has ended.
     pub fn check_alive(&self) -> Result<()> {
         let Some(status) = self.process.as_ref().and_then(Process::ended) else {
             return Ok(());
@@ -153,7 +153,7 @@ impl Envoy {
         bail!("Envoy ended with {status}{complaints}");
     }
 
-    /// Waits until it serves. Where it is, is found out on the way.
+    /// Waits until Envoy serves, and finds its addresses.
     fn wait(
         &mut self,
         processes: &Processes,
@@ -187,7 +187,7 @@ impl Envoy {
         Ok(true)
     }
 
-    /// Where clients connect, as its admin interface tells.
+    /// The address for clients, as the admin interface reports it.
     fn listens(&self) -> Result<String> {
         let listeners: Value = serde_json::from_str(&self.get("/listeners?format=json")?)?;
         let statuses = listeners["listener_statuses"].as_array();
@@ -211,7 +211,7 @@ impl Envoy {
     }
 }
 
-/// The last errors in a log, without time and place; each on a line of its own.
+/// The last errors in a log, each on its own line, without time and place.
 fn complaints(log: &str) -> String {
     const MOST: usize = 5;
     let errors: Vec<&str> = log

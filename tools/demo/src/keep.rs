@@ -1,4 +1,4 @@
-//! After the tour: everything goes on running, and here is what to try with it.
+//! After the tour: everything keeps running, with suggestions to try.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::stage;
 use crate::tour::{Tour, SCRIPT_FILE};
 use crate::Setup;
 
-/// Writes what to try and waits for the interrupt.
+/// Writes suggestions and waits for the interrupt.
 ///
 /// # Errors
 /// When Envoy ends before that.
@@ -47,7 +47,7 @@ pub fn wait(tour: &Tour, setup: &Setup) -> Result<()> {
     Ok(())
 }
 
-/// Writes what to try where everything runs on without this program.
+/// Writes suggestions for services that keep running without this program.
 pub fn tell(tour: &Tour, addresses: &Addresses) {
     tour.screen
         .tell("Everything else goes on running. To try in another terminal:");
@@ -57,16 +57,16 @@ pub fn tell(tour: &Tour, addresses: &Addresses) {
     );
 }
 
-/// Where to reach everything, as `http://address:port`.
+/// The addresses of all services, as `http://address:port`.
 #[derive(Clone, Debug)]
 pub struct Addresses {
-    /// Where Envoy takes requests.
+    /// Envoy's address for requests.
     pub envoy: String,
     /// Envoy's admin interface.
     pub envoy_admin: String,
     /// The simulator's admin endpoint.
     pub simulator: String,
-    /// The status page, where there is one.
+    /// The status page, if there is one.
     pub status: Option<String>,
 }
 
@@ -78,7 +78,7 @@ fn write(tour: &Tour, suggestions: &[(&str, String)]) {
     }
 }
 
-/// What to try, and the commands for it; `log` is the one that shows Envoy's log.
+/// Suggestions with their commands. `log` is the command that shows Envoy's log.
 fn suggestions(tour: &Tour, addresses: &Addresses, log: &str) -> Vec<(&'static str, String)> {
     let Addresses {
         envoy,

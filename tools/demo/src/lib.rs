@@ -1,7 +1,7 @@
-//! A tour of the balancer: a real Envoy, simulated Azure OpenAI resources, and a check of everything it shows.
+//! A tour of the balancer: a real Envoy, simulated Azure OpenAI resources, and a check of every claim.
 //!
-//! [`run`] starts what a [`Setup`] describes, walks through the steps in `tour` and ends everything it started. Each step
-//! writes what happens and checks it; the first check that fails ends the tour.
+//! [`run`] starts the services of a [`Setup`], runs the steps in `tour`, and ends the services. Each step writes what
+//! happens and checks it. The first failed check ends the tour.
 
 pub mod clients;
 pub mod compose;
@@ -32,24 +32,24 @@ use crate::check::Checks;
 use crate::stage::Stage;
 use crate::tour::Tour;
 
-/// What the tour is made with.
+/// The settings of a tour.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// The Envoy binary.
     pub envoy: PathBuf,
-    /// Where Envoy runs: what its configuration names by relative paths is found from here.
+    /// Envoy's folder. Relative paths in its configuration start here.
     pub directory: PathBuf,
-    /// The configuration to run, which must be the fleet's; without one it is rendered.
+    /// The configuration, which must be the fleet's. Without it, the tour renders one.
     pub config: Option<PathBuf>,
-    /// The backends and the identity endpoint to simulate, and the ports. Where a port is 0, a free one is taken.
+    /// The backends and the identity endpoint to simulate, with their ports. A port of 0 stands for a free one.
     pub fleet: Fleet,
-    /// The port of the simulator's admin endpoint; 0 takes a free one.
+    /// The port of the simulator's admin endpoint; 0 for a free one.
     pub admin_port: u16,
-    /// What runs the openai SDK.
+    /// The Python for the openai SDK.
     pub python: Python,
-    /// Where logs and rendered files go.
+    /// The folder for logs and rendered files.
     pub folder: PathBuf,
-    /// Whether everything goes on running after the tour, until an interrupt.
+    /// Whether everything keeps running after the tour, until an interrupt.
     pub keep: bool,
 }
 
@@ -58,37 +58,37 @@ pub struct Setup {
 pub struct Python {
     /// The interpreter.
     pub program: PathBuf,
-    /// `PYTHONPATH` for it; empty where it needs none.
+    /// Its `PYTHONPATH`; empty if it needs none.
     pub path: String,
 }
 
-/// A balancer and a simulator that run already, to walk the tour through.
+/// A running balancer and simulator for the tour.
 #[derive(Clone, Debug)]
 pub struct Running {
-    /// What the balancer was configured with.
+    /// The balancer's fleet.
     pub fleet: Fleet,
-    /// Where everything is, from here.
+    /// The addresses for this program.
     pub addresses: Addresses,
-    /// Where everything is for the reader, who may be elsewhere.
+    /// The addresses for the reader, who may be elsewhere.
     pub published: Addresses,
-    /// What runs the openai SDK.
+    /// The Python for the openai SDK.
     pub python: Python,
-    /// Where the tour's own files go.
+    /// The folder for the tour's own files.
     pub folder: PathBuf,
 }
 
 /// Runs the tour.
 ///
 /// # Errors
-/// When something cannot be started, or a check fails: the text says what was expected, what came, and where Envoy's log
-/// is. Also after an interrupt, unless the tour was through.
+/// When a service cannot be started, or a check fails. The text has the expected and the actual value, and the path of
+/// Envoy's log. Also after an interrupt, unless the tour was over.
 pub fn run(mut setup: Setup, screen: Screen, processes: &Processes) -> Result<()> {
     fs::create_dir_all(&setup.folder)
         .and_then(|()| setup.folder.canonicalize())
         .map(|folder| setup.folder = folder)
         .with_context(|| format!("{}: cannot be created", setup.folder.display()))?;
     let log = envoy::log(&setup.folder);
-    // So that a log that is there afterwards is of this run.
+    // A log that exists afterwards must be this run's.
     let _ = fs::remove_file(&log);
     perform(setup, screen, processes).map_err(|error| {
         let has_log = fs::metadata(&log).is_ok_and(|log| log.len() > 0);
@@ -117,10 +117,10 @@ fn perform(setup: Setup, screen: Screen, processes: &Processes) -> Result<()> {
     Ok(())
 }
 
-/// Runs the tour through what is there already, and leaves it running.
+/// Runs the tour through running services, and leaves them running.
 ///
 /// # Errors
-/// When something of it does not answer, or a check fails.
+/// When a service does not answer, or a check fails.
 pub fn visit(running: Running, screen: Screen, processes: &Processes) -> Result<()> {
     let tour = Tour {
         stage: Stage::attach(&running, screen, processes)?,

@@ -1,4 +1,4 @@
-//! The tour as a program; `cargo xtask demo` builds everything it needs and runs it.
+//! The tour as a program. `cargo xtask demo` builds its parts and runs it.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,10 +15,10 @@ use signal_hook::iterator::Signals;
 /// The simulator's admin endpoint has no place in Envoy's configuration.
 const ADMIN_PORT: u16 = 18091;
 
-/// What a shell says of a program that Ctrl-C ended.
+/// The exit status of a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
 
-/// Who carries out the attempts after the first.
+/// The retry engine.
 #[derive(Clone, Copy, ValueEnum)]
 enum EngineName {
     /// Envoy's router, along the module's plan
@@ -33,16 +33,16 @@ struct Arguments {
     /// The Envoy binary
     #[arg(long, value_name = "FILE")]
     envoy: PathBuf,
-    /// Who carries out the attempts after the first; the configuration has to agree
+    /// The retry engine, which must be the configuration's
     #[arg(long, value_enum)]
     engine: EngineName,
-    /// The configuration to run: the one that is checked in, with its ports
+    /// The configuration to run: the checked-in one, with its ports
     #[arg(long, value_name = "FILE", required_unless_present = "module")]
     config: Option<PathBuf>,
-    /// The module to run instead, with a configuration for ports that are free
+    /// The module to run instead, with a configuration for free ports
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     module: Option<PathBuf>,
-    /// Where Envoy runs
+    /// Envoy's folder
     #[arg(long, value_name = "DIRECTORY", default_value = ".")]
     directory: PathBuf,
     /// A Python that can import the openai SDK
@@ -51,7 +51,7 @@ struct Arguments {
     /// PYTHONPATH for it
     #[arg(long, value_name = "PATH", default_value = "")]
     python_path: String,
-    /// Where logs go
+    /// The folder for logs
     #[arg(long, value_name = "DIRECTORY")]
     folder: PathBuf,
     /// Leave everything running after the tour, until Ctrl-C
@@ -108,9 +108,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Ends the processes on Ctrl-C and its like, from which the tour's own end follows.
+/// Ends the processes on Ctrl-C and similar signals, which ends the tour.
 fn end_on_signals(processes: Processes) -> io::Result<()> {
-    /// Long enough for the tour to notice; nothing in it takes as long by itself.
+    /// Long enough for the tour to notice: no step of it takes as long.
     const GRACE: Duration = Duration::from_secs(5);
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     thread::spawn(move || {

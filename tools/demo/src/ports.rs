@@ -1,25 +1,25 @@
-//! Whether the ports the tour needs are free, and who has those that are not.
+//! A check that the tour's ports are free, and the owners of those that are not.
 
 use std::fs;
 use std::net::{IpAddr, TcpListener};
 
 use anyhow::{bail, Result};
 
-/// A port, and what it is for.
+/// A port and its purpose.
 #[derive(Clone, Copy, Debug)]
 pub struct Port<'a> {
     /// The address to listen on.
     pub address: IpAddr,
     /// The port; 0 is always free.
     pub port: u16,
-    /// What is to listen there.
+    /// The service that is to listen there.
     pub purpose: &'a str,
 }
 
-/// Checks that every port can be listened on.
+/// Checks that every port is free.
 ///
 /// # Errors
-/// When one cannot be: which, what it is for, and, where the system tells, which process has it.
+/// When one is not. The error names the port, its purpose and, if the system tells, the process that has it.
 pub fn check(ports: &[Port<'_>]) -> Result<()> {
     for port in ports {
         if let Err(error) = TcpListener::bind((port.address, port.port)) {
@@ -37,7 +37,7 @@ pub fn check(ports: &[Port<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// The process that listens on the port, if it is one that this user may look at.
+/// The process that listens on the port, if this user may see it.
 fn owner(port: u16) -> Option<String> {
     let inodes = listening(port);
     let link = fs::read_dir("/proc")

@@ -1,4 +1,4 @@
-//! The processes the tour starts. However it ends, they end first.
+//! The processes of the tour, which end before it does, however it ends.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus};
@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context, Result};
 use rustix::process::{kill_process, Pid, Signal};
 
-/// How long a process may take to end when asked to.
+/// The longest time until a process ends after a request to end.
 const END_LIMIT: Duration = Duration::from_secs(3);
 
 const POLL: Duration = Duration::from_millis(20);
 
-/// All processes of one tour. Copies are of the same list: one is for whoever handles Ctrl-C.
+/// All processes of one tour. Copies share the list: one is for the handler of Ctrl-C.
 #[derive(Clone, Debug, Default)]
 pub struct Processes {
     shared: Arc<Shared>,
@@ -28,10 +28,10 @@ struct Shared {
 }
 
 impl Processes {
-    /// Starts a process. It gets no signal from the terminal: it is ended from here, in good order.
+    /// Starts a process. It gets no signal from the terminal, because the tour ends it in order.
     ///
     /// # Errors
-    /// When it cannot be started, or everything is to end already.
+    /// When it cannot be started, or everything is ending already.
     pub fn start(&self, command: &mut Command) -> Result<Process> {
         let mut running = lock(&self.shared.running);
         self.check()?;
@@ -44,7 +44,7 @@ impl Processes {
         Ok(Process { child })
     }
 
-    /// Ends everything that runs, and whatever waits here.
+    /// Ends all processes and all pauses.
     pub fn interrupt(&self) {
         self.shared.interrupted.store(true, Ordering::SeqCst);
         for child in lock(&self.shared.running).drain(..) {
@@ -52,15 +52,15 @@ impl Processes {
         }
     }
 
-    /// Whether everything is to end.
+    /// Whether everything is ending.
     pub fn interrupted(&self) -> bool {
         self.shared.interrupted.load(Ordering::SeqCst)
     }
 
-    /// Waits, but not after an interrupt.
+    /// Waits, unless there is an interrupt.
     ///
     /// # Errors
-    /// When there was one.
+    /// When there was an interrupt.
     pub fn pause(&self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         loop {
@@ -81,24 +81,24 @@ impl Processes {
     }
 }
 
-/// A running process, which is ended when this is dropped.
+/// A running process. Dropping it ends the process.
 #[derive(Debug)]
 pub struct Process {
     child: Arc<Mutex<Child>>,
 }
 
 impl Process {
-    /// Its number.
+    /// The process's number.
     pub fn id(&self) -> u32 {
         lock(&self.child).id()
     }
 
-    /// What it writes, if that was to be piped; the first caller gets it.
+    /// The process's output, if it is piped; the first caller gets it.
     pub fn stdout(&self) -> Option<ChildStdout> {
         lock(&self.child).stdout.take()
     }
 
-    /// How it ended, if it has.
+    /// The exit status, if the process has ended.
     pub fn ended(&self) -> Option<ExitStatus> {
         lock(&self.child).try_wait().ok().flatten()
     }
@@ -110,10 +110,10 @@ impl Drop for Process {
     }
 }
 
-/// Asks the process to end, and ends it when it does not.
+/// Asks the process to end, and kills it if it does not.
 fn end(child: &Mutex<Child>) {
     let mut child = lock(child);
-    // Until it has been waited for, its number belongs to no other process.
+    // Until it is waited for, its number belongs to no other process.
     if !matches!(child.try_wait(), Ok(None)) {
         return;
     }

@@ -1,13 +1,13 @@
-//! What the tour writes: headings, sentences, tables, checks. Plain text, with a little colour on a terminal.
+//! The tour's output: headings, sentences, tables and checks, as plain text with a little color on a terminal.
 
 use std::env;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
-/// How much of the line headings are filled up to.
+/// The width of headings.
 const WIDTH: usize = 78;
 
-/// Standard output. What cannot be written (a reader that has left) is no reason to stop.
+/// Standard output. A failed write, such as after the reader has left, does not stop the tour.
 #[derive(Clone, Copy, Debug)]
 pub struct Screen {
     colour: bool,
@@ -21,7 +21,7 @@ enum Colour {
 }
 
 impl Screen {
-    /// With colour on a terminal, unless the environment asks for none (`NO_COLOR`, or a terminal that has none).
+    /// With color on a terminal, unless the environment disables it (`NO_COLOR`, or a terminal without color).
     pub fn new() -> Self {
         let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || env::var_os("TERM").is_some_and(|value| value == "dumb");
@@ -30,7 +30,7 @@ impl Screen {
         }
     }
 
-    /// The first line of all, or the last.
+    /// The first or the last line.
     pub fn title(self, text: &str) {
         self.line("");
         self.line(&self.painted(Colour::Bold, text));
@@ -51,7 +51,7 @@ impl Screen {
         self.line(&format!("  {text}"));
     }
 
-    /// A sentence with space after it, for what follows from it.
+    /// A sentence, followed by an empty line.
     pub fn tell(self, text: &str) {
         self.say(text);
         self.gap();
@@ -62,7 +62,7 @@ impl Screen {
         self.line("");
     }
 
-    /// What something is, and what it is called or where it is: `name   value`.
+    /// A name and its value: `name   value`.
     pub fn fact(self, name: &str, value: impl Display) {
         self.line(&format!("  {name:<15}{value}"));
     }
@@ -84,14 +84,14 @@ impl Screen {
         self.line(&format!("  {}  {claim}", self.painted(Colour::Green, "ok")));
     }
 
-    /// A piece of a line that goes on; it appears at once.
+    /// A piece of an unfinished line, which appears at once.
     pub fn piece(self, text: &str) {
         let mut out = io::stdout().lock();
         let _ = out.write_all(text.as_bytes());
         let _ = out.flush();
     }
 
-    /// A table of these columns, whose head is written now and whose rows follow one by one.
+    /// A table with these columns. Its head is written now, and its rows follow.
     pub fn table(self, columns: &[Column]) -> Table<'_> {
         let table = Table {
             screen: self,
@@ -125,7 +125,7 @@ impl Default for Screen {
     }
 }
 
-/// A column of a table: its heading, and how wide it is at least.
+/// A column of a table: its heading and its least width.
 #[derive(Clone, Debug)]
 pub struct Column {
     name: String,
@@ -134,7 +134,7 @@ pub struct Column {
 }
 
 impl Column {
-    /// Text, which begins where the column begins.
+    /// A column of text, aligned left.
     pub fn text(name: &str, width: usize) -> Self {
         Self {
             name: name.to_owned(),
@@ -143,7 +143,7 @@ impl Column {
         }
     }
 
-    /// Numbers, which end where the column ends.
+    /// A column of numbers, aligned right.
     pub fn number(name: &str, width: usize) -> Self {
         Self {
             is_number: true,
@@ -152,7 +152,7 @@ impl Column {
     }
 }
 
-/// A table whose rows appear one by one.
+/// A table whose rows appear one after the other.
 #[derive(Debug)]
 pub struct Table<'a> {
     screen: Screen,
@@ -160,7 +160,7 @@ pub struct Table<'a> {
 }
 
 impl Table<'_> {
-    /// Writes a row, a cell per column.
+    /// Writes a row, with a cell for each column.
     pub fn row(&self, cells: &[String]) {
         self.screen.line(&self.row_text(cells));
     }

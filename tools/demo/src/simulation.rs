@@ -1,5 +1,5 @@
-//! The simulated resources and the identity endpoint, wherever they run: what the tour does with them goes through the
-//! simulator's admin endpoint.
+//! The simulated resources and the identity endpoint, wherever they run. The tour uses them through the simulator's
+//! admin endpoint.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ impl Simulation {
         })
     }
 
-    /// Where its admin endpoint is, as `http://address:port`.
+    /// The address of the simulator's admin endpoint, as `http://address:port`.
     pub fn url(&self) -> &str {
         self.admin.url.trim_end_matches("/admin")
     }
@@ -50,7 +50,7 @@ impl Simulation {
         &self.backends
     }
 
-    /// The requests of all services, in the order they came.
+    /// The requests at all services, in the order of their arrival.
     ///
     /// # Errors
     /// When the simulator does not answer.
@@ -58,7 +58,7 @@ impl Simulation {
         self.admin.get("/requests")
     }
 
-    /// How often the identity endpoint was asked.
+    /// The number of requests at the identity endpoint.
     ///
     /// # Errors
     /// When the simulator does not answer.
@@ -66,7 +66,7 @@ impl Simulation {
         Ok(self.imds()?.requests)
     }
 
-    /// How many tokens the identity endpoint has made.
+    /// The number of tokens that the identity endpoint has issued.
     ///
     /// # Errors
     /// When the simulator does not answer.
@@ -74,7 +74,7 @@ impl Simulation {
         Ok(self.imds()?.tokens)
     }
 
-    /// Tokens made from now on are valid for this long, in whole seconds.
+    /// Sets the lifetime of new tokens, in whole seconds.
     ///
     /// # Errors
     /// When the simulator does not answer.
@@ -83,7 +83,7 @@ impl Simulation {
         self.admin.put("/imds/token-lifetime", &seconds)
     }
 
-    /// From now on no backend accepts a token made before.
+    /// Makes all backends refuse the tokens issued so far.
     ///
     /// # Errors
     /// When the simulator does not answer.
@@ -91,7 +91,7 @@ impl Simulation {
         self.admin.post("/imds/revoke")
     }
 
-    /// Every service answers normally again and forgets its requests.
+    /// Restores the default answers of every service, and forgets all requests.
     ///
     /// # Errors
     /// When the simulator does not answer.
@@ -112,12 +112,12 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Its name, as in the balancer's configuration.
+    /// The backend's name, as in the balancer's configuration.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How many requests it has received.
+    /// The number of received requests.
     ///
     /// # Errors
     /// When the simulator does not answer.
@@ -125,7 +125,7 @@ impl Backend {
         Ok(self.state()?.requests)
     }
 
-    /// Where it listens, as the simulator sees it.
+    /// The backend's address, as the simulator sees it.
     ///
     /// # Errors
     /// When the simulator does not answer.
@@ -133,7 +133,7 @@ impl Backend {
         Ok(self.state()?.addr)
     }
 
-    /// How it answers from now on.
+    /// Sets the backend's answers.
     ///
     /// # Errors
     /// When the simulator does not answer.
@@ -141,7 +141,7 @@ impl Backend {
         self.admin.put(&self.path("behaviour"), &json!(behaviour))
     }
 
-    /// It answers as Azure would again.
+    /// Restores the backend's default answers.
     ///
     /// # Errors
     /// When the simulator does not answer.
@@ -149,7 +149,7 @@ impl Backend {
         self.admin.delete(&self.path("behaviour"))
     }
 
-    /// It listens no longer; connections are refused.
+    /// Stops listening: connections are refused.
     ///
     /// # Errors
     /// When the simulator does not answer.
@@ -157,10 +157,10 @@ impl Backend {
         self.admin.post(&self.path("stop"))
     }
 
-    /// It listens again.
+    /// Listens again.
     ///
     /// # Errors
-    /// When it cannot, or the simulator does not answer.
+    /// When the port cannot be opened, or the simulator does not answer.
     pub fn restart(&self) -> Result<()> {
         self.admin.post(&self.path("restart"))
     }
@@ -181,7 +181,7 @@ impl Backend {
 pub struct Received {
     /// The backend's name, or `imds`.
     pub service: String,
-    /// What became of the credential.
+    /// The result of the credential's check.
     pub token: TokenCheck,
     headers: Vec<(String, String)>,
 }
@@ -240,7 +240,7 @@ impl Admin {
         format!("{}{path}", self.url)
     }
 
-    /// What the simulator says, which is JSON, or what is wrong.
+    /// The simulator's answer, which is JSON, or an error.
     fn told(
         &self,
         method: &str,
@@ -249,7 +249,7 @@ impl Admin {
     ) -> Result<Value> {
         let what = || format!("the simulator: {method} {}", self.at(path));
         let mut answer = answer.map_err(|error| anyhow!("{}: {error}", what()))?;
-        // A whole tour is told at `/requests`.
+        // `/requests` has the requests of the whole tour.
         let body = answer.body_mut().with_config().limit(256 * 1024 * 1024);
         let body = body.read_to_string().with_context(what)?;
         if answer.status() != 200 {

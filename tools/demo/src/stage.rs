@@ -1,4 +1,4 @@
-//! Everything the tour needs to be running: the simulator and Envoy.
+//! The services of the tour: the simulator and Envoy.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,31 +19,31 @@ use crate::screen::Screen;
 use crate::simulation::{Backend, Simulation};
 use crate::{Running, Setup};
 
-/// What is running. When this is dropped, it is not.
+/// The running services. Dropping this ends them.
 pub struct Stage {
-    /// The application.
+    /// The client of most steps.
     pub client: Client,
-    /// Another one, of the team whose usage is shown.
+    /// The client of the team whose usage is shown.
     pub search: Client,
-    /// Another one, of the team with a limit.
+    /// The client of the team with a limit.
     pub batch: Client,
     /// Envoy with the module.
     pub envoy: Envoy,
     /// The backends and the identity endpoint.
     pub simulation: Simulation,
-    /// The fleet, with the ports that were taken.
+    /// The fleet, with its actual ports.
     pub fleet: Fleet,
-    /// What Envoy had counted before the tour.
+    /// Envoy's counts before the tour.
     before: BTreeMap<String, i64>,
-    /// What the simulation is of, where this tour started it.
+    /// The simulator, if this tour started it.
     _simulator: Option<Simulator>,
 }
 
 impl Stage {
-    /// Starts everything and tells what there is.
+    /// Starts everything, and lists it.
     ///
     /// # Errors
-    /// When a port is taken, or something does not start.
+    /// When a port is taken, or a service does not start.
     pub fn set(setup: &Setup, screen: Screen, processes: &Processes) -> Result<Self> {
         let mut fleet = setup.fleet.clone();
         check_ports(&fleet, setup.admin_port)?;
@@ -101,15 +101,15 @@ impl Stage {
         })
     }
 
-    /// Takes what runs already and tells what there is.
+    /// Uses running services, and lists them.
     ///
     /// # Errors
-    /// When something of it does not answer.
+    /// When a service does not answer.
     pub fn attach(running: &Running, screen: Screen, processes: &Processes) -> Result<Self> {
         let fleet = running.fleet.clone();
         screen.title("The Azure OpenAI balancer: a real Envoy in front of simulated resources");
         let simulation = Simulation::at(&running.addresses.simulator)?;
-        // The tour counts from zero, whoever was here before.
+        // The tour's counts start at zero, even after earlier requests.
         simulation.reset()?;
         for backend in &fleet.backends {
             screen.fact(
@@ -143,12 +143,12 @@ impl Stage {
         })
     }
 
-    /// Whether Envoy's router carries out the attempts after the first.
+    /// Whether the retry engine is Envoy's router.
     pub fn is_router_engine(&self) -> bool {
         self.fleet.engine == Engine::Router
     }
 
-    /// How many requests all backends together have received.
+    /// The number of requests at all backends together.
     ///
     /// # Errors
     /// When the simulator does not answer.
@@ -157,7 +157,7 @@ impl Stage {
         backends.map(Backend::count).sum()
     }
 
-    /// What the module has counted since the tour began, by the names of the statistics.
+    /// The module's counts since the tour began, by the names of the statistics.
     ///
     /// # Errors
     /// When Envoy's admin interface does not answer.
@@ -176,7 +176,7 @@ impl Stage {
     }
 }
 
-/// The fleet, moved out of everyone's way.
+/// The fleet with free ports.
 pub fn on_free_ports(mut fleet: Fleet) -> Fleet {
     fleet.listener.port = 0;
     fleet.admin.port = 0;
@@ -189,7 +189,7 @@ pub fn on_free_ports(mut fleet: Fleet) -> Fleet {
     fleet
 }
 
-/// A path as a reader wants it: relative to the directory where it lies inside.
+/// A path for the reader: relative to the directory if it is inside.
 pub fn shown(path: &Path, directory: &Path) -> String {
     let directory = directory.canonicalize().unwrap_or_default();
     let path = path.strip_prefix(directory).unwrap_or(path);
@@ -245,7 +245,7 @@ fn simulate(fleet: &Fleet, admin_port: u16) -> Result<Simulator> {
         backends,
         imds: ImdsSettings {
             port: fleet.identity.as_ref().map_or(0, |identity| identity.port),
-            // Tokens that live for seconds are not handed out twice: each renewal shows as a new token.
+            // A token with a lifetime of seconds is never returned twice, so that each renewal shows as a new token.
             renew_below: Some(Duration::from_secs(60)),
             ..ImdsSettings::default()
         },
@@ -255,7 +255,7 @@ fn simulate(fleet: &Fleet, admin_port: u16) -> Result<Simulator> {
     Simulator::start(settings).context("the simulator did not start")
 }
 
-/// The configuration of this fleet, with its clients' keys beside it.
+/// Renders the configuration of this fleet, with its clients' keys beside it.
 fn rendered(fleet: &mut Fleet, folder: &Path) -> Result<PathBuf> {
     let write = |name: &str, text: String| -> Result<PathBuf> {
         let path = folder.join(name);

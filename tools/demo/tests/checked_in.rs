@@ -1,4 +1,4 @@
-//! What the tour runs is what is checked in.
+//! The tour's configurations are the checked-in ones.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -27,23 +27,23 @@ fn assert_checked_in(file: &str, rendered: &str) {
 }
 
 #[test]
-fn the_containers_configuration_is_the_rendered_one() {
+fn the_containers_configuration_is_current() {
     assert_checked_in("deploy/compose/envoy.yaml", &demo::compose::configuration());
 }
 
 #[test]
-fn the_containers_keys_are_the_rendered_ones() {
+fn the_containers_keys_are_current() {
     assert_checked_in("deploy/compose/clients.yaml", &demo::compose::keys());
 }
 
 #[test]
-fn the_keys_on_this_machine_are_the_rendered_ones() {
+fn the_local_keys_are_current() {
     assert_checked_in("envoy/clients.yaml", &demo::clients::local_keys());
 }
 
-/// The command line tool writes these two: they are of the list of backends beside them.
+/// The command line tool writes these two, from the list of backends beside them.
 #[test]
-fn the_tour_on_this_machine_runs_what_is_checked_in() {
+fn the_local_tour_runs_the_checked_in_configurations() {
     for (engine, file) in [
         (Engine::Filter, "envoy/envoy.yaml"),
         (Engine::Router, "envoy/envoy-router.yaml"),

@@ -1,6 +1,6 @@
-//! The tour, from its beginning to its end, and the ways in which it may not get there.
+//! The tour from beginning to end, and the ways in which it may fail.
 //!
-//! Everything is on free ports, so that this runs beside other tests and beside a tour.
+//! All ports are free ones, so that the tests can run beside other tests and a tour.
 
 use std::env;
 use std::ffi::OsString;
@@ -22,7 +22,7 @@ fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// The program with this engine and a module of this path.
+/// The program with this engine and the module at this path.
 fn program(folder: &Path, engine: &str, module: &OsString) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
     command.args(["--engine", engine]);
@@ -36,7 +36,7 @@ fn program(folder: &Path, engine: &str, module: &OsString) -> Command {
     command
 }
 
-/// Reads until a line contains `text`; all the lines so far.
+/// Reads until a line contains `text`. Returns all lines so far.
 fn read_until(output: &mut impl BufRead, text: &str) -> String {
     let mut read = String::new();
     loop {
@@ -63,7 +63,7 @@ fn interrupt(child: &Child) {
     kill_process(Pid::from_child(child), Signal::INT).expect("the demo runs");
 }
 
-/// The address that Envoy was told to have.
+/// The address that Envoy was configured with.
 fn envoy_address(output: &str) -> &str {
     let line = output.lines().find(|line| line.contains(" runs "));
     let words = line.expect("a line about Envoy").split_whitespace();
@@ -97,7 +97,7 @@ mod filter_engine {
     use super::*;
 
     #[test]
-    fn the_whole_tour_holds_and_everything_runs_on_until_ctrl_c() {
+    fn the_tour_holds_and_everything_keeps_running_until_ctrl_c() {
         let shown = whole_tour("filter");
         assert!(
             shown.contains("it came at once, after the last word was said"),
@@ -115,7 +115,7 @@ mod router_engine {
     use super::*;
 
     #[test]
-    fn the_whole_tour_holds_and_everything_runs_on_until_ctrl_c() {
+    fn the_tour_holds_and_everything_keeps_running_until_ctrl_c() {
         let shown = whole_tour("router");
         assert_eq!(shown.matches("it came word by word").count(), 3, "{shown}");
         shows_what_the_readme_quotes(&shown);
@@ -127,7 +127,7 @@ mod router_engine {
     }
 }
 
-/// The README's excerpt of the tour, except for the rows of requests and the time, which differ from run to run.
+/// The output has the README's excerpt, except the rows of requests and the time, which differ from run to run.
 fn shows_what_the_readme_quotes(shown: &str) {
     let readme = include_str!("../../../README.md");
     let excerpt = readme.split("```text\n").nth(1).expect("an excerpt");
@@ -150,7 +150,7 @@ fn shows_what_the_readme_quotes(shown: &str) {
     assert!(found >= 5, "{found}");
 }
 
-/// Goes through the tour, then ends it; what was shown.
+/// Runs the whole tour, then ends it. Returns the output.
 fn whole_tour(engine: &str) -> String {
     let folder = folder();
     let mut command = program(folder.path(), engine, &variable("AOAI_WASM"));
@@ -218,7 +218,7 @@ fn a_module_that_envoy_refuses_ends_the_tour_with_the_reason() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_named() {
+fn an_occupied_port_is_named() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let port = taken.local_addr().expect("an address").port();
     let folder = folder();

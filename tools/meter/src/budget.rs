@@ -1,4 +1,4 @@
-//! What a request may cost: `tests/budget.toml`, which only people change.
+//! The budget of a request: `tests/budget.toml`, which only people change.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,13 +18,13 @@ const FILE: &str = "tests/budget.toml";
 pub struct Budget {
     /// The module.
     pub module: Size,
-    /// The memory that the module has for what lasts, in bytes, by its name.
+    /// The module's memory for lasting objects in bytes, by name.
     pub memory: BTreeMap<String, u64>,
-    /// Each path a request can take, by its name.
+    /// The paths of requests, by name.
     pub paths: BTreeMap<String, Quantities>,
 }
 
-/// How large the module may be.
+/// The limits of the module's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Size {
@@ -38,17 +38,17 @@ impl Budget {
     /// Reads the file.
     ///
     /// # Panics
-    /// When it is not as it should be.
+    /// When the file is missing or invalid.
     pub fn read() -> Self {
         let file = workspace().join(FILE);
         let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
     }
 
-    /// What is wrong with the cost of `path`, if anything.
+    /// The differences between the cost of `path` and its budget.
     ///
-    /// Calls and bytes follow from the source, and have to be what the budget says: what fell is written down, or it could
-    /// rise again unseen. Instructions depend on the compiler as well, and have to be below it, though not by much.
+    /// Calls and bytes follow from the source, so they must equal the budget: a fall must be written down, or it could
+    /// rise again unnoticed. Instructions also depend on the compiler, so they may be lower, but not by much.
     pub fn judge(&self, path: &str, cost: Quantities) -> Vec<String> {
         let section = format!("[paths.{path:?}]");
         let Some(budget) = self.paths.get(path) else {
@@ -72,12 +72,12 @@ impl Budget {
         exact.chain(limit).collect()
     }
 
-    /// What is wrong with the module's size, if anything.
+    /// The difference between the module's size and its budget.
     pub fn judge_size(&self, bytes: u64) -> Option<String> {
         left("[module]", "bytes", bytes, self.module.bytes)
     }
 
-    /// What is wrong with the memory for what has this name, if anything.
+    /// The difference between the memory of this name and its budget.
     pub fn judge_memory(&self, name: &str, bytes: u64) -> Option<String> {
         match self.memory.get(name) {
             Some(may) => left("[memory]", name, bytes, *may),
@@ -85,7 +85,7 @@ impl Budget {
         }
     }
 
-    /// What is wrong with the largest function, if anything.
+    /// The difference between the largest function and its budget.
     pub fn judge_largest(&self, function: &Function) -> Option<String> {
         let Function { name, bytes } = function;
         let may = self.module.largest_function;
@@ -102,15 +102,15 @@ impl Budget {
     }
 }
 
-/// What differs from compiler to compiler, in percent of a budget.
+/// The difference between compilers, in percent of a budget.
 const ROOM: u64 = 35;
 
-/// For what follows from the source: any change.
+/// Quantities that follow from the source: reports any change.
 fn changed(section: &str, name: &str, is: u64, may: u64) -> Option<String> {
     rose(section, name, is, may).or_else(|| fell(section, name, is, may))
 }
 
-/// For what depends on the compiler as well: a rise, or more of a fall than that explains.
+/// Quantities that also depend on the compiler: reports a rise, or a fall that compilers do not explain.
 fn left(section: &str, name: &str, is: u64, may: u64) -> Option<String> {
     rose(section, name, is, may)
         .or_else(|| fell(section, name, is, may - may.saturating_mul(ROOM) / 100))
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn what_costs_what_it_may_is_fine() {
         assert!(judged(|_| {}).is_empty());
-        // Another compiler makes other instructions of the same source.
+        // Another compiler makes other instructions from the same source.
         assert!(judged(|cost| cost.instructions = 4000).is_empty());
     }
 

@@ -1,4 +1,4 @@
-//! The callbacks that the mock host calls, as C symbols; each is handed on to the module.
+//! The callbacks that the mock host calls, as C symbols. Each one calls the module.
 
 use crate::module::call;
 
@@ -8,7 +8,7 @@ fn number(value: impl TryInto<u32>) -> i32 {
     value.unwrap_or_else(|_| panic!("more than a 32-bit module can have")) as i32
 }
 
-/// What Envoy does for a stream whose callback is missing: it goes on.
+/// Envoy's action for a stream without this callback: it continues.
 const CONTINUE: i32 = 0;
 
 #[no_mangle]
@@ -16,7 +16,7 @@ extern "C" fn _initialize() {
     call("_initialize", &[]);
 }
 
-/// Host calls ask the module itself ([`crate::imports`]): the memory of this process is not the module's.
+/// Host calls ask the module itself ([`crate::imports`]), because this process's memory is not the module's.
 #[no_mangle]
 extern "C" fn proxy_on_memory_allocate(_: usize) -> *mut u8 {
     unreachable!("a host call that was not the module's")

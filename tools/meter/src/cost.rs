@@ -1,4 +1,4 @@
-//! What a request costs.
+//! The cost of a request.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,7 @@ use mock_host::{Count, Host};
 
 use crate::module::{self, Spent};
 
-/// Everything that was counted of one request.
+/// Everything counted for one request.
 #[derive(Clone, Debug, Default)]
 pub struct Cost {
     /// By callback.
@@ -19,7 +19,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Counts what happens on `host` while `act` runs.
+    /// Counts the calls on `host` while `act` runs.
     pub fn of(host: &Host, act: impl FnOnce()) -> Self {
         host.clear_counts();
         let counted = module::count(act);
@@ -47,24 +47,24 @@ impl Cost {
     }
 }
 
-/// What a request costs in all, or may.
+/// The cost of a request, or its budget.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quantities {
-    /// Callbacks that Envoy makes, those of the contexts' lives included.
+    /// Envoy's callbacks, including those that begin and end contexts.
     pub callbacks: u64,
-    /// Host calls that the module makes.
+    /// The module's host calls.
     pub host_calls: u64,
-    /// Bytes that host calls bring into the module, each into memory that it allocates.
+    /// Bytes that host calls bring into the module, in memory that it allocates.
     pub bytes_in: u64,
-    /// Bytes that host calls take out of it.
+    /// Bytes that host calls take out of the module.
     pub bytes_out: u64,
-    /// WebAssembly instructions. Copying memory is one, however much it is.
+    /// WebAssembly instructions. A copy of memory is one instruction, whatever its size.
     pub instructions: u64,
 }
 
 impl fmt::Display for Quantities {
-    /// As the budget file has it.
+    /// The form of the budget file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "callbacks = {}", self.callbacks)?;
         writeln!(f, "host_calls = {}", self.host_calls)?;
@@ -75,7 +75,7 @@ impl fmt::Display for Quantities {
 }
 
 impl fmt::Display for Cost {
-    /// Three tables: callbacks with their instructions, host calls with their bytes, the functions that count most.
+    /// Three tables: callbacks with their instructions, host calls with their bytes, and the most expensive functions.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,

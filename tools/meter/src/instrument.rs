@@ -1,11 +1,11 @@
-//! Puts counters into a module, so that it counts the instructions it executes.
+//! Adds counters to a module, so that it counts its executed instructions.
 
 use walrus::ir::{self, BinaryOp, Instr, InstrLocId, InstrSeqId, Visitor};
 use walrus::{ConstExpr, FunctionId, GlobalId, Module, ValType};
 
 use crate::module::Function;
 
-/// The export that is the counter of a function.
+/// The export with a function's counter.
 pub(crate) fn counter(index: usize) -> String {
     format!("instructions of {index}")
 }
@@ -13,7 +13,7 @@ pub(crate) fn counter(index: usize) -> String {
 /// The module with a counter for each function, and the functions' names in the counters' order.
 ///
 /// # Panics
-/// It is not a module.
+/// When the bytes are not a module.
 pub(crate) fn instrument(bytes: &[u8]) -> (Vec<u8>, Vec<String>) {
     let mut module = Module::from_buffer(bytes).expect("the module is WebAssembly");
     let functions: Vec<_> = module.funcs.iter_local().map(|(id, _)| id).collect();
@@ -28,10 +28,10 @@ pub(crate) fn instrument(bytes: &[u8]) -> (Vec<u8>, Vec<String>) {
     (module.emit_wasm(), names)
 }
 
-/// The function whose body is the largest.
+/// The function with the largest body.
 ///
 /// # Panics
-/// It is not a module.
+/// When the bytes are not a module.
 pub(crate) fn largest(bytes: &[u8]) -> Option<Function> {
     let module = Module::from_buffer(bytes).expect("the module is WebAssembly");
     let bodies = module.funcs.iter_local().filter_map(|(id, function)| {
@@ -55,7 +55,7 @@ fn count(module: &mut Module, function: FunctionId, counter: GlobalId) {
     for sequence in sequences.0 {
         let instructions = &mut function.block_mut(sequence).instrs;
         let mut counted = Vec::with_capacity(instructions.len() * 2);
-        // From where control may come or go to where it may next, all is executed or nothing.
+        // Between two points of control flow, all instructions are executed or none.
         while !instructions.is_empty() {
             let diverging = instructions.iter().position(|(i, _)| may_diverge(i));
             let length = diverging.map_or(instructions.len(), |at| at + 1);
@@ -71,7 +71,7 @@ fn count(module: &mut Module, function: FunctionId, counter: GlobalId) {
     }
 }
 
-/// Whether what follows in the same sequence may not be executed though this was.
+/// Whether the following instructions of the sequence may be skipped after this one.
 fn may_diverge(instruction: &Instr) -> bool {
     matches!(
         instruction,
@@ -86,7 +86,7 @@ fn may_diverge(instruction: &Instr) -> bool {
     )
 }
 
-/// Whether it only marks a place.
+/// Whether the instruction only marks a place.
 fn is_mark(instruction: &Instr) -> bool {
     matches!(instruction, Instr::Block(_) | Instr::Loop(_))
 }
@@ -130,7 +130,7 @@ mod tests {
             let function = function.finish(Vec::new(), &mut module.funcs);
             module.exports.add(name, function);
         }
-        // The number of locals' kinds, three times two bytes and one, and the end.
+        // The number of groups of locals, three groups of two bytes each and a type, and the end.
         let (name, bytes) = ("large".to_owned(), 1 + 3 * 3 + 1);
         assert_eq!(largest(&module.emit_wasm()), Some(Function { name, bytes }));
     }

@@ -1,4 +1,4 @@
-//! Shows what a request costs on each path, by callback and host call, and what the budget says of it.
+//! Prints the cost of a request on each path, by callback and host call, and compares it with the budget.
 
 use std::fs;
 use std::process::ExitCode;

@@ -15,20 +15,20 @@ use crate::{imports, instrument, wasi};
 pub const VARIABLE: &str = "AOAI_WASM";
 
 thread_local! {
-    /// The module of this thread; a test has a thread of its own.
+    /// The module of this thread. Each test has its own thread.
     static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
-    /// What was counted since [`count`] was called.
+    /// The counts since [`count`] was called.
     static COUNTED: RefCell<Counted> = const { RefCell::new(Counted::new()) };
-    /// Whether it is counted: reading all counters takes longer than most callbacks.
+    /// Whether to count: reading all counters takes longer than most callbacks.
     static COUNTS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Where instructions were executed.
+/// The executed instructions, by place.
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
     /// By callback.
     pub callbacks: BTreeMap<&'static str, Spent>,
-    /// By function, those it calls left out.
+    /// By function, without the functions that it calls.
     pub functions: BTreeMap<String, u64>,
 }
 
@@ -41,12 +41,12 @@ impl Counted {
     }
 }
 
-/// What the calls of one callback used.
+/// The use of one callback.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spent {
-    /// How often it was called.
+    /// The number of calls.
     pub calls: u64,
-    /// Instructions of all calls together.
+    /// The instructions of all calls together.
     pub instructions: u64,
 }
 
@@ -77,7 +77,7 @@ impl Running {
         let mut linker = Linker::new(&engine);
         imports::link(&mut linker, &module).expect("host calls have a name each");
         wasi::link(&mut linker).expect("WASI's functions have a name each");
-        // Functions that the standard library names and the balancer does not call.
+        // The standard library imports functions that the balancer never calls.
         for import in module.imports() {
             let Some(kind) = import.ty().func() else {
                 continue;
@@ -105,7 +105,7 @@ impl Running {
         }
     }
 
-    /// Runs an export, if the module has it: Envoy leaves out what it has not.
+    /// Runs an export if the module has it. Envoy skips missing ones.
     fn call(&mut self, name: &'static str, arguments: &[i32]) -> Option<i32> {
         let function = self.instance.get_func(&self.store, name)?;
         let arguments: Vec<_> = arguments.iter().copied().map(Val::I32).collect();
@@ -127,7 +127,7 @@ impl Running {
         }
     }
 
-    /// Books what the counters say to the callback that has just run.
+    /// Adds the counters' values to the callback that has just run.
     fn count(&mut self, callback: &'static str) {
         COUNTED.with_borrow_mut(|counted| {
             let spent = counted.callbacks.entry(callback).or_default();
@@ -148,17 +148,17 @@ impl Running {
 /// The module's file.
 ///
 /// # Panics
-/// When the environment does not name it: without the module there is nothing to count.
+/// When the environment does not name it: without the module there is nothing to measure.
 pub fn path() -> PathBuf {
     let path = env::var_os(VARIABLE);
     let path = path.unwrap_or_else(|| panic!("{VARIABLE} is not set; run `cargo xtask test`"));
     PathBuf::from(path)
 }
 
-/// The function of the module whose body is the largest.
+/// The module's function with the largest body.
 ///
 /// # Panics
-/// When there is no module, or nothing in it.
+/// When there is no module, or it has no function.
 pub fn largest_function() -> Function {
     let path = path();
     let bytes = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -174,7 +174,7 @@ pub(crate) fn call(name: &'static str, arguments: &[i32]) -> Option<i32> {
     })
 }
 
-/// What is counted while `act` runs. Memory that the host has the module allocate is part of the callback in which that happens.
+/// The counts while `act` runs. A callback's counts include the allocations that the host requests in it.
 pub(crate) fn count(act: impl FnOnce()) -> Counted {
     RUNNING.with_borrow_mut(|running| {
         running.get_or_insert_with(Running::start).clear_counters();
@@ -185,7 +185,7 @@ pub(crate) fn count(act: impl FnOnce()) -> Counted {
     COUNTED.with_borrow_mut(std::mem::take)
 }
 
-/// How much memory the module has, in bytes.
+/// The module's memory in bytes.
 pub(crate) fn memory() -> u64 {
     RUNNING.with_borrow_mut(|running| {
         let running = running.get_or_insert_with(Running::start);

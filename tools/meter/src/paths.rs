@@ -9,23 +9,23 @@ use serde_json::{json, Value};
 use crate::cost::Cost;
 use crate::module;
 
-/// Who carries out the attempts after the first.
+/// The retry engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Engine {
     Filter,
     Router,
 }
 
-/// How many backends a gateway has if nothing else is said.
+/// The default number of backends.
 const USUAL: usize = 3;
 
-/// As many as a configuration may have.
+/// The most backends that a configuration may have.
 const MANY: usize = 100;
 
-/// Requests that wait at the same time.
+/// The number of requests that wait at a time.
 const WAITERS: usize = 200;
 
-/// Parts of an answer that streams.
+/// The parts of a streamed answer.
 const CHUNKS: usize = 50;
 const CHUNK: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" well\"}}]}\n\n";
 
@@ -46,10 +46,10 @@ const BEFORE_CONTENT: [&str; 2] = [
      \"model\":\"gpt-4o-2024-11-20\",\"object\":\"chat.completion.chunk\",\"system_fingerprint\":\"fp_1\"}\n\n",
 ];
 
-/// With the tokens that it took.
+/// The last event, with the tokens.
 const LAST: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":50,\"total_tokens\":59}}\n\ndata: [DONE]\n\n";
 
-/// A whole answer, with the tokens that it took as Azure reports them.
+/// A whole answer, with the tokens as Azure reports them.
 const ANSWER: &str = concat!(
     r#"{"choices":[],"usage":{"completion_tokens":4,"completion_tokens_details":{"accepted_prediction_tokens":0,"#,
     r#""audio_tokens":0,"reasoning_tokens":0,"rejected_prediction_tokens":0},"prompt_tokens":9,"#,
@@ -61,13 +61,13 @@ const BODY: &str = r#"{"model":"gpt-4o","messages":[{"role":"user","content":"Al
 const RESPONSES: &str = "/openai/v1/responses";
 const RESPONSE_BODY: &[u8] = br#"{"model":"gpt-4o","input":"All is well.","stream":true}"#;
 
-/// As Envoy reads from a connection.
+/// The size in which Envoy reads from a connection.
 const FRAME: usize = 16 << 10;
 const LARGE: usize = 1 << 20;
 
 type Act = fn(&Gateway);
 
-/// A path of a request: how the gateway is made, what is done once before it is counted, and what is counted.
+/// A path of a request: the gateway, the preparation before counting, and the counted action.
 struct Path {
     name: &'static str,
     setting: fn() -> Setting,
@@ -138,12 +138,12 @@ const PATHS: [Path; 17] = [
     },
 ];
 
-/// How a gateway is made.
+/// The settings of a gateway.
 struct Setting {
     backends: usize,
     /// Further fields of the plugin's configuration.
     plugin: Value,
-    /// Every second backend has another identity.
+    /// Whether every second backend has another identity.
     has_two_identities: bool,
     has_token: bool,
 }
@@ -192,8 +192,8 @@ impl Setting {
     }
 }
 
-/// What each path costs, by its name. Always in the same order, and to be asked once by a process: the numbers of contexts count
-/// on, and where a map keeps one depends on them.
+/// The cost of each path, by name. The order never changes, and a process must call this once: contexts have increasing
+/// numbers, which decide the places in hash maps.
 pub fn all() -> Vec<(String, Cost)> {
     let engines = [
         (Engine::Filter, "filter engine"),
@@ -212,11 +212,11 @@ pub fn all() -> Vec<(String, Cost)> {
         .collect()
 }
 
-/// Streams that are open at the same time where memory is measured. A module's memory grows by 64 KiB.
+/// The number of open streams for the measurement of memory. A module's memory grows in steps of 64 KiB.
 const OPEN: usize = 300;
 
-/// The bytes of memory that the module has for each open stream, by the engine, and how many more it has when as many are opened after
-/// these have ended: none, if all was given back. In modules of their own, whose memory nothing has used before.
+/// The module's memory for each open stream in bytes, by engine. Also the growth when as many streams are opened after
+/// these have ended: zero if all memory was returned. Each measurement uses a new module.
 pub fn memory() -> Vec<(String, u64)> {
     let measured = [Engine::Filter, Engine::Router].map(|engine| {
         let measure = move || {
@@ -227,7 +227,7 @@ pub fn memory() -> Vec<(String, u64)> {
                 for _ in 0..OPEN {
                     begin_stream(&gateway);
                 }
-                // Older frames have been dropped.
+                // The older frames have been dropped.
                 for _ in 0..4 {
                     gateway.send_frame(BEFORE_CONTENT[1], false);
                 }
@@ -251,8 +251,8 @@ pub fn memory() -> Vec<(String, u64)> {
         .collect()
 }
 
-/// Every backend's first answer is written down, the first held body is watched, and the worker becomes sure that the turns are its
-/// own.
+/// Prepares a worker: every backend's first success is written down, the first held body is observed, and the worker
+/// becomes sure that no other worker draws turns.
 fn warm_up(gateway: &Gateway) {
     for _ in 0..gateway.backends + 6 {
         serve(gateway);
@@ -292,7 +292,7 @@ fn open_stream(gateway: &Gateway) {
     begin_stream(gateway);
 }
 
-/// Its content has begun.
+/// Begins a stream up to its content.
 fn begin_stream(gateway: &Gateway) {
     let events = [BEFORE_CONTENT[0], BEFORE_CONTENT[1], CHUNK, CHUNK];
     open(gateway, CHAT, BODY.as_bytes(), &events);
@@ -311,14 +311,14 @@ fn next_event_with_tag(gateway: &Gateway) {
     gateway.send_frame(EVENT, false);
 }
 
-/// What reports the tokens, and the end of the body, as they come over HTTP/1.1.
+/// The event with the tokens, and the end of the body, as they arrive over HTTP/1.1.
 fn last_events(gateway: &Gateway) {
     gateway.send_frame(LAST, false);
     gateway.send_frame("", true);
     gateway.under_way.borrow_mut().clear();
 }
 
-/// It is held for its first content, which is its third event.
+/// A stream that is held until its first content, which is its third event.
 fn event_stream(gateway: &Gateway) {
     let request = gateway.send(&[BODY.as_bytes()]);
     let mut events = [CHUNK; CHUNKS];
@@ -350,12 +350,12 @@ fn cool_down(gateway: &Gateway) {
     warm_up(gateway);
     retry(gateway);
     warm_up(gateway);
-    // The turn that is counted is the absent backend's, which is another's.
+    // The counted turn is the absent backend's, so another backend serves it.
     serve(gateway);
     serve(gateway);
 }
 
-/// Each request is throttled by a backend that was not, and then served.
+/// Each request is throttled by one more backend, and then served.
 fn cool_half(gateway: &Gateway) {
     warm_up(gateway);
     for _ in 0..gateway.backends / 2 {
@@ -367,7 +367,7 @@ fn cool_half(gateway: &Gateway) {
     }
 }
 
-/// Another worker has learnt something of one backend since this one looked.
+/// Another worker has changed one backend's health since this worker read it.
 fn warm_up_and_learn(gateway: &Gateway) {
     warm_up(gateway);
     retry(gateway);
@@ -389,10 +389,10 @@ fn tick(gateway: &Gateway) {
 /// One worker of a gateway.
 struct Gateway {
     host: Host,
-    /// Requests that are not over. They end before the worker does.
+    /// Requests in progress. They end before the worker does.
     under_way: RefCell<Vec<Request>>,
     backends: usize,
-    /// Requests have their clients' names.
+    /// Whether requests have their clients' names.
     names_clients: bool,
     vm: Vm,
     router: Option<Router>,
@@ -416,7 +416,7 @@ impl Gateway {
         let backends: Vec<_> = backends.collect();
         let mut plugin = json!({
             "backends": backends, "identity": {"cluster": "imds"},
-            // As it is rendered.
+            // As in rendered configurations.
             "left_to_envoy": ["timeout", "host"],
         });
         if engine == Engine::Router {
@@ -462,16 +462,16 @@ impl Gateway {
         }
     }
 
-    /// The next frame of the answer that is under way.
+    /// The next frame of the answer in progress.
     fn send_frame(&self, frame: &str, end: bool) {
         for request in &*self.under_way.borrow() {
             request.frame(frame, end);
         }
     }
 
-    /// As if another worker had changed the same backend's health again: the edition that tells of a change is one more.
+    /// Acts as another worker that changes the backend's health again: increments the edition.
     fn change_again(&self) {
-        /// Where the edition is in the record of turns, behind its version and the next turn.
+        /// The place of the edition in the record of turns, after the version and the next turn.
         const EDITION: std::ops::Range<usize> = 9..13;
         let keys = self.host.shared_keys().into_iter();
         let mut keys = keys.filter(|key| key.starts_with("aoai.turn."));
@@ -479,7 +479,7 @@ impl Gateway {
         let mut turns = self.host.shared(&key).expect("the key is there");
         let edition = u32::from_le_bytes(turns[EDITION].try_into().expect("four bytes"));
         turns[EDITION].copy_from_slice(&(edition + 1).to_le_bytes());
-        // The backends of the last editions are behind it, each at the place of its edition.
+        // The backends of the last editions follow, each at the place of its edition.
         let changed = turns.get_mut(EDITION.end..).expect("there are backends");
         let (last, next) = (
             edition as usize % changed.len(),
@@ -494,7 +494,7 @@ impl Gateway {
         self.send_to(CHAT, frames)
     }
 
-    /// A client's request for this path with a body in these frames.
+    /// A client's request to this path with a body in these frames.
     fn send_to(&self, path: &str, frames: &[&[u8]]) -> Request {
         let length = frames.iter().map(|frame| frame.len()).sum();
         let mut headers = headers(path, length);
@@ -518,7 +518,7 @@ impl Gateway {
     }
 }
 
-/// A request on its way.
+/// A request in progress.
 enum Request {
     Filter(Stream),
     Router(Routed),
@@ -573,7 +573,7 @@ fn answer_headers(status: u16, media: &str) -> Headers {
     headers
 }
 
-/// A request's headers as the openai SDK for Python sends them and Envoy adds to them.
+/// The headers of a request from the openai SDK for Python, with Envoy's additions.
 fn headers(path: &str, length: usize) -> Headers {
     let mut headers = Headers::from([
         (":authority", "gateway.internal"),

@@ -1,4 +1,4 @@
-//! The little of WASI that the module's standard library asks for.
+//! The few functions of WASI that the module's standard library imports.
 
 use mock_host::Memory;
 use wasmi::{Caller, Linker};
@@ -10,7 +10,7 @@ type Result<T> = std::result::Result<T, wasmi::Error>;
 const MODULE: &str = "wasi_snapshot_preview1";
 const SUCCESS: i32 = 0;
 
-/// Defines the functions: an empty environment, random numbers that are always the same, and no files.
+/// Defines the functions: an empty environment, constant random numbers, and no files.
 pub(crate) fn link(linker: &mut Linker<()>) -> Result<()> {
     linker.func_wrap(MODULE, "environ_sizes_get", environ_sizes_get)?;
     linker.func_wrap(
@@ -30,7 +30,7 @@ fn environ_sizes_get(caller: Caller<'_, ()>, count: u32, size: u32) -> i32 {
     SUCCESS
 }
 
-/// The module's hash maps take their seed from here: with another one they would look elsewhere, and need more or fewer steps.
+/// The module's hash maps take their seed from here. With another seed they would need more or fewer steps.
 fn random_get(caller: Caller<'_, ()>, at: u32, size: u32) -> i32 {
     let bytes: Vec<u8> = (0..size).map(|index| index as u8).collect();
     Guest(caller).write(at.into(), &bytes);

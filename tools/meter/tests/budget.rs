@@ -16,7 +16,7 @@ fn every_path_keeps_its_budget() {
     });
     let objections: Vec<_> = objections.collect();
     assert!(objections.is_empty(), "{}", objections.join("\n"));
-    // What is no longer a path would be a budget for nothing.
+    // A budget without a path would be useless.
     let known: Vec<_> = budget.paths.keys().collect();
     let mut measured: Vec<_> = costs.iter().map(|(name, _)| name).collect();
     measured.sort_unstable();
@@ -24,7 +24,7 @@ fn every_path_keeps_its_budget() {
 }
 
 #[test]
-fn open_streams_keep_their_memory() {
+fn open_streams_stay_within_their_memory() {
     let budget = Budget::read();
     let measured = paths::memory();
     let objections = measured.iter();
@@ -42,7 +42,7 @@ fn the_module_keeps_its_size() {
 }
 
 #[test]
-fn no_function_is_larger_than_it_may_be() {
+fn no_function_is_larger_than_allowed() {
     let objection = Budget::read().judge_largest(&module::largest_function());
     assert_eq!(objection, None);
 }

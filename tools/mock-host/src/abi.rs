@@ -1,6 +1,6 @@
 //! The names of proxy-wasm ABI 0.2.1, and the functions a module built on the Rust SDK exports.
 
-/// What the module answers to a callback of a stream.
+/// The module's answer to a callback of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// The message goes on.
@@ -21,17 +21,17 @@ impl Action {
 
 /// The statuses of host calls.
 pub mod status {
-    /// It is done.
+    /// Success.
     pub const OK: u32 = 0;
-    /// There is no such thing.
+    /// The requested thing does not exist.
     pub const NOT_FOUND: u32 = 1;
-    /// An argument makes no sense, now or ever.
+    /// An argument is invalid.
     pub const BAD_ARGUMENT: u32 = 2;
-    /// Another one was quicker.
+    /// Another worker was quicker.
     pub const CAS_MISMATCH: u32 = 8;
-    /// Envoy could not do it. For a call out: there is no healthy host, or a circuit breaker is open.
+    /// Envoy could not do it. For a call: no healthy host, or an open circuit breaker.
     pub const INTERNAL_FAILURE: u32 = 10;
-    /// Envoy does not offer this; the SDK's own enum has no such status.
+    /// Envoy does not offer this. The SDK's own enum has no such status.
     pub const UNIMPLEMENTED: u32 = 12;
 }
 

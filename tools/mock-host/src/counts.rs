@@ -1,16 +1,16 @@
-//! What crosses the module's boundary, for budgets.
+//! Calls and bytes across the module's boundary, for budgets.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-/// How often a function was called across the boundary, and what it carried.
+/// The calls of a function, and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// Calls.
     pub calls: u64,
     /// Bytes from the module to the host: names, values, bodies.
     pub bytes_out: u64,
-    /// Bytes from the host to the module, each copied into memory the module allocates.
+    /// Bytes from the host to the module, each copied into memory that the module allocates.
     pub bytes_in: u64,
 }
 

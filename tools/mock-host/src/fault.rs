@@ -1,10 +1,10 @@
-//! Host calls that are refused on purpose.
+//! Host calls that the test lets fail.
 
 use std::sync::Mutex;
 
 use crate::abi::status;
 
-/// A host call that will be refused: which one, how often, and how.
+/// A failure of a host call: the function, the number of failures, and the status.
 ///
 /// ```
 /// use mock_host::{status, Fault};
@@ -21,7 +21,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// The host function `function` is refused with [`status::BAD_ARGUMENT`], always.
+    /// Fails `function` with [`status::BAD_ARGUMENT`], always.
     pub fn of(function: &'static str) -> Self {
         Self {
             function,
@@ -41,13 +41,13 @@ impl Fault {
         }
     }
 
-    /// With this status.
+    /// Sets the status.
     #[must_use]
     pub fn status(self, status: u32) -> Self {
         Self { status, ..self }
     }
 
-    /// Only so often.
+    /// Limits the number of failures.
     #[must_use]
     pub fn times(self, times: usize) -> Self {
         Self {
@@ -56,7 +56,7 @@ impl Fault {
         }
     }
 
-    /// Only after the first `spared` ones.
+    /// Lets the first `spared` calls succeed.
     #[must_use]
     pub fn after(self, spared: usize) -> Self {
         Self { spared, ..self }
@@ -96,7 +96,7 @@ impl Faults {
             .iter_mut()
             .find_map(|fault| fault.meets(function, key).then_some(fault))
         {
-            // Envoy's own answer would not be a refusal here.
+            // A status of 0 is a success.
             Some(Fault { status: 0, .. }) | None => Ok(()),
             Some(fault) => Err(fault.status),
         }

@@ -1,4 +1,5 @@
-//! One half of a stream between two filters: what is held, what the module sees, what went on.
+//! One direction of a stream between two filters: the held part, the part that the module sees, and the part that has
+//! passed.
 //!
 //! This is the part of Envoy's filter manager that a single filter can observe, with the names used there.
 
@@ -6,16 +7,16 @@ use std::fmt;
 
 use crate::headers::Headers;
 
-/// What went past the module so far.
+/// The part that has passed the module so far.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Message {
-    /// The headers, as the module left them.
+    /// The headers, after the module's changes.
     pub headers: Headers,
     /// The bytes of the body.
     pub body: Vec<u8>,
     /// The trailers, if there were any.
     pub trailers: Option<Headers>,
-    /// Nothing more will come.
+    /// Whether the message is complete.
     pub complete: bool,
 }
 
@@ -40,18 +41,18 @@ impl fmt::Debug for Message {
     }
 }
 
-/// What keeps a message from going on.
+/// The reason why a message is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Stopped {
     #[default]
     No,
-    /// `StopIteration`: the module goes on seeing what comes.
+    /// `StopIteration`: the module still sees what arrives.
     Single,
-    /// `StopAllIteration`: the module sees nothing before it resumes.
+    /// `StopAllIteration`: the module sees nothing until it resumes.
     All,
 }
 
-/// What came while everything was stopped, to be shown to the module when it resumes.
+/// The part that arrived while everything was stopped. The module sees it after the resume.
 #[derive(Debug, Default)]
 pub(crate) struct Unseen {
     pub(crate) body: Option<Vec<u8>>,
@@ -63,23 +64,23 @@ pub(crate) struct Half {
     pub(crate) stopped: Stopped,
     pub(crate) headers: Headers,
     pub(crate) trailers: Headers,
-    /// The maps the module can use now.
+    /// Whether the module can use the header map now.
     pub(crate) headers_open: bool,
     pub(crate) trailers_open: bool,
-    /// The last body callback returned `Pause`: the module sees all of `buffered` from now on.
+    /// Whether the last body callback returned `Pause`: the module then sees all of `buffered`.
     buffering: bool,
     buffered: Vec<u8>,
     chunk: Vec<u8>,
     pub(crate) unseen: Unseen,
     pub(crate) ended: bool,
-    /// Nothing goes on any more: the message was replaced by a local reply.
+    /// Whether a local reply has replaced the message, so that nothing more passes.
     pub(crate) aborted: bool,
     begun: bool,
     passed: Message,
 }
 
 impl Half {
-    /// What went on, if anything did.
+    /// The part that has passed, if any.
     pub(crate) fn passed(&self) -> Option<&Message> {
         self.begun.then_some(&self.passed)
     }
@@ -97,7 +98,7 @@ impl Half {
         }
     }
 
-    /// Everything the module has seen goes on.
+    /// Lets everything pass that the module has seen.
     pub(crate) fn flush(&mut self) {
         self.stopped = Stopped::No;
         self.pass_headers();
@@ -108,7 +109,7 @@ impl Half {
         self.passed.complete = self.ended && self.unseen.trailers.is_none();
     }
 
-    /// Shows the module a frame; the size it is told.
+    /// Shows a frame to the module. Returns the size that the module is given.
     pub(crate) fn open_body(&mut self, frame: &[u8]) -> usize {
         if self.buffering {
             self.buffered.extend_from_slice(frame);
@@ -145,7 +146,7 @@ impl Half {
             self.flush();
             return;
         }
-        // Resumed since the last callback: iteration goes on, but the frame lies in the buffer instead of going on.
+        // The stream was resumed since the last callback. Iteration continues, but the frame stays in the buffer.
         if !was_buffering {
             self.passed.body.append(&mut chunk);
         } else if !loses_frames {

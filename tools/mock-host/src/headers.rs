@@ -33,20 +33,20 @@ impl Headers {
         self.0.is_empty()
     }
 
-    /// Adds a pair, beside what values `name` may have.
+    /// Adds a pair, and keeps other values of `name`.
     pub fn add(&mut self, name: impl AsRef<str>, value: impl Into<Vec<u8>>) {
         let name = name.as_ref().to_ascii_lowercase();
         self.0.push((name, value.into()));
     }
 
-    /// The same with one more pair.
+    /// The map with one more pair.
     #[must_use]
     pub fn with(mut self, name: impl AsRef<str>, value: impl Into<Vec<u8>>) -> Self {
         self.add(name, value);
         self
     }
 
-    /// The same with this value for `name` in place of what it had.
+    /// The map with this as the only value of `name`.
     #[must_use]
     pub fn replaced(mut self, name: &str, value: &str) -> Self {
         self.replace(name, value.as_bytes());
@@ -78,7 +78,8 @@ impl Headers {
         Some(&pair.1)
     }
 
-    /// The count, the sizes, then the texts, each followed by a zero byte. No bytes at all for no pairs, as in Envoy.
+    /// The count, the sizes, then the texts, each followed by a zero byte. Without pairs there are no bytes, as in
+    /// Envoy.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         if self.0.is_empty() {
@@ -99,7 +100,7 @@ impl Headers {
         bytes
     }
 
-    /// What the module serialised; empty where the bytes do not hold what the sizes promise.
+    /// The map that the module serialized; empty if the bytes do not match the sizes.
     pub(crate) fn decode(bytes: &[u8]) -> Self {
         Self::try_decode(bytes).unwrap_or_default()
     }

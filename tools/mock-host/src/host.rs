@@ -1,4 +1,4 @@
-//! One Envoy process: what all its workers share.
+//! One Envoy process: the part that all its workers share.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -40,12 +40,12 @@ impl LogLevel {
     }
 }
 
-/// A line the module logged.
+/// A log line of the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// Its level.
     pub level: LogLevel,
-    /// What it says.
+    /// The text.
     pub text: String,
 }
 
@@ -56,9 +56,9 @@ pub struct Log {
 pub struct Host(pub(crate) Arc<Process>);
 
 pub(crate) struct Process {
-    /// What timers go by, which nobody sets back.
+    /// The monotonic clock of timers.
     nanos: AtomicU64,
-    /// How far the clock that the module sees was set back.
+    /// The amount by which the module's clock was set back.
     behind: AtomicU64,
     pub(crate) shared: SharedData,
     pub(crate) statistics: Statistics,
@@ -110,10 +110,10 @@ impl Host {
         Self::default()
     }
 
-    /// A worker on the current thread, with the module configured by `json`.
+    /// A worker on the current thread, with the plugin configuration `json`.
     ///
     /// # Panics
-    /// If the module refuses the configuration; see [`Host::start`].
+    /// When the module refuses the configuration; see [`Host::start`].
     pub fn vm(&self, json: &str) -> Vm {
         self.start(Setup::new(json))
             .unwrap_or_else(|refused| panic!("the configuration was refused: {refused:?}"))
@@ -122,7 +122,7 @@ impl Host {
     /// A worker on the current thread.
     ///
     /// # Errors
-    /// The module refused its configuration.
+    /// When the module refuses its configuration.
     pub fn start(&self, setup: Setup) -> Result<Vm, Refused> {
         Vm::start(&self.0, Rc::default(), setup)
     }
@@ -132,34 +132,34 @@ impl Host {
         Duration::from_nanos(self.0.clock())
     }
 
-    /// Lets time pass: the workers of this thread tick whenever their timers say so.
+    /// Lets time pass. The workers of this thread tick by their timers.
     pub fn advance(&self, time: Duration) {
         vm::advance(&self.0, time);
     }
 
-    /// Lets time pass without any ticks, as if all workers of this thread were stuck.
+    /// Lets time pass without ticks, as if all workers of this thread were stuck.
     pub fn skip(&self, time: Duration) {
         let nanos = self.0.nanos() + time.as_nanos() as u64;
         self.0.set_nanos(nanos);
     }
 
-    /// Sets the process's clock back, and no timer with it, as Envoy's go by another.
+    /// Sets the process's clock back. Timers do not notice, because Envoy's use another clock.
     pub fn set_clock_back(&self, time: Duration) {
         let nanos = time.as_nanos() as u64;
         self.0.behind.fetch_add(nanos, Ordering::SeqCst);
     }
 
-    /// Refuses host calls from now on.
+    /// Lets host calls fail from now on.
     pub fn inject(&self, fault: Fault) {
         self.0.faults.add(fault);
     }
 
-    /// Refuses no host calls any more.
+    /// Lets no host call fail any more.
     pub fn heal(&self) {
         self.0.faults.clear();
     }
 
-    /// All that was logged, at all levels: the module's own limit is lifted.
+    /// All log lines, at all levels: the mock lifts the module's own limit.
     pub fn logs(&self) -> Vec<Log> {
         self.0.logs()
     }
@@ -172,7 +172,7 @@ impl Host {
             .collect()
     }
 
-    /// The value of a statistic. One that was never defined is 0.
+    /// The value of a statistic; 0 if it is undefined.
     pub fn statistic(&self, name: &str) -> u64 {
         self.0.statistics.by_name(name).unwrap_or_default()
     }
@@ -194,18 +194,18 @@ impl Host {
 
     /// Stores a value in the shared data, as another worker would.
     pub fn set_shared(&self, key: &str, value: &[u8]) {
-        // Without a number to compare it cannot be refused.
+        // A value stored without a number to compare cannot be refused.
         let _ = self.0.shared.set(key.as_bytes(), value, 0);
     }
 
-    /// What crossed the boundary of all workers so far, by the ABI's function names, callbacks included.
+    /// The calls and bytes across the boundary of all workers so far, by the ABI's function names, callbacks included.
     ///
-    /// Log lines below `info` count too although Envoy would not get them: the mock lifts the module's own limit.
+    /// Log lines below `info` count too, although Envoy would not get them: the mock lifts the module's own limit.
     pub fn counts(&self) -> BTreeMap<&'static str, Count> {
         self.0.counts.read()
     }
 
-    /// Starts counting anew.
+    /// Sets all counts to zero.
     pub fn clear_counts(&self) {
         self.0.counts.clear();
     }

@@ -1,5 +1,5 @@
-//! A native stand-in for Envoy's proxy-wasm host: a module built on the Rust SDK runs in the test's own process, and the test
-//! plays client, router, token service and clock.
+//! A native stand-in for Envoy's proxy-wasm host. A module built on the Rust SDK runs in the test's own process, and
+//! the test plays client, router, token service and clock.
 //!
 //! The SDK imports `proxy_*` functions and exports `proxy_on_*` ones. Natively both are ordinary C symbols, so this crate
 //! defines the imports, calls the exports, and nothing of the module is changed or mocked:

@@ -1,7 +1,8 @@
-//! Envoy's router, as far as a module on both sides of it can tell: it sends a request to a cluster, and again to another one.
+//! Envoy's router, as a module on both sides of it sees it: it sends a request to a cluster, and retries it on another
+//! one.
 //!
-//! As read in Envoy's `source/common/router/router.cc`, `upstream_request.cc` and `retry_state_impl.cc`. Nothing waits here: the
-//! next attempt begins as soon as the one before has ended, where Envoy lets a back-off of some milliseconds pass.
+//! Modelled after Envoy's `source/common/router/router.cc`, `upstream_request.cc` and `retry_state_impl.cc`. There are
+//! no waits here: the next attempt begins when the last one has ended, without Envoy's back-off of some milliseconds.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -14,7 +15,7 @@ use crate::headers::Headers;
 use crate::stream::{Answer, Direction, LocalReply, StreamState};
 use crate::vm::{Vm, Worker};
 
-/// What the route looks for: the header that marks an answer, and the filter state that names the cluster.
+/// The header that marks an answer for the route's retry policy.
 const MARK: &str = "x-aoai-retry";
 const RATE_LIMITED: &str = "x-envoy-ratelimited";
 const NEXT: &[u8] = b"aoai_next";
@@ -23,10 +24,10 @@ const MAX_RETRIES: &str = "x-envoy-max-retries";
 const ROUTE_RETRIES: u32 = 2;
 const TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
 
-/// A route to the clusters of a fleet, with the module before it and behind it.
+/// A route to the clusters of a fleet, with the module before and behind the router.
 ///
-/// The route looks for the cluster of each attempt in the filter state that the module writes, and takes an answer with the
-/// header `x-aoai-retry` for one that calls for another attempt.
+/// The route reads the cluster of each attempt in the filter state that the module writes. An answer with the header
+/// `x-aoai-retry` causes another attempt.
 #[derive(Clone)]
 pub struct Router {
     listener: Rc<Worker>,
@@ -52,14 +53,14 @@ impl Router {
         }
     }
 
-    /// This cluster does not have the module among its filters.
+    /// Removes the module from the filters of this cluster.
     #[must_use]
     pub fn without_upstream_filter(mut self, cluster: &str) -> Self {
         self.bypassing.insert(cluster.to_owned());
         self
     }
 
-    /// A retry goes where the first attempt went: the route lacks `refresh_cluster_on_retry`.
+    /// Sends retries to the first attempt's cluster: the route lacks `refresh_cluster_on_retry`.
     #[must_use]
     pub fn without_refresh(self) -> Self {
         Self {
@@ -68,7 +69,7 @@ impl Router {
         }
     }
 
-    /// No marked answer is followed by another attempt: the route does not know the header, or a circuit breaker is open.
+    /// Ignores the mark on answers: the route does not know the header, or a circuit breaker is open.
     #[must_use]
     pub fn without_heed(self) -> Self {
         Self {
@@ -77,14 +78,14 @@ impl Router {
         }
     }
 
-    /// There is no healthy host in this cluster.
+    /// Leaves this cluster without a healthy host.
     #[must_use]
     pub fn without_hosts(mut self, cluster: &str) -> Self {
         self.without_hosts.insert(cluster.to_owned());
         self
     }
 
-    /// A client's request comes in; `end` if it has no body.
+    /// A client's request; `end` if it has no body.
     pub fn request(&self, headers: impl Into<Headers>, end: bool) -> Routed {
         let state = Rc::new(RoutedState {
             router: self.clone(),
@@ -116,7 +117,7 @@ pub(crate) struct RoutedState {
 }
 
 impl RoutedState {
-    /// Does what has become possible.
+    /// Takes all steps that have become possible.
     pub(crate) fn proceed(self: &Rc<Self>) {
         if self.busy.replace(true) {
             return;
@@ -125,7 +126,7 @@ impl RoutedState {
         self.busy.set(false);
     }
 
-    /// The next thing that has become possible; `false` if there is none.
+    /// Takes the next possible step; `false` if there is none.
     fn step(self: &Rc<Self>) -> bool {
         let attempt = self.current();
         if let Some(attempt) = &attempt {
@@ -148,7 +149,7 @@ impl RoutedState {
         }
     }
 
-    /// The attempt that is out.
+    /// The current attempt.
     fn current(&self) -> Option<Attempt> {
         let attempts = self.attempts.borrow();
         attempts.last().filter(|a| !a.ended.get()).cloned()
@@ -166,7 +167,7 @@ impl RoutedState {
         let mut headers = request.headers;
         let retries = headers.get(MAX_RETRIES).and_then(|text| text.parse().ok());
         self.retries_left.set(retries.unwrap_or(ROUTE_RETRIES));
-        // Envoy does not pass its instructions on.
+        // Envoy does not pass the router's instructions on.
         headers.remove(MAX_RETRIES);
         headers.remove(TRY_TIMEOUT);
         self.headers.replace(headers);
@@ -217,12 +218,12 @@ impl RoutedState {
             .is_some_and(|m| m.complete && m.body.is_empty() && m.trailers.is_none());
         let headers = self.headers.borrow().clone();
         attempt.stream.begin(&router.upstream, headers, complete);
-        // It is one map: what the module changed for this attempt is there for the next one.
+        // There is one map, so the next attempt has this attempt's changes.
         let headers = attempt.stream.half(Direction::Request).headers.clone();
         self.headers.replace(headers);
     }
 
-    /// Brings the attempt as much of the request as has come.
+    /// Passes the part of the request that has arrived to the attempt.
     fn pass_request(&self, attempt: &AttemptState) -> bool {
         let Some(message) = self.forwarded() else {
             return false;
@@ -250,7 +251,7 @@ impl RoutedState {
         }
     }
 
-    /// Brings the client what has come of an answer, or decides on another attempt.
+    /// Passes the part of an answer that has arrived to the client, or decides on another attempt.
     fn pass_answer(self: &Rc<Self>, attempt: &Attempt) -> bool {
         let passed = attempt.stream.half(Direction::Response).passed().cloned();
         let Some(message) = passed else {
@@ -289,7 +290,7 @@ impl RoutedState {
         }
     }
 
-    /// Begins another attempt, if one is allowed. It gets what has come of the request, and the rest as it comes.
+    /// Begins another attempt, if one is allowed. It gets the part of the request that has arrived, and later the rest.
     fn retry(self: &Rc<Self>, attempt: &Attempt) -> bool {
         let left = self.retries_left.get();
         if left == 0 {
@@ -313,12 +314,12 @@ impl RoutedState {
         self.proceed();
     }
 
-    /// An upstream filter's own answer: the downstream filters see it, the retry policy does not.
+    /// An upstream filter's own answer: the downstream filters see it, and the retry policy does not.
     fn answer(&self, reply: LocalReply) {
         self.stream.reply(&self.router.listener, reply);
     }
 
-    /// The request ends before its attempt does: Envoy destroys the filters in their order, and the router is the last.
+    /// Ends a request before its attempt. Envoy destroys the filters in their order, and the router is the last.
     fn end(&self, details: &str) {
         if !details.is_empty() {
             self.stream.set_details(details);
@@ -330,9 +331,9 @@ impl RoutedState {
     }
 }
 
-/// A request on its way through a [`Router`]: the test plays the client.
+/// A request through a [`Router`]. The test plays the client.
 ///
-/// When dropped the request ends as one whose client has got all it was going to get.
+/// When dropped, the request ends as if its client had received the rest of its answer.
 pub struct Routed(Rc<RoutedState>);
 
 impl Routed {
@@ -341,7 +342,7 @@ impl Routed {
         self.0.stream.id
     }
 
-    /// What the module answered downstream to the last callback.
+    /// The module's action after the last downstream callback.
     pub fn action(&self) -> Action {
         self.0.stream.action()
     }
@@ -364,7 +365,7 @@ impl Routed {
         self.0.proceed();
     }
 
-    /// What the router was given, its own instructions included; `None` while the headers are held.
+    /// The message at the router, its instructions included; `None` while the headers are held.
     pub fn forwarded(&self) -> Option<Message> {
         self.0.forwarded()
     }
@@ -381,30 +382,30 @@ impl Routed {
         left.map(|attempt| attempt.cluster.clone()).collect()
     }
 
-    /// The attempt that is out.
+    /// The current attempt.
     ///
     /// # Panics
-    /// If there is none.
+    /// When there is none.
     pub fn attempt(&self) -> Attempt {
         self.0.current().expect("an attempt is out")
     }
 
-    /// What the client got so far; `None` while the headers are held.
+    /// The client's answer so far; `None` while the headers are held.
     pub fn answered(&self) -> Option<Answer> {
         self.0.stream.answered()
     }
 
-    /// What the client got.
+    /// The client's answer.
     ///
     /// # Panics
-    /// If the answer is not complete.
+    /// When the answer is not complete.
     pub fn answer(&self) -> Answer {
         let answer = self.answered().expect("the client has an answer");
         assert!(answer.complete, "the answer is not complete: {answer:?}");
         answer
     }
 
-    /// Sets a property that the listener's filter may read; the parts of `path` are separated by zero bytes.
+    /// Sets a property that the listener's filter may read. Zero bytes separate the parts of `path`.
     pub fn set_property(&self, path: &str, value: impl AsRef<[u8]>) {
         self.0.stream.set_property(path, value.as_ref());
     }
@@ -414,8 +415,8 @@ impl Routed {
         self.0.stream.property(path.as_bytes())
     }
 
-    /// The listener answers by itself before any backend did: a limit on the stream is over, such as `stream_idle_timeout`, with
-    /// 408 if the request is not complete, else 504. The attempt that is out ends with that.
+    /// The listener answers before any backend does, after a time limit such as `stream_idle_timeout`: with 408 for an
+    /// incomplete request, else 504. This ends the current attempt.
     pub fn answer_locally(&self, status: u16, details: &str) {
         let worker = &self.0.router.listener;
         self.0.stream.reply_locally(worker, status, details);
@@ -425,7 +426,7 @@ impl Routed {
     /// The request ends.
     pub fn end(self) {}
 
-    /// The client goes away, whatever it has got so far.
+    /// The client disconnects.
     pub fn disconnect(self) {
         self.0.end("downstream_remote_disconnect");
     }
@@ -439,7 +440,7 @@ impl Drop for Routed {
     }
 }
 
-/// One attempt of a [`Routed`] request: the test plays the backend.
+/// One attempt of a [`Routed`] request. The test plays the backend.
 #[derive(Clone)]
 pub struct Attempt(Rc<AttemptState>);
 
@@ -450,7 +451,7 @@ pub struct AttemptState {
     stream: Rc<StreamState>,
     cluster: String,
     ended: Cell<bool>,
-    /// Its answer is the client's.
+    /// Whether its answer passes to the client.
     passing: Cell<bool>,
     body_sent: Cell<usize>,
     body_passed: Cell<usize>,
@@ -470,17 +471,17 @@ impl AttemptState {
         &self.cluster
     }
 
-    /// What reached the backend; `None` if nothing left.
+    /// The request at the backend; `None` if none was sent.
     pub fn sent(&self) -> Option<Message> {
         self.stream.half(Direction::Request).passed().cloned()
     }
 
-    /// Whether it is over.
+    /// Whether the attempt is over.
     pub fn ended(&self) -> bool {
         self.ended.get()
     }
 
-    /// What the module answered upstream to the last callback.
+    /// The module's action after the last upstream callback.
     pub fn action(&self) -> Action {
         self.stream.action()
     }
@@ -502,7 +503,7 @@ impl Attempt {
     /// The backend begins its answer; `end` if it has no body.
     ///
     /// # Panics
-    /// If the attempt has not left, or is over.
+    /// When the attempt was not sent, or is over.
     pub fn respond(&self, status: u16, headers: impl Into<Headers>, end: bool) -> Action {
         assert!(self.sent().is_some(), "the backend has no request");
         assert!(!self.ended.get(), "the attempt is over");
@@ -517,7 +518,7 @@ impl Attempt {
         action
     }
 
-    /// The backend sends a frame of its body, `end` with the last one. Nobody sees what comes after the attempt's end.
+    /// The backend sends a frame of its body, `end` with the last one. Frames after the attempt's end are ignored.
     pub fn response_body(&self, frame: impl AsRef<[u8]>, end: bool) -> Option<Action> {
         if self.ended.get() {
             return None;
@@ -539,13 +540,13 @@ impl Attempt {
         action
     }
 
-    /// No connection can be made, or it breaks before there is a complete answer.
+    /// The connection fails, or breaks before the answer is complete.
     pub fn fail(&self) {
         let details = "upstream_reset_before_response_started{connection_failure}";
         self.no_answer(503, details);
     }
 
-    /// The attempt's time is up.
+    /// The attempt's time limit ends.
     pub fn time_out(&self) {
         self.no_answer(504, "upstream_per_try_timeout");
     }

@@ -29,15 +29,15 @@ impl SharedData {
         keys
     }
 
-    /// Stores `value` if `cas` is still the stored value's number. 0 stores in any case, and so does any number where there is
-    /// no value yet: a race to create one has no loser.
+    /// Stores `value` if `cas` is the stored value's number. 0 stores in any case. Without a stored value any number
+    /// stores: a race to create a value has no loser.
     pub(crate) fn set(&self, key: &[u8], value: &[u8], cas: u32) -> Result<(), u32> {
         let mut inner = self.0.lock().unwrap();
         let current = inner.values.get(key).map(|(_, cas)| *cas);
         if cas != 0 && current.is_some_and(|current| current != cas) {
             return Err(status::CAS_MISMATCH);
         }
-        // 0 means "in any case", so no value may have it.
+        // 0 stands for "in any case", so no value may have it.
         inner.last_cas = inner.last_cas.checked_add(1).unwrap_or(1);
         let stored = (value.to_vec(), inner.last_cas);
         inner.values.insert(key.to_vec(), stored);

@@ -1,4 +1,4 @@
-//! Counters and gauges, one value for all workers.
+//! Counters and gauges, with one value for all workers.
 
 use std::sync::Mutex;
 

@@ -1,4 +1,4 @@
-//! One request: the client on one side, the router on the other, the module between them.
+//! One request: the client on one side, the router on the other, and the module between them.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
@@ -10,14 +10,14 @@ use crate::half::{Half, Message, Stopped};
 use crate::headers::Headers;
 use crate::vm::{next_id, Worker};
 
-/// The two halves of a stream.
+/// The two directions of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
     Request,
     Response,
 }
 
-/// An answer of the module's own.
+/// The module's own answer.
 #[derive(Clone, Debug)]
 pub(crate) struct LocalReply {
     pub(crate) status: u32,
@@ -26,7 +26,7 @@ pub(crate) struct LocalReply {
     pub(crate) body: Vec<u8>,
 }
 
-/// What the client got so far.
+/// The client's answer so far.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The status.
@@ -35,9 +35,9 @@ pub struct Answer {
     pub headers: Headers,
     /// The bytes of the body.
     pub body: Vec<u8>,
-    /// Nothing more will come.
+    /// Whether the answer is complete.
     pub complete: bool,
-    /// How Envoy's access log tells where the answer came from: `via_upstream`, or the details of a local reply.
+    /// The origin of the answer in Envoy's access log: `via_upstream`, or the details of a local reply.
     pub details: String,
 }
 
@@ -67,20 +67,20 @@ pub(crate) type Properties = BTreeMap<Vec<u8>, Vec<u8>>;
 pub(crate) struct StreamState {
     pub(crate) id: u32,
     pub(crate) worker: Weak<Worker>,
-    /// It is one attempt of the router, among a cluster's filters.
+    /// Whether this is an attempt of the router, among a cluster's filters.
     pub(crate) is_attempt: bool,
-    /// The module is not among the filters.
+    /// Whether the module is missing among the filters.
     pub(crate) bypassed: bool,
-    /// An attempt's local reply, which is the business of the downstream stream.
+    /// An attempt's local reply, which the downstream stream handles.
     pub(crate) refusal: RefCell<Option<LocalReply>>,
     request: RefCell<Half>,
     response: RefCell<Half>,
     action: Cell<Action>,
-    /// Made of a local reply while the response was held.
+    /// A local reply that was sent while the response was held.
     direct_reply: RefCell<Option<LocalReply>>,
     pub(crate) logging: Cell<bool>,
     properties: RefCell<Properties>,
-    /// What the module set: shared by a request and its attempts.
+    /// Filter state, shared by a request and its attempts.
     pub(crate) filter_state: Rc<RefCell<Properties>>,
 }
 
@@ -110,7 +110,7 @@ impl StreamState {
         }
     }
 
-    /// Creates the module's context, and shows it the request's headers.
+    /// Creates the module's context, and passes it the request's headers.
     pub(crate) fn begin(self: &Rc<Self>, worker: &Rc<Worker>, headers: Headers, end: bool) {
         if !self.bypassed {
             let id = self.id;
@@ -138,7 +138,7 @@ impl StreamState {
         self.action.get()
     }
 
-    /// There is nothing more to be had of a backend.
+    /// Whether no backend can add to the answer.
     pub(crate) fn is_answered(&self) -> bool {
         let response = self.half(Direction::Response);
         self.half(Direction::Request).aborted
@@ -146,7 +146,7 @@ impl StreamState {
             || response.passed().is_some_and(|passed| passed.complete)
     }
 
-    /// What the module does in a callback, and whether it sent a local reply.
+    /// The module's action in a callback, and whether it sent a local reply.
     fn ask(
         &self,
         worker: &Rc<Worker>,
@@ -332,7 +332,7 @@ impl StreamState {
                 half.flush();
                 return;
             }
-            // What was stopped before the module saw it goes through the module first.
+            // The part that was stopped before the module saw it passes the module first.
             half.stopped = Stopped::No;
             half.pass_headers();
             (unseen, half.ended)
@@ -346,7 +346,7 @@ impl StreamState {
         }
     }
 
-    /// `proxy_close_stream`, once its callback has returned: Envoy resets the stream.
+    /// `proxy_close_stream`, after its callback has returned: Envoy resets the stream.
     pub(crate) fn close(&self) {
         for direction in [Direction::Request, Direction::Response] {
             self.half(direction).aborted = true;
@@ -387,7 +387,7 @@ impl StreamState {
         }
     }
 
-    /// Envoy answers itself, for want of a backend's answer.
+    /// Envoy's own answer, when no backend answers.
     pub(crate) fn reply_locally(&self, worker: &Rc<Worker>, status: u16, details: &str) {
         self.half(Direction::Request).aborted = true;
         self.set_details(details);
@@ -422,7 +422,7 @@ impl StreamState {
 }
 
 impl LocalReply {
-    /// With the headers Envoy adds itself.
+    /// The headers, with those that Envoy adds.
     fn all_headers(&self) -> Headers {
         let mut headers = Headers::from([(":status", self.status.to_string().as_str())]);
         for (name, value) in self.headers.iter() {
@@ -439,9 +439,9 @@ impl LocalReply {
     }
 }
 
-/// A request on its way: the test plays the client and the router.
+/// A request in progress. The test plays the client and the router.
 ///
-/// When dropped the stream ends as one whose client has got all it was going to get.
+/// When dropped, the stream ends as if its client had received the rest of its answer.
 pub struct Stream {
     worker: Rc<Worker>,
     state: Rc<StreamState>,
@@ -467,15 +467,15 @@ impl Stream {
         self.state.id
     }
 
-    /// What the module answered to the last callback.
+    /// The module's action after the last callback.
     pub fn action(&self) -> Action {
         self.state.action()
     }
 
-    /// The client sends a frame of the body; `end` with the last one, which may be empty. `None` if the module does not see
-    /// it now, because all is stopped or answered.
+    /// The client sends a frame of the body; `end` with the last one, which may be empty. `None` if the module does not
+    /// see it now, because everything is stopped or answered.
     ///
-    /// As long as the module returns `Continue` it sees each frame alone. After a `Pause` it sees the held frames too.
+    /// After `Continue` the module sees each frame alone. After a `Pause` it sees the held frames too.
     pub fn body(&self, frame: impl AsRef<[u8]>, end: bool) -> Option<Action> {
         self.state
             .frame(&self.worker, Direction::Request, frame.as_ref(), end)
@@ -487,10 +487,10 @@ impl Stream {
             .end_with(&self.worker, Direction::Request, trailers.into())
     }
 
-    /// The backend begins its answer to what the router sent; `end` if it has no body.
+    /// The backend begins its answer to the router's request; `end` if it has no body.
     ///
     /// # Panics
-    /// If the request has not reached the router.
+    /// When the request has not reached the router.
     pub fn respond(&self, status: u16, headers: impl Into<Headers>, end: bool) -> Action {
         assert!(self.forwarded().is_some(), "the router has no request");
         self.state.set_details("via_upstream");
@@ -516,44 +516,44 @@ impl Stream {
             .end_with(&self.worker, Direction::Response, trailers.into())
     }
 
-    /// Envoy's router answers itself, for want of a backend's answer.
+    /// Envoy's router answers itself, when no backend does.
     ///
     /// `details` are its code details, such as `upstream_reset_before_response_started{connection_failure}` with 503, or
     /// `response_timeout` with 504.
     ///
     /// # Panics
-    /// If the request has not reached the router.
+    /// When the request has not reached the router.
     pub fn respond_locally(&self, status: u16, details: &str) {
         assert!(self.forwarded().is_some(), "the router has no request");
         self.state.reply_locally(&self.worker, status, details);
     }
 
-    /// What the router got so far; `None` while the headers are held.
+    /// The message at the router so far; `None` while the headers are held.
     pub fn forwarded(&self) -> Option<Message> {
         self.state.half(Direction::Request).passed().cloned()
     }
 
-    /// What the client got so far; `None` while the headers are held.
+    /// The client's answer so far; `None` while the headers are held.
     pub fn answered(&self) -> Option<Answer> {
         self.state.answered()
     }
 
-    /// What the client got.
+    /// The client's answer.
     ///
     /// # Panics
-    /// If the answer is not complete.
+    /// When the answer is not complete.
     pub fn answer(&self) -> Answer {
         let answer = self.answered().expect("the client has an answer");
         assert!(answer.complete, "the answer is not complete: {answer:?}");
         answer
     }
 
-    /// Sets a property that the module may read; the parts of `path` are separated by zero bytes.
+    /// Sets a property that the module may read. Zero bytes separate the parts of `path`.
     pub fn set_property(&self, path: &str, value: impl AsRef<[u8]>) {
         self.state.set_property(path, value.as_ref());
     }
 
-    /// A property the module set, or the test.
+    /// A property that the module or the test has set.
     pub fn property(&self, path: &str) -> Option<Vec<u8>> {
         self.state.property(path.as_bytes())
     }
@@ -561,12 +561,12 @@ impl Stream {
     /// The stream ends: log, done, delete.
     pub fn end(self) {}
 
-    /// The client goes away, whatever it has got so far.
+    /// The client disconnects.
     pub fn disconnect(self) {
         self.state.set_details("downstream_remote_disconnect");
     }
 
-    /// The backend breaks its answer off.
+    /// The backend breaks off its answer.
     pub fn break_off(self) {
         self.state
             .set_details("upstream_reset_after_response_started{connection_termination}");

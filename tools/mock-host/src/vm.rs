@@ -15,10 +15,10 @@ use crate::host::{Host, Log, LogLevel, Process};
 use crate::router::RoutedState;
 use crate::stream::{Direction, LocalReply, Stream, StreamState};
 
-/// Context ids and call numbers: never the same twice, whatever worker of whatever process asks.
+/// Context ids and call numbers: unique over all workers of all processes.
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
-/// The process's environment, the SDK's logger and its panic hook are one for all threads.
+/// The process's environment, the SDK's logger and its panic hook, which all threads share.
 static GLOBAL_STATE: Mutex<()> = Mutex::new(());
 
 thread_local! {
@@ -32,7 +32,7 @@ pub(crate) fn next_id() -> u32 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
-/// How a worker is set up.
+/// The setup of a worker.
 #[derive(Clone, Debug)]
 pub struct Setup {
     json: Vec<u8>,
@@ -43,7 +43,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// A worker whose plugin configuration is `json`.
+    /// A worker with the plugin configuration `json`.
     pub fn new(json: impl AsRef<[u8]>) -> Self {
         Self {
             json: json.as_ref().to_vec(),
@@ -54,23 +54,23 @@ impl Setup {
         }
     }
 
-    /// With an environment variable, as `vm_config.environment_variables` sets it. It is there while the module starts.
+    /// Adds an environment variable, as `vm_config.environment_variables` does. It exists while the module starts.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// With a property of the process, such as `xds\0node\0id`, which the module may read in any context; the parts of `path`
-    /// are separated by zero bytes. Envoy hands numbers over as eight bytes, least first.
+    /// Adds a property of the process, such as `xds\0node\0id`, which the module may read in any context. Zero bytes
+    /// separate the parts of `path`. Envoy passes numbers as eight bytes, least significant first.
     #[must_use]
     pub fn property(mut self, path: &str, value: impl AsRef<[u8]>) -> Self {
         self.properties.push((path.into(), value.as_ref().into()));
         self
     }
 
-    /// The plugin's setting of this name; `true` unless told. With `false`, which is Envoy's default, a headers callback that
-    /// pauses stops the bodies too: the module does not see them before it resumes.
+    /// The plugin's setting of this name; `true` by default. With `false`, Envoy's default, a paused headers callback
+    /// stops bodies too: the module does not see them until it resumes.
     #[must_use]
     pub fn allow_on_headers_stop_iteration(self, allowed: bool) -> Self {
         Self {
@@ -79,11 +79,11 @@ impl Setup {
         }
     }
 
-    /// Whether the first body frame after an asynchronous resume is lost; `true` unless told.
+    /// Whether the first body frame after an asynchronous resume is lost; `true` by default.
     ///
-    /// If the last body callback returned `Pause` and the stream is then resumed with `proxy_continue_stream`, Envoy puts the
-    /// next frame into its buffer, shows it to the module and, when that returns `Continue`, passes an empty one on
-    /// (<https://github.com/envoyproxy/envoy/pull/46842> mends it).
+    /// If the last body callback returned `Pause`, and `proxy_continue_stream` then resumes the stream, Envoy puts the
+    /// next frame into its buffer and shows it to the module. When the module returns `Continue`, Envoy passes an empty
+    /// frame on (<https://github.com/envoyproxy/envoy/pull/46842> fixes it).
     #[must_use]
     pub fn loses_frames(self, loses_frames: bool) -> Self {
         Self {
@@ -96,11 +96,11 @@ impl Setup {
 /// The module refused its configuration.
 #[derive(Clone, Debug)]
 pub struct Refused {
-    /// What it logged about it.
+    /// The log lines about it.
     pub logs: Vec<Log>,
 }
 
-/// A call out of the module that was not answered yet.
+/// A call of the module without an answer yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     /// Its number.
@@ -115,7 +115,7 @@ pub struct Call {
     pub trailers: Headers,
     /// The time limit.
     pub timeout: Duration,
-    /// The context that was effective when it was made. The call belongs to the root context all the same.
+    /// The effective context when it was made. The call still belongs to the root context.
     pub context: u32,
 }
 
@@ -135,7 +135,7 @@ pub(crate) struct CallAnswer {
     pub(crate) body: Vec<u8>,
 }
 
-/// What a host call set off, done when the callback has returned.
+/// An effect of a host call, which follows when the callback has returned.
 pub(crate) enum Effect {
     Resume(u32, Direction),
     Reply(u32, LocalReply),
@@ -151,7 +151,7 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Lets the routers of this VM's requests do what has become possible.
+    /// Lets the routers of this VM's requests take all steps that have become possible.
     pub(crate) fn route(&self) {
         let routed = {
             let mut routed = self.routed.borrow_mut();
@@ -184,14 +184,14 @@ pub(crate) struct Worker {
 
 /// Runs `act` on the worker whose callback is running.
 pub(crate) fn running<T>(act: impl FnOnce(&Worker) -> T) -> Option<T> {
-    // After a failed assertion what is left of the module goes with its thread, and this may have gone before it.
+    // After a failed assertion the module goes with its thread, and this value may have gone before.
     let worker = RUNNING.try_with(|running| running.borrow().clone());
     worker.ok().flatten().map(|worker| act(&worker))
 }
 
 impl Worker {
-    /// Runs a callback of the module, then what it set off. Returns what the module did, and whether a local reply was sent,
-    /// which overrules that.
+    /// Runs a callback of the module, then its effects. Returns the module's action, and whether a local reply was
+    /// sent, which overrides the action.
     pub(crate) fn callback<T>(
         self: &Rc<Self>,
         context: u32,
@@ -207,7 +207,7 @@ impl Worker {
         RUNNING.with(|running| running.replace(None));
         let stopped = self.iteration_stopped.take();
         for effect in self.effects.take() {
-            // The stream may be another plugin's.
+            // The stream may belong to another plugin.
             let stream = |id| {
                 let stream = self.instance.streams.borrow().get(id).cloned()?;
                 Some((stream.worker.upgrade()?, stream))
@@ -251,7 +251,7 @@ impl Worker {
         self.instance.streams.borrow().get(&self.acting()).cloned()
     }
 
-    /// The root context of the context that host calls act on: timers are its.
+    /// The root context of the context that host calls act on. It owns timers.
     pub(crate) fn acting_root(&self) -> Option<Rc<Worker>> {
         match self.acting_stream() {
             Some(stream) => stream.worker.upgrade(),
@@ -376,7 +376,7 @@ pub(crate) fn advance(process: &Arc<Process>, time: Duration) {
 
 /// The module on one worker of a [`Host`].
 ///
-/// When dropped the worker ends its streams and then itself, as Envoy does.
+/// When dropped, the worker ends its streams and then itself, as Envoy does.
 pub struct Vm(pub(crate) Rc<Worker>);
 
 impl Vm {
@@ -441,11 +441,11 @@ impl Vm {
         configured
     }
 
-    /// Another plugin in the same VM, as Envoy has it where `vm_id`, code and VM configuration are the same: its root context
-    /// and its streams know those of this one.
+    /// Another plugin in the same VM. Envoy shares a VM if `vm_id`, code and VM configuration are equal. The root
+    /// context and streams of one plugin are known to the other.
     ///
     /// # Errors
-    /// The module refused its configuration.
+    /// When the module refuses its configuration.
     pub fn plugin(&self, setup: Setup) -> Result<Self, Refused> {
         Self::start(&self.0.process, Rc::clone(&self.0.instance), setup)
     }
@@ -460,23 +460,23 @@ impl Vm {
         self.0.root
     }
 
-    /// How often the worker wants to tick.
+    /// The worker's tick period.
     pub fn tick_period(&self) -> Option<Duration> {
         self.0.period.get()
     }
 
-    /// Ticks now, whatever the timer says. See [`Host::advance`] for the usual way.
+    /// Ticks now, independently of the timer. Normally use [`Host::advance`].
     pub fn tick(&self) {
         self.0.tick();
     }
 
-    /// A client's request comes in; `end` if it has no body.
+    /// A client's request; `end` if it has no body.
     pub fn request(&self, headers: impl Into<Headers>, end: bool) -> Stream {
         self.request_with::<&str>(&[], headers, end)
     }
 
-    /// The same with properties that are there from the start, such as `xds\0cluster_name`; the parts of a path are separated
-    /// by zero bytes.
+    /// A client's request with properties from the start on, such as `xds\0cluster_name`. Zero bytes separate the parts
+    /// of a path.
     pub fn request_with<V: AsRef<[u8]>>(
         &self,
         properties: &[(&str, V)],
@@ -486,20 +486,20 @@ impl Vm {
         Stream::begin(&self.0, properties, headers.into(), end)
     }
 
-    /// The worker is gone without another callback: it trapped, or its thread hangs. What it asked for is never answered.
+    /// Ends the worker without another callback: it trapped, or its thread hangs. Its calls are never answered.
     pub fn crash(self) {
         self.0.closed.set(true);
     }
 
-    /// The calls that are out, in the order they were made.
+    /// The calls in progress, in the order of their making.
     pub fn calls(&self) -> Vec<Call> {
         self.0.calls.borrow().values().cloned().collect()
     }
 
-    /// The only call that is out.
+    /// The only call in progress.
     ///
     /// # Panics
-    /// If there is none, or more than one.
+    /// When there is none, or more than one.
     pub fn call(&self) -> Call {
         let mut calls = self.calls();
         assert_eq!(calls.len(), 1, "calls that are out: {calls:#?}");
@@ -514,7 +514,7 @@ impl Vm {
         headers: impl Into<Headers>,
         body: impl AsRef<[u8]>,
     ) {
-        // What Envoy's router adds to an upstream's answer, and to no other.
+        // The header that Envoy's router adds to an upstream's answer only.
         let mut answer = Headers::from([(":status", status.to_string().as_str())]);
         answer.add("x-envoy-upstream-service-time", "3");
         for (name, value) in headers.into().iter() {
@@ -523,7 +523,7 @@ impl Vm {
         self.0.answer(call.number, answer, body.as_ref().to_vec());
     }
 
-    /// Envoy answers a call itself: with 503 where no connection can be made, with 504 after its time limit.
+    /// Envoy answers a call itself: with 503 after a failed connection, and with 504 after its time limit.
     pub fn answer_locally(&self, call: &Call, status: u16) {
         let body = match status {
             504 => "upstream request timeout",
@@ -549,7 +549,7 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        // A failed assertion tells enough; the module may be in any state.
+        // A failed assertion says enough. The module may be in any state.
         if !std::thread::panicking() && !self.0.closed.get() {
             self.0.close();
         }
@@ -557,14 +557,14 @@ impl Drop for Vm {
     }
 }
 
-/// Runs the module's `_initialize`, and undoes what it does to the whole process: its panic hook would send the messages of
-/// failed assertions to the mock's log, and its log level would hide lines from the tests.
+/// Runs the module's `_initialize`, and reverts its effects on the process. Its panic hook would send messages of
+/// failed assertions to the mock's log. Its log level would hide lines from the tests.
 fn initialize() {
     static SHOW_TRAPS: Once = Once::new();
     SHOW_TRAPS.call_once(|| {
         let usual = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            // A panic in a callback aborts, and the test harness would take its captured output along.
+            // A panic in a callback aborts the process, and the test harness would lose its captured output.
             let trapped = RUNNING.try_with(|running| running.borrow().is_some());
             if trapped.unwrap_or(false) {
                 let _ = writeln!(std::io::stderr(), "the module trapped: {info}");

@@ -1,6 +1,6 @@
-//! `probe URL`: ends with 0 if the URL is answered 200, with 1 and a reason if it is not.
+//! `probe URL`: ends with 0 if the URL answers 200, or with 1 and a reason.
 //!
-//! What the health checks of the container images run. The images have no shell and no curl, and gain neither for this.
+//! For the health checks of the container images, which have no shell and no curl.
 
 use std::env;
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ureq::Agent;
 
-/// Shorter than the health checks' own limit, so that the reason is told.
+/// Shorter than the health checks' own limit, so that the reason is printed.
 const LIMIT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
@@ -48,7 +48,7 @@ mod tests {
 
     use super::*;
 
-    /// What is said of a server that gives this answer.
+    /// The result for a server that gives this answer.
     fn probed(answer: &'static str) -> Result<(), String> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/ready", listener.local_addr().unwrap());

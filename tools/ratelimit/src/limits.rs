@@ -1,6 +1,6 @@
 //! The file of limits, in the form of Envoy's reference service: <https://github.com/envoyproxy/ratelimit#configuration>.
 //!
-//! Of that form it takes what the balancer's tool renders: one level of descriptors.
+//! It accepts the part of that form that the balancer's tool renders: one level of descriptors.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::Unit;
 
-/// How much is allowed in one window.
+/// The limit of one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// The most hits that are within the limit.
@@ -21,7 +21,7 @@ pub struct Limit {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     domain: String,
-    /// By key and value; without a value, for all other values of the key. `None` is without a limit.
+    /// By key and value. Without a value, for all other values of the key. `None` is no limit.
     by_entry: HashMap<(String, Option<String>), Option<Limit>>,
 }
 
@@ -29,7 +29,7 @@ impl Limits {
     /// Reads the text of a file.
     ///
     /// # Errors
-    /// What the file has and this service does not know, with its place.
+    /// The first unknown part of the file, with its place.
     pub fn parse(text: &str) -> Result<Self, String> {
         let file: File = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
         let mut by_entry = HashMap::new();

@@ -1,4 +1,4 @@
-//! The rate limit service as a program, until it is told to stop.
+//! The rate limit service as a program, until it is stopped.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use clap::Parser;
 use ratelimit::{Clock, Limits, Server, Settings, Store};
 use tokio::signal::unix::{signal, SignalKind};
 
-/// Counts for all Envoys together, in the place of Envoy's reference service. For tests and the demo only.
+/// Counts for all Envoys together, in place of Envoy's reference service. For tests and the demo only.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -17,7 +17,7 @@ struct Arguments {
     /// The address to listen on.
     #[arg(long, default_value = "127.0.0.1:8081")]
     listen: SocketAddr,
-    /// The Redis that counts; without it this process does.
+    /// The Redis that counts; without it, this process counts.
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
 }

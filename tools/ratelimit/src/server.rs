@@ -1,4 +1,4 @@
-//! The service on a port, with threads of its own.
+//! The service on a port, with its own threads.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,16 +13,16 @@ use crate::service::Service;
 use crate::storage::Counters;
 use crate::{Clock, Limits, Store};
 
-/// Everything that a service needs to start.
+/// The settings of a service.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The address to listen on; port 0 takes a free one.
+    /// The address; port 0 stands for a free one.
     pub address: SocketAddr,
     /// The limits.
     pub limits: Limits,
     /// The place of the counters.
     pub store: Store,
-    /// The time that windows go by.
+    /// The clock of the windows.
     pub clock: Clock,
 }
 
@@ -46,10 +46,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the port; when this returns, connections are accepted.
+    /// Opens the port. When this returns, connections are accepted.
     ///
     /// # Errors
-    /// When the port is taken, or the URL of Redis is none.
+    /// When the port is taken, or the URL of Redis is invalid.
     pub fn start(settings: Settings) -> io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
@@ -78,7 +78,7 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// The address of the service.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

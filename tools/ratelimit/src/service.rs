@@ -38,7 +38,7 @@ impl RateLimitService for Service {
             .zip(&limits)
             .filter_map(|(descriptor, limit)| charge(&request, descriptor, (*limit)?, now))
             .collect();
-        // What does not fit is counted as well: else a large charge after the fact would never count.
+        // A charge beyond the limit counts as well: otherwise a large charge after the answer would never count.
         let counts = self.counters.add(&charges, now).await;
         let mut counts = counts.map_err(Status::unavailable)?.into_iter();
         let statuses: Vec<_> = limits
@@ -73,7 +73,7 @@ impl Service {
     }
 }
 
-/// The addition to the counter of this descriptor.
+/// The charge to the counter of this descriptor.
 fn charge(
     request: &RateLimitRequest,
     descriptor: &RateLimitDescriptor,
@@ -82,7 +82,7 @@ fn charge(
 ) -> Option<Charge> {
     let entry = descriptor.entries.first()?;
     let start = limit.unit.start(now);
-    // Without a number of its own a descriptor has the request's, where 0 means that there is none.
+    // A descriptor without a number has the request's number, in which 0 stands for none.
     let of_request = u64::from(request.hits_addend.max(1));
     Some(Charge {
         key: format!("{}_{}_{}_{start}", request.domain, entry.key, entry.value),

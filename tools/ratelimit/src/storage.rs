@@ -7,10 +7,10 @@ use std::time::Duration;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::Client;
 
-/// How long Redis may take for an answer.
+/// The time limit of Redis's answer.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// From so many counters on, those of past windows are looked for and removed.
+/// The number of counters from which on those of past windows are removed.
 const MANY: usize = 10_000;
 
 /// The place of the counters.
@@ -19,7 +19,7 @@ pub enum Store {
     /// This process alone.
     #[default]
     Memory,
-    /// The Redis of this URL: `redis://host:6379`, or `redis+unix:///path` for a unix socket.
+    /// The Redis at this URL: `redis://host:6379`, or `redis+unix:///path` for a unix socket.
     Redis(String),
 }
 
@@ -28,11 +28,11 @@ pub enum Store {
 pub(crate) struct Charge {
     /// The counter's name, with its window.
     pub key: String,
-    /// So many hits; 0 only reads the counter.
+    /// The number of hits; 0 only reads the counter.
     pub hits: u64,
     /// The end of the window, in seconds since 1970.
     pub end: u64,
-    /// Seconds for which the counter has to be kept.
+    /// The seconds for which the counter must be kept.
     pub lives: u64,
 }
 
@@ -69,7 +69,7 @@ impl Counters {
         }
     }
 
-    /// Adds to the counters, each of which may exceed its limit; the counts after that, in the same order.
+    /// Adds to the counters, each of which may exceed its limit. Returns the new counts, in the same order.
     pub(crate) async fn add(&self, charges: &[Charge], now: u64) -> Result<Vec<u64>, String> {
         match self {
             Self::Memory(counters) => {

@@ -42,7 +42,7 @@ impl Unit {
     }
 }
 
-/// The time that the service goes by.
+/// The clock of the service.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
     /// The system's.

@@ -1,4 +1,4 @@
-//! The service as Envoy asks it.
+//! The service, called as Envoy calls it.
 
 use std::sync::atomic::Ordering;
 
@@ -25,7 +25,7 @@ descriptors:
 /// The beginning of a minute.
 const MINUTE: u64 = 1_900_000_020;
 
-/// A client with a thread of its own, so that tests read from top to bottom.
+/// A client with its own thread, so that tests read from top to bottom.
 struct Asked {
     client: RateLimitServiceClient<Channel>,
     runtime: Runtime,
@@ -41,7 +41,7 @@ impl Asked {
         Self { client, runtime }
     }
 
-    /// Charges each key and value with so many hits.
+    /// Charges each key and value with a number of hits.
     fn try_charge(
         &mut self,
         charges: &[(&str, &str, Option<u64>)],
@@ -66,7 +66,7 @@ impl Asked {
         Ok(answer.into_inner())
     }
 
-    /// The overall verdict, and how much is left of each limit.
+    /// The overall verdict, and the rest of each limit.
     fn charge(&mut self, charges: &[(&str, &str, Option<u64>)]) -> (Code, Vec<u32>) {
         let answer = self.try_charge(charges).unwrap();
         let left = answer.statuses.iter().map(|status| status.limit_remaining);
@@ -79,7 +79,7 @@ fn settings() -> Settings {
 }
 
 #[test]
-fn a_charge_that_does_not_fit_is_counted() {
+fn a_charge_over_the_limit_is_counted() {
     let server = Server::start(settings()).unwrap();
     let mut asked = Asked::of(&server);
     let check = [("tokens", "a", Some(0))];
@@ -93,7 +93,7 @@ fn a_charge_that_does_not_fit_is_counted() {
         (Code::OverLimit, vec![0])
     );
     assert_eq!(asked.charge(&check), (Code::OverLimit, vec![0]));
-    // Of another client nothing was taken.
+    // Nothing was charged to another client.
     let other = [("tokens", "b", Some(0))];
     assert_eq!(asked.charge(&other), (Code::Ok, vec![1000]));
 }
@@ -128,7 +128,7 @@ fn each_descriptor_has_its_own_limit_or_none() {
 }
 
 #[test]
-fn a_window_ends_and_tells_when() {
+fn a_window_ends_and_states_its_end() {
     let (clock, time) = Clock::manual(MINUTE + 15);
     let server = Server::start(Settings {
         clock,
@@ -167,7 +167,7 @@ fn without_redis_it_fails_instead_of_deciding() {
 }
 
 #[test]
-fn a_url_that_is_none_is_refused() {
+fn an_invalid_url_is_refused() {
     let store = Store::Redis("http://redis".to_owned());
     let error = Server::start(Settings {
         store,

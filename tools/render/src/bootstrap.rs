@@ -1,4 +1,4 @@
-//! The file Envoy starts from.
+//! The configuration that Envoy starts with.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ static_resources:
             Engine::Filter => "two places: the plugin's\n# configuration (`backends`) and the list of clusters",
             Engine::Router => "three places: the plugin's\n# configuration (`backends`), the route's `exact_match_map` and the list of clusters",
         },
-        // Configuration from a file of its own is something that Envoy asks a name for.
+        // Envoy needs a node name for configuration in a separate file.
         node = match fleet.clients {
             Clients::Keys { .. } => format!("\n{NODE}"),
             _ => String::new(),
@@ -77,7 +77,7 @@ static_resources:
     )
 }
 
-/// The listeners beside that of the clients, as items of the list of listeners.
+/// The listeners besides the clients' one, as items of the list of listeners.
 fn other_listeners(fleet: &Fleet) -> String {
     token_files(fleet) + &status::listeners(fleet)
 }
@@ -144,8 +144,8 @@ const IDENTITY_TAG: &str = r#"  # And per identity: `aoai_identity_seconds_left{
     regex: "^wasmcustom\\.aoai\\.identity\\.(([^.]+)\\.)seconds_left$"
 "#;
 
-// After small requests and some minutes Envoy is 8 MB smaller for it with the module, and as large as before without; after large
-// bodies it is 10 to 27 MB smaller, without the module too.
+// With the module, this makes Envoy 8 MB smaller after small requests and some minutes; without the module it changes
+// nothing. After large bodies it makes Envoy 10 to 27 MB smaller, with and without the module.
 const MEMORY: &str = r#"
 # Free memory goes back to the system. V8 takes a good deal while it compiles the module at the start, and little from then on.
 memory_allocator_manager:

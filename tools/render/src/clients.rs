@@ -1,14 +1,14 @@
-//! Who may ask: Envoy's own authentication of clients, before the module.
+//! Envoy's own authentication of clients, before the module.
 
 use std::path::Path;
 
 use crate::yaml::{folder_of, indented, item, quoted};
 use crate::{limits, Clients, Fleet, TokenIssuer};
 
-/// The cluster of the keys that tokens are signed with.
+/// The cluster that serves the keys of tokens' signatures.
 pub(crate) const JWKS_CLUSTER: &str = "client_token_keys";
 
-/// The name by which the filter finds its configuration in the file of keys.
+/// The name of the filter's configuration in the file of keys.
 const KEYS: &str = "clients";
 
 /// A client's key.
@@ -20,8 +20,8 @@ pub struct Key {
     pub key: String,
 }
 
-/// The file of keys, in the form in which Envoy reads it: the configuration of its filter `api_key_auth`, found by that filter's
-/// place in the listener, which names no key. Clients are known by a request header of the name `client_header`.
+/// The file of keys in Envoy's form: the configuration of its filter `api_key_auth`. The filter in the listener refers
+/// to it and contains no key. The request header `client_header` gets the client's name.
 pub fn keys_file(client_header: &str, keys: &[Key]) -> String {
     let credentials: String = keys
         .iter()
@@ -59,7 +59,8 @@ resources:
     )
 }
 
-/// The filter before the module, as one of the listener's; nothing but a warning where everyone may ask.
+/// The authentication filter before the module, as one of the listener's filters. In an open configuration it is a
+/// comment with a warning.
 pub(crate) fn filter(fleet: &Fleet) -> String {
     let comment = match &fleet.clients {
         Clients::Open => {
@@ -148,7 +149,7 @@ typed_config:
     )
 }
 
-/// Refusals in the shapes that clients parse; nothing where no one is refused.
+/// Refusals in the shapes that clients parse; empty in an open configuration.
 pub(crate) fn refusals(fleet: &Fleet) -> String {
     let mut mappers = mapper(fleet);
     if let Some(limits) = &fleet.limits {
@@ -170,7 +171,7 @@ local_reply_config:
 fn mapper(fleet: &Fleet) -> String {
     let (condition, code, message) = match &fleet.clients {
         Clients::Open => return String::new(),
-        // Envoy before 1.40 misspells one of them.
+        // Envoy before 1.40 misspells one of the details.
         Clients::Keys { .. } => (
             "response.code_details in ['missing_api_key', 'unknown_api_key', 'unkonwn_api_key']",
             "invalid_api_key",

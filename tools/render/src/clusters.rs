@@ -1,4 +1,4 @@
-//! The clusters: where the backends and the identity endpoint are.
+//! The clusters of the backends and the token services.
 
 use std::net::IpAddr;
 
@@ -89,7 +89,7 @@ connect_timeout: 1s
     )
 }
 
-/// The cluster of requests for which none is chosen yet: it has no endpoint.
+/// The cluster of requests before a cluster is chosen: it has no endpoint.
 pub(crate) fn of_undecided() -> String {
     let name = limits::LIMITS_CLUSTER;
     format!("name: {name}\ntype: STATIC\nload_assignment: {{cluster_name: {name}}}\n")
@@ -147,7 +147,7 @@ connect_timeout: 2s
     )
 }
 
-/// The cluster of a server that is asked now and then.
+/// The cluster of a server with few requests.
 fn of_server(
     cluster: &str,
     host: &str,
@@ -174,7 +174,7 @@ connect_timeout: 5s
     )
 }
 
-/// How the cluster learns its addresses.
+/// The way in which the cluster resolves its addresses.
 fn discovery(address: &str) -> &'static str {
     if address.parse::<IpAddr>().is_ok() {
         "type: STATIC\n"
@@ -187,7 +187,7 @@ dns_lookup_family: V4_PREFERRED
     }
 }
 
-/// Envoy's defaults would turn the fourth concurrent retry and the 1025th concurrent request away.
+/// Envoy's defaults would refuse the fourth concurrent retry and the 1025th concurrent request.
 const LIMITS: &str = "\
 circuit_breakers:
   thresholds:
@@ -197,7 +197,7 @@ circuit_breakers:
     max_retries: 100000
 ";
 
-/// How a backend's cluster speaks, and the filters that every attempt on it passes.
+/// The protocol of a backend's cluster, and the filters for every attempt on it.
 pub(crate) fn protocol(fleet: &Fleet) -> String {
     match fleet.engine {
         Engine::Filter => PROTOCOL.to_owned(),
@@ -205,7 +205,7 @@ pub(crate) fn protocol(fleet: &Fleet) -> String {
     }
 }
 
-/// The same with this module among the filters.
+/// The protocol with this module among the filters.
 pub(crate) fn protocol_with(module: &str) -> String {
     let filters = format!(
         "\
@@ -269,7 +269,7 @@ transport_socket:
     )
 }
 
-/// `host` is what the route asks it for.
+/// `host` is the route's authority for it.
 fn endpoint(cluster: &str, address: &str, port: u16, host: Option<&str>) -> String {
     let hostname = host.map(|host| format!("  hostname: {}\n", quoted(host)));
     let endpoint = format!(

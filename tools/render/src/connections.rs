@@ -1,19 +1,19 @@
-//! How long a silent connection lives, and how one ends.
+//! The lifetime of silent connections, and the end of connections.
 
 use crate::yaml::quoted;
 
-/// After so many seconds of silence a connection sends a probe. Azure's load balancers, NAT and firewalls forget a connection
-/// after four minutes of silence, and a model may think for longer.
+/// The seconds of silence after which a connection sends a probe. Azure's load balancers, NAT and firewalls forget a
+/// connection after four minutes of silence, and a model may think for longer.
 pub const KEEPALIVE_TIME: u32 = 60;
 
-/// So many seconds are between two probes that no one answered.
+/// The seconds between two probes without an answer.
 pub const KEEPALIVE_INTERVAL: u32 = 10;
 
-/// After so many probes without an answer the connection is broken: two minutes after the other side was last heard of. Azure
-/// may pause a machine for half a minute.
+/// The number of probes without an answer after which the connection is broken: two minutes after the last sign of the
+/// other side. Azure may pause a machine for half a minute.
 pub const KEEPALIVE_PROBES: u32 = 6;
 
-/// So many milliseconds may pass until a client has taken what was sent, or answered a probe.
+/// The milliseconds that a client may take to accept data, or to answer a probe.
 const USER_TIMEOUT: u32 = 300_000;
 
 /// A part of a cluster.
@@ -44,7 +44,8 @@ socket_options:
     )
 }
 
-/// A part of the connection manager: how connections of HTTP/1 end. A request of HTTP/1.0 without `host` is one for `host`.
+/// A part of the connection manager: the end of HTTP/1 connections. A request of HTTP/1.0 without `host` is one for
+/// `host`.
 pub(crate) fn of_manager(host: &str) -> String {
     format!(
         "\

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::{minimal_plugin, Admin, Backend, Clients, Engine, Fleet, Identity, Listener};
 
-/// Three backends and an identity endpoint on this machine, without TLS, and the shortest plugin configuration: for every
-/// Envoy that is supported, which means the filter engine.
+/// Three backends and an identity endpoint on this machine, without TLS, and the shortest plugin configuration. It
+/// works in every supported Envoy, so it has the filter engine.
 pub fn demo_fleet() -> Fleet {
     let backends: Vec<Backend> = [
         ("eastus", 18081),

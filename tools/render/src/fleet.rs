@@ -1,4 +1,4 @@
-//! What a configuration is made from.
+//! The input of a rendered configuration.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,33 +12,33 @@ use crate::SharedLimits;
 pub struct Fleet {
     /// The Azure OpenAI resources, in the order in which they appear in the file.
     pub backends: Vec<Backend>,
-    /// Where the module asks for access tokens; `None` for a fleet that needs none.
+    /// The source of access tokens; `None` for a fleet without one.
     pub identity: Option<Identity>,
-    /// Where else it does, for backends with identities of their own: each through a cluster of its own.
+    /// The sources of backends' own identities, each through its own cluster.
     pub further_identities: Vec<Identity>,
     /// The authorities of Entra ID that give access tokens, each through a cluster of its own.
     pub authorities: Vec<Authority>,
     /// The token files of workload identity, each through a listener and a cluster of its own.
     pub token_files: Vec<TokenFile>,
-    /// Where clients connect.
+    /// The listener for clients.
     pub listener: Listener,
-    /// Where Envoy's admin interface listens.
+    /// The listener of Envoy's admin interface.
     pub admin: Admin,
-    /// Where the status page is, if there is one.
+    /// The listener of the status page, if there is one.
     pub status: Option<Status>,
-    /// The module's file, as Envoy will find it.
+    /// The module's file, as Envoy finds it.
     pub module: PathBuf,
-    /// The module's own configuration, written as JSON; a string is handed over as it is, which lets a test send what
-    /// is not JSON.
+    /// The module's own configuration, written as JSON. A string is passed unchanged, so that a test can pass invalid
+    /// JSON.
     pub plugin: Value,
-    /// Environment variables for the module, with their values. They show in Envoy's `/config_dump`: for secrets use
+    /// Environment variables for the module, with their values. Envoy's `/config_dump` shows them: for secrets use
     /// [`Fleet::host_environment`].
     pub environment: BTreeMap<String, String>,
     /// Names of Envoy's own environment variables that the module may read.
     pub host_environment: Vec<String>,
-    /// Who carries out the attempts after the first.
+    /// The retry engine.
     pub engine: Engine,
-    /// Who may ask.
+    /// The authentication of clients.
     pub clients: Clients,
     /// The limits of clients that a rate limit service keeps for all Envoys together.
     pub limits: Option<SharedLimits>,
@@ -68,8 +68,8 @@ impl Fleet {
         self.header("client", CLIENT_HEADER)
     }
 
-    /// The plugin's configuration with what the route, the clusters and the filters before it say too, so that it cannot
-    /// contradict them: the engine, the header with the client's name, and what is left to Envoy.
+    /// The plugin's configuration with the facts that the route, the clusters and earlier filters also have, so that it
+    /// cannot contradict them: the engine, the header with the client's name, and the settings left to Envoy.
     pub fn plugin_in_place(&self) -> Value {
         let mut plugin = self.plugin.clone();
         if self.clients != Clients::Open {
@@ -96,7 +96,7 @@ impl Fleet {
         plugin
     }
 
-    /// What the backend of that name is asked by: its `host` in the plugin's configuration, which may have a port.
+    /// The authority of the backend with that name: its `host` in the plugin's configuration, which may have a port.
     pub(crate) fn authority<'a>(&'a self, backend: &'a Backend) -> &'a str {
         let backends = self.plugin["backends"].as_array();
         let configured = backends
@@ -108,8 +108,8 @@ impl Fleet {
             .unwrap_or(&backend.host)
     }
 
-    /// What Envoy's configuration does in the module's place: what the plugin's configuration says, or all that it can. A time
-    /// limit it cannot where backends have limits of their own, which only the module can tell the router.
+    /// The settings left to Envoy: those of the plugin's configuration, or by default all possible ones. The time limit
+    /// is not possible if backends have limits of their own, which only the module can pass to the router.
     pub fn left_to_envoy(&self) -> Vec<&str> {
         if let Some(said) = self.plugin["left_to_envoy"].as_array() {
             return said.iter().filter_map(Value::as_str).collect();
@@ -123,12 +123,12 @@ impl Fleet {
         timeout.into_iter().chain(["host"]).collect()
     }
 
-    /// Whether Envoy's configuration does this in the module's place.
+    /// Whether this setting is left to Envoy.
     pub(crate) fn leaves(&self, what: &str) -> bool {
         self.left_to_envoy().contains(&what)
     }
 
-    /// How long an attempt may take until its headers are there, as Envoy writes durations, where the route is to say so.
+    /// The time limit of an attempt until its headers, as Envoy writes durations, if the route has to set it.
     pub(crate) fn per_try_timeout(&self) -> Option<String> {
         if !self.leaves("timeout") {
             return None;
@@ -137,7 +137,7 @@ impl Fleet {
         seconds(limit.map_or(Some("300s"), Value::as_str)?)
     }
 
-    /// How many attempts a request gets at most: the plugin's `retry.max_attempts`, or its default.
+    /// The most attempts of a request: the plugin's `retry.max_attempts`, or its default.
     pub(crate) fn max_attempts(&self) -> u64 {
         self.plugin["retry"]["max_attempts"].as_u64().unwrap_or(3)
     }
@@ -150,7 +150,7 @@ impl Fleet {
     }
 }
 
-/// A duration as the plugin's configuration spells it, in seconds as Envoy does; `None` if it is none.
+/// A duration of the plugin's configuration in seconds, as Envoy writes it; `None` if it is invalid.
 fn seconds(duration: &str) -> Option<String> {
     let unit_at = duration.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let (number, unit) = duration.split_at(unit_at);
@@ -163,11 +163,11 @@ fn seconds(duration: &str) -> Option<String> {
             "h" => 3600.0,
             _ => return None,
         };
-    // Whole milliseconds, which is what the plugin takes.
+    // The plugin accepts whole milliseconds.
     Some(format!("{}s", (seconds * 1000.0).round() / 1000.0))
 }
 
-/// A header name is put into a format string, so only what can be one is taken from the plugin's configuration.
+/// A header name becomes part of a format string, so only a valid one is accepted.
 fn is_header_name(text: &str) -> bool {
     !text.is_empty()
         && text
@@ -180,20 +180,20 @@ fn is_header_name(text: &str) -> bool {
 pub struct Backend {
     /// The short name, as in the plugin's configuration.
     pub name: String,
-    /// The Envoy cluster it is reached through.
+    /// The Envoy cluster of the backend.
     pub cluster: String,
-    /// The resource's host name: the server name in TLS, and what its certificate must be for.
+    /// The resource's host name: the server name in TLS, and the name that its certificate must have.
     pub host: String,
-    /// Where to connect: a host name, or an IP address.
+    /// The address: a host name, or an IP address.
     pub address: String,
     /// The port to connect to.
     pub port: u16,
-    /// How to speak TLS; `None` for plain HTTP.
+    /// The TLS options; `None` for plain HTTP.
     pub tls: Option<TlsOptions>,
 }
 
 impl Backend {
-    /// A resource as Azure has it: TLS on port 443 of its host, in the cluster `aoai_<name>`.
+    /// A resource as in Azure: TLS on port 443 of its host, in the cluster `aoai_<name>`.
     pub fn new(name: &str, host: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -205,21 +205,21 @@ impl Backend {
         }
     }
 
-    /// The same resource, reached at another address.
+    /// The resource at another address.
     pub fn at(mut self, address: &str, port: u16) -> Self {
         self.address = address.to_owned();
         self.port = port;
         self
     }
 
-    /// The same resource, with these TLS options, or none for plain HTTP.
+    /// The resource with these TLS options; `None` for plain HTTP.
     pub fn tls(mut self, tls: Option<TlsOptions>) -> Self {
         self.tls = tls;
         self
     }
 }
 
-/// How a backend's certificate is checked.
+/// The check of a backend's certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsOptions {
     /// The certificate authorities to trust; `None` for the system's.
@@ -227,7 +227,8 @@ pub struct TlsOptions {
 }
 
 impl TlsOptions {
-    /// The file of the certificate authorities to trust: the given one, or the system's as Debian, Ubuntu and Envoy's images have it.
+    /// The file of trusted certificate authorities: the given one, or the system's on Debian, Ubuntu and Envoy's
+    /// images.
     pub fn authorities(&self) -> &Path {
         let system = Path::new("/etc/ssl/certs/ca-certificates.crt");
         self.ca_file.as_deref().unwrap_or(system)
@@ -241,7 +242,7 @@ pub struct Identity {
     pub address: String,
     /// Its port.
     pub port: u16,
-    /// The Envoy cluster it is reached through.
+    /// The Envoy cluster of the endpoint.
     pub cluster: String,
 }
 
@@ -255,7 +256,7 @@ impl Identity {
         }
     }
 
-    /// The same endpoint at another address.
+    /// The endpoint at another address.
     pub fn at(mut self, address: &str, port: u16) -> Self {
         self.address = address.to_owned();
         self.port = port;
@@ -266,37 +267,37 @@ impl Identity {
 /// An authority of Entra ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
-    /// The Envoy cluster it is reached through.
+    /// The Envoy cluster of the authority.
     pub cluster: String,
-    /// Its host name: the server name in TLS, and what its certificate must be for.
+    /// The host name: the server name in TLS, and the name that its certificate must have.
     pub host: String,
-    /// Where to connect: a host name, or an IP address.
+    /// The address: a host name, or an IP address.
     pub address: String,
     /// The port to connect to.
     pub port: u16,
-    /// How to speak TLS; `None` for plain HTTP.
+    /// The TLS options; `None` for plain HTTP.
     pub tls: Option<TlsOptions>,
 }
 
-/// A file with a token, which Envoy hands to the module.
+/// A file with a token, which Envoy passes to the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenFile {
-    /// The name of the cluster by which the module asks for it, and of the listener that answers.
+    /// The name of the cluster through which the module requests it, and of the listener that answers.
     pub cluster: String,
-    /// The file, as Envoy will find it.
+    /// The file, as Envoy finds it.
     pub file: PathBuf,
     /// The unix socket between the two, which Envoy makes.
     pub socket: PathBuf,
 }
 
-/// Where clients connect.
+/// The listener for clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// The IP address to listen on.
     pub address: String,
     /// The port; 0 lets the system choose.
     pub port: u16,
-    /// The certificate that clients are shown; `None` for plain HTTP.
+    /// The certificate for clients; `None` for plain HTTP.
     pub tls: Option<Certificate>,
 }
 
@@ -309,42 +310,42 @@ pub struct Certificate {
     pub key: PathBuf,
 }
 
-/// Who may ask.
+/// The authentication of clients.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Clients {
-    /// Everyone who reaches the listener.
+    /// No authentication: everyone who reaches the listener is served.
     #[default]
     Open,
-    /// Those who have one of the keys in a file that Envoy reads, and reads again when another one is renamed to it; see
+    /// By a key from a file. Envoy reads the file, and reads it again when another file is renamed to it; see
     /// [`crate::keys_file`].
     Keys {
-        /// The file, as Envoy will find it.
+        /// The file, as Envoy finds it.
         file: PathBuf,
     },
-    /// Those who have a signed token.
+    /// By a signed token.
     Tokens(TokenIssuer),
 }
 
-/// Whose tokens are accepted of clients.
+/// The issuer of accepted tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenIssuer {
-    /// What a token's `iss` must be.
+    /// The required `iss` of a token.
     pub issuer: String,
-    /// What a token's `aud` must be.
+    /// The required `aud` of a token.
     pub audience: String,
     /// The claim that names the client.
     pub client_claim: String,
-    /// The URL of the keys that tokens are signed with.
+    /// The URL of the keys that sign tokens.
     pub jwks: String,
     /// The host of that URL.
     pub host: String,
     /// The port of that URL.
     pub port: u16,
-    /// How to speak TLS to it; `None` for plain HTTP.
+    /// The TLS options; `None` for plain HTTP.
     pub tls: Option<TlsOptions>,
 }
 
-/// Where Envoy's admin interface listens.
+/// The listener of Envoy's admin interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// The IP address to listen on.
@@ -353,7 +354,7 @@ pub struct Admin {
     pub port: u16,
 }
 
-/// Where the status page is.
+/// The listener of the status page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// The IP address to listen on.
@@ -362,18 +363,18 @@ pub struct Status {
     pub port: u16,
 }
 
-/// Who carries out the attempts after the first.
+/// The retry engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Engine {
     /// The module sends the request again itself.
     #[default]
     Filter,
-    /// Envoy's router does, along the module's plan. Envoy 1.39 or later.
+    /// Envoy's router retries along the module's plan. Envoy 1.39 or later.
     Router,
 }
 
-/// The shortest plugin configuration for these backends: everything else keeps its default.
+/// The shortest plugin configuration for these backends. All other fields keep their defaults.
 pub fn minimal_plugin(backends: &[Backend], identity: Option<&Identity>) -> Value {
     let backends: Vec<Value> = backends
         .iter()

@@ -4,12 +4,12 @@ use serde_json::Value;
 
 use crate::yaml::{indented, is_printable};
 
-/// What is no longer than this, and holds no list or map in a list or map, stays on one line.
+/// The longest value on one line. A list or map of lists or maps takes several lines.
 const ONE_LINE: usize = 120;
 
-/// A JSON value, indented by two, small lists and maps on one line, ending in a line break.
+/// A JSON value, indented by two, with small lists and maps on one line, and a line break at the end.
 ///
-/// A map starts with its `name`, where readers look for it. Nothing in the text can end a YAML literal block.
+/// A map starts with its `name`, where readers look for it. No text can end a YAML literal block.
 pub(crate) fn pretty(value: &Value) -> String {
     let mut out = written(value);
     out.push('\n');
@@ -47,7 +47,7 @@ fn holds_containers(value: &Value) -> bool {
     }
 }
 
-/// A JSON string in which everything that YAML does not allow in a file is escaped as well.
+/// A JSON string, which also escapes everything that YAML does not allow in a file.
 fn string(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     for c in Value::from(text).to_string().chars() {

@@ -1,16 +1,16 @@
 //! From a list of Azure OpenAI backends to a complete, commented Envoy configuration.
 //!
-//! A [`Fleet`] says what is there: the backends, the identity endpoint, where to listen, the module and its configuration.
-//! [`envoy`] turns it into one file that Envoy starts from. [`bootstrap`] and [`listener`] split the same text in two, for
-//! those who change the listener while Envoy runs.
+//! A [`Fleet`] describes the parts: the backends, the identity endpoint, the listeners, the module and its
+//! configuration. [`envoy`] turns it into one file that Envoy starts with. [`bootstrap`] and [`listener`] split that
+//! text in two, for users who change the listener while Envoy runs.
 //!
 //! ```
 //! let yaml = render::envoy(&render::demo_fleet());
 //! assert!(yaml.contains("cluster_header: \"x-aoai-cluster\""));
 //! ```
 //!
-//! The text is written for people first: it carries comments, keeps one order and changes only where the fleet changes.
-//! Whatever comes from the fleet is written as a quoted string ([`yaml::quoted`]), so no name can break out of its place.
+//! The text is written for people first. It has comments, keeps one order, and changes only where the fleet changes.
+//! All texts of the fleet are quoted strings ([`yaml::quoted`]), so no name can break out of its place.
 
 pub mod parts;
 pub mod yaml;

@@ -1,14 +1,14 @@
-//! The listener: where requests come in, and the filters they pass.
+//! The listener and its filters.
 
 use serde_json::Value;
 
 use crate::yaml::{folder_of, indented, item, quoted};
 use crate::{clients, connections, json, limits, route, Clients, Fleet};
 
-/// The listener's name, which Envoy needs to tell an updated listener from a new one.
+/// The listener's name, by which Envoy recognizes an updated listener.
 pub const LISTENER_NAME: &str = "azure_openai";
 
-/// The listener alone, in the form of a file that Envoy reads it from while it runs (see [`crate::bootstrap`]).
+/// The listener alone, as a file that Envoy reads while it runs (see [`crate::bootstrap`]).
 pub fn listener(fleet: &Fleet) -> String {
     let typed = format!(
         "\"@type\": type.googleapis.com/envoy.config.listener.v3.Listener\n{}",
@@ -45,7 +45,7 @@ filter_chains:
     )
 }
 
-/// The certificate that clients are shown; nothing for plain HTTP.
+/// The certificate for clients; empty for plain HTTP.
 fn tls(fleet: &Fleet) -> String {
     let Some(certificate) = &fleet.listener.tls else {
         return String::new();
@@ -143,7 +143,7 @@ access_log:
             Clients::Open => "",
             _ => "        client: \"%FILTER_STATE(wasm.aoai_client:PLAIN)%\"\n",
         },
-        // Under the names of OpenTelemetry's conventions for generative AI.
+        // The names of OpenTelemetry's conventions for generative AI.
         tokens = match fleet.plugin["usage"] == false {
             true => "",
             false => concat!(
@@ -176,7 +176,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The root id, by which logs tell the two apart.
+    /// The root id, by which logs distinguish the two.
     pub fn root_id(self) -> &'static str {
         match self {
             Self::Listener => "azure_openai_balancer",
@@ -209,7 +209,7 @@ fn filter(extension: &str) -> String {
     format!("name: envoy.filters.http.wasm\n{extension}")
 }
 
-/// The module's `typed_config`, with this data source of its code.
+/// The module's `typed_config`, with its code from this data source.
 pub(crate) fn extension(fleet: &Fleet, role: Role, code: &str) -> String {
     format!(
         "\
@@ -240,7 +240,7 @@ typed_config:
     )
 }
 
-/// The environment variables the module gets; nothing when there are none.
+/// The module's environment variables; empty without any.
 fn environment(fleet: &Fleet) -> String {
     if fleet.environment.is_empty() && fleet.host_environment.is_empty() {
         return String::new();
@@ -263,8 +263,8 @@ fn environment(fleet: &Fleet) -> String {
     out
 }
 
-/// The plugin's configuration. It has to be a string value: Envoy hands a `google.protobuf.Struct` over as the bytes of
-/// that message rather than as JSON.
+/// The plugin's configuration as a string value, because Envoy passes a `google.protobuf.Struct` as the bytes of that
+/// message and not as JSON.
 fn configuration(plugin: &Value) -> String {
     let text = match plugin {
         Value::String(text) => format!(" {}\n", quoted(text)),

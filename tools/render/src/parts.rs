@@ -1,5 +1,5 @@
-//! Parts of the Envoy configuration, as blocks of YAML that start at the left margin: for those who put them where a control
-//! plane wants them.
+//! Parts of the Envoy configuration as blocks of YAML that start at the left margin, for control planes that put them
+//! in other places.
 
 use serde_json::Value;
 
@@ -8,37 +8,37 @@ pub use crate::listener::Role;
 use crate::{clients, clusters, connections, json, limits, listener, route, status, token_file};
 use crate::{Admin, Authority, Fleet, TokenFile};
 
-/// How many bytes of a connection Envoy may hold while a request waits.
+/// The bytes that Envoy may hold of each connection while a request waits.
 pub const BUFFER_LIMIT: u32 = 32 * 1024 * 1024;
 
-/// How long silent connections of clients live, as a part of the listener.
+/// The keepalive of clients' connections, as a part of the listener.
 pub fn sockets() -> String {
     connections::of_listener()
 }
 
-/// How connections of clients end, as a part of the connection manager; `host` is what a request of HTTP/1.0 is for that does not
-/// say.
+/// The end of clients' connections, as a part of the connection manager. `host` is the authority of an HTTP/1.0 request
+/// without one.
 pub fn connections(host: &str) -> String {
     connections::of_manager(host)
 }
 
-/// The filter that asks clients who they are; `None` where everyone may ask.
+/// The authentication filter; `None` in an open configuration.
 pub fn client_filter(fleet: &Fleet) -> Option<String> {
     clients::block(fleet)
 }
 
-/// The answers to those who may not ask, as a part of the connection manager; empty where everyone may.
+/// The answers to refused clients, as a part of the connection manager; empty in an open configuration.
 pub fn refusals(fleet: &Fleet) -> String {
     clients::refusals(fleet)
 }
 
-/// The filters that ask the rate limit service, in their order and each with a comment. They belong before the module.
+/// The filters that call the rate limit service, in their order, each with a comment. They belong before the module.
 pub fn limit_filters(fleet: &Fleet) -> Vec<(&'static str, String)> {
     limits::filters(fleet)
 }
 
-/// The part of the connection manager that gives each request this cluster until the module chooses one; empty where limits do not
-/// need it.
+/// The part of the connection manager that gives each request this cluster until the module chooses one; empty if
+/// limits do not need it.
 pub fn early_cluster(fleet: &Fleet, cluster: &str) -> String {
     limits::early_cluster(fleet, cluster)
 }
@@ -68,27 +68,28 @@ pub fn module(fleet: &Fleet) -> String {
     listener::module(fleet)
 }
 
-/// The module's `typed_config`, with this data source of its code: a block of YAML such as `local: {filename: /module.wasm}`.
+/// The module's `typed_config`, with its code from this data source: a block of YAML such as `local: {filename:
+/// /module.wasm}`.
 pub fn extension(fleet: &Fleet, role: Role, code: &str) -> String {
     listener::extension(fleet, role, code)
 }
 
-/// What the route does.
+/// The route's action.
 pub fn route(fleet: &Fleet) -> String {
     route::action(fleet)
 }
 
-/// The headers that the route adds to a request; nothing with the filter engine.
+/// The headers that the route adds to a request; empty with the filter engine.
 pub fn added_headers(fleet: &Fleet) -> String {
     route::added_headers(fleet)
 }
 
-/// How a backend's cluster speaks, and the filters that every attempt on it passes.
+/// The protocol of a backend's cluster, and the filters for every attempt on it.
 pub fn protocol(fleet: &Fleet) -> String {
     clusters::protocol(fleet)
 }
 
-/// How a backend's cluster speaks, with this module among its filters.
+/// The protocol of a backend's cluster, with this module among its filters.
 pub fn protocol_with(module: &str) -> String {
     clusters::protocol_with(module)
 }
@@ -98,7 +99,7 @@ pub fn authority_cluster(authority: &Authority) -> String {
     clusters::of_authority(authority)
 }
 
-/// The cluster by which the module asks for a token file.
+/// The cluster through which the module requests a token file.
 pub fn token_file_cluster(file: &TokenFile) -> String {
     token_file::cluster(file)
 }
@@ -108,13 +109,13 @@ pub fn token_file_listener(file: &TokenFile) -> String {
     token_file::listener(file)
 }
 
-/// The listener of the status page, and the cluster of the `admin` interface that it asks; `None` without a status page.
+/// The listener of the status page, and the cluster of the `admin` interface behind it; `None` without a status page.
 pub fn status(fleet: &Fleet, admin: &Admin) -> Option<(String, String)> {
     let status = fleet.status.as_ref()?;
     Some((status::listener(fleet, status), status::cluster(admin)))
 }
 
-/// JSON for people to read, which can stand in YAML as it is.
+/// JSON for people to read, which is valid inside YAML.
 pub fn json(value: &Value) -> String {
     json::pretty(value)
 }

@@ -34,7 +34,7 @@ route_config:
     )
 }
 
-/// What the route does.
+/// The route's action.
 pub(crate) fn action(fleet: &Fleet) -> String {
     let choice = match fleet.engine {
         Engine::Filter => by_header(fleet),
@@ -55,7 +55,7 @@ timeout: 0s
     )
 }
 
-/// The headers that the route adds to a request; nothing with the filter engine.
+/// The headers that the route adds to a request; empty with the filter engine.
 pub(crate) fn added_headers(fleet: &Fleet) -> String {
     match fleet.engine {
         Engine::Filter => String::new(),
@@ -135,7 +135,7 @@ retry_policy:
     )
 }
 
-/// The cluster of requests for which none is chosen yet, where limits are looked up before that.
+/// The cluster of requests before one is chosen, because limits are applied before that.
 fn undecided(fleet: &Fleet) -> String {
     if !limits::names_cluster(fleet) {
         return String::new();

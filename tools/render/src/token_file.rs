@@ -1,7 +1,7 @@
-//! The token file of workload identity: how Envoy hands it to the module, which reads no files.
+//! The token file of workload identity. Envoy passes it to the module, which reads no files.
 //!
-//! A listener on a unix socket answers every request with the file's content, and a cluster leads there. Envoy reads the file
-//! again when something is renamed in its folder, as the kubelet does.
+//! A listener on a unix socket answers every request with the file's content, and a cluster leads there. Envoy reads
+//! the file again when a file is renamed in its folder, as the kubelet does.
 
 use crate::yaml::{folder_of, indented, quoted};
 use crate::TokenFile;

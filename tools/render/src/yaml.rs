@@ -1,15 +1,15 @@
-//! Writing YAML by hand, safely.
+//! Writes YAML by hand, safely.
 //!
-//! The configuration is a text with comments, which no serializer writes, so this is only what such a text needs: quoted
-//! strings, list items and indentation.
+//! The configuration is a text with comments, which no serializer writes. So this module has only the needs of such a
+//! text: quoted strings, list items and indentation.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 /// `text` as a double-quoted YAML string on one line.
 ///
-/// Everything that a reader could take for anything else is escaped: quotes, backslashes, control characters, the line
-/// breaks of Unicode, the byte order mark.
+/// Everything that a reader could misunderstand is escaped: quotes, backslashes, control characters, Unicode's line
+/// breaks, the byte order mark.
 pub fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
@@ -50,7 +50,7 @@ pub fn indented(text: &str, spaces: usize) -> String {
     out
 }
 
-/// The folder of a file, which for a bare name is the one that Envoy runs in.
+/// The folder of a file. A bare name is in Envoy's own folder.
 pub(crate) fn folder_of(file: &Path) -> &Path {
     match file.parent() {
         Some(folder) if folder != Path::new("") => folder,
@@ -58,7 +58,7 @@ pub(crate) fn folder_of(file: &Path) -> &Path {
     }
 }
 
-/// Whether YAML allows the character to stand in a file as itself, on the same line.
+/// Whether YAML allows the character unescaped, on the same line.
 pub(crate) fn is_printable(c: char) -> bool {
     !c.is_control()
         && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}')

@@ -1,4 +1,4 @@
-//! What the rendered configuration says, read back with a YAML parser.
+//! The rendered configuration, read back with a YAML parser.
 
 use std::path::Path;
 
@@ -20,11 +20,11 @@ fn plugin<'a, 'b>(listener: &'b Yaml<'a>) -> &'b Yaml<'a> {
     &manager(listener)["http_filters"][0]["typed_config"]["config"]
 }
 
-/// A text that tries to leave its place in every way a file knows.
+/// A text that tries to leave its place in every way that a file allows.
 const HOSTILE: &str = "x\"}, {\"y: 1\n- injected: true # '%RESP(a)%\u{7f}\u{85}\u{2028}\\";
 
 #[test]
-fn the_demo_says_what_it_should() {
+fn the_demo_has_the_expected_settings() {
     let text = render::envoy(&render::demo_fleet());
     let yaml = parse(&text);
     let listener = &yaml["static_resources"]["listeners"][0];
@@ -139,7 +139,7 @@ fn nothing_in_the_fleet_breaks_out_of_its_place() {
 }
 
 #[test]
-fn a_plugin_configuration_in_a_string_is_handed_over() {
+fn a_plugin_configuration_in_a_string_is_passed_on() {
     let fleet = Fleet {
         plugin: "{ not json".into(),
         ..render::demo_fleet()
@@ -172,7 +172,7 @@ fn header_names_follow_the_plugin() {
 }
 
 #[test]
-fn the_split_form_says_the_same() {
+fn the_split_form_has_the_same_content() {
     let fleet = render::demo_fleet();
     let whole = render::envoy(&fleet);
     let whole = parse(&whole);
@@ -206,7 +206,7 @@ fn a_fleet_with_keys_alone_needs_no_identity() {
 }
 
 #[test]
-fn the_route_says_the_time_limit_unless_backends_have_their_own() {
+fn the_route_sets_the_time_limit_unless_backends_have_one() {
     let limit = |plugin: Value| {
         let mut fleet = render::demo_fleet();
         for (key, value) in plugin.as_object().expect("an object") {
@@ -246,7 +246,7 @@ fn with_status(address: &str) -> Fleet {
     fleet
 }
 
-/// The routes of the status page, and the host names that they are for.
+/// The routes of the status page, and their host names.
 fn status_routes<'a, 'b>(yaml: &'b Yaml<'a>) -> (&'b Yaml<'a>, Vec<String>) {
     let listeners = yaml["static_resources"]["listeners"].as_sequence();
     let mut listeners = listeners.expect("a list").iter();
@@ -284,7 +284,7 @@ fn the_status_page_has_its_own_listener_and_cluster() {
 }
 
 #[test]
-fn a_status_page_for_others_answers_to_every_name() {
+fn a_public_status_page_answers_to_every_name() {
     for (address, expected) in [
         ("0.0.0.0", &["*"][..]),
         ("10.0.0.4", &["*"]),
@@ -300,7 +300,7 @@ fn a_status_page_for_others_answers_to_every_name() {
 }
 
 #[test]
-fn an_admin_interface_everywhere_is_asked_on_this_machine() {
+fn an_admin_interface_on_all_addresses_is_used_locally() {
     for (address, expected) in [
         ("0.0.0.0", "127.0.0.1"),
         ("::", "::1"),
@@ -318,7 +318,7 @@ fn an_admin_interface_everywhere_is_asked_on_this_machine() {
     }
 }
 
-/// The page as Envoy gets it.
+/// The page as Envoy serves it.
 fn status_page(fleet: &Fleet) -> String {
     let text = render::envoy(fleet);
     let yaml = parse(&text);
@@ -330,7 +330,7 @@ fn status_page(fleet: &Fleet) -> String {
 fn the_status_page_is_small_and_whole() {
     let page = status_page(&with_status("127.0.0.1"));
     assert!(page.len() < 40_000, "{} bytes", page.len());
-    // The address in an SVG element is its name.
+    // The address in an SVG element is the element's namespace.
     let page = page.replace("http://www.w3.org/2000/svg", "");
     for elsewhere in ["http:", "https://", "src=", "@import", "url("] {
         assert!(!page.contains(elsewhere), "{elsewhere}");
@@ -351,7 +351,7 @@ fn a_hundred_long_names_fit_into_the_status_page() {
 }
 
 #[test]
-fn the_status_page_names_backends_with_what_statistics_lack() {
+fn the_status_page_has_facts_that_statistics_lack() {
     let mut fleet = with_status("127.0.0.1");
     fleet.plugin["backends"][0]["priority"] = json!(2);
     fleet.plugin["backends"][1]["api_key_env"] = json!("KEY");

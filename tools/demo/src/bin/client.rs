@@ -1,5 +1,4 @@
-//! The client of `docker-compose.yml`: walks the tour through the containers that run already, and ends with 0 if
-//! everything was as it should be.
+//! The client of `docker-compose.yml`: runs the tour through running containers, and ends with 0 if every check held.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,10 +10,10 @@ use demo::{compose, Addresses, Processes, Python, Running, Screen};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// Shows what the balancer does, through an Envoy and a simulator that run already.
+/// Shows what the balancer does, through a running Envoy and a running simulator.
 #[derive(Parser)]
 struct Arguments {
-    /// Where Envoy takes requests
+    /// Envoy's address for requests
     #[arg(long, value_name = "URL")]
     envoy: String,
     /// Envoy's admin interface
@@ -23,13 +22,13 @@ struct Arguments {
     /// The simulator's admin endpoint
     #[arg(long, value_name = "URL")]
     simulator: String,
-    /// The same three as the reader reaches them, who is outside of the containers, and the status page
+    /// The same three addresses for a reader outside of the containers, and the status page's
     #[arg(long, value_name = "URL", num_args = 4, required = true)]
     published: Vec<String>,
     /// A Python that can import the openai SDK
     #[arg(long, value_name = "FILE")]
     python: PathBuf,
-    /// Where the tour's own files go
+    /// The folder for the tour's own files
     #[arg(long, value_name = "DIRECTORY")]
     folder: PathBuf,
 }
@@ -79,7 +78,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A container's first process gets no signal's default action, so that it has to end by itself.
+/// Ends the processes on a signal. A container's first process has no default actions for signals.
 fn end_on_signals(processes: Processes) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! What an access token says of itself, shown without the token.
+//! The claims of an access token, shown without the token.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,17 +12,17 @@ use crate::simulation::Received;
 /// The claims of a token that the tour shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Claims {
-    /// What the token is good for.
+    /// The token's audience.
     pub(super) audience: String,
-    /// Whose it is, masked.
+    /// The token's identity, masked.
     pub(super) identity: String,
-    /// The start of its number, enough to tell tokens apart.
+    /// The start of the token's number, enough to distinguish tokens.
     pub(super) id: String,
     expires_on: u64,
 }
 
 impl Claims {
-    /// Those of the token that a backend received with a request.
+    /// The claims of the token in a request at a backend.
     pub(super) fn of(request: &Received) -> Result<Self> {
         let authorization = request
             .header("authorization")
@@ -45,14 +45,14 @@ impl Claims {
         })
     }
 
-    /// How long it is still good.
+    /// The remaining lifetime.
     pub(super) fn left(&self) -> Duration {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Duration::from_secs(self.expires_on).saturating_sub(now.unwrap_or_default())
     }
 }
 
-/// The last four characters, and the shape of what is before them.
+/// The last four characters. The others are masked, in their shape.
 fn masked(text: &str) -> String {
     let visible = text.chars().count().saturating_sub(4);
     let masked = |(index, c)| {

@@ -1,4 +1,4 @@
-//! Who has no key reaches nothing.
+//! A client without a key reaches nothing.
 
 use anyhow::Result;
 
@@ -6,7 +6,7 @@ use super::Tour;
 use crate::client::Answer;
 use crate::screen::Column;
 
-/// A key that nobody was given.
+/// A key of no client.
 const WRONG: &str = "not-the-key";
 
 pub(super) fn show(tour: &Tour) -> Result<()> {

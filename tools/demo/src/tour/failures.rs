@@ -1,4 +1,4 @@
-//! A backend that fails is made good by the others.
+//! The other backends serve requests that a failing backend does not.
 
 use std::time::Instant;
 
@@ -9,16 +9,16 @@ use super::Tour;
 use crate::client::Answer;
 use crate::simulation::Backend;
 
-/// Enough for each backend to have its turn three times.
+/// Three turns for each backend.
 const REQUESTS: usize = 9;
 
-/// Short, so that the backend is back before the tour ends.
+/// Short, so that the backend has recovered before the tour ends.
 const RETRY_AFTER: u64 = 1;
 
-/// Long enough to show that hardly anyone is asked meanwhile.
+/// Long enough to show that the backends get hardly any request meanwhile.
 const ALL_RETRY_AFTER: u64 = 2;
 
-/// Enough for each backend to refuse a request of its own, and then enough to be refused without being asked.
+/// One request for each backend to refuse, and further ones that are refused without an attempt.
 const THROTTLED_REQUESTS: usize = 6;
 
 pub(super) fn show_throttled(tour: &Tour) -> Result<()> {
@@ -74,7 +74,7 @@ pub(super) fn show_dead(tour: &Tour) -> Result<()> {
             others(&answers)
         ),
     )?;
-    // The next step expects no backend in cooldown.
+    // The next step needs all backends out of cooldown.
     tour.check_recovery("once it is back, every backend serves again")
 }
 
@@ -90,7 +90,7 @@ pub(super) fn show_all_throttled(tour: &Tour) -> Result<()> {
     let (start, before) = (Instant::now(), tour.stage.received_by_backends()?);
     answers.extend(tour.requests(THROTTLED_REQUESTS)?);
     let asked = tour.stage.received_by_backends()? - before;
-    // One a second each, and one more each if a wait ends meanwhile.
+    // A trial a second on each backend, and one more on each if a wait ends meanwhile.
     let most = backends.len() as u64 * (2 + start.elapsed().as_secs());
     for backend in backends {
         backend.clear()?;
@@ -148,7 +148,7 @@ fn count(answers: &[Answer], attempts: &str) -> usize {
         .count()
 }
 
-/// The numbers of attempts other than 2, each once.
+/// The attempts other than 2, each once.
 fn others(answers: &[Answer]) -> String {
     let mut others: Vec<&str> = answers
         .iter()

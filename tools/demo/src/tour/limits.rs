@@ -1,4 +1,4 @@
-//! A client that has used up its limit, beside another one that has not.
+//! A client that has used up its limit, beside a client that has not.
 
 use std::time::Duration;
 
@@ -10,13 +10,14 @@ use crate::client::Answer;
 use crate::clients::{BATCH, BATCH_TOKENS_PER_MINUTE, SEARCH};
 use crate::screen::Column;
 
-/// How much one request takes of the limit, about a third: a token for four bytes.
+/// The size of a prompt that takes about a third of the limit: a token for four bytes.
 const PROMPT_BYTES: usize = BATCH_TOKENS_PER_MINUTE as usize / 3 * 4;
 
-/// More requests than the limit lets pass, however slow this machine is.
+/// More requests than the limit allows, however slow the machine is.
 const MOST_REQUESTS: usize = 20;
 
-/// More than it takes until a debt of a whole minute's tokens is paid back. The tour's own requests owe a third of them at most; what
+/// Longer than the payment of a debt of a whole minute's tokens. The tour's own requests owe at most a third of them.
+/// Requests that someone made by hand before the tour may owe more.
 /// someone tried by hand before the tour may owe more.
 const LONGEST_WAIT: u64 = 90;
 
@@ -49,8 +50,8 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
     check_wait(tour, &refused)
 }
 
-/// Lets the client ask until it is refused: that answer, how many requests the backends received meanwhile, and the answer that the
-/// other client got thereafter.
+/// Sends requests of the client until one is refused. Returns the refusal, the number of requests at backends
+/// meanwhile, and the other client's next answer.
 fn use_up(tour: &Tour) -> Result<(Answer, u64, Answer)> {
     let columns = [
         Column::text("client", BATCH.name.len().max(SEARCH.name.len())),
@@ -116,7 +117,7 @@ fn check_refusal(tour: &Tour, refused: &Answer) -> Result<()> {
     )
 }
 
-/// After the time that the refusal named, the client is served again.
+/// After the time in the refusal, the client is served again.
 fn check_wait(tour: &Tour, refused: &Answer) -> Result<()> {
     let wait = refused.retry_after.parse::<u64>();
     let wait = wait.with_context(|| format!("`retry-after: {}`", refused.retry_after))?;

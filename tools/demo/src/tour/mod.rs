@@ -25,22 +25,22 @@ use crate::Python;
 
 pub(crate) use sdk::SCRIPT_FILE;
 
-/// Slow enough to follow, fast enough not to be waited for.
+/// Slow enough to follow, and fast enough not to bore.
 const BETWEEN_REQUESTS: Duration = Duration::from_millis(40);
 
-/// All that the steps have in common.
+/// The common parts of all steps.
 pub struct Tour {
     /// The checks so far.
     pub checks: Checks,
-    /// What is running.
+    /// The running services.
     pub stage: Stage,
-    /// What runs the openai SDK.
+    /// The Python for the openai SDK.
     pub python: Python,
-    /// Where the tour's own files go.
+    /// The folder for the tour's own files.
     pub folder: PathBuf,
-    /// Where it is written.
+    /// The output.
     pub screen: Screen,
-    /// What it started.
+    /// The processes that the tour started.
     pub processes: Processes,
 }
 
@@ -66,16 +66,16 @@ const STEPS: [(&str, Step); 13] = [
 ];
 
 impl Tour {
-    /// Shows everything, and checks it.
+    /// Runs all steps and checks.
     ///
     /// # Errors
-    /// With the first check that fails.
+    /// When a check fails.
     pub fn run(&self) -> Result<()> {
         let start = Instant::now();
         for (index, (title, show)) in STEPS.iter().enumerate() {
             self.screen.step(index + 1, STEPS.len(), title);
             let shown = show(self);
-            // If Envoy has ended, whatever else went wrong went wrong for that.
+            // If Envoy has ended, that is the cause of any other error.
             self.stage.envoy.check_alive()?;
             shown?;
         }
@@ -87,7 +87,7 @@ impl Tour {
         Ok(())
     }
 
-    /// Sends so many chat requests, one after the other, with a row of a table for each.
+    /// Sends this many chat requests, one after the other, with a table row for each.
     fn requests(&self, count: usize) -> Result<Vec<Answer>> {
         let columns = [
             Column::number("#", 2),
@@ -120,7 +120,7 @@ impl Tour {
         Column::text("backend", longest.unwrap_or_default())
     }
 
-    /// Claims that all answers have the status 200.
+    /// Claims that all answers have status 200.
     fn check_all_succeeded(&self, answers: &[Answer]) -> Result<()> {
         let failed: Vec<String> = answers
             .iter()
@@ -135,7 +135,7 @@ impl Tour {
         )
     }
 
-    /// Claims that the backends that failed work again by themselves.
+    /// Claims that the failed backends recover by themselves.
     fn check_recovery(&self, claim: &str) -> Result<()> {
         let names = self.stage.names();
         let mut missing: Vec<&str> = names.clone();
@@ -146,7 +146,7 @@ impl Tour {
         })
     }
 
-    /// How many answers each backend gave: `eastus 4, westus 4`.
+    /// The number of answers by backend: `eastus 4, westus 4`.
     fn shares(&self, answers: &[Answer]) -> String {
         let share = |name: &&str| {
             let count = answers

@@ -12,12 +12,12 @@ use crate::clients;
 
 const SCRIPT: &str = include_str!("sdk.py");
 
-/// Where the script is put, for those who want to go on with it.
+/// The script's name in the tour's folder, for readers who want to continue with it.
 pub(crate) const SCRIPT_FILE: &str = "sdk.py";
 
 const ERRORS_FILE: &str = "sdk-errors.txt";
 
-/// How many requests the script makes.
+/// The number of requests of the script.
 pub(super) const REQUESTS: usize = 3;
 
 pub(super) fn show(tour: &Tour) -> Result<()> {
@@ -68,7 +68,7 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
         .equal("and without the key of the client", 0, keys.count())
 }
 
-/// Runs the script, shows what it writes as it does, and returns it.
+/// Runs the script, shows its output while it runs, and returns it.
 fn run(tour: &Tour) -> Result<String> {
     let errors = tour.folder.join(ERRORS_FILE);
     let mut command = Command::new(&tour.python.program);
@@ -79,7 +79,7 @@ fn run(tour: &Tour) -> Result<String> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(File::create(&errors)?);
-    // A proxy could not reach this machine's loopback.
+    // A proxy could not reach this machine's loopback interface.
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
         command.env_remove(name).env_remove(name.to_lowercase());
     }
@@ -97,7 +97,7 @@ fn run(tour: &Tour) -> Result<String> {
             break;
         }
     }
-    // Its output is closed, so this does not take long.
+    // Its output is closed, so it ends soon.
     let status = loop {
         match process.ended() {
             Some(status) => break status,
@@ -116,7 +116,7 @@ fn run(tour: &Tour) -> Result<String> {
     Ok(String::from_utf8_lossy(&written).into_owned())
 }
 
-/// Shows what is new, indented, up to the last whole character; returns how much has been shown.
+/// Shows new output, indented, up to the last complete character. Returns the length of the shown output.
 fn show_new(tour: &Tour, written: &[u8], shown: usize, is_over: bool) -> usize {
     let new = &written[shown..];
     let end = match std::str::from_utf8(new) {

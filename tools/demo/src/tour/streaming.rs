@@ -1,4 +1,4 @@
-//! A streamed answer passes as it comes.
+//! A streamed answer passes while it arrives.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const PIECES: u32 = 10;
 const INTERVAL: Duration = Duration::from_millis(140);
 const FIRST: Duration = Duration::from_millis(250);
 
-/// What lies between the first word and the last, less what a busy machine may be late with.
+/// The least time between the first and the last word, with a margin for a busy machine.
 fn least_spread() -> Duration {
     INTERVAL * (PIECES - 1) * 3 / 4
 }
@@ -28,7 +28,7 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
     check_came_as_said(tour, &streamed)
 }
 
-/// The same with a backend that refuses, which is where the retry engines differ.
+/// A stream while a backend refuses, the case in which the retry engines differ.
 pub(super) fn show_retried(tour: &Tour) -> Result<()> {
     let next = next_in_turn(tour)?;
     tour.screen.tell(&format!(
@@ -37,7 +37,7 @@ pub(super) fn show_retried(tour: &Tour) -> Result<()> {
     show_retry_after(tour, next, Behaviour::throttled(1))
 }
 
-/// The same with a backend whose stream has begun, with status 200, when it refuses.
+/// A stream while a backend refuses after it has begun a stream with status 200.
 pub(super) fn show_failed(tour: &Tour) -> Result<()> {
     let next = next_in_turn(tour)?;
     tour.screen.tell(&format!(
@@ -57,7 +57,7 @@ fn next_in_turn(tour: &Tour) -> Result<&str> {
     Ok(names[(position + 1) % names.len()])
 }
 
-/// Asks for a stream while the backend `next` in turn refuses.
+/// Requests a stream while the next backend in turn refuses.
 fn show_retry_after(tour: &Tour, next: &str, refusal: Behaviour) -> Result<()> {
     let streamed = stream(tour, Some((next, refusal)))?;
     check_whole(tour, &streamed)?;
@@ -81,7 +81,7 @@ fn show_retry_after(tour: &Tour, next: &str, refusal: Behaviour) -> Result<()> {
     }
 }
 
-/// Asks for a stream and shows it as it comes; of the backends, one may refuse in its own way.
+/// Requests a stream, and shows it while it arrives. One backend may refuse in its own way.
 fn stream(tour: &Tour, refusal: Option<(&str, Behaviour)>) -> Result<Streamed> {
     let screen = tour.screen;
     let stream = Stream {
@@ -135,7 +135,7 @@ fn check_whole(tour: &Tour, streamed: &Streamed) -> Result<()> {
 
 fn check_came_as_said(tour: &Tour, streamed: &Streamed) -> Result<()> {
     let spread = last_word(streamed).saturating_sub(streamed.first_byte);
-    // Held back and passed on in one block, they would come together.
+    // If they were held back, all pieces would arrive together.
     let least = least_spread();
     tour.checks.holds(
         "it came word by word: the first byte came long before the last word",
@@ -145,7 +145,7 @@ fn check_came_as_said(tour: &Tour, streamed: &Streamed) -> Result<()> {
     )
 }
 
-/// What the filter engine cannot do better: a call of the module's own is handed over when it is complete.
+/// A limit of the filter engine: Envoy passes the answer to a call when it is complete.
 fn check_came_at_once(tour: &Tour, streamed: &Streamed) -> Result<()> {
     let least = FIRST + least_spread();
     tour.checks.holds(

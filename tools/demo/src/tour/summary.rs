@@ -1,4 +1,4 @@
-//! Envoy's statistics say the same as the simulator saw.
+//! Envoy's statistics agree with the simulator's records.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use crate::screen::Column;
 /// The module's statistics, by their names.
 type Statistics = BTreeMap<String, i64>;
 
-/// The outcomes that the tour brings about.
+/// The outcomes that the tour causes.
 const OUTCOMES: [&str; 4] = ["success", "throttled", "unavailable", "bad_token"];
 
-/// What should not have happened at all. (When all backends throttled, retries ended for want of one.)
+/// Statistics that must stay zero. (Retries without a free backend do happen, while all backends throttle.)
 const NEVER: [&str; 9] = [
     "aoai.no_retry.body_too_large",
     "aoai.no_retry.budget_spent",
@@ -29,7 +29,7 @@ const NEVER: [&str; 9] = [
 
 pub(super) fn show(tour: &Tour) -> Result<()> {
     tour.check_recovery("every backend answers again, the throttled and the dead one too")?;
-    // The module hands its counts over once a second.
+    // The module reports its counts once a second.
     let mut statistics = Statistics::new();
     let compared = tour.checks.eventually(
         "Envoy's counters tell what the simulated backends and IMDS received",
@@ -55,7 +55,7 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
     )
 }
 
-/// What Envoy and the simulator do not agree about.
+/// The differences between Envoy's and the simulator's counts.
 fn difference(tour: &Tour, statistics: &Statistics) -> Result<Option<String>> {
     let simulation = &tour.stage.simulation;
     let of = |name: &str| statistics.get(name).copied().unwrap_or_default();
@@ -91,7 +91,7 @@ fn difference(tour: &Tour, statistics: &Statistics) -> Result<Option<String>> {
         let name = backend.name();
         let of = |what: &str| of(&format!("aoai.backend.{name}.{what}"));
         pairs.push((
-            // Attempts that could not connect are no requests to the backend.
+            // Attempts that failed to connect are not requests at the backend.
             format!("requests to {name}"),
             of("attempts") - of("outcome.unavailable"),
             number(backend.count()?),

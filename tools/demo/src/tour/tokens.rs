@@ -12,12 +12,12 @@ use crate::client::Answer;
 use crate::screen::Column;
 use crate::simulation::Received;
 
-/// Of the tokens that are to expire while the tour looks on.
+/// The lifetime of tokens that must expire during the tour.
 const SHORT: Duration = Duration::from_secs(5);
-/// As Azure has it, more or less.
+/// About the lifetime of Azure's tokens.
 const USUAL: Duration = Duration::from_secs(3600);
 
-/// Long enough to see a short token's successor.
+/// Long enough to see the token after a short-lived one.
 const WATCH: Duration = Duration::from_millis(6500);
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -29,7 +29,7 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
         "The token is revoked now: every backend answers it 401. New ones live for {} s.",
         SHORT.as_secs()
     ));
-    // So far everything the backends received is known; what follows is looked at below.
+    // Requests before this step are known already. The step looks at later ones.
     let before = sent_to_backends(tour)?.len();
     let (asked_before, tokens_before) = (simulation.imds_requests()?, simulation.imds_tokens()?);
     simulation.set_token_lifetime(SHORT)?;
@@ -53,7 +53,7 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
     )
 }
 
-/// The token so far, with which the backends let everything in.
+/// Shows the current token, which the backends have accepted.
 fn show_current(tour: &Tour) -> Result<()> {
     let sent = sent_to_backends(tour)?;
     let last = sent.last().context("no backend received a request")?;
@@ -67,7 +67,7 @@ fn show_current(tour: &Tour) -> Result<()> {
     screen.fact("expires in", format!("{} s", claims.left().as_secs()));
     screen.fact("sent so far", format!("with {} requests", sent.len()));
     screen.gap();
-    // An Envoy that was there before the tour may have its token already.
+    // An Envoy from before the tour may have its token already.
     tour.checks.holds(
         "IMDS was asked once at most, for all workers and all requests",
         asked <= 1,
@@ -76,7 +76,7 @@ fn show_current(tour: &Tour) -> Result<()> {
     )
 }
 
-/// Sends requests for a while; their answers, and the ids of the tokens with which they were let in.
+/// Sends requests for a while. Returns the answers, and the ids of the accepted tokens.
 fn watch(tour: &Tour) -> Result<(Vec<Answer>, BTreeSet<String>)> {
     let columns = [
         Column::number("after", 5),
@@ -162,7 +162,7 @@ fn count(requests: &[Received], check: TokenCheck) -> usize {
         .count()
 }
 
-/// All that the backends received, in the order in which they did.
+/// All requests at backends, in the order of their arrival.
 fn sent_to_backends(tour: &Tour) -> Result<Vec<Received>> {
     let mut requests = tour.stage.simulation.requests()?;
     requests.retain(|request| request.service != "imds");

@@ -1,4 +1,4 @@
-//! Tokens and cost of one client: what its answers report, and what its streams do not.
+//! Tokens and cost of one client, as its answers and streams report them.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::client::Answer;
 use crate::clients::{PRICE, SEARCH};
 use crate::screen::Column;
 
-/// Each a longer prompt than the one before it.
+/// Each prompt is longer than the one before.
 const QUESTIONS: [&str; 3] = [
     "Say hello.",
     "Summarise this page in one sentence: the quick brown fox jumps over the lazy dog.",
@@ -21,7 +21,7 @@ const QUESTIONS: [&str; 3] = [
 /// The tokens of a stream's completion: one for each of its pieces.
 const PIECES: u32 = 25;
 
-/// What a client used.
+/// A client's usage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Used {
     prompt: i64,
@@ -32,7 +32,7 @@ struct Used {
 }
 
 impl Used {
-    /// What an answer reports, and what that costs.
+    /// The usage that an answer reports, with its cost.
     fn reported_by(answer: &Answer) -> Result<Self> {
         let body: Value = serde_json::from_str(&answer.body).context("an answer is not JSON")?;
         let number = |name: &str| {
@@ -51,7 +51,7 @@ impl Used {
         })
     }
 
-    /// What Envoy has counted for the client since the tour began.
+    /// Envoy's counts for the client since the tour began.
     fn counted(statistics: &BTreeMap<String, i64>) -> Self {
         let of = |what: &str| {
             let name = format!("aoai.client.{}.{what}", SEARCH.name);
@@ -116,7 +116,7 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
     show_stream(tour, reported)
 }
 
-/// The sum of what the answers report, with a row for each.
+/// The sum of the reported usage, with a table row for each answer.
 fn ask(tour: &Tour) -> Result<Used> {
     let columns = [
         Column::text("answer", 6),
@@ -137,7 +137,7 @@ fn ask(tour: &Tour) -> Result<Used> {
     Ok(all)
 }
 
-/// A stream reports its tokens to those who ask for that, which most clients do not.
+/// A stream reports its tokens on request only, and most clients do not ask.
 fn show_stream(tour: &Tour, before: Used) -> Result<()> {
     tour.screen.tell(&format!(
         "Now a stream of {PIECES} tokens. The client does not ask for `usage`, so the balancer does."

@@ -1,6 +1,6 @@
-//! Envoy's filters that ask the rate limit service, before the module.
+//! Envoy's filters before the module that call the rate limit service.
 //!
-//! Each peculiarity of them that is noted here was seen in Envoy 1.36.4, 1.38.2, 1.39.0 and 1.40.0.
+//! The peculiarities noted here were observed in Envoy 1.36.4, 1.38.2, 1.39.0 and 1.40.0.
 
 use super::{Kind, OnFailure, SharedLimits, Subject, DOMAIN, SERVICE_CLUSTER, UNNAMED};
 use crate::yaml::{indented, item, quoted};

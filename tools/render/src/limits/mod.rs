@@ -1,7 +1,8 @@
 //! Limits of clients that a rate limit service keeps for all Envoys together.
 //!
-//! Envoy's own filter `ratelimit` asks the service before the module sees a request, and tells it the tokens of the answer when that is
-//! over. The service is Envoy's reference service (<https://github.com/envoyproxy/ratelimit>) or another one of its protocol.
+//! Envoy's own filter `ratelimit` calls the service before the module sees a request, and reports the tokens of the
+//! answer when that is over. The service is Envoy's reference service (<https://github.com/envoyproxy/ratelimit>), or
+//! another one with its protocol.
 
 mod file;
 mod filters;
@@ -19,17 +20,17 @@ pub(crate) use self::refusals::mappers;
 /// The cluster of the rate limit service.
 pub const SERVICE_CLUSTER: &str = "rate_limit_service";
 
-/// The cluster of requests that the limits are yet to let pass. It has no endpoint: it is there because Envoy's filter asks nobody
-/// about a request without a cluster, and statistics of limits are the cluster's.
+/// The cluster of requests before the limits have let them pass. It has no endpoint. It exists because Envoy's filter
+/// skips requests without a cluster, and because the limits' statistics belong to a cluster.
 pub const LIMITS_CLUSTER: &str = "client_limits";
 
 /// The limits' domain, as the rate limit service knows it.
 pub(crate) const DOMAIN: &str = "azure_openai";
 
-/// The name under which requests without a client's name are counted. No client can have it.
+/// The name for requests without a client's name. No client can have it.
 pub(crate) const UNNAMED: &str = "(unnamed)";
 
-/// How long the rate limit service may take for its answer, unless told otherwise: each request waits for it.
+/// The default time limit of the service's answer. Each request waits for that answer.
 pub const LIMIT_SERVICE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The limits, and the service that keeps them.
@@ -37,11 +38,11 @@ pub const LIMIT_SERVICE_TIMEOUT: Duration = Duration::from_millis(250);
 pub struct SharedLimits {
     /// The service.
     pub service: LimitService,
-    /// How long the service may take for its answer.
+    /// The time limit of the service's answer.
     pub timeout: Duration,
-    /// What happens to requests while the service does not answer.
+    /// The treatment of requests while the service does not answer.
     pub on_failure: OnFailure,
-    /// The limits of each client that has none of its own.
+    /// The limits of every client without limits of its own.
     pub default: ClientLimits,
     /// The limits of single clients, by their names.
     pub clients: BTreeMap<String, ClientLimits>,
@@ -62,11 +63,11 @@ pub struct LimitService {
     pub address: String,
     /// Its port, which speaks gRPC.
     pub port: u16,
-    /// How to speak TLS; `None` for plain HTTP/2.
+    /// The TLS options; `None` for plain HTTP/2.
     pub tls: Option<TlsOptions>,
 }
 
-/// What happens to requests while the rate limit service does not answer.
+/// The treatment of requests while the rate limit service does not answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFailure {
     /// They pass, and nothing is limited.
@@ -76,7 +77,7 @@ pub enum OnFailure {
     Refuse,
 }
 
-/// What one client may use; `None` is without a limit.
+/// The limits of one client; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientLimits {
     /// Tokens a minute.
@@ -136,7 +137,7 @@ impl SharedLimits {
     }
 }
 
-/// A filter's subject: each has a filter of its own, so that an answer says which of them it concerns.
+/// The subject of a filter. Each subject has its own filter, so that an answer says which of them it concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
     Tokens,

@@ -3,17 +3,17 @@
 use super::{Kind, OnFailure, SharedLimits, Subject};
 use crate::yaml::{indented, quoted};
 
-/// An answer that Envoy makes in the limits' place.
+/// An answer for a request over a limit, in place of Envoy's own.
 struct Refusal {
-    /// Which of Envoy's own answers it takes the place of, in CEL.
+    /// The answers of Envoy that it replaces, in CEL.
     condition: String,
     code: &'static str,
     message: String,
-    /// `error.type` for OpenAI's clients, as the module has it.
+    /// `error.type` for OpenAI's clients, as in the module's answers.
     kind: &'static str,
     /// `error.type` for Anthropic's: <https://docs.anthropic.com/en/api/errors>.
     anthropic_kind: &'static str,
-    /// Whether SDKs try again by themselves: they wait a minute at most.
+    /// Whether SDKs retry by themselves: they wait a minute at most.
     retried: bool,
 }
 

@@ -1,7 +1,7 @@
-//! The status page: a listener of its own that answers with one page, and with the statistics that the page shows.
+//! The status page: its own listener, which answers with one page and with the page's statistics.
 //!
-//! Envoy's admin interface has no login, and can stop Envoy. So the listener sends it one request only, whose path is written here:
-//! nothing of a client's path, query or method reaches it.
+//! Envoy's admin interface has no login, and can stop Envoy. So the listener sends it one request only, with a constant
+//! path. Nothing of a client's path, query or method reaches it.
 
 use std::net::IpAddr;
 
@@ -93,7 +93,7 @@ load_assignment:
     )
 }
 
-/// Where this machine reaches what listens on `address`.
+/// The address at which this machine reaches a listener on `address`.
 fn reachable(address: &str) -> String {
     match address.parse() {
         Ok(IpAddr::V4(ip)) if ip.is_unspecified() => "127.0.0.1".to_owned(),
@@ -102,8 +102,8 @@ fn reachable(address: &str) -> String {
     }
 }
 
-/// The host names that are answered. On the loopback interface a foreign name is a web page's, which makes a browser of this machine
-/// ask here in its own name (DNS rebinding).
+/// The accepted host names. On the loopback interface, a foreign name belongs to a web page that makes a browser on
+/// this machine send requests under that name (DNS rebinding).
 fn domains(address: &str) -> String {
     if !address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback()) {
         return "domains: [\"*\"]\n".to_owned();
@@ -160,8 +160,8 @@ fn hash(text: &str) -> String {
     format!("sha256-{}", BASE64_STANDARD.encode(Sha256::digest(text)))
 }
 
-/// The routes, as a YAML list that starts at the left margin: the first that matches is taken. The header `:path` has the query,
-/// so a request with one matches neither the page nor the statistics.
+/// The routes, as a YAML list that starts at the left margin. The first match counts. The header `:path` includes the
+/// query, so a request with a query matches neither the page nor the statistics.
 fn routes(fleet: &Fleet) -> String {
     format!(
         "\
@@ -192,7 +192,7 @@ fn routes(fleet: &Fleet) -> String {
     )
 }
 
-/// The path of the statistics that the page shows: the module's, how long Envoy has run, and the requests in progress by backend.
+/// The path of the page's statistics: the module's, Envoy's uptime, and the requests in progress by backend.
 fn statistics(fleet: &Fleet) -> String {
     let clusters: Vec<String> = fleet
         .backends
@@ -237,14 +237,14 @@ fn encoded(text: &str) -> String {
     out
 }
 
-/// The page. It has no part that is elsewhere.
+/// The page, complete in itself.
 fn page(fleet: &Fleet) -> String {
     PAGE.replace("{STYLE}", STYLE)
         .replace("{SCRIPT}", SCRIPT)
         .replace("{FLEET}", &data(fleet))
 }
 
-/// What statistics do not tell of the backends, as JSON in which no tag can end.
+/// The backends' facts that statistics lack, as JSON without the end of a tag.
 fn data(fleet: &Fleet) -> String {
     let backends: Vec<Value> = fleet
         .backends
@@ -273,7 +273,7 @@ fn data(fleet: &Fleet) -> String {
     let data = json!({ "backends": backends }).to_string();
     let escaped = data.chars().map(|c| match c {
         '<' | '>' | '&' => format!("\\u{:04x}", u32::from(c)),
-        // The page is a block of lines in a file of YAML.
+        // The page is a block of lines in a YAML file.
         c if !c.is_ascii() || c.is_ascii_control() => {
             let mut units = [0; 2];
             let units = c.encode_utf16(&mut units).iter();
@@ -284,7 +284,7 @@ fn data(fleet: &Fleet) -> String {
     escaped.collect()
 }
 
-/// The listener as an item of the list of listeners; nothing without a status page.
+/// The listener as an item of the list of listeners; empty without a status page.
 pub(crate) fn listeners(fleet: &Fleet) -> String {
     let Some(status) = &fleet.status else {
         return String::new();
