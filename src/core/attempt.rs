@@ -275,7 +275,10 @@ mod tests {
             let attempt = attempt(request, config);
             attempt.path(client_path).map(Cow::into_owned)
         }
-        assert_eq!(path(&plain, &config, || panic!("asked for")), None);
+        assert_eq!(
+            path(&plain, &config, || panic!("the path is not needed")),
+            None
+        );
         let cleaned = path(&request(), &config, || CLIENT_PATH);
         assert_eq!(cleaned.as_deref(), Some("/openai/x?api-version=1"));
         config.backends[0].deployments.add("gpt", "own");

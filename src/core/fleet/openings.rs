@@ -175,7 +175,7 @@ mod tests {
         let [first, second] = [0, 1].map(|_| Fleet::new(&map, &config, 1, START).unwrap());
         let refused = Finding::Throttled(Some(Duration::from_secs(30)), Blame::First);
         learn(&first, &config, refused, 0, 10);
-        assert!(!is_open(&second, 1000, 2_000), "a due trial is none");
+        assert!(!is_open(&second, 1000, 2_000), "a due trial is no opening");
         let plan = Plan::new(second.draw());
         second.choose(&plan, &demand(1000), at(2_000)).unwrap();
         assert!(!is_open(&first, 1000, 2_001));

@@ -373,7 +373,11 @@ mod tests {
         let mut access = denied();
         assert_eq!(access.deny(&RULES, at(1_000)), None);
         assert_eq!(access.standing(at(1_000)), Standing::Refused(at(601_000)));
-        assert_eq!(access.deny(&RULES, at(601_000)), REFUSED, "it was over");
+        assert_eq!(
+            access.deny(&RULES, at(601_000)),
+            REFUSED,
+            "the cooldown had ended"
+        );
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl Doubts {
     }
 
     /// Learns that an attempt from the same millisecond as the wait was refused. It may have tested the wait.
-    pub(super) fn disprove_if_asked(&mut self, began: Timestamp) {
+    pub(super) fn disprove_if_tested(&mut self, began: Timestamp) {
         if let Resolved::Pending(_) = self.undecided.resolve(began) {
             self.use_up_one();
         }
@@ -209,7 +209,7 @@ mod tests {
         let mut doubts = Doubts::default();
         assert!(doubts.allow_another(START));
         doubts.ask(WAIT, WAIT, START);
-        assert!(!doubts.allow_another(at(1)), "nothing is known of it yet");
+        assert!(!doubts.allow_another(at(1)), "the attempt is undecided");
         doubts.disprove(START, true);
         assert!(doubts.are_used_up() && !doubts.allow_another(at(2)));
     }

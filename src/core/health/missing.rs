@@ -97,7 +97,7 @@ mod tests {
     fn missing_deployments_are_forgotten_in_time() {
         let mut missing = Missing::default();
         assert!(missing.add(id(7), WAIT, START));
-        assert!(!missing.add(id(7), WAIT, at(1)), "it is known");
+        assert!(!missing.add(id(7), WAIT, at(1)), "already known");
         assert!(missing.contains(id(7), at(599_999)) && !missing.contains(id(8), START));
         assert!(!missing.contains(id(7), at(600_000)));
         missing.tidy(at(600_000));

@@ -233,7 +233,7 @@ impl Quota {
             // An attempt from before the wait only confirms it.
             if refusal.began <= self.since && was_covered {
                 if refusal.began == self.since {
-                    self.doubts.disprove_if_asked(refusal.began);
+                    self.doubts.disprove_if_tested(refusal.began);
                 }
                 return None;
             }
@@ -722,7 +722,7 @@ mod tests {
         let mut quota = quota();
         refuse(&mut quota, 1, 10, 0);
         let before = quota;
-        assert_eq!(refuse(&mut quota, 2, 10, 0), None, "no news for people");
+        assert_eq!(refuse(&mut quota, 2, 10, 0), None, "not reported again");
         assert!(!quota.looks_like(&before));
         let before = quota;
         refuse(&mut quota, 1, 10, 0);

@@ -284,7 +284,7 @@ impl Lexer {
                     self.line_begins = false;
                 }
                 if self.depth == 0 && self.flawed {
-                    // This is the name of an event, a comment or the like. Only an object, a list or a string matters here.
+                    // This is part of an event's name or a comment. Only an object, a list or a string matters here.
                     self.state = State::After;
                     let passed = find(after, [b'{', b'[', b'"']).unwrap_or(after.len());
                     return passed.saturating_add(1);
@@ -417,7 +417,7 @@ impl Word {
         self.length = self.length.saturating_add(bytes.len());
     }
 
-    /// Enough of it to tell it from every word of JSON.
+    /// The first bytes, which suffice to distinguish it from every word of JSON.
     fn text(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or(&self.bytes)
     }
@@ -443,12 +443,12 @@ fn text(bytes: &[u8]) -> usize {
     find(bytes, MARKS).unwrap_or(bytes.len())
 }
 
-/// Splits the bytes of a string in front of the first byte that is not plain text.
+/// Splits the bytes of a string before the first byte that is not plain text.
 fn split_at_mark(bytes: &[u8]) -> (&[u8], &[u8]) {
     bytes.split_at_checked(text(bytes)).unwrap_or((bytes, &[]))
 }
 
-/// The bytes behind the first value, if that is complete and a string without escapes, a number or a word.
+/// The bytes after the first value, if the value is complete and a string without escapes, a number or a word.
 fn pass_plain(value: &[u8]) -> Option<&[u8]> {
     if let Some(text) = value.strip_prefix(b"\"") {
         return split_at_mark(text).1.strip_prefix(b"\"");

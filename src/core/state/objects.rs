@@ -28,9 +28,9 @@ const OBJECTS: [Prefix; 19] = [
     Prefix(b"cntr_", Home),      // containers
     Prefix(b"video_", Home),     // videos
     Prefix(b"task_", Home),      // video generation jobs, Azure's own API
-    Prefix(b"gen_", Home),       // what such a job has made, `/video/generations/{id}/content`
+    Prefix(b"gen_", Home),       // results of such jobs, `/video/generations/{id}/content`
     Prefix(b"eval_", Home),      // evaluations
-    Prefix(b"evalrun_", Home),   // their runs
+    Prefix(b"evalrun_", Home),   // evaluation runs
     Prefix(b"skill_", Home),     // skills
     Prefix(b"rtc_", Home),       // realtime calls
     Prefix(b"sess_", Home),      // live sessions
@@ -58,7 +58,7 @@ const ITEMS: [Prefix; 17] = [
     Prefix(b"mcpr_", Nowhere), // requests for the approval of such a call
     Prefix(b"ctc_", Nowhere),  // calls of custom tools (OpenAI's guide to function calling)
     Prefix(b"lsh_", Nowhere), // calls of the local shell (recorded answers in the Vercel AI SDK's tests)
-    Prefix(b"sh_", Nowhere),  // calls of the shell (the same)
+    Prefix(b"sh_", Nowhere),  // calls of the shell (same source)
     Prefix(b"apc_", Nowhere), // patches (OpenAI's guide to the apply_patch tool)
     Prefix(b"tsc_", Nowhere), // searches for tools (recorded frames in tests of proxies)
     Prefix(b"cmp_", Home),    // compactions (OpenAI's guide to compaction)
