@@ -96,7 +96,7 @@ impl LocalReply {
     }
 
     /// The objects of the request are on several resources, and each resource knows only its own.
-    pub fn objects_apart() -> Self {
+    pub fn objects_on_different_backends() -> Self {
         Self {
             status: 400,
             code: "objects_on_different_backends",

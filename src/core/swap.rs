@@ -36,14 +36,14 @@ pub enum SwapError<E> {
     /// The map refused an operation.
     Refused(E),
     /// Another worker changed the value before each attempt to store it.
-    Outrun,
+    Conflict,
 }
 
 impl<E: fmt::Display> fmt::Display for SwapError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(error) => error.fmt(f),
-            Self::Outrun => {
+            Self::Conflict => {
                 f.write_str("other workers changed a shared value before every attempt to store it")
             }
         }
@@ -75,7 +75,7 @@ pub fn swap<M: SharedMap, T, B: AsRef<[u8]>>(
             _ => return Ok(result),
         }
     }
-    Err(SwapError::Outrun)
+    Err(SwapError::Conflict)
 }
 
 /// Reads the value of `key`.
@@ -184,7 +184,7 @@ impl<B: AsRef<[u8]>> OftenSwapped<B> {
                 return Ok(result);
             }
         }
-        Err(SwapError::Outrun)
+        Err(SwapError::Conflict)
     }
 
     /// Notes that `bytes` replaced the value with the number `replaced`. `before` is the worker's count of changes when

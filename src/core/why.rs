@@ -54,7 +54,7 @@ impl Why {
     }
 
     /// Adds a backend that was not chosen.
-    pub fn not_asked(&mut self, backend: &str, obstacle: Obstacle, now: Timestamp) {
+    pub fn not_chosen(&mut self, backend: &str, obstacle: Obstacle, now: Timestamp) {
         let (word, until) = match obstacle {
             Obstacle::NotOffered => ("not_offered", None),
             Obstacle::Missing => ("missing", None),
@@ -129,7 +129,7 @@ mod tests {
             ),
         ] {
             let mut why = Why::default();
-            why.not_asked("east", obstacle, NOW);
+            why.not_chosen("east", obstacle, NOW);
             assert_eq!(why.text(), Some(text));
         }
     }
@@ -139,7 +139,7 @@ mod tests {
         let mut why = Why::default();
         let name = "n".repeat(64);
         for _ in 0..128 {
-            why.not_asked(&name, Obstacle::NoToken, NOW);
+            why.not_chosen(&name, Obstacle::NoToken, NOW);
         }
         let text = why.text().unwrap();
         assert!(text.len() <= LONGEST, "{}", text.len());

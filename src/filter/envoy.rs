@@ -35,7 +35,7 @@ impl From<SwapError<HostError>> for HostError {
     fn from(error: SwapError<HostError>) -> Self {
         match error {
             SwapError::Refused(error) => error,
-            SwapError::Outrun => Self::OUTRUN,
+            SwapError::Conflict => Self::CONFLICT,
         }
     }
 }

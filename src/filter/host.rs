@@ -35,7 +35,7 @@ impl HostError {
     };
 
     /// Another worker changed the shared value before each attempt to store it.
-    pub(super) const OUTRUN: Self = Self {
+    pub(super) const CONFLICT: Self = Self {
         call: "set_shared_data",
         status: CAS_MISMATCH,
     };

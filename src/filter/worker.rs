@@ -129,8 +129,8 @@ impl Worker {
             self.fetch(index, call.flatten(), now);
         }
         self.grant_wishes(now);
-        let looks = self.mutable.borrow_mut().agenda.looks(now);
-        if looks {
+        let is_full = self.mutable.borrow_mut().agenda.is_full_tick(now);
+        if is_full {
             self.balancer.fleet.on_tick(now);
             self.balancer.admit_tokens(now);
             self.end_silences(now);
@@ -138,7 +138,7 @@ impl Worker {
         }
         let mut mutable = self.mutable.borrow_mut();
         tick_after(mutable.agenda.next_tick(&self.balancer, now));
-        looks
+        is_full
     }
 
     fn grant_wishes(&self, now: Timestamp) {

@@ -105,12 +105,12 @@ impl<T: Clone> Agenda<T> {
     }
 
     /// Whether this tick reads all shared state, which happens once a second.
-    pub fn looks(&mut self, now: Timestamp) -> bool {
-        let looks = (self.looked_at + CALM).has_passed(now, CALM);
-        if looks {
+    pub fn is_full_tick(&mut self, now: Timestamp) -> bool {
+        let is_full = (self.looked_at + CALM).has_passed(now, CALM);
+        if is_full {
             self.looked_at = now;
         }
-        looks
+        is_full
     }
 
     /// The time from `now` to the next tick.
@@ -136,10 +136,10 @@ mod tests {
     fn full_ticks_come_once_a_second() {
         let at = |millis: u64| Timestamp::from_millis(1_700_000_000_000 + millis);
         let mut agenda = Agenda::<u32>::default();
-        let looks = [0, 20, 999, 1000, 1001, 2500].map(|millis| agenda.looks(at(millis)));
-        assert_eq!(looks, [true, false, false, true, false, true]);
+        let is_full = [0, 20, 999, 1000, 1001, 2500].map(|millis| agenda.is_full_tick(at(millis)));
+        assert_eq!(is_full, [true, false, false, true, false, true]);
         // After the clock was set back, ticks do not wait for the old time.
-        assert!(agenda.looks(at(0) + Duration::ZERO));
+        assert!(agenda.is_full_tick(at(0) + Duration::ZERO));
     }
 
     #[test]

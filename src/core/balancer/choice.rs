@@ -23,7 +23,7 @@ impl<H: Host> Balancer<H> {
     /// # Errors
     /// No backend is available.
     pub fn choose(&self, plan: &Plan, demand: impl FnOnce() -> Demand) -> Result<Chosen, NoChoice> {
-        match self.fleet.choose_plainly(plan) {
+        match self.fleet.choose_fast(plan) {
             Some(chosen) => Ok(chosen),
             None => self.choose_for(plan, &demand()),
         }
@@ -39,7 +39,7 @@ impl<H: Host> Balancer<H> {
     /// # Errors
     /// No backend is available.
     pub fn foresee(&self, plan: &Plan, demand: impl FnOnce() -> Demand) -> Result<usize, NoChoice> {
-        match self.fleet.choose_plainly(plan) {
+        match self.fleet.choose_fast(plan) {
             Some(chosen) => Ok(chosen.backend),
             None => self.foresee_for(plan, &demand()),
         }
@@ -113,7 +113,7 @@ impl<H: Host> Balancer<H> {
                 obstacle => obstacle,
             };
             if let Some(backend) = self.config.backends.get(index) {
-                why.not_asked(&backend.name, obstacle, now);
+                why.not_chosen(&backend.name, obstacle, now);
             }
         }
     }

@@ -91,7 +91,7 @@ const MOST_MEASURED: usize = 4096;
 
 /// The owners of an answer's tokens.
 #[derive(Clone, Copy, Debug)]
-pub struct Concerned<'a> {
+pub struct UsageOwners<'a> {
     /// The backend that answered.
     pub backend: usize,
     /// The quota of the request's deployment.
@@ -155,8 +155,8 @@ impl<H: Host> Balancer<H> {
     }
 
     /// Counts an answer's tokens and their cost for the backend, the deployment and the client.
-    pub fn count_usage(&self, usage: &Usage, cost: Option<Cost>, concerned: &Concerned<'_>) {
-        let backend = concerned.backend;
+    pub fn count_usage(&self, usage: &Usage, cost: Option<Cost>, owners: &UsageOwners<'_>) {
+        let backend = owners.backend;
         let mut tally = self.tally.borrow_mut();
         for kind in Tokens::ALL {
             tally.add_many(Event::Token(backend, kind), u64::from(usage.of(kind)));
@@ -169,15 +169,15 @@ impl<H: Host> Balancer<H> {
         let mut deployments = self.deployments.borrow_mut();
         let of_backend = deployments.get_mut(backend);
         let label = || {
-            let label = concerned.deployment.and_then(deployment_label);
+            let label = owners.deployment.and_then(deployment_label);
             label.unwrap_or_else(|| UNREAD.to_owned())
         };
-        let number = concerned.quota.number();
+        let number = owners.quota.number();
         if let Some(counts) = of_backend.and_then(|it| it.entry_of(number, label)) {
             add(counts);
         }
         let mut clients = self.clients.borrow_mut();
-        if let Some(counts) = concerned.client.and_then(|client| clients.entry(client)) {
+        if let Some(counts) = owners.client.and_then(|client| clients.entry(client)) {
             add(counts);
         }
     }
@@ -243,7 +243,7 @@ impl<H: Host> Balancer<H> {
     }
 
     /// Reduces the hold limit after Envoy answered 413 to a held request: its buffer is smaller than documented.
-    pub fn hold_less(&self) {
+    pub fn reduce_hold_limit(&self) {
         self.hold_limit
             .set(self.hold_limit.get().min(HELD_UNTIL_COMPLETE));
         self.complain(Complaint::BufferLimit);

@@ -71,7 +71,7 @@ impl LimitRules {
 }
 
 /// Settings of other fields on which limits depend.
-pub(super) struct Around {
+pub(super) struct RelatedSettings {
     /// Whether a header names clients.
     pub(super) names_clients: bool,
     /// Whether tokens are counted.
@@ -82,7 +82,7 @@ pub(super) struct Around {
 #[inline(never)]
 pub(super) fn read_limits(
     root: &mut Object<'_>,
-    around: &Around,
+    related: &RelatedSettings,
     problems: &Problems,
 ) -> Option<LimitRules> {
     if root.is_null(&plugin::LIMITS) {
@@ -98,12 +98,12 @@ pub(super) fn read_limits(
         default,
         clients: clients.unwrap_or_default(),
     };
-    if !rules.clients.is_empty() && !around.names_clients {
+    if !rules.clients.is_empty() && !related.names_clients {
         let problem = "needs headers.client, the header with the client's name; set that too";
         object.problem(limits::CLIENTS.name, problem);
     }
     object.finish();
-    if rules.have_tokens() && !around.counts_tokens {
+    if rules.have_tokens() && !related.counts_tokens {
         let problem =
             "limits of tokens need `usage`, which is false; remove `usage`, or limit requests only";
         root.problem(plugin::LIMITS.name, problem);

@@ -10,7 +10,7 @@ use super::fields::plugin;
 use super::headers::read_headers;
 use super::identity::read_identities;
 use super::left_to_envoy::{check_timeouts, read_left_to_envoy};
-use super::limits::{read_limits, Around, LimitRules};
+use super::limits::{read_limits, LimitRules, RelatedSettings};
 use super::objects::read_state;
 use super::other_paths::read_other_paths;
 use super::problem::{ConfigError, Fault};
@@ -101,11 +101,11 @@ fn read_config(
             "\"client\" needs headers.client, the header with the client's name; set that too";
         problems.add("affinity.by", problem);
     }
-    let around = Around {
+    let related = RelatedSettings {
         names_clients: names_client,
         counts_tokens: usage.is_counted,
     };
-    let limits = read_limits(&mut root, &around, problems);
+    let limits = read_limits(&mut root, &related, problems);
     // Bills and limits are wrong if some of a client's streams are not counted.
     let needs_all =
         !usage.prices.is_empty() || limits.as_ref().is_some_and(LimitRules::have_tokens);

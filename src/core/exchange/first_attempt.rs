@@ -24,7 +24,7 @@ impl Exchange {
     pub(super) fn depart<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
         if !self.plan(balancer) {
             balancer.count(Event::NotServed);
-            return self.answer(LocalReply::objects_apart());
+            return self.answer(LocalReply::objects_on_different_backends());
         }
         match balancer.choose(self.attempts.plan(), || self.request.demand()) {
             Ok(chosen) => match balancer.credentials.of(chosen.backend) {

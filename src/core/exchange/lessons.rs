@@ -34,7 +34,7 @@ impl Exchange {
         }
         let is_plain = is_answered && self.headers.is_none() && !self.attempts.is_admitted();
         let now = || balancer.host().now();
-        if !(is_plain && balancer.fleet.take_plainly(backend, &now)) {
+        if !(is_plain && balancer.fleet.take_fast(backend, &now)) {
             self.learn(outcome, balancer);
         }
     }

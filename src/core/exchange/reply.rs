@@ -213,7 +213,7 @@ impl Exchange {
                 body = tagged.into();
             }
         }
-        if answer.status == 200 && self.asks_usage(answer.backend, balancer) {
+        if answer.status == 200 && self.requests_usage(answer.backend, balancer) {
             let is_stream = is_event_stream(&answer.headers);
             let stripped = is_stream.then(|| Stripper::of_whole(&body)).flatten();
             if let Some(stripped) = stripped {

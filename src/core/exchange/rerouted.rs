@@ -201,8 +201,8 @@ impl Exchange {
         let backend = balancer.config.backends.get(index);
         let mut splices =
             backend.map_or_else(Splices::default, |backend| self.request.renaming(backend));
-        if self.asks_usage(index, balancer) {
-            self.request.ask_usage(&mut splices);
+        if self.requests_usage(index, balancer) {
+            self.request.request_usage(&mut splices);
         }
         splices
     }
@@ -280,7 +280,7 @@ impl Exchange {
         let details = answer.as_ref().and_then(|answer| answer.details.as_deref());
         match &self.state {
             State::Holding(super::For::Body) if status == 413 => {
-                balancer.hold_less();
+                balancer.reduce_hold_limit();
                 Next::Continue
             }
             State::New | State::Holding(_) | State::Passing | State::Done => Next::Continue,

@@ -70,7 +70,7 @@ impl Exchange {
                 false => 0,
             },
             reads_answer: self.request.accepts_encodings
-                && (self.request.tags_answer(&balancer.config) || self.may_ask_usage(balancer)),
+                && (self.request.tags_answer(&balancer.config) || self.may_request_usage(balancer)),
         })
     }
 
@@ -131,8 +131,8 @@ impl Exchange {
                 let backend = balancer.config.backends.get(index);
                 let mut splices =
                     backend.map_or_else(Splices::default, |backend| self.request.splices(backend));
-                if self.asks_usage(index, balancer) {
-                    self.request.ask_usage(&mut splices);
+                if self.requests_usage(index, balancer) {
+                    self.request.request_usage(&mut splices);
                 }
                 splices
             }

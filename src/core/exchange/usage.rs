@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use super::Exchange;
 use crate::api::Api;
-use crate::balancer::{Balancer, Concerned, Measured};
+use crate::balancer::{Balancer, Measured, UsageOwners};
 use crate::host::Host;
 use crate::metrics::Event;
 use crate::pace::{Measure, Pace};
@@ -74,7 +74,7 @@ impl Exchange {
 
     /// Whether tokens may have to be removed from the passing answer, if it is an event stream.
     pub fn may_strip<H: Host>(&self, balancer: &Balancer<H>) -> bool {
-        self.status == OK && self.asks_usage(self.answered_by, balancer)
+        self.status == OK && self.requests_usage(self.answered_by, balancer)
     }
 
     /// Begins to remove the tokens from the passing answer.
@@ -196,13 +196,13 @@ impl Exchange {
         if cost.is_none() && !prices.is_empty() {
             balancer.count(Event::UsageUnpriced);
         }
-        let concerned = Concerned {
+        let owners = UsageOwners {
             backend: self.answered_by,
             quota: self.request.demand().quota,
             deployment: name.as_deref(),
             client: self.client.as_deref(),
         };
-        balancer.count_usage(&usage, cost, &concerned);
+        balancer.count_usage(&usage, cost, &owners);
         Some(usage)
     }
 }

@@ -9,7 +9,7 @@ use crate::outcome::names_stream_options;
 
 impl Exchange {
     /// Whether the filter may request this stream's tokens from some backend.
-    pub(super) fn may_ask_usage<H: Host>(&self, balancer: &Balancer<H>) -> bool {
+    pub(super) fn may_request_usage<H: Host>(&self, balancer: &Balancer<H>) -> bool {
         // A refusal costs a further attempt.
         self.request.plain_stream.is_some()
             && balancer.config.usage.asks()
@@ -18,21 +18,21 @@ impl Exchange {
 
     /// Whether the filter requests this stream's tokens from the backend with this index.
     #[inline(never)]
-    pub(super) fn asks_usage<H: Host>(&self, backend: usize, balancer: &Balancer<H>) -> bool {
+    pub(super) fn requests_usage<H: Host>(&self, backend: usize, balancer: &Balancer<H>) -> bool {
         let config = &balancer.config;
-        self.may_ask_usage(balancer)
+        self.may_request_usage(balancer)
             && !self.without_usage.contains(backend)
-            && config
-                .backends
-                .get(backend)
-                .is_some_and(|backend| self.request.asks_usage(self.client_path(), backend, config))
+            && config.backends.get(backend).is_some_and(|backend| {
+                self.request
+                    .requests_usage(self.client_path(), backend, config)
+            })
     }
 
     /// Fixes the backends from which no tokens are requested because they refused before. Later only this request's own
     /// attempts change the set, so that an attempt's headers and body agree on the length.
     #[inline(never)]
     pub(super) fn recall_refusals<H: Host>(&mut self, balancer: &Balancer<H>) {
-        if self.may_ask_usage(balancer) {
+        if self.may_request_usage(balancer) {
             let now = || balancer.host().now();
             self.without_usage = (balancer.usage_refusals).of(self.request.deployment, now);
         }
@@ -40,7 +40,7 @@ impl Exchange {
 
     /// Whether an error of this `status` may mean that the backend refuses the option that the filter added.
     pub(super) fn may_refuse_option<H: Host>(&self, status: u16, balancer: &Balancer<H>) -> bool {
-        matches!(status, 400 | 422) && self.asks_usage(self.attempts.backend(), balancer)
+        matches!(status, 400 | 422) && self.requests_usage(self.attempts.backend(), balancer)
     }
 
     /// Retries the request on the same backend without the option, if the error with this `body` is about the option.

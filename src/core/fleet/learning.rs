@@ -16,7 +16,7 @@ const NAMES_MATTER: Duration = Duration::from_secs(600);
 impl<M: SharedMap> Fleet<M> {
     /// Learns from an answer of a healthy `backend`, like [`Self::take`] at a lower cost. `false` if the answer may
     /// change the record; then call [`Self::take`].
-    pub fn take_plainly(&self, backend: usize, clock: &dyn Fn() -> Timestamp) -> bool {
+    pub fn take_fast(&self, backend: usize, clock: &dyn Fn() -> Timestamp) -> bool {
         let view = self.view.try_borrow();
         let is_old = view.is_ok_and(|view| view.is_untroubled(backend));
         if is_old {
@@ -114,7 +114,7 @@ impl<M: SharedMap> Fleet<M> {
             || self
                 .view
                 .try_borrow()
-                .is_ok_and(|view| view.tells_deployments_apart())
+                .is_ok_and(|view| view.distinguishes_deployments())
     }
 
     /// Starts the recovery of each backend that refused an older access token. `generation` returns the generation of a

@@ -111,8 +111,8 @@ impl<M: SharedMap> Fleet<M> {
 
     /// Chooses the next backend of a request with this `plan`, without time and demand. The result equals
     /// [`Self::choose`]'s, at a lower cost. `None` if the results may differ.
-    pub fn choose_plainly(&self, plan: &Plan) -> Option<Chosen> {
-        let backend = self.view.try_borrow().ok()?.choose_plainly(plan)?;
+    pub fn choose_fast(&self, plan: &Plan) -> Option<Chosen> {
+        let backend = self.view.try_borrow().ok()?.choose_fast(plan)?;
         Some(Chosen {
             backend,
             ..Chosen::default()
@@ -240,9 +240,9 @@ impl<M: SharedMap> Fleet<M> {
     }
 
     /// Whether the state of a backend for this client may differ from its state for most clients.
-    fn tells_apart(&self, client: Client) -> bool {
+    fn distinguishes(&self, client: Client) -> bool {
         let view = self.view.try_borrow();
-        view.is_ok_and(|view| view.tells_apart(client))
+        view.is_ok_and(|view| view.distinguishes(client))
     }
 
     fn look(

@@ -52,7 +52,7 @@ impl<M: SharedMap> Openings<'_, M> {
     /// because waiting serves it for sure.
     pub fn are_there_for(&mut self, plan: &Plan, demand: &Demand) -> bool {
         let size = size_of(demand);
-        let is_own = self.fleet.tells_apart(demand.client);
+        let is_own = self.fleet.distinguishes(demand.client);
         let sizeless = Demand {
             size: None,
             client: match is_own {

@@ -40,7 +40,7 @@ pub struct View {
     /// Whether some backend is known to lack a deployment or an API.
     lacking: bool,
     /// Whether some backend has refused quotas, or lacks a deployment or an API.
-    tells_deployments_apart: bool,
+    distinguishes_deployments: bool,
     /// The backends that are free for every request.
     clear: BackendSet,
     /// The backends whose record a success does not change.
@@ -78,7 +78,7 @@ impl View {
             tokenless: BackendSet::default(),
             plain: true,
             lacking: false,
-            tells_deployments_apart: false,
+            distinguishes_deployments: false,
             clear: (0..backends).collect(),
             untroubled: (0..backends).collect(),
         }
@@ -90,13 +90,15 @@ impl View {
     }
 
     /// Whether the choice depends on the request's deployment: quotas differ, or a backend lacks a deployment.
-    pub fn tells_deployments_apart(&self) -> bool {
-        self.tells_deployments_apart || self.policy == Policy::LeastThrottled
+    pub fn distinguishes_deployments(&self) -> bool {
+        self.distinguishes_deployments || self.policy == Policy::LeastThrottled
     }
 
     /// Whether a backend's state for this client may differ from its state for most clients.
-    pub fn tells_apart(&self, client: Client) -> bool {
-        self.health.iter().any(|health| health.tells_apart(client))
+    pub fn distinguishes(&self, client: Client) -> bool {
+        self.health
+            .iter()
+            .any(|health| health.distinguishes(client))
     }
 
     /// The health of a backend.
@@ -121,7 +123,7 @@ impl View {
         self.untroubled = self.all_that(Health::is_untroubled);
         self.lacking = self.health.iter().any(Health::lacks_any);
         let mut health = self.health.iter();
-        self.tells_deployments_apart = health.any(Health::tells_deployments_apart);
+        self.distinguishes_deployments = health.any(Health::distinguishes_deployments);
     }
 
     #[inline(never)]
@@ -148,7 +150,7 @@ impl View {
 
     /// The next backend of a request with this `plan`, without time and demand. The result equals [`Self::choose`]'s,
     /// at a lower cost. `None` if the results may differ.
-    pub fn choose_plainly(&self, plan: &Plan) -> Option<usize> {
+    pub fn choose_fast(&self, plan: &Plan) -> Option<usize> {
         if !(self.is_plain() && self.offers_are_open) {
             return None;
         }
@@ -750,13 +752,13 @@ mod tests {
     #[test]
     fn refusals_of_unread_requests_advise_only_such_requests() {
         let mut view = view();
-        assert!(!view.tells_deployments_apart());
+        assert!(!view.distinguishes_deployments());
         let unread = Demand {
             deployment: None,
             ..Demand::default()
         };
         view.learn_of(0, throttled(30), unread);
-        assert!(view.tells_deployments_apart());
+        assert!(view.distinguishes_deployments());
         for turn in 0..9 {
             assert_ne!(view.first(turn, unread), Ok(Choice::Free(0)));
         }
@@ -781,7 +783,7 @@ mod tests {
         assert_eq!(wait(&view), Some(Duration::from_secs(9)));
     }
     #[test]
-    fn the_plain_choice_equals_the_full_choice() {
+    fn the_fast_choice_equals_the_full_choice() {
         let mut config = config("round_robin");
         config.backends[0].weight = 3;
         config.backends[2].priority = 1;
@@ -791,7 +793,7 @@ mod tests {
             for turn in 0..12 {
                 let mut plan = Plan::new(turn);
                 let mut choices = 0;
-                while let Some(backend) = view.choose_plainly(&plan) {
+                while let Some(backend) = view.choose_fast(&plan) {
                     let choice = view.choose(&plan, &Declined::default(), &GPT, NOW);
                     assert_eq!(choice, Ok(Choice::Free(backend)), "{plan:?} {tokenless:?}");
                     plan.tried.add(backend);
@@ -806,16 +808,16 @@ mod tests {
     fn no_choice_is_plain_if_demand_or_time_matters() {
         let plan = Plan::new(0);
         let mut view = view();
-        assert!(view.choose_plainly(&plan).is_some());
+        assert!(view.choose_fast(&plan).is_some());
         view.learn(1, Finding::Denied);
-        assert_eq!(view.choose_plainly(&plan), None);
+        assert_eq!(view.choose_fast(&plan), None);
         view.set_health(1, Health::default());
-        assert!(view.choose_plainly(&plan).is_some());
+        assert!(view.choose_fast(&plan).is_some());
         let least = View::new(&config("least_throttled"));
-        assert_eq!(least.choose_plainly(&plan), None);
+        assert_eq!(least.choose_fast(&plan), None);
         let mut listed = config("round_robin");
         listed.backends[0].deployments.unlisted = Unlisted::Refuse;
-        assert_eq!(View::new(&listed).choose_plainly(&plan), None);
+        assert_eq!(View::new(&listed).choose_fast(&plan), None);
     }
 
     #[test]

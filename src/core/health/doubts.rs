@@ -108,7 +108,7 @@ impl Doubts {
     }
 
     /// Counts attempts that were not refused in time as accepted. `true` if this proves the wait wrong.
-    pub(super) fn heed_silence(&mut self, now: Timestamp) -> bool {
+    pub(super) fn count_silent_attempts(&mut self, now: Timestamp) -> bool {
         let worth = self.undecided.turn(now);
         self.add(worth, now)
     }
@@ -229,8 +229,8 @@ mod tests {
     fn silence_counts_as_acceptance() {
         let mut doubts = Doubts::default();
         doubts.ask(WAIT, WAIT, START);
-        assert!(!doubts.heed_silence(at(499)));
-        assert!(doubts.heed_silence(at(500)));
+        assert!(!doubts.count_silent_attempts(at(499)));
+        assert!(doubts.count_silent_attempts(at(500)));
         assert!(doubts.prevail() && doubts.are_recent(at(60_499)));
         assert!(!doubts.are_recent(at(60_500)));
         // The attempt was refused after all.

@@ -38,7 +38,7 @@ impl Notified {
     }
 
     /// Whether the client's own wait may count, so that it may differ from other clients' waits.
-    pub(super) fn tells_apart(&self, client: Client) -> bool {
+    pub(super) fn distinguishes(&self, client: Client) -> bool {
         let mut known = self.0.iter();
         known.any(|it| it.client == client && it.until > Timestamp::default())
     }
@@ -106,9 +106,9 @@ mod tests {
         assert_eq!(notified.until(Client::UNKNOWN, at(0)), None);
         notified.note(CLIENTS[0], at(10), at(0));
         notified.note(CLIENTS[1], at(20), at(0));
-        let apart = CLIENTS.map(|client| notified.tells_apart(client));
+        let apart = CLIENTS.map(|client| notified.distinguishes(client));
         assert_eq!(apart, [true, true, false, false]);
-        assert!(!notified.tells_apart(Client::UNKNOWN));
+        assert!(!notified.distinguishes(Client::UNKNOWN));
         let untils =
             |notified: &Notified, now| CLIENTS.map(|client| notified.until(client, at(now)));
         assert_eq!(

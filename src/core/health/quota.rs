@@ -125,8 +125,8 @@ impl Quota {
     }
 
     /// Whether the quota's state for this client may differ from its state for most clients.
-    pub(super) fn tells_apart(&self, client: Client) -> bool {
-        self.notified.tells_apart(client)
+    pub(super) fn distinguishes(&self, client: Client) -> bool {
+        self.notified.distinguishes(client)
     }
 
     /// Whether a recovering quota admits an attempt.
@@ -175,14 +175,14 @@ impl Quota {
 
     fn doubt(&mut self, now: Timestamp) {
         if let State::Hard(until) | State::Soft(until) = self.state {
-            self.heed_silence(now);
+            self.count_silent_attempts(now);
             let (left, wait) = (until.since(now), until.since(self.refused_at));
             self.doubts.ask(left, wait, now);
         }
     }
 
-    fn heed_silence(&mut self, now: Timestamp) {
-        if self.doubts.heed_silence(now) {
+    fn count_silent_attempts(&mut self, now: Timestamp) {
+        if self.doubts.count_silent_attempts(now) {
             self.soften();
         }
     }
@@ -237,7 +237,7 @@ impl Quota {
                 }
                 return None;
             }
-            self.heed_silence(now);
+            self.count_silent_attempts(now);
             let was_hard = matches!(self.state, State::Hard(_));
             let counts = was_hard || refusal.blame == Blame::First;
             self.doubts.disprove(refusal.began, counts);

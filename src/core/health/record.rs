@@ -50,13 +50,13 @@ impl Health {
     }
 
     /// Whether the state depends on the deployment of a request.
-    pub fn tells_deployments_apart(&self) -> bool {
+    pub fn distinguishes_deployments(&self) -> bool {
         !self.missing.is_empty() || !self.quotas.is_empty()
     }
 
     /// Whether the state for this client may differ from the state for most clients.
-    pub fn tells_apart(&self, client: Client) -> bool {
-        self.quotas.iter().any(|quota| quota.tells_apart(client))
+    pub fn distinguishes(&self, client: Client) -> bool {
+        self.quotas.iter().any(|quota| quota.distinguishes(client))
     }
 
     /// Whether workers that choose a backend or count successes can ignore the difference to `other`.

@@ -49,7 +49,7 @@ impl Request {
     /// The version of the dated API has to support the option ([versions]).
     ///
     /// [versions]: https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
-    pub fn asks_usage(&self, client_path: &str, backend: &Backend, config: &Config) -> bool {
+    pub fn requests_usage(&self, client_path: &str, backend: &Backend, config: &Config) -> bool {
         const KNOWN_SINCE: &str = "2024-09-01";
         if self.plain_stream.is_none() || !config.usage.asks() {
             return false;
@@ -83,7 +83,7 @@ impl Request {
     }
 
     /// The edit of the body that makes its stream report tokens.
-    pub fn ask_usage(&self, splices: &mut Splices) {
+    pub fn request_usage(&self, splices: &mut Splices) {
         if let Some(range) = &self.plain_stream {
             let range = self.cuts.moved(range.start)..self.cuts.moved(range.end);
             // No other edit overlaps this range, so it cannot fail.
