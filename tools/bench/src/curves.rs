@@ -222,6 +222,22 @@ impl Figure {
         format!("{point} {}", self.curve().unit())
     }
 
+    /// The title of a small chart.
+    pub fn chart_title(self) -> &'static str {
+        match self {
+            Self::Cpu(Curve::Backends) => "CPU per request, us: healthy backends",
+            Self::Cpu(Curve::Cooling) => "CPU per request, us: half in cooldown",
+            Self::Cpu(Curve::Deployments) => "CPU per request, us: deployments",
+            Self::Cpu(Curve::Bodies) => "CPU per request, us: size of its body",
+            Self::Cpu(_) => "CPU per response, us: items with ids to tag",
+            Self::OpenMemory => "Memory per open stream, KB",
+            Self::OpenLatency => "Time of a new request, us: open streams",
+            Self::Waiting => "CPU, ms a second: requests wait for a token",
+            Self::Ready => "From start to readiness, ms",
+            Self::StartMemory => "Memory after the start, MB",
+        }
+    }
+
     /// What grows, at the beginning of a sentence.
     pub fn subject(self) -> &'static str {
         match self {

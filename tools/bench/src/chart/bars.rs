@@ -53,11 +53,14 @@ pub fn svg(results: &Results) -> String {
         }
         y += LINE * 1.4;
     }
+    // Behind the bars.
+    let mut grid = String::new();
     for whole in [1.0, 2.0, 3.0] {
         let x = LABELS + whole / MOST * BARS;
         let bottom = y - LINE;
-        let _ = writeln!(body, r#"<line x1="{x}" y1="30" x2="{x}" y2="{bottom}"/>"#);
+        let _ = writeln!(grid, r#"<line x1="{x}" y1="30" x2="{x}" y2="{bottom}"/>"#);
     }
+    let body = grid + &body;
     let title = "CPU per request, in units of plain Envoy's; less is better";
     page(WIDTH, y, title, &body)
 }

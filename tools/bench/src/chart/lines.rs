@@ -54,7 +54,7 @@ fn panel(body: &mut String, (left, top): (f64, f64), figure: Figure, lines: &[Li
         top + 12.0,
         "start",
         "group",
-        &figure.to_string(),
+        figure.chart_title(),
     );
     let values = lines.iter().flat_map(|(_, line)| line);
     let points: BTreeSet<u64> = values.clone().map(|(point, _)| *point).collect();
