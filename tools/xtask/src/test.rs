@@ -1,8 +1,7 @@
 //! `cargo xtask test`: everything the tests need, then every test, counted.
 //!
-//! Everything is tested with the newest Envoy, and what runs in a real Envoy again with the oldest that has each retry engine:
-//! that engine there, but for some tests that take long and depend on no version. `--envoy` names others, `all` among them, which are
-//! tested with every engine that they have.
+//! Every test runs with the newest Envoy. The acceptance cases and the attacks run again with the oldest Envoy of each retry engine, with that
+//! engine. `--envoy` names other versions, or `all`: their Envoys run every end-to-end test, with every engine that they have.
 
 use std::env;
 use std::ffi::OsString;
@@ -27,8 +26,9 @@ const THREADS: &str = "RUST_TEST_THREADS";
 const FILTER_ENGINE: &str = "filter_engine";
 const ROUTER_ENGINE: &str = "router_engine";
 
-/// Tests of many requests that find out whether sums are right: nothing in them depends on the version of Envoy.
-const NEWEST_ONLY: [&str; 4] = ["--skip", "case_47", "--skip", "case_55"];
+/// The tests that run again in older Envoys, one for each engine: the acceptance cases, and what an attacker can try. Cases 47 and 55 compare
+/// sums over many requests, which do not depend on Envoy's version.
+const AGAIN: [&str; 6] = ["case_", "attacks", "--skip", "case_47", "--skip", "case_55"];
 
 /// The test of the container images and docker-compose.yml, which says so where there is no Docker engine.
 pub fn containers() -> Command {
@@ -143,13 +143,10 @@ fn runs(filter: Option<&str>, envoys: &[String]) -> Result<Vec<Run>> {
         .rev()
         .find(|version| has_router_engine(version))
     {
-        // Those with no engine in their names run as well.
-        let others = [&["--", "--skip", FILTER_ENGINE], &NEWEST_ONLY[..]].concat();
-        runs.push(Run::of(version, &END_TO_END, &others));
+        runs.push(Run::again(version, FILTER_ENGINE));
     }
     if let Some(version) = older.last() {
-        let filter = [&[FILTER_ENGINE, "--"], &NEWEST_ONLY[..]].concat();
-        runs.push(Run::of(version, &END_TO_END, &filter));
+        runs.push(Run::again(version, ROUTER_ENGINE));
     }
     Ok(runs)
 }
@@ -178,6 +175,12 @@ impl Run {
             Some(filter) => vec![filter, "--", "--skip", ROUTER_ENGINE],
         };
         Self::of(version, tests, &restriction)
+    }
+
+    /// A run in an older Envoy, but for the tests of one engine. Tests that name no engine run as well.
+    fn again(version: &'static str, without: &str) -> Self {
+        let arguments = [&["--"], &AGAIN[..], &["--skip", without]].concat();
+        Self::of(version, &END_TO_END, &arguments)
     }
 
     fn of(version: &'static str, tests: &[&str], restriction: &[&str]) -> Self {
@@ -321,8 +324,8 @@ mod tests {
     fn everything_is_the_newest_envoy_and_the_oldest_of_each_engine() {
         let all = [
             "1.40.0: --workspace",
-            "1.39.0: END-TO-END -- --skip filter_engine --skip case_47 --skip case_55",
-            "1.36.4: END-TO-END filter_engine -- --skip case_47 --skip case_55",
+            "1.39.0: END-TO-END -- case_ attacks --skip case_47 --skip case_55 --skip filter_engine",
+            "1.36.4: END-TO-END -- case_ attacks --skip case_47 --skip case_55 --skip router_engine",
         ];
         assert_eq!(shown(None, &[]), all);
     }
