@@ -38,7 +38,7 @@ static_resources:
 }
 
 const NODE: &str = "\
-# Envoy asks for a name before it takes configuration from elsewhere.
+# Envoy needs a node name to read configuration from other files.
 node:
   id: azure-openai-balancer
   cluster: azure-openai-balancer
@@ -147,7 +147,7 @@ const IDENTITY_TAG: &str = r#"  # And per identity: `aoai_identity_seconds_left{
 // With the module, this makes Envoy 8 MB smaller after small requests and some minutes; without the module it changes
 // nothing. After large bodies it makes Envoy 10 to 27 MB smaller, with and without the module.
 const MEMORY: &str = r#"
-# Free memory goes back to the system. V8 takes a good deal while it compiles the module at the start, and little from then on.
+# Free memory goes back to the system. V8 needs much while it compiles the module at the start, and little from then on.
 memory_allocator_manager:
   bytes_to_release: 104857600
   memory_release_interval: 1s

@@ -38,7 +38,7 @@ pub fn keys_file(client_header: &str, keys: &[Key]) -> String {
         "\
 # The clients of the Azure OpenAI balancer, and their keys. Keep this file from everyone but Envoy.
 #
-# To add or remove a client, write a new file and rename it to this one: Envoy takes it up at once, without a restart.
+# To add or remove a client, write a new file and rename it to this one: Envoy reads it at once, without a restart.
 resources:
 - \"@type\": type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig
   name: {KEYS}
@@ -70,7 +70,7 @@ pub(crate) fn filter(fleet: &Fleet) -> String {
         }
         Clients::Keys { .. } => {
             "\
-# Who may ask: those whose key is in this file, which `azure-openai-balancer keys` makes. Without it Envoy does not start.
+# Clients need a key from this file, which `azure-openai-balancer keys` makes. Without the file Envoy does not start.
 "
         }
         Clients::Tokens(_) => {
@@ -160,7 +160,7 @@ pub(crate) fn refusals(fleet: &Fleet) -> String {
     }
     format!(
         "\
-# Those who may not ask are told so in the shape that OpenAI's clients parse.
+# Refusals have the shape that OpenAI's clients parse.
 local_reply_config:
   mappers:
 {}",

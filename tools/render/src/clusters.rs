@@ -31,7 +31,7 @@ pub(crate) fn all(fleet: &Fleet) -> String {
         out.push_str(&item(&of_identity(identity)));
     }
     for authority in &fleet.authorities {
-        out.push_str("\n# Where the module gets access tokens.\n");
+        out.push_str("\n# The source of the module's access tokens.\n");
         out.push_str(&item(&of_authority(authority)));
     }
     for file in &fleet.token_files {
@@ -58,7 +58,7 @@ pub(crate) fn all(fleet: &Fleet) -> String {
         out.push_str("\n# The rate limit service, which keeps the limits of clients for all Envoys together.\n");
         out.push_str(&item(&of_limit_service(&limits.service)));
         out.push_str(
-            "\n# No request goes here: it is the cluster of those that the limits are yet to let pass.\n",
+            "\n# No request goes here: requests have this cluster until the limits let them pass.\n",
         );
         out.push_str(&item(&of_undecided()));
     }
@@ -180,7 +180,7 @@ fn discovery(address: &str) -> &'static str {
         "type: STATIC\n"
     } else {
         "\
-# New connections go where the name points now; those that stream an answer stay.
+# New connections go to the name's current address. Connections with a streaming answer stay.
 type: LOGICAL_DNS
 dns_lookup_family: V4_PREFERRED
 "

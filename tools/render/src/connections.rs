@@ -34,8 +34,8 @@ upstream_connection_options:
 pub(crate) fn of_listener() -> String {
     format!(
         "\
-# Silent connections send a probe each minute, because load balancers forget them after a few. A client that takes nothing for
-# five minutes, or is gone, loses its connection.
+# Silent connections send a probe each minute, because load balancers forget them after a few. A client that reads nothing for
+# five minutes, or has vanished, loses its connection.
 socket_options:
 - {{description: SO_KEEPALIVE, level: 1, name: 9, int_value: 1}}
 - {{description: TCP_KEEPIDLE, level: 6, name: 4, int_value: {KEEPALIVE_TIME}}}
@@ -52,7 +52,7 @@ pub(crate) fn of_manager(host: &str) -> String {
 # A stream that its backend breaks off ends at once for the client as well. More than 0s would delay that, and would cut
 # answers off: it limits how long a connection that is closing waits for a client that reads slowly.
 delayed_close_timeout: 0s
-# HTTP/1.0 is what nginx speaks to its upstreams unless it is told otherwise.
+# nginx uses HTTP/1.0 towards its upstreams by default.
 http_protocol_options:
   accept_http_10: true
   default_host_for_http_10: {}

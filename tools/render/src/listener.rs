@@ -76,11 +76,11 @@ fn manager(fleet: &Fleet) -> String {
     format!(
         "\
 stat_prefix: azure_openai
-# Clients are strangers: headers that would steer Envoy (`x-envoy-retry-on` and the like) are dropped. Leave
+# Clients are not trusted: headers that would steer Envoy (`x-envoy-retry-on` and the like) are dropped. Leave
 # `internal_address_config` out: an empty one makes Envoy trust every private address.
 use_remote_address: true
 skip_xff_append: true
-# Every request can be found again by its `x-request-id`; one that the client brought is kept.
+# Every request has an `x-request-id`, which finds it in logs. The client's own id is kept.
 generate_request_id: true
 preserve_external_request_id: true
 # A model may think for minutes before its first byte.
@@ -95,7 +95,7 @@ http_filters:
 - name: envoy.filters.http.router
   typed_config:
     \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
-    # Neither side needs Envoy's own headers, timeouts among them.
+    # Neither side needs Envoy's own headers, such as timeouts.
     suppress_envoy_headers: true
 ",
         connections = connections::of_manager("azure-openai"),
@@ -116,7 +116,7 @@ fn access_log(fleet: &Fleet) -> String {
     format!(
         "\
 # One line of JSON per request, without credentials: no header that has one, and the path without its query,
-# where clients may put a key. `first_cluster` is where the first attempt went, `backend` is who answered.
+# where clients may put a key. `first_cluster` is the first attempt's cluster, and `backend` answered.
 access_log:
 - name: envoy.access_loggers.stdout
   typed_config:
@@ -226,7 +226,7 @@ typed_config:
     # Lets the filter read bodies while their headers are held: a request until it is complete, an error for its code.
     allow_on_headers_stop_iteration: true
     vm_config:
-      # What the workers share (counters, cooldowns, token) goes by this name.
+      # The workers' shared state (counters, cooldowns, token) has this name.
       vm_id: azure_openai_balancer
       runtime: envoy.wasm.runtime.v8
       code:
@@ -272,7 +272,7 @@ fn configuration(plugin: &Value) -> String {
     };
     format!(
         "\
-# What the filter does; docs/configuration.md lists every field.
+# The filter's configuration; docs/configuration.md lists every field.
 configuration:
   \"@type\": type.googleapis.com/google.protobuf.StringValue
   value:{text}"

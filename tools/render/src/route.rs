@@ -21,7 +21,7 @@ route_config:
       - {header}
       - x-envoy-external-address
       - x-forwarded-for
-      # A backend that tells an Envoy that it fails speaks of itself. An Envoy in front would take it for this one.
+      # A backend's report that it fails concerns itself. Another Envoy in front would take it for this one's.
       response_headers_to_remove: [x-envoy-immediate-health-check-fail]
 ",
         action = indented(&action(fleet), 8),
@@ -43,13 +43,13 @@ pub(crate) fn action(fleet: &Fleet) -> String {
     format!(
         "\
 {choice}{host}\
-# A stream may last as long as it has something to say. What is limited is the wait until an answer
+# A stream may last as long as it sends something. The limit is on the wait until an answer
 # begins (`retry.per_try_timeout`).
 timeout: 0s
 ",
         host = match fleet.leaves("host") {
             true =>
-                "# The backend is asked by its own name, its host's.\nauto_host_rewrite: true\n",
+                "# The request's authority is the backend's own host.\nauto_host_rewrite: true\n",
             false => "",
         },
     )
@@ -60,8 +60,8 @@ pub(crate) fn added_headers(fleet: &Fleet) -> String {
     match fleet.engine {
         Engine::Filter => String::new(),
         Engine::Router => "\
-# A connection that breaks when the request is out calls for another attempt as well, unless the filter says otherwise:
-# what must not be done twice may have been done.
+# A connection that breaks after the request was sent causes another attempt, unless the filter forbids that:
+# a creation may have succeeded and must not be repeated.
 request_headers_to_add:
 - header: {key: x-envoy-retry-on, value: reset}
   append_action: ADD_IF_ABSENT
@@ -112,7 +112,7 @@ inline_cluster_specifier_plugin:
             map:
 {clusters}{undecided}\
 retry_policy:
-  # The filter marks answers that call for another attempt; the rest is what never becomes an answer.
+  # The filter marks answers that need another attempt. The other conditions are attempts without an answer.
   retry_on: connect-failure,refused-stream,retriable-headers
   retriable_headers:
   - name: x-aoai-retry
@@ -120,7 +120,7 @@ retry_policy:
   # One less than `retry.max_attempts`.
   num_retries: {retries}
 {timed}  refresh_cluster_on_retry: true
-  # There is no point in waiting: the next attempt goes elsewhere.
+  # No wait is needed: the next attempt goes to another backend.
   retry_back_off:
     base_interval: 0.001s
     max_interval: 0.001s
@@ -142,7 +142,7 @@ fn undecided(fleet: &Fleet) -> String {
     }
     format!(
         "\
-        # Limits are looked up for requests that have a cluster. This is the one of all requests until the filter chooses another.
+        # Envoy applies limits to requests with a cluster. All requests have this one until the filter chooses another.
         on_no_match:
 {}",
         indented(&action_to(limits::LIMITS_CLUSTER), 10)

@@ -13,7 +13,7 @@ pub(crate) fn listener(file: &TokenFile) -> String {
         "\
 name: {name}
 address:
-  # 384 is 0600: no one but Envoy's user can connect.
+  # 384 is 0600: only Envoy's user can connect.
   pipe: {{path: {socket}, mode: 384}}
 filter_chains:
 - filters:

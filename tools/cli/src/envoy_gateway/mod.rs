@@ -85,7 +85,7 @@ fn notes(kubernetes: &Kubernetes) -> String {
     let mut notes = String::new();
     if let Clients::Keys { .. } = fleet.clients {
         notes.push_str(
-            "#\n# Clients' keys are those of the Secret azure-openai-clients: a field for each client, its name and its key.\n",
+            "#\n# Clients' keys are in the Secret azure-openai-clients: a field for each client, with its name and its key.\n",
         );
     }
     if fleet.engine == Engine::Router {
@@ -135,7 +135,7 @@ listeners:
         secret = quoted(&names.tls_secret),
     );
     resource(
-        "# Where clients connect.\n",
+        "# The listener for clients.\n",
         GATEWAY_API,
         "Gateway",
         &names.gateway,
@@ -204,7 +204,7 @@ fn http_routes(kubernetes: &Kubernetes) -> String {
             .map(|(i, target)| {
                 let index = start + i;
                 let comment = match index == kubernetes.resources.len() {
-                    true => "# No request goes here: the rule is there for the cluster, which the filter asks for tokens.\n",
+                    true => "# No request goes here: the rule makes the cluster through which the filter requests tokens.\n",
                     false => "",
                 };
                 let matching = format!(
@@ -217,7 +217,7 @@ fn http_routes(kubernetes: &Kubernetes) -> String {
             .collect();
         if n == 0 {
             rules.push_str(
-                "# Where a request is until the filter has set the header; a route has to be found for the filter to run.\n",
+                "# The route of a request until the filter has set the header. The filter runs only if there is a route.\n",
             );
             rules.push_str(
                 &chunk
@@ -312,7 +312,7 @@ fn traffic(kubernetes: &Kubernetes) -> String {
         Engine::Router => (
             format!(
                 "\
-# A client's own choice of a rule would pass by the filter's plan.
+# A client could otherwise choose a rule and bypass the filter's plan.
 headers:
   earlyRequestHeaders:
     remove: [{}]
@@ -339,7 +339,7 @@ timeout:
   http:
     streamIdleTimeout: 900s
 {keepalive}\
-# HTTP/1.0 is what nginx speaks to its upstreams unless it is told otherwise.
+# nginx uses HTTP/1.0 towards its upstreams by default.
 http1:
   http10: {{useDefaultHost: true}}
 {early}",
@@ -377,7 +377,7 @@ fn clients(kubernetes: &Kubernetes) -> String {
     let (comment, policy) = match &fleet.clients {
         Clients::Open => return String::new(),
         Clients::Keys { .. } => (
-            "# Who may ask: those whose key is in the Secret.\n",
+            "# Clients need a key from the Secret.\n",
             by_key(fleet.client_header()),
         ),
         Clients::Tokens(issuer) => (

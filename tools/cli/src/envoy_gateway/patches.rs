@@ -27,7 +27,7 @@ jsonPatches:
         gateway = quoted(&names.gateway),
     );
     resource(
-        "# What Envoy Gateway's own API cannot say.\n",
+        "# Settings that Envoy Gateway's own API lacks.\n",
         VERSION,
         "EnvoyPatchPolicy",
         NAME,
@@ -82,7 +82,7 @@ fn entra_id(fleet: &Fleet) -> String {
         );
         patches.push_str(&add("listener.v3.Listener", &file.cluster, &listener));
         let cluster = parts::token_file_cluster(file);
-        patches.push_str("# Where the module reads it.\n");
+        patches.push_str("# The cluster through which the module reads it.\n");
         patches.push_str(&add("cluster.v3.Cluster", &file.cluster, &cluster));
     }
     patches
@@ -114,9 +114,7 @@ fn full(kubernetes: &Kubernetes) -> String {
     patches.push_str(&set(manager, "delayed_close_timeout", " 0s\n"));
     // The path ends with the field's name.
     if let Some((_, refusals)) = parts::refusals(fleet).split_once("local_reply_config:") {
-        patches.push_str(
-            "# Those who may not ask are told so in the shape that OpenAI's clients parse.\n",
-        );
+        patches.push_str("# Refusals have the shape that OpenAI's clients parse.\n");
         let refusals = indented(refusals, 2);
         patches.push_str(&set(manager, "local_reply_config", &refusals));
     }

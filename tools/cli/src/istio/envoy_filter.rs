@@ -43,7 +43,7 @@ patch:
     )));
     if let (Clients::Keys { .. }, Some(filter)) = (&fleet.clients, parts::client_filter(fleet)) {
         patches.push_str(&http_filter(
-            "Who may ask: those whose key is in the file.",
+            "Clients need a key from the file.",
             "INSERT_FIRST",
             "",
             &filter,
@@ -80,7 +80,7 @@ configPatches:
 {patches}",
         gateway = quoted(&names.gateway),
     );
-    let comment = "# What Istio's own API cannot say.\n";
+    let comment = "# Settings that Istio's own API lacks.\n";
     resource(
         comment,
         "networking.istio.io/v1alpha3",
@@ -216,7 +216,7 @@ fn entra_id(fleet: &Fleet) -> String {
     for authority in &fleet.authorities {
         let cluster = parts::authority_cluster(authority);
         patches.push_str(&add(
-            "Where the module gets access tokens.",
+            "The source of the module's access tokens.",
             "CLUSTER",
             &cluster,
         ));
@@ -225,7 +225,7 @@ fn entra_id(fleet: &Fleet) -> String {
         let comment =
             "The token file of workload identity, for the module alone, which reads no files.";
         patches.push_str(&add(comment, "LISTENER", &parts::token_file_listener(file)));
-        let comment = "Where the module reads it.";
+        let comment = "The cluster through which the module reads it.";
         patches.push_str(&add(comment, "CLUSTER", &parts::token_file_cluster(file)));
     }
     patches

@@ -109,7 +109,7 @@ name: {name}
 {matching}\
 route:
 - destination: {{host: {host}, port: {{number: {port}}}}}
-# The filter sends a request again; and a stream may last as long as it has something to say.
+# The filter makes the retries, and a stream may last as long as it sends something.
 retries: {{attempts: 0}}
 timeout: 0s
 headers:
@@ -127,7 +127,7 @@ headers:
             route(ROUTE, "", first),
         ),
         _ => (
-            "# The filter names a backend's cluster in a header, and the route is chosen by that. One that a client sends is replaced.\n",
+            "# The filter names a backend's cluster in a header, which chooses the route. It replaces a client's own header.\n",
             fleet
                 .backends
                 .iter()
@@ -186,8 +186,7 @@ pluginConfig:
         url = quoted(&format!("oci://{}", names.image)),
         plugin = indented(&parts::json(&fleet.plugin_in_place()), 2),
     );
-    let comment =
-        "# The filter, last before the router: after everything that asks clients who they are.\n";
+    let comment = "# The filter, last before the router, after the authentication of clients.\n";
     resource(
         comment,
         "extensions.istio.io/v1alpha1",

@@ -36,7 +36,7 @@ servers:
         secret = quoted(&names.tls_secret),
     );
     resource(
-        "# Where clients connect.\n",
+        "# The listener for clients.\n",
         "networking.istio.io/v1",
         "Gateway",
         &names.gateway,
@@ -115,7 +115,7 @@ trafficPolicy:
       maxConnections: 100000
       # Azure's load balancers, NAT and firewalls forget a connection that is silent for four minutes.
       tcpKeepalive: {{time: {KEEPALIVE_TIME}s, interval: {KEEPALIVE_INTERVAL}s, probes: {KEEPALIVE_PROBES}}}
-    # Istio's defaults end what waits longer; a model may think for minutes.
+    # Istio's default time limits are too short: a model may think for minutes.
     http: {{http1MaxPendingRequests: 100000, http2MaxRequests: 100000, maxRetries: 100000, idleTimeout: 60s}}
 {tls}",
         host = quoted(host),

@@ -24,9 +24,9 @@ pub(crate) fn filters(fleet: &Fleet) -> Vec<(&'static str, String)> {
     for (subject, comment) in [
         (
             Subject::Tokens,
-            "Limits tokens: asks the service whether the client has any left, and tells it those of the answer when that is over.",
+            "Limits tokens: asks the service whether the client has any left, and reports those of the answer when that is over.",
         ),
-        (Subject::Requests, "Limits requests: each counts when it comes."),
+        (Subject::Requests, "Limits requests: each counts on arrival."),
     ] {
         let kinds = Kind::ALL.into_iter();
         let kinds = kinds.filter(|kind| Subject::of(*kind) == subject && limits.has(*kind));
@@ -48,7 +48,7 @@ pub(crate) fn early_cluster(fleet: &Fleet, cluster: &str) -> String {
     }
     format!(
         "\
-# Limits are looked up for requests that have a cluster. This is the one of all requests until the filter chooses another.
+# Envoy applies limits to requests with a cluster. All requests have this one until the filter chooses another.
 early_header_mutation_extensions:
 - name: envoy.http.early_header_mutation.header_mutation
   typed_config:
@@ -87,7 +87,7 @@ typed_config:
       regex_value_rewrite:
         pattern: {{google_re2: {{}}, regex: \"[^A-Za-z0-9_-]\"}}
         substitution: \"_\"
-    # Without a name there would be no descriptor, and no limit.
+    # Without a client's name there would be no descriptor, and no limit.
     on_header_missing: {{metadata_namespace: {NAMESPACE}, key: client, value: \"{UNNAMED}\"}}
 ",
         header = quoted(header),
