@@ -118,28 +118,35 @@ pub(super) fn eventually(mut look: impl FnMut() -> Result<()>) -> Result<()> {
     }
 }
 
-/// This variable switches the build on. It takes minutes, and empties the builder's cache, other projects' builds included.
-const COLD_BUILD: &str = "AOAI_COLD_BUILDS";
+/// The number of builds from an empty cache, none without the variable. They take minutes each, and empty the builder's cache, other
+/// projects' builds included.
+const COLD_BUILDS: &str = "AOAI_COLD_BUILDS";
 
 /// Builds all stages at once with nothing in the builder's cache, as a user's first build does.
 fn builds_from_an_empty_cache(stage: &Stage<'_>) -> Result<Verdict> {
-    if std::env::var_os(COLD_BUILD).is_none_or(|value| value.is_empty()) {
+    let Some(builds) = std::env::var_os(COLD_BUILDS) else {
         return Ok(Verdict::Skipped("AOAI_COLD_BUILDS is not set"));
+    };
+    let builds: u32 = builds
+        .to_str()
+        .and_then(|builds| builds.parse().ok())
+        .with_context(|| format!("{COLD_BUILDS}={}: use a number", builds.display()))?;
+    for _ in 0..builds {
+        stage
+            .docker
+            .output(&["builder", "prune", "--all", "--force"])?;
+        let mut build = stage.docker.command();
+        // The image is made of all stages that build.
+        build.args([
+            "buildx",
+            "build",
+            "--progress",
+            "plain",
+            "--target",
+            "envoy",
+        ]);
+        process::run(build.arg(paths::workspace()))?;
     }
-    stage
-        .docker
-        .output(&["builder", "prune", "--all", "--force"])?;
-    let mut build = stage.docker.command();
-    // The image is made of all stages that build.
-    build.args([
-        "buildx",
-        "build",
-        "--progress",
-        "plain",
-        "--target",
-        "envoy",
-    ]);
-    process::run(build.arg(paths::workspace()))?;
     Ok(Verdict::Passed)
 }
 
