@@ -373,24 +373,22 @@ mod tests {
             }
             verdict
         }
+
+        fn assert_after(&mut self, outcome: Outcome, verdict: Verdict) {
+            assert_eq!(self.after(outcome, Replay::Ready), verdict);
+        }
     }
 
     #[test]
     fn three_failing_backends_are_tried_once_each() {
         let mut walk = Walk::new(3, 3);
-        assert_eq!(
-            walk.after(Outcome::Unavailable, Replay::Ready),
-            Verdict::TryNext
-        );
+        walk.assert_after(Outcome::Unavailable, Verdict::TryNext);
         assert_eq!(walk.attempts.backend(), 1);
-        assert_eq!(
-            walk.after(Outcome::Throttled, Replay::Ready),
-            Verdict::TryNext
-        );
+        walk.assert_after(Outcome::Throttled, Verdict::TryNext);
         assert_eq!(walk.attempts.backend(), 2);
-        assert_eq!(
-            walk.after(Outcome::Unavailable, Replay::Ready),
-            Verdict::GiveUp(NoRetry::AttemptsExhausted)
+        walk.assert_after(
+            Outcome::Unavailable,
+            Verdict::GiveUp(NoRetry::AttemptsExhausted),
         );
         assert_eq!(walk.attempts.made(), 3);
     }
@@ -398,41 +396,29 @@ mod tests {
     #[test]
     fn two_backends_allow_two_attempts_at_most() {
         let mut walk = Walk::new(2, 3);
-        assert_eq!(
-            walk.after(Outcome::Unavailable, Replay::Ready),
-            Verdict::TryNext
-        );
-        assert_eq!(
-            walk.after(Outcome::Unavailable, Replay::Ready),
-            Verdict::GiveUp(NoRetry::BackendsExhausted)
+        walk.assert_after(Outcome::Unavailable, Verdict::TryNext);
+        walk.assert_after(
+            Outcome::Unavailable,
+            Verdict::GiveUp(NoRetry::BackendsExhausted),
         );
     }
 
     #[test]
     fn a_bad_token_is_renewed_once_then_the_next_backend_is_tried() {
         let mut walk = Walk::new(3, 3);
-        assert_eq!(
-            walk.after(Outcome::BadToken, Replay::Ready),
-            Verdict::RenewToken
-        );
+        walk.assert_after(Outcome::BadToken, Verdict::RenewToken);
         assert_eq!(walk.attempts.backend(), 0);
-        assert_eq!(
-            walk.after(Outcome::BadToken, Replay::Ready),
-            Verdict::TryNext
-        );
+        walk.assert_after(Outcome::BadToken, Verdict::TryNext);
         assert_eq!(walk.attempts.backend(), 1);
     }
 
     #[test]
     fn renewing_counts_as_an_attempt() {
         let mut walk = Walk::new(3, 2);
-        assert_eq!(
-            walk.after(Outcome::BadToken, Replay::Ready),
-            Verdict::RenewToken
-        );
-        assert_eq!(
-            walk.after(Outcome::Throttled, Replay::Ready),
-            Verdict::GiveUp(NoRetry::AttemptsExhausted)
+        walk.assert_after(Outcome::BadToken, Verdict::RenewToken);
+        walk.assert_after(
+            Outcome::Throttled,
+            Verdict::GiveUp(NoRetry::AttemptsExhausted),
         );
     }
 
@@ -615,10 +601,7 @@ mod tests {
                 Verdict::AwaitRequest
             );
         }
-        assert_eq!(
-            walk.after(Outcome::Throttled, Replay::Ready),
-            Verdict::TryNext
-        );
+        walk.assert_after(Outcome::Throttled, Verdict::TryNext);
         assert_eq!(walk.attempts.backend(), 1);
     }
 }

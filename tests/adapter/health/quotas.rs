@@ -83,7 +83,7 @@ cases! {
             answer(&request.attempt(), 200, "fine");
         }
         assert_eq!(gateway.counted("aoai.backend.east.soft"), 0);
-        // The same request is not stopped either. Its 429 now concerns its deployment.
+        // Another request of that kind is not stopped either. Its 429 now concerns its deployment.
         throttle(&ask(&gateway, V1_EMBEDDINGS, "embed").attempt(), "30");
         let trial = ask(&gateway, V1_EMBEDDINGS, "embed");
         for _ in 0..4 {

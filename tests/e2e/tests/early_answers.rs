@@ -30,7 +30,7 @@ const ERRORS: [(&str, u16, &str, bool); 7] = [
     ("bad", 400, "BadRequest", false),
 ];
 
-/// What the backend does with the request's body and with its own.
+/// The backend's treatment of the request's body and of its own.
 const MANNERS: [&str; 4] = ["early", "unread", "kept", "slow"];
 
 fn behaviour(status: u16, code: &str, manner: &str) -> Behaviour {

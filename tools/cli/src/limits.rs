@@ -25,13 +25,13 @@ const LARGEST: u64 = 4_294_967_295;
 pub struct LimitService {
     /// Where it is. It speaks gRPC, with TLS if this is `https`.
     pub endpoint: Endpoint,
-    /// What happens to requests while it does not answer: they pass without limits, or they are answered 503.
+    /// The treatment of requests while it does not answer: they pass without limits, or they are answered 503.
     #[serde(default, deserialize_with = "on_failure")]
     #[schemars(extend("default" = "pass"))]
     pub on_failure: Option<OnFailure>,
 }
 
-/// What happens to requests while the service does not answer.
+/// The treatment of requests while the service does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]

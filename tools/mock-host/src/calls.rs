@@ -9,7 +9,7 @@ use crate::headers::Headers;
 use crate::stream::{Direction, LocalReply, StreamState};
 use crate::vm::{next_id, Call, Effect, Worker};
 
-/// What a host call returns: a result, or the status of a refusal.
+/// The result of a host call, or the status of a refusal.
 pub(crate) type Outcome<T = ()> = Result<T, u32>;
 
 /// Each is described in [`crate::imports`].

@@ -22,7 +22,7 @@ struct Arguments {
     /// The simulator's admin endpoint
     #[arg(long, value_name = "URL")]
     simulator: String,
-    /// The same three addresses for a reader outside of the containers, and the status page's
+    /// These three addresses for a reader outside of the containers, and the status page's
     #[arg(long, value_name = "URL", num_args = 4, required = true)]
     published: Vec<String>,
     /// A Python that can import the openai SDK

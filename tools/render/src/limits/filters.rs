@@ -140,7 +140,7 @@ typed_config:
     )
 }
 
-/// What is asked about a request when it comes.
+/// The filter's charge for a request on arrival.
 fn check(subject: Subject) -> &'static str {
     match subject {
         // Takes nothing: the tokens are not known yet.
