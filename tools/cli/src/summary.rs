@@ -27,7 +27,7 @@ pub fn summary(checked: &Checked) -> String {
 }
 
 fn table(plugin: &Plugin) -> String {
-    let head = ["backend", "host", "priority", "weight", "shows", "cluster"].map(str::to_owned);
+    let head = ["backend", "host", "priority", "weight", "sends", "cluster"].map(str::to_owned);
     let rows: Vec<[String; 6]> = std::iter::once(head)
         .chain(plugin.backends.iter().map(row))
         .collect();

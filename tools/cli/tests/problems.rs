@@ -174,7 +174,7 @@ fn a_valid_file_has_a_summary() {
     let expected = "\
 This is a list of backends, to be rendered.
 
-backend        host                                    priority  weight  shows    cluster
+backend        host                                    priority  weight  sends    cluster
 eastus         contoso-eastus.openai.azure.com         0         1       a token  aoai_eastus
 westus         contoso-westus.openai.azure.com         0         1       a token  aoai_westus
 swedencentral  contoso-swedencentral.openai.azure.com  0         1       a token  aoai_swedencentral
