@@ -50,7 +50,8 @@ impl<S: GlobalAlloc> FreeLists<S> {
     #[inline]
     fn list(&self, layout: Layout) -> Option<(&Cell<*mut FreeBlock>, usize)> {
         let last = layout.size().wrapping_sub(1).max(SMALLEST - 1);
-        // The two highest bits of a block's last offset tell the sizes apart: 11 for 16, 32 and 64, 10 for 24, 48 and 96.
+        // The two highest bits of a block's last offset tell the sizes apart: 11 for 16, 32 and 64, and 10 for 24, 48
+        // and 96.
         let shift = last.ilog2() - 1;
         let highest = last >> shift;
         // The shift is 2 for the smallest size.

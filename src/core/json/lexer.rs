@@ -168,7 +168,8 @@ impl Lexer {
         plain.saturating_add(1)
     }
 
-    /// Reads on in a key with escapes, or in one that began in an earlier chunk. Returns the number of bytes that it read.
+    /// Reads on in a key with escapes, or in one that began in an earlier chunk. Returns the number of bytes that it
+    /// read.
     #[inline(never)]
     fn in_key<'c>(&mut self, bytes: &'c [u8], report: &mut dyn FnMut(Event<'c>)) -> usize {
         let plain = match self.key.is_in_escape() {
@@ -306,8 +307,8 @@ impl Lexer {
         1
     }
 
-    /// Reads members of an object, from the quote of a key on. It passes members without meaning in one step. Returns the
-    /// number of bytes that it read.
+    /// Reads members of an object, from the quote of a key on. It passes members without meaning in one step. Returns
+    /// the number of bytes that it read.
     fn members<'c>(&mut self, bytes: &'c [u8], report: &mut dyn FnMut(Event<'c>)) -> usize {
         let mut rest = bytes;
         while let Some(behind) = rest.strip_prefix(b"\"") {
