@@ -59,7 +59,7 @@ fn every_variant_that_is_an_envoy_serves_and_is_reported() {
     let chart = std::fs::read_to_string(folder.path().join("benchmarks.svg")).unwrap();
     assert!(chart.contains("balancer, router engine"), "{chart}");
     let curves = std::fs::read_to_string(folder.path().join("benchmarks-curves.svg")).unwrap();
-    assert!(curves.contains("by deployments"), "{curves}");
+    assert!(curves.contains("CPU per request, us: deployments"), "{curves}");
 
     // What was measured makes the same page again.
     let again = tempfile::tempdir().unwrap();
