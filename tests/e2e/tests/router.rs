@@ -49,7 +49,7 @@ mod router_engine_alone {
         let gateway = gateway.rewrite("key: wasm.aoai_next", "key: wasm.something_else").start();
         let answer = gateway.chat(&chat_request());
         assert_eq!(answer.status, 503, "{}", answer.text());
-        assert!(gateway.log().contains("the route lacks the matcher cluster specifier on filter state wasm.aoai_next"));
+        assert!(gateway.log().contains("add the matcher cluster specifier on filter state wasm.aoai_next to the route"));
     }
 
     fn a_backends_own_mark_leads_to_the_next_backend(engine) {
