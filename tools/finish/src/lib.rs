@@ -1,14 +1,13 @@
-//! The functions the module offers to its host: only those it does something in.
+//! Removes the callbacks that the module exports but does not use.
 //!
-//! The SDK exports every callback of the ABI, and what is exported Envoy calls and the module carries. A linker cannot take back
-//! what the compiler told it to export, so this is done afterwards, and with it goes what is reached from nowhere else.
+//! The SDK exports every callback of the ABI. Envoy calls each exported callback, and the module carries its code. A linker cannot
+//! remove exports that the compiler requested, so this crate removes them afterwards. Code that only they reach goes with them.
 
 use anyhow::{anyhow, ensure, Result};
 use walrus::{passes, Module};
 
-/// Callbacks in which no context of the balancer does anything: those of TCP streams, gRPC calls, shared queues and foreign
-/// functions, and those before a context's last one, with which it ends. A context that is to have one of them takes it off this
-/// list.
+/// Callbacks that no context of the balancer implements: TCP streams, gRPC calls, shared queues, foreign functions, and the
+/// callbacks before a context's last one, `proxy_on_delete`. If a context needs one of these, remove it from this list.
 const UNUSED: &[&str] = &[
     "proxy_on_done",
     "proxy_on_downstream_connection_close",
@@ -25,18 +24,18 @@ const UNUSED: &[&str] = &[
     "proxy_on_upstream_data",
 ];
 
-/// The module without the unused callbacks.
+/// Returns the module without the unused callbacks.
 ///
 /// # Errors
-/// It is not a module, or the SDK no longer exports one of them, so that the list has to be looked at.
+/// The bytes are not a module, or the module lacks one of the exports, so the list has to be updated.
 pub fn strip(module: &[u8]) -> Result<Vec<u8>> {
-    // By `{:?}`: the causes of walrus's errors are its own.
+    // Formatted with `{:?}`, because walrus's error type is not one that `anyhow` accepts.
     let mut module = Module::from_buffer(module).map_err(|error| anyhow!("{error:?}"))?;
     for name in UNUSED {
         let removed = module.exports.remove(*name);
         ensure!(
             removed.is_ok(),
-            "the module does not export {name}; take it off the list in tools/finish"
+            "the module does not export {name}; remove it from the list in tools/finish"
         );
     }
     passes::gc::run(&mut module);
@@ -47,7 +46,7 @@ pub fn strip(module: &[u8]) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// A module that exports one function, which calls an import, by each of these names.
+    /// A module that exports one function per name. Each function calls an import of its own.
     fn module(names: &[&str]) -> Vec<u8> {
         use walrus::{FunctionBuilder, ModuleConfig};
         let mut module = Module::with_config(ModuleConfig::new());
@@ -63,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unused_goes_with_what_only_it_needs() {
+    fn unused_callbacks_are_removed_with_their_imports() {
         let mut names = UNUSED.to_vec();
         names.push("proxy_on_tick");
         let stripped = strip(&module(&names)).unwrap();
@@ -75,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_no_longer_fits_is_said() {
+    fn an_outdated_list_is_an_error() {
         let error = strip(&module(&UNUSED[1..])).unwrap_err().to_string();
         assert!(error.contains(UNUSED[0]), "{error}");
         assert!(strip(b"\x7fELF").is_err());

@@ -1,4 +1,4 @@
-//! `finish BUILT TO`: makes the module that is shipped of the one that cargo has built.
+//! `finish BUILT TO`: turns the module that cargo has built into the module that is shipped.
 
 use std::env;
 use std::fs;

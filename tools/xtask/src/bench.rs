@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: everything `tools/bench` measures, then the measuring itself.
+//! `cargo xtask bench`: builds and fetches the programs that `tools/bench` measures, then runs it.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -9,32 +9,32 @@ use provision::{envoy, paths, pins, process, python};
 
 use crate::wasm;
 
-/// What is handed on to the tool.
+/// Options that are passed on to `tools/bench`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only see that everything works: one round of short slices
+    /// Only check that everything works: one round of short slices
     #[arg(long)]
     quick: bool,
-    /// Only these, separated by commas: direct, envoy, again, stock, lua, ext_proc, idle, floor_filter, floor_router,
+    /// Only these variants, separated by commas: direct, envoy, again, stock, lua, ext_proc, idle, floor_filter, floor_router,
     /// floor_downstream, filter, router, filter_affinity, router_affinity, filter_uncounted, router_uncounted, filter_lean,
     /// router_lean, filter_everything, router_everything, litellm
     #[arg(long, value_name = "VARIANTS")]
     only: Option<String>,
-    /// Only under these conditions, separated by commas, and without several workers: 1k, 16k, 100k, 1m, streams,
-    /// long_streams, keyed, alone, first_byte, retried, failed_stream, throttled
+    /// Only these conditions, separated by commas, and none with several workers: 1k, 16k, 100k, 1m, streams, long_streams,
+    /// keyed, alone, first_byte, retried, failed_stream, throttled
     #[arg(long, value_name = "CONDITIONS")]
     conditions: Option<String>,
-    /// Only these curves, separated by commas, which show how cost grows: backends, cooling, deployments, bodies, items, open,
-    /// waiters, start
+    /// Only these curves of growing cost, separated by commas: backends, cooling, deployments, bodies, items, open, waiters,
+    /// start
     #[arg(long, value_name = "CURVES")]
     curves: Option<String>,
-    /// Measure another build of the module beside this one
+    /// Also measure another build of the module, to compare it with this one
     #[arg(long, value_name = "WASM")]
     against: Option<PathBuf>,
     /// Also watch the memory over a million requests to each variant
     #[arg(long)]
     memory: bool,
-    /// How often everything is measured, 20 times unless told
+    /// The number of measurements of each variant under each condition; 20 by default
     #[arg(long)]
     rounds: Option<usize>,
     /// Write docs/benchmarks.md and docs/benchmarks.svg
@@ -50,11 +50,11 @@ impl Arguments {
     }
 }
 
-/// Builds and fetches what is needed, then measures.
+/// Builds and fetches everything that the benchmark needs, then runs it.
 pub fn command(arguments: &Arguments) -> Result<()> {
     let envoy = envoy::any()?;
     let module = wasm::build()?;
-    // The tool runs in the place of this process, so that nothing else runs beside what it measures.
+    // The benchmark replaces this process (`exec`), so that no idle parent runs beside it.
     process::step("build the benchmark", || {
         process::run(process::cargo().current_dir(paths::workspace()).args([
             "build",
@@ -75,14 +75,14 @@ pub fn command(arguments: &Arguments) -> Result<()> {
         .arg("--folder")
         .arg(paths::tools().join("bench"));
     if arguments.wants_litellm() {
-        // About 150 MB.
+        // The download is about 150 MB.
         let wanted = format!("litellm[proxy]=={}", pins::LITELLM);
         match python::program("litellm", &wanted) {
             Ok(program) => drop(bench.arg("--litellm").arg(program)),
             Err(error) => {
                 let error = format!("{error:#}");
                 let reason = error.lines().next().unwrap_or_default();
-                eprintln!("the LiteLLM proxy is left out: {reason}");
+                eprintln!("the LiteLLM proxy is not measured: {reason}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask release-notes`: what `CHANGELOG.md` says of a version.
+//! `cargo xtask release-notes`: the section of `CHANGELOG.md` about a version.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ pub fn command(version: &str) -> Result<()> {
     Ok(())
 }
 
-/// The section of a version, without its heading: `## [1.2.3] - 2026-01-31`.
+/// The section of a version, without its heading `## [1.2.3] - 2026-01-31`.
 fn notes<'a>(changelog: &'a str, version: &str) -> Result<&'a str> {
     const HEADING: &str = "\n## [";
     let mut sections = changelog.split(HEADING).skip(1);
@@ -31,7 +31,7 @@ fn notes<'a>(changelog: &'a str, version: &str) -> Result<&'a str> {
     let end = notes.find("\n[").unwrap_or(notes.len());
     let notes = notes.get(..end).unwrap_or(notes).trim();
     if notes.is_empty() {
-        bail!("CHANGELOG.md says nothing of {version}");
+        bail!("CHANGELOG.md has no notes on {version}");
     }
     Ok(notes)
 }
@@ -73,16 +73,16 @@ mod tests {
 
     #[test]
     fn a_version_without_notes_is_not_released() {
-        let said = |version| notes(CHANGELOG, version).unwrap_err().to_string();
-        assert!(said("1.1").starts_with("CHANGELOG.md has no section `## [1.1] - DATE`"));
+        let error = |version| notes(CHANGELOG, version).unwrap_err().to_string();
+        assert!(error("1.1").starts_with("CHANGELOG.md has no section `## [1.1] - DATE`"));
         assert_eq!(
-            said("Unreleased"),
-            "CHANGELOG.md says nothing of Unreleased"
+            error("Unreleased"),
+            "CHANGELOG.md has no notes on Unreleased"
         );
     }
 
     #[test]
-    fn the_changelog_has_a_section_for_what_is_not_released() {
+    fn the_changelog_has_notes_on_this_version_or_unreleased() {
         let text = fs::read_to_string(paths::workspace().join("CHANGELOG.md")).unwrap();
         assert!(
             notes(&text, "Unreleased").is_ok() || notes(&text, env!("CARGO_PKG_VERSION")).is_ok()

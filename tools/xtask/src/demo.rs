@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: everything the tour of `tools/demo` needs, then the tour itself.
+//! `cargo xtask demo`: builds and fetches everything that the tour of `tools/demo` needs, then runs the tour.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -9,12 +9,12 @@ use provision::{envoy, paths, pins, process, python};
 
 use crate::wasm;
 
-/// Who carries out the attempts after the first.
+/// The retry engine: the part that makes the attempts after the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Engine {
-    /// Envoy's router, along the module's plan (Envoy 1.39 and newer)
+    /// Envoy's router retries, on the backends that the module plans (Envoy 1.39 and newer)
     Router,
-    /// The module, which sends the request again itself (every Envoy)
+    /// The module sends the request again itself (every Envoy)
     Filter,
 }
 
@@ -34,10 +34,11 @@ impl Engine {
         }
     }
 
-    /// The one that was asked for, if this Envoy can run it; else the best it can.
-    fn choose(asked: Option<Self>, version: &envoy::Version) -> Result<Self> {
+    /// The requested engine, if this Envoy can run it. Without a request, the router engine if this Envoy can run it, else the filter
+    /// engine.
+    fn choose(requested: Option<Self>, version: &envoy::Version) -> Result<Self> {
         let can_route = envoy::has_router_engine(version);
-        match asked {
+        match requested {
             Some(Self::Router) if !can_route => {
                 let (major, minor) = pins::OLDEST_ROUTER_ENVOY;
                 bail!(
@@ -45,14 +46,14 @@ impl Engine {
                      --engine filter, or name another Envoy in ENVOY_BIN"
                 )
             }
-            Some(asked) => Ok(asked),
+            Some(requested) => Ok(requested),
             None if can_route => Ok(Self::Router),
             None => Ok(Self::Filter),
         }
     }
 }
 
-/// Runs the tour; with `keep` it goes on running until Ctrl-C.
+/// Runs the tour. With `keep` everything keeps running until Ctrl-C.
 pub fn command(keep: bool, engine: Option<Engine>) -> Result<()> {
     let envoy = envoy::any()?;
     let engine = Engine::choose(engine, &envoy::version_of(&envoy)?)?;
@@ -80,7 +81,7 @@ pub fn command(keep: bool, engine: Option<Engine>) -> Result<()> {
     if keep {
         tour.arg("--keep");
     }
-    // In the place of this process: Ctrl-C is the tour's to handle, and its exit status is the one that counts.
+    // The tour replaces this process (`exec`), so that it handles Ctrl-C and its exit status is the command's.
     let error = tour.exec();
     Err(process::not_started(&tour, &error))
 }
@@ -93,7 +94,7 @@ fn cargo(subcommand: &str) -> Command {
             "--locked",
             "--package",
             "demo",
-            // Beside it there is the client of the containers.
+            // The package has a second program, the client of the containers.
             "--bin",
             "demo",
             "--manifest-path",
@@ -106,19 +107,19 @@ fn cargo(subcommand: &str) -> Command {
 mod tests {
     use super::*;
 
-    /// Cargo refuses to run a package of several programs without being told which, and does so before it builds anything.
+    /// Cargo does not run a package with several programs unless the command names one.
     #[test]
     fn cargo_knows_which_program_is_the_tour() {
         let mut tour = cargo("run");
         let output = tour.args(["--quiet", "--", "--help"]).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
         let help = String::from_utf8_lossy(&output.stdout);
         assert!(help.contains("--engine"), "{help}");
     }
 
-    fn chosen(asked: Option<Engine>, version: &str) -> Result<Engine> {
-        Engine::choose(asked, &envoy::Version::parse(version).unwrap())
+    fn chosen(requested: Option<Engine>, version: &str) -> Result<Engine> {
+        Engine::choose(requested, &envoy::Version::parse(version).unwrap())
     }
 
     #[test]
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_runs_or_is_refused() {
+    fn a_requested_engine_runs_or_is_refused() {
         let (router, filter) = (Some(Engine::Router), Some(Engine::Filter));
         assert_eq!(chosen(filter, "1.40.0").unwrap(), Engine::Filter);
         assert_eq!(chosen(router, "1.39.0").unwrap(), Engine::Router);

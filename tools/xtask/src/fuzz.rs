@@ -1,7 +1,7 @@
-//! `cargo xtask fuzz`: tries the targets of `tests/fuzz` for a time.
+//! `cargo xtask fuzz`: runs the targets of `tests/fuzz` for a limited time.
 //!
-//! With a C++ compiler libFuzzer makes the inputs, guided by coverage. The compiler's own instrumentation is enough for that, so no
-//! nightly toolchain is needed: the code has no `unsafe` for a sanitizer to watch. Without a C++ compiler the corpus is mutated at random.
+//! With a C++ compiler, libFuzzer makes inputs that coverage guides. The stable compiler can instrument the code for that. The code has
+//! no `unsafe`, so no sanitizer, and no nightly toolchain, is needed. Without a C++ compiler the corpus is mutated at random.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use std::time::{Instant, SystemTime};
 use anyhow::{anyhow, bail, Context, Result};
 use provision::{paths, process};
 
-/// What cargo-fuzz sets as well: the code counts what is executed, and tells libFuzzer what is compared.
+/// The compiler flags that cargo-fuzz also sets. The code counts its executions and reports its comparisons to libFuzzer.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
      -Cllvm-args=-sanitizer-coverage-trace-compares";
 
-/// Tries one target, or all of them, each for so many seconds.
+/// Runs one target, or each target, for a number of seconds.
 pub fn command(target: Option<&str>, seconds: u64, seed: Option<u32>) -> Result<()> {
     let all = targets()?;
     let targets = match target {
@@ -25,7 +25,7 @@ pub fn command(target: Option<&str>, seconds: u64, seed: Option<u32>) -> Result<
         Some(name) => bail!("{name}: not a target; use one of {}", all.join(", ")),
     };
     let now = SystemTime::UNIX_EPOCH.elapsed()?.as_nanos();
-    // libFuzzer takes 0 for none.
+    // To libFuzzer, the seed 0 means that there is no seed.
     let seed = seed.unwrap_or(now as u32).max(1);
     let guided = has_cpp_compiler();
     let program = process::step("build the fuzzer", || build(guided))?;
@@ -46,11 +46,11 @@ pub fn command(target: Option<&str>, seconds: u64, seed: Option<u32>) -> Result<
     }
     match broken[..] {
         [] => Ok(()),
-        _ => bail!("targets that do not hold: {}", broken.join(", ")),
+        _ => bail!("targets that failed: {}", broken.join(", ")),
     }
 }
 
-/// The names of the targets: each has a folder in the corpus.
+/// The names of the targets. Each target has a folder in the corpus.
 fn targets() -> Result<Vec<String>> {
     let folder = corpus();
     let names = fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
@@ -65,14 +65,14 @@ fn corpus() -> PathBuf {
     paths::workspace().join("tests/fuzz/corpus")
 }
 
-/// Whether libFuzzer can be built.
+/// Reports whether libFuzzer can be built.
 fn has_cpp_compiler() -> bool {
     let mut command = Command::new("c++");
     let command = command.arg("--version").stdout(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Builds the fuzzer; its path.
+/// Builds the fuzzer and returns its path.
 fn build(guided: bool) -> Result<PathBuf> {
     let mut command = process::cargo();
     command.current_dir(paths::workspace());
@@ -90,7 +90,7 @@ fn build(guided: bool) -> Result<PathBuf> {
             let host = process::output(process::rustc().args(["--print", "host-tuple"]))?;
             let host = host.trim();
             let folder = paths::target().join("fuzz-guided");
-            // With a target the flags are not for build scripts.
+            // With `--target`, cargo does not apply RUSTFLAGS to build scripts.
             command
                 .args(["--target", host])
                 .arg("--target-dir")
@@ -105,7 +105,7 @@ fn build(guided: bool) -> Result<PathBuf> {
 }
 
 fn run_guided(program: &Path, name: &str, seconds: u64, seed: u32) -> Result<()> {
-    // Inputs that reach something new are kept, for later runs.
+    // libFuzzer keeps the inputs that reach new code here, for later runs.
     let kept = paths::target().join("fuzz-kept").join(name);
     let found = paths::target().join("fuzz-found").join(name);
     fs::create_dir_all(&kept)?;
@@ -133,24 +133,24 @@ fn run_guided(program: &Path, name: &str, seconds: u64, seed: u32) -> Result<()>
         );
         return Ok(());
     }
-    // Without the lines on its progress.
+    // Lines that begin with `#` are libFuzzer's progress.
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         eprintln!("{line}");
     }
     let input = statistic(&text, "Test unit written to");
     let input = input.ok_or_else(|| anyhow!("{name}: libFuzzer ended with {}", output.status))?;
     bail!(
-        "{name}: does not hold for {input}, after {executions} executions with seed {seed}; repeat with `cargo run -p fuzz {name} {input}`"
+        "{name}: fails for {input}, after {executions} executions with seed {seed}; repeat with `cargo run -p fuzz {name} {input}`"
     )
 }
 
-/// The word behind `label` in a line of libFuzzer's output.
+/// The word after `label` in libFuzzer's output.
 fn statistic<'t>(text: &'t str, label: &str) -> Option<&'t str> {
     let (_, rest) = text.split_once(label)?;
     rest.split_whitespace().next()
 }
 
-/// The word behind the last `label`.
+/// The word after the last `label` in libFuzzer's output.
 fn last<'t>(text: &'t str, label: &str) -> Option<&'t str> {
     let (_, rest) = text.rsplit_once(label)?;
     rest.split_whitespace().next()

@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: formatting, clippy on both targets, documentation, workflows. A warning is an error.
+//! `cargo xtask lint`: formatting, clippy on both targets, documentation, workflows. Each warning is an error.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use anyhow::{bail, Result};
 use provision::library::Library;
 use provision::{paths, pins, process, python};
 
-/// Files, and the schema that check-jsonschema carries for them.
+/// The schemas that check-jsonschema includes, each with the files to check against it.
 const SCHEMAS: [(&str, &[&str]); 2] = [
     (
         "vendor.github-workflows",
@@ -17,7 +17,7 @@ const SCHEMAS: [(&str, &[&str]); 2] = [
 
 type Check = fn() -> Result<()>;
 
-/// Runs every check, also after one has failed, and names those that did.
+/// Runs every check, even after a failure, and names the checks that failed.
 pub fn command() -> Result<()> {
     let checks: [(&str, Check); 5] = [
         ("rustfmt", format),
@@ -70,7 +70,7 @@ fn clippy_on_wasm() -> Result<()> {
                 .args(module)
                 .args(["--", "-D", "warnings"]),
         ),
-        // What `cargo clippy` does inside; itself it knows only the clippy beside it.
+        // `cargo clippy` would run the host toolchain's clippy. These variables are the ones that `cargo clippy` sets.
         Library::Debian(compiler) => process::run(
             library
                 .cargo("check")?

@@ -1,6 +1,6 @@
 //! The task runner: `cargo xtask <command>` builds the module, fetches what the tests need, and runs them.
 //!
-//! It starts from nothing in seconds, so a crate with large dependencies is a program that a command runs by cargo.
+//! This crate has few dependencies, so that it builds in seconds. A command that needs large dependencies runs another program with cargo.
 
 mod bench;
 mod budget;
@@ -38,61 +38,61 @@ struct Arguments {
 enum Command {
     /// Build the module and print its path, size and SHA-256
     Wasm {
-        /// Where the standard library for wasm32-wasip1 comes from
+        /// The source of the standard library for wasm32-wasip1
         #[arg(long, value_enum, default_value_t = Choice::Auto)]
         library: Choice,
     },
-    /// Print the path of an Envoy binary, fetching a pinned one if need be
+    /// Print the path of an Envoy binary, and fetch a pinned one if needed
     Envoy {
-        /// Exactly this pinned version, instead of ENVOY_BIN, `envoy` on PATH or the default
+        /// Use exactly this pinned version, instead of ENVOY_BIN, `envoy` on PATH or the default
         #[arg(long, value_name = "VERSION")]
         version: Option<String>,
     },
     /// Install the Python SDKs of OpenAI and Anthropic under target/ and print how to run them
     Python,
-    /// Build and fetch everything, run every test and count: all of them with the newest Envoy, those in real Envoys again
-    /// with the older ones
+    /// Build and fetch everything, run every test with the newest Envoy and count the results. The acceptance cases and the
+    /// attacks run again with the oldest Envoy of each engine
     Test {
-        /// Only tests whose name contains this, with the newest Envoy unless --envoy names others
+        /// Only tests whose name contains this text, with the newest Envoy unless --envoy names others
         filter: Option<String>,
-        /// Only with this pinned version, or with `all`; may be repeated
+        /// Only with this pinned Envoy, or `all` for each of them; may be repeated
         #[arg(long, value_name = "VERSION")]
         envoy: Vec<String>,
     },
-    /// Format, clippy on the host and on the wasm target, documentation, the workflows: no warnings
+    /// Check formatting, clippy on the host and on the wasm target, documentation and workflows; warnings are errors
     Lint,
-    /// Build the container images, run docker-compose.yml and check both, if there is a Docker engine; part of `test`
+    /// Build the container images, run docker-compose.yml and check both, where a Docker engine runs; part of `test`
     ComposeTest,
-    /// Print what CHANGELOG.md says of the version that is being released
+    /// Print the section of CHANGELOG.md about the version to release
     ReleaseNotes {
-        /// The version, which has to be that of the workspace
+        /// The version to release; it must equal the workspace's version
         version: String,
     },
     /// Show the balancer at work: a real Envoy in front of simulated backends
     Demo {
-        /// Leave everything running afterwards, to try things by hand
+        /// Keep everything running afterwards, to try things by hand
         #[arg(long)]
         keep: bool,
-        /// Who carries out the attempts after the first; by default the router, where Envoy can (1.39 and newer)
+        /// The retry engine; the router by default if this Envoy can run it (1.39 and newer), else the filter
         #[arg(long, value_enum)]
         engine: Option<Engine>,
     },
-    /// Show what a request costs the module in instructions, host calls and bytes, beside the budget of tests/budget.toml
+    /// Show the module's cost per request in instructions, host calls and bytes, beside the budget in tests/budget.toml
     Budget,
-    /// Try the targets of tests/fuzz with inputs that coverage guides, or at random without a C++ compiler
+    /// Run the targets of tests/fuzz with inputs that coverage guides, or with random inputs if there is no C++ compiler
     Fuzz {
-        /// One target; all of them, one after the other, without it
+        /// One target; without it, all targets one after the other
         target: Option<String>,
-        /// How long each target is tried
+        /// The time for each target
         #[arg(long, default_value_t = 60)]
         seconds: u64,
-        /// Where randomness begins, to repeat a run
+        /// The random seed, to repeat a run
         #[arg(long)]
         seed: Option<u32>,
     },
     /// Send a million requests through a real Envoy under random faults, reloads and token rotations, with each engine
     Soak(soak::Arguments),
-    /// Measure the balancer beside what one would use instead of it
+    /// Measure the balancer beside its alternatives
     Bench(bench::Arguments),
 }
 
@@ -152,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    /// The `cargo xtask` commands of a page: in blocks of code, and between backticks.
+    /// The `cargo xtask` commands of a page, in code blocks and between backticks.
     fn commands(page: &str) -> Vec<&str> {
         let places = page.split("cargo xtask ").skip(1);
         places

@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: requests without end through a real Envoy, under random faults. The test itself is `tests/e2e/tests/soak.rs`.
+//! `cargo xtask soak`: a long run of requests through a real Envoy, under random faults. The test itself is `tests/e2e/tests/soak.rs`.
 
 use anyhow::{ensure, Result};
 use provision::{envoy, paths, pins, process};
@@ -6,19 +6,19 @@ use provision::{envoy, paths, pins, process};
 use crate::demo::Engine;
 use crate::wasm;
 
-/// How many requests each engine serves, unless told otherwise.
+/// The default number of requests for each engine.
 const REQUESTS: u64 = 1_000_000;
 
-/// When a soak ends, and what repeats it.
+/// The limits, the seed and the engine of a soak run.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// How many requests each engine gets; a million unless --minutes limits the time
+    /// The number of requests for each engine; a million unless --minutes limits the time
     #[arg(long)]
     requests: Option<u64>,
-    /// How long each engine takes at most
+    /// The maximum time for each engine
     #[arg(long)]
     minutes: Option<u64>,
-    /// Where randomness begins, to repeat a run
+    /// The random seed, to repeat a run
     #[arg(long)]
     seed: Option<u64>,
     /// Only one engine
@@ -27,7 +27,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// The variables that the test reads.
+    /// The environment variables that the test reads.
     fn variables(&self) -> Vec<(&'static str, String)> {
         let requests = self.requests.or(match self.minutes {
             Some(_) => None,
@@ -44,7 +44,7 @@ impl Arguments {
             .collect()
     }
 
-    /// The part of the tests' names that says which are meant.
+    /// The test filter: a part of the names of the tests to run.
     fn filter(&self) -> &'static str {
         match self.engine {
             Some(Engine::Filter) => "soak::filter_engine",
@@ -54,7 +54,7 @@ impl Arguments {
     }
 }
 
-/// Runs it with the newest Envoy, one engine after the other.
+/// Runs the soak test with the newest Envoy, one engine after the other.
 pub fn command(arguments: &Arguments) -> Result<()> {
     ensure!(
         arguments.requests != Some(0) && arguments.minutes != Some(0),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_no_soak() {
+    fn a_limit_of_zero_is_refused() {
         let error = command(&arguments(Some(0), None)).unwrap_err().to_string();
         assert!(
             error.ends_with("0 is not allowed; use 1 or more"),

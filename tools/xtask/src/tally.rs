@@ -1,18 +1,19 @@
-//! Counts tests by what the runner of Rust's tests prints itself. Its JSON is not stable, and cargo-nextest would be a program to install.
+//! Counts tests by reading the printed output of Rust's test runner. Its JSON output is unstable, and cargo-nextest is a program that
+//! one would have to install.
 
 use std::fmt;
 use std::ops::AddAssign;
 
-/// The number of tests by how they ended.
+/// The number of tests per result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Ran and passed.
+    /// Tests that passed.
     pub passed: u64,
-    /// Ran and failed.
+    /// Tests that failed.
     pub failed: u64,
-    /// Marked `#[ignore]`.
+    /// Tests that are marked `#[ignore]`.
     pub ignored: u64,
-    /// Could not run here, for a reason that is printed.
+    /// Tests that cannot run on this machine, for a reason that is printed.
     pub skipped: u64,
 }
 
@@ -40,17 +41,17 @@ impl fmt::Display for Counts {
     }
 }
 
-/// The tests of one run of `cargo test`, or of a program that prints the same.
+/// The tests of one run of `cargo test`, or of a program with the same output format.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// All of them.
+    /// The counts of all tests.
     pub counts: Counts,
-    /// Those that did not pass, as they were printed: `name ... FAILED`.
+    /// The printed lines of tests that did not pass: `name ... FAILED`.
     pub others: Vec<String>,
 }
 
 impl Tally {
-    /// Reads a line, which may have colours.
+    /// Reads a line of output, which may contain colour codes.
     pub fn read(&mut self, line: &str) {
         let line = without_colors(line);
         if let Some(counts) = result(&line) {
@@ -78,7 +79,7 @@ fn result(line: &str) -> Option<Counts> {
         passed: count("passed")?,
         failed: count("failed")?,
         ignored: count("ignored")?,
-        // Only the test of the containers skips.
+        // Only the output of `tools/compose-test` has this count.
         skipped: count("skipped").unwrap_or(0),
     })
 }

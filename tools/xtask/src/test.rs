@@ -1,7 +1,7 @@
-//! `cargo xtask test`: everything the tests need, then every test, counted.
+//! `cargo xtask test`: builds and fetches everything that the tests need, then runs and counts every test.
 //!
-//! Every test runs with the newest Envoy. The acceptance cases and the attacks run again with the oldest Envoy of each retry engine, with that
-//! engine. `--envoy` names other versions, or `all`: their Envoys run every end-to-end test, with every engine that they have.
+//! Every test runs with the newest Envoy. The acceptance cases and the attacks run again with the oldest Envoy of each retry engine, with
+//! that engine only. `--envoy` selects other versions, or `all`. Each selected Envoy runs every end-to-end test with every engine it has.
 
 use std::env;
 use std::ffi::OsString;
@@ -16,26 +16,28 @@ use provision::{debian, envoy, files, paths, pins, process, python};
 use crate::tally::{Counts, Tally};
 use crate::wasm;
 
-/// Tells the end-to-end tests which Envoy to use.
+/// The environment variable with the Envoy version for the end-to-end tests.
 const VERSION: &str = "AOAI_ENVOY_VERSION";
 
-/// How many tests of one file run at the same time. Those that take long wait for something, so cores are no measure of it.
+/// The environment variable with the number of tests that run at the same time. Long tests mostly wait, so it may exceed the number of
+/// cores.
 const THREADS: &str = "RUST_TEST_THREADS";
 
-/// What the names of the tests have in common that run the filter engine, or the router engine.
+/// The part of a test's name which says that the test runs the filter engine.
 const FILTER_ENGINE: &str = "filter_engine";
+/// The part of a test's name which says that the test runs the router engine.
 const ROUTER_ENGINE: &str = "router_engine";
 
-/// The tests that run again in older Envoys, one for each engine: the acceptance cases, and what an attacker can try. Cases 47 and 55 compare
-/// sums over many requests, which do not depend on Envoy's version.
+/// The filter for the tests that run again in older Envoys: the acceptance cases and the attacks. Cases 47 and 55 compare sums over many
+/// requests, which do not depend on Envoy's version.
 const AGAIN: [&str; 6] = ["case_", "attacks", "--skip", "case_47", "--skip", "case_55"];
 
-/// The test of the container images and docker-compose.yml, which says so where there is no Docker engine.
+/// The test of the container images and docker-compose.yml. Without a Docker engine it reports its checks as skipped.
 pub fn containers() -> Command {
     process::cargo_run("compose-test")
 }
 
-/// What came of a run.
+/// The result of a run.
 struct Outcome {
     name: String,
     status: ExitStatus,
@@ -45,7 +47,7 @@ struct Outcome {
 /// Runs the tests with the versions of Envoy in `envoys`: all tests, or those whose name contains `filter`.
 pub fn command(filter: Option<&str>, envoys: &[String]) -> Result<()> {
     let counts = paths::tools().join("test-counts.txt");
-    // What an earlier run left must not pass for the counts of this one.
+    // The counts of an earlier run must not be mistaken for this run's.
     let _ = fs::remove_file(&counts);
     let runs = runs(filter, envoys)?;
     let variables = prepare()?;
@@ -55,12 +57,12 @@ pub fn command(filter: Option<&str>, envoys: &[String]) -> Result<()> {
         cargo.args(&run.arguments).envs(variables.iter().cloned());
         cargo.env(VERSION, run.version);
         outcomes.push(perform(format!("Envoy {}", run.version), &cargo)?);
-        // Nothing was run where something does not compile, and nothing else will be.
+        // The other runs would not compile either.
         if outcomes.iter().any(Outcome::did_not_compile) {
             break;
         }
     }
-    // What runs in containers is one Envoy's, and part of everything.
+    // The containers have the newest Envoy only, so their test belongs to complete runs with that version.
     let is_everything = filter.is_none() && runs[0].version == pins::DEFAULT_ENVOY;
     if is_everything && !outcomes.iter().any(Outcome::did_not_compile) {
         outcomes.push(perform("containers".to_owned(), &containers())?);
@@ -85,7 +87,7 @@ pub fn command(filter: Option<&str>, envoys: &[String]) -> Result<()> {
     verdict(&outcomes, filter)
 }
 
-/// Builds and fetches; the variables tell the tests where everything lies.
+/// Builds and fetches everything, and returns the environment variables with the paths.
 fn prepare() -> Result<Vec<(String, OsString)>> {
     let module = wasm::build()?;
     let python = python::sdks()?;
@@ -112,12 +114,12 @@ fn prepare() -> Result<Vec<(String, OsString)>> {
 /// One run of `cargo test`.
 #[derive(Debug, PartialEq)]
 struct Run {
-    /// The Envoy it is made with.
+    /// The version of Envoy for this run.
     version: &'static str,
     arguments: Vec<String>,
 }
 
-/// The runs that were asked for, in the order of the pinned versions.
+/// The requested runs, in the order of the pinned versions.
 fn runs(filter: Option<&str>, envoys: &[String]) -> Result<Vec<Run>> {
     for version in envoys.iter().filter(|version| *version != "all") {
         envoy::known(version)?;
@@ -134,7 +136,7 @@ fn runs(filter: Option<&str>, envoys: &[String]) -> Result<Vec<Run>> {
         return Ok(wanted.map(|version| Run::new(version, filter)).collect());
     }
     let mut runs = vec![Run::new(pins::DEFAULT_ENVOY, None)];
-    // Newest first.
+    // The pinned versions are sorted, newest first.
     let older: Vec<_> = versions
         .filter(|version| *version != pins::DEFAULT_ENVOY)
         .collect();
@@ -151,8 +153,8 @@ fn runs(filter: Option<&str>, envoys: &[String]) -> Result<Vec<Run>> {
     Ok(runs)
 }
 
-/// The tests that run in a real Envoy, for cargo: by the name of their program, because `--package` would build all of it anew,
-/// with the features that this one package asks of its dependencies.
+/// cargo's arguments that select the tests in a real Envoy. They name the test program: `--package` would build all dependencies
+/// again, with the features that this one package needs.
 const END_TO_END: [&str; 3] = ["--workspace", "--test", "end_to_end"];
 
 fn has_router_engine(version: &str) -> bool {
@@ -161,7 +163,7 @@ fn has_router_engine(version: &str) -> bool {
 
 impl Run {
     fn new(version: &'static str, filter: Option<&str>) -> Self {
-        // All else is the same with every Envoy.
+        // Only the end-to-end tests depend on Envoy's version.
         let is_default = version == pins::DEFAULT_ENVOY;
         let tests: &[_] = if is_default {
             &["--workspace"]
@@ -171,13 +173,13 @@ impl Run {
         let restriction = match filter {
             _ if has_router_engine(version) => filter.into_iter().collect(),
             None => vec![FILTER_ENGINE],
-            // Of several names, a test has to contain any, not all.
+            // A test runs if its name contains any of several filters, so the engine cannot be added as one.
             Some(filter) => vec![filter, "--", "--skip", ROUTER_ENGINE],
         };
         Self::of(version, tests, &restriction)
     }
 
-    /// A run in an older Envoy, but for the tests of one engine. Tests that name no engine run as well.
+    /// A run in an older Envoy that leaves out the tests of the engine `without`. Tests whose names have no engine run as well.
     fn again(version: &'static str, without: &str) -> Self {
         let arguments = [&["--"], &AGAIN[..], &["--skip", without]].concat();
         Self::of(version, &END_TO_END, &arguments)
@@ -197,7 +199,7 @@ impl Run {
 /// Runs a command, shows its output and counts its tests.
 fn perform(name: String, command: &Command) -> Result<Outcome> {
     process::step(&format!("run the tests: {name}"), || {
-        // One pipe for both streams, whose lines come in the order in which they were printed.
+        // The shell joins both streams in one pipe, so that lines keep their order.
         let mut both = Command::new("sh");
         both.args(["-c", "exec \"$@\" 2>&1", "sh"])
             .arg(command.get_program())
@@ -242,7 +244,7 @@ fn cores() -> Result<usize> {
     Ok(cores.context("the number of cores cannot be read")?.get())
 }
 
-/// Shows every line as it comes. Lines are bytes: a test may print anything.
+/// Prints every line as it arrives. Lines are bytes, because a test may print anything.
 fn copy_and_count(mut from: impl BufRead, mut to: impl Write, tally: &mut Tally) -> io::Result<()> {
     let mut line = Vec::new();
     while from.read_until(b'\n', &mut line)? > 0 {
@@ -271,14 +273,16 @@ fn verdict(outcomes: &[Outcome], filter: Option<&str>) -> Result<()> {
     }
     let ignored = sum(|counts| counts.ignored);
     if ignored > 0 {
-        bail!("ignored tests: {ignored}; run them or remove them, nothing is skipped in silence");
+        bail!("ignored tests: {ignored}; run them or remove them, no test may be skipped silently");
     }
     let has_none = |outcome: &&Outcome| outcome.tally.counts == Counts::default();
     match (outcomes.iter().find(has_none), filter) {
         (Some(outcome), None) => bail!("{}: no test ran", outcome.name),
-        // Some names are those of one engine, and not every Envoy has both.
+        // A name may select tests of one engine only, and older Envoys lack the router engine.
         (Some(_), Some(filter)) if sum(|counts| counts.passed) == 0 => {
-            bail!("no test ran; no name contains {filter:?}, of those that run with this Envoy")
+            bail!(
+                "no test ran; no name contains {filter:?} among the tests that run with this Envoy"
+            )
         }
         _ => Ok(()),
     }
@@ -321,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_the_newest_envoy_and_the_oldest_of_each_engine() {
+    fn complete_runs_use_the_newest_envoy_and_each_engines_oldest() {
         let all = [
             "1.40.0: --workspace",
             "1.39.0: END-TO-END -- case_ attacks --skip case_47 --skip case_55 --skip filter_engine",
@@ -342,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn one_name_is_looked_for_where_it_is_asked_for() {
+    fn a_filter_applies_to_the_selected_envoys() {
         assert_eq!(shown(Some("x"), &[]), ["1.40.0: --workspace x"]);
         assert_eq!(
             shown(Some("x"), &["1.36.4", "1.39.0", "1.36.4"]),
@@ -360,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn no_file_of_the_end_to_end_tests_is_left_out() {
+    fn every_file_of_the_end_to_end_tests_is_declared() {
         let directory = paths::workspace().join("tests/e2e/tests");
         let main = fs::read_to_string(directory.join("main.rs")).unwrap();
         let mut modules: Vec<_> = fs::read_dir(&directory)
@@ -387,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn no_envoy_goes_without_tests_unless_a_name_was_asked_for() {
+    fn only_a_filter_may_leave_an_envoy_without_tests() {
         assert_eq!(judged(&[PASSED, ""], 0, None), "run 0: no test ran");
         assert_eq!(judged(&[PASSED, ""], 0, Some("name")), "passed");
         let nothing = judged(&[""], 0, Some("name"));
@@ -423,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_is_shown() {
+    fn every_byte_is_printed() {
         let mut shown = Vec::new();
         copy_and_count(&b"one\n\xff\ntwo"[..], &mut shown, &mut Tally::default()).unwrap();
         assert_eq!(shown, b"one\n\xff\ntwo");

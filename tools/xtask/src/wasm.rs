@@ -1,4 +1,4 @@
-//! `cargo xtask wasm`: builds the module.
+//! `cargo xtask wasm`: builds the module and reports its size and hash.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,16 +11,16 @@ use provision::{files, paths, process, revision};
 
 const FILE: &str = "azure_openai_balancer.wasm";
 
-/// Which standard library for wasm32-wasip1 is used.
+/// The source of the standard library for wasm32-wasip1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Choice {
-    /// The active compiler's own if it has one or rustup can add it, else Debian's
+    /// The active compiler's own library if it has one or rustup can add it, else Debian's
     Auto,
-    /// Debian's, with Debian's compiler: the oldest one the module is built with
+    /// Debian's library and compiler, the oldest compiler that builds the module
     Debian,
 }
 
-/// Builds the module and reports on it.
+/// Builds the module and prints its path, size, hash and compiler.
 pub fn command(choice: Choice) -> Result<()> {
     let library = match choice {
         Choice::Auto => Library::find()?,
@@ -60,7 +60,7 @@ fn build_with(library: &Library) -> Result<PathBuf> {
     })
 }
 
-/// The copy of the module that the checked-in configurations name: always below the workspace, where Envoy runs.
+/// The copy of the module that the checked-in configurations name. Their path is relative to the workspace, where Envoy runs.
 fn configured_module() -> PathBuf {
     paths::tools().join(FILE)
 }
