@@ -1,4 +1,5 @@
-//! The backends: three stand-ins for Azure OpenAI resources and one for the token service, in one thread, as lean as they can be.
+//! Simulated backends: three Azure OpenAI resources and the token service. One thread serves all of them, with as little work as
+//! possible.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -18,75 +19,78 @@ use slab::Slab;
 use crate::cores::Cores;
 use crate::http1::{self, Event, Framing, Reader};
 
-/// How many backends there are.
+/// The number of backends.
 pub const BACKENDS: usize = 3;
 
-/// What every backend wants to be shown, of the size of a managed identity's token.
+/// The access token that the backends accept. It is as long as a managed identity's token.
 pub fn token() -> String {
     "eyJ0eXAiOiJKV1Qi".repeat(100)
 }
 
-/// What a throttled backend asks for.
+/// The value of `retry-after` in a throttled backend's answers, in seconds.
 const RETRY_AFTER: &str = "2";
 
-/// Events of a stream, and the time between two of them.
+/// The number of events in a stream.
 pub const STREAM_EVENTS: usize = 51;
-/// See [`STREAM_EVENTS`].
+/// The time between two events of a stream.
 pub const STREAM_PAUSE: Duration = Duration::from_millis(3);
 
-/// Only a body up to this size can ask for a stream; larger ones are not looked at.
-const LOOKED_AT: usize = 4096;
+/// The largest body that is searched for `"stream": true`, in bytes. Larger bodies never get a stream.
+const MAX_SEARCHED_BODY: usize = 4096;
 
-/// The request header whose number makes the first attempt with it fail, wherever that comes.
+/// A request header with a number. The first attempt with that number fails, on whichever backend it arrives.
 pub const FAIL_ONCE: &str = "x-bench-fail-once";
 
-/// The same, which makes that attempt a stream that begins with an error.
+/// A request header with a number. The first attempt with that number gets a stream that begins with an error.
 pub const FAIL_STREAM_ONCE: &str = "x-bench-fail-stream-once";
 
-/// The request header with the number of events that a stream is to have, where that is not [`STREAM_EVENTS`].
+/// The request header with the number of events in the stream. The default is [`STREAM_EVENTS`].
 pub const EVENTS: &str = "x-bench-events";
 
-/// The request header with the milliseconds between two events of a stream, where that is not [`STREAM_PAUSE`].
+/// The request header with the milliseconds between two events of the stream. The default is [`STREAM_PAUSE`].
 pub const PAUSE: &str = "x-bench-pause-ms";
 
-/// The request header with the number of items of a response.
+/// The request header with the number of items in a response.
 pub const ITEMS: &str = "x-bench-items";
 
-/// The listeners, in their order: the backends, the token service, a backend that throttles for long, a token service that never answers.
+/// The index of the token service's listener. The backends' listeners come before it.
 const IMDS: usize = BACKENDS;
+/// The index of the listener of a backend that throttles every request for ten minutes.
 const THROTTLING: usize = BACKENDS + 1;
+/// The index of the listener of a token service that never answers.
 const SILENT: usize = BACKENDS + 2;
 const LISTENERS: usize = BACKENDS + 3;
 
-/// What the backends are told, and what they tell.
+/// Settings of the running backends, and their counters.
 #[derive(Debug, Default)]
 pub struct Board {
-    /// The first backend answers 429.
+    /// Whether the first backend answers 429.
     pub throttled: AtomicBool,
-    /// Requests of each backend.
+    /// The number of requests to each backend.
     pub requests: [AtomicU64; BACKENDS],
-    /// Those that showed the token.
+    /// The number of requests that sent the token.
     pub authorized: AtomicU64,
+    /// The number, from [`FAIL_ONCE`] or [`FAIL_STREAM_ONCE`], of the last attempt that failed.
     failed_once: AtomicU64,
 }
 
-/// Running backends; they end with the process.
+/// The running backends, which end with the process.
 #[derive(Debug)]
 pub struct Backends {
-    /// Where the Azure OpenAI resources are.
+    /// The addresses of the Azure OpenAI resources.
     pub addresses: [SocketAddr; BACKENDS],
-    /// Where the token service is.
+    /// The address of the token service.
     pub imds: SocketAddr,
-    /// Where a backend is that throttles every request, for ten minutes.
+    /// The address of a backend that throttles every request for ten minutes.
     pub throttling: SocketAddr,
-    /// Where a token service is that never answers.
+    /// The address of a token service that never answers.
     pub silent: SocketAddr,
-    /// What they are told.
+    /// The backends' settings and counters.
     pub board: Arc<Board>,
 }
 
 impl Backends {
-    /// Starts them on the cores of the load.
+    /// Starts the backends on the load's core.
     pub fn start(cores: &Cores) -> io::Result<Self> {
         let listen = || TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)));
         let listeners = (0..LISTENERS)
@@ -117,7 +121,7 @@ impl Backends {
     }
 }
 
-/// What matters of a request's head.
+/// The parts of a request's head that decide the answer.
 #[derive(Debug)]
 struct Head {
     authorized: bool,
@@ -136,7 +140,7 @@ fn parse(head: &[u8]) -> Option<(Head, Framing)> {
     let framing = http1::framing(request.headers)?;
     let mut read = Head {
         authorized: false,
-        small: matches!(framing, Framing::Length(length) if length <= LOOKED_AT),
+        small: matches!(framing, Framing::Length(length) if length <= MAX_SEARCHED_BODY),
         fail_once: None,
         fail_stream_once: None,
         events: STREAM_EVENTS,
@@ -175,12 +179,12 @@ fn number<N: std::str::FromStr>(value: &[u8]) -> Option<N> {
 
 struct Connection {
     socket: TcpStream,
-    /// The listener it came to.
+    /// The index of the listener that accepted the connection.
     at: usize,
     reader: Reader<Head>,
     head: Option<Head>,
     streams: bool,
-    /// What could not be written yet.
+    /// Bytes to send. The first `written` of them are already sent.
     out: Vec<u8>,
     written: usize,
     events_left: usize,
@@ -242,7 +246,7 @@ impl Server {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             };
-            // An answer goes out when it is written.
+            // Without Nagle's algorithm, an answer is sent at once.
             socket.set_nodelay(true)?;
             let entry = self.connections.vacant_entry();
             let token = Token(entry.key() + self.listeners.len());
@@ -262,7 +266,7 @@ impl Server {
         }
     }
 
-    /// Reads and writes what can be; ends a connection that is done.
+    /// Reads and writes as much as possible, and drops a connection that has ended.
     fn proceed(&mut self, key: usize) {
         if self.connections.contains(key) && self.read_and_write(key).is_none() {
             self.connections.remove(key);
@@ -309,7 +313,8 @@ impl Server {
                     }
                 }
             }
-            // Less than there was room for: there is no more, and asking would cost a system call. What comes later is an event.
+            // The read did not fill the buffer, so the socket is empty. Another read would only cost a system call. Later data causes
+            // a new event.
             if short {
                 return Some(());
             }
@@ -326,7 +331,7 @@ impl Server {
             let Some(connection) = self.connections.get_mut(key) else {
                 continue;
             };
-            // The connection may be another one by now, which streams nothing.
+            // The key may belong to a newer connection that has no stream.
             if connection.events_left == 0 {
                 continue;
             }
@@ -352,7 +357,7 @@ fn asks_for_stream(part: &[u8]) -> bool {
 }
 
 impl Connection {
-    /// Sends now what can be sent, and the rest when it can.
+    /// Sends as much as the socket accepts now, and keeps the rest for later.
     fn send(&mut self, bytes: &[u8]) -> Option<()> {
         self.out.extend_from_slice(bytes);
         self.flush()
@@ -373,13 +378,13 @@ impl Connection {
     }
 }
 
-/// What there is to answer, made once.
+/// The answers, which are made once.
 struct Answers {
     chat: Vec<u8>,
     token: Vec<u8>,
     throttled: Vec<u8>,
     throttled_for_long: Vec<u8>,
-    /// By their items.
+    /// Answers of the Responses API by their number of items, made when first requested.
     responses: RefCell<BTreeMap<usize, Vec<u8>>>,
     failed: Vec<u8>,
     failed_stream: Vec<u8>,
@@ -433,7 +438,7 @@ impl Answers {
         }
     }
 
-    /// What is answered to a request whatever it asks for, if anything.
+    /// The answer that does not depend on the request's body, if there is one.
     fn choose(&self, board: &Board, at: usize, head: &Head) -> Option<Cow<'_, [u8]>> {
         if at == THROTTLING {
             return Some(Cow::Borrowed(&self.throttled_for_long));
@@ -463,7 +468,7 @@ impl Answers {
     }
 }
 
-/// An answer of the Responses API with so many items, each with an id.
+/// An answer of the Responses API with this number of items. Each item has an id.
 fn response(items: usize) -> Vec<u8> {
     let output = (0..items).map(|index| {
         serde_json::json!({

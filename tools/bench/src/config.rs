@@ -1,5 +1,5 @@
-//! The Envoy configurations of all variants: each is the one that is shipped for the balancer, with only that changed which makes
-//! the variant. The access log is left out of all of them.
+//! The Envoy configurations of all variants. Each is the configuration that is shipped for the balancer, without its access log, and
+//! with only the changes that the variant needs.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub const CLUSTER_HEADER: &str = "x-aoai-cluster";
 
 const NAMES: [&str; BACKENDS] = ["eastus", "westus", "swedencentral"];
 
-/// The cluster of a backend.
+/// The name of a backend's cluster.
 pub fn cluster(index: usize) -> String {
     format!("aoai_{}", NAMES[index])
 }
@@ -34,13 +34,13 @@ pub struct Surroundings<'a> {
     pub backends: &'a Backends,
     /// The module that is measured.
     pub module: &'a Path,
-    /// Another build of it to compare with.
+    /// Another build of the module, to compare with.
     pub against: Option<&'a Path>,
-    /// The module that does nothing.
+    /// The path of the module that does nothing.
     pub idle: &'a Path,
-    /// The modules that make the balancer's host calls only.
+    /// The modules that only make the balancer's host calls.
     pub floor: &'a Floor,
-    /// The `ext_proc` service, where it runs.
+    /// The address of the `ext_proc` service, if it runs.
     pub ext_proc: Option<SocketAddr>,
 }
 
@@ -134,23 +134,23 @@ pub fn envoy(variant: Variant, shape: Shape, around: &Surroundings<'_>) -> Resul
         }
         Variant::FloorRouter | Variant::FloorDownstream => {
             replace_module(filters(manager)?, "floor", &around.floor.router)?;
-            for filters in clusters_filters(&mut config)? {
+            for filters in cluster_filters(&mut config)? {
                 match variant {
                     Variant::FloorRouter => {
                         let module = &around.floor.upstream;
                         replace_module(filters, "floor_upstream", module)?;
                     }
-                    // A cluster without a list of filters has the codec all the same.
+                    // The codec, the last filter of the cluster, stays.
                     _ => drop(filters.remove(0)),
                 }
             }
         }
-        Variant::Direct | Variant::LiteLlm => anyhow::bail!("{variant} is not an Envoy"),
+        Variant::Direct | Variant::LiteLlm => anyhow::bail!("{variant}: this variant has no Envoy"),
     }
     Ok(config)
 }
 
-/// LiteLLM's configuration, which is YAML, and JSON as well.
+/// LiteLLM's configuration. LiteLLM reads YAML, and JSON is valid YAML.
 pub fn litellm(backends: &Backends) -> Value {
     let models = backends.addresses.iter().map(|address| {
         json!({
@@ -168,7 +168,7 @@ pub fn litellm(backends: &Backends) -> Value {
     })
 }
 
-/// Usage with prices, limits of clients, their names, and affinity: what can be switched on for a chat.
+/// The settings of the variants with everything on: prices, client names, `headers.why` and limits of clients.
 fn everything() -> Value {
     let limits = json!({
         "tokens_per_minute": 1_000_000_000, "tokens_per_day": 1_000_000_000_000_u64, "requests_per_minute": 1_000_000_000,
@@ -255,8 +255,8 @@ fn filters(manager: &mut Value) -> Result<&mut Vec<Value>> {
         .context("no HTTP filters")
 }
 
-/// The filters of each cluster that has some of its own.
-fn clusters_filters(config: &mut Value) -> Result<Vec<&mut Vec<Value>>> {
+/// The filter list of each cluster that has one.
+fn cluster_filters(config: &mut Value) -> Result<Vec<&mut Vec<Value>>> {
     let clusters = config["static_resources"]["clusters"].as_array_mut();
     let clusters = clusters.context("no clusters")?.iter_mut();
     let path = format!("/typed_extension_protocol_options/{HTTP_OPTIONS}/http_filters");
@@ -271,7 +271,7 @@ fn clusters_filters(config: &mut Value) -> Result<Vec<&mut Vec<Value>>> {
     Ok(lists)
 }
 
-/// Has the first of the filters run another module, in a VM of that name.
+/// Makes the first filter run another module, in a VM of this name.
 fn replace_module(filters: &mut [Value], vm: &str, module: &Path) -> Result<()> {
     let filter = filters.first_mut().context("no HTTP filters")?;
     let config = filter.pointer_mut("/typed_config/config/vm_config");

@@ -1,4 +1,4 @@
-//! Who runs where: the proxy alone on the first core, load and backends together on another one.
+//! Assigns cores: the proxy has the first core for itself; the load and the backends share the last one.
 
 use std::io;
 use std::process::{Child, Command};
@@ -6,31 +6,31 @@ use std::thread;
 
 use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet};
 
-/// How the cores are shared out.
+/// The cores that this process may use.
 #[derive(Clone, Debug)]
 pub struct Cores {
     all: Vec<usize>,
 }
 
 impl Cores {
-    /// The cores this process may use.
+    /// Finds the cores that this process may use.
     pub fn find() -> io::Result<Self> {
         let allowed = sched_getaffinity(None)?;
         let all = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
         Ok(Self { all: all.collect() })
     }
 
-    /// How many there are.
+    /// The number of cores.
     pub fn count(&self) -> usize {
         self.all.len()
     }
 
-    /// Whether proxy and load have a core each. Where they have not, nothing is pinned.
+    /// Whether the proxy and the load have different cores. If not, no process is pinned.
     pub fn are_apart(&self) -> bool {
         self.all.len() >= 2
     }
 
-    /// The proxy's: the first one.
+    /// The proxy's core, the first one.
     fn proxy(&self) -> &[usize] {
         match self.are_apart() {
             true => &self.all[..1],
@@ -38,7 +38,7 @@ impl Cores {
         }
     }
 
-    /// The load's: the last one.
+    /// The load's core, the last one.
     fn load(&self) -> &[usize] {
         match self.are_apart() {
             true => &self.all[self.all.len() - 1..],
@@ -51,14 +51,14 @@ impl Cores {
         pin(self.load());
     }
 
-    /// Lets the calling thread run everywhere.
+    /// Lets the calling thread run on all cores.
     pub fn unpin(&self) {
         pin(&self.all);
     }
 
-    /// Starts a process on the proxy's core, or, `everywhere`, on all.
+    /// Starts a process on the proxy's core, or on all cores if `everywhere` is set.
     pub fn spawn(&self, command: &mut Command, everywhere: bool) -> io::Result<Child> {
-        // A process begins on the cores of the thread that starts it.
+        // A process inherits the cores of the thread that starts it.
         thread::scope(|scope| {
             let spawn = scope.spawn(|| {
                 pin(if everywhere { &self.all } else { self.proxy() });
@@ -66,18 +66,18 @@ impl Cores {
             });
             spawn
                 .join()
-                .unwrap_or_else(|_| Err(io::Error::other("it panicked")))
+                .unwrap_or_else(|_| Err(io::Error::other("the starting thread panicked")))
         })
     }
 }
 
-/// A system that refuses it makes the numbers worse, not wrong.
+/// Pins the calling thread. A failure is only a warning: without pinning the measurements are noisier, but not wrong.
 fn pin(cores: &[usize]) {
     let mut set = CpuSet::new();
     for core in cores {
         set.set(*core);
     }
     if let Err(error) = sched_setaffinity(None, &set) {
-        eprintln!("not pinned to {cores:?}: {error}");
+        eprintln!("warning: a thread could not be pinned to the cores {cores:?}: {error}");
     }
 }

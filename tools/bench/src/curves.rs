@@ -1,4 +1,4 @@
-//! How cost grows: with backends, deployments, open streams, the size of bodies, the items of an answer, waiting requests, workers.
+//! Measures how cost grows with backends, deployments, body sizes, items of a response, open streams, waiting requests and workers.
 
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,52 +18,52 @@ use crate::results::Results;
 use crate::usage;
 use crate::variant::{Variant, Workload};
 
-/// What grows while it is measured.
+/// The quantity that grows along a curve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Curve {
-    /// Backends, all healthy.
+    /// The number of backends, all of them healthy.
     Backends,
-    /// Backends, half of them throttled.
+    /// The number of backends, half of them throttled.
     Cooling,
-    /// The deployments that requests name.
+    /// The number of deployments that requests name.
     Deployments,
-    /// Request bodies.
+    /// The size of request bodies.
     Bodies,
-    /// The items of an answer of the Responses API.
+    /// The number of items in an answer of the Responses API.
     Items,
-    /// Streams that are open at the same time.
+    /// The number of streams that are open at the same time.
     Open,
-    /// Requests that wait for a token.
+    /// The number of requests that wait for a token.
     Waiters,
-    /// Workers, as far as start and memory are concerned.
+    /// The number of workers. Start time and memory are measured.
     Start,
 }
 
-/// What is measured along a curve. All of it is the better the less it is.
+/// A figure that is measured along a curve. For every figure, less is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Figure {
-    /// Microseconds of processor time for each request.
+    /// Processor time per request, in microseconds.
     Cpu(Curve),
-    /// Kilobytes of resident memory for each open stream.
+    /// Resident memory per open stream, in kilobytes.
     OpenMemory,
-    /// Microseconds that a new request takes over one connection meanwhile.
+    /// Latency of a new request over one connection while the streams are open, in microseconds.
     OpenLatency,
-    /// Milliseconds of processor time a second while requests wait.
+    /// Processor time per second while requests wait, in milliseconds.
     Waiting,
-    /// Milliseconds from the start until requests are served.
+    /// The time from the start until requests are served, in milliseconds.
     Ready,
-    /// Megabytes of resident memory after that.
+    /// Resident memory after the start, in megabytes.
     StartMemory,
 }
 
-/// A fleet that differs from the usual one.
+/// The number of backends and their behaviour. The default is the usual fleet of three healthy backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// How many backends there are.
+    /// The number of backends.
     pub backends: usize,
-    /// Every second one is throttled for ten minutes.
+    /// Whether every second backend is throttled for ten minutes.
     pub half_cool: bool,
-    /// The token service never answers.
+    /// Whether the token service never answers.
     pub is_tokenless: bool,
 }
 
@@ -77,14 +77,14 @@ impl Default for Shape {
     }
 }
 
-/// The variants that curves are measured of.
+/// The variants whose curves are measured.
 const VARIANTS: [Variant; 3] = [Variant::Envoy, Variant::Filter, Variant::Router];
 
-/// Where memory and start are measured, more rounds than these tell nothing new.
+/// The maximum number of rounds for memory, start and waiting requests. These values vary little.
 const FEW_ROUNDS: usize = 3;
 
 impl Curve {
-    /// All of them.
+    /// All curves, in the order of the report.
     pub const ALL: [Self; 8] = [
         Self::Backends,
         Self::Cooling,
@@ -96,10 +96,10 @@ impl Curve {
         Self::Start,
     ];
 
-    /// Those that take seconds.
+    /// The curves of a quick run. They take seconds.
     pub const QUICK: [Self; 2] = [Self::Deployments, Self::Items];
 
-    /// What the command line calls it.
+    /// The curve's name on the command line.
     pub fn key(self) -> &'static str {
         match self {
             Self::Backends => "backends",
@@ -113,12 +113,12 @@ impl Curve {
         }
     }
 
-    /// The curve of this [`key`](Self::key).
+    /// The curve with this [`key`](Self::key).
     pub fn named(key: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|curve| curve.key() == key)
     }
 
-    /// How much there is of what grows.
+    /// The points that are measured: values of the growing quantity.
     pub fn points(self) -> Vec<u64> {
         match self {
             Self::Backends | Self::Cooling => vec![3, 10, 30, 100],
@@ -134,7 +134,7 @@ impl Curve {
         }
     }
 
-    /// The unit of its points.
+    /// The unit of the points.
     pub fn unit(self) -> &'static str {
         match self {
             Self::Backends | Self::Cooling => "backends",
@@ -171,7 +171,7 @@ impl Curve {
         }
     }
 
-    /// Whether there is another fleet at each of its points.
+    /// Whether each point needs its own fleet.
     fn shapes_fleet(self) -> bool {
         matches!(self, Self::Backends | Self::Cooling)
     }
@@ -193,7 +193,7 @@ impl Curve {
 }
 
 impl Figure {
-    /// All of them, in the order of the report.
+    /// All figures, in the order of the report.
     pub const ALL: [Self; 10] = [
         Self::Cpu(Curve::Backends),
         Self::Cpu(Curve::Cooling),
@@ -207,7 +207,7 @@ impl Figure {
         Self::StartMemory,
     ];
 
-    /// What grows.
+    /// The curve along which the figure is measured.
     pub fn curve(self) -> Curve {
         match self {
             Self::Cpu(curve) => curve,
@@ -217,7 +217,7 @@ impl Figure {
         }
     }
 
-    /// The head of a column.
+    /// The heading of the column for a point.
     pub fn column(self, point: u64) -> String {
         format!("{point} {}", self.curve().unit())
     }
@@ -228,25 +228,25 @@ impl Figure {
             Self::Cpu(Curve::Backends) => "CPU per request, us: healthy backends",
             Self::Cpu(Curve::Cooling) => "CPU per request, us: half in cooldown",
             Self::Cpu(Curve::Deployments) => "CPU per request, us: deployments",
-            Self::Cpu(Curve::Bodies) => "CPU per request, us: size of its body",
+            Self::Cpu(Curve::Bodies) => "CPU per request, us: size of the body",
             Self::Cpu(_) => "CPU per response, us: items with ids to tag",
             Self::OpenMemory => "Memory per open stream, KB",
-            Self::OpenLatency => "Time of a new request, us: open streams",
-            Self::Waiting => "CPU, ms a second: requests wait for a token",
-            Self::Ready => "From start to readiness, ms",
+            Self::OpenLatency => "Latency of a new request, us: streams",
+            Self::Waiting => "CPU, ms/s: requests waiting for a token",
+            Self::Ready => "Time from start to readiness, ms",
             Self::StartMemory => "Memory after the start, MB",
         }
     }
 
-    /// What grows, at the beginning of a sentence.
+    /// The figure's name inside a sentence.
     pub fn subject(self) -> &'static str {
         match self {
             Self::Cpu(_) => "CPU per request",
-            Self::OpenMemory => "Memory per stream",
-            Self::OpenLatency => "The time of a new request",
+            Self::OpenMemory => "memory per stream",
+            Self::OpenLatency => "the latency of a new request",
             Self::Waiting => "CPU while requests wait",
-            Self::Ready => "The time to readiness",
-            Self::StartMemory => "Memory after the start",
+            Self::Ready => "the time to readiness",
+            Self::StartMemory => "memory after the start",
         }
     }
 }
@@ -259,25 +259,25 @@ impl fmt::Display for Figure {
                 "CPU per request of 1 KB, us, by backends, half of them in cooldown"
             }
             Self::Cpu(Curve::Deployments) => "CPU per request of 1 KB, us, by deployments",
-            Self::Cpu(Curve::Bodies) => "CPU per request, us, by size of its body",
-            Self::Cpu(_) => "CPU per response with ids to tag, us, by its items",
+            Self::Cpu(Curve::Bodies) => "CPU per request, us, by size of the body",
+            Self::Cpu(_) => "CPU per response with ids to tag, us, by items",
             Self::OpenMemory => "Resident memory per open stream, KB, by open streams",
-            Self::OpenLatency => "Time of a new request meanwhile, us, by open streams",
-            Self::Waiting => "CPU while requests wait for a token, ms a second, by requests",
-            Self::Ready => "From start to readiness, ms, by workers",
-            Self::StartMemory => "Resident memory two seconds after that, MB, by workers",
+            Self::OpenLatency => "Latency of a new request, us, by open streams",
+            Self::Waiting => "CPU while requests wait for a token, ms/s, by requests",
+            Self::Ready => "Time from start to readiness, ms, by workers",
+            Self::StartMemory => "Resident memory two seconds after readiness, MB, by workers",
         })
     }
 }
 
-/// How a figure grows from the first point to the last, in words.
+/// Describes in words how a figure grows from the first point to the last.
 pub fn growth(points: &[(u64, f64)]) -> Option<&'static str> {
     let (first, last) = (points.first()?, points.last()?);
     let (by, grown) = (last.0 as f64 / first.0 as f64, last.1 / first.1);
     if !(by > 1.0 && grown.is_finite() && grown > 0.0) {
         return None;
     }
-    // 1 is linear.
+    // The exponent of linear growth is 1.
     let exponent = grown.ln() / by.ln();
     Some(match exponent {
         _ if grown < 1.15 => "constant, within the noise",
@@ -287,7 +287,7 @@ pub fn growth(points: &[(u64, f64)]) -> Option<&'static str> {
     })
 }
 
-/// Measures these curves.
+/// Measures these curves of the wanted variants.
 pub fn run(
     launcher: &mut Launcher<'_>,
     curves: &[Curve],
@@ -312,7 +312,7 @@ pub fn run(
     Ok(())
 }
 
-/// All points at the same time, in shuffled slices.
+/// Measures processor time at all points of a curve. All proxies run at the same time, and the slices are shuffled.
 fn run_cpu(
     launcher: &mut Launcher<'_>,
     curve: Curve,
@@ -325,11 +325,11 @@ fn run_cpu(
     let mut proxies: Vec<(Variant, Vec<u64>, Proxy)> = Vec::new();
     for variant in variants {
         match curve.shapes_fleet() {
-            // To plain Envoy all backends are hosts of one cluster, and none is throttled.
+            // In plain Envoy all backends are hosts of one cluster, and none is throttled. One proxy serves all points.
             true if *variant != Variant::Envoy => {
                 for point in curve.points() {
                     let proxy = launcher.start_shaped(*variant, None, curve.shape(point))?;
-                    meet_all(&proxy, point)?;
+                    contact_all(&proxy, point)?;
                     proxies.push((*variant, vec![point], proxy));
                 }
             }
@@ -358,7 +358,8 @@ fn run_cpu(
             let cpu = usage::cpu(&proxy.processes)? - before;
             ensure!(
                 seen.errors == 0,
-                "{variant}, {point}: {} requests were not served",
+                "{variant}, {point} {}: {} requests were not served",
+                curve.unit(),
                 seen.errors
             );
             if seen.served > 0 {
@@ -370,16 +371,16 @@ fn run_cpu(
     Ok(())
 }
 
-/// Has every backend met, so that those that throttle are in cooldown.
-fn meet_all(proxy: &Proxy, backends: u64) -> Result<()> {
+/// Sends requests to every backend, so that the throttled ones are in cooldown.
+fn contact_all(proxy: &Proxy, backends: u64) -> Result<()> {
     let request = Request::chat(1 << 10, Asks::Whole);
     let mut load = Load::connect(proxy.address, 1, &request)?;
     let seen = load.run(Duration::from_secs(60), backends * 4)?;
     ensure!(
         seen.errors == 0 && seen.served >= backends * 4,
-        "of {} requests to {backends} backends {} were served and {} failed",
-        backends * 4,
+        "{} of {} requests to {backends} backends were served; {} failed",
         seen.served,
+        backends * 4,
         seen.errors
     );
     Ok(())
@@ -402,7 +403,7 @@ fn run_open(
     effort: &Effort,
     results: &mut Results,
 ) -> Result<()> {
-    /// Connections that are opened at a time: more than Envoy can accept would be tried again a second later.
+    /// The number of connections that are opened at a time. The kernel would repeat those that Envoy cannot accept a second later.
     const STEP: usize = 100;
     for _ in 0..effort.rounds.min(FEW_ROUNDS) {
         for point in Curve::Open.points() {
@@ -451,7 +452,7 @@ fn run_waiters(
     effort: &Effort,
     results: &mut Results,
 ) -> Result<()> {
-    /// The token service has not been given up by then.
+    /// The measured time. The balancer still waits for the token service after it.
     const WATCHED: Duration = Duration::from_secs(2);
     let balancers = variants.iter().filter(|variant| variant.is_balancer());
     for variant in balancers {
@@ -505,7 +506,7 @@ fn run_start(
     Ok(())
 }
 
-/// Raises the limit of open files as far as the system lets it, for this process and those that it starts.
+/// Raises the limit of open files to the system's maximum, for this process and its children.
 pub fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -513,13 +514,13 @@ pub fn raise_file_limit() {
         maximum: limit.maximum,
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        eprintln!("the limit of open files stays as it is: {error}");
+        eprintln!("warning: the limit of open files could not be raised: {error}");
     }
 }
 
-/// How many streams can be open: each takes two files of Envoy, and two of this process.
+/// The maximum number of open streams. Each stream takes two files in Envoy and two in this process.
 fn most_streams() -> u64 {
-    /// Files for everything else.
+    /// The number of files that are reserved for everything else.
     const OTHERS: u64 = 500;
     let limit = getrlimit(Resource::Nofile).current;
     limit.map_or(u64::MAX, |limit| limit.saturating_sub(OTHERS) / 2)
@@ -530,7 +531,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn growth_is_said_in_words() {
+    fn growth_is_described_in_words() {
         for (points, expected) in [
             (
                 &[(3, 50.0), (10, 90.0), (100, 51.0)][..],

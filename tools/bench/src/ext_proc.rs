@@ -1,5 +1,5 @@
-//! An `ext_proc` service that does in a process of its own what the module does in Envoy's: round robin and token. It is asked
-//! for the request's headers only, the least that can be.
+//! An `ext_proc` service that adds round robin and the token, in its own process. Envoy sends it request headers only, the cheapest
+//! mode of `ext_proc`.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::backend;
 use crate::config::{cluster, host, CLUSTER_HEADER};
 
-/// Serves until it is ended; says on standard output where.
+/// Prints the service's address on standard output, and serves until the process is killed.
 pub fn serve() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -56,10 +56,10 @@ impl ExternalProcessor for Processor {
         let turn = std::sync::Arc::clone(&self.turn);
         let authorization = format!("Bearer {}", backend::token());
         let answers = request.into_inner().map(move |message| {
-            let asked = message?.request;
-            if !matches!(asked, Some(processing_request::Request::RequestHeaders(_))) {
+            let part = message?.request;
+            if !matches!(part, Some(processing_request::Request::RequestHeaders(_))) {
                 return Err(Status::invalid_argument(
-                    "only request headers were asked for",
+                    "this service accepts request headers only",
                 ));
             }
             let index = turn.fetch_add(1, Relaxed) % backend::BACKENDS;

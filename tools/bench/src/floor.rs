@@ -1,7 +1,7 @@
-//! The floor: modules that stand where the balancer's stands, make the host calls of a plain chat request, and compute nothing. What
-//! Envoy charges for that is the least that a module with these calls can cost, however it is written.
+//! The floor: modules that replace the balancer's module, make the host calls of a plain chat request, and compute nothing. Their cost is
+//! Envoy's price for these calls. No module that makes these calls can cost less.
 //!
-//! The calls of each are a list in `floor/*.wat`. Whoever changes what the balancer calls changes the list with it.
+//! `floor/*.wat` lists the calls. A change of the balancer's calls needs the same change there.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,13 +12,13 @@ use anyhow::{Context, Result};
 use crate::backend::{token, BACKENDS};
 use crate::config::{cluster, CLUSTER_HEADER};
 
-/// The modules' files.
+/// The files of the modules.
 pub struct Floor {
-    /// The filter engine's host calls.
+    /// The module with the filter engine's host calls.
     pub filter: PathBuf,
-    /// The router engine's, in the listener's filter.
+    /// The module with the router engine's host calls in the listener's filter.
     pub router: PathBuf,
-    /// The router engine's, in the clusters' filters.
+    /// The module with the router engine's host calls in the clusters' filters.
     pub upstream: PathBuf,
 }
 
@@ -40,16 +40,16 @@ impl Floor {
     }
 }
 
-/// A module of its calls, what all have in common, and the constants.
+/// Assembles a module from its own calls, the common part and the constants.
 fn assemble(calls: &str) -> Result<Vec<u8>> {
     let common = include_str!("floor/common.wat");
     let constants = constants();
-    // What is imported has to come first.
+    // WebAssembly's text format requires imports first, and the common part has them.
     let text = format!("(module\n{common}\n{constants}\n{calls}\n)");
     Ok(wat::parse_str(text)?)
 }
 
-/// The constant arguments, each as two globals: `$NAME`, where it is, and `$NAME.size`. They are as long as the balancer's.
+/// The constant arguments, which are as long as the balancer's. Each has two globals: its address `$NAME` and its size `$NAME.size`.
 fn constants() -> String {
     let mut constants = Constants::default();
     constants.add("turns", b"aoai.turn.0123456789abcdef");
@@ -75,7 +75,7 @@ fn constants() -> String {
     constants.text
 }
 
-/// Constants in a module's first page, behind the first few bytes, which host calls write to.
+/// Constants in a module's first page of memory, after the first bytes, which hold the results of host calls.
 struct Constants {
     text: String,
     end: usize,
@@ -91,7 +91,7 @@ impl Default for Constants {
 }
 
 impl Constants {
-    /// Adds one, and says where it is.
+    /// Adds a constant and returns its address.
     fn add(&mut self, name: &str, bytes: &[u8]) -> usize {
         let (at, size) = (self.end, bytes.len());
         let escaped: String = bytes.iter().fold(String::new(), |mut escaped, byte| {
@@ -107,7 +107,7 @@ impl Constants {
         at
     }
 
-    /// Adds texts, and a table of where each is and how long.
+    /// Adds texts, and a table of their addresses and sizes.
     fn add_table(&mut self, name: &str, texts: &[String]) {
         let entries = texts.iter().enumerate().map(|(index, text)| {
             let at = self.add(&format!("{name}_{index}"), text.as_bytes());
@@ -125,13 +125,13 @@ impl Constants {
 mod tests {
     use super::*;
 
-    /// How many host calls a module makes for a request whose body is in one piece.
+    /// The number of host calls that a module makes for a request with its body in one piece.
     fn host_calls(calls: &str) -> usize {
         let turns = calls.matches("(call $draw_turn ").count();
         calls.matches("(call $do (call $").count() + turns
     }
 
-    /// Those of the balancer, which its budget says exactly.
+    /// The exact number of the balancer's host calls, from its budget.
     fn budget(path: &str) -> usize {
         let budget = include_str!("../../../tests/budget.toml");
         let section = budget
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn constants_are_one_behind_the_other() {
+    fn constants_do_not_overlap() {
         let mut constants = Constants::default();
         assert_eq!(constants.add("a", b"123456789"), 64);
         assert_eq!(constants.add("b", b""), 80);

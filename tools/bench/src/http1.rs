@@ -1,20 +1,21 @@
-//! HTTP/1.1 messages as they come in, without copying bodies: what the load and the backends spend must not be what is measured.
+//! Reads HTTP/1.1 messages from partial input, without copying bodies. This keeps the load and the backends cheap beside the measured
+//! proxy.
 
 use httparse::{Header, EMPTY_HEADER};
 
-/// How long a message's body is.
+/// The framing of a message's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// So many bytes.
+    /// `content-length`: this number of bytes.
     Length(usize),
     /// `transfer-encoding: chunked`.
     Chunked,
 }
 
-/// What came.
+/// A part of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a, H> {
-    /// A head, as far as its reader is interested in it.
+    /// The head, reduced to the parts that the reader needs.
     Head(H),
     /// A part of the body.
     Body(&'a [u8]),
@@ -22,11 +23,11 @@ pub enum Event<'a, H> {
     End,
 }
 
-/// What is not HTTP/1.1.
+/// The error on input that is not HTTP/1.1.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Broken;
 
-/// Takes from a head what is of interest, and the body's framing.
+/// Parses a head into the parts that the reader needs, and the body's framing.
 pub type ParseHead<H> = fn(&[u8]) -> Option<(H, Framing)>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,17 +35,17 @@ enum State {
     Head,
     Body(usize),
     ChunkSize(usize),
-    /// After the size, to the end of its line.
+    /// The rest of the line after a chunk's size.
     ChunkExtension(usize),
     Chunk(usize),
-    /// The line's end after a chunk.
+    /// The end of the line after a chunk.
     ChunkEnd,
-    /// The empty line after the last chunk; trailers are not expected.
+    /// The empty line after the last chunk. Trailers are not supported.
     LastEnd(u8),
     Ended,
 }
 
-/// Reads one message after another from one direction of a connection.
+/// Reads the messages of one direction of a connection.
 #[derive(Debug)]
 pub struct Reader<H> {
     parse: ParseHead<H>,
@@ -62,10 +63,10 @@ impl<H> Reader<H> {
         }
     }
 
-    /// Takes the next event from `input`; `None` when all of it is used up.
+    /// Takes the next event from `input`, or returns `None` if `input` is used up.
     ///
     /// # Errors
-    /// It is not HTTP/1.1, or not in a form that the other side of a benchmark uses.
+    /// The input is not HTTP/1.1, or uses a feature that the benchmark does not support.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a, H>>, Broken> {
         loop {
             match self.state {
@@ -127,11 +128,11 @@ impl<H> Reader<H> {
         }
     }
 
-    /// The head, if `input` completes one.
+    /// Takes the head, if `input` completes it.
     fn take_head(&mut self, input: &mut &[u8]) -> Result<Option<H>, Broken> {
         const END: &[u8] = b"\r\n\r\n";
         let before = self.head.len();
-        // Nearly always a head comes in one piece, and is read where it is.
+        // A head nearly always arrives in one piece, and is then parsed without a copy.
         let (head, used) = if before == 0 {
             match memchr::memmem::find(input, END) {
                 Some(at) => (&input[..at + END.len()], at + END.len()),
@@ -165,14 +166,14 @@ impl<H> Reader<H> {
     }
 }
 
-/// Up to `most` bytes from the front of `input`.
+/// Takes up to `most` bytes from the front of `input`.
 fn take<'a>(input: &mut &'a [u8], most: usize) -> &'a [u8] {
     let (part, rest) = input.split_at(most.min(input.len()));
     *input = rest;
     part
 }
 
-/// The framing that these headers announce.
+/// The body's framing according to these headers.
 pub fn framing(headers: &[Header<'_>]) -> Option<Framing> {
     for header in headers {
         if header.name.eq_ignore_ascii_case("content-length") {
@@ -186,7 +187,7 @@ pub fn framing(headers: &[Header<'_>]) -> Option<Framing> {
     Some(Framing::Length(0))
 }
 
-/// The status of a response.
+/// Parses the head of a response into its status and its body's framing.
 pub fn response(head: &[u8]) -> Option<(u16, Framing)> {
     let mut headers = [EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut headers);
@@ -202,7 +203,7 @@ mod tests {
         HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n\
         HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0a;x=y\r\n0123456789\r\n0\r\n\r\n";
 
-    /// The statuses and bodies of what comes in pieces of this size.
+    /// The statuses and bodies of [`MESSAGES`], read in pieces of this size.
     fn read(piece: usize) -> Vec<(u16, String)> {
         let mut reader = Reader::new(response);
         let (mut messages, mut ends) = (Vec::new(), 0);
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_read_however_they_are_cut() {
+    fn messages_are_read_in_pieces_of_any_size() {
         let expected = [
             (200, "hello".to_owned()),
             (503, String::new()),
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_http_is_refused() {
+    fn other_protocols_are_refused() {
         let mut reader = Reader::new(response);
         let mut input: &[u8] = b"SMTP ready\r\n\r\n";
         assert_eq!(reader.next(&mut input), Err(Broken));

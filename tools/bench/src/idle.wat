@@ -1,9 +1,9 @@
-;; A proxy-wasm module that does nothing: what it costs to have one at all.
+;; A proxy-wasm module that does nothing. It shows the cost of having a module.
 (module
   (memory (export "memory") 1)
   (global $free (mut i32) (i32.const 1024))
   (func (export "proxy_abi_version_0_2_1"))
-  ;; Nothing is asked of the host, so nothing is handed over; the start-up asks for a few bytes.
+  ;; This module makes no host calls that return data, so memory is only allocated for a few bytes at the start.
   (func (export "proxy_on_memory_allocate") (param $size i32) (result i32)
     (local $at i32)
     (local.set $at (global.get $free))

@@ -1,4 +1,4 @@
-//! The load: so many connections, each with one request at a time, in the calling thread.
+//! The load: a number of connections, each with one request at a time. It runs in the calling thread.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -10,50 +10,50 @@ use mio::{Events, Interest, Poll, Token};
 use crate::backend::{EVENTS, FAIL_ONCE, FAIL_STREAM_ONCE, ITEMS, PAUSE};
 use crate::http1::{self, Event, Reader};
 
-/// What every connection sends, again and again.
+/// The request that every connection sends repeatedly.
 #[derive(Clone, Debug)]
 pub struct Request {
     bytes: Vec<u8>,
-    /// Where the number is that differs from request to request, if one has it.
+    /// The position of the number that differs per request, if the request has one.
     number_at: Option<usize>,
-    /// How many such numbers there are, if not one for each request.
+    /// The count of different numbers. `u64::MAX` gives every request its own number.
     numbers: u64,
 }
 
-/// What a request asks of its backend besides a chat.
+/// The kind of answer that a request wants, and the kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asks {
-    /// An answer in one piece.
+    /// A chat, answered in one piece.
     Whole,
-    /// A stream of so many events.
+    /// A stream of this number of events.
     Stream(usize),
     /// A stream whose first attempt is answered 503.
     RetriedStream,
     /// A stream whose first attempt begins with an error.
     FailedStream,
-    /// An answer in one piece, with a `prompt_cache_key` that no other request has.
+    /// A chat with its own `prompt_cache_key`, answered in one piece.
     Keyed,
-    /// An answer in one piece, of one of so many deployments.
+    /// A chat with one of this number of deployments, answered in one piece.
     Deployments(u64),
-    /// An answer of the Responses API with so many items.
+    /// An answer of the Responses API with this number of items.
     Items(usize),
     /// A stream with an event every ten seconds.
     SlowStream,
 }
 
-/// The client's own key, which no backend may see.
+/// The client's own key, which must not reach a backend.
 pub const CLIENT_KEY: &str = "sk-3f9d1c6b08e24a57b1d0c7e95f82a6340d9be17c52f84ab6";
 
-/// Digits of that number.
+/// The number of digits of the number that differs per request.
 const DIGITS: usize = 12;
 
 impl Request {
-    /// A chat request as the openai SDK for Python sends it, with a body of `size` bytes.
+    /// A request with a body of `size` bytes, and with the headers of the openai SDK for Python.
     pub fn chat(size: usize, asks: Asks) -> Self {
         let body = body(size, asks);
         let path = match asks {
             Asks::Deployments(_) => {
-                let number = no_number();
+                let number = placeholder();
                 format!("/openai/deployments/gpt-{number}/chat/completions?api-version=2024-10-21")
             }
             Asks::Items(_) => "/openai/v1/responses".to_owned(),
@@ -71,8 +71,8 @@ impl Request {
         );
         let header = match asks {
             Asks::Stream(count) => Some((EVENTS, format!("{count}"))),
-            Asks::RetriedStream => Some((FAIL_ONCE, no_number())),
-            Asks::FailedStream => Some((FAIL_STREAM_ONCE, no_number())),
+            Asks::RetriedStream => Some((FAIL_ONCE, placeholder())),
+            Asks::FailedStream => Some((FAIL_STREAM_ONCE, placeholder())),
             Asks::Items(count) => Some((ITEMS, format!("{count}"))),
             Asks::SlowStream => Some((PAUSE, "10000".to_owned())),
             Asks::Whole | Asks::Keyed | Asks::Deployments(_) => None,
@@ -82,7 +82,7 @@ impl Request {
         }
         head.push_str("\r\n");
         let bytes = [head.into_bytes(), body.into_bytes()].concat();
-        let number_at = memchr::memmem::find(&bytes, no_number().as_bytes());
+        let number_at = memchr::memmem::find(&bytes, placeholder().as_bytes());
         Self {
             bytes,
             number_at,
@@ -101,19 +101,19 @@ impl Request {
     }
 }
 
-/// Where a number is to be.
-fn no_number() -> String {
+/// The digits that [`Request::number`] replaces.
+fn placeholder() -> String {
     "0".repeat(DIGITS)
 }
 
-/// A chat request's body of exactly `size` bytes, or of the least there can be.
+/// A chat request's body of exactly `size` bytes, or of the minimum size if that is larger.
 fn body(size: usize, asks: Asks) -> String {
     let stream = matches!(
         asks,
         Asks::Stream(_) | Asks::RetriedStream | Asks::FailedStream | Asks::SlowStream
     );
     let key = match asks {
-        Asks::Keyed => format!(r#""prompt_cache_key":"{}","#, no_number()),
+        Asks::Keyed => format!(r#""prompt_cache_key":"{}","#, placeholder()),
         _ => String::new(),
     };
     let frame = |text: &str| {
@@ -128,18 +128,18 @@ fn body(size: usize, asks: Asks) -> String {
     frame(&content)
 }
 
-/// What was seen while it was measured.
+/// The results of a run of the load.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// Answers of status 200.
+    /// The number of answers with status 200.
     pub served: u64,
-    /// Other answers, and connections that broke.
+    /// The number of other answers and of broken connections.
     pub errors: u64,
-    /// How long it was measured.
+    /// The duration of the run.
     pub elapsed: Duration,
-    /// From the request's first byte to the answer's last.
+    /// The times from a request's first byte to its answer's last byte.
     pub latencies: Vec<Duration>,
-    /// From the request's first byte to the first of the answer's body.
+    /// The times from a request's first byte to the first byte of its answer's body.
     pub first_bytes: Vec<Duration>,
 }
 
@@ -176,7 +176,7 @@ impl Load {
             request: request.clone(),
             connections: Vec::new(),
             scratch: vec![0; 256 << 10],
-            // Numbers are not used twice, whoever counts.
+            // Each load starts at another number, so that no two loads use the same one.
             requests: u64::from(std::process::id()) << 8 ^ since_epoch(),
             seen: Seen::default(),
         };
@@ -184,7 +184,7 @@ impl Load {
         Ok(load)
     }
 
-    /// Opens so many more connections.
+    /// Opens `count` more connections.
     pub fn grow(&mut self, count: usize) -> io::Result<()> {
         for _ in 0..count {
             let index = self.connections.len();
@@ -195,12 +195,12 @@ impl Load {
         Ok(())
     }
 
-    /// How many connections there are.
+    /// The number of connections.
     pub fn connections(&self) -> usize {
         self.connections.len()
     }
 
-    /// How many of the answers that have not ended have begun.
+    /// The number of answers that have begun and not ended.
     pub fn begun(&self) -> usize {
         let begun = self.connections.iter();
         begun
@@ -230,7 +230,7 @@ impl Load {
         })
     }
 
-    /// Sends and receives until the time is over, or so many requests were served; what was seen in that time.
+    /// Sends and receives until `time` is over or `most` requests have ended. Returns the results of that time.
     pub fn run(&mut self, time: Duration, most: u64) -> io::Result<Seen> {
         self.seen = Seen::default();
         let start = Instant::now();
@@ -290,7 +290,7 @@ impl Load {
         }
     }
 
-    /// Notes an answer, and sends the next request if this one has left.
+    /// Counts a complete answer and sends the next request, once all of the current request is sent.
     fn next(&mut self, index: usize) -> io::Result<()> {
         let connection = &mut self.connections[index];
         if !connection.answered || connection.sent < connection.request.bytes.len() {
@@ -321,7 +321,7 @@ impl Load {
                 .write(&connection.request.bytes[connection.sent..])
             {
                 Ok(size) => connection.sent += size,
-                // Not connected yet, or the other side is slower.
+                // The socket is not connected yet, or its buffer is full.
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_take_their_place() {
+    fn numbers_replace_the_placeholder() {
         let mut request = Request::chat(1024, Asks::RetriedStream);
         let length = request.bytes.len();
         request.number(4711);

@@ -1,5 +1,5 @@
-//! Measures the balancer beside what one would use instead of it: plain Envoy, stock Envoy's own means, Lua, an `ext_proc` service,
-//! the LiteLLM proxy. `cargo xtask bench` builds and fetches what it needs and runs it.
+//! Measures the balancer beside its alternatives: plain Envoy, stock Envoy with its own retries, Lua, an `ext_proc` service and the
+//! LiteLLM proxy. `cargo xtask bench` builds and fetches everything that it needs, and runs it.
 
 mod backend;
 mod chart;
@@ -40,7 +40,7 @@ use results::Results;
 use variant::{Variant, Workload};
 
 #[derive(Parser)]
-#[command(about = "Measures the balancer beside what one would use instead of it")]
+#[command(about = "Measures the balancer beside its alternatives")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -50,86 +50,86 @@ struct Arguments {
 enum Command {
     /// Measure, and print the tables
     Run(Box<Run>),
-    /// Make the page again from what a run has saved
+    /// Make the page again from the saved values of a run
     Page {
-        /// The run's measured.json
+        /// The file measured.json of the run
         from: PathBuf,
         /// Write the page and its charts here
         #[arg(long)]
         write: Option<PathBuf>,
     },
-    /// Be the ext_proc service of that variant
+    /// Run the ext_proc service of the variant of that name
     ExtProc,
 }
 
 #[derive(Args)]
 struct Run {
-    /// Envoy
+    /// The path of Envoy
     #[arg(long)]
     envoy: PathBuf,
-    /// The module
+    /// The path of the module
     #[arg(long)]
     module: PathBuf,
-    /// Another build of the module to compare with
+    /// The path of another build of the module, to compare with
     #[arg(long)]
     against: Option<PathBuf>,
-    /// The LiteLLM proxy
+    /// The path of the LiteLLM proxy
     #[arg(long)]
     litellm: Option<PathBuf>,
-    /// Where configurations, logs and the measured values are written
+    /// The folder for configurations, logs and the measured values
     #[arg(long)]
     folder: PathBuf,
     /// Write the page and its charts here
     #[arg(long)]
     write: Option<PathBuf>,
-    /// How often everything is measured
+    /// The number of measurements of each variant under each condition
     #[arg(long, default_value_t = 20)]
     rounds: usize,
-    /// Length of a slice in milliseconds; of streams four times as long. Many short ones find a quiet moment of the machine sooner
-    /// than few long ones
+    /// Length of a slice in milliseconds; slices of streams are four times as long. Many short slices are more likely to find a quiet
+    /// moment of the machine than few long ones
     #[arg(long, default_value_t = 250)]
     slice: u64,
     /// Only these variants
     #[arg(long, value_delimiter = ',', value_parser = variant)]
     only: Vec<Variant>,
-    /// Only under these conditions, and without several workers and curves
+    /// Only these conditions, none with several workers, and only named curves
     #[arg(long, value_delimiter = ',', value_parser = workload)]
     conditions: Vec<Workload>,
-    /// Only these curves, which show how cost grows, beside the conditions that are named
+    /// Only these curves of growing cost, and only named conditions
     #[arg(long, value_delimiter = ',', value_parser = curve)]
     curves: Vec<Curve>,
     /// Also watch the memory over a million small requests to plain Envoy, the module that does nothing, and the balancer
     #[arg(long)]
     memory: bool,
-    /// Only see that everything works: one round of short slices
+    /// Only check that everything works: one round of short slices
     #[arg(long)]
     quick: bool,
 }
 
-/// The file that a run saves its values in.
+/// The name of the file with a run's saved values.
 const MEASURED: &str = "measured.json";
 
-/// Envoy's allocator keeps what it has had use for within the last five minutes.
+/// The time after which memory at rest is measured. Envoy's allocator keeps memory that was in use within the last five minutes.
 const REST: Duration = Duration::from_secs(7 * 60);
 
 fn variant(key: &str) -> Result<Variant> {
     Variant::named(key).ok_or_else(|| {
         let keys = Variant::ALL.map(Variant::key).join(", ");
-        anyhow!("{key}: there is no such variant; use some of {keys}")
+        anyhow!("{key}: no variant has this name; use some of {keys}")
     })
 }
 
 fn workload(key: &str) -> Result<Workload> {
     Workload::named(key).ok_or_else(|| {
         let keys = Workload::SHUFFLED.map(Workload::key).join(", ");
-        anyhow!("{key}: there is no such condition; use some of {keys}")
+        anyhow!("{key}: no condition has this name; use some of {keys}")
     })
 }
 
 fn curve(key: &str) -> Result<Curve> {
     Curve::named(key).ok_or_else(|| {
         let keys = Curve::ALL.map(Curve::key).join(", ");
-        anyhow!("{key}: there is no such curve; use some of {keys}")
+        anyhow!("{key}: no curve has this name; use some of {keys}")
     })
 }
 
@@ -151,7 +151,7 @@ fn main() -> ExitCode {
 impl Run {
     fn perform(&self) -> Result<()> {
         fs::create_dir_all(&self.folder)
-            .with_context(|| format!("{}: cannot be made", self.folder.display()))?;
+            .with_context(|| format!("{}: cannot be created", self.folder.display()))?;
         let cores = Cores::find()?;
         curves::raise_file_limit();
         let backends = Backends::start(&cores)?;
@@ -181,7 +181,7 @@ impl Run {
             false => Proxies::start(&mut launcher, &variants)?,
         };
         if self.memory {
-            // First: what large bodies take, Envoy keeps.
+            // Memory comes first, because Envoy keeps the memory that large bodies took.
             let (requests, rest) = match self.quick {
                 true => (1_000, Duration::ZERO),
                 false => (1_000_000, REST),
@@ -258,17 +258,21 @@ fn version(envoy: &Path) -> Result<String> {
     let output = std::process::Command::new(envoy)
         .arg("--version")
         .output()?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let number = said.split('/').find(|part| {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let number = text.split('/').find(|part| {
         part.split('.').count() == 3 && part.starts_with(|c: char| c.is_ascii_digit())
     });
-    Ok(number.unwrap_or(said.trim()).to_owned())
+    Ok(number.unwrap_or(text.trim()).to_owned())
 }
 
 fn page(from: &Path, folder: Option<&Path>) -> Result<()> {
     let saved = fs::read(from).with_context(|| format!("{}: cannot be read", from.display()))?;
-    let report: Report = serde_json::from_slice(&saved)
-        .with_context(|| format!("{}: not what this version saves", from.display()))?;
+    let report: Report = serde_json::from_slice(&saved).with_context(|| {
+        format!(
+            "{}: not in the format that this version saves",
+            from.display()
+        )
+    })?;
     println!("{report}");
     folder.map_or(Ok(()), |folder| write(folder, &report))
 }
@@ -287,7 +291,7 @@ fn write(folder: &Path, report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// The balancer serves every request, whatever its speed; and a floor whose calls fail would be too low.
+/// Fails if the balancer or a floor did not serve every request. A floor whose calls fail would be too cheap.
 fn judge(results: &Results) -> Result<()> {
     let errors = results.errors().into_iter();
     let failed: Vec<_> = errors

@@ -1,4 +1,4 @@
-//! The run: slices of all variants under all conditions, shuffled, so that whatever disturbs the machine disturbs all alike.
+//! Measures all variants under all conditions, in shuffled slices, so that a disturbance of the machine affects all variants alike.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
@@ -16,16 +16,16 @@ use crate::results::{Results, Slice};
 use crate::usage::{self, Memory};
 use crate::variant::{Variant, Workload};
 
-/// How much is measured.
+/// The extent of the measurements.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Effort {
-    /// How often everything is measured.
+    /// The number of slices per variant and condition.
     pub rounds: usize,
-    /// For how long each time, if [`Workload::slice`] says nothing else.
+    /// The usual length of a slice. [`Workload::slice`] makes some slices longer.
     pub slice: Duration,
-    /// For how long the load runs before.
+    /// The time for which the load runs before each slice.
     pub warm_up: Duration,
-    /// What is measured.
+    /// The conditions that are measured.
     pub workloads: Vec<Workload>,
 }
 
@@ -33,8 +33,7 @@ pub struct Effort {
 pub struct Proxies(pub BTreeMap<Variant, Proxy>);
 
 impl Proxies {
-    /// Starts the variants and checks that each does what it is there for. One that cannot be had is left out, with a line that
-    /// says why, if it is not Envoy.
+    /// Starts the variants and checks that each does its work. If LiteLLM does not start, it is left out with a message.
     pub fn start(launcher: &mut Launcher<'_>, variants: &[Variant]) -> Result<Self> {
         let mut proxies = BTreeMap::new();
         for variant in variants {
@@ -45,7 +44,7 @@ impl Proxies {
                     proxies.insert(*variant, proxy);
                 }
                 Err(error) if *variant == Variant::LiteLlm => {
-                    eprintln!("{variant} is left out: {error:#}");
+                    eprintln!("{variant} is not measured: {error:#}");
                 }
                 Err(error) => return Err(error),
             }
@@ -54,7 +53,7 @@ impl Proxies {
     }
 }
 
-/// A variant that does less than the others would look good for the wrong reason.
+/// Checks that a variant serves requests, spreads them and sends the token. A variant that does less would look too cheap.
 fn check(variant: Variant, proxy: &Proxy, backends: &Backends) -> Result<()> {
     const REQUESTS: u64 = 30;
     let board = &backends.board;
@@ -66,7 +65,7 @@ fn check(variant: Variant, proxy: &Proxy, backends: &Backends) -> Result<()> {
     drop(load);
     ensure!(
         seen.served == REQUESTS && seen.errors == 0,
-        "{variant}: of {REQUESTS} requests {} were served and {} failed",
+        "{variant}: {} of {REQUESTS} requests were served; {} failed",
         seen.served,
         seen.errors
     );
@@ -83,17 +82,17 @@ fn check(variant: Variant, proxy: &Proxy, backends: &Backends) -> Result<()> {
     };
     ensure!(
         shares.iter().all(|share| *share >= least),
-        "{variant}: the backends got {shares:?} of {REQUESTS} requests"
+        "{variant}: the backends received {shares:?} of {REQUESTS} requests"
     );
-    let shown = board.authorized.load(Relaxed) - authorized;
+    let with_token = board.authorized.load(Relaxed) - authorized;
     ensure!(
-        !variant.shows_token() || shown >= REQUESTS,
-        "{variant}: only {shown} of {REQUESTS} requests showed the token"
+        !variant.sends_token() || with_token >= REQUESTS,
+        "{variant}: only {with_token} of {REQUESTS} requests sent the token"
     );
     Ok(())
 }
 
-/// One slice.
+/// Measures one slice.
 fn measure(
     proxy: &Proxy,
     variant: Variant,
@@ -105,7 +104,7 @@ fn measure(
     throttled.store(workload.throttles(variant), Relaxed);
     let me = [std::process::id()];
     let mut load = Load::connect(proxy.address, workload.connections(), &workload.request())?;
-    // LiteLLM takes its time: a warm-up is at least one request.
+    // LiteLLM is slow, so the warm-up lasts until at least one request was served.
     let start = Instant::now();
     while load.run(effort.warm_up, u64::MAX)?.served == 0 {
         ensure!(
@@ -120,7 +119,8 @@ fn measure(
     Ok(Slice::new(seen, after.0 - before.0, after.1 - before.1))
 }
 
-/// Measures the usual conditions shuffled, then the throttled one, which leaves its mark on what is known of the backends.
+/// Measures the usual conditions in shuffled order, then the throttled one. It comes last, because it changes the health that the
+/// balancer has recorded.
 pub fn run(
     proxies: &Proxies,
     effort: &Effort,
@@ -136,7 +136,7 @@ pub fn run(
         ("usual conditions", usual),
         ("one of three throttled", throttled),
     ] {
-        // All variants under one condition within seconds, so that a round can be compared with itself.
+        // All variants have their slices of a condition within seconds, so that they can be compared within a round.
         let mut conditions: Vec<(Workload, Vec<_>)> = workloads
             .into_iter()
             .map(|workload| {
@@ -166,7 +166,7 @@ pub fn run(
     Ok(())
 }
 
-/// Measures Envoys with one worker and with several, on all cores.
+/// Measures Envoys with one worker and with several workers, on all cores.
 pub fn run_workers(
     launcher: &mut Launcher<'_>,
     variants: &[Variant],
@@ -195,8 +195,8 @@ pub fn run_workers(
     Ok(())
 }
 
-/// Watches the memory over `requests` small requests to plain Envoy and to those with a module in it, and looks at it once more
-/// when `rest` has passed since the beginning.
+/// Records the memory of plain Envoy, of the idle module and of the balancer over `requests` small requests. It records the memory
+/// again when `rest` has passed since the beginning.
 pub fn run_memory(
     proxies: &Proxies,
     requests: u64,
@@ -218,33 +218,36 @@ pub fn run_memory(
         let mut served = 0;
         while served < requests {
             let seen = load.run(Duration::from_secs(600), requests / STEPS)?;
-            ensure!(seen.served > 0, "{variant} serves no more");
+            ensure!(seen.served > 0, "{variant} stopped serving requests");
             served += seen.served + seen.errors;
             let memory = usage::memory(&proxy.processes)?;
-            say_memory(*variant, &format!("after {served} requests"), memory);
+            log_memory(*variant, &format!("after {served} requests"), memory);
             let growth = results.growth.entry(*variant).or_default();
             growth.push((served, memory));
         }
     }
     let left = rest.saturating_sub(begin.elapsed());
     if !left.is_zero() {
-        eprintln!("memory: {} s of rest", left.as_secs());
+        eprintln!(
+            "memory: waiting for {} s before the last measurement",
+            left.as_secs()
+        );
         std::thread::sleep(left);
     }
     for (variant, proxy) in watched {
         let memory = usage::memory(&proxy.processes)?;
-        say_memory(*variant, "at rest", memory);
+        log_memory(*variant, "at rest", memory);
         results.rest.insert(*variant, memory);
     }
     Ok(())
 }
 
-fn say_memory(variant: Variant, when: &str, memory: Memory) {
+fn log_memory(variant: Variant, when: &str, memory: Memory) {
     let megabytes = memory.now as f64 / 1e6;
     eprintln!("memory: {variant} {when}: {megabytes:.1} MB");
 }
 
-/// A line for each slice; on a terminal always the same one.
+/// Prints a line for each slice. On a terminal each line replaces the last one.
 struct Progress {
     name: &'static str,
     done: usize,
@@ -268,7 +271,7 @@ impl Progress {
             slice.rate()
         );
         let mut stderr = io::stderr().lock();
-        // Progress that cannot be shown is no reason to stop.
+        // A failure to print progress does not stop the run.
         let _ = if stderr.is_terminal() {
             let end = if self.done == self.all { "\n" } else { "" };
             write!(stderr, "\r\x1b[K{line}{end}")

@@ -1,4 +1,4 @@
-//! The processes that are measured.
+//! Starts and stops the proxies that are measured.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -17,38 +17,38 @@ use crate::curves::Shape;
 use crate::load::CLIENT_KEY;
 use crate::variant::Variant;
 
-/// How long a proxy may take to serve.
+/// The time limit until a started proxy serves.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
-/// How often is asked whether it does.
+/// The time between two checks of whether a started proxy serves.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Something that takes requests, with its processes, which end when this is dropped.
+/// A running proxy, or a backend without one. Dropping it ends its processes.
 #[derive(Debug)]
 pub struct Proxy {
-    /// Where it takes requests.
+    /// The address for requests.
     pub address: SocketAddr,
-    /// Its processes; none where there is only a backend.
+    /// The ids of the proxy's processes; empty if there is only a backend.
     pub processes: Vec<u32>,
     _children: Vec<Guard>,
 }
 
-/// What proxies are started from.
+/// Starts proxies.
 pub struct Launcher<'a> {
-    /// Envoy.
+    /// The path of Envoy.
     pub envoy: &'a Path,
-    /// The LiteLLM proxy, where there is one.
+    /// The path of the LiteLLM proxy, if it could be installed.
     pub litellm: Option<&'a Path>,
-    /// Where configurations and logs are written.
+    /// The folder for configurations and logs.
     pub folder: &'a Path,
-    /// Where processes run.
+    /// The cores for the processes.
     pub cores: &'a Cores,
-    /// What the configurations name.
+    /// Files and addresses for the configurations.
     pub around: Surroundings<'a>,
 }
 
 impl Launcher<'_> {
-    /// Starts `variant` and waits until it serves. With `workers` an Envoy has so many and runs on all cores.
+    /// Starts `variant` and waits until it serves. With `workers`, Envoy has this number of workers and runs on all cores.
     pub fn start(&mut self, variant: Variant, workers: Option<u32>) -> Result<Proxy> {
         self.start_shaped(variant, workers, Shape::default())
     }
@@ -106,7 +106,7 @@ impl Launcher<'_> {
         let configuration = config::envoy(variant, shape, &self.around)?;
         let file = self.write(name, &configuration)?;
         let admin = self.folder.join(format!("{name}.admin"));
-        // What an earlier run left is not this one's.
+        // An earlier run's file has the address of an Envoy that has ended.
         let _ = fs::remove_file(&admin);
         let mut command = Command::new(self.envoy);
         command
@@ -118,7 +118,7 @@ impl Launcher<'_> {
             .arg(file)
             .stdout(Stdio::null());
         let mut envoy = self.spawn(&mut command, name, workers.is_some())?;
-        let address = await_that(&mut envoy, || listening(&admin))?;
+        let address = wait_until(&mut envoy, || listening(&admin))?;
         Ok(Proxy {
             address,
             processes: vec![envoy.0.id()],
@@ -126,7 +126,7 @@ impl Launcher<'_> {
         })
     }
 
-    /// Envoy and its `ext_proc` service, which share a core: what the service costs is part of the price.
+    /// Starts Envoy and its `ext_proc` service on the same core. The service's CPU counts as part of the variant's cost.
     fn start_with_service(&mut self, name: &str, workers: Option<u32>) -> Result<Proxy> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("ext-proc").stdout(Stdio::piped());
@@ -135,7 +135,7 @@ impl Launcher<'_> {
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         let address = line.trim().parse();
-        self.around.ext_proc = Some(address.context("the service did not say where it is")?);
+        self.around.ext_proc = Some(address.context("the service did not print its address")?);
         let mut proxy = self.start_envoy(Variant::ExtProc, Shape::default(), name, workers)?;
         proxy.processes.push(service.0.id());
         proxy._children.push(service);
@@ -145,7 +145,7 @@ impl Launcher<'_> {
     fn start_litellm(&self, name: &str) -> Result<Proxy> {
         let program = self.litellm.context("no LiteLLM proxy was named")?;
         let file = self.write(name, &config::litellm(self.around.backends))?;
-        // The proxy cannot choose a port itself. Between this and its start another process may take it, which is then said.
+        // The proxy cannot choose a port itself. If another process takes this port first, the start fails with an error.
         let free = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
         let mut command = Command::new(program);
         command
@@ -154,12 +154,12 @@ impl Launcher<'_> {
             .args(["--host", "127.0.0.1", "--num_workers", "1"])
             .args(["--port", &free.port().to_string()])
             .env("LITELLM_MASTER_KEY", CLIENT_KEY)
-            // Prices are fetched from elsewhere otherwise.
+            // Without this variable, LiteLLM fetches prices from the internet.
             .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
             .env("LITELLM_LOG", "ERROR")
             .stdout(Stdio::null());
         let mut litellm = self.spawn(&mut command, name, false)?;
-        await_that(&mut litellm, || {
+        wait_until(&mut litellm, || {
             get(free, "/health/liveliness").is_some().then_some(())
         })?;
         Ok(Proxy {
@@ -177,7 +177,7 @@ impl Launcher<'_> {
     }
 }
 
-/// Where Envoy's listener is, once it is there; Envoy writes first where its admin interface is.
+/// The address of Envoy's listener, once Envoy is ready. Envoy writes the address of its admin interface to the file `admin`.
 fn listening(admin: &Path) -> Option<SocketAddr> {
     let admin = fs::read_to_string(admin).ok()?.trim().parse().ok()?;
     get(admin, "/ready").filter(|body| body.trim() == "LIVE")?;
@@ -188,13 +188,13 @@ fn listening(admin: &Path) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
-/// The body of what is there, if it is there.
+/// The body of a successful response from this address and path.
 fn get(address: SocketAddr, path: &str) -> Option<String> {
     let mut answer = ureq::get(format!("http://{address}{path}")).call().ok()?;
     answer.body_mut().read_to_string().ok()
 }
 
-fn await_that<T>(process: &mut Guard, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
+fn wait_until<T>(process: &mut Guard, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
     let start = Instant::now();
     loop {
         if let Some(found) = ready() {
@@ -210,13 +210,13 @@ fn await_that<T>(process: &mut Guard, mut ready: impl FnMut() -> Option<T>) -> R
     }
 }
 
-/// A process that ends with its owner.
+/// A process that is killed when this is dropped.
 #[derive(Debug)]
 struct Guard(Child);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Errors are ignored, because the process may have ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,4 +1,4 @@
-//! The report: tables of what was measured, and how.
+//! The report: tables of the measured values, remarks, and the method.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
@@ -13,7 +13,7 @@ use crate::table::Table;
 use crate::targets::{floor, target, Bound, Goal, CONDITIONS};
 use crate::variant::{Variant, Workload, LONG_STREAM};
 
-/// Everything that the report is made from. It can be saved, so that a page is made again without measuring again.
+/// The data of the report. It can be saved, so that the page can be made again without another run.
 #[derive(Serialize, Deserialize)]
 pub struct Report {
     /// Measured values.
@@ -24,7 +24,7 @@ pub struct Report {
     pub machine: String,
     /// Envoy's version.
     pub envoy: String,
-    /// Whether proxy and load had a core each.
+    /// Whether the proxy and the load had different cores.
     pub pinned: bool,
 }
 
@@ -35,11 +35,11 @@ const BODIES: [Workload; 4] = [
     Workload::Body(1024),
 ];
 
-/// From this share of a core on, a proxy is at its limit.
+/// The share of a core from which on a proxy is at its limit.
 const SATURATED: f64 = 0.9;
 
 impl Report {
-    /// The page of the documentation.
+    /// The documentation page, as Markdown.
     pub fn page(&self) -> String {
         let charts = match self.has_curves() {
             true => {
@@ -57,7 +57,7 @@ impl Report {
         )
     }
 
-    /// Whether anything was measured along a curve.
+    /// Whether any curve was measured.
     fn has_curves(&self) -> bool {
         let mut curves = Figure::ALL
             .iter()
@@ -65,7 +65,7 @@ impl Report {
         curves.any(|curve| !curve.is_empty())
     }
 
-    /// A sentence for each engine.
+    /// A sentence per engine on its cost.
     fn summary(&self) -> String {
         let mut text = String::new();
         for variant in [Variant::Filter, Variant::Router] {
@@ -80,12 +80,15 @@ impl Report {
                 .results
                 .cpu_beside(Variant::Envoy, variant, Workload::Streams);
             let streams = streams.map_or_else(String::new, |streams| {
-                format!(", and a stream {:.2} times", streams.best)
+                format!(
+                    " A stream takes {:.2} times plain Envoy's CPU.",
+                    streams.best
+                )
             });
             // Writing to a string does not fail.
             let _ = writeln!(
                 text,
-                "- {variant}: a request of 1 KB takes {:.2} times plain Envoy's CPU, {more:.0} us more{streams}.",
+                "- {variant}: a request of 1 KB takes {:.2} times plain Envoy's CPU, which is {more:.0} us more.{streams}",
                 ratio.best
             );
         }
@@ -99,7 +102,7 @@ impl Report {
         self.results.variants()
     }
 
-    /// What the two plain Envoys differ by.
+    /// The largest relative difference between the two plain Envoys.
     fn noise(&self) -> Option<Summary> {
         let (envoy, again) = (Variant::Envoy, Variant::EnvoyAgain);
         let ratios = BODIES.iter();
@@ -114,7 +117,7 @@ impl Report {
         })
     }
 
-    /// How much the median slice is above the best, of plain Envoy.
+    /// The largest relative difference between plain Envoy's median slice and its best slice.
     fn spread(&self) -> Option<f64> {
         let spreads = BODIES.iter().filter_map(|workload| {
             let cpu = self.results.cpu(Variant::Envoy, *workload)?;
@@ -133,7 +136,7 @@ impl Report {
         ]);
         let columns: Vec<_> = columns.collect();
         let mut table = Table::new("CPU per request, microseconds (ratio to plain Envoy)");
-        let each = format!("an event of {LONG_STREAM}");
+        let each = format!("per event of {LONG_STREAM}");
         table.head(columns.iter().map(ToString::to_string).chain([each]));
         for variant in self.variants() {
             if variant == Variant::Direct {
@@ -159,7 +162,7 @@ impl Report {
         Some(format!("{:.2}", cpu.best / LONG_STREAM as f64))
     }
 
-    /// A table for each figure that was measured along a curve, and a sentence for each of its lines.
+    /// A table per figure that was measured along a curve, with a sentence per variant.
     fn curves(&self) -> String {
         let mut text = String::new();
         for figure in Figure::ALL {
@@ -181,7 +184,7 @@ impl Report {
                 if let Some(growth) = growth(curve) {
                     let subject = figure.subject();
                     // Writing to a string does not fail.
-                    let _ = writeln!(sentences, "- {subject} of {variant}: {growth}.");
+                    let _ = writeln!(sentences, "- {variant}: {subject} is {growth}.");
                 }
             }
             let _ = writeln!(text, "{table}\n{sentences}");
@@ -260,7 +263,7 @@ impl Report {
                     let value = self.results.rate(variant, *workload)?;
                     let base = self.results.rate(Variant::Envoy, *workload);
                     let busy = self.results.busy(variant, *workload).unwrap_or(0.0);
-                    // At less than its limit, something else set the pace.
+                    // Below the limit of the proxy, something else limited the rate.
                     let mark = if variant != Variant::Direct && busy < SATURATED {
                         "*"
                     } else {
@@ -275,16 +278,16 @@ impl Report {
 
     fn latency_table(&self) -> Table {
         let mut table = Table::new(match self.variants().contains(&Variant::Direct) {
-            true => "Added to the backend's own time, one connection, microseconds",
-            false => "Time, the backend's included, one connection, microseconds",
+            true => "Latency added to the backend's, one connection, microseconds",
+            false => "Latency including the backend's, one connection, microseconds",
         });
         table.head(
             [
                 "p50",
                 "p99",
                 "first byte of a stream",
-                "the same, retried",
-                "the same, after an error in the stream",
+                "first byte, retried",
+                "first byte, after an error in the stream",
             ]
             .map(str::to_owned),
         );
@@ -330,12 +333,12 @@ impl Report {
             head.extend([
                 format!("after {early} small requests"),
                 format!("after {late}"),
-                "beside plain Envoy".to_owned(),
+                "minus plain Envoy's".to_owned(),
                 "at rest".to_owned(),
-                "beside plain Envoy".to_owned(),
+                "minus plain Envoy's".to_owned(),
             ]);
         }
-        head.extend(["after all conditions".to_owned(), "at most".to_owned()]);
+        head.extend(["after all conditions".to_owned(), "peak".to_owned()]);
         table.head(head);
         let megabytes = |bytes: u64| Some(format!("{:.1}", bytes as f64 / 1e6));
         for (variant, memory) in &self.results.memory {
@@ -367,7 +370,7 @@ impl Report {
 
     fn workers_table(&self) -> Table {
         let mut table =
-            Table::new("Requests per second, all cores shared with the load (ratio to one worker)");
+            Table::new("Requests per second, on all cores with the load (ratio to one worker)");
         table.head(Workload::WORKERS.iter().map(ToString::to_string));
         for variant in self.variants() {
             let base = self.results.rate(variant, Workload::Workers(1));
@@ -380,7 +383,7 @@ impl Report {
         table
     }
 
-    /// What has to be known to believe the tables.
+    /// Remarks that a reader needs to judge the tables.
     fn remarks(&self) -> String {
         let mut text = String::new();
         let mut line = |remark: String| {
@@ -391,14 +394,14 @@ impl Report {
         if let Some(noise) = self.noise() {
             line(format!(
                 "Noise: two plain Envoys with the same configuration differ by up to {:.0} % in their best slices, and by up to {:.0} % in the \
-                 median of the rounds; less than that says nothing.",
+                median of the rounds. Smaller differences mean nothing.",
                 noise.best * 100.0,
                 noise.median * 100.0
             ));
         }
         if let Some(spread) = self.spread() {
             line(format!(
-                "Plain Envoy's median slice is up to {:.0} % above its best.",
+                "Plain Envoy's median slice took up to {:.0} % more CPU than its best slice.",
                 spread * 100.0
             ));
         }
@@ -407,11 +410,11 @@ impl Report {
             .filter_map(|w| self.results.load_busy(Variant::Envoy, *w));
         if let Some(load) = load.reduce(f64::max) {
             line(format!(
-                "Load and backends used at most {:.0} % of their core beside plain Envoy.",
+                "The load and the backends together used at most {:.0} % of their core while plain Envoy was measured.",
                 load * 100.0
             ));
         }
-        line("`*`: the proxy was not at its limit; the load, or the memory's speed, set the pace. CPU per request holds all the same.".to_owned());
+        line("`*`: the load or the memory's speed limited the rate, not the proxy. CPU per request is still valid.".to_owned());
         for (variant, workload, errors) in self.results.errors() {
             line(format!(
                 "{variant}, {workload}: {errors} requests were not served."
@@ -441,7 +444,7 @@ impl fmt::Display for Report {
             self.memory_table(),
             self.workers_table(),
         ];
-        // One without a line says nothing: not everything has to be measured.
+        // A table is empty if its conditions were not measured.
         for table in tables.iter().filter(|table| !table.is_empty()) {
             writeln!(f, "{table}")?;
         }
@@ -472,7 +475,7 @@ mod tests {
     use crate::load::Seen;
     use crate::results::Slice;
 
-    /// What was measured at 16 KB, in microseconds.
+    /// Results at 16 KB with these processor times per request, in microseconds.
     fn results(cpus: &[(Variant, u64)]) -> Results {
         let mut results = Results::default();
         for (variant, micros) in cpus {
@@ -504,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_above_the_floor_stands_beside_the_target() {
+    fn targets_are_listed_with_the_floor() {
         let report = report(results(&[
             (Variant::Envoy, 100),
             (Variant::FloorFilter, 125),
@@ -521,7 +524,7 @@ mod tests {
                 "| 16 KB: answers not read, router engine |    1.40 |        1.51 |  1.41 |             1.51 |  1.41 | missed, by the floor too |",
             ]
         );
-        // In the tables of all variants, too, the floors come before what stands on them.
+        // In tables of all variants, the floors come before the balancer.
         let at = |text| report.find(text).unwrap();
         assert!(
             at("| floor: router") < at("| answers not read, filter"),
@@ -558,19 +561,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_is_left_out() {
+    fn missing_values_are_left_out() {
         let report_of = |cpus: &[_]| report(results(cpus));
         let alone = report_of(&[(Variant::Envoy, 100), (Variant::RouterLean, 151)]);
         let row = "| 16 KB: answers not read, router engine |    1.40 |        1.51 |             1.51 |  missed |\n";
         assert!(alone.contains(row), "{alone}");
         let without = report_of(&[(Variant::Envoy, 100), (Variant::FloorRouter, 130)]);
         assert!(!without.contains("## Against"), "{without}");
-        // Without plain Envoy there is nothing to compare with.
+        // The targets are ratios to plain Envoy, so they need its values.
         assert!(!report_of(&[(Variant::RouterLean, 151)]).contains("## Against"));
     }
 
     #[test]
-    fn ratios_have_as_many_digits_as_they_mean() {
+    fn large_ratios_have_fewer_digits() {
         let summary = |best| Summary { best, median: best };
         let shown = |value, base| with_ratio(summary(value), Some(summary(base)), 1);
         assert_eq!(shown(13.04, 10.0), "13.0 (1.30)");

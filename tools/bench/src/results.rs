@@ -1,4 +1,4 @@
-//! What was measured, and what is made of it.
+//! Measured values, and the statistics computed from them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use crate::load::Seen;
 use crate::usage::Memory;
 use crate::variant::{Variant, Workload};
 
-/// One slice.
+/// The results of one slice.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Slice {
-    /// Answers of status 200.
+    /// The number of answers with status 200.
     pub served: u64,
-    /// Everything else.
+    /// The number of other answers and of broken connections.
     pub errors: u64,
-    /// How long it was.
+    /// The duration of the slice.
     pub elapsed: Duration,
     /// The proxy's processor time.
     pub cpu: Duration,
@@ -32,7 +32,7 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// From what the load saw, and what was spent meanwhile.
+    /// Computes a slice from the load's results and the processor times.
     pub fn new(mut seen: Seen, cpu: Duration, load_cpu: Duration) -> Self {
         seen.latencies.sort_unstable();
         seen.first_bytes.sort_unstable();
@@ -48,40 +48,40 @@ impl Slice {
         }
     }
 
-    /// The proxy's processor time for each request.
+    /// The proxy's processor time per request.
     pub fn cpu_per_request(&self) -> Option<Duration> {
         (self.served > 0).then(|| self.cpu.div_f64(self.served as f64))
     }
 
-    /// Requests in a second.
+    /// Requests per second.
     pub fn rate(&self) -> f64 {
         self.served as f64 / self.elapsed.as_secs_f64()
     }
 }
 
-/// Of sorted values, the one that so many percent do not exceed.
+/// A percentile of sorted values.
 fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted.get(rank - 1).copied().unwrap_or_default()
 }
 
-/// Everything that was measured.
+/// All measured values.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Results {
     #[serde(with = "pairs")]
     slices: BTreeMap<(Variant, Workload), Vec<Slice>>,
-    /// Memory of each variant's processes at the end.
+    /// The memory of each variant's processes at the end.
     pub memory: BTreeMap<Variant, Memory>,
-    /// Memory after so many requests, where that was watched.
+    /// Pairs of a number of requests and the memory after them, for the variants whose memory was recorded.
     pub growth: BTreeMap<Variant, Vec<(u64, Memory)>>,
-    /// Memory some minutes later, where that was watched.
+    /// The memory at rest, some minutes later, for the variants whose memory was recorded.
     pub rest: BTreeMap<Variant, Memory>,
-    /// What was measured along curves, at each of their points.
+    /// The values at each point of each curve.
     #[serde(with = "pairs")]
     curves: BTreeMap<(Figure, Variant), BTreeMap<u64, Vec<f64>>>,
 }
 
-/// Maps whose keys are no strings, as lists of pairs: JSON has no other keys.
+/// Serializes maps as lists of pairs, because the keys of JSON objects have to be strings.
 mod pairs {
     use std::collections::BTreeMap;
 
@@ -107,14 +107,14 @@ mod pairs {
 /// The best and the median of several slices.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
-    /// The best: what is least disturbed by anything else on the machine.
+    /// The best value, from the slice with the least disturbance on the machine.
     pub best: f64,
-    /// The median.
+    /// The median of all slices.
     pub median: f64,
 }
 
 impl Results {
-    /// Takes in one value along a curve.
+    /// Adds a value at a point of a curve.
     pub fn grow(&mut self, figure: Figure, variant: Variant, point: u64, value: f64) {
         let curve = self.curves.entry((figure, variant)).or_default();
         curve.entry(point).or_default().push(value);
@@ -130,7 +130,7 @@ impl Results {
         best.collect()
     }
 
-    /// Takes in a slice.
+    /// Adds a slice.
     pub fn add(&mut self, variant: Variant, workload: Workload, slice: Slice) {
         let slices = self.slices.entry((variant, workload)).or_default();
         slices.push(slice);
@@ -149,7 +149,7 @@ impl Results {
         slices.map_or(&[], Vec::as_slice)
     }
 
-    /// Everything that went wrong.
+    /// The number of errors per variant and condition, where there are any.
     pub fn errors(&self) -> Vec<(Variant, Workload, u64)> {
         let sums = self.slices.iter().map(|((variant, workload), slices)| {
             let errors = slices.iter().map(|slice| slice.errors).sum();
@@ -158,15 +158,15 @@ impl Results {
         sums.filter(|(_, _, errors)| *errors > 0).collect()
     }
 
-    /// Processor time for each request, in microseconds.
+    /// Processor time per request, in microseconds.
     pub fn cpu(&self, variant: Variant, workload: Workload) -> Option<Summary> {
         self.least(variant, workload, |slice| {
             Some(micros(slice.cpu_per_request()?))
         })
     }
 
-    /// The same as a ratio to what `base` took: of the best slices, and the median of what each round says by itself, which holds
-    /// where the machine is disturbed for longer than a round lasts.
+    /// The ratio of processor time per request to that of `base`: from the best slices, and as the median of the ratios within each
+    /// round. The median is reliable even if a disturbance of the machine lasts longer than a round.
     pub fn cpu_beside(
         &self,
         base: Variant,
@@ -186,9 +186,9 @@ impl Results {
         })
     }
 
-    /// Requests in a second.
+    /// Requests per second.
     pub fn rate(&self, variant: Variant, workload: Workload) -> Option<Summary> {
-        // The best rate is the largest.
+        // The best rate is the largest, and `least` takes the smallest value as the best.
         let negative = self.least(variant, workload, |slice| Some(-slice.rate()))?;
         Some(Summary {
             best: -negative.best,
@@ -211,14 +211,14 @@ impl Results {
         self.least(variant, workload, |slice| Some(micros(slice.first_byte)))
     }
 
-    /// How busy the proxy was in its best slice, as a share of one core.
+    /// The highest CPU use of the proxy in any slice, as a share of one core.
     pub fn busy(&self, variant: Variant, workload: Workload) -> Option<f64> {
         let busy = |slice: &Slice| slice.cpu.as_secs_f64() / slice.elapsed.as_secs_f64();
         let shares = self.of(variant, workload).iter().map(busy);
         shares.reduce(f64::max)
     }
 
-    /// The same of load and backends together.
+    /// The highest CPU use of the load and the backends together in any slice, as a share of one core.
     pub fn load_busy(&self, variant: Variant, workload: Workload) -> Option<f64> {
         let busy = |slice: &Slice| slice.load_cpu.as_secs_f64() / slice.elapsed.as_secs_f64();
         let shares = self.of(variant, workload).iter().map(busy);
@@ -237,7 +237,7 @@ impl Results {
     }
 }
 
-/// The least of these, and their median.
+/// The smallest value, and the median.
 fn least(values: impl Iterator<Item = f64>) -> Option<Summary> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
@@ -269,7 +269,7 @@ mod tests {
     fn the_best_slice_is_the_cheapest_or_the_fastest() {
         let mut results = Results::default();
         let workload = Workload::Body(1);
-        // One that served nothing says nothing.
+        // The slice without served requests is ignored.
         for slice in [
             slice(1000, 50),
             slice(2000, 60),
@@ -289,7 +289,7 @@ mod tests {
     fn a_round_is_compared_with_itself() {
         let mut results = Results::default();
         let workload = Workload::Body(1);
-        // From the second round on everything takes three times as long, but for a moment.
+        // From the second round on, everything takes three times as long, except for one slice.
         for (envoy, router) in [(50, 80), (150, 240), (60, 240), (150, 250)] {
             results.add(Variant::Envoy, workload, slice(1000, envoy));
             results.add(Variant::Router, workload, slice(1000, router));
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn results_are_the_same_after_they_were_saved() {
+    fn results_are_saved_and_read_without_loss() {
         let mut results = Results::default();
         results.add(Variant::Envoy, Workload::Body(1), slice(1000, 50));
         results.add(Variant::Envoy, Workload::Workers(2), slice(1000, 60));

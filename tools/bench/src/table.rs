@@ -2,17 +2,17 @@
 
 use std::fmt;
 
-/// What stands in a table where there is nothing to say.
+/// The text of a cell without a value.
 const NOTHING: &str = "-";
 
-/// A Markdown table; most have a line for each variant. A column that has nothing to say is left out, as a line is.
+/// A Markdown table with a title. Columns and rows without any value are left out.
 pub struct Table {
     title: String,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// One without a line.
+    /// A table without rows.
     pub fn new(title: impl fmt::Display) -> Self {
         Self {
             title: title.to_string(),
@@ -20,18 +20,18 @@ impl Table {
         }
     }
 
-    /// What is above its columns.
+    /// Sets the headings of the columns.
     pub fn head(&mut self, columns: impl IntoIterator<Item = String>) {
         self.rows
             .push([String::new()].into_iter().chain(columns).collect());
     }
 
-    /// Whether it has no line.
+    /// Whether the table has no row.
     pub fn is_empty(&self) -> bool {
         self.rows.len() <= 1
     }
 
-    /// Adds a line; one that has nothing to say is left out.
+    /// Adds a row, unless it has no value.
     pub fn row(
         &mut self,
         name: impl fmt::Display,

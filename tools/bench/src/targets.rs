@@ -1,4 +1,4 @@
-//! Upper bounds for the processor time of a request, and targets for everything else.
+//! Targets: upper bounds for the processor time of a request, and bounds for other figures.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ pub fn target(variant: Variant, workload: Workload) -> Option<f64> {
     }
 }
 
-/// The variant that makes the host calls of a plain chat with the engine of `variant`, and computes nothing.
+/// The floor of `variant`: the variant that makes its engine's host calls for a plain chat, and computes nothing.
 pub fn floor(variant: Variant) -> Option<Variant> {
     match variant {
         Variant::Filter | Variant::FilterLean | Variant::FilterEverything => {
@@ -46,7 +46,7 @@ pub fn floor(variant: Variant) -> Option<Variant> {
     }
 }
 
-/// A target.
+/// A target: an upper or a lower bound.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bound {
     /// Less is better.
@@ -56,8 +56,8 @@ pub enum Bound {
 }
 
 impl Bound {
-    /// Says whether a measured value meets the target, and if not whether the floor misses it as well. Values count as they are shown:
-    /// a difference that nobody can see in the table decides nothing.
+    /// Says whether a measured value meets the target, and if not, whether the floor misses it too. A value that equals the target in
+    /// the digits of the table meets it.
     pub fn verdict(
         self,
         measured: f64,
@@ -85,7 +85,7 @@ impl Bound {
         }
     }
 
-    /// The target in words.
+    /// The target as text.
     pub fn shown(self, shown: impl Fn(f64) -> String) -> String {
         let words = match self {
             Self::AtMost(_) => "at most",
@@ -95,31 +95,31 @@ impl Bound {
     }
 }
 
-/// A target for something else than the processor time of a plain request.
+/// A figure with a target, other than the processor time of a plain request.
 #[derive(Clone, Copy, Debug)]
 pub enum Goal {
-    /// The first byte of a stream, in microseconds after plain Envoy's.
+    /// The time to the first byte of a stream, in microseconds more than plain Envoy's.
     FirstByte,
-    /// The first byte of a stream whose first attempt failed, in microseconds after that of one whose first attempt did not.
+    /// The time to the first byte of a retried stream, in microseconds more than that of a stream without a retry.
     FirstByteRetried,
-    /// Processor time with a hundred healthy backends, in units of that with three.
+    /// Processor time with a hundred healthy backends, as a ratio to processor time with three.
     ManyBackends,
-    /// Processor time with a hundred backends, half of them in cooldown, in units of that with three.
+    /// Processor time with a hundred backends, half of them in cooldown, as a ratio to processor time with three healthy ones.
     HalfCooling,
-    /// What 10,000 open streams do to the time of a new request, in units of what they do to it in plain Envoy.
+    /// The slowdown of a new request by 10,000 open streams, as a ratio to the slowdown in plain Envoy.
     OpenStreams,
     /// Memory at rest, in MB more than plain Envoy's.
     Memory,
-    /// Memory of each worker after the first, in MB more than in plain Envoy.
+    /// Memory of each further worker, in MB more than plain Envoy's.
     WorkerMemory,
-    /// Small requests a second, in units of LiteLLM's.
+    /// Small requests per second, as a ratio to LiteLLM's.
     Rate,
-    /// Throughput that a second worker brings, in units of what it brings plain Envoy.
+    /// The factor by which a second worker raises throughput, as a ratio to the factor in plain Envoy.
     SecondWorker,
 }
 
 impl Goal {
-    /// All of them, in the order of the report.
+    /// All goals, in the order of the report.
     pub const ALL: [Self; 9] = [
         Self::FirstByte,
         Self::FirstByteRetried,
@@ -132,7 +132,7 @@ impl Goal {
         Self::SecondWorker,
     ];
 
-    /// The measured value, as far as there is one.
+    /// The measured value, if it was measured.
     pub fn measured(self, results: &Results, variant: Variant) -> Option<f64> {
         let first_byte = |variant, workload| Some(results.first_byte(variant, workload)?.best);
         let rate = |variant, workload| Some(results.rate(variant, workload)?.best);
@@ -140,7 +140,7 @@ impl Goal {
         let growth = |variant| {
             Some(rate(variant, Workload::Workers(2))? / rate(variant, Workload::Workers(1))?)
         };
-        // From the first point of a curve to the last.
+        // The first and the last point of a curve.
         let along = |figure, variant| {
             let curve = results.curve(figure, variant);
             Some((*curve.first()?, *curve.last().filter(|_| curve.len() > 1)?))
@@ -182,7 +182,7 @@ impl Goal {
         })
     }
 
-    /// The target of `variant`.
+    /// The target for `variant`.
     pub fn bound(self, variant: Variant) -> Bound {
         match self {
             Self::FirstByte if variant == Variant::Filter => Bound::AtMost(110.0),
@@ -198,7 +198,7 @@ impl Goal {
         }
     }
 
-    /// A value with as many digits as it means.
+    /// A value as text, with the digits that are meaningful.
     pub fn shown(self, value: f64) -> String {
         match self {
             Self::FirstByte | Self::FirstByteRetried => format!("{value:+.0}"),
@@ -215,14 +215,16 @@ impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::FirstByte => "first byte of a stream, us after plain Envoy's",
-            Self::FirstByteRetried => "first byte after a retry, us after one without",
-            Self::ManyBackends => "CPU with 100 backends, times that with 3",
-            Self::HalfCooling => "CPU with 50 of 100 backends in cooldown, times that with 3",
-            Self::OpenStreams => "slower by 10,000 open streams, times plain Envoy's slowing",
+            Self::FirstByteRetried => {
+                "first byte of a retried stream, us after one without a retry"
+            }
+            Self::ManyBackends => "CPU with 100 backends, ratio to 3 backends",
+            Self::HalfCooling => "CPU with 50 of 100 backends in cooldown, ratio to 3 backends",
+            Self::OpenStreams => "slowdown by 10,000 open streams, ratio to plain Envoy's",
             Self::Memory => "memory at rest, MB more than plain Envoy's",
             Self::WorkerMemory => "memory of each further worker, MB more than plain Envoy's",
-            Self::Rate => "requests/s of 1 KB, times LiteLLM's",
-            Self::SecondWorker => "throughput that a second worker brings, times plain Envoy's",
+            Self::Rate => "requests/s of 1 KB, ratio to LiteLLM's",
+            Self::SecondWorker => "speedup by a second worker, ratio to plain Envoy's",
         })
     }
 }
@@ -232,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_judged_as_its_table_shows_it() {
+    fn a_target_is_judged_by_the_displayed_digits() {
         let shown = |value: f64| format!("{value:.2}");
         let at_most = Bound::AtMost(1.30);
         for (measured, floor, verdict) in [
@@ -273,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_a_worker_is_a_slope_beside_plain_envoys() {
+    fn memory_of_a_worker_is_a_slope_minus_plain_envoys() {
         let mut results = Results::default();
         for (variant, workers, megabytes) in [
             (Variant::Envoy, 1, 60.0),

@@ -1,4 +1,4 @@
-//! What processes use, by the kernel's own accounting.
+//! The CPU and memory of processes, from the kernel's accounting.
 
 use std::fs;
 use std::io;
@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 /// The processor time of all threads of these processes.
 ///
 /// # Errors
-/// One of them is no more.
+/// One of the processes has ended.
 pub fn cpu(processes: &[u32]) -> io::Result<Duration> {
     let mut nanos = 0;
     for process in processes {
         for task in fs::read_dir(format!("/proc/{process}/task"))? {
             let path = task?.path().join("schedstat");
-            // A thread may end at any time.
+            // A thread may end between listing and reading.
             let Ok(text) = fs::read_to_string(path) else {
                 continue;
             };
@@ -28,19 +28,19 @@ pub fn cpu(processes: &[u32]) -> io::Result<Duration> {
     Ok(Duration::from_nanos(nanos))
 }
 
-/// Memory of some processes, in bytes.
+/// The memory of some processes, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// Resident now.
+    /// The resident memory now.
     pub now: u64,
-    /// The most there ever was.
+    /// The peak of the resident memory.
     pub peak: u64,
 }
 
-/// The memory of these processes together.
+/// The sum of the memory of these processes.
 ///
 /// # Errors
-/// One of them is no more.
+/// One of the processes has ended.
 pub fn memory(processes: &[u32]) -> io::Result<Memory> {
     let mut sum = Memory::default();
     for process in processes {
@@ -57,7 +57,7 @@ fn kilobytes(status: &str, name: &str) -> u64 {
     number.unwrap_or(0)
 }
 
-/// The machine in one line: processor, cores, kernel.
+/// A description of the machine in one line: processor, cores, kernel.
 pub fn machine(cores: usize) -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find(|line| line.starts_with("model name"));
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_uses_something() {
+    fn this_process_uses_cpu_and_memory() {
         let me = [std::process::id()];
         assert!(cpu(&me).unwrap() > Duration::ZERO);
         let memory = memory(&me).unwrap();

@@ -1,4 +1,4 @@
-//! What is measured, and under which conditions.
+//! The variants that are measured, and the conditions.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,48 +8,48 @@ use serde::{Deserialize, Serialize};
 use crate::backend::STREAM_EVENTS;
 use crate::load::{Asks, Request};
 
-/// What stands between the client and the backends.
+/// The program between the client and the backends, in its configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Variant {
-    /// Nothing.
+    /// No program: the client sends requests to a backend.
     Direct,
-    /// Envoy with one route to three hosts. All others are compared with it.
+    /// Envoy with one route to three hosts. All other variants are compared with it.
     Envoy,
-    /// The same once more: what it differs by is noise.
+    /// A second plain Envoy. Its difference to the first one is noise.
     EnvoyAgain,
-    /// What comes nearest without the module: a fixed token, retries on another host.
+    /// Envoy without the module, as close to the balancer as possible: a fixed token, and retries on another host.
     Stock,
-    /// Round robin and token by a Lua filter.
+    /// A Lua filter that does round robin and sets the token.
     Lua,
-    /// Round robin and token by a service that Envoy asks over gRPC.
+    /// A gRPC service that does round robin and sets the token.
     ExtProc,
     /// A wasm filter that does nothing.
     Idle,
-    /// The host calls of the balancer's filter engine, and nothing else.
+    /// A module that only makes the host calls of the filter engine.
     FloorFilter,
-    /// The host calls of the balancer's router engine, and nothing else.
+    /// Modules that only make the host calls of the router engine.
     FloorRouter,
-    /// The same without those of the clusters' filters: what is above this is the price of seeing each attempt.
+    /// [`Self::FloorRouter`] without the clusters' filters. The difference is the price of seeing each attempt.
     FloorDownstream,
-    /// The balancer, filter engine.
+    /// The balancer with the filter engine.
     Filter,
-    /// The balancer, router engine.
+    /// The balancer with the router engine.
     Router,
     /// The filter engine with `affinity` by `prompt_cache_key`.
     FilterAffinity,
     /// The router engine with `affinity` by `prompt_cache_key`.
     RouterAffinity,
-    /// The filter engine with `usage: false`: what the others have more is the price of counting tokens.
+    /// The filter engine with `usage: false`. The difference to [`Self::Filter`] is the price of counting tokens.
     FilterUncounted,
-    /// The router engine with that.
+    /// The router engine with `usage: false`. The difference to [`Self::Router`] is the price of counting tokens.
     RouterUncounted,
-    /// The filter engine without what reads answers: `usage: false`, `retry.stream_start: 0s`.
+    /// The filter engine without the features that read answers: `usage: false`, `retry.stream_start: 0s`.
     FilterLean,
-    /// The router engine without that.
+    /// The router engine without the features that read answers: `usage: false`, `retry.stream_start: 0s`.
     RouterLean,
-    /// The filter engine with everything that can be switched on for a chat.
+    /// The filter engine with prices, client names, `headers.why` and limits of clients.
     FilterEverything,
-    /// The router engine with that.
+    /// The router engine with prices, client names, `headers.why` and limits of clients.
     RouterEverything,
     /// The filter engine of another build.
     FilterAgainst,
@@ -60,7 +60,7 @@ pub enum Variant {
 }
 
 impl Variant {
-    /// All of them, in the order of the report.
+    /// All variants, in the order of the report.
     pub const ALL: [Self; 23] = [
         Self::Direct,
         Self::Envoy,
@@ -87,7 +87,7 @@ impl Variant {
         Self::LiteLlm,
     ];
 
-    /// What the command line calls it.
+    /// The variant's name on the command line.
     pub fn key(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -116,17 +116,17 @@ impl Variant {
         }
     }
 
-    /// The variant of this [`key`](Self::key).
+    /// The variant with this [`key`](Self::key).
     pub fn named(key: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|variant| variant.key() == key)
     }
 
-    /// Whether it is measured unless others are named.
+    /// Whether the variant is measured by default.
     pub fn is_usual(self) -> bool {
         self != Self::FloorDownstream
     }
 
-    /// Whether it makes the balancer's host calls in its place.
+    /// Whether the variant only makes the balancer's host calls.
     pub fn is_floor(self) -> bool {
         matches!(
             self,
@@ -134,7 +134,7 @@ impl Variant {
         )
     }
 
-    /// Whether it is the balancer.
+    /// Whether the variant is the balancer.
     pub fn is_balancer(self) -> bool {
         matches!(
             self,
@@ -153,12 +153,12 @@ impl Variant {
         )
     }
 
-    /// Whether it is the balancer as it is shipped.
+    /// Whether the variant is the balancer with its default settings.
     fn is_default(self) -> bool {
         matches!(self, Self::Filter | Self::Router)
     }
 
-    /// Whether it has the router engine.
+    /// Whether the variant is the balancer with the router engine.
     pub fn is_router(self) -> bool {
         matches!(
             self,
@@ -171,7 +171,7 @@ impl Variant {
         )
     }
 
-    /// A word for the few variants that curves are measured of.
+    /// A short name for variants in the charts of curves.
     pub fn engine_name(self) -> &'static str {
         match self {
             _ if self.is_router() => "router",
@@ -192,14 +192,14 @@ impl Variant {
         matches!(self, Self::FilterUncounted | Self::RouterUncounted)
     }
 
-    /// Whether every request has to arrive with the token.
-    pub fn shows_token(self) -> bool {
+    /// Whether the variant has to send the token with every request.
+    pub fn sends_token(self) -> bool {
         self.is_balancer()
             || self.is_floor()
             || matches!(self, Self::Stock | Self::Lua | Self::ExtProc)
     }
 
-    /// Whether a failed request is sent to another backend.
+    /// Whether the variant sends a failed request to another backend.
     pub fn retries(self) -> bool {
         self.is_balancer() || self == Self::Stock
     }
@@ -238,33 +238,33 @@ impl fmt::Display for Variant {
 /// The condition of a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Workload {
-    /// Requests with a body of so many KiB over 16 connections.
+    /// Requests with a body of this number of KiB over 16 connections.
     Body(usize),
     /// Streams over 64 connections.
     Streams,
     /// Streams of [`LONG_STREAM`] events over 16 connections.
     LongStreams,
-    /// Requests with a body of 1 KiB and keys of their own over 16 connections.
+    /// Requests with a body of 1 KiB and a `prompt_cache_key` each over 16 connections.
     Keyed,
     /// Small requests over one connection.
     Alone,
     /// Streams over one connection.
     FirstByte,
-    /// The same, the first attempt of each failing.
+    /// Streams over one connection. The first attempt of each fails.
     FirstByteRetried,
-    /// The same, the first attempt of each beginning with an error inside its stream.
+    /// Streams over one connection. The first attempt of each is a stream that begins with an error.
     FirstByteFailed,
     /// Requests of 16 KiB while one backend throttles.
     Throttled,
-    /// Small requests to an Envoy with so many workers on all cores.
+    /// Small requests to an Envoy with this number of workers on all cores.
     Workers(u32),
 }
 
-/// Events of a long stream.
+/// The number of events in a long stream.
 pub const LONG_STREAM: usize = 1000;
 
 impl Workload {
-    /// What is measured in shuffled order.
+    /// The conditions that are measured in shuffled order.
     pub const SHUFFLED: [Self; 12] = [
         Self::Body(1),
         Self::Body(16),
@@ -280,10 +280,10 @@ impl Workload {
         Self::Throttled,
     ];
 
-    /// What a single worker and several of them are measured by.
+    /// The conditions with different numbers of workers.
     pub const WORKERS: [Self; 3] = [Self::Workers(1), Self::Workers(2), Self::Workers(4)];
 
-    /// Its name on the command line; those with several workers have none.
+    /// The condition's name on the command line. Conditions with a number of workers have none.
     pub fn key(self) -> &'static str {
         match self {
             Self::Body(1) => "1k",
@@ -302,14 +302,14 @@ impl Workload {
         }
     }
 
-    /// The condition of this name.
+    /// The condition with this [`key`](Self::key).
     pub fn named(key: &str) -> Option<Self> {
         Self::SHUFFLED
             .into_iter()
             .find(|workload| workload.key() == key)
     }
 
-    /// The request that is sent.
+    /// The request that the load sends.
     pub fn request(self) -> Request {
         match self {
             Self::Body(kib) => Request::chat(kib << 10, Asks::Whole),
@@ -323,7 +323,7 @@ impl Workload {
         }
     }
 
-    /// Over how many connections.
+    /// The number of connections.
     pub fn connections(self) -> usize {
         match self {
             Self::Alone | Self::FirstByte | Self::FirstByteRetried | Self::FirstByteFailed => 1,
@@ -332,7 +332,8 @@ impl Workload {
         }
     }
 
-    /// How long its slices are where the others' are `usual`: a stream begins and ends in few of the short ones.
+    /// The length of slices, where `usual` is the length for small requests. Slices with streams are longer, because few streams begin
+    /// and end within a short one.
     pub fn slice(self, usual: Duration) -> Duration {
         match self {
             Self::LongStreams => usual * 16,
@@ -343,28 +344,28 @@ impl Workload {
         }
     }
 
-    /// Whether it makes sense for `variant`.
+    /// Whether the condition makes sense for `variant`.
     pub fn suits(self, variant: Variant) -> bool {
         let is_plain = variant == Variant::Envoy;
         match self {
             Self::Keyed => {
                 is_plain || variant.is_default() || variant.is_against() || variant.has_affinity()
             }
-            // Without keys, affinity changes nothing.
+            // Affinity has no effect on requests without keys.
             _ if variant.has_affinity() => false,
             Self::Streams => true,
-            // Each slice takes long.
+            // A slice takes 16 times as long as usual, so only the most interesting variants are measured.
             Self::LongStreams => is_plain || variant.is_balancer(),
-            // Tokens are counted in streams at the price of every event, elsewhere once.
+            // Counting tokens is expensive in streams only, where the module reads every event.
             _ if variant.is_uncounted() => false,
             Self::FirstByteRetried => variant.retries(),
-            // Nothing else than the balancer retries these.
+            // Only the balancer retries after an error in a stream, and only if it reads answers.
             Self::FirstByteFailed => {
                 variant.is_balancer()
                     && !matches!(variant, Variant::FilterLean | Variant::RouterLean)
             }
-            // Plain Envoy, with nothing throttled, is what the others are compared with. The floors, which retry nothing, meet
-            // nothing throttled either.
+            // Plain Envoy is the base of comparison, so no backend throttles its requests. The floors do not retry, so no backend
+            // throttles theirs either.
             Self::Throttled => variant.retries() || variant.is_floor() || is_plain,
             Self::Workers(_) => is_plain || variant.is_default(),
             Self::Body(_) | Self::Alone | Self::FirstByte => true,

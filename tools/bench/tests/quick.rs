@@ -1,11 +1,11 @@
-//! The benchmark runs, for seconds, so that it does not rot between the runs that count.
+//! A short run of the benchmark, which shows that the benchmark works.
 
 use std::collections::BTreeSet;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A path that `cargo xtask test` names.
+/// The path in an environment variable that `cargo xtask test` sets.
 fn path(variable: &str) -> PathBuf {
     let path = env::var_os(variable);
     let path = path.unwrap_or_else(|| panic!("{variable} is not set; run `cargo xtask test`"));
@@ -31,8 +31,8 @@ fn every_variant_that_is_an_envoy_serves_and_is_reported() {
         .arg(folder.path())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
     let page = std::fs::read_to_string(folder.path().join("benchmarks.md")).unwrap();
     for row in [
         "| plain Envoy ",
@@ -46,10 +46,10 @@ fn every_variant_that_is_an_envoy_serves_and_is_reported() {
         "| balancer, router engine ",
         "| other build, router engine ",
     ] {
-        // CPU, requests per second, latency, memory.
+        // The tables of CPU, requests per second, latency and memory each have this row.
         assert!(page.matches(row).count() >= 4, "{row}\n{page}");
     }
-    // Beside its target and its floor.
+    // The table of targets has these rows.
     for row in [
         "| 16 KB: answers not read, filter engine ",
         "| one of three throttled: balancer, router engine ",
@@ -59,9 +59,12 @@ fn every_variant_that_is_an_envoy_serves_and_is_reported() {
     let chart = std::fs::read_to_string(folder.path().join("benchmarks.svg")).unwrap();
     assert!(chart.contains("balancer, router engine"), "{chart}");
     let curves = std::fs::read_to_string(folder.path().join("benchmarks-curves.svg")).unwrap();
-    assert!(curves.contains("CPU per request, us: deployments"), "{curves}");
+    assert!(
+        curves.contains("CPU per request, us: deployments"),
+        "{curves}"
+    );
 
-    // What was measured makes the same page again.
+    // The saved values give the same page again.
     let again = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_bench"))
         .arg("page")
@@ -74,24 +77,24 @@ fn every_variant_that_is_an_envoy_serves_and_is_reported() {
     let same = std::fs::read_to_string(again.path().join("benchmarks.md")).unwrap();
     assert_eq!(same, page);
 
-    // A callback that only one of them has would be a price that only one of them pays.
-    let expected = streams_callbacks(&module);
+    // The floors must export the same callbacks as the balancer, because Envoy charges for each.
+    let expected = request_callbacks(&module);
     assert!(
         expected.contains("proxy_on_request_headers"),
         "{expected:?}"
     );
     for name in ["filter", "router", "upstream"] {
         let floor = folder.path().join(format!("floor_{name}.wasm"));
-        assert_eq!(streams_callbacks(&floor), expected, "floor/{name}.wat");
+        assert_eq!(request_callbacks(&floor), expected, "floor/{name}.wat");
     }
 }
 
-/// The callbacks that a module exports, but for those that no request is charged for.
-fn streams_callbacks(module: &Path) -> BTreeSet<String> {
+/// The callbacks that a module exports, except those that cost a request nothing.
+fn request_callbacks(module: &Path) -> BTreeSet<String> {
     let module = walrus::Module::from_file(module).unwrap();
     let exports = module.exports.iter().map(|export| export.name.clone());
-    let of_all = ["proxy_on_tick", "proxy_on_http_call_response"];
+    let without_cost = ["proxy_on_tick", "proxy_on_http_call_response"];
     exports
-        .filter(|name| name.starts_with("proxy_on_") && !of_all.contains(&name.as_str()))
+        .filter(|name| name.starts_with("proxy_on_") && !without_cost.contains(&name.as_str()))
         .collect()
 }

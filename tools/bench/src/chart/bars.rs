@@ -1,4 +1,4 @@
-//! CPU per request of every variant, in units of plain Envoy's.
+//! A bar chart of every variant's CPU per request, in units of plain Envoy's.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ const GROUPS: [Workload; 5] = [
     Workload::Streams,
 ];
 
-/// Bars end here; what is more is written beside them.
+/// The ratio at which bars end. The label beside a longer bar has its value.
 const MOST: f64 = 3.0;
 
 const LABELS: f64 = 220.0;
@@ -22,7 +22,7 @@ const BARS: f64 = 420.0;
 const WIDTH: f64 = LABELS + BARS + 60.0;
 const LINE: f64 = 18.0;
 
-/// The chart.
+/// Draws the bar chart as SVG.
 pub fn svg(results: &Results) -> String {
     let mut body = String::new();
     let mut y = 40.0;
@@ -53,7 +53,7 @@ pub fn svg(results: &Results) -> String {
         }
         y += LINE * 1.4;
     }
-    // Behind the bars.
+    // The grid comes first in the file, so that it is behind the bars.
     let mut grid = String::new();
     for whole in [1.0, 2.0, 3.0] {
         let x = LABELS + whole / MOST * BARS;
@@ -61,7 +61,7 @@ pub fn svg(results: &Results) -> String {
         let _ = writeln!(grid, r#"<line x1="{x}" y1="30" x2="{x}" y2="{bottom}"/>"#);
     }
     let body = grid + &body;
-    let title = "CPU per request, in units of plain Envoy's; less is better";
+    let title = "CPU per request, in units of plain Envoy's (less is better)";
     page(WIDTH, y, title, &body)
 }
 
@@ -99,7 +99,7 @@ mod tests {
     use crate::results::Slice;
 
     #[test]
-    fn there_is_a_bar_for_each_variant_and_none_leaves_the_page() {
+    fn each_variant_has_a_bar_within_the_page() {
         let mut results = Results::default();
         for (variant, micros) in [
             (Variant::Envoy, 30),

@@ -1,4 +1,4 @@
-//! Small charts, one for each figure: how it grows, for plain Envoy and both engines.
+//! Line charts, one per figure, that show how the figure grows in plain Envoy and in both engines.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -13,18 +13,21 @@ const PANEL_WIDTH: f64 = 420.0;
 const PANEL_HEIGHT: f64 = 240.0;
 const TOP: f64 = 50.0;
 
-/// The margins of the plot inside its panel.
+/// The margin left of the plot inside its panel, for the labels of the axis.
 const LEFT: f64 = 48.0;
+/// The margin right of the plot, for the labels of the lines.
 const RIGHT: f64 = 96.0;
+/// The margin above the plot, for the panel's title.
 const ABOVE: f64 = 28.0;
+/// The margin below the plot, for the labels of the points, their unit and the words on growth.
 const BELOW: f64 = 62.0;
 
-/// Labels at the ends of lines are at least this far apart.
+/// The minimum distance between the labels at the ends of lines.
 const APART: f64 = 13.0;
 
 type Line = (Variant, Vec<(u64, f64)>);
 
-/// The chart.
+/// Draws the line charts as SVG.
 pub fn svg(results: &Results) -> String {
     let mut body = String::new();
     let mut panels = 0;
@@ -43,7 +46,7 @@ pub fn svg(results: &Results) -> String {
         panels += 1;
     }
     let height = TOP + panels.div_ceil(COLUMNS) as f64 * PANEL_HEIGHT;
-    let title = "How cost grows; a flat line is what one wants to see";
+    let title = "How cost grows (flat lines are best)";
     page(PANEL_WIDTH * COLUMNS as f64, height, title, &body)
 }
 
@@ -65,7 +68,7 @@ fn panel(body: &mut String, (left, top): (f64, f64), figure: Figure, lines: &[Li
     let width = PANEL_WIDTH - LEFT - RIGHT;
     let height = PANEL_HEIGHT - ABOVE - BELOW;
     let base = top + ABOVE + height;
-    // Points are spread by their order of magnitude.
+    // The horizontal axis is logarithmic.
     let (from, to) = ((*least as f64).ln(), (*last as f64).ln());
     let x = |point: u64| left + LEFT + width * ((point as f64).ln() - from) / (to - from);
     let y = |value: f64| base - height * value / most;
@@ -155,24 +158,24 @@ fn panel(body: &mut String, (left, top): (f64, f64), figure: Figure, lines: &[Li
     );
 }
 
-/// How the lines of the balancer grow.
+/// Describes in words how the balancer's lines grow.
 fn words(lines: &[Line]) -> String {
     let engines = lines.iter().filter(|(variant, _)| variant.is_balancer());
-    let said: Vec<_> = engines
+    let growths: Vec<_> = engines
         .filter_map(|(variant, line)| Some((variant.engine_name(), growth(line)?)))
         .collect();
-    match said.as_slice() {
+    match growths.as_slice() {
         [(_, one), (_, other)] if one == other => format!("both engines: {one}"),
-        said => {
-            let said = said
+        growths => {
+            let texts = growths
                 .iter()
                 .map(|(name, growth)| format!("{name}: {growth}"));
-            said.collect::<Vec<_>>().join("; ")
+            texts.collect::<Vec<_>>().join("; ")
         }
     }
 }
 
-/// The next number with one digit, or two, that axes have at their ends.
+/// Rounds up to a number with one or two significant digits, for the end of an axis.
 fn round_up(value: f64) -> f64 {
     if value <= 0.0 {
         return 1.0;
@@ -183,7 +186,7 @@ fn round_up(value: f64) -> f64 {
     step.unwrap_or(10.0) * unit
 }
 
-/// A number of about three digits.
+/// Formats a number with about three digits.
 fn short(value: f64) -> String {
     match value {
         value if value >= 100_000.0 => format!("{:.0}k", value / 1e3),
@@ -209,7 +212,7 @@ mod tests {
                 }
             }
         }
-        // A single point is no line.
+        // A figure with a single point gets no line.
         results.grow(Figure::Waiting, Variant::Filter, 1, 2.0);
         let svg = svg(&results);
         assert_eq!(svg.matches("<polyline").count(), 6);

@@ -1,4 +1,4 @@
-//! The charts of the page, as SVG that reads well on light and dark pages.
+//! The charts of the page, as SVG that is readable on light and dark pages.
 
 mod bars;
 mod lines;
@@ -10,7 +10,7 @@ pub use lines::svg as lines;
 
 use crate::variant::Variant;
 
-/// The colours of the charts, by class.
+/// The CSS of the charts: colours by class.
 const STYLE: &str = "rect.page { fill: #ffffff } text { fill: #24292f } .title { font-size: 14px; font-weight: bold } \
      .group { font-weight: bold } .note { fill: #57606a; font-size: 11px } line { stroke: #d0d7de } \
      rect.filter, circle.filter { fill: #0969da } rect.router, circle.router { fill: #8250df } \
@@ -18,7 +18,7 @@ const STYLE: &str = "rect.page { fill: #ffffff } text { fill: #24292f } .title {
      polyline { fill: none; stroke-width: 2 } polyline.filter { stroke: #0969da } polyline.router { stroke: #8250df } \
      polyline.other { stroke: #8c959f }";
 
-/// A whole chart.
+/// A complete SVG file.
 fn page(width: f64, height: f64, title: &str, body: &str) -> String {
     format!(
         r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0}" font-family="sans-serif" font-size="12" role="img">
@@ -31,7 +31,7 @@ fn page(width: f64, height: f64, title: &str, body: &str) -> String {
     )
 }
 
-/// Adds text, which needs no escaping: all of it is the program's own.
+/// Adds text. It is not escaped, because all texts come from this program.
 fn text(body: &mut String, x: f64, y: f64, anchor: &str, class: &str, text: &str) {
     // Writing to a string does not fail.
     let _ = writeln!(
@@ -40,7 +40,7 @@ fn text(body: &mut String, x: f64, y: f64, anchor: &str, class: &str, text: &str
     );
 }
 
-/// The class that colours a variant.
+/// The CSS class of a variant, which sets its colour.
 fn class(variant: Variant) -> &'static str {
     match variant {
         variant if variant.is_floor() => "floor",

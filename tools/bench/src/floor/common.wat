@@ -1,4 +1,4 @@
-;; What the modules of the floor have in common. It is put in front of each of them, with the constants of floor.rs.
+;; The common part of the floor's modules. floor.rs puts it in front of each module, followed by the constants.
 
 ;; The host calls.
 (import "env" "proxy_get_header_map_pairs" (func $get_header_map_pairs (param i32 i32 i32) (result i32)))
@@ -10,7 +10,7 @@
 (import "env" "proxy_get_shared_data" (func $get_shared_data (param i32 i32 i32 i32 i32) (result i32)))
 (import "env" "proxy_set_shared_data" (func $set_shared_data (param i32 i32 i32 i32 i32) (result i32)))
 
-;; Their numbers for header maps and buffers, and for what a callback returns that lets everything pass, or holds it.
+;; The ABI's numbers for header maps, buffers, and the two results of a callback: continue or pause.
 (global $request_headers i32 (i32.const 0))
 (global $response_headers i32 (i32.const 2))
 (global $request_body i32 (i32.const 0))
@@ -18,13 +18,13 @@
 (global $continue i32 (i32.const 0))
 (global $pause i32 (i32.const 1))
 
-;; Where they write where what they bring is, how much it is, and the number that a compare-and-swap goes by.
+;; The addresses that host calls write their results to: the data's address, its size, and the number for compare-and-swap.
 (global $data i32 (i32.const 0))
 (global $size i32 (i32.const 4))
 (global $cas i32 (i32.const 8))
 
-;; What they bring lies behind the constants, from the second page on, until sixteen requests later: with as many connections a
-;; balancer has that many in hand, each with its body in memory of its own.
+;; The data from host calls is in the second page and after it, and is kept for sixteen requests. The load has sixteen connections,
+;; so a balancer holds that many requests at a time, each with its own copy of the body.
 (memory (export "memory") 512)
 (global $heap i32 (i32.const 65536))
 (global $free (mut i32) (i32.const 65536))
@@ -39,21 +39,22 @@
   (if (i32.eqz (i32.and (global.get $requests) (i32.const 15)))
     (then (global.set $free (global.get $heap)))))
 
-;; A call that is refused must not pass for a cheap one: the module traps, and the request is not served.
+;; A failed host call could look cheap. The module traps instead, and the request is not served.
 (func $do (param $status i32) (if (local.get $status) (then unreachable)))
 
-;; The turns as the balancer keeps them: a version, the next turn, the edition of the backends' health; 13 bytes.
+;; Creates the turn counter in the balancer's format: a version, the next turn, and the edition of the backends' health, in 13 bytes.
 (func $create_turns
   (call $do (call $set_shared_data (global.get $turns) (global.get $turns.size)
     (global.get $first_turn) (global.get $first_turn.size) (i32.const 0))))
 
-;; The turns as this worker stored them last, and the number by which they are compared and swapped if nothing else was stored since.
+;; This worker's copy of the turn counter, and the number for the next compare-and-swap. The swap fails if another worker has stored
+;; a turn since.
 (global $turns_now i32 (i32.const 16))
 (global $turns_number (mut i32) (i32.const 0))
 
-;; Stores the next turn where the last one is what this worker believes, which takes one host call, or else reads it first. Leaves in
-;; $choice and $choice.size what leads to the cluster whose turn it is, of the three in the table $choices: with one cluster for all
-;; requests Envoy would have less to do than it has beside the balancer.
+;; Stores the next turn. This takes one host call if the worker's copy is current. If not, it first reads the counter. $choice and
+;; $choice.size then have the entry for that turn from the table $choices. There are three entries, one per cluster: with a single
+;; cluster, Envoy would do less work than beside the balancer.
 (global $choice (mut i32) (i32.const 0))
 (global $choice.size (mut i32) (i32.const 0))
 (func $draw_turn (param $choices i32)

@@ -1,33 +1,33 @@
 ;; The filter engine's host calls.
 (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
   (call $begin)
-  ;; Everything there is to know of the request.
+  ;; Read the request's headers.
   (call $do (call $get_header_map_pairs (global.get $request_headers) (global.get $data) (global.get $size)))
-  ;; It is held until it is complete, as the balancer holds those of ordinary size.
+  ;; Hold the request until it is complete. The balancer does this for requests of ordinary size.
   (global.get $pause))
 
 (func (export "proxy_on_request_body") (param $context i32) (param $held i32) (param $end i32) (result i32)
   (if (i32.eqz (local.get $end)) (then (return (global.get $pause))))
-  ;; The body, which is kept for another attempt.
+  ;; Copy the body for another attempt.
   (call $do (call $get_buffer_bytes (global.get $request_body) (i32.const 0) (local.get $held)
     (global.get $data) (global.get $size)))
-  ;; Its turn, which is stored; none of another worker has come between.
+  ;; Draw the request's turn. No other worker draws one in between.
   (call $draw_turn (global.get $clusters))
-  ;; What the client proved itself with.
+  ;; Remove the client's key.
   (call $do (call $remove_header_map_value (global.get $request_headers) (global.get $api_key) (global.get $api_key.size)))
-  ;; The token.
+  ;; Set the token.
   (call $do (call $replace_header_map_value (global.get $request_headers)
     (global.get $authorization) (global.get $authorization.size) (global.get $token) (global.get $token.size)))
-  ;; The cluster, where the route finds it.
+  ;; Set the cluster in the header that the route reads.
   (call $do (call $replace_header_map_value (global.get $request_headers)
     (global.get $cluster_header) (global.get $cluster_header.size) (global.get $choice) (global.get $choice.size)))
   (global.get $continue))
 (func (export "proxy_on_request_trailers") (param i32 i32) (result i32) (global.get $continue))
 
 (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32)
-  ;; How the attempt ended, and whether the answer is a stream.
+  ;; Read the response's headers, for the attempt's outcome and whether the answer is a stream.
   (call $do (call $get_header_map_pairs (global.get $response_headers) (global.get $data) (global.get $size)))
-  ;; Who answered, after how many attempts.
+  ;; Set the response headers with the backend and the number of attempts.
   (call $do (call $replace_header_map_value (global.get $response_headers)
     (global.get $backend_header) (global.get $backend_header.size) (global.get $backend) (global.get $backend.size)))
   (call $do (call $replace_header_map_value (global.get $response_headers)
@@ -35,12 +35,12 @@
   (global.get $continue))
 
 (func (export "proxy_on_response_body") (param $context i32) (param $came i32) (param $end i32) (result i32)
-  ;; The tokens are at the end of the answer, so each frame is read.
+  ;; Read each part of the body, because the token counts are at its end.
   (if (local.get $came) (then
     (call $do (call $get_buffer_bytes (global.get $response_body) (i32.const 0) (local.get $came)
       (global.get $data) (global.get $size)))))
   (if (i32.eqz (local.get $end)) (then (return (global.get $continue))))
-  ;; What the access log is told of them.
+  ;; Set the token counts for the access log.
   (call $do (call $set_property (global.get $input_tokens) (global.get $input_tokens.size)
     (global.get $tokens) (global.get $tokens.size)))
   (call $do (call $set_property (global.get $output_tokens) (global.get $output_tokens.size)

@@ -1,10 +1,10 @@
-;; The router engine's host calls in a cluster's filter, where each attempt passes.
+;; The router engine's host calls in a cluster's filter, which sees each attempt.
 (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
   (call $begin)
-  ;; Which request this is an attempt of.
+  ;; Read the property that names the attempt's request.
   (call $do (call $get_property (global.get $next) (global.get $next.size)
     (global.get $data) (global.get $size)))
-  ;; Where the router goes if this attempt gets no answer.
+  ;; Set the cluster for a retry, in case this attempt gets no answer.
   (call $do (call $set_property (global.get $next) (global.get $next.size)
     (global.get $foreseen) (global.get $foreseen.size)))
   (global.get $continue))
@@ -13,7 +13,7 @@
 (func (export "proxy_on_request_trailers") (param i32 i32) (result i32) (global.get $continue))
 
 (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32)
-  ;; How the attempt ended, and whether the answer is a stream.
+  ;; Read the response's headers, for the attempt's outcome and whether the answer is a stream.
   (call $do (call $get_header_map_pairs (global.get $response_headers) (global.get $data) (global.get $size)))
   (global.get $continue))
 
