@@ -1,4 +1,4 @@
-//! Programs of the pinned Debian release, unpacked below `target/` without installing anything, with all libraries they need.
+//! Programs of the pinned Debian release, with their libraries. They are unpacked below `target/`; nothing is installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,13 @@ use anyhow::{bail, Context, Result};
 
 use crate::{files, paths, pins, process};
 
-/// Packages that are unpacked together, below `root` in a folder of their own.
+/// Packages that are unpacked together, into the folder `root` of the bundle's own folder.
 struct Bundle {
     folder: &'static str,
     what: &'static str,
     packages: &'static [&'static str],
     with_dependencies: bool,
-    /// Makes what is unpacked usable, and sees that it runs.
+    /// Makes the unpacked programs usable, and checks that they run.
     arrange: fn(&Path) -> Result<()>,
 }
 
@@ -59,21 +59,21 @@ const DOCKER_PLUGINS: Bundle = Bundle {
     },
 };
 
-/// Debian's compiler: scripts around its programs.
+/// Debian's compiler, as scripts that run its programs.
 #[derive(Debug)]
 pub struct Compiler {
-    /// The compiler.
+    /// The script that runs rustc.
     pub rustc: PathBuf,
-    /// Clippy, to be run by cargo around that compiler.
+    /// The script that runs clippy-driver. cargo uses it as a wrapper of that compiler.
     pub clippy_driver: PathBuf,
-    /// The folder of all its files.
+    /// The folder with all files of the compiler.
     pub folder: PathBuf,
 }
 
-/// The compiler, which is fetched if need be.
+/// Debian's compiler, which is fetched if needed.
 ///
 /// # Errors
-/// It cannot be fetched, or does not run.
+/// The compiler cannot be fetched, or does not run.
 pub fn compiler() -> Result<Compiler> {
     let folder = COMPILER.ensure()?;
     Ok(Compiler {
@@ -83,23 +83,23 @@ pub fn compiler() -> Result<Compiler> {
     })
 }
 
-/// Whether the compiler is there already.
+/// Whether Debian's compiler is already unpacked.
 pub fn has_compiler() -> bool {
     files::is_made(&paths::tools().join(COMPILER.folder), &COMPILER.recipe())
 }
 
-/// A Redis server, which is fetched if need be: tests share limits between Envoys by it.
+/// A Redis server, which is fetched if needed. In the tests, Envoys share limits in it.
 ///
 /// # Errors
-/// It cannot be fetched, or does not run.
+/// Redis cannot be fetched, or does not run.
 pub fn redis() -> Result<PathBuf> {
     Ok(REDIS.ensure()?.join("bin/redis-server"))
 }
 
-/// A headless Chromium, which looks at the status page in the tests: the machine's own, or Debian's, which is fetched if need be.
+/// A headless Chromium, in which the tests open the status page. It is the machine's own, or Debian's, which is fetched if needed.
 ///
 /// # Errors
-/// There is none, and none can be fetched.
+/// The machine has no Chromium, and Debian's cannot be fetched or does not run.
 pub fn chromium() -> Result<PathBuf> {
     const NAMES: [&str; 5] = [
         "chromium-headless-shell",
@@ -110,17 +110,17 @@ pub fn chromium() -> Result<PathBuf> {
     ];
     let mut on_path = NAMES.iter().filter_map(|name| process::find(name));
     let own = on_path.find(|program| {
-        // A file of that name may be one that only says how to install it.
+        // The file may be a placeholder that only prints how to install Chromium.
         let version = process::output(Command::new(program).arg("--version"));
         version.is_ok_and(|version| version.contains("Chrom"))
     });
     own.map_or_else(|| Ok(CHROMIUM.ensure()?.join("bin/chromium")), Ok)
 }
 
-/// A folder for `DOCKER_CONFIG` that has the compose and buildx plugins.
+/// A folder for `DOCKER_CONFIG` with the compose and buildx plugins.
 ///
 /// # Errors
-/// They cannot be fetched.
+/// The plugins cannot be fetched.
 pub fn docker_plugins() -> Result<PathBuf> {
     DOCKER_PLUGINS.ensure()
 }
@@ -145,11 +145,11 @@ impl Bundle {
 
 fn runs(program: &Path, arguments: &[&str]) -> Result<()> {
     process::output(Command::new(program).args(arguments))
-        .context("what was unpacked does not run")?;
+        .context("the unpacked program does not run")?;
     Ok(())
 }
 
-/// How Debian lays out the libraries of this machine's architecture: their folder, and the loader.
+/// The paths of Debian's library folder and loader for this machine's architecture.
 fn layout() -> Result<(&'static str, &'static str)> {
     match std::env::consts::ARCH {
         "x86_64" => Ok(("usr/lib/x86_64-linux-gnu", "usr/lib64/ld-linux-x86-64.so.2")),
@@ -158,7 +158,7 @@ fn layout() -> Result<(&'static str, &'static str)> {
     }
 }
 
-/// A script that runs Debian's program with Debian's loader and libraries, wherever its folder is copied to.
+/// Writes a script that runs Debian's program with Debian's loader and libraries. It also works in a copy of its folder.
 fn write_script(place: &Path, program: &str) -> Result<PathBuf> {
     let (libraries, loader) = layout()?;
     let script = format!(
@@ -171,11 +171,11 @@ fn write_script(place: &Path, program: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The browser starts its other processes by the script as well, not by the loader alone.
+/// Arranges the browser's files. The browser starts its other processes through the script too, so that they get the same libraries.
 fn arrange_chromium(place: &Path) -> Result<()> {
     let (libraries, loader) = layout()?;
     let root = place.join("root");
-    // The browser looks for its files beside the program that runs, which is the loader.
+    // The browser looks for its files beside the running program, and that is the loader.
     files::copy(&root.join(loader), &root.join("usr/lib/chromium/loader"))?;
     files::write(
         &place.join("fonts.conf"),

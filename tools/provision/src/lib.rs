@@ -1,5 +1,5 @@
-//! What the builds and the tests need, fetched in the versions of [`pins`] and put below `target/`. Nothing is installed outside of
-//! the workspace.
+//! Fetches the dependencies of builds and tests, in the versions of [`pins`], into `target/`. Nothing is installed outside of the
+//! workspace.
 
 pub mod debian;
 pub mod envoy;

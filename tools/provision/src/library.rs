@@ -1,4 +1,4 @@
-//! Where the standard library for wasm32-wasip1 comes from.
+//! Finds or fetches the standard library for wasm32-wasip1.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,31 +9,31 @@ use anyhow::{anyhow, bail, Result};
 
 use crate::{debian, paths, process};
 
-/// The target the module is built for.
+/// The compilation target of the module.
 pub const TARGET: &str = "wasm32-wasip1";
 
-/// Long enough for a download of some 20 MB, short enough where the server does not answer.
+/// The time limit of rustup: long enough to download 20 MB, and short enough if the server does not answer.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(60);
 
-/// What there is.
+/// A compiler with the standard library for wasm32-wasip1.
 #[derive(Debug)]
 pub enum Library {
-    /// The active compiler has the target.
+    /// The active compiler, which has the target.
     Installed,
-    /// Debian's compiler, which has it.
+    /// Debian's compiler, which has the target.
     Debian(debian::Compiler),
 }
 
 impl Library {
-    /// The compiler's own library, if it has one or rustup can add it; else Debian's.
+    /// Finds the active compiler's own library, or adds it with rustup, or else fetches Debian's.
     ///
     /// # Errors
-    /// None of them can be had.
+    /// The active compiler has no library, and neither rustup nor Debian's mirrors provide one.
     pub fn find() -> Result<Self> {
         if is_installed() {
             return Ok(Self::Installed);
         }
-        // Made by an earlier run, when rustup could not help: asking it again would only take time.
+        // An earlier run fetched it because rustup failed. Another try of rustup would only take time.
         if debian::has_compiler() {
             return Self::debian();
         }
@@ -55,15 +55,15 @@ impl Library {
         })
     }
 
-    /// Debian's, with the oldest compiler that the module is built with.
+    /// Debian's library, with the oldest compiler that builds the module.
     ///
     /// # Errors
-    /// It cannot be fetched.
+    /// Debian's packages cannot be fetched.
     pub fn debian() -> Result<Self> {
         debian::compiler().map(Self::Debian)
     }
 
-    /// The compiler, for a report.
+    /// The compiler's name and version.
     pub fn compiler(&self) -> Result<String> {
         let mut rustc = match self {
             Self::Installed => process::rustc(),
@@ -72,7 +72,7 @@ impl Library {
         Ok(process::output(rustc.arg("--version"))?.trim().to_owned())
     }
 
-    /// cargo, set up to build with this library, in the target directory of wasm builds.
+    /// A cargo command that builds with this library, in the target directory of wasm builds.
     pub fn cargo(&self, subcommand: &str) -> Result<Command> {
         let mut cargo = process::cargo();
         cargo.current_dir(paths::workspace()).arg(subcommand);
@@ -88,7 +88,7 @@ impl Library {
     }
 }
 
-/// The target directory of the builds for wasm32-wasip1. Not the host's: the compiler may be another one.
+/// The target directory of builds for wasm32-wasip1. It is not the host builds' directory, because the compiler may differ.
 pub fn wasm_target() -> PathBuf {
     paths::target().join("wasm")
 }
@@ -115,7 +115,7 @@ fn add_by_rustup() -> Result<()> {
     })
 }
 
-/// The active toolchain's `rust-lld`, or a `wasm-ld` of the system's.
+/// The path of a linker: the active toolchain's `rust-lld`, or else the system's `wasm-ld`.
 fn linker() -> Result<PathBuf> {
     let print = process::output(process::rustc().args(["--print", "target-libdir"]))?;
     let bundled = PathBuf::from(print.trim())

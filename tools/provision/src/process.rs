@@ -1,4 +1,4 @@
-//! Running other programs: every step says what it does and how long it took, every failure names the command.
+//! Runs other programs. Every step prints its name and its duration, and every error names the command.
 
 use std::env;
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ pub fn cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
 }
 
-/// Cargo, about to build a program of the workspace and run it. Arguments are the program's.
+/// A cargo command that builds and runs a program of the workspace. Further arguments are passed to that program.
 pub fn cargo_run(package: &str) -> Command {
     let mut command = cargo();
     command.current_dir(paths::workspace());
@@ -25,12 +25,12 @@ pub fn cargo_run(package: &str) -> Command {
     command
 }
 
-/// The compiler cargo would use.
+/// The compiler that cargo uses.
 pub fn rustc() -> Command {
     Command::new(env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc")))
 }
 
-/// Announces a step, runs it, and says how long it took.
+/// Prints a step's name, runs it, and prints its result and duration.
 pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     eprintln!("==> {what}");
     let start = Instant::now();
@@ -43,7 +43,7 @@ pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     result
 }
 
-/// Runs a command whose output the user should see as it comes.
+/// Runs a command and lets it print directly to the user.
 pub fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
@@ -57,30 +57,30 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command for its output. What it wrote to stderr is shown only if it fails.
+/// Runs a command and returns its standard output. If it fails, the error has all of its output.
 pub fn output(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
         .output()
         .map_err(|error| not_started(command, &error))?;
     if !output.status.success() {
-        let said = [output.stderr, output.stdout]
+        let printed = [output.stderr, output.stdout]
             .map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned())
             .join("\n");
         bail!(
             "`{}` failed with {}:\n{}",
             line(command),
             output.status,
-            said.trim()
+            printed.trim()
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a command, and ends it after `limit`.
+/// Runs a command, and kills it after `limit`.
 ///
 /// # Errors
-/// It cannot be started, fails, or takes too long.
+/// The command cannot be started, fails, or exceeds the limit.
 pub fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
     let mut child = command
         .stdin(Stdio::null())
@@ -104,7 +104,7 @@ pub fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
     )
 }
 
-/// The program of this name on PATH.
+/// The path of the program of this name on PATH.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)
@@ -112,7 +112,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// The command as one would type it.
+/// The command line as text.
 fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words
@@ -121,7 +121,7 @@ fn line(command: &Command) -> String {
         .join(" ")
 }
 
-/// Why a command could not even be started.
+/// The error on a command that could not be started.
 pub fn not_started(command: &Command, error: &std::io::Error) -> anyhow::Error {
     let program = command.get_program().to_string_lossy();
     if error.kind() == ErrorKind::NotFound {

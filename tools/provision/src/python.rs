@@ -1,4 +1,4 @@
-//! Packages of PyPI, each in a folder for `PYTHONPATH`. A virtual environment would need a further package on Debian.
+//! Packages from PyPI, each in a folder for `PYTHONPATH`. Virtual environments would need one more package on Debian.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,19 +7,19 @@ use anyhow::{Context, Result};
 
 use crate::{files, paths, pins, process};
 
-/// A Python that can import packages.
+/// A Python interpreter and the packages that it can import.
 #[derive(Debug)]
 pub struct Python {
-    /// The interpreter.
+    /// The path of the interpreter.
     pub executable: PathBuf,
-    /// `PYTHONPATH` for it.
+    /// The value of `PYTHONPATH` for the interpreter.
     pub path: PathBuf,
 }
 
-/// The SDKs of OpenAI and Anthropic, which are installed if need be.
+/// A Python with the SDKs of OpenAI and Anthropic, which are installed if needed.
 ///
 /// # Errors
-/// They cannot be installed.
+/// The SDKs cannot be installed.
 pub fn sdks() -> Result<Python> {
     let (openai, anthropic) = (pins::OPENAI_SDK, pins::ANTHROPIC_SDK);
     let requirements = format!("openai=={openai}\nanthropic=={anthropic}\n");
@@ -29,20 +29,20 @@ pub fn sdks() -> Result<Python> {
     })
 }
 
-/// The newest openai SDK, which is installed if need be: the folder that comes before the other one's in `PYTHONPATH`.
+/// The folder of the newest openai SDK, which is installed if needed. In `PYTHONPATH` it comes before the folder of the other SDKs.
 ///
 /// # Errors
-/// It cannot be installed.
+/// The SDK cannot be installed.
 pub fn newest_openai() -> Result<PathBuf> {
     let requirements = format!("openai=={}\n", pins::NEWEST_OPENAI_SDK);
     let what = "install the newest openai SDK";
     packages("python-newest-openai", &requirements, what)
 }
 
-/// The program `name` of a package of that name, which is installed if need be.
+/// The path of the program `name` from the package of the same name, which is installed if needed.
 ///
 /// # Errors
-/// It cannot be installed.
+/// The package cannot be installed.
 pub fn program(name: &str, requirement: &str) -> Result<PathBuf> {
     let place = packages(name, requirement, &format!("install {requirement}"))?;
     let program = place.join("run");
@@ -64,10 +64,10 @@ fn packages(folder: &str, requirements: &str, what: &str) -> Result<PathBuf> {
     Ok(place)
 }
 
-/// Installs packages into a folder. Where the requirements name hashes, pip verifies them before it unpacks anything.
+/// Installs packages into a folder. If the requirements name hashes, pip verifies them before it unpacks anything.
 ///
 /// # Errors
-/// pip is missing, or cannot install them.
+/// pip is missing, or cannot install the packages.
 pub fn install(place: &Path, requirements: &str) -> Result<()> {
     let list = place.join("requirements.txt");
     files::write(&list, requirements)?;
@@ -80,7 +80,7 @@ pub fn install(place: &Path, requirements: &str) -> Result<()> {
         .context("pip could not install packages (Debian has pip in python3-pip)")
 }
 
-/// The interpreter itself: `python3` may be a script that looks for it each time.
+/// The path of the interpreter. `python3` may be a script that searches for the interpreter at each start.
 fn interpreter() -> Result<PathBuf> {
     let mut python = Command::new("python3");
     let path = process::output(python.args(["-c", "import sys; print(sys.executable)"]))?;

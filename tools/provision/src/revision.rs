@@ -1,13 +1,13 @@
-//! Which revision of the sources is built.
+//! The revision of the sources that are built.
 
 use std::process::Command;
 
 use crate::{paths, process};
 
-/// Tells the module which revision it is.
+/// The environment variable that passes the revision to the module's build.
 pub const VARIABLE: &str = "AOAI_REVISION";
 
-/// The commit that is checked out, with `-dirty` if something was changed since; `unknown` without git.
+/// The commit that is checked out, with `-dirty` if files have changed. It is `unknown` without git.
 pub fn of_workspace() -> String {
     let mut describe = Command::new("git");
     describe
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_one_word() {
+    fn the_revision_is_one_word() {
         let revision = of_workspace();
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
         assert!(
