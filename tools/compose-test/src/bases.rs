@@ -1,7 +1,7 @@
-//! The images that the project's own are built on.
+//! The base images of the project's own images.
 //!
-//! Where a registry can be reached they are pulled. Where none can, `.ci/stand-in` makes local images of the same names. What was
-//! brought to this machine is gone when the test ends.
+//! The test pulls them if it reaches a registry. If not, `.ci/stand-in` makes local images of the same names. At its end the test
+//! removes the images that it pulled or made.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -13,13 +13,13 @@ use provision::{envoy, paths, pins, process};
 
 use super::docker::Docker;
 
-/// The label of the images made here.
+/// The label of the images that `.ci/stand-in` makes.
 const LABEL: &str = "azure-openai-balancer.stand-in=true";
 
-/// Long enough for a slow line; where no registry is reached the answer comes at once.
+/// The time limit of a pull, long enough for a slow connection. Without access to a registry, a pull fails at once.
 const PULL_LIMIT: Duration = Duration::from_secs(300);
 
-/// The variables of `.env` that name the version of an image: the image is `NAME` with `VERSION` replaced.
+/// Variables of `.env` with a version, and the image of each. The version replaces `VERSION` in the image's name.
 const IMAGES: [(&str, &str); 4] = [
     ("RUST_VERSION", "rust:VERSION-slim-trixie"),
     ("ENVOY_VERSION", "envoyproxy/envoy:distroless-vVERSION"),
@@ -27,22 +27,22 @@ const IMAGES: [(&str, &str); 4] = [
     ("PROMETHEUS_VERSION", "prom/prometheus:VERSION"),
 ];
 
-/// Debian has no package to make it of.
+/// Grafana's variable and image. It can only be pulled, because Debian has no package of Grafana.
 const GRAFANA: (&str, &str) = ("GRAFANA_VERSION", "grafana/grafana:VERSION");
 
-/// The base images, there for as long as this lives; those it brought are gone afterwards.
+/// The base images. Dropping this removes the images that it pulled or made.
 pub struct Bases {
     docker: Docker,
-    brought: Vec<String>,
+    added: Vec<String>,
     has_grafana: bool,
 }
 
 impl Bases {
-    /// Brings what is missing, in the versions that `.env` names.
+    /// Pulls or makes the images that are missing, in the versions that `.env` names.
     ///
     /// # Errors
-    /// When an image can neither be pulled nor be stood in for.
-    pub fn bring(docker: &Docker, versions: &BTreeMap<String, String>) -> Result<Self> {
+    /// An image can be neither pulled nor made.
+    pub fn provide(docker: &Docker, versions: &BTreeMap<String, String>) -> Result<Self> {
         let image = |(variable, image): (&str, &str)| {
             let version = versions.get(variable);
             let version = version.with_context(|| format!(".env: {variable} is missing"))?;
@@ -50,20 +50,20 @@ impl Bases {
         };
         let mut bases = Self {
             docker: docker.clone(),
-            brought: Vec::new(),
+            added: Vec::new(),
             has_grafana: false,
         };
         for named in IMAGES {
             let image = image(named)?;
             if !bases.has_or_pulls(&image) {
-                process::step(&format!("stand in for {image}"), || bases.stand_in(&image))?;
+                process::step(&format!("make a local {image}"), || bases.make(&image))?;
             }
         }
         bases.has_grafana = bases.has_or_pulls(&image(GRAFANA)?);
         Ok(bases)
     }
 
-    /// Whether Grafana's image could be had.
+    /// Whether Grafana's image exists or could be pulled.
     pub fn has_grafana(&self) -> bool {
         self.has_grafana
     }
@@ -76,12 +76,12 @@ impl Bases {
         pull.args(["pull", "--quiet", image]);
         let pulled = process::run_within(&mut pull, PULL_LIMIT).is_ok();
         if pulled {
-            self.brought.push(image.to_owned());
+            self.added.push(image.to_owned());
         }
         pulled
     }
 
-    fn stand_in(&mut self, image: &str) -> Result<()> {
+    fn make(&mut self, image: &str) -> Result<()> {
         let mut command = Command::new(paths::workspace().join(".ci/stand-in"));
         command.args([image, pins::DEBIAN_SUITE, LABEL]);
         if image.starts_with("rust:") {
@@ -92,14 +92,14 @@ impl Bases {
             command.arg(envoy::pinned(envoy::known(pins::DEFAULT_ENVOY)?)?);
         }
         process::output(&mut command)?;
-        self.brought.push(image.to_owned());
+        self.added.push(image.to_owned());
         Ok(())
     }
 }
 
 impl Drop for Bases {
     fn drop(&mut self) {
-        for image in &self.brought {
+        for image in &self.added {
             if let Err(error) = self.docker.output(&["image", "rm", image]) {
                 eprintln!("warning: {image} could not be removed: {error:#}");
             }
@@ -107,11 +107,11 @@ impl Drop for Bases {
     }
 }
 
-/// Removes the stand-ins that an ended run left.
+/// Removes the images that an interrupted run made.
 ///
 /// # Errors
-/// When the engine does not let them go.
-pub fn remove_left_over(docker: &Docker) -> Result<()> {
+/// The engine cannot list or remove the images.
+pub fn remove_leftovers(docker: &Docker) -> Result<()> {
     let filter = format!("label={LABEL}");
     let images = docker.output(&["image", "ls", "--quiet", "--filter", &filter])?;
     for image in images.lines() {

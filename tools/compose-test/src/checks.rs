@@ -1,4 +1,4 @@
-//! The checks, in the order in which they are made.
+//! The checks, in their order.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,36 +13,36 @@ use super::docker::Docker;
 use super::metrics;
 use super::stack::Stack;
 
-/// What the checks look at.
+/// The objects that the checks examine.
 pub struct Stage<'a> {
     /// The machine's Docker.
     pub docker: &'a Docker,
-    /// The containers.
+    /// The containers and images of the test.
     pub stack: &'a Stack,
-    /// The revision that the images are built from.
+    /// The revision of the sources in the images.
     pub revision: &'a str,
-    /// Whether Grafana's image could be had.
+    /// Whether Grafana's image is available.
     pub has_grafana: bool,
 }
 
-/// A check and what it is called.
+/// A named check.
 pub struct Check {
-    /// Its name, as that of a test.
+    /// The check's name, in the form of a test's name.
     pub name: &'static str,
-    /// Makes it; an error is why it failed.
+    /// Runs the check. An error means that the check failed, and says why.
     pub check: fn(&Stage<'_>) -> Result<Verdict>,
 }
 
-/// What came of a check that did not fail.
+/// The result of a check that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// What it claims holds.
+    /// The check passed.
     Passed,
-    /// It could not be made here, for this reason.
+    /// The check cannot run on this machine, for this reason.
     Skipped(&'static str),
 }
 
-/// All of them. Each may build on those before it.
+/// All checks. A check may depend on the checks before it.
 pub const CHECKS: &[Check] = &[
     Check {
         name: "builds_from_an_empty_cache_fetch_their_crates",
@@ -53,27 +53,27 @@ pub const CHECKS: &[Check] = &[
         check: the_images_build,
     },
     Check {
-        name: "the_client_walks_the_whole_tour_and_ends_with_0",
-        check: the_client_walks_the_whole_tour,
+        name: "the_client_completes_the_tour",
+        check: the_client_completes_the_tour,
     },
     Check {
-        name: "everything_else_runs_on_healthy_without_root_and_sealed",
-        check: everything_else_runs_on,
+        name: "containers_are_healthy_sealed_and_without_root",
+        check: containers_are_healthy_and_sealed,
     },
     Check {
         name: "the_published_port_is_closed_without_a_key",
         check: the_published_port_is_closed_without_a_key,
     },
     Check {
-        name: "the_module_says_which_version_and_build_it_is",
-        check: the_module_says_which_build_it_is,
+        name: "the_module_logs_its_version_and_revision",
+        check: the_module_logs_its_version_and_revision,
     },
     Check {
         name: "the_oci_image_is_one_layer_with_plugin_wasm",
         check: the_oci_image_is_one_layer,
     },
     Check {
-        name: "prometheus_reads_what_dashboard_and_alerts_ask_for",
+        name: "prometheus_answers_the_queries_of_dashboard_and_alerts",
         check: metrics::prometheus_reads_everything,
     },
     Check {
@@ -86,17 +86,17 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "nothing_is_left_behind",
-        check: nothing_is_left,
+        check: nothing_is_left_behind,
     },
 ];
 
-/// How long something may take that is waited for.
+/// The time limit of [`eventually`].
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The user that the images are run as.
+/// The user that the containers run as.
 const USER: &str = "65532:65532";
 
-/// A client that takes every status for an answer.
+/// An HTTP client for which no status is an error.
 pub(super) fn agent() -> Agent {
     Agent::config_builder()
         .proxy(None)
@@ -106,7 +106,7 @@ pub(super) fn agent() -> Agent {
         .into()
 }
 
-/// Looks again and again until there is nothing left to complain of.
+/// Repeats a check until it passes. After [`PATIENCE`] it returns the last error.
 pub(super) fn eventually(mut look: impl FnMut() -> Result<()>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -118,11 +118,11 @@ pub(super) fn eventually(mut look: impl FnMut() -> Result<()>) -> Result<()> {
     }
 }
 
-/// The number of builds from an empty cache, none without the variable. They take minutes each, and empty the builder's cache, other
-/// projects' builds included.
+/// The environment variable with the number of builds from an empty cache. Without it there are none: a build takes minutes, and it
+/// empties the builder's cache, including the cache of other projects.
 const COLD_BUILDS: &str = "AOAI_COLD_BUILDS";
 
-/// Builds all stages at once with nothing in the builder's cache, as a user's first build does.
+/// Builds all stages at once from an empty builder's cache, like a user's first build.
 fn builds_from_an_empty_cache(stage: &Stage<'_>) -> Result<Verdict> {
     let Some(builds) = std::env::var_os(COLD_BUILDS) else {
         return Ok(Verdict::Skipped("AOAI_COLD_BUILDS is not set"));
@@ -136,7 +136,7 @@ fn builds_from_an_empty_cache(stage: &Stage<'_>) -> Result<Verdict> {
             .docker
             .output(&["builder", "prune", "--all", "--force"])?;
         let mut build = stage.docker.command();
-        // The image is made of all stages that build.
+        // This image needs all build stages.
         build.args([
             "buildx",
             "build",
@@ -156,15 +156,15 @@ fn the_images_build(stage: &Stage<'_>) -> Result<Verdict> {
         build.args(["--progress", "plain", "build"]);
         build
     };
-    // Older releases of compose build all services at once, each from the beginning; what one has built serves the others.
+    // Older releases of compose build all services at once, each from the beginning. After one build, the others use its cache.
     process::run(build().arg("simulator"))?;
     process::run(&mut build())?;
     Ok(Verdict::Passed)
 }
 
-fn the_client_walks_the_whole_tour(stage: &Stage<'_>) -> Result<Verdict> {
+fn the_client_completes_the_tour(stage: &Stage<'_>) -> Result<Verdict> {
     let mut up = stage.stack.compose();
-    // The services that start without a profile; the client waits for the others to be healthy.
+    // These services have no profile. The client waits until the others are healthy.
     process::run(up.args([
         "up",
         "--detach",
@@ -187,7 +187,7 @@ fn the_client_walks_the_whole_tour(stage: &Stage<'_>) -> Result<Verdict> {
         show_logs(stage);
         bail!("the client ended with {code}");
     }
-    for said in [
+    for text in [
         "-- 1/",
         "  What a team used, and what it cost ",
         "  A team over its limit ",
@@ -195,12 +195,12 @@ fn the_client_walks_the_whole_tour(stage: &Stage<'_>) -> Result<Verdict> {
         "Everything was as it should be",
         "curl -i -H 'api-key: ",
     ] {
-        ensure!(shown.contains(said), "the client did not say {said:?}");
+        ensure!(shown.contains(text), "the client did not print {text:?}");
     }
     Ok(Verdict::Passed)
 }
 
-/// What a command writes, which is shown as it comes.
+/// Runs a command, prints its output line by line, and returns it.
 fn show_and_keep(command: &mut Command) -> Result<String> {
     use std::io::{BufRead, BufReader};
 
@@ -222,7 +222,7 @@ fn show_and_keep(command: &mut Command) -> Result<String> {
 }
 
 fn show_logs(stage: &Stage<'_>) {
-    // For whoever reads the failure; that they cannot be had is no further one.
+    // The logs help to understand a failure. A second error would only hide it.
     let _ = process::run(
         stage
             .stack
@@ -231,7 +231,7 @@ fn show_logs(stage: &Stage<'_>) {
     );
 }
 
-fn everything_else_runs_on(stage: &Stage<'_>) -> Result<Verdict> {
+fn containers_are_healthy_and_sealed(stage: &Stage<'_>) -> Result<Verdict> {
     println!(
         "{:<12}{:<10}{:<14}{:>10}",
         "container", "health", "user", "image"
@@ -261,13 +261,13 @@ fn everything_else_runs_on(stage: &Stage<'_>) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// A chat request from outside of the containers.
+/// Sends a chat request from outside of the containers.
 fn chat(stage: &Stage<'_>, header: Option<(&str, &str)>) -> Result<Response<Body>> {
     let address = stage.stack.published("envoy", 10000)?;
     let host = address.split(':').next().unwrap_or_default();
     ensure!(
         host == "127.0.0.1",
-        "Envoy is published at {address}, for more than this machine"
+        "Envoy is published at {address}, not only for this machine"
     );
     let mut request = agent()
         .post(format!(
@@ -300,13 +300,13 @@ fn the_published_port_is_closed_without_a_key(stage: &Stage<'_>) -> Result<Verdi
         ensure!(status == 200, "with {header:?} the answer is {status}");
         ensure!(
             answer.headers().contains_key("x-aoai-backend"),
-            "an answer does not say which backend gave it"
+            "an answer has no x-aoai-backend header"
         );
     }
     Ok(Verdict::Passed)
 }
 
-fn the_module_says_which_build_it_is(stage: &Stage<'_>) -> Result<Verdict> {
+fn the_module_logs_its_version_and_revision(stage: &Stage<'_>) -> Result<Verdict> {
     let expected = format!(
         "azure-openai-balancer {} ({}) balances 3 backends",
         env!("CARGO_PKG_VERSION"),
@@ -320,7 +320,7 @@ fn the_module_says_which_build_it_is(stage: &Stage<'_>) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// What Istio's and Envoy Gateway's fetchers of images ask for: exactly one layer, with the file `plugin.wasm`.
+/// Checks the form of image that Istio and Envoy Gateway fetch: exactly one layer, with the file `plugin.wasm`.
 fn the_oci_image_is_one_layer(stage: &Stage<'_>) -> Result<Verdict> {
     let image = stage.stack.image("oci");
     let mut build = stage.docker.command();
@@ -341,7 +341,7 @@ fn the_oci_image_is_one_layer(stage: &Stage<'_>) -> Result<Verdict> {
         .output(&["image", "inspect", "--format", label, &image])?;
     ensure!(
         revision == stage.revision,
-        "its label says revision {revision}"
+        "the image's label has the revision {revision}"
     );
 
     let directory = paths::tools().join("compose-oci");
@@ -351,10 +351,10 @@ fn the_oci_image_is_one_layer(stage: &Stage<'_>) -> Result<Verdict> {
     files::remove(&directory)?;
     let (names, module) = layer?;
     ensure!(names == "plugin.wasm", "its layer holds {names:?}");
-    // Stripping fails where there is nothing left to strip.
+    // Stripping a stripped module fails.
     ensure!(
         finish::strip(&module).is_err(),
-        "plugin.wasm has the exports that `cargo xtask wasm` takes away"
+        "plugin.wasm has the exports that `cargo xtask wasm` removes"
     );
     Ok(Verdict::Passed)
 }
@@ -386,11 +386,11 @@ fn one_layer(
     Ok((names.trim().to_owned(), module))
 }
 
-/// After everything was removed, which is part of the promise.
-fn nothing_is_left(stage: &Stage<'_>) -> Result<Verdict> {
+/// Removes everything and checks that nothing remains, as docs/compose.md promises.
+fn nothing_is_left_behind(stage: &Stage<'_>) -> Result<Verdict> {
     stage.stack.remove()?;
-    let left = stage.stack.left()?;
-    ensure!(left.is_empty(), "there still is: {}", left.join(", "));
+    let left = stage.stack.remaining()?;
+    ensure!(left.is_empty(), "still present: {}", left.join(", "));
     Ok(Verdict::Passed)
 }
 
@@ -398,7 +398,7 @@ fn nothing_is_left(stage: &Stage<'_>) -> Result<Verdict> {
 mod tests {
     use super::*;
 
-    /// Stages that fetch at the same time are in each other's way.
+    /// Build stages that fetch crates at the same time disturb each other.
     #[test]
     fn one_stage_fetches_crates_for_all() {
         let dockerfile = std::fs::read_to_string(paths::workspace().join("Dockerfile")).unwrap();

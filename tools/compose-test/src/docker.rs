@@ -1,4 +1,4 @@
-//! The Docker of this machine: whether there is one, and its compose and buildx plugins.
+//! The Docker of this machine, with its compose and buildx plugins.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -6,21 +6,21 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use provision::{debian, process};
 
-/// Not Docker's own in the packages of some distributions.
+/// The plugins that the test needs. Some distributions package Docker without them.
 const PLUGINS: [&str; 2] = ["compose", "buildx"];
 
 /// A Docker whose engine answers.
 #[derive(Clone, Debug)]
 pub struct Docker {
-    /// Where its plugins are, unless it has its own.
+    /// The `DOCKER_CONFIG` folder with fetched plugins, unless Docker has its own plugins.
     configuration: Option<PathBuf>,
 }
 
 impl Docker {
-    /// The machine's Docker; `None` where there is no engine, or none that this user may talk to.
+    /// Finds the machine's Docker. Returns `None` if no engine runs, or if this user may not use it.
     ///
     /// # Errors
-    /// When there is one, but its plugins are missing and cannot be fetched.
+    /// Docker's plugins are missing and cannot be fetched.
     pub fn find() -> Result<Option<Self>> {
         let docker = Self {
             configuration: None,
@@ -41,7 +41,7 @@ impl Docker {
         Ok(Some(docker))
     }
 
-    /// `docker`.
+    /// A `docker` command.
     pub fn command(&self) -> Command {
         let mut command = Command::new("docker");
         if let Some(configuration) = &self.configuration {
@@ -50,10 +50,10 @@ impl Docker {
         command
     }
 
-    /// What `docker` with these arguments prints.
+    /// Runs `docker` with these arguments and returns its output.
     ///
     /// # Errors
-    /// When it fails.
+    /// The command fails.
     pub fn output(&self, arguments: &[&str]) -> Result<String> {
         Ok(process::output(self.command().args(arguments))?
             .trim()

@@ -1,8 +1,8 @@
-//! `cargo xtask compose-test`: what `docker-compose.yml` and the Dockerfile promise, on a real Docker.
+//! `cargo xtask compose-test`: tests `docker-compose.yml` and the Dockerfile on a real Docker.
 //!
-//! The images are built and the containers run as a user would have them, under a name of their own. When the test ends,
-//! whichever way, everything it brought to this machine is gone. Without a Docker engine there is nothing to run, and the
-//! test says so. It prints what the runner of Rust's tests prints, so `cargo xtask test` counts both.
+//! It builds the images and runs the containers as a user would, under a project name of its own. At its end, also after a
+//! failure, it removes everything that it made on this machine. Without a Docker engine it reports all checks as skipped.
+//! It prints in the format of Rust's test runner, so that `cargo xtask test` counts its checks as well.
 
 mod bases;
 mod checks;
@@ -38,7 +38,7 @@ fn main() -> Result<ExitCode> {
     Ok(code)
 }
 
-/// How a check ended.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Passed,
@@ -46,19 +46,19 @@ enum End {
     Skipped,
 }
 
-/// Makes all checks; where there is no Docker engine, none.
+/// Runs all checks, or skips all of them if there is no Docker engine.
 fn run() -> Result<Vec<End>> {
     let Some(docker) = Docker::find()? else {
         let skip = |check: &Check| skipped(check.name, "no Docker engine");
         return Ok(CHECKS.iter().map(skip).collect());
     };
-    // The images have names that all of this machine's work trees share.
+    // All work trees on this machine use the same image names.
     let _lock = Lock::on(&std::env::temp_dir().join("azure-openai-balancer-compose-test"))?;
     let revision = revision::of_workspace();
     let stack = Stack::new(&docker, &revision)?;
-    bases::remove_left_over(&docker)?;
-    let bases = Bases::bring(&docker, &versions()?)?;
-    Ok(walk(&Stage {
+    bases::remove_leftovers(&docker)?;
+    let bases = Bases::provide(&docker, &versions()?)?;
+    Ok(run_checks(&Stage {
         docker: &docker,
         stack: &stack,
         revision: &revision,
@@ -66,9 +66,9 @@ fn run() -> Result<Vec<End>> {
     }))
 }
 
-/// Every check in turn. They build on one another, so that after one that failed only the last is made: that everything is
-/// removed holds whatever happened.
-fn walk(stage: &Stage<'_>) -> Vec<End> {
+/// Runs the checks in turn. They depend on one another, so after a failure only the last one runs. The last one removes
+/// everything, which must work after a failure too.
+fn run_checks(stage: &Stage<'_>) -> Vec<End> {
     let mut ends = Vec::new();
     for (index, check) in CHECKS.iter().enumerate() {
         let is_last = index + 1 == CHECKS.len();
@@ -76,13 +76,13 @@ fn walk(stage: &Stage<'_>) -> Vec<End> {
             println!("test compose::{} ... FAILED (not reached)", check.name);
             ends.push(End::Failed);
         } else {
-            ends.push(make(check, stage));
+            ends.push(run_check(check, stage));
         }
     }
     ends
 }
 
-fn make(check: &Check, stage: &Stage<'_>) -> End {
+fn run_check(check: &Check, stage: &Stage<'_>) -> End {
     let start = Instant::now();
     let result = (check.check)(stage);
     let seconds = start.elapsed().as_secs_f64();
@@ -105,7 +105,7 @@ fn skipped(name: &str, reason: &str) -> End {
     End::Skipped
 }
 
-/// What `.env` says.
+/// The variables in `.env`.
 fn versions() -> Result<BTreeMap<String, String>> {
     let path = paths::workspace().join(".env");
     let text =
@@ -113,7 +113,7 @@ fn versions() -> Result<BTreeMap<String, String>> {
     Ok(assignments(&text))
 }
 
-/// `NAME=value`, one per line; other lines are comments or empty.
+/// Parses lines of the form `NAME=value`. Other lines are comments or empty.
 fn assignments(text: &str) -> BTreeMap<String, String> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let pairs = lines.filter_map(|line| line.split_once('='));
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dockerfile_by_itself_builds_the_same_versions() {
+    fn the_dockerfile_alone_builds_the_same_versions() {
         let dockerfile = fs::read_to_string(paths::workspace().join("Dockerfile")).unwrap();
         let lines = dockerfile
             .lines()
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn an_env_file_has_comments() {
+    fn comments_in_an_env_file_are_ignored() {
         let read = assignments("# A=1\n\nB=2\nC = 3 \n");
         assert_eq!(read.len(), 2);
         assert_eq!((read["B"].as_str(), read["C"].as_str()), ("2", "3"));

@@ -1,4 +1,4 @@
-//! What Prometheus and Grafana make of the statistics.
+//! Checks that Prometheus and Grafana can use the statistics.
 
 use std::fs;
 
@@ -10,20 +10,21 @@ use super::checks::{agent, eventually, Stage, Verdict};
 
 const DASHBOARD: &str = "deploy/grafana/azure-openai-balancer.json";
 
-/// A page that shows queries.
+/// A documentation page with queries.
 const PAGE: &str = "docs/usage.md";
 
-/// How statistics begin that the demo does not have: its only limit is one of tokens a minute, and needs no service.
+/// Prefixes of statistics that the demo lacks. Its only limit is tokens per minute, and it needs no rate limit service.
 const UNUSED: [&str; 3] = [
     "aoai_client_limited_tokens_per_day",
     "aoai_client_limited_requests_per_minute",
     "envoy_cluster_ratelimit_",
 ];
 
-/// What Grafana puts in the place of its own variable, for a graph of half an hour.
+/// Grafana's own variable, and the value that Grafana uses for it in a graph of half an hour.
 const RATE_INTERVAL: (&str, &str) = ("$__rate_interval", "1m");
 
-/// Prometheus reads Envoy, has the alerts, and has something for every query of the dashboard about what the demo has.
+/// Checks that Prometheus reads Envoy, that the alerts are loaded, and that the dashboard's queries return data. Queries on
+/// [`UNUSED`] statistics only have to be valid.
 pub fn prometheus_reads_everything(stage: &Stage<'_>) -> Result<Verdict> {
     let mut up = stage.stack.compose();
     process::run(up.args(["up", "--detach", "--no-build", "prometheus"]))?;
@@ -43,7 +44,7 @@ pub fn prometheus_reads_everything(stage: &Stage<'_>) -> Result<Verdict> {
         }
         Ok(())
     })?;
-    // What a page shows has to be a query; the figures of thirty days are none that a demo has.
+    // The page's queries only have to be valid, because a demo has no data of thirty days.
     for query in &queries_of_page()? {
         api.get("/api/v1/query", &[("query", query)])?;
     }
@@ -53,7 +54,7 @@ pub fn prometheus_reads_everything(stage: &Stage<'_>) -> Result<Verdict> {
     for query in &unused {
         api.get("/api/v1/query", &[("query", query)])?;
     }
-    // A rate needs two readings.
+    // Prometheus needs two readings for a rate, so the first queries may return nothing.
     eventually(|| {
         let mut empty = Vec::new();
         for query in &used {
@@ -63,18 +64,18 @@ pub fn prometheus_reads_everything(stage: &Stage<'_>) -> Result<Verdict> {
                 empty.push(query);
             }
         }
-        ensure!(empty.is_empty(), "there is nothing for {empty:#?}");
+        ensure!(empty.is_empty(), "these queries return nothing: {empty:#?}");
         Ok(())
     })?;
     println!(
-        "of the dashboard's queries {} find something, and {} are of what the demo does not have",
+        "{} of the dashboard's queries return data; {} are on statistics that the demo lacks",
         used.len(),
         unused.len()
     );
     Ok(Verdict::Passed)
 }
 
-/// All queries of the dashboard, as Grafana sends them.
+/// The queries of the dashboard, as Grafana sends them.
 fn queries() -> Result<Vec<String>> {
     let path = paths::workspace().join(DASHBOARD);
     let text = fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
@@ -91,7 +92,7 @@ fn queries() -> Result<Vec<String>> {
     queries.context("a target of the dashboard has no query")
 }
 
-/// The queries that a page shows, one a line.
+/// The queries on [`PAGE`], one per line of its code blocks.
 fn queries_of_page() -> Result<Vec<String>> {
     let path = paths::workspace().join(PAGE);
     let text = fs::read_to_string(&path);
@@ -99,11 +100,14 @@ fn queries_of_page() -> Result<Vec<String>> {
     let blocks = text.split("```promql\n").skip(1);
     let lines = blocks.flat_map(|block| block.lines().take_while(|line| *line != "```"));
     let queries: Vec<_> = lines.map(str::to_owned).collect();
-    ensure!(queries.len() > 5, "{PAGE} shows {queries:?}");
+    ensure!(
+        queries.len() > 5,
+        "{PAGE} has only these queries: {queries:?}"
+    );
     Ok(queries)
 }
 
-/// The tests beside the alerts, by Prometheus' own tool.
+/// Runs the tests of the alerts with Prometheus' own tool, promtool.
 pub fn the_alerts_fire_when_they_should(stage: &Stage<'_>) -> Result<Verdict> {
     let rules = paths::workspace().join("deploy/prometheus");
     let promtool = |arguments: &[&str]| {
@@ -126,10 +130,10 @@ pub fn the_alerts_fire_when_they_should(stage: &Stage<'_>) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Anyone who opens Grafana sees the dashboard.
+/// Checks that Grafana serves the dashboard without a login.
 pub fn grafana_has_the_dashboard(stage: &Stage<'_>) -> Result<Verdict> {
     if !stage.has_grafana {
-        return Ok(Verdict::Skipped("Grafana's image cannot be had here"));
+        return Ok(Verdict::Skipped("Grafana's image is not available here"));
     }
     let mut up = stage.stack.compose();
     process::run(up.args(["up", "--detach", "--no-build", "grafana"]))?;
@@ -143,7 +147,7 @@ pub fn grafana_has_the_dashboard(stage: &Stage<'_>) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// The HTTP interface of a service.
+/// The HTTP API of a service.
 struct Api {
     url: String,
 }

@@ -1,4 +1,4 @@
-//! The containers of `docker-compose.yml` under a project name of the test's own, on ports of the system's choice.
+//! The containers of `docker-compose.yml`, under the test's own project name and on ports that the system chooses.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -8,7 +8,7 @@ use provision::{paths, process};
 
 use super::docker::Docker;
 
-/// Not the name in the file: a demo that runs is left alone.
+/// The project name. It differs from the name in the file, so that the test does not disturb a running demo.
 const PROJECT: &str = "azure-openai-balancer-test";
 
 /// The variables of `.env` that name a port.
@@ -21,19 +21,19 @@ const PORTS: [&str; 6] = [
     "GRAFANA_PORT",
 ];
 
-/// The containers, their images, networks and volumes. All of it is gone when this is dropped.
+/// The containers, their images, networks and volumes. Dropping this removes all of them.
 pub struct Stack {
     docker: Docker,
     revision: String,
-    /// What the builder had kept before.
+    /// The ids in the builder's cache before the test.
     cache: BTreeSet<String>,
 }
 
 impl Stack {
-    /// Nothing of it exists yet; what an ended run left does no longer.
+    /// A stack without any containers. Containers of an interrupted run are removed.
     ///
     /// # Errors
-    /// When the engine does not answer.
+    /// The engine does not answer, or cannot remove something.
     pub fn new(docker: &Docker, revision: &str) -> Result<Self> {
         let stack = Self {
             docker: docker.clone(),
@@ -44,39 +44,39 @@ impl Stack {
         Ok(stack)
     }
 
-    /// `docker compose`, as a user would call it but for the name and the ports.
+    /// A `docker compose` command, as a user would run it except for the project name and the ports.
     pub fn compose(&self) -> Command {
         let mut command = self.docker.command();
         command
             .args(["compose", "--ansi", "never", "--project-name", PROJECT])
             .arg("--project-directory")
             .arg(paths::workspace())
-            // Of a profile that is not named, nothing would be removed either.
+            // `docker compose down` removes the services of a profile only if the profile is named.
             .args(["--profile", "metrics"])
             .env("REVISION", &self.revision)
             .envs(PORTS.map(|port| (port, "0")));
         command
     }
 
-    /// The name of an image that is not one of the services'.
+    /// The name for an image that no service uses.
     pub fn image(&self, name: &str) -> String {
         format!("{PROJECT}-{name}")
     }
 
-    /// What Docker knows of a service's container, as this template prints it.
+    /// The output of `docker inspect` for a service's container, with this template.
     ///
     /// # Errors
-    /// When there is no such container.
+    /// The service has no container.
     pub fn inspect(&self, service: &str, template: &str) -> Result<String> {
         self.docker
             .output(&["inspect", "--format", template, &self.container(service)?])
             .with_context(|| format!("the container of {service}"))
     }
 
-    /// The id of a service's container, whether it runs or has ended.
+    /// The id of a service's container, running or ended.
     ///
     /// # Errors
-    /// When there is no such container.
+    /// The service has no container.
     pub fn container(&self, service: &str) -> Result<String> {
         let id = process::output(self.compose().args(["ps", "--all", "--quiet", service]))?;
         let id = id.trim();
@@ -84,32 +84,32 @@ impl Stack {
         Ok(id.to_owned())
     }
 
-    /// Where a port of a service is published, as `127.0.0.1:port`.
+    /// The address on which a service's port is published, such as `127.0.0.1:32768`.
     ///
     /// # Errors
-    /// When it is not.
+    /// The port is not published.
     pub fn published(&self, service: &str, port: u16) -> Result<String> {
         let mut command = self.compose();
         command.args(["port", service, &port.to_string()]);
         Ok(process::output(&mut command)?.trim().to_owned())
     }
 
-    /// What a service has written so far.
+    /// The log of a service so far.
     ///
     /// # Errors
-    /// When the engine does not answer.
+    /// The engine does not answer.
     pub fn log(&self, service: &str) -> Result<String> {
         let mut command = self.compose();
-        // Both streams: Envoy's log is on the one, its access log on the other.
+        // `docker compose logs` joins Envoy's log on stderr and its access log on stdout.
         command.args(["logs", "--no-color", "--no-log-prefix", service]);
         process::output(&mut command)
     }
 
-    /// What of it there still is: containers, images, networks and volumes, by their ids.
+    /// The ids of the containers, networks, volumes, images and cache entries that still exist.
     ///
     /// # Errors
-    /// When the engine does not answer.
-    pub fn left(&self) -> Result<Vec<String>> {
+    /// The engine does not answer.
+    pub fn remaining(&self) -> Result<Vec<String>> {
         let label = format!("label=com.docker.compose.project={PROJECT}");
         let lists: [&[&str]; 4] = [
             &["container", "ls", "--all", "--quiet", "--filter", &label],
@@ -128,10 +128,10 @@ impl Stack {
         Ok(left)
     }
 
-    /// Removes everything.
+    /// Removes the containers, images, networks, volumes and cache entries.
     ///
     /// # Errors
-    /// When the engine does not let something go.
+    /// The engine cannot remove something.
     pub fn remove(&self) -> Result<()> {
         let mut down = self.compose();
         down.args(["down", "--volumes", "--remove-orphans", "--timeout", "2"]);
@@ -145,8 +145,7 @@ impl Stack {
         self.prune()
     }
 
-    /// Removes what the builder keeps of this test. The cache is one for everything that this machine builds, so that
-    /// nothing else is touched.
+    /// Removes this test's entries from the builder's cache. All builds on this machine share the cache, so older entries stay.
     fn prune(&self) -> Result<()> {
         let new = || -> Result<BTreeSet<String>> { Ok(&cache(&self.docker)? - &self.cache) };
         let mut left = new()?;
@@ -156,7 +155,7 @@ impl Stack {
                 self.docker
                     .output(&["builder", "prune", "--force", "--all", "--filter", &filter])?;
             }
-            // What others are built on goes only after them.
+            // The builder removes an entry only after the entries that depend on it, so this takes several rounds.
             let still = new()?;
             if still.len() == left.len() {
                 break;
@@ -175,7 +174,7 @@ impl Drop for Stack {
     }
 }
 
-/// The ids of all that the builder keeps.
+/// The ids of all entries in the builder's cache.
 fn cache(docker: &Docker) -> Result<BTreeSet<String>> {
     let list = docker.output(&["buildx", "du", "--verbose"])?;
     let ids = list.lines().filter_map(|line| line.strip_prefix("ID:"));
