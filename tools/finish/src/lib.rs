@@ -29,7 +29,7 @@ const UNUSED: &[&str] = &[
 /// # Errors
 /// The bytes are not a module, or the module lacks one of the exports, so the list has to be updated.
 pub fn strip(module: &[u8]) -> Result<Vec<u8>> {
-    // Formatted with `{:?}`, because walrus's error type is not one that `anyhow` accepts.
+    // `{:?}` puts the causes of walrus's error into the text.
     let mut module = Module::from_buffer(module).map_err(|error| anyhow!("{error:?}"))?;
     for name in UNUSED {
         let removed = module.exports.remove(*name);
