@@ -98,7 +98,7 @@ struct Run {
     /// Only these curves of growing cost, and only named conditions
     #[arg(long, value_delimiter = ',', value_parser = curve)]
     curves: Vec<Curve>,
-    /// Also watch the memory over a million small requests to plain Envoy, the module that does nothing, and the balancer
+    /// Also record the memory of plain Envoy, the idle module and the balancer over a million small requests each
     #[arg(long)]
     memory: bool,
     /// Only check that everything works: one round of short slices

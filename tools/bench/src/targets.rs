@@ -16,7 +16,7 @@ pub const CONDITIONS: [Workload; 6] = [
     Workload::Throttled,
 ];
 
-/// The upper bound for the processor time of a request to `variant`, in units of plain Envoy's.
+/// The upper bound for the processor time of a request to `variant`, as a ratio to plain Envoy's.
 pub fn target(variant: Variant, workload: Workload) -> Option<f64> {
     use Variant::{Filter, FilterEverything, FilterLean, Router, RouterEverything, RouterLean};
     match (variant, workload) {

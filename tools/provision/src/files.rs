@@ -52,7 +52,7 @@ pub fn once(
         return Ok(());
     }
     let _lock = Lock::on(place)?;
-    // Another run may have made it while this one waited.
+    // Another run may have made the folder while this one waited for the lock.
     if is_made(place, recipe) {
         return Ok(());
     }

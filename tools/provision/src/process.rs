@@ -12,7 +12,7 @@ use anyhow::{anyhow, bail, Result};
 
 use crate::paths;
 
-/// The cargo that runs this program, or the one on PATH.
+/// The cargo that runs this program, or else `cargo` on PATH.
 pub fn cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
 }

@@ -31,13 +31,13 @@ pub struct Arguments {
     /// Also measure another build of the module, to compare it with this one
     #[arg(long, value_name = "WASM")]
     against: Option<PathBuf>,
-    /// Also watch the memory over a million requests to each variant
+    /// Also record the memory of plain Envoy, the idle module and the balancer over a million requests each
     #[arg(long)]
     memory: bool,
     /// The number of measurements of each variant under each condition; 20 by default
     #[arg(long)]
     rounds: Option<usize>,
-    /// Write docs/benchmarks.md and docs/benchmarks.svg
+    /// Write docs/benchmarks.md and its charts
     #[arg(long)]
     write: bool,
 }

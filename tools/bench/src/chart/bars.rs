@@ -1,4 +1,4 @@
-//! A bar chart of every variant's CPU per request, in units of plain Envoy's.
+//! A bar chart of every variant's CPU per request, as a ratio to plain Envoy's.
 
 use std::fmt::Write as _;
 
@@ -61,7 +61,7 @@ pub fn svg(results: &Results) -> String {
         let _ = writeln!(grid, r#"<line x1="{x}" y1="30" x2="{x}" y2="{bottom}"/>"#);
     }
     let body = grid + &body;
-    let title = "CPU per request, in units of plain Envoy's (less is better)";
+    let title = "CPU per request, as a ratio to plain Envoy's (less is better)";
     page(WIDTH, y, title, &body)
 }
 
