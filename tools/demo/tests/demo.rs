@@ -100,7 +100,7 @@ mod filter_engine {
     fn the_tour_holds_and_everything_keeps_running_until_ctrl_c() {
         let shown = whole_tour("filter");
         assert!(
-            shown.contains("it came at once, after the last word was said"),
+            shown.contains("it came in one piece, after the last word"),
             "{shown}"
         );
     }

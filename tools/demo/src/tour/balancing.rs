@@ -15,7 +15,7 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
         .map(|name| format!("{name} {}", REQUESTS / names.len()))
         .collect();
     tour.checks.equal(
-        "every backend answered as many as the others",
+        "every backend answered the same number of requests",
         fair.join(", "),
         tour.shares(&answers),
     )?;
@@ -28,7 +28,7 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
         .zip(order.iter().skip(names.len()))
         .all(|(one, next)| one == next);
     tour.checks.holds(
-        "in turn, although two workers of Envoy shared the requests",
+        "the backends answered in turn, although two workers of Envoy shared the requests",
         in_turn,
         "the same order in every round",
         order.join(", "),
@@ -38,7 +38,7 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
         .map(|answer| answer.attempts.as_str())
         .collect();
     tour.checks.holds(
-        "one attempt each",
+        "each request took one attempt",
         attempts.iter().all(|attempts| *attempts == "1"),
         "1 attempt for each request",
         attempts.join(", "),

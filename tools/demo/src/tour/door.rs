@@ -12,7 +12,7 @@ const WRONG: &str = "not-the-key";
 pub(super) fn show(tour: &Tour) -> Result<()> {
     let client = &tour.stage.client;
     tour.screen.tell(
-        "Who reaches the balancer spends its quota, so Envoy asks clients for a key (`api_key_auth`).",
+        "Clients of the balancer spend its quota, so Envoy requires a key from them (`api_key_auth`).",
     );
     let columns = [
         Column::text("key", WRONG.len()),
@@ -46,13 +46,13 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
         &format!("{}, {}", none.status, wrong.status),
     )?;
     tour.checks.holds(
-        "in the JSON that OpenAI's clients parse",
+        "the answer is JSON that OpenAI's clients parse",
         none.body.contains("\"invalid_api_key\"") && wrong.body == none.body,
         "error.code invalid_api_key, twice",
         format!("{} {}", none.body, wrong.body),
     )?;
     tour.checks
-        .equal("and neither a backend nor IMDS was asked", 0, reached)?;
+        .equal("neither a backend nor IMDS got a request", 0, reached)?;
     tour.checks
-        .equal("with it the request is let in", 200, right.status)
+        .equal("with the right key the answer is 200", 200, right.status)
 }

@@ -36,12 +36,12 @@ pub(super) fn show_throttled(tour: &Tour) -> Result<()> {
     tour.check_all_succeeded(&answers)?;
     check_absence(tour, name, &answers)?;
     tour.checks.equal(
-        &format!("{name} was asked once, then not again during its cooldown"),
+        &format!("{name} got one request, then no other during its cooldown"),
         1,
         refused,
     )?;
     tour.checks.equal(
-        "the request it refused was sent on to another backend: attempts 2",
+        "the refused request went to another backend: attempts 2",
         format!("{refused} requests with 2 attempts, the others with 1"),
         format!(
             "{} requests with 2 attempts, the others with {}",
@@ -55,7 +55,7 @@ pub(super) fn show_dead(tour: &Tour) -> Result<()> {
     let backend = backend(tour, 1)?;
     let name = backend.name();
     tour.screen.tell(&format!(
-        "{name} is gone: nothing listens on {} any more, connections are refused.",
+        "{name} is down: nothing listens on {}, so connections are refused.",
         backend.addr()?
     ));
     backend.stop()?;
@@ -65,7 +65,7 @@ pub(super) fn show_dead(tour: &Tour) -> Result<()> {
     tour.check_all_succeeded(&answers)?;
     check_absence(tour, name, &answers)?;
     tour.checks.holds(
-        "what could not connect was sent to another backend: attempts 2",
+        "requests that could not connect went to another backend: attempts 2",
         count(&answers, "2") > 0 && others(&answers) == "1",
         "some requests with 2 attempts, the others with 1",
         format!(
@@ -75,13 +75,13 @@ pub(super) fn show_dead(tour: &Tour) -> Result<()> {
         ),
     )?;
     // The next step needs all backends out of cooldown.
-    tour.check_recovery("once it is back, every backend serves again")
+    tour.check_recovery("when it is up again, every backend serves")
 }
 
 pub(super) fn show_all_throttled(tour: &Tour) -> Result<()> {
     let backends = tour.stage.simulation.backends();
     tour.screen.tell(&format!(
-        "All have used up their quota: they answer 429 with `retry-after: {ALL_RETRY_AFTER}`."
+        "All backends have used up their quota: they answer 429 with `retry-after: {ALL_RETRY_AFTER}`."
     ));
     for backend in backends {
         backend.set(&Behaviour::throttled(ALL_RETRY_AFTER))?;
@@ -98,10 +98,10 @@ pub(super) fn show_all_throttled(tour: &Tour) -> Result<()> {
 
     let all_429 = answers.iter().all(|answer| answer.status == 429);
     tour.checks
-        .holds("the client is told 429", all_429, "429", statuses(&answers))?;
+        .holds("the client gets 429", all_429, "429", statuses(&answers))?;
     let at_once = count(&answers, "0");
     tour.checks.holds(
-        "the first requests found out; then each backend was tried once a second at most",
+        "after the first refusals each backend got at most one request a second",
         asked <= most && at_once > 0,
         format!("at most {most} attempts for {THROTTLED_REQUESTS} requests, some with 0 attempts"),
         format!("{asked} attempts, {at_once} requests with 0 attempts"),
@@ -109,7 +109,7 @@ pub(super) fn show_all_throttled(tour: &Tour) -> Result<()> {
     let waits = answers.iter().map(|answer| answer.retry_after.as_str());
     let waits: Vec<&str> = waits.collect();
     tour.checks.holds(
-        "each answer says how long to wait: `retry-after`",
+        "each answer has the time to wait: `retry-after`",
         answers.iter().all(|answer| {
             let wait = answer.retry_after.parse();
             wait.is_ok_and(|wait| (1..=ALL_RETRY_AFTER).contains(&wait))
@@ -117,7 +117,7 @@ pub(super) fn show_all_throttled(tour: &Tour) -> Result<()> {
         format!("1 to {ALL_RETRY_AFTER} seconds"),
         waits.join(", "),
     )?;
-    tour.check_recovery("after that every backend serves again")
+    tour.check_recovery("after the wait every backend serves again")
 }
 
 fn statuses(answers: &[Answer]) -> String {

@@ -18,7 +18,6 @@ const MOST_REQUESTS: usize = 20;
 
 /// Longer than the payment of a debt of a whole minute's tokens. The tour's own requests owe at most a third of them.
 /// Requests that someone made by hand before the tour may owe more.
-/// someone tried by hand before the tour may owe more.
 const LONGEST_WAIT: u64 = 90;
 
 pub(super) fn show(tour: &Tour) -> Result<()> {
@@ -41,9 +40,10 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
     tour.screen.code(&refused.body);
     tour.screen.gap();
     check_refusal(tour, &refused)?;
-    tour.checks.equal("no backend was asked for it", 0, asked)?;
+    tour.checks
+        .equal("no backend got the refused request", 0, asked)?;
     tour.checks.equal(
-        &format!("{} goes on meanwhile", SEARCH.name),
+        &format!("{} is served meanwhile", SEARCH.name),
         200,
         other.status,
     )?;
@@ -111,7 +111,7 @@ fn check_refusal(tour: &Tour, refused: &Answer) -> Result<()> {
         refused.header("x-ratelimit-remaining-tokens"),
     ];
     tour.checks.equal(
-        "with the limit, and what is left of it",
+        "the answer has the limit and the tokens that are left",
         format!("{BATCH_TOKENS_PER_MINUTE}, 0"),
         came.join(", "),
     )
@@ -122,14 +122,14 @@ fn check_wait(tour: &Tour, refused: &Answer) -> Result<()> {
     let wait = refused.retry_after.parse::<u64>();
     let wait = wait.with_context(|| format!("`retry-after: {}`", refused.retry_after))?;
     tour.checks.holds(
-        "`retry-after` says how long to wait",
+        "the answer has the time to wait: `retry-after`",
         (1..=LONGEST_WAIT).contains(&wait),
         format!("1 to {LONGEST_WAIT} seconds"),
         wait,
     )?;
     tour.processes.pause(Duration::from_secs(wait))?;
     tour.checks.equal(
-        &format!("and after that {} is served again", BATCH.name),
+        &format!("after the wait {} is served again", BATCH.name),
         200,
         tour.stage.batch.chat()?.status,
     )

@@ -47,7 +47,7 @@ pub struct Tour {
 type Step = fn(&Tour) -> Result<()>;
 
 const STEPS: [(&str, Step); 13] = [
-    ("Nobody comes in without a key", door::show),
+    ("No request passes without a key", door::show),
     ("Twelve chat requests", balancing::show),
     ("A backend that throttles", failures::show_throttled),
     ("A backend that is dead", failures::show_dead),

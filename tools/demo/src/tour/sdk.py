@@ -2,7 +2,7 @@ from openai import AzureOpenAI
 
 client = AzureOpenAI(
     azure_endpoint="{url}",
-    api_key="{key}",  # the balancer takes it out and sends its own access token
+    api_key="{key}",  # the balancer removes the key and sends its own access token
     api_version="2024-10-21",
 )
 messages = [{"role": "user", "content": "Say hello."}]

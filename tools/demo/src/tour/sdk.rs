@@ -28,7 +28,7 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
     fs::write(&path, &script).with_context(|| format!("{}: cannot be written", path.display()))?;
     tour.screen.code(&script);
     tour.screen.gap();
-    tour.screen.tell("It writes:");
+    tour.screen.tell("The script prints:");
 
     let backends = tour.stage.simulation.backends();
     let stream = Stream {
@@ -57,7 +57,7 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
             .count()
     };
     tour.checks.equal(
-        "its requests reached the backends with the balancer's token",
+        "the script's requests reached the backends with the balancer's token",
         REQUESTS,
         with_token(TokenCheck::Valid),
     )?;
@@ -65,7 +65,7 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
         .iter()
         .filter(|request| request.header("api-key").is_some());
     tour.checks
-        .equal("and without the key of the client", 0, keys.count())
+        .equal("the requests had no key of the client", 0, keys.count())
 }
 
 /// Runs the script, shows its output while it runs, and returns it.
@@ -105,11 +105,11 @@ fn run(tour: &Tour) -> Result<String> {
         }
     };
     if !status.success() {
-        let said = fs::read(&errors).unwrap_or_default();
-        let said = String::from_utf8_lossy(&said);
-        let last = said.trim().lines().last().unwrap_or_default();
+        let bytes = fs::read(&errors).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let last = text.trim().lines().last().unwrap_or_default();
         bail!(
-            "the script ended with {status}: {last}\nAll it said is in {}",
+            "the script ended with {status}: {last}\nAll of its errors are in {}",
             errors.display()
         );
     }
@@ -140,18 +140,18 @@ fn check_written(tour: &Tour, written: &str) -> Result<()> {
         ("stream:", "Hello from "),
         ("embeddings:", "2 vectors of 8 numbers"),
     ];
-    let is_as_expected = expected.iter().all(|(what, said)| {
+    let is_as_expected = expected.iter().all(|(what, start)| {
         let mut lines = written.lines();
         lines.any(|line| {
             line.strip_prefix(what)
-                .is_some_and(|rest| rest.trim_start().starts_with(said))
+                .is_some_and(|rest| rest.trim_start().starts_with(start))
         })
     });
     tour.checks.holds(
         "chat, streamed chat and embeddings came back as from Azure",
         is_as_expected,
         expected
-            .map(|(what, said)| format!("{what} {said}..."))
+            .map(|(what, start)| format!("{what} {start}..."))
             .join("; "),
         written.lines().collect::<Vec<_>>().join("; "),
     )

@@ -19,20 +19,20 @@ fn least_spread() -> Duration {
 
 pub(super) fn show(tour: &Tour) -> Result<()> {
     tour.screen.tell(&format!(
-        "The backends say {PIECES} words, {} ms apart, after {} ms of thinking.",
+        "The backends send {PIECES} words, {} ms apart, after {} ms of thinking.",
         INTERVAL.as_millis(),
         FIRST.as_millis()
     ));
     let streamed = stream(tour, None)?;
     check_whole(tour, &streamed)?;
-    check_came_as_said(tour, &streamed)
+    check_came_word_by_word(tour, &streamed)
 }
 
 /// A stream while a backend refuses, the case in which the retry engines differ.
 pub(super) fn show_retried(tour: &Tour) -> Result<()> {
     let next = next_in_turn(tour)?;
     tour.screen.tell(&format!(
-        "{next} is next in turn, and answers 429; the others say their words as before."
+        "{next} is next in turn, and answers 429; the others stream their words as before."
     ));
     show_retry_after(tour, next, Behaviour::throttled(1))
 }
@@ -62,7 +62,7 @@ fn show_retry_after(tour: &Tour, next: &str, refusal: Behaviour) -> Result<()> {
     let streamed = stream(tour, Some((next, refusal)))?;
     check_whole(tour, &streamed)?;
     tour.checks.equal(
-        &format!("{next} refused it and another backend answered: attempts 2"),
+        &format!("{next} refused the request and another backend answered: attempts 2"),
         "attempts 2, not from the backend that refused",
         &format!(
             "attempts {}, {} the backend that refused",
@@ -75,9 +75,9 @@ fn show_retry_after(tour: &Tour, next: &str, refusal: Behaviour) -> Result<()> {
         ),
     )?;
     if tour.stage.is_router_engine() {
-        check_came_as_said(tour, &streamed)
+        check_came_word_by_word(tour, &streamed)
     } else {
-        check_came_at_once(tour, &streamed)
+        check_came_in_one_piece(tour, &streamed)
     }
 }
 
@@ -133,7 +133,7 @@ fn check_whole(tour: &Tour, streamed: &Streamed) -> Result<()> {
     )
 }
 
-fn check_came_as_said(tour: &Tour, streamed: &Streamed) -> Result<()> {
+fn check_came_word_by_word(tour: &Tour, streamed: &Streamed) -> Result<()> {
     let spread = last_word(streamed).saturating_sub(streamed.first_byte);
     // If they were held back, all pieces would arrive together.
     let least = least_spread();
@@ -146,10 +146,10 @@ fn check_came_as_said(tour: &Tour, streamed: &Streamed) -> Result<()> {
 }
 
 /// A limit of the filter engine: Envoy passes the answer to a call when it is complete.
-fn check_came_at_once(tour: &Tour, streamed: &Streamed) -> Result<()> {
+fn check_came_in_one_piece(tour: &Tour, streamed: &Streamed) -> Result<()> {
     let least = FIRST + least_spread();
     tour.checks.holds(
-        "it came at once, after the last word was said, because the filter engine retried it",
+        "it came in one piece, after the last word, because the filter engine retried it",
         streamed.first_byte >= least,
         format!("the first byte after at least {}", milliseconds(least)),
         milliseconds(streamed.first_byte),

@@ -32,7 +32,7 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
     // The module reports its counts once a second.
     let mut statistics = Statistics::new();
     let compared = tour.checks.eventually(
-        "Envoy's counters tell what the simulated backends and IMDS received",
+        "Envoy's counters agree with the requests at the simulated backends and IMDS",
         "the same numbers",
         || {
             statistics = tour.stage.statistics()?;
@@ -48,7 +48,7 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
         .map(|(name, count)| format!("{name} {count}"))
         .collect();
     tour.checks.holds(
-        "no request went without a token, no retry was left out, no stream broke",
+        "every request had a token, no retry was missing, no stream broke",
         unwanted.is_empty(),
         "no such count",
         unwanted.join(", "),

@@ -26,7 +26,7 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
     let simulation = &tour.stage.simulation;
     tour.screen.gap();
     tour.screen.tell(&format!(
-        "The token is revoked now: every backend answers it 401. New ones live for {} s.",
+        "The token is now revoked: every backend answers 401 to it. New tokens live for {} s.",
         SHORT.as_secs()
     ));
     // Requests before this step are known already. The step looks at later ones.
@@ -42,7 +42,7 @@ pub(super) fn show(tour: &Tour) -> Result<()> {
     check_revoked(tour, &answers, &sent)?;
     check_expiring(tour, &ids, &sent)?;
     tour.checks.eventually(
-        "IMDS was asked once for each of the new tokens",
+        "IMDS got one request for each of the new tokens",
         "as many calls as new tokens",
         || {
             let asked = simulation.imds_requests()? - asked_before;
@@ -60,7 +60,7 @@ fn show_current(tour: &Tour) -> Result<()> {
     let claims = Claims::of(last)?;
     let asked = tour.stage.simulation.imds_requests()?;
     let screen = tour.screen;
-    screen.tell("The backends let in who has an access token. The balancer has one from IMDS:");
+    screen.tell("The backends require an access token. The balancer has one from IMDS:");
     screen.fact("audience", &claims.audience);
     screen.fact("identity", &claims.identity);
     screen.fact("token id", &claims.id);
@@ -69,7 +69,7 @@ fn show_current(tour: &Tour) -> Result<()> {
     screen.gap();
     // An Envoy from before the tour may have its token already.
     tour.checks.holds(
-        "IMDS was asked once at most, for all workers and all requests",
+        "IMDS got at most one request, for all workers and all requests",
         asked <= 1,
         "1 call at most",
         asked,
@@ -85,7 +85,7 @@ fn watch(tour: &Tour) -> Result<(Vec<Answer>, BTreeSet<String>)> {
         Column::number("status", 0),
         Column::text("token id", 0),
         Column::number("expires in", 0),
-        Column::number("IMDS asked", 0),
+        Column::number("IMDS calls", 0),
     ];
     let table = tour.screen.table(&columns);
     let simulation = &tour.stage.simulation;
@@ -132,7 +132,7 @@ fn check_revoked(tour: &Tour, answers: &[Answer], sent: &[Received]) -> Result<(
         .filter(|answer| answer.attempts == "2")
         .count();
     tour.checks.holds(
-        "what met a 401 was tried again with a new token, unnoticed by the client: attempts 2",
+        "requests that got a 401 were retried with a new token, unnoticed by the client: attempts 2",
         refused > 0 && refused == healed,
         format!(
             "at least one 401, and as many requests with 2 attempts as there were 401s ({refused})"
@@ -143,13 +143,13 @@ fn check_revoked(tour: &Tour, answers: &[Answer], sent: &[Received]) -> Result<(
 
 fn check_expiring(tour: &Tour, ids: &BTreeSet<String>, sent: &[Received]) -> Result<()> {
     tour.checks.holds(
-        "the tokens were renewed while requests went on",
+        "the balancer renewed the token while it served requests",
         ids.len() >= 2,
         format!("at least 2 tokens within {} s", WATCH.as_secs()),
         ids.len(),
     )?;
     tour.checks.equal(
-        "none was sent after it had expired",
+        "no token was sent after it had expired",
         0,
         count(sent, TokenCheck::Expired),
     )

@@ -100,12 +100,12 @@ impl Used {
 
 pub(super) fn show(tour: &Tour) -> Result<()> {
     tour.screen.tell(&format!(
-        "{} asks three times. A million tokens cost {} (prompt), {} (cached) and {} (completion).",
+        "{} sends three requests. A million tokens cost {} (prompt), {} (cached) and {} (completion).",
         SEARCH.name, PRICE.prompt, PRICE.cached, PRICE.completion
     ));
     let reported = ask(tour)?;
     tour.checks.eventually(
-        "Envoy counted for this team what the answers report, and what that costs",
+        "Envoy counted this team's tokens as the answers report them, and their cost",
         &reported.shown(),
         || {
             let counted = Used::counted(&tour.stage.statistics()?);
@@ -137,10 +137,10 @@ fn ask(tour: &Tour) -> Result<Used> {
     Ok(all)
 }
 
-/// A stream reports its tokens on request only, and most clients do not ask.
+/// A stream reports its tokens on request only, and most clients do not request them.
 fn show_stream(tour: &Tour, before: Used) -> Result<()> {
     tour.screen.tell(&format!(
-        "Now a stream of {PIECES} tokens. The client does not ask for `usage`, so the balancer does."
+        "Now a stream of {PIECES} tokens. The client does not request `usage`, so the balancer does."
     ));
     let backends = tour.stage.simulation.backends();
     let stream = Stream {
@@ -156,7 +156,7 @@ fn show_stream(tour: &Tour, before: Used) -> Result<()> {
     }
     let streamed = streamed?;
     tour.checks.holds(
-        "the client got the stream that it asked for, without `usage`",
+        "the client got the stream that it requested, without `usage`",
         streamed.is_done && !streamed.has_usage && streamed.pieces.len() == PIECES as usize,
         format!("{PIECES} pieces, [DONE], no `usage`"),
         format!(
@@ -168,7 +168,7 @@ fn show_stream(tour: &Tour, before: Used) -> Result<()> {
     )?;
     let expected = before.completion + i64::from(PIECES);
     tour.checks.eventually(
-        "and Envoy counted its tokens",
+        "Envoy counted the tokens of the stream",
         &format!("{expected} of completions"),
         || {
             let counted = Used::counted(&tour.stage.statistics()?);
