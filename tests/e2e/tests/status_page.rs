@@ -148,7 +148,7 @@ fn the_status_page_shows_each_backends_state_and_its_cause() {
     for part in [
         "2 of 5 backends are free.",
         "throttled is throttled (gpt-4o for ",
-        "refusing is misconfigured (it refuses the identity; asked again in ",
+        "refusing is misconfigured (it refuses the identity; tried again in ",
     ] {
         assert!(verdict.contains(part), "{part:?} is not in {verdict}");
     }
@@ -254,7 +254,7 @@ fn the_status_page_shows_each_backends_state_and_its_cause() {
     assert_eq!(browser.complaints(), [""; 0]);
     drop(gateway);
     browser.wait_for(
-        "/Envoy does not answer since/.test(document.querySelector('#verdict').innerText)",
+        "/Envoy has not answered since/.test(document.querySelector('#verdict').innerText)",
         LIMIT,
     );
     assert!(

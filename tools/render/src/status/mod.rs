@@ -123,7 +123,7 @@ fn domains(address: &str) -> String {
     let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
     format!(
         "\
-# Another name here is that of a web page whose browser runs on this machine: it must not read this.
+# With any other name a web page could read this through a browser on this machine.
 domains: [{}]
 ",
         names.join(", ")

@@ -39,7 +39,7 @@ function readQuantiles(histograms, values) {
 function keep(values) {
   const now = {t: performance.now(), values};
   const last = samples[samples.length - 1];
-  // Counters begin anew where Envoy was started again.
+  // Counters begin at 0 again after a restart of Envoy.
   if (last && uptime(last.values) > uptime(values)) samples.length = 0;
   samples.push(now);
   while (samples[0].t < now.t - KEPT_MS) samples.shift();
@@ -50,7 +50,7 @@ const latest = () => samples[samples.length - 1].values;
 const value = name => latest().get(name) || 0;
 const has = name => latest().has(name);
 
-// The growth of these counters, all together, in the last seconds: {count, seconds}, or null where nothing is known yet.
+// The growth of these counters, all together, in the last seconds: {count, seconds}, or null without an older sample.
 function growth(names, seconds) {
   const end = samples[samples.length - 1];
   let start = samples[0];
@@ -68,7 +68,7 @@ function rate(names, seconds = 10) {
 
 const lately = names => { const grown = growth(names, 60); return grown ? grown.count : 0; };
 
-// What the counters grew by per second, sample by sample.
+// The growth of the counters per second, sample by sample.
 function course(names) {
   const points = [];
   for (let i = 1; i < samples.length; i++) {
@@ -114,10 +114,10 @@ function time(seconds) {
 
 const duration = ms => ms < 1000 ? Math.round(ms) + ' ms' : ms < 1e5 ? (ms / 1000).toFixed(1) + ' s' : time(Math.round(ms / 1000));
 
-// Where Envoy has no such statistics they are unknown; one that was never used is 0.
+// Without such statistics the number is unknown. A statistic that was never used is 0.
 const inFlight = backends => backends.some(backend => has('cluster.' + backend.cluster + '.upstream_rq_active'));
 const flying = backend => value('cluster.' + backend.cluster + '.upstream_rq_active');
-// In the unit of the prices, whichever that is.
+// In the unit of the prices.
 const money = micros => (micros / 1e6).toFixed(2);
 const plural = (n, one, many) => number(n) + ' ' + (n === 1 ? one : many);
 
@@ -172,7 +172,7 @@ function table(section, caption, columns, rows, nothing) {
     place.form = form;
     place.querySelector('.wrap')?.remove();
     const heads = columns.map(([heading, kind]) => element('th', {scope: 'col', role: 'columnheader', class: kind}, heading));
-    // A table that is laid out as cards has to be told that it is one.
+    // The layout as cards removes a table's implicit roles.
     place.body = element('tbody', {role: 'rowgroup'});
     place.note = element('p', {class: 'note'});
     place.table = element('table', {role: 'table', 'aria-label': caption},
@@ -225,7 +225,7 @@ function backends() {
     backend.quotas = quotas(name);
     return backend;
   });
-  // The priority that serves: the lowest that has a backend to serve with.
+  // The priority that serves: the lowest number with a usable backend.
   const usable = all.filter(backend => backend.isKnown && backend.state !== 2 && backend.state !== 3);
   const serving = Math.min(...usable.map(backend => backend.priority));
   for (const backend of all) explain(backend, serving);
@@ -243,7 +243,7 @@ function quotas(backend) {
   return found;
 }
 
-// What a backend is, in a word, and why, in a sentence.
+// The state of a backend in a word, and the reason in a sentence.
 function explain(backend, serving) {
   const {state, seconds, of} = backend;
   const tried = backend.attempts && backend.attempts.count > 0;
@@ -256,7 +256,7 @@ function explain(backend, serving) {
     why = 'no statistics of this backend yet';
   } else if (state === 3) {
     backend.word = 'misconfigured';
-    why = 'it refuses the ' + (backend.key ? 'key' : 'identity') + '; asked again ' + (seconds > 0 ? 'in ' + time(seconds) : 'now');
+    why = 'it refuses the ' + (backend.key ? 'key' : 'identity') + '; tried again ' + (seconds > 0 ? 'in ' + time(seconds) : 'now');
   } else if (!backend.key && has(expiry) && value(expiry) === 0) {
     backend.word = 'no token';
     why = 'there is no access token for it';
@@ -281,7 +281,7 @@ function explain(backend, serving) {
   }
   const last = OUTCOMES.map(([outcome, text]) => [lately([of('outcome.' + outcome)]), text]).filter(([count]) => count > 0);
   const notes = [why, last.length ? 'last minute: ' + last.map(([count, text]) => number(count) + '\u00a0\u00d7\u00a0' + text).join(', ') : ''];
-  for (const [what, text] of [['panic', 'asked although it fails: nothing better was left'], ['trials', 'asked although all are closed, to find out']]) {
+  for (const [what, text] of [['panic', 'got requests although it fails: no better backend was left'], ['trials', 'got trials, because all backends are closed']]) {
     if (lately([of(what)]) > 0) notes.push(text);
   }
   backend.why = notes.filter(Boolean).join('; ');
@@ -321,7 +321,7 @@ function showBackends(all) {
     cells.push({spark: course([of('attempts')])});
     return {key: backend.name, cells};
   });
-  table('backends', 'Backends', columns, rows, troubleOnly ? 'No backend is in trouble.' : 'There is no backend.');
+  table('backends', 'Backends', columns, rows, troubleOnly ? 'No backend has a problem.' : 'There is no backend.');
 }
 
 function showStreams(all) {
@@ -339,7 +339,7 @@ function showStreams(all) {
   table('streams', 'Speed of streams', columns, rows, 'No stream has been measured since Envoy started.');
 }
 
-const QUOTA = [['open', 'ok', 'it was refused before'], ['throttled', 'warn', 'requests for it go elsewhere'], ['advised to wait', 'warn', 'asked last']];
+const QUOTA = [['open', 'ok', 'it was throttled before'], ['throttled', 'warn', 'requests for it go elsewhere'], ['advised to wait', 'warn', 'used last']];
 
 function showQuotas(all) {
   const found = all.flatMap(backend => backend.quotas);
@@ -385,7 +385,7 @@ function showClients() {
     }
     return {key: name, cells};
   });
-  table('clients', 'Clients', columns, rows, 'No client is known by name: clients have no keys or tokens, or none has asked yet.');
+  table('clients', 'Clients', columns, rows, 'No client is known by name: clients have no keys or tokens, or none has sent a request yet.');
 }
 
 function identities(all) {
@@ -408,9 +408,9 @@ const COUNTS = [
   ['refused.unavailable', 'answered 503: all backends refused the identity or the key'],
   ['refused.limited', 'answered 429: a limit of the client was used up'],
   ['refused.no_deployment', 'answered 404: no backend has the deployment'],
-  ['refused.not_served', 'refused for what they ask'],
+  ['refused.not_served', 'no backend can serve the request'],
   ['identity.unavailable', 'answered 503: there was no token'],
-  ['identity.failures', 'the token service gave no token'],
+  ['identity.failures', 'the token service returned no token'],
   ['stream_broken', 'a backend broke an answer off'],
   ['stream_failed', 'a stream began with an error'],
   ['client_gone', 'the client left before the end'],
@@ -420,8 +420,8 @@ const COUNTS = [
 const NO_RETRY = {
   attempts_exhausted: 'all attempts were made', backends_exhausted: 'every backend was tried', backends_cooling_down: 'the others are in cooldown',
   budget_spent: 'the retry budget is used up', body_too_large: 'the body is too large', replay_memory_full: 'the memory for bodies is full',
-  not_repeatable: 'it may have been carried out', unknown_operation: 'the path is unknown', headers_not_replayable: 'a header is not UTF-8',
-  upgrade: 'a WebSocket', request_incomplete: 'the request was incomplete', router_declined: 'Envoy\u2019s router made no attempt',
+  not_repeatable: 'the creation may have been carried out', unknown_operation: 'the path is unknown', headers_not_replayable: 'a header is not UTF-8',
+  upgrade: 'a WebSocket', request_incomplete: 'the request was incomplete', router_declined: 'Envoy\u2019s router made no further attempt',
 };
 
 function showCounts() {
@@ -472,7 +472,7 @@ function say(look, text, more) {
 
 function showVerdict(all) {
   if (!all.some(backend => backend.isKnown)) {
-    return say('warn', 'Envoy answers, but has no statistics of the balancer yet.', 'The module has not started. Envoy\u2019s log says why.');
+    return say('warn', 'Envoy answers, but has no statistics of the balancer yet.', 'The module has not started. Envoy\u2019s log has the reason.');
   }
   const rank = backend => LOOK[backend.word] === 'bad' ? 0 : 1;
   const trouble = all.filter(backend => backend.isInTrouble).sort((a, b) => rank(a) - rank(b));
@@ -515,7 +515,7 @@ async function refresh() {
   document.body.classList.toggle('stale', failingSince !== null);
   if (failingSince) {
     $('live').textContent = 'no answer since ' + failingSince.toLocaleTimeString();
-    return say('bad', 'Envoy does not answer since ' + failingSince.toLocaleTimeString() + '.', samples.length ? 'What is below is from before.' : '');
+    return say('bad', 'Envoy has not answered since ' + failingSince.toLocaleTimeString() + '.', samples.length ? 'The numbers below are older.' : '');
   }
   $('live').textContent = 'live, ' + new Date().toLocaleTimeString();
   show();
@@ -523,7 +523,7 @@ async function refresh() {
 
 async function run() {
   for (let round = 0; ; round++) {
-    // A page that nobody looks at asks nothing.
+    // A hidden page sends no requests.
     if (document.hidden) await new Promise(seen => document.addEventListener('visibilitychange', seen, {once: true}));
     try {
       await refresh();
