@@ -191,7 +191,7 @@ fn complete_backend(
     let endpoint = take_endpoint(fields, path, problems);
     if let Some(Endpoint(url)) = endpoint.as_ref().filter(|e| e.0.path.len() > 1) {
         // The path would be lost: requests have the paths that clients send.
-        let form = "a URL without a path; `base_path` is for what paths begin with";
+        let form = "a URL without a path; `base_path` is the beginning of paths";
         problems.add(
             &format!("{path}.{ENDPOINT}"),
             refused(&json!(url.to_string()), form),
@@ -257,7 +257,7 @@ fn complete_identity(
         ),
         (None, None) if source == "app_service" && problems.count() == before => problems.add(
             &at,
-            r#"is missing; use where IDENTITY_ENDPOINT points to, such as "http://127.0.0.1:42356""#,
+            r#"is missing; use the address in IDENTITY_ENDPOINT, such as "http://127.0.0.1:42356""#,
         ),
         _ => {}
     }

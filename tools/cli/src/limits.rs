@@ -23,7 +23,7 @@ const LARGEST: u64 = 4_294_967_295;
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitService {
-    /// Where it is. It speaks gRPC, with TLS if this is `https`.
+    /// The service's address. The service speaks gRPC, with TLS if this is `https`.
     pub endpoint: Endpoint,
     /// The treatment of requests while it does not answer: they pass without limits, or they are answered 503.
     #[serde(default, deserialize_with = "on_failure")]
@@ -74,7 +74,7 @@ pub(crate) fn take_service(
             if alone.service.endpoint.0.path.len() > 1 {
                 problems.add(
                     "limits.service.endpoint",
-                    "has a path, which gRPC has no place for; use a URL without one",
+                    "has a path, which gRPC does not use; use a URL without one",
                 );
             }
             Some(alone.service)
@@ -91,7 +91,7 @@ pub(crate) fn warn(plugin: &Plugin, service: Option<&LimitService>, warnings: &m
     if service.is_some() && shared(plugin, service).is_none() {
         warnings.add(
             "limits.service",
-            "warning: there is nothing to limit; name limits in `limits.default` or `limits.clients`",
+            "warning: the service has no limits to count; set `limits.default` or `limits.clients`",
         );
     }
 }

@@ -70,7 +70,7 @@ pub fn rendered(target: Target, text: &str, options: Options) -> Result<Rendered
             if kubernetes.fleet.engine == render::Engine::Filter && !kubernetes.full {
                 no_limits(
                     &kubernetes.fleet,
-                    "a WasmPlugin is no place for what has to come before the module; use `--full`",
+                    "a WasmPlugin cannot put the filters of limits before the module; use `--full`",
                 )?;
             }
             if kubernetes.fleet.engine == render::Engine::Filter {
@@ -82,8 +82,8 @@ pub fn rendered(target: Target, text: &str, options: Options) -> Result<Rendered
             let mut resources = kubernetes(text, options, envoy_gateway::CLUSTERS)?;
             if resources.fleet.engine == render::Engine::Router && !options.full {
                 notes.push(
-                    "Envoy Gateway's API has no place for the router engine, so this is the filter engine; use `--full` for the \
-                     other"
+                    "Envoy Gateway's API cannot set up the router engine, so this is the filter engine; use `--full` for the router \
+                     engine"
                         .to_owned(),
                 );
                 let options = Options {
@@ -95,8 +95,8 @@ pub fn rendered(target: Target, text: &str, options: Options) -> Result<Rendered
             if !resources.full {
                 no_limits(
                     &resources.fleet,
-                    "an EnvoyExtensionPolicy is no place for what has to come before the module, and a BackendTrafficPolicy knows no \
-                     tokens; use `--full`",
+                    "an EnvoyExtensionPolicy cannot put the filters of limits before the module, and a BackendTrafficPolicy cannot \
+                     count tokens; use `--full`",
                 )?;
             }
             notes.extend(hidden_bodies(&resources, "EnvoyExtensionPolicy"));
@@ -106,7 +106,7 @@ pub fn rendered(target: Target, text: &str, options: Options) -> Result<Rendered
             let limits = fleet(text, options)?.limits;
             let limits = limits.ok_or_else(|| {
                 let text =
-                    "is missing; use {endpoint: \"http://ratelimit:8081\"}, where the service is";
+                    "is missing; use {endpoint: \"http://ratelimit:8081\"}, the service's address";
                 vec![Problem::new(
                     Position::START,
                     "limits.service",
@@ -142,7 +142,7 @@ fn hidden_bodies(kubernetes: &Kubernetes, kind: &str) -> Option<String> {
         true => last.to_owned(),
         false => format!("{} and {last}", lost.join(", ")),
     };
-    Some(format!("the filter cannot read bodies from {kind}, so this leaves out {lost}; use `--full` for everything"))
+    Some(format!("the filter cannot read bodies from {kind}, so these resources lack {lost}; use `--full` for every feature"))
 }
 
 /// The fleet that an Envoy configuration of a list of backends is rendered from.

@@ -41,8 +41,8 @@ fn list() -> Value {
     let endpoint = serde_json::to_value(Endpoint::json_schema(&mut settings().into_generator()))
         .unwrap_or_default();
     for (kind, required, what) in [
-        ("Backend", &["host"][..], "Where it is reached, if not at `https://HOST`, such as a private endpoint's address."),
-        ("Identity", &[], "Where the token service is, if not where IMDS or the authority always is; with `app_service`, where IDENTITY_ENDPOINT points to."),
+        ("Backend", &["host"][..], "The backend's address, if it is not `https://HOST`, such as that of a private endpoint."),
+        ("Identity", &[], "The token service's address, if it is not the usual one of IMDS or the authority; with `app_service`, the address in IDENTITY_ENDPOINT."),
     ] {
         let Some(object) = schema.pointer_mut(&format!("/$defs/{kind}")) else {
             continue;

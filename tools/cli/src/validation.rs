@@ -30,7 +30,7 @@ fn in_our_words(log: &str, files: &[ExpectedFile]) -> String {
     // The only field of a rendered configuration that older Envoys lack. Protobuf puts spaces into its messages at
     // random.
     if log.contains("'refresh_cluster_on_retry'") {
-        return "this Envoy is older than 1.39 and has no place for the router engine; render with `--engine filter`".to_owned();
+        return "this Envoy is older than 1.39 and cannot run the router engine; render with `--engine filter`".to_owned();
     }
     let Some(file) = files.iter().find(told) else {
         return match modules_words(log) {

@@ -118,18 +118,18 @@ fn a_rate_limit_service_keeps_limits_in_the_modules_place() {
 
 #[test]
 fn limits_of_a_service_are_refused_where_unsupported() {
-    for (target, place) in [
-        (Target::Istio, "a WasmPlugin is no place"),
-        (Target::EnvoyGateway, "an EnvoyExtensionPolicy is no place"),
+    for (target, reason) in [
+        (Target::Istio, "a WasmPlugin cannot put"),
+        (Target::EnvoyGateway, "an EnvoyExtensionPolicy cannot put"),
     ] {
         let options = Options {
             engine: Some(Engine::Filter),
             ..Options::default()
         };
-        let problems = cli::render(target, SHARED, options).expect_err("no place");
+        let problems = cli::render(target, SHARED, options).expect_err("no support");
         let problem = problems[0].to_string();
         assert!(
-            problem.contains(&format!("limits.service: {place}"))
+            problem.contains(&format!("limits.service: {reason}"))
                 && problem.ends_with("use `--full`"),
             "{problem}"
         );

@@ -403,7 +403,7 @@ fn a_note_names_features_that_need_bodies() {
         ] {
             let notes = |options| cli::rendered(target, &list, options).expect("right").notes;
             let note = lost.as_ref().map(|lost| {
-                format!("the filter cannot read bodies from {kind}, so this leaves out {lost}; use `--full` for everything")
+                format!("the filter cannot read bodies from {kind}, so these resources lack {lost}; use `--full` for every feature")
             });
             assert_eq!(notes(Options::default()), Vec::from_iter(note), "{list}");
             assert_eq!(notes(FULL), [""; 0], "{list}");
@@ -421,10 +421,10 @@ fn a_note_names_features_that_need_bodies() {
         assert_eq!(notes(Target::Istio, full), [""; 0]);
     }
     assert_eq!(notes(Target::EnvoyGateway, true), [""; 0]);
-    let told = &notes(Target::EnvoyGateway, false)[0];
+    let note = &notes(Target::EnvoyGateway, false)[0];
     assert!(
-        told.starts_with("Envoy Gateway's API has no place for the router engine"),
-        "{told}"
+        note.starts_with("Envoy Gateway's API cannot set up the router engine"),
+        "{note}"
     );
 }
 

@@ -96,7 +96,7 @@ fn every_kind_of_problem_has_a_golden_text() {
         "use the path of a file",
         "use a text without spaces",
         "use an object of keys_file, entra_id",
-        "use where IDENTITY_ENDPOINT points to",
+        "use the address in IDENTITY_ENDPOINT",
         "use one of chat, responses",
         "use a list of chat, responses",
         "use the name of one of `identities`",

@@ -82,7 +82,7 @@ fn a_limit_service_without_limits_gets_a_warning() {
     let list = "backends: [{host: a}]\nlimits: {service: {endpoint: \"http://a\"}}\n";
     assert_eq!(
         warnings(list, Form::Backends),
-        ["2:19: limits.service: warning: there is nothing to limit; name limits in `limits.default` or `limits.clients`"]
+        ["2:19: limits.service: warning: the service has no limits to count; set `limits.default` or `limits.clients`"]
     );
 }
 
