@@ -110,15 +110,15 @@ mod tests {
 
     #[test]
     fn every_client_has_a_key_of_its_own() {
-        let (file, told) = keys(&["app-1".to_owned(), "app-2".to_owned()]).unwrap();
+        let (file, new) = keys(&["app-1".to_owned(), "app-2".to_owned()]).unwrap();
         let keys: Vec<&str> = file
             .lines()
             .filter_map(|line| line.trim().strip_prefix("key: "))
             .collect();
         assert_eq!(keys.len(), 2);
         assert_ne!(keys[0], keys[1]);
-        let told: Vec<_> = told.iter().map(|told| quoted(&told.key)).collect();
-        assert_eq!(keys, told);
+        let new: Vec<_> = new.iter().map(|key| quoted(&key.key)).collect();
+        assert_eq!(keys, new);
         assert!(
             keys.iter().all(|key| key.len() == 2 * BYTES + 2),
             "{keys:?}"

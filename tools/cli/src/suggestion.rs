@@ -131,8 +131,8 @@ mod tests {
             ("hots", None),
             ("headers.port", None),
         ] {
-            let told = suggestion(path, &["one", "two"]);
-            assert_eq!(told, place.map(|place| format!("{place}.")), "{path}");
+            let suggested = suggestion(path, &["one", "two"]);
+            assert_eq!(suggested, place.map(|place| format!("{place}.")), "{path}");
         }
     }
 

@@ -26,13 +26,13 @@ pub fn validate(envoy: &Path, configuration: &Path, files: &[ExpectedFile]) -> R
 
 fn in_our_words(log: &str, files: &[ExpectedFile]) -> String {
     let reason = reason(log);
-    let told = |file: &&ExpectedFile| log.contains(&*file.path.to_string_lossy());
+    let is_named = |file: &&ExpectedFile| log.contains(&*file.path.to_string_lossy());
     // The only field of a rendered configuration that older Envoys lack. Protobuf puts spaces into its messages at
     // random.
     if log.contains("'refresh_cluster_on_retry'") {
         return "this Envoy is older than 1.39 and cannot run the router engine; render with `--engine filter`".to_owned();
     }
-    let Some(file) = files.iter().find(told) else {
+    let Some(file) = files.iter().find(is_named) else {
         return match modules_words(log) {
             words if words.is_empty() => format!("Envoy refuses the configuration: {reason}"),
             words => format!("the module refuses its configuration: {}", words.join("; ")),

@@ -73,11 +73,11 @@ fn every_command_exists() {
                     .current_dir("/")
                     .output()
                     .expect("the tool runs");
-                let told = String::from_utf8_lossy(&output.stderr);
+                let printed = String::from_utf8_lossy(&output.stderr);
                 // The files do not exist, but the tool gets as far as looking for them.
                 assert!(
-                    output.status.success() || told.contains("backends.yaml: "),
-                    "{name}: {line}\n{told}"
+                    output.status.success() || printed.contains("backends.yaml: "),
+                    "{name}: {line}\n{printed}"
                 );
             }
         }

@@ -36,9 +36,9 @@ identity: {{source: workload_identity, token_file: /nowhere/token}}
         output.status.success() && output.stdout.is_empty(),
         "{output:?}"
     );
-    let told = String::from_utf8(output.stderr).expect("UTF-8");
-    let told: Vec<_> = told.lines().collect();
-    let (first, rest) = told.split_first().expect("a line");
+    let printed = String::from_utf8(output.stderr).expect("UTF-8");
+    let printed: Vec<_> = printed.lines().collect();
+    let (first, rest) = printed.split_first().expect("a line");
     assert_eq!(*first, "Envoy will read these files:");
     for (line, (file, state, field)) in rest.iter().zip([
         (path("module").as_str(), "there", "`module`"),
@@ -54,8 +54,11 @@ identity: {{source: workload_identity, token_file: /nowhere/token}}
     }
     assert_eq!(rest.len(), 6, "{rest:#?}");
     let resources = tool(&["render", "istio", &path("backends.yaml")]);
-    let told = String::from_utf8(resources.stderr).expect("UTF-8");
-    assert!(!told.contains("these files"), "those are a pod's: {told}");
+    let printed = String::from_utf8(resources.stderr).expect("UTF-8");
+    assert!(
+        !printed.contains("these files"),
+        "those are a pod's: {printed}"
+    );
 }
 
 #[test]
@@ -78,8 +81,8 @@ fn a_missing_envoy_cannot_validate() {
     assert!(with(&["-o", &made]).contains("error: /nowhere/envoy: "));
     assert!(with(&[]).contains("--output"), "a file is what Envoy reads");
     let resources = tool(&["render", "istio", &list, "-o", &made, "--validate", "envoy"]);
-    let told = String::from_utf8(resources.stderr).expect("UTF-8");
-    assert!(told.contains("use it with `render envoy`"), "{told}");
+    let printed = String::from_utf8(resources.stderr).expect("UTF-8");
+    assert!(printed.contains("use it with `render envoy`"), "{printed}");
 }
 
 #[test]

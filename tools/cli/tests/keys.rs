@@ -45,10 +45,10 @@ fn a_refused_addition_leaves_the_file_unchanged() {
         folder.path(),
     );
     assert_eq!(refused.status.code(), Some(1));
-    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let printed = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
-        told.contains("clients.yaml: \"app-1\" has a key already"),
-        "{told}"
+        printed.contains("clients.yaml: \"app-1\" has a key already"),
+        "{printed}"
     );
     assert_eq!(fs::read_to_string(&file).expect("a file"), before);
 }

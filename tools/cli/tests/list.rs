@@ -391,8 +391,8 @@ identity: {source: client_secret, tenant_id: t, client_id: c, client_secret_env:
 fn identities_of_one_cluster_share_its_address() {
     let problems = |list: &str| {
         let problems = cli::check(list, Some(cli::Form::Backends)).expect_err("a problem");
-        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        told.join("\n")
+        let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        text.join("\n")
     };
     let two = |first: &str, second: &str| {
         format!(
@@ -406,23 +406,23 @@ identities:
 "
         )
     };
-    let told = problems(&two("token_file: /a", "token_file: /b"));
+    let text = problems(&two("token_file: /a", "token_file: /b"));
     assert!(
-        told.contains("identities.b.token_file: differs from that of another identity"),
-        "{told}"
+        text.contains("identities.b.token_file: differs from that of another identity"),
+        "{text}"
     );
-    let told = problems(&two(
+    let text = problems(&two(
         "client_id: a",
         "client_id: b, authority_host: login.example.com",
     ));
     assert!(
-        told.contains("identities.b.authority_host: \"login.example.com\" is not that of"),
-        "{told}"
+        text.contains("identities.b.authority_host: \"login.example.com\" is not that of"),
+        "{text}"
     );
-    let told = problems(&two("client_id: a", "token_fil: /b"));
+    let text = problems(&two("client_id: a", "token_fil: /b"));
     assert!(
-        told.contains("identities.b.token_fil: unknown field, did you mean token_file?"),
-        "{told}"
+        text.contains("identities.b.token_fil: unknown field, did you mean token_file?"),
+        "{text}"
     );
 }
 

@@ -294,8 +294,8 @@ fn assert_clusters_exist(resources: &[Value]) {
     let identities = named
         .map(|(_, identity)| identity)
         .chain([&plugin["identity"]]);
-    let told = backends.chain(identities).map(|named| &named["cluster"]);
-    for cluster in told {
+    let used = backends.chain(identities).map(|named| &named["cluster"]);
+    for cluster in used {
         assert!(
             made.iter().any(|made| cluster == made),
             "{cluster} of {made:?}"

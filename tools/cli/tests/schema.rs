@@ -285,8 +285,8 @@ fn problem_of_list(field: &Field, value: &Value) -> Option<String> {
     }
     let list = with(list, &field.pointer, value.clone());
     let problems = cli::check(&list.to_string(), Some(Form::Backends)).err()?;
-    let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
-    Some(told.join("\n"))
+    let message: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    Some(message.join("\n"))
 }
 
 #[test]
@@ -305,16 +305,19 @@ fn the_list_of_backends_and_its_schema_agree() {
             {
                 continue;
             }
-            let told = problem_of_list(&field, &probe);
+            let message = problem_of_list(&field, &probe);
             assert_eq!(
-                told.is_none(),
+                message.is_none(),
                 is_valid,
-                "{} = {probe}: {told:?}",
+                "{} = {probe}: {message:?}",
                 field.path
             );
-            if let Some(told) = told.filter(|_| !probe.is_object()) {
+            if let Some(message) = message.filter(|_| !probe.is_object()) {
                 let place = format!(": {}", field.path);
-                assert!(told.contains(&place) && told.contains("; use "), "{told}");
+                assert!(
+                    message.contains(&place) && message.contains("; use "),
+                    "{message}"
+                );
             }
             own += usize::from(OWN.iter().any(|name| field.path.starts_with(name)));
         }
@@ -346,10 +349,10 @@ fn every_object_has_the_fields_that_the_parser_knows() {
     assert!(objects.len() > 8);
     for (path, pointer, schema, source) in objects {
         assert_eq!(schema["additionalProperties"], false, "{path}");
-        let told = parse(&with(base(source), &pointer, json!(1)))
+        let message = parse(&with(base(source), &pointer, json!(1)))
             .expect_err("unknown")
             .to_string();
-        let line = told
+        let line = message
             .lines()
             .find(|line| line.contains("unknown field"))
             .expect("said so");
@@ -406,10 +409,10 @@ fn missing_required_fields_are_reported() {
             .and_then(Value::as_object_mut)
             .expect("an object")
             .remove(name);
-        let told = parse(&config).expect_err("missing").to_string();
+        let message = parse(&config).expect_err("missing").to_string();
         assert!(
-            told.contains(&format!("{}: is missing", field.path)),
-            "{told}"
+            message.contains(&format!("{}: is missing", field.path)),
+            "{message}"
         );
     }
 }
