@@ -85,8 +85,8 @@ impl Diagnosis {
         let body = decoded(body);
         // Most 400s are the client's fault, and clients cause many. So few are parsed.
         let tenants = [Denial::OTHER_TENANT, Denial::TOKEN_TENANT];
-        let mut said = MISSING.iter().chain(&tenants);
-        let error = match status != 400 || said.any(|text| contains(&body, text)) {
+        let mut texts = MISSING.iter().chain(&tenants);
+        let error = match status != 400 || texts.any(|text| contains(&body, text)) {
             true => Error::read(&body),
             false => Error::default(),
         };
@@ -153,18 +153,18 @@ impl Denial {
     const TOKEN_TENANT: &str = "Token tenant ";
 
     fn read(status: u16, code: &str, message: &str) -> Option<Self> {
-        let said = |text| contains(message.as_bytes(), text);
+        let has = |text| contains(message.as_bytes(), text);
         let other_tenant = code.starts_with(Self::OTHER_TENANT)
             || message.starts_with(Self::OTHER_TENANT)
-            || message.starts_with(Self::TOKEN_TENANT) && said("does not match resource tenant");
+            || message.starts_with(Self::TOKEN_TENANT) && has("does not match resource tenant");
         Some(match status {
             400 | 401 | 403 if other_tenant => Self::OtherTenant,
             // "Key based authentication is disabled for this resource." (microsoft/sample-app-aoai-chatGPT#1000)
             401 | 403 if code == "AuthenticationTypeDisabled" => Self::KeysDisabled,
             // "Your resource has been temporarily blocked because we detected ...", with code `Forbidden` or none.
             // Azure's page "Troubleshoot common HTTP errors" has these words, and says that all requests are refused.
-            403 if said("resource has been temporarily blocked") => Self::Suspended,
-            404 if said("Subdomain does not map to a resource") => Self::NoResource,
+            403 if has("resource has been temporarily blocked") => Self::Suspended,
+            404 if has("Subdomain does not map to a resource") => Self::NoResource,
             401 if code == "PermissionDenied" => Self::Access,
             403 if CLOSED.contains(&code) => Self::Access,
             _ => return None,
@@ -268,7 +268,7 @@ impl Trace {
 
     /// The trace of an attempt without an answer, by Envoy's local reply or its details
     /// (`upstream_reset_before_response_started{connection_failure...}`, `no_healthy_upstream`).
-    pub fn of_no_answer(said: &[u8]) -> Self {
+    pub fn of_no_answer(details: &[u8]) -> Self {
         const NEVER_SENT: [&str; 7] = [
             "connection failure",
             "connection_failure",
@@ -278,7 +278,7 @@ impl Trace {
             "no_healthy_upstream",
             "cluster_not_found",
         ];
-        match NEVER_SENT.into_iter().any(|text| contains(said, text)) {
+        match NEVER_SENT.into_iter().any(|text| contains(details, text)) {
             true => Self::None,
             false => Self::Possible,
         }
@@ -546,7 +546,7 @@ mod tests {
 
     #[test]
     fn every_denial_has_advice() {
-        for (status, code, message, denial, told) in [
+        for (status, code, message, denial, advice) in [
             (401, "PermissionDenied", "", Denial::Access, "role"),
             (403, "403", "", Denial::Access, "network"),
             (
@@ -580,7 +580,7 @@ mod tests {
         ] {
             let found = Diagnosis::of(status, error(code, message).as_bytes()).denial;
             assert_eq!(found, denial);
-            assert!(denial.advice().contains(told), "{denial:?}");
+            assert!(denial.advice().contains(advice), "{denial:?}");
         }
     }
 
@@ -598,7 +598,7 @@ mod tests {
         ] {
             assert_eq!(Trace::of_status(status), trace, "{status}");
         }
-        for (said, trace) in [
+        for (details, trace) in [
             ("upstream_reset_before_response_started{connection_failure|TLS}", Trace::None),
             (
                 "upstream connect error or disconnect/reset before headers. reset reason: connection failure",
@@ -611,7 +611,7 @@ mod tests {
             ("response_timeout", Trace::Possible),
             ("", Trace::Possible),
         ] {
-            assert_eq!(Trace::of_no_answer(said.as_bytes()), trace, "{said}");
+            assert_eq!(Trace::of_no_answer(details.as_bytes()), trace, "{details}");
         }
     }
 }

@@ -58,8 +58,8 @@ cases! {
         let gateway = explaining(engine, json!({"retry": {"max_attempts": 1}}));
         let request = gateway.get();
         answer(&request.attempt(), 500, "x");
-        let said = "east free unavailable; not retried: attempts_exhausted";
-        assert_eq!(why(&request).as_deref(), Some(said));
+        let wanted = "east free unavailable; not retried: attempts_exhausted";
+        assert_eq!(why(&request).as_deref(), Some(wanted));
         let request = gateway.get();
         answer(&request.attempt(), 400, "x");
         assert_eq!(why(&request).as_deref(), Some("west free client_error"));
@@ -69,8 +69,8 @@ cases! {
         answer(&request.attempt(), 500, &error("500"));
         answer(&request.attempt(), 500, &error("500"));
         assert_eq!(request.answer().status, 500);
-        let said = "east free unavailable; west free unavailable; not retried: backends_exhausted";
-        assert_eq!(why(&request).as_deref(), Some(said));
+        let wanted = "east free unavailable; west free unavailable; not retried: backends_exhausted";
+        assert_eq!(why(&request).as_deref(), Some(wanted));
     }
 
     fn a_refusal_says_how_each_backend_stands(engine) {
@@ -89,11 +89,11 @@ cases! {
             assert!(trials.iter().all(|trial| trial.forwarded().is_some()));
             let request = gateway.get();
             assert_eq!(request.answer().status, 429);
-            let said = format!("east throttled 30s; west {west}");
-            assert_eq!(why(&request), Some(said));
+            let wanted = format!("east throttled 30s; west {west}");
+            assert_eq!(why(&request), Some(wanted));
             throttle(&trials[0].attempt(), "30");
-            let said = "east trial throttled; not retried: attempts_exhausted";
-            assert_eq!(why(&trials[0]).as_deref(), Some(said));
+            let wanted = "east trial throttled; not retried: attempts_exhausted";
+            assert_eq!(why(&trials[0]).as_deref(), Some(wanted));
         }
     }
 

@@ -454,13 +454,13 @@ mod tests {
         let news = |account: &mut Account, ask, seconds| {
             refused(account.take(&limits, ask, at(seconds))).1
         };
-        let told = [0, 1, 59].map(|second| news(&mut account, Ask::default(), second));
-        assert_eq!(told, [true, false, false]);
+        let logged = [0, 1, 59].map(|second| news(&mut account, Ask::default(), second));
+        assert_eq!(logged, [true, false, false]);
         charged(account.take(&limits, Ask::default(), at(60)));
         assert!(news(&mut account, Ask::default(), 60));
         charged(account.take(&limits, chat(400), at(200)));
-        let told = [300, 4000, 80_000].map(|second| news(&mut account, chat(4), second));
-        assert_eq!(told, [true, false, false]);
+        let logged = [300, 4000, 80_000].map(|second| news(&mut account, chat(4), second));
+        assert_eq!(logged, [true, false, false]);
     }
 
     #[test]

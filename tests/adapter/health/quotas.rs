@@ -62,20 +62,20 @@ cases! {
             4
         );
         assert_eq!(gateway.host.statistic("aoai.backend.east.soft"), 0);
-        let said = gateway.host.logged(mock_host::LogLevel::Info);
+        let log = gateway.host.logged(mock_host::LogLevel::Info);
         let named =
             "backend east: deployment \"embed\" is throttled (429); no requests for it for 30s";
-        assert!(said.iter().any(|line| line == named), "{said:?}");
+        assert!(log.iter().any(|line| line == named), "{log:?}");
     }
 
     fn a_429_of_a_name_that_was_not_read_is_advice(engine) {
         let gateway = engine.fleet(1, json!({"retry": {"max_attempts": 1}}));
         throttle(&ask(&gateway, V1_EMBEDDINGS, "embed").attempt(), "30");
         assert_eq!(gateway.counted("aoai.backend.east.cooldowns.throttled"), 0);
-        let said = gateway.host.logged(mock_host::LogLevel::Info);
+        let log = gateway.host.logged(mock_host::LogLevel::Info);
         let named = "backend east: a deployment whose name was not read is throttled (429); requests for it prefer other \
                      backends for 30s";
-        assert!(said.iter().any(|line| line == named), "{said:?}");
+        assert!(log.iter().any(|line| line == named), "{log:?}");
         // From now on the filter reads names. The advice does not concern a request with a known name.
         for path in [V1_CHAT, &dated("gpt-4o", "chat/completions")] {
             let request = ask(&gateway, path, "gpt-4o");

@@ -78,11 +78,11 @@ cases! {
             }
             assert_eq!(to_east(&gateway, 20).len(), 10, "its share");
             assert_eq!(gateway.counted("aoai.backend.east.probes"), 15);
-            let said = gateway.host.logged(mock_host::LogLevel::Info);
-            let back = said.iter().filter(|line| {
+            let log = gateway.host.logged(mock_host::LogLevel::Info);
+            let back = log.iter().filter(|line| {
                 line.starts_with("backend east: serves ") && line.contains(" again")
             });
-            assert_eq!(back.count(), 1, "{said:?}");
+            assert_eq!(back.count(), 1, "{log:?}");
         }
     }
 
@@ -94,13 +94,13 @@ cases! {
         gateway.host.advance(millis(100));
         assert_eq!(admits(&gateway), 1);
         assert_eq!(gateway.counted("aoai.backend.east.cooldowns.throttled"), 1);
-        let said = gateway.host.logged(mock_host::LogLevel::Info);
-        let said: Vec<_> = said
+        let log = gateway.host.logged(mock_host::LogLevel::Info);
+        let log: Vec<_> = log
             .iter()
             .filter(|line| line.contains("backend east"))
             .collect();
         assert_eq!(
-            said,
+            log,
             ["backend east: everything without a deployment is throttled (429); no requests for it for 7s"]
         );
     }

@@ -122,13 +122,13 @@ cases! {
         }
         assert_eq!(gateway.counted("aoai.backend.east.state"), 0);
         assert_eq!(gateway.host.statistic("aoai.backend.east.probes"), 0);
-        let said = gateway.host.logged(mock_host::LogLevel::Info);
-        let open = said.iter().filter(|line| {
+        let log = gateway.host.logged(mock_host::LogLevel::Info);
+        let open = log.iter().filter(|line| {
             line.contains(
                 "backend east: served everything without a deployment during the wait it requested",
             )
         });
-        assert_eq!(open.count(), 1, "{said:?}");
+        assert_eq!(open.count(), 1, "{log:?}");
     }
 
     fn for_a_minute_after_a_served_trial_waits_are_advice(engine) {

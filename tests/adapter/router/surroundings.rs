@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::*;
 
-fn said(host: &Host, text: &str) -> usize {
+fn times_logged(host: &Host, text: &str) -> usize {
     let logs = host.logs().into_iter();
     logs.filter(|log| log.level >= LogLevel::Warn && log.text.contains(text))
         .count()
@@ -23,7 +23,7 @@ fn an_answer_that_the_router_does_not_follow_loses_its_mark() {
         assert_eq!(request.attempts().len(), 1);
     }
     assert_eq!(gateway.counted("aoai.no_retry.router_declined"), 2);
-    assert_eq!(said(&gateway.host, "x-aoai-retry"), 1);
+    assert_eq!(times_logged(&gateway.host, "x-aoai-retry"), 1);
 }
 
 #[test]
@@ -56,7 +56,10 @@ fn a_missing_upstream_filter_is_logged_and_the_answer_passes() {
         answer(&request.attempt(), status, "from it");
         assert_eq!(outcome(&request), is(status, backend, "1", "from it"));
     }
-    assert_eq!(said(&gateway.host, "without the upstream filter"), 1);
+    assert_eq!(
+        times_logged(&gateway.host, "without the upstream filter"),
+        1
+    );
 }
 
 #[test]
@@ -79,7 +82,10 @@ fn a_later_clusters_missing_upstream_filter_is_logged_too() {
     answer(&request.attempt(), 429, "busy");
     answer(&request.attempt(), 421, "misdirected");
     assert_eq!(request.answer().headers.get("x-aoai-retry"), None);
-    assert_eq!(said(&gateway.host, "without the upstream filter"), 1);
+    assert_eq!(
+        times_logged(&gateway.host, "without the upstream filter"),
+        1
+    );
 }
 
 #[test]
@@ -105,7 +111,7 @@ fn an_upstream_filter_in_another_vm_lets_nothing_pass() {
     });
     other.join().unwrap();
     let wanted = "came through the upstream filter without its request";
-    assert_eq!(said(&gateway.host, wanted), 1);
+    assert_eq!(times_logged(&gateway.host, wanted), 1);
 }
 
 #[test]
@@ -120,7 +126,10 @@ fn a_retry_to_another_cluster_than_planned_does_not_leave() {
         assert_eq!((answer.status, answer.text()), (429, "busy"));
         assert_eq!(answer.headers.get("x-aoai-backend"), Some(backend));
     }
-    assert_eq!(said(&gateway.host, "another cluster than planned"), 1);
+    assert_eq!(
+        times_logged(&gateway.host, "another cluster than planned"),
+        1
+    );
 }
 
 #[test]
@@ -134,8 +143,8 @@ fn a_cluster_that_envoy_does_not_have_is_named_once() {
         }
         assert_eq!(request.answer().status, status);
     }
-    assert_eq!(said(&gateway.host, r#"no cluster "aoai_east""#), 1);
-    assert_eq!(said(&gateway.host, r#"no cluster "aoai_north""#), 1);
+    assert_eq!(times_logged(&gateway.host, r#"no cluster "aoai_east""#), 1);
+    assert_eq!(times_logged(&gateway.host, r#"no cluster "aoai_north""#), 1);
     assert_eq!(gateway.counted("aoai.backend.east.outcome.unavailable"), 2);
 }
 

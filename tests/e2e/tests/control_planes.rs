@@ -77,7 +77,7 @@ fn text(value: &Value) -> String {
 }
 
 /// The parts of Envoy's configuration that a control plane makes.
-struct Told {
+struct Translation {
     backends: Vec<Backend>,
     identity: Option<Identity>,
     plugin: Value,
@@ -121,7 +121,7 @@ fn backend(
 
 /// Istio: a ServiceEntry becomes the cluster `outbound|PORT||HOST`, and a VirtualService's routes are matched in their
 /// order. Discovered resources are files in `folder`.
-fn istio(azure: &Simulator, resources: &[Value], folder: &TempDir) -> Told {
+fn istio(azure: &Simulator, resources: &[Value], folder: &TempDir) -> Translation {
     let cluster = |host: &Value, port: &Value| format!("outbound|{port}||{}", text(host));
     let mut backends = Vec::new();
     let mut identity = None;
@@ -254,7 +254,7 @@ fn istio(azure: &Simulator, resources: &[Value], folder: &TempDir) -> Told {
             other => panic!("{other}"),
         }
     }
-    Told {
+    Translation {
         backends,
         identity,
         plugin: plugin.expect("the filter's configuration"),
@@ -299,7 +299,7 @@ fn assert_keepalive(time: &Value, interval: &Value, probes: &Value) {
 
 /// Envoy Gateway: a rule becomes the cluster `httproute/NAMESPACE/NAME/rule/INDEX`. Routes that match headers are
 /// matched first.
-fn envoy_gateway(azure: &Simulator, resources: &[Value]) -> Told {
+fn envoy_gateway(azure: &Simulator, resources: &[Value]) -> Translation {
     let (mut backends, mut identity) = (Vec::new(), None);
     let (mut by_header, mut others) = (Vec::new(), Vec::new());
     for route in of_kind(resources, "HTTPRoute") {
@@ -421,7 +421,7 @@ fn envoy_gateway(azure: &Simulator, resources: &[Value]) -> Told {
     }
     let early = of_kind(resources, "ClientTrafficPolicy").next();
     let early = &early.expect("a policy")["spec"]["headers"]["earlyRequestHeaders"]["remove"];
-    Told {
+    Translation {
         backends,
         identity,
         plugin: plugin.clone(),
@@ -452,12 +452,12 @@ fn left_to_none(plugin: &Value) -> Value {
 }
 
 /// An Envoy with this configuration.
-fn gateway(told: Told) -> GatewayBuilder {
+fn gateway(translation: Translation) -> GatewayBuilder {
     let mut builder = Gateway::builder();
     let fleet = Fleet {
-        backends: told.backends,
-        identity: told.identity,
-        plugin: left_to_none(&told.plugin),
+        backends: translation.backends,
+        identity: translation.identity,
+        plugin: left_to_none(&translation.plugin),
         module: e2e::module(),
         ..render::demo_fleet()
     };
@@ -465,9 +465,9 @@ fn gateway(told: Told) -> GatewayBuilder {
     let mut listener = Document::parse(&rendered).expect("YAML").value["resources"][0].clone();
     let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
     // The control plane's routes replace the stand-in's.
-    manager["route_config"]["virtual_hosts"][0]["routes"] = Value::Array(told.routes);
+    manager["route_config"]["virtual_hosts"][0]["routes"] = Value::Array(translation.routes);
     let module = &mut manager["http_filters"][0];
-    match told.filter {
+    match translation.filter {
         Some(filter) => *module = filter,
         None => {
             let config = &mut module["typed_config"]["config"];
@@ -475,15 +475,15 @@ fn gateway(told: Told) -> GatewayBuilder {
         }
     }
     let filters = manager["http_filters"].as_array_mut().expect("filters");
-    filters.splice(0..0, told.filters_before);
+    filters.splice(0..0, translation.filters_before);
     manager
         .as_object_mut()
         .expect("fields")
-        .extend(told.manager);
-    for operation in &told.route_patches {
+        .extend(translation.manager);
+    for operation in &translation.route_patches {
         patches::apply(&mut manager["route_config"], operation);
     }
-    if let Value::Array(removed) = &told.early_removed {
+    if let Value::Array(removed) = &translation.early_removed {
         let mutations = removed.iter().map(|name| json!({"remove": name}));
         manager["early_header_mutation_extensions"] = json!([{
             "name": "removed",
@@ -493,15 +493,15 @@ fn gateway(told: Told) -> GatewayBuilder {
             },
         }]);
     }
-    for operation in &told.patches {
+    for operation in &translation.patches {
         patches::apply(&mut listener, operation);
     }
     let start = rendered.find("filter_chains:").expect("filters");
     let chains = format!("filter_chains: {}\n", listener["filter_chains"]);
     builder = builder.rewrite(&rendered[start..], &chains);
-    if !told.listeners.is_empty() || !told.clusters.is_empty() {
-        let listeners = Value::Array(told.listeners);
-        let clusters = told
+    if !translation.listeners.is_empty() || !translation.clusters.is_empty() {
+        let listeners = Value::Array(translation.listeners);
+        let clusters = translation
             .clusters
             .iter()
             .map(|cluster| format!("  - {cluster}\n"));
@@ -511,7 +511,7 @@ fn gateway(told: Told) -> GatewayBuilder {
             &format!("static_resources:\n  listeners: {listeners}\n  clusters:\n{clusters}"),
         );
     }
-    if let Some(protocol) = told.protocol {
+    if let Some(protocol) = translation.protocol {
         let own = render::yaml::indented(&render::parts::protocol(&fleet), 4);
         let fields: Map<String, Value> = protocol.as_object().expect("fields").clone();
         let theirs: String = fields
@@ -658,9 +658,9 @@ cases! {
         // The resources name a path of the module. Here the module is where the harness has it.
         let module = e2e::module().display().to_string();
         replace(&mut resources, "/etc/envoy/azure_openai_balancer.wasm", &module);
-        let told = istio(&azure, &resources, &folder());
-        assert_eq!(told.protocol.is_some(), engine == e2e::Engine::Router);
-        assert_serves(&azure, &gateway(told).start());
+        let translation = istio(&azure, &resources, &folder());
+        assert_eq!(translation.protocol.is_some(), engine == e2e::Engine::Router);
+        assert_serves(&azure, &gateway(translation).start());
     }
 
     fn envoy_gateway_with_full_reads_bodies(engine) {
@@ -668,10 +668,10 @@ cases! {
         let mut resources = resources(&azure, Target::EnvoyGateway, engine_of(engine), true);
         let module = e2e::module().display().to_string();
         replace(&mut resources, "/etc/envoy/azure_openai_balancer.wasm", &module);
-        let told = envoy_gateway(&azure, &resources);
-        assert!(!told.patches.is_empty());
-        assert_eq!(told.protocol.is_some(), engine == e2e::Engine::Router);
-        let gateway = gateway(told).start();
+        let translation = envoy_gateway(&azure, &resources);
+        assert!(!translation.patches.is_empty());
+        assert_eq!(translation.protocol.is_some(), engine == e2e::Engine::Router);
+        let gateway = gateway(translation).start();
         assert_serves(&azure, &gateway);
         assert_reads_bodies(&azure, &gateway);
     }
@@ -679,8 +679,8 @@ cases! {
     fn istio_with_full_reads_bodies(engine) {
         let azure = simulate_tls(&["east", "west", "north"]);
         let folder = folder();
-        let told = istio(&azure, &resources(&azure, Target::Istio, engine_of(engine), true), &folder);
-        let gateway = gateway(told).start();
+        let translation = istio(&azure, &resources(&azure, Target::Istio, engine_of(engine), true), &folder);
+        let gateway = gateway(translation).start();
         assert_serves(&azure, &gateway);
         assert_reads_bodies(&azure, &gateway);
     }
@@ -689,8 +689,8 @@ cases! {
         let (service, more) = limited_to_20_tokens();
         let azure = simulate_tls(&["east", "west", "north"]);
         let folder = folder();
-        let told = istio(&azure, &resources_of(&azure, Target::Istio, engine_of(engine), true, &more), &folder);
-        assert_limits(&gateway(told).start());
+        let translation = istio(&azure, &resources_of(&azure, Target::Istio, engine_of(engine), true, &more), &folder);
+        assert_limits(&gateway(translation).start());
         drop(service);
     }
 
@@ -752,12 +752,15 @@ fn patches_bring_workload_identity() {
             ..Options::default()
         };
         let resources = documents(target, &list, options);
-        let told = match target {
+        let translation = match target {
             Target::Istio => istio(&azure, &resources, &folder),
             _ => envoy_gateway(&azure, &resources),
         };
-        assert_eq!((told.listeners.len(), told.clusters.len()), (1, 2));
-        let gateway = gateway(told).start();
+        assert_eq!(
+            (translation.listeners.len(), translation.clusters.len()),
+            (1, 2)
+        );
+        let gateway = gateway(translation).start();
         assert_serves(&azure, &gateway);
         assert_eq!(azure.imds().requests()[0].method, "POST", "an exchange");
     }

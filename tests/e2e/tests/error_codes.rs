@@ -70,7 +70,7 @@ fn chat(gateway: &Gateway) -> Response {
 }
 
 /// East answers with the failure. No client gets it, and east gets no further request.
-fn goes_on(gateway: &Gateway, azure: &Simulator, failure: Failure, outcome: &str, told: &str) {
+fn goes_on(gateway: &Gateway, azure: &Simulator, failure: Failure, outcome: &str, logged: &str) {
     azure.backend("east").set(Behaviour::error(failure.clone()));
     for _ in 0..4 {
         let answer = chat(gateway);
@@ -83,26 +83,26 @@ fn goes_on(gateway: &Gateway, azure: &Simulator, failure: Failure, outcome: &str
     assert_eq!(azure.imds().count(), 1, "{failure:?}: the token stays");
     let log = gateway.log();
     let lines = log.lines().filter(|line| line.contains("backend east: "));
-    let told = lines.filter(|line| line.contains(told)).count();
-    assert_eq!(told, 1, "{failure:?}: {log}");
+    let logged = lines.filter(|line| line.contains(logged)).count();
+    assert_eq!(logged, 1, "{failure:?}: {log}");
 }
 
 cases! {
     fn case_35_a_backends_own_error_leads_to_the_next_backend(engine) {
-        for (failure, outcome, told) in kinds() {
+        for (failure, outcome, logged) in kinds() {
             let azure = simulate(&["east", "west"]);
             let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
-            goes_on(&gateway, &azure, failure, outcome, told);
+            goes_on(&gateway, &azure, failure, outcome, logged);
         }
     }
 
     fn case_36_an_encoded_error_of_a_backend_leads_to_the_next(engine) {
         // One error of each status, because the encoding makes no difference among them.
-        for (index, (failure, outcome, told)) in kinds().into_iter().skip(1).take(4).enumerate() {
+        for (index, (failure, outcome, logged)) in kinds().into_iter().skip(1).take(4).enumerate() {
             let azure = simulate(&["east", "west"]);
             let gateway = Gateway::builder().simulator(&azure).engine(engine).start();
             let encoding = [Encoding::Gzip, Encoding::Deflate][index % 2];
-            goes_on(&gateway, &azure, failure.encoded(encoding), outcome, told);
+            goes_on(&gateway, &azure, failure.encoded(encoding), outcome, logged);
         }
     }
 

@@ -101,8 +101,8 @@ cases! {
             gateway.wait_for(|g| g.stat(stat) == Some(refused), LIMIT, "the count of refusals");
             assert_eq!(gateway.stat("wasmcustom.aoai.refused.limited"), Some(refused));
             assert_eq!(ask_as(&gateway, &chat(false), "team-b").status, 200, "another client");
-            let told = gateway.log().matches("client team-a: 60 requests per minute are used up").count();
-            assert_eq!(told, 1, "once a minute, over {workers} workers");
+            let warnings = gateway.log().matches("client team-a: 60 requests per minute are used up").count();
+            assert_eq!(warnings, 1, "once a minute, over {workers} workers");
         }
     }
 
@@ -134,12 +134,12 @@ cases! {
             let mut last = ask(0);
             let mut one = reported(&azure);
             let mut served = 0;
-            let mut told = Instant::now();
+            let mut refused_at = Instant::now();
             while last.status == 200 {
                 served += 1;
                 one = reported(&azure) / served;
                 last = ask(0);
-                told = Instant::now();
+                refused_at = Instant::now();
             }
             // At most the limit and the tokens that have come back since, exceeded by one answer.
             let most = 6000 + 100 * (began.elapsed().as_secs() + 1) + one;
@@ -162,7 +162,7 @@ cases! {
             let wait = Duration::from_millis(number(&last, "retry-after-ms"));
             assert!(wait < Duration::from_secs(30), "{wait:?}");
             gateway.wait_for(|_| ask(0).status == 200, Duration::from_secs(40), "the debt is paid back");
-            let waited = told.elapsed();
+            let waited = refused_at.elapsed();
             assert!(waited + Duration::from_millis(100) >= wait, "{waited:?}, not {wait:?}");
             assert!(waited <= wait + Duration::from_secs(3), "{waited:?}, not {wait:?}");
             gateway.wait_for(|g| g.access_log().iter().any(|line| line["status"] == 429), LIMIT, "the access log");

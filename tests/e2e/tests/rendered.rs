@@ -307,11 +307,11 @@ fn envoys_objections_name_the_field_of_the_list() {
         let rendered = cli::rendered(cli::Target::Envoy, &list, cli::Options::default());
         let rendered = rendered.expect("right");
         fs::write(path("envoy.yaml"), &rendered.text).expect("write envoy.yaml");
-        let told = cli::validate(&version.binary(), &path("envoy.yaml"), &rendered.files).err();
-        match (&told, expected) {
+        let refusal = cli::validate(&version.binary(), &path("envoy.yaml"), &rendered.files).err();
+        match (&refusal, expected) {
             (None, None) => {}
-            (Some(told), Some(expected)) => assert!(told.starts_with(&expected), "{told}"),
-            (told, expected) => panic!("{told:?}, not {expected:?}"),
+            (Some(refusal), Some(expected)) => assert!(refusal.starts_with(&expected), "{refusal}"),
+            (refusal, expected) => panic!("{refusal:?}, not {expected:?}"),
         }
     }
 }

@@ -260,7 +260,7 @@ struct Events<'s> {
     gateway: &'s mut Gateway,
     random: Random,
     rotated: Instant,
-    told: Instant,
+    reported_at: Instant,
     seen: BTreeMap<String, u64>,
     happened: BTreeMap<&'static str, u64>,
     memory: Memory,
@@ -360,10 +360,10 @@ impl Events<'_> {
     }
 
     fn tell(&mut self) {
-        if self.told.elapsed() < 5 * SECOND {
+        if self.reported_at.elapsed() < 5 * SECOND {
             return;
         }
-        self.told = Instant::now();
+        self.reported_at = Instant::now();
         let (time, memory) = (self.soak.began.elapsed(), self.gateway.memory());
         self.memory.push((time, memory));
         let counts = &self.soak.counts;
@@ -441,7 +441,7 @@ fn soak(engine: Engine) {
             gateway: &mut gateway,
             random: Random(seed),
             rotated: Instant::now(),
-            told: Instant::now(),
+            reported_at: Instant::now(),
             seen: BTreeMap::new(),
             happened: BTreeMap::new(),
             memory: Vec::new(),

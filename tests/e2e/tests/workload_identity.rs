@@ -74,32 +74,35 @@ fn form(request: &RecordedRequest) -> String {
 /// Nothing that Envoy outputs has a part of a token or of these secrets. At `debug` and `trace`, Envoy's own router
 /// logs the headers of every request, with the access token for a backend; that line is left out.
 fn assert_nothing_secret(azure: &Simulator, gateway: &Gateway, secrets: &[&str]) {
-    let mut told = gateway.log();
+    let mut output = gateway.log();
     assert!(
-        told.contains("new access token"),
+        output.contains("new access token"),
         "the log is that of the module"
     );
     let is_header = |line: &str| line.starts_with("'authorization', 'Bearer ");
-    told = told
+    output = output
         .lines()
         .filter(|line| !is_header(line))
         .collect::<Vec<_>>()
         .join("\n");
-    told += &gateway.admin("/config_dump");
-    told += &gateway.admin("/stats");
+    output += &gateway.admin("/config_dump");
+    output += &gateway.admin("/stats");
     for entry in gateway.access_log() {
-        told += &entry.to_string();
+        output += &entry.to_string();
     }
     let tokens = azure.imds().tokens();
     assert!(!tokens.is_empty(), "there were tokens");
     let tokens = tokens.iter().map(String::as_str);
     for secret in tokens.chain(secrets.iter().copied()) {
         for part in secret.split('.').filter(|part| part.len() > 20) {
-            assert!(!told.contains(part), "a part of a secret is told");
+            assert!(
+                !output.contains(part),
+                "a part of a secret is in the output"
+            );
         }
     }
     for field in ["client_assertion", "client_secret="] {
-        assert!(!told.contains(field), "a form is told: {field}");
+        assert!(!output.contains(field), "a form is in the output: {field}");
     }
 }
 
@@ -212,7 +215,7 @@ cases! {
     }
 
     fn case_51_a_busy_or_unreachable_authority_is_retried(engine) {
-        for (behaviour, told) in [
+        for (behaviour, logged) in [
             (Some(ImdsBehaviour::status_retry_after(429, "2").times(1)), "no token (status 429, simulated); next try in 2s"),
             (Some(ImdsBehaviour::status(503).times(1)), "no token (status 503, simulated); next try in 1s"),
             (None, "check that cluster \"entra_id\" reaches \"login.microsoftonline.com\"); next try in 1s"),
@@ -224,7 +227,7 @@ cases! {
             }
             let volume = Volume::with(&assertion(&azure));
             let gateway = builder(&azure, &volume, engine).start();
-            gateway.wait_for(|g| g.log().contains(told), 5 * SECOND, told);
+            gateway.wait_for(|g| g.log().contains(logged), 5 * SECOND, logged);
             azure.imds().restart().unwrap_or_default();
             gateway.wait_for(|g| g.chat(&chat_request()).status == 200, 10 * SECOND, "service to resume");
         }

@@ -238,13 +238,13 @@ mod tests {
 
     #[test]
     fn only_events_with_text_say_something() {
-        let said = |data| content(data).unwrap();
+        let words = |data| content(data).unwrap();
         assert_eq!(
-            said(r#"{"choices":[{"delta":{"content":" naïve"}}]}"#),
+            words(r#"{"choices":[{"delta":{"content":" naïve"}}]}"#),
             " naïve"
         );
-        assert_eq!(said(r#"{"choices":[{"delta":{"role":"assistant"}}]}"#), "");
-        assert_eq!(said(r#"{"choices":[],"usage":{}}"#), "");
+        assert_eq!(words(r#"{"choices":[{"delta":{"role":"assistant"}}]}"#), "");
+        assert_eq!(words(r#"{"choices":[],"usage":{}}"#), "");
         assert!(content("<html>").is_err());
     }
 

@@ -216,24 +216,24 @@ struct Admin {
 
 impl Admin {
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let value = self.told("GET", path, self.agent.get(self.at(path)).call())?;
+        let value = self.answer_of("GET", path, self.agent.get(self.at(path)).call())?;
         serde_json::from_value(value)
             .with_context(|| format!("GET {}: not as expected", self.at(path)))
     }
 
     fn put(&self, path: &str, body: &Value) -> Result<()> {
         let sent = self.agent.put(self.at(path)).send(body.to_string());
-        self.told("PUT", path, sent).map(drop)
+        self.answer_of("PUT", path, sent).map(drop)
     }
 
     fn post(&self, path: &str) -> Result<()> {
         let sent = self.agent.post(self.at(path)).send_empty();
-        self.told("POST", path, sent).map(drop)
+        self.answer_of("POST", path, sent).map(drop)
     }
 
     fn delete(&self, path: &str) -> Result<()> {
         let sent = self.agent.delete(self.at(path)).call();
-        self.told("DELETE", path, sent).map(drop)
+        self.answer_of("DELETE", path, sent).map(drop)
     }
 
     fn at(&self, path: &str) -> String {
@@ -241,7 +241,7 @@ impl Admin {
     }
 
     /// The simulator's answer, which is JSON, or an error.
-    fn told(
+    fn answer_of(
         &self,
         method: &str,
         path: &str,

@@ -207,13 +207,13 @@ fn a_module_that_envoy_refuses_ends_the_tour_with_the_reason() {
     let output = program(folder.path(), "router", &module)
         .output()
         .expect("the demo starts");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{printed}");
     assert!(
-        said.contains("error: Envoy ended with ")
-            && said.contains("\n  Plugin azure_openai_balancer failed to load\n")
-            && said.contains("\nEnvoy's log: "),
-        "{said}"
+        printed.contains("error: Envoy ended with ")
+            && printed.contains("\n  Plugin azure_openai_balancer failed to load\n")
+            && printed.contains("\nEnvoy's log: "),
+        "{printed}"
     );
 }
 

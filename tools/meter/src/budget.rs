@@ -173,29 +173,30 @@ mod tests {
 
     #[test]
     fn what_rose_is_said_with_how_to_allow_it() {
-        let said = judged(|cost| {
+        let messages = judged(|cost| {
             cost.host_calls = 12;
             cost.instructions = 5001;
         });
-        assert_eq!(said.len(), 2);
+        assert_eq!(messages.len(), 2);
         assert!(
-            said[0].starts_with("host_calls rose from 10 to 12, by 2 (20.0 %).")
-                && said[0].contains("`host_calls = 12` below [paths.\"one\"] in tests/budget.toml"),
-            "{said:?}"
+            messages[0].starts_with("host_calls rose from 10 to 12, by 2 (20.0 %).")
+                && messages[0]
+                    .contains("`host_calls = 12` below [paths.\"one\"] in tests/budget.toml"),
+            "{messages:?}"
         );
-        assert!(said[1].starts_with("instructions rose from 5000 to 5001, by 1 (0.0 %)."));
+        assert!(messages[1].starts_with("instructions rose from 5000 to 5001, by 1 (0.0 %)."));
     }
 
     #[test]
     fn what_fell_is_written_down() {
-        let said = judged(|cost| {
+        let messages = judged(|cost| {
             cost.bytes_in = 99;
             cost.instructions = 3249;
         });
         assert!(
-            said[0].starts_with("bytes_in fell to 99, below 100.")
-                && said[1].starts_with("instructions fell to 3249, below 3250."),
-            "{said:?}"
+            messages[0].starts_with("bytes_in fell to 99, below 100.")
+                && messages[1].starts_with("instructions fell to 3249, below 3250."),
+            "{messages:?}"
         );
     }
 
@@ -226,17 +227,18 @@ mod tests {
         };
         assert_eq!(judged(500), None);
         assert_eq!(judged(325), None);
-        let said = judged(501).unwrap();
+        let message = judged(501).unwrap();
         assert!(
-            said.starts_with("the largest function, core::large, has 501 bytes, 1 more than 500.")
-                && said.contains("#[inline(never)]")
-                && said.contains("`largest_function = 501` below [module] in tests/budget.toml"),
-            "{said}"
+            message
+                .starts_with("the largest function, core::large, has 501 bytes, 1 more than 500.")
+                && message.contains("#[inline(never)]")
+                && message.contains("`largest_function = 501` below [module] in tests/budget.toml"),
+            "{message}"
         );
-        let said = judged(324).unwrap();
+        let message = judged(324).unwrap();
         assert!(
-            said.starts_with("largest_function fell to 324, below 325."),
-            "{said}"
+            message.starts_with("largest_function fell to 324, below 325."),
+            "{message}"
         );
     }
 }

@@ -27,8 +27,8 @@ fn claude_answers_in_anthropics_form() {
         send(addr, "POST", path, &headers, body.as_bytes())
     };
     let path = "/anthropic/v1/messages";
-    let said = ask("x-api-key", path, r#"{"model":"claude"}"#);
-    assert_eq!(said.json()["content"][0]["text"], "Hello from east");
+    let claude = ask("x-api-key", path, r#"{"model":"claude"}"#);
+    assert_eq!(claude.json()["content"][0]["text"], "Hello from east");
     let events = ask("x-api-key", path, r#"{"model":"claude","stream":true}"#).text();
     assert!(
         events.starts_with("event: message_start\ndata: {"),
@@ -181,16 +181,16 @@ fn a_form_is_answered_by_its_digest() {
         ),
     ] {
         let text = upload(&simulator, path, &sound).json()["text"].to_string();
-        let said = format!("Hello from east as {model}, {digest}");
-        assert!(text.contains(&said), "{text}");
+        let wanted = format!("Hello from east as {model}, {digest}");
+        assert!(text.contains(&wanted), "{text}");
     }
     let image = form(&[
         ("model", None, b"paint"),
         ("image", Some("a.png"), b"sound"),
     ]);
     let answer = upload(&simulator, "/openai/v1/images/edits", &image).json();
-    let said = answer["data"][0]["revised_prompt"].to_string();
-    assert!(said.contains("as paint, sha256 dd29442d"), "{said}");
+    let prompt = answer["data"][0]["revised_prompt"].to_string();
+    assert!(prompt.contains("as paint, sha256 dd29442d"), "{prompt}");
     let asked = simulator.backend("east").requests();
     let models: Vec<_> = asked.iter().map(|request| request.model()).collect();
     assert_eq!(

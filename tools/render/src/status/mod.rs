@@ -254,20 +254,20 @@ fn data(fleet: &Fleet) -> String {
             let configured = fleet.plugin["backends"].as_array().into_iter().flatten();
             let mut configured = configured.filter(|other| other["name"] == backend.name.as_str());
             let configured = configured.next().unwrap_or(&none);
-            let mut told = json!({
+            let mut entry = json!({
                 "name": backend.name,
                 "host": fleet.authority(backend),
                 "cluster": statistics_name(&backend.cluster),
             });
             for field in ["priority", "weight", "identity"] {
                 if !configured[field].is_null() {
-                    told[field] = configured[field].clone();
+                    entry[field] = configured[field].clone();
                 }
             }
             if !configured["api_key_env"].is_null() {
-                told["key"] = json!(true);
+                entry["key"] = json!(true);
             }
-            told
+            entry
         })
         .collect();
     let data = json!({ "backends": backends }).to_string();
