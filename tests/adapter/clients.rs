@@ -51,7 +51,7 @@ cases! {
         assert_eq!(
             gateway.get().property("aoai_client"),
             None,
-            "no one said who this is"
+            "the client is unknown"
         );
     }
 

@@ -7,7 +7,7 @@ use super::engines::*;
 
 cases! {
     fn a_backends_own_errors_lead_to_the_next_backend(engine) {
-        for (status, body, name, told) in denials() {
+        for (status, body, name, logged) in denials() {
             for encoded in [body.as_bytes().to_vec(), gzip(&body)] {
                 let gateway = engine.gateway();
                 let request = gateway.send();
@@ -35,7 +35,7 @@ cases! {
                 assert_eq!(gateway.counted(&outcome), 1, "{status} {body}");
                 assert_eq!(gateway.host.statistic("aoai.identity.fetches"), 1);
                 let loud = loud(&gateway.host);
-                assert!(loud.len() == 1 && loud[0].contains(told), "{loud:?}");
+                assert!(loud.len() == 1 && loud[0].contains(logged), "{loud:?}");
             }
         }
     }

@@ -521,8 +521,8 @@ cases! {
             if !again {
                 assert_eq!(outcome(&request), is(status, "east", "1", "x"));
             }
-            let told = gateway.counted("aoai.no_retry.not_repeatable");
-            assert_eq!(told, u64::from(!again), "{path} {body} {status}");
+            let counted = gateway.counted("aoai.no_retry.not_repeatable");
+            assert_eq!(counted, u64::from(!again), "{path} {body} {status}");
         }
         let gateway = engine.fleet(2, json!({"retry": {"repeat_creations": true}}));
         let request = gateway.ask("POST", "/openai/v1/files", r#"{"purpose":"batch"}"#);

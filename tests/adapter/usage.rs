@@ -297,10 +297,10 @@ cases! {
     }
 
     fn reported_tokens_of_a_broken_answer_are_counted(engine) {
-        let told = last();
+        let reported = last();
         for (frames, begins) in [
             (vec![FIRST, CONTENT], false),
-            (vec![FIRST, CONTENT, &told], true),
+            (vec![FIRST, CONTENT, &reported], true),
             (vec![FIRST], false),
         ] {
             for gone in [false, true] {

@@ -126,7 +126,7 @@ impl Exchange {
                 self.stream = None;
                 self.conclude(Outcome::Unavailable, balancer);
             }
-            // The stream's error has already told the reason.
+            // The stream's error already has the reason.
             State::Deciding(StreamEnd(status)) => {
                 self.conclude_failed_stream(status, balancer);
             }

@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn other_values_are_not_tagged() {
-        let told = Tag::of("other").append_to("resp_1");
+        let foreign = Tag::of("other").append_to("resp_1");
         for body in [
             r#"{"output":[{"type":"message","content":[{"text":"resp_1 is an id"}]}]}"#,
             r#"{"output":[{"call_id":"call_1","arguments":"{\"id\":\"resp_1\"}"}]}"#,
@@ -119,7 +119,7 @@ mod tests {
             r#"{"id":"resp\u005f1","resp_1":"resp_1"}"#,
             r#"{"id":"resp_1 "}"#,
             &format!(
-                r#"{{"id":"{told}","encrypted_content":"x{}"}}"#,
+                r#"{{"id":"{foreign}","encrypted_content":"x{}"}}"#,
                 Tag::of("other").as_str()
             ),
             "resp_1",

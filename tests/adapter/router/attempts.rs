@@ -44,11 +44,11 @@ fn a_clients_headers_about_retries_are_ignored() {
         .with("x-envoy-max-retries", "98");
     let request = gateway.request(headers, true);
     let forwarded = request.forwarded().unwrap().headers;
-    let said: Vec<_> = forwarded
+    let sent: Vec<_> = forwarded
         .iter()
         .filter(|(name, _)| *name == "x-envoy-max-retries")
         .collect();
-    assert_eq!(said, [("x-envoy-max-retries", &b"2"[..])]);
+    assert_eq!(sent, [("x-envoy-max-retries", &b"2"[..])]);
 }
 
 #[test]

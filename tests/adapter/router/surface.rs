@@ -6,7 +6,7 @@ use crate::adapter::surface::{aliased, V1_CHAT};
 #[test]
 fn the_router_repeats_no_creation_after_a_reset() {
     let gateway = Engine::Router.fleet(3, json!({}));
-    for (path, body, client, told) in [
+    for (path, body, client, wanted) in [
         (V1_CHAT, "{}", None, None),
         (V1_CHAT, "{}", Some("5xx"), Some("reset")),
         ("/openai/v1/files", "{}", None, Some("connect-failure")),
@@ -33,7 +33,7 @@ fn the_router_repeats_no_creation_after_a_reset() {
         let forwarded = request.forwarded().expect("it went on").headers;
         assert_eq!(
             forwarded.get("x-envoy-retry-on"),
-            told,
+            wanted,
             "{path} {body} {client:?}"
         );
     }

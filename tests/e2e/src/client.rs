@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_answer_is_told_from_a_complete_one() {
+    fn a_cut_answer_differs_from_a_complete_one() {
         let client = server(vec![
             vec![b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab"],
             vec![b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n"],

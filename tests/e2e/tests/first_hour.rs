@@ -115,8 +115,8 @@ fn the_first_hour_ends_with_the_pages_answers() {
                 }
             }
             None => {
-                let told: Value = serde_json::from_str(output).expect("JSON");
-                assert_eq!(answer.json(), told, "{command}");
+                let expected: Value = serde_json::from_str(output).expect("JSON");
+                assert_eq!(answer.json(), expected, "{command}");
             }
         }
     }

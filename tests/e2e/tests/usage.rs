@@ -71,8 +71,9 @@ fn requests(round: usize) -> Vec<Asked> {
         asked("/openai/v1/responses", body, "gpt-4o")
     };
     let message = |stream: bool| {
-        let said = json!([{"role": "user", "content": "x".repeat(round)}]);
-        let body = json!({"model": "claude", "max_tokens": 9, "stream": stream, "messages": said});
+        let messages = json!([{"role": "user", "content": "x".repeat(round)}]);
+        let body =
+            json!({"model": "claude", "max_tokens": 9, "stream": stream, "messages": messages});
         asked("/anthropic/v1/messages", body, "claude")
     };
     let embedding = json!({"model": "embed", "input": ["a", "b"]});
@@ -156,9 +157,9 @@ cases! {
 
         // 960 requests that run to their end, some after a retry.
         paced(1, None);
-        let mut told: [Vec<Reported>; CLIENTS.len()] = Default::default();
+        let mut reports: [Vec<Reported>; CLIENTS.len()] = Default::default();
         for part in e2e::parallel(4, |thread| {
-            let mut told: [Vec<Reported>; CLIENTS.len()] = Default::default();
+            let mut reports: [Vec<Reported>; CLIENTS.len()] = Default::default();
             for round in 0..24 {
                 // A seldom event: each 429 throttles a deployment of this backend for a second or more, and the test
                 // takes only a few seconds.
@@ -168,12 +169,12 @@ cases! {
                 }
                 for (index, asked) in requests(round).iter().enumerate() {
                     let client = (thread + round + index) % CLIENTS.len();
-                    told[client].push(clients.send(asked, client));
+                    reports[client].push(clients.send(asked, client));
                 }
             }
-            told
+            reports
         }) {
-            told.iter_mut().zip(part).for_each(|(all, part)| all.extend(part));
+            reports.iter_mut().zip(part).for_each(|(all, part)| all.extend(part));
         }
         azure.backend("east").queue(Vec::new());
         // 40 requests that do not: broken off before and after the tokens, and left by the client.
@@ -187,7 +188,7 @@ cases! {
         for _ in 0..14 {
             let broken = clients.begin(chat, 1, "app-2 gpt-4o").read_to_end();
             assert!(matches!(broken.ending, Ending::Cut(_)), "{}", broken.text());
-            told[1].push(reported(&broken));
+            reports[1].push(reported(&broken));
         }
         let broken_late = 14;
         paced(200, None);
@@ -233,13 +234,13 @@ cases! {
                 }
             }
         }
-        for ((client, _), told) in CLIENTS.into_iter().zip(&told) {
+        for ((client, _), reports) in CLIENTS.into_iter().zip(&reports) {
             let account = &by_client[client];
             for (kind, tokens) in kinds(account) {
                 counted(&format!("client.{client}.tokens.{kind}"), tokens);
             }
             // The clients saw the same tokens.
-            let saw = |place: usize| told.iter().map(|tokens| tokens[place]).sum::<i64>();
+            let saw = |place: usize| reports.iter().map(|tokens| tokens[place]).sum::<i64>();
             assert_eq!([saw(0), saw(1)].map(i64::unsigned_abs), [account.prompt, account.completion]);
         }
         counted("usage.cut", 14 + 12);
@@ -262,12 +263,12 @@ cases! {
         }
         // A broken answer has no tokens in its line of the access log, even if it had reported them.
         assert_eq!(without, 14 + broken_late + 12);
-        let kept = told[1].len() - broken_late;
-        told[1].truncate(kept);
-        for (logged, told) in logged.iter_mut().zip(&mut told) {
+        let kept = reports[1].len() - broken_late;
+        reports[1].truncate(kept);
+        for (logged, reports) in logged.iter_mut().zip(&mut reports) {
             logged.sort_unstable();
-            told.sort_unstable();
-            assert_eq!(logged, told);
+            reports.sort_unstable();
+            assert_eq!(logged, reports);
         }
 
         let prometheus = gateway.admin("/stats/prometheus");

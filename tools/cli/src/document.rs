@@ -259,7 +259,7 @@ none: ~
     }
 
     #[test]
-    fn what_is_no_document_is_said_where() {
+    fn invalid_documents_are_reported_with_their_place() {
         for (text, problem) in [
             ("", "1:1: the file is empty; use a list such as `backends: [{host: contoso-eastus.openai.azure.com}]`"),
             (

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_in_the_wrong_place_is_told_the_right_one() {
+    fn the_right_place_of_a_misplaced_field_is_suggested() {
         for (path, place) in [
             ("port", Some("it belongs to `listener`")),
             ("weight", Some("it belongs to an entry of `backends`")),

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_file_is_told_with_its_field() {
+    fn a_missing_file_is_named_with_its_field() {
         let file = ExpectedFile {
             path: "/nowhere/ca.pem".into(),
             field: "tls.trusted_ca",

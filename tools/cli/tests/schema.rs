@@ -355,7 +355,7 @@ fn every_object_has_the_fields_that_the_parser_knows() {
         let line = message
             .lines()
             .find(|line| line.contains("unknown field"))
-            .expect("said so");
+            .expect("a line");
         let (_, known) = line.split_once("use one of ").expect("with what is known");
         let mut known: Vec<&str> = known.split(", ").collect();
         let properties = schema["properties"].as_object().expect("properties");
@@ -379,10 +379,10 @@ fn every_default_is_the_parsers() {
             continue;
         };
         let base = base_of(&field);
-        let said = parse(&with(base.clone(), &field.pointer, default.clone()));
+        let parsed = parse(&with(base.clone(), &field.pointer, default.clone()));
         let left_out = parse(&base).expect("right");
         assert_eq!(
-            format!("{:?}", said.expect("right")),
+            format!("{:?}", parsed.expect("right")),
             format!("{left_out:?}"),
             "{}",
             field.path

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_hold_is_told_with_what_came() {
+    fn a_failed_check_has_the_expected_and_the_real_value() {
         let checks = checks();
         checks.equal("one is one", 1, 1).unwrap();
         let error = checks.equal("one is two", 2, 1).unwrap_err();

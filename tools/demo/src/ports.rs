@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_told_with_its_owner() {
+    fn a_taken_port_is_reported_with_its_owner() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let number = taken.local_addr().unwrap().port();
         let error = check(&[port(0), port(number)]).unwrap_err().to_string();

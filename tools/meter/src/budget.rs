@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rose_is_said_with_how_to_allow_it() {
+    fn a_higher_cost_is_reported_with_the_line_that_allows_it() {
         let messages = judged(|cost| {
             cost.host_calls = 12;
             cost.instructions = 5001;
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_rose_and_memory_without_a_budget_are_said() {
+    fn more_memory_and_memory_without_a_budget_are_reported() {
         let budget: Budget = toml::from_str(TEXT).unwrap();
         let judged = |name, bytes| budget.judge_memory(name, bytes);
         assert_eq!(judged("a stream", 100), None);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_without_a_budget_and_a_larger_module_are_said() {
+    fn a_path_without_a_budget_and_a_larger_module_are_reported() {
         let budget: Budget = toml::from_str(TEXT).unwrap();
         assert!(budget.judge("two", Quantities::default())[0].contains("no section"));
         assert!(budget.judge_size(1001).unwrap().contains("by 1 "));

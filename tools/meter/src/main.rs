@@ -22,8 +22,12 @@ fn main() -> ExitCode {
     println!();
     for (name, cost) in paths::all() {
         let quantities = cost.quantities();
-        let said = budget.judge(&name, quantities);
-        objections.extend(said.into_iter().map(|said| format!("{name}: {said}")));
+        let messages = budget.judge(&name, quantities);
+        objections.extend(
+            messages
+                .into_iter()
+                .map(|message| format!("{name}: {message}")),
+        );
         println!("[paths.{name:?}]\n{quantities}\n{cost}");
     }
     for objection in &objections {

@@ -11,8 +11,8 @@ fn every_path_keeps_its_budget() {
     let budget = Budget::read();
     let costs = paths::all();
     let objections = costs.iter().flat_map(|(name, cost)| {
-        let said = budget.judge(name, cost.quantities()).into_iter();
-        said.map(move |said| format!("{name}: {said}"))
+        let messages = budget.judge(name, cost.quantities()).into_iter();
+        messages.map(move |message| format!("{name}: {message}"))
     });
     let objections: Vec<_> = objections.collect();
     assert!(objections.is_empty(), "{}", objections.join("\n"));

@@ -111,8 +111,8 @@ impl Fleet {
     /// The settings left to Envoy: those of the plugin's configuration, or by default all possible ones. The time limit
     /// is not possible if backends have limits of their own, which only the module can pass to the router.
     pub fn left_to_envoy(&self) -> Vec<&str> {
-        if let Some(said) = self.plugin["left_to_envoy"].as_array() {
-            return said.iter().filter_map(Value::as_str).collect();
+        if let Some(configured) = self.plugin["left_to_envoy"].as_array() {
+            return configured.iter().filter_map(Value::as_str).collect();
         }
         let own = self.plugin["backends"].as_array().is_some_and(|backends| {
             backends

@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_token_is_given_until_it_is_revoked() {
+    fn a_token_is_returned_until_it_is_revoked() {
         let tokens = Tokens::default();
         let first = tokens.issue("https://a", "", &HOUR).token;
         assert_eq!(tokens.issue("https://a", "", &HOUR).token, first);

@@ -39,11 +39,11 @@ fn it_announces_its_ports_and_stops_on_request() {
         .unwrap()
         .contains("BEGIN CERTIFICATE"));
     let _ = std::fs::remove_file(&ca);
-    let told = Command::new("kill")
+    let ended = Command::new("kill")
         .arg(program.id().to_string())
         .status()
         .unwrap();
-    assert!(told.success());
+    assert!(ended.success());
     assert!(program.wait().unwrap().success());
 }
 

@@ -160,8 +160,8 @@ fn session(client: &Client, deployment: &str) -> io::Result<Seen> {
     };
     let (mut socket, mut read) = stream.into_socket();
     // A text of two letters, with a mask of zeros.
-    let said = [0x81, 0x82, 0, 0, 0, 0, b'h', b'i'];
-    let _ = socket.write_all(&said);
+    let frame = [0x81, 0x82, 0, 0, 0, 0, b'h', b'i'];
+    let _ = socket.write_all(&frame);
     let mut buffer = [0; 4096];
     while !read.ends_with(b"\x81\x02hi") {
         match socket.read(&mut buffer) {

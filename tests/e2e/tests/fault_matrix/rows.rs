@@ -53,7 +53,7 @@ fn cut(frames: u32, how: Break) -> Behaviour {
     })
 }
 
-fn said(frames: &[&str]) -> Behaviour {
+fn events(frames: &[&str]) -> Behaviour {
     let frames = frames.iter().map(|frame| format!("data: {frame}\n\n"));
     Behaviour::stream(Stream {
         frames: frames.collect(),
@@ -191,11 +191,11 @@ pub(super) fn rows() -> Vec<Row> {
             ("slow first token (2 s)", behaves(Behaviour::stream(Stream { first_event_delay_ms: 2000, ..Stream::default() }))),
             ("no first token", behaves(cut(0, Break::Silence))),
             ("closed before the first event", shared("no-stream")),
-            ("an error as the first event", behaves(said(&[r#"{"error":{"code":"server_error","message":"It failed."}}"#, "[DONE]"]))),
-            ("a rate limit as the first event", behaves(said(&[r#"{"error":{"code":"rate_limit_exceeded","message":"Please try again in 20 seconds."}}"#, "[DONE]"]))),
-            ("an error after content", behaves(said(&[CONTENT, r#"{"error":{"code":"server_error","message":"It failed."}}"#]))),
-            ("an event that is not JSON", behaves(said(&[CONTENT, "{malformed", "[DONE]"]))),
-            ("missing `[DONE]`", behaves(said(&[CONTENT]))),
+            ("an error as the first event", behaves(events(&[r#"{"error":{"code":"server_error","message":"It failed."}}"#, "[DONE]"]))),
+            ("a rate limit as the first event", behaves(events(&[r#"{"error":{"code":"rate_limit_exceeded","message":"Please try again in 20 seconds."}}"#, "[DONE]"]))),
+            ("an error after content", behaves(events(&[CONTENT, r#"{"error":{"code":"server_error","message":"It failed."}}"#]))),
+            ("an event that is not JSON", behaves(events(&[CONTENT, "{malformed", "[DONE]"]))),
+            ("missing `[DONE]`", behaves(events(&[CONTENT]))),
             ("closed after some events", shared("cut-stream")),
             ("reset after some events", behaves(cut(4, Break::Reset))),
             ("stalls after some events", behaves(cut(4, Break::Silence))),
