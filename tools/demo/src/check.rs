@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Mismatch {
     claim: String,
     expected: String,
-    came: String,
+    actual: String,
 }
 
 impl Display for Mismatch {
@@ -26,11 +26,11 @@ impl Display for Mismatch {
         let Self {
             claim,
             expected,
-            came,
+            actual,
         } = self;
         write!(
             formatter,
-            "this does not hold: {claim}\n  expected  {expected}\n  came      {came}"
+            "this does not hold: {claim}\n  expected  {expected}\n  actual    {actual}"
         )
     }
 }
@@ -64,8 +64,8 @@ impl Checks {
     ///
     /// # Errors
     /// When it is not.
-    pub fn equal<T: PartialEq + Display>(&self, claim: &str, expected: T, came: T) -> Result<()> {
-        self.holds(claim, expected == came, expected, came)
+    pub fn equal<T: PartialEq + Display>(&self, claim: &str, expected: T, actual: T) -> Result<()> {
+        self.holds(claim, expected == actual, expected, actual)
     }
 
     /// Claims a fact that the caller has found out.
@@ -77,13 +77,13 @@ impl Checks {
         claim: &str,
         holds: bool,
         expected: impl Display,
-        came: impl Display,
+        actual: impl Display,
     ) -> Result<()> {
         if !holds {
             return Err(Mismatch {
                 claim: claim.to_owned(),
                 expected: expected.to_string(),
-                came: came.to_string(),
+                actual: actual.to_string(),
             }
             .into());
         }
@@ -104,11 +104,11 @@ impl Checks {
     ) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let came = complaint()?;
+            let actual = complaint()?;
             let overdue = Instant::now() >= deadline;
-            match came {
+            match actual {
                 None => return self.holds(claim, true, expected, ""),
-                Some(came) if overdue => return self.holds(claim, false, expected, came),
+                Some(actual) if overdue => return self.holds(claim, false, expected, actual),
                 Some(_) => self.processes.pause(Duration::from_millis(100))?,
             }
         }
@@ -130,7 +130,7 @@ mod tests {
         let error = checks.equal("one is two", 2, 1).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "this does not hold: one is two\n  expected  2\n  came      1"
+            "this does not hold: one is two\n  expected  2\n  actual    1"
         );
         assert_eq!(checks.passed(), 1);
     }

@@ -98,7 +98,7 @@ fn main() -> ExitCode {
     match demo::run(setup, Screen::new(), &processes) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) if processes.interrupted() => {
-            eprintln!("\ninterrupted; everything that was started has ended");
+            eprintln!("\ninterrupted; all started processes have ended");
             ExitCode::from(INTERRUPTED)
         }
         Err(error) => {

@@ -65,7 +65,7 @@ impl Stage {
         let port = simulator.imds().port();
         screen.fact(
             "IMDS",
-            format!("127.0.0.1:{port:<6} simulates the endpoint that gives access tokens"),
+            format!("127.0.0.1:{port:<6} simulates the token endpoint"),
         );
 
         let config = match &setup.config {
@@ -88,7 +88,7 @@ impl Stage {
             ),
         );
         screen.fact("retry engine", engine(&fleet));
-        screen.fact("its log", shown(envoy.log(), &setup.directory));
+        screen.fact("Envoy's log", shown(envoy.log(), &setup.directory));
         Ok(Self {
             client: Client::new(envoy.url(), clients::DEMO.key, &fleet),
             search: Client::new(envoy.url(), clients::SEARCH.key, &fleet),
@@ -211,7 +211,7 @@ fn check_ports(fleet: &Fleet, admin_port: u16) -> Result<()> {
         purpose,
     };
     let mut ports = vec![
-        port(fleet.listener.port, "where Envoy takes requests"),
+        port(fleet.listener.port, "Envoy's listener"),
         port(fleet.admin.port, "Envoy's admin interface"),
         port(admin_port, "the simulator's admin endpoint"),
     ];

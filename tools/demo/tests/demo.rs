@@ -195,7 +195,7 @@ fn does_not_retry(engine: Engine) {
         text.starts_with("this does not hold: every request was answered 200\n"),
         "{text}"
     );
-    assert!(text.contains("\n  came      429 with the body {"), "{text}");
+    assert!(text.contains("\n  actual    429 with the body {"), "{text}");
     let log = text.rsplit("Envoy's log: ").next().expect("a path");
     assert!(Path::new(log).is_file(), "{text}");
 }
@@ -226,6 +226,6 @@ fn an_occupied_port_is_named() {
         fleet.listener.port = port
     });
     let error = demo::run(setup, Screen::new(), &Processes::default()).expect_err("a failure");
-    let expected = format!("port {port} (where Envoy takes requests) cannot be listened on: ");
+    let expected = format!("port {port} (Envoy's listener) cannot be listened on: ");
     assert!(error.to_string().starts_with(&expected), "{error}");
 }
