@@ -16,7 +16,7 @@ pub(crate) struct Family {
 
 pub(crate) const FAMILIES: [Family; 16] = [
     Family {
-        name: "All is well",
+        name: "No faults",
         least: 100.0,
         make: well,
     },
