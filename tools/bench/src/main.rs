@@ -199,7 +199,8 @@ impl Run {
             (true, false) => &Curve::ALL,
             (false, _) => &self.curves,
         };
-        curves::run(&mut launcher, curves, &self.only, &effort, &mut results)?;
+        // If a curve fails, everything measured so far is saved and shown.
+        let end = curves::run(&mut launcher, curves, &self.only, &effort, &mut results);
 
         let report = Report {
             results,
@@ -215,7 +216,7 @@ impl Run {
         if let Some(folder) = &self.write {
             write(folder, &report)?;
         }
-        judge(&report.results)
+        end.and_then(|()| judge(&report.results))
     }
 
     fn variants(&self) -> Vec<Variant> {
