@@ -217,9 +217,18 @@ impl Figure {
         }
     }
 
+    /// Whether the value at a point means something. Few streams fit into memory that the process already has.
+    pub fn is_meaningful(self, point: u64) -> bool {
+        self != Self::OpenMemory || point >= 1000
+    }
+
     /// The heading of the column for a point.
     pub fn column(self, point: u64) -> String {
-        format!("{point} {}", self.curve().unit())
+        let unit = self.curve().unit();
+        match point {
+            1 => format!("1 {}", unit.trim_end_matches('s')),
+            _ => format!("{point} {unit}"),
+        }
     }
 
     /// The title of a small chart.

@@ -120,12 +120,12 @@ impl Results {
         curve.entry(point).or_default().push(value);
     }
 
-    /// The best value at each point of a curve.
+    /// The best value at each point of a curve that means something: see [`Figure::is_meaningful`].
     pub fn curve(&self, figure: Figure, variant: Variant) -> Vec<(u64, f64)> {
         let points = self.curves.get(&(figure, variant)).into_iter().flatten();
         let best = points.filter_map(|(point, values)| {
             let best = values.iter().copied().reduce(f64::min)?;
-            Some((*point, best))
+            figure.is_meaningful(*point).then_some((*point, best))
         });
         best.collect()
     }
@@ -306,7 +306,7 @@ mod tests {
         let mut results = Results::default();
         results.add(Variant::Envoy, Workload::Body(1), slice(1000, 50));
         results.add(Variant::Envoy, Workload::Workers(2), slice(1000, 60));
-        results.grow(Figure::OpenMemory, Variant::Filter, 100, 2.5);
+        results.grow(Figure::OpenMemory, Variant::Filter, 1000, 2.5);
         results.rest.insert(Variant::Router, Memory::default());
         let saved = serde_json::to_string(&results).unwrap();
         let read: Results = serde_json::from_str(&saved).unwrap();

@@ -189,7 +189,7 @@ fn round_up(value: f64) -> f64 {
 /// Formats a number with about three digits.
 fn short(value: f64) -> String {
     match value {
-        value if value >= 100_000.0 => format!("{:.0}k", value / 1e3),
+        value if value >= 10_000.0 => format!("{:.1}k", value / 1e3),
         value if value >= 100.0 => format!("{value:.0}"),
         value if value >= 10.0 || value == 0.0 => format!("{value:.0}"),
         value => format!("{value:.1}"),
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn each_figure_has_a_panel_with_a_line_for_each_variant() {
         let mut results = Results::default();
-        let figures = [Figure::Cpu(Curve::Backends), Figure::OpenMemory];
+        let figures = [Figure::Cpu(Curve::Backends), Figure::OpenLatency];
         for figure in figures {
             for variant in [Variant::Envoy, Variant::Filter, Variant::Router] {
                 for (point, value) in [(3, 50.0), (100, 52.0)] {
