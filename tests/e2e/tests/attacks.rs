@@ -83,6 +83,7 @@ cases! {
     fn no_path_leads_out_of_a_backends_api(engine) {
         let (azure, gateway) = east_and_west(engine);
         let gateway = gateway.plugin(|p| p["backends"][0]["base_path"] = json!("/api/projects/contoso")).start();
+        gateway.wait_for(|_| azure.imds().count() == 1, 10 * SECOND, "the token");
         let client = gateway.client().give_up_after(2 * SECOND);
         for target in [
             "GET /openai/../sim/echo",
@@ -105,7 +106,7 @@ cases! {
             assert!(answer.starts_with("HTTP/1.1 40"), "{target}: {answer}");
             assert_eq!(azure.upstream_calls(), 0, "{target}");
         }
-        assert_eq!(azure.imds().count(), 1);
+        assert_eq!(azure.imds().count(), 1, "nobody else asks for tokens");
         gateway.assert_unharmed();
     }
 
