@@ -15,7 +15,7 @@
 /// none.
 #[inline]
 pub fn is_credential_header(name: &[u8]) -> bool {
-    // This runs for every header of every request. The last letter rules out most headers.
+    // Every header of every request is looked up here. The last letter rules out most headers.
     match name {
         b"cookie" => true,
         [.., b'y' | b'n'] => is_credential(name),

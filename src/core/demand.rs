@@ -21,8 +21,8 @@ pub struct Demand {
 impl Demand {
     /// The request's deployment, as a thing that a backend may lack.
     ///
-    /// It is combined with the API. Foundry answers `unknown_model` to a chat with a model that it serves through
-    /// another API. Requests of that API must not skip the backend.
+    /// The lack counts for the request's API only. Foundry answers `unknown_model` to a chat with a model that Foundry
+    /// serves through another API. Requests of the other API must not skip the backend.
     #[inline(never)]
     pub fn deployment_in_api(&self) -> Option<LackId> {
         let api = self.api.map_or(0, |api| scatter(api.id().number()));

@@ -43,7 +43,7 @@ impl Gate {
     /// Ends a body callback. `passes` is the wish, and the result is the decision.
     #[inline]
     pub fn body(&mut self, passes: bool) -> bool {
-        // This is nearly always the case.
+        // Nearly no half is opened early.
         if !self.is_open_early {
             self.paused_in_body = !passes;
             return passes;

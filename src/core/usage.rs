@@ -309,7 +309,7 @@ impl Tail {
     fn push(&mut self, chunk: Vec<u8>) {
         let length = self.bytes.len().wrapping_add(chunk.len());
         self.longest = self.longest.max(chunk.len());
-        // This is nearly always the case. The allocated memory is filled before older bytes are dropped.
+        // The allocated memory nearly always has room. Older bytes are dropped only when it is full.
         if length <= self.bytes.capacity() {
             self.bytes.extend_from_slice(&chunk);
         } else {

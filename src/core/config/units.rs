@@ -33,8 +33,8 @@ pub(super) fn size(text: &str) -> Option<usize> {
 
 /// Reads a decimal number with one of these units, as a whole number of the smallest unit.
 ///
-/// It computes in integers. An `f64` is not exact, and the standard library's code that parses one is larger than this
-/// file.
+/// The arithmetic is in integers. An `f64` is not exact, and the standard library's parser of floating-point numbers is
+/// larger than this file.
 #[inline(never)]
 fn whole(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();

@@ -24,7 +24,7 @@ impl Exchange {
     /// Decides and takes the step after the current attempt's `outcome`.
     #[inline(never)]
     pub(super) fn proceed<H: Host>(&mut self, outcome: Outcome, balancer: &Balancer<H>) -> Next {
-        // This loops at most twice: the second time a refused token counts like any other failure.
+        // The loop runs at most twice: the second time a refused token counts like any other failure.
         loop {
             match self.after(outcome, Destination::Best, balancer) {
                 Verdict::Deliver | Verdict::GiveUp(_) => return self.deliver(),
@@ -140,7 +140,7 @@ impl Exchange {
         }
         let is_filter = self.engine == Engine::Filter;
         match self.body.replay() {
-            // This check comes last because most requests are sent once.
+            // The headers are checked last, because most requests are sent once.
             Replay::Ready | Replay::Incomplete if is_filter && !self.original.is_utf8() => {
                 Replay::Impossible(NoRetry::HeadersNotReplayable)
             }

@@ -138,7 +138,7 @@ impl<M: SharedMap> Fleet<M> {
         if self.names_matter_until.get() <= now {
             self.names_matter_until.set(Timestamp::default());
         }
-        // This ignores the edition, because a second configuration with the same backends has its own.
+        // A tick reads the health whatever the edition, because a second configuration with the same backends has its own.
         self.edition.set(None);
         match self.read_turns() {
             Ok(turns) => self.sync(&turns),

@@ -85,7 +85,7 @@ impl<M: SharedMap> Fleet<M> {
             ((turns.edition, after.edition), Some(after.encode()))
         });
         match announced {
-            // This worker already knows its own change.
+            // The worker already knows its own change.
             Ok((before, after)) if self.edition.get() == Some(before) => {
                 self.edition.set(Some(after));
             }

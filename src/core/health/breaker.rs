@@ -1,6 +1,6 @@
 //! The circuit breaker of a backend: closed, open, and recovering in between.
 //!
-//! It counts failures to connect, resets, timeouts and retriable statuses other than 429. Only the first failure of a
+//! The breaker counts failures to connect, resets, timeouts and retriable statuses other than 429. Only the first failure of a
 //! request counts. An open breaker sends requests elsewhere. If the breakers of all backends are open, all of them are
 //! ignored.
 

@@ -109,7 +109,7 @@ impl<H: Host> Credentials<H> {
         })
     }
 
-    /// This worker's view of each identity's token, in the order of the configuration.
+    /// The worker's view of each identity's token, in the order of the configuration.
     pub fn stores(&self) -> impl Iterator<Item = Rc<TokenStore<H>>> + '_ {
         self.tokens.iter().map(|token| Rc::clone(&token.store))
     }
