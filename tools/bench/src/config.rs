@@ -11,7 +11,7 @@ use serde_json::{json, Value};
 use crate::backend::{token, Backends, BACKENDS};
 use crate::curves::Shape;
 use crate::floor::Floor;
-use crate::variant::Variant;
+use crate::variant::{Settings, Variant};
 
 /// The request header that names the cluster.
 pub const CLUSTER_HEADER: &str = "x-aoai-cluster";
@@ -39,39 +39,28 @@ pub struct Surroundings<'a> {
     /// The path of the module that does nothing.
     pub idle: &'a Path,
     /// The modules that only make the balancer's host calls.
-    pub floor: &'a Floor,
+    pub floor: &'a Floor<'a>,
     /// The address of the `ext_proc` service, if it runs.
     pub ext_proc: Option<SocketAddr>,
 }
 
 /// The configuration of `variant` with a fleet of this `shape`, as JSON.
 pub fn envoy(variant: Variant, shape: Shape, around: &Surroundings<'_>) -> Result<Value> {
-    let engine = match variant {
-        Variant::Router
-        | Variant::RouterAffinity
-        | Variant::RouterUncounted
-        | Variant::RouterLean
-        | Variant::RouterEverything
-        | Variant::RouterAgainst
-        | Variant::FloorRouter
-        | Variant::FloorDownstream => Engine::Router,
-        _ => Engine::Filter,
+    let engine = match variant.is_router() {
+        true => Engine::Router,
+        false => Engine::Filter,
     };
     let module = match variant {
         Variant::FilterAgainst | Variant::RouterAgainst => around.against,
         _ => Some(around.module),
     };
     let module = module.context("there is no other module to compare with")?;
-    let settings = match variant {
-        Variant::FilterAffinity | Variant::RouterAffinity => {
-            json!({"affinity": {"by": "prompt_cache_key"}})
-        }
-        Variant::FilterUncounted | Variant::RouterUncounted => json!({"usage": false}),
-        Variant::FilterLean | Variant::RouterLean => {
-            json!({"usage": false, "retry": {"stream_start": "0s"}})
-        }
-        Variant::FilterEverything | Variant::RouterEverything => everything(),
-        _ => json!({}),
+    let settings = match variant.settings() {
+        Settings::Default => json!({}),
+        Settings::Affinity => json!({"affinity": {"by": "prompt_cache_key"}}),
+        Settings::Uncounted => json!({"usage": false}),
+        Settings::Lean => json!({"usage": false, "retry": {"stream_start": "0s"}}),
+        Settings::Everything => everything(),
     };
     let mut config = shipped(engine, settings, shape, around.backends, module)?;
     let manager = manager(&mut config)?;
@@ -129,19 +118,24 @@ pub fn envoy(variant: Variant, shape: Shape, around: &Surroundings<'_>) -> Resul
             *route(manager)? = json!({"cluster": "pool", "timeout": "0s"});
             add_cluster(&mut config, pool(around.backends))?;
         }
-        Variant::FloorFilter => {
-            replace_module(filters(manager)?, "floor", &around.floor.filter)?;
-        }
-        Variant::FloorRouter | Variant::FloorDownstream => {
-            replace_module(filters(manager)?, "floor", &around.floor.router)?;
-            for filters in cluster_filters(&mut config)? {
-                match variant {
-                    Variant::FloorRouter => {
-                        let module = &around.floor.upstream;
-                        replace_module(filters, "floor_upstream", module)?;
+        Variant::FloorFilter
+        | Variant::FloorRouter
+        | Variant::FloorDownstream
+        | Variant::FloorFilterLean
+        | Variant::FloorRouterLean
+        | Variant::FloorFilterEverything
+        | Variant::FloorRouterEverything => {
+            replace_module(filters(manager)?, "floor", &around.floor.listener(variant))?;
+            if variant.is_router() {
+                for filters in cluster_filters(&mut config)? {
+                    match variant {
+                        // The codec, the last filter of the cluster, stays.
+                        Variant::FloorDownstream => drop(filters.remove(0)),
+                        _ => {
+                            let module = around.floor.upstream(variant);
+                            replace_module(filters, "floor_upstream", &module)?;
+                        }
                     }
-                    // The codec, the last filter of the cluster, stays.
-                    _ => drop(filters.remove(0)),
                 }
             }
         }
@@ -168,7 +162,7 @@ pub fn litellm(backends: &Backends) -> Value {
     })
 }
 
-/// The settings of the variants with everything on: prices, client names, `headers.why` and limits of clients.
+/// [`Settings::Everything`]: prices, client names, `headers.why` and limits of clients.
 fn everything() -> Value {
     let limits = json!({
         "tokens_per_minute": 1_000_000_000, "tokens_per_day": 1_000_000_000_000_u64, "requests_per_minute": 1_000_000_000,

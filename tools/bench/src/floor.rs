@@ -1,7 +1,7 @@
-//! The floor: modules that replace the balancer's module, make the host calls of a plain chat request, and compute nothing. Their cost is
-//! Envoy's price for these calls. No module that makes these calls can cost less.
+//! The floors: modules that replace the balancer's module, make the host calls of a plain chat request in one of the balancer's
+//! configurations, and compute nothing. Their cost is Envoy's price for these calls. No module that makes these calls can cost less.
 //!
-//! `floor/*.wat` lists the calls. A change of the balancer's calls needs the same change there.
+//! `floor/*.wat` lists the calls. A change of the balancer's calls needs the same change there. A test compares the calls in a real Envoy.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,67 +11,113 @@ use anyhow::{Context, Result};
 
 use crate::backend::{token, BACKENDS};
 use crate::config::{cluster, CLUSTER_HEADER};
+use crate::variant::{Settings, Variant};
 
 /// The files of the modules.
-pub struct Floor {
-    /// The module with the filter engine's host calls.
-    pub filter: PathBuf,
-    /// The module with the router engine's host calls in the listener's filter.
-    pub router: PathBuf,
-    /// The module with the router engine's host calls in the clusters' filters.
-    pub upstream: PathBuf,
+pub struct Floor<'a> {
+    folder: &'a Path,
 }
 
-impl Floor {
-    /// Assembles the modules and writes them into `folder`.
-    pub fn write(folder: &Path) -> Result<Self> {
-        let write = |name: &str, calls: &str| {
-            let file = folder.join(format!("floor_{name}.wasm"));
-            let module = assemble(calls).with_context(|| format!("floor/{name}.wat"))?;
-            fs::write(&file, module)
-                .with_context(|| format!("{}: cannot be written", file.display()))?;
-            anyhow::Ok(file)
+impl<'a> Floor<'a> {
+    /// Assembles the modules of all floors and writes them into `folder`.
+    pub fn write(folder: &'a Path) -> Result<Self> {
+        let floor = Self { folder };
+        let write = |file: &Path, variant, calls| {
+            let module = assemble(variant, calls).with_context(|| format!("{}", file.display()))?;
+            fs::write(file, module)
+                .with_context(|| format!("{}: cannot be written", file.display()))
         };
-        Ok(Self {
-            filter: write("filter", include_str!("floor/filter.wat"))?,
-            router: write("router", include_str!("floor/router.wat"))?,
-            upstream: write("upstream", include_str!("floor/upstream.wat"))?,
-        })
+        let (listener, upstream) = (
+            include_str!("floor/listener.wat"),
+            include_str!("floor/upstream.wat"),
+        );
+        for variant in Variant::ALL.into_iter().filter(|it| it.is_floor()) {
+            write(&floor.listener(variant), variant, listener)?;
+            if variant.is_router() {
+                write(&floor.upstream(variant), variant, upstream)?;
+            }
+        }
+        Ok(floor)
+    }
+
+    /// The module with the host calls in the listener's filter.
+    pub fn listener(&self, variant: Variant) -> PathBuf {
+        self.folder.join(format!("{}.wasm", variant.key()))
+    }
+
+    /// The module with the router engine's host calls in the clusters' filters.
+    pub fn upstream(&self, variant: Variant) -> PathBuf {
+        self.folder.join(format!("{}_upstream.wasm", variant.key()))
     }
 }
 
-/// Assembles a module from its own calls, the common part and the constants.
-fn assemble(calls: &str) -> Result<Vec<u8>> {
+/// Assembles a module of `variant` from its own calls, the common part, the constants and the flags.
+fn assemble(variant: Variant, calls: &str) -> Result<Vec<u8>> {
     let common = include_str!("floor/common.wat");
-    let constants = constants();
+    let (constants, flags) = (constants(variant), flags(variant));
     // WebAssembly's text format requires imports first, and the common part has them.
-    let text = format!("(module\n{common}\n{constants}\n{calls}\n)");
+    let text = format!("(module\n{common}\n{constants}\n{flags}\n{calls}\n)");
     Ok(wat::parse_str(text)?)
 }
 
-/// The constant arguments, which are as long as the balancer's. Each has two globals: its address `$NAME` and its size `$NAME.size`.
-fn constants() -> String {
+/// Globals that select the host calls of `variant`.
+fn flags(variant: Variant) -> String {
+    let settings = variant.settings();
+    let flags = [
+        ("is_router", variant.is_router()),
+        ("reads_answers", settings != Settings::Lean),
+        ("everything", settings == Settings::Everything),
+    ];
+    let globals = flags.map(|(name, is_set)| {
+        let value = i32::from(is_set);
+        format!("(global ${name} i32 (i32.const {value}))")
+    });
+    globals.join(" ")
+}
+
+/// The constant arguments, which are as long as the balancer's, and the shared values. Each has two globals: its address `$NAME` and its
+/// size `$NAME.size`.
+fn constants(variant: Variant) -> String {
     let mut constants = Constants::default();
-    constants.add("turns", b"aoai.turn.0123456789abcdef");
-    constants.add("first_turn", &[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    constants.add("authorization", b"authorization");
-    constants.add("token", format!("Bearer {}", token()).as_bytes());
-    constants.add("cluster_header", CLUSTER_HEADER.as_bytes());
-    constants.add("api_key", b"api-key");
-    constants.add("next", b"aoai_next");
-    constants.add("input_tokens", b"aoai_input_tokens");
-    constants.add("output_tokens", b"aoai_output_tokens");
-    constants.add("tokens", b"1234");
-    constants.add("backend_header", b"x-aoai-backend");
-    constants.add("backend", b"swedencentral");
-    constants.add("attempts_header", b"x-aoai-attempts");
-    constants.add("attempts", b"1");
+    for (name, text) in [
+        ("turns_key", "aoai.turn.0123456789abcdef"),
+        ("account_key", "aoai.limits.123"),
+        ("authorization", "authorization"),
+        ("token", &format!("Bearer {}", token())),
+        ("cluster_header", CLUSTER_HEADER),
+        ("api_key", "api-key"),
+        ("client_header", "x-client"),
+        ("client_property", "aoai_client"),
+        ("client", "team-a"),
+        ("next", "aoai_next"),
+        ("status", ":status"),
+        ("input_tokens", "aoai_input_tokens"),
+        ("output_tokens", "aoai_output_tokens"),
+        ("tokens", "123"),
+        ("backend_header", "x-aoai-backend"),
+        ("backend", "eastus"),
+        ("attempts_header", "x-aoai-attempts"),
+        ("attempts", "1"),
+        ("why_header", "x-aoai-why"),
+        ("why", "eastus turn success"),
+    ] {
+        constants.add(name, text.as_bytes());
+    }
+    // The turns, and the account of one client.
+    for (name, size) in [("turns", 17), ("account", 89)] {
+        constants.add(name, &vec![0; size]);
+        // The number of the value's next change, which $change stores.
+        constants.add(&format!("{name}_number"), &[0; 4]);
+    }
     let clusters: Vec<_> = (0..BACKENDS).map(cluster).collect();
     let next = |cluster: &String| format!("{cluster} 0000002a");
     let nexts: Vec<_> = clusters.iter().map(next).collect();
     constants.add("foreseen", nexts[0].as_bytes());
-    constants.add_table("clusters", &clusters);
-    constants.add_table("nexts", &nexts);
+    let choices = match variant.is_router() {
+        true => nexts,
+        false => clusters,
+    };
+    constants.add_table("choices", &choices);
     constants.text
 }
 
@@ -125,31 +171,6 @@ impl Constants {
 mod tests {
     use super::*;
 
-    /// The number of host calls that a module makes for a request with its body in one piece.
-    fn host_calls(calls: &str) -> usize {
-        let turns = calls.matches("(call $draw_turn ").count();
-        calls.matches("(call $do (call $").count() + turns
-    }
-
-    /// The exact number of the balancer's host calls, from its budget.
-    fn budget(path: &str) -> usize {
-        let budget = include_str!("../../../tests/budget.toml");
-        let section = budget
-            .split("[paths.\"")
-            .find(|part| part.starts_with(path));
-        let calls = section.unwrap().split("host_calls = ").nth(1).unwrap();
-        calls.lines().next().unwrap().parse().unwrap()
-    }
-
-    #[test]
-    fn the_floor_makes_as_many_calls_as_the_balancer() {
-        let filter = host_calls(include_str!("floor/filter.wat"));
-        let router = host_calls(include_str!("floor/router.wat"))
-            + host_calls(include_str!("floor/upstream.wat"));
-        assert_eq!(filter, budget("filter engine: served at once"));
-        assert_eq!(router, budget("router engine: served at once"));
-    }
-
     #[test]
     fn constants_do_not_overlap() {
         let mut constants = Constants::default();
@@ -163,7 +184,7 @@ mod tests {
 
     #[test]
     fn all_constants_are_in_the_first_page() {
-        let text = constants();
+        let text = constants(Variant::FloorRouterEverything);
         let table = text.lines().last().unwrap();
         let at = table.split("i32.const ").nth(1).unwrap();
         let at: usize = at.split(')').next().unwrap().parse().unwrap();

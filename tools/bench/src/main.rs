@@ -104,6 +104,9 @@ struct Run {
     /// Only check that everything works: one round of short slices
     #[arg(long)]
     quick: bool,
+    /// Also write each callback and host call into the logs of the Envoys. The measured values then mean nothing
+    #[arg(long)]
+    trace: bool,
 }
 
 /// The name of the file with a run's saved values.
@@ -163,6 +166,7 @@ impl Run {
             envoy: &self.envoy,
             litellm: self.litellm.as_deref(),
             folder: &self.folder,
+            trace: self.trace,
             cores: &cores,
             around: Surroundings {
                 backends: &backends,

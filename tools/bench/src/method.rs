@@ -31,8 +31,9 @@ pub fn section(effort: &Effort, pinned: bool) -> String {
          **ext_proc**: round robin and the token, no retries. The ext_proc service runs beside Envoy and reads request headers only. \
          **LiteLLM**: one worker, three Azure deployments, random choice.\n\
          - **floor**: a module in the balancer's place, with the balancer's configuration. It makes the host calls that a plain chat \
-         needs, with arguments of the same size, and computes nothing. It keeps the data that it reads for sixteen requests. The floor is \
-         Envoy's price for these calls. Where the floor misses a target, no module with these calls can meet it on this machine.\n\
+         needs in this configuration, with arguments of the same size, and computes nothing. It keeps the data that it reads for sixteen \
+         requests. The floor is Envoy's price for these calls. The default settings, *answers not read* and *everything on* each have \
+         their own floor. Where the floor misses a target, no module with these calls can meet it on this machine.\n\
          - **streams** are {STREAM_EVENTS} events, {pause} ms apart, over 64 connections. The value is for a whole stream. *First byte* is \
          the time from the request's first byte to the first byte of the response body, over one connection. *Retried*: the first attempt \
          of every request is answered 503. *After an error in the stream*: the first attempt is answered with status 200 and a stream that \
@@ -41,8 +42,7 @@ pub fn section(effort: &Effort, pinned: bool) -> String {
          - **keyed**: each request has its own `prompt_cache_key`. The balancer runs with and without `affinity`.\n\
          - **tokens not counted** is the balancer with `usage: false`.\n\
          - **answers not read** is the balancer with `usage: false` and `retry.stream_start: 0s`. The module reads no response body.\n\
-         - **everything on** is the balancer with prices, limits of clients, client names and `headers.why`. Its floor makes no host calls \
-         for these.\n\
+         - **everything on** is the balancer with prices, limits of clients, client names and `headers.why`.\n\
          - **Tables by the number of backends, streams and so on** show how cost grows. Numbers in brackets are ratios to the first \
          column. The sentences below the tables come from the exponent between the first and the last column, where 1 is linear. Backends \
          in cooldown are throttled. Open streams have an event every ten seconds. Memory per stream is the growth of the whole process, \

@@ -41,6 +41,8 @@ pub struct Launcher<'a> {
     pub litellm: Option<&'a Path>,
     /// The folder for configurations and logs.
     pub folder: &'a Path,
+    /// Whether the logs have each callback and host call.
+    pub trace: bool,
     /// The cores for the processes.
     pub cores: &'a Cores,
     /// Files and addresses for the configurations.
@@ -109,6 +111,9 @@ impl Launcher<'_> {
         // An earlier run's file has the address of an Envoy that has ended.
         let _ = fs::remove_file(&admin);
         let mut command = Command::new(self.envoy);
+        if self.trace {
+            command.args(["--component-log-level", "wasm:trace"]);
+        }
         command
             .args(["--disable-hot-restart", "--log-level", "warning"])
             .args(["--concurrency", &workers.unwrap_or(1).to_string()])

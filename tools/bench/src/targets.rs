@@ -33,17 +33,17 @@ pub fn target(variant: Variant, workload: Workload) -> Option<f64> {
     }
 }
 
-/// The floor of `variant`: the variant that makes its engine's host calls for a plain chat, and computes nothing.
+/// The floor of `variant`: the variant that makes the host calls of its engine and settings for a plain chat, and computes nothing.
 pub fn floor(variant: Variant) -> Option<Variant> {
-    match variant {
-        Variant::Filter | Variant::FilterLean | Variant::FilterEverything => {
-            Some(Variant::FloorFilter)
-        }
-        Variant::Router | Variant::RouterLean | Variant::RouterEverything => {
-            Some(Variant::FloorRouter)
-        }
-        _ => None,
-    }
+    Some(match variant {
+        Variant::Filter => Variant::FloorFilter,
+        Variant::Router => Variant::FloorRouter,
+        Variant::FilterLean => Variant::FloorFilterLean,
+        Variant::RouterLean => Variant::FloorRouterLean,
+        Variant::FilterEverything => Variant::FloorFilterEverything,
+        Variant::RouterEverything => Variant::FloorRouterEverything,
+        _ => return None,
+    })
 }
 
 /// A target: an upper or a lower bound.

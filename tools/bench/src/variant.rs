@@ -25,12 +25,20 @@ pub enum Variant {
     ExtProc,
     /// A wasm filter that does nothing.
     Idle,
-    /// A module that only makes the host calls of the filter engine.
+    /// A module that only makes the host calls of [`Self::Filter`].
     FloorFilter,
-    /// Modules that only make the host calls of the router engine.
+    /// Modules that only make the host calls of [`Self::Router`].
     FloorRouter,
     /// [`Self::FloorRouter`] without the clusters' filters. The difference is the price of seeing each attempt.
     FloorDownstream,
+    /// A module that only makes the host calls of [`Self::FilterLean`].
+    FloorFilterLean,
+    /// Modules that only make the host calls of [`Self::RouterLean`].
+    FloorRouterLean,
+    /// A module that only makes the host calls of [`Self::FilterEverything`].
+    FloorFilterEverything,
+    /// Modules that only make the host calls of [`Self::RouterEverything`].
+    FloorRouterEverything,
     /// The balancer with the filter engine.
     Filter,
     /// The balancer with the router engine.
@@ -59,9 +67,24 @@ pub enum Variant {
     LiteLlm,
 }
 
+/// The balancer's settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settings {
+    /// The default settings.
+    Default,
+    /// `affinity` by `prompt_cache_key`.
+    Affinity,
+    /// `usage: false`.
+    Uncounted,
+    /// `usage: false`, `retry.stream_start: 0s`.
+    Lean,
+    /// Prices, client names, `headers.why` and limits of clients.
+    Everything,
+}
+
 impl Variant {
     /// All variants, in the order of the report.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 27] = [
         Self::Direct,
         Self::Envoy,
         Self::EnvoyAgain,
@@ -72,6 +95,10 @@ impl Variant {
         Self::FloorFilter,
         Self::FloorRouter,
         Self::FloorDownstream,
+        Self::FloorFilterLean,
+        Self::FloorRouterLean,
+        Self::FloorFilterEverything,
+        Self::FloorRouterEverything,
         Self::Filter,
         Self::Router,
         Self::FilterAffinity,
@@ -100,6 +127,10 @@ impl Variant {
             Self::FloorFilter => "floor_filter",
             Self::FloorRouter => "floor_router",
             Self::FloorDownstream => "floor_downstream",
+            Self::FloorFilterLean => "floor_filter_lean",
+            Self::FloorRouterLean => "floor_router_lean",
+            Self::FloorFilterEverything => "floor_filter_everything",
+            Self::FloorRouterEverything => "floor_router_everything",
             Self::Filter => "filter",
             Self::Router => "router",
             Self::FilterAffinity => "filter_affinity",
@@ -130,7 +161,13 @@ impl Variant {
     pub fn is_floor(self) -> bool {
         matches!(
             self,
-            Self::FloorFilter | Self::FloorRouter | Self::FloorDownstream
+            Self::FloorFilter
+                | Self::FloorRouter
+                | Self::FloorDownstream
+                | Self::FloorFilterLean
+                | Self::FloorRouterLean
+                | Self::FloorFilterEverything
+                | Self::FloorRouterEverything
         )
     }
 
@@ -158,11 +195,15 @@ impl Variant {
         matches!(self, Self::Filter | Self::Router)
     }
 
-    /// Whether the variant is the balancer with the router engine.
+    /// Whether the variant is the balancer with the router engine, or a floor in its place.
     pub fn is_router(self) -> bool {
         matches!(
             self,
-            Self::Router
+            Self::FloorRouter
+                | Self::FloorDownstream
+                | Self::FloorRouterLean
+                | Self::FloorRouterEverything
+                | Self::Router
                 | Self::RouterAffinity
                 | Self::RouterUncounted
                 | Self::RouterLean
@@ -184,12 +225,20 @@ impl Variant {
         matches!(self, Self::FilterAgainst | Self::RouterAgainst)
     }
 
-    fn has_affinity(self) -> bool {
-        matches!(self, Self::FilterAffinity | Self::RouterAffinity)
-    }
-
-    fn is_uncounted(self) -> bool {
-        matches!(self, Self::FilterUncounted | Self::RouterUncounted)
+    /// The settings of the balancer, or of the balancer whose host calls a floor makes.
+    pub fn settings(self) -> Settings {
+        match self {
+            Self::FilterAffinity | Self::RouterAffinity => Settings::Affinity,
+            Self::FilterUncounted | Self::RouterUncounted => Settings::Uncounted,
+            Self::FilterLean | Self::RouterLean | Self::FloorFilterLean | Self::FloorRouterLean => {
+                Settings::Lean
+            }
+            Self::FilterEverything
+            | Self::RouterEverything
+            | Self::FloorFilterEverything
+            | Self::FloorRouterEverything => Settings::Everything,
+            _ => Settings::Default,
+        }
     }
 
     /// Whether the variant has to send the token with every request.
@@ -215,9 +264,13 @@ impl fmt::Display for Variant {
             Self::Lua => "Lua",
             Self::ExtProc => "ext_proc service",
             Self::Idle => "wasm that does nothing",
-            Self::FloorFilter => "floor: filter engine's host calls",
-            Self::FloorRouter => "floor: router engine's host calls",
-            Self::FloorDownstream => "floor: router engine's, listener only",
+            Self::FloorFilter => "floor: balancer, filter engine",
+            Self::FloorRouter => "floor: balancer, router engine",
+            Self::FloorDownstream => "floor: router engine, listener only",
+            Self::FloorFilterLean => "floor: answers not read, filter engine",
+            Self::FloorRouterLean => "floor: answers not read, router engine",
+            Self::FloorFilterEverything => "floor: everything on, filter engine",
+            Self::FloorRouterEverything => "floor: everything on, router engine",
             Self::Filter => "balancer, filter engine",
             Self::Router => "balancer, router engine",
             Self::FilterAffinity => "affinity, filter engine",
@@ -347,23 +400,22 @@ impl Workload {
     /// Whether the condition makes sense for `variant`.
     pub fn suits(self, variant: Variant) -> bool {
         let is_plain = variant == Variant::Envoy;
+        let settings = variant.settings();
         match self {
             Self::Keyed => {
-                is_plain || variant.is_default() || variant.is_against() || variant.has_affinity()
+                let has_affinity = settings == Settings::Affinity;
+                is_plain || variant.is_default() || variant.is_against() || has_affinity
             }
             // Affinity has no effect on requests without keys.
-            _ if variant.has_affinity() => false,
+            _ if settings == Settings::Affinity => false,
             Self::Streams => true,
             // A slice takes 16 times as long as usual, so only the most interesting variants are measured.
             Self::LongStreams => is_plain || variant.is_balancer(),
             // Counting tokens is expensive in streams only, where the module reads every event.
-            _ if variant.is_uncounted() => false,
+            _ if settings == Settings::Uncounted => false,
             Self::FirstByteRetried => variant.retries(),
             // Only the balancer retries after an error in a stream, and only if it reads answers.
-            Self::FirstByteFailed => {
-                variant.is_balancer()
-                    && !matches!(variant, Variant::FilterLean | Variant::RouterLean)
-            }
+            Self::FirstByteFailed => variant.is_balancer() && settings != Settings::Lean,
             // Plain Envoy is the base of comparison, so no backend throttles its requests. The floors do not retry, so no backend
             // throttles theirs either.
             Self::Throttled => variant.retries() || variant.is_floor() || is_plain,

@@ -16,8 +16,9 @@ pub struct Arguments {
     #[arg(long)]
     quick: bool,
     /// Only these variants, separated by commas: direct, envoy, again, stock, lua, ext_proc, idle, floor_filter, floor_router,
-    /// floor_downstream, filter, router, filter_affinity, router_affinity, filter_uncounted, router_uncounted, filter_lean,
-    /// router_lean, filter_everything, router_everything, litellm
+    /// floor_downstream, floor_filter_lean, floor_router_lean, floor_filter_everything, floor_router_everything, filter, router,
+    /// filter_affinity, router_affinity, filter_uncounted, router_uncounted, filter_lean, router_lean, filter_everything,
+    /// router_everything, litellm
     #[arg(long, value_name = "VARIANTS")]
     only: Option<String>,
     /// Only these conditions, separated by commas, and none with several workers: 1k, 16k, 100k, 1m, streams, long_streams,

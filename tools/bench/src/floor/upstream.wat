@@ -13,8 +13,7 @@
 (func (export "proxy_on_request_trailers") (param i32 i32) (result i32) (global.get $continue))
 
 (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32)
-  ;; Read the response's headers, for the attempt's outcome and whether the answer is a stream.
-  (call $do (call $get_header_map_pairs (global.get $response_headers) (global.get $data) (global.get $size)))
+  (call $read_answer)
   (global.get $continue))
 
 (func (export "proxy_on_response_body") (param i32 i32 i32) (result i32) (global.get $continue))
