@@ -19,6 +19,8 @@
 
 pub use balancer_core as core;
 
+#[cfg(any(target_arch = "wasm32", test))]
+mod comparison;
 pub mod filter;
 // The allocator assumes one thread.
 #[cfg(any(all(target_arch = "wasm32", not(target_feature = "atomics")), test))]
