@@ -46,9 +46,9 @@ impl StreamEnd {
         }
     }
 
-    /// The failure at the end of the stream, whose last bytes are `tail`. `is_whole` if these are all of its bytes.
-    pub fn failure(&self, tail: &[u8], is_whole: bool) -> Option<Failure> {
-        match last_event(tail, is_whole) {
+    /// The failure at the end of the stream, whose last bytes are `tail`. `begins_event` if these begin with an event.
+    pub fn failure(&self, tail: &[u8], begins_event: bool) -> Option<Failure> {
+        match last_event(tail, begins_event) {
             Last::Event(event) => Failure::in_event(&event),
             Last::Cut => error_behind(self.head.as_deref()?).map(|error| Failure::of(&error)),
             Last::None => None,
@@ -104,12 +104,12 @@ fn error_behind(head: &[u8]) -> Option<Value> {
 }
 
 /// The last event of these bytes other than `[DONE]`.
-fn last_event(tail: &[u8], is_whole: bool) -> Last<'_> {
+fn last_event(tail: &[u8], begins_event: bool) -> Last<'_> {
     let mut rest = tail;
     loop {
         rest = without_line_ends(rest);
         let begin = behind_last_blank_line(rest);
-        if begin.is_none() && !is_whole {
+        if begin.is_none() && !begins_event {
             return Last::Cut;
         }
         let (before, lines) = rest

@@ -27,7 +27,13 @@ const WAITERS: usize = 200;
 
 /// The parts of a streamed answer.
 const CHUNKS: usize = 50;
-const CHUNK: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" well\"}}]}\n\n";
+
+/// An event of a chat with content, as Azure sends it.
+const CHUNK: &str = "data: {\"choices\":[{\"content_filter_results\":{\"hate\":{\"filtered\":false,\"severity\":\"safe\"},\
+    \"self_harm\":{\"filtered\":false,\"severity\":\"safe\"},\"sexual\":{\"filtered\":false,\"severity\":\"safe\"},\
+    \"violence\":{\"filtered\":false,\"severity\":\"safe\"}},\"delta\":{\"content\":\" well\"},\"finish_reason\":null,\"index\":0,\
+    \"logprobs\":null}],\"created\":1760000000,\"id\":\"chatcmpl-1\",\"model\":\"gpt-4o-2024-11-20\",\
+    \"object\":\"chat.completion.chunk\",\"system_fingerprint\":\"fp_1\"}\n\n";
 
 /// An event of a response's stream, whose item gets a tag.
 const EVENT: &str = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"sequence_number\":4,\
