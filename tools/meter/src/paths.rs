@@ -235,7 +235,7 @@ pub fn memory() -> Vec<(String, u64)> {
                 }
                 // The older frames have been dropped.
                 for _ in 0..4 {
-                    gateway.send_frame(BEFORE_CONTENT[1], false);
+                    gateway.send_frame(CHUNK, false);
                 }
                 let grown = module::memory() - before;
                 gateway.under_way.borrow_mut().clear();
