@@ -301,7 +301,7 @@ pub enum Workload {
     Keyed,
     /// Small requests over one connection.
     Alone,
-    /// Streams over one connection.
+    /// Streams of [`SHORT_STREAM`] events over one connection.
     FirstByte,
     /// Streams over one connection. The first attempt of each fails.
     FirstByteRetried,
@@ -315,6 +315,9 @@ pub enum Workload {
 
 /// The number of events in a long stream.
 pub const LONG_STREAM: usize = 1000;
+
+/// The number of events in a stream whose first byte is measured. A slice has some hundred of these streams.
+pub const SHORT_STREAM: usize = 4;
 
 impl Workload {
     /// The conditions that are measured in shuffled order.
@@ -367,7 +370,8 @@ impl Workload {
         match self {
             Self::Body(kib) => Request::chat(kib << 10, Asks::Whole),
             Self::Alone | Self::Workers(_) => Request::chat(1 << 10, Asks::Whole),
-            Self::Streams | Self::FirstByte => Request::chat(1 << 10, Asks::Stream(STREAM_EVENTS)),
+            Self::Streams => Request::chat(1 << 10, Asks::Stream(STREAM_EVENTS)),
+            Self::FirstByte => Request::chat(1 << 10, Asks::Stream(SHORT_STREAM)),
             Self::LongStreams => Request::chat(1 << 10, Asks::Stream(LONG_STREAM)),
             Self::Keyed => Request::chat(1 << 10, Asks::Keyed),
             Self::FirstByteRetried => Request::chat(1 << 10, Asks::RetriedStream),
