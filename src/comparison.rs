@@ -27,10 +27,13 @@ unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, count: usize) -> 
     let mut at = 0;
     loop {
         // SAFETY: `at` is at most eight less than `count`.
-        let words = [left, right].map(|text| text.add(at).cast::<u64>().read_unaligned());
-        let order = compare_words(words);
-        if order != 0 || at == last {
-            return order;
+        let word = |text: *const u8| text.add(at).cast::<u64>().read_unaligned();
+        let (one, other) = (word(left), word(right));
+        if one != other {
+            return compare_words(one, other);
+        }
+        if at == last {
+            return 0;
         }
         // The last word may overlap the one before it, whose bytes are equal.
         at = last.min(at + 8);
@@ -52,17 +55,16 @@ unsafe fn compare_few(left: *const u8, right: *const u8, count: usize) -> i32 {
             u64::from(first) | u64::from(last) << 32
         }
     };
-    compare_words([left, right].map(word))
+    match (word(left), word(right)) {
+        (one, other) if one == other => 0,
+        (one, other) => compare_words(one, other),
+    }
 }
 
 /// Compares the first bytes that differ. The first byte of the text is the lowest of a word.
 #[inline]
-fn compare_words([left, right]: [u64; 2]) -> i32 {
-    let differing = left ^ right;
-    if differing == 0 {
-        return 0;
-    }
-    let place = differing.trailing_zeros() & !7;
+fn compare_words(left: u64, right: u64) -> i32 {
+    let place = (left ^ right).trailing_zeros() & !7;
     let byte = |word: u64| (word >> place) as u8;
     i32::from(byte(left)) - i32::from(byte(right))
 }

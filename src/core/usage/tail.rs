@@ -1,6 +1,7 @@
 //! The last bytes of an answer, as many as its `usage` may need.
 
 use crate::prelude::*;
+use crate::text::find_last;
 
 /// The bytes that are kept of an answer's end. `usage` must begin within them.
 pub const TAIL: usize = 8 * 1024;
@@ -16,10 +17,14 @@ const SHORT_FRAME: usize = SHORT_TAIL;
 /// Events with content are longer, because each names at least its type and its place.
 const LAST_WORDS: usize = 96;
 
+/// The length of the start in which events of one kind are equal. The annotations of Azure's asynchronous content
+/// filter, which may come last, begin otherwise than a chat's other events.
+const START: usize = 40;
+
 /// The last bytes of an answer so far: at least [`TAIL`], or what an event stream needs.
 ///
-/// Thousands of streams may be open for minutes. While each frame of a stream has whole events, only the last frame is
-/// kept, with the short ones behind it.
+/// Thousands of streams may be open for minutes. While the frames of a stream have whole events of one kind, only the
+/// last frame is kept: an event with `usage` comes once, so the events before another one of their kind have none.
 #[derive(Debug, Default)]
 pub struct Tail {
     bytes: Vec<u8>,
@@ -64,14 +69,38 @@ impl Tail {
         }
     }
 
-    /// Whether no bytes before the next frame of an event stream are needed, because the frame has whole events, and
-    /// not only the last words.
+    /// Whether no bytes before the next frame of an event stream are needed, because the frame has whole events and
+    /// begins like the last event.
     #[inline]
     fn is_replaced_by(&mut self, frame: &[u8]) -> bool {
         let begins_event = self.ends_event;
         self.ends_event = matches!(frame, [.., b'\n', b'\n']);
         // Of a very long frame only the last `TAIL` bytes were read.
-        begins_event && self.ends_event && frame.len() > LAST_WORDS && frame.len() < TAIL
+        let is_whole = begins_event && self.ends_event && frame.len() < TAIL;
+        is_whole && frame.len() > LAST_WORDS && self.ends_with_one_like(frame)
+    }
+
+    /// Whether the last event begins like `frame`, or the frame is the first one.
+    #[inline]
+    fn ends_with_one_like(&self, frame: &[u8]) -> bool {
+        // Usually the kept bytes are one event.
+        begin_alike(&self.bytes, frame)
+            || self.bytes.is_empty()
+            || begin_alike(self.last_event(), frame)
+    }
+
+    /// The last of the events that end here.
+    #[inline(never)]
+    fn last_event(&self) -> &[u8] {
+        let end = self.bytes.len().saturating_sub(2);
+        let mut before = self.bytes.get(..end).unwrap_or_default();
+        while let Some(at) = find_last(before, b'\n') {
+            before = before.get(..at).unwrap_or_default();
+            if before.ends_with(b"\n") {
+                return self.bytes.get(at.saturating_add(1)..).unwrap_or_default();
+            }
+        }
+        &self.bytes
     }
 
     /// Appends the next frame when the memory is full. The first frame's memory is reused, because many answers arrive
@@ -131,6 +160,18 @@ impl Tail {
     }
 }
 
+/// Whether two events have the same first [`START`] bytes.
+#[inline]
+fn begin_alike(one: &[u8], other: &[u8]) -> bool {
+    let (Some(one), Some(other)) = (one.first_chunk::<START>(), other.first_chunk::<START>())
+    else {
+        return false;
+    };
+    // Equal words take fewer instructions than equal texts.
+    let mut words = one.chunks_exact(8).zip(other.chunks_exact(8));
+    words.all(|(one, other)| one.first_chunk::<8>() == other.first_chunk::<8>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +228,46 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The order of keys is Azure's, or that of other providers.
+    #[test]
+    fn usage_is_kept_before_an_annotation() {
+        let orders = [
+            [
+                r#"{"choices":[{"content_filter_results":{},"delta":{"content":" well"}}],"id":"chatcmpl-1","model":"gpt-4o"}"#,
+                r#"{"choices":[{"content_filter_results":{},"delta":{}}],"usage":{"completion_tokens":4,"prompt_tokens":9}}"#,
+                r#"{"choices":[{"content_filter_offsets":{"check_offset":0},"content_filter_results":{"hate":{"filtered":false}}}]}"#,
+            ],
+            [
+                r#"{"id":"chatcmpl-1","choices":[{"index":0,"delta":{"content":" well"}}],"model":"gpt-4o","created":1760000000}"#,
+                r#"{"id":"chatcmpl-1","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4},"created":1760000000}"#,
+                r#"{"id":"","choices":[{"index":0,"content_filter_results":{},"content_filter_offsets":{}}],"usage":null}"#,
+            ],
+        ];
+        for order in orders {
+            let [content, usage, annotation] = order.map(|data| format!("data: {data}\n\n"));
+            let mut tail = stream();
+            for _ in 0..10 {
+                tail.push(content.clone().into());
+            }
+            assert_eq!(tail.bytes(), content.as_bytes());
+            let end = [&*usage, &*annotation, DONE];
+            for event in end {
+                tail.push(event.into());
+            }
+            assert!(tail.bytes().ends_with(end.concat().as_bytes()), "{usage}");
+        }
+    }
+
+    #[test]
+    fn several_events_in_a_frame_are_replaced_by_the_next_one() {
+        let first = "data: {\"choices\":[],\"prompt_filter_results\":[]}\n\n";
+        let mut tail = stream();
+        tail.push([first, EVENT, EVENT].concat().into());
+        tail.push(EVENT.into());
+        assert_eq!(tail.bytes(), EVENT.as_bytes());
+        assert!(tail.begins_with_event());
     }
 
     #[test]
