@@ -77,9 +77,6 @@ impl Default for Shape {
     }
 }
 
-/// The variants whose curves are measured.
-const VARIANTS: [Variant; 3] = [Variant::Envoy, Variant::Filter, Variant::Router];
-
 /// The maximum number of rounds for memory, start and waiting requests. These values vary little.
 const FEW_ROUNDS: usize = 3;
 
@@ -144,6 +141,16 @@ impl Curve {
             Self::Open => "streams",
             Self::Waiters => "requests",
             Self::Start => "workers",
+        }
+    }
+
+    /// The variants that are measured.
+    fn variants(self) -> &'static [Variant] {
+        use Variant::{Envoy, Filter, Router, Stock};
+        match self {
+            // Envoy keeps the body for a retry, which large bodies make expensive without the module, too.
+            Self::Bodies => &[Envoy, Stock, Filter, Router],
+            _ => &[Envoy, Filter, Router],
         }
     }
 
@@ -304,11 +311,11 @@ pub fn run(
     effort: &Effort,
     results: &mut Results,
 ) -> Result<()> {
-    let wanted = VARIANTS.into_iter();
-    let variants: Vec<_> = wanted
-        .filter(|variant| only.is_empty() || only.contains(variant))
-        .collect();
     for curve in curves {
+        let wanted = curve.variants().iter().copied();
+        let variants: Vec<_> = wanted
+            .filter(|variant| only.is_empty() || only.contains(variant))
+            .collect();
         eprintln!("curve: {}", curve.key());
         match curve {
             Curve::Open => run_open(launcher, &variants, effort, results),

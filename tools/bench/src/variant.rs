@@ -217,6 +217,7 @@ impl Variant {
         match self {
             _ if self.is_router() => "router",
             _ if self.is_balancer() => "filter",
+            Self::Stock => "stock",
             _ => "plain Envoy",
         }
     }
