@@ -2,7 +2,7 @@
 
 use crate::backend::{STREAM_EVENTS, STREAM_PAUSE};
 use crate::measure::Effort;
-use crate::variant::{Workload, LONG_STREAM, SHORT_STREAM};
+use crate::variant::{Workload, LONG_STREAM};
 
 /// The section as Markdown. `pinned` says whether the proxy and the load had different cores.
 pub fn section(effort: &Effort, pinned: bool) -> String {
@@ -35,8 +35,8 @@ pub fn section(effort: &Effort, pinned: bool) -> String {
          requests. The floor is Envoy's price for these calls. The default settings, *answers not read* and *everything on* each have \
          their own floor. Where the floor misses a target, no module with these calls can meet it on this machine.\n\
          - **streams** are {STREAM_EVENTS} events, {pause} ms apart, over 64 connections. The value is for a whole stream. *First byte* is \
-         the time from the request's first byte to the first byte of the response body, over one connection, for streams of \
-         {SHORT_STREAM} events. *Retried*: the first attempt of every request is answered 503. *After an error in the stream*: the first attempt is answered with status 200 and a stream that \
+         the time from the request's first byte to the first byte of the response body, over one connection. *Retried*: the first attempt \
+         of every request is answered 503. *After an error in the stream*: the first attempt is answered with status 200 and a stream that \
          begins with an error. **streams of {LONG_STREAM}** have {LONG_STREAM} events each, over 16 connections. Their CPU divided by \
          {LONG_STREAM} is the CPU per event.\n\
          - **keyed**: each request has its own `prompt_cache_key`. The balancer runs with and without `affinity`.\n\

@@ -302,7 +302,7 @@ pub enum Workload {
     Keyed,
     /// Small requests over one connection.
     Alone,
-    /// Streams of [`SHORT_STREAM`] events over one connection.
+    /// Streams over one connection.
     FirstByte,
     /// Streams over one connection. The first attempt of each fails.
     FirstByteRetried,
@@ -316,9 +316,6 @@ pub enum Workload {
 
 /// The number of events in a long stream.
 pub const LONG_STREAM: usize = 1000;
-
-/// The number of events in a stream whose first byte is measured. A slice has some hundred of these streams.
-pub const SHORT_STREAM: usize = 4;
 
 impl Workload {
     /// The conditions that are measured in shuffled order.
@@ -371,8 +368,7 @@ impl Workload {
         match self {
             Self::Body(kib) => Request::chat(kib << 10, Asks::Whole),
             Self::Alone | Self::Workers(_) => Request::chat(1 << 10, Asks::Whole),
-            Self::Streams => Request::chat(1 << 10, Asks::Stream(STREAM_EVENTS)),
-            Self::FirstByte => Request::chat(1 << 10, Asks::Stream(SHORT_STREAM)),
+            Self::Streams | Self::FirstByte => Request::chat(1 << 10, Asks::Stream(STREAM_EVENTS)),
             Self::LongStreams => Request::chat(1 << 10, Asks::Stream(LONG_STREAM)),
             Self::Keyed => Request::chat(1 << 10, Asks::Keyed),
             Self::FirstByteRetried => Request::chat(1 << 10, Asks::RetriedStream),
