@@ -217,7 +217,7 @@ fn may_begin(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn usage(prompt: u32, completion: u32, cached: u32, reasoning: u32) -> Usage {
+    pub(super) fn usage(prompt: u32, completion: u32, cached: u32, reasoning: u32) -> Usage {
         Usage {
             prompt: Some(prompt),
             completion: Some(completion),

@@ -203,16 +203,8 @@ impl<'b> Reader<'b> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::usage;
     use super::*;
-
-    fn usage(prompt: u32, completion: u32, cached: u32, reasoning: u32) -> Usage {
-        Usage {
-            prompt: Some(prompt),
-            completion: Some(completion),
-            cached,
-            reasoning,
-        }
-    }
 
     #[test]
     fn each_api_has_its_own_names() {

@@ -13,9 +13,9 @@ const SHORT_TAIL: usize = 1024;
 /// The longest short frame. A longer frame may be an event with the whole answer, in which `usage` is far from the end.
 const SHORT_FRAME: usize = SHORT_TAIL;
 
-/// The longest frame that counts as last words behind the event with `usage`, such as `[DONE]` or `message_stop`.
+/// The most bytes of a closing event, such as `[DONE]` or `message_stop`, which may follow the event with `usage`.
 /// Events with content are longer, because each names at least its type and its place.
-const LAST_WORDS: usize = 96;
+const CLOSING_EVENT: usize = 96;
 
 /// The length of the start in which events of one kind are equal. The annotations of Azure's asynchronous content
 /// filter, which may come last, begin otherwise than a chat's other events.
@@ -77,12 +77,12 @@ impl Tail {
         self.ends_event = matches!(frame, [.., b'\n', b'\n']);
         // Of a very long frame only the last `TAIL` bytes were read.
         let is_whole = begins_event && self.ends_event && frame.len() < TAIL;
-        is_whole && frame.len() > LAST_WORDS && self.ends_with_one_like(frame)
+        is_whole && frame.len() > CLOSING_EVENT && self.last_event_begins_like(frame)
     }
 
     /// Whether the last event begins like `frame`, or the frame is the first one.
     #[inline]
-    fn ends_with_one_like(&self, frame: &[u8]) -> bool {
+    fn last_event_begins_like(&self, frame: &[u8]) -> bool {
         // Usually the kept bytes are one event.
         begin_alike(&self.bytes, frame)
             || self.bytes.is_empty()
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn a_last_event_is_kept_with_what_follows_it() {
         let stop = "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
-        for length in [20, LAST_WORDS, 100, 500, 900, SHORT_FRAME, 7_000] {
+        for length in [20, CLOSING_EVENT, 100, 500, 900, SHORT_FRAME, 7_000] {
             for pieces in [1, 2, 3, 10] {
                 for after in [DONE, stop] {
                     let last = last_event(length);
