@@ -355,7 +355,7 @@ fn a_backend_gets_back_byte_for_byte_what_it_made() {
         );
         let headers: [(&[u8], &[u8]); 2] =
             [(b":method", b"POST"), (b":path", b"/openai/v1/responses")];
-        let mut request = Request::read(headers.into_iter(), &tags);
+        let mut request = Request::of(headers.into_iter(), &tags);
         let mut inspection = Inspection::of(&request, &config, false).unwrap();
         let pieces = chunks(random, got.as_bytes());
         for (at, piece) in pieces.iter().enumerate() {

@@ -241,7 +241,7 @@ mod tests {
 
     fn request() -> Request {
         let headers = ORIGINAL.iter();
-        Request::read(
+        Request::of(
             headers.map(|(name, value)| (name.as_bytes(), value.as_bytes())),
             &Tags::default(),
         )
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn the_clients_path_is_not_fetched_without_need() {
         let mut config = config("filter");
-        let plain = Request::read(
+        let plain = Request::of(
             [(&b":path"[..], &b"/openai/deployments/gpt/x"[..])].into_iter(),
             &Tags::default(),
         );
@@ -321,7 +321,7 @@ mod tests {
             .flat_map(|engine| RETRY_INSTRUCTIONS.map(|name| (engine, name)))
         {
             let headers = [(name.as_bytes(), &b"1"[..])];
-            let request = Request::read(headers.into_iter(), &Tags::default());
+            let request = Request::of(headers.into_iter(), &Tags::default());
             let edits = edits(&config(engine), &request);
             let removed = format!("Remove({name:?})");
             assert!(edits.contains(&removed), "{engine}: {edits:?}");
@@ -342,7 +342,7 @@ mod tests {
         ] {
             let original = [("accept-encoding", accepted)];
             let headers = original.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-            let request = Request::read(headers.into_iter(), &Tags::default());
+            let request = Request::of(headers.into_iter(), &Tags::default());
             for engine in ["filter", "router"] {
                 let edits = edits(&config(engine), &request);
                 let edit = format!("Set(\"accept-encoding\", {sent:?})");

@@ -112,7 +112,7 @@ mod tests {
             ("content-encoding", encoding),
         ];
         let headers = headers.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-        Request::read(headers.into_iter(), &config.tags())
+        Request::of(headers.into_iter(), &config.tags())
     }
 
     /// The request after its body was read in two parts.
@@ -431,7 +431,7 @@ mod tests {
         for (path, home) in [("/openai/v1/files", 1), ("/openai/v1/responses/resp_1", 0)] {
             let headers = [(":method", "GET"), (":path", path)];
             let headers = headers.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-            let request = Request::read(headers.into_iter(), &config.tags());
+            let request = Request::of(headers.into_iter(), &config.tags());
             assert_eq!(request.place(&config), only(home), "{path}");
         }
     }

@@ -111,7 +111,7 @@ fn run(seed: u64, keys: Keys, limit: u64) -> Result {
             (&b":method"[..], &b"POST"[..]),
             (b":path", b"/openai/deployments/gpt-4o/chat/completions"),
         ];
-        let mut request = Request::read(headers.into_iter(), &Tags::default());
+        let mut request = Request::of(headers.into_iter(), &Tags::default());
         request.cache_key = key;
         let prompt = FIRST + ADDED * turn;
         let mut journey = Journey::begin(&process, fleet, request, &None);

@@ -694,7 +694,7 @@ impl Template {
             ..Findings::default()
         });
         Self {
-            request: Request::read(headers.into_iter(), &Tags::default()),
+            request: Request::of(headers.into_iter(), &Tags::default()),
             model,
         }
     }

@@ -12,7 +12,7 @@ use crate::inspection::{Inspection, Unreadable};
 use crate::metrics::Event;
 use crate::operation::Api;
 use crate::reply::LocalReply;
-use crate::request::{Place, Request};
+use crate::request::Place;
 
 impl Exchange {
     #[inline(never)]
@@ -26,7 +26,7 @@ impl Exchange {
         balancer.count(Event::Request);
         self.has_ended = end;
         self.original = headers;
-        self.request = Request::read(self.original.iter(), &balancer.tags);
+        self.request.read(self.original.iter(), &balancer.tags);
         self.identify_client(balancer);
         if let Some(reply) = self.refusal(config) {
             return self.refuse_unread(reply, balancer);

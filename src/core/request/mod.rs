@@ -97,9 +97,15 @@ pub enum BodyForm {
 }
 
 impl Request {
-    /// Reads the facts from the request's headers, whose names are in lower case. `tags` are those of the backends.
-    pub fn read<'a>(headers: impl Iterator<Item = (&'a [u8], &'a [u8])>, tags: &Tags) -> Self {
+    /// The facts in a request's headers, whose names are in lower case. `tags` are those of the backends.
+    pub fn of<'a>(headers: impl Iterator<Item = (&'a [u8], &'a [u8])>, tags: &Tags) -> Self {
         let mut request = Self::default();
+        request.read(headers, tags);
+        request
+    }
+
+    /// Adds the facts in the request's headers, as [`Self::of`] reads them. In place, because a request is large.
+    pub fn read<'a>(&mut self, headers: impl Iterator<Item = (&'a [u8], &'a [u8])>, tags: &Tags) {
         let (mut method, mut path) = ("", "");
         let mut protocols: Vec<&[u8]> = Vec::new();
         let mut session_key: &[u8] = &[];
@@ -110,48 +116,47 @@ impl Request {
                 b":method" if value == b"POST" => method = "POST",
                 b":method" => method = text(),
                 b":path" => path = text(),
-                b"content-length" => request.content_length = number(value),
+                b"content-length" => self.content_length = number(value),
                 b"content-type" if is_multipart(value) => {
-                    request.form = BodyForm::Multipart(text().to_owned());
+                    self.form = BodyForm::Multipart(text().to_owned());
                 }
-                b"content-encoding" => request.note_encoding(value),
-                b"upgrade" => request.upgrade = true,
+                b"content-encoding" => self.note_encoding(value),
+                b"upgrade" => self.upgrade = true,
                 // Attempts remove these headers, see `RETRY_INSTRUCTIONS`. Separate patterns cost other headers least.
                 b"x-envoy-hedge-on-per-try-timeout"
                 | b"x-envoy-max-retries"
                 | b"x-envoy-retriable-header-names"
                 | b"x-envoy-retriable-status-codes"
                 | b"x-envoy-retry-grpc-on"
-                | b"x-envoy-retry-on" => request.instructs_router = true,
+                | b"x-envoy-retry-on" => self.instructs_router = true,
                 b"sec-websocket-protocol" => protocols.push(value),
                 b"accept-encoding" => {
-                    request.accepts_encodings = true;
+                    self.accepts_encodings = true;
                     // The value of most SDKs needs no parsing.
                     if value != b"gzip, deflate" {
-                        request.note_accepted(value);
+                        self.note_accepted(value);
                     }
                 }
                 b"authorization" => {
-                    request.authorization = true;
+                    self.authorization = true;
                     if let Some(key) = value.strip_prefix(b"Bearer ek_") {
                         session_key = key;
                     }
                 }
-                b"api-key" => request.api_key = true,
-                name if is_credential_header(name) => request.note_credential(name),
+                b"api-key" => self.api_key = true,
+                name if is_credential_header(name) => self.note_credential(name),
                 _ => {}
             }
         }
         if !protocols.is_empty() {
             session_key = session_key_in(&protocols).unwrap_or(session_key);
-            request.clean_protocols = without_key(&protocols);
+            self.clean_protocols = without_key(&protocols);
         }
-        request.has_path = !path.is_empty();
-        request.read_path(method, path, tags);
-        if !session_key.is_empty() && request.operation.api == Some(Api::Realtime) {
-            request.take_session_key(session_key, tags);
+        self.has_path = !path.is_empty();
+        self.read_path(method, path, tags);
+        if !session_key.is_empty() && self.operation.api == Some(Api::Realtime) {
+            self.take_session_key(session_key, tags);
         }
-        request
     }
 
     /// Adds a line of `accept-encoding` with an unusual value.
@@ -279,7 +284,7 @@ mod tests {
     use crate::outcome::Outcome;
 
     fn read(headers: &[(&str, &[u8])]) -> Request {
-        Request::read(
+        Request::of(
             headers
                 .iter()
                 .map(|(name, value)| (name.as_bytes(), *value)),
@@ -397,14 +402,14 @@ mod tests {
             tag.append_to("resp_1")
         );
         let headers = [(&b":path"[..], path.as_bytes())];
-        let request = Request::read(headers.into_iter(), &tags);
+        let request = Request::of(headers.into_iter(), &tags);
         assert_eq!(request.path(&path), "/openai/v1/responses/resp_1?x");
         assert_eq!(request.objects, Objects::On(0));
         assert_eq!(request.operation.state, State::Uses);
 
         let path = format!("/openai/realtime?x={}&model=voice", tag.append_to("resp_1"));
         let headers = [(&b":path"[..], path.as_bytes())];
-        let request = Request::read(headers.into_iter(), &tags);
+        let request = Request::of(headers.into_iter(), &tags);
         assert_eq!(request.path(&path), "/openai/realtime?x=resp_1&model=voice");
         let wanted = request.wanted(&path, Outcome::DeploymentNotFound);
         assert_eq!(wanted, "deployment \"voice\"");
@@ -418,7 +423,7 @@ mod tests {
         let read = |path: &str, name: &str, value: &str| {
             let headers = [(":path", path), (name, value)];
             let headers = headers.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-            Request::read(headers.into_iter(), &tags)
+            Request::of(headers.into_iter(), &tags)
         };
         let realtime = "/openai/v1/realtime?model=gpt";
         for (path, name, value, is_taken) in [

@@ -18,7 +18,7 @@ pub fn section(effort: &Effort, pinned: bool) -> String {
         "## How it is measured\n\n\
          All variants run at the same time. They take turns in slices of {millis} ms, or {stream} ms for streams, in shuffled order, \
          {rounds} slices each under each condition. A disturbance of the machine therefore hits all variants alike. Tables show the best \
-         slice. The targets also show the median of the ratios within each round. This median is reliable on a machine that is slow for \
+         slice. The targets of CPU per request also show the median of the ratios within each round. This median is reliable on a machine that is slow for \
          minutes. Absolute times of different runs cannot be compared.\n\n\
          - **CPU per request** is the time that the kernel accounts to all threads of the proxy's processes (`schedstat`), divided by the \
          requests served. Helper processes count as well.\n\
@@ -35,10 +35,10 @@ pub fn section(effort: &Effort, pinned: bool) -> String {
          requests. The floor is Envoy's price for these calls. The default settings, *answers not read* and *everything on* each have \
          their own floor. Where the floor misses a target, no module with these calls can meet it on this machine.\n\
          - **streams** are {STREAM_EVENTS} events, {pause} ms apart, over 64 connections. The value is for a whole stream. *First byte* is \
-         the time from the request's first byte to the first byte of the response body, over one connection. *Retried*: the first attempt \
-         of every request is answered 503. *After an error in the stream*: the first attempt is answered with status 200 and a stream that \
-         begins with an error. **streams of {LONG_STREAM}** have {LONG_STREAM} events each, over 16 connections. Their CPU divided by \
-         {LONG_STREAM} is the CPU per event.\n\
+         the time from the request's first byte to the first byte of the response body, over one connection. It is the median of the \
+         slices, because a slice has only a few streams. *Retried*: the first attempt of every request is answered 503. *After an error \
+         in the stream*: the first attempt is answered with status 200 and a stream that begins with an error. **streams of \
+         {LONG_STREAM}** have {LONG_STREAM} events each, over 16 connections. Their CPU divided by {LONG_STREAM} is the CPU per event.\n\
          - **keyed**: each request has its own `prompt_cache_key`. The balancer runs with and without `affinity`.\n\
          - **tokens not counted** is the balancer with `usage: false`.\n\
          - **answers not read** is the balancer with `usage: false` and `retry.stream_start: 0s`. The module reads no response body.\n\
@@ -52,7 +52,7 @@ pub fn section(effort: &Effort, pinned: bool) -> String {
          - **memory at rest** is read at least seven minutes after the start. Compiling the module takes memory. Envoy's allocator returns \
          it to the system after five minutes without use.\n\
          - **workers**: Envoy and the load share all cores, so only comparisons between rows are meaningful.\n\n\
-         The tests check the costs that do not depend on the machine: host calls, bytes and instructions per request, memory per open \
-         stream, and the size of the module. The limits are in [budget.toml](../tests/budget.toml).\n"
+         The tests check the costs that do not depend on the machine: host calls, bytes, instructions and executed code per request, \
+         memory per open stream, and the size of the module. The limits are in [budget.toml](../tests/budget.toml).\n"
     )
 }

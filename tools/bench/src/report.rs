@@ -230,7 +230,7 @@ impl Report {
     }
 
     fn goals_table(&self) -> Table {
-        let mut table = Table::new("The other targets, best slices");
+        let mut table = Table::new("The other targets");
         table.head(["target", "measured", "floor", "verdict"].map(str::to_owned));
         for goal in Goal::ALL {
             for variant in [Variant::Filter, Variant::Router] {
@@ -292,31 +292,26 @@ impl Report {
             .map(str::to_owned),
         );
         let results = &self.results;
+        let values = |variant| {
+            let best = |summary: Option<Summary>| summary.map(|summary| summary.best);
+            [
+                best(results.p50(variant, Workload::Alone)),
+                best(results.p99(variant, Workload::Alone)),
+                results.first_byte(variant, Workload::FirstByte),
+                results.first_byte(variant, Workload::FirstByteRetried),
+                results.first_byte(variant, Workload::FirstByteFailed),
+            ]
+        };
+        // Without a proxy, nothing retries.
+        let [p50, p99, first, ..] = values(Variant::Direct);
+        let bases = [p50, p99, first, first, first].map(Option::unwrap_or_default);
         for variant in self.variants() {
-            let added = |of: &dyn Fn(Variant) -> Option<Summary>, base: Option<Summary>| {
-                let base = base.map_or(0.0, |base| base.best);
-                Some(format!("{:+.0}", of(variant)?.best - base))
-            };
-            let p50 = |variant| results.p50(variant, Workload::Alone);
-            let p99 = |variant| results.p99(variant, Workload::Alone);
-            let first = |variant| results.first_byte(variant, Workload::FirstByte);
-            let retried = |variant| results.first_byte(variant, Workload::FirstByteRetried);
-            let failed = |variant| results.first_byte(variant, Workload::FirstByteFailed);
-            if variant == Variant::Direct {
-                let own = [p50(variant), p99(variant), first(variant), None, None];
-                table.row(variant, own.map(|own| Some(format!("{:.0}", own?.best))));
-                continue;
-            }
-            table.row(
-                variant,
-                [
-                    added(&p50, p50(Variant::Direct)),
-                    added(&p99, p99(Variant::Direct)),
-                    added(&first, first(Variant::Direct)),
-                    added(&retried, first(Variant::Direct)),
-                    added(&failed, first(Variant::Direct)),
-                ],
-            );
+            let cells = values(variant).into_iter().zip(bases);
+            let cells = cells.map(|(value, base)| match variant {
+                Variant::Direct => Some(format!("{:.0}", value?)),
+                _ => Some(format!("{:+.0}", value? - base)),
+            });
+            table.row(variant, cells);
         }
         table
     }

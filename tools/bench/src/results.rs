@@ -206,9 +206,11 @@ impl Results {
         self.least(variant, workload, |slice| Some(micros(slice.p99)))
     }
 
-    /// The median time to the first byte of an answer's body, in microseconds.
-    pub fn first_byte(&self, variant: Variant, workload: Workload) -> Option<Summary> {
-        self.least(variant, workload, |slice| Some(micros(slice.first_byte)))
+    /// The median time to the first byte of an answer's body, in microseconds. A slice has only some streams, so its own median
+    /// varies too much for a comparison of best slices.
+    pub fn first_byte(&self, variant: Variant, workload: Workload) -> Option<f64> {
+        let summary = self.least(variant, workload, |slice| Some(micros(slice.first_byte)));
+        summary.map(|summary| summary.median)
     }
 
     /// The highest CPU use of the proxy in any slice, as a share of one core.

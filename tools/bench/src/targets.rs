@@ -134,7 +134,7 @@ impl Goal {
 
     /// The measured value, if it was measured.
     pub fn measured(self, results: &Results, variant: Variant) -> Option<f64> {
-        let first_byte = |variant, workload| Some(results.first_byte(variant, workload)?.best);
+        let first_byte = |variant, workload| results.first_byte(variant, workload);
         let rate = |variant, workload| Some(results.rate(variant, workload)?.best);
         let rest = |variant| Some(results.rest.get(&variant)?.now as f64 / 1e6);
         let growth = |variant| {

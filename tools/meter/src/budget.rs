@@ -48,7 +48,7 @@ impl Budget {
     /// The differences between the cost of `path` and its budget.
     ///
     /// Calls and bytes follow from the source, so they must equal the budget: a fall must be written down, or it could
-    /// rise again unnoticed. Instructions also depend on the compiler, so they may be lower, but not by much.
+    /// rise again unnoticed. Instructions and code also depend on the compiler, so they may be lower, but not by much.
     pub fn judge(&self, path: &str, cost: Quantities) -> Vec<String> {
         let section = format!("[paths.{path:?}]");
         let Some(budget) = self.paths.get(path) else {
@@ -63,13 +63,14 @@ impl Budget {
         let exact = exact
             .into_iter()
             .filter_map(|(name, is, may)| changed(&section, name, is, may));
-        let limit = left(
-            &section,
-            "instructions",
-            cost.instructions,
-            budget.instructions,
-        );
-        exact.chain(limit).collect()
+        let limits = [
+            ("instructions", cost.instructions, budget.instructions),
+            ("code", cost.code, budget.code),
+        ];
+        let limits = limits
+            .into_iter()
+            .filter_map(|(name, is, may)| left(&section, name, is, may));
+        exact.chain(limits).collect()
     }
 
     /// The difference between the module's size and its budget.
@@ -155,6 +156,7 @@ mod tests {
         bytes_in = 100
         bytes_out = 200
         instructions = 5000
+        code = 900
     "#;
 
     fn judged(change: impl FnOnce(&mut Quantities)) -> Vec<String> {
@@ -169,6 +171,7 @@ mod tests {
         assert!(judged(|_| {}).is_empty());
         // Another compiler makes other instructions from the same source.
         assert!(judged(|cost| cost.instructions = 4000).is_empty());
+        assert!(judged(|cost| cost.code = 800).is_empty());
     }
 
     #[test]
@@ -176,8 +179,9 @@ mod tests {
         let messages = judged(|cost| {
             cost.host_calls = 12;
             cost.instructions = 5001;
+            cost.code = 901;
         });
-        assert_eq!(messages.len(), 2);
+        assert_eq!(messages.len(), 3);
         assert!(
             messages[0].starts_with("host_calls rose from 10 to 12, by 2 (20.0 %).")
                 && messages[0]
@@ -185,6 +189,7 @@ mod tests {
             "{messages:?}"
         );
         assert!(messages[1].starts_with("instructions rose from 5000 to 5001, by 1 (0.0 %)."));
+        assert!(messages[2].starts_with("code rose from 900 to 901, by 1 (0.1 %)."));
     }
 
     #[test]

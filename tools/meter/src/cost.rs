@@ -16,6 +16,8 @@ pub struct Cost {
     pub host_calls: BTreeMap<&'static str, Count>,
     /// Instructions by function.
     pub functions: BTreeMap<String, u64>,
+    /// Bytes of executed code by function.
+    pub code: BTreeMap<String, u64>,
 }
 
 impl Cost {
@@ -27,6 +29,7 @@ impl Cost {
         Self {
             callbacks: counted.callbacks,
             functions: counted.functions,
+            code: counted.code,
             host_calls: counts
                 .filter(|(name, _)| !name.starts_with("proxy_on_"))
                 .collect(),
@@ -43,6 +46,7 @@ impl Cost {
             bytes_in: calls.clone().map(|count| count.bytes_in).sum(),
             bytes_out: calls.map(|count| count.bytes_out).sum(),
             instructions: spent.map(|spent| spent.instructions).sum(),
+            code: self.code.values().sum(),
         }
     }
 }
@@ -61,6 +65,9 @@ pub struct Quantities {
     pub bytes_out: u64,
     /// WebAssembly instructions. A copy of memory is one instruction, whatever its size.
     pub instructions: u64,
+    /// Bytes of the module's code that are executed at least once. If other programs have used the CPU's caches since the last
+    /// request, the CPU loads all of it from memory.
+    pub code: u64,
 }
 
 impl fmt::Display for Quantities {
@@ -70,12 +77,14 @@ impl fmt::Display for Quantities {
         writeln!(f, "host_calls = {}", self.host_calls)?;
         writeln!(f, "bytes_in = {}", self.bytes_in)?;
         writeln!(f, "bytes_out = {}", self.bytes_out)?;
-        writeln!(f, "instructions = {}", self.instructions)
+        writeln!(f, "instructions = {}", self.instructions)?;
+        writeln!(f, "code = {}", self.code)
     }
 }
 
 impl fmt::Display for Cost {
-    /// Three tables: callbacks with their instructions, host calls with their bytes, and the most expensive functions.
+    /// Three tables: callbacks with their instructions, host calls with their bytes, and the functions with the most
+    /// instructions and the most code.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
@@ -101,19 +110,19 @@ impl fmt::Display for Cost {
                 count.calls, count.bytes_in, count.bytes_out
             )?;
         }
-        self.show_functions(f)
+        writeln!(f, "  instructions by function, those it calls left out")?;
+        show_largest(&self.functions, f)?;
+        writeln!(f, "  bytes of executed code by function")?;
+        show_largest(&self.code, f)
     }
 }
 
-impl Cost {
-    fn show_functions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: usize = 12;
-        let mut functions: Vec<_> = self.functions.iter().collect();
-        functions.sort_by_key(|(_, instructions)| std::cmp::Reverse(**instructions));
-        writeln!(f, "  instructions by function, those it calls left out")?;
-        for (name, instructions) in functions.into_iter().take(SHOWN) {
-            writeln!(f, "  {instructions:>9}  {name}")?;
-        }
-        Ok(())
+fn show_largest(functions: &BTreeMap<String, u64>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    const SHOWN: usize = 12;
+    let mut functions: Vec<_> = functions.iter().collect();
+    functions.sort_by_key(|(_, number)| std::cmp::Reverse(**number));
+    for (name, number) in functions.into_iter().take(SHOWN) {
+        writeln!(f, "  {number:>9}  {name}")?;
     }
+    Ok(())
 }

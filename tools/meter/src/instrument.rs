@@ -1,7 +1,7 @@
-//! Adds counters to a module, so that it counts its executed instructions.
+//! Adds counters to a module, so that it counts its executed instructions and notes its executed code.
 
-use walrus::ir::{self, BinaryOp, Instr, InstrLocId, InstrSeqId, Visitor};
-use walrus::{ConstExpr, FunctionId, GlobalId, Module, ValType};
+use walrus::ir::{self, BinaryOp, Instr, InstrLocId, InstrSeqId, Value, Visitor};
+use walrus::{ConstExpr, FunctionId, GlobalId, LocalFunction, Module, ValType};
 
 use crate::module::Function;
 
@@ -10,22 +10,52 @@ pub(crate) fn counter(index: usize) -> String {
     format!("instructions of {index}")
 }
 
-/// The module with a counter for each function, and the functions' names in the counters' order.
+/// The export that is 1 once a piece was executed.
+pub(crate) fn mark(index: usize) -> String {
+    format!("mark of {index}")
+}
+
+/// A module with counters.
+pub(crate) struct Instrumented {
+    pub(crate) bytes: Vec<u8>,
+    /// The functions' names, in the order of their counters.
+    pub(crate) functions: Vec<String>,
+    /// The pieces, in the order of their marks.
+    pub(crate) pieces: Vec<Piece>,
+}
+
+/// Instructions of which all are executed or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// The index of its function.
+    pub(crate) function: usize,
+    /// Its size in the module's file.
+    pub(crate) bytes: u64,
+}
+
+/// The module with a counter for each function and a mark for each piece.
 ///
 /// # Panics
 /// When the bytes are not a module.
-pub(crate) fn instrument(bytes: &[u8]) -> (Vec<u8>, Vec<String>) {
+pub(crate) fn instrument(bytes: &[u8]) -> Instrumented {
     let mut module = Module::from_buffer(bytes).expect("the module is WebAssembly");
     let functions: Vec<_> = module.funcs.iter_local().map(|(id, _)| id).collect();
-    let names = functions.into_iter().enumerate().map(|(index, function)| {
-        let zero = ConstExpr::Value(ir::Value::I64(0));
-        let global = module.globals.add_local(ValType::I64, true, false, zero);
-        module.exports.add(&counter(index), global);
-        count(&mut module, function, global);
-        name(module.funcs.get(function))
-    });
-    let names = names.collect();
-    (module.emit_wasm(), names)
+    let mut pieces = Vec::new();
+    for (index, function) in functions.iter().enumerate() {
+        let counter = global(&mut module, &counter(index), Value::I64(0));
+        for bytes in count(&mut module, *function, counter, pieces.len()) {
+            let function = index;
+            pieces.push(Piece { function, bytes });
+        }
+    }
+    let names = functions.into_iter().map(|id| name(module.funcs.get(id)));
+    let functions = names.collect();
+    let bytes = module.emit_wasm();
+    Instrumented {
+        bytes,
+        functions,
+        pieces,
+    }
 }
 
 /// The function with the largest body.
@@ -48,12 +78,26 @@ fn name(function: &walrus::Function) -> String {
     format!("{:#}", rustc_demangle::demangle(mangled))
 }
 
-fn count(module: &mut Module, function: FunctionId, counter: GlobalId) {
-    let function = module.funcs.get_mut(function).kind.unwrap_local_mut();
-    let mut sequences = Sequences::default();
-    ir::dfs_in_order(&mut sequences, function, function.entry_block());
-    for sequence in sequences.0 {
-        let instructions = &mut function.block_mut(sequence).instrs;
+/// A new variable with this value, exported under this name.
+fn global(module: &mut Module, name: &str, value: Value) -> GlobalId {
+    let kind = match value {
+        Value::I32(_) => ValType::I32,
+        _ => ValType::I64,
+    };
+    let global = (module.globals).add_local(kind, true, false, ConstExpr::Value(value));
+    module.exports.add(name, global);
+    global
+}
+
+/// Adds the counter to a function, and a mark to each of its pieces, the first of which has this index. Returns the
+/// pieces' sizes.
+fn count(module: &mut Module, function: FunctionId, counter: GlobalId, first: usize) -> Vec<u64> {
+    let body = module.funcs.get(function).kind.unwrap_local();
+    let (sequences, sizes) = (Sequences::of(body), Sizes::of(body));
+    let mut pieces = Vec::new();
+    for sequence in sequences {
+        let body = module.funcs.get_mut(function).kind.unwrap_local_mut();
+        let mut instructions = std::mem::take(&mut body.block_mut(sequence).instrs);
         let mut counted = Vec::with_capacity(instructions.len() * 2);
         // Between two points of control flow, all instructions are executed or none.
         while !instructions.is_empty() {
@@ -62,13 +106,18 @@ fn count(module: &mut Module, function: FunctionId, counter: GlobalId) {
             let straight: Vec<_> = instructions.drain(..length).collect();
             let executed = straight.iter().filter(|(i, _)| !is_mark(i)).count();
             if executed > 0 {
-                let add = add_to(counter, executed as i64);
-                counted.extend(add.map(|instruction| (instruction, InstrLocId::default())));
+                let mark = global(module, &mark(first + pieces.len()), Value::I32(0));
+                pieces.push(straight.iter().map(|(_, at)| sizes.at(*at)).sum());
+                let added = add_to(counter, executed as i64).into_iter();
+                let added = added.chain(set(mark));
+                counted.extend(added.map(|instruction| (instruction, InstrLocId::default())));
             }
             counted.extend(straight);
         }
-        *instructions = counted;
+        let body = module.funcs.get_mut(function).kind.unwrap_local_mut();
+        body.block_mut(sequence).instrs = counted;
     }
+    pieces
 }
 
 /// Whether the following instructions of the sequence may be skipped after this one.
@@ -91,8 +140,16 @@ fn is_mark(instruction: &Instr) -> bool {
     matches!(instruction, Instr::Block(_) | Instr::Loop(_))
 }
 
+fn set(mark: GlobalId) -> [Instr; 2] {
+    let value = Value::I32(1);
+    [
+        ir::Const { value }.into(),
+        ir::GlobalSet { global: mark }.into(),
+    ]
+}
+
 fn add_to(counter: GlobalId, number: i64) -> [Instr; 4] {
-    let value = ir::Value::I64(number);
+    let value = Value::I64(number);
     let op = BinaryOp::I64Add;
     [
         ir::GlobalGet { global: counter }.into(),
@@ -106,9 +163,49 @@ fn add_to(counter: GlobalId, number: i64) -> [Instr; 4] {
 #[derive(Default)]
 struct Sequences(Vec<InstrSeqId>);
 
+impl Sequences {
+    fn of(function: &LocalFunction) -> Vec<InstrSeqId> {
+        let mut sequences = Self::default();
+        ir::dfs_in_order(&mut sequences, function, function.entry_block());
+        sequences.0
+    }
+}
+
 impl<'a> Visitor<'a> for Sequences {
     fn start_instr_seq(&mut self, sequence: &'a ir::InstrSeq) {
         self.0.push(sequence.id());
+    }
+}
+
+/// The positions of a function's instructions in the module's file, in ascending order.
+#[derive(Default)]
+struct Sizes(Vec<u32>);
+
+impl Sizes {
+    fn of(function: &LocalFunction) -> Self {
+        let mut positions = Self::default();
+        ir::dfs_in_order(&mut positions, function, function.entry_block());
+        positions.0.sort_unstable();
+        positions
+    }
+
+    /// The size of the instruction at this position: the distance to the next one. 0 if either is missing.
+    fn at(&self, position: InstrLocId) -> u64 {
+        if position.is_default() {
+            return 0;
+        }
+        let position = position.data();
+        let next = self.0.partition_point(|other| *other <= position);
+        let size = self.0.get(next).map_or(0, |next| next - position);
+        u64::from(size)
+    }
+}
+
+impl<'a> Visitor<'a> for Sizes {
+    fn visit_instr(&mut self, _: &'a Instr, position: &'a InstrLocId) {
+        if !position.is_default() {
+            self.0.push(position.data());
+        }
     }
 }
 
@@ -149,8 +246,12 @@ mod tests {
         body.i32_const(4).drop();
         let function = function.finish(vec![leave], &mut module.funcs);
         module.exports.add("run", function);
-        let (bytes, names) = instrument(&module.emit_wasm());
-        assert_eq!(names.len(), 1);
+        let Instrumented {
+            bytes,
+            functions,
+            pieces,
+        } = instrument(&module.emit_wasm());
+        assert_eq!(functions.len(), 1);
 
         let engine = wasmi::Engine::default();
         let module = wasmi::Module::new(&engine, &bytes).unwrap();
@@ -159,10 +260,19 @@ mod tests {
         let instance = instance.instantiate_and_start(&mut store, &module).unwrap();
         let run = instance.get_typed_func::<i32, ()>(&store, "run").unwrap();
         let counted = instance.get_global(&store, &counter(0)).unwrap();
-        for (leaves, executed) in [(1, 6), (0, 10)] {
+        let code = |store: &wasmi::Store<()>| -> u64 {
+            let executed = pieces.iter().enumerate().filter(|(index, _)| {
+                let mark = instance.get_global(store, &mark(*index)).unwrap();
+                mark.get(store).i32() == Some(1)
+            });
+            executed.map(|(_, piece)| piece.bytes).sum()
+        };
+        // Code counts once, however often it is executed. The last `drop` counts nothing, because no instruction follows it.
+        for (leaves, executed, bytes) in [(1, 6, 11), (0, 10, 18), (1, 6, 18)] {
             counted.set(&mut store, wasmi::Val::I64(0)).unwrap();
             run.call(&mut store, leaves).unwrap();
             assert_eq!(counted.get(&store).i64(), Some(executed));
+            assert_eq!(code(&store), bytes);
         }
     }
 }

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use wasmi::errors::LinkerError;
 use wasmi::{Caller, Engine, Global, Instance, Linker, Module, Store, Val};
 
-use crate::{imports, instrument, wasi};
+use crate::instrument::{self, Instrumented, Piece};
+use crate::{imports, wasi};
 
 /// The environment variable that names the module's file; `cargo xtask test` sets it.
 pub const VARIABLE: &str = "AOAI_WASM";
@@ -23,13 +24,15 @@ thread_local! {
     static COUNTS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The executed instructions, by place.
+/// The executed instructions, by place, and the executed code.
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
     /// By callback.
     pub callbacks: BTreeMap<&'static str, Spent>,
     /// By function, without the functions that it calls.
     pub functions: BTreeMap<String, u64>,
+    /// The bytes of code that were executed at least once, by function.
+    pub code: BTreeMap<String, u64>,
 }
 
 impl Counted {
@@ -37,6 +40,7 @@ impl Counted {
         Self {
             callbacks: BTreeMap::new(),
             functions: BTreeMap::new(),
+            code: BTreeMap::new(),
         }
     }
 }
@@ -64,6 +68,8 @@ struct Running {
     instance: Instance,
     /// A counter for each function, with the function's name.
     counters: Vec<(String, Global)>,
+    /// A mark for each piece.
+    pieces: Vec<(Piece, Global)>,
 }
 
 impl Running {
@@ -71,7 +77,11 @@ impl Running {
         let engine = Engine::default();
         let path = path();
         let bytes = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let (bytes, functions) = instrument::instrument(&bytes);
+        let Instrumented {
+            bytes,
+            functions,
+            pieces,
+        } = instrument::instrument(&bytes);
         let module = Module::new(&engine, &bytes).expect("the module is WebAssembly");
         let mut store = Store::new(&engine, ());
         let mut linker = Linker::new(&engine);
@@ -98,10 +108,16 @@ impl Running {
             (name, counter.expect("every function has a counter"))
         });
         let counters = counters.collect();
+        let pieces = pieces.into_iter().enumerate().map(|(index, piece)| {
+            let mark = instance.get_global(&store, &instrument::mark(index));
+            (piece, mark.expect("every piece has a mark"))
+        });
+        let pieces = pieces.collect();
         Self {
             store,
             instance,
             counters,
+            pieces,
         }
     }
 
@@ -125,6 +141,22 @@ impl Running {
             let reset = counter.set(&mut self.store, Val::I64(0));
             reset.expect("counters can be set");
         }
+        for (_, mark) in &self.pieces {
+            let reset = mark.set(&mut self.store, Val::I32(0));
+            reset.expect("marks can be set");
+        }
+    }
+
+    /// The executed code, by function.
+    fn code(&self) -> BTreeMap<String, u64> {
+        let mut code = BTreeMap::new();
+        for (piece, mark) in &self.pieces {
+            if mark.get(&self.store).i32() == Some(1) {
+                let (function, _) = &self.counters[piece.function];
+                *code.entry(function.clone()).or_default() += piece.bytes;
+            }
+        }
+        code
     }
 
     /// Adds the counters' values to the callback that has just run.
@@ -182,7 +214,11 @@ pub(crate) fn count(act: impl FnOnce()) -> Counted {
     COUNTS.set(true);
     act();
     COUNTS.set(false);
-    COUNTED.with_borrow_mut(std::mem::take)
+    let code = RUNNING.with_borrow(|running| running.as_ref().map(Running::code));
+    Counted {
+        code: code.unwrap_or_default(),
+        ..COUNTED.with_borrow_mut(std::mem::take)
+    }
 }
 
 /// The module's memory in bytes.

@@ -43,7 +43,7 @@ fn check_path(bytes: &[u8]) {
     let tags = Tags::new(HOSTS).expect("different tags");
     for method in ["GET", "POST"] {
         let headers = [(&b":method"[..], method.as_bytes()), (b":path", bytes)];
-        let request = Request::read(headers.into_iter(), &tags);
+        let request = Request::of(headers.into_iter(), &tags);
         let Ok(path) = std::str::from_utf8(bytes) else {
             assert!(!request.has_path && request.clean_path.is_none());
             continue;
@@ -74,7 +74,7 @@ fn check_protocols(lines: &[&[u8]]) {
     let headers = lines
         .iter()
         .map(|line| (&b"sec-websocket-protocol"[..], *line));
-    let request = Request::read(headers, &Tags::default());
+    let request = Request::of(headers, &Tags::default());
     let texts: Vec<_> = lines
         .iter()
         .flat_map(|line| std::str::from_utf8(line))
