@@ -5,13 +5,12 @@
 //! lines are `data:` and JSON, line by line. A malformed line affects only itself.
 //!
 //! The values of `metadata`, `attributes` and JSON Schemas are the client's own and are never reported. Neither is
-//! anything nested deeper than [`MAX_DEPTH`].
+//! anything nested deeper than [`MAX_DEPTH`](super::nesting::MAX_DEPTH).
 
 use super::key::{self, Key, KeyReader, Meaning};
-use crate::text::{copy_to, find, ByteSet};
-
-/// The depth up to which nesting is read. The ids of Azure OpenAI's APIs are within the first ten levels.
-pub const MAX_DEPTH: usize = 32;
+use super::nesting::{Level, Nesting};
+use super::word::{begins_word, bool_of, may_be_json, Word, ENDS_SCALAR};
+use crate::text::find;
 
 /// A token of interest. Positions count from the start of the current chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,10 +49,7 @@ pub struct Lexer {
     key: KeyReader,
     /// The meaning of the last key for its value.
     meaning: Option<Meaning>,
-    levels: [Level; MAX_DEPTH],
-    depth: usize,
-    /// The depth from which levels are only counted.
-    unread_from: Option<usize>,
+    nesting: Nesting,
     line_begins: bool,
     flawed: bool,
     #[cfg(test)]
@@ -77,24 +73,6 @@ enum State {
         escaped: bool,
     },
     InScalar(Word),
-}
-
-/// A number, `true`, `false` or `null`, as far as it was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Word {
-    key: Option<Key>,
-    /// The first bytes, one more than the longest word of JSON has.
-    bytes: [u8; 6],
-    length: usize,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Level {
-    #[default]
-    Object,
-    List {
-        of_ids: bool,
-    },
 }
 
 impl Lexer {
@@ -127,7 +105,7 @@ impl Lexer {
             State::InScalar(word) => may_be_json(word.text()),
             _ => false,
         };
-        ended && self.depth == 0 && !self.flawed
+        ended && self.nesting.depth() == 0 && !self.flawed
     }
 
     /// Reads on in a string, at most to its end. Returns the number of bytes that it read.
@@ -184,7 +162,7 @@ impl Lexer {
         if matches!(byte, b'\n' | b'\r') {
             self.reset();
         } else if self.key.push(*byte) {
-            self.end_key(self.key.meaning(self.depth == 1), report);
+            self.end_key(self.key.meaning(self.nesting.depth() == 1), report);
         }
         plain.saturating_add(1)
     }
@@ -273,8 +251,8 @@ impl Lexer {
             }
             b',' => {
                 self.expect(State::After);
-                self.flawed |= self.depth == 0;
-                self.state = match self.level() {
+                self.flawed |= self.nesting.depth() == 0;
+                self.state = match self.nesting.level() {
                     Some(Level::Object) => State::Key,
                     _ => State::Value,
                 };
@@ -284,7 +262,7 @@ impl Lexer {
                     self.reset();
                     self.line_begins = false;
                 }
-                if self.depth == 0 && self.flawed {
+                if self.nesting.depth() == 0 && self.flawed {
                     // This is part of an event's name or a comment. Only an object, a list or a string matters here.
                     self.state = State::After;
                     let passed = find(after, [b'{', b'[', b'"']).unwrap_or(after.len());
@@ -319,7 +297,7 @@ impl Lexer {
                 self.state = State::InKey;
                 return bytes.len() - behind.len() - key.len();
             };
-            let meaning = key::meaning(key, self.depth == 1);
+            let meaning = key::meaning(key, self.nesting.depth() == 1);
             let value = behind.strip_prefix(b":");
             let plain = value.filter(|_| meaning == Meaning::Other);
             let Some(behind) = plain.and_then(pass_plain) else {
@@ -337,43 +315,26 @@ impl Lexer {
 
     fn open(&mut self, level: Level) {
         let clients_own = self.state == State::Value
-            && self.level() == Some(Level::Object)
+            && self.nesting.level() == Some(Level::Object)
             && self.meaning == Some(Meaning::ClientsOwn);
         self.expect(State::Value);
-        match self.levels.get_mut(self.depth) {
-            Some(slot) => *slot = level,
-            None => self.unread_from = self.unread_from.or(Some(self.depth)),
-        }
-        if clients_own {
-            self.unread_from = self.unread_from.or(Some(self.depth));
-        }
-        self.depth = self.depth.saturating_add(1);
-        self.state = match self.level() {
+        self.nesting.open(level, !clients_own);
+        self.state = match self.nesting.level() {
             Some(Level::Object) => State::Key,
             _ => State::Value,
         };
     }
 
     fn close(&mut self, byte: u8) {
-        if let Some(level) = self.level() {
+        if let Some(level) = self.nesting.level() {
             self.flawed |= (level == Level::Object) != (byte == b'}');
         }
         // An empty object or list closes where an element could begin. A trailing comma is accepted.
-        let value_missing = self.state == State::Value && self.level() == Some(Level::Object);
-        self.flawed |= self.state == State::Colon || value_missing || self.depth == 0;
-        self.depth = self.depth.saturating_sub(1);
-        if self.unread_from.is_some_and(|from| self.depth <= from) {
-            self.unread_from = None;
-        }
+        let value_missing =
+            self.state == State::Value && self.nesting.level() == Some(Level::Object);
+        self.flawed |= self.state == State::Colon || value_missing || self.nesting.depth() == 0;
+        self.nesting.close();
         self.state = State::After;
-    }
-
-    /// The current level, if it is read.
-    fn level(&self) -> Option<Level> {
-        match self.unread_from {
-            Some(_) => None,
-            None => self.levels.get(self.depth.checked_sub(1)?).copied(),
-        }
     }
 
     /// The key of a value at this position.
@@ -381,7 +342,7 @@ impl Lexer {
         if self.state != State::Value {
             return None;
         }
-        match (self.level()?, self.meaning) {
+        match (self.nesting.level()?, self.meaning) {
             (Level::Object, Some(Meaning::Key(key))) => Some(key),
             (Level::List { of_ids: true }, _) => Some(Key::ObjectId),
             _ => None,
@@ -390,53 +351,17 @@ impl Lexer {
 
     /// Notes a flaw if another token was expected. Levels that are only counted expect nothing.
     fn expect(&mut self, state: State) {
-        self.flawed |= self.state != state && self.unread_from.is_none();
+        self.flawed |= self.state != state && self.nesting.is_read();
     }
 
     fn reset(&mut self) {
-        // Other fields have no meaning after this. Resetting all of them would take longer than reading a line.
+        // `key` means nothing in this state.
         self.state = State::default();
         self.meaning = None;
-        self.depth = 0;
-        self.unread_from = None;
+        self.nesting.reset();
         self.flawed = true;
         self.line_begins = true;
     }
-}
-
-impl Word {
-    fn new(key: Option<Key>) -> Self {
-        Self {
-            key,
-            bytes: [0; 6],
-            length: 0,
-        }
-    }
-
-    fn extend(&mut self, bytes: &[u8]) {
-        copy_to(&mut self.bytes, self.length, bytes);
-        self.length = self.length.saturating_add(bytes.len());
-    }
-
-    /// The first bytes, which suffice to distinguish it from every word of JSON.
-    fn text(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or(&self.bytes)
-    }
-}
-
-fn bool_of(word: &[u8]) -> Option<bool> {
-    match word {
-        b"true" => Some(true),
-        b"false" => Some(false),
-        _ => None,
-    }
-}
-
-fn may_be_json(word: &[u8]) -> bool {
-    matches!(
-        word,
-        [b'-' | b'0'..=b'9', ..] | b"true" | b"false" | b"null"
-    )
 }
 
 /// The number of leading bytes that are plain text of a string.
@@ -461,16 +386,9 @@ fn pass_plain(value: &[u8]) -> Option<&[u8]> {
 /// The bytes of a string that are not plain text: its end, an escape, or a line break, which is an error.
 const MARKS: [u8; 4] = [b'"', b'\\', b'\n', b'\r'];
 
-/// The bytes that end a number or a word.
-const ENDS_SCALAR: ByteSet = ByteSet::of(b" \t\n\r{}[]\":,");
-
-/// Whether no JSON value begins with this letter. `true`, `false` and `null` are the only words.
-fn begins_word(byte: u8) -> bool {
-    byte.is_ascii_alphabetic() && !matches!(byte, b't' | b'f' | b'n')
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::nesting::MAX_DEPTH;
     use super::*;
     use crate::prelude::*;
 

@@ -7,5 +7,7 @@
 
 pub mod key;
 pub mod lexer;
+pub mod nesting;
 pub mod scan;
 pub mod tagger;
+mod word;

@@ -103,10 +103,10 @@ impl Report {
     }
 
     /// The largest relative difference between the two plain Envoys.
-    fn noise(&self) -> Option<Summary> {
+    fn noise(&self, workloads: &[Workload]) -> Option<Summary> {
         let (envoy, again) = (Variant::Envoy, Variant::EnvoyAgain);
-        let ratios = BODIES.iter();
-        let ratios = ratios.filter_map(|body| self.results.cpu_beside(envoy, again, *body));
+        let ratios = workloads.iter();
+        let ratios = ratios.filter_map(|on| self.results.cpu_beside(envoy, again, *on));
         let differences = ratios.map(|ratio| Summary {
             best: (ratio.best - 1.0).abs(),
             median: (ratio.median - 1.0).abs(),
@@ -386,10 +386,16 @@ impl Report {
             text.push_str(&remark);
             text.push('\n');
         };
-        if let Some(noise) = self.noise() {
+        for (name, workloads) in [
+            ("plain requests", &BODIES[..]),
+            ("streams", &[Workload::Streams]),
+        ] {
+            let Some(noise) = self.noise(workloads) else {
+                continue;
+            };
             line(format!(
-                "Noise: two plain Envoys with the same configuration differ by up to {:.0} % in their best slices, and by up to {:.0} % in the \
-                median of the rounds. Smaller differences mean nothing.",
+                "Noise of {name}: two plain Envoys with the same configuration differ by up to {:.0} % in their best slices, and by up \
+                to {:.0} % in the median of the rounds. Smaller differences mean nothing.",
                 noise.best * 100.0,
                 noise.median * 100.0
             ));

@@ -39,6 +39,8 @@ pub use crate::behaviour::{
 };
 pub use crate::imds::{Assertion, Expires, ImdsAnswer, ImdsBehaviour, ImdsHandle};
 pub use crate::server::Break;
-pub use crate::settings::{Auth, BackendSettings, EntraSettings, ImdsSettings, Settings, Tls};
+pub use crate::settings::{
+    Auth, BackendSettings, ContentFilter, EntraSettings, ImdsSettings, Settings, Tls,
+};
 pub use crate::simulator::Simulator;
 pub use crate::tokens::TokenCheck;

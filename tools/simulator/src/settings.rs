@@ -59,6 +59,8 @@ pub struct BackendSettings {
     pub deployments: Option<Vec<String>>,
     /// The APIs that its region does not offer.
     pub not_enabled: Vec<Api>,
+    /// The mode of the content filter for streamed chats.
+    pub content_filter: ContentFilter,
     /// The beginning of its paths, before `/openai`, such as a Foundry project's.
     pub base_path: String,
     /// The identities that have a role on this resource, by the ids in requests for tokens; `None` for all.
@@ -76,10 +78,23 @@ impl BackendSettings {
             api_key: None,
             deployments: None,
             not_enabled: Vec::new(),
+            content_filter: ContentFilter::default(),
             base_path: String::new(),
             identities: None,
         }
     }
+}
+
+/// The [mode] of Azure's content filter for streamed chats.
+///
+/// [mode]: https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-streaming
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ContentFilter {
+    /// Content is checked before it is sent.
+    #[default]
+    Buffered,
+    /// Content is sent at once. The results follow in annotations, the last one after the tokens.
+    Asynchronous,
 }
 
 /// Whether a backend's listener speaks TLS.

@@ -233,12 +233,7 @@ impl Start<'_> {
         };
         let backend = Backend {
             name: name.clone(),
-            resource: Resource::new(
-                name,
-                settings.deployments.clone(),
-                settings.not_enabled.clone(),
-                objects,
-            ),
+            resource: Resource::new(settings, objects),
             api_key: settings.api_key.clone(),
             base_path: settings.base_path.clone(),
             identities: settings.identities.clone(),

@@ -3,8 +3,8 @@
 mod common;
 
 use common::{call, chat, form, send, simulator, started, upload, Answer, CHAT, KEY, STREAM};
-use serde_json::Value;
-use simulator::{Api, BackendSettings};
+use serde_json::{json, Value};
+use simulator::{Api, BackendSettings, ContentFilter};
 
 /// The data of a stream's events.
 fn events(answer: &Answer) -> Vec<Value> {
@@ -102,6 +102,29 @@ fn usage_is_streamed_on_request() {
     let last = &frames[frames.len() - 2];
     assert_eq!(last["usage"]["completion_tokens"], 20);
     assert!(last["choices"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn an_asynchronous_content_filter_reports_after_the_tokens() {
+    let simulator = started(vec![BackendSettings {
+        api_key: Some(KEY.to_owned()),
+        content_filter: ContentFilter::Asynchronous,
+        ..BackendSettings::new("east")
+    }]);
+    let answer = chat(
+        &simulator,
+        "east",
+        r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
+    );
+    let frames = events(&answer);
+    let [usage, annotation, done] = frames.last_chunk().unwrap();
+    assert_eq!(usage["usage"]["completion_tokens"], 20);
+    assert!(annotation["choices"][0]["content_filter_offsets"]["end_offset"].is_u64());
+    assert_eq!(
+        [&annotation["id"], &annotation["usage"]],
+        [&json!(""), &Value::Null]
+    );
+    assert_eq!(done, "[DONE]");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `cargo xtask budget`: the module's cost per request in instructions, host calls and bytes, beside its budget.
+//! `cargo xtask budget`: the module's cost per request in instructions, code, host calls and bytes, beside its budget.
 
 use anyhow::Result;
 use provision::process;

@@ -77,7 +77,7 @@ enum Command {
         #[arg(long, value_enum)]
         engine: Option<Engine>,
     },
-    /// Show the module's cost per request in instructions, host calls and bytes, beside the budget in tests/budget.toml
+    /// Show the module's cost per request in instructions, code, host calls and bytes, beside the budget in tests/budget.toml
     Budget,
     /// Run the targets of tests/fuzz with inputs that coverage guides, or with random inputs if there is no C++ compiler
     Fuzz {

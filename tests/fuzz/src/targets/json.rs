@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use azure_openai_balancer::core::json::key::Key;
-use azure_openai_balancer::core::json::lexer::MAX_DEPTH;
+use azure_openai_balancer::core::json::nesting::MAX_DEPTH;
 use azure_openai_balancer::core::state::objects::{Kind, ValueReader};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;

@@ -9,14 +9,14 @@ use crate::results::Results;
 use crate::variant::Variant;
 
 const COLUMNS: usize = 2;
-const PANEL_WIDTH: f64 = 420.0;
+const PANEL_WIDTH: f64 = 450.0;
 const PANEL_HEIGHT: f64 = 240.0;
 const TOP: f64 = 50.0;
 
 /// The margin left of the plot inside its panel, for the labels of the axis.
 const LEFT: f64 = 48.0;
 /// The margin right of the plot, for the labels of the lines.
-const RIGHT: f64 = 96.0;
+const RIGHT: f64 = 126.0;
 /// The margin above the plot, for the panel's title.
 const ABOVE: f64 = 28.0;
 /// The margin below the plot, for the labels of the points, their unit and the words on growth.

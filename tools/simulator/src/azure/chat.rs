@@ -6,6 +6,7 @@ use serde_json::{json, Value};
 use super::reply::Event;
 use super::{errors, Call, Reply, Resource};
 use crate::behaviour::Failure;
+use crate::settings::ContentFilter;
 use crate::tokens::now;
 
 /// A streamed word. Its letters outside ASCII can be split between frames.
@@ -123,11 +124,19 @@ impl Resource {
                 "content_filter_results": if finish.is_null() { filter_results() } else { json!({}) },
             }])
         };
-        let mut first = chunk(json!([]), Value::Null);
-        first["id"] = json!("");
-        first["object"] = json!("");
-        first["created"] = json!(0);
-        first["model"] = json!("");
+        // Events that only report the content filter's results name no chat.
+        let nameless = |mut chunk: Value| {
+            for (key, empty) in [
+                ("id", json!("")),
+                ("object", json!("")),
+                ("created", json!(0)),
+                ("model", json!("")),
+            ] {
+                chunk[key] = empty;
+            }
+            chunk
+        };
+        let mut first = nameless(chunk(json!([]), Value::Null));
         first["prompt_filter_results"] =
             json!([{ "prompt_index": 0, "content_filter_results": filter_results() }]);
         let mut events = vec![Event::data(first)];
@@ -149,6 +158,10 @@ impl Resource {
         )));
         if request.wants_usage() {
             events.push(Event::data(chunk(json!([]), usage(call, pieces))));
+        }
+        if self.content_filter == ContentFilter::Asynchronous {
+            let annotation = chunk(annotation(pieces), Value::Null);
+            events.push(Event::data(nameless(annotation)));
         }
         events.push(Event::done());
         events
@@ -243,4 +256,15 @@ fn usage(call: &Call<'_>, completion: u32) -> Value {
 fn filter_results() -> Value {
     let safe = json!({ "filtered": false, "severity": "safe" });
     json!({ "hate": safe, "self_harm": safe, "sexual": safe, "violence": safe })
+}
+
+/// The result of the asynchronous content filter for the whole text of a stream in this many pieces.
+fn annotation(pieces: u32) -> Value {
+    let end = u64::from(pieces) * WORD.len() as u64;
+    json!([{
+        "index": 0,
+        "finish_reason": null,
+        "content_filter_results": filter_results(),
+        "content_filter_offsets": { "check_offset": end, "start_offset": 0, "end_offset": end },
+    }])
 }

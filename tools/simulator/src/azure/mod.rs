@@ -34,28 +34,26 @@ pub(crate) use objects::Objects;
 pub(crate) use reply::{Event, Reply};
 
 use crate::behaviour::Failure;
+use crate::settings::{BackendSettings, ContentFilter};
 
 /// The state of one resource.
 pub(crate) struct Resource {
     name: String,
     deployments: Option<Vec<String>>,
     not_enabled: Vec<Api>,
+    content_filter: ContentFilter,
     objects: Arc<Objects>,
     next_id: AtomicU64,
 }
 
 impl Resource {
-    /// A backend called `name`, of the resource with these objects.
-    pub(crate) fn new(
-        name: &str,
-        deployments: Option<Vec<String>>,
-        not_enabled: Vec<Api>,
-        objects: Arc<Objects>,
-    ) -> Self {
+    /// A backend with these settings, of the resource with these objects.
+    pub(crate) fn new(settings: &BackendSettings, objects: Arc<Objects>) -> Self {
         Self {
-            name: name.to_owned(),
-            deployments,
-            not_enabled,
+            name: settings.name.clone(),
+            deployments: settings.deployments.clone(),
+            not_enabled: settings.not_enabled.clone(),
+            content_filter: settings.content_filter,
             objects,
             next_id: AtomicU64::new(1),
         }

@@ -1,9 +1,11 @@
-//! The host calls. No other file names them.
+//! The host calls. No other file but `abi.rs` names them.
 //!
 //! The SDK's wrappers panic on every status they do not expect, and a panic ends all streams of the worker. The
 //! functions here return a [`HostError`] instead. Only `dispatch_http_call` goes through the SDK, because the SDK's
 //! dispatcher must know the call.
 #![allow(unsafe_code)]
+
+mod abi;
 
 use std::cell::Cell;
 use std::fmt;
@@ -82,86 +84,6 @@ pub(crate) enum Half {
     Response = 1,
 }
 
-// proxy-wasm ABI 0.2.1. Statuses are plain integers, because a host may return one that the SDK's enum lacks.
-#[cfg_attr(target_arch = "wasm32", link(wasm_import_module = "env"))]
-extern "C" {
-    fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
-    fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
-    fn proxy_get_buffer_bytes(
-        buffer: u32,
-        start: usize,
-        max_size: usize,
-        data: *mut *mut u8,
-        size: *mut usize,
-    ) -> u32;
-    fn proxy_set_buffer_bytes(
-        buffer: u32,
-        start: usize,
-        size: usize,
-        data: *const u8,
-        data_size: usize,
-    ) -> u32;
-    fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
-    fn proxy_set_header_map_pairs(map: u32, data: *const u8, size: usize) -> u32;
-    fn proxy_get_header_map_value(
-        map: u32,
-        key: *const u8,
-        key_size: usize,
-        data: *mut *mut u8,
-        size: *mut usize,
-    ) -> u32;
-    fn proxy_replace_header_map_value(
-        map: u32,
-        key: *const u8,
-        key_size: usize,
-        value: *const u8,
-        value_size: usize,
-    ) -> u32;
-    fn proxy_remove_header_map_value(map: u32, key: *const u8, key_size: usize) -> u32;
-    fn proxy_get_property(
-        path: *const u8,
-        path_size: usize,
-        data: *mut *mut u8,
-        size: *mut usize,
-    ) -> u32;
-    fn proxy_set_property(
-        path: *const u8,
-        path_size: usize,
-        value: *const u8,
-        value_size: usize,
-    ) -> u32;
-    fn proxy_get_shared_data(
-        key: *const u8,
-        key_size: usize,
-        data: *mut *mut u8,
-        size: *mut usize,
-        cas: *mut u32,
-    ) -> u32;
-    fn proxy_set_shared_data(
-        key: *const u8,
-        key_size: usize,
-        value: *const u8,
-        value_size: usize,
-        cas: u32,
-    ) -> u32;
-    fn proxy_continue_stream(half: u32) -> u32;
-    fn proxy_close_stream(half: u32) -> u32;
-    fn proxy_send_local_response(
-        status: u32,
-        details: *const u8,
-        details_size: usize,
-        body: *const u8,
-        body_size: usize,
-        headers: *const u8,
-        headers_size: usize,
-        grpc_status: i32,
-    ) -> u32;
-    fn proxy_set_effective_context(context: u32) -> u32;
-    fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
-    fn proxy_increment_metric(id: u32, offset: i64) -> u32;
-    fn proxy_record_metric(id: u32, value: u64) -> u32;
-}
-
 fn check(call: &'static str, status: u32) -> Result<()> {
     match status {
         OK => Ok(()),
@@ -192,7 +114,7 @@ pub(crate) fn now() -> Timestamp {
     let mut nanos = 0;
     // SAFETY: the host writes one u64. The call cannot fail. If it did, the epoch would make every token look valid and
     // every wait overdue, which ends the wait.
-    unsafe { proxy_get_current_time_nanoseconds(&mut nanos) };
+    unsafe { abi::proxy_get_current_time_nanoseconds(&mut nanos) };
     Timestamp::from_millis(nanos / 1_000_000)
 }
 
@@ -200,7 +122,7 @@ pub(crate) fn now() -> Timestamp {
 pub(crate) fn entropy() -> u64 {
     let mut nanos = 0;
     // SAFETY: the host writes one u64. The call cannot fail, and any number serves.
-    unsafe { proxy_get_current_time_nanoseconds(&mut nanos) };
+    unsafe { abi::proxy_get_current_time_nanoseconds(&mut nanos) };
     nanos
 }
 
@@ -209,7 +131,7 @@ pub(crate) fn set_tick_period(period: Duration) -> Result<()> {
     let millis = u32::try_from(millis(period)).unwrap_or(u32::MAX);
     // SAFETY: no pointers.
     check("set_tick_period", unsafe {
-        proxy_set_tick_period_milliseconds(millis)
+        abi::proxy_set_tick_period_milliseconds(millis)
     })
 }
 
@@ -217,7 +139,7 @@ pub(crate) fn set_tick_period(period: Duration) -> Result<()> {
 pub(crate) fn buffer(buffer: Buffer, start: usize, max_size: usize) -> Result<Vec<u8>> {
     let found = bytes("get_buffer", |data, size| {
         // SAFETY: `data` and `size` are valid for writes.
-        unsafe { proxy_get_buffer_bytes(buffer as u32, start, max_size, data, size) }
+        unsafe { abi::proxy_get_buffer_bytes(buffer as u32, start, max_size, data, size) }
     })?;
     Ok(found.unwrap_or_default())
 }
@@ -226,7 +148,7 @@ pub(crate) fn buffer(buffer: Buffer, start: usize, max_size: usize) -> Result<Ve
 pub(crate) fn replace_buffer(buffer: Buffer, bytes: &[u8]) -> Result<()> {
     // SAFETY: `bytes` is valid for reads.
     check("set_buffer", unsafe {
-        proxy_set_buffer_bytes(buffer as u32, 0, usize::MAX, bytes.as_ptr(), bytes.len())
+        abi::proxy_set_buffer_bytes(buffer as u32, 0, usize::MAX, bytes.as_ptr(), bytes.len())
     })
 }
 
@@ -234,7 +156,7 @@ pub(crate) fn replace_buffer(buffer: Buffer, bytes: &[u8]) -> Result<()> {
 pub(crate) fn headers(map: Map) -> Result<HeaderMap> {
     let found = bytes("get_header_map_pairs", |data, size| {
         // SAFETY: `data` and `size` are valid for writes.
-        unsafe { proxy_get_header_map_pairs(map as u32, data, size) }
+        unsafe { abi::proxy_get_header_map_pairs(map as u32, data, size) }
     })?;
     Ok(HeaderMap::new(found.unwrap_or_default()))
 }
@@ -244,7 +166,7 @@ pub(crate) fn replace_headers(map: Map, headers: &[(&[u8], &[u8])]) -> Result<()
     let headers = HeaderMap::encode(headers);
     // SAFETY: `headers` is valid for reads.
     check("set_header_map_pairs", unsafe {
-        proxy_set_header_map_pairs(map as u32, headers.as_ptr(), headers.len())
+        abi::proxy_set_header_map_pairs(map as u32, headers.as_ptr(), headers.len())
     })
 }
 
@@ -252,7 +174,9 @@ pub(crate) fn replace_headers(map: Map, headers: &[(&[u8], &[u8])]) -> Result<()
 pub(crate) fn header(map: Map, name: &str) -> Result<Option<Vec<u8>>> {
     bytes("get_header_map_value", |data, size| {
         // SAFETY: `name` is valid for reads, `data` and `size` for writes.
-        unsafe { proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), data, size) }
+        unsafe {
+            abi::proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), data, size)
+        }
     })
 }
 
@@ -260,7 +184,7 @@ pub(crate) fn header(map: Map, name: &str) -> Result<Option<Vec<u8>>> {
 pub(crate) fn set_header(map: Map, name: &str, value: &str) -> Result<()> {
     // SAFETY: `name` and `value` are valid for reads.
     check("replace_header_map_value", unsafe {
-        proxy_replace_header_map_value(
+        abi::proxy_replace_header_map_value(
             map as u32,
             name.as_ptr(),
             name.len(),
@@ -274,7 +198,7 @@ pub(crate) fn set_header(map: Map, name: &str, value: &str) -> Result<()> {
 pub(crate) fn remove_header(map: Map, name: &str) -> Result<()> {
     // SAFETY: `name` is valid for reads.
     check("remove_header_map_value", unsafe {
-        proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len())
+        abi::proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len())
     })
 }
 
@@ -282,7 +206,7 @@ pub(crate) fn remove_header(map: Map, name: &str) -> Result<()> {
 pub(crate) fn property(path: &str) -> Result<Option<Vec<u8>>> {
     bytes("get_property", |data, size| {
         // SAFETY: `path` is valid for reads, `data` and `size` for writes.
-        unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) }
+        unsafe { abi::proxy_get_property(path.as_ptr(), path.len(), data, size) }
     })
 }
 
@@ -290,7 +214,7 @@ pub(crate) fn property(path: &str) -> Result<Option<Vec<u8>>> {
 pub(crate) fn set_property(name: &str, value: &[u8]) -> Result<()> {
     // SAFETY: `name` and `value` are valid for reads.
     check("set_property", unsafe {
-        proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len())
+        abi::proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len())
     })
 }
 
@@ -299,7 +223,7 @@ pub(super) fn shared(key: &str) -> Result<(Option<Vec<u8>>, u32)> {
     let mut cas = 0;
     let current = bytes("get_shared_data", |data, size| {
         // SAFETY: `key` is valid for reads, the rest for writes.
-        unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &mut cas) }
+        unsafe { abi::proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &mut cas) }
     })?;
     Ok((current, cas))
 }
@@ -307,8 +231,9 @@ pub(super) fn shared(key: &str) -> Result<(Option<Vec<u8>>, u32)> {
 /// Stores a shared value. `false` if its compare-and-swap number has changed.
 pub(super) fn set_shared(key: &str, value: &[u8], cas: u32) -> Result<bool> {
     // SAFETY: `key` and `value` are valid for reads.
-    let status =
-        unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas) };
+    let status = unsafe {
+        abi::proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas)
+    };
     match status {
         CAS_MISMATCH => Ok(false),
         status => check("set_shared_data", status).map(|()| {
@@ -331,7 +256,7 @@ pub(super) fn shared_changes() -> u32 {
 pub(crate) fn resume(half: Half) -> Result<()> {
     // SAFETY: no pointers.
     check("continue_stream", unsafe {
-        proxy_continue_stream(half as u32)
+        abi::proxy_continue_stream(half as u32)
     })
 }
 
@@ -339,7 +264,7 @@ pub(crate) fn resume(half: Half) -> Result<()> {
 pub(crate) fn reset_stream() -> Result<()> {
     // SAFETY: no pointers.
     check("close_stream", unsafe {
-        proxy_close_stream(Half::Response as u32)
+        abi::proxy_close_stream(Half::Response as u32)
     })
 }
 
@@ -355,7 +280,7 @@ pub(crate) fn send_local_response(
     const NO_GRPC: i32 = -1;
     // SAFETY: all slices are valid for reads.
     check("send_local_response", unsafe {
-        proxy_send_local_response(
+        abi::proxy_send_local_response(
             u32::from(status),
             details.as_ptr(),
             details.len(),
@@ -393,12 +318,12 @@ pub(crate) fn call(
 pub(crate) fn in_context<T>(context: u32, back: u32, act: impl FnOnce() -> T) -> Result<T> {
     // SAFETY: no pointers.
     check("set_effective_context", unsafe {
-        proxy_set_effective_context(context)
+        abi::proxy_set_effective_context(context)
     })?;
     let result = act();
     // SAFETY: no pointers.
     check("set_effective_context", unsafe {
-        proxy_set_effective_context(back)
+        abi::proxy_set_effective_context(back)
     })?;
     Ok(result)
 }
@@ -412,7 +337,7 @@ pub(crate) fn define_metric(kind: Kind, name: &str) -> Result<u32> {
     };
     let mut id = 0;
     // SAFETY: `name` is valid for reads, `id` for writes.
-    let status = unsafe { proxy_define_metric(kind, name.as_ptr(), name.len(), &mut id) };
+    let status = unsafe { abi::proxy_define_metric(kind, name.as_ptr(), name.len(), &mut id) };
     check("define_metric", status).map(|()| id)
 }
 
@@ -421,12 +346,14 @@ pub(crate) fn increment_metric(id: u32, by: u64) -> Result<()> {
     let by = i64::try_from(by).unwrap_or(i64::MAX);
     // SAFETY: no pointers.
     check("increment_metric", unsafe {
-        proxy_increment_metric(id, by)
+        abi::proxy_increment_metric(id, by)
     })
 }
 
 /// Sets a gauge, or records a value of a histogram.
 pub(crate) fn record_metric(id: u32, value: u64) -> Result<()> {
     // SAFETY: no pointers.
-    check("record_metric", unsafe { proxy_record_metric(id, value) })
+    check("record_metric", unsafe {
+        abi::proxy_record_metric(id, value)
+    })
 }
