@@ -104,7 +104,8 @@ impl Request {
         request
     }
 
-    /// Adds the facts in the request's headers, as [`Self::of`] reads them. In place, because a request is large.
+    /// Adds the facts in the request's headers, as [`Self::of`] reads them. The request is filled in place, because it is
+    /// large.
     pub fn read<'a>(&mut self, headers: impl Iterator<Item = (&'a [u8], &'a [u8])>, tags: &Tags) {
         let (mut method, mut path) = ("", "");
         let mut protocols: Vec<&[u8]> = Vec::new();
