@@ -43,7 +43,7 @@ pub(crate) fn instrument(bytes: &[u8]) -> Instrumented {
     let mut pieces = Vec::new();
     for (index, function) in functions.iter().enumerate() {
         let counter = global(&mut module, &counter(index), Value::I64(0));
-        for bytes in count(&mut module, *function, counter, pieces.len()) {
+        for bytes in instrument_function(&mut module, *function, counter, pieces.len()) {
             let function = index;
             pieces.push(Piece { function, bytes });
         }
@@ -91,9 +91,14 @@ fn global(module: &mut Module, name: &str, value: Value) -> GlobalId {
 
 /// Adds the counter to a function, and a mark to each of its pieces, the first of which has this index. Returns the
 /// pieces' sizes.
-fn count(module: &mut Module, function: FunctionId, counter: GlobalId, first: usize) -> Vec<u64> {
+fn instrument_function(
+    module: &mut Module,
+    function: FunctionId,
+    counter: GlobalId,
+    first: usize,
+) -> Vec<u64> {
     let body = module.funcs.get(function).kind.unwrap_local();
-    let (sequences, sizes) = (Sequences::of(body), Sizes::of(body));
+    let (sequences, positions) = (Sequences::of(body), Positions::of(body));
     let mut pieces = Vec::new();
     for sequence in sequences {
         let body = module.funcs.get_mut(function).kind.unwrap_local_mut();
@@ -104,10 +109,10 @@ fn count(module: &mut Module, function: FunctionId, counter: GlobalId, first: us
             let diverging = instructions.iter().position(|(i, _)| may_diverge(i));
             let length = diverging.map_or(instructions.len(), |at| at + 1);
             let straight: Vec<_> = instructions.drain(..length).collect();
-            let executed = straight.iter().filter(|(i, _)| !is_mark(i)).count();
+            let executed = straight.iter().filter(|(i, _)| !is_label(i)).count();
             if executed > 0 {
                 let mark = global(module, &mark(first + pieces.len()), Value::I32(0));
-                pieces.push(straight.iter().map(|(_, at)| sizes.at(*at)).sum());
+                pieces.push(straight.iter().map(|(_, at)| positions.size_at(*at)).sum());
                 let added = add_to(counter, executed as i64).into_iter();
                 let added = added.chain(set(mark));
                 counted.extend(added.map(|instruction| (instruction, InstrLocId::default())));
@@ -135,8 +140,8 @@ fn may_diverge(instruction: &Instr) -> bool {
     )
 }
 
-/// Whether the instruction only marks a place.
-fn is_mark(instruction: &Instr) -> bool {
+/// Whether the instruction only gives a place a label.
+fn is_label(instruction: &Instr) -> bool {
     matches!(instruction, Instr::Block(_) | Instr::Loop(_))
 }
 
@@ -179,9 +184,9 @@ impl<'a> Visitor<'a> for Sequences {
 
 /// The positions of a function's instructions in the module's file, in ascending order.
 #[derive(Default)]
-struct Sizes(Vec<u32>);
+struct Positions(Vec<u32>);
 
-impl Sizes {
+impl Positions {
     fn of(function: &LocalFunction) -> Self {
         let mut positions = Self::default();
         ir::dfs_in_order(&mut positions, function, function.entry_block());
@@ -190,7 +195,7 @@ impl Sizes {
     }
 
     /// The size of the instruction at this position: the distance to the next one. 0 if either is missing.
-    fn at(&self, position: InstrLocId) -> u64 {
+    fn size_at(&self, position: InstrLocId) -> u64 {
         if position.is_default() {
             return 0;
         }
@@ -201,7 +206,7 @@ impl Sizes {
     }
 }
 
-impl<'a> Visitor<'a> for Sizes {
+impl<'a> Visitor<'a> for Positions {
     fn visit_instr(&mut self, _: &'a Instr, position: &'a InstrLocId) {
         if !position.is_default() {
             self.0.push(position.data());
