@@ -111,7 +111,7 @@ fn make(change: Change, store: &TokenStore<Shared>, now: Timestamp) -> bool {
         Change::Look => store.claim_fetch(now, FETCH_TIMEOUT),
         Change::Finish(answer) => store.finish(&answer, now).map(|_| false),
         Change::Refuse(generation) => {
-            let renewal = store.renew(generation, Before::Unknown, now);
+            let renewal = store.renew(generation, Before::Refused, now);
             renewal.map(|_| false)
         }
     };

@@ -104,6 +104,24 @@ cases! {
         assert_eq!(outcome(&request), is(200, "west", "2", "hello"));
     }
 
+    fn a_token_revoked_before_a_backend_got_it_is_renewed_too(engine) {
+        let gateway = engine.gateway();
+        for (cluster, renewed) in CLUSTERS.into_iter().zip(["TOKEN-TWO", "TOKEN-THREE", "TOKEN-FOUR"]) {
+            let request = refused(&gateway);
+            // A second passes between forced fetches.
+            gateway.host.advance(seconds(1));
+            gateway.renew(renewed);
+            let second = request.attempt();
+            assert_eq!(second.cluster(), cluster);
+            assert_eq!(token(&second), bearer(renewed));
+            answer(&second, 200, "ok");
+            assert_eq!(request.answer().status, 200);
+        }
+        for backend in ["east", "west", "north"] {
+            assert_eq!(gateway.counted(&format!("aoai.backend.{backend}.cooldowns.misconfigured")), 0);
+        }
+    }
+
     fn a_failed_renewal_leads_to_the_next_backend_at_once(engine) {
         let gateway = engine.gateway();
         let request = refused(&gateway);

@@ -45,8 +45,8 @@ pub struct Credentials<H> {
     sources: Vec<Source>,
     /// One token for each identity.
     tokens: Vec<Token<H>>,
-    /// Whether each backend accepted its last credential, as far as this worker knows.
-    accepted: Vec<Cell<bool>>,
+    /// Whether each backend refused its last token, as far as this worker knows.
+    refused: Vec<Cell<bool>>,
     /// Whether backends need different credentials, so that only some may be usable.
     differ: bool,
     /// The last result of looking for backends without a token, with the identities that had none.
@@ -96,7 +96,7 @@ impl<H: Host> Credentials<H> {
             .iter()
             .any(|source| matches!(source, Source::Key(_)));
         Ok(Self {
-            accepted: sources.iter().map(|_| Cell::default()).collect(),
+            refused: sources.iter().map(|_| Cell::default()).collect(),
             sources,
             tokens: config
                 .identities
@@ -261,19 +261,24 @@ impl<H: Host> Credentials<H> {
 
     /// Notes that `backend` accepted its credential.
     pub fn accepted(&self, backend: usize) {
-        if let Some(accepted) = self.accepted.get(backend) {
-            accepted.set(true);
+        if let Some(refused) = self.refused.get(backend) {
+            refused.set(false);
         }
     }
 
     /// Requests a token for `backend` that is newer than the refused one of `generation`.
     pub fn renew(&self, backend: usize, generation: u32, now: Timestamp) -> Renewal {
-        let accepted = self.accepted.get(backend).is_some_and(Cell::take);
-        let before = match accepted {
-            true => Before::Accepted,
-            false => Before::Unknown,
+        let refused = self.refused.get(backend);
+        let before = match refused.is_some_and(Cell::get) {
+            true => Before::Refused,
+            false => Before::NotRefused,
         };
-        self.renewed(backend, |store| store.renew(generation, before, now))
+        let renewal = self.renewed(backend, |store| store.renew(generation, before, now));
+        // Another backend's refusal may have renewed the token already. The newer one is not refused yet.
+        if let (Some(refused), false) = (refused, matches!(renewal, Renewal::Done(_))) {
+            refused.set(true);
+        }
+        renewal
     }
 
     /// The state of a renewal that [`Self::renew`] began.

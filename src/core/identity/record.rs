@@ -34,16 +34,16 @@ const REFRESH_BEFORE_EXPIRY: Duration = Duration::from_secs(300);
 
 /// The shortest interval between fetches that refusals force. A new token does not help against every 401.
 const FORCED_FETCH_INTERVAL: Duration = Duration::from_secs(30);
-/// The interval of forced fetches if the backend accepted the token before. The token was probably revoked.
+/// The interval of forced fetches if the backend refused no token before. The token was probably revoked.
 const REVOKED_FETCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A backend's last answer before it refused a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Before {
-    /// The backend accepted its token.
-    Accepted,
-    /// The backend refused its token too, or its last answer is unknown.
-    Unknown,
+    /// The backend accepted its token, or got none yet.
+    NotRefused,
+    /// The backend refused its token too.
+    Refused,
 }
 
 /// An access token with its metadata.
@@ -183,7 +183,7 @@ impl Record {
     }
 
     /// Notes that a backend refused the token of this generation. The next fetch is due now, unless a refusal recently
-    /// forced one. If the backend accepted its token `before`, the fetch is due within a second in any case.
+    /// forced one. If the backend did not refuse its token `before`, the fetch is due within a second in any case.
     pub fn refused(&mut self, generation: u32, before: Before, now: Timestamp) {
         let may_be_forced = self.may_be_forced_after(FORCED_FETCH_INTERVAL, now);
         let is_soon = !self.may_be_forced_after(REVOKED_FETCH_INTERVAL, now);
@@ -192,9 +192,9 @@ impl Record {
         };
         let due = match before {
             _ if token.generation != generation || token.refresh_at <= now => return,
-            Before::Accepted if is_soon => self.forced_at + REVOKED_FETCH_INTERVAL,
-            Before::Unknown if !may_be_forced => return,
-            Before::Accepted | Before::Unknown => now,
+            Before::NotRefused if is_soon => self.forced_at + REVOKED_FETCH_INTERVAL,
+            Before::Refused if !may_be_forced => return,
+            Before::NotRefused | Before::Refused => now,
         };
         if due < token.refresh_at {
             token.refresh_at = due;
@@ -402,9 +402,9 @@ mod tests {
     fn refusals_force_a_renewal_at_most_every_thirty_seconds() {
         let mut record = Record::default();
         record.fetched(token("one", at(3600)), START);
-        record.refused(7, Before::Unknown, at(40));
+        record.refused(7, Before::Refused, at(40));
         assert!(!record.renewing(at(40)), "another token was refused");
-        record.refused(1, Before::Unknown, at(40));
+        record.refused(1, Before::Refused, at(40));
         assert!(record.renewing(at(40)));
         assert!(record.claim_fetch(at(40), TIMEOUT));
         assert!(record.renewing(at(41)), "the fetch is running");
@@ -414,9 +414,9 @@ mod tests {
             1,
             "the same token"
         );
-        record.refused(1, Before::Unknown, at(60));
+        record.refused(1, Before::Refused, at(60));
         assert!(!record.renewing(at(60)), "a moment ago");
-        record.refused(1, Before::Unknown, at(70));
+        record.refused(1, Before::Refused, at(70));
         assert!(record.claim_fetch(at(70), TIMEOUT));
         record.fetched(token("two", at(3600)), at(71));
         assert_eq!(record.token(at(71)).unwrap().generation, 2);
@@ -426,20 +426,20 @@ mod tests {
     fn a_token_that_was_accepted_is_renewed_once_a_second() {
         let mut record = Record::default();
         record.fetched(token("one", at(3600)), START);
-        record.refused(1, Before::Accepted, at(40));
+        record.refused(1, Before::NotRefused, at(40));
         let soon = at(40) + Duration::from_millis(300);
         assert!(record.claim_fetch(at(40), TIMEOUT));
         record.fetched(token("two", at(3600)), soon);
         for _ in 0..3 {
-            record.refused(2, Before::Accepted, soon);
-            record.refused(2, Before::Unknown, soon);
+            record.refused(2, Before::NotRefused, soon);
+            record.refused(2, Before::Refused, soon);
             assert!(record.renewing(soon));
             assert!(!record.claim_fetch(soon, TIMEOUT), "it was a moment ago");
             assert_eq!(record.next_fetch(soon), at(41));
         }
         assert!(record.claim_fetch(at(41), TIMEOUT));
         record.fetched(token("three", at(3600)), at(41));
-        record.refused(3, Before::Accepted, at(41));
+        record.refused(3, Before::NotRefused, at(41));
         assert_eq!(record.next_fetch(at(41)), at(42));
     }
 
@@ -455,9 +455,9 @@ mod tests {
         assert!(failed.claim_fetch(early, TIMEOUT));
         let mut refused = Record::default();
         refused.fetched(token("one", at(3600)), START);
-        refused.refused(1, Before::Unknown, at(40));
+        refused.refused(1, Before::Refused, at(40));
         refused.fetched(token("one", at(3600)), at(41));
-        refused.refused(1, Before::Unknown, early);
+        refused.refused(1, Before::Refused, early);
         assert!(refused.renewing(early));
     }
 
@@ -467,7 +467,7 @@ mod tests {
         assert_eq!(Record::decode(Some(&record.encode())), record);
         record.fetched(token("one", at(3600)), START);
         record.failed(&transient(None), at(1));
-        record.refused(1, Before::Unknown, at(2));
+        record.refused(1, Before::Refused, at(2));
         assert!(record.claim_fetch(at(9), TIMEOUT));
         let bytes = record.encode();
         assert_eq!(Record::decode(Some(&bytes)), record);

@@ -111,6 +111,6 @@ fn check_token(input: &[u8], now: Timestamp) {
     );
     written_and_read(&record);
     let generation = record.token(now).map_or(0, |token| token.generation);
-    record.refused(generation, Before::Accepted, now);
+    record.refused(generation, Before::NotRefused, now);
     written_and_read(&record);
 }
