@@ -11,6 +11,6 @@ fn main() -> Result<()> {
         bail!("usage: finish BUILT TO");
     };
     let module = fs::read(built).with_context(|| format!("{built}: cannot be read"))?;
-    let finished = finish::strip(&module).with_context(|| built.clone())?;
-    fs::write(to, finished).with_context(|| format!("{to}: cannot be written"))
+    let stripped = finish::strip(&module).with_context(|| built.clone())?;
+    fs::write(to, meter::hints::add(&stripped)).with_context(|| format!("{to}: cannot be written"))
 }

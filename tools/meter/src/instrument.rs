@@ -166,10 +166,10 @@ fn add_to(counter: GlobalId, number: i64) -> [Instr; 4] {
 
 /// All sequences of a function.
 #[derive(Default)]
-struct Sequences(Vec<InstrSeqId>);
+pub(crate) struct Sequences(Vec<InstrSeqId>);
 
 impl Sequences {
-    fn of(function: &LocalFunction) -> Vec<InstrSeqId> {
+    pub(crate) fn of(function: &LocalFunction) -> Vec<InstrSeqId> {
         let mut sequences = Self::default();
         ir::dfs_in_order(&mut sequences, function, function.entry_block());
         sequences.0

@@ -73,8 +73,8 @@ struct Running {
 }
 
 impl Running {
-    fn start() -> Self {
-        let engine = Engine::default();
+    /// The module that [`VARIABLE`] names, with counters.
+    fn counting() -> Self {
         let path = path();
         let bytes = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let Instrumented {
@@ -82,7 +82,19 @@ impl Running {
             functions,
             pieces,
         } = instrument::instrument(&bytes);
-        let module = Module::new(&engine, &bytes).expect("the module is WebAssembly");
+        let mut running = Self::start(&bytes);
+        let counters = functions.into_iter().enumerate();
+        let counters = counters.map(|(at, name)| (name, running.global(&instrument::counter(at))));
+        let pieces = pieces.into_iter().enumerate();
+        let pieces = pieces.map(|(at, piece)| (piece, running.global(&instrument::mark(at))));
+        (running.counters, running.pieces) = (counters.collect(), pieces.collect());
+        running
+    }
+
+    /// This module, without counters.
+    fn start(bytes: &[u8]) -> Self {
+        let engine = Engine::default();
+        let module = Module::new(&engine, bytes).expect("the module is WebAssembly");
         let mut store = Store::new(&engine, ());
         let mut linker = Linker::new(&engine);
         imports::link(&mut linker, &module).expect("host calls have a name each");
@@ -103,22 +115,17 @@ impl Running {
         }
         let instance = linker.instantiate_and_start(&mut store, &module);
         let instance = instance.expect("every import has a definition");
-        let counters = functions.into_iter().enumerate().map(|(index, name)| {
-            let counter = instance.get_global(&store, &instrument::counter(index));
-            (name, counter.expect("every function has a counter"))
-        });
-        let counters = counters.collect();
-        let pieces = pieces.into_iter().enumerate().map(|(index, piece)| {
-            let mark = instance.get_global(&store, &instrument::mark(index));
-            (piece, mark.expect("every piece has a mark"))
-        });
-        let pieces = pieces.collect();
         Self {
             store,
             instance,
-            counters,
-            pieces,
+            counters: Vec::new(),
+            pieces: Vec::new(),
         }
+    }
+
+    fn global(&self, name: &str) -> Global {
+        let global = self.instance.get_global(&self.store, name);
+        global.unwrap_or_else(|| panic!("the module does not export {name}"))
     }
 
     /// Runs an export if the module has it. Envoy skips missing ones.
@@ -201,7 +208,7 @@ pub fn largest_function() -> Function {
 pub(crate) fn call(name: &'static str, arguments: &[i32]) -> Option<i32> {
     RUNNING.with_borrow_mut(|running| {
         running
-            .get_or_insert_with(Running::start)
+            .get_or_insert_with(Running::counting)
             .call(name, arguments)
     })
 }
@@ -209,7 +216,9 @@ pub(crate) fn call(name: &'static str, arguments: &[i32]) -> Option<i32> {
 /// The counts while `act` runs. A callback's counts include the allocations that the host requests in it.
 pub(crate) fn count(act: impl FnOnce()) -> Counted {
     RUNNING.with_borrow_mut(|running| {
-        running.get_or_insert_with(Running::start).clear_counters();
+        running
+            .get_or_insert_with(Running::counting)
+            .clear_counters();
     });
     COUNTS.set(true);
     act();
@@ -221,10 +230,32 @@ pub(crate) fn count(act: impl FnOnce()) -> Counted {
     }
 }
 
+/// Lets this thread run this module, without counters, and returns the exported variables with these names.
+pub(crate) fn load(bytes: &[u8], names: impl Iterator<Item = String>) -> Vec<Global> {
+    let running = Running::start(bytes);
+    let globals = names.map(|name| running.global(&name)).collect();
+    RUNNING.set(Some(running));
+    globals
+}
+
+/// The values of variables that [`load`] returned. They are 0 afterwards.
+pub(crate) fn take(globals: &[Global]) -> Vec<i32> {
+    RUNNING.with_borrow_mut(|running| {
+        let Running { store, .. } = running.as_mut().expect("a module was loaded");
+        let take = |global: &Global| {
+            let value = global.get(&*store).i32().expect("its type");
+            let reset = global.set(&mut *store, Val::I32(0));
+            reset.expect("marks can be set");
+            value
+        };
+        globals.iter().map(take).collect()
+    })
+}
+
 /// The module's memory in bytes.
 pub(crate) fn memory() -> u64 {
     RUNNING.with_borrow_mut(|running| {
-        let running = running.get_or_insert_with(Running::start);
+        let running = running.get_or_insert_with(Running::counting);
         let memory = running.instance.get_memory(&running.store, "memory");
         let memory = memory.expect("the module exports its memory");
         memory.data_size(&running.store) as u64

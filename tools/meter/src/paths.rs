@@ -99,7 +99,8 @@ impl Path {
     }
 }
 
-const PATHS: [Path; 17] = [
+/// The paths of most requests. The branch hints come from them.
+const TYPICAL: [Path; 12] = [
     Path::usual("served at once", warm_up, serve),
     Path::usual("an answer of 50 chunks", warm_up, stream),
     Path::usual("a body of 96 KiB", warm_up, serve_sizeable),
@@ -119,6 +120,9 @@ const PATHS: [Path; 17] = [
         setting: Setting::with_limits,
         ..Path::usual("served at once, with limits of clients", warm_up, serve)
     },
+];
+
+const RARE: [Path; 5] = [
     Path::of_many("100 backends", warm_up, serve),
     Path::of_many("100 backends, half of them cooling down", cool_half, serve),
     Path::of_many(
@@ -201,21 +205,32 @@ impl Setting {
 /// The cost of each path, by name. The order never changes, and a process must call this once: contexts have increasing
 /// numbers, which decide the places in hash maps.
 pub fn all() -> Vec<(String, Cost)> {
+    let mut costs = Vec::new();
+    walk(&[&TYPICAL, &RARE], |name, host, act| {
+        costs.push((name, Cost::of(host, act)));
+    });
+    costs
+}
+
+/// Prepares each typical path, and gives its action to `run`.
+pub(crate) fn typical(mut run: impl FnMut(&dyn Fn())) {
+    walk(&[&TYPICAL], |_, _, act| run(act));
+}
+
+/// Prepares each of the `paths` with both engines, and gives its name, its host and its action to `run`.
+fn walk(paths: &[&[Path]], mut run: impl FnMut(String, &Host, &dyn Fn())) {
     let engines = [
         (Engine::Filter, "filter engine"),
         (Engine::Router, "router engine"),
     ];
-    let paths = engines
-        .into_iter()
-        .flat_map(|engine| PATHS.iter().map(move |path| (engine, path)));
-    paths
-        .map(|((engine, engine_name), path)| {
+    for (engine, engine_name) in engines {
+        for path in paths.iter().copied().flatten() {
             let gateway = Gateway::ready(engine, (path.setting)());
             (path.prepare)(&gateway);
-            let cost = Cost::of(&gateway.host, || (path.act)(&gateway));
-            (format!("{engine_name}: {}", path.name), cost)
-        })
-        .collect()
+            let name = format!("{engine_name}: {}", path.name);
+            run(name, &gateway.host, &|| (path.act)(&gateway));
+        }
+    }
 }
 
 /// The number of open streams for the measurement of memory. A module's memory grows in steps of 64 KiB.
