@@ -12,5 +12,6 @@ fn main() -> Result<()> {
     };
     let module = fs::read(built).with_context(|| format!("{built}: cannot be read"))?;
     let stripped = finish::strip(&module).with_context(|| built.clone())?;
-    fs::write(to, meter::hints::add(&stripped)).with_context(|| format!("{to}: cannot be written"))
+    fs::write(to, meter::layout::improve(&stripped))
+        .with_context(|| format!("{to}: cannot be written"))
 }
