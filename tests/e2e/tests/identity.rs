@@ -272,7 +272,7 @@ cases! {
         assert_eq!(blamed.map(|(_, count)| count).sum::<i64>(), 0);
     }
 
-    fn a_token_revoked_soon_after_its_renewal_costs_no_worker_a_request(engine) {
+    fn revoked_tokens_cost_no_request_with_two_workers(engine) {
         let azure = simulate(&["east", "west", "north"]);
         let gateway = Gateway::builder()
             .simulator(&azure)
