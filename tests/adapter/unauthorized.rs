@@ -122,6 +122,46 @@ cases! {
         }
     }
 
+    fn a_backend_that_refuses_every_token_forces_one_fetch(engine) {
+        let gateway = engine.fleet(1, json!({}));
+        let request = refused(&gateway);
+        gateway.renew(SECOND_TOKEN);
+        answer(&request.attempt(), 401, &error("401"));
+        assert_eq!(request.answer().status, 401);
+        drop(request);
+        for _ in 0..5 {
+            gateway.host.advance(seconds(2));
+            let request = gateway.send();
+            if let Some(attempt) = request.attempts().first() {
+                answer(attempt, 401, &error("401"));
+            }
+        }
+        assert_eq!(gateway.counted("aoai.identity.fetches"), 2, "the first token and its renewal");
+    }
+
+    fn an_outdated_token_that_is_refused_costs_no_later_renewal(engine) {
+        let gateway = engine.gateway();
+        let (east, west) = (gateway.send(), gateway.send());
+        answer(&west.attempt(), 401, &error("401"));
+        gateway.renew(SECOND_TOKEN);
+        answer(&west.attempt(), 200, "ok");
+        // The newer token is there, so this refusal says nothing about it.
+        answer(&east.attempt(), 401, &error("401"));
+        answer(&east.attempt(), 500, "busy");
+        answer(&east.attempt(), 200, "ok");
+        gateway.host.advance(seconds(1));
+        let revoked = std::iter::repeat_with(|| gateway.send()).find(|request| {
+            let attempt = request.attempt();
+            let is_east = attempt.cluster() == EAST;
+            answer(&attempt, if is_east { 401 } else { 200 }, &error("401"));
+            is_east
+        });
+        let revoked = revoked.unwrap();
+        gateway.renew("TOKEN-THREE");
+        assert_eq!(revoked.attempt().cluster(), EAST);
+        assert_eq!(token(&revoked.attempt()), bearer("TOKEN-THREE"));
+    }
+
     fn a_failed_renewal_leads_to_the_next_backend_at_once(engine) {
         let gateway = engine.gateway();
         let request = refused(&gateway);

@@ -275,7 +275,9 @@ impl<H: Host> Credentials<H> {
         };
         let renewal = self.renewed(backend, |store| store.renew(generation, before, now));
         // Another backend's refusal may have renewed the token already. The newer one is not refused yet.
-        if let (Some(refused), false) = (refused, matches!(renewal, Renewal::Done(_))) {
+        if let (Some(refused), Renewal::Pending | Renewal::IsNew | Renewal::Failed) =
+            (refused, &renewal)
+        {
             refused.set(true);
         }
         renewal

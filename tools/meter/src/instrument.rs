@@ -79,7 +79,7 @@ fn name(function: &walrus::Function) -> String {
 }
 
 /// A new variable with this value, exported under this name.
-fn global(module: &mut Module, name: &str, value: Value) -> GlobalId {
+pub(crate) fn global(module: &mut Module, name: &str, value: Value) -> GlobalId {
     let kind = match value {
         Value::I32(_) => ValType::I32,
         _ => ValType::I64,

@@ -1,9 +1,9 @@
 //! Adds marks to a module, so that it notes which functions it executes, and which way its branches go.
 
 use walrus::ir::{self, BinaryOp, Instr, InstrLocId, UnaryOp, Value};
-use walrus::{ConstExpr, FunctionId, GlobalId, Module, ValType};
+use walrus::{FunctionId, Module, ValType};
 
-use crate::instrument::Sequences;
+use crate::instrument::{global, Sequences};
 
 /// The bit of a branch's mark that says that the branch was taken.
 pub(crate) const TAKEN: i32 = 1;
@@ -51,14 +51,6 @@ pub(crate) fn marked(bytes: &[u8]) -> Marked {
     }
 }
 
-/// A new mark, exported under this name.
-fn mark(module: &mut Module, name: &str) -> GlobalId {
-    let zero = ConstExpr::Value(Value::I32(0));
-    let mark = module.globals.add_local(ValType::I32, true, false, zero);
-    module.exports.add(name, mark);
-    mark
-}
-
 fn mark_branches(module: &mut Module, function: FunctionId, branches: &mut Vec<usize>) {
     let condition = module.locals.add(ValType::I32);
     let sequences = Sequences::of(module.funcs.get(function).kind.unwrap_local());
@@ -68,7 +60,7 @@ fn mark_branches(module: &mut Module, function: FunctionId, branches: &mut Vec<u
         let mut marked = Vec::with_capacity(instructions.len());
         for (instruction, position) in instructions {
             if matches!(instruction, Instr::BrIf(_) | Instr::IfElse(_)) {
-                let mark = mark(module, &of_branch(branches.len()));
+                let mark = global(module, &of_branch(branches.len()), Value::I32(0));
                 branches.push(position.data() as usize);
                 let value = Value::I32(1);
                 // The test for zero gives 0 or 1, so the bit is 1 or 2.
@@ -101,7 +93,7 @@ fn mark_branches(module: &mut Module, function: FunctionId, branches: &mut Vec<u
 }
 
 fn mark_entry(module: &mut Module, function: FunctionId, name: String) {
-    let global = mark(module, &name);
+    let global = global(module, &name, Value::I32(0));
     let value = Value::I32(1);
     let added: [Instr; 2] = [ir::Const { value }.into(), ir::GlobalSet { global }.into()];
     let added = added.map(|added| (added, InstrLocId::default()));

@@ -73,7 +73,7 @@ struct Running {
 }
 
 impl Running {
-    /// The module that [`VARIABLE`] names, with counters.
+    /// Starts the module that [`VARIABLE`] names, with counters.
     fn counting() -> Self {
         let path = path();
         let bytes = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -91,7 +91,7 @@ impl Running {
         running
     }
 
-    /// This module, without counters.
+    /// Starts the module in these bytes as it is. It has no counters of its own.
     fn start(bytes: &[u8]) -> Self {
         let engine = Engine::default();
         let module = Module::new(&engine, bytes).expect("the module is WebAssembly");
