@@ -5,10 +5,14 @@
 use crate::prelude::*;
 use alloc::borrow::Cow;
 
+/// The lowest bit of each byte of a word.
+const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
+
+/// The highest bit of each byte of a word.
+const HIGHEST: u64 = u64::from_ne_bytes([0x80; 8]);
+
 /// The position of the first byte that is one of `wanted`, all of them ASCII.
 pub(super) fn find<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize> {
-    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
-    const HIGHEST: u64 = u64::from_ne_bytes([0x80; 8]);
     debug_assert!(wanted.is_ascii());
     let mut words = text.chunks_exact(8);
     let mut before = 0_usize;
@@ -34,27 +38,36 @@ pub(super) fn find<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize
 pub(super) fn find_last(text: &[u8], wanted: u8) -> Option<usize> {
     const LOWER: u64 = u64::from_ne_bytes([0x7f; 8]);
     let wanted_everywhere = u64::from_ne_bytes([wanted; 8]);
-    // The highest bit of each equal byte, and no other bit, because nothing carries from one byte to the next.
-    let found_in = |word: &[u8; 8]| {
-        let differs = u64::from_le_bytes(*word) ^ wanted_everywhere;
-        !(((differs & LOWER).wrapping_add(LOWER)) | differs | LOWER)
-    };
-    let mut rest = text;
+    let mut rest = without_blocks_at_end(text, wanted_everywhere);
     while let Some((before, last)) = rest.split_last_chunk() {
-        let found = found_in(last);
+        let differs = u64::from_le_bytes(*last) ^ wanted_everywhere;
+        // The highest bit of each equal byte, and no other bit, because nothing carries from one byte to the next.
+        let found = !(((differs & LOWER).wrapping_add(LOWER)) | differs | LOWER);
         if found != 0 {
             let place = found.ilog2() as usize / 8;
             return before.len().checked_add(place);
         }
         rest = before;
-        let Some((before, last)) = rest.split_last_chunk() else {
-            break;
-        };
-        if found_in(last) == 0 {
-            rest = before;
-        }
     }
     rest.iter().rposition(|byte| *byte == wanted)
+}
+
+/// The text without all blocks of 32 bytes at its end that lack the wanted byte.
+#[inline(always)]
+fn without_blocks_at_end(text: &[u8], wanted_everywhere: u64) -> &[u8] {
+    let mut rest = text;
+    while let Some((before, block)) = rest.split_last_chunk::<32>() {
+        // The highest bit stays set in each byte that differs from the wanted one in a lower bit.
+        let differ = block.chunks_exact(8).fold(HIGHEST, |differ, word| {
+            let word = u64::from_le_bytes(*word.first_chunk().unwrap_or(&[0; 8]));
+            differ & ((word ^ wanted_everywhere) | HIGHEST).wrapping_sub(ONES)
+        });
+        if differ != HIGHEST {
+            break;
+        }
+        rest = before;
+    }
+    rest
 }
 
 /// Copies bytes to `slots` from position `at`, as far as they fit.

@@ -3,7 +3,6 @@
 use core::ops::Range;
 
 use super::Exchange;
-use crate::api::Api;
 use crate::balancer::{Balancer, Measured, UsageOwners};
 use crate::host::Host;
 use crate::metrics::Event;
@@ -56,11 +55,7 @@ impl Exchange {
             && balancer.config.usage.is_counted
             && self.request.reports_usage(self.client_path())
             && self.failed_stream().is_none();
-        let is_claude = self.request.operation.api == Some(Api::Messages);
-        may_report.then(|| match is_claude {
-            true => Box::new(UsageReader::with_beginning()),
-            false => Box::default(),
-        })
+        may_report.then(Box::default)
     }
 
     /// Whether the driver must read the passing answer's frames, or note its end.

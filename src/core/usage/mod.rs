@@ -1,7 +1,8 @@
 //! The tokens that an answer reports.
 //!
-//! JSON answers and event streams have their `usage` near the end. So the last bytes of a body are kept, and searched
-//! once at its end. Nothing is held for that, and nothing else of an answer is copied.
+//! JSON answers have their `usage` near the end. So the last bytes of a body are kept, and searched once at its end. An
+//! event stream may have anything after its tokens, so bytes are also searched when they are dropped. Nothing is held for
+//! that, and nothing else of an answer is copied.
 //!
 //! Sources: the references of [Azure OpenAI], and of [Anthropic's Messages API].
 //!
@@ -81,9 +82,9 @@ impl Usage {
     }
 
     /// Adds the prompt's tokens of an `earlier` report of the same answer, if missing here.
-    fn completed_by(self, earlier: Self) -> Self {
-        match (self.prompt, earlier.prompt) {
-            (None, Some(_)) => Self {
+    fn completed_by(self, earlier: Option<Self>) -> Self {
+        match earlier {
+            Some(earlier) if self.prompt.is_none() && earlier.prompt.is_some() => Self {
                 prompt: earlier.prompt,
                 cached: earlier.cached,
                 ..self
@@ -97,8 +98,6 @@ impl Usage {
 #[derive(Debug, Default)]
 pub struct UsageReader {
     tail: Tail,
-    /// The tokens at the start of the answer, for APIs that report them there.
-    earlier: Option<Usage>,
     /// The number of bytes that were read before they pass.
     read_before: usize,
     /// Whether the first byte of the answer has passed.
@@ -110,14 +109,6 @@ pub struct UsageReader {
 }
 
 impl UsageReader {
-    /// A reader for Anthropic's answers, whose streams report the prompt's tokens at the start.
-    pub fn with_beginning() -> Self {
-        Self {
-            earlier: Some(Usage::default()),
-            ..Self::default()
-        }
-    }
-
     /// Reads the first bytes of an answer before they pass.
     pub fn take_before(&mut self, begin: Vec<u8>) {
         self.read_before = begin.len();
@@ -187,9 +178,6 @@ impl UsageReader {
             self.stream_end = Some(StreamEnd::default());
             self.tail.begin_stream();
         }
-        if let Some(earlier) = &mut self.earlier {
-            *earlier = Usage::last_with_prompt_in(bytes).unwrap_or_default();
-        }
         true
     }
 
@@ -200,9 +188,8 @@ impl UsageReader {
     }
 
     /// The tokens that the answer reported.
-    pub fn finish(&mut self) -> Option<Usage> {
-        let found = Usage::last_in(self.tail.last());
-        found.map(|usage| usage.completed_by(self.earlier.unwrap_or_default()))
+    pub fn finish(&self) -> Option<Usage> {
+        self.tail.usage()
     }
 }
 
@@ -278,8 +265,8 @@ mod tests {
                 "{size}"
             );
         }
-        // A long event is kept as far as a JSON answer, whatever follows.
-        for size in [1100, 4096, 6000] {
+        // The tokens of a long event count, whatever follows.
+        for size in [1, 300, 1024, 1100, 4096, 6000] {
             let mut reader = UsageReader::default();
             for frame in [event; 100] {
                 reader.take(frame.as_bytes().to_vec());
@@ -291,6 +278,72 @@ mod tests {
                 reader.take(frame.as_bytes().to_vec());
             }
             assert_eq!(reader.finish(), Some(usage(9, 4, 0, 0)), "{size}");
+        }
+        // A long frame may have them at its start.
+        let stream = [event.to_owned(), last.to_owned() + &event.repeat(700)];
+        assert_eq!(found_in(&stream, 1, usize::MAX), Some(usage(9, 4, 0, 0)));
+    }
+
+    /// The tokens found in a stream of these events, whose frames have at most `events` events and `size` bytes.
+    fn found_in(stream: &[String], events: usize, size: usize) -> Option<Usage> {
+        let mut reader = UsageReader::default();
+        for frame in stream.chunks(events) {
+            for part in frame.concat().as_bytes().chunks(size) {
+                if let Some(wanted) = reader.wanted(part.len()) {
+                    reader.take(part[wanted].to_vec());
+                }
+            }
+        }
+        reader.finish()
+    }
+
+    /// Annotations of Azure's asynchronous content filter come at any place, and as many as the content needs.
+    #[test]
+    fn usage_is_found_before_any_number_of_annotations() {
+        let orders = [
+            [
+                r#"{"choices":[{"content_filter_results":{},"delta":{"content":" well"}}],"id":"chatcmpl-1","usage":null}"#,
+                r#"{"choices":[],"id":"chatcmpl-1","usage":{"completion_tokens":4,"prompt_tokens":9}}"#,
+                r#"{"choices":[{"content_filter_offsets":{"check_offset":0},"content_filter_results":{"hate":{"filtered":false}}}]}"#,
+            ],
+            // Other providers have another order of keys.
+            [
+                r#"{"id":"chatcmpl-1","choices":[{"index":0,"delta":{"content":" well"}}],"model":"m","created":1760000000}"#,
+                r#"{"id":"chatcmpl-1","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4},"created":1760000000}"#,
+                r#"{"id":"","choices":[{"index":0,"content_filter_results":{},"content_filter_offsets":{}}],"usage":null}"#,
+            ],
+        ];
+        for order in orders {
+            let [content, usage_event, annotation] = order.map(|data| format!("data: {data}\n\n"));
+            for (contents, annotations) in [(1, 0), (2, 1), (3, 2), (7, 20), (16, 20)] {
+                let mut stream = vec![content.clone(); contents];
+                stream.extend([annotation.clone(), usage_event.clone()]);
+                stream.extend(core::iter::repeat_n(annotation.clone(), annotations));
+                stream.push("data: [DONE]\n\n".into());
+                for events in [1, 2, 3, stream.len()] {
+                    for size in [1, 7, 60, 300, 511].into_iter().chain(900..1030) {
+                        let found = found_in(&stream, events, size);
+                        let of = (contents, annotations, events, size);
+                        assert_eq!(found, Some(usage(9, 4, 0, 0)), "{of:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_that_breaks_off_has_its_last_tokens() {
+        let begin =
+            r#"{"type":"message_start","message":{"usage":{"input_tokens":9,"output_tokens":1}}}"#;
+        let content = r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" well"}}"#;
+        let named = |name: &str, data: &str| format!("event: {name}\ndata: {data}\n\n");
+        let mut stream = vec![named("message_start", begin)];
+        stream.extend(core::iter::repeat_n(
+            named("content_block_delta", content),
+            50,
+        ));
+        for size in [1, 60, 300, 4096] {
+            assert_eq!(found_in(&stream, 1, size), Some(usage(9, 1, 0, 0)));
         }
     }
 
@@ -338,7 +391,7 @@ mod tests {
         let begin = r#"data: {"message":{"usage":{"input_tokens":9,"cache_read_input_tokens":3,"output_tokens":1}}}"#;
         let end = r#"data: {"usage":{"output_tokens":40}}"#;
         let whole = format!("{begin}\n\n{}\n\n{end}", " ".repeat(TAIL));
-        let mut readers = [(); 3].map(|()| UsageReader::with_beginning());
+        let mut readers = [(); 3].map(|()| UsageReader::default());
         readers[0].take_before(begin.as_bytes().to_vec());
         readers[0].take(whole.as_bytes()[begin.len()..].to_vec());
         for frame in [begin, &whole[begin.len()..]] {
@@ -347,11 +400,11 @@ mod tests {
             }
         }
         readers[2].take_whole(whole.as_bytes());
-        for mut reader in readers {
+        for reader in readers {
             assert_eq!(reader.finish(), Some(usage(12, 40, 3, 0)));
         }
         // The whole stream arrives at once.
-        let mut reader = UsageReader::with_beginning();
+        let mut reader = UsageReader::default();
         reader.take(format!("{begin}\n\n{end}").into_bytes());
         assert_eq!(reader.finish(), Some(usage(12, 40, 3, 0)));
     }

@@ -7,42 +7,58 @@ use crate::text::{find, find_last};
 
 impl Usage {
     /// The last `usage` in these bytes with any tokens.
-    #[inline(never)]
     pub fn last_in(bytes: &[u8]) -> Option<Self> {
-        Self::from_the_end(bytes, &|_| true)
+        Self::from_the_end(bytes, bytes.len(), Self::of_value)
     }
 
-    /// The last `usage` in these bytes with the tokens of a prompt.
+    /// The last `usage` with any tokens that begins in the first `count` bytes of these events.
+    pub(super) fn last_in_events(bytes: &[u8], count: usize) -> Option<Self> {
+        Self::from_the_end(bytes, count, Self::of_value_in_event)
+    }
+
+    /// The last `usage` with any tokens that begins in the first `count` bytes, with tokens as `read` from its value.
+    ///
+    /// Anthropic's streams report the prompt's tokens at their start. They are added if the last `usage` lacks them.
     #[inline(never)]
-    pub(super) fn last_with_prompt_in(bytes: &[u8]) -> Option<Self> {
-        Self::from_the_end(bytes, &|usage| usage.prompt.is_some())
-    }
-
-    /// The last `usage` in these bytes with tokens that satisfies `wanted`.
-    fn from_the_end(bytes: &[u8], wanted: &dyn Fn(&Self) -> bool) -> Option<Self> {
-        let mut before = bytes;
-        loop {
-            let at = last_key(before)?;
-            let (rest, found) = before.split_at_checked(at)?;
+    fn from_the_end(bytes: &[u8], count: usize, read: fn(&[u8]) -> Option<Self>) -> Option<Self> {
+        const REST_OF_KEY: usize = KEY.len() - 1;
+        let end = count.saturating_add(REST_OF_KEY);
+        let mut before = bytes.get(..end).unwrap_or(bytes);
+        let mut last: Option<Self> = None;
+        while let Some(at) = last_key(before) {
+            let (rest, found) = bytes.split_at_checked(at)?;
+            before = rest;
             // Inside a string the quotation mark follows a backslash.
             let is_key = rest.last() != Some(&b'\\');
             let value = found.get(KEY.len()..).filter(|_| is_key);
-            match value.and_then(Self::of_value) {
-                Some(usage) if wanted(&usage) => return Some(usage),
-                _ => before = rest,
+            if let Some(usage) = value.and_then(read) {
+                let usage = last.map_or(usage, |last| last.completed_by(Some(usage)));
+                if usage.prompt.is_some() {
+                    return Some(usage);
+                }
+                last = Some(usage);
             }
         }
+        last
     }
 
     /// The tokens in the value of `usage` that begins here, with its colon.
     fn of_value(bytes: &[u8]) -> Option<Self> {
+        Reader { rest: bytes }.usage()
+    }
+
+    /// The same, if the value ends within its event.
+    fn of_value_in_event(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader { rest: bytes };
-        reader.skip_blanks();
-        reader.take(b':')?;
-        reader.skip_blanks();
-        let numbers = reader.numbers()?;
-        let usage = numbers.usage();
-        (usage.prompt.is_some() || usage.completion.is_some()).then_some(usage)
+        let usage = reader.usage()?;
+        let mut value = bytes.get(..bytes.len().saturating_sub(reader.rest.len()))?;
+        while let Some(end) = find(value, [b'\n']) {
+            value = value.get(end.checked_add(1)?..)?;
+            if value.first() == Some(&b'\n') {
+                return None;
+            }
+        }
+        Some(usage)
     }
 }
 
@@ -117,6 +133,15 @@ struct Reader<'b> {
 }
 
 impl<'b> Reader<'b> {
+    /// The tokens in the value of `usage` at this position, with its colon.
+    fn usage(&mut self) -> Option<Usage> {
+        self.skip_blanks();
+        self.take(b':')?;
+        self.skip_blanks();
+        let usage = self.numbers()?.usage();
+        (usage.prompt.is_some() || usage.completion.is_some()).then_some(usage)
+    }
+
     fn next(&mut self) -> Option<u8> {
         let (byte, rest) = self.rest.split_first()?;
         self.rest = rest;
@@ -260,6 +285,21 @@ mod tests {
             r#"{"text":"\"usage":{"prompt_tokens":9}}"#,
         ] {
             assert_eq!(Usage::last_in(body.as_bytes()), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_value_ends_within_its_event() {
+        for (value, is_found) in [
+            (":{\"prompt_tokens\":9}\n\n", true),
+            (":\n{\n\"prompt_tokens\":\n9\n}", true),
+            (":{\"prompt_tokens\":9\n\n}", false),
+            (":\n\n{\"prompt_tokens\":9}", false),
+            (":{\"text\":\"\n\n\",\"prompt_tokens\":9}", false),
+        ] {
+            let event = std::format!("data: {{\"usage\"{value}");
+            let found = Usage::last_in_events(event.as_bytes(), event.len());
+            assert_eq!(found.is_some(), is_found, "{event}");
         }
     }
 

@@ -1,33 +1,31 @@
-//! The last bytes of an answer, as many as its `usage` may need.
+//! The last bytes of an answer, and the tokens that dropped bytes reported.
 
+use super::Usage;
 use crate::prelude::*;
-use crate::text::find_last;
+use crate::text::find;
 
-/// The bytes that are kept of an answer's end. `usage` must begin within them.
+/// The bytes that are kept of an answer's end. In JSON, `usage` must begin within them.
 pub const TAIL: usize = 8 * 1024;
 
-/// The bytes that are kept of an event stream whose short frames end within events. Its last events, which have
-/// `usage`, are shorter.
+/// The bytes that are kept of an event stream whose short frames end within events. An error event at its end is
+/// shorter.
 const SHORT_TAIL: usize = 1024;
 
-/// The longest short frame. A longer frame may be an event with the whole answer, in which `usage` is far from the end.
+/// The longest short frame. Streams with longer frames may end with a longer error.
 const SHORT_FRAME: usize = SHORT_TAIL;
 
-/// The most bytes of a closing event, such as `[DONE]` or `message_stop`, which may follow the event with `usage`.
-/// Events with content are longer, because each names at least its type and its place.
-const CLOSING_EVENT: usize = 96;
-
-/// The length of the start in which events of one kind are equal. The annotations of Azure's asynchronous content
-/// filter, which may come last, begin otherwise than a chat's other events.
-const START: usize = 40;
+/// The bytes that are kept before the next frame of an event stream, because `usage` may end in that frame.
+const OVERLAP: usize = 512;
 
 /// The last bytes of an answer so far: at least [`TAIL`], or what an event stream needs.
 ///
-/// Thousands of streams may be open for minutes. While the frames of a stream have whole events of one kind, only the
-/// last frame is kept: an event with `usage` comes once, so the events before another one of their kind have none.
+/// Thousands of streams may be open for minutes. While the frames of a stream have whole events, only the last frame is
+/// kept, and the tokens of the frames before it are noted.
 #[derive(Debug, Default)]
 pub struct Tail {
     bytes: Vec<u8>,
+    /// The tokens that dropped bytes of an event stream reported.
+    noted: Option<Usage>,
     /// Whether the kept bytes begin within an event, or within a JSON answer.
     is_cut: bool,
     is_stream: bool,
@@ -46,6 +44,9 @@ impl Tail {
 
     /// Forgets all bytes so far.
     pub fn cut(&mut self) {
+        if self.is_stream {
+            self.note(Usage::last_in_events(&self.bytes, self.bytes.len()));
+        }
         self.bytes.clear();
         self.is_cut = true;
     }
@@ -53,6 +54,7 @@ impl Tail {
     /// Appends the next frame.
     pub fn push(&mut self, frame: Vec<u8>) {
         if self.is_stream && self.is_replaced_by(&frame) {
+            self.note(Usage::last_in_events(&self.bytes, self.bytes.len()));
             self.is_cut = false;
             self.longest = frame.len();
             self.bytes = frame;
@@ -69,38 +71,22 @@ impl Tail {
         }
     }
 
-    /// Whether no bytes before the next frame of an event stream are needed, because the frame has whole events and
-    /// begins like the last event.
+    /// Whether no bytes before the next frame of an event stream are needed, because the frame has whole events.
+    ///
+    /// An error counts only in the last event other than `[DONE]`, so the frame must begin with such an event.
     #[inline]
     fn is_replaced_by(&mut self, frame: &[u8]) -> bool {
         let begins_event = self.ends_event;
         self.ends_event = matches!(frame, [.., b'\n', b'\n']);
         // Of a very long frame only the last `TAIL` bytes were read.
-        let is_whole = begins_event && self.ends_event && frame.len() < TAIL;
-        is_whole && frame.len() > CLOSING_EVENT && self.last_event_begins_like(frame)
+        begins_event && self.ends_event && frame.len() < TAIL && begins_with_data(frame)
     }
 
-    /// Whether the last event begins like `frame`, or the frame is the first one.
-    #[inline]
-    fn last_event_begins_like(&self, frame: &[u8]) -> bool {
-        // Usually the kept bytes are one event.
-        begin_alike(&self.bytes, frame)
-            || self.bytes.is_empty()
-            || begin_alike(self.last_event(), frame)
-    }
-
-    /// The last of the events that end here.
-    #[inline(never)]
-    fn last_event(&self) -> &[u8] {
-        let end = self.bytes.len().saturating_sub(2);
-        let mut before = self.bytes.get(..end).unwrap_or_default();
-        while let Some(at) = find_last(before, b'\n') {
-            before = before.get(..at).unwrap_or_default();
-            if before.ends_with(b"\n") {
-                return self.bytes.get(at.saturating_add(1)..).unwrap_or_default();
-            }
+    /// Notes the tokens in dropped bytes.
+    fn note(&mut self, found: Option<Usage>) {
+        if let Some(found) = found {
+            self.noted = Some(found.completed_by(self.noted));
         }
-        &self.bytes
     }
 
     /// Appends the next frame when the memory is full. The first frame's memory is reused, because many answers arrive
@@ -108,7 +94,7 @@ impl Tail {
     #[inline(never)]
     fn make_room(&mut self, frame: Vec<u8>) {
         let (least, most) = match self.is_stream && self.longest <= SHORT_FRAME {
-            true => (SHORT_TAIL, SHORT_TAIL),
+            true => (SHORT_TAIL, SHORT_TAIL + OVERLAP),
             false => (TAIL, 2 * TAIL),
         };
         if self.bytes.is_empty() && frame.capacity() <= most {
@@ -116,24 +102,33 @@ impl Tail {
             return;
         }
         let length = self.bytes.len().saturating_add(frame.len());
-        let last = frame.get(frame.len().saturating_sub(most)..);
-        let last = last.unwrap_or_default();
         if length <= most {
             let wanted = length.saturating_mul(2).min(most);
             let more = wanted.saturating_sub(self.bytes.len());
             self.bytes.reserve_exact(more);
-        } else {
-            let kept = least.saturating_sub(last.len());
-            let dropped = self.bytes.len().saturating_sub(kept);
-            self.bytes.drain(..dropped);
-            if self.bytes.capacity() != most {
-                let mut bytes = Vec::with_capacity(most);
-                bytes.append(&mut self.bytes);
-                self.bytes = bytes;
-            }
-            self.is_cut = true;
-            self.longest = last.len();
+            self.bytes.extend_from_slice(&frame);
+            return;
         }
+        let overlap = if self.is_stream { OVERLAP } else { 0 };
+        let front = frame.len().saturating_add(overlap).saturating_sub(most);
+        let last = frame.get(front..).unwrap_or_default();
+        let kept = match front {
+            0 => least.saturating_sub(last.len()).max(overlap),
+            _ => 0,
+        };
+        let dropped = self.bytes.len().saturating_sub(kept);
+        if self.is_stream {
+            self.note(Usage::last_in_events(&self.bytes, dropped));
+            self.note(Usage::last_in_events(&frame, front));
+        }
+        self.bytes.drain(..dropped);
+        if self.bytes.capacity() != most {
+            let mut bytes = Vec::with_capacity(most);
+            bytes.append(&mut self.bytes);
+            self.bytes = bytes;
+        }
+        self.is_cut = true;
+        self.longest = last.len();
         self.bytes.extend_from_slice(last);
     }
 
@@ -147,10 +142,14 @@ impl Tail {
         !self.is_cut
     }
 
-    /// The last [`TAIL`] bytes.
-    pub fn last(&self) -> &[u8] {
+    /// The last tokens that the answer reported.
+    pub fn usage(&self) -> Option<Usage> {
+        if self.is_stream {
+            let found = Usage::last_in_events(&self.bytes, self.bytes.len());
+            return found.map_or(self.noted, |found| Some(found.completed_by(self.noted)));
+        }
         let older = self.bytes.len().saturating_sub(TAIL);
-        self.bytes.get(older..).unwrap_or_default()
+        Usage::last_in(self.bytes.get(older..).unwrap_or_default())
     }
 
     /// The allocated memory, in bytes.
@@ -160,16 +159,23 @@ impl Tail {
     }
 }
 
-/// Whether two events have the same first [`START`] bytes.
+/// Whether the frame begins with an event whose data is a JSON object. The event's name may precede the data.
 #[inline]
-fn begin_alike(one: &[u8], other: &[u8]) -> bool {
-    let (Some(one), Some(other)) = (one.first_chunk::<START>(), other.first_chunk::<START>())
-    else {
-        return false;
+fn begins_with_data(frame: &[u8]) -> bool {
+    let data = match frame {
+        [b'e', b'v', b'e', b'n', b't', b':', name @ ..] => {
+            let end = find(name, [b'\n']);
+            end.and_then(|end| name.get(end.checked_add(1)?..))
+        }
+        _ => Some(frame),
     };
-    // Equal words take fewer instructions than equal texts.
-    let mut words = one.chunks_exact(8).zip(other.chunks_exact(8));
-    words.all(|(one, other)| one.first_chunk::<8>() == other.first_chunk::<8>())
+    matches!(
+        data,
+        Some(
+            [b'd', b'a', b't', b'a', b':', b' ', b'{', ..]
+                | [b'd', b'a', b't', b'a', b':', b'{', ..]
+        )
+    )
 }
 
 #[cfg(test)]
@@ -187,8 +193,8 @@ mod tests {
     }
 
     fn last_event(length: usize) -> String {
-        let text = "t".repeat(length.saturating_sub("data: \n\n".len()));
-        format!("data: {text}\n\n")
+        let text = "t".repeat(length.saturating_sub("data: {}\n\n".len()));
+        format!("data: {{{text}}}\n\n")
     }
 
     #[test]
@@ -201,12 +207,12 @@ mod tests {
         }
     }
 
+    /// The error of a stream may be its last event but `[DONE]`.
     #[test]
     fn a_last_event_is_kept_with_what_follows_it() {
-        let stop = "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
-        for length in [20, CLOSING_EVENT, 100, 500, 900, SHORT_FRAME, 7_000] {
+        for length in [20, 100, 500, 900, SHORT_FRAME, 7_000] {
             for pieces in [1, 2, 3, 10] {
-                for after in [DONE, stop] {
+                for after in [DONE, ": bye\n\n"] {
                     let last = last_event(length);
                     let mut tail = stream();
                     for _ in 0..500 {
@@ -230,36 +236,6 @@ mod tests {
         }
     }
 
-    /// The order of keys is Azure's, or that of other providers.
-    #[test]
-    fn usage_is_kept_before_an_annotation() {
-        let orders = [
-            [
-                r#"{"choices":[{"content_filter_results":{},"delta":{"content":" well"}}],"id":"chatcmpl-1","model":"gpt-4o"}"#,
-                r#"{"choices":[{"content_filter_results":{},"delta":{}}],"usage":{"completion_tokens":4,"prompt_tokens":9}}"#,
-                r#"{"choices":[{"content_filter_offsets":{"check_offset":0},"content_filter_results":{"hate":{"filtered":false}}}]}"#,
-            ],
-            [
-                r#"{"id":"chatcmpl-1","choices":[{"index":0,"delta":{"content":" well"}}],"model":"gpt-4o","created":1760000000}"#,
-                r#"{"id":"chatcmpl-1","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4},"created":1760000000}"#,
-                r#"{"id":"","choices":[{"index":0,"content_filter_results":{},"content_filter_offsets":{}}],"usage":null}"#,
-            ],
-        ];
-        for order in orders {
-            let [content, usage, annotation] = order.map(|data| format!("data: {data}\n\n"));
-            let mut tail = stream();
-            for _ in 0..10 {
-                tail.push(content.clone().into());
-            }
-            assert_eq!(tail.bytes(), content.as_bytes());
-            let end = [&*usage, &*annotation, DONE];
-            for event in end {
-                tail.push(event.into());
-            }
-            assert!(tail.bytes().ends_with(end.concat().as_bytes()), "{usage}");
-        }
-    }
-
     #[test]
     fn several_events_in_a_frame_are_replaced_by_the_next_one() {
         let first = "data: {\"choices\":[],\"prompt_filter_results\":[]}\n\n";
@@ -277,9 +253,9 @@ mod tests {
             let mut tail = stream();
             for frame in text.as_bytes().chunks(size) {
                 tail.push(frame.to_vec());
-                assert!(tail.capacity() <= SHORT_TAIL);
+                assert!(tail.capacity() <= SHORT_TAIL + OVERLAP);
             }
-            assert_eq!(tail.bytes().len(), SHORT_TAIL, "{size}");
+            assert!(tail.bytes().len() >= SHORT_TAIL, "{size}");
             assert!(!tail.begins_with_event());
         }
     }
@@ -289,10 +265,10 @@ mod tests {
         let mut tail = stream();
         tail.push(EVENT.into());
         tail.push(vec![b'x'; 7_000]);
-        assert!(tail.capacity() > SHORT_TAIL);
+        assert!(tail.capacity() > SHORT_TAIL + OVERLAP);
         for _ in 0..1000 {
             tail.push(EVENT.into());
         }
-        assert!(tail.capacity() <= SHORT_TAIL);
+        assert!(tail.capacity() <= SHORT_TAIL + OVERLAP);
     }
 }

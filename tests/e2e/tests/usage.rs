@@ -136,7 +136,7 @@ cases! {
             for backend in &mut settings.backends {
                 backend.host = format!("{}.services.ai.azure.com", backend.name);
             }
-            // An event without tokens follows the tokens of its chats.
+            // Events without tokens follow the tokens of its chats.
             settings.backends[1].content_filter = ContentFilter::Asynchronous;
         });
         let paced = |interval_ms, break_after| {

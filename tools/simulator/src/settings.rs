@@ -93,7 +93,7 @@ pub enum ContentFilter {
     /// Content is checked before it is sent.
     #[default]
     Buffered,
-    /// Content is sent at once. The results follow in annotations, the last one after the tokens.
+    /// Content is sent at once. The results follow in annotations, two of them after the tokens.
     Asynchronous,
 }
 

@@ -23,12 +23,6 @@ pub(crate) fn check(input: &[u8]) {
     if let Some(expected) = naive(input) {
         assert_eq!(usage, expected);
     }
-    // The result at the beginning of Anthropic's streams depends on the first frame, but no input may cause a panic.
-    let _ = read(UsageReader::with_beginning(), &[input]);
-    let _ = read(
-        UsageReader::with_beginning(),
-        &input.chunks(7).collect::<Vec<_>>(),
-    );
 }
 
 /// The tokens reported in these chunks, and the error at their end.

@@ -1,5 +1,7 @@
 //! Chat completions and the older completions, whole and streamed.
 
+use std::ops::Range;
+
 use serde::Deserialize;
 use serde_json::{json, Value};
 
@@ -160,8 +162,11 @@ impl Resource {
             events.push(Event::data(chunk(json!([]), usage(call, pieces))));
         }
         if self.content_filter == ContentFilter::Asynchronous {
-            let annotation = chunk(annotation(pieces), Value::Null);
-            events.push(Event::data(nameless(annotation)));
+            let middle = pieces / 2;
+            for part in [0..middle, middle..pieces] {
+                let annotation = chunk(annotation(part), Value::Null);
+                events.push(Event::data(nameless(annotation)));
+            }
         }
         events.push(Event::done());
         events
@@ -258,13 +263,13 @@ fn filter_results() -> Value {
     json!({ "hate": safe, "self_harm": safe, "sexual": safe, "violence": safe })
 }
 
-/// The result of the asynchronous content filter for the whole text of a stream in this many pieces.
-fn annotation(pieces: u32) -> Value {
-    let end = u64::from(pieces) * WORD.len() as u64;
+/// The result of the asynchronous content filter for these pieces of a stream's text.
+fn annotation(pieces: Range<u32>) -> Value {
+    let [start, end] = [pieces.start, pieces.end].map(|piece| u64::from(piece) * WORD.len() as u64);
     json!([{
         "index": 0,
         "finish_reason": null,
         "content_filter_results": filter_results(),
-        "content_filter_offsets": { "check_offset": end, "start_offset": 0, "end_offset": end },
+        "content_filter_offsets": { "check_offset": end, "start_offset": start, "end_offset": end },
     }])
 }
