@@ -8,13 +8,16 @@
 use core::ops::Range;
 
 use super::text::find;
+use super::usage::{last_key, KEY as USAGE};
 use crate::prelude::*;
 
 /// The largest event that is searched, in bytes. A larger event passes unchanged, and so do all later ones.
 const LIMIT: usize = 64 * 1024;
 
-const USAGE: &[u8] = b"\"usage\"";
 const CHOICES: &[u8] = b"\"choices\"";
+
+/// The bytes that begin or end an object, a list or a string.
+const STRUCTURE: [u8; 5] = *b"\"{[}]";
 
 /// The stripper of one stream.
 #[derive(Debug, Default)]
@@ -144,7 +147,7 @@ fn cut_of(event: &[u8]) -> Option<Range<usize>> {
         return None;
     }
     let start = event.len().checked_sub(data.len())?;
-    let at = own_key(event, start, USAGE)?;
+    let at = own_usage(event, start)?;
     let value = value_of(event, at, USAGE)?;
     let rest = event.get(value..)?;
     if rest.starts_with(b"{") {
@@ -167,13 +170,47 @@ fn cut_of(event: &[u8]) -> Option<Range<usize>> {
     Some(at..next)
 }
 
+/// The position of the document's own `usage`. The document begins at `start`.
+fn own_usage(event: &[u8], start: usize) -> Option<usize> {
+    let at = last_key(event)?;
+    // It is usually the last key or the last but one, so the way to the document's end is short.
+    match is_followed_by_one_end(event, at) {
+        true => Some(at),
+        false => own_key(event, start, USAGE),
+    }
+}
+
+/// Whether the object with the `usage` at `at` ends, and nothing comes after it. So it is the whole document.
+fn is_followed_by_one_end(event: &[u8], at: usize) -> bool {
+    let is_key = event
+        .get(..at)
+        .is_some_and(|before| !before.ends_with(b"\\"));
+    let value = value_of(event, at, USAGE).filter(|_| is_key);
+    let end = value.and_then(|value| end_of_object(event, value));
+    let behind = end.and_then(|end| event.get(end..));
+    behind.is_some_and(|behind| behind.trim_ascii().is_empty())
+}
+
+/// The position behind the end of the object that has the value at `value`.
+fn end_of_object(event: &[u8], value: usize) -> Option<usize> {
+    let (mut depth, mut at) = (1_usize, value);
+    while depth > 0 {
+        at = at.checked_add(find(event.get(at..)?, STRUCTURE)?)?;
+        match event.get(at)? {
+            b'{' | b'[' => depth = depth.checked_add(1)?,
+            b'}' | b']' => depth = depth.checked_sub(1)?,
+            _ => at = end_of_string(event, at)?,
+        }
+        at = at.checked_add(1)?;
+    }
+    Some(at)
+}
+
 /// The position of the document's own key. The document begins at `start`.
 fn own_key(event: &[u8], start: usize, key: &[u8]) -> Option<usize> {
     let (mut depth, mut at) = (0_usize, start);
     loop {
-        let rest = event.get(at..)?;
-        let found = find(rest, [b'"', b'{', b'[', b'}', b']'])?;
-        at = at.checked_add(found)?;
+        at = at.checked_add(find(event.get(at..)?, STRUCTURE)?)?;
         match event.get(at)? {
             b'{' | b'[' => depth = depth.checked_add(1)?,
             b'}' | b']' => depth = depth.checked_sub(1)?,

@@ -17,6 +17,7 @@ use core::ops::Range;
 use super::stream_end::StreamEnd;
 use super::stream_start::Failure;
 use crate::prelude::*;
+pub(crate) use search::{last_key, KEY};
 pub use tail::TAIL;
 
 use self::tail::Tail;

@@ -62,10 +62,11 @@ impl Usage {
     }
 }
 
-const KEY: &[u8] = b"\"usage\"";
+/// The key of an answer's tokens, with its quotes.
+pub(crate) const KEY: &[u8] = b"\"usage\"";
 
 /// The position of the last [`KEY`].
-fn last_key(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn last_key(bytes: &[u8]) -> Option<usize> {
     // The rarest letter of the key, and its position in the key.
     const RARE: (u8, usize) = (b'g', 4);
     let mut before = bytes;

@@ -64,6 +64,10 @@ const ANSWER: &str = concat!(
 
 const BODY: &str = r#"{"model":"gpt-4o","messages":[{"role":"user","content":"All is well."}]}"#;
 
+/// A stream whose tokens the client does not request.
+const STREAM_BODY: &str =
+    r#"{"model":"gpt-4o","messages":[{"role":"user","content":"All is well."}],"stream":true}"#;
+
 const RESPONSES: &str = "/openai/v1/responses";
 const RESPONSE_BODY: &[u8] = br#"{"model":"gpt-4o","input":"All is well.","stream":true}"#;
 
@@ -100,7 +104,7 @@ impl Path {
 }
 
 /// The paths of most requests. The branch hints come from them.
-const TYPICAL: [Path; 12] = [
+const TYPICAL: [Path; 13] = [
     Path::usual("served at once", warm_up, serve),
     Path::usual("an answer of 50 chunks", warm_up, stream),
     Path::usual("a body of 96 KiB", warm_up, serve_sizeable),
@@ -119,6 +123,14 @@ const TYPICAL: [Path; 12] = [
     Path {
         setting: Setting::with_limits,
         ..Path::usual("served at once, with limits of clients", warm_up, serve)
+    },
+    Path {
+        setting: Setting::with_limits,
+        ..Path::usual(
+            "a stream of 50 events, with limits of clients",
+            warm_up,
+            stream_with_requested_tokens,
+        )
     },
 ];
 
@@ -344,6 +356,16 @@ fn event_stream(gateway: &Gateway) {
     let request = gateway.send(&[BODY.as_bytes()]);
     let mut events = [CHUNK; CHUNKS];
     events[..2].copy_from_slice(&BEFORE_CONTENT);
+    request.answer_with(gateway, 200, "text/event-stream", &events);
+}
+
+/// The filter requests the tokens, and removes them from the stream.
+fn stream_with_requested_tokens(gateway: &Gateway) {
+    let request = gateway.send(&[STREAM_BODY.as_bytes()]);
+    let [first, second, content] = [BEFORE_CONTENT[0], BEFORE_CONTENT[1], CHUNK]
+        .map(|event| event.replace("}\n\n", ",\"usage\":null}\n\n"));
+    let mut events = [&*content; CHUNKS];
+    (events[0], events[1], events[CHUNKS - 1]) = (&first, &second, LAST);
     request.answer_with(gateway, 200, "text/event-stream", &events);
 }
 
