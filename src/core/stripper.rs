@@ -283,6 +283,7 @@ mod tests {
         "data: {\"choices\":[],\"created\":0,\"id\":\"\",\"prompt_filter_results\":[{\"prompt_index\":0}],\"usage\":null}\n\n",
         "data: {\"choices\":[{\"delta\":{\"content\":\"\\\"usage\\\":null, naïve \\\\\"}}],\"usage\":null,\"z\":1}\n\n",
         "data: {\"usage\":null,\"choices\":[{\"delta\":{\"content\":\"usage\",\"usage\":null}}]}\n\n",
+        "data: {\"choices\":[{\"delta\":{}}],\"usage\":null,\"obfuscation\":\"{]\\\"\\\\\",\"z\":[{}]}\n\n",
         "data: {\"choices\":[{\"finish_reason\":\"stop\"}], \"usage\": null}\r\n\r\n",
         "data: {\"choices\":[],\"created\":1,\"usage\":{\"prompt_tokens\":9,\"total_tokens\":13}}\n\n",
         "data: [DONE]\n\n",
@@ -291,6 +292,7 @@ mod tests {
         "data: {\"choices\":[],\"created\":0,\"id\":\"\",\"prompt_filter_results\":[{\"prompt_index\":0}]}\n\n",
         "data: {\"choices\":[{\"delta\":{\"content\":\"\\\"usage\\\":null, naïve \\\\\"}}],\"z\":1}\n\n",
         "data: {\"choices\":[{\"delta\":{\"content\":\"usage\",\"usage\":null}}]}\n\n",
+        "data: {\"choices\":[{\"delta\":{}}],\"obfuscation\":\"{]\\\"\\\\\",\"z\":[{}]}\n\n",
         "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\r\n\r\n",
         "data: [DONE]\n\n",
     );
