@@ -173,15 +173,15 @@ fn cut_of(event: &[u8]) -> Option<Range<usize>> {
 /// The position of the document's own `usage`. The document begins at `start`.
 fn own_usage(event: &[u8], start: usize) -> Option<usize> {
     let at = last_key(event)?;
-    // It is usually the last key or the last but one, so the way to the document's end is short.
-    match is_followed_by_one_end(event, at) {
+    // Few keys follow `usage`, so it is checked from there to the document's end.
+    match is_in_whole_document(event, at) {
         true => Some(at),
         false => own_key(event, start, USAGE),
     }
 }
 
-/// Whether the object with the `usage` at `at` ends, and nothing comes after it. So it is the whole document.
-fn is_followed_by_one_end(event: &[u8], at: usize) -> bool {
+/// Whether the object with the `usage` at `at` is the whole document: nothing comes after the object's end.
+fn is_in_whole_document(event: &[u8], at: usize) -> bool {
     let is_key = event
         .get(..at)
         .is_some_and(|before| !before.ends_with(b"\\"));

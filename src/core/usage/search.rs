@@ -49,6 +49,8 @@ impl Usage {
 
     /// The same, if the value ends within its event.
     fn of_value_in_event(bytes: &[u8]) -> Option<Self> {
+        // Bytes with many unclosed values would otherwise be read once for each.
+        let bytes = bytes.get(..LONGEST_VALUE).unwrap_or(bytes);
         let mut reader = Reader { rest: bytes };
         let usage = reader.usage()?;
         let mut value = bytes.get(..bytes.len().saturating_sub(reader.rest.len()))?;
@@ -61,6 +63,9 @@ impl Usage {
         Some(usage)
     }
 }
+
+/// The longest value of `usage` in an event, in bytes. Azure's have some 300.
+const LONGEST_VALUE: usize = 2048;
 
 /// The key of an answer's tokens, with its quotes.
 pub(crate) const KEY: &[u8] = b"\"usage\"";
@@ -302,6 +307,9 @@ mod tests {
             let found = Usage::last_in_events(event.as_bytes(), event.len());
             assert_eq!(found.is_some(), is_found, "{event}");
         }
+        let long = " ".repeat(LONGEST_VALUE);
+        let event = std::format!("data: {{\"usage\":{{\"prompt_tokens\":9{long}}}}}");
+        assert_eq!(Usage::last_in_events(event.as_bytes(), event.len()), None);
     }
 
     #[test]
