@@ -312,7 +312,8 @@ fn learnt(backend: &str, age: Duration, stats: &BTreeMap<String, i64>) -> String
     let wait = |name: &str| {
         let left = stat(name) + age.as_secs() as i64;
         match left {
-            0..8 => "some seconds".to_owned(),
+            // The shortest waits are sometimes over before they are reported.
+            0..8 => "a moment".to_owned(),
             8..100 => format!("{} s", (left + 5) / 10 * 10),
             _ => format!("{} min", (left + 30) / 60),
         }
