@@ -1,7 +1,9 @@
-//! Removes the callbacks that the module exports but does not use.
+//! Makes the built module smaller.
 //!
 //! The SDK exports every callback of the ABI. Envoy calls each exported callback, and the module carries its code. A linker cannot
 //! remove exports that the compiler requested, so this crate removes them afterwards. Code that only they reach goes with them.
+//!
+//! Envoy logs the functions' names if the module traps. The compiler encodes them for linkers, which makes them longer and hard to read.
 
 use anyhow::{anyhow, ensure, Result};
 use walrus::{passes, Module};
@@ -24,7 +26,7 @@ const UNUSED: &[&str] = &[
     "proxy_on_upstream_data",
 ];
 
-/// Returns the module without the unused callbacks.
+/// Returns the module without the unused callbacks, with its functions named as in the source.
 ///
 /// # Errors
 /// The bytes are not a module, or the module lacks one of the exports, so the list has to be updated.
@@ -39,6 +41,12 @@ pub fn strip(module: &[u8]) -> Result<Vec<u8>> {
         );
     }
     passes::gc::run(&mut module);
+    for function in module.funcs.iter_mut() {
+        if let Some(name) = &mut function.name {
+            // `{:#}` leaves out the hash.
+            *name = format!("{:#}", rustc_demangle::demangle(name));
+        }
+    }
     Ok(module.emit_wasm())
 }
 
@@ -71,6 +79,23 @@ mod tests {
         assert_eq!(exports, ["proxy_on_tick"]);
         let imports: Vec<_> = module.imports.iter().map(|import| &import.name).collect();
         assert_eq!(imports, ["for_proxy_on_tick"]);
+    }
+
+    #[test]
+    fn functions_have_their_names_of_the_source() {
+        let mut module = Module::from_buffer(&module(UNUSED)).unwrap();
+        let kind = module.types.add(&[], &[]);
+        let mut function = walrus::FunctionBuilder::new(&mut module.types, &[], &[]);
+        function.name("_ZN4text4find17h0123456789abcdefE".to_owned());
+        let function = function.finish(Vec::new(), &mut module.funcs);
+        module.exports.add("find", function);
+        let stripped = Module::from_buffer(&strip(&module.emit_wasm()).unwrap()).unwrap();
+        let names: Vec<_> = stripped
+            .funcs
+            .iter_local()
+            .map(|(id, _)| &stripped.funcs.get(id).name)
+            .collect();
+        assert_eq!(names, [&Some("text::find".to_owned())]);
     }
 
     #[test]

@@ -74,8 +74,7 @@ pub(crate) fn largest(bytes: &[u8]) -> Option<Function> {
 }
 
 fn name(function: &walrus::Function) -> String {
-    let mangled = function.name.as_deref().unwrap_or("?");
-    format!("{:#}", rustc_demangle::demangle(mangled))
+    function.name.clone().unwrap_or_else(|| "?".to_owned())
 }
 
 /// A new variable with this value, exported under this name.
