@@ -40,7 +40,7 @@ impl Gate {
         self.complete |= end_of_stream;
     }
 
-    /// Ends a body callback. `passes` is the wish, and the result is the decision.
+    /// Ends a body callback. `passes` is what the caller wants, and the result is the decision.
     #[inline]
     pub fn body(&mut self, passes: bool) -> bool {
         // Nearly no half is opened early.

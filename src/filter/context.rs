@@ -8,7 +8,7 @@ use proxy_wasm::types::Action;
 
 use super::host::HostError;
 use super::worker;
-use crate::core::balancer::Granted;
+use crate::core::balancer::WaitResult;
 
 type Result<T> = std::result::Result<T, HostError>;
 
@@ -32,8 +32,8 @@ pub(super) trait Callbacks: 'static {
     /// The answer's trailers arrived.
     fn response_trailers(&mut self) -> Result<Action>;
 
-    /// The stream's wait is over: the wish is granted, or will not be.
-    fn granted(&mut self, granted: Granted) -> Result<()>;
+    /// The stream's wait is over: what it waited for is there, or will not come.
+    fn wait_ended(&mut self, result: WaitResult) -> Result<()>;
 
     /// A call was answered.
     fn call_answered(&mut self, _call: u32) -> Result<()> {
@@ -93,8 +93,8 @@ fn recover(stream: &mut dyn Callbacks, error: HostError) {
 }
 
 impl<S: Callbacks> worker::Stream for RefCell<S> {
-    fn granted(&self, granted: Granted) {
-        run(self, (), |stream| stream.granted(granted));
+    fn wait_ended(&self, result: WaitResult) {
+        run(self, (), |stream| stream.wait_ended(result));
     }
 
     fn call_answered(&self, call: u32) {

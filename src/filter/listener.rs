@@ -9,7 +9,7 @@ use super::driver::{action_of, apply, details_if, end_usage, pass_frame, sign};
 use super::host::{self, HostError, Map};
 use super::place::{Place, Request};
 use super::worker::{Stream, Worker};
-use crate::core::balancer::Granted;
+use crate::core::balancer::WaitResult;
 use crate::core::client_credentials::is_credential_header;
 use crate::core::exchange::{BodyEdit, Exchange, Input, Next};
 use crate::core::gate::Gate;
@@ -94,9 +94,9 @@ impl Listener {
     }
 
     /// A wait has ended.
-    pub(super) fn granted(&mut self, granted: Granted) -> Result<Next> {
+    pub(super) fn wait_ended(&mut self, result: WaitResult) -> Result<Next> {
         self.read_body_if(Exchange::wants_rest_of_body, false)?;
-        self.place.granted(granted)
+        self.place.wait_ended(result)
     }
 
     #[inline(never)]

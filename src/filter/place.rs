@@ -7,7 +7,7 @@ use super::driver::{answer_body, details_if, headers_if, status};
 use super::envoy::Envoy;
 use super::host::{self, HostError, Map};
 use super::worker::{Stream, Worker};
-use crate::core::balancer::{Balancer, Granted, Watchable, Wish};
+use crate::core::balancer::{Awaited, Balancer, WaitResult, Watchable};
 use crate::core::exchange::{Exchange, Input, Next, Stalled, ERROR_BODY};
 use crate::core::gate::Gate;
 use crate::core::text::number;
@@ -104,8 +104,8 @@ impl Place {
     /// Passes `input` to the machine, and starts the wait that it requests.
     pub(super) fn advance(&mut self, input: Input) -> Next {
         let mut next = self.request.handle(input);
-        while let Next::Wait(wish) = next {
-            next = match self.wait(wish) {
+        while let Next::Wait(awaited) = next {
+            next = match self.wait(awaited) {
                 true => Next::Hold,
                 false => self.request.handle(Input::CannotWait),
             };
@@ -117,9 +117,9 @@ impl Place {
         next
     }
 
-    fn wait(&mut self, wish: Wish) -> bool {
+    fn wait(&mut self, awaited: Awaited) -> bool {
         let (id, worker) = (self.id, &self.request.worker);
-        self.waits = (self.me.upgrade()).is_some_and(|me| worker.wait(id, me, wish));
+        self.waits = (self.me.upgrade()).is_some_and(|me| worker.wait(id, me, awaited));
         self.waits
     }
 
@@ -186,7 +186,7 @@ impl Place {
     }
 
     /// A wait has ended.
-    pub(super) fn granted(&mut self, granted: Granted) -> Result<Next> {
+    pub(super) fn wait_ended(&mut self, result: WaitResult) -> Result<Next> {
         let stalled = match self.exchange().wants_stalled() {
             true => Some(Box::new(Stalled {
                 headers: host::headers(Map::ResponseHeaders)?,
@@ -194,15 +194,15 @@ impl Place {
             })),
             false => None,
         };
-        Ok(self.advance(Input::Granted { granted, stalled }))
+        Ok(self.advance(Input::WaitEnded { result, stalled }))
     }
 
     /// The answer that was to pass needs another frame. A wait that is refused ends at once, because the frame may never come.
     pub(super) fn needs_frame(&mut self) -> Result<Next> {
         match self.request.handle(Input::NeedsFrame) {
-            Next::Wait(wish) => match self.wait(wish) {
+            Next::Wait(awaited) => match self.wait(awaited) {
                 true => Ok(Next::Hold),
-                false => self.granted(Granted::NoBody),
+                false => self.wait_ended(WaitResult::TimedOut),
             },
             next => Ok(next),
         }
@@ -223,7 +223,7 @@ impl Place {
         if gate.holds_frame() {
             // A tick resumes the stream soon, unless another frame comes first and passes together with this one. If
             // the waiting list is full, the last frame passes at once.
-            let waits = self.wait(Wish::StreamStart(gate.time_for_next_frame()));
+            let waits = self.wait(Awaited::StreamStart(gate.time_for_next_frame()));
             return !waits && gate.is_complete();
         }
         if held_one {

@@ -13,7 +13,7 @@ use super::driver::{action_of, open, reply, Replaced};
 use super::host::{self, Buffer, Half, HostError, Map};
 use super::listener::Listener;
 use super::worker::{self, Worker};
-use crate::core::balancer::Granted;
+use crate::core::balancer::WaitResult;
 use crate::core::exchange::{Input, Next, ERROR_BODY};
 
 /// One request.
@@ -214,14 +214,14 @@ impl Callbacks for Stream {
         Ok(action_of(passes))
     }
 
-    fn granted(&mut self, granted: Granted) -> Result<(), HostError> {
+    fn wait_ended(&mut self, result: WaitResult) -> Result<(), HostError> {
         if self.side.down.holds_frame() {
             let is_last = self.side.down.is_complete();
             self.side.pass_frame(usize::MAX, is_last)?;
             self.side.down.let_frame_go();
             return host::resume(Half::Response);
         }
-        let next = self.side.granted(granted)?;
+        let next = self.side.wait_ended(result)?;
         self.act_from_outside(next)
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::envoy::Envoy;
 use super::host::{self, Buffer, HostError, Map};
 use super::place::Request;
-use crate::core::balancer::{Agenda, Balancer, Began, Granted, Silences, Wish, NOW};
+use crate::core::balancer::{Agenda, Awaited, Balancer, Began, Silences, WaitResult, NOW};
 use crate::core::config::Config;
 use crate::core::identity::{Answer, Call, Keeper};
 use crate::core::metrics::Event;
@@ -19,8 +19,8 @@ use crate::core::time::Timestamp;
 
 /// A stream's interface to its worker. While these methods run, Envoy's effective context is the stream's.
 pub(super) trait Stream {
-    /// The stream's wait is over: the wish is granted, or will not be.
-    fn granted(&self, granted: Granted);
+    /// The stream's wait is over: what it waited for is there, or will not come.
+    fn wait_ended(&self, result: WaitResult);
 
     /// A call got its answer. The stream made the call while the root context was running.
     fn call_answered(&self, call: u32);
@@ -73,10 +73,10 @@ impl Worker {
     }
 
     /// Puts the stream on the waiting list. `false` if the stream cannot wait.
-    pub(super) fn wait(&self, id: u32, stream: Rc<dyn Stream>, wish: Wish) -> bool {
+    pub(super) fn wait(&self, id: u32, stream: Rc<dyn Stream>, awaited: Awaited) -> bool {
         let now = host::now();
         let mut mutable = self.mutable.borrow_mut();
-        let began = (mutable.agenda).wait(id, stream, wish, &self.balancer, now);
+        let began = (mutable.agenda).wait(id, stream, awaited, &self.balancer, now);
         drop(mutable);
         if began == Began::NeedsTick {
             // The timer belongs to the effective root context, which behind the router is the upstream filter's.
@@ -128,7 +128,7 @@ impl Worker {
             let call = self.keeper(index, |keeper, count| keeper.keep_fresh(now, count));
             self.fetch(index, call.flatten(), now);
         }
-        self.grant_wishes(now);
+        self.end_waits(now);
         let is_full = self.mutable.borrow_mut().agenda.is_full_tick(now);
         if is_full {
             self.balancer.fleet.on_tick(now);
@@ -141,13 +141,13 @@ impl Worker {
         is_full
     }
 
-    fn grant_wishes(&self, now: Timestamp) {
+    fn end_waits(&self, now: Timestamp) {
         let mut mutable = self.mutable.borrow_mut();
-        let granted = mutable.agenda.take_granted(&self.balancer, now);
+        let ended = mutable.agenda.take_ended(&self.balancer, now);
         drop(mutable);
-        for (id, stream, granted) in granted {
+        for (id, stream, result) in ended {
             self.as_stream(id, || {
-                stream.granted(granted);
+                stream.wait_ended(result);
                 Ok(())
             });
         }
@@ -176,7 +176,7 @@ impl Worker {
             log::error!("identity: {error}");
         }
         self.balancer.admit_tokens(now);
-        self.grant_wishes(now);
+        self.end_waits(now);
     }
 
     fn token_answered(&self, call: u32, now: Timestamp) -> Result<(), HostError> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use azure_openai_balancer::core::balancer::{Granted, Wish};
+use azure_openai_balancer::core::balancer::{Awaited, WaitResult};
 use azure_openai_balancer::core::edits::{Edit, Edits};
 use azure_openai_balancer::core::exchange::{Exchange, FinalAnswer, Input, Next, Stalled};
 use azure_openai_balancer::core::header_map::HeaderMap;
@@ -69,7 +69,7 @@ pub(crate) struct Envoy<'w> {
     headers: BTreeMap<String, String>,
     request_ended: bool,
     is_sent: bool,
-    wish: Option<Wish>,
+    awaited: Option<Awaited>,
     hand: Hand,
     /// The body of the answer at hand.
     body: &'static str,
@@ -83,7 +83,7 @@ pub(crate) struct Envoy<'w> {
     awaits_frame: bool,
     marked: bool,
     call: bool,
-    departing: bool,
+    attempt_held: bool,
     /// No newer token came for an attempt that the router had already begun.
     repeats: bool,
     answers: usize,
@@ -103,7 +103,7 @@ impl<'w> Envoy<'w> {
             headers: BTreeMap::new(),
             request_ended: false,
             is_sent: false,
-            wish: None,
+            awaited: None,
             hand: Hand::Empty,
             body: "",
             shown: 0,
@@ -112,7 +112,7 @@ impl<'w> Envoy<'w> {
             awaits_frame: false,
             marked: false,
             call: false,
-            departing: false,
+            attempt_held: false,
             repeats: false,
             answers: 0,
             is_watched: false,
@@ -137,15 +137,15 @@ impl<'w> Envoy<'w> {
         }
         self.trace.push(format!("  {next:?}"));
         if !matches!(next, Next::Hold | Next::Wait(_) | Next::Continue) {
-            self.wish = None;
+            self.awaited = None;
         }
         match next {
             Next::Wait(_) if self.draw(8) == 7 => {
-                self.repeats |= self.departing;
+                self.repeats |= self.attempt_held;
                 self.handle(Input::CannotWait)
             }
-            Next::Wait(wish) => {
-                self.wish = Some(wish);
+            Next::Wait(awaited) => {
+                self.awaited = Some(awaited);
                 Next::Hold
             }
             Next::Call => {
@@ -260,9 +260,9 @@ impl<'w> Envoy<'w> {
             // Only a passing answer is cut off.
             assert_eq!(self.handle(Input::Silent), Next::Continue);
         }
-        let may_wait_end = self.wish.is_some() && self.draw(2) == 0;
+        let may_wait_end = self.awaited.is_some() && self.draw(2) == 0;
         if may_wait_end {
-            return self.grant();
+            return self.end_wait();
         }
         if !self.request_ended && self.draw(2) == 0 {
             return self.send_body();
@@ -272,7 +272,7 @@ impl<'w> Envoy<'w> {
             (true, _) => self.route(),
             (false, Hand::Out) => self.answer(),
             (false, Hand::Open) if !self.stalls => self.more_of_answer(),
-            _ if self.wish.is_some() => self.grant(),
+            _ if self.awaited.is_some() => self.end_wait(),
             _ => assert!(
                 !self.request_ended,
                 "nothing will end this: {:#?}",
@@ -291,31 +291,33 @@ impl<'w> Envoy<'w> {
         self.request_ended = end;
         let shown = BODY.len();
         let next = self.handle(Input::RequestBody { shown, end });
-        if self.departing {
+        if self.attempt_held {
             // In this case the attempt waits, in a filter of its own.
             return assert_eq!(next, Next::Continue);
         }
         self.follow(next);
     }
 
-    fn grant(&mut self) {
-        let Some(wish) = self.wish.take() else {
+    fn end_wait(&mut self) {
+        let Some(awaited) = self.awaited.take() else {
             return;
         };
         let comes = self.draw(3) != 2;
-        let granted = match wish {
-            Wish::Token(_) | Wish::NewerToken(..) if comes => {
+        let result = match awaited {
+            Awaited::Token(_) | Awaited::NewerToken(..) if comes => {
                 self.world.renew();
-                Granted::Token(self.world.balancer.credentials.of(2).unwrap())
+                WaitResult::Token(self.world.balancer.credentials.of(2).unwrap())
             }
-            Wish::Token(_) | Wish::NewerToken(..) => {
-                self.repeats |= self.departing;
-                Granted::NoToken(std::time::Duration::from_secs(1))
+            Awaited::Token(_) | Awaited::NewerToken(..) => {
+                self.repeats |= self.attempt_held;
+                WaitResult::NoToken(std::time::Duration::from_secs(1))
             }
-            Wish::RequestBody | Wish::ErrorBody | Wish::StreamStart(_) => Granted::NoBody,
-            Wish::Backend(wanted) => {
+            Awaited::RequestBody | Awaited::ErrorBody | Awaited::StreamStart(_) => {
+                WaitResult::TimedOut
+            }
+            Awaited::Backend(wanted) => {
                 self.world.pass(wanted.left.as_millis() as u64);
-                Granted::Backend
+                WaitResult::Backend
             }
         };
         let stalled = self.exchange.wants_stalled().then(|| {
@@ -324,7 +326,7 @@ impl<'w> Envoy<'w> {
                 body: Vec::new(),
             })
         });
-        let next = self.handle(Input::Granted { granted, stalled });
+        let next = self.handle(Input::WaitEnded { result, stalled });
         self.follow_from_outside(next);
     }
 
@@ -338,24 +340,24 @@ impl<'w> Envoy<'w> {
             .exchange
             .handle(Input::NeedsFrame, &self.world.balancer)
         {
-            Next::Wait(wish) => self.wish = Some(wish),
+            Next::Wait(awaited) => self.awaited = Some(awaited),
             next => panic!("{next:?}: {:#?}", self.trace),
         }
         self.trace.push(format!("{:?}", Input::NeedsFrame));
         self.awaits_frame = true;
         if self.draw(8) == 7 {
             // The wait is refused.
-            self.grant();
+            self.end_wait();
         }
     }
 
     /// Carries out the machine's decision, as far as Envoy takes part in it.
     fn follow(&mut self, next: Next) {
-        let is_departing = std::mem::take(&mut self.departing);
+        let was_held = std::mem::take(&mut self.attempt_held);
         match next {
             Next::Hold => {
-                self.departing = is_departing;
-                let goes_on = self.wish.is_some()
+                self.attempt_held = was_held;
+                let goes_on = self.awaited.is_some()
                     || !self.request_ended
                     || self.call
                     || matches!(self.hand, Hand::Out | Hand::LastWord)
@@ -375,7 +377,7 @@ impl<'w> Envoy<'w> {
                     self.marked = true;
                 }
             }
-            Next::Depart => {
+            Next::PassAttempt => {
                 let edits = self.exchange.attempt_edits(&self.world.balancer);
                 Self::apply(&mut self.headers, &edits);
                 let host = self.headers[":authority"].clone();
@@ -464,7 +466,7 @@ impl<'w> Envoy<'w> {
         self.holds_frame |= !self.world.is_router && next == Next::Hold;
         if std::mem::take(&mut self.awaits_frame) {
             assert_eq!(next, Next::Continue, "{:#?}", self.trace);
-            self.wish = None;
+            self.awaited = None;
             self.answers += 1;
         }
         self.follow(next);
@@ -488,21 +490,21 @@ impl<'w> Envoy<'w> {
     fn route(&mut self) {
         match self.hand {
             Hand::Empty => {
-                if self.wish.is_some() {
-                    self.grant();
+                if self.awaited.is_some() {
+                    self.end_wait();
                 }
             }
             Hand::LastWord => self.last_word(200, Some("via_upstream"), false),
-            Hand::Out if self.marked && !self.departing => match self.draw(8) {
+            Hand::Out if self.marked && !self.attempt_held => match self.draw(8) {
                 7 => self.last_word(503, Some("no_healthy_upstream"), false),
                 _ => self.begin_attempt(),
             },
-            Hand::Out if self.departing => self.grant(),
+            Hand::Out if self.attempt_held => self.end_wait(),
             Hand::Out => match self.draw(6) {
                 5 => self.no_answer(),
                 _ => self.answer(),
             },
-            Hand::Open if self.wish.is_some() && self.stalls => self.grant(),
+            Hand::Open if self.awaited.is_some() && self.stalls => self.end_wait(),
             Hand::Open => match self.draw(6) {
                 _ if self.stalls => self.no_answer(),
                 5 => self.no_answer(),
@@ -513,7 +515,7 @@ impl<'w> Envoy<'w> {
                 6 => self.last_word(503, Some("no_healthy_upstream"), false),
                 _ => self.begin_attempt(),
             },
-            Hand::Whole => self.grant(),
+            Hand::Whole => self.end_wait(),
         }
     }
 
@@ -531,15 +533,15 @@ impl<'w> Envoy<'w> {
         let cluster = destination.map(|cluster| cluster.as_bytes().to_vec());
         let cluster = cluster.filter(|_| self.exchange.is_retrying());
         self.hand = Hand::Out;
-        self.departing = true;
+        self.attempt_held = true;
         let next = self.handle(Input::Attempt { cluster });
-        self.departing = next == Next::Hold;
+        self.attempt_held = next == Next::Hold;
         self.follow(next);
     }
 
     fn last_word(&mut self, status: u16, details: Option<&str>, is_marked: bool) {
         self.hand = Hand::LastWord;
-        self.wish = None;
+        self.awaited = None;
         let word = self.exchange.wants_final_answer().then(|| FinalAnswer {
             status,
             details: details.map(|details| details.as_bytes().to_vec()),

@@ -115,7 +115,7 @@ fn run(seed: u64, keys: Keys, limit: u64) -> Result {
         request.cache_key = key;
         let prompt = FIRST + ADDED * turn;
         let mut journey = Journey::begin(&process, fleet, request, &None);
-        let mut step = journey.depart(&process, fleet);
+        let mut step = journey.first_attempt(&process, fleet);
         result.tokens += prompt;
         loop {
             let Step::Sent(backend, _) = step else {

@@ -146,8 +146,8 @@ impl Journey {
         Step::Sent(chosen.backend, Some(chosen.because))
     }
 
-    /// The first attempt.
-    pub(crate) fn depart(&mut self, process: &Process, fleet: &Fleet<&Map>) -> Step {
+    /// Makes the first attempt.
+    pub(crate) fn first_attempt(&mut self, process: &Process, fleet: &Fleet<&Map>) -> Step {
         let now = fleet.time_of_choice(&|| process.clock.now());
         match fleet.choose(self.attempts.plan(), &self.request.demand(), now) {
             Ok(chosen) => {

@@ -427,7 +427,7 @@ impl<'a> Simulation<'a> {
         }
         self.open[slot] = Some(open);
         self.go(slot, |process, fleet, journey| {
-            journey.depart(process, fleet)
+            journey.first_attempt(process, fleet)
         });
         if leaves {
             let after = self.random.from(1..3000);

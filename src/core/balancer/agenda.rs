@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::{Balancer, Granted, WaitingList, Wish, POLL};
+use super::{Awaited, Balancer, WaitResult, WaitingList, POLL};
 use crate::host::Host;
 use crate::prelude::*;
 use crate::time::Timestamp;
@@ -16,7 +16,7 @@ pub const NOW: Duration = Duration::from_millis(1);
 /// The result of starting a stream's wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Began {
-    /// The stream cannot wait: the waiting list is full, or the wish cannot be granted in time.
+    /// The stream cannot wait: the waiting list is full, or what it waits for cannot come in time.
     Refused,
     /// The next tick is early enough.
     Waits,
@@ -54,17 +54,17 @@ impl<T: Clone> Agenda<T> {
         &mut self,
         id: u32,
         stream: T,
-        wish: Wish,
+        awaited: Awaited,
         balancer: &Balancer<H>,
         now: Timestamp,
     ) -> Began {
         // Nearly every event stream waits for its start, and few wait to the end. The next tick is mostly early enough.
-        let is_early_enough = match &wish {
-            Wish::StreamStart(longest) => self.ticks_at <= now + *longest,
+        let is_early_enough = match &awaited {
+            Awaited::StreamStart(longest) => self.ticks_at <= now + *longest,
             _ => false,
         };
         let credentials = &balancer.credentials;
-        match self.waiting.add(id, stream, wish, credentials, now) {
+        match self.waiting.add(id, stream, awaited, credentials, now) {
             false => Began::Refused,
             true if is_early_enough => Began::Waits,
             true => Began::NeedsTick,
@@ -76,13 +76,13 @@ impl<T: Clone> Agenda<T> {
         self.waiting.remove(id);
     }
 
-    /// Removes the streams whose wait is over from the waiting list, see [`WaitingList::take_granted`].
-    pub fn take_granted<H: Host>(
+    /// Removes the streams whose wait is over from the waiting list, see [`WaitingList::take_ended`].
+    pub fn take_ended<H: Host>(
         &mut self,
         balancer: &Balancer<H>,
         now: Timestamp,
-    ) -> Vec<(u32, T, Granted)> {
-        self.waiting.take_granted(balancer, now)
+    ) -> Vec<(u32, T, WaitResult)> {
+        self.waiting.take_ended(balancer, now)
     }
 
     /// Notes that a callback of the root context runs for a stream, or has ended.

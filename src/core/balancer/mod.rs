@@ -16,7 +16,7 @@ pub use announce::Detail;
 pub use complaint::Complaint;
 pub use held_bodies::{HeldBodies, Watch};
 pub use silences::{Silences, Watchable};
-pub use waiting::{Granted, WaitingList, WantedBackend, Wish, POLL};
+pub use waiting::{Awaited, WaitResult, WaitingList, WantedBackend, POLL};
 
 use super::attempts::Lesson;
 use super::clients::MAX_CLIENTS;

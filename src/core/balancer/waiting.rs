@@ -21,7 +21,7 @@ pub const POLL: Duration = Duration::from_millis(20);
 
 /// The thing that a stream waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum Awaited {
     /// A token of one of these identities.
     Token(Identities),
     /// A token for this backend, of another generation than this refused one.
@@ -47,7 +47,7 @@ pub struct WantedBackend {
     pub left: Duration,
 }
 
-impl Wish {
+impl Awaited {
     /// The time limit of the wait.
     fn timeout<H: Host>(&self, credentials: &Credentials<H>) -> Duration {
         const BODY: Duration = Duration::from_secs(2);
@@ -63,19 +63,19 @@ impl Wish {
 
 /// The result of a wait.
 #[derive(Debug)]
-pub enum Granted {
+pub enum WaitResult {
     /// The token arrived.
     Token(Rc<Authorization>),
     /// No token arrived. Asking again makes sense after this time.
     NoToken(Duration),
     /// The body did not arrive in time.
-    NoBody,
+    TimedOut,
     /// A backend may be free.
     Backend,
 }
 
 struct Waiting<T> {
-    wish: Wish,
+    awaited: Awaited,
     deadline: Timestamp,
     stream: T,
 }
@@ -90,18 +90,18 @@ impl<T> Default for WaitingList<T> {
 }
 
 impl<T: Clone> WaitingList<T> {
-    /// Adds a stream to the list. `false` if the list is full, or the wish cannot be granted in time.
+    /// Adds a stream to the list. `false` if the list is full, or what it waits for cannot come in time.
     pub fn add<H: Host>(
         &mut self,
         id: u32,
         stream: T,
-        wish: Wish,
+        awaited: Awaited,
         credentials: &Credentials<H>,
         now: Timestamp,
     ) -> bool {
-        let longest = wish.timeout(credentials);
-        let hopeless = match &wish {
-            Wish::Token(identities) => credentials.expected_wait(*identities, now) > longest,
+        let longest = awaited.timeout(credentials);
+        let hopeless = match &awaited {
+            Awaited::Token(identities) => credentials.expected_wait(*identities, now) > longest,
             _ => false,
         };
         let waiting = &mut self.0;
@@ -110,7 +110,7 @@ impl<T: Clone> WaitingList<T> {
         }
         let deadline = now + longest;
         let entry = Waiting {
-            wish,
+            awaited,
             deadline,
             stream,
         };
@@ -129,26 +129,26 @@ impl<T: Clone> WaitingList<T> {
         }
     }
 
-    /// The time until the next check of the list. `None` if no stream waits. Wishes that other workers can grant are
+    /// The time until the next check of the list. `None` if no stream waits. What other workers can bring are
     /// checked every [`POLL`].
     pub fn next_timeout(&self, now: Timestamp) -> Option<Duration> {
-        let timeouts = self.0.iter().map(|(_, waiting)| match waiting.wish {
-            Wish::RequestBody | Wish::ErrorBody | Wish::StreamStart(_) => {
+        let timeouts = self.0.iter().map(|(_, waiting)| match waiting.awaited {
+            Awaited::RequestBody | Awaited::ErrorBody | Awaited::StreamStart(_) => {
                 waiting.deadline.since(now)
             }
-            Wish::Token(_) | Wish::NewerToken(..) | Wish::Backend(_) => POLL,
+            Awaited::Token(_) | Awaited::NewerToken(..) | Awaited::Backend(_) => POLL,
         });
         timeouts.min()
     }
 
     /// Removes and returns the streams whose wait is over. The caller resumes them after this call, because a stream
     /// may wait again.
-    pub fn take_granted<H: Host>(
+    pub fn take_ended<H: Host>(
         &mut self,
         balancer: &Balancer<H>,
         now: Timestamp,
-    ) -> Vec<(u32, T, Granted)> {
-        let mut granted = Vec::new();
+    ) -> Vec<(u32, T, WaitResult)> {
+        let mut ended = Vec::new();
         let mut moment = Moment {
             balancer,
             now,
@@ -157,18 +157,18 @@ impl<T: Clone> WaitingList<T> {
             openings: None,
         };
         self.0
-            .retain(|(id, waiting)| match waiting.grant(&mut moment) {
-                Some(grant) => {
-                    granted.push((*id, waiting.stream.clone(), grant));
+            .retain(|(id, waiting)| match waiting.result(&mut moment) {
+                Some(result) => {
+                    ended.push((*id, waiting.stream.clone(), result));
                     false
                 }
                 None => true,
             });
-        granted
+        ended
     }
 }
 
-/// Cached answers to the wishes of streams at one moment. Each is computed when the first stream needs it.
+/// Cached answers for what streams wait for at one moment. Each is computed when the first stream needs it.
 struct Moment<'a, H> {
     balancer: &'a Balancer<H>,
     now: Timestamp,
@@ -257,36 +257,37 @@ impl Renewals {
 
 impl<T> Waiting<T> {
     /// The result of the wait, if it is over.
-    fn grant<H: Host>(&self, moment: &mut Moment<'_, H>) -> Option<Granted> {
+    fn result<H: Host>(&self, moment: &mut Moment<'_, H>) -> Option<WaitResult> {
         let (credentials, now) = (&moment.balancer.credentials, moment.now);
-        if let Wish::Token(identities) = &self.wish {
+        if let Awaited::Token(identities) = &self.awaited {
             let token = moment.tokens.look(credentials, *identities, now)?;
             if let Some(token) = &token.found {
-                return Some(Granted::Token(Rc::clone(token)));
+                return Some(WaitResult::Token(Rc::clone(token)));
             }
             let overdue = self.deadline.has_passed(now, token.timeout);
             let is_hopeless = token.expected > self.deadline.since(now);
             return (overdue || is_hopeless)
-                .then(|| Granted::NoToken(credentials.retry_after(*identities, now)));
+                .then(|| WaitResult::NoToken(credentials.retry_after(*identities, now)));
         }
         let overdue = self
             .deadline
-            .has_passed(now, self.wish.timeout(credentials));
-        match &self.wish {
-            Wish::NewerToken(backend, generation) => {
+            .has_passed(now, self.awaited.timeout(credentials));
+        match &self.awaited {
+            Awaited::NewerToken(backend, generation) => {
                 let renewals = &mut moment.renewals;
                 match renewals.look(credentials, *backend, *generation, now) {
-                    Renewal::Done(token) => Some(Granted::Token(token)),
+                    Renewal::Done(token) => Some(WaitResult::Token(token)),
                     Renewal::Pending if !overdue => None,
                     // The client has an answer already: the backend's refusal.
-                    _ => Some(Granted::NoToken(LEAST_RETRY_AFTER)),
+                    _ => Some(WaitResult::NoToken(LEAST_RETRY_AFTER)),
                 }
             }
-            Wish::Token(_) | Wish::RequestBody | Wish::ErrorBody | Wish::StreamStart(_) => {
-                overdue.then_some(Granted::NoBody)
-            }
-            Wish::Backend(wanted) => {
-                (overdue || moment.is_free(wanted)).then_some(Granted::Backend)
+            Awaited::Token(_)
+            | Awaited::RequestBody
+            | Awaited::ErrorBody
+            | Awaited::StreamStart(_) => overdue.then_some(WaitResult::TimedOut),
+            Awaited::Backend(wanted) => {
+                (overdue || moment.is_free(wanted)).then_some(WaitResult::Backend)
             }
         }
     }

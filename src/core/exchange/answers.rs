@@ -1,7 +1,7 @@
 //! Answers to attempts: their outcome, the lesson for their backend, and the next step.
 
 use super::{Answer, AnswerBody, Exchange, Next, NoRetry, Stalled, State, Until};
-use crate::balancer::{Balancer, Complaint, Wish};
+use crate::balancer::{Awaited, Balancer, Complaint};
 use crate::config::{Engine, Policy};
 use crate::header_map::HeaderMap;
 use crate::host::Host;
@@ -101,7 +101,7 @@ impl Exchange {
         let is_awaited = is_router || outcome.is_none();
         if is_awaited && !end && self.may_hold && bodies.may_come() {
             self.state = State::Deciding(Until::ErrorBody(status));
-            return Next::Wait(Wish::ErrorBody);
+            return Next::Wait(Awaited::ErrorBody);
         }
         let kept = end.then(|| AnswerBody::Whole(Vec::new()));
         self.settle(status, &[], kept, balancer)

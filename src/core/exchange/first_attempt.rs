@@ -6,7 +6,7 @@ use core::time::Duration;
 use super::{Exchange, For, Next, State};
 use crate::affinity::Key;
 use crate::attempts::{Attempts, Chosen};
-use crate::balancer::{Balancer, WantedBackend, Wish};
+use crate::balancer::{Awaited, Balancer, WantedBackend};
 use crate::config::{AffinityKey, Engine};
 use crate::fleet::{NoChoice, Wait};
 use crate::host::Host;
@@ -21,7 +21,7 @@ use crate::request::Place;
 impl Exchange {
     /// Chooses the backend of the first attempt and sends the request. Answers the client if no backend becomes
     /// available in time.
-    pub(super) fn depart<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
+    pub(super) fn begin_first_attempt<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
         if !self.plan(balancer) {
             balancer.count(Event::NotServed);
             return self.answer(LocalReply::objects_on_different_backends());
@@ -115,7 +115,7 @@ impl Exchange {
             NoChoice::NoToken => self.await_token(balancer),
             NoChoice::AllInCooldown(wait) if self.can_wait(wait, balancer) => {
                 self.state = State::Holding(For::Backend(wait));
-                Next::Wait(Wish::Backend(Box::new(WantedBackend {
+                Next::Wait(Awaited::Backend(Box::new(WantedBackend {
                     plan: *self.attempts.plan(),
                     demand: self.request.demand(),
                     left: wait.left,

@@ -1,6 +1,6 @@
 //! The inputs and results of the state machine.
 
-use crate::balancer::{Granted, Wish};
+use crate::balancer::{Awaited, WaitResult};
 use crate::header_map::HeaderMap;
 use crate::prelude::*;
 
@@ -24,13 +24,13 @@ pub enum Input {
     /// The request's trailers arrived, and end the request.
     RequestTrailers(HeaderMap),
     /// A [wait](Next::Wait) has ended.
-    Granted {
+    WaitEnded {
         /// The result of the wait.
-        granted: Granted,
+        result: WaitResult,
         /// The answer as far as it arrived, if [`Exchange::wants_stalled`](super::Exchange::wants_stalled).
         stalled: Option<Box<Stalled>>,
     },
-    /// A wait was refused: the waiting list is full, or the wish cannot be granted in time.
+    /// A wait was refused: the waiting list is full, or what it waits for cannot come in time.
     CannotWait,
     /// The router begins an attempt.
     Attempt {
@@ -116,7 +116,7 @@ pub enum Next {
     /// Keep holding the current half.
     Hold,
     /// Keep holding the current half, and put the stream on the waiting list.
-    Wait(Wish),
+    Wait(Awaited),
     /// Let the callback continue unchanged.
     Continue,
     /// Send the request to the router with the changes of [`Exchange::edits`](super::Exchange::edits) and
@@ -127,7 +127,7 @@ pub enum Next {
     /// Let the router's attempt continue with the changes of
     /// [`Exchange::attempt_edits`](super::Exchange::attempt_edits) and
     /// [`Exchange::renaming`](super::Exchange::renaming).
-    Depart,
+    PassAttempt,
     /// Answer the router's attempt with an error that has these details.
     Refuse(&'static str),
     /// Mark the answer, so that the router retries.

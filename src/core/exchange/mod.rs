@@ -45,7 +45,7 @@ use self::reply::ClientAnswer;
 use self::state::{For, State, Until};
 use self::tagging::Tagging;
 use super::attempts::{digit, Attempts, Verdict};
-use super::balancer::{Balancer, Watch, Wish};
+use super::balancer::{Awaited, Balancer, Watch};
 use super::config::Engine;
 use super::header_map::HeaderMap;
 use super::host::Host;
@@ -222,7 +222,7 @@ impl Exchange {
                 self.trailers = trailers;
                 self.continue_request(true, balancer)
             }
-            Input::Granted { granted, stalled } => self.on_granted(granted, stalled, balancer),
+            Input::WaitEnded { result, stalled } => self.on_wait_ended(result, stalled, balancer),
             Input::CannotWait => self.on_refused_wait(balancer),
             Input::Attempt { cluster } => self.on_attempt(cluster, balancer),
             Input::Answer {
@@ -239,7 +239,7 @@ impl Exchange {
             Input::AnswerBody { bytes, end } => self.on_answer_body(bytes, end, balancer),
             Input::NeedsFrame => {
                 self.state = State::Deciding(Until::Frame);
-                Next::Wait(Wish::ErrorBody)
+                Next::Wait(Awaited::ErrorBody)
             }
             Input::CallRefused { unknown_cluster } => {
                 self.on_refused_call(unknown_cluster, balancer)

@@ -3,7 +3,7 @@
 use alloc::rc::Rc;
 
 use super::{Exchange, Next, NoRetry, Replay, State, Until, Verdict};
-use crate::balancer::{Balancer, Detail, Wish};
+use crate::balancer::{Awaited, Balancer, Detail};
 use crate::config::Engine;
 use crate::host::Host;
 use crate::identity::{Authorization, Renewal};
@@ -54,7 +54,7 @@ impl Exchange {
                         }
                         Renewal::Pending => {
                             self.state = State::Deciding(Until::Token);
-                            return Next::Wait(Wish::NewerToken(backend, generation));
+                            return Next::Wait(Awaited::NewerToken(backend, generation));
                         }
                         // The new token was refused too, so the next attempt goes to the next backend.
                         Renewal::IsNew => self.conclude_new_token(balancer),

@@ -1,7 +1,7 @@
 //! The client's request, until it leaves for its first backend.
 
 use super::{Exchange, For, Next, State};
-use crate::balancer::{Balancer, Wish};
+use crate::balancer::{Awaited, Balancer};
 use crate::clients::client_name;
 use crate::config::Config;
 use crate::demand::Client;
@@ -100,11 +100,11 @@ impl Exchange {
             // Once Envoy has shown a held body, it shows all. Then the body's callback continues the request.
             return match bodies.have_come() {
                 true => Next::Hold,
-                false => Next::Wait(Wish::RequestBody),
+                false => Next::Wait(Awaited::RequestBody),
             };
         }
         self.count_unread(balancer);
-        self.depart(balancer)
+        self.begin_first_attempt(balancer)
     }
 
     pub(super) fn await_token<H: Host>(&mut self, balancer: &Balancer<H>) -> Next {
@@ -113,7 +113,7 @@ impl Exchange {
         // continue the request without loss may never come.
         match self.request.upgrade {
             true => self.on_refused_wait(balancer),
-            false => Next::Wait(Wish::Token(self.identities(balancer))),
+            false => Next::Wait(Awaited::Token(self.identities(balancer))),
         }
     }
 

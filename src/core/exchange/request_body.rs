@@ -164,7 +164,7 @@ impl Exchange {
         self.hidden_body.released(balancer.host().now());
         self.count_unread(balancer);
         self.inspection.give_up();
-        self.depart(balancer)
+        self.begin_first_attempt(balancer)
     }
 
     /// Counts a request that leaves before its body is read.

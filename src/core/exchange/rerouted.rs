@@ -6,7 +6,7 @@ use super::reply::AnswerEdits;
 use super::{
     digit, Answer, AnswerBody, Exchange, FinalAnswer, Next, NoRetry, Replay, State, Until,
 };
-use super::{Event, HeaderMap, Host, Origin, Outcome, Splices, Timestamp, Trace, Verdict, Wish};
+use super::{Awaited, Event, HeaderMap, Host, Origin, Outcome, Splices, Timestamp, Trace, Verdict};
 use crate::attempt::{grown, RequestEdits};
 use crate::balancer::{Balancer, Complaint};
 use crate::config::{Backend, Config};
@@ -54,8 +54,8 @@ impl Exchange {
             let is_old = carried.is_some_and(|token| token.generation == generation);
             // An attempt is not held if its body must be changed, because the body is changed while it passes.
             if is_old && self.renaming(balancer).is_empty() {
-                self.state = State::Departing(cluster);
-                return Next::Wait(Wish::NewerToken(backend, generation));
+                self.state = State::AttemptHeld(cluster);
+                return Next::Wait(Awaited::NewerToken(backend, generation));
             }
         }
         self.begin_attempt(cluster.as_deref(), balancer)
@@ -87,7 +87,7 @@ impl Exchange {
         self.state = State::Attempting;
         // The listener's filter has addressed the first attempt.
         if is_first {
-            return Next::Depart;
+            return Next::PassAttempt;
         }
         let expected = balancer.config.backends.get(backend);
         let expected = expected.map(|backend| backend.cluster.as_bytes());
@@ -96,7 +96,7 @@ impl Exchange {
             return Next::Refuse("aoai_wrong_route");
         }
         self.authorize_with(token);
-        Next::Depart
+        Next::PassAttempt
     }
 
     /// Concludes the previous attempt if it got no answer. `false` if no further attempt is allowed.
@@ -287,7 +287,7 @@ impl Exchange {
             State::Calling => Next::Continue,
             State::Answered => self.pass(self.attempts.backend()),
             State::GivenUp => self.reply_without_answer(),
-            State::Marked | State::Departing(_) => {
+            State::Marked | State::AttemptHeld(_) => {
                 let is_marked = answer.as_ref().is_some_and(|answer| answer.is_marked);
                 self.router_declined(details, is_marked, balancer)
             }

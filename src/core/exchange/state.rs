@@ -15,7 +15,7 @@ pub(super) enum State {
     /// The router has the request, and no attempt was seen yet.
     Sent,
     /// An attempt for this cluster is held until a newer token arrives.
-    Departing(Option<Vec<u8>>),
+    AttemptHeld(Option<Vec<u8>>),
     /// An attempt is in flight.
     Attempting,
     /// An attempt is in flight as a call, while the router's answer is held.
@@ -69,7 +69,7 @@ impl Exchange {
             State::New => "New",
             State::Holding(_) => "Holding",
             State::Sent => "Sent",
-            State::Departing(_) => "Departing",
+            State::AttemptHeld(_) => "AttemptHeld",
             State::Attempting => "Attempting",
             State::Calling => "Calling",
             State::Deciding(_) => "Deciding",

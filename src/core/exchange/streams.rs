@@ -8,7 +8,7 @@ use core::ops::Range;
 use core::time::Duration;
 
 use super::{Answer, AnswerBody, Exchange, Next, State, Until, ERROR_BODY};
-use crate::balancer::{Balancer, HeldBodies, Wish};
+use crate::balancer::{Awaited, Balancer, HeldBodies};
 use crate::config::{Engine, Policy};
 use crate::header_map::HeaderMap;
 use crate::host::Host;
@@ -85,7 +85,7 @@ impl Exchange {
             Some(due) => due.since(balancer.host().now()),
             None => balancer.config.retry.stream_start,
         };
-        Next::Wait(Wish::StreamStart(longest))
+        Next::Wait(Awaited::StreamStart(longest))
     }
 
     /// The deadline of the first content for an attempt that begins now, if its backend has its own limit.
@@ -134,7 +134,7 @@ impl Exchange {
                 // A complete stream can be delivered to the client later, and its connection stays usable.
                 _ => {
                     self.state = State::Deciding(Until::StreamEnd(failure.status));
-                    Next::Wait(Wish::StreamStart(STREAM_END))
+                    Next::Wait(Awaited::StreamStart(STREAM_END))
                 }
             },
         }

@@ -5,7 +5,7 @@ use std::rc::{Rc, Weak};
 use proxy_wasm::types::Action;
 
 use super::{point, REQUESTS};
-use crate::core::balancer::Granted;
+use crate::core::balancer::WaitResult;
 use crate::core::exchange::{Exchange, FinalAnswer, Input, Next};
 use crate::filter::context::Callbacks;
 use crate::filter::driver::{self, action_of, details_if, open, Replaced};
@@ -132,8 +132,8 @@ impl Callbacks for Downstream {
         Ok(Action::Continue)
     }
 
-    fn granted(&mut self, granted: Granted) -> Result<(), HostError> {
-        let next = self.side.granted(granted)?;
+    fn wait_ended(&mut self, result: WaitResult) -> Result<(), HostError> {
+        let next = self.side.wait_ended(result)?;
         match self.act_on_request(next)? {
             true => open(&self.side.up, Half::Request),
             false => Ok(()),

@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 use proxy_wasm::types::Action;
 
 use super::{point, NEXT, REQUESTS};
-use crate::core::balancer::Granted;
+use crate::core::balancer::WaitResult;
 use crate::core::exchange::{request_of, Exchange, Input, Next, ERROR_BODY};
 use crate::core::gate::Gate;
 use crate::core::reply::LocalReply;
@@ -57,7 +57,7 @@ impl Upstream {
     fn act_on_request(&mut self, next: Next) -> Result<bool, HostError> {
         self.held = matches!(next, Next::Hold).then_some(Half::Request);
         match next {
-            Next::Depart => self.depart()?,
+            Next::PassAttempt => self.pass_attempt()?,
             // The router takes the local reply for the answer to the request, and makes no further attempt.
             Next::Refuse(details) => refuse(503, details)?,
             _ => {}
@@ -66,7 +66,7 @@ impl Upstream {
     }
 
     /// Edits the attempt's request for its backend.
-    fn depart(&mut self) -> Result<(), HostError> {
+    fn pass_attempt(&mut self) -> Result<(), HostError> {
         let Some(place) = &self.place else {
             return Ok(());
         };
@@ -194,7 +194,7 @@ impl Callbacks for Upstream {
         self.continue_answer(ERROR_BODY, true).map(action_of)
     }
 
-    fn granted(&mut self, granted: Granted) -> Result<(), HostError> {
+    fn wait_ended(&mut self, result: WaitResult) -> Result<(), HostError> {
         if self.down.holds_frame() {
             self.down.let_frame_go();
             return host::resume(Half::Response);
@@ -202,7 +202,7 @@ impl Callbacks for Upstream {
         let Some(place) = &mut self.place else {
             return Ok(());
         };
-        let next = place.granted(granted)?;
+        let next = place.wait_ended(result)?;
         if let Some(Half::Request) = self.held {
             return match self.act_on_request(next)? {
                 true => open(&self.up, Half::Request),

@@ -84,7 +84,6 @@ mod tests {
     #[test]
     fn functions_have_their_names_of_the_source() {
         let mut module = Module::from_buffer(&module(UNUSED)).unwrap();
-        let kind = module.types.add(&[], &[]);
         let mut function = walrus::FunctionBuilder::new(&mut module.types, &[], &[]);
         function.name("_ZN4text4find17h0123456789abcdefE".to_owned());
         let function = function.finish(Vec::new(), &mut module.funcs);
