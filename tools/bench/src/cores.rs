@@ -56,6 +56,17 @@ impl Cores {
         pin(&self.all);
     }
 
+    /// Runs this on the proxy's core.
+    pub fn on_proxys<T: Send + Default>(&self, run: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let running = scope.spawn(|| {
+                pin(self.proxy());
+                run()
+            });
+            running.join().unwrap_or_default()
+        })
+    }
+
     /// Starts a process on the proxy's core, or on all cores if `everywhere` is set.
     pub fn spawn(&self, command: &mut Command, everywhere: bool) -> io::Result<Child> {
         // A process inherits the cores of the thread that starts it.

@@ -14,6 +14,7 @@ use crate::backend::BACKENDS;
 use crate::load::{Asks, Load, Request};
 use crate::measure::Effort;
 use crate::proxy::{Launcher, Proxy};
+use crate::quiet::Quiet;
 use crate::results::Results;
 use crate::usage;
 use crate::variant::{Variant, Workload};
@@ -309,6 +310,7 @@ pub fn run(
     curves: &[Curve],
     only: &[Variant],
     effort: &Effort,
+    quiet: &Quiet<'_>,
     results: &mut Results,
 ) -> Result<()> {
     for curve in curves {
@@ -318,10 +320,10 @@ pub fn run(
             .collect();
         eprintln!("curve: {}", curve.key());
         match curve {
-            Curve::Open => run_open(launcher, &variants, effort, results),
+            Curve::Open => run_open(launcher, &variants, effort, quiet, results),
             Curve::Waiters => run_waiters(launcher, &variants, effort, results),
             Curve::Start => run_start(launcher, &variants, effort, results),
-            _ => run_cpu(launcher, *curve, &variants, effort, results),
+            _ => run_cpu(launcher, *curve, &variants, effort, quiet, results),
         }
         .with_context(|| format!("curve {}", curve.key()))?;
     }
@@ -334,6 +336,7 @@ fn run_cpu(
     curve: Curve,
     variants: &[Variant],
     effort: &Effort,
+    quiet: &Quiet<'_>,
     results: &mut Results,
 ) -> Result<()> {
     let board = &launcher.around.backends.board;
@@ -369,9 +372,12 @@ fn run_cpu(
             let mut load =
                 Load::connect(proxy.address, curve.connections(), &curve.request(*point))?;
             await_first(&mut load, effort.warm_up)?;
-            let before = usage::cpu(&proxy.processes)?;
-            let seen = load.run(curve.slice(effort.slice), u64::MAX)?;
-            let cpu = usage::cpu(&proxy.processes)? - before;
+            let length = curve.slice(effort.slice);
+            let (seen, cpu) = quiet.measure(length, || {
+                let before = usage::cpu(&proxy.processes)?;
+                let seen = load.run(length, u64::MAX)?;
+                anyhow::Ok((seen, usage::cpu(&proxy.processes)? - before))
+            })?;
             ensure!(
                 seen.errors == 0,
                 "{variant}, {point} {}: {} requests were not served",
@@ -417,6 +423,7 @@ fn run_open(
     launcher: &mut Launcher<'_>,
     variants: &[Variant],
     effort: &Effort,
+    quiet: &Quiet<'_>,
     results: &mut Results,
 ) -> Result<()> {
     /// The number of connections that are opened at a time. The kernel would repeat those that Envoy cannot accept a second later.
@@ -449,7 +456,8 @@ fn run_open(
                 results.grow(Figure::OpenMemory, *variant, point, each);
                 let mut load = Load::connect(proxy.address, 1, &alone)?;
                 await_first(&mut load, effort.warm_up)?;
-                let mut seen = load.run(effort.slice * 4, u64::MAX)?;
+                let length = effort.slice * 4;
+                let mut seen = quiet.measure(length, || load.run(length, u64::MAX))?;
                 seen.latencies.sort_unstable();
                 if let Some(median) = seen.latencies.get(seen.latencies.len() / 2) {
                     let micros = median.as_secs_f64() * 1e6;

@@ -13,6 +13,7 @@ mod load;
 mod measure;
 mod method;
 mod proxy;
+mod quiet;
 mod report;
 mod results;
 mod table;
@@ -33,8 +34,9 @@ use config::Surroundings;
 use cores::Cores;
 use curves::Curve;
 use floor::Floor;
-use measure::{Effort, Proxies};
+use measure::{Around, Effort, Proxies};
 use proxy::Launcher;
+use quiet::Quiet;
 use report::Report;
 use results::Results;
 use variant::{Variant, Workload};
@@ -115,6 +117,9 @@ const MEASURED: &str = "measured.json";
 /// The time after which memory at rest is measured. Envoy's allocator keeps memory that was in use within the last five minutes.
 const REST: Duration = Duration::from_secs(7 * 60);
 
+/// The longest wait for a quiet moment before a slice.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
 fn variant(key: &str) -> Result<Variant> {
     Variant::named(key).ok_or_else(|| {
         let keys = Variant::ALL.map(Variant::key).join(", ");
@@ -192,11 +197,23 @@ impl Run {
             };
             measure::run_memory(&proxies, requests, rest, &mut results)?;
         }
-        measure::run(&proxies, &effort, &backends, &mut results)?;
+        let quiet = Quiet::new(
+            &cores,
+            if self.quick {
+                Duration::ZERO
+            } else {
+                LONGEST_WAIT
+            },
+        );
+        let around = Around {
+            backends: &backends,
+            quiet: &quiet,
+        };
+        measure::run(&proxies, &effort, around, &mut results)?;
         drop(proxies);
         let is_everything = self.conditions.is_empty() && self.curves.is_empty();
         if is_everything {
-            measure::run_workers(&mut launcher, &variants, &effort, &mut results)?;
+            measure::run_workers(&mut launcher, &variants, &effort, &quiet, &mut results)?;
         }
         let curves = match (is_everything, self.quick) {
             (true, true) => &Curve::QUICK[..],
@@ -204,7 +221,14 @@ impl Run {
             (false, _) => &self.curves,
         };
         // If a curve fails, everything measured so far is saved and shown.
-        let end = curves::run(&mut launcher, curves, &self.only, &effort, &mut results);
+        let end = curves::run(
+            &mut launcher,
+            curves,
+            &self.only,
+            &effort,
+            &quiet,
+            &mut results,
+        );
 
         let report = Report {
             results,
@@ -212,6 +236,7 @@ impl Run {
             machine: usage::machine(cores.count()),
             envoy: version(&self.envoy)?,
             pinned: cores.are_apart(),
+            slices: quiet.slices(),
         };
         let measured = self.folder.join(MEASURED);
         fs::write(&measured, serde_json::to_vec(&report)?)

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::{Backends, BACKENDS};
 use crate::load::Load;
 use crate::proxy::{Launcher, Proxy};
+use crate::quiet::Quiet;
 use crate::results::{Results, Slice};
 use crate::usage::{self, Memory};
 use crate::variant::{Variant, Workload};
@@ -27,6 +28,15 @@ pub struct Effort {
     pub warm_up: Duration,
     /// The conditions that are measured.
     pub workloads: Vec<Workload>,
+}
+
+/// What a slice needs beside its proxy.
+#[derive(Clone, Copy)]
+pub struct Around<'a> {
+    /// The backends.
+    pub backends: &'a Backends,
+    /// The quiet moments.
+    pub quiet: &'a Quiet<'a>,
 }
 
 /// The running proxies.
@@ -98,9 +108,9 @@ fn measure(
     variant: Variant,
     workload: Workload,
     effort: &Effort,
-    backends: &Backends,
+    around: Around<'_>,
 ) -> Result<Slice> {
-    let throttled = &backends.board.throttled;
+    let throttled = &around.backends.board.throttled;
     throttled.store(workload.throttles(variant), Relaxed);
     let me = [std::process::id()];
     let mut load = Load::connect(proxy.address, workload.connections(), &workload.request())?;
@@ -112,11 +122,15 @@ fn measure(
             "no request was served within a minute"
         );
     }
-    let before = (usage::cpu(&proxy.processes)?, usage::cpu(&me)?);
-    let seen = load.run(workload.slice(effort.slice), u64::MAX)?;
-    let after = (usage::cpu(&proxy.processes)?, usage::cpu(&me)?);
+    let length = workload.slice(effort.slice);
+    let slice = around.quiet.measure(length, || {
+        let before = (usage::cpu(&proxy.processes)?, usage::cpu(&me)?);
+        let seen = load.run(length, u64::MAX)?;
+        let after = (usage::cpu(&proxy.processes)?, usage::cpu(&me)?);
+        anyhow::Ok(Slice::new(seen, after.0 - before.0, after.1 - before.1))
+    });
     throttled.store(false, Relaxed);
-    Ok(Slice::new(seen, after.0 - before.0, after.1 - before.1))
+    slice
 }
 
 /// Measures the usual conditions in shuffled order, then the throttled one. It comes last, because it changes the health that the
@@ -124,7 +138,7 @@ fn measure(
 pub fn run(
     proxies: &Proxies,
     effort: &Effort,
-    backends: &Backends,
+    around: Around<'_>,
     results: &mut Results,
 ) -> Result<()> {
     let (throttled, usual): (Vec<_>, Vec<_>) = effort
@@ -151,7 +165,7 @@ pub fn run(
             for (workload, proxies) in &mut conditions {
                 proxies.shuffle(&mut rand::rng());
                 for (variant, proxy) in proxies {
-                    let slice = measure(proxy, **variant, *workload, effort, backends)
+                    let slice = measure(proxy, **variant, *workload, effort, around)
                         .with_context(|| format!("{variant}, {workload}"))?;
                     progress.step(**variant, *workload, &slice);
                     results.add(**variant, *workload, slice);
@@ -171,6 +185,7 @@ pub fn run_workers(
     launcher: &mut Launcher<'_>,
     variants: &[Variant],
     effort: &Effort,
+    quiet: &Quiet<'_>,
     results: &mut Results,
 ) -> Result<()> {
     launcher.cores.unpin();
@@ -186,7 +201,11 @@ pub fn run_workers(
     for _ in 0..effort.rounds {
         proxies.shuffle(&mut rand::rng());
         for (variant, workload, proxy) in &proxies {
-            let slice = measure(proxy, *variant, *workload, effort, launcher.around.backends)?;
+            let around = Around {
+                backends: launcher.around.backends,
+                quiet,
+            };
+            let slice = measure(proxy, *variant, *workload, effort, around)?;
             progress.step(*variant, *workload, &slice);
             results.add(*variant, *workload, slice);
         }

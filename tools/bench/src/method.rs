@@ -25,6 +25,9 @@ pub fn section(effort: &Effort, pinned: bool) -> String {
          - {cores}\n\
          - **State of the machine**: everything is warm, unless the column says *one connection*. With one request at a time, caches are \
          cold when the next request arrives, so every ratio is higher.\n\
+         - **Quiet moments**: before a slice and after it, a loop of a millisecond shows the speed of the proxy's core. If the loop takes \
+         25 % longer than it ever took, other programs use the core's resources. Then the slice waits for up to two seconds, or is \
+         repeated up to twice. Slices of more than a second are not repeated.\n\
          - **Configuration**: every variant has the configuration that is shipped for the balancer, without the access log, and with as \
          few changes as possible. Clients and backends use plain HTTP/1.1, and there are 16 client connections. The token has 1.6 KB.\n\
          - **stock Envoy**: one cluster of three hosts, a fixed token that the route adds, and retries on another host. **Lua** and \

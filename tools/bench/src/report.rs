@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::curves::{growth, Figure};
 use crate::measure::Effort;
 use crate::method;
+use crate::quiet::Slices;
 use crate::results::{Results, Summary};
 use crate::table::Table;
 use crate::targets::{floor, target, Bound, Goal, CONDITIONS};
@@ -26,6 +27,8 @@ pub struct Report {
     pub envoy: String,
     /// Whether the proxy and the load had different cores.
     pub pinned: bool,
+    /// The slices, and how many of them other programs disturbed.
+    pub slices: Slices,
 }
 
 const BODIES: [Workload; 4] = [
@@ -400,6 +403,13 @@ impl Report {
                 noise.median * 100.0
             ));
         }
+        let Slices { all, disturbed } = self.slices;
+        if all > 0 {
+            line(format!(
+                "Other programs of the machine disturbed {:.0} % of the slices, although a disturbed slice was repeated.",
+                disturbed as f64 / all as f64 * 100.0
+            ));
+        }
         if let Some(spread) = self.spread() {
             line(format!(
                 "Plain Envoy's median slice took up to {:.0} % more CPU than its best slice.",
@@ -523,6 +533,10 @@ mod tests {
             machine: String::new(),
             envoy: String::new(),
             pinned: true,
+            slices: Slices {
+                all: 40,
+                disturbed: 3,
+            },
         };
         report.to_string()
     }
