@@ -57,7 +57,7 @@ impl Cores {
     }
 
     /// Runs this on the proxy's core.
-    pub fn on_proxys<T: Send + Default>(&self, run: impl FnOnce() -> T + Send) -> T {
+    pub fn on_proxy_core<T: Send + Default>(&self, run: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let running = scope.spawn(|| {
                 pin(self.proxy());

@@ -1,7 +1,7 @@
 //! Recognizes disturbances by other programs.
 //!
-//! A core of a virtual machine often shares a physical core with a neighbour. While the neighbour computes, it takes up to twice as long
-//! for the same work, for some tenths of a second or for minutes.
+//! A core of a virtual machine often shares a physical core with a neighbour. While the neighbour computes, the same work takes up to twice
+//! as long. Such a disturbance lasts some tenths of a second, or minutes.
 
 use std::cell::Cell;
 use std::hint::black_box;
@@ -19,7 +19,7 @@ const ADDITIONS: u64 = 3_000_000;
 /// A core that needs longer than this, compared with its best time, is disturbed.
 const DISTURBED: f64 = 1.25;
 
-/// The pause between two looks.
+/// The pause between two looks at the speed.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The most measurements of a slice, until one is undisturbed.
@@ -73,11 +73,10 @@ impl<'c> Quiet<'c> {
         length: Duration,
         mut measure: impl FnMut() -> Result<T, E>,
     ) -> Result<T, E> {
-        let tries = match length <= LONGEST_REPEATED {
+        let mut left = match length <= LONGEST_REPEATED {
             true => TRIES,
             false => 1,
         };
-        let mut left = tries;
         loop {
             left -= 1;
             let was_disturbed = self.wait();
@@ -115,7 +114,7 @@ impl<'c> Quiet<'c> {
         if self.longest_wait.is_zero() {
             return false;
         }
-        let took = self.cores.on_proxys(time_of_additions);
+        let took = self.cores.on_proxy_core(time_of_additions);
         let best = self.best.get();
         self.best.set(best.min(took));
         took.as_secs_f64() > best.as_secs_f64() * DISTURBED

@@ -406,7 +406,7 @@ impl Report {
         let Slices { all, disturbed } = self.slices;
         if all > 0 {
             line(format!(
-                "Other programs of the machine disturbed {:.0} % of the slices, although a disturbed slice was repeated.",
+                "Other programs of the machine disturbed {:.0} % of the slices.",
                 disturbed as f64 / all as f64 * 100.0
             ));
         }
