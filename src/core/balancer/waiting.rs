@@ -129,8 +129,8 @@ impl<T: Clone> WaitingList<T> {
         }
     }
 
-    /// The time until the next check of the list. `None` if no stream waits. What other workers can bring are
-    /// checked every [`POLL`].
+    /// The time until the next check of the list. `None` if no stream waits. Waits that another worker can
+    /// end are checked every [`POLL`].
     pub fn next_timeout(&self, now: Timestamp) -> Option<Duration> {
         let timeouts = self.0.iter().map(|(_, waiting)| match waiting.awaited {
             Awaited::RequestBody | Awaited::ErrorBody | Awaited::StreamStart(_) => {

@@ -30,7 +30,7 @@ pub struct Effort {
     pub workloads: Vec<Workload>,
 }
 
-/// What a slice needs beside its proxy.
+/// The backends and the quiet moments. All slices share them.
 #[derive(Clone, Copy)]
 pub struct Around<'a> {
     /// The backends.
